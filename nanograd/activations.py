@@ -1,0 +1,92 @@
+"""The functions that bend the line: sigmoid, tanh, relu, softmax.
+
+Each derivative is written in terms of the function's *output*, which the forward pass has at hand.
+All keep the dtype they are given and raise no overflow warning for any finite input.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]  # float32 on the data path, float64 in checks
+
+
+class Activation(NamedTuple):
+    """A function of the pre-activations and its derivative as a function of its output."""
+
+    function: Callable[[FloatArray], FloatArray]
+    derivative: Callable[[FloatArray], FloatArray]
+
+
+def sigmoid(z: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-z)), elementwise.
+
+    Computed as (1 + tanh(z / 2)) / 2, the same function, which cannot overflow.
+
+    Args:
+        z: any shape, float32 or float64.
+
+    Returns:
+        Same shape and dtype, in [0, 1].
+
+    >>> sigmoid(np.float32([-1000, 0, 1000])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    half = z.dtype.type(0.5)
+    return np.asarray(np.tanh(z * half) * half + half)
+
+
+def sigmoid_derivative(output: FloatArray) -> FloatArray:
+    """Slope of the sigmoid: o (1 - o), for o = sigmoid(z)."""
+    return output * (1 - output)
+
+
+def tanh(z: FloatArray) -> FloatArray:
+    """Hyperbolic tangent, elementwise; same shape and dtype, in [-1, 1]."""
+    return np.tanh(z)
+
+
+def tanh_derivative(output: FloatArray) -> FloatArray:
+    """Slope of tanh: 1 - o^2, for o = tanh(z)."""
+    return 1 - output * output
+
+
+def relu(z: FloatArray) -> FloatArray:
+    """max(z, 0), elementwise; same shape and dtype.
+
+    References:
+        Nair & Hinton (2010), "Rectified linear units improve restricted Boltzmann machines".
+    """
+    return np.maximum(z, z.dtype.type(0))
+
+
+def relu_derivative(output: FloatArray) -> FloatArray:
+    """1 where the output is positive, else 0 (at the kink: 0)."""
+    return (output > 0).astype(output.dtype)
+
+
+def softmax(z: FloatArray) -> FloatArray:
+    """exp(z_k) / sum_j exp(z_j), row by row.
+
+    The largest entry is subtracted first, which changes nothing but keeps exp from overflowing.
+
+    Args:
+        z: (B, C), float32 or float64.
+
+    Returns:
+        (B, C), same dtype; each row is positive and sums to 1.
+
+    >>> softmax(np.float32([[1000, 1000]])).tolist()
+    [[0.5, 0.5]]
+    """
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+HIDDEN = {
+    "sigmoid": Activation(sigmoid, sigmoid_derivative),
+    "tanh": Activation(tanh, tanh_derivative),
+    "relu": Activation(relu, relu_derivative),
+}

@@ -1,0 +1,1 @@
+"""From bytes to arrays: file formats, MNIST, pictures of handwriting, batches."""

@@ -1,0 +1,60 @@
+"""Every way a command can fail, each with its documented exit code.
+
+The message of an error is one sentence that names the file, row, round or rank and says what to
+do. Exit codes follow BSD sysexits where one fits (65 data, 69 unavailable, 70 software, 73 cannot
+create, 74 input/output, 75 temporary); 76 is this project's own.
+"""
+
+
+class NanogradError(Exception):
+    """A failure that the user can read: one sentence, one exit code."""
+
+    exit_code = 70
+
+
+class UsageError(NanogradError):
+    """A flag, setting or combination of settings that cannot be meant."""
+
+    exit_code = 2
+
+
+class DataError(NanogradError):
+    """Input that is missing, broken or not what it claims to be."""
+
+    exit_code = 65
+
+
+class ClusterError(NanogradError):
+    """No Ray cluster answers, or it refuses us, or it has no room."""
+
+    exit_code = 69
+
+
+class InternalError(NanogradError):
+    """A promise of this program is broken; please report it."""
+
+    exit_code = 70
+
+
+class OutputExistsError(NanogradError):
+    """The output is there already and holds something else."""
+
+    exit_code = 73
+
+
+class StorageError(NanogradError):
+    """Reading or writing failed: disk full, no permission, object store gone."""
+
+    exit_code = 74
+
+
+class Stopped(NanogradError):  # noqa: N818 - not an error: the work is saved and can go on
+    """The run was asked to stop; what is done is saved and the same command continues it."""
+
+    exit_code = 75
+
+
+class DivergedError(NanogradError):
+    """Training left the finite numbers."""
+
+    exit_code = 76

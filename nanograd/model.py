@@ -1,0 +1,183 @@
+"""A model: parameters and how pixels must be prepared for them. Saved, it is all one needs.
+
+A model directory holds `model.safetensors` (w1, b1, w2, b2), `config.json` (architecture and
+pixel preparation), `README.md` (the model card) and, written last, `manifest.json` with the
+SHA-256 of each. No pickle is involved; a directory that fails its checksums is refused.
+
+References:
+    Mitchell et al. (2019), "Model cards for model reporting".
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from platform import python_version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from nanograd import __version__, mlp, storage
+from nanograd.errors import DataError
+from nanograd.mlp import Architecture, Params
+from nanograd.pixels import Preparation, prepare
+
+FORMAT = "nanograd-model-1"
+MANIFEST = "manifest.json"
+
+_TENSORS = ("w1", "b1", "w2", "b2")
+# Rows put through the net at once: the hidden layer of a larger chunk falls out of cache.
+_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained net.
+
+    Args:
+        architecture: what the parameters mean.
+        params: float32.
+        preparation: how pixels become its inputs.
+        about: how it came to be (data, seed, settings, accuracies); goes into the manifest.
+    """
+
+    architecture: Architecture
+    params: Params
+    preparation: Preparation
+    about: dict[str, Any]
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Ten scores an image.
+
+        Args:
+            images: (N, 784) uint8, ink 255 on 0.
+
+        Returns:
+            (N, 10) float32 in [0, 1]; the largest is the prediction.
+        """
+        result = np.empty((len(images), mlp.NUM_CLASSES), np.float32)
+        for start in range(0, len(images), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            inputs = prepare(self.preparation, images[chunk])
+            result[chunk] = mlp.predict(self.architecture, self.params, inputs)
+        return result
+
+    def params_sha256(self) -> str:
+        """Checksum of the parameter vector: the identity of a training result."""
+        return storage.checksum(self.params.vector.tobytes())
+
+
+def save(model: Model, place: str) -> None:
+    """Write a model directory, its manifest last.
+
+    Args:
+        model: what to save.
+        place: a folder or URI.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    tensors = {name: np.ascontiguousarray(getattr(model.params, name)) for name in _TENSORS}
+    files = {
+        "model.safetensors": save_tensors(tensors),
+        "config.json": _json(
+            {
+                "format": FORMAT,
+                "architecture": asdict(model.architecture),
+                "preparation": asdict(model.preparation),
+            }
+        ),
+        "README.md": _card(model).encode(),
+    }
+    for name, data in files.items():
+        storage.commit(storage.join(place, name), data)
+    manifest = {
+        "format": FORMAT,
+        "files": {name: storage.checksum(data) for name, data in files.items()},
+        "params_sha256": model.params_sha256(),
+        "versions": {"nanograd": __version__, "numpy": np.__version__, "python": python_version()},
+        **model.about,
+    }
+    storage.commit(storage.join(place, MANIFEST), _json(manifest))
+
+
+def load(place: str) -> Model:
+    """Read a model directory, checking every file against the manifest.
+
+    Args:
+        place: a folder or URI.
+
+    Raises:
+        DataError: nothing there, a checksum that does not fit, a format or preparation that this
+            version does not know.
+        StorageError: it cannot be read.
+    """
+    if not storage.exists(storage.join(place, MANIFEST)):
+        raise DataError(f"{place} is no model directory: it has no {MANIFEST}; check the path")
+    try:
+        manifest = json.loads(storage.read(storage.join(place, MANIFEST)))
+        if manifest["format"] != FORMAT:
+            raise DataError(
+                f"{place} has format {manifest['format']!r} where this version reads {FORMAT!r}"
+            )
+        files = {name: _read_checked(place, name, sha) for name, sha in manifest["files"].items()}
+        return _assemble(manifest, json.loads(files["config.json"]), files["model.safetensors"])
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        raise DataError(
+            f"{place} cannot be read as a model ({error}); restore it or train again"
+        ) from error
+
+
+def _read_checked(place: str, name: str, expected: str) -> bytes:
+    file = storage.join(place, name)
+    data = storage.read(file)
+    if storage.checksum(data) != expected:
+        raise DataError(
+            f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}; "
+            "restore the model directory or train again"
+        )
+    return data
+
+
+def _assemble(manifest: dict[str, Any], config: dict[str, Any], tensors: bytes) -> Model:
+    architecture = Architecture(**config["architecture"])
+    arrays = load_tensors(tensors)
+    zeros = np.zeros(architecture.num_parameters, np.float32)
+    params = Params(zeros, architecture.hidden)
+    for name in _TENSORS:
+        if arrays[name].dtype != np.float32 or arrays[name].shape != getattr(params, name).shape:
+            raise ValueError(f"tensor {name} is {arrays[name].dtype} {arrays[name].shape}")
+        getattr(params, name)[...] = arrays[name]
+    if not np.isfinite(params.vector).all():
+        raise ValueError("a parameter is not finite")
+    params.vector.flags.writeable = False
+    preparation = Preparation(**config["preparation"])
+    structure = ("format", "files", "params_sha256", "versions")
+    about = {key: value for key, value in manifest.items() if key not in structure}
+    return Model(architecture=architecture, params=params, preparation=preparation, about=about)
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _card(model: Model) -> str:
+    facts = "\n".join(f"| {key} | {value} |" for key, value in model.about.items())
+    net = model.architecture
+    return f"""# A handwritten digit classifier
+
+A three-layer perceptron, 784-{net.hidden}-10: {net.activation} hidden units, {net.loss} loss, \
+{net.num_parameters:,} float32 parameters. Pixels: `{model.preparation.name}`, version \
+{model.preparation.version}. Made with nanograd {__version__}.
+
+| | |
+|---|---|
+{facts}
+
+Input: one digit, 28 x 28, grey, ink 255 on 0, centred as in MNIST. Output: ten scores. It always
+answers with a digit, whatever the picture shows; its scores are not calibrated probabilities.
+
+    nanograd predict PARQUET --model THIS_FOLDER --output FOLDER
+"""

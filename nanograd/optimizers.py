@@ -1,0 +1,116 @@
+"""From a gradient to the next parameters: SGD, momentum, Adam; and the average of the weights.
+
+Parameters, gradients and every piece of state are vectors of the same length. An update works in
+place and element by element, so its bits do not depend on how the vector is cut up.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector: TypeAlias = NDArray[np.float32]
+State: TypeAlias = dict[str, Vector]
+
+
+class Optimizer(NamedTuple):
+    """How to begin, and how to take one step.
+
+    `init(num_parameters)` makes the state; `update(params, gradient, state, learning_rate, step)`
+    changes params and state in place, where step counts from 1. Gradients are left alone.
+    """
+
+    init: Callable[[int], State]
+    update: Callable[[Vector, Vector, State, float, int], None]
+
+
+def sgd() -> Optimizer:
+    """Plain gradient descent: w <- w - lr g."""
+
+    def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
+        params -= np.float32(rate) * gradient
+
+    return Optimizer(lambda num_parameters: {}, update)
+
+
+def momentum(decay: float = 0.9) -> Optimizer:
+    """Gradient descent with a heavy ball: v <- decay v + g;  w <- w - lr v.
+
+    Args:
+        decay: 0 <= decay < 1.
+
+    References:
+        Polyak (1964), "Some methods of speeding up the convergence of iteration methods";
+        Sutskever, Martens, Dahl & Hinton (2013), section 2.
+    """
+
+    def init(num_parameters: int) -> State:
+        return {"velocity": np.zeros(num_parameters, np.float32)}
+
+    def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
+        velocity = state["velocity"]
+        velocity *= np.float32(decay)
+        velocity += gradient
+        params -= np.float32(rate) * velocity
+
+    return Optimizer(init, update)
+
+
+def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
+    """Steps scaled by running means of the gradient and of its square.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - lr m^ / (sqrt(v^) + epsilon)
+    with m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t).
+
+    References:
+        Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1, in the
+        reordered form at the end of section 2 (the corrections go into the rate; its epsilon^ is
+        the algorithm's epsilon times sqrt(1 - b2^t)).
+    """
+
+    def init(num_parameters: int) -> State:
+        zeros = np.zeros(num_parameters, np.float32)
+        return {"mean": zeros, "square": zeros.copy()}
+
+    def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
+        mean, square = state["mean"], state["square"]
+        mean += np.float32(1 - beta1) * (gradient - mean)
+        square += np.float32(1 - beta2) * (gradient * gradient - square)
+        correction2 = np.sqrt(1 - beta2**step)
+        scaled_rate = np.float32(rate * correction2 / (1 - beta1**step))
+        scaled_epsilon = np.float32(epsilon * correction2)
+        params -= scaled_rate * mean / (np.sqrt(square) + scaled_epsilon)
+
+    return Optimizer(init, update)
+
+
+def ema(average: Vector, params: Vector, decay: float, step: int) -> None:
+    """Move an exponential average of the parameters towards them, in place.
+
+    average <- d average + (1 - d) params, with d = min(decay, step / (step + 10)), so that the
+    first steps, far from any good place, are soon forgotten.
+
+    Args:
+        average: (P,) float32, changed.
+        params: (P,) float32.
+        decay: 0 <= decay < 1.
+        step: counts from 1.
+
+    References:
+        Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
+    """
+    share = np.float32(1 - min(decay, step / (step + 10)))
+    average += share * (params - average)
+
+
+def by_name(name: str, momentum_decay: float) -> Optimizer:
+    """The optimiser a configuration names: sgd, momentum or adam."""
+    match name:
+        case "sgd":
+            return sgd()
+        case "momentum":
+            return momentum(momentum_decay)
+        case "adam":
+            return adam()
+    raise ValueError(f"unknown optimiser {name!r}")

@@ -1,0 +1,56 @@
+"""How pixels become the net's inputs. The same function prepares them in training and prediction.
+
+A model stores the name and version of its preparation; one that this version does not know is
+refused rather than guessed at.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
+_MEAN, _DEVIATION = 0.1307, 0.3081
+
+# name -> (scale, offset) of an affine map of 0..255, in float32
+_AFFINE = {
+    "unit": (np.float32(1 / 255), np.float32(0)),
+    "standard": (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Which preparation, and which version of it.
+
+    Args:
+        name: unit (0 to 1) or standard (mean 0, deviation 1 over MNIST).
+        version: raised when the same name comes to mean other numbers.
+
+    Raises:
+        ValueError: this program does not know it.
+    """
+
+    name: str
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.name not in _AFFINE or self.version != 1:
+            raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
+
+
+def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels to inputs.
+
+    Args:
+        preparation: how.
+        images: (B, 784) uint8, ink 255 on 0.
+
+    Returns:
+        (B, 784) float32.
+    """
+    scale, offset = _AFFINE[preparation.name]
+    inputs = images.astype(np.float32)
+    inputs *= scale
+    inputs += offset
+    return inputs

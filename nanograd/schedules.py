@@ -1,0 +1,42 @@
+"""The learning rate of each round: constant or cosine, after a linear warm-up."""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+def constant(peak: float) -> Schedule:
+    """The same rate for every round."""
+    return lambda round_: peak
+
+
+def cosine(peak: float, num_rounds: int) -> Schedule:
+    """From the peak at round 0 down to zero after the last round, along half a cosine.
+
+    References:
+        Loshchilov & Hutter (2017), "SGDR: stochastic gradient descent with warm restarts", eq. 5.
+
+    >>> [round(cosine(1.0, 4)(k), 3) for k in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    return lambda round_: peak * (1 + math.cos(math.pi * min(round_ / num_rounds, 1.0))) / 2
+
+
+def warm_up(schedule: Schedule, num_rounds: int) -> Schedule:
+    """Another schedule, scaled up linearly over its first rounds.
+
+    References:
+        Goyal et al. (2017), "Accurate, large minibatch SGD", section 2.2.
+
+    >>> [warm_up(constant(1.0), 4)(k) for k in range(5)]
+    [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    return lambda round_: schedule(round_) * min((round_ + 1) / max(num_rounds, 1), 1.0)
+
+
+def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedule:
+    """The schedule a configuration names, constant or cosine, with its warm-up."""
+    schedules = {"constant": constant(peak), "cosine": cosine(peak, num_rounds)}
+    return warm_up(schedules[name], num_warm_up)

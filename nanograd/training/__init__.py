@@ -1,0 +1,1 @@
+"""The synchronous round: workers, the parameter server, the loop; no Ray."""
