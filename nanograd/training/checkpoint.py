@@ -1,0 +1,128 @@
+"""Checkpoints: atomic, checksummed, on a local disk or in an object store.
+
+One safetensors file each, `round-<next round>-<16 hex digits of its SHA-256>.safetensors`: the
+name says what the bytes must be, so a file that was cut short or changed is noticed and the one
+before it is used.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from nanograd import storage
+from nanograd.errors import DataError
+from nanograd.training.server import Progress, Snapshot
+
+NUM_KEPT = 3
+
+_NAME = re.compile(r"round-(\d{9})-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass(kw_only=True)
+class History:
+    """What a run has behind it.
+
+    Args:
+        epochs: a row of figures for each finished epoch, as in metrics.jsonl.
+        progress: what the present, unfinished epoch did so far.
+        train_s: seconds spent in training, over all sessions.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    train_s: float = 0.0
+
+
+def save(place: str, snapshot: Snapshot, history: History) -> None:
+    """Commit a checkpoint and remove the oldest ones beyond NUM_KEPT, the best one aside.
+
+    Args:
+        place: the folder or URI of the run's checkpoints.
+        snapshot: where training stands.
+        history: what is behind it.
+
+    Raises:
+        StorageError: it cannot be written; the earlier ones are still there.
+    """
+    data = _encode(snapshot, history)
+    name = f"round-{snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
+    storage.commit(storage.join(place, name), data)
+    best = max(history.epochs, key=lambda row: row["val_accuracy"] or 0.0, default={"round": -1})
+    for old in _names(place)[NUM_KEPT:]:
+        if _round(old) != best["round"]:
+            storage.remove(storage.join(place, old))
+
+
+def newest(place: str, say: Callable[[str], None]) -> tuple[Snapshot, History] | None:
+    """The newest checkpoint that is whole, or None.
+
+    Args:
+        place: the folder or URI of the run's checkpoints.
+        say: told of each checkpoint that is passed over because it is damaged.
+    """
+    return next(_readable(place, say), None)
+
+
+def _readable(place: str, say: Callable[[str], None]) -> Iterator[tuple[Snapshot, History]]:
+    for name in _names(place):
+        file = storage.join(place, name)
+        try:
+            yield _decode(name, storage.read(file))
+        except DataError as error:
+            say(f"{file} {error}; the checkpoint before it is used")
+
+
+def _names(place: str) -> list[str]:
+    """Checkpoints, newest first."""
+    return sorted((name for name in storage.names(place) if _NAME.fullmatch(name)), reverse=True)
+
+
+def _round(name: str) -> int:
+    return int(name.split("-")[1])
+
+
+def _encode(snapshot: Snapshot, history: History) -> bytes:
+    tensors = {"vector": snapshot.vector}
+    tensors |= {f"state.{name}": vector for name, vector in snapshot.state.items()}
+    if snapshot.average is not None:
+        tensors["average"] = snapshot.average
+    facts = {
+        "round": snapshot.round,
+        "epochs": history.epochs,
+        "loss": history.progress.loss,
+        "num_images": history.progress.num_images,
+        "train_s": history.train_s,
+    }
+    return bytes(save_tensors(tensors, metadata={"nanograd": json.dumps(facts)}))
+
+
+def _decode(name: str, data: bytes) -> tuple[Snapshot, History]:
+    if storage.checksum(data)[:16] != name.split("-")[2].split(".")[0]:
+        raise DataError("is damaged: its SHA-256 is not the one in its name")
+    try:
+        tensors = load_tensors(data)
+        facts = _metadata(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"is no checkpoint of this program: {error}") from error
+    state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+    snapshot = Snapshot(
+        round=facts["round"],
+        vector=tensors["vector"],
+        state=state,
+        average=tensors.get("average"),
+    )
+    progress = Progress(loss=facts["loss"], num_images=facts["num_images"])
+    history = History(epochs=facts["epochs"], progress=progress, train_s=facts["train_s"])
+    return snapshot, history
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    # A safetensors file begins with the length of a JSON header as 8 bytes, little-endian.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(json.loads(header["__metadata__"]["nanograd"]))

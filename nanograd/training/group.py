@@ -1,0 +1,67 @@
+"""Who computes the rounds: the protocol of a group of workers, and the group in this process."""
+
+from typing import Protocol
+
+from nanograd import blas
+from nanograd.data.dataset import Dataset
+from nanograd.errors import DivergedError
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import ParameterServer, Progress, Snapshot
+from nanograd.training.worker import Worker
+
+
+class WorkerGroup(Protocol):
+    """Workers and their parameter server; where they live is their own business.
+
+    A group advances by stretches of rounds: inside a stretch nobody else has a say, between two
+    stretches the training loop looks at the clock, evaluates, saves and stops.
+    """
+
+    def advance(self, until: int) -> Progress:
+        """Apply all rounds below `until`; what they did.
+
+        Raises:
+            DivergedError: parameters or loss left the finite numbers.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """All that training needs to go on from here."""
+
+    def close(self) -> None:
+        """Give back what the group holds."""
+
+
+def shards_of(plan_shards: int, rank: int, world_size: int) -> range:
+    """The neighbouring shards that a rank owns.
+
+    >>> [list(shards_of(8, rank, 3)) for rank in range(3)]
+    [[0, 1], [2, 3, 4], [5, 6, 7]]
+    """
+    return range(plan_shards * rank // world_size, plan_shards * (rank + 1) // world_size)
+
+
+class LocalGroup:
+    """One worker with all shards and a server, in this process, without Ray."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> None:
+        plan = recipe.plan
+        shards = {s: dataset.take(plan.shard_slice(s)) for s in range(plan.num_shards)}
+        self._worker = Worker(recipe.architecture, recipe.preparation, plan, shards)
+        self._server = ParameterServer(recipe, snapshot)
+
+    def advance(self, until: int) -> Progress:
+        """Apply all rounds below `until`."""
+        with blas.one_thread():
+            while self._server.round < until:
+                parameters = self._server.parameters()
+                for contribution in self._worker.contribute(self._server.round, parameters):
+                    if reason := self._server.submit(contribution):
+                        raise DivergedError(f"round {self._server.round}: {reason}")
+        return self._server.take_progress()
+
+    def snapshot(self) -> Snapshot:
+        """All that training needs to go on from here."""
+        return self._server.snapshot()
+
+    def close(self) -> None:
+        """Nothing to give back."""

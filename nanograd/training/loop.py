@@ -1,0 +1,116 @@
+"""The training loop: rounds, evaluation, checkpoints. One loop, whatever the group of workers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from nanograd import blas, metrics
+from nanograd.data.dataset import Dataset
+from nanograd.errors import Stopped
+from nanograd.mlp import Params
+from nanograd.model import Model
+from nanograd.training.checkpoint import History
+from nanograd.training.group import WorkerGroup
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import Progress, Snapshot
+
+# How long nobody can stop the run: a stretch of rounds aims at this time.
+_STRETCH_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What the loop asks and tells the outside world.
+
+    Args:
+        stop: whether the run shall end here, resumable.
+        save: commit a checkpoint.
+        beat: told after each stretch: rounds applied so far.
+    """
+
+    stop: Callable[[], bool]
+    save: Callable[[Snapshot, History], None]
+    beat: Callable[[int], None]
+
+
+def train(
+    recipe: Recipe, validation: Dataset, group: WorkerGroup, history: History, watch: Watch
+) -> Iterator[dict[str, Any]]:
+    """Train to the end of the recipe; yields a row of figures after each epoch.
+
+    Args:
+        recipe: what to compute.
+        validation: images to watch the run with; they change nothing. May be empty.
+        group: who computes, standing where the history ends.
+        history: what is behind; brought forward in place.
+        watch: stop, save, beat.
+
+    Raises:
+        Stopped: `watch.stop` said so; a checkpoint has been saved.
+        DivergedError: parameters or loss left the finite numbers.
+    """
+    per_epoch = recipe.plan.rounds_per_epoch
+    round_ = group.snapshot().round
+    for epoch in range(len(history.epochs), recipe.epochs):
+        _run_epoch(group, round_, (epoch + 1) * per_epoch, history, watch)
+        round_ = (epoch + 1) * per_epoch
+        snapshot = group.snapshot()
+        row = _row(recipe, validation, epoch, snapshot, history)
+        history.epochs.append(row)
+        history.progress = Progress()
+        watch.save(snapshot, history)
+        yield row
+
+
+def accuracy(model: Model, dataset: Dataset) -> float:
+    """Share of a data set that the model reads right; not a number if there are no images."""
+    with blas.one_thread():
+        predictions = np.argmax(model.scores(dataset.images), axis=1)
+    return metrics.accuracy(predictions, dataset.labels)
+
+
+def as_model(recipe: Recipe, snapshot: Snapshot, about: dict[str, Any]) -> Model:
+    """The model that training would end with if it ended here."""
+    return Model(
+        architecture=recipe.architecture,
+        params=Params(snapshot.final_vector(), recipe.architecture.hidden),
+        preparation=recipe.preparation,
+        about=about,
+    )
+
+
+def _run_epoch(
+    group: WorkerGroup, start: int, end: int, history: History, watch: Watch
+) -> None:
+    stretch = 1
+    while start < end:
+        until = min(start + stretch, end)
+        began = perf_counter()
+        history.progress += group.advance(until)
+        seconds = perf_counter() - began
+        history.train_s += seconds
+        stretch = max(1, round((until - start) * _STRETCH_S / max(seconds, 1e-6)))
+        start = until
+        watch.beat(start)
+        if watch.stop() and start < end:
+            watch.save(group.snapshot(), history)
+            raise Stopped(f"stopped after round {start - 1}; the same command goes on from there")
+
+
+def _row(
+    recipe: Recipe, validation: Dataset, epoch: int, snapshot: Snapshot, history: History
+) -> dict[str, Any]:
+    progress, before = history.progress, history.epochs[-1]["train_s"] if history.epochs else 0.0
+    val_accuracy = accuracy(as_model(recipe, snapshot, {}), validation)
+    return {
+        "epoch": epoch + 1,
+        "round": snapshot.round,
+        "loss": progress.loss / progress.num_images,
+        "val_accuracy": val_accuracy if len(validation) else None,
+        "learning_rate": recipe.make_schedule()(snapshot.round - 1),
+        "train_s": history.train_s,
+        "images_per_s": progress.num_images / max(history.train_s - before, 1e-9),
+    }

@@ -1,0 +1,79 @@
+"""What a training run computes, free of where and by whom."""
+
+from dataclasses import dataclass
+
+from nanograd import optimizers, schedules
+from nanograd.config import TrainConfig
+from nanograd.data.dataset import BatchPlan
+from nanograd.mlp import Architecture
+from nanograd.optimizers import Optimizer
+from nanograd.pixels import Preparation
+from nanograd.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that determines the bits of the result, beside the training images.
+
+    Args:
+        architecture: the net.
+        preparation: how pixels become inputs.
+        plan: which images each round uses.
+        epochs: passes over the training set.
+        optimizer: sgd, momentum or adam.
+        momentum: decay of the velocity.
+        schedule: constant or cosine.
+        learning_rate: its peak.
+        num_warm_up: rounds of linear warm-up.
+        ema: decay of the average of the weights; 0 for none.
+    """
+
+    architecture: Architecture
+    preparation: Preparation
+    plan: BatchPlan
+    epochs: int
+    optimizer: str
+    momentum: float
+    schedule: str
+    learning_rate: float
+    num_warm_up: int
+    ema: float
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of the whole run."""
+        return self.epochs * self.plan.rounds_per_epoch
+
+    def make_optimizer(self) -> Optimizer:
+        """The optimiser it names."""
+        return optimizers.by_name(self.optimizer, self.momentum)
+
+    def make_schedule(self) -> Schedule:
+        """The learning rate of each round."""
+        return schedules.by_name(
+            self.schedule, self.learning_rate, self.num_rounds, self.num_warm_up
+        )
+
+
+def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
+    """The recipe that a configuration means for a training set of this size."""
+    plan = BatchPlan(
+        num_images=num_images,
+        num_shards=config.shards,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    return Recipe(
+        architecture=Architecture(
+            hidden=config.hidden, activation=config.activation, loss=config.loss
+        ),
+        preparation=Preparation(name=config.pixels),
+        plan=plan,
+        epochs=config.epochs,
+        optimizer=config.optimizer,
+        momentum=0.9 if config.momentum is None else config.momentum,
+        schedule=config.schedule,
+        learning_rate=config.learning_rate,
+        num_warm_up=round(config.warmup * plan.rounds_per_epoch),
+        ema=config.ema,
+    )

@@ -1,0 +1,170 @@
+"""The parameter server: check, reduce, update, snapshot.
+
+Synchronous and idempotent. A round is applied once, when every shard of it has arrived and passed
+its checks; whatever repeats, comes late or makes no sense is refused without effect. A plain
+class; Ray wraps it from outside.
+
+References:
+    Li et al. (2014), "Scaling distributed machine learning with the parameter server" (the
+    architecture; here synchronous, with one server).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanograd import mlp, optimizers
+from nanograd.errors import DivergedError
+from nanograd.optimizers import State, Vector
+from nanograd.training.recipe import Recipe
+from nanograd.training.reduce import Node, cover, tree_sum
+from nanograd.training.worker import Contribution, add
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that training needs to go on.
+
+    Args:
+        round: the next round to compute; equal to the number of rounds applied.
+        vector: (P,) float32, the parameters.
+        state: the optimiser's vectors.
+        average: (P,) float32, the exponential average of the parameters; None without one.
+    """
+
+    round: int
+    vector: Vector
+    state: State
+    average: Vector | None
+
+    def final_vector(self) -> Vector:
+        """The parameters a model is made of: the average if one is kept."""
+        return self.vector if self.average is None else self.average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What some rounds did.
+
+    Args:
+        loss: summed over their images.
+        num_images: how many.
+    """
+
+    loss: float = 0.0
+    num_images: int = 0
+
+    def __add__(self, other: "Progress") -> "Progress":
+        return Progress(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
+
+
+def first_snapshot(recipe: Recipe) -> Snapshot:
+    """Where training begins."""
+    vector = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
+    return Snapshot(
+        round=0,
+        vector=vector,
+        state=recipe.make_optimizer().init(len(vector)),
+        average=vector.copy() if recipe.ema else None,
+    )
+
+
+class ParameterServer:
+    """Owns the parameters; turns the contributions of a round into the next ones.
+
+    Args:
+        recipe: optimiser, schedule, number of shards.
+        snapshot: where to begin; its arrays are copied.
+    """
+
+    def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
+        self._recipe = recipe
+        self._optimizer = recipe.make_optimizer()
+        self._schedule = recipe.make_schedule()
+        self._round = snapshot.round
+        self._vector = snapshot.vector.copy()
+        self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
+        self._average = None if snapshot.average is None else snapshot.average.copy()
+        self._arrived: dict[Node, Contribution] = {}
+        self._progress = Progress()
+
+    @property
+    def round(self) -> int:
+        """The round whose contributions are awaited."""
+        return self._round
+
+    def parameters(self) -> Vector:
+        """(P,) float32, read-only: a view, valid until the round is applied."""
+        view = self._vector.view()
+        view.flags.writeable = False
+        return view
+
+    def missing(self) -> frozenset[int]:
+        """The shards of the present round that have not arrived."""
+        arrived = {shard for node in self._arrived for shard in range(*node)}
+        return frozenset(range(self._recipe.plan.num_shards)) - arrived
+
+    def submit(self, contribution: Contribution) -> str | None:
+        """Take a contribution; apply the round if it was the last one missing.
+
+        Returns:
+            None if it was taken, else the reason why it was refused, without effect.
+
+        Raises:
+            DivergedError: the update left the finite numbers.
+        """
+        reason = self._refusal(contribution)
+        if reason is not None:
+            return reason
+        first, end = contribution.node
+        for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
+            del self._arrived[node]  # the new sum covers it, with the same bits
+        self._arrived[contribution.node] = contribution
+        if not self.missing():
+            self._apply()
+        return None
+
+    def take_progress(self) -> Progress:
+        """What was applied since this was last asked."""
+        progress, self._progress = self._progress, Progress()
+        return progress
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all that training needs to go on."""
+        return Snapshot(
+            round=self._round,
+            vector=self._vector.copy(),
+            state={name: vector.copy() for name, vector in self._state.items()},
+            average=None if self._average is None else self._average.copy(),
+        )
+
+    def _refusal(self, contribution: Contribution) -> str | None:
+        gradient = contribution.gradient
+        if contribution.round != self._round:
+            return f"round {contribution.round} is not the present round {self._round}"
+        whole = (0, self._recipe.plan.num_shards)
+        shards = frozenset(range(*contribution.node))
+        if not shards or cover(whole, shards) != [contribution.node]:
+            return f"shards {contribution.node} are no node of the tree over {whole}"
+        if not shards & self.missing():
+            return f"shards {contribution.node} have arrived before"
+        if gradient.shape != self._vector.shape or gradient.dtype != self._vector.dtype:
+            return f"gradient is {gradient.dtype} {gradient.shape}"
+        if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
+            return "gradient or loss is not finite"
+        return None
+
+    def _apply(self) -> None:
+        total = tree_sum((0, self._recipe.plan.num_shards), self._arrived.get, add)
+        self._arrived = {}
+        gradient = total.gradient * np.float32(1 / total.num_images)
+        rate = self._schedule(self._round)
+        self._round += 1
+        self._optimizer.update(self._vector, gradient, self._state, rate, self._round)
+        if not np.isfinite(self._vector @ self._vector):
+            raise DivergedError(
+                f"a parameter is not finite after round {self._round - 1}: lower --learning-rate"
+            )
+        if self._average is not None:
+            optimizers.ema(self._average, self._vector, self._recipe.ema, self._round)
+        self._progress = self._progress + Progress(loss=total.loss, num_images=total.num_images)
