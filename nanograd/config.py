@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from json import dumps
 from types import UnionType
-from typing import Any, Self, get_args, get_origin
+from typing import Any, Self, cast, get_args, get_origin
 
 from nanograd.errors import UsageError
 
@@ -277,9 +277,8 @@ def kind(each: Field[Any]) -> type:
     ['int', 'str', 'bool']
     """
     if isinstance(each.type, UnionType):
-        return next(type_ for type_ in get_args(each.type) if type_ is not type(None))
-    type_: type = get_origin(each.type) or each.type  # type: ignore[assignment]
-    return type_
+        return next(cast("type", type_) for type_ in get_args(each.type) if type_ is not type(None))
+    return cast("type", get_origin(each.type) or each.type)
 
 
 _NAMES = {

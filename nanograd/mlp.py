@@ -16,18 +16,16 @@ References:
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.random import Philox
 from numpy.typing import NDArray
 
 from nanograd.activations import HIDDEN, FloatArray
 from nanograd.losses import LOSSES
+from nanograd.randomness import INIT, stream
 
 NUM_INPUTS = 784
 NUM_CLASSES = 10
 
 _ONE_HOT = np.eye(NUM_CLASSES, dtype=np.float32)
-# Second word of the Philox key; batches use the epoch there, which counts from 0.
-_INIT_STREAM = 2**64 - 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +96,11 @@ class Params:
 def init_params(architecture: Architecture, seed: int) -> Params:
     """Random initial parameters: uniform in ±1/sqrt(fan_in), biases zero.
 
-    The draws are the top 24 bits of raw Philox output, exact in float32 and stable for ever.
+    The draws are the top 24 bits of raw 64-bit output, exact in float32.
 
     Args:
         architecture: gives H.
-        seed: 0 to 2**64 - 1.
+        seed: 0 to 2**63 - 1.
 
     Returns:
         Params of float32.
@@ -111,7 +109,7 @@ def init_params(architecture: Architecture, seed: int) -> Params:
         LeCun, Bottou, Orr & Müller (1998), "Efficient backprop", section 4.6 (scale by fan-in).
     """
     params = Params(np.zeros(architecture.num_parameters, np.float32), architecture.hidden)
-    generator = Philox(key=[seed, _INIT_STREAM])
+    generator = stream(seed, INIT)
     for weights in (params.w1, params.w2):
         draws = (generator.random_raw(weights.size) >> np.uint64(40)).astype(np.float32)
         uniform = draws * np.float32(2.0**-23) - np.float32(1)

@@ -100,7 +100,7 @@ def save(model: Model, place: str) -> None:
         "versions": {"nanograd": __version__, "numpy": np.__version__, "python": python_version()},
         **model.about,
     }
-    storage.commit(storage.join(place, MANIFEST), _json(manifest))
+    storage.commit_manifest(storage.join(place, MANIFEST), manifest)
 
 
 def load(place: str) -> Model:
@@ -116,8 +116,8 @@ def load(place: str) -> Model:
     """
     if not storage.exists(storage.join(place, MANIFEST)):
         raise DataError(f"{place} is no model directory: it has no {MANIFEST}; check the path")
+    manifest = storage.read_manifest(storage.join(place, MANIFEST))
     try:
-        manifest = json.loads(storage.read(storage.join(place, MANIFEST)))
         if manifest["format"] != FORMAT:
             raise DataError(
                 f"{place} has format {manifest['format']!r} where this version reads {FORMAT!r}"

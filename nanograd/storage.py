@@ -5,6 +5,8 @@ nothing: locally a temporary file beside the target, fsync, rename, fsync of the
 object store one upload, which becomes visible when it is complete.
 """
 
+import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -14,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nanograd.errors import DataError, StorageError
+from nanograd.errors import DataError, OutputExistsError, StorageError
 
 
 def is_remote(place: str) -> bool:
@@ -80,6 +82,33 @@ def commit(place: str, data: bytes) -> None:
             _commit_local(local_path(place), data)
 
 
+def commit_manifest(place: str, manifest: dict[str, Any]) -> None:
+    """Commit a JSON object together with the checksum of what it says."""
+    sealed = {**manifest, "manifest_sha256": _seal(manifest)}
+    commit(place, (json.dumps(sealed, indent=2) + "\n").encode())
+
+
+def read_manifest(place: str) -> dict[str, Any]:
+    """A JSON object that still says what was committed.
+
+    Raises:
+        DataError: it is missing, broken or changed.
+        StorageError: it cannot be read.
+    """
+    try:
+        manifest = json.loads(read(place))
+        seal = manifest.pop("manifest_sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{place} is damaged: it is no manifest of this program") from error
+    if seal != _seal(manifest):
+        raise DataError(f"{place} is damaged: its contents do not fit its own checksum")
+    return dict(manifest)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return checksum(json.dumps(manifest, sort_keys=True).encode())
+
+
 def names(place: str) -> list[str]:
     """Names of the files and folders directly in a folder, sorted; none if it is not there."""
     with _failures("list", place):
@@ -122,6 +151,37 @@ def remove(place: str) -> None:
             filesystem.delete_dir(path_in_store)
         elif kind == FileType.File:
             filesystem.delete_file(path_in_store)
+
+
+@contextmanager
+def exclusive(place: str) -> Iterator[None]:
+    """Hold a local folder for this process alone; it is made if need be.
+
+    An object store has no locks: there, two writers must be kept apart by who starts them.
+
+    Raises:
+        OutputExistsError: another process holds it.
+    """
+    if is_remote(place):
+        yield
+        return
+    with _failures("create", place):
+        local_path(place).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(local_path(place), os.O_RDONLY)
+    try:
+        _lock(descriptor, place)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, place: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputExistsError(
+            f"{place} is being written by another process; wait for it or choose another --output"
+        ) from error
 
 
 def _commit_local(path: Path, data: bytes) -> None:

@@ -1,25 +1,19 @@
 """Images with labels, their shards, and which images round k uses.
 
 A batch is a function, not a stream: the images of a round follow from (seed, epoch, shard, round)
-alone, through the counter-based generator Philox, so a replaced worker continues exactly where
-the lost one stood. Raw 64-bit draws and a stable sort are used, never `Generator` methods: numpy
-promises the former's bits for ever, the latter's may change with a release (NEP 19).
-
-References:
-    Salmon, Moraes, Dror, Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", section 3.
+alone, so a replaced worker continues exactly where the lost one stood.
 """
 
 from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
-from numpy.random import Philox
 from numpy.typing import NDArray
 
-NUM_PIXELS = 784
+from nanograd.mlp import NUM_INPUTS
+from nanograd.randomness import SPLIT, stream
 
-# Second word of the Philox key where no epoch is meant; epochs count from 0 and never reach it.
-_SPLIT_STREAM = 2**64 - 1
+NUM_PIXELS = NUM_INPUTS
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class BatchPlan:
         num_images: N, size of the training set.
         num_shards: S, fixed for a run; how many workers share the shards changes nothing.
         batch_size: global number of images a round (on average, at most).
-        seed: 0 to 2**64 - 1.
+        seed: 0 to 2**63 - 1.
     """
 
     num_images: int
@@ -87,8 +81,8 @@ class BatchPlan:
     def order(self, epoch: int, shard: int) -> NDArray[np.int64]:
         """The shard's images, by position within the shard, in the order this epoch uses them."""
         span = self.shard_slice(shard)
-        generator = Philox(key=[self.seed, epoch], counter=[0, 0, 0, shard])
-        return np.argsort(generator.random_raw(span.stop - span.start), kind="stable")
+        draws = stream(self.seed, epoch, shard).random_raw(span.stop - span.start)
+        return np.argsort(draws, kind="stable")
 
     def micro_batch(self, round_: int, shard: int) -> slice:
         """Which stretch of the shard's `order` the round uses (round counts over all epochs)."""
@@ -102,9 +96,9 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     Args:
         dataset: N images.
         share: 0 <= share < 1; round(share * N) images are held out.
-        seed: 0 to 2**64 - 1; the same seed holds out the same images.
+        seed: 0 to 2**63 - 1; the same seed holds out the same images.
     """
-    draws = Philox(key=[seed, _SPLIT_STREAM]).random_raw(len(dataset))
+    draws = stream(seed, SPLIT).random_raw(len(dataset))
     num_held_out = round(share * len(dataset))
     order = np.argsort(draws, kind="stable")
     return (

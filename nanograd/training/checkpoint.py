@@ -39,27 +39,42 @@ class History:
     train_s: float = 0.0
 
 
-def save(place: str, snapshot: Snapshot, history: History) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A run, set down so that it can go on elsewhere and later.
+
+    Args:
+        identity: the settings and data that determine the run's bits.
+        snapshot: where training stands.
+        history: what is behind it.
+    """
+
+    identity: dict[str, Any]
+    snapshot: Snapshot
+    history: History
+
+
+def save(place: str, checkpoint: Checkpoint) -> None:
     """Commit a checkpoint and remove the oldest ones beyond NUM_KEPT, the best one aside.
 
     Args:
         place: the folder or URI of the run's checkpoints.
-        snapshot: where training stands.
-        history: what is behind it.
+        checkpoint: what to keep.
 
     Raises:
         StorageError: it cannot be written; the earlier ones are still there.
     """
-    data = _encode(snapshot, history)
-    name = f"round-{snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
+    data = _encode(checkpoint)
+    name = f"round-{checkpoint.snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
     storage.commit(storage.join(place, name), data)
-    best = max(history.epochs, key=lambda row: row["val_accuracy"] or 0.0, default={"round": -1})
+    rows = checkpoint.history.epochs
+    best = max(rows, key=lambda row: row["val_accuracy"] or 0.0, default={"round": -1})
     for old in _names(place)[NUM_KEPT:]:
         if _round(old) != best["round"]:
             storage.remove(storage.join(place, old))
 
 
-def newest(place: str, say: Callable[[str], None]) -> tuple[Snapshot, History] | None:
+def newest(place: str, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None.
 
     Args:
@@ -69,7 +84,7 @@ def newest(place: str, say: Callable[[str], None]) -> tuple[Snapshot, History] |
     return next(_readable(place, say), None)
 
 
-def _readable(place: str, say: Callable[[str], None]) -> Iterator[tuple[Snapshot, History]]:
+def _readable(place: str, say: Callable[[str], None]) -> Iterator[Checkpoint]:
     for name in _names(place):
         file = storage.join(place, name)
         try:
@@ -87,12 +102,14 @@ def _round(name: str) -> int:
     return int(name.split("-")[1])
 
 
-def _encode(snapshot: Snapshot, history: History) -> bytes:
+def _encode(checkpoint: Checkpoint) -> bytes:
+    snapshot, history = checkpoint.snapshot, checkpoint.history
     tensors = {"vector": snapshot.vector}
     tensors |= {f"state.{name}": vector for name, vector in snapshot.state.items()}
     if snapshot.average is not None:
         tensors["average"] = snapshot.average
     facts = {
+        "identity": checkpoint.identity,
         "round": snapshot.round,
         "epochs": history.epochs,
         "loss": history.progress.loss,
@@ -102,8 +119,8 @@ def _encode(snapshot: Snapshot, history: History) -> bytes:
     return bytes(save_tensors(tensors, metadata={"nanograd": json.dumps(facts)}))
 
 
-def _decode(name: str, data: bytes) -> tuple[Snapshot, History]:
-    if storage.checksum(data)[:16] != name.split("-")[2].split(".")[0]:
+def _decode(name: str, data: bytes) -> Checkpoint:
+    if storage.checksum(data)[:16] != name.split("-")[2].split(".", maxsplit=1)[0]:
         raise DataError("is damaged: its SHA-256 is not the one in its name")
     try:
         tensors = load_tensors(data)
@@ -119,7 +136,7 @@ def _decode(name: str, data: bytes) -> tuple[Snapshot, History]:
     )
     progress = Progress(loss=facts["loss"], num_images=facts["num_images"])
     history = History(epochs=facts["epochs"], progress=progress, train_s=facts["train_s"])
-    return snapshot, history
+    return Checkpoint(identity=facts["identity"], snapshot=snapshot, history=history)
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

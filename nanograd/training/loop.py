@@ -28,12 +28,10 @@ class Watch:
     Args:
         stop: whether the run shall end here, resumable.
         save: commit a checkpoint.
-        beat: told after each stretch: rounds applied so far.
     """
 
     stop: Callable[[], bool]
     save: Callable[[Snapshot, History], None]
-    beat: Callable[[int], None]
 
 
 def train(
@@ -46,7 +44,7 @@ def train(
         validation: images to watch the run with; they change nothing. May be empty.
         group: who computes, standing where the history ends.
         history: what is behind; brought forward in place.
-        watch: stop, save, beat.
+        watch: when to stop, how to save.
 
     Raises:
         Stopped: `watch.stop` said so; a checkpoint has been saved.
@@ -54,15 +52,21 @@ def train(
     """
     per_epoch = recipe.plan.rounds_per_epoch
     round_ = group.snapshot().round
+    began = perf_counter() - history.train_s
     for epoch in range(len(history.epochs), recipe.epochs):
-        _run_epoch(group, round_, (epoch + 1) * per_epoch, history, watch)
-        round_ = (epoch + 1) * per_epoch
-        snapshot = group.snapshot()
-        row = _row(recipe, validation, epoch, snapshot, history)
-        history.epochs.append(row)
+        end = (epoch + 1) * per_epoch
+        for reached in _stretches(group, round_, end, history):
+            history.train_s = perf_counter() - began
+            if watch.stop() and reached < end:
+                watch.save(group.snapshot(), history)
+                raise Stopped(
+                    f"stopped after round {reached - 1}; the same command goes on from it"
+                )
+        round_, snapshot = end, group.snapshot()
+        history.epochs.append(_row(recipe, validation, snapshot, history))
         history.progress = Progress()
         watch.save(snapshot, history)
-        yield row
+        yield history.epochs[-1]
 
 
 def accuracy(model: Model, dataset: Dataset) -> float:
@@ -82,35 +86,31 @@ def as_model(recipe: Recipe, snapshot: Snapshot, about: dict[str, Any]) -> Model
     )
 
 
-def _run_epoch(
-    group: WorkerGroup, start: int, end: int, history: History, watch: Watch
-) -> None:
-    stretch = 1
+def _stretches(group: WorkerGroup, start: int, end: int, history: History) -> Iterator[int]:
+    """Advance the group to the end, yielding now and then how far it is."""
+    length = 1
     while start < end:
-        until = min(start + stretch, end)
+        until = min(start + length, end)
         began = perf_counter()
         history.progress += group.advance(until)
         seconds = perf_counter() - began
-        history.train_s += seconds
-        stretch = max(1, round((until - start) * _STRETCH_S / max(seconds, 1e-6)))
+        length = max(1, round((until - start) * _STRETCH_S / max(seconds, 1e-6)))
         start = until
-        watch.beat(start)
-        if watch.stop() and start < end:
-            watch.save(group.snapshot(), history)
-            raise Stopped(f"stopped after round {start - 1}; the same command goes on from there")
+        yield start
 
 
 def _row(
-    recipe: Recipe, validation: Dataset, epoch: int, snapshot: Snapshot, history: History
+    recipe: Recipe, validation: Dataset, snapshot: Snapshot, history: History
 ) -> dict[str, Any]:
-    progress, before = history.progress, history.epochs[-1]["train_s"] if history.epochs else 0.0
+    progress = history.progress
+    before = history.epochs[-1]["train_s"] if history.epochs else 0.0
     val_accuracy = accuracy(as_model(recipe, snapshot, {}), validation)
     return {
-        "epoch": epoch + 1,
+        "epoch": len(history.epochs) + 1,
         "round": snapshot.round,
         "loss": progress.loss / progress.num_images,
         "val_accuracy": val_accuracy if len(validation) else None,
         "learning_rate": recipe.make_schedule()(snapshot.round - 1),
-        "train_s": history.train_s,
-        "images_per_s": progress.num_images / max(history.train_s - before, 1e-9),
+        "train_s": round(history.train_s, 3),
+        "images_per_s": round(progress.num_images / (history.train_s - before)),
     }

@@ -2,26 +2,178 @@
 
     RUN/  config.toml  metrics.jsonl  checkpoints/  model/
 
-`run.json` says which recipe and data the directory belongs to, so that a second command of the
-same kind goes on and one of another kind is refused.
+Checkpoints and model carry the run's identity, the settings and data that determine its bits: the
+same command again goes on or finds the work done, another one is refused.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nanograd import model as model_io
 from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError
-from nanograd.model import load, save
+from nanograd.model import Model
 from nanograd.training import checkpoint, loop
-from nanograd.training.checkpoint import History
+from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.group import WorkerGroup
+from nanograd.training.loop import Watch
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 MakeGroup = Callable[[Recipe, Dataset, Snapshot], WorkerGroup]
+
+_CONTENTS = ("config.toml", "metrics.jsonl", "checkpoints", "model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is to be trained, and where it is kept.
+
+    Args:
+        config: the settings.
+        place: the run directory, a folder or URI.
+        data: training and test images.
+    """
+
+    config: TrainConfig
+    place: str
+    data: Mnist
+
+    def identity(self) -> dict[str, Any]:
+        """The settings and data that determine the bits of the result."""
+        return {**self.config.recipe(), "data_sha256": self.data.sha256}
+
+    def at(self, name: str) -> str:
+        """A place in the run directory."""
+        return storage.join(self.place, name)
+
+
+def train_run(
+    run: Run, make_group: MakeGroup, stop: Callable[[], bool], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train a model in a run directory, from wherever an earlier command left it.
+
+    Args:
+        run: what and where.
+        make_group: starts the workers; called only if there is something to compute.
+        stop: whether to end early, resumable.
+        say: told in sentences what happens.
+
+    Returns:
+        The figures of the result line.
+
+    Raises:
+        OutputExistsError: the directory holds another run or something else.
+        Stopped: `stop` said so; the same command goes on.
+        DivergedError: parameters or loss left the finite numbers.
+        DataError: too few images for the settings.
+        StorageError: the directory cannot be written.
+    """
+    with storage.exclusive(run.place):
+        _make_room(run)
+        if storage.exists(storage.join(run.at("model"), model_io.MANIFEST)):
+            say(f"{run.place} holds this run already, complete; --overwrite trains it again")
+        else:
+            model_io.save(_train(run, make_group, stop, say), run.at("model"))
+    model = model_io.load(run.at("model"))
+    _require_same(run, model.about["identity"])
+    figures = {name: value for name, value in model.about.items() if name != "identity"}
+    return {**figures, "params_sha256": model.params_sha256(), "model": run.at("model")}
+
+
+def _train(
+    run: Run, make_group: MakeGroup, stop: Callable[[], bool], say: Callable[[str], None]
+) -> Model:
+    config = run.config
+    training, validation = split(run.data.train, config.validation_split, config.seed)
+    recipe = make_recipe(config, len(training))
+    if len(training) < config.shards:
+        raise DataError(
+            f"{len(training)} training images cannot fill {config.shards} shards; lower --shards"
+        )
+    start = _start(run, recipe, say)
+    storage.commit(run.at("config.toml"), config.to_toml().encode())
+
+    def save(snapshot: Snapshot, history: History) -> None:
+        now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
+        checkpoint.save(run.at("checkpoints"), now)
+        lines = "".join(json.dumps(row) + "\n" for row in history.epochs)
+        storage.commit(run.at("metrics.jsonl"), lines.encode())
+
+    group = make_group(recipe, training, start.snapshot)
+    try:
+        watch = Watch(stop=stop, save=save)
+        for row in loop.train(recipe, validation, group, start.history, watch):
+            say(_epoch_line(row, config.epochs))
+        snapshot = group.snapshot()
+    finally:
+        group.close()
+    about = _about(run, recipe, start.history)
+    test_accuracy = loop.accuracy(loop.as_model(recipe, snapshot, {}), run.data.test)
+    return loop.as_model(recipe, snapshot, {**about, "test_accuracy": test_accuracy})
+
+
+def _make_room(run: Run) -> None:
+    """Refuse a directory with anything else in it; empty it of an earlier run if told to."""
+    if strangers := sorted(set(storage.names(run.place)) - set(_CONTENTS)):
+        raise OutputExistsError(
+            f"{run.place} holds {strangers[0]!r}, which is no part of a run; "
+            "choose another --output"
+        )
+    if run.config.overwrite:
+        # The model goes first: without it, what is left is an unfinished run at any moment.
+        for name in reversed(_CONTENTS):
+            storage.remove(run.at(name))
+
+
+def _start(run: Run, recipe: Recipe, say: Callable[[str], None]) -> Checkpoint:
+    """Where to begin: at the newest checkpoint, or at the beginning."""
+    found = checkpoint.newest(run.at("checkpoints"), say)
+    if found is None:
+        return Checkpoint(
+            identity=run.identity(), snapshot=first_snapshot(recipe), history=History()
+        )
+    _require_same(run, found.identity)
+    say(f"going on from round {found.snapshot.round} of {recipe.num_rounds}")
+    return found
+
+
+def _require_same(run: Run, theirs: dict[str, Any]) -> None:
+    for name, ours in run.identity().items():
+        if theirs.get(name) != ours:
+            raise OutputExistsError(
+                f"{run.place} holds a run with {name} {theirs.get(name)!r}, not {ours!r}; "
+                "choose another --output or replace it with --overwrite"
+            )
+
+
+def _about(run: Run, recipe: Recipe, history: History) -> dict[str, Any]:
+    config = run.config
+    num_images = recipe.plan.num_images * recipe.epochs
+    return {
+        "data": run.data.name,
+        "preset": config.preset,
+        "workers": config.workers,
+        "shards": config.shards,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "rounds": recipe.num_rounds,
+        "train_s": round(history.train_s, 3),
+        "images_per_s": round(num_images / history.train_s),
+        "val_accuracy": history.epochs[-1]["val_accuracy"],
+        "identity": run.identity(),
+    }
+
+
+def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+    accuracy = row["val_accuracy"]
+    validation = "" if accuracy is None else f"  validation {100 * accuracy:.2f} %"
+    return (
+        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}{validation}"
+        f"  {row['images_per_s']:,} images/s  {row['train_s']:.1f} s"
+    )

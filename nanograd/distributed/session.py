@@ -1,0 +1,97 @@
+"""Connecting to Ray: to the cluster the user means, or to a private one of our own."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.exceptions import AuthenticationError, RayError
+
+from nanograd.errors import ClusterError
+
+LOCAL = "local"
+
+
+@contextmanager
+def session(address: str | None, num_cpus: int | None = None) -> Iterator[int]:
+    """Use Ray inside a with block; a connection that is already there is used and left open.
+
+    Without an address and without RAY_ADDRESS a private Ray is started in this machine, with its
+    own folder and token, and ended afterwards. Another program's Ray is never joined unasked:
+    `ray.init()` without an address would.
+
+    Args:
+        address: as Ray's own; None for RAY_ADDRESS, else a private Ray.
+        num_cpus: how many a private Ray shall offer at least; None for the machine's.
+
+    Yields:
+        How many CPUs are free.
+
+    Raises:
+        ClusterError: nobody answers, or we are refused.
+    """
+    if ray.is_initialized():
+        yield free_cpus()
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    folder = None
+    try:
+        if address == LOCAL:
+            folder = tempfile.mkdtemp(prefix="nanograd-")
+            _start_private(folder, num_cpus)
+        else:
+            _join(address)
+        yield free_cpus()
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_cpus() -> int:
+    """Whole CPUs that nobody holds at present, over all nodes."""
+    resources = ray.available_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 0))
+
+
+def _start_private(folder: str, num_cpus: int | None) -> None:
+    # A token of its own, in the environment: without one Ray writes it to ~/.ray, mode 0644.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    cores = len(os.sched_getaffinity(0))
+    try:
+        ray.init(
+            address=LOCAL,
+            num_cpus=max(num_cpus or cores, cores),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+        )
+    except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError) as error:
+        raise ClusterError(
+            f"cannot start Ray on this machine ({_first_line(error)}); --workers 0 works without it"
+        ) from error
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} refuses our token; put the cluster's token into "
+            "~/.ray/auth_token or RAY_AUTH_TOKEN and set RAY_AUTH_MODE=token"
+        ) from error
+    except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({_first_line(error)}); check --address and "
+            "RAY_ADDRESS, or leave both out for a private Ray on this machine"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
