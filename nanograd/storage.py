@@ -122,6 +122,23 @@ def names(place: str) -> list[str]:
         return sorted(info.base_name for info in filesystem.get_file_info(selector))
 
 
+def files_below(place: str) -> list[tuple[str, int]]:
+    """All files in a folder of an object store and below, or the file itself, with their sizes.
+
+    Raises:
+        DataError: there is neither such a folder nor such a file.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    with _failures("list", place):
+        filesystem, path = _filesystem(place)
+        found = [filesystem.get_file_info(path)]
+        if found[0].type != FileType.File:
+            found = filesystem.get_file_info(FileSelector(path, recursive=True))
+        start = place.removesuffix(path)
+        return [(start + each.path, each.size) for each in found if each.type == FileType.File]
+
+
 def exists(place: str) -> bool:
     """Whether a file or a folder is there."""
     with _failures("look for", place):

@@ -1,0 +1,67 @@
+"""Which files a batch job reads: files, folder trees and globs, local or in an object store."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanograd import storage
+from nanograd.errors import DataError
+
+
+def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """All files meant, with their sizes in bytes; sorted, none twice, paths absolute.
+
+    In folders only files with one of the suffixes count, and names that begin with `_` or `.` are
+    passed over, as Spark, Hive and Arrow do. A file named directly is always taken.
+
+    Raises:
+        DataError: an input is not there, or nothing is left.
+    """
+    found: dict[str, int] = {}
+    for place in inputs:
+        found |= dict(_expand_one(storage.absolute(place), suffixes))
+    if not found:
+        raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}")
+    return sorted(found.items())
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file, compressed with zstd."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    if storage.is_remote(place):
+        yield from _expand_remote(place, suffixes)
+        return
+    path = Path(place)
+    if path.is_file():
+        yield place, path.stat().st_size
+    elif path.is_dir():
+        for each in sorted(path.rglob("*")):
+            if each.is_file() and _counts(str(each.relative_to(path)), suffixes):
+                yield str(each), each.stat().st_size
+    else:
+        # Path.glob takes no absolute pattern.
+        matches = sorted(glob.glob(place, recursive=True))  # noqa: PTH207
+        if not matches:
+            raise DataError(f"{place}: there is no such file or folder; check the path")
+        for match in matches:
+            yield from _expand_one(match, suffixes)
+
+
+def _expand_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    for file, size in storage.files_below(place):
+        below = file.removeprefix(place.rstrip("/") + "/")
+        if file == place or _counts(below, suffixes):
+            yield file, size
+
+
+def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
+    hidden = any(part.startswith(("_", ".")) for part in Path(name).parts)
+    return not hidden and name.lower().endswith(suffixes)

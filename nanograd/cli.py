@@ -1,0 +1,240 @@
+"""The command line: flags in, one JSON line out, a documented exit code.
+
+Progress and sentences go to stderr. stdout ends with `{"event": "result", ...}` or
+`{"event": "error", ...}`, because `ray job submit` flattens every failure to exit code 1.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
+from typing import Any, TypeVar
+
+import click
+
+from nanograd import __version__
+from nanograd.config import (
+    PRESETS,
+    REQUIRED,
+    Config,
+    EvaluateConfig,
+    IngestConfig,
+    PredictConfig,
+    TrainConfig,
+    flag,
+    from_toml,
+    kind,
+)
+from nanograd.errors import NanogradError, UsageError
+
+C = TypeVar("C", bound=Config)
+Command = Callable[..., Any]
+
+
+@click.group(
+    context_settings={
+        "auto_envvar_prefix": "NANOGRAD",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    }
+)
+@click.version_option(__version__, message="%(version)s")
+def cli() -> None:
+    """Train a three-layer perceptron on handwritten digits with Ray, and read pictures with it."""
+
+
+def with_settings(config_class: type[C]) -> Callable[[Command], Command]:
+    """Give a command a flag for each field of its config, and the config as its first argument."""
+
+    def decorate(command: Command) -> Command:
+        def run(config: str | None, **given: Any) -> None:
+            arguments = {name: given.pop(name) for name in ("inputs",) if name in given}
+            command(_resolve(config_class, config, given), *arguments.values())
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
+        for each in reversed(_own_fields_first(config_class)):
+            run = _option(each)(run)
+        return _debug(run)
+
+    return decorate
+
+
+def _debug(command: Command) -> Command:
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.ensure_object(dict)["debug"] = value
+
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="show the traceback of an error",
+    )(command)
+
+
+def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> C:
+    """Default < preset < config file < environment < flag (click reads the last two)."""
+    from nanograd import storage
+
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    in_file = from_toml(storage.read(file).decode(errors="replace"), file) if file else {}
+    preset = {**in_file, **given}.get("preset", "fast")
+    layers = [PRESETS.get(preset, {})] if config_class is TrainConfig else []
+    return config_class.resolve(*layers, in_file, given)
+
+
+def _own_fields_first(config_class: type[Config]) -> list[Field[Any]]:
+    inherited = {each.name for each in fields(config_class.__mro__[1])}
+    return sorted(fields(config_class), key=lambda each: each.name in inherited)
+
+
+def _option(each: Field[Any]) -> Callable[[Command], Command]:
+    notes, type_ = each.metadata, kind(each)
+    help_ = notes["help"]
+    if each.default is REQUIRED:
+        help_ += " [required]"
+    elif each.default not in (None, (), False):
+        help_ += f" [default: {each.default}]"
+    return click.option(
+        flag(each.name),
+        each.name,
+        type=click.Choice(notes["choices"]) if notes["choices"] else _CLICK_TYPES[type_],
+        is_flag=type_ is bool,
+        multiple=type_ is tuple,
+        default=None,
+        help=help_,
+    )
+
+
+_CLICK_TYPES = {int: int, float: float, str: str, bool: bool, tuple: str}
+
+
+@cli.command()
+@with_settings(TrainConfig)
+def train(config: TrainConfig) -> None:
+    """Train a net, with Ray workers or in this process."""
+    from nanograd import commands
+
+    _result("train", commands.train(config, _say))
+
+
+@cli.command()
+@click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
+@with_settings(IngestConfig)
+def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
+    """Turn pictures (files, folders, globs) into Parquet."""
+    from nanograd import commands
+
+    _result("ingest", commands.ingest(config, inputs, _say))
+
+
+@cli.command()
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@with_settings(PredictConfig)
+def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
+    """Read the digits in Parquet files (files, folders, globs)."""
+    from nanograd import commands
+
+    _result("predict", commands.predict(config, inputs, _say))
+
+
+@cli.command()
+@with_settings(EvaluateConfig)
+def evaluate(config: EvaluateConfig) -> None:
+    """Measure a model on a labelled test set."""
+    from nanograd import commands
+
+    _result("evaluate", commands.evaluate(config, _say, click.echo))
+
+
+@cli.command()
+@click.option("--output", default="demo", show_default=True, help="folder for all it makes")
+@_debug
+def demo(output: str) -> None:
+    """The whole pipeline on the built-in sample, offline."""
+    from nanograd import commands
+
+    for command, figures in commands.demo(output, _say):
+        _result(command, figures)
+
+
+@cli.group()
+def data() -> None:
+    """Fetch MNIST, look at data, write it out as pictures."""
+
+
+@data.command()
+@click.option("--mirror", "mirrors", multiple=True, help="URL to try first; may be repeated")
+@_debug
+def fetch(mirrors: tuple[str, ...]) -> None:
+    """Download MNIST into the cache, verified."""
+    from nanograd import commands
+
+    _result("data fetch", commands.data_fetch(mirrors, _say))
+
+
+@data.command()
+@click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
+@_debug
+def info(source: str) -> None:
+    """What a data set holds: counts, classes, checksum."""
+    from nanograd import commands
+
+    _result("data info", commands.data_info(source, _say))
+
+
+@data.command()
+@click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
+@click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
+@_debug
+def export(source: str, output: str) -> None:
+    """Write a test set as PNG files, as somebody's folder of handwritten digits would look."""
+    from nanograd import commands
+
+    _result("data export", commands.data_export(source, output, _say))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code.
+
+    Args:
+        arguments: command and flags; None for those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    memory: dict[str, Any] = {"debug": False}
+    try:
+        cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
+        code = 0
+    except click.ClickException as error:
+        code = _fail(words, UsageError(f"{error.format_message()} (--help lists all flags)"))
+    except NanogradError as error:
+        code = _fail(words, error)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail(words, KeyboardInterrupt("interrupted"))
+    except Exception as error:  # noqa: BLE001 - the door: whatever it is, one line and a code
+        code = _fail(words, error)
+    if code and memory["debug"]:
+        traceback.print_exc()
+    sys.exit(code)
+
+
+def _result(command: str, figures: dict[str, Any]) -> None:
+    click.echo(json.dumps({"event": "result", "command": command, **figures}))
+
+
+def _fail(words: list[str], error: BaseException) -> int:
+    code, reason = 70, f"{type(error).__name__}: {error}; please report this (--debug shows where)"
+    if isinstance(error, NanogradError):
+        code, reason = error.exit_code, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        code, reason = 130, "interrupted"
+    _say(f"nanograd: {reason}")
+    command = words[0] if words and not words[0].startswith("-") else None
+    click.echo(json.dumps({"event": "error", "command": command, "code": code, "reason": reason}))
+    return code
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)

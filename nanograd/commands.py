@@ -1,0 +1,217 @@
+"""What each command does: settings in, figures out. The command line and the jobs call these."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Event
+from time import perf_counter, strftime
+from typing import Any
+
+import numpy as np
+
+from nanograd import blas, metrics, storage
+from nanograd import model as model_io
+from nanograd.batch import ingest as ingest_parts
+from nanograd.batch import predict as predict_parts
+from nanograd.batch.job import Job, RunParts, Work, run_here, run_job
+from nanograd.config import (
+    EvaluateConfig,
+    IngestConfig,
+    JobConfig,
+    PredictConfig,
+    TrainConfig,
+)
+from nanograd.data import download, export, mnist
+from nanograd.data.dataset import Dataset
+from nanograd.errors import ClusterError
+from nanograd.training.group import LocalGroup, WorkerGroup
+from nanograd.training.recipe import Recipe
+from nanograd.training.run import MakeGroup, Run, train_run
+from nanograd.training.server import Snapshot
+
+Say = Callable[[str], None]
+Figures = dict[str, Any]
+
+
+def train(config: TrainConfig, say: Say) -> Figures:
+    """Train a net in its run directory; the figures of its result line."""
+    place = config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
+    data = mnist.load(config.data, say)
+    say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
+    with _worker_group(config) as (workers, make_group), _stop_signals() as stop:
+        run = Run(config=replace(config, workers=workers), place=place, data=data)
+        return train_run(run, make_group, stop.is_set, say)
+
+
+def ingest(config: IngestConfig, inputs: Sequence[str], say: Say) -> Figures:
+    """Turn pictures into Parquet; the figures of its result line."""
+    job, work = ingest_parts.plan(config, inputs)
+    began = perf_counter()
+    total = _run(config, job, work, say)
+    return {**total, **_rate("ingest_s", total["rows"], began), "output": config.output}
+
+
+def predict(config: PredictConfig, inputs: Sequence[str], say: Say) -> Figures:
+    """Read the digits in Parquet files; the figures of its result line."""
+    job, work = predict_parts.plan(config, inputs)
+    began = perf_counter()
+    total = _run(config, job, work, say)
+    labelled, correct = total.pop("labelled"), total.pop("correct")
+    accuracy = correct / labelled if labelled else None
+    rate = _rate("predict_s", total["rows"], began)
+    return {**total, "accuracy": accuracy, **rate, "output": config.output}
+
+
+def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:
+    """Measure a model on a test set; with `verbose` a line an image through `echo`."""
+    model = model_io.load(config.model)
+    test = mnist.load_test(config.data, say)
+    began = perf_counter()
+    with blas.one_thread():
+        scores = model.scores(test.images)
+    best = np.argmax(scores, axis=1)
+    if config.verbose:
+        for label, row, class_ in zip(test.labels, scores, best, strict=True):
+            ten = " ".join(f"{score:.6f}" for score in row)
+            echo(f"{label}  [{ten}]  {row[class_]:.6f}  {class_}")
+    seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
+    say(f"time taken to check: {seconds:.3f} s\naccuracy: {accuracy:.4f}")
+    confusion = metrics.confusion_matrix(best, test.labels)
+    return {
+        "images": len(test),
+        "accuracy": accuracy,
+        "confusion": confusion.tolist(),
+        "evaluate_s": round(seconds, 3),
+        "params_sha256": model.params_sha256(),
+    }
+
+
+def demo(output: str, say: Say) -> Iterator[tuple[str, Figures]]:
+    """The whole pipeline on the built-in sample; yields (command, figures) as each step is done."""
+    from nanograd.distributed.session import session
+
+    began = perf_counter()
+    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
+    with session(None, 2):
+        say("training on the built-in sample with two Ray workers")
+        training = train(TrainConfig(data="sample", output=run, workers=2, overwrite=True), say)
+        yield "train", training
+        say("writing its test digits as PNG files, as your own folder of digits could look")
+        data_export("sample", pictures, say)
+        yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], say)
+        reading = predict(
+            PredictConfig(output=read, model=training["model"], overwrite=True), [rows], say
+        )
+        yield "predict", reading
+    say(
+        f"\nread {reading['predicted']:,} handwritten digits, {reading['accuracy']:.2%} of them "
+        f"right\n  pictures     {pictures}\n  as Parquet   {rows}\n  predictions  {read}\n"
+        f"  the model    {training['model']}\n"
+        f"next: nanograd ingest YOUR_PICTURES --output rows; "
+        f"nanograd predict rows --model {training['model']} --output read"
+    )
+    yield (
+        "demo",
+        {
+            "test_accuracy": training["test_accuracy"],
+            "accuracy": reading["accuracy"],
+            "demo_s": round(perf_counter() - began, 3),
+            "output": output,
+        },
+    )
+
+
+def data_fetch(mirrors: Sequence[str], say: Say) -> Figures:
+    """Download MNIST into the cache; where it is."""
+    cache = download.cache_folder()
+    download.fetch(cache, mirrors or download.MIRRORS, say)
+    return {"cache": cache}
+
+
+def data_info(source: str, say: Say) -> Figures:
+    """Counts, classes and checksum of a data set."""
+    data = mnist.load(source, say)
+    return {
+        "data": data.name,
+        "sha256": data.sha256,
+        **{
+            part: {"images": len(each), "per_class": np.bincount(each.labels).tolist()}
+            for part, each in (("train", data.train), ("test", data.test))
+        },
+    }
+
+
+def data_export(source: str, output: str, say: Say) -> Figures:
+    """Write a test set as PNG files, a folder a class."""
+    test = mnist.load_test(source, say)
+    export.write_pictures(test, output)
+    return {"images": len(test), "output": output}
+
+
+@contextmanager
+def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
+    """How many workers there will be, and how to start them."""
+    if config.workers == 0:
+        yield 0, LocalGroup
+        return
+    from nanograd.distributed.group import RayGroup
+    from nanograd.distributed.session import session
+
+    with session(config.address, config.workers) as free:
+        workers = _num_actors(config.workers, free, config.shards)
+
+        def make_group(recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> WorkerGroup:
+            return RayGroup(recipe, dataset, snapshot, workers)
+
+        yield workers, make_group
+
+
+def _run(config: JobConfig, job: Job, work: Work, say: Say) -> Figures:
+    """Run a batch job here or on Ray."""
+    with _part_runner(config, work) as run_parts:
+        return run_job(job, run_parts, say)
+
+
+@contextmanager
+def _part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
+    if config.workers == 0:
+        with blas.one_thread():
+            yield run_here(work)
+        return
+    from nanograd.distributed.parts import run_on_ray
+    from nanograd.distributed.session import session
+
+    with session(config.address, config.workers) as free:
+        yield run_on_ray(work, _num_actors(config.workers, free, free))
+
+
+def _num_actors(asked: int | None, free: int, most: int) -> int:
+    if (asked or 1) > free:
+        raise ClusterError(
+            f"--workers {asked or 1} needs as many CPUs, and {free} are free; "
+            "ask for fewer or wait until others have finished"
+        )
+    return asked or min(free, most)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Event]:
+    """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts at once."""
+    stop = Event()
+
+    def ask(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {each: signal.signal(each, ask) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _rate(name: str, rows: int, began: float) -> Figures:
+    seconds = perf_counter() - began
+    return {name: round(seconds, 3), "rows_per_s": round(rows / seconds)}

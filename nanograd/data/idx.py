@@ -1,0 +1,118 @@
+"""MNIST's own file format, IDX: a magic number, the sizes, then one byte per value.
+
+A header is never trusted: the sizes it announces are compared with the bytes that are there
+before any array is made.
+
+References:
+    LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats".
+    Deutsch (1996), RFC 1952, "GZIP file format specification", section 2.3.1.
+"""
+
+import gzip
+import struct
+import zlib
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.errors import DataError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_UNSIGNED_BYTE = 0x08
+_LABELS = 1  # dimensions of a label file
+_IMAGES = 3  # dimensions of an image file
+
+
+def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The array in an IDX file, raw or gzipped.
+
+    Args:
+        data: the file's bytes.
+        name: the file, for error messages.
+
+    Returns:
+        (N,) uint8 labels or (N, rows, columns) uint8 images, read-only.
+
+    Raises:
+        DataError: not IDX, another type or number of dimensions, empty, cut short or too long.
+
+    >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
+    [5, 0, 4]
+    """
+    raw = decompress(data, name)
+    shape = _announced_shape(raw, name)
+    values = np.frombuffer(raw, np.uint8)[_header_bytes(len(shape)) :]
+    if len(values) != prod(shape):
+        fault = "cut short" if len(values) < prod(shape) else "too long"
+        raise DataError(
+            f"{name}: the file is {fault}: its header announces {_times(shape)} bytes of data but "
+            f"{len(values)} follow; get the file again"
+        )
+    return values.reshape(shape)
+
+
+def format_idx(array: NDArray[np.uint8]) -> bytes:
+    """The IDX file of an array, not compressed.
+
+    Args:
+        array: (N,) or (N, rows, columns) uint8, not empty.
+
+    Raises:
+        ValueError: another dtype, another number of dimensions, or empty.
+
+    >>> format_idx(np.array([5, 0, 4], dtype=np.uint8)).hex(" ")
+    '00 00 08 01 00 00 00 03 05 00 04'
+    """
+    if array.dtype != np.uint8 or array.ndim not in (_LABELS, _IMAGES) or array.size == 0:
+        raise ValueError(f"IDX holds uint8 labels or images, not {array.dtype} {array.shape}")
+    magic = bytes([0, 0, _UNSIGNED_BYTE, array.ndim])
+    return magic + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def decompress(data: bytes, name: str) -> bytes:
+    """The content of a gzip file; anything else is returned as it is.
+
+    Gzip is recognised by its magic number, since files get renamed.
+
+    Raises:
+        DataError: the gzip stream is cut short or damaged.
+    """
+    if not data.startswith(_GZIP_MAGIC):
+        return data
+    try:
+        return gzip.decompress(data)
+    except EOFError as error:
+        raise DataError(f"{name}: the gzip file is cut short; get the file again") from error
+    except (OSError, zlib.error) as error:
+        raise DataError(f"{name}: the gzip file is damaged ({error}); get it again") from error
+
+
+def _announced_shape(raw: bytes, name: str) -> tuple[int, ...]:
+    """The sizes in the header, all positive."""
+    if len(raw) < _header_bytes(_LABELS) or raw[:2] != b"\0\0":
+        raise DataError(f"{name}: this is no IDX file (magic number {_hex(raw)}); check the path")
+    kind, num_dimensions = raw[2], raw[3]
+    if kind != _UNSIGNED_BYTE or num_dimensions not in (_LABELS, _IMAGES):
+        raise DataError(
+            f"{name}: IDX type 0x{kind:02x} with {num_dimensions} dimensions is not MNIST's; use "
+            "files of unsigned bytes (0x08) with 1 dimension (labels) or 3 (images)"
+        )
+    if len(raw) < _header_bytes(num_dimensions):
+        raise DataError(f"{name}: the file is cut short within its header; get the file again")
+    shape: tuple[int, ...] = struct.unpack_from(f">{num_dimensions}I", raw, offset=4)
+    if 0 in shape:
+        raise DataError(f"{name}: the file is empty ({_times(shape)} bytes of data); get another")
+    return shape
+
+
+def _header_bytes(num_dimensions: int) -> int:
+    return 4 + 4 * num_dimensions
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _hex(raw: bytes) -> str:
+    return f"0x{raw[:4].hex()}" if raw else "missing, the file has no bytes"

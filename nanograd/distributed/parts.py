@@ -1,0 +1,83 @@
+"""The parts of a batch job, done by Ray Data.
+
+The rows of the data set are the planned parts, and the function that an actor applies to a row
+reads, works and commits that part and returns its receipt. Ray Data schedules, limits what is in
+flight, grows the pool of actors and starts lost actors anew; what goes out is committed by
+`nanograd.batch`, so nothing of Ray's own writing, which appends and is not atomic, is involved.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from nanograd import blas, errors
+from nanograd.batch.job import Part, Receipt, RunParts, Work
+from nanograd.errors import ClusterError, NanogradError
+
+# More blocks than this only cost scheduling; a block is done part by part.
+_MAX_BLOCKS = 5000
+
+
+class _PartActor:
+    """Does one part after the other in a process of its own."""
+
+    def __init__(self, work: Work) -> None:
+        blas.use_one_thread()
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        # A failure of ours travels as a row: as an exception Ray Data would wrap it and log a page.
+        try:
+            return {"receipt": json.dumps(self._work(Part(**json.loads(row["part"])))), "error": ""}
+        except NanogradError as error:
+            return {"receipt": str(error), "error": type(error).__name__}
+
+
+def run_on_ray(work: Work, num_actors: int) -> RunParts:
+    """Parts done by a pool of actors, one CPU each; receipts come as parts are finished.
+
+    Args:
+        work: does one part; pickled for each actor, so it should be small.
+        num_actors: size of the pool; never more than there are parts.
+
+    Raises:
+        ClusterError: Ray fails.
+    """
+
+    def run(parts: Sequence[Part]) -> Iterator[Receipt]:
+        if not parts:
+            return
+        _quieten()
+        rows = [{"part": json.dumps(asdict(part))} for part in parts]
+        # One actor a CPU, all from the start: Ray Data grows a pool only when work has piled up.
+        pool = ActorPoolStrategy(size=min(num_actors, len(parts)))
+        planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+        actor: Any = _PartActor
+        done = planned.map(actor, fn_constructor_args=(work,), compute=pool, num_cpus=1)
+        try:
+            for row in done.iter_rows():
+                yield _receipt(row)
+        except RayError as error:
+            raise ClusterError(f"Ray Data failed: {error}") from error
+
+    return run
+
+
+def _quieten() -> None:
+    # Progress is told by the job itself: Ray Data's bars fill the logs of `ray job submit`.
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _receipt(row: dict[str, Any]) -> Receipt:
+    if row["error"]:
+        raise getattr(errors, row["error"])(row["receipt"])
+    receipt: Receipt = json.loads(row["receipt"])
+    return receipt

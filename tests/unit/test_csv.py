@@ -1,0 +1,125 @@
+import gzip
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nanograd.data.csv import parse_csv
+from nanograd.data.dataset import Dataset
+from nanograd.errors import DataError
+
+HEADER = "label," + ",".join(f"{row}x{column}" for row in range(28) for column in range(28))
+
+
+def row(label: object = 7, **pixels: object) -> str:
+    """A CSV line; pixels not given as `p<position>=value` are 0."""
+    values = ["0"] * 784
+    for position, value in pixels.items():
+        values[int(position[1:])] = str(value)
+    return f"{label}," + ",".join(values)
+
+
+def parse(*lines: str) -> Dataset:
+    return parse_csv("\n".join(lines).encode(), "digits.csv")
+
+
+def test_label_is_not_a_pixel_and_no_pixel_is_shifted() -> None:
+    pixels = np.arange(784) % 251
+    line = ",".join(map(str, [9, *pixels]))
+
+    dataset = parse(line)
+
+    assert dataset.labels.tolist() == [9]
+    assert np.array_equal(dataset.images, [pixels])
+
+
+def test_changing_the_label_changes_no_pixel() -> None:
+    images = [parse(row(label, p0=17, p783=3)).images for label in range(10)]
+
+    assert all(np.array_equal(image, images[0]) for image in images)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 193])
+def test_rows_keep_their_order(num_rows: int) -> None:
+    lines = [row(number % 10, p5=number) for number in range(num_rows)]
+
+    dataset = parse(*lines)
+
+    assert dataset.images.dtype == dataset.labels.dtype == np.uint8
+    assert dataset.images.flags.c_contiguous
+    assert dataset.labels.tolist() == [number % 10 for number in range(num_rows)]
+    assert dataset.images[:, 5].tolist() == list(range(num_rows))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{row(3)}\n{row(4)}",
+        f"{row(3)}\n{row(4)}\n",
+        f"{HEADER}\n{row(3)}\n{row(4)}\n",
+        f"{HEADER}\r\n{row(3)}\r\n{row(4)}\r\n",
+        f"\ufeff{HEADER}\r\n{row(3)}\r\n{row(4)}\r\n",
+        "label," + ",".join(map(str, range(784))) + f"\n{row(3)}\n{row(4)}",
+        f"{row(3)}\n\n{row(4)}\n\n\n",
+        f"{row(3).replace('0', chr(34) + '0' + chr(34))}\n{row(4)}",
+    ],
+    ids=["plain", "newline", "header", "crlf", "bom", "numbered-header", "blank-lines", "quoted"],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
+def test_every_common_form_gives_the_same(text: str, pack: Callable[[bytes], bytes]) -> None:
+    dataset = parse_csv(pack(text.encode()), "digits.csv")
+
+    assert dataset.labels.tolist() == [3, 4]
+    assert not dataset.images.any()
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (row(10), "label is '10', expected a whole number from 0 to 9"),
+        (row(256), "label is '256', expected a whole number from 0 to 9"),
+        (row(-1), "label is '-1'"),
+        (row(""), "label is ''"),
+        (row(5.0), "label is '5.0'"),
+        (row(p783=256), "pixel 783 is '256', expected a whole number from 0 to 255"),
+        (row(p0="x"), "pixel 0 is 'x'"),
+        (row(p9=""), "pixel 9 is ''"),
+        (row(p9="NaN"), "pixel 9 is 'NaN'"),
+        (row(p1="1_0"), "pixel 1 is '1_0'"),
+        (row(p1='5"'), "pixel 1 is '5\""),
+        (row(p1='"5'), "pixel 1 is '\"5"),
+        (row(p1="9" * 9999), "pixel 1 is '99999999999999999999'"),
+        (row()[:-2], r"785 values, found 784 .is the label missing\?"),
+        (row() + ",0", "785 values, found 786"),
+        ("5", "785 values, found 1"),
+    ],
+)
+@pytest.mark.parametrize(("lines_before", "number"), [([], 1), ([HEADER], 2), ([row(), ""], 3)])
+def test_bad_row_is_an_error_that_names_file_and_line(
+    lines_before: list[str], number: int, bad: str, reason: str
+) -> None:
+    with pytest.raises(DataError, match=rf"^digits\.csv, line {number}: .*{reason}"):
+        parse(*lines_before, bad, row())
+
+
+def test_word_for_a_label_is_an_error_below_the_first_line() -> None:
+    with pytest.raises(DataError, match="line 2: label is 'seven'"):
+        parse(row(), row("seven"))
+
+
+def test_first_of_several_bad_rows_is_named() -> None:
+    with pytest.raises(DataError, match="line 2: label"):
+        parse(row(), row(11), row(p3=999))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", HEADER, f"{HEADER}\n"])
+def test_file_without_rows_is_an_error(text: str) -> None:
+    with pytest.raises(DataError, match=r"^digits\.csv: there are no images"):
+        parse(text)
+
+
+def test_truncated_gzip_is_an_error() -> None:
+    packed = gzip.compress(row().encode())
+
+    with pytest.raises(DataError, match=r"^digits\.csv: the gzip file is cut short"):
+        parse_csv(packed[:-4], "digits.csv")

@@ -1,0 +1,245 @@
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from nanograd.data import download
+from nanograd.errors import DataError, StorageError, UsageError
+
+# What `fetch` downloads here: small stand-ins with their true checksums.
+CONTENT = {name: f"the content of {name}".encode() * 99 for name in ("one", "two", "three")}
+FILES = {name: sha256(content).hexdigest() for name, content in CONTENT.items()}
+SERVED = {f"/{name}.gz": gzip.compress(content) for name, content in CONTENT.items()}
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@contextmanager
+def mirror(
+    served: dict[str, bytes], *, missing_bytes: int = 0, gate: Event | None = None
+) -> Iterator[tuple[str, Counter[str]]]:
+    """A web server on this machine: (its URL, how often each path was asked for).
+
+    It leaves out the last bytes of each file, and answers nobody before the gate is open.
+    """
+    requests: Counter[str] = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests[self.path] += 1
+            if gate:
+                gate.wait()
+            data = served.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write((data or b"")[: len(data or b"") - missing_bytes])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", requests
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def fetch(cache: Path, mirrors: list[str], said: list[str]) -> None:
+    download.fetch(str(cache), mirrors, said.append, FILES)
+
+
+def fetched(cache: Path) -> dict[str, bytes]:
+    """The cache's content, decompressed, by name; the lock file aside."""
+    files = [file for file in cache.iterdir() if file.name != ".lock"]
+    return {file.name: gzip.decompress(file.read_bytes()) for file in files}
+
+
+def test_fetch_completes_the_cache(cache: Path, said: list[str]) -> None:
+    with mirror(SERVED) as (url, requests):
+        fetch(cache, [url], said)
+        fetch(cache, [url], said)
+
+    assert fetched(cache) == {f"{name}.gz": content for name, content in CONTENT.items()}
+    assert sum(requests.values()) == 3
+    assert f"downloading {url}/one.gz" in said
+
+
+def test_fetch_takes_file_urls(tmp_path: Path, cache: Path, said: list[str]) -> None:
+    for name, content in CONTENT.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+
+    fetch(cache, [f"file://{tmp_path}/"], said)
+
+    assert len(fetched(cache)) == 3
+
+
+@pytest.mark.parametrize(
+    ("served", "missing_bytes", "reason"),
+    [
+        ({}, 0, "HTTP 404"),
+        (dict.fromkeys(SERVED, gzip.compress(b"else")), 0, "wrong checksum"),
+        (dict.fromkeys(SERVED, b"<html>Sign in to the hotel's network</html>"), 0, "wrong checks"),
+        (SERVED, 5, "the mirror closed early, after"),
+    ],
+    ids=["404", "other-content", "html", "closes-early"],
+)
+def test_fetch_names_a_bad_mirror_and_tries_the_next(
+    cache: Path, said: list[str], served: dict[str, bytes], missing_bytes: int, reason: str
+) -> None:
+    with (
+        mirror(served, missing_bytes=missing_bytes) as (bad, asked),
+        mirror(SERVED) as (good, _),
+    ):
+        fetch(cache, [bad, good], said)
+
+    assert fetched(cache) == {f"{name}.gz": content for name, content in CONTENT.items()}
+    assert any(sentence.startswith(f"{bad}/one.gz: {reason}") for sentence in said)
+    assert sum(asked.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("served", "missing_bytes", "reason"),
+    [
+        ({}, 0, "HTTP 404"),
+        (dict.fromkeys(SERVED, gzip.compress(b"else")), 0, "wrong checksum"),
+        (SERVED, 5, "the mirror closed early"),
+    ],
+    ids=["404", "other-content", "closes-early"],
+)
+def test_fetch_without_a_good_mirror_leaves_nothing(
+    cache: Path, said: list[str], served: dict[str, bytes], missing_bytes: int, reason: str
+) -> None:
+    with (
+        mirror(served, missing_bytes=missing_bytes) as (url, _),
+        pytest.raises(DataError, match=rf"one cannot be downloaded \({url}/one\.gz: {reason}"),
+    ):
+        fetch(cache, [url], said)
+
+    assert fetched(cache) == {}
+
+
+def test_fetch_from_a_closed_port_fails_at_once(cache: Path, said: list[str]) -> None:
+    with mirror({}) as (url, _):
+        pass
+    begin = time.monotonic()
+
+    with pytest.raises(DataError, match="Connection refused"):
+        fetch(cache, [url], said)
+    assert time.monotonic() - begin < 2
+
+
+def test_fetch_gives_up_on_a_silent_mirror(
+    cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_ANSWER_S", 0.1)
+    gate = Event()
+    with mirror(SERVED, gate=gate) as (url, _):
+        with pytest.raises(DataError, match="no answer within"):
+            fetch(cache, [url], said)
+        gate.set()
+
+    assert fetched(cache) == {}
+
+
+def test_fetch_replaces_a_damaged_file_and_says_so(cache: Path, said: list[str]) -> None:
+    with mirror(SERVED) as (url, requests):
+        fetch(cache, [url], said)
+        (cache / "two.gz").write_bytes(SERVED["/two.gz"][:-9])
+        fetch(cache, [url], said)
+
+    assert fetched(cache)["two.gz"] == CONTENT["two"]
+    assert requests["/two.gz"] == 2
+    assert f"{cache}/two.gz is damaged (wrong SHA-256), fetching it again" in said
+
+
+def test_two_processes_download_once(cache: Path) -> None:
+    program = (
+        "import json, sys; from nanograd.data.download import fetch;"
+        "fetch(sys.argv[1], [sys.argv[2]], print, json.loads(sys.argv[3]))"
+    )
+    gate = Event()
+    with mirror(SERVED, gate=gate) as (url, requests):
+        command = [sys.executable, "-u", "-c", program, str(cache), url, json.dumps(FILES)]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+        first_words = {process.stdout.readline().split()[0] for process in processes}
+        gate.set()
+        for process in processes:
+            process.communicate()
+
+    assert first_words == {"downloading", "another"}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert requests == dict.fromkeys(SERVED, 1)
+
+
+@pytest.mark.parametrize("mirrors", [[], ["/some/folder"], ["ftp://host/mnist"]])
+def test_fetch_refuses_what_is_no_mirror(cache: Path, said: list[str], mirrors: list[str]) -> None:
+    with pytest.raises(UsageError, match="mirror"):
+        fetch(cache, mirrors, said)
+
+    assert not cache.exists()
+
+
+def test_fetch_into_a_cache_that_cannot_be_made_names_the_setting(
+    tmp_path: Path, said: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="set NANOGRAD_CACHE"):
+        fetch(tmp_path / "file" / "cache", ["file:///nowhere/at/all"], said)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "/home/ada/.cache/nanograd"),
+        ({"XDG_CACHE_HOME": "/fast"}, "/fast/nanograd"),
+        ({"XDG_CACHE_HOME": "relative"}, "/home/ada/.cache/nanograd"),
+        ({"XDG_CACHE_HOME": ""}, "/home/ada/.cache/nanograd"),
+        ({"XDG_CACHE_HOME": "/fast", "NANOGRAD_CACHE": "~/mine"}, "/home/ada/mine"),
+    ],
+)
+def test_cache_folder_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("XDG_CACHE_HOME", "NANOGRAD_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/ada", **environment}.items():
+        monkeypatch.setitem(os.environ, name, value)
+
+    assert download.cache_folder() == expected
+
+
+def test_cache_in_an_object_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOGRAD_CACHE", "s3://bucket/cache")
+
+    with pytest.raises(UsageError, match="must be a local folder"):
+        download.cache_folder()

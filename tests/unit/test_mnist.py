@@ -1,0 +1,255 @@
+import gzip
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nanograd.data.idx import format_idx
+from nanograd.data.mnist import SAMPLE, load, load_test
+from nanograd.errors import DataError
+
+MNIST = Path(__file__).parents[2].parent / "shared/data/mnist"
+needs_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason=f"MNIST is not in {MNIST}")
+
+NOWHERE = ["file:///nowhere/at/all"]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fill(
+    folder: Path,
+    num_train: int = 7,
+    num_test: int = 3,
+    *,
+    dotted: bool = False,
+    pack: Callable[[bytes], bytes] = bytes,
+) -> Path:
+    """A folder with four small IDX files."""
+    folder.mkdir(exist_ok=True)
+    for prefix, num_images in (("train", num_train), ("t10k", num_test)):
+        images = np.full((num_images, 28, 28), num_images, np.uint8)
+        labels = (np.arange(num_images) % 10).astype(np.uint8)
+        for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+            spelling = name.replace("-idx", ".idx") if dotted else name
+            ending = "" if pack is bytes else ".gz"
+            (folder / f"{prefix}-{spelling}{ending}").write_bytes(pack(format_idx(array)))
+    return folder
+
+
+def fill_csv(
+    folder: Path, stem: str = "mnist_", ending: str = ".csv", pack: Callable[[bytes], bytes] = bytes
+) -> Path:
+    for part, num_images in (("train", 7), ("test", 3)):
+        lines = [f"{number % 10}" + f",{num_images}" * 784 for number in range(num_images)]
+        (folder / f"{stem}{part}{ending}").write_bytes(pack("\n".join(lines).encode()))
+    return folder
+
+
+@pytest.mark.parametrize("dotted", [False, True])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_folder_of_idx_files_is_loaded(
+    tmp_path: Path, said: list[str], dotted: bool, pack: Callable[[bytes], bytes], prefix: str
+) -> None:
+    fill(tmp_path, dotted=dotted, pack=pack)
+
+    data = load(f"{prefix}{tmp_path}", said.append)
+
+    assert (len(data.train), len(data.test)) == (7, 3)
+    assert (data.train.images == 7).all()
+    assert (data.test.images == 3).all()
+    assert data.test.labels.tolist() == [0, 1, 2]
+    assert data.name == str(tmp_path)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("stem", "ending", "pack"),
+    [("mnist_", ".csv", bytes), ("", ".csv", bytes), ("mnist_", ".csv.gz", gzip.compress)],
+)
+def test_folder_of_csv_files_is_the_same_data(
+    tmp_path: Path, said: list[str], stem: str, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    from_idx = load(str(fill(tmp_path / "idx")), said.append)
+    (tmp_path / "csv").mkdir()
+
+    from_csv = load(str(fill_csv(tmp_path / "csv", stem, ending, pack)), said.append)
+
+    assert from_csv.sha256 == from_idx.sha256
+
+
+def test_sha256_changes_with_training_and_with_test_data(tmp_path: Path, said: list[str]) -> None:
+    sizes = [(7, 3), (6, 3), (7, 2), (3, 7)]
+
+    checksums = [
+        load(str(fill(tmp_path / f"{train}-{test}", train, test)), said.append).sha256
+        for train, test in sizes
+    ]
+
+    assert len(set(checksums)) == len(sizes)
+
+
+def test_test_images_come_from_a_folder_without_training_images(
+    tmp_path: Path, said: list[str]
+) -> None:
+    for file in fill(tmp_path).glob("train-*"):
+        file.unlink()
+
+    assert len(load_test(str(tmp_path), said.append)) == 3
+    with pytest.raises(DataError, match="no train images found; expected a folder with train-im"):
+        load(str(tmp_path), said.append)
+
+
+def test_test_images_come_from_one_csv_file(tmp_path: Path, said: list[str]) -> None:
+    fill_csv(tmp_path)
+
+    assert len(load_test(str(tmp_path / "mnist_test.csv"), said.append)) == 3
+
+
+def test_one_file_is_no_training_data(tmp_path: Path, said: list[str]) -> None:
+    fill_csv(tmp_path)
+
+    with pytest.raises(DataError, match=r"mnist_test\.csv: no train images found; expected a fold"):
+        load(str(tmp_path / "mnist_test.csv"), said.append)
+
+
+def test_misspelt_source_is_an_error_that_lists_the_words(said: list[str]) -> None:
+    with pytest.raises(DataError, match="/smaple: there is no such folder; --data takes auto, mni"):
+        load("smaple", said.append)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("train-labels-idx1-ubyte", np.zeros(6, np.uint8), "has 7 images but .* has 6 labels"),
+        ("train-labels-idx1-ubyte", np.array([0] * 6 + [10], np.uint8), "label 6 is 10, expected"),
+        ("train-labels-idx1-ubyte", np.zeros((7, 28, 28), np.uint8), "expected labels, found imag"),
+        ("train-images-idx3-ubyte", np.zeros((7, 28, 27), np.uint8), r"found shape \(7, 28, 27\)"),
+        ("train-images-idx3-ubyte", np.zeros(7, np.uint8), r"found shape \(7,\)"),
+    ],
+)
+def test_files_that_do_not_fit_are_an_error_that_names_one(
+    tmp_path: Path, said: list[str], name: str, array: NDArray[np.uint8], reason: str
+) -> None:
+    (fill(tmp_path) / name).write_bytes(format_idx(array))
+
+    with pytest.raises(DataError, match=rf"{name}.*{reason}|{reason}"):
+        load(str(tmp_path), said.append)
+
+
+def test_images_without_their_labels_are_an_error(tmp_path: Path, said: list[str]) -> None:
+    (fill(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
+
+    with pytest.raises(DataError, match="has t10k-images-idx3-ubyte but not its partner"):
+        load(str(tmp_path), said.append)
+
+
+def test_sample_has_every_digit_equally_often(said: list[str]) -> None:
+    data = load("sample", said.append)
+
+    assert np.bincount(data.train.labels).tolist() == [400] * 10
+    assert np.bincount(data.test.labels).tolist() == [100] * 10
+    assert data.name == "sample"
+    assert said == []
+
+
+def test_sample_is_the_one_its_readme_describes(said: list[str]) -> None:
+    checksums = {
+        sha256(gzip.decompress(file.read_bytes())).hexdigest() for file in Path(SAMPLE).glob("*.gz")
+    }
+
+    readme = (Path(SAMPLE) / "README.md").read_text()
+
+    assert len(checksums) == 4
+    assert all(checksum in readme for checksum in checksums)
+
+
+def test_sample_shares_no_image_between_training_and_test(said: list[str]) -> None:
+    data = load("sample", said.append)
+
+    train, test = ({image.tobytes() for image in part.images} for part in (data.train, data.test))
+
+    assert len(train) == 4000
+    assert len(test) == 1000
+    assert not train & test
+
+
+@needs_mnist
+def test_sample_has_no_image_of_the_test_set(said: list[str]) -> None:
+    sample, full = load("sample", said.append), load_test(str(MNIST), said.append)
+
+    test = {image.tobytes() for image in full.images}
+
+    assert not any(image.tobytes() in test for image in sample.train.images)
+    assert not any(image.tobytes() in test for image in sample.test.images)
+
+
+@needs_mnist
+def test_mnist_has_its_known_size_and_first_labels(said: list[str]) -> None:
+    data = load(str(MNIST), said.append)
+
+    assert data.train.images.shape == (60_000, 784)
+    assert data.test.images.shape == (10_000, 784)
+    assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+
+
+@needs_mnist
+def test_mnist_is_downloaded_once_and_then_cached(cache: Path, said: list[str]) -> None:
+    first = load("mnist", said.append, mirrors=[f"file://{MNIST}/"])
+    again = load("mnist", said.append, mirrors=NOWHERE)
+
+    assert {file.name for file in cache.glob("*.gz")} == {file.name for file in MNIST.iterdir()}
+    assert first.sha256 == again.sha256 == load(str(MNIST), said.append).sha256
+    assert first.name == again.name == "mnist"
+
+
+@needs_mnist
+def test_auto_is_mnist_if_it_can_be_had(cache: Path, said: list[str]) -> None:
+    data = load("auto", said.append, mirrors=[f"file://{MNIST}"])
+
+    assert data.name == "mnist"
+    assert len(load_test("auto", said.append, mirrors=NOWHERE)) == 10_000
+    assert not any("WARNING" in sentence for sentence in said)
+
+
+def test_auto_falls_back_to_the_sample_loudly(cache: Path, said: list[str]) -> None:
+    data = load("auto", said.append, mirrors=NOWHERE)
+
+    assert data.name == "sample"
+    assert any("WARNING" in sentence and "INSTEAD OF MNIST" in sentence for sentence in said)
+
+
+def test_auto_falls_back_if_the_cache_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "file" / "cache"))
+
+    assert len(load_test("auto", said.append, mirrors=NOWHERE)) == 1000
+
+
+def test_mnist_offline_is_one_sentence_with_remedies(cache: Path, said: list[str]) -> None:
+    with pytest.raises(DataError, match=r"cannot be downloaded .*nowhere.*--data PATH.*--data sam"):
+        load("mnist", said.append, mirrors=NOWHERE)
+
+
+def test_damaged_cache_is_never_used_and_named_if_it_cannot_be_replaced(
+    cache: Path, said: list[str]
+) -> None:
+    fill(cache, pack=gzip.compress)
+
+    with pytest.raises(DataError, match=rf"^{cache}/train-images-idx3-ubyte\.gz is damaged .*--da"):
+        load("mnist", said.append, mirrors=NOWHERE)
