@@ -1,0 +1,39 @@
+# demo · test · check · fmt · bench · docs: the whole list of commands.
+PYTHON ?= python3
+BIN := .venv/bin
+# One BLAS thread a process, here as everywhere: see docs/numerics.md.
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test check fmt docs clean
+
+demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
+	$(BIN)/nanograd demo
+
+test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
+	$(BIN)/pytest
+
+check: .venv/installed  ## lint, format, types, floors, doctests, README
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q --durations=0 nanograd tests/docs
+
+fmt: .venv/installed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+docs: .venv/installed  ## rewrite the generated blocks of README.md
+	$(BIN)/python scripts/write_help.py
+
+clean:
+	rm -rf .venv demo
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "nanograd needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --without-pip .venv \
+	  && $(PYTHON) -m pip --python .venv/bin/python install -q pip; } \
+	  || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
