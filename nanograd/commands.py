@@ -24,7 +24,6 @@ from nanograd.config import (
 )
 from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
-from nanograd.errors import ClusterError
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run import MakeGroup, Run, train_run
@@ -156,10 +155,10 @@ def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
         yield 0, LocalGroup
         return
     from nanograd.distributed.group import RayGroup
-    from nanograd.distributed.session import session
+    from nanograd.distributed.session import num_actors, session
 
-    with session(config.address, config.workers) as free:
-        workers = _num_actors(config.workers, free, config.shards)
+    with session(config.address, config.workers):
+        workers = num_actors(config.workers, config.shards)
 
         def make_group(recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> WorkerGroup:
             return RayGroup(recipe, dataset, snapshot, workers)
@@ -180,19 +179,10 @@ def _part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
             yield run_here(work)
         return
     from nanograd.distributed.parts import run_on_ray
-    from nanograd.distributed.session import session
+    from nanograd.distributed.session import num_actors, session
 
-    with session(config.address, config.workers) as free:
-        yield run_on_ray(work, _num_actors(config.workers, free, free))
-
-
-def _num_actors(asked: int | None, free: int, most: int) -> int:
-    if (asked or 1) > free:
-        raise ClusterError(
-            f"--workers {asked or 1} needs as many CPUs, and {free} are free; "
-            "ask for fewer or wait until others have finished"
-        )
-    return asked or min(free, most)
+    with session(config.address, config.workers):
+        yield run_on_ray(work, num_actors(config.workers))
 
 
 @contextmanager

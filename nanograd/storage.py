@@ -67,6 +67,22 @@ def read(place: str) -> bytes:
             return bytes(stream.read())
 
 
+def open_file(place: str) -> Any:
+    """A file for reading at random, as pyarrow takes it.
+
+    Raises:
+        DataError: there is no such file.
+        StorageError: it cannot be opened.
+    """
+    from pyarrow.fs import LocalFileSystem
+
+    with _failures("open", place):
+        if is_remote(place):
+            filesystem, path = _filesystem(place)
+            return filesystem.open_input_file(path)
+        return LocalFileSystem().open_input_file(str(local_path(place)))
+
+
 def commit(place: str, data: bytes) -> None:
     """Make `data` the file's whole content, at once or not at all.
 

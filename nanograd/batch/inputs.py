@@ -28,6 +28,18 @@ def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[tuple[str, 
     return sorted(found.items())
 
 
+def open_parquet(file: str) -> pq.ParquetFile:
+    """A Parquet file, its footer read.
+
+    Raises:
+        DataError: it is none, or it is cut short.
+    """
+    try:
+        return pq.ParquetFile(storage.open_file(file))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is no whole Parquet file: {error}") from error
+
+
 def to_parquet(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file, compressed with zstd."""
     sink = pa.BufferOutputStream()

@@ -4,6 +4,7 @@ Parameters and contributions travel as arguments of actor calls, from worker to 
 through Ray's object store; this process only says which call follows which, some rounds ahead.
 """
 
+import os
 from collections import deque
 from typing import Any
 
@@ -40,6 +41,10 @@ class _WorkerActor(Worker):
         blas.use_one_thread()
         held = dict(zip(shard_ids, shards, strict=True))
         super().__init__(architecture, preparation, plan, held)
+
+    def pid(self) -> int:
+        """Its process, on whatever host."""
+        return os.getpid()
 
 
 class _ServerActor(ParameterServer):
@@ -107,6 +112,11 @@ class RayGroup:
         snapshot: Snapshot = _result(self._server.snapshot.remote())
         return snapshot
 
+    def worker_pids(self) -> list[int]:
+        """The processes of the workers, by rank."""
+        pids: list[int] = _result([each.pid.remote() for each in self._workers])
+        return pids
+
     def close(self) -> None:
         """End the actors, so that their CPUs are free for others."""
         for actor in [*self._workers, self._server]:
@@ -128,9 +138,12 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except RayTaskError as error:
-        raise error.cause from error
+        if not isinstance(error.cause, RayActorError):
+            raise error.cause from error
+        lost: RayActorError = error.cause
     except RayActorError as error:
-        raise Stopped(
-            f"a worker or the parameter server was lost ({str(error).splitlines()[0]}); "
-            "the same command goes on from the last checkpoint"
-        ) from error
+        lost = error
+    raise Stopped(
+        f"a worker or the parameter server was lost ({str(lost).splitlines()[0]}); "
+        "the same command goes on from the last checkpoint"
+    ) from lost

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep
 
 import ray
 from ray.exceptions import AuthenticationError, RayError
@@ -15,9 +16,11 @@ from nanograd.errors import ClusterError
 
 LOCAL = "local"
 
+_CPU_TIMEOUT_S = 10
+
 
 @contextmanager
-def session(address: str | None, num_cpus: int | None = None) -> Iterator[int]:
+def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
     """Use Ray inside a with block; a connection that is already there is used and left open.
 
     Without an address and without RAY_ADDRESS a private Ray is started in this machine, with its
@@ -28,14 +31,11 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[int]:
         address: as Ray's own; None for RAY_ADDRESS, else a private Ray.
         num_cpus: how many a private Ray shall offer at least; None for the machine's.
 
-    Yields:
-        How many CPUs are free.
-
     Raises:
         ClusterError: nobody answers, or we are refused.
     """
     if ray.is_initialized():
-        yield free_cpus()
+        yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     folder = None
@@ -45,14 +45,39 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[int]:
             _start_private(folder, num_cpus)
         else:
             _join(address)
-        yield free_cpus()
+        yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_cpus() -> int:
+def num_actors(asked: int | None, most: int | None = None) -> int:
+    """How many actors of one CPU each there shall be.
+
+    CPUs of actors that have just ended are free a moment later, so this waits a little.
+
+    Args:
+        asked: by the user; None for as many as have a CPU.
+        most: more make no sense.
+
+    Raises:
+        ClusterError: fewer CPUs are free than were asked for, or none at all.
+    """
+    total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    wanted = asked or min(total, most or total) or 1
+    deadline = monotonic() + (_CPU_TIMEOUT_S if wanted <= total else 0)
+    while (free := _free_cpus()) < wanted and monotonic() < deadline:
+        sleep(0.05)  # Ray has no event for it
+    if free < (asked or 1):
+        raise ClusterError(
+            f"{free} of {total} CPUs are free where {asked or 1} are needed; ask for fewer with "
+            "--workers or wait until others have finished"
+        )
+    return min(wanted, free)
+
+
+def _free_cpus() -> int:
     """Whole CPUs that nobody holds at present, over all nodes."""
     resources = ray.available_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 0))

@@ -1,0 +1,71 @@
+"""What tests of several rooms need."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanograd.data import mnist
+from nanograd.data.mnist import Mnist
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The JSON line that stdout ends with."""
+        line: dict[str, Any] = json.loads(self.stdout.strip().splitlines()[-1])
+        return line
+
+
+Nanograd = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def sample() -> Mnist:
+    """The built-in sample: 4,000 and 1,000 digits."""
+    return mnist.load("sample", lambda sentence: None)
+
+
+@pytest.fixture(scope="session")
+def mnist_place() -> str:
+    """All of MNIST, where it is at hand."""
+    place = SHARED / "mnist"
+    if not place.is_dir():
+        pytest.skip("needs the four MNIST files beside the checkout")
+    return str(place)
+
+
+@pytest.fixture
+def nanograd(tmp_path: Path) -> Nanograd:
+    """Run the command line in a process of its own, in an empty folder."""
+
+    def run(*words: str, **environment: str) -> Outcome:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "nanograd", *words],
+            cwd=tmp_path,
+            env={**clean, "NANOGRAD_CACHE": str(tmp_path / "cache"), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run

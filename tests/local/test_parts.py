@@ -1,0 +1,62 @@
+import os
+import sys
+
+import pytest
+import ray
+import ray.cloudpickle
+
+from nanograd.batch.job import Part, Receipt
+from nanograd.distributed.parts import run_on_ray
+from nanograd.distributed.session import num_actors, session
+from nanograd.errors import ClusterError, DataError
+
+# Actors cannot import this module: it travels with the work.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+PARTS = [
+    Part(id=f"{number:02d}", files=(f"file-{number}",), num_rows=number) for number in range(7)
+]
+
+
+class Count:
+    """Work that tells which part it did, and in which process."""
+
+    def __call__(self, part: Part) -> Receipt:
+        return {"part": part.id, "rows": part.num_rows, "pid": os.getpid()}
+
+
+class FailAtThree:
+    def __call__(self, part: Part) -> Receipt:
+        if part.id == "03":
+            raise DataError("file-3 is broken; restore it")
+        return {"part": part.id}
+
+
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None:
+    receipts = list(run_on_ray(Count(), num_actors)(PARTS))
+
+    assert sorted(receipt["part"] for receipt in receipts) == [part.id for part in PARTS]
+    assert sum(receipt["rows"] for receipt in receipts) == sum(range(7))
+    assert os.getpid() not in {receipt["pid"] for receipt in receipts}
+
+
+def test_no_parts_need_no_actors(ray_cpus: int) -> None:
+    assert list(run_on_ray(Count(), 2)([])) == []
+
+
+def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus: int) -> None:
+    with pytest.raises(DataError, match=r"^file-3 is broken"):
+        list(run_on_ray(FailAtThree(), 1)(PARTS))
+
+
+def test_a_session_that_is_open_is_used_and_left_open(ray_cpus: int) -> None:
+    with session(None):
+        assert num_actors(ray_cpus) == ray_cpus
+
+    assert ray.is_initialized()
+
+
+def test_more_actors_than_cpus_are_refused_with_a_sentence(ray_cpus: int) -> None:
+    with pytest.raises(ClusterError, match="CPUs are free where 99 are needed"):
+        num_actors(99)

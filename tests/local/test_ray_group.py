@@ -1,0 +1,93 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from nanograd.config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.mnist import Mnist
+from nanograd.distributed.group import RayGroup
+from nanograd.errors import DivergedError, Stopped
+from nanograd.training.group import LocalGroup
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import Snapshot, first_snapshot
+
+ROUNDS = 7
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Dataset:
+    return sample.train.take(slice(0, 1931))
+
+
+def recipe_for(digits: Dataset, **settings: object) -> Recipe:
+    return make_recipe(TrainConfig.resolve({"batch_size": 193, **settings}), len(digits))
+
+
+def snapshot_after(group: LocalGroup | RayGroup, rounds: int) -> Snapshot:
+    try:
+        group.advance(rounds)
+        return group.snapshot()
+    finally:
+        group.close()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
+def test_any_number_of_workers_gives_the_bits_of_the_local_group(
+    ray_cpus: int, digits: Dataset, num_workers: int
+) -> None:
+    recipe = recipe_for(digits, ema=0.9)
+    start = first_snapshot(recipe)
+
+    expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)
+    actual = snapshot_after(RayGroup(recipe, digits, start, num_workers), ROUNDS)
+
+    assert actual.round == expected.round == ROUNDS
+    np.testing.assert_array_equal(actual.vector, expected.vector)
+    np.testing.assert_array_equal(actual.average, expected.average)
+    np.testing.assert_array_equal(actual.state["square"], expected.state["square"])
+
+
+def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(
+    ray_cpus: int, digits: Dataset
+) -> None:
+    recipe = recipe_for(digits)
+    start = first_snapshot(recipe)
+
+    middle = snapshot_after(RayGroup(recipe, digits, start, 2), 3)
+    end = snapshot_after(RayGroup(recipe, digits, middle, 3), ROUNDS)
+
+    expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)
+    np.testing.assert_array_equal(end.vector, expected.vector)
+
+
+def test_progress_counts_loss_and_images_as_the_local_group_does(
+    ray_cpus: int, digits: Dataset
+) -> None:
+    recipe = recipe_for(digits)
+    local = LocalGroup(recipe, digits, first_snapshot(recipe))
+    remote = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+
+    expected, actual = local.advance(ROUNDS), remote.advance(ROUNDS)
+    remote.close()
+
+    assert actual == expected
+
+
+def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
+    recipe = recipe_for(digits, learning_rate=1e30, optimizer="sgd", schedule="constant")
+    group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+
+    with pytest.raises(DivergedError, match="round 0"):
+        snapshot_after(group, ROUNDS)
+
+
+def test_a_killed_worker_is_said_to_be_resumable(ray_cpus: int, digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+    group.advance(1)
+    os.kill(group.worker_pids()[1], signal.SIGKILL)
+
+    with pytest.raises(Stopped, match="same command goes on"):
+        snapshot_after(group, ROUNDS)
