@@ -32,7 +32,8 @@ class Part:
         row_groups: of the one Parquet file it reads, first and end; empty for whole files.
         first_row: number of the first of its rows in that file.
         num_rows: rows it must account for.
-        broken: why its file cannot be read; empty if it can.
+        broken: reason code if its file cannot be read, else empty.
+        detail: the reason in a sentence.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Part:
     first_row: int = 0
     num_rows: int = 0
     broken: str = ""
+    detail: str = ""
 
 
 Work: TypeAlias = Callable[[Part], Receipt]

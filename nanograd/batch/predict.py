@@ -72,7 +72,7 @@ class PredictWork:
         """Predictions and quarantine, batch by batch; together they hold each row once."""
         [file], first = part.files, part.first_row
         if part.broken:
-            whole_file = Reject(None, "broken_file", part.broken)
+            whole_file = Reject(None, part.broken, part.detail)
             yield PREDICTIONS.empty_table(), _quarantine(file, 0, [whole_file])
             return
         parquet = open_parquet(file)
@@ -162,12 +162,15 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
 
 def _parts(file: str, size: int, work: PredictWork, settings: dict[str, Any]) -> Iterator[Part]:
     """One file, cut at row groups; one that cannot be read is a part that says why."""
+    reason = "broken_file"
     try:
         parquet = open_parquet(file)
+        reason = "wrong_schema"
         find_image_column(parquet.schema_arrow, work.image_column)
         find_label_column(parquet.schema_arrow, work.label_column)
     except DataError as error:
-        yield Part(id=part_id(settings, file, size), files=(file,), broken=str(error))
+        id_ = part_id(settings, file, size)
+        yield Part(id=id_, files=(file,), broken=reason, detail=str(error))
         return
     for name in work.keep:
         if name not in parquet.schema_arrow.names:
