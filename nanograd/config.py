@@ -154,6 +154,9 @@ class TrainConfig(JobConfig):
         choices=("unit", "standard"),
         recipe=True,
     )
+    shift: int = setting(
+        0, "move training images by up to so many pixels each way", least=0, below=28, recipe=True
+    )
     validation_split: float = setting(
         0.1,
         "share of the training images held out to watch the run",

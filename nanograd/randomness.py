@@ -15,17 +15,18 @@ SPLIT = 2**63
 INIT = 2**63 + 1
 
 
-def stream(seed: int, purpose: int, shard: int = 0) -> Philox:
-    """An independent stream of random numbers for each (seed, purpose, shard).
+def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
+    """An independent stream of random numbers for each (seed, purpose, shard, block).
 
     Args:
         seed: 0 to 2**63 - 1.
         purpose: an epoch, SPLIT or INIT.
         shard: draws of different shards never overlap.
+        block: nor do those of different blocks, unless 2**128 numbers are drawn.
 
     >>> int(stream(0, 3, 1).random_raw()) == int(stream(0, 3, 1).random_raw())
     True
     """
     # Arrays of uint64: from a list numpy would make float64 and lose the low bits.
     key = np.array([seed, purpose], np.uint64)
-    return Philox(key=key, counter=np.array([0, 0, 0, shard], np.uint64))
+    return Philox(key=key, counter=np.array([0, 0, block, shard], np.uint64))

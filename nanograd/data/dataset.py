@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
+from numpy.random import Philox
 from numpy.typing import NDArray
 
 from nanograd.mlp import NUM_INPUTS
@@ -83,6 +84,12 @@ class BatchPlan:
         span = self.shard_slice(shard)
         draws = stream(self.seed, epoch, shard).random_raw(span.stop - span.start)
         return np.argsort(draws, kind="stable")
+
+    def distortions(self, round_: int, shard: int) -> Philox:
+        """Random numbers for the distortions of the shard's images in this round."""
+        epoch, place = divmod(round_, self.rounds_per_epoch)
+        # Block 0 is the epoch's order.
+        return stream(self.seed, epoch, shard, block=1 + place)
 
     def micro_batch(self, round_: int, shard: int) -> slice:
         """Which stretch of the shard's `order` the round uses (round counts over all epochs)."""

@@ -12,11 +12,9 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from nanograd import blas
-from nanograd.data.dataset import BatchPlan, Dataset
+from nanograd.data.dataset import Dataset
 from nanograd.errors import ClusterError, DivergedError, Stopped
-from nanograd.mlp import Architecture
 from nanograd.optimizers import Vector
-from nanograd.pixels import Preparation
 from nanograd.training.group import shards_of
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, Progress, Snapshot
@@ -30,17 +28,9 @@ _START_TIMEOUT_S = 60
 class _WorkerActor(Worker):
     """A worker in a process of its own; Ray resolves shards only as top-level arguments."""
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        preparation: Preparation,
-        plan: BatchPlan,
-        shard_ids: range,
-        *shards: Dataset,
-    ) -> None:
+    def __init__(self, recipe: Recipe, shard_ids: range, *shards: Dataset) -> None:
         blas.use_one_thread()
-        held = dict(zip(shard_ids, shards, strict=True))
-        super().__init__(architecture, preparation, plan, held)
+        super().__init__(recipe, dict(zip(shard_ids, shards, strict=True)))
 
     def pid(self) -> int:
         """Its process, on whatever host."""
@@ -87,9 +77,7 @@ class RayGroup:
         for rank in range(num_workers):
             ids = shards_of(plan.num_shards, rank, num_workers)
             shards = [ray.put(dataset.take(plan.shard_slice(shard))) for shard in ids]
-            self._workers.append(
-                worker.remote(recipe.architecture, recipe.preparation, plan, ids, *shards)
-            )
+            self._workers.append(worker.remote(recipe, ids, *shards))
         self._vector: Any = self._server.parameters.remote()
         self._wait_until_ready()
 

@@ -87,6 +87,8 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
     # A token of its own, in the environment: without one Ray writes it to ~/.ray, mode 0644.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray Data's actors make Ray's core print a line about restarts on our stderr at each start.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
     try:
         ray.init(

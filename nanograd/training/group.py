@@ -46,7 +46,7 @@ class LocalGroup:
     def __init__(self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> None:
         plan = recipe.plan
         shards = {s: dataset.take(plan.shard_slice(s)) for s in range(plan.num_shards)}
-        self._worker = Worker(recipe.architecture, recipe.preparation, plan, shards)
+        self._worker = Worker(recipe, shards)
         self._server = ParameterServer(recipe, snapshot)
 
     def advance(self, until: int) -> Progress:

@@ -19,6 +19,7 @@ class Recipe:
         architecture: the net.
         preparation: how pixels become inputs.
         plan: which images each round uses.
+        shift: training images are moved by up to so many pixels each way.
         epochs: passes over the training set.
         optimizer: sgd, momentum or adam.
         momentum: decay of the velocity.
@@ -31,6 +32,7 @@ class Recipe:
     architecture: Architecture
     preparation: Preparation
     plan: BatchPlan
+    shift: int
     epochs: int
     optimizer: str
     momentum: float
@@ -69,6 +71,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         ),
         preparation=Preparation(name=config.pixels),
         plan=plan,
+        shift=config.shift,
         epochs=config.epochs,
         optimizer=config.optimizer,
         momentum=0.9 if config.momentum is None else config.momentum,

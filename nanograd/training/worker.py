@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanograd import mlp
-from nanograd.data.dataset import BatchPlan, Dataset
-from nanograd.mlp import Architecture, Params
+from nanograd.data.augment import shift
+from nanograd.data.dataset import Dataset
+from nanograd.mlp import Params
 from nanograd.optimizers import Vector
-from nanograd.pixels import Preparation, prepare
+from nanograd.pixels import prepare
+from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node, cover, tree_sum
 
 
@@ -52,22 +55,13 @@ class Worker:
     """Computes the gradients of the shards it holds.
 
     Args:
-        architecture: the net.
-        preparation: how pixels become inputs.
-        plan: which images each round uses.
+        recipe: the net, how pixels become inputs, which images each round uses.
         shards: the images of each shard, as uint8; pixels become float32 batch by batch.
     """
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        preparation: Preparation,
-        plan: BatchPlan,
-        shards: Mapping[int, Dataset],
-    ) -> None:
-        self._architecture = architecture
-        self._preparation = preparation
-        self._plan = plan
+    def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
+        self._recipe = recipe
+        self._plan = recipe.plan
         self._shards = dict(shards)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
@@ -78,7 +72,7 @@ class Worker:
             round_: over all epochs.
             vector: (P,) float32 parameters, left alone.
         """
-        params = Params(vector, self._architecture.hidden)
+        params = Params(vector, self._recipe.architecture.hidden)
         nodes = cover((0, self._plan.num_shards), frozenset(self._shards))
         return [tree_sum(node, lambda n: self._leaf(round_, n, params), add) for node in nodes]
 
@@ -88,9 +82,9 @@ class Worker:
             return None
         batch = self._batch(round_, shard)
         loss, gradient = mlp.loss_and_gradients(
-            self._architecture,
+            self._recipe.architecture,
             params,
-            prepare(self._preparation, batch.images),
+            prepare(self._recipe.preparation, self._distorted(round_, shard, batch)),
             mlp.one_hot(batch.labels),
         )
         return Contribution(
@@ -100,6 +94,11 @@ class Worker:
     def _batch(self, round_: int, shard: int) -> Dataset:
         order = self._order(round_ // self._plan.rounds_per_epoch, shard)
         return self._shards[shard].take(order[self._plan.micro_batch(round_, shard)])
+
+    def _distorted(self, round_: int, shard: int, batch: Dataset) -> NDArray[np.uint8]:
+        if not self._recipe.shift:
+            return batch.images
+        return shift(batch.images, self._recipe.shift, self._plan.distortions(round_, shard))
 
     def _order(self, epoch: int, shard: int) -> np.ndarray:
         # A cache, not a state: it saves sorting the same draws for every round of an epoch.
