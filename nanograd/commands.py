@@ -29,6 +29,17 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.run import MakeGroup, Run, train_run
 from nanograd.training.server import Snapshot
 
+# What 4,000 digits need: more passes, smaller batches, and a little movement.
+DEMO = TrainConfig(
+    data="sample",
+    workers=2,
+    epochs=20,
+    batch_size=64,
+    learning_rate=0.003,
+    shift=1,
+    overwrite=True,
+)
+
 Say = Callable[[str], None]
 Figures = dict[str, Any]
 
@@ -94,7 +105,7 @@ def demo(output: str, say: Say) -> Iterator[tuple[str, Figures]]:
     run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
     with session(None, 2):
         say("training on the built-in sample with two Ray workers")
-        training = train(TrainConfig(data="sample", output=run, workers=2, overwrite=True), say)
+        training = train(replace(DEMO, output=run), say)
         yield "train", training
         say("writing its test digits as PNG files, as your own folder of digits could look")
         data_export("sample", pictures, say)
