@@ -34,8 +34,8 @@ DEMO = TrainConfig(
     data="sample",
     workers=2,
     epochs=20,
-    batch_size=64,
-    learning_rate=0.003,
+    batch_size=128,
+    learning_rate=0.1,
     shift=1,
     overwrite=True,
 )

@@ -77,6 +77,6 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         momentum=0.9 if config.momentum is None else config.momentum,
         schedule=config.schedule,
         learning_rate=config.learning_rate,
-        num_warm_up=round(config.warmup * plan.rounds_per_epoch),
+        num_warm_up=config.warmup,
         ema=config.ema,
     )

@@ -37,7 +37,7 @@ def snapshot_after(group: LocalGroup | RayGroup, rounds: int) -> Snapshot:
 def test_any_number_of_workers_gives_the_bits_of_the_local_group(
     ray_cpus: int, digits: Dataset, num_workers: int
 ) -> None:
-    recipe = recipe_for(digits, ema=0.9)
+    recipe = recipe_for(digits, optimizer="adam")
     start = first_snapshot(recipe)
 
     expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)
@@ -76,7 +76,7 @@ def test_progress_counts_loss_and_images_as_the_local_group_does(
 
 
 def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
-    recipe = recipe_for(digits, learning_rate=1e30, optimizer="sgd", schedule="constant")
+    recipe = recipe_for(digits, learning_rate=1e30, optimizer="sgd", warmup=0)
     group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
 
     with pytest.raises(DivergedError, match="round 0"):
