@@ -70,8 +70,6 @@ def relu_derivative(output: FloatArray) -> FloatArray:
 def softmax(z: FloatArray) -> FloatArray:
     """exp(z_k) / sum_j exp(z_j), row by row.
 
-    The largest entry is subtracted first, which changes nothing but keeps exp from overflowing.
-
     Args:
         z: (B, C), float32 or float64.
 
@@ -81,8 +79,18 @@ def softmax(z: FloatArray) -> FloatArray:
     >>> softmax(np.float32([[1000, 1000]])).tolist()
     [[0.5, 0.5]]
     """
-    e = np.exp(z - z.max(axis=1, keepdims=True))
+    e = np.exp(below_largest(z))
     return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def below_largest(z: FloatArray) -> FloatArray:
+    """How far each entry lies below the largest of its row: <= 0, and finite.
+
+    Subtracting it changes no softmax but keeps exp from overflowing.
+    """
+    with np.errstate(over="ignore"):
+        difference = z - z.max(axis=1, keepdims=True)
+    return np.maximum(difference, np.finfo(z.dtype).min)
 
 
 HIDDEN = {

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from json import dumps
+from math import isfinite
 from types import UnionType
 from typing import Any, Self, cast, get_args, get_origin
 
@@ -92,7 +93,7 @@ class Config:
         """All settings, a line each; what is not set is left out."""
         # TOML's basic strings, numbers, booleans and arrays are spelt as JSON spells them.
         return "".join(
-            f"{name} = {dumps(value)}\n"
+            f"{name} = {dumps(value, ensure_ascii=False)}\n"
             for name, value in asdict(self).items()
             if value is not None
         )
@@ -279,6 +280,8 @@ def _check(each: Field[Any], value: Any) -> None:
         raise UsageError(f"{flag(each.name)} is {value!r}: it must be {_NAMES[expected]}")
     if notes["choices"] and value not in notes["choices"]:
         raise UsageError(f"{flag(each.name)} is {value!r}: choose {' or '.join(notes['choices'])}")
+    if type(value) is float and not isfinite(value):
+        raise UsageError(f"{flag(each.name)} is {value}: it must be finite")
     if notes["least"] is not None and not value >= notes["least"]:
         raise UsageError(f"{flag(each.name)} is {value}: it must be at least {notes['least']}")
     if notes["below"] is not None and not value < notes["below"]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.activations import FloatArray, sigmoid, sigmoid_derivative, softmax
+from nanograd.activations import FloatArray, below_largest, sigmoid, sigmoid_derivative, softmax
 
 
 class Loss(NamedTuple):
@@ -65,7 +65,7 @@ def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[float, FloatArra
         Bishop (2006), "Pattern recognition and machine learning", eq. 4.109.
     """
     _check_shapes(z2, targets)
-    shifted = z2 - z2.max(axis=1, keepdims=True)
+    shifted = below_largest(z2)
     e = np.exp(shifted)
     total = e.sum(axis=1, keepdims=True)
     loss = float(np.log(total).sum(dtype=np.float64)) - float(

@@ -95,7 +95,7 @@ class Decoded(NamedTuple):
     """The images of a table.
 
     Args:
-        images: (n, 784) uint8, ink 255 on 0.
+        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory.
         rows: (n,) int64, the row of each; increasing.
         rejects: the other rows.
     """
@@ -293,23 +293,26 @@ def _picture(data: bytes, polarity: str, max_pixels: int) -> Images:
 
 def _from_lists(array: pa.Array) -> Decoded:
     whole = _leaf_counts(array) == NUM_PIXELS
-    flat = array.filter(pa.array(whole))
+    flat = array if whole.all() else array.filter(pa.array(whole))
     while _is_list(flat.type):
         flat = flat.flatten()
-    null = _is_null(flat).reshape(-1, NUM_PIXELS).any(axis=1)
     values = flat.fill_null(0).to_numpy(zero_copy_only=False).reshape(-1, NUM_PIXELS)
-    whole[np.flatnonzero(whole)[null]] = False
-    return _from_numbers(values[~null], whole, "the row does not hold 28 x 28 numbers")
+    if flat.null_count:
+        null = _is_null(flat).reshape(-1, NUM_PIXELS).any(axis=1)
+        whole[np.flatnonzero(whole)[null]] = False
+        values = values[~null]
+    return _from_numbers(values, whole, "the row does not hold 28 x 28 numbers")
 
 
 def _leaf_counts(array: pa.Array) -> NDArray[np.int64]:
     """How many numbers each row of nested lists holds; lists of odd lengths count as none."""
-    if not _is_list(array.type):
-        return np.ones(len(array), np.int64)
     lengths = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
-    below = _leaf_counts(array.flatten())
-    total = np.bincount(np.repeat(np.arange(len(array)), lengths), below, len(array))
-    return np.where(np.isin(lengths, (1, 28, NUM_PIXELS)), total.astype(np.int64), 0)
+    total = lengths
+    if _is_list(array.type.value_type):
+        below = _leaf_counts(array.flatten())
+        owner = np.repeat(np.arange(len(array)), lengths)
+        total = np.bincount(owner, below, len(array)).astype(np.int64)
+    return np.where(np.isin(lengths, (1, 28, NUM_PIXELS)), total, 0)
 
 
 def _from_numbers(values: NDArray[Any], whole: Mask, otherwise: str) -> Decoded:
@@ -324,4 +327,4 @@ def _from_numbers(values: NDArray[Any], whole: Mask, otherwise: str) -> Decoded:
         rejects += [Reject(int(row), "bad_pixel", detail) for row in rows[~good]]
         values, rows, most = values[good], rows[good], most[good]
         values = np.rint(np.where(most[:, None] <= 1, values * 255, values))
-    return Decoded(values.astype(np.uint8), rows, rejects)
+    return Decoded(values.astype(np.uint8, copy=False), rows, rejects)

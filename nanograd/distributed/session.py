@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,7 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
 
 def _join(address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise ClusterError(
@@ -118,6 +120,13 @@ def _join(address: str) -> None:
             f"no Ray cluster answers at {address} ({_first_line(error)}); check --address and "
             "RAY_ADDRESS, or leave both out for a private Ray on this machine"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens: Ray would try for minutes, then abort the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _first_line(error: BaseException) -> str:

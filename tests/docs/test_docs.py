@@ -1,0 +1,291 @@
+"""The documentation is true: links lead somewhere, quotations stand, help texts are current."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import pytest
+import yaml
+
+from scripts import write_help
+from tests.conftest import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+SPANS = re.compile(r"\$\$.*?\$\$|`[^`\n]+`|<!--.*?-->", re.DOTALL)
+INLINE_LINK = re.compile(r"\]\(\s*<?([^()\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+REFERENCE_LINK = re.compile(r"^\[[^\]]+\]:\s+(\S+)", re.MULTILINE)
+HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
+ANCHOR = re.compile(r"<a\s+(?:id|name)=\"([^\"]+)\"")
+ELSEWHERE = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
+# Folders of the checkout's neighbours, put together here so that this file does not name them.
+ONLY_HERE = ("/" + "work/", "../" + "shared")
+
+
+class Quotation(NamedTuple):
+    """A block of code whose info string names the file it is from."""
+
+    document: Path
+    file: str
+    lines: list[str]
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def prose(file: Path) -> str:
+    """A document without its code blocks."""
+    return FENCE.sub("", file.read_text())
+
+
+def links(file: Path) -> list[str]:
+    """Where a document points to, within the repository."""
+    text = SPANS.sub("", prose(file))
+    found = INLINE_LINK.findall(text) + REFERENCE_LINK.findall(text)
+    return [target for target in found if not ELSEWHERE.match(target)]
+
+
+def anchors(file: Path) -> set[str]:
+    """What GitHub calls a document's headings, and anchors set by hand."""
+    seen: Counter[str] = Counter()
+    found = set(ANCHOR.findall(file.read_text()))
+    for heading in HEADING.findall(prose(file)):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+def quotations() -> Iterator[Quotation]:
+    for document in DOCUMENTS:
+        for block in FENCE.finditer(document.read_text()):
+            if match := re.search(r"\btitle=(\S+)", block["info"]):
+                lines = [line.strip() for line in block["text"].splitlines() if line.strip()]
+                yield Quotation(document, match[1], lines)
+
+
+def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own that has nothing but an empty folder."""
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(folder))
+    return subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=folder,
+        env={**os.environ, **places, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def package(*names: str) -> list[str]:
+    """The modules of our packages."""
+    files = [file for name in names for file in sorted((ROOT / name).rglob("*.py"))]
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    return [module.removesuffix(".__init__") for module in modules]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_relative_links_lead_to_something(document: Path) -> None:
+    broken = []
+    for target in links(document):
+        place, _, anchor = target.partition("#")
+        file = (document.parent / place).resolve() if place else document
+        if not file.exists() or not file.is_relative_to(ROOT):
+            broken.append(target)
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file):
+            broken.append(target)
+
+    assert broken == []
+
+
+def test_anchors_are_those_of_github(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("# `a` & B_c!\n\n## Twice\n\n## Twice\n\n```\n# no heading\n```\n")
+
+    assert anchors(file) == {"a--b_c", "twice", "twice-1"}
+
+
+def test_links_in_code_and_formulas_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(
+        "[a](b.md) `[c](d)` $$[e](f)$$ [g](https://h)\n\n```\n[i](j)\n```\n\n[k]: l.md\n"
+    )
+
+    assert links(file) == ["b.md", "l.md"]
+
+
+@pytest.mark.parametrize(
+    "quotation", quotations(), ids=lambda each: f"{each.document.name}-{each.file}"
+)
+def test_quoted_lines_stand_in_their_file_in_this_order(quotation: Quotation) -> None:
+    lines = [line.strip() for line in (ROOT / quotation.file).read_text().splitlines()]
+    rest = iter(lines)
+
+    missing = [line for line in quotation.lines if line not in rest]
+
+    assert quotation.lines
+    assert missing == []
+
+
+def test_numerics_quotes_every_module_it_derives() -> None:
+    quoted = {each.file for each in quotations() if each.document.name == "numerics.md"}
+
+    modules = ("mlp", "losses", "activations", "optimizers")
+    assert {f"nanograd/{module}.py" for module in modules} <= quoted
+
+
+def test_python_in_numerics_names_its_file() -> None:
+    infos = [block["info"] for block in FENCE.finditer((ROOT / "docs/numerics.md").read_text())]
+
+    assert [info for info in infos if info.startswith("python") and "title=" not in info] == []
+
+
+@pytest.mark.parametrize("document", write_help.documents(ROOT), ids=name_of)
+def test_help_texts_are_current(document: Path) -> None:
+    assert write_help.rewritten(document) == document.read_text()
+
+
+def test_stale_help_is_rewritten_and_the_rest_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    begin, end = "<!-- help: nanograd data fetch -->", "<!-- /help -->"
+    file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
+
+    fresh = write_help.rewritten(file)
+
+    assert fresh.startswith(f"before\n\n{begin}\n```text\nUsage: nanograd data fetch [OPTIONS]\n")
+    assert fresh.endswith(f"```\n{end}\n\nafter\n")
+    assert "old" not in fresh
+    file.write_text(fresh)
+    assert write_help.rewritten(file) == fresh
+
+
+@pytest.mark.parametrize("words", ["train -->\nnot closed", "no such -->\n<!-- /help -->"])
+def test_help_block_that_cannot_be_filled_is_an_error(tmp_path: Path, words: str) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(f"<!-- help: nanograd {words}\n")
+
+    with pytest.raises(SystemExit, match=r"not closed|No such command"):
+        write_help.rewritten(file)
+
+
+def test_check_of_help_texts_names_the_stale_file(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/write_help.py", tmp_path / "scripts")
+    (tmp_path / "README.md").write_text("<!-- help: nanograd demo -->\n<!-- /help -->\n")
+    command = [sys.executable, "-B", "scripts/write_help.py"]
+
+    def code(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [*command, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    before, written, after = code("--check"), code(), code("--check")
+
+    assert before == (1, "README.md is out of date; run `make docs`\n")
+    assert written == (0, "README.md rewritten\n")
+    assert after == (0, "")
+
+
+def test_importing_every_module_is_silent(tmp_path: Path) -> None:
+    # What others do on import (pyarrow and Ray start a thread each) is done first.
+    others = "import numpy, PIL.Image, pyarrow.parquet, pyarrow.fs, ray.data"
+    code = f"""
+import importlib, os, threading
+{others}
+def threads():
+    return len(os.listdir('/proc/self/task')), threading.active_count()
+before = threads()
+for module in {package("nanograd", "jobs")!r}:
+    importlib.import_module(module)
+assert threads() == before, (threads(), before)
+"""
+    done = run_python(code, tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_room_for_ray_imports_it(tmp_path: Path) -> None:
+    modules = [module for module in package("nanograd", "jobs") if ".distributed" not in module]
+    code = f"""
+import importlib, sys
+for module in {modules!r}:
+    importlib.import_module(module)
+assert 'ray' not in sys.modules
+"""
+    done = run_python(code, tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return settings
+
+
+def test_cluster_has_the_version_of_ray_that_the_constraints_pin(cluster: dict[str, Any]) -> None:
+    constraints = ROOT / "constraints.txt"
+    if not constraints.exists():
+        pytest.skip("there is no constraints.txt to compare with")
+    pinned = re.findall(r"^ray==(\S+)$", constraints.read_text(), re.MULTILINE)
+
+    installed = re.findall(r"\bray(?:\[[^\]]*\])?==([\w.]+)", "\n".join(cluster["setup_commands"]))
+
+    assert len(pinned) == 1
+    assert installed == pinned
+
+
+def test_cluster_is_valid_against_rays_schema(cluster: dict[str, Any]) -> None:
+    ray = find_spec("ray")
+    assert ray is not None
+    folders = ray.submodule_search_locations or []
+    schema = json.loads((Path(folders[0]) / "autoscaler/ray-schema.json").read_text())
+
+    jsonschema.validate(cluster, schema)
+
+    for local in cluster["file_mounts"].values():
+        assert local.startswith("~") or (ROOT / local).exists()
+
+
+def test_no_tracked_file_names_folders_of_one_machine() -> None:
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("this is no checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"],  # noqa: S607 - whichever git made the checkout
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [name for name in listed.stdout.split("\0") if name]
+    product = [name for name in files if not name.startswith(("tests/", ".ci/"))]
+
+    guilty = [
+        name
+        for name in product
+        if (ROOT / name).is_file()
+        and any(each.encode() in (ROOT / name).read_bytes() for each in ONLY_HERE)
+    ]
+
+    assert product
+    assert guilty == []

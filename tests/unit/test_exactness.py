@@ -1,0 +1,88 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from nanograd import blas
+from nanograd.config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.training.group import shards_of
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import ParameterServer, Progress, Snapshot, first_snapshot
+from nanograd.training.worker import Worker
+
+NUM_IMAGES = 193
+SETTINGS = {
+    "hidden": 7,
+    "shards": 8,
+    "batch_size": 64,
+    "epochs": 3,
+    "learning_rate": 0.01,
+    "schedule": "cosine",
+    "warmup": 3,
+    "shift": 1,
+    "ema": 0.9,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with blas.one_thread():
+        yield
+
+
+def recipe_for(**settings: object) -> Recipe:
+    return make_recipe(TrainConfig.resolve(SETTINGS, settings), NUM_IMAGES)
+
+
+def bits(snapshot: Snapshot) -> tuple[object, ...]:
+    assert snapshot.vector.dtype == np.float32
+    average = None if snapshot.average is None else snapshot.average.tobytes()
+    state = [(name, vector.tobytes()) for name, vector in sorted(snapshot.state.items())]
+    return snapshot.round, snapshot.vector.tobytes(), state, average
+
+
+def some_digits() -> Dataset:
+    generator = np.random.default_rng(7)
+    images = generator.integers(0, 256, (NUM_IMAGES, 784)).astype(np.uint8)
+    return Dataset(images, generator.integers(0, 10, NUM_IMAGES).astype(np.uint8))
+
+
+def trained(recipe: Recipe, owners: list[list[int]], seed: int) -> tuple[Snapshot, Progress]:
+    """All rounds, computed by workers with the given shards, arriving in random order."""
+    digits, plan, generator = some_digits(), recipe.plan, np.random.default_rng(seed)
+    workers = [
+        Worker(recipe, {s: digits.take(plan.shard_slice(s)) for s in shards}) for shards in owners
+    ]
+    server = ParameterServer(recipe, first_snapshot(recipe))
+    for round_ in range(recipe.num_rounds):
+        contributions = [c for w in workers for c in w.contribute(round_, server.parameters())]
+        for index in generator.permutation(len(contributions)):
+            assert server.submit(contributions[index]) is None
+        assert server.round == round_ + 1
+    return server.snapshot(), server.take_progress()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("num_shards", [7, 8])
+def test_any_number_of_workers_gives_the_same_bits(optimizer: str, num_shards: int) -> None:
+    recipe = recipe_for(optimizer=optimizer, shards=num_shards)
+    expected, progress = trained(recipe, [list(range(num_shards))], seed=0)
+
+    for num_workers in (2, 3, 5, num_shards):
+        owners = [list(shards_of(num_shards, r, num_workers)) for r in range(num_workers)]
+        snapshot, figures = trained(recipe, owners, seed=num_workers)
+
+        assert bits(snapshot) == bits(expected)
+        assert figures == progress
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_shards_of_any_worker_give_the_same_bits(seed: int) -> None:
+    recipe = recipe_for(optimizer="adam")
+    expected, _ = trained(recipe, [list(range(8))], seed=0)
+
+    owner = np.random.default_rng(seed).integers(0, 3, 8)
+    snapshot, _ = trained(recipe, [np.flatnonzero(owner == w).tolist() for w in range(3)], seed)
+
+    assert bits(snapshot) == bits(expected)

@@ -1,0 +1,277 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from nanograd import blas, storage
+from nanograd.errors import DataError
+from nanograd.mlp import Architecture, Params, init_params
+from nanograd.model import Model, load, save
+from nanograd.pixels import Preparation
+
+ABOUT = {"seed": 5, "data": "sample", "val_accuracy": 0.1 + 0.2, "identity": {"ema": 0.0}}
+Change = Callable[[dict[str, Any]], object]
+
+
+def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
+    architecture = Architecture(hidden=hidden, activation="relu", loss=loss)
+    params = init_params(architecture, seed=5)
+    params.vector[:] += np.random.default_rng(5).uniform(-0.1, 0.1, len(params.vector))
+    return Model(
+        architecture=architecture,
+        params=params,
+        preparation=Preparation(name="standard"),
+        about=dict(ABOUT),
+    )
+
+
+def some_images(num_images: int) -> NDArray[np.uint8]:
+    images = np.random.default_rng(7).integers(0, 256, (num_images, 784)).astype(np.uint8)
+    images.flags.writeable = False
+    return images
+
+
+def forge(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and its checksum: damage that only a look at the meaning can find."""
+    (folder / name).write_bytes(data)
+    manifest = storage.read_manifest(str(folder / "manifest.json"))
+    manifest["files"][name] = storage.checksum(data)
+    storage.commit_manifest(str(folder / "manifest.json"), manifest)
+
+
+def forge_config(folder: Path, part: str, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    config[part].update(values)
+    forge(folder, "config.json", json.dumps(config).encode())
+
+
+def forge_tensors(folder: Path, change: Change) -> None:
+    tensors = load_tensors((folder / "model.safetensors").read_bytes())
+    change(tensors)
+    forge(folder, "model.safetensors", save_tensors(tensors))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model directory."""
+    save(some_model(), str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("hidden", [1, 7, 193])
+def test_model_survives_a_round_trip_bit_by_bit(tmp_path: Path, hidden: int) -> None:
+    model = some_model(hidden)
+
+    save(model, str(tmp_path))
+    again = load(str(tmp_path))
+
+    assert again.params.vector.dtype == np.float32
+    assert again.params.vector.tobytes() == model.params.vector.tobytes()
+    assert again.params_sha256() == model.params_sha256()
+    assert again.architecture == model.architecture
+    assert again.preparation == model.preparation
+    assert again.about == ABOUT
+
+
+def test_loaded_parameters_are_read_only(folder: Path) -> None:
+    model = load(str(folder))
+
+    with pytest.raises(ValueError, match="read-only"):
+        model.params.w1[...] = 0
+
+
+def test_model_directory_holds_the_documented_files(folder: Path) -> None:
+    manifest = storage.read_manifest(str(folder / "manifest.json"))
+
+    files = {"README.md", "config.json", "model.safetensors"}
+    assert set(storage.names(str(folder))) == files | {"manifest.json"}
+    assert set(manifest["files"]) == files
+    assert manifest["params_sha256"] == some_model().params_sha256()
+
+
+def test_read_only_parameters_can_be_saved(tmp_path: Path) -> None:
+    model = some_model()
+    model.params.vector.flags.writeable = False
+
+    save(model, str(tmp_path))
+
+    assert load(str(tmp_path)).params_sha256() == model.params_sha256()
+
+
+def assert_noticed(folder: Path, name: str, positions: list[int]) -> None:
+    """A flipped bit at any of the positions is a DataError, or changes nothing that counts."""
+    file, sha = folder / name, load(str(folder)).params_sha256()
+    whole, passed = file.read_bytes(), []
+    for position in positions:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        file.write_bytes(damaged)
+        try:
+            model = load(str(folder))
+        except DataError as error:
+            assert str(folder) in str(error)
+        else:
+            assert (model.params_sha256(), model.about) == (sha, ABOUT)
+            passed.append(position)
+    assert all(chr(whole[position]) in " \n" for position in passed)
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "manifest.json"])
+def test_any_flipped_byte_of_a_small_file_is_noticed(folder: Path, name: str) -> None:
+    assert_noticed(folder, name, list(range((folder / name).stat().st_size)))
+
+
+def test_flipped_bytes_of_the_tensors_are_noticed(folder: Path) -> None:
+    size = (folder / "model.safetensors").stat().st_size
+
+    assert_noticed(folder, "model.safetensors", [*range(320), *range(320, size, 193), size - 1])
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors"])
+@pytest.mark.parametrize("length", [0, 1, 193])
+def test_file_cut_short_is_a_data_error(folder: Path, name: str, length: int) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors"])
+def test_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+    with pytest.raises(DataError, match=f"{name}: there is no such file"):
+        load(str(folder))
+
+
+def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+    with pytest.raises(DataError, match=r"is no model directory: it has no manifest\.json"):
+        load(str(folder))
+    with pytest.raises(DataError, match="is no model directory"):
+        load(str(folder / "nowhere"))
+
+
+def test_unknown_format_is_refused(folder: Path) -> None:
+    manifest = storage.read_manifest(str(folder / "manifest.json"))
+    storage.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
+
+    with pytest.raises(DataError, match="has format 'other-2' where this version reads"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("values", [{"version": 2}, {"version": "1"}, {"name": "deslanted"}])
+def test_unknown_preparation_is_refused(folder: Path, values: dict[str, object]) -> None:
+    forge_config(folder, "preparation", **values)
+
+    with pytest.raises(DataError, match="unknown pixel preparation"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("hidden", [0, 6, 8, -1, 7.5, "7", None])
+def test_hidden_units_that_do_not_fit_the_tensors_are_refused(folder: Path, hidden: object) -> None:
+    forge_config(folder, "architecture", hidden=hidden)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+@pytest.mark.xfail(raises=MemoryError, reason="memory is taken before the tensors are looked at")
+def test_absurd_number_of_hidden_units_is_refused(folder: Path) -> None:
+    forge_config(folder, "architecture", hidden=10**12)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+@pytest.mark.xfail(raises=pytest.fail.Exception, reason="KeyError at the first prediction instead")
+@pytest.mark.parametrize("values", [{"activation": "swish"}, {"loss": "hinge"}])
+def test_unknown_activation_or_loss_is_refused(folder: Path, values: dict[str, object]) -> None:
+    forge_config(folder, "architecture", **values)
+
+    with pytest.raises(DataError, match=r"swish|hinge"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: t.pop("b1"), id="missing"),
+        pytest.param(lambda t: t.update(w1=t["w1"].T.copy()), id="transposed"),
+        pytest.param(lambda t: t.update(b1=t["b1"][:6].copy()), id="too short"),
+        pytest.param(lambda t: t.update(b1=t["b1"].reshape(1, 7)), id="another rank"),
+        pytest.param(lambda t: t.update(w2=t["w2"].astype(np.float64)), id="float64"),
+        pytest.param(lambda t: t.update(w2=t["w2"].astype(np.float16)), id="float16"),
+        pytest.param(lambda t: t["w1"].__setitem__((7, 1), np.nan), id="not a number"),
+        pytest.param(lambda t: t["b2"].__setitem__(7, -np.inf), id="infinite"),
+    ],
+)
+def test_tensors_that_make_no_net_are_refused(folder: Path, change: Change) -> None:
+    forge_tensors(folder, change)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b'{"architecture": 7}', b"\xff"])
+def test_config_that_makes_no_sense_is_refused(folder: Path, text: bytes) -> None:
+    forge(folder, "config.json", text)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("num_images", [0, 1, 7, 513])
+def test_scores_are_ten_shares_an_image(loss: str, num_images: int) -> None:
+    scores = some_model(loss=loss).scores(some_images(num_images))
+
+    assert scores.dtype == np.float32
+    assert scores.shape == (num_images, 10)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_scores_do_not_depend_on_how_many_images_come_at_once() -> None:
+    model, images = some_model(), some_images(1031)
+
+    with blas.one_thread():
+        together = model.scores(images)
+        pieces = np.concatenate([model.scores(images[i : i + 193]) for i in range(0, 1031, 193)])
+        alone = np.concatenate([model.scores(images[i : i + 1]) for i in (0, 511, 512, 1030)])
+
+    assert together.dtype == pieces.dtype == alone.dtype == np.float32
+    np.testing.assert_allclose(pieces, together, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(alone, together[[0, 511, 512, 1030]], rtol=1e-4, atol=1e-6)
+
+
+def test_scores_of_the_loaded_model_have_the_bits_of_the_saved_one(folder: Path) -> None:
+    images = some_images(193)
+
+    with blas.one_thread():
+        before, after = some_model().scores(images), load(str(folder)).scores(images)
+
+    assert after.dtype == np.float32
+    np.testing.assert_array_equal(after, before)
+
+
+def test_sha256_knows_the_smallest_change() -> None:
+    model = some_model()
+    vector = model.params.vector.copy()
+    vector[7] = np.nextafter(vector[7], np.float32(1))
+
+    changed = Model(
+        architecture=model.architecture,
+        params=Params(vector, 7),
+        preparation=model.preparation,
+        about={},
+    )
+
+    assert vector.dtype == np.float32
+    assert changed.params_sha256() != model.params_sha256()
