@@ -90,7 +90,7 @@ def below_largest(z: FloatArray) -> FloatArray:
     """
     with np.errstate(over="ignore"):
         difference = z - z.max(axis=1, keepdims=True)
-    return np.maximum(difference, np.finfo(z.dtype).min)
+    return np.asarray(np.maximum(difference, np.finfo(z.dtype).min))
 
 
 HIDDEN = {

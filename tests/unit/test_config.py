@@ -100,8 +100,9 @@ REFUSED = [
     ({"seed": 2**63}, f"--seed is {2**63}: it must be less than {2**63}"),
     ({"workers": -1}, "--workers is -1: it must be at least 0"),
     ({"learning_rate": -0.1}, "--learning-rate is -0.1: it must be at least 0"),
-    ({"learning_rate": math.nan}, "--learning-rate is nan: it must be at least 0"),
-    ({"ema": math.nan}, "--ema is nan: it must be at least 0"),
+    ({"learning_rate": math.nan}, "--learning-rate is nan: it must be finite"),
+    ({"learning_rate": math.inf}, "--learning-rate is inf: it must be finite"),
+    ({"ema": math.nan}, "--ema is nan: it must be finite"),
     ({"ema": 1.0}, "--ema is 1.0: it must be less than 1"),
     ({"ema": 1}, "--ema is 1.0: it must be less than 1"),
     ({"momentum": 1.0, "optimizer": "momentum"}, "--momentum is 1.0: it must be less than 1"),
@@ -161,12 +162,6 @@ def test_values_at_the_edge_are_accepted(values: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in values} == values
 
 
-@pytest.mark.xfail(strict=True, reason="infinity passes `least`; to_toml then writes Infinity")
-def test_infinity_is_refused() -> None:
-    with pytest.raises(UsageError, match="--learning-rate is inf"):
-        TrainConfig.resolve({"learning_rate": math.inf})
-
-
 def test_whole_number_where_a_number_is_meant_becomes_one() -> None:
     config = TrainConfig.resolve({"learning_rate": 1, "ema": 0})
 
@@ -201,9 +196,6 @@ def test_settings_survive_a_round_trip_through_toml(
     assert again == config
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UsageError, reason="JSON spells it as a surrogate pair, TOML forbids those"
-)
 def test_path_beyond_the_basic_plane_survives_a_round_trip_through_toml() -> None:
     config = TrainConfig(output="runs/\N{INPUT SYMBOL FOR NUMBERS}")
 
