@@ -1,4 +1,4 @@
-# demo · test · check · fmt · bench · docs: the whole list of commands.
+# demo · test · check · fmt · docs · clean: the whole list of commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread a process, here as everywhere: see docs/numerics.md.

@@ -15,7 +15,6 @@ import click
 
 from nanograd import __version__
 from nanograd.config import (
-    PRESETS,
     REQUIRED,
     Config,
     EvaluateConfig,
@@ -27,6 +26,7 @@ from nanograd.config import (
     kind,
 )
 from nanograd.errors import NanogradError, UsageError
+from nanograd.presets import PRESETS
 
 C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]
@@ -95,7 +95,7 @@ def _option(each: Field[Any]) -> Callable[[Command], Command]:
     help_ = notes["help"]
     if each.default is REQUIRED:
         help_ += " [required]"
-    elif each.default not in (None, (), False):
+    elif each.default is not None and each.default is not False and each.default != ():
         help_ += f" [default: {each.default}]"
     return click.option(
         flag(each.name),
@@ -231,8 +231,12 @@ def _fail(words: list[str], error: BaseException) -> int:
     elif isinstance(error, KeyboardInterrupt):
         code, reason = 130, "interrupted"
     _say(f"nanograd: {reason}")
-    command = words[0] if words and not words[0].startswith("-") else None
-    click.echo(json.dumps({"event": "error", "command": command, "code": code, "reason": reason}))
+    command = " ".join(
+        word for word in words[:2] if word in ("data", *cli.commands, *data.commands)
+    )
+    click.echo(
+        json.dumps({"event": "error", "command": command or None, "code": code, "reason": reason})
+    )
     return code
 
 

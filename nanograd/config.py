@@ -13,25 +13,7 @@ from types import UnionType
 from typing import Any, Self, cast, get_args, get_origin
 
 from nanograd.errors import UsageError
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The original's net and loss: sigmoid twice, mean squared error, plain SGD at a constant rate.
-    # The warm-up is not for taste: at the start all hidden outputs are near 1/2, the curvature
-    # along their mean is about 6, and a rate above 1/3 would saturate every output at once.
-    "classic": {
-        "activation": "sigmoid",
-        "loss": "mse",
-        "optimizer": "sgd",
-        "learning_rate": 20.0,
-        "warmup": 1000,
-        "ema": 0.0,
-        "pixels": "unit",
-        "batch_size": 256,
-        "epochs": 19,
-    },
-    # Still 784-200-10, with today's choices: the fields' defaults.
-    "fast": {},
-}
+from nanograd.presets import PRESETS
 
 REQUIRED = MISSING
 
@@ -149,7 +131,7 @@ class TrainConfig(JobConfig):
     )
     schedule: str = setting(
         "constant",
-        "of the learning rate after the warm-up",
+        "of the learning rate; a warm-up scales its first rounds",
         choices=("constant", "cosine"),
         recipe=True,
     )

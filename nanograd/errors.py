@@ -2,7 +2,8 @@
 
 The message of an error is one sentence that names the file, row, round or rank and says what to
 do. Exit codes follow BSD sysexits where one fits (65 data, 69 unavailable, 70 software, 73 cannot
-create, 74 input/output, 75 temporary); 76 is this project's own.
+create, 74 input/output, 75 temporary); 76 is this project's own meaning. A second Ctrl-C ends a
+command with 130, as a shell would.
 """
 
 

@@ -42,6 +42,10 @@ class Architecture:
     activation: str
     loss: str
 
+    def __post_init__(self) -> None:
+        if self.activation not in HIDDEN or self.loss not in LOSSES:
+            raise ValueError(f"unknown activation {self.activation!r} or loss {self.loss!r}")
+
     @property
     def num_parameters(self) -> int:
         """P."""

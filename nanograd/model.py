@@ -68,6 +68,11 @@ class Model:
         """Checksum of the parameter vector: the identity of a training result."""
         return storage.checksum(self.params.vector.tobytes())
 
+    def sha256(self) -> str:
+        """Checksum of all that a prediction depends on."""
+        meaning = json.dumps([asdict(self.architecture), asdict(self.preparation)])
+        return storage.checksum(meaning.encode() + self.params.vector.tobytes())
+
 
 def save(model: Model, place: str) -> None:
     """Write a model directory, its manifest last.
@@ -144,6 +149,8 @@ def _read_checked(place: str, name: str, expected: str) -> bytes:
 def _assemble(manifest: dict[str, Any], config: dict[str, Any], tensors: bytes) -> Model:
     architecture = Architecture(**config["architecture"])
     arrays = load_tensors(tensors)
+    if sum(arrays[name].size for name in _TENSORS) != architecture.num_parameters:
+        raise ValueError(f"its tensors do not make {architecture.hidden} hidden units")
     zeros = np.zeros(architecture.num_parameters, np.float32)
     params = Params(zeros, architecture.hidden)
     for name in _TENSORS:
@@ -164,7 +171,8 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _card(model: Model) -> str:
-    facts = "\n".join(f"| {key} | {value} |" for key, value in model.about.items())
+    rows = model.about.items()
+    facts = "\n".join(f"| {key} | {value} |" for key, value in rows if key != "identity")
     net = model.architecture
     return f"""# A handwritten digit classifier
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 
+_TEMPORARY = ".nanograd-tmp"
+
 
 def is_remote(place: str) -> bool:
     """Whether the place is in an object store.
@@ -138,8 +140,11 @@ def names(place: str) -> list[str]:
         return sorted(info.base_name for info in filesystem.get_file_info(selector))
 
 
-def files_below(place: str) -> list[tuple[str, int]]:
-    """All files in a folder of an object store and below, or the file itself, with their sizes.
+def files_below(place: str) -> list[tuple[str, int, int]]:
+    """All files in a folder of an object store and below, or the file itself.
+
+    Returns:
+        Place, size in bytes and time of change in nanoseconds of each.
 
     Raises:
         DataError: there is neither such a folder nor such a file.
@@ -152,7 +157,11 @@ def files_below(place: str) -> list[tuple[str, int]]:
         if found[0].type != FileType.File:
             found = filesystem.get_file_info(FileSelector(path, recursive=True))
         start = place.removesuffix(path)
-        return [(start + each.path, each.size) for each in found if each.type == FileType.File]
+        return [
+            (start + each.path, each.size, each.mtime_ns or 0)
+            for each in found
+            if each.type == FileType.File
+        ]
 
 
 def exists(place: str) -> bool:
@@ -203,6 +212,8 @@ def exclusive(place: str) -> Iterator[None]:
         descriptor = os.open(local_path(place), os.O_RDONLY)
     try:
         _lock(descriptor, place)
+        for leftover in local_path(place).rglob(f".*{_TEMPORARY}"):
+            leftover.unlink()  # of a commit that was killed; nobody else writes here now
         yield
     finally:
         os.close(descriptor)
@@ -220,7 +231,7 @@ def _lock(descriptor: int, place: str) -> None:
 def _commit_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
     )
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -264,6 +275,8 @@ def _failures(verb: str, place: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
+        if verb in ("write", "create"):
+            raise StorageError(f"cannot {verb} {place}: {error.strerror}") from error
         raise DataError(f"{place}: there is no such file; check the path") from error
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error

@@ -15,7 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from nanograd import storage
-from nanograd.batch.inputs import expand, to_parquet
+from nanograd.batch.inputs import InputFile, expand, to_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
 from nanograd.config import IngestConfig
 from nanograd.data import handwriting, pictures
@@ -146,12 +146,12 @@ def label_of(file: str, label_from: str) -> int | None:
 
 
 def _parts(
-    files: Sequence[tuple[str, int]], part_rows: int, settings: dict[str, object]
+    files: Sequence[InputFile], part_rows: int, settings: dict[str, object]
 ) -> Iterator[Part]:
     for start in range(0, len(files), part_rows):
         group = files[start : start + part_rows]
         yield Part(
             id=part_id(settings, *group),
-            files=tuple(file for file, _ in group),
+            files=tuple(file.place for file in group),
             num_rows=len(group),
         )

@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +12,22 @@ from nanograd import storage
 from nanograd.errors import DataError
 
 
-def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[tuple[str, int]]:
-    """All files meant, with their sizes in bytes; sorted, none twice, paths absolute.
+class InputFile(NamedTuple):
+    """A file to be read, and what shows that it is still the same one.
+
+    Args:
+        place: absolute path or URI.
+        num_bytes: its size.
+        mtime_ns: when it was changed.
+    """
+
+    place: str
+    num_bytes: int
+    mtime_ns: int
+
+
+def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
+    """All files meant; sorted, none twice.
 
     In folders only files with one of the suffixes count, and names that begin with `_` or `.` are
     passed over, as Spark, Hive and Arrow do. A file named directly is always taken.
@@ -20,12 +35,12 @@ def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[tuple[str, 
     Raises:
         DataError: an input is not there, or nothing is left.
     """
-    found: dict[str, int] = {}
+    found: set[InputFile] = set()
     for place in inputs:
-        found |= dict(_expand_one(storage.absolute(place), suffixes))
+        found |= set(_expand_one(storage.absolute(place), suffixes))
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}")
-    return sorted(found.items())
+    return sorted(found)
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
@@ -47,17 +62,17 @@ def to_parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
     if storage.is_remote(place):
         yield from _expand_remote(place, suffixes)
         return
     path = Path(place)
     if path.is_file():
-        yield place, path.stat().st_size
+        yield _local_file(path)
     elif path.is_dir():
         for each in sorted(path.rglob("*")):
             if each.is_file() and _counts(str(each.relative_to(path)), suffixes):
-                yield str(each), each.stat().st_size
+                yield _local_file(each)
     else:
         # Path.glob takes no absolute pattern.
         matches = sorted(glob.glob(place, recursive=True))  # noqa: PTH207
@@ -67,11 +82,17 @@ def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, in
             yield from _expand_one(match, suffixes)
 
 
-def _expand_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    for file, size in storage.files_below(place):
-        below = file.removeprefix(place.rstrip("/") + "/")
-        if file == place or _counts(below, suffixes):
-            yield file, size
+def _expand_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
+    for found in storage.files_below(place):
+        file = InputFile(*found)
+        below = file.place.removeprefix(place.rstrip("/") + "/")
+        if file.place == place or _counts(below, suffixes):
+            yield file
+
+
+def _local_file(path: Path) -> InputFile:
+    status = path.stat()
+    return InputFile(str(path), status.st_size, status.st_mtime_ns)
 
 
 def _counts(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -21,15 +21,14 @@ import pyarrow.parquet as pq
 
 from nanograd import model as model_io
 from nanograd import storage
-from nanograd.batch.inputs import expand, open_parquet, to_parquet
+from nanograd.batch.inputs import InputFile, expand, open_parquet, to_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
 from nanograd.config import PredictConfig
+from nanograd.data.columns import find_image_column, find_label_column
 from nanograd.data.parquet import (
     PREDICTIONS,
     QUARANTINE,
     Reject,
-    find_image_column,
-    find_label_column,
     read_images,
     read_labels,
 )
@@ -48,7 +47,7 @@ class PredictWork:
 
     place: str
     model: str
-    params_sha256: str
+    model_sha256: str
     image_column: str | None
     label_column: str | None
     keep: tuple[str, ...]
@@ -57,7 +56,7 @@ class PredictWork:
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
-        model = _model(self.model, self.params_sha256)
+        model = _model(self.model, self.model_sha256)
         outcomes = list(self._outcomes(part, model))
         read = pa.concat_tables([predictions for predictions, _ in outcomes])
         rejects = pa.concat_tables([quarantine for _, quarantine in outcomes])
@@ -85,7 +84,7 @@ class PredictWork:
         while done < part.num_rows:
             try:
                 batch = pa.Table.from_batches([next(batches)])
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, StopIteration) as error:
                 lost = [
                     Reject(row, "broken_file", str(error)) for row in range(part.num_rows - done)
                 ]
@@ -135,7 +134,7 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
     work = PredictWork(
         place=storage.absolute(config.output),
         model=storage.absolute(config.model),
-        params_sha256=model.params_sha256(),
+        model_sha256=model.sha256(),
         image_column=config.image_column,
         label_column=config.label_column,
         keep=config.keep,
@@ -147,8 +146,8 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
     }
     parts = [
         part
-        for file, size in expand(inputs, (".parquet", ".pq"))
-        for part in _parts(file, size, work, settings)
+        for file in expand(inputs, (".parquet", ".pq"))
+        for part in _parts(file, work, settings)
     ]
     identity = {
         "command": "predict",
@@ -160,25 +159,25 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
     return job, work
 
 
-def _parts(file: str, size: int, work: PredictWork, settings: dict[str, Any]) -> Iterator[Part]:
+def _parts(file: InputFile, work: PredictWork, settings: dict[str, Any]) -> Iterator[Part]:
     """One file, cut at row groups; one that cannot be read is a part that says why."""
     reason = "broken_file"
     try:
-        parquet = open_parquet(file)
+        parquet = open_parquet(file.place)
         reason = "wrong_schema"
         find_image_column(parquet.schema_arrow, work.image_column)
         find_label_column(parquet.schema_arrow, work.label_column)
     except DataError as error:
-        id_ = part_id(settings, file, size)
-        yield Part(id=id_, files=(file,), broken=reason, detail=str(error))
+        id_ = part_id(settings, *file)
+        yield Part(id=id_, files=(file.place,), broken=reason, detail=str(error))
         return
     for name in work.keep:
         if name not in parquet.schema_arrow.names:
-            raise DataError(f"{file} has no column {name!r} to --keep; leave it out")
+            raise DataError(f"{file.place} has no column {name!r} to --keep; leave it out")
     for groups, first_row, num_rows in _cut(parquet.metadata):
         yield Part(
-            id=part_id(settings, file, size, *groups),
-            files=(file,),
+            id=part_id(settings, *file, *groups),
+            files=(file.place,),
             row_groups=groups,
             first_row=first_row,
             num_rows=num_rows,
@@ -198,10 +197,10 @@ def _cut(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, int], int, int]
 
 
 @lru_cache(maxsize=1)
-def _model(place: str, params_sha256: str) -> Model:
+def _model(place: str, sha256: str) -> Model:
     """The model of the job, read once in each process."""
     model = model_io.load(place)
-    if model.params_sha256() != params_sha256:
+    if model.sha256() != sha256:
         raise DataError(f"{place} has changed since the job began; start the job again")
     return model
 

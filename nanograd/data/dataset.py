@@ -56,12 +56,12 @@ class BatchPlan:
 
     Shard s holds the s-th of `num_shards` nearly equal runs of the training set. An epoch is cut
     into ceil(num_images / batch_size) rounds as evenly as whole images allow: every image is used
-    exactly once an epoch, and no round is much shorter than another.
+    exactly once an epoch, and no round is longer than another by more than num_shards images.
 
     Args:
         num_images: N, size of the training set.
         num_shards: S, fixed for a run; how many workers share the shards changes nothing.
-        batch_size: global number of images a round (on average, at most).
+        batch_size: images a round; a round may have a few more or less, by whole images a shard.
         seed: 0 to 2**63 - 1.
     """
 

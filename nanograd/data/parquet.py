@@ -1,14 +1,10 @@
-"""From Arrow columns to images: every accepted kind of image column, and the output's schemas.
+"""From Arrow columns to images and labels; the schemas of what predictions are written as.
 
-Recognised from the schema alone: an encoded picture as `struct<bytes, path>` (Hugging Face) or
-binary; 784 raw bytes; 784 numbers as a list, a nested 28 x 28 list or a tensor; 784 flat columns.
-A path is never followed, a pickled column is refused. A row that cannot be read is rejected with
-its reason and touches no other row.
+A path in a table is never followed. A row that cannot be read is rejected with its reason and
+touches no other row.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nanograd.data import handwriting, pictures
+from nanograd.data.columns import ImageColumn, is_list
 from nanograd.data.dataset import NUM_PIXELS
 from nanograd.data.pictures import UnreadableError
-from nanograd.errors import DataError
 
 PREDICTIONS = pa.schema(
     [
@@ -41,12 +37,6 @@ QUARANTINE = pa.schema(
     ]
 )
 
-IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")
-LABEL_NAMES = ("label", "digit", "target", "y")
-
-# Spellings of 784 flat columns: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28.
-_FLAT = (re.compile(r"pixel_?(\d+)"), re.compile(r"(\d+)x(\d+)"))
-_PICKLED = "arrow_pickled_object"
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
 _PICTURE_STARTS = (
     b"\x89PNG",
@@ -62,19 +52,6 @@ _PICTURE_STARTS = (
 
 Images = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class ImageColumn:
-    """Where the images are.
-
-    Args:
-        kind: encoded (pictures, or 784 raw bytes), numbers, or flat.
-        names: of the column, or of the 784 in the order of the pixels.
-    """
-
-    kind: str
-    names: tuple[str, ...]
 
 
 class Reject(NamedTuple):
@@ -103,48 +80,6 @@ class Decoded(NamedTuple):
     images: Images
     rows: NDArray[np.int64]
     rejects: list[Reject]
-
-
-def find_image_column(schema: pa.Schema, override: str | None = None) -> ImageColumn:
-    """The image column of a table.
-
-    Args:
-        schema: of the table.
-        override: its name, if the user said so.
-
-    Raises:
-        DataError: there is none, more than one that could be meant, or it is pickled.
-    """
-    names = list(schema.names) if override is None else [override]
-    if override is not None and override not in schema.names:
-        raise DataError(f"there is no column {override!r} among {', '.join(schema.names)}")
-    found = {name: kind for name in names if (kind := _kind(schema.field(name)))}
-    if not found and (flat := _flat_columns(schema.names)):
-        return ImageColumn("flat", flat)
-    usual = [name for name in found if name.lower() in IMAGE_NAMES]
-    chosen = usual[:1] or (list(found) if len(found) == 1 else [])
-    if not chosen:
-        raise DataError(
-            f"no image column is recognised among {', '.join(schema.names)}; "
-            "name one with --image-column"
-        )
-    return ImageColumn(found[chosen[0]], (chosen[0],))
-
-
-def find_label_column(schema: pa.Schema, override: str | None = None) -> str | None:
-    """The label column of a table: whole numbers, by its usual names or the user's word.
-
-    Raises:
-        DataError: the column that the user named is not there or holds no whole numbers.
-    """
-    if override is None:
-        usual = [name for name in schema.names if name.lower() in LABEL_NAMES]
-        return next((name for name in usual if pa.types.is_integer(schema.field(name).type)), None)
-    if override not in schema.names or not pa.types.is_integer(schema.field(override).type):
-        raise DataError(
-            f"{override!r} is no column of whole numbers among {', '.join(schema.names)}"
-        )
-    return override
 
 
 def read_images(table: pa.Table, column: ImageColumn, *, polarity: str, max_pixels: int) -> Decoded:
@@ -198,56 +133,6 @@ def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], li
     ]
 
 
-def _kind(field: pa.Field) -> str | None:
-    type_, metadata = field.type, field.metadata or {}
-    extension = getattr(type_, "extension_name", "") or metadata.get(
-        b"ARROW:extension:name", b""
-    ).decode(errors="replace")
-    if _PICKLED in extension:
-        raise DataError(f"column {field.name!r} holds pickled objects, which are never loaded")
-    if isinstance(type_, pa.BaseExtensionType):
-        type_ = type_.storage_type
-    if pa.types.is_struct(type_) and type_.get_field_index("bytes") >= 0:
-        type_ = type_.field("bytes").type
-        return "encoded" if _is_binary(type_) else None
-    if _is_binary(type_):
-        return "encoded"
-    return "numbers" if _is_list(type_) and _is_number(_leaf(type_)) else None
-
-
-def _is_binary(type_: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(type_)
-        or pa.types.is_large_binary(type_)
-        or pa.types.is_fixed_size_binary(type_)
-    )
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(type_)
-        or pa.types.is_large_list(type_)
-        or pa.types.is_fixed_size_list(type_)
-    )
-
-
-def _is_number(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
-
-
-def _leaf(type_: pa.DataType) -> pa.DataType:
-    return _leaf(type_.value_type) if _is_list(type_) else type_
-
-
-def _flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
-    for pattern in _FLAT:
-        places = {name: match for name in names if (match := pattern.fullmatch(name))}
-        ordered = sorted(places, key=lambda name: [int(part) for part in places[name].groups()])
-        if len(ordered) == NUM_PIXELS:
-            return tuple(ordered)
-    return None
-
-
 def _single(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
@@ -294,7 +179,7 @@ def _picture(data: bytes, polarity: str, max_pixels: int) -> Images:
 def _from_lists(array: pa.Array) -> Decoded:
     whole = _leaf_counts(array) == NUM_PIXELS
     flat = array if whole.all() else array.filter(pa.array(whole))
-    while _is_list(flat.type):
+    while is_list(flat.type):
         flat = flat.flatten()
     values = flat.fill_null(0).to_numpy(zero_copy_only=False).reshape(-1, NUM_PIXELS)
     if flat.null_count:
@@ -308,7 +193,7 @@ def _leaf_counts(array: pa.Array) -> NDArray[np.int64]:
     """How many numbers each row of nested lists holds; lists of odd lengths count as none."""
     lengths = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
     total = lengths
-    if _is_list(array.type.value_type):
+    if is_list(array.type.value_type):
         below = _leaf_counts(array.flatten())
         owner = np.repeat(np.arange(len(array)), lengths)
         total = np.bincount(owner, below, len(array)).astype(np.int64)

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from nanograd import blas
 from nanograd.data.dataset import Dataset
@@ -17,7 +17,7 @@ from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.optimizers import Vector
 from nanograd.training.group import shards_of
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, Progress, Snapshot
+from nanograd.training.server import ParameterServer, Snapshot
 from nanograd.training.worker import Contribution, Worker
 
 # Rounds submitted before the first of them is done: the actors never wait for this process.
@@ -81,7 +81,7 @@ class RayGroup:
         self._vector: Any = self._server.parameters.remote()
         self._wait_until_ready()
 
-    def advance(self, until: int) -> Progress:
+    def advance(self, until: int) -> None:
         """Apply all rounds below `until`."""
         under_way: deque[Any] = deque()
         while self._round < until:
@@ -92,8 +92,6 @@ class RayGroup:
             if len(under_way) > _ROUNDS_AHEAD:
                 ray.wait([under_way.popleft()])
         _result(self._vector)
-        progress: Progress = _result(self._server.take_progress.remote())
-        return progress
 
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""
@@ -128,10 +126,10 @@ def _result(ref: Any) -> Any:
     except RayTaskError as error:
         if not isinstance(error.cause, RayActorError):
             raise error.cause from error
-        lost: RayActorError = error.cause
-    except RayActorError as error:
+        lost: RayError = error.cause
+    except RayError as error:  # the actor, its node or an object of theirs is gone
         lost = error
     raise Stopped(
         f"a worker or the parameter server was lost ({str(lost).splitlines()[0]}); "
-        "the same command goes on from the last checkpoint"
+        "there is a checkpoint of each epoch"
     ) from lost

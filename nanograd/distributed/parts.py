@@ -2,8 +2,8 @@
 
 The rows of the data set are the planned parts, and the function that an actor applies to a row
 reads, works and commits that part and returns its receipt. Ray Data schedules, limits what is in
-flight, grows the pool of actors and starts lost actors anew; what goes out is committed by
-`nanograd.batch`, so nothing of Ray's own writing, which appends and is not atomic, is involved.
+flight and starts lost actors anew; what goes out is committed by `nanograd.batch`, so nothing of
+Ray's own writing, which appends and is not atomic, is involved.
 """
 
 import json
@@ -14,11 +14,11 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+from ray.exceptions import RayError, UserCodeException
 
 from nanograd import blas, errors
 from nanograd.batch.job import Part, Receipt, RunParts, Work
-from nanograd.errors import ClusterError, NanogradError
+from nanograd.errors import ClusterError, InternalError, NanogradError
 
 # More blocks than this only cost scheduling; a block is done part by part.
 _MAX_BLOCKS = 5000
@@ -48,6 +48,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
 
     Raises:
         ClusterError: Ray fails.
+        InternalError: the work raised what is no NanogradError.
     """
 
     def run(parts: Sequence[Part]) -> Iterator[Receipt]:
@@ -63,6 +64,9 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         try:
             for row in done.iter_rows():
                 yield _receipt(row)
+        except UserCodeException as error:
+            last = str(error).strip().splitlines()[-1]
+            raise InternalError(f"a part failed: {last}; please report this") from error
         except RayError as error:
             raise ClusterError(f"Ray Data failed: {error}") from error
 

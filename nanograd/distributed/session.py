@@ -117,8 +117,9 @@ def _join(address: str) -> None:
         ) from error
     except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address} ({_first_line(error)}); check --address and "
-            "RAY_ADDRESS, or leave both out for a private Ray on this machine"
+            f"no Ray cluster answers at {address}, or it refuses our token "
+            f"({_first_line(error)}); check --address, RAY_ADDRESS and the token, or leave them "
+            "out for a private Ray on this machine"
         ) from error
 
 
@@ -126,7 +127,7 @@ def _knock(address: str) -> None:
     """Fail at once where nobody listens: Ray would try for minutes, then abort the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _first_line(error: BaseException) -> str:

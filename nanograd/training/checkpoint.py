@@ -30,12 +30,10 @@ class History:
 
     Args:
         epochs: a row of figures for each finished epoch, as in metrics.jsonl.
-        progress: what the present, unfinished epoch did so far.
-        train_s: seconds spent in training, over all sessions.
+        train_s: seconds since training began, evaluations and checkpoints included, pauses not.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
-    progress: Progress = field(default_factory=Progress)
     train_s: float = 0.0
 
 
@@ -112,8 +110,8 @@ def _encode(checkpoint: Checkpoint) -> bytes:
         "identity": checkpoint.identity,
         "round": snapshot.round,
         "epochs": history.epochs,
-        "loss": history.progress.loss,
-        "num_images": history.progress.num_images,
+        "loss": snapshot.progress.loss,
+        "num_images": snapshot.progress.num_images,
         "train_s": history.train_s,
     }
     return bytes(save_tensors(tensors, metadata={"nanograd": json.dumps(facts)}))
@@ -133,9 +131,9 @@ def _decode(name: str, data: bytes) -> Checkpoint:
         vector=tensors["vector"],
         state=state,
         average=tensors.get("average"),
+        progress=Progress(loss=facts["loss"], num_images=facts["num_images"]),
     )
-    progress = Progress(loss=facts["loss"], num_images=facts["num_images"])
-    history = History(epochs=facts["epochs"], progress=progress, train_s=facts["train_s"])
+    history = History(epochs=facts["epochs"], train_s=facts["train_s"])
     return Checkpoint(identity=facts["identity"], snapshot=snapshot, history=history)
 
 

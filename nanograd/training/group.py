@@ -6,7 +6,7 @@ from nanograd import blas
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DivergedError
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, Progress, Snapshot
+from nanograd.training.server import ParameterServer, Snapshot
 from nanograd.training.worker import Worker
 
 
@@ -17,8 +17,8 @@ class WorkerGroup(Protocol):
     stretches the training loop looks at the clock, evaluates, saves and stops.
     """
 
-    def advance(self, until: int) -> Progress:
-        """Apply all rounds below `until`; what they did.
+    def advance(self, until: int) -> None:
+        """Apply all rounds below `until`.
 
         Raises:
             DivergedError: parameters or loss left the finite numbers.
@@ -49,7 +49,7 @@ class LocalGroup:
         self._worker = Worker(recipe, shards)
         self._server = ParameterServer(recipe, snapshot)
 
-    def advance(self, until: int) -> Progress:
+    def advance(self, until: int) -> None:
         """Apply all rounds below `until`."""
         with blas.one_thread():
             while self._server.round < until:
@@ -57,7 +57,6 @@ class LocalGroup:
                 for contribution in self._worker.contribute(self._server.round, parameters):
                     if reason := self._server.submit(contribution):
                         raise DivergedError(f"round {self._server.round}: {reason}")
-        return self._server.take_progress()
 
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""

@@ -15,7 +15,7 @@ from nanograd.model import Model
 from nanograd.training.checkpoint import History
 from nanograd.training.group import WorkerGroup
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import Progress, Snapshot
+from nanograd.training.server import Snapshot
 
 # How long nobody can stop the run: a stretch of rounds aims at this time.
 _STRETCH_S = 0.25
@@ -55,16 +55,13 @@ def train(
     began = perf_counter() - history.train_s
     for epoch in range(len(history.epochs), recipe.epochs):
         end = (epoch + 1) * per_epoch
-        for reached in _stretches(group, round_, end, history):
+        for reached in _stretches(group, round_, end):
             history.train_s = perf_counter() - began
             if watch.stop() and reached < end:
                 watch.save(group.snapshot(), history)
-                raise Stopped(
-                    f"stopped after round {reached - 1}; the same command goes on from it"
-                )
+                raise Stopped(f"stopped after round {reached - 1}, saved")
         round_, snapshot = end, group.snapshot()
         history.epochs.append(_row(recipe, validation, snapshot, history))
-        history.progress = Progress()
         watch.save(snapshot, history)
         yield history.epochs[-1]
 
@@ -86,13 +83,13 @@ def as_model(recipe: Recipe, snapshot: Snapshot, about: dict[str, Any]) -> Model
     )
 
 
-def _stretches(group: WorkerGroup, start: int, end: int, history: History) -> Iterator[int]:
+def _stretches(group: WorkerGroup, start: int, end: int) -> Iterator[int]:
     """Advance the group to the end, yielding now and then how far it is."""
     length = 1
     while start < end:
         until = min(start + length, end)
         began = perf_counter()
-        history.progress += group.advance(until)
+        group.advance(until)
         seconds = perf_counter() - began
         length = max(1, round((until - start) * _STRETCH_S / max(seconds, 1e-6)))
         start = until
@@ -102,7 +99,7 @@ def _stretches(group: WorkerGroup, start: int, end: int, history: History) -> It
 def _row(
     recipe: Recipe, validation: Dataset, snapshot: Snapshot, history: History
 ) -> dict[str, Any]:
-    progress = history.progress
+    progress = snapshot.progress
     before = history.epochs[-1]["train_s"] if history.epochs else 0.0
     val_accuracy = accuracy(as_model(recipe, snapshot, {}), validation)
     return {

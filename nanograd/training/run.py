@@ -16,7 +16,7 @@ from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, OutputExistsError
+from nanograd.errors import DataError, OutputExistsError, Stopped
 from nanograd.model import Model
 from nanograd.training import checkpoint, loop
 from nanograd.training.checkpoint import Checkpoint, History
@@ -77,6 +77,7 @@ def train_run(
     with storage.exclusive(run.place):
         _make_room(run)
         if storage.exists(storage.join(run.at("model"), model_io.MANIFEST)):
+            _require_same(run, model_io.load(run.at("model")).about["identity"])
             say(f"{run.place} holds this run already, complete; --overwrite trains it again")
         else:
             model_io.save(_train(run, make_group, stop, say), run.at("model"))
@@ -96,14 +97,19 @@ def _train(
         raise DataError(
             f"{len(training)} training images cannot fill {config.shards} shards; lower --shards"
         )
+    if recipe.num_warm_up >= recipe.num_rounds:
+        say(
+            f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
+            f"{recipe.num_rounds}: lower --warmup or raise --epochs"
+        )
     start = _start(run, recipe, say)
     storage.commit(run.at("config.toml"), config.to_toml().encode())
+    _write_metrics(run, start.history)
 
     def save(snapshot: Snapshot, history: History) -> None:
         now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
         checkpoint.save(run.at("checkpoints"), now)
-        lines = "".join(json.dumps(row) + "\n" for row in history.epochs)
-        storage.commit(run.at("metrics.jsonl"), lines.encode())
+        _write_metrics(run, history)
 
     group = make_group(recipe, training, start.snapshot)
     try:
@@ -111,11 +117,20 @@ def _train(
         for row in loop.train(recipe, validation, group, start.history, watch):
             say(_epoch_line(row, config.epochs))
         snapshot = group.snapshot()
+    except Stopped as error:
+        raise Stopped(
+            f"{error}; the same settings with --output {run.place}, without --overwrite, go on"
+        ) from error
     finally:
         group.close()
     about = _about(run, recipe, start.history)
     test_accuracy = loop.accuracy(loop.as_model(recipe, snapshot, {}), run.data.test)
     return loop.as_model(recipe, snapshot, {**about, "test_accuracy": test_accuracy})
+
+
+def _write_metrics(run: Run, history: History) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in history.epochs)
+    storage.commit(run.at("metrics.jsonl"), lines.encode())
 
 
 def _make_room(run: Run) -> None:

@@ -9,7 +9,7 @@ References:
     architecture; here synchronous, with one server).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,29 +22,8 @@ from nanograd.training.worker import Contribution, add
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """All that training needs to go on.
-
-    Args:
-        round: the next round to compute; equal to the number of rounds applied.
-        vector: (P,) float32, the parameters.
-        state: the optimiser's vectors.
-        average: (P,) float32, the exponential average of the parameters; None without one.
-    """
-
-    round: int
-    vector: Vector
-    state: State
-    average: Vector | None
-
-    def final_vector(self) -> Vector:
-        """The parameters a model is made of: the average if one is kept."""
-        return self.vector if self.average is None else self.average
-
-
-@dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What some rounds did.
+    """What the rounds of an epoch did so far, added up round by round.
 
     Args:
         loss: summed over their images.
@@ -56,6 +35,29 @@ class Progress:
 
     def __add__(self, other: "Progress") -> "Progress":
         return Progress(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that training needs to go on.
+
+    Args:
+        round: the next round to compute; equal to the number of rounds applied.
+        vector: (P,) float32, the parameters.
+        state: the optimiser's vectors.
+        average: (P,) float32, the exponential average of the parameters; None without one.
+        progress: what the epoch of the last applied round did.
+    """
+
+    round: int
+    vector: Vector
+    state: State
+    average: Vector | None
+    progress: Progress = field(default_factory=Progress)
+
+    def final_vector(self) -> Vector:
+        """The parameters a model is made of: the average if one is kept."""
+        return self.vector if self.average is None else self.average
 
 
 def first_snapshot(recipe: Recipe) -> Snapshot:
@@ -86,7 +88,7 @@ class ParameterServer:
         self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
         self._average = None if snapshot.average is None else snapshot.average.copy()
         self._arrived: dict[Node, Contribution] = {}
-        self._progress = Progress()
+        self._progress = snapshot.progress
 
     @property
     def round(self) -> int:
@@ -113,7 +115,8 @@ class ParameterServer:
         Raises:
             DivergedError: the update left the finite numbers.
         """
-        reason = self._refusal(contribution)
+        with np.errstate(over="ignore", invalid="ignore"):
+            reason = self._refusal(contribution)
         if reason is not None:
             return reason
         first, end = contribution.node
@@ -121,13 +124,9 @@ class ParameterServer:
             del self._arrived[node]  # the new sum covers it, with the same bits
         self._arrived[contribution.node] = contribution
         if not self.missing():
-            self._apply()
+            with np.errstate(over="ignore", invalid="ignore"):  # _apply looks at the result
+                self._apply()
         return None
-
-    def take_progress(self) -> Progress:
-        """What was applied since this was last asked."""
-        progress, self._progress = self._progress, Progress()
-        return progress
 
     def snapshot(self) -> Snapshot:
         """A copy of all that training needs to go on."""
@@ -136,6 +135,7 @@ class ParameterServer:
             vector=self._vector.copy(),
             state={name: vector.copy() for name, vector in self._state.items()},
             average=None if self._average is None else self._average.copy(),
+            progress=self._progress,
         )
 
     def _refusal(self, contribution: Contribution) -> str | None:
@@ -152,6 +152,14 @@ class ParameterServer:
             return f"gradient is {gradient.dtype} {gradient.shape}"
         if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
             return "gradient or loss is not finite"
+        return self._wrong_count(contribution)
+
+    def _wrong_count(self, contribution: Contribution) -> str | None:
+        plan = self._recipe.plan
+        parts = [plan.micro_batch(self._round, shard) for shard in range(*contribution.node)]
+        expected = sum(part.stop - part.start for part in parts)
+        if contribution.num_images != expected:
+            return f"{contribution.num_images} images where the plan has {expected}"
         return None
 
     def _apply(self) -> None:
@@ -159,6 +167,8 @@ class ParameterServer:
         self._arrived = {}
         gradient = total.gradient * np.float32(1 / total.num_images)
         rate = self._schedule(self._round)
+        if self._round % self._recipe.plan.rounds_per_epoch == 0:
+            self._progress = Progress()
         self._round += 1
         self._optimizer.update(self._vector, gradient, self._state, rate, self._round)
         if not np.isfinite(self._vector @ self._vector):

@@ -156,4 +156,4 @@ def test_a_wrong_token_is_refused_by_cluster_and_jobs(head: Head, tmp_path: Path
 
     assert code != 0
     assert joined.returncode == 69, joined.stdout + joined.stderr
-    assert "token" in last_event(joined.stdout)["reason"]
+    assert "refuses our token" in last_event(joined.stdout)["reason"]

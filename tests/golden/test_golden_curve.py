@@ -24,7 +24,7 @@ from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import make_recipe
-from nanograd.training.server import first_snapshot
+from nanograd.training.server import Progress, first_snapshot
 
 FILE = Path(__file__).parent / "golden_curve.json"
 
@@ -60,10 +60,16 @@ def record(name: str, sample: Mnist) -> dict[str, Any]:
     config = TrainConfig.resolve(COMMON, RUNS[name])
     recipe = make_recipe(config, len(sample.train))
     group = LocalGroup(recipe, sample.train, first_snapshot(recipe))
-    rounds = [group.advance(round_ + 1) for round_ in range(recipe.num_rounds)]
+    losses, before = [], Progress()
+    for round_ in range(recipe.num_rounds):
+        group.advance(round_ + 1)
+        before = before if round_ % recipe.plan.rounds_per_epoch else Progress()
+        now = group.snapshot().progress
+        losses.append((now.loss - before.loss) / (now.num_images - before.num_images))
+        before = now
     vector = group.snapshot().final_vector()
     return {
-        "losses": [progress.loss / progress.num_images for progress in rounds],
+        "losses": losses,
         "params_sha256": storage.checksum(vector.tobytes()),
     }
 

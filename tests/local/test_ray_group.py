@@ -69,10 +69,13 @@ def test_progress_counts_loss_and_images_as_the_local_group_does(
     local = LocalGroup(recipe, digits, first_snapshot(recipe))
     remote = RayGroup(recipe, digits, first_snapshot(recipe), 2)
 
-    expected, actual = local.advance(ROUNDS), remote.advance(ROUNDS)
+    local.advance(ROUNDS)
+    remote.advance(ROUNDS)
+    actual = remote.snapshot().progress
     remote.close()
 
-    assert actual == expected
+    assert actual.num_images > 0
+    assert actual == local.snapshot().progress
 
 
 def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
@@ -89,5 +92,5 @@ def test_a_killed_worker_is_said_to_be_resumable(ray_cpus: int, digits: Dataset)
     group.advance(1)
     os.kill(group.worker_pids()[1], signal.SIGKILL)
 
-    with pytest.raises(Stopped, match="same command goes on"):
+    with pytest.raises(Stopped, match="was lost"):
         snapshot_after(group, ROUNDS)

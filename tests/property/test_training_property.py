@@ -114,7 +114,7 @@ def test_server_gives_the_same_bits_for_any_owners_order_and_repetition(
     assert server.round == alone.round == 1
     assert server.snapshot().vector.dtype == np.float32
     assert server.snapshot().vector.tobytes() == alone.snapshot().vector.tobytes()
-    assert server.take_progress() == alone.take_progress()
+    assert server.snapshot().progress == alone.snapshot().progress
 
 
 def _num_images(part: slice) -> int:

@@ -28,9 +28,13 @@ def some_checkpoint(
     return Checkpoint(
         identity=IDENTITY,
         snapshot=Snapshot(
-            round=round_, vector=vector, state=state, average=vector + 1 if adam else None
+            round=round_,
+            vector=vector,
+            state=state,
+            average=vector + 1 if adam else None,
+            progress=Progress(loss=0.1, num_images=193),
         ),
-        history=History(epochs=rows, progress=Progress(loss=0.1, num_images=193), train_s=1 / 3),
+        history=History(epochs=rows, train_s=1 / 3),
     )
 
 

@@ -60,7 +60,7 @@ def trained(recipe: Recipe, owners: list[list[int]], seed: int) -> tuple[Snapsho
         for index in generator.permutation(len(contributions)):
             assert server.submit(contributions[index]) is None
         assert server.round == round_ + 1
-    return server.snapshot(), server.take_progress()
+    return server.snapshot(), server.snapshot().progress
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])

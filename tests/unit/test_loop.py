@@ -59,12 +59,17 @@ class FakeGroup:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot, self.asked = snapshot, [snapshot.round]
 
-    def advance(self, until: int) -> Progress:
+    def advance(self, until: int) -> None:
         self.asked.append(until)
-        return Progress(loss=1.0, num_images=1)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(round=self.asked[-1], vector=self._snapshot.vector, state={}, average=None)
+        return Snapshot(
+            round=self.asked[-1],
+            vector=self._snapshot.vector,
+            state={},
+            average=None,
+            progress=Progress(loss=1.0, num_images=1),
+        )
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -170,18 +175,18 @@ def test_checkpoint_is_saved_after_every_epoch(digits: Dataset) -> None:
 
     assert saved.rounds == [7, 14, 21]
     assert len(saved.history.epochs) == 3
-    assert saved.history.progress == Progress()
 
 
 def test_stopped_in_mid_epoch_it_saves_and_says_that_it_can_go_on(digits: Dataset) -> None:
     saved = Saved()
 
-    with pytest.raises(Stopped, match=r"^stopped after round 0; the same command goes on from it$"):
+    with pytest.raises(Stopped, match=r"^stopped after round 0, saved$"):
         run(recipe_for(digits), digits, saved, at_once)
 
     assert saved.rounds == [1]
     assert saved.history.epochs == []
-    assert saved.history.progress.num_images > 0
+    assert saved.snapshot is not None
+    assert saved.snapshot.progress.num_images > 0
 
 
 def test_stopped_wherever_it_is_it_ends_with_the_undisturbed_bits(digits: Dataset) -> None:
@@ -196,9 +201,7 @@ def test_stopped_wherever_it_is_it_ends_with_the_undisturbed_bits(digits: Datase
     np.testing.assert_array_equal(snapshot.final_vector(), expected.final_vector())
     for name, vector in expected.state.items():
         np.testing.assert_array_equal(snapshot.state[name], vector)
-    # Losses are added in another order, so they agree to the last digits only.
-    losses = [row["loss"] for row in saved.history.epochs]
-    assert losses == pytest.approx([row["loss"] for row in rows], rel=1e-12)
+    assert [row["loss"] for row in saved.history.epochs] == [row["loss"] for row in rows]
     assert len(saved.rounds) > recipe.epochs
 
 
@@ -259,10 +262,10 @@ def test_local_group_computes_in_one_thread_and_gives_the_rest_back(digits: Data
     recipe = recipe_for(digits)
     group = LocalGroup(recipe, digits, first_snapshot(recipe))
 
-    progress = group.advance(2)
+    group.advance(2)
 
     with blas.one_thread():
         again = LocalGroup(recipe, digits, first_snapshot(recipe))
-        assert again.advance(2) == progress
+        again.advance(2)
     assert group.snapshot().vector.dtype == np.float32
     np.testing.assert_array_equal(group.snapshot().vector, again.snapshot().vector)

@@ -10,12 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from nanograd.data.columns import find_image_column, find_label_column
 from nanograd.data.parquet import (
     PREDICTIONS,
     QUARANTINE,
     Decoded,
-    find_image_column,
-    find_label_column,
     read_images,
     read_labels,
 )

@@ -78,7 +78,7 @@ def test_update_divides_by_the_number_of_images_of_the_round() -> None:
     assert after.dtype == np.float32
     np.testing.assert_array_equal(after, expected)
     assert not np.allclose(after, mean_of_means, rtol=1e-3, atol=0)
-    assert server.take_progress() == Progress(loss=8.0, num_images=4)
+    assert server.snapshot().progress == Progress(loss=8.0, num_images=4)
 
 
 def test_rate_of_each_round_comes_from_the_schedule() -> None:
@@ -121,7 +121,7 @@ def test_larger_node_replaces_its_parts_and_counts_once(halves: list[tuple[int, 
     alone = server_for(recipe)
     alone.submit(sent(recipe, 0, 8, value=8.0))
     assert bits(server.snapshot()) == bits(alone.snapshot())
-    assert server.take_progress() == Progress(loss=8.0, num_images=planned(recipe, 0, 8))
+    assert server.snapshot().progress == Progress(loss=8.0, num_images=planned(recipe, 0, 8))
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -183,7 +183,6 @@ def test_contribution_that_makes_no_sense_is_refused_without_effect(
     assert bits(server.snapshot()) == bits(undisturbed.snapshot())
 
 
-@pytest.mark.xfail(strict=True, reason="num_images is not held against the plan")
 @pytest.mark.parametrize("num_images", [-7, 0, 10**6])
 def test_count_that_cannot_be_is_refused(num_images: int) -> None:
     recipe = recipe_for()
@@ -243,16 +242,15 @@ def test_first_snapshot_is_the_average_too_and_follows_from_the_seed() -> None:
     assert bits(snapshot) != bits(first_snapshot(recipe_for(ema=0.9, seed=1)))
 
 
-def test_progress_is_given_out_once() -> None:
+def test_progress_adds_up_the_rounds_of_an_epoch() -> None:
     recipe = recipe_for()
     server = server_for(recipe)
     for round_ in range(3):
         server.submit(sent(recipe, 0, 8, value=2.0, round_=round_))
 
-    assert server.take_progress() == Progress(
+    assert server.snapshot().progress == Progress(
         loss=6.0, num_images=sum(planned(recipe, 0, 8, round_) for round_ in range(3))
     )
-    assert server.take_progress() == Progress()
 
 
 def test_update_beyond_the_finite_numbers_is_divergence() -> None:
@@ -263,7 +261,6 @@ def test_update_beyond_the_finite_numbers_is_divergence() -> None:
         server.submit(sent(recipe, 0, 1, value=1e17))
 
 
-@pytest.mark.xfail(raises=RuntimeWarning, reason="numpy warns before the sentence is said")
 def test_divergence_is_one_sentence_without_warnings() -> None:
     recipe = recipe_for(shards=1, learning_rate=1e18)
 
