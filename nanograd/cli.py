@@ -53,10 +53,11 @@ def with_settings(config_class: type[C]) -> Callable[[Command], Command]:
             command(_resolve(config_class, config, given), *arguments.values())
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run = _debug(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
         for each in reversed(_own_fields_first(config_class)):
             run = _option(each)(run)
-        return _debug(run)
+        return run
 
     return decorate
 

@@ -100,7 +100,11 @@ class TrainConfig(JobConfig):
 
     data: str = setting("auto", "auto, mnist, sample, or a path or URI of IDX or CSV files")
     output: str | None = setting(None, "run directory or URI [default: runs/PRESET-TIME]")
-    preset: str = setting("fast", "settings to start from", choices=tuple(PRESETS))
+    preset: str = setting(
+        "fast",
+        "settings to start from; the defaults shown are those of fast",
+        choices=tuple(PRESETS),
+    )
     shards: int = setting(8, "fixed parts of the training set", least=1, recipe=True)
     epochs: int = setting(8, "passes over the training set", least=1, recipe=True)
     batch_size: int = setting(512, "images a round, over all workers", least=1, recipe=True)
