@@ -8,7 +8,7 @@ whether the library heard it is checked here, not hoped for.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np  # noqa: F401 - loads the BLAS that is limited here
+import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from nanograd.errors import InternalError
@@ -34,6 +34,20 @@ def one_thread() -> Iterator[None]:
     with threadpool_limits(limits=1, user_api="blas"):
         _require_one_thread()
         yield
+
+
+def fingerprint() -> str:
+    """What the bits of a matrix product depend on: numpy, its BLAS and the kernel for this CPU.
+
+    >>> fingerprint().startswith("numpy ")
+    True
+    """
+    libraries = sorted(
+        f"{each['internal_api']} {each['version']} {each.get('architecture')}"
+        for each in threadpool_info()
+        if each["user_api"] == "blas"
+    )
+    return ", ".join([f"numpy {np.__version__}", *libraries])
 
 
 def _require_one_thread() -> None:

@@ -208,17 +208,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
         code = 0
-    except click.ClickException as error:
-        code = _fail(words, UsageError(f"{error.format_message()} (--help lists all flags)"))
-    except NanogradError as error:
-        code = _fail(words, error)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail(words, KeyboardInterrupt("interrupted"))
-    except Exception as error:  # noqa: BLE001 - the door: whatever it is, one line and a code
-        code = _fail(words, error)
-    if code and memory["debug"]:
-        traceback.print_exc()
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the door: one line, one code
+        if memory["debug"]:
+            traceback.print_exc()
+        code = _fail(words, _meant(error))
     sys.exit(code)
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What click raises as our own errors."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        _say(error.format_message())
+        return UsageError("say which command (--help lists them)")
+    if isinstance(error, click.ClickException):
+        return UsageError(f"{error.format_message()} (--help lists all flags)")
+    return KeyboardInterrupt() if isinstance(error, click.Abort) else error
 
 
 def _result(command: str, figures: dict[str, Any]) -> None:
@@ -232,12 +236,10 @@ def _fail(words: list[str], error: BaseException) -> int:
     elif isinstance(error, KeyboardInterrupt):
         code, reason = 130, "interrupted"
     _say(f"nanograd: {reason}")
-    command = " ".join(
-        word for word in words[:2] if word in ("data", *cli.commands, *data.commands)
-    )
-    click.echo(
-        json.dumps({"event": "error", "command": command or None, "code": code, "reason": reason})
-    )
+    known = words[0] if words and words[0] in cli.commands else None
+    if known == "data" and len(words) > 1 and words[1] in data.commands:
+        known = f"data {words[1]}"
+    click.echo(json.dumps({"event": "error", "command": known, "code": code, "reason": reason}))
     return code
 
 

@@ -26,7 +26,7 @@ from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
-from nanograd.training.run import MakeGroup, Run, train_run
+from nanograd.training.run import MakeGroup, Run, Tell, train_run
 from nanograd.training.server import Snapshot
 
 # What 4,000 digits need: more passes, smaller batches, and a little movement.
@@ -69,8 +69,9 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say) -> Figures:
     total = _run(config, job, work, say)
     labelled, correct = total.pop("labelled"), total.pop("correct")
     accuracy = correct / labelled if labelled else None
+    files = len({file for part in job.parts for file in part.files})
     rate = _rate("predict_s", total["rows"], began)
-    return {**total, "accuracy": accuracy, **rate, "output": config.output}
+    return {**total, "files": files, "accuracy": accuracy, **rate, "output": config.output}
 
 
 def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:
@@ -171,8 +172,10 @@ def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
     with session(config.address, config.workers):
         workers = num_actors(config.workers, config.shards)
 
-        def make_group(recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> WorkerGroup:
-            return RayGroup(recipe, dataset, snapshot, workers)
+        def make_group(
+            recipe: Recipe, dataset: Dataset, snapshot: Snapshot, tell: Tell
+        ) -> WorkerGroup:
+            return RayGroup(recipe, dataset, snapshot, workers, tell=tell, strict=config.strict)
 
         yield workers, make_group
 

@@ -164,6 +164,8 @@ class TrainConfig(JobConfig):
         recipe=True,
     )
 
+    strict: bool = setting(False, "refuse workers whose BLAS or numpy differ from the server's")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < self.shards:

@@ -47,12 +47,17 @@ def open_parquet(file: str) -> pq.ParquetFile:
     """A Parquet file, its footer read.
 
     Raises:
-        DataError: it is none, or it is cut short.
+        DataError: it is none, it is cut short, or its footer contradicts itself.
     """
     try:
-        return pq.ParquetFile(storage.open_file(file))
-    except (pa.ArrowException, OSError) as error:
+        parquet = pq.ParquetFile(storage.open_file(file))
+    except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8
         raise DataError(f"{file} is no whole Parquet file: {error}") from error
+    footer = parquet.metadata
+    num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
+        raise DataError(f"{file} is no whole Parquet file: its row groups do not add up")
+    return parquet
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -75,7 +80,9 @@ def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
                 yield _local_file(each)
     else:
         # Path.glob takes no absolute pattern.
-        matches = sorted(glob.glob(place, recursive=True))  # noqa: PTH207
+        found = sorted(glob.glob(place, recursive=True))  # noqa: PTH207
+        # A link to nowhere is found, too, and would match itself for ever.
+        matches = [each for each in found if Path(each).is_file() or Path(each).is_dir()]
         if not matches:
             raise DataError(f"{place}: there is no such file or folder; check the path")
         for match in matches:

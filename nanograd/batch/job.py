@@ -15,7 +15,7 @@ from json import dumps
 from typing import Any, TypeAlias
 
 from nanograd import storage
-from nanograd.errors import InternalError, OutputExistsError
+from nanograd.errors import InternalError, OutputExistsError, UsageError
 
 Receipt: TypeAlias = dict[str, Any]
 
@@ -84,6 +84,7 @@ def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Receip
 
     Raises:
         OutputExistsError: the place holds another job's output or something else.
+        UsageError: what is to be overwritten holds the input.
         InternalError: a row is not accounted for exactly once.
         StorageError: something cannot be written.
     """
@@ -140,18 +141,25 @@ def _is_complete(job: Job) -> bool:
             f"{job.place} holds {contents[0]!r}, which no job of this program wrote; "
             "choose another --output"
         )
-    same = storage.read_manifest(_at(job, _MANIFEST))["job"] == job.identity
-    if not same and not job.overwrite:
+    if job.overwrite:
+        _clear(job, contents)
+        return False
+    if storage.read_manifest(_at(job, _MANIFEST))["job"] != job.identity:
         raise OutputExistsError(
             f"{job.place} holds the output of another job (other input, model or settings); "
             "choose another --output or replace it with --overwrite"
         )
-    if job.overwrite:
-        # The mark of completeness goes first, so that no reader takes a half for the whole.
-        for name in [_SUCCESS, *(each for each in contents if each != _SUCCESS)]:
-            storage.remove(_at(job, name))
-        return False
     return _SUCCESS in contents
+
+
+def _clear(job: Job, contents: Sequence[str]) -> None:
+    inputs = (file for part in job.parts for file in part.files)
+    if inside := next((file for file in inputs if file.startswith(_at(job, ""))), None):
+        raise UsageError(f"--output {job.place} holds the input {inside}; choose another --output")
+    # The mark of completeness goes first, so that no reader takes a half for the whole; the
+    # manifest last, so that the rest is known to be ours if this is interrupted.
+    for name in sorted(contents, key=lambda each: (each != _SUCCESS, each == _MANIFEST)):
+        storage.remove(_at(job, name))
 
 
 def _done(job: Job, say: Callable[[str], None]) -> Iterator[Receipt]:

@@ -1,55 +1,51 @@
-"""The group of workers as Ray actors, with the parameter server as one more.
+"""The group of workers and the parameter server as Ray actors, alive through failures.
 
-Parameters and contributions travel as arguments of actor calls, from worker to server and back,
-through Ray's object store; this process only says which call follows which, some rounds ahead.
+Ray places, starts, watches and replaces the actors. Rounds run in stretches with a fixed
+membership: inside a stretch vectors travel through shared memory where all share a host, else as
+arguments of actor calls. A loss or a deadline ends the stretch; the shards of whoever is lost go to
+the others at once, and the next stretch begins at the round after the last one applied. A
+replacement takes its share back between two stretches. None of this changes a bit.
 """
 
-import os
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from nanograd import blas
 from nanograd.data.dataset import Dataset
-from nanograd.errors import ClusterError, DivergedError, Stopped
-from nanograd.optimizers import Vector
-from nanograd.training.group import shards_of
+from nanograd.distributed.actors import ServerActor, WorkerActor
+from nanograd.errors import ClusterError, DivergedError
+from nanograd.training.group import share_out
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, Snapshot
-from nanograd.training.worker import Contribution, Worker
+from nanograd.training.reduce import Node
+from nanograd.training.server import Snapshot
 
-# Rounds submitted before the first of them is done: the actors never wait for this process.
+Event = dict[str, Any]
+Tell = Callable[[Event], None]
+
+# Rounds submitted before the first of them is done, where vectors travel as calls.
 _ROUNDS_AHEAD = 8
 _START_TIMEOUT_S = 60
+# A round may take this long, or five times as long as they take, whichever is more.
+_LEAST_DEADLINE_S = 5.0
+_ANSWER_TIMEOUT_S = 3.0
+# Failures one after the other without any round applied between them.
+_MOST_FAILURES = 5
+# The server's state is copied here this often, for the case that the server is lost.
+_BACKUP_S = 1.0
 
 
-class _WorkerActor(Worker):
-    """A worker in a process of its own; Ray resolves shards only as top-level arguments."""
+@dataclass
+class _Member:
+    """A worker that is there."""
 
-    def __init__(self, recipe: Recipe, shard_ids: range, *shards: Dataset) -> None:
-        blas.use_one_thread()
-        super().__init__(recipe, dict(zip(shard_ids, shards, strict=True)))
-
-    def pid(self) -> int:
-        """Its process, on whatever host."""
-        return os.getpid()
-
-
-class _ServerActor(ParameterServer):
-    """A parameter server in a process of its own."""
-
-    def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
-        blas.use_one_thread()
-        super().__init__(recipe, snapshot)
-
-    def apply(self, *contributions: list[Contribution]) -> Vector:
-        """Take what all workers sent for a round; the parameters of the next one."""
-        for contribution in (each for sent in contributions for each in sent):
-            if reason := self.submit(contribution):
-                raise DivergedError(f"round {self.round}: {reason}")
-        return self.parameters()
+    actor: Any
+    pid: int
+    nodes: tuple[Node, ...] = ()
 
 
 class RayGroup:
@@ -57,79 +53,328 @@ class RayGroup:
 
     Args:
         recipe: what to compute.
-        dataset: the training images; each shard is shipped once.
+        dataset: the training images; each shard is shipped once to whoever holds it.
         snapshot: where to begin.
         num_workers: W, 1 to S.
+        tell: told what happens to the members, as rows of events.jsonl.
+        strict: refuse workers whose BLAS or numpy differ, instead of saying so.
+        shared_memory: use it where it can be had; without it vectors travel through Ray.
 
     Raises:
         ClusterError: the actors do not start.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, num_workers: int
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        snapshot: Snapshot,
+        num_workers: int,
+        *,
+        tell: Tell = lambda event: None,
+        strict: bool = False,
+        shared_memory: bool = True,
     ) -> None:
         plan = recipe.plan
-        server: Any = ray.remote(num_cpus=0)(_ServerActor)
-        worker: Any = ray.remote(num_cpus=1)(_WorkerActor)
-        self._round = snapshot.round
-        self._server = server.remote(recipe, snapshot)
-        self._workers = []
+        self._recipe, self._tell, self._strict = recipe, tell, strict
+        self._shared_memory, self._shared = shared_memory, False
+        self._world_size = num_workers
+        self._shards = [
+            ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
+        ]
+        self._backup, self._backup_time = snapshot, monotonic()
+        self._round, self._round_s = snapshot.round, 0.0
+        self._failures = 0
+        self._refused_round = -1
+        self._joining: dict[int, tuple[Any, Any]] = {}
+        self._members: dict[int, _Member] = {}
+        self._server = self._start_server(snapshot)
         for rank in range(num_workers):
-            ids = shards_of(plan.num_shards, rank, num_workers)
-            shards = [ray.put(dataset.take(plan.shard_slice(shard))) for shard in ids]
-            self._workers.append(worker.remote(recipe, ids, *shards))
-        self._vector: Any = self._server.parameters.remote()
-        self._wait_until_ready()
+            self._start_worker(rank)
+        self._welcome(wait=True)
 
     def advance(self, until: int) -> None:
-        """Apply all rounds below `until`."""
-        under_way: deque[Any] = deque()
+        """Apply all rounds below `until`, whoever is lost meanwhile."""
         while self._round < until:
-            sent = [each.contribute.remote(self._round, self._vector) for each in self._workers]
-            self._vector = self._server.apply.remote(*sent)
-            self._round += 1
-            under_way.append(self._vector)
-            if len(under_way) > _ROUNDS_AHEAD:
-                ray.wait([under_way.popleft()])
-        _result(self._vector)
+            self._welcome(wait=not self._members)
+            before, began = self._round, monotonic()
+            try:
+                trouble = self._stretch(until)
+                self._round = ray.get(self._server.next_round.remote(), timeout=_ANSWER_TIMEOUT_S)
+            except RayError as error:
+                self._replace_server(error)
+                trouble = "the parameter server was lost"
+            if self._round > before:
+                self._failures = 0
+                self._round_s = (monotonic() - began) / (self._round - before)
+            if trouble is not None:
+                self._recover(trouble)
+        if monotonic() - self._backup_time > _BACKUP_S:
+            self.snapshot()
 
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""
-        snapshot: Snapshot = _result(self._server.snapshot.remote())
-        return snapshot
+        try:
+            self._backup = ray.get(self._server.snapshot.remote(), timeout=_START_TIMEOUT_S)
+        except RayError as error:
+            until = self._round
+            self._replace_server(error)
+            self.advance(until)
+            return self.snapshot()
+        self._backup_time = monotonic()
+        return self._backup
 
-    def worker_pids(self) -> list[int]:
-        """The processes of the workers, by rank."""
-        pids: list[int] = _result([each.pid.remote() for each in self._workers])
-        return pids
+    def pids(self) -> dict[str, int]:
+        """The processes of the members: `server` and the ranks of the workers."""
+        server, _ = ray.get(self._server.whoami.remote())
+        return {"server": server} | {str(rank): each.pid for rank, each in self._members.items()}
 
     def close(self) -> None:
         """End the actors, so that their CPUs are free for others."""
-        for actor in [*self._workers, self._server]:
+        joining = [actor for actor, _ in self._joining.values()]
+        for actor in [*(each.actor for each in self._members.values()), *joining, self._server]:
             ray.kill(actor)
 
-    def _wait_until_ready(self) -> None:
-        ready = [actor.__ray_ready__.remote() for actor in [*self._workers, self._server]]
-        _, waiting = ray.wait(ready, num_returns=len(ready), timeout=_START_TIMEOUT_S)
-        if waiting:
+    # Membership
+
+    def _start_server(self, snapshot: Snapshot) -> Any:
+        actor: Any = ray.remote(num_cpus=0)(ServerActor)
+        self._shared = False
+        return actor.remote(self._recipe, snapshot)
+
+    def _start_worker(self, rank: int) -> None:
+        actor: Any = ray.remote(num_cpus=1)(WorkerActor)
+        started = actor.remote(self._recipe)
+        self._joining[rank] = (started, started.whoami.remote())
+
+    def _welcome(self, wait: bool) -> None:
+        """Take in the workers that have started; with `wait`, until all have."""
+        if not self._joining:
+            return
+        waiting = [ready for _, ready in self._joining.values()]
+        timeout = _START_TIMEOUT_S if wait else 0
+        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout)
+        if wait and not done:
             raise ClusterError(
-                f"{len(waiting)} of {len(ready)} actors did not start within {_START_TIMEOUT_S} s; "
+                f"{len(late)} workers did not start within {_START_TIMEOUT_S} s; "
                 "look at `ray status`, or ask for fewer with --workers"
             )
-        _result(ready)
+        newcomers = [rank for rank, (_, ready) in self._joining.items() if ready in done]
+        for rank in newcomers:
+            actor, ready = self._joining.pop(rank)
+            self._take_in(rank, actor, ready)
+        if newcomers:
+            self._share_out()
+
+    def _take_in(self, rank: int, actor: Any, ready: Any) -> None:
+        try:
+            pid, fingerprint = ray.get(ready)
+            _, ours = ray.get(self._server.whoami.remote())
+        except RayActorError as error:
+            self._fail(f"worker {rank} did not start: {_first_line(error)}")
+            self._start_worker(rank)
+            return
+        if fingerprint != ours:
+            sentence = (
+                f"worker {rank} computes with {fingerprint}, the server with {ours}: "
+                "its bits may differ"
+            )
+            if self._strict:
+                raise ClusterError(f"{sentence}; leave out --strict to go on all the same")
+            self._tell({"event": "mixed", "rank": rank, "sentence": sentence})
+        self._members[rank] = _Member(actor, pid)
+        if self._round > self._backup.round or self._failures:
+            sentence = f"worker {rank} joined at round {self._round}"
+            self._tell(
+                {"event": "joined", "rank": rank, "round": self._round, "sentence": sentence}
+            )
+
+    def _share_out(self) -> None:
+        """Give every member its shards; the next stretch begins with new memory."""
+        self._shared = False
+        held = share_out(len(self._shards), self._world_size, list(self._members))
+        for rank, shards in held.items():
+            member = self._members[rank]
+            datasets = [self._shards[shard] for shard in shards]
+            try:
+                member.nodes = tuple(ray.get(member.actor.take.remote(shards, *datasets)))
+            except RayActorError:
+                self._lose(rank)
+                if self._members:
+                    self._share_out()
+                return
+
+    # Stretches
+
+    def _stretch(self, until: int) -> str | None:
+        """Run rounds until `until` or the first trouble, which is returned."""
+        if self._shared_memory and not self._shared:
+            self._shared = self._open()
+        return self._run_shared(until) if self._shared else self._run_calls(until)
+
+    def _open(self) -> bool:
+        """Whether all members reach one piece of memory."""
+        nodes = tuple(node for each in self._members.values() for node in each.nodes)
+        address = ray.get(self._server.open.remote(nodes), timeout=_START_TIMEOUT_S)
+        attached = [each.actor.attach.remote(address) for each in self._members.values()]
+        done, _ = ray.wait(attached, num_returns=len(attached), timeout=_ANSWER_TIMEOUT_S)
+        try:
+            return len(done) == len(attached) and all(ray.get(done))
+        except RayActorError:
+            return False  # the stretch by calls that follows finds out who it is
+
+    def _run_shared(self, until: int) -> str | None:
+        deadline_s = self._deadline_s()
+        pids = [each.pid for each in self._members.values()]
+        running = [each.actor.run.remote(self._round, until) for each in self._members.values()]
+        server = self._server.run.remote(until, deadline_s, pids)
+        whole_s = deadline_s + (until - self._round) * max(self._round_s, 0.1) * 5
+        done, _ = ray.wait([server], timeout=whole_s)
+        if not done:
+            ray.kill(self._server)  # it hangs: what follows treats it as lost
+        trouble: str | None = _get(server)
+        ray.wait(running, num_returns=len(running), timeout=_ANSWER_TIMEOUT_S)
+        return trouble
+
+    def _run_calls(self, until: int) -> str | None:
+        vector = self._server.parameters.remote()
+        under_way: deque[Any] = deque()
+        for round_ in range(self._round, until):
+            sent = [each.actor.contribute.remote(round_, vector) for each in self._members.values()]
+            vector = self._server.apply.remote(*sent)
+            under_way.append(vector)
+            while len(under_way) > (_ROUNDS_AHEAD if round_ < until - 1 else 0):
+                oldest = under_way.popleft()
+                done, _ = ray.wait([oldest], timeout=self._deadline_s())
+                if not done:
+                    return "a round did not end in time"
+                if trouble := _trouble(oldest):
+                    return trouble
+        return None
+
+    def _deadline_s(self) -> float:
+        return max(_LEAST_DEADLINE_S, 5 * self._round_s)
+
+    # Failures
+
+    def _recover(self, trouble: str) -> None:
+        """Find out who is lost, give their shards to the others, start replacements."""
+        self._fail(trouble)
+        ray.get(self._server.forget.remote(), timeout=_START_TIMEOUT_S)
+        answers = {rank: each.actor.whoami.remote() for rank, each in self._members.items()}
+        done, _ = ray.wait(
+            list(answers.values()), num_returns=len(answers), timeout=_ANSWER_TIMEOUT_S
+        )
+        lost = {}
+        for rank, answer in answers.items():
+            if answer not in done:
+                lost[rank] = "hung"
+            elif _trouble(answer):
+                lost[rank] = "killed"
+        for rank in lost:
+            self._lose(rank)
+        if not lost and "finite" in trouble:
+            self._refuse(trouble)
+        if self._members:
+            self._share_out()
+        for rank, how in lost.items():
+            self._say_where_shards_went(rank, how)
+
+    def _lose(self, rank: int) -> None:
+        """Remove a worker, by force if it only hangs, and start another in its place."""
+        member = self._members.pop(rank)
+        ray.kill(member.actor)
+        self._start_worker(rank)
+
+    def _say_where_shards_went(self, rank: int, how: str) -> None:
+        own = share_out(len(self._shards), self._world_size, range(self._world_size))[rank]
+        now = share_out(len(self._shards), self._world_size, list(self._members) or [rank])
+        heirs = "; ".join(
+            f"{_shards(sorted(set(own) & set(shards)))} now on worker {heir}"
+            for heir, shards in now.items()
+            if set(own) & set(shards) and heir in self._members
+        )
+        sentence = (
+            f"worker {rank} lost at round {self._round} ({how}); "
+            f"{heirs or 'its shards wait for a replacement'}; 0 rounds lost"
+        )
+        self._tell(
+            {"event": "lost", "rank": rank, "round": self._round, "how": how, "sentence": sentence}
+        )
+
+    def _refuse(self, trouble: str) -> None:
+        """Somebody sent what is not finite: once may be a fault, twice is the net itself."""
+        if self._refused_round == self._round:
+            raise DivergedError(
+                f"round {self._round}: {trouble}, computed twice: lower --learning-rate"
+            )
+        self._refused_round = self._round
+        for rank in list(self._members):
+            self._lose(rank)
+        self._tell(
+            {
+                "event": "refused",
+                "round": self._round,
+                "sentence": f"round {self._round}: {trouble}; computed again by new workers",
+            }
+        )
+
+    def _replace_server(self, error: RayError) -> None:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if not isinstance(cause, RayError):
+            raise cause from error
+        lost_round = self._round
+        ray.kill(self._server)
+        self._round = self._backup.round
+        self._server = self._start_server(self._backup)
+        sentence = (
+            f"the parameter server was lost at round {lost_round}; a new one goes on from its copy "
+            f"at round {self._round}"
+        )
+        self._tell({"event": "server_lost", "round": lost_round, "sentence": sentence})
+
+    def _fail(self, trouble: str) -> None:
+        self._failures += 1
+        if self._failures > _MOST_FAILURES:
+            raise ClusterError(
+                f"round {self._round} failed {self._failures} times, the last time because "
+                f"{trouble}; look at the logs of Ray's actors"
+            )
 
 
-def _result(ref: Any) -> Any:
-    """What an actor's call returned, with the failures a user can understand."""
+def _get(ref: Any) -> Any:
+    """What a call returned; an exception of ours as it was."""
     try:
         return ray.get(ref)
     except RayTaskError as error:
-        if not isinstance(error.cause, RayActorError):
+        raise error.cause from error
+
+
+def _trouble(ref: Any) -> str | None:
+    """Why a finished call failed, if members can be lost that way; other failures are raised."""
+    try:
+        ray.get(ref)
+    except RayTaskError as error:
+        if isinstance(error.cause, DivergedError):
             raise error.cause from error
-        lost: RayError = error.cause
-    except RayError as error:  # the actor, its node or an object of theirs is gone
-        lost = error
-    raise Stopped(
-        f"a worker or the parameter server was lost ({str(lost).splitlines()[0]}); "
-        "there is a checkpoint of each epoch"
-    ) from lost
+        return _first_line(error.cause)
+    except RayError as error:
+        return _first_line(error)
+    return None
+
+
+def _shards(shards: list[int]) -> str:
+    """Name some shards, runs of them as a range.
+
+    >>> _shards([4, 5, 6]), _shards([1]), _shards([1, 4])
+    ('shards 4-6', 'shard 1', 'shards 1, 4')
+    """
+    if len(shards) == 1:
+        return f"shard {shards[0]}"
+    if shards == list(range(shards[0], shards[-1] + 1)):
+        return f"shards {shards[0]}-{shards[-1]}"
+    return f"shards {', '.join(map(str, shards))}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,5 +1,6 @@
 """Who computes the rounds: the protocol of a group of workers, and the group in this process."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from nanograd import blas
@@ -40,10 +41,38 @@ def shards_of(plan_shards: int, rank: int, world_size: int) -> range:
     return range(plan_shards * rank // world_size, plan_shards * (rank + 1) // world_size)
 
 
+def share_out(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
+    """Which shards each rank that is there holds.
+
+    Everyone holds its own neighbouring shards; those of a missing rank go, one by one, to whoever
+    holds the fewest, the nearest rank first.
+
+    Args:
+        num_shards: S.
+        world_size: W, how many ranks there should be.
+        ranks: those that are there; at least one.
+
+    >>> share_out(8, 4, [0, 1, 3])
+    {0: [0, 1, 4], 1: [2, 3, 5], 3: [6, 7]}
+    """
+    held = {rank: list(shards_of(num_shards, rank, world_size)) for rank in ranks}
+    for missing in sorted(set(range(world_size)) - set(ranks)):
+        for shard in shards_of(num_shards, missing, world_size):
+            heir = min(ranks, key=lambda rank: (len(held[rank]), abs(rank - missing)))
+            held[heir] = sorted([*held[heir], shard])
+    return held
+
+
 class LocalGroup:
     """One worker with all shards and a server, in this process, without Ray."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        snapshot: Snapshot,
+        tell: object = None,  # a group in one process has no losses to tell of
+    ) -> None:
         plan = recipe.plan
         shards = {s: dataset.take(plan.shard_slice(s)) for s in range(plan.num_shards)}
         self._worker = Worker(recipe, shards)

@@ -1,6 +1,6 @@
 """One training run in its run directory: begin or go on, train, test once, save the model.
 
-    RUN/  config.toml  metrics.jsonl  checkpoints/  model/
+    RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/
 
 Checkpoints and model carry the run's identity, the settings and data that determine its bits: the
 same command again goes on or finds the work done, another one is refused.
@@ -9,6 +9,7 @@ same command again goes on or finds the work done, another one is refused.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import gmtime, strftime
 from typing import Any
 
 from nanograd import model as model_io
@@ -25,9 +26,11 @@ from nanograd.training.loop import Watch
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
-MakeGroup = Callable[[Recipe, Dataset, Snapshot], WorkerGroup]
+Event = dict[str, Any]
+Tell = Callable[[Event], None]
+MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell], WorkerGroup]
 
-_CONTENTS = ("config.toml", "metrics.jsonl", "checkpoints", "model")
+_CONTENTS = ("config.toml", "metrics.jsonl", "events.jsonl", "checkpoints", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ def _train(
         checkpoint.save(run.at("checkpoints"), now)
         _write_metrics(run, history)
 
-    group = make_group(recipe, training, start.snapshot)
+    group = make_group(recipe, training, start.snapshot, _teller(run, say))
     try:
         watch = Watch(stop=stop, save=save)
         for row in loop.train(recipe, validation, group, start.history, watch):
@@ -129,8 +132,25 @@ def _train(
 
 
 def _write_metrics(run: Run, history: History) -> None:
-    lines = "".join(json.dumps(row) + "\n" for row in history.epochs)
-    storage.commit(run.at("metrics.jsonl"), lines.encode())
+    storage.commit(run.at("metrics.jsonl"), _lines(history.epochs))
+
+
+def _teller(run: Run, say: Callable[[str], None]) -> Tell:
+    """What happens to the workers: said, and kept in events.jsonl with the time (UTC)."""
+    events: list[Event] = []
+    if storage.exists(run.at("events.jsonl")):
+        events += map(json.loads, storage.read(run.at("events.jsonl")).splitlines())
+
+    def tell(event: Event) -> None:
+        say(event["sentence"])
+        events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **event})
+        storage.commit(run.at("events.jsonl"), _lines(events))
+
+    return tell
+
+
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _make_room(run: Run) -> None:

@@ -101,6 +101,15 @@ class ParameterServer:
         view.flags.writeable = False
         return view
 
+    def use_memory(self, vector: Vector) -> None:
+        """Keep the parameters in this memory from now on; it takes their present values."""
+        vector[...] = self._vector
+        self._vector = vector
+
+    def forget(self) -> None:
+        """Drop what has arrived for the present round: all of it will be sent again."""
+        self._arrived = {}
+
     def missing(self) -> frozenset[int]:
         """The shards of the present round that have not arrived."""
         arrived = {shard for node in self._arrived for shard in range(*node)}

@@ -6,7 +6,7 @@ same bits.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from nanograd.mlp import Params
 from nanograd.optimizers import Vector
 from nanograd.pixels import prepare
 from nanograd.training.recipe import Recipe
-from nanograd.training.reduce import Node, cover, tree_sum
+from nanograd.training.reduce import Node, children, cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +63,64 @@ class Worker:
         self._recipe = recipe
         self._plan = recipe.plan
         self._shards = dict(shards)
-        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        self._scratch: dict[int, Vector] = {}
+
+    def hold(self, shards: Mapping[int, Dataset]) -> None:
+        """Take these shards in place of the present ones."""
+        self._shards = dict(shards)
+
+    def nodes(self) -> list[Node]:
+        """The largest whole nodes of the tree over its shards."""
+        return cover((0, self._plan.num_shards), frozenset(self._shards))
 
     def contribute(self, round_: int, vector: Vector) -> list[Contribution]:
-        """Gradients at the given parameters, one for each largest whole node of its shards.
+        """The contributions of all its nodes, each with a gradient vector of its own.
 
         Args:
             round_: over all epochs.
             vector: (P,) float32 parameters, left alone.
         """
-        params = Params(vector, self._recipe.architecture.hidden)
-        nodes = cover((0, self._plan.num_shards), frozenset(self._shards))
-        return [tree_sum(node, lambda n: self._leaf(round_, n, params), add) for node in nodes]
+        return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes()]
 
-    def _leaf(self, round_: int, node: Node, params: Params) -> Contribution | None:
-        shard, end = node
-        if end - shard > 1:
-            return None
-        batch = self._batch(round_, shard)
+    def sum_node(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
+        """The contribution of one node: left child's sum + right child's sum, down to the shards.
+
+        Args:
+            round_: over all epochs.
+            node: all of whose shards it holds.
+            vector: (P,) float32 parameters, left alone.
+            out: (P,) float32, where the gradient goes.
+        """
+        if node[1] - node[0] == 1:
+            return self._leaf(round_, node, vector, out)
+        left_node, right_node = children(node)
+        left = self.sum_node(round_, left_node, vector, out)
+        right = self.sum_node(round_, right_node, vector, self._buffer(node, out))
+        out += right.gradient
+        return replace(
+            left,
+            node=node,
+            loss=left.loss + right.loss,
+            num_images=left.num_images + right.num_images,
+        )
+
+    def _buffer(self, node: Node, like: Vector) -> Vector:
+        # One for each size of node: the one in use further up the tree is of another size.
+        size = node[1] - node[0]
+        if size not in self._scratch:
+            self._scratch[size] = np.empty_like(like)
+        return self._scratch[size]
+
+    def _leaf(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
+        batch = self._batch(round_, node[0])
+        hidden = self._recipe.architecture.hidden
         loss, gradient = mlp.loss_and_gradients(
             self._recipe.architecture,
-            params,
-            prepare(self._recipe.preparation, self._distorted(round_, shard, batch)),
+            Params(vector, hidden),
+            prepare(self._recipe.preparation, self._distorted(round_, node[0], batch)),
             mlp.one_hot(batch.labels),
+            Params(out, hidden),
         )
         return Contribution(
             round=round_, node=node, gradient=gradient.vector, loss=loss, num_images=len(batch)
@@ -100,7 +135,7 @@ class Worker:
             return batch.images
         return shift(batch.images, self._recipe.shift, self._plan.distortions(round_, shard))
 
-    def _order(self, epoch: int, shard: int) -> np.ndarray:
+    def _order(self, epoch: int, shard: int) -> NDArray[np.int64]:
         # A cache, not a state: it saves sorting the same draws for every round of an epoch.
         known = self._orders.get(shard)
         if known is None or known[0] != epoch:

@@ -1,6 +1,3 @@
-import os
-import signal
-
 import numpy as np
 import pytest
 
@@ -8,7 +5,7 @@ from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.distributed.group import RayGroup
-from nanograd.errors import DivergedError, Stopped
+from nanograd.errors import DivergedError
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
@@ -86,11 +83,15 @@ def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits
         snapshot_after(group, ROUNDS)
 
 
-def test_a_killed_worker_is_said_to_be_resumable(ray_cpus: int, digits: Dataset) -> None:
-    recipe = recipe_for(digits)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
-    group.advance(1)
-    os.kill(group.worker_pids()[1], signal.SIGKILL)
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_calls_and_shared_memory_carry_the_same_bits(
+    ray_cpus: int, digits: Dataset, shared_memory: bool
+) -> None:
+    recipe = recipe_for(digits, shards=5, shift=1)
+    start = first_snapshot(recipe)
 
-    with pytest.raises(Stopped, match="was lost"):
-        snapshot_after(group, ROUNDS)
+    group = RayGroup(recipe, digits, start, 3, shared_memory=shared_memory)
+    actual = snapshot_after(group, ROUNDS)
+
+    expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)
+    np.testing.assert_array_equal(actual.vector, expected.vector)

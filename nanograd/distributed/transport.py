@@ -1,0 +1,178 @@
+"""How vectors travel inside a stretch of rounds between processes of one host: shared memory.
+
+One segment holds the parameters, a gradient for each node of the tree that a worker sends, and for
+each of them a counter on a cache line of its own. The server publishes the parameters of round k by
+setting its counter to k; a worker writes its sums and sets its own to k + 1; nobody locks.
+
+The segment has no name: it is an anonymous file (`memfd_create`) that the others open through
+`/proc/<pid>/fd/<number>`, so nothing is left behind whoever is killed. The order in which one
+process sees the writes of another is that of x86-64 (stores are not reordered); on other machines
+vectors travel through Ray instead.
+
+References:
+    Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
+    multiprocessors"; memfd_create(2).
+"""
+
+import mmap
+import os
+import platform
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import sleep
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.optimizers import Vector
+from nanograd.training.reduce import Node
+
+# int64 words: a counter has a cache line (64 bytes) of its own.
+_LINE = 8
+# Looks at a counter before sleeping: about a millisecond, as long as a round takes.
+_SPINS = 2_000
+_NAP_S = 100e-6
+_WORD_BYTES, _FLOAT_BYTES = 8, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a segment is, and what is in it.
+
+    Args:
+        pid: the process that made it.
+        descriptor: the number of its file there.
+        token: random; tells that what was opened is what was meant.
+        num_parameters: P.
+        nodes: the nodes of the tree that workers send, in the order of their slots.
+    """
+
+    pid: int
+    descriptor: int
+    token: int
+    num_parameters: int
+    nodes: tuple[Node, ...]
+
+    @property
+    def num_words(self) -> int:
+        """Length of the part before the floats, in int64 words."""
+        return (3 + len(self.nodes)) * _LINE
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the segment."""
+        return self.num_words * _WORD_BYTES + (
+            (1 + len(self.nodes)) * self.num_parameters * _FLOAT_BYTES
+        )
+
+
+class Segment:
+    """Shared memory of one server and its workers, as numpy arrays.
+
+    Args:
+        address: what is in it.
+        descriptor: an open file of its length; closed with the segment.
+    """
+
+    def __init__(self, address: Address, descriptor: int) -> None:
+        self.address = address
+        self._descriptor = descriptor
+        memory = mmap.mmap(descriptor, address.num_bytes)
+        words = np.frombuffer(memory, np.int64, address.num_words).reshape(-1, _LINE)
+        start = address.num_words * _WORD_BYTES
+        vectors = np.frombuffer(memory, np.float32, offset=start).reshape(
+            -1, address.num_parameters
+        )
+        self._token, self._stop, self._published = words[0], words[1], words[2]
+        self._slots = words[3:]
+        self.parameters: Vector = vectors[0]
+        self.gradients: NDArray[np.float32] = vectors[1:]
+
+    def close(self) -> None:
+        """Forget the memory; it is freed when nobody has it open."""
+        os.close(self._descriptor)
+
+    def publish(self, round_: int) -> None:
+        """Say that the parameters are those of a round."""
+        self._published[0] = round_
+
+    def stop(self) -> None:
+        """Ask everybody to end the stretch."""
+        self._stop[0] = 1
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked."""
+        return bool(self._stop[0])
+
+    def wait_for_round(self, round_: int, alive: Callable[[], bool]) -> bool:
+        """Wait until the parameters of a round are there; false if the stretch ends before."""
+        return self._wait(lambda: self._published[0] >= round_, alive)
+
+    def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
+        """Say that a slot's gradient is that of a round."""
+        line = self._slots[slot]
+        line[1:2].view(np.float64)[0] = loss
+        line[2] = num_images
+        line[0] = round_ + 1  # last: whoever sees it sees the rest
+
+    def wait_for_slot(self, slot: int, round_: int, alive: Callable[[], bool]) -> bool:
+        """Wait for a slot's gradient of a round; false if the stretch ends before."""
+        line = self._slots[slot]
+        return self._wait(lambda: line[0] == round_ + 1, alive)
+
+    def sent(self, slot: int) -> tuple[float, int]:
+        """Loss and number of images beside a slot's gradient."""
+        line = self._slots[slot]
+        return float(line[1:2].view(np.float64)[0]), int(line[2])
+
+    def _wait(self, there: Callable[[], bool], alive: Callable[[], bool]) -> bool:
+        while True:
+            for _ in range(_SPINS):
+                if there():
+                    return True
+                os.sched_yield()
+            if self.stopped or not alive():
+                return False
+            sleep(_NAP_S)
+
+
+def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
+    """A new segment, made by the server.
+
+    Raises:
+        OSError: there is no memory for it.
+    """
+    descriptor = os.memfd_create("nanograd", os.MFD_CLOEXEC)
+    address = Address(
+        pid=os.getpid(),
+        descriptor=descriptor,
+        token=secrets.randbits(62),
+        num_parameters=num_parameters,
+        nodes=nodes,
+    )
+    # posix_fallocate takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
+    os.posix_fallocate(descriptor, 0, address.num_bytes)
+    segment = Segment(address, descriptor)
+    segment._token[0] = address.token
+    segment.publish(-1)
+    return segment
+
+
+def attach(address: Address) -> Segment | None:
+    """The segment of another process of this host, or None if it cannot be reached from here."""
+    if platform.machine() != "x86_64":
+        return None
+    try:
+        descriptor = os.open(f"/proc/{address.pid}/fd/{address.descriptor}", os.O_RDWR)
+    except OSError:  # another host, container or user
+        return None
+    if os.fstat(descriptor).st_size != address.num_bytes:
+        os.close(descriptor)
+        return None
+    segment = Segment(address, descriptor)
+    if segment._token[0] != address.token:
+        segment.close()
+        return None
+    return segment

@@ -1,0 +1,167 @@
+"""Workers and server killed, frozen and replaced from outside: the bits stay the same."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from threading import Timer
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanograd.config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.mnist import Mnist
+from nanograd.distributed.group import RayGroup
+from nanograd.training.group import LocalGroup
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import Snapshot, first_snapshot
+
+ROUNDS = 60
+Events = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Dataset:
+    return sample.train.take(slice(0, 1931))
+
+
+@pytest.fixture(scope="module")
+def recipe(digits: Dataset) -> Recipe:
+    return make_recipe(TrainConfig(batch_size=193, epochs=6, optimizer="adam"), len(digits))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Recipe, digits: Dataset) -> Snapshot:
+    group = LocalGroup(recipe, digits, first_snapshot(recipe))
+    group.advance(ROUNDS)
+    return group.snapshot()
+
+
+def assert_same_bits(actual: Snapshot, expected: Snapshot) -> None:
+    assert actual.round == expected.round
+    assert actual.progress == expected.progress
+    np.testing.assert_array_equal(actual.vector, expected.vector)
+    np.testing.assert_array_equal(actual.final_vector(), expected.final_vector())
+    np.testing.assert_array_equal(actual.state["square"], expected.state["square"])
+
+
+def run(
+    recipe: Recipe,
+    digits: Dataset,
+    num_workers: int,
+    faults: dict[int, Callable[[RayGroup], None]],
+    shared_memory: bool = True,
+) -> tuple[Snapshot, Events]:
+    """Train to the end, with something done to the group after each of the given rounds."""
+    events: Events = []
+    start = first_snapshot(recipe)
+    group = RayGroup(
+        recipe, digits, start, num_workers, tell=events.append, shared_memory=shared_memory
+    )
+    try:
+        for round_, fault in sorted(faults.items()):
+            group.advance(round_)
+            fault(group)
+        group.advance(ROUNDS)
+        return group.snapshot(), events
+    finally:
+        group.close()
+
+
+def send(number: signal.Signals, *names: str) -> Callable[[RayGroup], None]:
+    def fault(group: RayGroup) -> None:
+        pids = group.pids()
+        for name in names:
+            if name in pids:  # a worker that was lost may not have been replaced yet
+                os.kill(pids[name], number)
+
+    return fault
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_killed_worker_changes_no_bit_and_is_said_in_one_line(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+) -> None:
+    faults = {13: send(signal.SIGKILL, "1")}
+
+    actual, events = run(recipe, digits, 3, faults, shared_memory)
+
+    assert_same_bits(actual, undisturbed)
+    lost = next(event for event in events if event["event"] == "lost")
+    assert lost["sentence"].startswith("worker 1 lost at round 13 (killed); shard")
+    assert lost["sentence"].endswith("; 0 rounds lost")
+    assert "now on worker" in lost["sentence"]
+
+
+def test_a_worker_killed_within_a_stretch_changes_no_bit(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    def kill_soon(group: RayGroup) -> None:
+        Timer(0.05, os.kill, (group.pids()["0"], signal.SIGKILL)).start()
+
+    actual, events = run(recipe, digits, 2, {1: kill_soon})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["rank"] for event in events if event["event"] == "lost"] == [0]
+
+
+def test_all_workers_killed_wait_for_replacements(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    actual, events = run(recipe, digits, 2, {7: send(signal.SIGKILL, "0", "1")})
+
+    assert_same_bits(actual, undisturbed)
+    assert {event["rank"] for event in events if event["event"] == "joined"} == {0, 1}
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_killed_server_goes_on_from_its_copy(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+) -> None:
+    faults = {11: send(signal.SIGKILL, "server")}
+
+    actual, events = run(recipe, digits, 2, faults, shared_memory)
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["round"] for event in events if event["event"] == "server_lost"] == [11]
+
+
+def test_a_frozen_worker_is_replaced_within_fifteen_seconds(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    began = monotonic()
+
+    actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "1")})
+
+    assert_same_bits(actual, undisturbed)
+    assert "(hung)" in next(e["sentence"] for e in events if e["event"] == "lost")
+    assert monotonic() - began < 25
+
+
+def test_twenty_kills_in_one_run_change_no_bit(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    faults = {
+        round_: send(signal.SIGKILL, "server" if round_ % 15 == 0 else str(round_ % 3))
+        for round_ in range(3, ROUNDS, 3)
+    }
+
+    actual, events = run(recipe, digits, 3, faults)
+
+    assert len(faults) == 19
+    assert_same_bits(actual, undisturbed)
+    assert len([event for event in events if event["event"] in ("lost", "server_lost")]) >= 8
+
+
+def test_no_kill_leaves_named_shared_memory_behind(
+    ray_cpus: int, recipe: Recipe, digits: Dataset
+) -> None:
+    memory = Path("/dev/shm")
+    before = set(memory.iterdir())
+
+    run(recipe, digits, 2, {4: send(signal.SIGKILL, "0", "server")})
+
+    assert set(memory.iterdir()) <= before

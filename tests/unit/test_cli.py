@@ -1,0 +1,281 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd import cli, model
+from nanograd.config import (
+    REQUIRED,
+    Config,
+    EvaluateConfig,
+    IngestConfig,
+    PredictConfig,
+    TrainConfig,
+    flag,
+)
+from nanograd.data.mnist import Mnist
+from nanograd.mlp import Architecture, init_params
+from nanograd.model import Model
+from nanograd.pixels import Preparation
+
+CONFIGS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "ingest": IngestConfig,
+    "predict": PredictConfig,
+    "evaluate": EvaluateConfig,
+}
+IMPORTS = """
+import sys
+from nanograd.cli import main
+try:
+    main(["--help"])
+finally:
+    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors"} & set(sys.modules)
+    sys.stderr.write(f"imported: {sorted(slow)}")
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended in this process."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last(self) -> dict[str, Any]:
+        line: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
+        return line
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def main(*words: str) -> Done:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(words)
+        out, err = capsys.readouterr()
+        return Done(int(exit_.value.code or 0), out, err)
+
+    return main
+
+
+@pytest.fixture
+def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
+    """Words of a command that predicts 7 digits with two more columns."""
+    architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
+    params, preparation = init_params(architecture, 0), Preparation(name="unit")
+    net = Model(architecture=architecture, params=params, preparation=preparation, about={})
+    model.save(net, str(tmp_path / "model"))
+    images = [image.tobytes() for image in sample.test.images[:7]]
+    table = pa.table({"image": images, "id": range(7), "a b": range(7)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    return ["predict", "rows.parquet", "--model", "model", "--output", "out", "--workers", "0"]
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_help_has_every_field_of_the_config(run: Any, command: str) -> None:
+    done = run(command, "--help")
+
+    text = " ".join(done.stdout.split())
+    assert done.code == 0
+    for each in fields(CONFIGS[command]):
+        entry = text[text.index(f" {flag(each.name)} ") :]
+        assert each.metadata["help"] in entry, each.name
+        if each.default is REQUIRED:
+            assert entry.startswith(f" {flag(each.name)} TEXT {each.metadata['help']} [required]")
+        elif each.default not in (None, False, ()):
+            assert f"{each.metadata['help']} [default: {each.default}]" in entry, each.name
+    for extra in ("--config FILE", "--debug", "-h, --help"):
+        assert extra in text
+
+
+def test_only_required_settings_are_marked_required(run: Any) -> None:
+    marked = {
+        command: re.findall(r"(--[a-z-]+) TEXT [^\[]*\[required\]", run(command, "-h").stdout)
+        for command in CONFIGS
+    }
+
+    assert marked == {
+        command: [flag(each.name) for each in fields(class_) if each.default is REQUIRED]
+        for command, class_ in CONFIGS.items()
+    }
+
+
+def test_help_of_the_whole_names_every_command(run: Any) -> None:
+    done = run("--help")
+
+    assert done.code == 0
+    assert re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE) == [
+        "data", "demo", "evaluate", "ingest", "predict", "train",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), ("data",)])
+def test_missing_command_shows_the_help_and_is_a_usage_error(run: Any, words: list[str]) -> None:
+    done = run(*words)
+
+    assert (done.code, done.last["code"]) == (2, 2)
+    assert "Commands:" in done.stderr
+    assert "\n" not in done.last["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "named"),
+    [
+        (["predict", "rows", "--output", "o"], "predict", "--model is missing"),
+        (["predict", "--model", "m"], "predict", "INPUT"),
+        (["ingest", "p", "--output", "o", "--part-rows", "many"], "ingest", "many"),
+        (["ingest", "p", "--output", "o", "--part-rows", "0"], "ingest", "--part-rows is 0"),
+        (["ingest", "p", "--output", "o", "--label-from", "me"], "ingest", "'me'"),
+        (["evaluate", "--modl", "m"], "evaluate", "--modl"),
+        (["data", "info", "--datum", "x"], "data info", "--datum"),
+        (["data", "inform"], "data", "inform"),
+        (["predicted", "rows"], None, "predicted"),
+        (["--no-such-flag", "train"], None, "--no-such-flag"),
+        (["predict", "data"], "predict", "missing"),
+        (["ingest", "train", "--output"], "ingest", "--output"),
+    ],
+)
+def test_usage_error_is_one_json_line_and_code_2(
+    run: Any, words: list[str], command: str | None, named: str
+) -> None:
+    done = run(*words)
+
+    line = done.last
+    assert (done.code, done.stdout.count("\n")) == (2, 1)
+    assert set(line) == {"event", "command", "code", "reason"}
+    assert (line["event"], line["command"], line["code"]) == ("error", command, 2)
+    assert named in line["reason"]
+    assert done.stderr == f"nanograd: {line['reason']}\n"
+
+
+def test_result_is_one_json_line_with_the_documented_figures(
+    run: Any, predicting: list[str]
+) -> None:
+    done = run(*predicting)
+
+    documented = (
+        "event command rows predicted quarantined files accuracy predict_s rows_per_s output"
+    )
+    assert (done.code, done.stdout.count("\n")) == (0, 1)
+    assert set(documented.split()) <= set(done.last)
+    assert (done.last["event"], done.last["command"]) == ("result", "predict")
+    assert (done.last["rows"], done.last["predicted"], done.last["files"]) == (7, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "kept"),
+    [
+        ("id", [], ["id"]),
+        ("id image", [], ["id", "image"]),
+        ("id image", ["--keep", "a b"], ["a b"]),
+        ("", ["--keep", "a b", "--keep", "id"], ["a b", "id"]),
+    ],
+)
+def test_columns_to_keep_come_from_environment_or_flags(
+    run: Any,
+    predicting: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: str,
+    words: list[str],
+    kept: list[str],
+) -> None:
+    monkeypatch.setenv("NANOGRAD_PREDICT_KEEP", environment)
+
+    done = run(*predicting, *words)
+
+    assert done.code == 0, done.stderr
+    table = pq.read_table(Path(predicting[5]) / "predictions")
+    assert table.schema.names[: len(kept) + 1] == [*kept, "source_file"]
+
+
+def test_config_file_keeps_columns_and_is_weaker_than_a_flag(
+    run: Any, predicting: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "my.toml").write_text('keep = ["a b", "id"]\noutput = "elsewhere"\n')
+
+    done = run(*predicting, "--config", "my.toml")
+
+    assert done.code == 0, done.stderr
+    assert pq.read_table("out/predictions").schema.names[:3] == ["a b", "id", "source_file"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("words", [["evaluate", "--model", "gone"], ["train", "--data", "gone"]])
+def test_debug_shows_the_traceback_that_is_hidden_otherwise(run: Any, words: list[str]) -> None:
+    quiet, debug = run(*words), run(*words, "--debug")
+
+    assert quiet.code == debug.code == 65
+    assert quiet.stderr.count("\n") == 1
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert "nanograd.errors.DataError: " in debug.stderr
+    assert debug.stderr.endswith(quiet.stderr)
+    assert quiet.last == debug.last
+
+
+def fail_with(error: BaseException) -> click.Command:
+    @click.command()
+    @cli._debug
+    def broken() -> None:
+        raise error
+
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (RuntimeError("seven"), 70, "RuntimeError: seven; please report this"),
+        (MemoryError(), 70, "MemoryError: "),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.Abort(), 130, "interrupted"),
+    ],
+)
+def test_unexpected_exception_is_one_line_and_its_code(
+    run: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, reason: str
+) -> None:
+    monkeypatch.setitem(cli.cli.commands, "broken", fail_with(error))
+
+    done, debug = run("broken"), run("broken", "--debug")
+
+    assert done.code == debug.code == code
+    assert (done.last["event"], done.last["command"], done.last["code"]) == (
+        "error", "broken", code,
+    )  # fmt: skip
+    assert done.last["reason"].startswith(reason)
+    assert "Traceback" not in done.stderr
+    assert "in broken" in debug.stderr
+
+
+def test_help_answers_at_once() -> None:
+    def measured() -> float:
+        began = perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "nanograd", "--help"], check=True, capture_output=True
+        )
+        return perf_counter() - began
+
+    assert min(measured() for _ in range(5)) < 0.5
+
+
+def test_help_imports_nothing_slow() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0
+    assert "Usage: nanograd" in done.stdout
+    assert done.stderr == "imported: []"

@@ -1,0 +1,254 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd import commands
+from nanograd import model as model_io
+from nanograd.batch import predict
+from nanograd.batch.job import Part, Receipt, run_here, run_job
+from nanograd.config import PredictConfig
+from nanograd.data.mnist import Mnist
+from nanograd.data.parquet import PREDICTIONS, QUARANTINE
+from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.mlp import Architecture, init_params
+from nanograd.model import Model
+from nanograd.pixels import Preparation
+
+
+def save_model(place: Path, seed: int) -> str:
+    architecture = Architecture(hidden=7, activation="relu", loss="mse")
+    params, preparation = init_params(architecture, seed), Preparation(name="unit")
+    model = Model(architecture=architecture, params=params, preparation=preparation, about={})
+    model_io.save(model, str(place))
+    return str(place)
+
+
+@pytest.fixture
+def model_place(tmp_path: Path) -> str:
+    """A model that guesses, but always the same."""
+    return save_model(tmp_path / "model", seed=3)
+
+
+@pytest.fixture
+def rows(tmp_path: Path, sample: Mnist) -> Path:
+    """Three files of 193 digits with more columns than predictions need; the last row is bad."""
+    (tmp_path / "rows").mkdir()
+    for number in range(3):
+        part = sample.test.take(slice(193 * number, 193 * (number + 1)))
+        pictures = [*(image.tobytes() for image in part.images[:-1]), b"no picture"]
+        table = pa.table(
+            {
+                "label": part.labels,
+                "id": pa.array(range(193), pa.uint16()),
+                "image": pictures,
+                "writer": pa.array(["ann", None, "ben"] * 64 + ["ann"]).dictionary_encode(),
+                "box": [{"x": row, "words": [str(row)]} for row in range(193)],
+            }
+        )
+        pq.write_table(table, tmp_path / "rows" / f"{number}.parquet")
+    return tmp_path / "rows"
+
+
+@pytest.fixture
+def config(model_place: str, tmp_path: Path) -> PredictConfig:
+    """Settings of a job in this process."""
+    return PredictConfig(model=model_place, output=str(tmp_path / "out"), workers=0)
+
+
+def run(config: PredictConfig, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return commands.predict(config, [str(place) for place in inputs], said.append), said
+
+
+def changed(config: PredictConfig, **values: Any) -> PredictConfig:
+    return PredictConfig.resolve(vars(config), values)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def parts_in(folder: str, name: str) -> list[Path]:
+    return sorted((Path(folder) / name).iterdir())
+
+
+def test_output_has_exactly_the_documented_schemas(config: PredictConfig, rows: Path) -> None:
+    run(config, rows)
+
+    predictions, quarantine = (
+        parts_in(config.output, name) for name in ("predictions", "quarantine")
+    )
+    assert len(predictions) == len(quarantine) == 3
+    assert all(pq.read_schema(file).equals(PREDICTIONS) for file in predictions)
+    assert all(pq.read_schema(file).equals(QUARANTINE) for file in quarantine)
+
+
+def test_kept_columns_come_first_with_their_types_and_values(
+    config: PredictConfig, rows: Path
+) -> None:
+    run(changed(config, keep=("writer", "id", "box", "image")), rows)
+
+    source = pq.read_schema(rows / "0.parquet")
+    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_file")
+    assert table.schema.names == ["writer", "id", "box", "image", *PREDICTIONS.names]
+    assert table.schema.field("id").type == pa.uint16()
+    assert table.schema.field("box").type == source.field("box").type
+    assert table["id"].to_pylist() == table["source_row"].to_pylist() == [*range(192)] * 3
+    assert table["writer"].to_pylist() == ["ann", None, "ben"] * 192
+    assert table["box"][7].as_py() == {"x": 7, "words": ["7"]}
+
+
+def test_keeping_a_missing_column_names_file_and_column(config: PredictConfig, rows: Path) -> None:
+    pq.write_table(pq.read_table(rows / "1.parquet").drop(["id"]), rows / "1.parquet")
+
+    with pytest.raises(DataError, match=r"1\.parquet has no column 'id' to --keep"):
+        run(changed(config, keep=("id",)), rows)
+
+    assert not Path(config.output).exists()
+
+
+@pytest.mark.parametrize("name", PREDICTIONS.names)
+def test_keeping_a_name_that_predictions_use_is_refused(
+    config: PredictConfig, rows: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--keep {name}"):
+        run(changed(config, keep=("id", name)), rows)
+
+    assert not Path(config.output).exists()
+
+
+def test_row_groups_make_parts_of_at_least_fifty_thousand_rows(
+    config: PredictConfig, sample: Mnist, tmp_path: Path
+) -> None:
+    distinct = [image.tobytes() for image in sample.test.images[:193]]
+    pictures = [distinct[row % 193] for row in range(50_001)]
+    pictures[49_999] = pictures[50_000] = b"\0"
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "big.parquet", row_group_size=25_000)
+
+    figures, _ = run(config, tmp_path / "big.parquet")
+
+    parts = [len(pq.read_table(file)) for file in parts_in(config.output, "predictions")]
+    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_row")
+    bad = pq.read_table(Path(config.output) / "quarantine").sort_by("source_row")
+    predictions = table["prediction"].to_numpy()
+    assert sorted(parts) == [0, 49_999]
+    assert table["source_row"].to_pylist() == list(range(49_999))
+    assert bad["source_row"].to_pylist() == [49_999, 50_000]
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 50_001
+    np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 49_999))
+
+
+def test_damaged_row_group_leaves_those_before_it(config: PredictConfig, rows: Path) -> None:
+    digits = pq.read_table(rows / "0.parquet", columns=["image"])[:192]
+    table = pa.concat_tables([digits] * 22)
+    pq.write_table(table, rows / "3.parquet", row_group_size=2112, write_page_checksum=True)
+    group = pq.read_metadata(rows / "3.parquet").row_group(1).column(0)
+    data, at = bytearray((rows / "3.parquet").read_bytes()), group.data_page_offset
+    data[at + 100 : at + 500] = b"\xff" * 400
+    (rows / "3.parquet").write_bytes(data)
+
+    figures, _ = run(config, rows / "3.parquet")
+
+    table = pq.read_table(Path(config.output) / "predictions")
+    bad = pq.read_table(Path(config.output) / "quarantine").to_pylist()
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 2 * 2112
+    assert table["source_row"].to_pylist() == list(range(len(table)))
+    assert 2000 <= len(table) <= 2112
+    assert [row["source_row"] for row in bad] == list(range(len(table), 2 * 2112))
+    assert {row["reason"] for row in bad} == {"broken_file"}
+
+
+def test_same_job_again_does_nothing_and_tells_the_same(config: PredictConfig, rows: Path) -> None:
+    first, _ = run(config, rows)
+    out = Path(config.output)
+    before, times = contents(out), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    again, said = run(config, rows)
+
+    timed = ("predict_s", "rows_per_s")
+    assert [line for line in said if "nothing to do" in line] == said
+    assert contents(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    assert {k: v for k, v in again.items() if k not in timed} == {
+        k: v for k, v in first.items() if k not in timed
+    }
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
+    config: PredictConfig, rows: Path, tmp_path: Path, finished: int
+) -> None:
+    undisturbed = changed(config, output=str(tmp_path / "undisturbed"))
+    run(undisturbed, rows)
+    job, work = predict.plan(config, [str(rows)])
+    done: list[str] = []
+
+    def failing(part: Part) -> Receipt:
+        if len(done) == finished:
+            raise StorageError("the disk is full")
+        done.append(part.id)
+        return work(part)
+
+    with pytest.raises(StorageError, match="disk is full"):
+        run_job(job, run_here(failing), lambda sentence: None)
+    was_complete = (tmp_path / "out" / "_SUCCESS").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("part-*")}
+    figures, said = run(config, rows)
+
+    assert not was_complete
+    assert f"{finished} of 3 parts are done already" in said
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert len(kept) == 2 * finished
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (579, 576, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keep": ("id",)},
+        {"polarity": "dark-on-light"},
+        {"max_pixels": 784},
+        {"image_column": "image"},
+        {"label_column": "id"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_are_another_job(
+    config: PredictConfig, rows: Path, change: dict[str, Any]
+) -> None:
+    run(config, rows)
+    before = contents(Path(config.output))
+
+    with pytest.raises(OutputExistsError, match="another job"):
+        run(changed(config, **change), rows)
+
+    assert contents(Path(config.output)) == before
+
+
+def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
+    config: PredictConfig, rows: Path, tmp_path: Path
+) -> None:
+    run(config, rows)
+
+    _, said = run(changed(config, model=save_model(tmp_path / "copy", seed=3)), rows)
+    with pytest.raises(OutputExistsError, match="another job"):
+        run(changed(config, model=save_model(tmp_path / "other", seed=4)), rows)
+
+    assert "nothing to do" in said[0]
+
+
+def test_model_that_changes_under_a_job_stops_it(
+    config: PredictConfig, rows: Path, tmp_path: Path
+) -> None:
+    job, work = predict.plan(config, [str(rows)])
+    save_model(tmp_path / "model", seed=4)
+
+    with pytest.raises(DataError, match="has changed since the job began"):
+        run_job(job, run_here(work), lambda sentence: None)
+
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
