@@ -50,7 +50,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
         DataError: it is none, it is cut short, or its footer contradicts itself.
     """
     try:
-        parquet = pq.ParquetFile(storage.open_file(file))
+        parquet = pq.ParquetFile(storage.open_file(file), page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8
         raise DataError(f"{file} is no whole Parquet file: {error}") from error
     footer = parquet.metadata
@@ -61,9 +61,9 @@ def open_parquet(file: str) -> pq.ParquetFile:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file, compressed with zstd."""
+    """A table as the bytes of a Parquet file, compressed with zstd, with a checksum a page."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
 
 

@@ -47,8 +47,8 @@ def find_image_column(schema: pa.Schema, override: str | None = None) -> ImageCo
     names = list(schema.names) if override is None else [override]
     if override is not None and override not in schema.names:
         raise DataError(f"there is no column {override!r} among {', '.join(schema.names)}")
-    if twice := next((name for name in schema.names if schema.names.count(name) > 1), None):
-        raise DataError(f"there are two columns {twice!r}")
+    if len(set(schema.names)) < len(schema.names):
+        raise DataError(f"two columns have the same name among {', '.join(schema.names)}")
     found = {name: kind for name in names if (kind := _kind(schema.field(name)))}
     numbers = [each.name for each in schema if _is_number(each.type)]
     if not found and (flat := _flat_columns(numbers)):

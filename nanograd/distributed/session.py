@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 
 import ray
@@ -18,6 +19,7 @@ from nanograd.errors import ClusterError
 LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
+_PREFIX = "nanograd-"
 
 
 @contextmanager
@@ -42,7 +44,8 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
     folder = None
     try:
         if address == LOCAL:
-            folder = tempfile.mkdtemp(prefix="nanograd-")
+            _remove_stale_folders()
+            folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
             _start_private(folder, num_cpus)
         else:
             _join(address)
@@ -82,6 +85,18 @@ def _free_cpus() -> int:
     """Whole CPUs that nobody holds at present, over all nodes."""
     resources = ray.available_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 0))
+
+
+def _remove_stale_folders() -> None:
+    """Remove what sessions left whose process was killed; Ray's own processes ended with it."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = folder.name.split("-")[1]
+        if (
+            pid.isdigit()
+            and not Path("/proc", pid).exists()
+            and folder.stat().st_uid == os.getuid()
+        ):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_private(folder: str, num_cpus: int | None) -> None:

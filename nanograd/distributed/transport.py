@@ -30,8 +30,8 @@ from nanograd.training.reduce import Node
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
-# Looks at a counter before sleeping: about a millisecond, as long as a round takes.
-_SPINS = 2_000
+# Looks at a counter before sleeping: about as long as an update of the parameters takes.
+_SPINS = 500
 _NAP_S = 100e-6
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
 

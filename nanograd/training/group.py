@@ -53,7 +53,7 @@ def share_out(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[in
         ranks: those that are there; at least one.
 
     >>> share_out(8, 4, [0, 1, 3])
-    {0: [0, 1, 4], 1: [2, 3, 5], 3: [6, 7]}
+    {0: [0, 1], 1: [2, 3, 4], 3: [5, 6, 7]}
     """
     held = {rank: list(shards_of(num_shards, rank, world_size)) for rank in ranks}
     for missing in sorted(set(range(world_size)) - set(ranks)):

@@ -19,6 +19,8 @@ from nanograd.training.server import Snapshot
 
 # How long nobody can stop the run: a stretch of rounds aims at this time.
 _STRETCH_S = 0.25
+# At most so much work is done again after a kill.
+_CHECKPOINT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +55,23 @@ def train(
     per_epoch = recipe.plan.rounds_per_epoch
     round_ = group.snapshot().round
     began = perf_counter() - history.train_s
+    saved_s = history.train_s
     for epoch in range(len(history.epochs), recipe.epochs):
         end = (epoch + 1) * per_epoch
         for reached in _stretches(group, round_, end):
             history.train_s = perf_counter() - began
-            if watch.stop() and reached < end:
+            stop = watch.stop()
+            if reached == end:
+                break  # the epoch's own checkpoint follows
+            if stop or history.train_s - saved_s > _CHECKPOINT_S:
                 watch.save(group.snapshot(), history)
+                saved_s = history.train_s
+            if stop:
                 raise Stopped(f"stopped after round {reached - 1}, saved")
         round_, snapshot = end, group.snapshot()
         history.epochs.append(_row(recipe, validation, snapshot, history))
         watch.save(snapshot, history)
+        saved_s = history.train_s
         yield history.epochs[-1]
 
 

@@ -17,7 +17,7 @@ from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, OutputExistsError, Stopped
+from nanograd.errors import DataError, OutputExistsError, Stopped, StorageError
 from nanograd.model import Model
 from nanograd.training import checkpoint, loop
 from nanograd.training.checkpoint import Checkpoint, History
@@ -30,6 +30,7 @@ Event = dict[str, Any]
 Tell = Callable[[Event], None]
 MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell], WorkerGroup]
 
+_MOST_FAILED_SAVES = 3
 _CONTENTS = ("config.toml", "metrics.jsonl", "events.jsonl", "checkpoints", "model")
 
 
@@ -109,14 +110,9 @@ def _train(
     storage.commit(run.at("config.toml"), config.to_toml().encode())
     _write_metrics(run, start.history)
 
-    def save(snapshot: Snapshot, history: History) -> None:
-        now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
-        checkpoint.save(run.at("checkpoints"), now)
-        _write_metrics(run, history)
-
     group = make_group(recipe, training, start.snapshot, _teller(run, say))
     try:
-        watch = Watch(stop=stop, save=save)
+        watch = Watch(stop=stop, save=_saver(run, say))
         for row in loop.train(recipe, validation, group, start.history, watch):
             say(_epoch_line(row, config.epochs))
         snapshot = group.snapshot()
@@ -129,6 +125,26 @@ def _train(
     about = _about(run, recipe, start.history)
     test_accuracy = loop.accuracy(loop.as_model(recipe, snapshot, {}), run.data.test)
     return loop.as_model(recipe, snapshot, {**about, "test_accuracy": test_accuracy})
+
+
+def _saver(run: Run, say: Callable[[str], None]) -> Callable[[Snapshot, History], None]:
+    """How to save; a few failures one after the other are said and survived."""
+    failures = 0
+
+    def save(snapshot: Snapshot, history: History) -> None:
+        nonlocal failures
+        now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
+        try:
+            checkpoint.save(run.at("checkpoints"), now)
+            _write_metrics(run, history)
+            failures = 0
+        except StorageError as error:
+            failures += 1
+            if failures > _MOST_FAILED_SAVES:
+                raise
+            say(f"{error}; training goes on, the next checkpoint tries again")
+
+    return save
 
 
 def _write_metrics(run: Run, history: History) -> None:

@@ -110,7 +110,8 @@ def test_every_kind_of_picture_becomes_28_by_28_white_on_black(tmp_path: Path, k
     figures, [row] = ingest(tmp_path, tmp_path / "in")
 
     image = np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
-    assert (image.shape, image.dtype) == ((28, 28), np.uint8)
+    assert image.shape == (28, 28)
+    assert image.dtype == np.uint8
     assert (image[0, 0], image[14, 14]) == (0, 255)
     assert (row["label"], figures["labelled"]) == (1, 1)
 
@@ -128,7 +129,7 @@ def test_broken_pictures_are_quarantined_and_the_folder_is_still_a_table(
     broken = {
         "empty.png": (b"", "empty"),
         "text.jpg": (b"no picture", "broken_image"),
-        "cut.png": (picture("PNG", (600, 600))[:90], "broken_image"),
+        "cut.png": (picture("JPEG")[:400], "broken_image"),
         "huge.bmp": (picture("BMP", (200, 201)), "too_large"),
         "blank.gif": (picture("GIF", ink=0), "blank"),
     }

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -170,23 +169,23 @@ BROKEN_ROWS = [
 
 @pytest.mark.parametrize(("kind", "damage", "reason"), BROKEN_ROWS)
 def test_broken_row_is_quarantined_and_no_other_touched(
-    kind: str,
-    damage: Callable[[list[Any]], list[Any]],
-    reason: str,
-    images: Images,
-    expected: NDArray[np.float32],
-    predict: Callable[..., Predicted],
+    kind: str, damage: Any, reason: str, images: Images, predict: Callable[..., Predicted]
 ) -> None:
     whole = COLUMNS[kind](images)
+    expected = predict({"a.parquet": pa.table({"image": whole})}).table
     column = pa.array(damage(whole.to_pylist()), whole.type)
 
-    done = predict({"a.parquet": pa.table({"image": column})})
+    done = predict({"a.parquet": pa.table({"image": column})}, overwrite=True)
 
     others = [row for row in range(29) if row != 11]
     assert done.quarantine == [("a.parquet", 11, reason)]
-    assert done.table["source_row"].to_pylist() == others
-    assert done.table["prediction"].to_pylist() == expected[others].argmax(1).tolist()
-    np.testing.assert_allclose(scores_of(done.table), expected[others], rtol=1e-5, atol=1e-7)
+    assert done.table.drop(["confidence", "scores"]).equals(
+        expected.take(others).drop(["confidence", "scores"])
+    )
+    # A matrix product rounds by its number of rows.
+    np.testing.assert_allclose(
+        scores_of(done.table), scores_of(expected)[others], rtol=1e-5, atol=1e-7
+    )
     assert done.figures["reasons"] == {reason: 1}
     assert (done.figures["rows"], done.figures["predicted"]) == (29, 28)
 
@@ -218,23 +217,14 @@ def test_accuracy_counts_the_labelled_rows_alone(
     assert done.table["label"].to_pylist() == labels + [None] * 29
 
 
-def test_no_labels_give_no_accuracy(images: Images, predict: Callable[..., Predicted]) -> None:
-    done = predict({"a.parquet": pa.table({"image": fixed(images)})})
+@pytest.mark.parametrize("labels", [{}, {"label": pa.nulls(29, pa.int8())}], ids=["no", "null"])
+def test_no_labels_give_no_accuracy(
+    labels: dict[str, pa.Array], images: Images, predict: Callable[..., Predicted]
+) -> None:
+    done = predict({"a.parquet": pa.table({"image": fixed(images), **labels})})
 
-    assert done.figures["accuracy"] is None
+    assert (done.figures["accuracy"], done.figures["predicted"]) == (None, 29)
     assert done.table["label"].null_count == 29
-
-
-def cut(data: bytes) -> bytes:
-    return data[:-30]
-
-
-def damaged_page(data: bytes) -> bytes:
-    return data[:200] + b"\xff" * 400 + data[600:]
-
-
-def renamed_to_no_text(data: bytes) -> bytes:
-    return data.replace(b"image", b"im\xffge")
 
 
 def with_a_row_more(data: bytes) -> bytes:
@@ -246,8 +236,8 @@ def with_a_row_more(data: bytes) -> bytes:
 BROKEN_FILES = [
     pytest.param(lambda data: b"", id="0 bytes"),
     pytest.param(lambda data: b"no Parquet at all", id="other format"),
-    pytest.param(cut, id="cut short"),
-    pytest.param(renamed_to_no_text, id="name is no text"),
+    pytest.param(lambda data: data[:-30], id="cut short"),
+    pytest.param(lambda data: data.replace(b"image", b"im\xffge"), id="name is no text"),
     pytest.param(with_a_row_more, id="rows do not add up"),
 ]
 
@@ -257,12 +247,12 @@ def test_broken_file_is_one_row_of_quarantine_among_good_ones(
     damage: Callable[[bytes], bytes], images: Images, tmp_path: Path, predict: Any
 ) -> None:
     good = pa.table({"image": fixed(images)})
-    predict({"b.parquet": good}, overwrite=True)
     file = tmp_path / "in" / "b.parquet"
+    file.parent.mkdir()
     pq.write_table(good, file, write_statistics=False, store_schema=False)
     file.write_bytes(damage(file.read_bytes()))
 
-    done = predict({"a.parquet": good, "c.parquet": good}, overwrite=True)
+    done = predict({"a.parquet": good, "c.parquet": good})
 
     assert done.quarantine == [("b.parquet", None, "broken_file")]
     assert done.figures["predicted"] == done.figures["rows"] == 58
@@ -286,7 +276,7 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     (tmp_path / "in").mkdir()
     pq.write_table(good, tmp_path / "in" / "page.parquet")
     page = (tmp_path / "in" / "page.parquet").read_bytes()
-    (tmp_path / "in" / "page.parquet").write_bytes(damaged_page(page))
+    (tmp_path / "in" / "page.parquet").write_bytes(page[:200] + b"\xff" * 400 + page[600:])
     (tmp_path / "in" / "empty.parquet").write_bytes(b"")
 
     done = predict({"good.parquet": good, "no rows.parquet": good[:0], **files})
@@ -305,4 +295,3 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     assert {Path(file).name for file in done.table["source_file"].to_pylist()} == {"good.parquet"}
     np.testing.assert_array_equal(scores_of(done.table), expected)
     assert (done.figures["rows"], done.figures["broken_files"]) == (58, 6)
-    assert re.fullmatch(r"[0-9a-f]{16}", receipts[0]["part"])

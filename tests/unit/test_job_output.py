@@ -1,0 +1,125 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nanograd import storage
+from nanograd.batch.job import Part
+from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from tests.unit.test_job import PARTS, TOTAL, Scribe, contents, make_job, run
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a job may go; nothing is there yet."""
+    return tmp_path / "deep" / "out"
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> dict[str, bytes]:
+    """What a job leaves that nothing happened to."""
+    run(make_job(tmp_path / "undisturbed"), Scribe(tmp_path / "undisturbed"))
+    return contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("finished", [2, None])
+def test_another_job_is_refused_and_the_output_untouched(out: Path, finished: int | None) -> None:
+    try:
+        run(make_job(out), Scribe(out, fails_at=finished))
+    except StorageError:
+        assert finished
+    before, other = contents(out), Scribe(out)
+
+    with pytest.raises(OutputExistsError, match=r"another job .*--overwrite"):
+        run(make_job(out, model="n"), other)
+
+    assert other.done == []
+    assert contents(out) == before
+
+
+def test_overwrite_replaces_another_jobs_output(out: Path) -> None:
+    run(make_job(out, model="n"), Scribe(out))
+    work = Scribe(out)
+
+    total, _ = run(make_job(out, PARTS[:2], overwrite=True), work)
+
+    assert work.done == [part.id for part in PARTS[:2]]
+    assert total["rows"] == 8
+    assert len(contents(out)) == 2 * 3 + 2  # two files and a receipt a part, manifest, _SUCCESS
+
+
+def test_overwrite_that_is_killed_may_be_said_again(
+    out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    run(make_job(out, model="n"), Scribe(out))
+
+    def killed(folder: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_job(out, overwrite=True), Scribe(out))
+    was_complete = (out / "_SUCCESS").exists()
+    run(make_job(out, overwrite=True), Scribe(out))
+
+    assert not was_complete
+    assert contents(out) == undisturbed
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_of_a_stranger_is_refused_and_left_alone(out: Path, overwrite: bool) -> None:
+    storage.commit(str(out / "thesis.tex"), b"dear")
+
+    with pytest.raises(OutputExistsError, match=r"holds 'thesis.tex'.*choose another --output"):
+        run(make_job(out, overwrite=overwrite), Scribe(out))
+
+    assert contents(out) == {"thesis.tex": b"dear"}
+
+
+def test_overwrite_refuses_an_output_that_holds_the_input(out: Path) -> None:
+    run(make_job(out), Scribe(out))
+    before = contents(out)
+    parts = [Part(id="0", files=(str(out / "rows" / f"part-{PARTS[0].id}"),), num_rows=1)]
+
+    with pytest.raises(UsageError, match=r"--output .*part-"):
+        run(make_job(out, parts, overwrite=True), Scribe(out))
+
+    assert contents(out) == before
+
+
+def test_stranger_beside_an_unfinished_job_is_left_alone(out: Path) -> None:
+    with pytest.raises(StorageError):
+        run(make_job(out), Scribe(out, fails_at=2))
+    storage.commit(str(out / "_receipts" / "notes.txt"), b"dear")
+
+    total, _ = run(make_job(out), Scribe(out))
+
+    assert total == TOTAL
+    assert (out / "_receipts" / "notes.txt").read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"part": "x", "manifest_sha256": "0"}'])
+def test_damaged_receipt_is_named(out: Path, data: bytes) -> None:
+    with pytest.raises(StorageError):
+        run(make_job(out), Scribe(out, fails_at=2))
+    receipt = out / "_receipts" / f"{PARTS[1].id}.json"
+    receipt.write_bytes(data)
+
+    with pytest.raises(DataError, match=f"{receipt.name} is damaged"):
+        run(make_job(out), Scribe(out))
+
+    assert not (out / "_SUCCESS").exists()
+
+
+def test_damaged_manifest_is_named_and_may_be_overwritten(
+    out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    run(make_job(out), Scribe(out))
+    (out / "_manifest.json").write_bytes(b"{}")
+
+    with pytest.raises(DataError, match=r"_manifest\.json is damaged"):
+        run(make_job(out), Scribe(out))
+    run(make_job(out, overwrite=True), Scribe(out))
+
+    assert contents(out) == undisturbed
