@@ -1,14 +1,20 @@
 """Who computes the rounds: the protocol of a group of workers, and the group in this process."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
+
+import numpy as np
 
 from nanograd import blas
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DivergedError
+from nanograd.optimizers import Vector
 from nanograd.training.recipe import Recipe
+from nanograd.training.reduce import Node
 from nanograd.training.server import ParameterServer, Snapshot
-from nanograd.training.worker import Worker
+from nanograd.training.worker import Contribution, Worker
 
 
 class WorkerGroup(Protocol):
@@ -64,32 +70,53 @@ def share_out(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[in
 
 
 class LocalGroup:
-    """One worker with all shards and a server, in this process, without Ray."""
+    """A server and a worker for each core, as threads of this process, without Ray.
+
+    numpy gives up Python's lock inside matrix products, so the threads do compute side by side;
+    each product still runs in one BLAS thread, and the bits are those of a single worker.
+
+    Args:
+        recipe: what to compute.
+        dataset: the training images.
+        snapshot: where to begin.
+        tell: for the likeness of other groups; threads have no losses to tell of.
+    """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        snapshot: Snapshot,
-        tell: object = None,  # a group in one process has no losses to tell of
+        self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, tell: object = None
     ) -> None:
         plan = recipe.plan
-        shards = {s: dataset.take(plan.shard_slice(s)) for s in range(plan.num_shards)}
-        self._worker = Worker(recipe, shards)
+        world_size = min(plan.num_shards, len(os.sched_getaffinity(0)))
         self._server = ParameterServer(recipe, snapshot)
+        self._workers = [
+            Worker(recipe, {s: dataset.take(plan.shard_slice(s)) for s in shards})
+            for shards in share_out(plan.num_shards, world_size, range(world_size)).values()
+        ]
+        self._buffers = [
+            {node: np.empty_like(snapshot.vector) for node in worker.nodes()}
+            for worker in self._workers
+        ]
+        self._pool = ThreadPoolExecutor(world_size)
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until`."""
         with blas.one_thread():
             while self._server.round < until:
-                parameters = self._server.parameters()
-                for contribution in self._worker.contribute(self._server.round, parameters):
+                computed = self._pool.map(self._contribute, self._workers, self._buffers)
+                for contribution in [each for sent in computed for each in sent]:
                     if reason := self._server.submit(contribution):
-                        raise DivergedError(f"round {self._server.round}: {reason}")
+                        raise DivergedError(
+                            f"round {self._server.round}: {reason}: lower --learning-rate"
+                        )
 
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""
         return self._server.snapshot()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """End the threads."""
+        self._pool.shutdown()
+
+    def _contribute(self, worker: Worker, buffers: dict[Node, Vector]) -> list[Contribution]:
+        round_, vector = self._server.round, self._server.parameters()
+        return [worker.sum_node(round_, node, vector, out) for node, out in buffers.items()]
