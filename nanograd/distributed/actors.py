@@ -5,7 +5,9 @@ Inside a stretch they talk to each other: through shared memory where they can, 
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 from time import monotonic
 
 from nanograd import blas
@@ -103,6 +105,11 @@ class ServerActor(ParameterServer):
                 segment.stop()
                 return reason
         return None
+
+    def kill(self, pid: int) -> None:
+        """Kill the process of a worker that shares our memory, hence our host."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, SIGKILL)
 
     def apply(self, *contributions: list[Contribution]) -> Vector:
         """Take what all workers sent for a round; the parameters of the next one."""

@@ -124,6 +124,11 @@ class RayGroup:
         self._backup_time = monotonic()
         return self._backup
 
+    def settle(self) -> None:
+        """Wait until every replacement has joined."""
+        while self._joining:
+            self._welcome(wait=True)
+
     def pids(self) -> dict[str, int]:
         """The processes of the members: `server` and the ranks of the workers."""
         server, _ = ray.get(self._server.whoami.remote())
@@ -226,14 +231,14 @@ class RayGroup:
     def _run_shared(self, until: int) -> str | None:
         deadline_s = self._deadline_s()
         pids = [each.pid for each in self._members.values()]
-        running = [each.actor.run.remote(self._round, until) for each in self._members.values()]
+        for each in self._members.values():
+            each.actor.run.remote(self._round, until)
         server = self._server.run.remote(until, deadline_s, pids)
-        whole_s = deadline_s + (until - self._round) * max(self._round_s, 0.1) * 5
+        whole_s = deadline_s + (until - self._round) * max(self._round_s, 0.01) * 3
         done, _ = ray.wait([server], timeout=whole_s)
         if not done:
             ray.kill(self._server)  # it hangs: what follows treats it as lost
         trouble: str | None = _get(server)
-        ray.wait(running, num_returns=len(running), timeout=_ANSWER_TIMEOUT_S)
         return trouble
 
     def _run_calls(self, until: int) -> str | None:
@@ -271,7 +276,10 @@ class RayGroup:
                 lost[rank] = "hung"
             elif _trouble(answer):
                 lost[rank] = "killed"
-        for rank in lost:
+        for rank, how in lost.items():
+            if how == "hung" and self._shared:
+                # A frozen process cannot obey Ray, and keeps its CPU until it is gone.
+                self._server.kill.remote(self._members[rank].pid)
             self._lose(rank)
         if not lost and "finite" in trouble:
             self._refuse(trouble)
