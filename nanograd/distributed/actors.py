@@ -71,10 +71,6 @@ class ServerActor(ParameterServer):
         """Process id on its host, and what the bits depend on there."""
         return os.getpid(), blas.fingerprint()
 
-    def next_round(self) -> int:
-        """The round whose contributions are awaited."""
-        return self.round
-
     def open(self, nodes: tuple[Node, ...]) -> Address:
         """Shared memory for workers that send these nodes; what was open before is left."""
         self.forget()

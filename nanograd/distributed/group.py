@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import ServerActor, WorkerActor
@@ -84,7 +85,7 @@ class RayGroup:
         ]
         self._backup, self._backup_time = snapshot, monotonic()
         self._round, self._round_s = snapshot.round, 0.0
-        self._failures = 0
+        self._failures, self._lost = 0, set[int]()
         self._refused_round = -1
         self._joining: dict[int, tuple[Any, Any]] = {}
         self._members: dict[int, _Member] = {}
@@ -95,20 +96,16 @@ class RayGroup:
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until`, whoever is lost meanwhile."""
+        trouble: str | None = None
         while self._round < until:
-            self._welcome(wait=not self._members)
-            before, began = self._round, monotonic()
             try:
-                trouble = self._stretch(until)
-                self._round = ray.get(self._server.next_round.remote(), timeout=_ANSWER_TIMEOUT_S)
+                if trouble is not None:
+                    self._recover(trouble)
+                self._welcome(wait=not self._members)
+                trouble = self._timed_stretch(until)
             except RayError as error:
                 self._replace_server(error)
                 trouble = "the parameter server was lost"
-            if self._round > before:
-                self._failures = 0
-                self._round_s = (monotonic() - began) / (self._round - before)
-            if trouble is not None:
-                self._recover(trouble)
         if monotonic() - self._backup_time > _BACKUP_S:
             self.snapshot()
 
@@ -143,7 +140,11 @@ class RayGroup:
     # Membership
 
     def _start_server(self, snapshot: Snapshot) -> Any:
-        actor: Any = ray.remote(num_cpus=0)(ServerActor)
+        # On this node, if it can be: it is the one without which the run ends anyway.
+        here: Any = NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(ServerActor)
         self._shared = False
         return actor.remote(self._recipe, snapshot)
 
@@ -188,7 +189,8 @@ class RayGroup:
                 raise ClusterError(f"{sentence}; leave out --strict to go on all the same")
             self._tell({"event": "mixed", "rank": rank, "sentence": sentence})
         self._members[rank] = _Member(actor, pid)
-        if self._round > self._backup.round or self._failures:
+        if rank in self._lost:
+            self._lost.remove(rank)
             sentence = f"worker {rank} joined at round {self._round}"
             self._tell(
                 {"event": "joined", "rank": rank, "round": self._round, "sentence": sentence}
@@ -210,6 +212,14 @@ class RayGroup:
                 return
 
     # Stretches
+
+    def _timed_stretch(self, until: int) -> str | None:
+        began = monotonic()
+        trouble = self._stretch(until)
+        if trouble is None:
+            self._round_s = (monotonic() - began) / (until - self._round)
+            self._failures, self._round = 0, until
+        return trouble
 
     def _stretch(self, until: int) -> str | None:
         """Run rounds until `until` or the first trouble, which is returned."""
@@ -264,23 +274,17 @@ class RayGroup:
 
     def _recover(self, trouble: str) -> None:
         """Find out who is lost, give their shards to the others, start replacements."""
-        self._fail(trouble)
-        ray.get(self._server.forget.remote(), timeout=_START_TIMEOUT_S)
-        answers = {rank: each.actor.whoami.remote() for rank, each in self._members.items()}
-        done, _ = ray.wait(
-            list(answers.values()), num_returns=len(answers), timeout=_ANSWER_TIMEOUT_S
-        )
-        lost = {}
-        for rank, answer in answers.items():
-            if answer not in done:
-                lost[rank] = "hung"
-            elif _trouble(answer):
-                lost[rank] = "killed"
+        lost = self._examine()
         for rank, how in lost.items():
             if how == "hung" and self._shared:
                 # A frozen process cannot obey Ray, and keeps its CPU until it is gone.
                 self._server.kill.remote(self._members[rank].pid)
             self._lose(rank)
+        # Only now: a server that is called waits for what it was promised by those who are gone.
+        reached = ray.get(self._server.forget.remote(), timeout=_START_TIMEOUT_S)
+        self._failures = 0 if reached > self._round else self._failures
+        self._round = reached
+        self._fail(trouble)
         if not lost and "finite" in trouble:
             self._refuse(trouble)
         if self._members:
@@ -288,9 +292,18 @@ class RayGroup:
         for rank, how in lost.items():
             self._say_where_shards_went(rank, how)
 
+    def _examine(self) -> dict[int, str]:
+        """The workers that are lost, and how."""
+        # From a process of its own: what this one calls waits for what it has called before.
+        examine: Any = ray.remote(num_cpus=0, scheduling_strategy=_here())(_examine)
+        actors = [each.actor for each in self._members.values()]
+        states = ray.get(examine.remote(actors, _ANSWER_TIMEOUT_S), timeout=_START_TIMEOUT_S)
+        return {rank: state for rank, state in zip(self._members, states, strict=True) if state}
+
     def _lose(self, rank: int) -> None:
         """Remove a worker, by force if it only hangs, and start another in its place."""
         member = self._members.pop(rank)
+        self._lost.add(rank)
         ray.kill(member.actor)
         self._start_worker(rank)
 
@@ -336,8 +349,8 @@ class RayGroup:
         self._round = self._backup.round
         self._server = self._start_server(self._backup)
         sentence = (
-            f"the parameter server was lost at round {lost_round}; a new one goes on from its copy "
-            f"at round {self._round}"
+            f"the parameter server was lost at round {lost_round} ({_first_line(cause)}); "
+            f"a new one goes on from the copy of round {self._round}"
         )
         self._tell({"event": "server_lost", "round": lost_round, "sentence": sentence})
 
@@ -348,6 +361,18 @@ class RayGroup:
                 f"round {self._round} failed {self._failures} times, the last time because "
                 f"{trouble}; look at the logs of Ray's actors"
             )
+
+
+def _here() -> Any:
+    """Placement on this node, if it can be: it is the one without which the run ends anyway."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+def _examine(actors: list[Any], timeout_s: float) -> list[str]:
+    """How each of some actors is: empty if well, else killed or hung."""
+    answers = [actor.whoami.remote() for actor in actors]
+    done, _ = ray.wait(answers, num_returns=len(answers), timeout=timeout_s)
+    return [("killed" if _trouble(each) else "") if each in done else "hung" for each in answers]
 
 
 def _get(ref: Any) -> Any:

@@ -106,9 +106,10 @@ class ParameterServer:
         vector[...] = self._vector
         self._vector = vector
 
-    def forget(self) -> None:
-        """Drop what has arrived for the present round: all of it will be sent again."""
+    def forget(self) -> int:
+        """Drop what has arrived for the present round, and say which that is."""
         self._arrived = {}
+        return self._round
 
     def missing(self) -> frozenset[int]:
         """The shards of the present round that have not arrived."""
