@@ -103,22 +103,37 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
     # A token of its own, in the environment: without one Ray writes it to ~/.ray, mode 0644.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data's actors make Ray's core print a line about restarts on our stderr at each start.
+    # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
     try:
-        ray.init(
-            address=LOCAL,
-            num_cpus=max(num_cpus or cores, cores),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-        )
+        with _without_core_messages():
+            ray.init(
+                address=LOCAL,
+                num_cpus=max(num_cpus or cores, cores),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
     except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError) as error:
         raise ClusterError(
             f"cannot start Ray on this machine ({_first_line(error)}); --workers 0 works without it"
         ) from error
+
+
+@contextmanager
+def _without_core_messages() -> Iterator[None]:
+    """Send file descriptor 2 nowhere: Ray's core says there that it heard of its log level."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _join(address: str) -> None:
