@@ -1,16 +1,19 @@
-# demo · test · check · fmt · docs · clean: the whole list of commands.
+# demo · test · soak · check · fmt · docs · clean: the whole list of commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread a process, here as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check fmt docs clean
+.PHONY: demo test soak check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
 test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
 	$(BIN)/pytest
+
+soak: .venv/installed  ## two hundred kills in one run
+	$(BIN)/pytest -m soak
 
 check: .venv/installed  ## lint, format, types, floors, doctests, README
 	$(BIN)/ruff check
