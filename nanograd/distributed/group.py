@@ -8,25 +8,23 @@ replacement takes its share back between two stretches. None of this changes a b
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nanograd.data.dataset import Dataset
+from nanograd.distributed import events
 from nanograd.distributed.actors import ServerActor, WorkerActor
+from nanograd.distributed.calls import examine, first_line, here, result_of, trouble_of
+from nanograd.distributed.events import Tell
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.training.group import share_out
 from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node
 from nanograd.training.server import Snapshot
-
-Event = dict[str, Any]
-Tell = Callable[[Event], None]
 
 # Rounds submitted before the first of them is done, where vectors travel as calls.
 _ROUNDS_AHEAD = 8
@@ -140,11 +138,7 @@ class RayGroup:
     # Membership
 
     def _start_server(self, snapshot: Snapshot) -> Any:
-        # On this node, if it can be: it is the one without which the run ends anyway.
-        here: Any = NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
-        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(ServerActor)
+        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here())(ServerActor)
         self._shared = False
         return actor.remote(self._recipe, snapshot)
 
@@ -165,36 +159,29 @@ class RayGroup:
                 f"{len(late)} workers did not start within {_START_TIMEOUT_S} s; "
                 "look at `ray status`, or ask for fewer with --workers"
             )
+        _, ours = ray.get(self._server.whoami.remote(), timeout=_START_TIMEOUT_S)
         newcomers = [rank for rank, (_, ready) in self._joining.items() if ready in done]
         for rank in newcomers:
-            actor, ready = self._joining.pop(rank)
-            self._take_in(rank, actor, ready)
+            self._take_in(rank, *self._joining.pop(rank), ours)
         if newcomers:
             self._share_out()
 
-    def _take_in(self, rank: int, actor: Any, ready: Any) -> None:
+    def _take_in(self, rank: int, actor: Any, ready: Any, ours: str) -> None:
         try:
-            pid, fingerprint = ray.get(ready)
-            _, ours = ray.get(self._server.whoami.remote())
+            pid, theirs = ray.get(ready)
         except RayActorError as error:
-            self._fail(f"worker {rank} did not start: {_first_line(error)}")
+            self._fail(f"worker {rank} did not start: {first_line(error)}")
             self._start_worker(rank)
             return
-        if fingerprint != ours:
-            sentence = (
-                f"worker {rank} computes with {fingerprint}, the server with {ours}: "
-                "its bits may differ"
-            )
+        if theirs != ours:
+            event = events.mixed(rank, theirs, ours)
             if self._strict:
-                raise ClusterError(f"{sentence}; leave out --strict to go on all the same")
-            self._tell({"event": "mixed", "rank": rank, "sentence": sentence})
+                raise ClusterError(f"{event['sentence']}; leave out --strict to go on all the same")
+            self._tell(event)
         self._members[rank] = _Member(actor, pid)
         if rank in self._lost:
             self._lost.remove(rank)
-            sentence = f"worker {rank} joined at round {self._round}"
-            self._tell(
-                {"event": "joined", "rank": rank, "round": self._round, "sentence": sentence}
-            )
+            self._tell(events.joined(rank, self._round))
 
     def _share_out(self) -> None:
         """Give every member its shards; the next stretch begins with new memory."""
@@ -248,7 +235,7 @@ class RayGroup:
         done, _ = ray.wait([server], timeout=whole_s)
         if not done:
             ray.kill(self._server)  # it hangs: what follows treats it as lost
-        trouble: str | None = _get(server)
+        trouble: str | None = result_of(server)
         return trouble
 
     def _run_calls(self, until: int) -> str | None:
@@ -263,7 +250,7 @@ class RayGroup:
                 done, _ = ray.wait([oldest], timeout=self._deadline_s())
                 if not done:
                     return "a round did not end in time"
-                if trouble := _trouble(oldest):
+                if trouble := trouble_of(oldest):
                     return trouble
         return None
 
@@ -274,7 +261,9 @@ class RayGroup:
 
     def _recover(self, trouble: str) -> None:
         """Find out who is lost, give their shards to the others, start replacements."""
-        lost = self._examine()
+        actors = [each.actor for each in self._members.values()]
+        states = examine(actors, _ANSWER_TIMEOUT_S, _START_TIMEOUT_S)
+        lost = {rank: how for rank, how in zip(self._members, states, strict=True) if how}
         for rank, how in lost.items():
             if how == "hung" and self._shared:
                 # A frozen process cannot obey Ray, and keeps its CPU until it is gone.
@@ -290,15 +279,7 @@ class RayGroup:
         if self._members:
             self._share_out()
         for rank, how in lost.items():
-            self._say_where_shards_went(rank, how)
-
-    def _examine(self) -> dict[int, str]:
-        """The workers that are lost, and how."""
-        # From a process of its own: what this one calls waits for what it has called before.
-        examine: Any = ray.remote(num_cpus=0, scheduling_strategy=_here())(_examine)
-        actors = [each.actor for each in self._members.values()]
-        states = ray.get(examine.remote(actors, _ANSWER_TIMEOUT_S), timeout=_START_TIMEOUT_S)
-        return {rank: state for rank, state in zip(self._members, states, strict=True) if state}
+            self._tell(events.lost(rank, self._round, how, self._heirs(rank)))
 
     def _lose(self, rank: int) -> None:
         """Remove a worker, by force if it only hangs, and start another in its place."""
@@ -307,21 +288,13 @@ class RayGroup:
         ray.kill(member.actor)
         self._start_worker(rank)
 
-    def _say_where_shards_went(self, rank: int, how: str) -> None:
+    def _heirs(self, rank: int) -> dict[int, list[int]]:
+        """Which of a lost worker's own shards each member holds now."""
+        if not self._members:
+            return {}
         own = share_out(len(self._shards), self._world_size, range(self._world_size))[rank]
-        now = share_out(len(self._shards), self._world_size, list(self._members) or [rank])
-        heirs = "; ".join(
-            f"{_shards(sorted(set(own) & set(shards)))} now on worker {heir}"
-            for heir, shards in now.items()
-            if set(own) & set(shards) and heir in self._members
-        )
-        sentence = (
-            f"worker {rank} lost at round {self._round} ({how}); "
-            f"{heirs or 'its shards wait for a replacement'}; 0 rounds lost"
-        )
-        self._tell(
-            {"event": "lost", "rank": rank, "round": self._round, "how": how, "sentence": sentence}
-        )
+        now = share_out(len(self._shards), self._world_size, list(self._members))
+        return {heir: sorted(set(own) & set(shards)) for heir, shards in now.items()}
 
     def _refuse(self, trouble: str) -> None:
         """Somebody sent what is not finite: once may be a fault, twice is the net itself."""
@@ -332,27 +305,16 @@ class RayGroup:
         self._refused_round = self._round
         for rank in list(self._members):
             self._lose(rank)
-        self._tell(
-            {
-                "event": "refused",
-                "round": self._round,
-                "sentence": f"round {self._round}: {trouble}; computed again by new workers",
-            }
-        )
+        self._tell(events.refused(self._round, trouble))
 
     def _replace_server(self, error: RayError) -> None:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayError):
             raise cause from error
-        lost_round = self._round
         ray.kill(self._server)
+        self._tell(events.server_lost(self._round, first_line(cause), self._backup.round))
         self._round = self._backup.round
         self._server = self._start_server(self._backup)
-        sentence = (
-            f"the parameter server was lost at round {lost_round} ({_first_line(cause)}); "
-            f"a new one goes on from the copy of round {self._round}"
-        )
-        self._tell({"event": "server_lost", "round": lost_round, "sentence": sentence})
 
     def _fail(self, trouble: str) -> None:
         self._failures += 1
@@ -361,53 +323,3 @@ class RayGroup:
                 f"round {self._round} failed {self._failures} times, the last time because "
                 f"{trouble}; look at the logs of Ray's actors"
             )
-
-
-def _here() -> Any:
-    """Placement on this node, if it can be: it is the one without which the run ends anyway."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-
-
-def _examine(actors: list[Any], timeout_s: float) -> list[str]:
-    """How each of some actors is: empty if well, else killed or hung."""
-    answers = [actor.whoami.remote() for actor in actors]
-    done, _ = ray.wait(answers, num_returns=len(answers), timeout=timeout_s)
-    return [("killed" if _trouble(each) else "") if each in done else "hung" for each in answers]
-
-
-def _get(ref: Any) -> Any:
-    """What a call returned; an exception of ours as it was."""
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        raise error.cause from error
-
-
-def _trouble(ref: Any) -> str | None:
-    """Why a finished call failed, if members can be lost that way; other failures are raised."""
-    try:
-        ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, DivergedError):
-            raise error.cause from error
-        return _first_line(error.cause)
-    except RayError as error:
-        return _first_line(error)
-    return None
-
-
-def _shards(shards: list[int]) -> str:
-    """Name some shards, runs of them as a range.
-
-    >>> _shards([4, 5, 6]), _shards([1]), _shards([1, 4])
-    ('shards 4-6', 'shard 1', 'shards 1, 4')
-    """
-    if len(shards) == 1:
-        return f"shard {shards[0]}"
-    if shards == list(range(shards[0], shards[-1] + 1)):
-        return f"shards {shards[0]}-{shards[-1]}"
-    return f"shards {', '.join(map(str, shards))}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

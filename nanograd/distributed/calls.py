@@ -1,0 +1,70 @@
+"""What a call to an actor comes back with when somebody may be lost."""
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nanograd.errors import DivergedError
+
+
+def here() -> Any:
+    """Placement on this node, if it can be: it is the one without which the run ends anyway."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+def result_of(ref: Any) -> Any:
+    """What a call returned; an exception of the actor's code as it was raised there.
+
+    Raises:
+        RayError: the actor is lost.
+    """
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        raise error.cause from error
+
+
+def trouble_of(ref: Any) -> str | None:
+    """Why a finished call failed; None if it did not.
+
+    Raises:
+        DivergedError: the net's fault, nobody's loss.
+    """
+    try:
+        ray.get(ref)
+    except RayTaskError as error:
+        if isinstance(error.cause, DivergedError):
+            raise error.cause from error
+        return first_line(error.cause)
+    except RayError as error:
+        return first_line(error)
+    return None
+
+
+def examine(actors: list[Any], answer_s: float, timeout_s: float) -> list[str]:
+    """How each of some actors is: empty if well, else killed or hung.
+
+    They are asked from a process of its own: what this one calls now waits for what it called
+    before, and that may wait for somebody who is gone.
+
+    Args:
+        actors: with a method `whoami`.
+        answer_s: who takes longer hangs.
+        timeout_s: for the examination as a whole.
+    """
+    ask: Any = ray.remote(num_cpus=0, scheduling_strategy=here())(_ask)
+    states: list[str] = ray.get(ask.remote(actors, answer_s), timeout=timeout_s)
+    return states
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the page that Ray adds."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _ask(actors: list[Any], answer_s: float) -> list[str]:
+    answers = [actor.whoami.remote() for actor in actors]
+    done, _ = ray.wait(answers, num_returns=len(answers), timeout=answer_s)
+    return [("killed" if trouble_of(each) else "") if each in done else "hung" for each in answers]
