@@ -1,10 +1,10 @@
-# demo · test · soak · check · fmt · docs · clean: the whole list of commands.
+# demo · test · soak · bench · check · fmt · docs · clean: the whole list of commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread a process, here as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test soak check fmt docs clean
+.PHONY: demo test soak bench check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
@@ -14,6 +14,10 @@ test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
 
 soak: .venv/installed  ## two hundred kills in one run
 	$(BIN)/pytest -m soak
+
+bench: .venv/installed  ## against the peers, which it installs; DATA=FOLDER says where MNIST is
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/run.py --data $(or $(DATA),auto)
 
 check: .venv/installed  ## lint, format, types, floors, doctests, README
 	$(BIN)/ruff check

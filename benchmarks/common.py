@@ -1,0 +1,226 @@
+"""What the benchmarks share: contenders as processes, alternation, tables, versions."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+from contenders.base import Setting
+
+Row = dict[str, Any]
+Answer = tuple[float, float]
+
+HERE = Path(__file__).parent
+# A trial during which others used more than this share of one core is tried again, so often.
+_DISTURBED, _TRIALS = 0.15, 6
+_PACKAGES = ("numpy", "ray", "torch", "scikit-learn", "nanograd")
+
+
+class Process:
+    """A contender in a process of its own.
+
+    Args:
+        setting: which, and what it trains.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        threads = str(setting.threads)
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        began = perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "contender.py"), json.dumps(asdict(setting))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL,
+            text=True,
+            env=os.environ | dict.fromkeys(names, threads) | {"PYTHONWARNINGS": "ignore"},
+        )
+        self.setting = setting
+        # The greatest share of one core that others took during a trial that counts.
+        self.disturbed = 0.0
+        self._hear()
+        self.start_s = perf_counter() - began
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let it end."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+    def ask(self, what: str, number: int = 0) -> Answer:
+        """Seconds it took, and the answer, of run, accuracy or reset."""
+        if self._process.stdin is None:
+            raise RuntimeError("no pipe")
+        self._process.stdin.write(json.dumps([what, number]) + "\n")
+        self._process.stdin.flush()
+        heard = self._hear()
+        return float(heard["seconds"]), float(heard["answer"])
+
+    def calibrate(self, seconds: float) -> int:
+        """How many rounds take about so long, after warming up."""
+        self.ask("run", 20)
+        took, _ = self.ask("run", 20)
+        took, _ = self.ask("run", rounds := max(20, int(20 * 0.3 / took)))
+        return max(1, int(rounds * seconds / took))
+
+    def speed(self, rounds: int) -> float:
+        """Images per second over so many rounds, others permitting (see `run_quietly`)."""
+        seconds, images = self.run_quietly(rounds)
+        return images / seconds
+
+    def run_quietly(self, rounds: int, before: Callable[[], object] = lambda: None) -> Answer:
+        """Run; again, a few times, if other programs took part of the machine meanwhile.
+
+        Args:
+            rounds: how many.
+            before: called before each trial.
+
+        Returns:
+            Seconds and images of the trial that was disturbed least.
+        """
+        trials: list[tuple[float, Answer]] = []
+        while not trials or (trials[-1][0] > _DISTURBED and len(trials) < _TRIALS):
+            before()
+            machine, ours, began = _busy_ticks(), _tree_ticks(self._process.pid), perf_counter()
+            answer = self.ask("run", rounds)
+            ticks = (perf_counter() - began) * os.sysconf("SC_CLK_TCK")
+            others = _busy_ticks() - machine - (_tree_ticks(self._process.pid) - ours)
+            trials.append((others / ticks, answer))
+        least, answer = min(trials)
+        self.disturbed = max(self.disturbed, least)
+        return answer
+
+    def _hear(self) -> Row:
+        if self._process.stdout is None:
+            raise RuntimeError("no pipe")
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.setting} ended; BENCH_DEBUG=1 shows why")
+        heard: Row = json.loads(line)
+        return heard
+
+
+def alternate(
+    ours: Process, peer: Process, seconds: float, repeats: int
+) -> tuple[list[float], list[float], list[float]]:
+    """A B A B ... A: speeds of both, and the ratios of the A around each B to that B."""
+    rounds, peer_rounds = ours.calibrate(seconds), peer.calibrate(seconds)
+    a, b = [ours.speed(rounds)], []
+    for _ in range(repeats):
+        b.append(peer.speed(peer_rounds))
+        a.append(ours.speed(rounds))
+    ratios = [(x + y) / 2 / z for (x, y), z in zip(pairwise(a), b, strict=True)]
+    return a, b, ratios
+
+
+def arguments(claim: str | None) -> argparse.ArgumentParser:
+    """A parser with what every benchmark understands."""
+    parser = argparse.ArgumentParser(
+        description=claim, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="auto", help="as nanograd train --data")
+    parser.add_argument("--json", type=Path, help="append the rows to this file, a line each")
+    return parser
+
+
+def report(rows: Sequence[Row], place: Path | None) -> None:
+    """The rows as JSON lines, and as a table."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    sys.stdout.write(f"{lines}\n{table(rows)}")
+    if place is not None:
+        with place.open("a") as file:
+            file.write(lines)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table; a number as short as it makes sense."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name, "")) for name in names] for row in rows]
+    lines = [names, ["---"] * len(names), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def facts() -> Row:
+    """What the figures depend on: the machine, the versions, the code."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whichever git there is
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "cpu": cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "linux": platform.release(),
+        **{name: _version(name) for name in _PACKAGES},
+        "commit": git.stdout.strip() or "unknown",
+    }
+
+
+def cpu() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+@contextmanager
+def processes(*settings: Setting) -> Iterator[list[Process]]:
+    """Contenders, started one after the other."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Process(setting)) for setting in settings]
+
+
+def _busy_ticks() -> int:
+    """Clock ticks that all cores have worked."""
+    ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for input or output
+
+
+def _tree_ticks(root: int) -> int:
+    """Clock ticks that a process and all below it have worked."""
+    parents, ticks = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # it ended meanwhile
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                pid = int(folder.name)
+                parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    return sum(number for pid, number in ticks.items() if root in _ancestry(pid, parents))
+
+
+def _ancestry(pid: int, parents: dict[int, int]) -> list[int]:
+    line = [pid]
+    while line[-1] in parents:
+        line.append(parents[line[-1]])
+    return line
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

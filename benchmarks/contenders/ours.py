@@ -1,0 +1,98 @@
+"""nanograd: `--workers N` (Ray actors) and `--workers 0` (this process)."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
+from nanograd.config import TrainConfig
+from nanograd.training import loop
+from nanograd.training.group import LocalGroup, WorkerGroup
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import first_snapshot
+
+_RECIPES: dict[str, dict[str, object]] = {
+    "momentum": {"optimizer": "momentum", "learning_rate": 0.1, "warmup": 0, "ema": 0.0},
+    "adam": {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0, "ema": 0.0},
+    "fast": {
+        "optimizer": "momentum",
+        "learning_rate": 0.25,
+        "warmup": WARM_UP,
+        "ema": AVERAGE_DECAY,
+    },
+}
+
+
+def recipe_of(setting: Setting, num_images: int) -> Recipe:
+    """The recipe of a setting; enough epochs that no benchmark sees their end."""
+    config = TrainConfig.resolve(
+        _RECIPES[setting.recipe],
+        {
+            "batch_size": setting.batch,
+            "hidden": setting.hidden,
+            "shards": setting.shards,
+            "seed": setting.seed,
+            "epochs": 1000,
+            "validation_split": 0.0,
+        },
+    )
+    return make_recipe(config, num_images)
+
+
+class Ours:
+    """A group of workers, advanced as `nanograd train` advances it.
+
+    Args:
+        setting: `workers` 0 for the group in this process.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._data = load_images(setting)
+        self._stack = ExitStack()
+        if setting.workers:
+            from nanograd.distributed.session import session
+
+            self._stack.enter_context(session(None, setting.workers))
+        self._group: WorkerGroup | None = None
+        self.reset(setting.seed)
+
+    def reset(self, seed: int) -> None:
+        """Begin anew, with new workers."""
+        if self._group is not None:
+            self._group.close()
+        setting = replace(self._setting, seed=seed)
+        self._recipe = recipe_of(setting, len(self._data.train))
+        self._round = 0
+        snapshot = first_snapshot(self._recipe)
+        if setting.workers:
+            from nanograd.distributed.group import RayGroup
+            from nanograd.distributed.session import num_actors
+
+            workers = num_actors(setting.workers)
+            self._group = RayGroup(self._recipe, self._data.train, snapshot, workers)
+        else:
+            self._group = LocalGroup(self._recipe, self._data.train, snapshot)
+
+    def run(self, rounds: int) -> int:
+        """One stretch of rounds; how many images that were."""
+        self._round += rounds
+        self._the_group.advance(self._round)
+        plan = self._recipe.plan
+        # An epoch uses every image once, in rounds of nearly one size.
+        return round(rounds * plan.num_images / plan.rounds_per_epoch)
+
+    def accuracy(self) -> float:
+        """Share of the test images read right."""
+        model = loop.as_model(self._recipe, self._the_group.snapshot(), {})
+        return loop.accuracy(model, self._data.test)
+
+    def close(self) -> None:
+        """End the workers and Ray."""
+        self._the_group.close()
+        self._stack.close()
+
+    @property
+    def _the_group(self) -> WorkerGroup:
+        if self._group is None:
+            raise RuntimeError("reset comes first")
+        return self._group

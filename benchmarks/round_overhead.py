@@ -1,0 +1,211 @@
+"""Claim: beside the arithmetic, a round of RayGroup costs little.
+
+Two workers through shared memory. Timed subclasses of the actors note, with the machine's one
+monotonic clock, when a worker begins and ends its gradient, when the server has it and when the
+server has applied it. For each round:
+
+    round time  = from one publication of the parameters to the next
+    overhead    = round time - the longest gradient of the round
+                = signal (publication to the start of the last worker to begin)
+                + waiting beyond the longest gradient (workers that began apart)
+                + notice (end of the last gradient to the server's first look at it)
+                + server (checks, sum, update)
+
+Medians over the rounds, and the same of the quietest rounds (the tenth percentile of each part,
+which other programs on the machine disturbed least) in brackets. The share of peak is the
+floating-point operations of a worker's matrix products over its gradient time in quiet rounds,
+beside one thread's best on a large square product and on products of the gradient's own shapes,
+measured before in this process.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import ray
+from common import Row, arguments, report
+from contenders.base import Setting, load_images
+from contenders.ours import recipe_of
+from numpy.typing import NDArray
+
+from nanograd import blas
+from nanograd.distributed import actors, group, transport
+from nanograd.distributed.session import session
+from nanograd.optimizers import Vector
+from nanograd.training.reduce import Node
+from nanograd.training.server import first_snapshot
+from nanograd.training.worker import Contribution
+
+_WARM_UP = 50
+_US = 1e6
+
+
+class TimedWorker(actors.WorkerActor):
+    """A worker that notes when it computes."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._depth, self._began = 0, 0.0
+        self._times: list[tuple[int, float, float]] = []
+
+    def sum_node(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
+        """As ever; the outermost call is noted."""
+        if self._depth == 0:
+            self._began = perf_counter()
+        self._depth += 1
+        done = super().sum_node(round_, node, vector, out)
+        self._depth -= 1
+        if self._depth == 0:
+            self._times.append((round_, self._began, perf_counter()))
+        return done
+
+    def times(self) -> list[tuple[int, float, float]]:
+        """Round, beginning and end of each sum."""
+        return self._times
+
+
+class TimedServer(actors.ServerActor):
+    """A server that notes when it publishes and when it has all it waits for."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._times: list[tuple[int, float, float]] = []
+
+    def _submit_all(self, segment: transport.Segment) -> str | None:
+        round_, began = self.round, perf_counter()
+        reason = super()._submit_all(segment)
+        self._times.append((round_, began, perf_counter()))
+        return reason
+
+    def times(self) -> list[tuple[int, float, float]]:
+        """Round, all there, all applied."""
+        return self._times
+
+
+def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: int) -> Iterator[Row]:
+    """A row for each batch size and number of shards."""
+    with blas.one_thread():
+        peak = _gemm_flops(1024, 1024, 1024)
+    vars(group).update(WorkerActor=TimedWorker, ServerActor=TimedServer)
+    with session(None, 2):
+        for batch in batches:
+            for num_shards in shards:
+                setting = Setting(name="nanograd", data=data, batch=batch, shards=num_shards)
+                yield _row(setting, rounds, peak)
+
+
+def _row(setting: Setting, rounds: int, peak: float) -> Row:
+    data = load_images(setting)
+    recipe = recipe_of(setting, len(data.train))
+    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe), 2)
+    try:
+        group_.advance(_WARM_UP)
+        group_.advance(_WARM_UP + rounds)
+        server = _by_round(ray.get(group_._server.times.remote()))
+        workers = [
+            _by_round(ray.get(each.actor.times.remote())) for each in group_._members.values()
+        ]
+    finally:
+        group_.close()
+    parts = _parts(server, workers, range(_WARM_UP + 1, _WARM_UP + rounds))
+    median = {name: float(np.median(values)) for name, values in parts.items()}
+    quiet = {name: float(np.percentile(values, 10)) for name, values in parts.items()}
+    micro = setting.batch // setting.shards
+    with blas.one_thread():
+        shape = _gradient_flops(micro, setting.hidden)
+    rate = setting.batch * _multiplications(setting.hidden) / quiet["gradient"]
+    row = {
+        "batch": setting.batch,
+        "shards": setting.shards,
+        **{
+            f"{name} µs": f"{value * _US:.0f} ({quiet[name] * _US:.0f})"
+            for name, value in median.items()
+        },
+        "overhead of round": f"{100 * median['overhead'] / median['round']:.0f} %",
+        "GFLOP/s a worker": round(rate / 1e9, 1),
+        "of square GEMM": f"{100 * rate / peak:.0f} %",
+        "of own shapes": f"{100 * rate / shape:.0f} %",
+        "load": round(os.getloadavg()[0], 1),
+    }
+    sys.stderr.write(f"{row}\n")
+    return row
+
+
+Times = dict[int, tuple[float, float]]
+
+
+def _by_round(times: list[tuple[int, float, float]]) -> Times:
+    joined: Times = {}
+    for round_, began, ended in times:
+        known = joined.get(round_, (began, ended))
+        joined[round_] = (known[0], ended)
+    return joined
+
+
+def _parts(
+    server: Times, workers: Sequence[Times], rounds: range
+) -> dict[str, NDArray[np.float64]]:
+    there, applied = np.array([server[r] for r in rounds]).T
+    published = np.array([server[r - 1][1] for r in rounds])
+    began = np.array([[worker[r][0] for r in rounds] for worker in workers])
+    ended = np.array([[worker[r][1] for r in rounds] for worker in workers])
+    longest = (ended - began).max(axis=0)
+    whole = applied - published
+    return {
+        "round": whole,
+        "gradient": longest,
+        "overhead": whole - longest,
+        "signal": began.max(axis=0) - published,
+        "notice": there - ended.max(axis=0),
+        "server": applied - there,
+    }
+
+
+def _multiplications(hidden: int) -> int:
+    """Multiplications and additions in matrix products, an image, halved."""
+    return 2 * 784 * hidden + 3 * hidden * 10
+
+
+def _gemm_flops(rows: int, inner: int, columns: int) -> float:
+    a, b = np.ones((rows, inner), np.float32), np.ones((inner, columns), np.float32)
+    out = np.empty((rows, columns), np.float32)
+    return 2 * rows * inner * columns / _best(lambda: np.matmul(a, b, out=out))
+
+
+def _gradient_flops(rows: int, hidden: int) -> float:
+    """Of the two large products of a micro-batch, nothing else."""
+    x, w = np.ones((rows, 784), np.float32), np.ones((784, hidden), np.float32)
+    z, gradient = np.ones((rows, hidden), np.float32), np.empty_like(w)
+
+    def both() -> None:
+        np.matmul(x, w, out=z)
+        np.matmul(x.T, z, out=gradient)
+
+    return 2 * rows * _multiplications(hidden) / _best(both)
+
+
+def _best(action: Callable[[], object]) -> float:
+    times = []
+    for _ in range(60):
+        began = perf_counter()
+        action()
+        times.append(perf_counter() - began)
+    return min(times)
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--shards", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--rounds", type=int, default=600)
+    options = parser.parse_args()
+    rows = measure(options.data, options.batch, options.shards, options.rounds)
+    report(list(rows), options.json)
+
+
+if __name__ == "__main__":
+    main()

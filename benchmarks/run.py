@@ -1,0 +1,73 @@
+"""Run the benchmarks and write `results/<theme>_<cpu>_<date>.md`: method, versions, all rows.
+
+Rows in which a peer is faster stand in the same table as the others, and are named below it.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common import HERE, Row, arguments, cpu, facts, table
+
+_THEMES = ("throughput", "time_to_accuracy", "round_overhead", "scaling", "start_up")
+
+
+def write(theme: str, data: str, place: Path) -> None:
+    """Run one benchmark and write its report."""
+    script = HERE / f"{theme}.py"
+    stem = place / f"{theme}_{_slug(cpu())}_{datetime.now(UTC):%Y-%m-%d}"
+    before = facts()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "rows.jsonl"
+        more = ["--plot", f"{stem}.png"] if theme == "scaling" else []
+        subprocess.run(
+            [sys.executable, str(script), "--data", data, "--json", str(lines), *more],
+            stdout=subprocess.DEVNULL,
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    method = script.read_text().split('"""')[1].strip()
+    picture = f"\n![images/s by workers]({stem.name}.png)\n" if more else ""
+    stem.with_suffix(".md").write_text(
+        f"# {theme.replace('_', ' ').capitalize()}\n\n{method}\n\n## Figures\n\n{table(rows)}"
+        f"{picture}{_unflattering(rows)}\n## Where\n\n{table([before])}"
+    )
+
+
+def _unflattering(rows: Sequence[Row]) -> str:
+    """Where a peer is faster, said in words."""
+    found = [
+        f"- {row['peer']} ({row.get('recipe') or row.get('batch')}, {row['processes x threads']}): "
+        f"{name} {row[name]}\n"
+        for row in rows
+        if "peer" in row
+        for name in ("ratio", "times --workers 2", "times --workers 0")
+        if row.get(name, 1) < 1 and row["peer"] != "nanograd"
+    ]
+    return "\nA peer is faster here:\n\n" + "".join(found) if found else ""
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="+", choices=_THEMES, default=_THEMES)
+    parser.add_argument("--place", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    options.place.mkdir(exist_ok=True)
+    for theme in options.only:
+        write(theme, options.data, options.place)
+
+
+if __name__ == "__main__":
+    main()

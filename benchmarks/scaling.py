@@ -1,0 +1,102 @@
+"""Claim: rounds keep their price as workers are added and the net grows.
+
+Rounds/s, images/s and bytes a round of RayGroup through shared memory for W = 1, 2, 4, 8 workers
+and H = 100, 200, 800, 3,200 hidden units; batch 512. Bytes a round are those written: the
+parameters once, a gradient for each node that a worker sends. W beyond the cores shows what
+oversubscription costs, not what a cluster does: the cores stand in the report. The blocks of the W
+of one H take turns.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from common import Row, arguments, processes, report
+from contenders.base import Setting
+
+from nanograd.mlp import Architecture
+from nanograd.training.group import share_out
+from nanograd.training.reduce import cover
+
+
+def measure(
+    data: str, workers: Sequence[int], hidden: Sequence[int], seconds: float, repeats: int
+) -> Iterator[Row]:
+    """A row for each H and W; those of one H take turns."""
+    for units in hidden:
+        settings = [
+            Setting(name="nanograd", data=data, hidden=units, workers=number) for number in workers
+        ]
+        with processes(*settings) as group:
+            rounds = [each.calibrate(seconds) for each in group]
+            speeds = [
+                [each.speed(number) for each, number in zip(group, rounds, strict=True)]
+                for _ in range(repeats)
+            ]
+        for setting, of_one in zip(settings, zip(*speeds, strict=True), strict=True):
+            yield _row(setting, of_one, max(each.disturbed for each in group))
+
+
+def _row(setting: Setting, speeds: Sequence[float], others: float) -> Row:
+    parameters = Architecture(
+        hidden=setting.hidden, activation="relu", loss="cross_entropy"
+    ).num_parameters
+    held = share_out(setting.shards, setting.workers, range(setting.workers))
+    nodes = sum(len(cover((0, setting.shards), frozenset(shards))) for shards in held.values())
+    row = {
+        "H": setting.hidden,
+        "W": setting.workers,
+        "rounds/s": round(median(speeds) / setting.batch, 1),
+        "images/s": round(median(speeds)),
+        "fastest images/s": round(max(speeds)),
+        "MB a round": round((1 + nodes) * parameters * 4 / 1e6, 2),
+        "others": round(others, 2),
+    }
+    sys.stderr.write(f"{row}\n")
+    return row
+
+
+def plot(rows: Sequence[Row], place: Path) -> None:
+    """Images/s by W, a line for each H; nothing without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for hidden in dict.fromkeys(row["H"] for row in rows):
+        of_one = [row for row in rows if row["H"] == hidden]
+        axes.plot(
+            [row["W"] for row in of_one],
+            [row["images/s"] for row in of_one],
+            marker="o",
+            label=f"H = {hidden}",
+        )
+    axes.set(xscale="log", yscale="log", xlabel="workers W", ylabel="images/s, batch 512")
+    axes.set_xticks([row["W"] for row in rows], labels=[str(row["W"]) for row in rows])
+    axes.legend()
+    figure.savefig(place, dpi=120)
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[100, 200, 800, 3200])
+    parser.add_argument("--seconds", type=float, default=0.7)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--plot", type=Path, help="a PNG file")
+    options = parser.parse_args()
+    rows = list(
+        measure(options.data, options.workers, options.hidden, options.seconds, options.repeats)
+    )
+    report(rows, options.json)
+    if options.plot is not None:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

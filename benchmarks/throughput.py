@@ -1,0 +1,94 @@
+"""Claim: on one machine nanograd trains faster than what one would use in its place.
+
+Images per second of training steps alone (no evaluation, no checkpoint): 784-200-10, ReLU,
+cross-entropy, momentum SGD at a constant rate, no average of the weights, images in memory.
+
+- `--workers 2` (RayGroup, shared memory, one BLAS thread a process) against PyTorch DDP over gloo
+  (2 processes of one thread), PyTorch in one process with 2 threads, Ray Train's TorchTrainer with
+  2 workers, and the parameter server of Ray's documentation (waiting for the parameters every tenth
+  round as documented, and every round).
+- `--workers 0` (LocalGroup, 2 threads) against PyTorch in one process with 2 threads and 1, and
+  scikit-learn's MLPClassifier with 2 BLAS threads and 1.
+
+Each contender is a process of its own, alive and idle while the other runs. Ours and the peer take
+turns, A B A B A, in blocks of about `--seconds`; a ratio is the mean of the two A around a B over
+that B; the median of the ratios is reported with the least and the greatest, and beside it the
+ratio of the fastest blocks. A block during which other programs used more than 15 % of a core is
+run again, up to five times, and the least disturbed counts; "others" is the greatest share of one
+core that was so taken from a block that counts.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import median
+
+from common import Process, Row, alternate, arguments, report
+from contenders.base import Setting
+
+_AGAINST_RAY = (
+    Setting(name="pytorch-ddp"),
+    Setting(name="pytorch", workers=0, threads=2),
+    Setting(name="ray-train"),
+    Setting(name="ray-parameter-server"),
+    Setting(name="ray-parameter-server-waiting"),
+)
+_AGAINST_LOCAL = (
+    Setting(name="pytorch", workers=0, threads=2),
+    Setting(name="pytorch", workers=0, threads=1),
+    Setting(name="scikit-learn", workers=0, threads=2),
+    Setting(name="scikit-learn", workers=0, threads=1),
+)
+
+
+def measure(
+    data: str, batches: Sequence[int], only: Sequence[str], seconds: float, repeats: int
+) -> Iterator[Row]:
+    """A row for each pair and batch size."""
+    for workers, peers in ((2, _AGAINST_RAY), (0, _AGAINST_LOCAL)):
+        for batch in batches:
+            ours = Setting(name="nanograd", workers=workers, data=data, batch=batch)
+            with Process(ours) as process:
+                for peer in peers:
+                    if not only or peer.name in only:
+                        setting = replace(peer, data=data, batch=batch)
+                        yield _pair(process, setting, seconds, repeats)
+
+
+def _pair(ours: Process, setting: Setting, seconds: float, repeats: int) -> Row:
+    ours.disturbed = 0.0
+    with Process(setting) as peer:
+        a, b, ratios = alternate(ours, peer, seconds, repeats)
+    row = {
+        "ours": f"--workers {ours.setting.workers}",
+        "peer": setting.name,
+        "processes x threads": f"{max(1, setting.workers)} x {setting.threads}",
+        "batch": setting.batch,
+        "our images/s": round(median(a)),
+        "its images/s": round(median(b)),
+        "ratio": round(median(ratios), 2),
+        "from": round(min(ratios), 2),
+        "to": round(max(ratios), 2),
+        "fastest": round(max(a) / max(b), 2),
+        "others": round(max(ours.disturbed, peer.disturbed), 2),
+    }
+    sys.stderr.write(f"{row}\n")
+    return row
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--only", nargs="+", default=[], help="these peers")
+    parser.add_argument("--seconds", type=float, default=0.7)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    report(
+        list(measure(options.data, options.batch, options.only, options.seconds, options.repeats)),
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

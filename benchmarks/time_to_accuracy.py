@@ -1,0 +1,142 @@
+"""Claim: nanograd reaches the accuracy of the program it descends from sooner than its peers.
+
+Seconds of training, from the first step, until the net reads 97.72 % of MNIST's test images.
+A first run with a seed is stopped every `--every` images and evaluated: that tells how many rounds
+it takes. A second run with the same seed makes them in one go, and its time counts: no evaluation,
+no pause, for anybody. A run that other programs disturbed is made again (see throughput.py).
+Starting processes does not count (start_up.py measures that). Ours and the peer take turns seed by
+seed, in processes that are alive and idle meanwhile; medians over the seeds, ratios within one.
+
+Recipes: `adam` is what a user of each peer would take (Adam 1e-3, batch 128; scikit-learn's
+classifier as it comes, batch 200); `fast` is nanograd's (batch 512, momentum 0.9 at 0.25, 80 rounds
+of warm-up, an average of the weights that is what is evaluated), which PyTorch is given as well.
+The test images here say when to stop a clock; they choose nothing.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import median
+
+from common import Process, Row, arguments, processes, report
+from contenders.base import Setting
+
+TARGET = 0.9772
+
+_FAST = Setting(name="nanograd", recipe="fast", batch=512)
+_ADAM = Setting(name="nanograd", recipe="adam", batch=128)
+_CONTENDERS = (
+    replace(_ADAM, workers=2),
+    replace(_ADAM, workers=0),
+    replace(_ADAM, name="pytorch", workers=0, threads=2),
+    replace(_FAST, name="pytorch", workers=0, threads=2),
+    replace(_ADAM, name="pytorch-ddp"),
+    replace(_FAST, name="pytorch-ddp"),
+    replace(_ADAM, name="ray-train"),
+    replace(_ADAM, name="ray-parameter-server"),
+    replace(_ADAM, name="scikit-learn", workers=0, threads=1),
+    replace(_ADAM, name="scikit-learn", workers=0, threads=2),
+)
+
+
+def measure(
+    data: str, only: Sequence[str], every: int, most_epochs: int, seeds: int
+) -> Iterator[Row]:
+    """A row for each peer and recipe."""
+    ours = [replace(_FAST, name="nanograd", data=data, workers=workers) for workers in (2, 0)]
+    with processes(*ours) as group:
+        racers = [Racer(process, every, most_epochs) for process in group]
+        for contender in _CONTENDERS:
+            if only and contender.name not in only:
+                continue
+            with Process(replace(contender, data=data)) as process:
+                racer = Racer(process, every, most_epochs)
+                runs = [[each.race(seed) for each in [racer, *racers]] for seed in seeds_of(seeds)]
+            yield _row(
+                process.setting, runs, median(racer.epochs(seed) for seed in seeds_of(seeds))
+            )
+
+
+def seeds_of(number: int) -> range:
+    """Seeds, from 1."""
+    return range(1, number + 1)
+
+
+class Racer:
+    """A contender that knows how many rounds a seed takes it.
+
+    Args:
+        process: the contender.
+        every: images between two evaluations of the first run.
+        most_epochs: after which it gives up.
+    """
+
+    def __init__(self, process: Process, every: int, most_epochs: int) -> None:
+        self._process, self._batch = process, process.setting.batch
+        self._step = max(1, every // self._batch)
+        self._most = most_epochs * 60_000 // self._batch
+        self._needed: dict[int, int] = {}
+        process.ask("run", 50)  # what is loaded or compiled at first use is none of the race
+
+    def race(self, seed: int) -> float:
+        """Seconds of training until the target; infinity if it is missed."""
+        if seed not in self._needed:
+            self._needed[seed] = self._count(seed)
+        seconds, _ = self._process.run_quietly(
+            self._needed[seed], before=lambda: self._process.ask("reset", seed)
+        )
+        return seconds if self._needed[seed] < self._most else float("inf")
+
+    def epochs(self, seed: int) -> float:
+        """Passes over the training images until the target."""
+        return self._needed[seed] * self._batch / 60_000
+
+    def _count(self, seed: int) -> int:
+        self._process.ask("reset", seed)
+        for rounds in range(self._step, self._most, self._step):
+            self._process.ask("run", self._step)
+            _, accuracy = self._process.ask("accuracy")
+            if accuracy >= TARGET:
+                return rounds
+        return self._most
+
+
+def _row(setting: Setting, runs: Sequence[Sequence[float]], epochs: float) -> Row:
+    theirs, with_ray, alone = zip(*runs, strict=True)
+    row = {
+        "peer": setting.name,
+        "recipe": f"{setting.recipe}, {setting.batch}",
+        "processes x threads": _processes(setting),
+        "its epochs": round(epochs, 2),
+        "its seconds": round(median(theirs), 3),
+        "--workers 2": round(median(with_ray), 3),
+        "--workers 0": round(median(alone), 3),
+        "times --workers 2": round(median(t / o for t, o, _ in runs), 2),
+        "times --workers 0": round(median(t / o for t, _, o in runs), 2),
+        "fastest, times --workers 2": round(min(theirs) / min(with_ray), 2),
+        "fastest, times --workers 0": round(min(theirs) / min(alone), 2),
+    }
+    sys.stderr.write(f"{row}\n")
+    return row
+
+
+def _processes(setting: Setting) -> str:
+    if setting.name == "nanograd" and not setting.workers:
+        return "1 x 2"
+    return f"{max(1, setting.workers)} x {setting.threads}"
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="+", default=[], help="these contenders")
+    parser.add_argument("--every", type=int, default=3_000, help="images between evaluations")
+    parser.add_argument("--most-epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    rows = measure(options.data, options.only, options.every, options.most_epochs, options.seeds)
+    report(list(rows), options.json)
+
+
+if __name__ == "__main__":
+    main()
