@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from contenders.base import Setting
 
@@ -33,6 +34,8 @@ class Process:
         setting: which, and what it trains.
     """
 
+    _alive: ClassVar[list["Process"]] = []
+
     def __init__(self, setting: Setting) -> None:
         threads = str(setting.threads)
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -49,7 +52,13 @@ class Process:
         # The greatest share of one core that others took during a trial that counts.
         self.disturbed = 0.0
         self._hear()
+        self._alive.append(self)
         self.start_s = perf_counter() - began
+
+    @property
+    def pid(self) -> int:
+        """Of the process; Ray's and the ranks' are below it."""
+        return self._process.pid
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -57,6 +66,7 @@ class Process:
 
     def __exit__(self, *error: object) -> None:
         """Let it end."""
+        self._alive.remove(self)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(timeout=60)
@@ -95,14 +105,30 @@ class Process:
         trials: list[tuple[float, Answer]] = []
         while not trials or (trials[-1][0] > _DISTURBED and len(trials) < _TRIALS):
             before()
-            machine, ours, began = _busy_ticks(), _tree_ticks(self._process.pid), perf_counter()
-            answer = self.ask("run", rounds)
-            ticks = (perf_counter() - began) * os.sysconf("SC_CLK_TCK")
-            others = _busy_ticks() - machine - (_tree_ticks(self._process.pid) - ours)
-            trials.append((others / ticks, answer))
+            with self._alone():
+                trials.append(self._watched(rounds))
         least, answer = min(trials)
         self.disturbed = max(self.disturbed, least)
         return answer
+
+    def _watched(self, rounds: int) -> tuple[float, Answer]:
+        machine, ours, began = _busy_ticks(), self._ticks(), perf_counter()
+        answer = self.ask("run", rounds)
+        ticks = (perf_counter() - began) * os.sysconf("SC_CLK_TCK")
+        return (_busy_ticks() - machine - (self._ticks() - ours)) / ticks, answer
+
+    def _ticks(self) -> int:
+        return sum(_tree(self._process.pid).values())
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Freeze the other contenders: an idle Ray still wakes up often enough to be felt."""
+        frozen = [pid for each in self._alive if each is not self for pid in _tree(each.pid)]
+        try:
+            _signal(frozen, signal.SIGSTOP)
+            yield
+        finally:
+            _signal(frozen, signal.SIGCONT)
 
     def _hear(self) -> Row:
         if self._process.stdout is None:
@@ -194,8 +220,8 @@ def _busy_ticks() -> int:
     return sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for input or output
 
 
-def _tree_ticks(root: int) -> int:
-    """Clock ticks that a process and all below it have worked."""
+def _tree(root: int) -> dict[int, int]:
+    """A process and all below it: id to the clock ticks that it has worked."""
     parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -203,7 +229,13 @@ def _tree_ticks(root: int) -> int:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 pid = int(folder.name)
                 parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
-    return sum(number for pid, number in ticks.items() if root in _ancestry(pid, parents))
+    return {pid: number for pid, number in ticks.items() if root in _ancestry(pid, parents)}
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _ancestry(pid: int, parents: dict[int, int]) -> list[int]:

@@ -10,12 +10,12 @@ cross-entropy, momentum SGD at a constant rate, no average of the weights, image
 - `--workers 0` (LocalGroup, 2 threads) against PyTorch in one process with 2 threads and 1, and
   scikit-learn's MLPClassifier with 2 BLAS threads and 1.
 
-Each contender is a process of its own, alive and idle while the other runs. Ours and the peer take
-turns, A B A B A, in blocks of about `--seconds`; a ratio is the mean of the two A around a B over
-that B; the median of the ratios is reported with the least and the greatest, and beside it the
-ratio of the fastest blocks. A block during which other programs used more than 15 % of a core is
-run again, up to five times, and the least disturbed counts; "others" is the greatest share of one
-core that was so taken from a block that counts.
+Each contender is a process of its own, frozen (SIGSTOP, with Ray's own processes) while the other
+runs. Ours and the peer take turns, A B A B A, in blocks of about `--seconds`; a ratio is the mean
+of the two A around a B over that B; the median of the ratios is reported with the least and the
+greatest, and beside it the ratio of the fastest blocks. A block during which other programs used
+more than 15 % of a core is run again, up to five times, and the least disturbed counts; "others" is
+the greatest share of one core that was so taken from a block that counts.
 """
 
 import sys

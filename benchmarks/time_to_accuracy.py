@@ -5,7 +5,7 @@ A first run with a seed is stopped every `--every` images and evaluated: that te
 it takes. A second run with the same seed makes them in one go, and its time counts: no evaluation,
 no pause, for anybody. A run that other programs disturbed is made again (see throughput.py).
 Starting processes does not count (start_up.py measures that). Ours and the peer take turns seed by
-seed, in processes that are alive and idle meanwhile; medians over the seeds, ratios within one.
+seed, in processes that are frozen meanwhile; medians over the seeds, ratios within one.
 
 Recipes: `adam` is what a user of each peer would take (Adam 1e-3, batch 128; scikit-learn's
 classifier as it comes, batch 200); `fast` is nanograd's (batch 512, momentum 0.9 at 0.25, 80 rounds
