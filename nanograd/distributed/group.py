@@ -261,6 +261,7 @@ class RayGroup:
 
     def _recover(self, trouble: str) -> None:
         """Find out who is lost, give their shards to the others, start replacements."""
+        self._fail(trouble)  # first: what follows may fail, too, and shall not go on for ever
         actors = [each.actor for each in self._members.values()]
         states = examine(actors, _ANSWER_TIMEOUT_S, _START_TIMEOUT_S)
         lost = {rank: how for rank, how in zip(self._members, states, strict=True) if how}
@@ -273,7 +274,6 @@ class RayGroup:
         reached = ray.get(self._server.forget.remote(), timeout=_START_TIMEOUT_S)
         self._failures = 0 if reached > self._round else self._failures
         self._round = reached
-        self._fail(trouble)
         if not lost and "finite" in trouble:
             self._refuse(trouble)
         if self._members:

@@ -1,0 +1,89 @@
+"""Small training runs, as several test files begin, stop and look at them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanograd.config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.mnist import Mnist
+from nanograd.errors import Stopped
+from nanograd.training.group import LocalGroup
+from nanograd.training.recipe import Recipe
+from nanograd.training.run import MakeGroup, Run, train_run
+from nanograd.training.server import Snapshot
+
+SETTINGS = {
+    "hidden": 16,
+    "activation": "relu",
+    "loss": "cross_entropy",
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "schedule": "cosine",
+    "warmup": 3,
+    "pixels": "standard",
+    "shift": 1,
+    "ema": 0.5,
+    "shards": 3,
+    "batch_size": 64,
+    "epochs": 2,
+    "seed": 5,
+    "validation_split": 0.1,
+}
+Figures = dict[str, Any]
+
+
+def some_digits(sample: Mnist) -> Mnist:
+    """A few hundred images of the sample, as data of their own."""
+    train, test = sample.train.take(slice(0, 701)), sample.test.take(slice(0, 193))
+    return Mnist(train=train, test=test, name="some", sha256=train.sha256())
+
+
+class StopAt:
+    """Asks to stop the n-th time it is asked."""
+
+    def __init__(self, *counts: int) -> None:
+        self._asked, self._counts = 0, counts
+
+    def __call__(self) -> bool:
+        self._asked += 1
+        return self._asked in self._counts
+
+
+def never() -> bool:
+    return False
+
+
+def refuse_to_compute(recipe: Recipe, dataset: Dataset, snapshot: Snapshot) -> LocalGroup:
+    pytest.fail("a group was started although nothing is left to compute")
+
+
+def train(
+    data: Mnist,
+    place: Path,
+    stop: Callable[[], bool] = never,
+    make_group: MakeGroup = LocalGroup,
+    said: list[str] | None = None,
+    **settings: object,
+) -> Figures:
+    config = TrainConfig.resolve(SETTINGS, settings)
+    say = (said if said is not None else []).append
+    return train_run(Run(config=config, place=str(place), data=data), make_group, stop, say)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def without_times(figures: Figures) -> Figures:
+    untimed = {"train_s", "images_per_s", "model"}
+    return {name: value for name, value in figures.items() if name not in untimed}
+
+
+def stopped(data: Mnist, place: Path, **settings: object) -> Path:
+    """A run that was stopped after its first round."""
+    with pytest.raises(Stopped):
+        train(data, place, StopAt(1), **settings)
+    return place
