@@ -54,14 +54,15 @@ class Dataset:
 class BatchPlan:
     """Which images each shard contributes to each round.
 
-    Shard s holds the s-th of `num_shards` nearly equal runs of the training set. An epoch is cut
-    into ceil(num_images / batch_size) rounds as evenly as whole images allow: every image is used
-    exactly once an epoch, and no round is longer than another by more than num_shards images.
+    A batch is cut into `num_shards` micro-batches of nearly equal size, the training set into as
+    many runs in the same proportion. Every image is used exactly once an epoch: each round takes
+    `batch_size` images, the last one what is left. Full batches matter: a matrix product of 15 rows
+    takes 1.4 times as long as one of 16.
 
     Args:
         num_images: N, size of the training set.
         num_shards: S, fixed for a run; how many workers share the shards changes nothing.
-        batch_size: images a round; a round may have a few more or less, by whole images a shard.
+        batch_size: images a round.
         seed: 0 to 2**63 - 1.
     """
 
@@ -77,7 +78,11 @@ class BatchPlan:
 
     def shard_slice(self, shard: int) -> slice:
         """Where the shard's images stand in the training set."""
-        return _cut(self.num_images, self.num_shards, shard)
+        share = self._share(shard)
+        return slice(
+            self.num_images * share.start // self.batch_size,
+            self.num_images * share.stop // self.batch_size,
+        )
 
     def order(self, epoch: int, shard: int) -> NDArray[np.int64]:
         """The shard's images, by position within the shard, in the order this epoch uses them."""
@@ -93,8 +98,17 @@ class BatchPlan:
 
     def micro_batch(self, round_: int, shard: int) -> slice:
         """Which stretch of the shard's `order` the round uses (round counts over all epochs)."""
-        span = self.shard_slice(shard)
-        return _cut(span.stop - span.start, self.rounds_per_epoch, round_ % self.rounds_per_epoch)
+        span, share = self.shard_slice(shard), self._share(shard)
+        length, size = span.stop - span.start, share.stop - share.start
+        place = round_ % self.rounds_per_epoch
+        return slice(min(place * size, length), min((place + 1) * size, length))
+
+    def _share(self, shard: int) -> slice:
+        """Which stretch of a full batch is the shard's."""
+        return slice(
+            self.batch_size * shard // self.num_shards,
+            self.batch_size * (shard + 1) // self.num_shards,
+        )
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -112,7 +126,3 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         dataset.take(np.sort(order[num_held_out:])),
         dataset.take(np.sort(order[:num_held_out])),
     )
-
-
-def _cut(length: int, num_parts: int, part: int) -> slice:
-    return slice(length * part // num_parts, length * (part + 1) // num_parts)

@@ -53,7 +53,7 @@ def test_every_image_is_used_exactly_once_an_epoch(
 @pytest.mark.parametrize("num_images", SIZES)
 @pytest.mark.parametrize("num_shards", [1, 3, 8])
 def test_shards_are_disjoint_complete_and_nearly_equal(num_images: int, num_shards: int) -> None:
-    batches = plan(num_images, num_shards)
+    batches = plan(num_images, num_shards, batch_size=24)
 
     shards = [range(num_images)[batches.shard_slice(shard)] for shard in range(num_shards)]
 
@@ -61,16 +61,23 @@ def test_shards_are_disjoint_complete_and_nearly_equal(num_images: int, num_shar
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_rounds_of_an_epoch_are_nearly_equal_in_every_shard() -> None:
-    batches = plan(num_images=1930, batch_size=193)
+@pytest.mark.parametrize("num_images", [*SIZES, 1930])
+@pytest.mark.parametrize("num_shards", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [*SIZES, 64])
+def test_every_round_but_the_last_is_a_full_batch_of_the_same_micro_batches(
+    num_images: int, num_shards: int, batch_size: int
+) -> None:
+    batches = plan(num_images, num_shards, batch_size)
 
-    lengths = [
-        len(used_in_round(batches, round_, shard))
+    rounds = [
+        [len(used_in_round(batches, round_, shard)) for shard in range(num_shards)]
         for round_ in range(batches.rounds_per_epoch)
-        for shard in range(8)
     ]
 
-    assert max(lengths) - min(lengths) <= 1
+    full, last = rounds[:-1], rounds[-1]
+    assert all(each == full[0] and sum(each) == batch_size for each in full)
+    assert sum(last) == num_images - batch_size * len(full)
+    assert not full or all(size <= whole for size, whole in zip(last, full[0], strict=True))
 
 
 def test_order_is_the_same_for_the_same_seed_epoch_and_shard() -> None:
