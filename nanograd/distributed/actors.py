@@ -115,14 +115,11 @@ class ServerActor(ParameterServer):
         return self.parameters()
 
     def _wait(self, segment: Segment, end: float, pids: Sequence[int]) -> str | None:
-        """Wait for all slots of a round; which did not come, if one did not."""
-        for slot, (first, last) in enumerate(segment.address.nodes):
-            there = segment.wait_for_slot(
-                slot, self.round, lambda: monotonic() < end and all(map(_is_alive, pids))
-            )
-            if not there:
-                return f"shards {first}-{last - 1} did not arrive"
-        return None
+        """Wait for all gradients of a round; which did not come, if one did not."""
+        late = segment.wait_for_slots(
+            self.round, lambda: monotonic() < end and all(map(_is_alive, pids))
+        )
+        return None if late is None else f"shards {late[0]}-{late[1] - 1} did not arrive"
 
     def _submit_all(self, segment: Segment) -> str | None:
         round_ = self.round

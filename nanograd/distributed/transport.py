@@ -2,12 +2,14 @@
 
 One segment holds the parameters, a gradient for each node of the tree that a worker sends, and for
 each of them a counter on a cache line of its own. The server publishes the parameters of round k by
-setting its counter to k; a worker writes its sums and sets its own to k + 1; nobody locks.
+setting its counter to k; a worker writes its sums, sets its own to k + 1 and rings: one byte into a
+pipe, on which the server sleeps. Nobody locks. (A server that spins takes its time from the workers
+that it waits for: with two on two cores a round of 512 images took 2.4 ms instead of 1.9.)
 
-The segment has no name: it is an anonymous file (`memfd_create`) that the others open through
-`/proc/<pid>/fd/<number>`, so nothing is left behind whoever is killed. The order in which one
-process sees the writes of another is that of x86-64 (stores are not reordered); on other machines
-vectors travel through Ray instead.
+Neither has a name: the segment is an anonymous file (`memfd_create`), and the others open it and
+the pipe through `/proc/<pid>/fd/<number>`, so nothing is left behind whoever is killed. The order
+in which one process sees the writes of another is that of x86-64 (stores are not reordered); on
+other machines vectors travel through Ray instead.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
@@ -18,7 +20,9 @@ import mmap
 import os
 import platform
 import secrets
+import select
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import sleep
 
@@ -30,9 +34,11 @@ from nanograd.training.reduce import Node
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
-# Looks at a counter before sleeping: about as long as an update of the parameters takes.
+# A worker's looks at the counter before it sleeps: longer than an update of the parameters takes.
 _SPINS = 500
 _NAP_S = 100e-6
+# A server that nobody rings looks after its workers this often.
+_LOOK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
 
 
@@ -43,6 +49,7 @@ class Address:
     Args:
         pid: the process that made it.
         descriptor: the number of its file there.
+        bell: the number of the pipe there.
         token: random; tells that what was opened is what was meant.
         num_parameters: P.
         nodes: the nodes of the tree that workers send, in the order of their slots.
@@ -50,6 +57,7 @@ class Address:
 
     pid: int
     descriptor: int
+    bell: int
     token: int
     num_parameters: int
     nodes: tuple[Node, ...]
@@ -73,11 +81,12 @@ class Segment:
     Args:
         address: what is in it.
         descriptor: an open file of its length; closed with the segment.
+        bell: an open pipe; closed with the segment.
     """
 
-    def __init__(self, address: Address, descriptor: int) -> None:
+    def __init__(self, address: Address, descriptor: int, bell: int) -> None:
         self.address = address
-        self._descriptor = descriptor
+        self._descriptor, self._bell = descriptor, bell
         memory = mmap.mmap(descriptor, address.num_bytes)
         words = np.frombuffer(memory, np.int64, address.num_words).reshape(-1, _LINE)
         start = address.num_words * _WORD_BYTES
@@ -92,6 +101,7 @@ class Segment:
     def close(self) -> None:
         """Forget the memory; it is freed when nobody has it open."""
         os.close(self._descriptor)
+        os.close(self._bell)
 
     def publish(self, round_: int) -> None:
         """Say that the parameters are those of a round."""
@@ -108,34 +118,40 @@ class Segment:
 
     def wait_for_round(self, round_: int, alive: Callable[[], bool]) -> bool:
         """Wait until the parameters of a round are there; false if the stretch ends before."""
-        return self._wait(lambda: self._published[0] >= round_, alive)
-
-    def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
-        """Say that a slot's gradient is that of a round."""
-        line = self._slots[slot]
-        line[1:2].view(np.float64)[0] = loss
-        line[2] = num_images
-        line[0] = round_ + 1  # last: whoever sees it sees the rest
-
-    def wait_for_slot(self, slot: int, round_: int, alive: Callable[[], bool]) -> bool:
-        """Wait for a slot's gradient of a round; false if the stretch ends before."""
-        line = self._slots[slot]
-        return self._wait(lambda: line[0] == round_ + 1, alive)
-
-    def sent(self, slot: int) -> tuple[float, int]:
-        """Loss and number of images beside a slot's gradient."""
-        line = self._slots[slot]
-        return float(line[1:2].view(np.float64)[0]), int(line[2])
-
-    def _wait(self, there: Callable[[], bool], alive: Callable[[], bool]) -> bool:
         while True:
             for _ in range(_SPINS):
-                if there():
+                if self._published[0] >= round_:
                     return True
                 os.sched_yield()
             if self.stopped or not alive():
                 return False
             sleep(_NAP_S)
+
+    def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
+        """Say that a slot's gradient is that of a round, and ring."""
+        line = self._slots[slot]
+        line[1:2].view(np.float64)[0] = loss
+        line[2] = num_images
+        line[0] = round_ + 1  # last: whoever sees it sees the rest
+        with suppress(BlockingIOError):  # a full pipe has rung for long
+            os.write(self._bell, b"\0")
+
+    def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> Node | None:
+        """Wait until all gradients of a round are there; the node of one that does not come."""
+        while True:
+            late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
+            if not len(late):
+                return None
+            rung, _, _ = select.select([self._bell], [], [], _LOOK_S)
+            if rung:
+                os.read(self._bell, 4096)
+            elif self.stopped or not alive():
+                return self.address.nodes[late[0]]
+
+    def sent(self, slot: int) -> tuple[float, int]:
+        """Loss and number of images beside a slot's gradient."""
+        line = self._slots[slot]
+        return float(line[1:2].view(np.float64)[0]), int(line[2])
 
 
 def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
@@ -145,16 +161,21 @@ def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
         OSError: there is no memory for it.
     """
     descriptor = os.memfd_create("nanograd", os.MFD_CLOEXEC)
+    reading, writing = os.pipe()
+    bell = _open(os.getpid(), reading)  # to read and write: a pipe without writers ends at once
+    os.close(reading)
+    os.close(writing)
     address = Address(
         pid=os.getpid(),
         descriptor=descriptor,
+        bell=bell,
         token=secrets.randbits(62),
         num_parameters=num_parameters,
         nodes=nodes,
     )
     # posix_fallocate takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
     os.posix_fallocate(descriptor, 0, address.num_bytes)
-    segment = Segment(address, descriptor)
+    segment = Segment(address, descriptor, bell)
     segment._token[0] = address.token
     segment.publish(-1)
     return segment
@@ -164,15 +185,22 @@ def attach(address: Address) -> Segment | None:
     """The segment of another process of this host, or None if it cannot be reached from here."""
     if platform.machine() != "x86_64":
         return None
-    try:
-        descriptor = os.open(f"/proc/{address.pid}/fd/{address.descriptor}", os.O_RDWR)
-    except OSError:  # another host, container or user
-        return None
-    if os.fstat(descriptor).st_size != address.num_bytes:
-        os.close(descriptor)
-        return None
-    segment = Segment(address, descriptor)
-    if segment._token[0] != address.token:
-        segment.close()
-        return None
-    return segment
+    with ExitStack() as opened:
+        try:
+            descriptor = _open(address.pid, address.descriptor)
+            opened.callback(os.close, descriptor)
+            bell = _open(address.pid, address.bell)
+            opened.callback(os.close, bell)
+        except OSError:  # another host, container or user
+            return None
+        if os.fstat(descriptor).st_size != address.num_bytes:
+            return None
+        segment = Segment(address, descriptor, bell)
+        if segment._token[0] != address.token:
+            return None
+        opened.pop_all()
+        return segment
+
+
+def _open(pid: int, descriptor: int) -> int:
+    return os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
