@@ -10,9 +10,7 @@ import numpy as np
 from nanograd import blas
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DivergedError
-from nanograd.optimizers import Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.reduce import Node
 from nanograd.training.server import ParameterServer, Snapshot
 from nanograd.training.worker import Contribution, Worker
 
@@ -96,13 +94,18 @@ class LocalGroup:
             {node: np.empty_like(snapshot.vector) for node in worker.nodes()}
             for worker in self._workers
         ]
-        self._pool = ThreadPoolExecutor(world_size)
+        # The calling thread computes, too: one thread less to wake up in every round.
+        self._pool = ThreadPoolExecutor(max(1, world_size - 1))
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until`."""
         with blas.one_thread():
             while self._server.round < until:
-                computed = self._pool.map(self._contribute, self._workers, self._buffers)
+                others = [
+                    self._pool.submit(self._contribute, rank)
+                    for rank in range(1, len(self._workers))
+                ]
+                computed = [self._contribute(0), *(other.result() for other in others)]
                 for contribution in [each for sent in computed for each in sent]:
                     if reason := self._server.submit(contribution):
                         raise DivergedError(
@@ -117,6 +120,7 @@ class LocalGroup:
         """End the threads."""
         self._pool.shutdown()
 
-    def _contribute(self, worker: Worker, buffers: dict[Node, Vector]) -> list[Contribution]:
+    def _contribute(self, rank: int) -> list[Contribution]:
         round_, vector = self._server.round, self._server.parameters()
+        worker, buffers = self._workers[rank], self._buffers[rank]
         return [worker.sum_node(round_, node, vector, out) for node, out in buffers.items()]
