@@ -13,6 +13,7 @@ References:
     Rumelhart, Hinton & Williams (1986), "Learning representations by back-propagating errors".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,8 +128,30 @@ def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return _ONE_HOT[labels]
 
 
+@dataclass(frozen=True)
+class Signals:
+    """What flows through the net for a batch: outputs of each layer forward, errors back.
+
+    Args:
+        inputs: (B, D) float32.
+        h: (B, H) float32, hidden outputs.
+        d2: (B, C) float32, dE/dz2.
+        d1: (B, H) float32, dE/dz1.
+        losses: (B,) float32, E of each image; no unit or nats.
+    """
+
+    inputs: FloatArray
+    h: FloatArray
+    d2: FloatArray
+    d1: FloatArray
+    losses: FloatArray
+
+
 def forward(
-    architecture: Architecture, params: Params, inputs: FloatArray
+    architecture: Architecture,
+    params: Params,
+    inputs: FloatArray,
+    parts: Sequence[slice] = (slice(None),),
 ) -> tuple[FloatArray, FloatArray]:
     """From pixels to output pre-activations.
 
@@ -136,13 +159,19 @@ def forward(
         architecture: which hidden activation.
         params: the net.
         inputs: (B, D) float32, prepared pixels.
+        parts: rows that are multiplied together; all rows once, in order. The bits of a matrix
+            product depend on its shape, those of every other step do not.
 
     Returns:
         h: (B, H) hidden outputs.
         z2: (B, C) output pre-activations.
     """
-    h = HIDDEN[architecture.activation].function(inputs @ params.w1 + params.b1)
-    return h, h @ params.w2 + params.b2
+    z1 = _product(inputs, params.w1, parts)
+    z1 += params.b1
+    h = HIDDEN[architecture.activation].function(z1)
+    z2 = _product(h, params.w2, parts)
+    z2 += params.b2
+    return h, z2
 
 
 def predict(architecture: Architecture, params: Params, inputs: FloatArray) -> FloatArray:
@@ -151,12 +180,47 @@ def predict(architecture: Architecture, params: Params, inputs: FloatArray) -> F
     return LOSSES[architecture.loss].output(z2)
 
 
-def loss_and_gradients(
+def propagate(
     architecture: Architecture,
     params: Params,
     inputs: FloatArray,
     targets: FloatArray,
-    out: Params | None = None,
+    parts: Sequence[slice] = (slice(None),),
+) -> Signals:
+    """Forward to the loss of each image, and the errors back to the hidden layer.
+
+    Args:
+        architecture: activation and loss.
+        params: the net.
+        inputs: (B, D) float32, prepared pixels; B may be 0.
+        targets: (B, C) float32, one-hot.
+        parts: rows that are multiplied together, as in `forward`; what comes out for the rows of
+            a part is what the part alone would give, bit for bit.
+    """
+    h, z2 = forward(architecture, params, inputs, parts)
+    losses, d2 = LOSSES[architecture.loss].gradient(z2, targets)
+    d1 = _product(d2, params.w2.T, parts)
+    d1 *= HIDDEN[architecture.activation].derivative(h)
+    return Signals(inputs, h, d2, d1, losses)
+
+
+def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
+    """The gradient with respect to every parameter, summed over some images, into `out`.
+
+    Args:
+        signals: of a batch.
+        part: which of its images.
+        out: as the parameters; overwritten.
+    """
+    d2, d1 = signals.d2[part], signals.d1[part]
+    np.matmul(signals.h[part].T, d2, out=out.w2)
+    np.sum(d2, axis=0, out=out.b2)
+    np.matmul(signals.inputs[part].T, d1, out=out.w1)
+    np.sum(d1, axis=0, out=out.b1)
+
+
+def loss_and_gradients(
+    architecture: Architecture, params: Params, inputs: FloatArray, targets: FloatArray
 ) -> tuple[float, Params]:
     """The loss summed over a batch, and its gradient with respect to every parameter.
 
@@ -165,18 +229,19 @@ def loss_and_gradients(
         params: the net.
         inputs: (B, D) float32, prepared pixels; B may be 0.
         targets: (B, C) float32, one-hot.
-        out: where the gradient goes, if it should not be a new vector.
 
     Returns:
         loss: sum over the batch (not the mean), no unit or nats.
-        gradient: of the same type as the parameters; `out` if that was given.
+        gradient: of the same type as the parameters.
     """
-    gradient = out or Params(np.empty_like(params.vector), params.hidden)
-    h, z2 = forward(architecture, params, inputs)
-    loss, d2 = LOSSES[architecture.loss].gradient(z2, targets)
-    d1 = (d2 @ params.w2.T) * HIDDEN[architecture.activation].derivative(h)
-    np.matmul(h.T, d2, out=gradient.w2)
-    np.sum(d2, axis=0, out=gradient.b2)
-    np.matmul(inputs.T, d1, out=gradient.w1)
-    np.sum(d1, axis=0, out=gradient.b1)
-    return loss, gradient
+    signals = propagate(architecture, params, inputs, targets)
+    gradient = Params(np.empty_like(params.vector), params.hidden)
+    sum_gradients(signals, slice(None), gradient)
+    return float(signals.losses.sum(dtype=np.float64)), gradient
+
+
+def _product(left: FloatArray, right: FloatArray, parts: Sequence[slice]) -> FloatArray:
+    out = np.empty((len(left), right.shape[1]), left.dtype)
+    for part in parts:
+        np.matmul(left[part], right, out=out[part])
+    return out

@@ -18,7 +18,8 @@ class Optimizer(NamedTuple):
     """How to begin, and how to take one step.
 
     `init(num_parameters)` makes the state; `update(params, gradient, state, learning_rate, step)`
-    changes params and state in place, where step counts from 1. Gradients are left alone.
+    changes params and state in place, where step counts from 1. The gradient is spent: its memory
+    serves for what comes between.
     """
 
     init: Callable[[int], State]
@@ -29,7 +30,8 @@ def sgd() -> Optimizer:
     """Plain gradient descent: w <- w - lr g."""
 
     def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
-        params -= np.float32(rate) * gradient
+        gradient *= np.float32(rate)
+        params -= gradient
 
     return Optimizer(lambda num_parameters: {}, update)
 
@@ -52,7 +54,7 @@ def momentum(decay: float = 0.9) -> Optimizer:
         velocity = state["velocity"]
         velocity *= np.float32(decay)
         velocity += gradient
-        params -= np.float32(rate) * velocity
+        params -= np.multiply(velocity, np.float32(rate), out=gradient)
 
     return Optimizer(init, update)
 
@@ -75,12 +77,18 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
 
     def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
         mean, square = state["mean"], state["square"]
-        mean += np.float32(1 - beta1) * (gradient - mean)
-        square += np.float32(1 - beta2) * (gradient * gradient - square)
+        mean *= np.float32(beta1)
+        mean += np.float32(1 - beta1) * gradient
+        square *= np.float32(beta2)
+        gradient *= gradient
+        gradient *= np.float32(1 - beta2)
+        square += gradient
         correction2 = np.sqrt(1 - beta2**step)
-        scaled_rate = np.float32(rate * correction2 / (1 - beta1**step))
-        scaled_epsilon = np.float32(epsilon * correction2)
-        params -= scaled_rate * mean / (np.sqrt(square) + scaled_epsilon)
+        np.sqrt(square, out=gradient)
+        gradient += np.float32(epsilon * correction2)
+        np.divide(mean, gradient, out=gradient)
+        gradient *= np.float32(rate * correction2 / (1 - beta1**step))
+        params -= gradient
 
     return Optimizer(init, update)
 

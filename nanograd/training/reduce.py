@@ -24,6 +24,18 @@ def children(node: Node) -> tuple[Node, Node]:
     return (first, middle), (middle, end)
 
 
+def nodes(node: Node) -> list[Node]:
+    """A node and all nodes below it.
+
+    >>> nodes((0, 3))
+    [(0, 3), (0, 2), (0, 1), (1, 2), (2, 3)]
+    """
+    if node[1] - node[0] == 1:
+        return [node]
+    left, right = children(node)
+    return [node, *nodes(left), *nodes(right)]
+
+
 def cover(node: Node, shards: frozenset[int]) -> list[Node]:
     """The largest nodes below (or at) a node that hold none but the given shards.
 

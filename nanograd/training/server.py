@@ -17,7 +17,7 @@ from nanograd import mlp, optimizers
 from nanograd.errors import DivergedError
 from nanograd.optimizers import State, Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.reduce import Node, cover, tree_sum
+from nanograd.training.reduce import Node, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
 
 
@@ -87,7 +87,10 @@ class ParameterServer:
         self._vector = snapshot.vector.copy()
         self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
         self._average = None if snapshot.average is None else snapshot.average.copy()
+        self._whole = (0, recipe.plan.num_shards)
+        self._nodes = frozenset(nodes(self._whole))
         self._arrived: dict[Node, Contribution] = {}
+        self._sums = {node: np.empty_like(self._vector) for node in self._nodes}
         self._progress = snapshot.progress
 
     @property
@@ -152,17 +155,18 @@ class ParameterServer:
         gradient = contribution.gradient
         if contribution.round != self._round:
             return f"round {contribution.round} is not the present round {self._round}"
-        whole = (0, self._recipe.plan.num_shards)
-        shards = frozenset(range(*contribution.node))
-        if not shards or cover(whole, shards) != [contribution.node]:
-            return f"shards {contribution.node} are no node of the tree over {whole}"
-        if not shards & self.missing():
+        if contribution.node not in self._nodes:
+            return f"shards {contribution.node} are no node of the tree over {self._whole}"
+        if self.missing().isdisjoint(range(*contribution.node)):
             return f"shards {contribution.node} have arrived before"
         if gradient.shape != self._vector.shape or gradient.dtype != self._vector.dtype:
             return f"gradient is {gradient.dtype} {gradient.shape}"
         if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
             return "gradient or loss is not finite"
         return self._wrong_count(contribution)
+
+    def _add(self, left: Contribution, right: Contribution) -> Contribution:
+        return add(left, right, out=self._sums[left.node[0], right.node[1]])
 
     def _wrong_count(self, contribution: Contribution) -> str | None:
         plan = self._recipe.plan
@@ -173,9 +177,11 @@ class ParameterServer:
         return None
 
     def _apply(self) -> None:
-        total = tree_sum((0, self._recipe.plan.num_shards), self._arrived.get, add)
+        total = tree_sum(self._whole, self._arrived.get, self._add)
         self._arrived = {}
-        gradient = total.gradient * np.float32(1 / total.num_images)
+        gradient = np.multiply(
+            total.gradient, np.float32(1 / total.num_images), out=self._sums[self._whole]
+        )
         rate = self._schedule(self._round)
         if self._round % self._recipe.plan.rounds_per_epoch == 0:
             self._progress = Progress()

@@ -5,8 +5,9 @@ from the round, the parameters and its shards, so another worker with the same s
 same bits.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from nanograd import mlp
 from nanograd.data.augment import shift
 from nanograd.data.dataset import Dataset
-from nanograd.mlp import Params
+from nanograd.mlp import Params, Signals
 from nanograd.optimizers import Vector
 from nanograd.pixels import prepare
 from nanograd.training.recipe import Recipe
@@ -40,12 +41,18 @@ class Contribution:
     num_images: int
 
 
-def add(left: Contribution, right: Contribution) -> Contribution:
-    """The contribution of a parent node from those of its two children."""
+def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
+    """The contribution of a parent node from those of its two children.
+
+    Args:
+        left: of the first child.
+        right: of the second.
+        out: (P,) float32, where the gradient goes, if it should not be a new vector.
+    """
     return Contribution(
         round=left.round,
         node=(left.node[0], right.node[1]),
-        gradient=left.gradient + right.gradient,
+        gradient=np.add(left.gradient, right.gradient, out=out),
         loss=left.loss + right.loss,
         num_images=left.num_images + right.num_images,
     )
@@ -92,18 +99,49 @@ class Worker:
             vector: (P,) float32 parameters, left alone.
             out: (P,) float32, where the gradient goes.
         """
-        if node[1] - node[0] == 1:
-            return self._leaf(round_, node, vector, out)
-        left_node, right_node = children(node)
-        left = self.sum_node(round_, left_node, vector, out)
-        right = self.sum_node(round_, right_node, vector, self._buffer(node, out))
-        out += right.gradient
-        return replace(
-            left,
-            node=node,
-            loss=left.loss + right.loss,
-            num_images=left.num_images + right.num_images,
+        plan, hidden = self._recipe.plan, self._recipe.architecture.hidden
+        parts = _in_a_row(plan.micro_batch(round_, shard) for shard in range(*node))
+        images, labels = self._batch(round_, node, parts)
+        signals = mlp.propagate(
+            self._recipe.architecture,
+            Params(vector, hidden),
+            prepare(self._recipe.preparation, images),
+            mlp.one_hot(labels),
+            parts,
         )
+        loss = self._sum(signals, dict(zip(range(*node), parts, strict=True)), node, out)
+        return Contribution(
+            round=round_, node=node, gradient=out, loss=loss, num_images=len(labels)
+        )
+
+    def _batch(
+        self, round_: int, node: Node, parts: Sequence[slice]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The round's images of the shards of a node, one after the other, and their labels."""
+        num_images = parts[-1].stop
+        images = np.empty((num_images, mlp.NUM_INPUTS), np.uint8)
+        labels = np.empty(num_images, np.uint8)
+        for shard, part in zip(range(*node), parts, strict=True):
+            order = self._order(round_ // self._plan.rounds_per_epoch, shard)
+            index, data = order[self._plan.micro_batch(round_, shard)], self._shards[shard]
+            np.take(data.labels, index, out=labels[part], mode="clip")
+            np.take(data.images, index, axis=0, out=images[part], mode="clip")
+            if self._recipe.shift:
+                source = self._plan.distortions(round_, shard)
+                images[part] = shift(images[part], self._recipe.shift, source)
+        return images, labels
+
+    def _sum(self, signals: Signals, parts: Mapping[int, slice], node: Node, out: Vector) -> float:
+        """The node's gradient into `out`: left child's + right child's, down to the shards."""
+        if node[1] - node[0] == 1:
+            part = parts[node[0]]
+            mlp.sum_gradients(signals, part, Params(out, self._recipe.architecture.hidden))
+            return float(signals.losses[part].sum(dtype=np.float64))
+        left, right = children(node)
+        buffer = self._buffer(node, out)
+        loss = self._sum(signals, parts, left, out) + self._sum(signals, parts, right, buffer)
+        out += buffer
+        return loss
 
     def _buffer(self, node: Node, like: Vector) -> Vector:
         # One for each size of node: the one in use further up the tree is of another size.
@@ -112,32 +150,15 @@ class Worker:
             self._scratch[size] = np.empty_like(like)
         return self._scratch[size]
 
-    def _leaf(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
-        batch = self._batch(round_, node[0])
-        hidden = self._recipe.architecture.hidden
-        loss, gradient = mlp.loss_and_gradients(
-            self._recipe.architecture,
-            Params(vector, hidden),
-            prepare(self._recipe.preparation, self._distorted(round_, node[0], batch)),
-            mlp.one_hot(batch.labels),
-            Params(out, hidden),
-        )
-        return Contribution(
-            round=round_, node=node, gradient=gradient.vector, loss=loss, num_images=len(batch)
-        )
-
-    def _batch(self, round_: int, shard: int) -> Dataset:
-        order = self._order(round_ // self._plan.rounds_per_epoch, shard)
-        return self._shards[shard].take(order[self._plan.micro_batch(round_, shard)])
-
-    def _distorted(self, round_: int, shard: int, batch: Dataset) -> NDArray[np.uint8]:
-        if not self._recipe.shift:
-            return batch.images
-        return shift(batch.images, self._recipe.shift, self._plan.distortions(round_, shard))
-
     def _order(self, epoch: int, shard: int) -> NDArray[np.int64]:
         # A cache, not a state: it saves sorting the same draws for every round of an epoch.
         known = self._orders.get(shard)
         if known is None or known[0] != epoch:
             known = self._orders[shard] = (epoch, self._plan.order(epoch, shard))
         return known[1]
+
+
+def _in_a_row(spans: Iterable[slice]) -> list[slice]:
+    """Slices of the same lengths, one after the other from 0."""
+    ends = list(accumulate((span.stop - span.start for span in spans), initial=0))
+    return [slice(start, end) for start, end in pairwise(ends)]

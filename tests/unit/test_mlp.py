@@ -15,6 +15,8 @@ from nanograd.mlp import (
     loss_and_gradients,
     one_hot,
     predict,
+    propagate,
+    sum_gradients,
 )
 
 NETS = [
@@ -155,17 +157,28 @@ def test_inputs_and_parameters_are_left_alone(activation: str, loss: str) -> Non
     assert [array.tobytes() for array in (params.vector, inputs, targets)] == before
 
 
-def test_gradient_goes_where_it_is_told_to() -> None:
-    architecture = net("tanh", "cross_entropy")
-    params, batch = some_params(architecture), some_batch(7)
-    place = Params(np.full_like(params.vector, np.nan), architecture.hidden)
+@pytest.mark.parametrize(("activation", "loss"), NETS)
+@pytest.mark.parametrize("sizes", [[16, 16, 16], [64], [1, 7, 0, 33]])
+def test_part_of_a_batch_has_the_bits_of_the_part_alone(
+    activation: str, loss: str, sizes: list[int]
+) -> None:
+    architecture = net(activation, loss)
+    params = some_params(architecture)
+    inputs, targets = some_batch(sum(sizes))
+    ends = np.cumsum(sizes).tolist()
+    parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    gradient = Params(np.full_like(params.vector, np.nan), architecture.hidden)
 
-    _, gradient = loss_and_gradients(architecture, params, *batch, out=place)
+    signals = propagate(architecture, params, inputs, targets, parts)
 
-    _, expected = loss_and_gradients(architecture, params, *batch)
-    assert gradient is place
-    assert place.vector.dtype == np.float32
-    np.testing.assert_array_equal(place.vector, expected.vector)
+    for part in parts:
+        sum_gradients(signals, part, gradient)
+        total, alone = loss_and_gradients(
+            architecture, params, inputs[part].copy(), targets[part].copy()
+        )
+        assert gradient.vector.dtype == np.float32
+        np.testing.assert_array_equal(gradient.vector, alone.vector)
+        assert float(signals.losses[part].sum(dtype=np.float64)) == total
 
 
 @pytest.mark.parametrize(("activation", "loss"), NETS)

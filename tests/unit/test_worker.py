@@ -177,7 +177,7 @@ def test_every_image_counts_exactly_once_an_epoch(
 def test_round_in_which_a_shard_has_no_image_contributes_zeros() -> None:
     recipe = recipe_for(9, shards=8, batch_size=8)
 
-    contributions = worker_for(recipe, some_digits(9), {0}).contribute(0, start_of(recipe))
+    contributions = worker_for(recipe, some_digits(9), {0}).contribute(1, start_of(recipe))
 
     assert [(c.num_images, c.loss) for c in contributions] == [(0, 0.0)]
     assert contributions[0].gradient.dtype == np.float32
