@@ -78,8 +78,8 @@ def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> 
 
 
 def _own_fields_first(config_class: type[Config]) -> list[Field[Any]]:
-    inherited = {each.name for each in fields(config_class.__mro__[1])}
-    return sorted(fields(config_class), key=lambda each: each.name in inherited)
+    own = config_class.__annotations__
+    return sorted(fields(config_class), key=lambda each: each.name not in own)
 
 
 def _option(each: Field[Any]) -> Callable[[Command], Command]:

@@ -56,7 +56,7 @@ def train(config: TrainConfig, say: Say) -> Figures:
 
 def ingest(config: IngestConfig, inputs: Sequence[str], say: Say) -> Figures:
     """Turn pictures into Parquet; the figures of its result line."""
-    job, work = ingest_parts.plan(config, inputs)
+    job, work = ingest_parts.plan(config, inputs, say)
     began = perf_counter()
     total = _run(config, job, work, say)
     return {**total, **_rate("ingest_s", total["rows"], began), "output": config.output}

@@ -115,7 +115,7 @@ class TrainConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureConfig(JobConfig):
+class PictureConfig(Config):
     """Settings of every command that decodes pictures."""
 
     polarity: str = setting(
@@ -125,20 +125,31 @@ class PictureConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(PictureConfig):
+class PictureFilesConfig(PictureConfig):
+    """Settings of every command that reads picture files."""
+
+    formats: str = setting(
+        "png,jpeg,gif,bmp,tiff,webp,ppm", "picture formats allowed, whatever a file's name says"
+    )
+    max_bytes: int = setting(100_000_000, "larger picture files are quarantined", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(JobConfig, PictureFilesConfig):
     """Settings of `nanograd ingest`."""
 
     output: str = setting(REQUIRED, "directory or URI for the Parquet files")
     label_from: str = setting(
         "auto",
-        "where labels come from; auto: the folder's name, else the file's",
-        choices=("auto", "folder", "name", "none"),
+        "auto (the folder's name, else the file's), folder, name, none, a list FILE.csv "
+        "(columns file and label), a template 'img_*_{label}.png' or a regular expression",
     )
+    keep_original: bool = setting(False, "keep each picture file as it was, in column original")
     part_rows: int = setting(2000, "pictures in one output file", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PictureConfig):
+class PredictConfig(JobConfig, PictureConfig):
     """Settings of `nanograd predict`."""
 
     model: str = setting(REQUIRED, "model directory or URI")

@@ -49,7 +49,9 @@ class UnreadableError(Exception):
         return UnreadableError, (self.reason, self.detail)
 
 
-def decode(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
+def decode(
+    data: bytes, *, max_pixels: int = 50_000_000, formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
     """Decode a picture file.
 
     The first frame, turned upright as its EXIF says, transparency over white. JPEG files much
@@ -58,6 +60,7 @@ def decode(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
     Args:
         data: a whole PNG, JPEG, MPO, GIF, BMP, TIFF, WEBP or PPM file, whatever its name was.
         max_pixels: width x height allowed, from the header, before any pixel is loaded.
+        formats: those allowed.
 
     Returns:
         The picture in mode L (8-bit grey) or RGB.
@@ -72,14 +75,14 @@ def decode(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
         with warnings.catch_warnings():
             # Odd metadata is no reason to stop, and the pixel cap is our own (below).
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
+            with Image.open(BytesIO(data), formats=formats) as picture:
                 _check_size(picture, max_pixels)
                 picture.draft(None, _draft_size(picture))
                 return _flat(_upright(picture))
     except Image.DecompressionBombError as error:
         raise UnreadableError("too_large", f"{error}") from error
     except UnidentifiedImageError as error:
-        detail = f"the {len(data)} bytes are no picture in {', '.join(FORMATS)}"
+        detail = f"the {len(data)} bytes are no picture in {', '.join(formats)}"
         raise UnreadableError("broken_image", detail) from error
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
