@@ -14,7 +14,13 @@ from typing import Any, TypeVar
 import click
 
 from nanograd import __version__
-from nanograd.config import EvaluateConfig, IngestConfig, PredictConfig, TrainConfig
+from nanograd.config import (
+    EvaluateConfig,
+    IngestConfig,
+    InspectConfig,
+    PredictConfig,
+    TrainConfig,
+)
 from nanograd.errors import NanogradError, UsageError
 from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
@@ -120,6 +126,16 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     from nanograd import commands
 
     _result("ingest", commands.ingest(config, inputs, _say))
+
+
+@cli.command()
+@click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
+@with_settings(InspectConfig)
+def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
+    """Draw what pictures become on their way to the net, and what it says."""
+    from nanograd import commands
+
+    _result("inspect", commands.inspect(config, inputs, _say))
 
 
 @cli.command()

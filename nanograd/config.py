@@ -149,6 +149,17 @@ class IngestConfig(JobConfig, PictureFilesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectConfig(PictureFilesConfig):
+    """Settings of `nanograd inspect`."""
+
+    output: str = setting(REQUIRED, "PNG file or URI for the sheet")
+    model: str | None = setting(
+        None, "model directory or URI to ask [default: none, and no scores are drawn]"
+    )
+    limit: int = setting(100, "pictures drawn at most, a row each", least=1, below=1001)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig(JobConfig, PictureConfig):
     """Settings of `nanograd predict`."""
 

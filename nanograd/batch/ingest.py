@@ -63,8 +63,9 @@ class IngestWork:
         image = handwriting.normalise(self.reader.decode(data), polarity=self.polarity)
         buffer = BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
-        row = {"image": {"bytes": buffer.getvalue(), "path": file}, "label": label}
-        return {**row, "original": {"bytes": data, "path": file}} if self.keep_original else row
+        path = _as_text(file)
+        row = {"image": {"bytes": buffer.getvalue(), "path": path}, "label": label}
+        return {**row, "original": {"bytes": data, "path": path}} if self.keep_original else row
 
 
 def plan(
@@ -131,12 +132,17 @@ def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
     yield slice(start, len(files))
 
 
+def _as_text(file: str) -> str:
+    """A path as Parquet can hold it: what of it is no UTF-8 is written out as an escape."""
+    return file.encode(errors="backslashreplace").decode()
+
+
 def _reject(file: str, error: UnreadableError) -> dict[str, Any]:
     return {
-        "source_file": file,
+        "source_file": _as_text(file),
         "source_row": 0,
         "reason": error.reason,
-        "detail": error.detail,
+        "detail": _as_text(error.detail),
     }
 
 
