@@ -1,0 +1,332 @@
+"""Every kind of bad picture among good ones: a reason in quarantine, and no other row touched."""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+from nanograd import commands
+from nanograd.batch.ingest import plan
+from nanograd.batch.job import run_here, run_job
+from nanograd.config import IngestConfig
+from nanograd.errors import StorageError
+
+SEVEN = ((50, 50), (150, 50), (90, 160))
+
+
+def drawing(mode: str = "RGB", *, paper: Any = "white", ink: Any = "black") -> Image.Image:
+    """A seven on paper, 200 x 200."""
+    picture = Image.new(mode, (200, 200), paper)
+    ImageDraw.Draw(picture).line(SEVEN, fill=ink, width=12)
+    return picture
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def sixteen_bits(highest: int) -> bytes:
+    wide = np.asarray(drawing("L"), np.uint16) * (highest // 255)
+    return encoded(Image.fromarray(wide), "PNG")
+
+
+def animated(kind: str) -> bytes:
+    """The digit first, then nothing."""
+    frames = [Image.new("RGB", (200, 200), "white")]
+    return encoded(drawing(), kind, save_all=True, append_images=frames, duration=100)
+
+
+def transparent_palette() -> bytes:
+    picture = Image.new("P", (200, 200), 1)
+    picture.putpalette([0, 0, 0, 0, 0, 0])
+    ImageDraw.Draw(picture).line(SEVEN, fill=0, width=12)
+    return encoded(picture, "PNG", transparency=1)
+
+
+def layered() -> bytes:
+    """Black ink on black that is wholly transparent."""
+    return encoded(drawing("RGBA", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "PNG")
+
+
+def with_exif(size: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    exif[0x010E] = "x" * size
+    return encoded(drawing(), "JPEG", exif=exif)
+
+
+def cut(data: bytes, share: float) -> bytes:
+    return data[: int(len(data) * share)]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def several() -> bytes:
+    picture = Image.new("L", (400, 200), 255)
+    draw = ImageDraw.Draw(picture)
+    for left in (40, 160, 280):
+        draw.line([(x + left - 40, y) for x, y in ((40, 40), (90, 40), (60, 160))], width=10)
+    return encoded(picture, "PNG")
+
+
+READABLE: dict[str, Callable[[], bytes]] = {
+    "png under.jpg": lambda: encoded(drawing(), "PNG"),
+    "jpeg under.png": lambda: encoded(drawing(), "JPEG"),
+    "mpo under.jpg": lambda: encoded(drawing(), "MPO", save_all=True, append_images=[drawing()]),
+    "webp under.gif": lambda: encoded(drawing(), "WEBP"),
+    "16 bits.png": lambda: sixteen_bits(65535),
+    "12 of 16 bits.png": lambda: sixteen_bits(4095),
+    "16 bits.tiff": lambda: encoded(Image.fromarray(np.asarray(drawing("L"), np.uint16)), "TIFF"),
+    "cmyk.jpg": lambda: encoded(drawing("CMYK", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "JPEG"),
+    "cmyk.tif": lambda: encoded(drawing("CMYK", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "TIFF"),
+    "animated.gif": lambda: animated("GIF"),
+    "animated.webp": lambda: animated("WEBP"),
+    "animated.png": lambda: animated("PNG"),
+    "transparent palette.png": transparent_palette,
+    "transparent.png": layered,
+    "huge exif.jpg": lambda: with_exif(60_000),
+    "bits.pbm": lambda: encoded(drawing("1", paper=1, ink=0), "PPM"),
+    "LOUD.PNG": lambda: encoded(drawing(), "PNG"),
+}
+
+BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "empty.png": ("empty", bytes),
+    "one byte.png": ("broken_image", lambda: b"\x89"),
+    "text.png": ("broken_image", lambda: b"this is no picture\n" * 100),
+    "page.jpg": ("broken_image", lambda: b"<html><body>404</body></html>"),
+    "script.gif": ("broken_image", lambda: b"#!/bin/sh\n"),
+    "drawing.png": ("broken_image", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    "print.png": ("broken_image", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    "archive.bmp": ("broken_image", lambda: b"PK\3\4" + bytes(100)),
+    "phone.heic": ("broken_image", lambda: b"\0\0\0\x18ftypheic" + bytes(100)),
+    "half.png": ("broken_image", lambda: cut(encoded(drawing(), "PNG"), 0.5)),
+    "half.jpg": ("broken_image", lambda: cut(encoded(drawing(), "JPEG"), 0.5)),
+    "half.gif": ("broken_image", lambda: cut(encoded(drawing(), "GIF"), 0.5)),
+    "half.webp": ("broken_image", lambda: cut(encoded(drawing(), "WEBP"), 0.5)),
+    "half.bmp": ("broken_image", lambda: cut(encoded(drawing(), "BMP"), 0.5)),
+    "half.tif": ("broken_image", lambda: cut(encoded(drawing(), "TIFF"), 0.5)),
+    "half.ppm": ("broken_image", lambda: cut(encoded(drawing(), "PPM"), 0.5)),
+    "bomb.png": ("too_large", lambda: png_that_claims(60_000, 60_000)),
+    "smaller bomb.png": ("too_large", lambda: png_that_claims(10_000, 10_000)),
+    "no width.png": ("broken_image", lambda: png_that_claims(0, 100)),
+    "no size.pgm": ("broken_image", lambda: b"P5 0 0 255\n"),
+    "long.png": ("too_large", lambda: encoded(drawing(), "PNG") + bytes(1_000_000)),
+    "white.png": ("blank", lambda: encoded(Image.new("L", (200, 200), 255), "PNG")),
+    "black.jpg": ("blank", lambda: encoded(Image.new("L", (200, 200)), "JPEG")),
+    "clear.png": ("blank", lambda: encoded(Image.new("RGBA", (200, 200)), "PNG")),
+    "one pixel.png": ("blank", lambda: encoded(Image.new("L", (1, 1), 255), "PNG")),
+    "several.png": ("too_many_marks", several),
+}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A folder with a good picture before and one after every other in the order of names."""
+    (tmp_path / "in").mkdir()
+    for name in (" first", "~ last"):
+        (tmp_path / "in" / f"{name}.png").write_bytes(encoded(drawing(), "PNG"))
+    return tmp_path / "in"
+
+
+def ingest(folder: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """Figures, rows and reasons by the file's name; what every run must hold is checked."""
+    output = folder.parent / "rows"
+    config = IngestConfig(
+        output=str(output), workers=0, **{"max_bytes": 500_000, "overwrite": True, **settings}
+    )
+    figures = commands.ingest(config, [str(folder)], lambda sentence: None)
+    rows = {Path(row["image"]["path"]).name: row for row in pq.read_table(output).to_pylist()}
+    bad = output / "_quarantine"
+    rejects = pq.read_table(bad).to_pylist() if bad.exists() else []
+    reasons = {Path(row["source_file"]).name: row["reason"] for row in rejects}
+    assert figures["rows"] == figures["ingested"] + figures["quarantined"]
+    assert (figures["ingested"], figures["quarantined"]) == (len(rows), len(rejects))
+    assert figures["rows"] == sum(path.is_file() for path in folder.iterdir())
+    assert not set(rows) & set(reasons)
+    assert all(row["detail"] and "\n" not in row["detail"] for row in rejects)
+    return figures, rows, reasons
+
+
+def ink_of(row: dict[str, Any]) -> Any:
+    return np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_odd_picture_of_a_digit_is_read_as_the_plain_one_is(good: Path, name: str) -> None:
+    (good / name).write_bytes(READABLE[name]())
+
+    _, rows, reasons = ingest(good)
+
+    odd, plain = ink_of(rows[name]), ink_of(rows[" first.png"])
+    assert reasons == {}
+    assert odd.shape == (28, 28)
+    assert np.abs(odd.astype(int) - plain).mean() < 8
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_picture_is_quarantined_with_its_reason_and_alone(good: Path, name: str) -> None:
+    reason, data = BAD[name]
+    (good / name).write_bytes(data())
+
+    _, rows, reasons = ingest(good)
+
+    assert reasons == {name: reason}
+    assert set(rows) == {" first.png", "~ last.png"}
+
+
+@pytest.mark.parametrize("part_rows", [1, 7, 2000])
+def test_all_of_them_together_lose_no_row(good: Path, part_rows: int) -> None:
+    for name, (_, data) in BAD.items():
+        (good / name).write_bytes(data())
+    for name, data in READABLE.items():
+        (good / name).write_bytes(data())
+
+    figures, rows, reasons = ingest(good, part_rows=part_rows)
+
+    assert reasons == {name: reason for name, (reason, _) in BAD.items()}
+    assert set(rows) == {*READABLE, " first.png", "~ last.png"}
+    assert sum(figures["reasons"].values()) == len(BAD)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.1, 0.3, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_file_cut_anywhere_is_a_row_or_a_reason(good: Path, kind: str, share: float) -> None:
+    (good / f"cut.{kind.lower()}").write_bytes(cut(encoded(drawing(), kind), share))
+
+    _, rows, reasons = ingest(good)
+
+    assert len(rows) + len(reasons) == 3
+    assert set(reasons.values()) <= {"broken_image", "blank", "low_contrast", "too_many_marks"}
+    assert {" first.png", "~ last.png"} <= set(rows)
+
+
+@pytest.mark.parametrize("formats", ["png", "PNG", "jpeg,png", "jpg, png"])
+def test_other_formats_than_the_allowed_are_refused_whatever_their_name(
+    good: Path, formats: str
+) -> None:
+    (good / "gif under.png").write_bytes(encoded(drawing(), "GIF"))
+
+    _, rows, reasons = ingest(good, formats=formats)
+
+    assert reasons == {"gif under.png": "broken_image"}
+    assert len(rows) == 2
+
+
+def test_limits_are_inclusive(good: Path) -> None:
+    data = encoded(drawing(), "PNG")
+
+    _, at, _ = ingest(good, max_bytes=len(data), max_pixels=40_000)
+    _, below, reasons = ingest(good, max_bytes=len(data) - 1)
+
+    assert len(at) == 2
+    assert (below, set(reasons.values())) == ({}, {"too_large"})
+
+
+def run_after(good: Path, change: Callable[[Path], object]) -> dict[str, str]:
+    """The reasons of a job whose last picture changes between planning and reading."""
+    output = good.parent / "rows"
+    job, work = plan(IngestConfig(output=str(output)), [str(good)], lambda sentence: None)
+    change(good / "~ last.png")
+    total = run_job(job, run_here(work), lambda sentence: None)
+    rejects = pq.read_table(output / "_quarantine").to_pylist()
+    assert (total["rows"], total["ingested"], total["quarantined"]) == (2, 1, 1)
+    return {Path(row["source_file"]).name: row["reason"] for row in rejects}
+
+
+def becomes_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def becomes_a_link_to_nowhere(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [Path.unlink, becomes_a_folder, becomes_a_link_to_nowhere],
+    ids=lambda each: each.__name__,
+)
+def test_file_that_is_gone_when_it_is_read_is_quarantined(
+    good: Path, change: Callable[[Path], object]
+) -> None:
+    assert run_after(good, change) == {"~ last.png": "no_file"}
+
+
+def test_file_that_is_empty_when_it_is_read_is_quarantined(good: Path) -> None:
+    assert run_after(good, lambda file: file.write_bytes(b"")) == {"~ last.png": "empty"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_file_that_may_not_be_read_is_quarantined(good: Path) -> None:
+    assert run_after(good, lambda file: file.chmod(0)) == {"~ last.png": "no_permission"}
+
+
+def test_place_that_fails_as_a_whole_stops_the_job_and_quarantines_nothing(good: Path) -> None:
+    output = good.parent / "rows"
+    job, work = plan(IngestConfig(output=str(output)), [str(good)], lambda sentence: None)
+    loop = good / "~ last.png"
+    loop.unlink()
+    loop.symlink_to(loop)
+
+    with pytest.raises(StorageError, match="cannot read"):
+        run_job(job, run_here(work), lambda sentence: None)
+
+    assert not (output / "_SUCCESS").exists()
+
+
+def test_name_that_is_no_unicode_is_a_row_all_the_same(good: Path) -> None:
+    (good / os.fsdecode(b"7_\xff.png")).write_bytes(encoded(drawing(), "PNG"))
+    (good / os.fsdecode(b"8_\xfe.png")).write_bytes(b"")
+
+    figures, rows, reasons = ingest(good, label_from="name", keep_original=True)
+
+    assert rows[r"7_\udcff.png"]["label"] == 7
+    assert reasons == {r"8_\udcfe.png": "empty"}
+    assert json.dumps(figures)
+
+
+def test_original_is_kept_beside_the_normalised_form_byte_for_byte(good: Path) -> None:
+    data = encoded(drawing(), "JPEG")
+    (good / "photo.jpg").write_bytes(data)
+
+    _, rows, _ = ingest(good, keep_original=True)
+
+    row = rows["photo.jpg"]
+    assert row["original"] == {"bytes": data, "path": str(good / "photo.jpg")}
+    assert row["image"]["path"] == row["original"]["path"]
+    assert ink_of(row).shape == (28, 28)
+
+
+def test_large_files_make_smaller_parts(good: Path) -> None:
+    for number in range(5):
+        with (good / f"{number}.png").open("wb") as file:
+            file.truncate(100_000_000)  # a hole, which takes no room on the disk
+
+    _, rows, reasons = ingest(good)
+
+    parts = list((good.parent / "rows" / "_receipts").iterdir())
+    assert len(parts) == 3
+    assert (len(rows), set(reasons.values())) == (2, {"too_large"})
