@@ -255,4 +255,5 @@ def _check_use(place: str, num_used: int, unused: list[tuple[int, str]], say: Sa
         )
     if unused:
         line, name = unused[0]
-        say(f"{len(unused):,} lines of {place} name no picture of the input, first {line}: {name}")
+        lines = "1 line" if len(unused) == 1 else f"{len(unused):,} lines"
+        say(f"{lines} of {place} without a picture in the input, the first is {line}: {name}")

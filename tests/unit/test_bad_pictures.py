@@ -3,8 +3,9 @@
 import json
 import os
 import struct
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from nanograd import commands
 from nanograd.batch.ingest import plan
 from nanograd.batch.job import run_here, run_job
 from nanograd.config import IngestConfig
+from nanograd.data.pictures import UnreadableError
+from nanograd.data.reader import PictureReader
 from nanograd.errors import StorageError
 
 SEVEN = ((50, 50), (150, 50), (90, 160))
@@ -279,9 +282,29 @@ def test_file_that_is_empty_when_it_is_read_is_quarantined(good: Path) -> None:
     assert run_after(good, lambda file: file.write_bytes(b"")) == {"~ last.png": "empty"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_file_that_may_not_be_read_is_quarantined(good: Path) -> None:
-    assert run_after(good, lambda file: file.chmod(0)) == {"~ last.png": "no_permission"}
+@pytest.fixture
+def private() -> Iterator[Path]:
+    """A file that this process may not read: root's, and for root as nobody else's."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "7.png"
+        file.touch()
+        file.chmod(0)
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(nobody)
+        try:
+            yield file
+        finally:
+            os.seteuid(before)
+
+
+def test_file_that_may_not_be_read_is_refused_alone(private: Path) -> None:
+    reader = PictureReader(max_bytes=1000, max_pixels=1000)
+
+    with pytest.raises(UnreadableError, match=f"^no_permission: cannot read {private}: "):
+        reader.read(str(private))
 
 
 def test_place_that_fails_as_a_whole_stops_the_job_and_quarantines_nothing(good: Path) -> None:

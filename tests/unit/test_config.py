@@ -4,12 +4,18 @@ from typing import Any
 
 import pytest
 
-from nanograd.config import EvaluateConfig, IngestConfig, PredictConfig, TrainConfig
+from nanograd.config import (
+    EvaluateConfig,
+    IngestConfig,
+    InspectConfig,
+    PredictConfig,
+    TrainConfig,
+)
 from nanograd.errors import UsageError
 from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
-CLASSES = [TrainConfig, IngestConfig, PredictConfig, EvaluateConfig]
+CLASSES = [TrainConfig, IngestConfig, InspectConfig, PredictConfig, EvaluateConfig]
 FIELDS = [
     pytest.param(each, id=f"{class_.__name__}.{each.name}")
     for class_ in CLASSES

@@ -153,7 +153,7 @@ def test_lines_that_name_no_picture_are_counted_and_the_first_named(tmp_path: Pa
 
     _, said = found(place)
 
-    assert said[0] == f"2 lines of {place} name no picture of the input, first 3: gone.png"
+    assert said[0] == f"2 lines of {place} without a picture in the input, the first is 3: gone.png"
 
 
 @pytest.mark.parametrize(
