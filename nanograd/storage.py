@@ -68,7 +68,9 @@ def read(place: str, most: int | None = None) -> bytes:
     with _failures("read", place):
         if not is_remote(place):
             with local_path(place).open("rb") as file:
-                return file.read(most)
+                # Room for `most` bytes would be made first: 35 us for half a megabyte.
+                whole = most is None or os.fstat(file.fileno()).st_size <= most
+                return file.read(None if whole else most)
         filesystem, path = _filesystem(place)
         with filesystem.open_input_stream(path) as stream:
             return bytes(stream.read(most))

@@ -6,7 +6,7 @@ Labels are found when a job is planned, so that a list with a mistake stops it b
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -162,7 +162,7 @@ def _match(pattern: re.Pattern[str], file: str) -> Label:
 def _from_list(files: Sequence[str], inputs: Sequence[str], place: str, say: Say) -> list[Label]:
     folders = [storage.absolute(each).rstrip("/") for each in inputs]
     roots = [_folder(place), *folders, *(_folder(each) for each in folders)]
-    wanted = frozenset(files)
+    wanted = {_below("", file): file for file in files}
     lines: dict[str, tuple[int, Label]] = {}
     unused: list[tuple[int, str]] = []
     for line, name, label in read_list(storage.read(place), place):
@@ -227,10 +227,11 @@ def _digit(row: Mapping[str, str | None], column: str, where: str) -> Label:
     return int(match[1]) if match else None
 
 
-def _named(name: str, roots: Sequence[str], wanted: Set[str], where: str) -> str | None:
+def _named(name: str, roots: Sequence[str], wanted: Mapping[str, str], where: str) -> str | None:
     """The picture that a line of a list means, from the list's folder or from an input."""
-    found = [file for root in roots if (file := _below(root, name)) in wanted]
-    meant = found[:1] if found and found[0] == _below(roots[0], name) else sorted(set(found))
+    found = [wanted[place] for root in roots if (place := _below(root, name)) in wanted]
+    beside = wanted.get(_below(roots[0], name))
+    meant = [beside] if beside else sorted(set(found))
     if len(meant) > 1:
         raise DataError(f"{where}: {name} may be {meant[0]} or {meant[1]}; say more of its path")
     return meant[0] if meant else None
@@ -241,8 +242,11 @@ def _folder(place: str) -> str:
 
 
 def _below(root: str, name: str) -> str:
-    if storage.is_remote(name) or name.startswith(("/", "file://")):
-        return storage.absolute(name)
+    """A name as seen from a folder, on the straight way."""
+    if storage.is_remote(name):
+        return name
+    if name.startswith(("/", "file://")):
+        return os.path.normpath(storage.local_path(name))
     if storage.is_remote(root):
         return storage.join(root, name.removeprefix("./"))
     return os.path.normpath(storage.join(root, name))  # Path keeps a/../b

@@ -175,51 +175,43 @@ def ink_of(row: dict[str, Any]) -> Any:
     return np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
 
 
-@pytest.mark.parametrize("name", READABLE)
-def test_odd_picture_of_a_digit_is_read_as_the_plain_one_is(good: Path, name: str) -> None:
-    (good / name).write_bytes(READABLE[name]())
-
-    _, rows, reasons = ingest(good)
-
-    odd, plain = ink_of(rows[name]), ink_of(rows[" first.png"])
-    assert reasons == {}
-    assert odd.shape == (28, 28)
-    assert np.abs(odd.astype(int) - plain).mean() < 8
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_picture_is_quarantined_with_its_reason_and_alone(good: Path, name: str) -> None:
-    reason, data = BAD[name]
-    (good / name).write_bytes(data())
-
-    _, rows, reasons = ingest(good)
-
-    assert reasons == {name: reason}
-    assert set(rows) == {" first.png", "~ last.png"}
-
-
-@pytest.mark.parametrize("part_rows", [1, 7, 2000])
-def test_all_of_them_together_lose_no_row(good: Path, part_rows: int) -> None:
-    for name, (_, data) in BAD.items():
-        (good / name).write_bytes(data())
+def test_odd_pictures_of_a_digit_are_read_as_the_plain_one_is(good: Path) -> None:
     for name, data in READABLE.items():
         (good / name).write_bytes(data())
+
+    _, rows, reasons = ingest(good)
+
+    plain = ink_of(rows[" first.png"]).astype(int)
+    far = {name: np.abs(ink_of(row) - plain).mean() for name, row in rows.items()}
+    assert reasons == {}
+    assert all(ink_of(row).shape == (28, 28) for row in rows.values())
+    assert {name: distance for name, distance in far.items() if distance >= 8} == {}
+
+
+@pytest.mark.parametrize("part_rows", [7, 2000])
+def test_bad_pictures_are_quarantined_each_with_its_reason_and_no_row_is_lost(
+    good: Path, part_rows: int
+) -> None:
+    for name, (_, data) in BAD.items():
+        (good / name).write_bytes(data())
+    (good / "M middle.png").write_bytes(encoded(drawing(), "PNG"))
 
     figures, rows, reasons = ingest(good, part_rows=part_rows)
 
     assert reasons == {name: reason for name, (reason, _) in BAD.items()}
-    assert set(rows) == {*READABLE, " first.png", "~ last.png"}
+    assert set(rows) == {" first.png", "M middle.png", "~ last.png"}
     assert sum(figures["reasons"].values()) == len(BAD)
 
 
-@pytest.mark.parametrize("share", [0.03, 0.1, 0.3, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_file_cut_anywhere_is_a_row_or_a_reason(good: Path, kind: str, share: float) -> None:
-    (good / f"cut.{kind.lower()}").write_bytes(cut(encoded(drawing(), kind), share))
+def test_file_cut_anywhere_is_a_row_or_a_reason(good: Path, kind: str) -> None:
+    whole = encoded(drawing(), kind)
+    for percent in range(1, 100, 7):
+        (good / f"{percent}.{kind.lower()}").write_bytes(cut(whole, percent / 100))
 
     _, rows, reasons = ingest(good)
 
-    assert len(rows) + len(reasons) == 3
+    assert len(rows) + len(reasons) == 17
     assert set(reasons.values()) <= {"broken_image", "blank", "low_contrast", "too_many_marks"}
     assert {" first.png", "~ last.png"} <= set(rows)
 

@@ -141,6 +141,15 @@ def test_list_in_the_folder_of_the_pictures_names_them_from_there(tmp_path: Path
     assert find_labels([picture], ["/elsewhere"], label_source(place), print) == [1]
 
 
+@pytest.mark.parametrize("name", ["7.png", "./7.png", "../in/7.png", "/top/in/7.png"])
+def test_way_round_in_a_path_means_the_same_picture(tmp_path: Path, name: str) -> None:
+    place = write(tmp_path, f"file,label\n{name},1\n")
+
+    labels = find_labels(["/top/work/../in/7.png"], ["/top/work/../in"], label_source(place), print)
+
+    assert labels == [1]
+
+
 def test_remote_list_and_pictures_are_joined_as_uris() -> None:
     from nanograd.data.labels import _below
 
