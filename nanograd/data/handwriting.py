@@ -103,14 +103,13 @@ def _chain(picture: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
         yield "image", ready
         return
     reduced = paper.reduced(picture, _SEARCH_SIDE)
-    light = paper.light_field(reduced)
     inverted = polarity == POLARITIES[2]
     if polarity == "auto":
-        inverted = paper.is_light_on_dark(reduced, light)
+        inverted = paper.is_light_on_dark(reduced)
     yield "inverted", inverted
     search = paper.as_dark_ink(reduced, inverted)
     yield "search", search
-    sheet = paper.estimate_paper(search, light)
+    sheet = paper.estimate_paper(search, paper.pen_radius(search))
     yield "paper", sheet
     ink = paper.ink_strength(search, sheet)
     yield "ink", ink
