@@ -15,18 +15,15 @@ import click
 
 from nanograd import __version__
 from nanograd.config import (
-    REQUIRED,
-    Config,
     EvaluateConfig,
     IngestConfig,
+    InspectConfig,
     PredictConfig,
     TrainConfig,
-    flag,
-    from_toml,
-    kind,
 )
 from nanograd.errors import NanogradError, UsageError
 from nanograd.presets import PRESETS
+from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
 C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]
@@ -87,8 +84,8 @@ def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> 
 
 
 def _own_fields_first(config_class: type[Config]) -> list[Field[Any]]:
-    inherited = {each.name for each in fields(config_class.__mro__[1])}
-    return sorted(fields(config_class), key=lambda each: each.name in inherited)
+    own = config_class.__annotations__
+    return sorted(fields(config_class), key=lambda each: each.name not in own)
 
 
 def _option(each: Field[Any]) -> Callable[[Command], Command]:
@@ -129,6 +126,16 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     from nanograd import commands
 
     _result("ingest", commands.ingest(config, inputs, _say))
+
+
+@cli.command()
+@click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
+@with_settings(InspectConfig)
+def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
+    """Draw what pictures become on their way to the net, and what it says."""
+    from nanograd import commands
+
+    _result("inspect", commands.inspect(config, inputs, _say))
 
 
 @cli.command()

@@ -14,16 +14,21 @@ from nanograd import blas, metrics, storage
 from nanograd import model as model_io
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
+from nanograd.batch.inputs import expand
 from nanograd.batch.job import Job, RunParts, Work, run_here, run_job
 from nanograd.config import (
     EvaluateConfig,
     IngestConfig,
+    InspectConfig,
     JobConfig,
     PredictConfig,
     TrainConfig,
 )
 from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
+from nanograd.data.reader import SUFFIXES, PictureReader, formats_named
+from nanograd.report import sheet
+from nanograd.report.inspection import counts, look_at
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run import MakeGroup, Run, Tell, train_run
@@ -56,7 +61,7 @@ def train(config: TrainConfig, say: Say) -> Figures:
 
 def ingest(config: IngestConfig, inputs: Sequence[str], say: Say) -> Figures:
     """Turn pictures into Parquet; the figures of its result line."""
-    job, work = ingest_parts.plan(config, inputs)
+    job, work = ingest_parts.plan(config, inputs, say)
     began = perf_counter()
     total = _run(config, job, work, say)
     return {**total, **_rate("ingest_s", total["rows"], began), "output": config.output}
@@ -72,6 +77,25 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say) -> Figures:
     files = len({file for part in job.parts for file in part.files})
     rate = _rate("predict_s", total["rows"], began)
     return {**total, "files": files, "accuracy": accuracy, **rate, "output": config.output}
+
+
+def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
+    """Draw what pictures become on their way to the net; the figures of its result line."""
+    output = storage.absolute(config.output)
+    sheet.check_output(output)
+    model = model_io.load(config.model) if config.model else None
+    reader = PictureReader(
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+        formats=formats_named(config.formats),
+    )
+    files = [file.place for file in expand(inputs, SUFFIXES) if file.place != output]
+    if len(files) > config.limit:
+        say(f"{len(files):,} pictures; the first {config.limit} are drawn (--limit)")
+    with blas.one_thread():
+        found = [look_at(file, reader, config.polarity, model) for file in files[: config.limit]]
+    storage.commit(output, sheet.draw(found, config.model))
+    return {**counts(found), "left_out": len(files) - len(found), "output": config.output}
 
 
 def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:

@@ -54,8 +54,12 @@ def checksum(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def read(place: str) -> bytes:
-    """All bytes of a file.
+def read(place: str, most: int | None = None) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        place: path or URI.
+        most: so many bytes from its beginning suffice.
 
     Raises:
         DataError: there is no such file.
@@ -63,10 +67,13 @@ def read(place: str) -> bytes:
     """
     with _failures("read", place):
         if not is_remote(place):
-            return local_path(place).read_bytes()
+            with local_path(place).open("rb") as file:
+                # Room for `most` bytes would be made first: 35 us for half a megabyte.
+                whole = most is None or os.fstat(file.fileno()).st_size <= most
+                return file.read(None if whole else most)
         filesystem, path = _filesystem(place)
         with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
+            return bytes(stream.read(most))
 
 
 def open_file(place: str) -> Any:

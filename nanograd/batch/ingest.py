@@ -1,15 +1,15 @@
 """Pictures to Parquet: one part is some hundred files, decoded, normalised and committed.
 
-OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8
+OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8 and, if
+                                  asked for, original struct<bytes: binary, path: string>
 OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -18,29 +18,19 @@ from nanograd import storage
 from nanograd.batch.inputs import InputFile, expand, to_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
 from nanograd.config import IngestConfig
-from nanograd.data import handwriting, pictures
+from nanograd.data import handwriting
+from nanograd.data.labels import Label, find_labels, label_source
 from nanograd.data.parquet import QUARANTINE
 from nanograd.data.pictures import UnreadableError
-from nanograd.errors import DataError
+from nanograd.data.reader import SUFFIXES, PictureReader, formats_named
 
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".mpo", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
-    ".pbm",
-)  # fmt: skip
+_FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-ROWS = pa.schema(
-    [
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("label", pa.int8()),
-    ]
-)
+ROWS = pa.schema([("image", _FILE), ("label", pa.int8())])
+ROWS_WITH_ORIGINALS = ROWS.append(pa.field("original", _FILE))
 
-# 7.png, 7_0012.png, 7 (2).png; or a word that says so: x-is-7.png, digit7.jpg, label_7-b.png.
-# A bare number at the end (img_7.png) is more often a count than a label.
-_LABEL_IN_NAME = (
-    re.compile(r"^([0-9])(?![0-9])(?:[-_ (].*)?$"),
-    re.compile(r"(?:^|[-_ ])(?:is|label|digit|class)[-_ ]?([0-9])(?![0-9])", re.IGNORECASE),
-)
+# Photos have megabytes: a part holds them all at once, and nothing is told until one is done.
+_PART_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,110 +38,121 @@ class IngestWork:
     """Does one part; small, so that it can be sent to every actor."""
 
     place: str
+    reader: PictureReader
     polarity: str
-    label_from: str
-    max_pixels: int
+    keep_original: bool
 
     def __call__(self, part: Part) -> Receipt:
         """Read, normalise and commit the pictures of a part."""
-        rows: list[dict[str, object]] = []
-        rejects: list[dict[str, object]] = []
-        for file in part.files:
+        rows: list[dict[str, Any]] = []
+        rejects: list[dict[str, Any]] = []
+        for file, label in zip(part.files, part.labels, strict=True):
             try:
-                image = {"bytes": self._normalised(file), "path": file}
-                rows.append({"image": image, "label": label_of(file, self.label_from)})
+                rows.append(self._row(file, label))
             except UnreadableError as error:
-                rejects.append(
-                    {
-                        "source_file": file,
-                        "source_row": 0,
-                        "reason": error.reason,
-                        "detail": error.detail,
-                    }
-                )
-        files = {f"part-{part.id}.parquet": to_parquet(pa.Table.from_pylist(rows, ROWS))}
+                rejects.append(_reject(file, error))
+        schema = ROWS_WITH_ORIGINALS if self.keep_original else ROWS
+        files = {f"part-{part.id}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejects:
             table = pa.Table.from_pylist(rejects, QUARANTINE)
             files[f"_quarantine/part-{part.id}.parquet"] = to_parquet(table)
-        counts = {
-            "rows": len(part.files),
-            "ingested": len(rows),
-            "labelled": sum(row["label"] is not None for row in rows),
-            "quarantined": len(rejects),
-            "reasons": dict(Counter(str(reject["reason"]) for reject in rejects)),
-        }
-        return commit_part(self.place, part, files, counts)
+        return commit_part(self.place, part, files, _counts(part, rows, rejects))
 
-    def _normalised(self, file: str) -> bytes:
-        try:
-            data = storage.read(file)
-        except DataError as error:
-            raise UnreadableError("no_file", str(error)) from error
-        picture = pictures.decode(data, max_pixels=self.max_pixels)
-        image = handwriting.normalise(picture, polarity=self.polarity)
+    def _row(self, file: str, label: Label) -> dict[str, Any]:
+        data = self.reader.read(file)
+        image = handwriting.normalise(self.reader.decode(data), polarity=self.polarity)
         buffer = BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
-        return buffer.getvalue()
+        path = _as_text(file)
+        row = {"image": {"bytes": buffer.getvalue(), "path": path}, "label": label}
+        return {**row, "original": {"bytes": data, "path": path}} if self.keep_original else row
 
 
-def plan(config: IngestConfig, inputs: Sequence[str]) -> tuple[Job, IngestWork]:
-    """What there is to do.
+def plan(
+    config: IngestConfig, inputs: Sequence[str], say: Callable[[str], None]
+) -> tuple[Job, IngestWork]:
+    """What there is to do: every file and its label.
 
     Args:
         config: settings.
         inputs: files, folders or globs, local or in an object store.
+        say: told what has no label.
 
     Raises:
-        DataError: an input is not there, or there is no picture at all.
+        DataError: an input is not there, there is no picture at all, or a list of labels has a
+            mistake.
+        UsageError: a format or the pattern of labels is none.
     """
-    files = expand(inputs, SUFFIXES)
-    place = storage.absolute(config.output)
-    settings = {
-        "polarity": config.polarity,
-        "label_from": config.label_from,
-        "max_pixels": config.max_pixels,
-    }
-    parts = list(_parts(files, config.part_rows, settings))
-    identity = {"command": "ingest", **settings, "parts": [part.id for part in parts]}
-    job = Job(place=place, identity=identity, parts=parts, overwrite=config.overwrite)
-    work = IngestWork(
-        place=place,
-        polarity=config.polarity,
-        label_from=config.label_from,
+    reader = PictureReader(
+        max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
+        formats=formats_named(config.formats),
     )
-    return job, work
-
-
-def label_of(file: str, label_from: str) -> int | None:
-    """The digit that a picture's folder or file name says it is, or None.
-
-    Args:
-        file: path or URI.
-        label_from: auto (folder, else name), folder, name or none.
-
-    >>> label_of("scans/7/img_3.png", "auto"), label_of("photo-a-01-is-0.jpg", "auto")
-    (7, 0)
-    >>> label_of("img_3.png", "auto") is None
-    True
-    """
-    path = Path(file)
-    if label_from in ("auto", "folder") and re.fullmatch("[0-9]", path.parent.name):
-        return int(path.parent.name)
-    if label_from in ("auto", "name"):
-        for pattern in _LABEL_IN_NAME:
-            if match := pattern.search(path.stem):
-                return int(match[1])
-    return None
+    source = label_source(config.label_from)
+    choices = {"polarity": config.polarity, "keep_original": config.keep_original}
+    settings = {**asdict(reader), "formats": list(reader.formats), **choices}
+    files = expand(inputs, SUFFIXES)
+    labels = find_labels([file.place for file in files], inputs, source, say)
+    parts = list(_parts(files, labels, config.part_rows, settings))
+    identity = {"command": "ingest", **settings, "parts": [part.id for part in parts]}
+    place = storage.absolute(config.output)
+    job = Job(place=place, identity=identity, parts=parts, overwrite=config.overwrite)
+    return job, IngestWork(
+        place=place,
+        reader=reader,
+        polarity=config.polarity,
+        keep_original=config.keep_original,
+    )
 
 
 def _parts(
-    files: Sequence[InputFile], part_rows: int, settings: dict[str, object]
+    files: Sequence[InputFile],
+    labels: Sequence[Label],
+    part_rows: int,
+    settings: dict[str, Any],
 ) -> Iterator[Part]:
-    for start in range(0, len(files), part_rows):
-        group = files[start : start + part_rows]
+    for part in _cut(files, part_rows):
+        group, of_group = files[part], tuple(labels[part])
         yield Part(
-            id=part_id(settings, *group),
+            id=part_id(settings, of_group, *group),
             files=tuple(file.place for file in group),
             num_rows=len(group),
+            labels=of_group,
         )
+
+
+def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
+    """Neighbouring files, so many at most, and of so many bytes unless it is one."""
+    start, num_bytes = 0, 0
+    for end, file in enumerate(files):
+        num_bytes += file.num_bytes
+        if end > start and (end - start == part_rows or num_bytes > _PART_BYTES):
+            yield slice(start, end)
+            start, num_bytes = end, file.num_bytes
+    yield slice(start, len(files))
+
+
+def _as_text(file: str) -> str:
+    """A path as Parquet can hold it: what of it is no UTF-8 is written out as an escape."""
+    return file.encode(errors="backslashreplace").decode()
+
+
+def _reject(file: str, error: UnreadableError) -> dict[str, Any]:
+    return {
+        "source_file": _as_text(file),
+        "source_row": 0,
+        "reason": error.reason,
+        "detail": _as_text(error.detail),
+    }
+
+
+def _counts(
+    part: Part, rows: Sequence[dict[str, Any]], rejects: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "rows": len(part.files),
+        "ingested": len(rows),
+        "labelled": sum(row["label"] is not None for row in rows),
+        "quarantined": len(rejects),
+        "reasons": dict(Counter(str(reject["reason"]) for reject in rejects)),
+    }

@@ -15,6 +15,7 @@ from json import dumps
 from typing import Any, TypeAlias
 
 from nanograd import storage
+from nanograd.batch.progress import Progress
 from nanograd.errors import InternalError, OutputExistsError, UsageError
 
 Receipt: TypeAlias = dict[str, Any]
@@ -32,6 +33,7 @@ class Part:
         row_groups: of the one Parquet file it reads, first and end; empty for whole files.
         first_row: number of the first of its rows in that file.
         num_rows: rows it must account for.
+        labels: of its files, as planned; empty where labels are in the files.
         broken: reason code if its file cannot be read, else empty.
         detail: the reason in a sentence.
     """
@@ -41,6 +43,7 @@ class Part:
     row_groups: tuple[int, ...] = ()
     first_row: int = 0
     num_rows: int = 0
+    labels: tuple[int | None, ...] = ()
     broken: str = ""
     detail: str = ""
 
@@ -95,9 +98,12 @@ def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Receip
         storage.commit_manifest(_at(job, _MANIFEST), {"job": job.identity, "receipts": []})
         receipts = [*_done(job, say)]
         found = {receipt["part"] for receipt in receipts}
+        progress = Progress(len(job.parts), sum(part.num_rows for part in job.parts), say)
+        for receipt in receipts:
+            progress.start_from(receipt)
         for receipt in run_parts([part for part in job.parts if part.id not in found]):
             receipts.append(receipt)
-            say(_progress(receipts, job))
+            progress.add(receipt)
         _check_accounts(job, receipts)
         receipts.sort(key=lambda receipt: receipt["part"])
         storage.commit_manifest(_at(job, _MANIFEST), {"job": job.identity, "receipts": receipts})
@@ -195,11 +201,3 @@ def _total(receipts: list[Receipt]) -> Receipt:
         for reason, count in receipt["reasons"].items():
             total["reasons"][reason] = total["reasons"].get(reason, 0) + count
     return total
-
-
-def _progress(receipts: list[Receipt], job: Job) -> str:
-    total = _total(receipts)
-    return (
-        f"part {len(receipts)}/{len(job.parts)}  {total['rows']:,} rows  "
-        f"{total['quarantined']:,} quarantined"
-    )

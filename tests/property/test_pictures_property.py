@@ -7,8 +7,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.data.handwriting import is_mnist_like, normalise
-from nanograd.data.pictures import UnreadableError, centre_of_mass, decode, label_marks
+from nanograd.data.form import centre_of_mass, is_mnist_like
+from nanograd.data.handwriting import normalise
+from nanograd.data.marks import label_marks
+from nanograd.data.pictures import UnreadableError, decode
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda shape: st.one_of(arrays(np.uint8, shape), arrays(np.uint8, (*shape, 3)))

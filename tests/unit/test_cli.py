@@ -14,22 +14,22 @@ import pytest
 
 from nanograd import cli, model
 from nanograd.config import (
-    REQUIRED,
-    Config,
     EvaluateConfig,
     IngestConfig,
+    InspectConfig,
     PredictConfig,
     TrainConfig,
-    flag,
 )
 from nanograd.data.mnist import Mnist
 from nanograd.mlp import Architecture, init_params
 from nanograd.model import Model
 from nanograd.pixels import Preparation
+from nanograd.settings import REQUIRED, Config, flag
 
 CONFIGS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "ingest": IngestConfig,
+    "inspect": InspectConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateConfig,
 }
@@ -119,7 +119,7 @@ def test_help_of_the_whole_names_every_command(run: Any) -> None:
 
     assert done.code == 0
     assert re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE) == [
-        "data", "demo", "evaluate", "ingest", "predict", "train",
+        "data", "demo", "evaluate", "ingest", "inspect", "predict", "train",
     ]  # fmt: skip
 
 
@@ -140,6 +140,8 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(run: Any, words: li
         (["ingest", "p", "--output", "o", "--part-rows", "many"], "ingest", "many"),
         (["ingest", "p", "--output", "o", "--part-rows", "0"], "ingest", "--part-rows is 0"),
         (["ingest", "p", "--output", "o", "--label-from", "me"], "ingest", "'me'"),
+        (["ingest", "p", "--output", "o", "--formats", "svg"], "ingest", "svg"),
+        (["inspect", "p"], "inspect", "--output is missing"),
         (["evaluate", "--modl", "m"], "evaluate", "--modl"),
         (["data", "info", "--datum", "x"], "data info", "--datum"),
         (["data", "inform"], "data", "inform"),

@@ -5,20 +5,17 @@ from typing import Any
 import pytest
 
 from nanograd.config import (
-    PRESETS,
-    REQUIRED,
-    Config,
     EvaluateConfig,
     IngestConfig,
+    InspectConfig,
     PredictConfig,
     TrainConfig,
-    flag,
-    from_toml,
-    kind,
 )
 from nanograd.errors import UsageError
+from nanograd.presets import PRESETS
+from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
-CLASSES = [TrainConfig, IngestConfig, PredictConfig, EvaluateConfig]
+CLASSES = [TrainConfig, IngestConfig, InspectConfig, PredictConfig, EvaluateConfig]
 FIELDS = [
     pytest.param(each, id=f"{class_.__name__}.{each.name}")
     for class_ in CLASSES

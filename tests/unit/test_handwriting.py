@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from nanograd.data.handwriting import is_mnist_like, normalise
-from nanograd.data.pictures import UnreadableError, centre_of_mass, decode
+from nanograd.data.form import centre_of_mass, is_mnist_like
+from nanograd.data.handwriting import normalise, steps
+from nanograd.data.pictures import UnreadableError, decode
 
 Images = NDArray[np.uint8]
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -182,6 +183,25 @@ def test_normalise_draws_a_one_without_width() -> None:
 
     assert np.ptp(np.flatnonzero(image.any(1))) + 1 == 20
     assert 1.5 < image.sum() / 255 / 20 < 3.5
+
+
+def test_steps_end_in_what_normalise_gives() -> None:
+    taken = steps(_seven())
+
+    assert taken.refused is None
+    assert taken.search is not None
+    assert taken.marks is not None
+    assert taken.marks.shape == taken.search.shape[:2]
+    assert np.array_equal(taken.image, normalise(_seven()))
+
+
+def test_steps_of_a_blank_picture_keep_what_was_seen_and_say_why() -> None:
+    taken = steps(Image.new("L", (90, 70), 128))
+
+    assert taken.ink is not None
+    assert taken.marks is taken.image is None
+    assert taken.refused is not None
+    assert taken.refused.reason == "blank"
 
 
 @pytest.mark.parametrize("tone", [0, 128, 255])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.batch.ingest import ROWS, label_of
+from nanograd.batch.ingest import ROWS
 from nanograd.config import IngestConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.export import write_pictures
@@ -50,41 +50,6 @@ def picture(kind: str, size: tuple[int, int] = (28, 28), ink: int = 255) -> byte
     stream = BytesIO()
     image.save(stream, kind)
     return stream.getvalue()
-
-
-LABELS = [
-    # name, folder or name (auto), folder, name
-    ("7/img_3.png", 7, 7, None),
-    ("7/x-is-3.png", 7, 7, 3),
-    ("12/3.png", 3, None, 3),
-    ("a7/img.png", None, None, None),
-    ("img_3.png", None, None, None),
-    ("7_0012.png", 7, None, 7),
-    ("7.png", 7, None, 7),
-    ("7-b.png", 7, None, 7),
-    ("7 (2).png", 7, None, 7),
-    ("7(2).png", 7, None, 7),
-    ("12.png", None, None, None),
-    ("7b.png", None, None, None),
-    ("x-is-7.png", 7, None, 7),
-    ("x-is-12.png", None, None, None),
-    ("this-7.png", None, None, None),
-    ("Digit7.jpg", 7, None, 7),
-    ("label_7-b.png", 7, None, 7),
-    ("scan class 4.png", 4, None, 4),
-    ("2024-05-07.png", None, None, None),
-    ("s3://bucket/7/img_3.png", 7, 7, None),
-    ("7/sub/img.png", None, None, None),
-]
-
-
-@pytest.mark.parametrize(("file", "auto", "folder", "name"), LABELS)
-def test_label_follows_from_folder_or_name_as_asked(
-    file: str, auto: int | None, folder: int | None, name: int | None
-) -> None:
-    found = [label_of(file, label_from) for label_from in ("auto", "folder", "name", "none")]
-
-    assert found == [auto, folder, name, None]
 
 
 def test_pictures_of_mnists_form_keep_their_bytes_and_labels(
@@ -178,7 +143,7 @@ def test_picture_that_is_gone_is_quarantined(tmp_path: Path, png: Path) -> None:
     from nanograd.batch.job import run_here, run_job
 
     gone = sorted(png.rglob("*.png"))[3]
-    job, work = plan(IngestConfig(output=str(tmp_path / "rows")), [str(png)])
+    job, work = plan(IngestConfig(output=str(tmp_path / "rows")), [str(png)], print)
     gone.unlink()
 
     total = run_job(job, run_here(work), lambda sentence: None)

@@ -118,7 +118,7 @@ def test_folder_without_pictures_is_an_error_that_names_it(tree: Path) -> None:
 
 
 def part_ids(tree: Path) -> list[str]:
-    job, _ = ingest.plan(IngestConfig(output=str(tree / "out"), part_rows=1), [str(tree)])
+    job, _ = ingest.plan(IngestConfig(output=str(tree / "out"), part_rows=1), [str(tree)], print)
     return [part.id for part in job.parts]
 
 

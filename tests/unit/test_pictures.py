@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nanograd.data.pictures import (
-    UnreadableError,
-    centre_of_mass,
-    decode,
-    label_marks,
-    otsu,
-    pen_width,
-    running_max,
-)
+from nanograd.data.pictures import UnreadableError, decode
 
 
 def _encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -150,59 +142,3 @@ def test_unreadable_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(UnreadableError("blank", "nothing there")))  # noqa: S301
 
     assert (error.reason, error.detail) == ("blank", "nothing there")
-
-
-def test_otsu_takes_the_middle_between_two_far_tones() -> None:
-    tones = np.array([0.2] * 90 + [0.8] * 10, np.float32)
-
-    assert otsu(tones) == pytest.approx(0.5, abs=0.01)
-
-
-@pytest.mark.parametrize("radius", [0, 1, 2, 5])
-def test_running_max_equals_the_plain_definition(radius: int) -> None:
-    values = np.random.default_rng(radius).random((7, 5, 2), dtype=np.float32)
-
-    widest = running_max(values, radius)
-
-    for y, x in np.ndindex(7, 5):
-        window = values[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
-        assert np.array_equal(widest[y, x], window.max(axis=(0, 1)))
-
-
-def test_label_marks_joins_corners_and_separates_gaps() -> None:
-    mask = np.array(
-        [[1, 0, 0, 1, 1], [0, 1, 0, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 1, 1]], dtype=bool
-    )
-
-    labels, count = label_marks(mask)
-
-    assert count == 3
-    assert labels.tolist() == [[1, 0, 0, 2, 2], [0, 1, 0, 0, 0], [1, 0, 0, 3, 0], [0, 0, 0, 3, 3]]
-
-
-def test_label_marks_follows_a_spiral() -> None:
-    spiral = np.array(
-        [[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]],
-        dtype=bool,
-    )
-
-    assert label_marks(spiral)[1] == 1
-
-
-def test_label_marks_of_nothing_is_nothing() -> None:
-    assert label_marks(np.zeros((3, 4), bool))[1] == 0
-
-
-@pytest.mark.parametrize("width", [2, 5, 11])
-def test_pen_width_of_a_bar_is_its_width(width: int) -> None:
-    ink = np.zeros((70, 40), np.float32)
-    ink[5:65, 10 : 10 + width] = 1
-
-    assert pen_width(ink) == pytest.approx(width, rel=0.05)
-
-
-def test_centre_of_mass_is_row_then_column() -> None:
-    image = np.zeros((7, 9), np.uint8)
-    image[2, 5] = image[4, 6] = 200
-
-    assert centre_of_mass(image) == (3.0, 5.5)

@@ -36,6 +36,14 @@ def test_commit_makes_data_the_whole_content(tmp_path: Path, data: bytes) -> Non
     assert contents(tmp_path) == {"new/folder/file": data}
 
 
+@pytest.mark.parametrize("most", [0, 1, 192, 193, 194, 10**9])
+def test_reading_so_many_bytes_gives_the_beginning_or_all(tmp_path: Path, most: int) -> None:
+    data = bytes(range(193))
+    storage.commit(str(tmp_path / "file"), data)
+
+    assert storage.read(str(tmp_path / "file"), most) == data[:most]
+
+
 def test_committed_file_is_readable_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
