@@ -14,19 +14,10 @@ from typing import Any, TypeVar
 import click
 
 from nanograd import __version__
-from nanograd.config import (
-    REQUIRED,
-    Config,
-    EvaluateConfig,
-    IngestConfig,
-    PredictConfig,
-    TrainConfig,
-    flag,
-    from_toml,
-    kind,
-)
+from nanograd.config import EvaluateConfig, IngestConfig, PredictConfig, TrainConfig
 from nanograd.errors import NanogradError, UsageError
 from nanograd.presets import PRESETS
+from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
 C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]

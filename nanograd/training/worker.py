@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd import mlp
-from nanograd.data.augment import shift
+from nanograd.data.augment import distort
 from nanograd.data.dataset import Dataset
 from nanograd.mlp import Params
 from nanograd.optimizers import Vector
-from nanograd.pixels import prepare
+from nanograd.pixels import scale, upright
 from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node, children, cover
 
@@ -62,13 +62,16 @@ class Worker:
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
         self._plan = recipe.plan
-        self._shards = dict(shards)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._scratch: dict[int, Vector] = {}
+        self.hold(shards)
 
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Take these shards in place of the present ones."""
-        self._shards = dict(shards)
+        self._shards = {
+            shard: Dataset(upright(self._recipe.preparation, digits.images), digits.labels)
+            for shard, digits in shards.items()
+        }
 
     def nodes(self) -> list[Node]:
         """The largest whole nodes of the tree over its shards."""
@@ -118,7 +121,7 @@ class Worker:
         loss, gradient = mlp.loss_and_gradients(
             self._recipe.architecture,
             Params(vector, hidden),
-            prepare(self._recipe.preparation, self._distorted(round_, node[0], batch)),
+            self._inputs(round_, node[0], batch),
             mlp.one_hot(batch.labels),
             Params(out, hidden),
         )
@@ -130,10 +133,12 @@ class Worker:
         order = self._order(round_ // self._plan.rounds_per_epoch, shard)
         return self._shards[shard].take(order[self._plan.micro_batch(round_, shard)])
 
-    def _distorted(self, round_: int, shard: int, batch: Dataset) -> NDArray[np.uint8]:
-        if not self._recipe.shift:
-            return batch.images
-        return shift(batch.images, self._recipe.shift, self._plan.distortions(round_, shard))
+    def _inputs(self, round_: int, shard: int, batch: Dataset) -> NDArray[np.float32]:
+        preparation, distortion = self._recipe.preparation, self._recipe.distortion
+        if not distortion:
+            return scale(preparation, batch.images)
+        draws = self._plan.distortions(round_, shard)
+        return scale(preparation, distort(batch.images, distortion, draws))
 
     def _order(self, epoch: int, shard: int) -> NDArray[np.int64]:
         # A cache, not a state: it saves sorting the same draws for every round of an epoch.

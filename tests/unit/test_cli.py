@@ -13,19 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import cli, model
-from nanograd.config import (
-    REQUIRED,
-    Config,
-    EvaluateConfig,
-    IngestConfig,
-    PredictConfig,
-    TrainConfig,
-    flag,
-)
+from nanograd.config import EvaluateConfig, IngestConfig, PredictConfig, TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.mlp import Architecture, init_params
 from nanograd.model import Model
 from nanograd.pixels import Preparation
+from nanograd.settings import REQUIRED, Config, flag
 
 CONFIGS: dict[str, type[Config]] = {
     "train": TrainConfig,

@@ -4,19 +4,10 @@ from typing import Any
 
 import pytest
 
-from nanograd.config import (
-    PRESETS,
-    REQUIRED,
-    Config,
-    EvaluateConfig,
-    IngestConfig,
-    PredictConfig,
-    TrainConfig,
-    flag,
-    from_toml,
-    kind,
-)
+from nanograd.config import EvaluateConfig, IngestConfig, PredictConfig, TrainConfig
 from nanograd.errors import UsageError
+from nanograd.presets import PRESETS
+from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
 CLASSES = [TrainConfig, IngestConfig, PredictConfig, EvaluateConfig]
 FIELDS = [

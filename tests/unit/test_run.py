@@ -7,10 +7,11 @@ import pytest
 
 from nanograd import model as model_io
 from nanograd import storage
-from nanograd.config import TrainConfig, from_toml
+from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, DivergedError, Stopped
+from nanograd.settings import from_toml
 from nanograd.training import checkpoint, loop
 from tests.unit.runs import (
     SETTINGS,
