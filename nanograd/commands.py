@@ -41,7 +41,7 @@ DEMO = TrainConfig(
     epochs=20,
     batch_size=128,
     learning_rate=0.1,
-    shift=1,
+    shift=1.0,
     overwrite=True,
 )
 

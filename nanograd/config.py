@@ -78,12 +78,39 @@ class TrainConfig(JobConfig):
     )
     pixels: str = setting(
         "standard",
-        "unit (0 to 1) or standard (mean 0, deviation 1)",
-        choices=("unit", "standard"),
+        "unit (0 to 1), standard (mean 0, deviation 1) or deslanted (set upright, then standard)",
+        choices=("unit", "standard", "deslanted"),
         recipe=True,
     )
-    shift: int = setting(
-        0, "move training images by up to so many pixels each way", least=0, below=28, recipe=True
+    elastic: float = setting(
+        0.0,
+        "bend training images by so many pixels, root mean square",
+        least=0,
+        below=28,
+        recipe=True,
+    )
+    rotation: float = setting(
+        0.0, "turn training images by up to so many degrees", least=0, below=180, recipe=True
+    )
+    scaling: float = setting(
+        0.0,
+        "change width and height of training images by up to this share",
+        least=0,
+        below=1,
+        recipe=True,
+    )
+    shear: float = setting(
+        0.0, "lean training images by up to so many pixels a row", least=0, below=28, recipe=True
+    )
+    shift: float = setting(
+        0.0, "move training images by up to so many pixels each way", least=0, below=28, recipe=True
+    )
+    stroke: float = setting(
+        0.0,
+        "make strokes of training images thicker or thinner by up to so many pixels",
+        least=0,
+        below=2,
+        recipe=True,
     )
     validation_split: float = setting(
         0.1,

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.deslant import deslant
+
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
-# name -> (scale, offset) of an affine map of 0..255, in float32
+# name -> (factor, offset) of an affine map of 0..255, in float32
+_STANDARD = (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION))
 _AFFINE = {
     "unit": (np.float32(1 / 255), np.float32(0)),
-    "standard": (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION)),
+    "standard": _STANDARD,
+    "deslanted": _STANDARD,
 }
 
 
@@ -24,7 +28,8 @@ class Preparation:
     """Which preparation, and which version of it.
 
     Args:
-        name: unit (0 to 1) or standard (mean 0, deviation 1 over MNIST).
+        name: unit (0 to 1), standard (mean 0, deviation 1 over MNIST) or deslanted (set upright,
+            centred, then as standard).
         version: raised when the same name comes to mean other numbers.
 
     Raises:
@@ -40,7 +45,7 @@ class Preparation:
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels to inputs.
+    """Pixels to inputs: `scale` after `upright`.
 
     Args:
         preparation: how.
@@ -49,8 +54,36 @@ def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.f
     Returns:
         (B, 784) float32.
     """
-    scale, offset = _AFFINE[preparation.name]
+    return scale(preparation, upright(preparation, images))
+
+
+def upright(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of a preparation that needs doing once for each image, before any distortion.
+
+    Args:
+        preparation: how.
+        images: (B, 784) uint8, ink 255 on 0.
+
+    Returns:
+        (B, 784) uint8; the images themselves if the preparation leaves them as they stand.
+    """
+    return deslant(images) if preparation.name == "deslanted" else images
+
+
+def scale(
+    preparation: Preparation, images: NDArray[np.uint8] | NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The part of a preparation that comes last.
+
+    Args:
+        preparation: how.
+        images: (B, 784) uint8 or float32, 0 to 255; upright, maybe distorted.
+
+    Returns:
+        (B, 784) float32.
+    """
+    factor, offset = _AFFINE[preparation.name]
     inputs = images.astype(np.float32)
-    inputs *= scale
+    inputs *= factor
     inputs += offset
     return inputs

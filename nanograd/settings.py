@@ -131,9 +131,12 @@ def _check(each: Field[Any], value: Any) -> None:
 def kind(each: Field[Any]) -> type:
     """The type of a field's values, None left aside.
 
-    >>> from nanograd.config import JobConfig
-    >>> [kind(each).__name__ for each in fields(JobConfig)]
-    ['int', 'str', 'bool']
+    >>> @dataclass
+    ... class Some:
+    ...     workers: int | None
+    ...     keep: tuple[str, ...]
+    >>> [kind(each).__name__ for each in fields(Some)]
+    ['int', 'tuple']
     """
     if isinstance(each.type, UnionType):
         return next(cast("type", type_) for type_ in get_args(each.type) if type_ is not type(None))

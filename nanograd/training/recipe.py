@@ -1,9 +1,10 @@
 """What a training run computes, free of where and by whom."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from nanograd import optimizers, schedules
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.data.dataset import BatchPlan
 from nanograd.mlp import Architecture
 from nanograd.optimizers import Optimizer
@@ -19,7 +20,7 @@ class Recipe:
         architecture: the net.
         preparation: how pixels become inputs.
         plan: which images each round uses.
-        shift: training images are moved by up to so many pixels each way.
+        distortion: how far training images are distorted.
         epochs: passes over the training set.
         optimizer: sgd, momentum or adam.
         momentum: decay of the velocity.
@@ -32,7 +33,7 @@ class Recipe:
     architecture: Architecture
     preparation: Preparation
     plan: BatchPlan
-    shift: int
+    distortion: Distortion
     epochs: int
     optimizer: str
     momentum: float
@@ -71,7 +72,9 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         ),
         preparation=Preparation(name=config.pixels),
         plan=plan,
-        shift=config.shift,
+        distortion=Distortion(
+            **{each.name: getattr(config, each.name) for each in fields(Distortion)}
+        ),
         epochs=config.epochs,
         optimizer=config.optimizer,
         momentum=0.9 if config.momentum is None else config.momentum,

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd import mlp
-from nanograd.data.augment import shift
+from nanograd.data.augment import distort
 from nanograd.data.dataset import Dataset
 from nanograd.mlp import Params, Signals
 from nanograd.optimizers import Vector
-from nanograd.pixels import prepare
+from nanograd.pixels import scale, upright
 from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node, children, cover
 
@@ -69,13 +69,16 @@ class Worker:
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
         self._plan = recipe.plan
-        self._shards = dict(shards)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._scratch: dict[int, Vector] = {}
+        self.hold(shards)
 
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Take these shards in place of the present ones."""
-        self._shards = dict(shards)
+        self._shards = {
+            shard: Dataset(upright(self._recipe.preparation, digits.images), digits.labels)
+            for shard, digits in shards.items()
+        }
 
     def nodes(self) -> list[Node]:
         """The largest whole nodes of the tree over its shards."""
@@ -101,11 +104,11 @@ class Worker:
         """
         plan, hidden = self._recipe.plan, self._recipe.architecture.hidden
         parts = _in_a_row(plan.micro_batch(round_, shard) for shard in range(*node))
-        images, labels = self._batch(round_, node, parts)
+        inputs, labels = self._batch(round_, node, parts)
         signals = mlp.propagate(
             self._recipe.architecture,
             Params(vector, hidden),
-            prepare(self._recipe.preparation, images),
+            inputs,
             mlp.one_hot(labels),
             parts,
         )
@@ -116,20 +119,31 @@ class Worker:
 
     def _batch(
         self, round_: int, node: Node, parts: Sequence[slice]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The round's images of the shards of a node, one after the other, and their labels."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """The round's inputs from the shards of a node, one after the other, and their labels."""
         num_images = parts[-1].stop
         images = np.empty((num_images, mlp.NUM_INPUTS), np.uint8)
         labels = np.empty(num_images, np.uint8)
         for shard, part in zip(range(*node), parts, strict=True):
             order = self._order(round_ // self._plan.rounds_per_epoch, shard)
             index, data = order[self._plan.micro_batch(round_, shard)], self._shards[shard]
-            np.take(data.labels, index, out=labels[part], mode="clip")
             np.take(data.images, index, axis=0, out=images[part], mode="clip")
-            if self._recipe.shift:
-                source = self._plan.distortions(round_, shard)
-                images[part] = shift(images[part], self._recipe.shift, source)
-        return images, labels
+            np.take(data.labels, index, out=labels[part], mode="clip")
+        distorted = self._distorted(round_, node, parts, images)
+        return scale(self._recipe.preparation, distorted), labels
+
+    def _distorted(
+        self, round_: int, node: Node, parts: Sequence[slice], images: NDArray[np.uint8]
+    ) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Each shard's images distorted on their own: matrix products are involved."""
+        distortion = self._recipe.distortion
+        if not distortion:
+            return images
+        distorted = np.empty(images.shape, np.float32)
+        for shard, part in zip(range(*node), parts, strict=True):
+            draws = self._plan.distortions(round_, shard)
+            distorted[part] = distort(images[part], distortion, draws)
+        return distorted
 
     def _sum(self, signals: Signals, parts: Mapping[int, slice], node: Node, out: Vector) -> float:
         """The node's gradient into `out`: left child's + right child's, down to the shards."""

@@ -38,7 +38,6 @@ RUNS: dict[str, dict[str, Any]] = {
         "schedule": "constant",
         "warmup": 0,
         "pixels": "unit",
-        "shift": 0,
         "ema": 0.0,
     },
     "today's choices": {
@@ -48,8 +47,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.002,
         "schedule": "cosine",
         "warmup": 7,
-        "pixels": "standard",
-        "shift": 1,
+        "pixels": "deslanted",
+        "elastic": 1.0,
+        "rotation": 5.0,
+        "scaling": 0.1,
+        "shear": 0.1,
+        "shift": 0.5,
+        "stroke": 0.5,
         "ema": 0.9,
     },
 }

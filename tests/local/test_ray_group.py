@@ -87,7 +87,7 @@ def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits
 def test_calls_and_shared_memory_carry_the_same_bits(
     ray_cpus: int, digits: Dataset, shared_memory: bool
 ) -> None:
-    recipe = recipe_for(digits, shards=5, shift=1)
+    recipe = recipe_for(digits, shards=5, pixels="deslanted", elastic=1.0, rotation=8.0, stroke=0.5)
     start = first_snapshot(recipe)
 
     group = RayGroup(recipe, digits, start, 3, shared_memory=shared_memory)

@@ -24,7 +24,7 @@ SETTINGS = {
     "schedule": "cosine",
     "warmup": 3,
     "pixels": "standard",
-    "shift": 1,
+    "shift": 1.0,
     "ema": 0.5,
     "shards": 3,
     "batch_size": 64,

@@ -20,8 +20,16 @@ SETTINGS = {
     "learning_rate": 0.01,
     "schedule": "cosine",
     "warmup": 3,
-    "shift": 1,
+    "shift": 1.0,
     "ema": 0.9,
+}
+DISTORTION = {
+    "elastic": 1.2,
+    "rotation": 8.0,
+    "scaling": 0.15,
+    "shear": 0.1,
+    "shift": 0.7,
+    "stroke": 0.5,
 }
 
 
@@ -75,6 +83,31 @@ def test_any_number_of_workers_gives_the_same_bits(optimizer: str, num_shards: i
 
         assert bits(snapshot) == bits(expected)
         assert figures == progress
+
+
+def test_distorted_and_deslanted_images_give_the_same_bits_too() -> None:
+    recipe = recipe_for(pixels="deslanted", **DISTORTION)
+    expected, progress = trained(recipe, [list(range(8))], seed=0)
+
+    for num_workers in (2, 3, 4):
+        owners = [list(shards_of(8, r, num_workers)) for r in range(num_workers)]
+        snapshot, figures = trained(recipe, owners, seed=num_workers)
+
+        assert bits(snapshot) == bits(expected)
+        assert figures == progress
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"pixels": "deslanted"}, *({k: v} for k, v in DISTORTION.items())]
+)
+def test_every_distortion_changes_the_result(setting: dict[str, object]) -> None:
+    still = recipe_for(shift=0.0, epochs=1)
+    results = [trained(still, [list(range(8))], seed=0)]
+
+    recipe = recipe_for(**{"shift": 0.0, "epochs": 1, **setting})
+    results.append(trained(recipe, [list(range(8))], seed=0))
+
+    assert (bits(results[0][0]) == bits(results[1][0])) == (not setting)
 
 
 @pytest.mark.parametrize("seed", range(3))

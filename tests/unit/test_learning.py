@@ -20,7 +20,6 @@ SETTINGS = {
     "schedule": "cosine",
     "warmup": 7,
     "pixels": "standard",
-    "shift": 0,
     "ema": 0.0,
 }
 ADAM = {"activation": "relu", "loss": "cross_entropy", "optimizer": "adam"}
@@ -62,8 +61,9 @@ def test_random_labels_teach_nothing_about_unseen_images(sample: Mnist) -> None:
     assert loop.accuracy(model, sample.test) == pytest.approx(0.1, abs=0.05)
 
 
-def test_pixels_moved_by_one_do_not_stop_the_learning(sample: Mnist) -> None:
-    model = trained(sample.train, **ADAM, shift=1, ema=0.9)
+def test_distortions_do_not_stop_the_learning(sample: Mnist) -> None:
+    distortion = {"elastic": 1.0, "rotation": 5.0, "scaling": 0.1, "shift": 0.5, "stroke": 0.5}
+    model = trained(sample.train, **ADAM, **distortion, pixels="deslanted", ema=0.9)
 
     assert model.params.vector.dtype == np.float32
     assert loop.accuracy(model, sample.test) >= 0.85

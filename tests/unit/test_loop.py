@@ -30,7 +30,7 @@ SETTINGS = {
     "schedule": "cosine",
     "warmup": 3,
     "pixels": "unit",
-    "shift": 1,
+    "shift": 1.0,
     "ema": 0.9,
     "shards": 3,
     "batch_size": 64,
@@ -139,7 +139,7 @@ def test_each_epoch_yields_a_row_of_figures(digits: Dataset) -> None:
 
 
 def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
-    recipe = recipe_for(digits, learning_rate=0.0, shift=0)
+    recipe = recipe_for(digits, learning_rate=0.0, shift=0.0)
 
     _, rows = run(recipe, digits, Saved())
 

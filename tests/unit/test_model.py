@@ -167,7 +167,7 @@ def test_unknown_format_is_refused(folder: Path) -> None:
         load(str(folder))
 
 
-@pytest.mark.parametrize("values", [{"version": 2}, {"version": "1"}, {"name": "deslanted"}])
+@pytest.mark.parametrize("values", [{"version": 2}, {"version": "1"}, {"name": "other"}])
 def test_unknown_preparation_is_refused(folder: Path, values: dict[str, object]) -> None:
     forge_config(folder, "preparation", **values)
 

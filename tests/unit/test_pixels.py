@@ -3,9 +3,10 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
+from nanograd.deslant import deslant
 from nanograd.pixels import Preparation, prepare
 
-NAMES = ["unit", "standard"]
+NAMES = ["unit", "standard", "deslanted"]
 
 
 def every_value() -> NDArray[np.uint8]:
@@ -57,6 +58,15 @@ def test_standard_inputs_of_real_digits_have_mean_zero_and_deviation_one(sample:
     assert float(inputs.std(dtype=np.float64)) == pytest.approx(1, abs=0.02)
 
 
+def test_deslanted_is_standard_after_deslanting(sample: Mnist) -> None:
+    images = sample.test.images[:193]
+
+    inputs = prepare(Preparation(name="deslanted"), images)
+
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, prepare(Preparation(name="standard"), deslant(images)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_images_are_left_alone(name: str) -> None:
     images = every_value()
@@ -80,7 +90,7 @@ def test_an_image_is_prepared_alike_alone_and_among_others(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "version"), [("unit", 2), ("unit", 0), ("deslanted", 1), ("", 1), ("Unit", 1)]
+    ("name", "version"), [("unit", 2), ("unit", 0), ("deslanted", 2), ("", 1), ("Unit", 1)]
 )
 def test_preparation_that_is_not_known_is_refused(name: str, version: int) -> None:
     with pytest.raises(ValueError, match=f"unknown pixel preparation {name!r} version {version}"):

@@ -47,7 +47,9 @@ OTHERS = [
     {"learning_rate": 0.011},
     {"optimizer": "momentum", "momentum": 0.5},
     {"validation_split": 0.2},
-    {"shift": 0},
+    {"shift": 0.0},
+    {"elastic": 1.0},
+    {"pixels": "deslanted"},
 ]
 
 

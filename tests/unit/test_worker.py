@@ -14,6 +14,7 @@ from nanograd.training.reduce import cover
 from nanograd.training.worker import Contribution, Worker, add
 
 SETTINGS = {"hidden": 7, "activation": "tanh", "loss": "cross_entropy", "pixels": "unit"}
+DISTORTED = {"pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
 NUM_IMAGES = 193
 
 
@@ -30,7 +31,7 @@ def some_digits(num_images: int = NUM_IMAGES) -> Dataset:
 
 
 def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
-    layers = {**SETTINGS, "shards": 5, "batch_size": 64, "shift": 0}, settings
+    layers = {**SETTINGS, "shards": 5, "batch_size": 64}, settings
     return make_recipe(TrainConfig.resolve(*layers), num_images)
 
 
@@ -88,8 +89,9 @@ def test_parameters_are_left_alone() -> None:
     assert contribution.gradient.dtype == np.float32
 
 
-def test_contribution_is_the_sum_over_the_images_of_the_plan() -> None:
-    recipe, digits = recipe_for(), some_digits()
+@pytest.mark.parametrize("pixels", ["unit", "deslanted"])
+def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> None:
+    recipe, digits = recipe_for(pixels=pixels), some_digits()
     plan, shard, round_ = recipe.plan, 3, 5
 
     (contribution,) = worker_for(recipe, digits, {shard}).contribute(round_, start_of(recipe))
@@ -108,9 +110,9 @@ def test_contribution_is_the_sum_over_the_images_of_the_plan() -> None:
     np.testing.assert_array_equal(contribution.gradient, gradient.vector)
 
 
-@pytest.mark.parametrize("shift", [0, 2])
-def test_worker_keeps_no_state_that_matters(shift: int) -> None:
-    recipe, digits = recipe_for(shift=shift), some_digits()
+@pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
+def test_worker_keeps_no_state_that_matters(settings: dict[str, object]) -> None:
+    recipe, digits = recipe_for(**settings), some_digits()
     vector, old = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
 
     for round_ in (9, 0, 4, 4):
@@ -121,9 +123,11 @@ def test_worker_keeps_no_state_that_matters(shift: int) -> None:
     assert_same_bits(actual, expected)
 
 
-@pytest.mark.parametrize("shift", [0, 2])
-def test_parent_has_the_bits_of_its_children_from_different_workers(shift: int) -> None:
-    recipe, digits = recipe_for(shift=shift), some_digits()
+@pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
+def test_parent_has_the_bits_of_its_children_from_different_workers(
+    settings: dict[str, object],
+) -> None:
+    recipe, digits = recipe_for(**settings), some_digits()
     vector = start_of(recipe)
 
     (together,) = worker_for(recipe, digits, {2, 3}).contribute(4, vector)
@@ -133,8 +137,8 @@ def test_parent_has_the_bits_of_its_children_from_different_workers(shift: int) 
     assert_same_bits([add(left, right)], [together])
 
 
-def test_shifted_images_give_another_gradient_in_every_epoch() -> None:
-    recipe, still = recipe_for(shift=2), recipe_for()
+def test_distorted_images_give_another_gradient_in_every_epoch() -> None:
+    recipe, still = recipe_for(**DISTORTED), recipe_for(pixels="deslanted")
     digits, vector = some_digits(), start_of(recipe)
 
     gradients = [
