@@ -1,25 +1,47 @@
 """The worker and the parameter server, each in a process of its own, wrapped for Ray from outside.
 
-Inside a stretch they talk to each other: through shared memory where they can, else through calls.
+Inside a stretch they talk to each other: a worker that reaches the server's memory through that,
+any other through calls. The server's rounds are the same for both.
 """
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
+from threading import Condition
 from time import monotonic
+from typing import Any
+
+import ray
 
 from nanograd import blas
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import transport
 from nanograd.distributed.transport import Address, Segment
-from nanograd.errors import DataError, InternalError
+from nanograd.errors import InternalError
 from nanograd.optimizers import Vector
 from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node
 from nanograd.training.server import ParameterServer, Snapshot
 from nanograd.training.worker import Contribution, Worker
+
+# The server's methods that may run beside a stretch.
+BESIDE = "beside"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who an actor is.
+
+    Args:
+        node: Ray's id of its node.
+        pid: of its process there.
+        fingerprint: what the bits depend on there.
+    """
+
+    node: str
+    pid: int
+    fingerprint: str
 
 
 class WorkerActor(Worker):
@@ -30,9 +52,9 @@ class WorkerActor(Worker):
         super().__init__(recipe, {})
         self._segment: Segment | None = None
 
-    def whoami(self) -> tuple[int, str]:
-        """Process id on its host, and what the bits depend on there."""
-        return os.getpid(), blas.fingerprint()
+    def whoami(self) -> Identity:
+        """Who this is."""
+        return _identity()
 
     def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[Node]:
         """Hold these shards (Ray resolves references only as top-level arguments); its nodes."""
@@ -46,9 +68,27 @@ class WorkerActor(Worker):
         self._segment = transport.attach(address)
         return self._segment is not None
 
-    def run(self, first: int, until: int) -> int:
-        """Contribute to the rounds of a stretch through shared memory; the round it stopped at."""
-        segment = _attached(self._segment)
+    def run(self, first: int, until: int, server: Any, token: int) -> int:
+        """Contribute to the rounds of a stretch; the round it stopped at.
+
+        Args:
+            first: the round to begin with.
+            until: the round to end before.
+            server: whom to call if its memory is out of reach.
+            token: of the server's memory.
+        """
+        if self._segment is not None:
+            return self._run_in_memory(self._segment, first, until)
+        exchange = server.exchange.options(concurrency_group=BESIDE)
+        vector = ray.get(exchange.remote(token, [], first))
+        for round_ in range(first, until):
+            if vector is None:
+                return round_
+            awaited = round_ + 1 if round_ + 1 < until else None
+            vector = ray.get(exchange.remote(token, self.contribute(round_, vector), awaited))
+        return until
+
+    def _run_in_memory(self, segment: Segment, first: int, until: int) -> int:
         slots = [(segment.address.nodes.index(node), node) for node in self.nodes()]
         for round_ in range(first, until):
             if not segment.wait_for_round(round_, lambda: _is_alive(segment.address.pid)):
@@ -66,59 +106,81 @@ class ServerActor(ParameterServer):
         blas.use_one_thread()
         super().__init__(recipe, snapshot)
         self._segment: Segment | None = None
+        # Held while the memory changes or is filled in; told when parameters are published.
+        self._news = Condition()
 
-    def whoami(self) -> tuple[int, str]:
-        """Process id on its host, and what the bits depend on there."""
-        return os.getpid(), blas.fingerprint()
+    def whoami(self) -> Identity:
+        """Who this is."""
+        return _identity()
 
     def open(self, nodes: tuple[Node, ...]) -> Address:
-        """Shared memory for workers that send these nodes; what was open before is left."""
-        self.forget()
-        if self._segment is not None:
-            self._segment.stop()
-        before, self._segment = self._segment, transport.create(len(self.parameters()), nodes)
-        self.use_memory(self._segment.parameters)
-        if before is not None:
-            before.close()
-        return self._segment.address
+        """Memory for workers that send these nodes; what was open before is left."""
+        self.stop()
+        with self._news:
+            self.forget()
+            before, self._segment = self._segment, transport.create(len(self.parameters()), nodes)
+            self.use_memory(self._segment.parameters)
+            if before is not None:
+                before.close()
+            return self._segment.address
 
-    def run(self, until: int, deadline_s: float, pids: Sequence[int]) -> str | None:
-        """Apply the rounds of a stretch from shared memory.
+    def stop(self) -> None:
+        """End the stretch, if one is under way (to be called beside it)."""
+        with self._news:
+            if self._segment is not None:
+                self._segment.stop()
+            self._news.notify_all()
+
+    def run(self, until: int, deadline_s: float) -> str | None:
+        """Apply the rounds of a stretch.
 
         Args:
             until: the round to end before.
             deadline_s: how long to wait for the contributions of a round.
-            pids: the workers' processes; if one of them is gone the stretch ends.
 
         Returns:
             None if all rounds were applied, else why not.
         """
-        segment = _attached(self._segment)
+        segment = _opened(self._segment)
         while self.round < until:
-            segment.publish(self.round)
-            end = monotonic() + deadline_s
-            if reason := self._wait(segment, end, pids) or self._submit_all(segment):
-                segment.stop()
+            with self._news:
+                segment.publish(self.round)
+                self._news.notify_all()
+            if reason := self._wait(segment, deadline_s) or self._submit_all(segment):
+                self.stop()
                 return reason
         return None
 
-    def kill(self, pid: int) -> None:
-        """Kill the process of a worker that shares our memory, hence our host."""
-        with suppress(ProcessLookupError):
-            os.kill(pid, SIGKILL)
+    def exchange(
+        self, token: int, contributions: Sequence[Contribution], awaited: int | None
+    ) -> Vector | None:
+        """Fill in for a worker that cannot reach the memory (to be called beside a stretch).
 
-    def apply(self, *contributions: list[Contribution]) -> Vector:
-        """Take what all workers sent for a round; the parameters of the next one."""
-        for contribution in (each for sent in contributions for each in sent):
-            if reason := self.submit(contribution):
-                raise DataError(reason)
-        return self.parameters()
+        Args:
+            token: of the memory that is meant.
+            contributions: what the worker sends.
+            awaited: the round whose parameters it waits for; None if for none.
 
-    def _wait(self, segment: Segment, end: float, pids: Sequence[int]) -> str | None:
+        Returns:
+            (P,) float32, a copy of the parameters; None if none are awaited or the stretch ended.
+        """
+        with self._news:
+            segment = _opened(self._segment)
+            if segment.address.token != token:
+                return None  # it comes late: the memory is not what it was
+            for each in contributions:
+                slot = segment.address.nodes.index(each.node)
+                segment.gradients[slot][...] = each.gradient
+                segment.send(slot, each.round, each.loss, each.num_images)
+            if awaited is None:
+                return None
+            self._news.wait_for(lambda: segment.stopped or segment.published >= awaited)
+            return None if segment.stopped else segment.parameters.copy()
+
+    def _wait(self, segment: Segment, deadline_s: float) -> str | None:
         """Wait for all gradients of a round; which did not come, if one did not."""
-        late = segment.wait_for_slots(
-            self.round, lambda: monotonic() < end and all(map(_is_alive, pids))
-        )
+        end = monotonic() + deadline_s
+        late = segment.wait_for_slots(self.round, lambda: monotonic() < end)
         return None if late is None else f"shards {late[0]}-{late[1] - 1} did not arrive"
 
     def _submit_all(self, segment: Segment) -> str | None:
@@ -139,9 +201,13 @@ class ServerActor(ParameterServer):
         return None
 
 
-def _attached(segment: Segment | None) -> Segment:
+def _identity() -> Identity:
+    return Identity(ray.get_runtime_context().get_node_id(), os.getpid(), blas.fingerprint())
+
+
+def _opened(segment: Segment | None) -> Segment:
     if segment is None:
-        raise InternalError("a stretch was begun without shared memory; please report this")
+        raise InternalError("a stretch was begun without memory; please report this")
     return segment
 
 

@@ -1,11 +1,16 @@
 """What a call to an actor comes back with when somebody may be lost."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nanograd.distributed.actors import Identity
 from nanograd.errors import DivergedError
 
 
@@ -59,6 +64,13 @@ def examine(actors: list[Any], answer_s: float, timeout_s: float) -> list[str]:
     return states
 
 
+def end(identity: Identity) -> None:
+    """Kill the process of an actor that does not obey Ray: a frozen one keeps its CPU."""
+    there = NodeAffinitySchedulingStrategy(identity.node, soft=False)
+    kill: Any = ray.remote(_kill)
+    kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(identity.pid)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without the page that Ray adds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -68,3 +80,10 @@ def _ask(actors: list[Any], answer_s: float) -> list[str]:
     answers = [actor.whoami.remote() for actor in actors]
     done, _ = ray.wait(answers, num_returns=len(answers), timeout=answer_s)
     return [("killed" if trouble_of(each) else "") if each in done else "hung" for each in answers]
+
+
+def _kill(pid: int) -> None:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        # Its number may be another program's by now.
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+            os.kill(pid, SIGKILL)

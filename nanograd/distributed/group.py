@@ -1,37 +1,37 @@
 """The group of workers and the parameter server as Ray actors, alive through failures.
 
 Ray places, starts, watches and replaces the actors. Rounds run in stretches with a fixed
-membership: inside a stretch vectors travel through shared memory where all share a host, else as
-arguments of actor calls. A loss or a deadline ends the stretch; the shards of whoever is lost go to
-the others at once, and the next stretch begins at the round after the last one applied. A
-replacement takes its share back between two stretches. None of this changes a bit.
+membership, without the driver: vectors travel through memory where a worker shares the server's
+host, else as arguments of calls to it. A loss or a deadline ends the stretch; the shards of whoever
+is lost go to the others at once, and the next stretch begins at the round after the last one
+applied. A replacement takes its share back between two stretches. None of this changes a bit.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import events
-from nanograd.distributed.actors import ServerActor, WorkerActor
-from nanograd.distributed.calls import examine, first_line, here, result_of, trouble_of
+from nanograd.distributed.actors import BESIDE, Identity, ServerActor, WorkerActor
+from nanograd.distributed.calls import end, examine, first_line, here, result_of, trouble_of
 from nanograd.distributed.events import Tell
+from nanograd.distributed.transport import Address
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.training.group import share_out
 from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node
 from nanograd.training.server import Snapshot
 
-# Rounds submitted before the first of them is done, where vectors travel as calls.
-_ROUNDS_AHEAD = 8
 _START_TIMEOUT_S = 60
 # A round may take this long, or five times as long as they take, whichever is more.
 _LEAST_DEADLINE_S = 5.0
 _ANSWER_TIMEOUT_S = 3.0
+# Copying its state is the longest that a server does between two stretches.
+_SERVER_TIMEOUT_S = 10.0
 # Failures one after the other without any round applied between them.
 _MOST_FAILURES = 5
 # The server's state is copied here this often, for the case that the server is lost.
@@ -43,7 +43,7 @@ class _Member:
     """A worker that is there."""
 
     actor: Any
-    pid: int
+    identity: Identity
     nodes: tuple[Node, ...] = ()
 
 
@@ -57,7 +57,7 @@ class RayGroup:
         num_workers: W, 1 to S.
         tell: told what happens to the members, as rows of events.jsonl.
         strict: refuse workers whose BLAS or numpy differ, instead of saying so.
-        shared_memory: use it where it can be had; without it vectors travel through Ray.
+        shared_memory: use it where it can be had; without it all vectors travel through calls.
 
     Raises:
         ClusterError: the actors do not start.
@@ -76,7 +76,8 @@ class RayGroup:
     ) -> None:
         plan = recipe.plan
         self._recipe, self._tell, self._strict = recipe, tell, strict
-        self._shared_memory, self._shared = shared_memory, False
+        self._shared_memory = shared_memory
+        self._address: Address | None = None
         self._world_size = num_workers
         self._shards = [
             ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
@@ -87,7 +88,7 @@ class RayGroup:
         self._refused_round = -1
         self._joining: dict[int, tuple[Any, Any]] = {}
         self._members: dict[int, _Member] = {}
-        self._server = self._start_server(snapshot)
+        self._start_server(snapshot)
         for rank in range(num_workers):
             self._start_worker(rank)
         self._welcome(wait=True)
@@ -110,7 +111,7 @@ class RayGroup:
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""
         try:
-            self._backup = ray.get(self._server.snapshot.remote(), timeout=_START_TIMEOUT_S)
+            self._backup = ray.get(self._server.snapshot.remote(), timeout=_SERVER_TIMEOUT_S)
         except RayError as error:
             until = self._round
             self._replace_server(error)
@@ -126,8 +127,9 @@ class RayGroup:
 
     def pids(self) -> dict[str, int]:
         """The processes of the members: `server` and the ranks of the workers."""
-        server, _ = ray.get(self._server.whoami.remote())
-        return {"server": server} | {str(rank): each.pid for rank, each in self._members.items()}
+        return {"server": self._server_identity().pid} | {
+            str(rank): each.identity.pid for rank, each in self._members.items()
+        }
 
     def close(self) -> None:
         """End the actors, so that their CPUs are free for others."""
@@ -137,10 +139,20 @@ class RayGroup:
 
     # Membership
 
-    def _start_server(self, snapshot: Snapshot) -> Any:
-        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here())(ServerActor)
-        self._shared = False
-        return actor.remote(self._recipe, snapshot)
+    def _start_server(self, snapshot: Snapshot) -> None:
+        remote: Any = ray.remote  # its types do not know concurrency groups
+        actor = remote(
+            num_cpus=0,
+            concurrency_groups={BESIDE: self._world_size + 1},
+            scheduling_strategy=here(),
+        )(ServerActor)
+        self._server = actor.remote(self._recipe, snapshot)
+        self._server_ready = self._server.whoami.remote()
+        self._address = None
+
+    def _server_identity(self) -> Identity:
+        identity: Identity = ray.get(self._server_ready, timeout=_START_TIMEOUT_S)
+        return identity
 
     def _start_worker(self, rank: int) -> None:
         actor: Any = ray.remote(num_cpus=1)(WorkerActor)
@@ -159,7 +171,7 @@ class RayGroup:
                 f"{len(late)} workers did not start within {_START_TIMEOUT_S} s; "
                 "look at `ray status`, or ask for fewer with --workers"
             )
-        _, ours = ray.get(self._server.whoami.remote(), timeout=_START_TIMEOUT_S)
+        ours = self._server_identity().fingerprint
         newcomers = [rank for rank, (_, ready) in self._joining.items() if ready in done]
         for rank in newcomers:
             self._take_in(rank, *self._joining.pop(rank), ours)
@@ -168,24 +180,24 @@ class RayGroup:
 
     def _take_in(self, rank: int, actor: Any, ready: Any, ours: str) -> None:
         try:
-            pid, theirs = ray.get(ready)
+            identity = ray.get(ready)
         except RayActorError as error:
             self._fail(f"worker {rank} did not start: {first_line(error)}")
             self._start_worker(rank)
             return
-        if theirs != ours:
-            event = events.mixed(rank, theirs, ours)
+        if identity.fingerprint != ours:
+            event = events.mixed(rank, identity.fingerprint, ours)
             if self._strict:
                 raise ClusterError(f"{event['sentence']}; leave out --strict to go on all the same")
             self._tell(event)
-        self._members[rank] = _Member(actor, pid)
+        self._members[rank] = _Member(actor, identity)
         if rank in self._lost:
             self._lost.remove(rank)
             self._tell(events.joined(rank, self._round))
 
     def _share_out(self) -> None:
         """Give every member its shards; the next stretch begins with new memory."""
-        self._shared = False
+        self._address = None
         held = share_out(len(self._shards), self._world_size, list(self._members))
         for rank, shards in held.items():
             member = self._members[rank]
@@ -210,49 +222,37 @@ class RayGroup:
 
     def _stretch(self, until: int) -> str | None:
         """Run rounds until `until` or the first trouble, which is returned."""
-        if self._shared_memory and not self._shared:
-            self._shared = self._open()
-        return self._run_shared(until) if self._shared else self._run_calls(until)
-
-    def _open(self) -> bool:
-        """Whether all members reach one piece of memory."""
-        nodes = tuple(node for each in self._members.values() for node in each.nodes)
-        address = ray.get(self._server.open.remote(nodes), timeout=_START_TIMEOUT_S)
-        attached = [each.actor.attach.remote(address) for each in self._members.values()]
-        done, _ = ray.wait(attached, num_returns=len(attached), timeout=_ANSWER_TIMEOUT_S)
-        try:
-            return len(done) == len(attached) and all(ray.get(done))
-        except RayActorError:
-            return False  # the stretch by calls that follows finds out who it is
-
-    def _run_shared(self, until: int) -> str | None:
+        if self._address is None:
+            self._address = self._open()
+        members, token = self._members.values(), self._address.token
+        runs = [each.actor.run.remote(self._round, until, self._server, token) for each in members]
         deadline_s = self._deadline_s()
-        pids = [each.pid for each in self._members.values()]
-        for each in self._members.values():
-            each.actor.run.remote(self._round, until)
-        server = self._server.run.remote(until, deadline_s, pids)
-        whole_s = deadline_s + (until - self._round) * max(self._round_s, 0.01) * 3
-        done, _ = ray.wait([server], timeout=whole_s)
-        if not done:
-            ray.kill(self._server)  # it hangs: what follows treats it as lost
-        trouble: str | None = result_of(server)
-        return trouble
+        served = self._server.run.remote(until, deadline_s)
+        whole_s = deadline_s + 1 + 3 * (until - self._round) * self._round_s
+        return self._watch(served, runs, monotonic() + whole_s)
 
-    def _run_calls(self, until: int) -> str | None:
-        vector = self._server.parameters.remote()
-        under_way: deque[Any] = deque()
-        for round_ in range(self._round, until):
-            sent = [each.actor.contribute.remote(round_, vector) for each in self._members.values()]
-            vector = self._server.apply.remote(*sent)
-            under_way.append(vector)
-            while len(under_way) > (_ROUNDS_AHEAD if round_ < until - 1 else 0):
-                oldest = under_way.popleft()
-                done, _ = ray.wait([oldest], timeout=self._deadline_s())
-                if not done:
-                    return "a round did not end in time"
-                if trouble := trouble_of(oldest):
-                    return trouble
-        return None
+    def _open(self) -> Address:
+        """New memory, and whoever can reach it attached."""
+        nodes = tuple(node for each in self._members.values() for node in each.nodes)
+        address: Address = ray.get(self._server.open.remote(nodes), timeout=_SERVER_TIMEOUT_S)
+        if self._shared_memory:
+            attached = [each.actor.attach.remote(address) for each in self._members.values()]
+            ray.wait(attached, num_returns=len(attached), timeout=_ANSWER_TIMEOUT_S)
+        return address
+
+    def _watch(self, served: Any, runs: list[Any], end_time: float) -> str | None:
+        """Wait for the server's end of a stretch; a worker that fails brings it about."""
+        waiting, first = [served, *runs], None
+        while served in waiting:
+            timeout = max(0.0, end_time - monotonic())
+            done, waiting = ray.wait(waiting, timeout=timeout)
+            if not done:
+                raise GetTimeoutError("it did not end a stretch in time")
+            if done[0] is not served and (trouble := trouble_of(done[0])):
+                first = first or trouble
+                self._server.stop.options(concurrency_group=BESIDE).remote()
+        trouble = result_of(served)
+        return trouble and (first or trouble)
 
     def _deadline_s(self) -> float:
         return max(_LEAST_DEADLINE_S, 5 * self._round_s)
@@ -262,16 +262,16 @@ class RayGroup:
     def _recover(self, trouble: str) -> None:
         """Find out who is lost, give their shards to the others, start replacements."""
         self._fail(trouble)  # first: what follows may fail, too, and shall not go on for ever
-        actors = [each.actor for each in self._members.values()]
-        states = examine(actors, _ANSWER_TIMEOUT_S, _START_TIMEOUT_S)
+        actors = [self._server, *(each.actor for each in self._members.values())]
+        server, *states = examine(actors, _ANSWER_TIMEOUT_S, _START_TIMEOUT_S)
+        if server:
+            raise GetTimeoutError(server)
         lost = {rank: how for rank, how in zip(self._members, states, strict=True) if how}
         for rank, how in lost.items():
-            if how == "hung" and self._shared:
-                # A frozen process cannot obey Ray, and keeps its CPU until it is gone.
-                self._server.kill.remote(self._members[rank].pid)
+            if how == "hung":
+                end(self._members[rank].identity)
             self._lose(rank)
-        # Only now: a server that is called waits for what it was promised by those who are gone.
-        reached = ray.get(self._server.forget.remote(), timeout=_START_TIMEOUT_S)
+        reached = ray.get(self._server.forget.remote(), timeout=_SERVER_TIMEOUT_S)
         self._failures = 0 if reached > self._round else self._failures
         self._round = reached
         if not lost and "finite" in trouble:
@@ -311,10 +311,12 @@ class RayGroup:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayError):
             raise cause from error
+        if isinstance(cause, GetTimeoutError):
+            end(self._server_identity())
         ray.kill(self._server)
         self._tell(events.server_lost(self._round, first_line(cause), self._backup.round))
         self._round = self._backup.round
-        self._server = self._start_server(self._backup)
+        self._start_server(self._backup)
 
     def _fail(self, trouble: str) -> None:
         self._failures += 1

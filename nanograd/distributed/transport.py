@@ -8,8 +8,10 @@ that it waits for: with two on two cores a round of 512 images took 2.4 ms inste
 
 Neither has a name: the segment is an anonymous file (`memfd_create`), and the others open it and
 the pipe through `/proc/<pid>/fd/<number>`, so nothing is left behind whoever is killed. The order
-in which one process sees the writes of another is that of x86-64 (stores are not reordered); on
-other machines vectors travel through Ray instead.
+in which one process sees the writes of another is that of x86-64 (stores are not reordered).
+
+For a worker that cannot reach it (another host, another kind of machine) the server fills in what
+comes through calls; the rest of a round is the same.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
@@ -21,6 +23,7 @@ import os
 import platform
 import secrets
 import select
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -40,6 +43,7 @@ _NAP_S = 100e-6
 # A server that nobody rings looks after its workers this often.
 _LOOK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
+_CAN_SHARE = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class Address:
 
     Args:
         pid: the process that made it.
-        descriptor: the number of its file there.
+        descriptor: the number of its file there; -1 where there are no anonymous files.
         bell: the number of the pipe there.
         token: random; tells that what was opened is what was meant.
         num_parameters: P.
@@ -80,11 +84,11 @@ class Segment:
 
     Args:
         address: what is in it.
-        descriptor: an open file of its length; closed with the segment.
-        bell: an open pipe; closed with the segment.
+        descriptor: an open file of its length, or -1; closed with the segment.
+        bell: an open pipe, the end to read and the end to write; closed with the segment.
     """
 
-    def __init__(self, address: Address, descriptor: int, bell: int) -> None:
+    def __init__(self, address: Address, descriptor: int, bell: tuple[int, int]) -> None:
         self.address = address
         self._descriptor, self._bell = descriptor, bell
         memory = mmap.mmap(descriptor, address.num_bytes)
@@ -100,8 +104,8 @@ class Segment:
 
     def close(self) -> None:
         """Forget the memory; it is freed when nobody has it open."""
-        os.close(self._descriptor)
-        os.close(self._bell)
+        for descriptor in {self._descriptor, *self._bell} - {-1}:
+            os.close(descriptor)
 
     def publish(self, round_: int) -> None:
         """Say that the parameters are those of a round."""
@@ -110,6 +114,11 @@ class Segment:
     def stop(self) -> None:
         """Ask everybody to end the stretch."""
         self._stop[0] = 1
+
+    @property
+    def published(self) -> int:
+        """The newest round whose parameters are there."""
+        return int(self._published[0])
 
     @property
     def stopped(self) -> bool:
@@ -134,7 +143,7 @@ class Segment:
         line[2] = num_images
         line[0] = round_ + 1  # last: whoever sees it sees the rest
         with suppress(BlockingIOError):  # a full pipe has rung for long
-            os.write(self._bell, b"\0")
+            os.write(self._bell[1], b"\0")
 
     def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> Node | None:
         """Wait until all gradients of a round are there; the node of one that does not come."""
@@ -142,9 +151,9 @@ class Segment:
             late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
             if not len(late):
                 return None
-            rung, _, _ = select.select([self._bell], [], [], _LOOK_S)
+            rung, _, _ = select.select([self._bell[0]], [], [], _LOOK_S)
             if rung:
-                os.read(self._bell, 4096)
+                os.read(self._bell[0], 4096)
             elif self.stopped or not alive():
                 return self.address.nodes[late[0]]
 
@@ -160,22 +169,20 @@ def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
     Raises:
         OSError: there is no memory for it.
     """
-    descriptor = os.memfd_create("nanograd", os.MFD_CLOEXEC)
-    reading, writing = os.pipe()
-    bell = _open(os.getpid(), reading)  # to read and write: a pipe without writers ends at once
-    os.close(reading)
-    os.close(writing)
+    bell = os.pipe()
+    os.set_blocking(bell[1], False)
     address = Address(
         pid=os.getpid(),
-        descriptor=descriptor,
-        bell=bell,
+        descriptor=os.memfd_create("nanograd", os.MFD_CLOEXEC) if _CAN_SHARE else -1,
+        bell=bell[0],
         token=secrets.randbits(62),
         num_parameters=num_parameters,
         nodes=nodes,
     )
-    # posix_fallocate takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
-    os.posix_fallocate(descriptor, 0, address.num_bytes)
-    segment = Segment(address, descriptor, bell)
+    if _CAN_SHARE:
+        # It takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
+        os.posix_fallocate(address.descriptor, 0, address.num_bytes)
+    segment = Segment(address, address.descriptor, bell)
     segment._token[0] = address.token
     segment.publish(-1)
     return segment
@@ -183,19 +190,20 @@ def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
 
 def attach(address: Address) -> Segment | None:
     """The segment of another process of this host, or None if it cannot be reached from here."""
-    if platform.machine() != "x86_64":
+    if not _CAN_SHARE:
         return None
     with ExitStack() as opened:
         try:
             descriptor = _open(address.pid, address.descriptor)
             opened.callback(os.close, descriptor)
+            # To write, and to read: whoever can read is not killed for writing to nobody.
             bell = _open(address.pid, address.bell)
             opened.callback(os.close, bell)
         except OSError:  # another host, container or user
             return None
         if os.fstat(descriptor).st_size != address.num_bytes:
             return None
-        segment = Segment(address, descriptor, bell)
+        segment = Segment(address, descriptor, (bell, bell))
         if segment._token[0] != address.token:
             return None
         opened.pop_all()

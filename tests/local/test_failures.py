@@ -140,6 +140,19 @@ def test_a_frozen_worker_is_replaced_within_fifteen_seconds(
     assert monotonic() - began < 25
 
 
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_frozen_server_is_replaced_and_nobody_else(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+) -> None:
+    began = monotonic()
+
+    actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "server")}, shared_memory)
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["event"] for event in events] == ["server_lost"]
+    assert monotonic() - began < 25
+
+
 @pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])
 def test_many_kills_in_one_run_change_no_bit(
     ray_cpus: int, digits: Dataset, num_kills: int
