@@ -13,7 +13,7 @@ import ray.cloudpickle
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
-from nanograd.distributed import group as group_module
+from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.transport import Address
@@ -67,9 +67,7 @@ def undisturbed(recipe: Recipe, digits: Dataset) -> Snapshot:
 def group(
     ray_cpus: int, recipe: Recipe, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    monkeypatch.setattr(
-        group_module, "WorkerActor", type("Some", (Far,), {"folder": str(tmp_path)})
-    )
+    monkeypatch.setattr(members, "WorkerActor", type("Some", (Far,), {"folder": str(tmp_path)}))
     group = RayGroup(recipe, digits, first_snapshot(recipe), 3)
     yield group
     group.close()

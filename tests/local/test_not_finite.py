@@ -13,7 +13,7 @@ import ray.cloudpickle
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
-from nanograd.distributed import group as group_module
+from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import DivergedError
@@ -56,7 +56,7 @@ def recipe(digits: Dataset) -> Recipe:
 
 def faulty(monkeypatch: pytest.MonkeyPatch, folder: Path, most: int) -> None:
     wrapped = type("Faulty", (NanAtRoundNine,), {"folder": str(folder), "most": most})
-    monkeypatch.setattr(group_module, "WorkerActor", wrapped)
+    monkeypatch.setattr(members, "WorkerActor", wrapped)
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])

@@ -1,0 +1,160 @@
+"""Who is in the group: workers that start, join, hold shards and are lost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from nanograd.data.dataset import Dataset
+from nanograd.distributed import events
+from nanograd.distributed.actors import Identity, WorkerActor
+from nanograd.distributed.calls import first_line
+from nanograd.distributed.events import Tell
+from nanograd.errors import ClusterError
+from nanograd.training.group import share_out
+from nanograd.training.recipe import Recipe
+from nanograd.training.reduce import Node
+
+START_TIMEOUT_S = 60
+
+
+@dataclass
+class Member:
+    """A worker that is there."""
+
+    actor: Any
+    identity: Identity
+    nodes: tuple[Node, ...] = ()
+
+
+class Members:
+    """Worker actors, one CPU each, that own neighbouring shards.
+
+    Args:
+        recipe: what they compute.
+        dataset: the training images; each shard is shipped once to whoever holds it.
+        world_size: W, how many there should be.
+        tell: told who joins, and who computes with another numpy or BLAS.
+        strict: refuse those instead.
+        fail: told why a worker did not start; raises when that is too often.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        world_size: int,
+        *,
+        tell: Tell,
+        strict: bool,
+        fail: Callable[[str], None],
+    ) -> None:
+        plan = recipe.plan
+        self._recipe, self._tell, self._strict, self._fail = recipe, tell, strict, fail
+        self._world_size = world_size
+        self._shards = [
+            ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
+        ]
+        self._lost = set[int]()
+        self._joining: dict[int, tuple[Any, Any]] = {}
+        self.present: dict[int, Member] = {}
+        # Counts how often the shards were shared out.
+        self.generation = 0
+        for rank in range(world_size):
+            self._start(rank)
+
+    @property
+    def joining(self) -> bool:
+        """Whether somebody is yet to come."""
+        return bool(self._joining)
+
+    def actors(self) -> list[Any]:
+        """Of those who are there."""
+        return [each.actor for each in self.present.values()]
+
+    def nodes(self) -> tuple[Node, ...]:
+        """What they send, all together."""
+        return tuple(node for each in self.present.values() for node in each.nodes)
+
+    def welcome(self, fingerprint: str, round_: int, wait: bool) -> None:
+        """Take in the workers that have started, and share out the shards anew.
+
+        Args:
+            fingerprint: the server's.
+            round_: where the group stands.
+            wait: until all have started, or for a minute.
+
+        Raises:
+            ClusterError: none started in that time, or one computes differently under `strict`.
+        """
+        waiting = [ready for _, ready in self._joining.values()]
+        timeout = START_TIMEOUT_S if wait else 0
+        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout)
+        if wait and not done:
+            raise ClusterError(
+                f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
+                "look at `ray status`, or ask for fewer with --workers"
+            )
+        newcomers = [rank for rank, (_, ready) in self._joining.items() if ready in done]
+        for rank in newcomers:
+            self._take_in(rank, *self._joining.pop(rank), fingerprint, round_)
+        if newcomers:
+            self.share_out()
+
+    def share_out(self) -> None:
+        """Give everyone who is there its shards."""
+        self.generation += 1
+        for rank, shards in self._held(list(self.present)).items():
+            member = self.present[rank]
+            datasets = [self._shards[shard] for shard in shards]
+            try:
+                member.nodes = tuple(ray.get(member.actor.take.remote(shards, *datasets)))
+            except RayActorError:
+                self.lose(rank)
+                self.share_out()
+                return
+
+    def lose(self, rank: int) -> None:
+        """Remove a worker, by force if it is still there, and start another in its place."""
+        member = self.present.pop(rank)
+        self._lost.add(rank)
+        ray.kill(member.actor)
+        self._start(rank)
+
+    def heirs(self, rank: int) -> dict[int, list[int]]:
+        """Which of a lost worker's own shards each of the others holds now."""
+        own = set(self._held(range(self._world_size))[rank])
+        now = self._held(list(self.present))
+        return {heir: sorted(own & set(shards)) for heir, shards in now.items()}
+
+    def close(self) -> None:
+        """End all workers."""
+        for actor in [*self.actors(), *(actor for actor, _ in self._joining.values())]:
+            ray.kill(actor)
+
+    def _start(self, rank: int) -> None:
+        actor: Any = ray.remote(num_cpus=1)(WorkerActor)
+        started = actor.remote(self._recipe)
+        self._joining[rank] = (started, started.whoami.remote())
+
+    def _take_in(self, rank: int, actor: Any, ready: Any, fingerprint: str, round_: int) -> None:
+        try:
+            identity = ray.get(ready)
+        except RayActorError as error:
+            self._fail(f"worker {rank} did not start: {first_line(error)}")
+            self._start(rank)
+            return
+        if identity.fingerprint != fingerprint:
+            event = events.mixed(rank, identity.fingerprint, fingerprint)
+            if self._strict:
+                raise ClusterError(f"{event['sentence']}; leave out --strict to go on all the same")
+            self._tell(event)
+        self.present[rank] = Member(actor, identity)
+        if rank in self._lost:
+            self._lost.remove(rank)
+            self._tell(events.joined(rank, round_))
+
+    def _held(self, ranks: Sequence[int]) -> dict[int, list[int]]:
+        return share_out(len(self._shards), self._world_size, ranks) if ranks else {}
