@@ -33,18 +33,24 @@ def write(theme: str, data: str, place: Path) -> None:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         rows = [json.loads(line) for line in lines.read_text().splitlines()]
-    method = script.read_text().split('"""')[1].strip()
     picture = f"\n![images/s by workers]({stem.name}.png)\n" if more else ""
-    stem.with_suffix(".md").write_text(
+    stem.with_suffix(".md").write_text(render(theme, rows, before, picture))
+
+
+def render(theme: str, rows: Sequence[Row], where: Row, picture: str = "") -> str:
+    """The report of a benchmark: its method (the script's own words), all rows, the machine."""
+    method = (HERE / f"{theme}.py").read_text().split('"""')[1].strip()
+    return (
         f"# {theme.replace('_', ' ').capitalize()}\n\n{method}\n\n## Figures\n\n{table(rows)}"
-        f"{picture}{_unflattering(rows)}\n## Where\n\n{table([before])}"
+        f"{picture}{_unflattering(rows)}\n## Where\n\n{table([where])}"
     )
 
 
 def _unflattering(rows: Sequence[Row]) -> str:
     """Where a peer is faster, said in words."""
     found = [
-        f"- {row['peer']} ({row.get('recipe') or row.get('batch')}, {row['processes x threads']}): "
+        f"- {row['peer']} ({row.get('recipe') or row.get('batch')}, {row['processes x threads']}), "
+        f"{row.get('ours', '')}: "
         f"{name} {row[name]}\n"
         for row in rows
         if "peer" in row

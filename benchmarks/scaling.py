@@ -1,14 +1,15 @@
 """Claim: rounds keep their price as workers are added and the net grows.
 
 Rounds/s, images/s and bytes a round of RayGroup through shared memory for W = 1, 2, 4, 8 workers
-and H = 100, 200, 800, 3,200 hidden units; batch 512. Bytes a round are those written: the
-parameters once, a gradient for each node that a worker sends. W beyond the cores shows what
-oversubscription costs, not what a cluster does: the cores stand in the report. The blocks of the W
-of one H take turns.
+and H = 100, 200, 800, 3,200 hidden units, and H = 200 with every image bent afresh by 1.5 pixels
+(elastic distortion); batch 512. Bytes a round are those written: the parameters once, a gradient
+for each node that a worker sends. W beyond the cores shows what oversubscription costs, not what a
+cluster does: the cores stand in the report. The blocks of the W of one net take turns.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -21,13 +22,11 @@ from nanograd.training.reduce import cover
 
 
 def measure(
-    data: str, workers: Sequence[int], hidden: Sequence[int], seconds: float, repeats: int
+    workers: Sequence[int], nets: Sequence[Setting], seconds: float, repeats: int
 ) -> Iterator[Row]:
-    """A row for each H and W; those of one H take turns."""
-    for units in hidden:
-        settings = [
-            Setting(name="nanograd", data=data, hidden=units, workers=number) for number in workers
-        ]
+    """A row for each net and W; those of one net take turns."""
+    for net in nets:
+        settings = [replace(net, workers=number) for number in workers]
         with processes(*settings) as group:
             rounds = [each.calibrate(seconds) for each in group]
             speeds = [
@@ -46,6 +45,7 @@ def _row(setting: Setting, speeds: Sequence[float], others: float) -> Row:
     nodes = sum(len(cover((0, setting.shards), frozenset(shards))) for shards in held.values())
     row = {
         "H": setting.hidden,
+        "elastic": setting.elastic,
         "W": setting.workers,
         "rounds/s": round(median(speeds) / setting.batch, 1),
         "images/s": round(median(speeds)),
@@ -67,13 +67,13 @@ def plot(rows: Sequence[Row], place: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for hidden in dict.fromkeys(row["H"] for row in rows):
-        of_one = [row for row in rows if row["H"] == hidden]
+    for hidden, elastic in dict.fromkeys((row["H"], row["elastic"]) for row in rows):
+        of_one = [row for row in rows if (row["H"], row["elastic"]) == (hidden, elastic)]
         axes.plot(
             [row["W"] for row in of_one],
             [row["images/s"] for row in of_one],
             marker="o",
-            label=f"H = {hidden}",
+            label=f"H = {hidden}" + (", elastic" if elastic else ""),
         )
     axes.set(xscale="log", yscale="log", xlabel="workers W", ylabel="images/s, batch 512")
     axes.set_xticks([row["W"] for row in rows], labels=[str(row["W"]) for row in rows])
@@ -86,13 +86,15 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--hidden", type=int, nargs="+", default=[100, 200, 800, 3200])
+    parser.add_argument("--elastic", type=float, nargs="*", default=[1.5], help="pixels, H = 200")
     parser.add_argument("--seconds", type=float, default=0.7)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="a PNG file")
     options = parser.parse_args()
-    rows = list(
-        measure(options.data, options.workers, options.hidden, options.seconds, options.repeats)
-    )
+    net = Setting(name="nanograd", data=options.data)
+    nets = [replace(net, hidden=units) for units in options.hidden]
+    bent = [replace(net, elastic=pixels) for pixels in options.elastic]
+    rows = list(measure(options.workers, [*nets, *bent], options.seconds, options.repeats))
     report(rows, options.json)
     if options.plot is not None:
         plot(rows, options.plot)

@@ -3,6 +3,8 @@
 Images per second of training steps alone (no evaluation, no checkpoint): 784-200-10, ReLU,
 cross-entropy, momentum SGD at a constant rate, no average of the weights, images in memory.
 
+- `--shards 8`, the default, so that up to 8 workers give the same bits, and `--shards 2`, enough
+  for two.
 - `--workers 2` (RayGroup, shared memory, one BLAS thread a process) against PyTorch DDP over gloo
   (2 processes of one thread), PyTorch in one process with 2 threads, Ray Train's TorchTrainer with
   2 workers, and the parameter server of Ray's documentation (waiting for the parameters every tenth
@@ -19,40 +21,43 @@ the greatest share of one core that was so taken from a block that counts.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from statistics import median
 
 from common import Process, Row, alternate, arguments, report
 from contenders.base import Setting
 
-_AGAINST_RAY = (
-    Setting(name="pytorch-ddp"),
-    Setting(name="pytorch", workers=0, threads=2),
-    Setting(name="ray-train"),
-    Setting(name="ray-parameter-server"),
-    Setting(name="ray-parameter-server-waiting"),
-)
-_AGAINST_LOCAL = (
-    Setting(name="pytorch", workers=0, threads=2),
-    Setting(name="pytorch", workers=0, threads=1),
-    Setting(name="scikit-learn", workers=0, threads=2),
-    Setting(name="scikit-learn", workers=0, threads=1),
-)
+# For each number of our workers.
+_AGAINST = {
+    2: (
+        Setting(name="pytorch-ddp"),
+        Setting(name="pytorch", workers=0, threads=2),
+        Setting(name="ray-train"),
+        Setting(name="ray-parameter-server"),
+        Setting(name="ray-parameter-server-waiting"),
+    ),
+    0: (
+        Setting(name="pytorch", workers=0, threads=2),
+        Setting(name="pytorch", workers=0, threads=1),
+        Setting(name="scikit-learn", workers=0, threads=2),
+        Setting(name="scikit-learn", workers=0, threads=1),
+    ),
+}
+_PEERS = sorted({peer.name for peers in _AGAINST.values() for peer in peers})
 
 
-def measure(
-    data: str, batches: Sequence[int], only: Sequence[str], seconds: float, repeats: int
-) -> Iterator[Row]:
-    """A row for each pair and batch size."""
-    for workers, peers in ((2, _AGAINST_RAY), (0, _AGAINST_LOCAL)):
-        for batch in batches:
-            ours = Setting(name="nanograd", workers=workers, data=data, batch=batch)
-            with Process(ours) as process:
-                for peer in peers:
-                    if not only or peer.name in only:
-                        setting = replace(peer, data=data, batch=batch)
-                        yield _pair(process, setting, seconds, repeats)
+def measure(options: Namespace) -> Iterator[Row]:
+    """A row for each pair, number of shards and batch size."""
+    ours = Setting(name="nanograd", data=options.data)
+    for workers, batch, shards in product(options.workers, options.batch, options.shards):
+        with Process(replace(ours, workers=workers, batch=batch, shards=shards)) as process:
+            for peer in _AGAINST[workers]:
+                if peer.name in options.only:
+                    setting = replace(peer, data=options.data, batch=batch)
+                    yield _pair(process, setting, options.seconds, options.repeats)
 
 
 def _pair(ours: Process, setting: Setting, seconds: float, repeats: int) -> Row:
@@ -60,7 +65,7 @@ def _pair(ours: Process, setting: Setting, seconds: float, repeats: int) -> Row:
     with Process(setting) as peer:
         a, b, ratios = alternate(ours, peer, seconds, repeats)
     row = {
-        "ours": f"--workers {ours.setting.workers}",
+        "ours": f"--workers {ours.setting.workers} --shards {ours.setting.shards}",
         "peer": setting.name,
         "processes x threads": f"{max(1, setting.workers)} x {setting.threads}",
         "batch": setting.batch,
@@ -79,15 +84,14 @@ def _pair(ours: Process, setting: Setting, seconds: float, repeats: int) -> Row:
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 0], choices=[2, 0])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--only", nargs="+", default=[], help="these peers")
+    parser.add_argument("--shards", type=int, nargs="+", default=[8, 2])
+    parser.add_argument("--only", nargs="+", default=_PEERS, choices=_PEERS, help="these peers")
     parser.add_argument("--seconds", type=float, default=0.7)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    report(
-        list(measure(options.data, options.batch, options.only, options.seconds, options.repeats)),
-        options.json,
-    )
+    report(list(measure(options)), options.json)
 
 
 if __name__ == "__main__":

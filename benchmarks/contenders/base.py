@@ -27,6 +27,7 @@ class Setting:
         threads: of the arithmetic in each process.
         hidden: H.
         shards: of nanograd's plan.
+        elastic: pixels by which nanograd bends each image afresh; 0 leaves them.
         seed: of the initial weights and of the order of the images.
     """
 
@@ -38,6 +39,7 @@ class Setting:
     threads: int = 1
     hidden: int = 200
     shards: int = 8
+    elastic: float = 0.0
     seed: int = 0
 
 

@@ -30,6 +30,7 @@ def recipe_of(setting: Setting, num_images: int) -> Recipe:
             "batch_size": setting.batch,
             "hidden": setting.hidden,
             "shards": setting.shards,
+            "elastic": setting.elastic,
             "seed": setting.seed,
             "epochs": 1000,
             "validation_split": 0.0,
