@@ -160,7 +160,10 @@ def _teller(run: Run, say: Callable[[str], None]) -> Tell:
     def tell(event: Event) -> None:
         say(event["sentence"])
         events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **event})
-        storage.commit(run.at("events.jsonl"), _lines(events))
+        try:
+            storage.commit(run.at("events.jsonl"), _lines(events))
+        except StorageError as error:
+            say(f"{error}; the next event is written with this one")
 
     return tell
 

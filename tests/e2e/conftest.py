@@ -1,8 +1,14 @@
-"""A model and a picture folder that several end-to-end tests share."""
+"""A model, a picture folder and an object store that several end-to-end tests share."""
 
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
+from pyarrow.fs import FileSystem
 
 from nanograd import commands
 from nanograd.config import TrainConfig
@@ -26,4 +32,46 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     """The sample's 1,000 test digits as PNG files, a folder a class."""
     place = tmp_path_factory.mktemp("pictures") / "png"
     commands.data_export("sample", str(place), quiet)
+    return place
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[dict[str, str]]:
+    """The environment in which S3 is a server of these tests."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield {
+            "AWS_ACCESS_KEY_ID": "me",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        }
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(port: int) -> None:
+    deadline = monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert monotonic() < deadline, "the server did not start"
+            sleep(0.1)
+        else:
+            return
+
+
+def make_bucket(name: str) -> str:
+    """A new bucket in the store that the environment names; its URI."""
+    place = f"s3://{name.replace('_', '-').lower()}"
+    filesystem, path = FileSystem.from_uri(f"{place}?allow_bucket_creation=true")
+    filesystem.create_dir(path)
     return place

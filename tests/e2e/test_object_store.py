@@ -1,52 +1,14 @@
 """Pictures from an object store to an object store, against a server that speaks S3."""
 
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 from PIL import Image
 
 from nanograd import storage
 from tests.conftest import Nanograd, Outcome
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[dict[str, str]]:
-    """The environment in which S3 is a server of this module."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port)
-        yield {
-            "AWS_ACCESS_KEY_ID": "me",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        }
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_for(port: int) -> None:
-    deadline = monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert monotonic() < deadline, "the server did not start"
-            sleep(0.1)
-        else:
-            return
+from tests.e2e.conftest import make_bucket
 
 
 @pytest.fixture
@@ -54,13 +16,9 @@ def bucket(
     endpoint: dict[str, str], monkeypatch: pytest.MonkeyPatch, png_folder: Path, tmp_path: Path
 ) -> str:
     """A bucket of 14 pictures in folders, two of them bad, and a file that is none."""
-    from pyarrow.fs import FileSystem
-
     for name, value in endpoint.items():
         monkeypatch.setenv(name, value)
-    place = f"s3://{tmp_path.name.replace('_', '-').lower()}"
-    filesystem, name = FileSystem.from_uri(f"{place}?allow_bucket_creation=true")
-    filesystem.create_dir(name)
+    place = make_bucket(tmp_path.name)
     for digit in (3, 8):
         for file in sorted((png_folder / str(digit)).iterdir())[:6]:
             storage.commit(f"{place}/in/{digit}/{file.name}", file.read_bytes())

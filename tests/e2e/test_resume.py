@@ -12,8 +12,9 @@ from time import monotonic, sleep
 
 import pytest
 
-from nanograd import commands
+from nanograd import commands, storage
 from nanograd.config import TrainConfig
+from tests.e2e.conftest import make_bucket
 
 SETTINGS = ["--data", "sample", "--epochs", "150", "--batch-size", "250"]
 
@@ -32,11 +33,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @contextmanager
-def training(folder: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
+def training(folder: Path, workers: int, output: str = "run") -> Iterator[subprocess.Popen[str]]:
     """A training command that has saved a checkpoint."""
     command = [sys.executable, "-m", "nanograd", "train", *SETTINGS, "--workers", str(workers)]
     process = subprocess.Popen(
-        [*command, "--output", "run"],
+        [*command, "--output", output],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
@@ -44,7 +45,9 @@ def training(folder: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     )
     deadline = monotonic() + 60
-    while not list(folder.glob("run/checkpoints/round-*")):
+    # A URI is joined to nothing: it is absolute.
+    place = output if "://" in output else str(folder / output)
+    while not any(name.startswith("round-") for name in storage.names(f"{place}/checkpoints")):
         assert process.poll() is None, process.communicate()
         assert monotonic() < deadline
         sleep(0.02)
@@ -55,10 +58,10 @@ def training(folder: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def finish(folder: Path, workers: int) -> dict[str, object]:
+def finish(folder: Path, workers: int, output: str = "run") -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-m", "nanograd", "train", *SETTINGS, "--workers", str(workers),
-         "--output", "run"],
+         "--output", output],
         cwd=folder, text=True, capture_output=True, timeout=120, check=True,
     )  # fmt: skip
     assert "going on from round" in done.stderr
@@ -92,3 +95,20 @@ def test_a_killed_driver_leaves_what_the_same_command_goes_on_from(
 
     assert process.returncode == -signal.SIGKILL
     assert finish(tmp_path, 2)["params_sha256"] == undisturbed
+
+
+def test_checkpoints_in_an_object_store_serve_as_well(
+    tmp_path: Path, undisturbed: str, endpoint: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in endpoint.items():
+        monkeypatch.setenv(name, value)
+    output = f"{make_bucket(tmp_path.name)}/run"
+    with training(tmp_path, 0, output) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    done = finish(tmp_path, 2, output)
+
+    assert done["params_sha256"] == undisturbed
+    assert done["model"] == f"{output}/model"
+    assert len(storage.names(f"{output}/checkpoints")) <= 4
