@@ -35,7 +35,7 @@ class TrainConfig(JobConfig):
         choices=tuple(PRESETS),
     )
     shards: int = setting(8, "fixed parts of the training set", least=1, recipe=True)
-    epochs: int = setting(8, "passes over the training set", least=1, recipe=True)
+    epochs: int = setting(10, "passes over the training set", least=1, recipe=True)
     batch_size: int = setting(512, "images a round, over all workers", least=1, recipe=True)
     seed: int = setting(0, "start of all randomness", least=0, below=2**63, recipe=True)
     hidden: int = setting(200, "hidden units", least=1, recipe=True)
@@ -54,7 +54,7 @@ class TrainConfig(JobConfig):
         choices=("sgd", "momentum", "adam"),
         recipe=True,
     )
-    learning_rate: float = setting(0.2, "peak learning rate", least=0, recipe=True)
+    learning_rate: float = setting(0.3, "peak learning rate", least=0, recipe=True)
     momentum: float | None = setting(
         None,
         "decay of the velocity, with --optimizer momentum [default: 0.9]",
@@ -63,7 +63,7 @@ class TrainConfig(JobConfig):
         recipe=True,
     )
     schedule: str = setting(
-        "constant",
+        "cosine",
         "of the learning rate; a warm-up scales its first rounds",
         choices=("constant", "cosine"),
         recipe=True,
@@ -77,36 +77,36 @@ class TrainConfig(JobConfig):
         recipe=True,
     )
     pixels: str = setting(
-        "standard",
+        "deslanted",
         "unit (0 to 1), standard (mean 0, deviation 1) or deslanted (set upright, then standard)",
         choices=("unit", "standard", "deslanted"),
         recipe=True,
     )
     elastic: float = setting(
-        0.0,
+        0.8,
         "bend training images by so many pixels, root mean square",
         least=0,
         below=28,
         recipe=True,
     )
     rotation: float = setting(
-        0.0, "turn training images by up to so many degrees", least=0, below=180, recipe=True
+        10.0, "turn training images by up to so many degrees", least=0, below=180, recipe=True
     )
     scaling: float = setting(
-        0.0,
+        0.1,
         "change width and height of training images by up to this share",
         least=0,
         below=1,
         recipe=True,
     )
     shear: float = setting(
-        0.0, "lean training images by up to so many pixels a row", least=0, below=28, recipe=True
+        0.1, "lean training images by up to so many pixels a row", least=0, below=28, recipe=True
     )
     shift: float = setting(
-        0.0, "move training images by up to so many pixels each way", least=0, below=28, recipe=True
+        0.5, "move training images by up to so many pixels each way", least=0, below=28, recipe=True
     )
     stroke: float = setting(
-        0.0,
+        0.7,
         "make strokes of training images thicker or thinner by up to so many pixels",
         least=0,
         below=2,

@@ -1,10 +1,11 @@
 """nanograd: `--workers N` (Ray actors) and `--workers 0` (this process)."""
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.training import loop
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe, make_recipe
@@ -33,6 +34,9 @@ def recipe_of(setting: Setting, num_images: int) -> Recipe:
             "elastic": setting.elastic,
             "seed": setting.seed,
             "epochs": 1000,
+            "schedule": "constant",
+            "pixels": "standard",
+            **asdict(Distortion()),
             "validation_split": 0.0,
         },
     )

@@ -11,6 +11,7 @@ change of 3e-7 in all initial weights moves them by 2e-7).
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_info
 from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data import mnist
+from nanograd.data.augment import Distortion
 from nanograd.data.mnist import Mnist
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import make_recipe
@@ -39,6 +41,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "warmup": 0,
         "pixels": "unit",
         "ema": 0.0,
+        **asdict(Distortion()),
     },
     "today's choices": {
         "activation": "relu",

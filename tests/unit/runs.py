@@ -1,12 +1,14 @@
 """Small training runs, as several test files begin, stop and look at them."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
@@ -24,6 +26,7 @@ SETTINGS = {
     "schedule": "cosine",
     "warmup": 3,
     "pixels": "standard",
+    **asdict(Distortion()),
     "shift": 1.0,
     "ema": 0.5,
     "shards": 3,

@@ -1,10 +1,12 @@
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from nanograd import blas
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.training.group import shards_of
 from nanograd.training.recipe import Recipe, make_recipe
@@ -20,6 +22,8 @@ SETTINGS = {
     "learning_rate": 0.01,
     "schedule": "cosine",
     "warmup": 3,
+    "pixels": "standard",
+    **asdict(Distortion()),
     "shift": 1.0,
     "ema": 0.9,
 }

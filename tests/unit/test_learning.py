@@ -1,9 +1,11 @@
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.model import Model
@@ -20,6 +22,7 @@ SETTINGS = {
     "schedule": "cosine",
     "warmup": 7,
     "pixels": "standard",
+    **asdict(Distortion()),
     "ema": 0.0,
 }
 ADAM = {"activation": "relu", "loss": "cross_entropy", "optimizer": "adam"}

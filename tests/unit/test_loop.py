@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 
 from nanograd import blas
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
@@ -30,6 +31,7 @@ SETTINGS = {
     "schedule": "cosine",
     "warmup": 3,
     "pixels": "unit",
+    **asdict(Distortion()),
     "shift": 1.0,
     "ema": 0.9,
     "shards": 3,

@@ -1,10 +1,12 @@
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from nanograd import blas
 from nanograd.config import TrainConfig
+from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.mlp import Params, init_params, loss_and_gradients, one_hot
 from nanograd.optimizers import Vector
@@ -13,7 +15,13 @@ from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.reduce import cover
 from nanograd.training.worker import Contribution, Worker, add
 
-SETTINGS = {"hidden": 7, "activation": "tanh", "loss": "cross_entropy", "pixels": "unit"}
+SETTINGS = {
+    "hidden": 7,
+    "activation": "tanh",
+    "loss": "cross_entropy",
+    "pixels": "unit",
+    **asdict(Distortion()),
+}
 DISTORTED = {"pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
 NUM_IMAGES = 193
 
