@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from nanograd import blas
+from nanograd import blas, memory
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import transport
 from nanograd.distributed.transport import Address, Segment
@@ -49,6 +49,7 @@ class WorkerActor(Worker):
 
     def __init__(self, recipe: Recipe) -> None:
         blas.use_one_thread()
+        memory.keep_freed()
         super().__init__(recipe, {})
         self._segment: Segment | None = None
 
