@@ -3,11 +3,14 @@
 Deep functions take the values they need, never a config.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanograd.errors import UsageError
 from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, setting
+
+# Of the nets of a committee, in turn; digits are 3.5 wide in the mean.
+_WIDTHS = (0.0, 3.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,9 @@ class TrainConfig(JobConfig):
     batch_size: int = setting(512, "images a round, over all workers", least=1, recipe=True)
     seed: int = setting(0, "start of all randomness", least=0, below=2**63, recipe=True)
     hidden: int = setting(200, "hidden units", least=1, recipe=True)
+    committee: int = setting(
+        1, "nets trained one after the other, whose scores are averaged", least=1, recipe=True
+    )
     activation: str = setting(
         "relu", "of the hidden layer", choices=("sigmoid", "tanh", "relu"), recipe=True
     )
@@ -80,6 +86,14 @@ class TrainConfig(JobConfig):
         "deslanted",
         "unit (0 to 1), standard (mean 0, deviation 1) or deslanted (set upright, then standard)",
         choices=("unit", "standard", "deslanted"),
+        recipe=True,
+    )
+    width: float = setting(
+        0.0,
+        "widen or narrow deslanted digits until their ink deviates so many pixels from its middle; "
+        "0 leaves them",
+        least=0,
+        below=28,
         recipe=True,
     )
     elastic: float = setting(
@@ -139,6 +153,28 @@ class TrainConfig(JobConfig):
                 f"--momentum has no effect with --optimizer {self.optimizer}; "
                 "leave it out or say --optimizer momentum"
             )
+        if self.width and self.pixels != "deslanted":
+            raise UsageError(
+                f"--width has no effect with --pixels {self.pixels}; "
+                "leave it out or say --pixels deslanted"
+            )
+        if self.width and self.committee > 1:
+            raise UsageError(
+                "--width has no effect with --committee, whose nets have widths of their own; "
+                "leave one of them out"
+            )
+
+    def nets(self) -> list["TrainConfig"]:
+        """The settings of each net to train; those of a committee differ in seed and width."""
+        widths = _WIDTHS if self.pixels == "deslanted" else (0.0,)
+        return (
+            [self]
+            if self.committee == 1
+            else [
+                replace(self, committee=1, seed=self.seed + n, width=widths[n % len(widths)])
+                for n in range(self.committee)
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

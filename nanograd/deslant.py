@@ -10,15 +10,17 @@ _BLOCK = 64
 _MIDDLE = 14
 # No writer leans more than this many pixels a row; a short dash across could seem to.
 _MOST_SLANT = 1.0
+# Nor are digits widened or narrowed by more than this factor: a "1" has next to no width.
+_MOST_WIDENING = 1.5
 
 _ROW, _COLUMN = (axis.reshape(-1) for axis in np.mgrid[:SIDE, :SIDE])
-# 1, x, y, xy, y^2 of every pixel
+# 1, x, y, xx, xy, yy of every pixel
 _MONOMIALS = np.stack(
-    [np.ones_like(_ROW), _COLUMN, _ROW, _COLUMN * _ROW, _ROW * _ROW], axis=1
+    [np.ones_like(_ROW), _COLUMN, _ROW, _COLUMN * _COLUMN, _COLUMN * _ROW, _ROW * _ROW], axis=1
 ).astype(np.float64)
 
 
-def deslant(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def deslant(images: NDArray[np.uint8], width: float = 0.0) -> NDArray[np.uint8]:
     """Shear each image until its ink leans neither way, and move its centre of mass to (14, 14).
 
     slant = sum p (x - mx) (y - my) / sum p (y - my)^2, over the pixels p with centre (mx, my)
@@ -27,24 +29,29 @@ def deslant(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Args:
         images: (B, 784) uint8, ink 255 on 0.
+        width: standard deviation of the ink in x, in pixels, that digits are widened or narrowed
+            to, as far as a factor of 1.5 goes; 0 leaves them as wide as they are.
 
     Returns:
         (B, 784) uint8; a blank image stays blank.
 
     References:
         LeCun, Bottou, Bengio & Haffner (1998), "Gradient-based learning applied to document
-        recognition", section III.A (deslanting by second moments of inertia).
+        recognition", section III.A (deslanting by second moments of inertia);
+        Meier, Ciresan, Gambardella & Schmidhuber (2011), "Better digit recognition with a
+        committee of simple neural nets", section 2 (nets that see digits of different widths).
     """
     upright = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        upright[block] = np.rint(resample(images[block], _sources(images[block])))
+        upright[block] = np.rint(resample(images[block], _sources(images[block], width)))
     return upright
 
 
-def _sources(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _sources(images: NDArray[np.uint8], width: float) -> NDArray[np.float32]:
     """(2, B, 784): where the pixels of the upright images come from."""
-    mass, sum_x, sum_y, sum_xy, sum_yy = (images.astype(np.float64) @ _MONOMIALS).T[:, :, None]
+    sums = (images.astype(np.float64) @ _MONOMIALS).T[:, :, None]
+    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
     mass = np.maximum(mass, 1)
     mean_x, mean_y = sum_x / mass, sum_y / mass
     spread = sum_yy - sum_y * mean_y
@@ -52,5 +59,10 @@ def _sources(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     # Ink in a single row has no slant; what rounding leaves of its spread is far below 1.
     slant = np.clip(covariance / np.maximum(spread, 1), -_MOST_SLANT, _MOST_SLANT)
     down = _ROW - _MIDDLE
-    x = mean_x + (_COLUMN - _MIDDLE) + slant * down
+    beside = _COLUMN - _MIDDLE
+    if width:
+        # Of the ink set upright: what the shear took away is the part that goes with y.
+        deviation = np.sqrt(np.maximum(sum_xx - sum_x * mean_x - slant * covariance, 0) / mass)
+        beside = beside * np.clip(deviation / width, 1 / _MOST_WIDENING, _MOST_WIDENING)
+    x = mean_x + beside + slant * down
     return np.stack([x, mean_y + down]).astype(np.float32)

@@ -1,8 +1,9 @@
-"""A model: parameters and how pixels must be prepared for them. Saved, it is all one needs.
+"""A model: one net or several, and how pixels must be prepared for them. It is all one needs.
 
-A model directory holds `model.safetensors` (w1, b1, w2, b2), `config.json` (architecture and
-pixel preparation), `README.md` (the model card) and, written last, `manifest.json` with the
-SHA-256 of each. No pickle is involved; a directory that fails its checksums is refused.
+A model directory holds `model.safetensors` (0.w1, 0.b1, 0.w2, 0.b2, those of the next net 1.w1 and
+so on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card)
+and, written last, `manifest.json` with the SHA-256 of each. No pickle is involved; a directory that
+fails its checksums is refused.
 
 References:
     Mitchell et al. (2019), "Model cards for model reporting".
@@ -24,7 +25,7 @@ from nanograd.errors import DataError
 from nanograd.mlp import Architecture, Params
 from nanograd.pixels import Preparation, prepare
 
-FORMAT = "nanograd-model-1"
+FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
 
 _TENSORS = ("w1", "b1", "w2", "b2")
@@ -33,23 +34,45 @@ _CHUNK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Net:
     """A trained net.
 
     Args:
         architecture: what the parameters mean.
         params: float32.
         preparation: how pixels become its inputs.
-        about: how it came to be (data, seed, settings, accuracies); goes into the manifest.
     """
 
     architecture: Architecture
     params: Params
     preparation: Preparation
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Ten scores an image: (B, 784) uint8 to (B, 10) float32."""
+        return mlp.predict(self.architecture, self.params, prepare(self.preparation, images))
+
+    def meaning(self) -> dict[str, Any]:
+        """What its parameters are the parameters of."""
+        return {
+            "architecture": asdict(self.architecture),
+            "preparation": asdict(self.preparation),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A net, or a committee of nets whose scores are averaged.
+
+    Args:
+        nets: at least one.
+        about: how they came to be (data, seed, settings, accuracies); goes into the manifest.
+    """
+
+    nets: tuple[Net, ...]
     about: dict[str, Any]
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Ten scores an image.
+        """Ten scores an image, the mean of the nets' scores.
 
         Args:
             images: (N, 784) uint8, ink 255 on 0.
@@ -60,18 +83,21 @@ class Model:
         result = np.empty((len(images), mlp.NUM_CLASSES), np.float32)
         for start in range(0, len(images), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            inputs = prepare(self.preparation, images[chunk])
-            result[chunk] = mlp.predict(self.architecture, self.params, inputs)
+            scores = [net.scores(images[chunk]) for net in self.nets]
+            result[chunk] = np.mean(scores, axis=0)
         return result
 
     def params_sha256(self) -> str:
-        """Checksum of the parameter vector: the identity of a training result."""
-        return storage.checksum(self.params.vector.tobytes())
+        """Checksum of all parameters: the identity of a training result."""
+        return storage.checksum(self._parameters())
 
     def sha256(self) -> str:
         """Checksum of all that a prediction depends on."""
-        meaning = json.dumps([asdict(self.architecture), asdict(self.preparation)])
-        return storage.checksum(meaning.encode() + self.params.vector.tobytes())
+        meaning = json.dumps([net.meaning() for net in self.nets])
+        return storage.checksum(meaning.encode() + self._parameters())
+
+    def _parameters(self) -> bytes:
+        return b"".join(net.params.vector.tobytes() for net in self.nets)
 
 
 def save(model: Model, place: str) -> None:
@@ -84,16 +110,15 @@ def save(model: Model, place: str) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    tensors = {name: np.ascontiguousarray(getattr(model.params, name)) for name in _TENSORS}
+    tensors = {
+        f"{number}.{name}": np.ascontiguousarray(getattr(net.params, name))
+        for number, net in enumerate(model.nets)
+        for name in _TENSORS
+    }
+    nets = [net.meaning() for net in model.nets]
     files = {
         "model.safetensors": save_tensors(tensors),
-        "config.json": _json(
-            {
-                "format": FORMAT,
-                "architecture": asdict(model.architecture),
-                "preparation": asdict(model.preparation),
-            }
-        ),
+        "config.json": _json({"format": FORMAT, "nets": nets}),
         "README.md": _card(model).encode(),
     }
     for name, data in files.items():
@@ -147,23 +172,33 @@ def _read_checked(place: str, name: str, expected: str) -> bytes:
 
 
 def _assemble(manifest: dict[str, Any], config: dict[str, Any], tensors: bytes) -> Model:
-    architecture = Architecture(**config["architecture"])
     arrays = load_tensors(tensors)
-    if sum(arrays[name].size for name in _TENSORS) != architecture.num_parameters:
+    nets = tuple(
+        _net(meaning, {name: arrays[f"{number}.{name}"] for name in _TENSORS})
+        for number, meaning in enumerate(config["nets"])
+    )
+    if not nets:
+        raise ValueError("it has no nets")
+    structure = ("format", "files", "params_sha256", "versions")
+    about = {key: value for key, value in manifest.items() if key not in structure}
+    return Model(nets=nets, about=about)
+
+
+def _net(meaning: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Net:
+    architecture = Architecture(**meaning["architecture"])
+    if sum(array.size for array in arrays.values()) != architecture.num_parameters:
         raise ValueError(f"its tensors do not make {architecture.hidden} hidden units")
     zeros = np.zeros(architecture.num_parameters, np.float32)
     params = Params(zeros, architecture.hidden)
-    for name in _TENSORS:
-        if arrays[name].dtype != np.float32 or arrays[name].shape != getattr(params, name).shape:
-            raise ValueError(f"tensor {name} is {arrays[name].dtype} {arrays[name].shape}")
-        getattr(params, name)[...] = arrays[name]
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or array.shape != getattr(params, name).shape:
+            raise ValueError(f"tensor {name} is {array.dtype} {array.shape}")
+        getattr(params, name)[...] = array
     if not np.isfinite(params.vector).all():
         raise ValueError("a parameter is not finite")
     params.vector.flags.writeable = False
-    preparation = Preparation(**config["preparation"])
-    structure = ("format", "files", "params_sha256", "versions")
-    about = {key: value for key, value in manifest.items() if key not in structure}
-    return Model(architecture=architecture, params=params, preparation=preparation, about=about)
+    preparation = Preparation(**meaning["preparation"])
+    return Net(architecture=architecture, params=params, preparation=preparation)
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -173,12 +208,15 @@ def _json(value: dict[str, Any]) -> bytes:
 def _card(model: Model) -> str:
     rows = model.about.items()
     facts = "\n".join(f"| {key} | {value} |" for key, value in rows if key != "identity")
-    net = model.architecture
+    nets = "\n\n".join(map(_describe, model.nets))
+    together = (
+        "" if len(model.nets) == 1 else f"The mean of the scores of {len(model.nets)} nets.\n\n"
+    )
     return f"""# A handwritten digit classifier
 
-A three-layer perceptron, 784-{net.hidden}-10: {net.activation} hidden units, {net.loss} loss, \
-{net.num_parameters:,} float32 parameters. Pixels: `{model.preparation.name}`, version \
-{model.preparation.version}. Made with nanograd {__version__}.
+{together}{nets}
+
+Made with nanograd {__version__}.
 
 | | |
 |---|---|
@@ -189,3 +227,10 @@ answers with a digit, whatever the picture shows; its scores are not calibrated 
 
     nanograd predict PARQUET --model THIS_FOLDER --output FOLDER
 """
+
+
+def _describe(net: Net) -> str:
+    shape = net.architecture
+    return f"""A three-layer perceptron, 784-{shape.hidden}-10: {shape.activation} hidden units, \
+{shape.loss} loss, {shape.num_parameters:,} float32 parameters. Pixels: `{net.preparation.name}`, \
+version {net.preparation.version}."""

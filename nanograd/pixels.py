@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.deslant import deslant
+from nanograd.resample import SIDE
 
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
 _MEAN, _DEVIATION = 0.1307, 0.3081
@@ -31,6 +32,8 @@ class Preparation:
         name: unit (0 to 1), standard (mean 0, deviation 1 over MNIST) or deslanted (set upright,
             centred, then as standard).
         version: raised when the same name comes to mean other numbers.
+        width: that deslanted digits are widened or narrowed to, in pixels as `deslant` counts
+            them; 0 leaves them as wide as they are.
 
     Raises:
         ValueError: this program does not know it.
@@ -38,10 +41,13 @@ class Preparation:
 
     name: str
     version: int = 1
+    width: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in _AFFINE or self.version != 1:
             raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
+        if not 0 <= self.width < SIDE or (self.width and self.name != "deslanted"):
+            raise ValueError(f"pixel preparation {self.name!r} knows no width {self.width!r}")
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -67,7 +73,9 @@ def upright(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.u
     Returns:
         (B, 784) uint8; the images themselves if the preparation leaves them as they stand.
     """
-    return deslant(images) if preparation.name == "deslanted" else images
+    if preparation.name == "deslanted":
+        return deslant(images, preparation.width)
+    return images
 
 
 def scale(

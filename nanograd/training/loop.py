@@ -11,7 +11,7 @@ from nanograd import blas, metrics
 from nanograd.data.dataset import Dataset
 from nanograd.errors import Stopped
 from nanograd.mlp import Params
-from nanograd.model import Model
+from nanograd.model import Model, Net
 from nanograd.training.checkpoint import History
 from nanograd.training.group import WorkerGroup
 from nanograd.training.recipe import Recipe
@@ -84,12 +84,12 @@ def accuracy(model: Model, dataset: Dataset) -> float:
 
 def as_model(recipe: Recipe, snapshot: Snapshot, about: dict[str, Any]) -> Model:
     """The model that training would end with if it ended here."""
-    return Model(
+    net = Net(
         architecture=recipe.architecture,
         params=Params(snapshot.final_vector(), recipe.architecture.hidden),
         preparation=recipe.preparation,
-        about=about,
     )
+    return Model(nets=(net,), about=about)
 
 
 def _stretches(group: WorkerGroup, start: int, end: int) -> Iterator[int]:

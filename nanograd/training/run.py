@@ -8,7 +8,7 @@ same command again goes on or finds the work done, another one is refused.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import gmtime, strftime
 from typing import Any
 
@@ -56,6 +56,11 @@ class Run:
         """A place in the run directory."""
         return storage.join(self.place, name)
 
+    def checkpoints(self, number: int) -> str:
+        """The place of a net's checkpoints; each net of a committee has a folder of its own."""
+        folder = self.at("checkpoints")
+        return storage.join(folder, str(number)) if self.config.committee > 1 else folder
+
 
 def train_run(
     run: Run, make_group: MakeGroup, stop: Callable[[], bool], say: Callable[[str], None]
@@ -96,47 +101,87 @@ def _train(
 ) -> Model:
     config = run.config
     training, validation = split(run.data.train, config.validation_split, config.seed)
-    recipe = make_recipe(config, len(training))
+    recipes = [make_recipe(each, len(training)) for each in config.nets()]
     if len(training) < config.shards:
         raise DataError(
             f"{len(training)} training images cannot fill {config.shards} shards; lower --shards"
         )
-    if recipe.num_warm_up >= recipe.num_rounds:
+    if recipes[0].num_warm_up >= recipes[0].num_rounds:
         say(
-            f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
-            f"{recipe.num_rounds}: lower --warmup or raise --epochs"
+            f"the warm-up of {recipes[0].num_warm_up} rounds is longer than the run of "
+            f"{recipes[0].num_rounds}: lower --warmup or raise --epochs"
         )
-    start = _start(run, recipe, say)
-    storage.commit(run.at("config.toml"), config.to_toml().encode())
-    _write_metrics(run, start.history)
-
-    group = make_group(recipe, training, start.snapshot, _teller(run, say))
+    histories: list[History] = []
+    models: list[Model] = []
     try:
-        watch = Watch(stop=stop, save=_saver(run, say))
-        for row in loop.train(recipe, validation, group, start.history, watch):
-            say(_epoch_line(row, config.epochs))
-        snapshot = group.snapshot()
+        for number, recipe in enumerate(recipes):
+            if len(recipes) > 1:
+                say(f"net {number + 1} of {len(recipes)}")
+            start = _start(run, number, recipe, say)
+            storage.commit(run.at("config.toml"), config.to_toml().encode())
+            histories.append(start.history)
+            watch = Watch(stop=stop, save=_saver(run, histories, say))
+            snapshot = _train_net(
+                run,
+                recipe,
+                start,
+                training=training,
+                validation=validation,
+                make_group=make_group,
+                watch=watch,
+                say=say,
+            )
+            models.append(loop.as_model(recipe, snapshot, {}))
     except Stopped as error:
         raise Stopped(
             f"{error}; the same settings with --output {run.place}, without --overwrite, go on"
         ) from error
+    model = Model(nets=tuple(net for each in models for net in each.nets), about={})
+    about = _about(run, recipes, histories) | _accuracies(model, run, validation)
+    if len(models) > 1:
+        about["nets"] = [
+            {"params_sha256": each.params_sha256(), **_accuracies(each, run, validation)}
+            for each in models
+        ]
+    return replace(model, about={**about, "identity": run.identity()})
+
+
+def _train_net(
+    run: Run,
+    recipe: Recipe,
+    start: Checkpoint,
+    *,
+    training: Dataset,
+    validation: Dataset,
+    make_group: MakeGroup,
+    watch: Watch,
+    say: Callable[[str], None],
+) -> Snapshot:
+    """One net from a checkpoint to its end; no workers are started if it stands there already."""
+    if start.snapshot.round == recipe.num_rounds:
+        return start.snapshot
+    group = make_group(recipe, training, start.snapshot, _teller(run, say))
+    try:
+        for row in loop.train(recipe, validation, group, start.history, watch):
+            say(_epoch_line(row, recipe.epochs))
+        return group.snapshot()
     finally:
         group.close()
-    about = _about(run, recipe, start.history)
-    test_accuracy = loop.accuracy(loop.as_model(recipe, snapshot, {}), run.data.test)
-    return loop.as_model(recipe, snapshot, {**about, "test_accuracy": test_accuracy})
 
 
-def _saver(run: Run, say: Callable[[str], None]) -> Callable[[Snapshot, History], None]:
-    """How to save; a few failures one after the other are said and survived."""
-    failures = 0
+def _saver(
+    run: Run, histories: list[History], say: Callable[[str], None]
+) -> Callable[[Snapshot, History], None]:
+    """How to save the last of some nets; a few failures in a row are said and survived."""
+    failures, folder = 0, run.checkpoints(len(histories) - 1)
+    _write_metrics(run, histories)
 
     def save(snapshot: Snapshot, history: History) -> None:
         nonlocal failures
         now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
         try:
-            checkpoint.save(run.at("checkpoints"), now)
-            _write_metrics(run, history)
+            checkpoint.save(folder, now)
+            _write_metrics(run, histories)
             failures = 0
         except StorageError as error:
             failures += 1
@@ -147,8 +192,14 @@ def _saver(run: Run, say: Callable[[str], None]) -> Callable[[Snapshot, History]
     return save
 
 
-def _write_metrics(run: Run, history: History) -> None:
-    storage.commit(run.at("metrics.jsonl"), _lines(history.epochs))
+def _write_metrics(run: Run, histories: list[History]) -> None:
+    """A line an epoch; those of a committee say which net they are of."""
+    rows = [
+        {"net": number, **row} if run.config.committee > 1 else row
+        for number, history in enumerate(histories)
+        for row in history.epochs
+    ]
+    storage.commit(run.at("metrics.jsonl"), _lines(rows))
 
 
 def _teller(run: Run, say: Callable[[str], None]) -> Tell:
@@ -185,9 +236,9 @@ def _make_room(run: Run) -> None:
             storage.remove(run.at(name))
 
 
-def _start(run: Run, recipe: Recipe, say: Callable[[str], None]) -> Checkpoint:
-    """Where to begin: at the newest checkpoint, or at the beginning."""
-    found = checkpoint.newest(run.at("checkpoints"), say)
+def _start(run: Run, number: int, recipe: Recipe, say: Callable[[str], None]) -> Checkpoint:
+    """Where a net begins: at the newest checkpoint, or at the beginning."""
+    found = checkpoint.newest(run.checkpoints(number), say)
     if found is None:
         return Checkpoint(
             identity=run.identity(), snapshot=first_snapshot(recipe), history=History()
@@ -206,9 +257,10 @@ def _require_same(run: Run, theirs: dict[str, Any]) -> None:
             )
 
 
-def _about(run: Run, recipe: Recipe, history: History) -> dict[str, Any]:
+def _about(run: Run, recipes: list[Recipe], histories: list[History]) -> dict[str, Any]:
     config = run.config
-    num_images = recipe.plan.num_images * recipe.epochs
+    train_s = sum(history.train_s for history in histories)
+    num_images = sum(recipe.plan.num_images * recipe.epochs for recipe in recipes)
     return {
         "data": run.data.name,
         "preset": config.preset,
@@ -216,11 +268,16 @@ def _about(run: Run, recipe: Recipe, history: History) -> dict[str, Any]:
         "shards": config.shards,
         "seed": config.seed,
         "epochs": config.epochs,
-        "rounds": recipe.num_rounds,
-        "train_s": round(history.train_s, 3),
-        "images_per_s": round(num_images / history.train_s),
-        "val_accuracy": history.epochs[-1]["val_accuracy"],
-        "identity": run.identity(),
+        "rounds": sum(recipe.num_rounds for recipe in recipes),
+        "train_s": round(train_s, 3),
+        "images_per_s": round(num_images / train_s),
+    }
+
+
+def _accuracies(model: Model, run: Run, validation: Dataset) -> dict[str, Any]:
+    return {
+        "val_accuracy": loop.accuracy(model, validation) if len(validation) else None,
+        "test_accuracy": loop.accuracy(model, run.data.test),
     }
 
 

@@ -22,7 +22,7 @@ from nanograd.config import (
 )
 from nanograd.data.mnist import Mnist
 from nanograd.mlp import Architecture, init_params
-from nanograd.model import Model
+from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
 from nanograd.settings import REQUIRED, Config, flag
 
@@ -77,8 +77,8 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
     """Words of a command that predicts 7 digits with two more columns."""
     architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
     params, preparation = init_params(architecture, 0), Preparation(name="unit")
-    net = Model(architecture=architecture, params=params, preparation=preparation, about={})
-    model.save(net, str(tmp_path / "model"))
+    net = Net(architecture=architecture, params=params, preparation=preparation)
+    model.save(Model(nets=(net,), about={}), str(tmp_path / "model"))
     images = [image.tobytes() for image in sample.test.images[:7]]
     table = pa.table({"image": images, "id": range(7), "a b": range(7)})
     pq.write_table(table, tmp_path / "rows.parquet")

@@ -126,6 +126,16 @@ REFUSED = [
         {"momentum": 0.9, "optimizer": "sgd"},
         "--momentum has no effect with --optimizer sgd; leave it out or say --optimizer momentum",
     ),
+    (
+        {"width": 3.0, "pixels": "unit"},
+        "--width has no effect with --pixels unit; leave it out or say --pixels deslanted",
+    ),
+    (
+        {"width": 3.0, "committee": 2},
+        "--width has no effect with --committee, whose nets have widths of their own; "
+        "leave one of them out",
+    ),
+    ({"committee": 0}, "--committee is 0: it must be at least 1"),
 ]
 
 

@@ -15,7 +15,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.data.pictures import UnreadableError
 from nanograd.errors import DataError, OutputExistsError, UsageError
 from nanograd.mlp import Architecture, init_params
-from nanograd.model import Model
+from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
 from nanograd.report import panels, sheet, text
 from nanograd.report.inspection import Inspection
@@ -47,7 +47,8 @@ def folder(tmp_path: Path, digits: Dataset) -> Path:
 def net(tmp_path: Path) -> tuple[str, Model]:
     architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
     params, preparation = init_params(architecture, 0), Preparation(name="unit")
-    made = Model(architecture=architecture, params=params, preparation=preparation, about={})
+    net = Net(architecture=architecture, params=params, preparation=preparation)
+    made = Model(nets=(net,), about={})
     model.save(made, str(tmp_path / "model"))
     return str(tmp_path / "model"), made
 

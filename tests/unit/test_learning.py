@@ -49,7 +49,7 @@ def trained(images: Dataset, **settings: object) -> Model:
 def test_two_epochs_of_the_sample_teach_85_per_cent(sample: Mnist, net: dict[str, Any]) -> None:
     model = trained(sample.train, **net)
 
-    assert model.params.vector.dtype == np.float32
+    assert model.nets[0].params.vector.dtype == np.float32
     assert loop.accuracy(model, sample.test) >= 0.85
 
 
@@ -59,7 +59,7 @@ def test_random_labels_teach_nothing_about_unseen_images(sample: Mnist) -> None:
 
     model = trained(noise, **ADAM, epochs=20)
 
-    assert model.params.vector.dtype == np.float32
+    assert model.nets[0].params.vector.dtype == np.float32
     assert loop.accuracy(model, noise) > 0.3
     assert loop.accuracy(model, sample.test) == pytest.approx(0.1, abs=0.05)
 
@@ -68,5 +68,5 @@ def test_distortions_do_not_stop_the_learning(sample: Mnist) -> None:
     distortion = {"elastic": 1.0, "rotation": 5.0, "scaling": 0.1, "shift": 0.5, "stroke": 0.5}
     model = trained(sample.train, **ADAM, **distortion, pixels="deslanted", ema=0.9)
 
-    assert model.params.vector.dtype == np.float32
+    assert model.nets[0].params.vector.dtype == np.float32
     assert loop.accuracy(model, sample.test) >= 0.85

@@ -254,10 +254,10 @@ def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
     model = loop.as_model(recipe_for(digits), averaged, {})
     last = loop.as_model(recipe_for(digits, ema=0.0), plain, {})
 
-    assert model.params.vector.dtype == last.params.vector.dtype == np.float32
+    assert model.nets[0].params.vector.dtype == last.nets[0].params.vector.dtype == np.float32
     np.testing.assert_array_equal(averaged.vector, plain.vector)
-    np.testing.assert_array_equal(last.params.vector, plain.vector)
-    assert not np.array_equal(model.params.vector, plain.vector)
+    np.testing.assert_array_equal(last.nets[0].params.vector, plain.vector)
+    assert not np.array_equal(model.nets[0].params.vector, plain.vector)
 
 
 def test_local_group_computes_in_one_thread_and_gives_the_rest_back(digits: Dataset) -> None:

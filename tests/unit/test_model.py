@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,29 @@ from safetensors.numpy import save as save_tensors
 from nanograd import blas, storage
 from nanograd.errors import DataError
 from nanograd.mlp import Architecture, Params, init_params
-from nanograd.model import Model, load, save
+from nanograd.model import Model, Net, load, save
 from nanograd.pixels import Preparation
 
 ABOUT = {"seed": 5, "data": "sample", "val_accuracy": 0.1 + 0.2, "identity": {"ema": 0.0}}
 Change = Callable[[dict[str, Any]], object]
 
 
-def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
+def some_net(hidden: int = 7, loss: str = "cross_entropy", seed: int = 5, **pixels: Any) -> Net:
     architecture = Architecture(hidden=hidden, activation="relu", loss=loss)
-    params = init_params(architecture, seed=5)
-    params.vector[:] += np.random.default_rng(5).uniform(-0.1, 0.1, len(params.vector))
-    return Model(
-        architecture=architecture,
-        params=params,
-        preparation=Preparation(name="standard"),
-        about=dict(ABOUT),
-    )
+    params = init_params(architecture, seed)
+    params.vector[:] += np.random.default_rng(seed).uniform(-0.1, 0.1, len(params.vector))
+    preparation = Preparation(**{"name": "standard", **pixels})
+    return Net(architecture=architecture, params=params, preparation=preparation)
+
+
+def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
+    return Model(nets=(some_net(hidden, loss),), about=dict(ABOUT))
+
+
+def some_committee() -> Model:
+    """Three nets that differ in all they can differ in."""
+    nets = (some_net(), some_net(9, seed=6), some_net(7, seed=7, name="deslanted", width=4.0))
+    return Model(nets=nets, about=dict(ABOUT))
 
 
 def some_images(num_images: int) -> NDArray[np.uint8]:
@@ -47,7 +54,7 @@ def forge(folder: Path, name: str, data: bytes) -> None:
 
 def forge_config(folder: Path, part: str, **values: object) -> None:
     config = json.loads((folder / "config.json").read_bytes())
-    config[part].update(values)
+    config["nets"][0][part].update(values)
     forge(folder, "config.json", json.dumps(config).encode())
 
 
@@ -64,18 +71,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("hidden", [1, 7, 193])
-def test_model_survives_a_round_trip_bit_by_bit(tmp_path: Path, hidden: int) -> None:
-    model = some_model(hidden)
-
+@pytest.mark.parametrize(
+    "model",
+    [some_model(1), some_model(7), some_model(193), some_committee()],
+    ids=["1", "7", "193", "committee"],
+)
+def test_model_survives_a_round_trip_bit_by_bit(tmp_path: Path, model: Model) -> None:
     save(model, str(tmp_path))
     again = load(str(tmp_path))
 
-    assert again.params.vector.dtype == np.float32
-    assert again.params.vector.tobytes() == model.params.vector.tobytes()
+    for net, other in zip(model.nets, again.nets, strict=True):
+        assert other.params.vector.dtype == np.float32
+        assert other.params.vector.tobytes() == net.params.vector.tobytes()
+        assert other.meaning() == net.meaning()
     assert again.params_sha256() == model.params_sha256()
-    assert again.architecture == model.architecture
-    assert again.preparation == model.preparation
+    assert again.sha256() == model.sha256()
     assert again.about == ABOUT
 
 
@@ -83,7 +93,7 @@ def test_loaded_parameters_are_read_only(folder: Path) -> None:
     model = load(str(folder))
 
     with pytest.raises(ValueError, match="read-only"):
-        model.params.w1[...] = 0
+        model.nets[0].params.w1[...] = 0
 
 
 def test_model_directory_holds_the_documented_files(folder: Path) -> None:
@@ -97,7 +107,7 @@ def test_model_directory_holds_the_documented_files(folder: Path) -> None:
 
 def test_read_only_parameters_can_be_saved(tmp_path: Path) -> None:
     model = some_model()
-    model.params.vector.flags.writeable = False
+    model.nets[0].params.vector.flags.writeable = False
 
     save(model, str(tmp_path))
 
@@ -201,14 +211,14 @@ def test_unknown_activation_or_loss_is_refused(folder: Path, values: dict[str, o
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda t: t.pop("b1"), id="missing"),
-        pytest.param(lambda t: t.update(w1=t["w1"].T.copy()), id="transposed"),
-        pytest.param(lambda t: t.update(b1=t["b1"][:6].copy()), id="too short"),
-        pytest.param(lambda t: t.update(b1=t["b1"].reshape(1, 7)), id="another rank"),
-        pytest.param(lambda t: t.update(w2=t["w2"].astype(np.float64)), id="float64"),
-        pytest.param(lambda t: t.update(w2=t["w2"].astype(np.float16)), id="float16"),
-        pytest.param(lambda t: t["w1"].__setitem__((7, 1), np.nan), id="not a number"),
-        pytest.param(lambda t: t["b2"].__setitem__(7, -np.inf), id="infinite"),
+        pytest.param(lambda t: t.pop("0.b1"), id="missing"),
+        pytest.param(lambda t: t.update({"0.w1": t["0.w1"].T.copy()}), id="transposed"),
+        pytest.param(lambda t: t.update({"0.b1": t["0.b1"][:6].copy()}), id="too short"),
+        pytest.param(lambda t: t.update({"0.b1": t["0.b1"].reshape(1, 7)}), id="another rank"),
+        pytest.param(lambda t: t.update({"0.w2": t["0.w2"].astype(np.float64)}), id="float64"),
+        pytest.param(lambda t: t.update({"0.w2": t["0.w2"].astype(np.float16)}), id="float16"),
+        pytest.param(lambda t: t["0.w1"].__setitem__((7, 1), np.nan), id="not a number"),
+        pytest.param(lambda t: t["0.b2"].__setitem__(7, -np.inf), id="infinite"),
     ],
 )
 def test_tensors_that_make_no_net_are_refused(folder: Path, change: Change) -> None:
@@ -218,7 +228,9 @@ def test_tensors_that_make_no_net_are_refused(folder: Path, change: Change) -> N
         load(str(folder))
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b'{"architecture": 7}', b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b"{}", b'{"nets": []}', b'{"nets": [7]}', b"\xff"]
+)
 def test_config_that_makes_no_sense_is_refused(folder: Path, text: bytes) -> None:
     forge(folder, "config.json", text)
 
@@ -261,15 +273,30 @@ def test_scores_of_the_loaded_model_have_the_bits_of_the_saved_one(folder: Path)
 
 def test_sha256_knows_the_smallest_change() -> None:
     model = some_model()
-    vector = model.params.vector.copy()
+    vector = model.nets[0].params.vector.copy()
     vector[7] = np.nextafter(vector[7], np.float32(1))
 
-    changed = Model(
-        architecture=model.architecture,
-        params=Params(vector, 7),
-        preparation=model.preparation,
-        about={},
-    )
+    changed = Model(nets=(replace(model.nets[0], params=Params(vector, 7)),), about={})
 
     assert vector.dtype == np.float32
     assert changed.params_sha256() != model.params_sha256()
+
+
+def test_committee_gives_the_mean_of_its_nets_scores() -> None:
+    committee, images = some_committee(), some_images(7)
+
+    with blas.one_thread():
+        scores = committee.scores(images)
+        alone = [Model(nets=(net,), about={}).scores(images) for net in committee.nets]
+
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, sum(alone) / np.float32(3), rtol=1e-6)
+
+
+def test_sha256_of_a_committee_knows_its_nets_and_their_order() -> None:
+    nets = some_committee().nets
+
+    others = [Model(nets=some, about={}) for some in (nets, nets[:2], nets[::-1])]
+
+    assert len({other.params_sha256() for other in others}) == len(others)
+    assert len({other.sha256() for other in others}) == len(others)

@@ -15,7 +15,7 @@ from nanograd import model as model_io
 from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.mlp import Architecture, init_params
-from nanograd.model import Model
+from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
 
 Images = NDArray[np.uint8]
@@ -35,12 +35,12 @@ class Predicted(NamedTuple):
 def model_place(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that guesses, but always the same."""
     architecture = Architecture(hidden=7, activation="tanh", loss="cross_entropy")
-    model = Model(
+    net = Net(
         architecture=architecture,
         params=init_params(architecture, seed=3),
         preparation=Preparation(name="standard"),
-        about={},
     )
+    model = Model(nets=(net,), about={})
     place = str(tmp_path_factory.mktemp("predict") / "model")
     model_io.save(model, place)
     return place

@@ -15,15 +15,15 @@ from nanograd.data.mnist import Mnist
 from nanograd.data.parquet import PREDICTIONS, QUARANTINE
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.mlp import Architecture, init_params
-from nanograd.model import Model
+from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
 
 
 def save_model(place: Path, seed: int) -> str:
     architecture = Architecture(hidden=7, activation="relu", loss="mse")
     params, preparation = init_params(architecture, seed), Preparation(name="unit")
-    model = Model(architecture=architecture, params=params, preparation=preparation, about={})
-    model_io.save(model, str(place))
+    net = Net(architecture=architecture, params=params, preparation=preparation)
+    model_io.save(Model(nets=(net,), about={}), str(place))
     return str(place)
 
 

@@ -59,7 +59,7 @@ def test_figures_describe_the_model_that_was_saved(digits: Mnist, tmp_path: Path
     assert figures["test_accuracy"] == loop.accuracy(model, digits.test) > 0.3
     assert (figures["data"], figures["shards"], figures["epochs"]) == ("some", 3, 2)
     assert figures["rounds"] == 2 * 10
-    assert model.params.vector.dtype == np.float32
+    assert model.nets[0].params.vector.dtype == np.float32
 
 
 def test_same_settings_give_the_same_bits(

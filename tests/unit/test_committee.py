@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanograd import model as model_io
+from nanograd.config import TrainConfig
+from nanograd.data.mnist import Mnist
+from nanograd.errors import Stopped
+from nanograd.training import loop
+from tests.unit.runs import (
+    SETTINGS,
+    Figures,
+    StopAt,
+    refuse_to_compute,
+    some_digits,
+    train,
+    without_times,
+)
+
+COMMITTEE = {"committee": 3, "pixels": "deslanted"}
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Mnist:
+    return some_digits(sample)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Figures:
+    """The figures of a committee that nothing happened to."""
+    return train(digits, tmp_path_factory.mktemp("undisturbed") / "run", **COMMITTEE)
+
+
+def test_nets_differ_in_seed_and_width() -> None:
+    config = TrainConfig.resolve(SETTINGS, COMMITTEE, {"committee": 4})
+
+    nets = config.nets()
+
+    assert [net.seed for net in nets] == [5, 6, 7, 8]
+    assert len({net.width for net in nets}) == 3
+    assert nets[0] == TrainConfig.resolve(SETTINGS, {"pixels": "deslanted"})
+
+
+def test_nets_of_digits_as_they_stand_differ_in_seed_alone() -> None:
+    nets = TrainConfig.resolve(SETTINGS, {"committee": 3}).nets()
+
+    assert [(net.seed, net.width) for net in nets] == [(5, 0.0), (6, 0.0), (7, 0.0)]
+
+
+def test_committee_holds_the_nets_that_its_members_would_be_alone(
+    digits: Mnist, tmp_path: Path
+) -> None:
+    whole = {"validation_split": 0.0}
+    figures = train(digits, tmp_path / "run", **COMMITTEE, **whole)
+
+    model = model_io.load(figures["model"])
+    for number, net in enumerate(TrainConfig.resolve(SETTINGS, COMMITTEE, whole).nets()):
+        alone = train(digits, tmp_path / str(number), **net.recipe())
+        assert figures["nets"][number] == {
+            name: alone[name] for name in ("params_sha256", "val_accuracy", "test_accuracy")
+        }
+        [theirs] = model_io.load(alone["model"]).nets
+        assert theirs.params.vector.dtype == np.float32
+        assert model.nets[number].params.vector.tobytes() == theirs.params.vector.tobytes()
+        assert model.nets[number].preparation == theirs.preparation
+
+
+def test_figures_are_those_of_the_nets_together(digits: Mnist, undisturbed: Figures) -> None:
+    model = model_io.load(undisturbed["model"])
+
+    assert undisturbed["params_sha256"] == model.params_sha256()
+    assert undisturbed["test_accuracy"] == loop.accuracy(model, digits.test)
+    assert undisturbed["rounds"] == 3 * 2 * 10
+    rows = (Path(undisturbed["model"]).parent / "metrics.jsonl").read_text().splitlines()
+    places = [(row["net"], row["epoch"]) for row in map(json.loads, rows)]
+    assert places == [(net, epoch) for net in range(3) for epoch in (1, 2)]
+
+
+@pytest.mark.parametrize("counts", [(1,), (5,), (4, 5, 6)])
+def test_stopped_and_resumed_it_ends_as_the_undisturbed_one(
+    digits: Mnist, tmp_path: Path, undisturbed: Figures, counts: tuple[int, ...]
+) -> None:
+    with pytest.raises(Stopped, match=f"the same settings with --output {tmp_path / 'run'}, "):
+        train(digits, tmp_path / "run", StopAt(*counts), **COMMITTEE)
+
+    figures = train(digits, tmp_path / "run", **COMMITTEE)
+
+    assert without_times(figures) == without_times(undisturbed)
+
+
+def test_lost_model_is_made_again_without_computing(
+    digits: Mnist, tmp_path: Path, undisturbed: Figures
+) -> None:
+    figures = train(digits, tmp_path / "run", **COMMITTEE)
+    model_io.storage.remove(figures["model"])
+
+    again = train(digits, tmp_path / "run", make_group=refuse_to_compute, **COMMITTEE)
+
+    assert again == figures
