@@ -1,16 +1,20 @@
-# demo · test · soak · bench · check · fmt · docs · clean: the whole list of commands.
+# demo · test · test-browser · soak · bench · check · fmt · docs · clean: the whole list of commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread a process, here as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test soak bench check fmt docs clean
+.PHONY: demo test test-browser soak bench check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
 test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
 	$(BIN)/pytest
+
+test-browser: .venv/installed  ## the report in Debian's Chromium, which it installs if need be
+	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	$(BIN)/pytest tests/browser
 
 soak: .venv/installed  ## two hundred kills in one run
 	$(BIN)/pytest -m soak

@@ -158,6 +158,17 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 @cli.command()
+@click.argument("run", metavar="RUN")
+@click.option("--data", help="whose test images to read [default: those of the run]")
+@_debug
+def report(run: str, data: str | None) -> None:
+    """Write report.html of a finished training run anew."""
+    from nanograd import commands
+
+    _result("report", commands.report(run, data, _say))
+
+
+@cli.command()
 @click.option("--output", default="demo", show_default=True, help="folder for all it makes")
 @_debug
 def demo(output: str) -> None:

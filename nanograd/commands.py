@@ -28,6 +28,7 @@ from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.reader import SUFFIXES, PictureReader, formats_named
 from nanograd.report import sheet
+from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
@@ -56,7 +57,23 @@ def train(config: TrainConfig, say: Say) -> Figures:
     say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
     with _worker_group(config) as (workers, make_group), _stop_signals() as stop:
         run = Run(config=replace(config, workers=workers), place=place, data=data)
-        return train_run(run, make_group, stop.is_set, say)
+        figures = train_run(run, make_group, stop.is_set, say)
+    return {**figures, "report": write_report(place, data.test, say)}
+
+
+def report(place: str, data: str | None, say: Say) -> Figures:
+    """Write the report of a finished run; the figures of its result line.
+
+    Args:
+        place: the run directory.
+        data: whose test images to read for it; None for those of the run.
+        say: told in sentences what happens.
+    """
+    began = perf_counter()
+    story = training_report.read(place)
+    test = mnist.load_test(data or story.model.about["data"], say)
+    written = training_report.write(place, test)
+    return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
 
 def ingest(config: IngestConfig, inputs: Sequence[str], say: Say) -> Figures:
@@ -182,6 +199,16 @@ def data_export(source: str, output: str, say: Say) -> Figures:
     test = mnist.load_test(source, say)
     export.write_pictures(test, output)
     return {"images": len(test), "output": output}
+
+
+def write_report(place: str, test: Dataset, say: Say) -> str | None:
+    """Write a run's report if it has none; nothing that goes wrong with it ends a command."""
+    written = storage.join(place, training_report.NAME)
+    try:
+        return written if storage.exists(written) else training_report.write(place, test)
+    except Exception as error:  # noqa: BLE001 - the model is what counts, and it is there
+        say(f"WARNING: no report ({error!r}); `nanograd report {place} --debug` shows why")
+        return None
 
 
 @contextmanager

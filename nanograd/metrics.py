@@ -1,4 +1,6 @@
-"""How good predictions are: accuracy, confusion matrix, per-class figures."""
+"""How good predictions are: accuracy, confusion matrix, per-class figures, calibration."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +46,45 @@ def precision_and_recall(
     nothing = np.full(NUM_CLASSES, np.nan)
     precision = np.divide(right, predicted, out=nothing.copy(), where=predicted > 0)
     return precision, np.divide(right, actual, out=nothing, where=actual > 0)
+
+
+class Calibration(NamedTuple):
+    """Predictions in bins of their confidence, bin i from i / n to (i + 1) / n.
+
+    Args:
+        counts: (n,) int64, predictions in each bin.
+        confidence: (n,) float64, their mean; not a number for an empty bin.
+        accuracy: (n,) float64, the share of them that is right; as above.
+        error: mean distance of accuracy from confidence over all predictions, 0 to 1.
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    error: float
+
+
+def calibration(
+    confidence: NDArray[np.floating], right: NDArray[np.bool_], num_bins: int = 10
+) -> Calibration:
+    """How often predictions are right that claim to be so with a given confidence.
+
+    error = sum over bins of count / N * |accuracy - confidence|
+
+    Args:
+        confidence: (N,) best scores, 0 to 1.
+        right: (N,) bool.
+        num_bins: of equal width.
+
+    References:
+        Guo, Pleiss, Sun & Weinberger (2017), "On calibration of modern neural networks",
+        section 2 (expected calibration error).
+    """
+    bins = np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)
+    counts, claimed, correct = (
+        np.bincount(bins, weights, num_bins) for weights in (None, confidence, right)
+    )
+    with np.errstate(invalid="ignore"):
+        means, shares = claimed / counts, correct / counts
+    error = float(np.abs(claimed - correct).sum() / max(len(right), 1))
+    return Calibration(counts, means, shares, error)

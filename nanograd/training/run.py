@@ -1,6 +1,6 @@
 """One training run in its run directory: begin or go on, train, test once, save the model.
 
-    RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/
+    RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/  report.html
 
 Checkpoints and model carry the run's identity, the settings and data that determine its bits: the
 same command again goes on or finds the work done, another one is refused.
@@ -31,7 +31,9 @@ Tell = Callable[[Event], None]
 MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell], WorkerGroup]
 
 _MOST_FAILED_SAVES = 3
-_CONTENTS = ("config.toml", "metrics.jsonl", "events.jsonl", "checkpoints", "model")
+_CONTENTS = (
+    "report.html", "plots", "config.toml", "metrics.jsonl", "events.jsonl", "checkpoints", "model"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def test_help_of_the_whole_names_every_command(run: Any) -> None:
 
     assert done.code == 0
     assert re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE) == [
-        "data", "demo", "evaluate", "ingest", "inspect", "predict", "train",
+        "data", "demo", "evaluate", "ingest", "inspect", "predict", "report", "train",
     ]  # fmt: skip
 
 

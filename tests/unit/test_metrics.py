@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.metrics import accuracy, confusion_matrix, precision_and_recall
+from nanograd.metrics import accuracy, calibration, confusion_matrix, precision_and_recall
 
 
 def digits(size: int, seed: int) -> NDArray[np.uint8]:
@@ -90,3 +90,26 @@ def test_confusion_matrix_is_left_alone() -> None:
 
     assert precision.dtype == np.float64
     assert confusion.tobytes() == before
+
+
+def test_calibration_of_scores_that_mean_what_they_say_has_no_error() -> None:
+    confidence = np.array([0.75] * 4 + [0.5] * 2)
+    right = np.array([True, True, True, False, True, False])
+
+    found = calibration(confidence, right)
+
+    assert found.error == pytest.approx(0)
+    assert found.counts.tolist() == [0, 0, 0, 0, 0, 2, 0, 4, 0, 0]
+    assert found.accuracy[7] == 0.75
+    assert np.isnan(found.accuracy[0])
+
+
+def test_calibration_error_is_the_gap_between_claims_and_truth() -> None:
+    confidence = np.array([1.0, 1.0, 0.25, 0.25])
+    right = np.array([True, False, False, True])
+
+    assert calibration(confidence, right).error == pytest.approx((2 * 0.5 + 2 * 0.25) / 4)
+
+
+def test_calibration_of_nothing_has_no_error() -> None:
+    assert calibration(np.zeros(0), np.zeros(0, bool)).error == 0

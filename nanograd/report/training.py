@@ -1,0 +1,235 @@
+"""The report of a training run: one file that opens offline, from what the run directory holds."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from nanograd import blas, metrics, storage
+from nanograd import model as model_io
+from nanograd.data.dataset import Dataset
+from nanograd.model import Model
+from nanograd.report import reading
+from nanograd.report.charts import Axis, Line, Mark, around, chart
+from nanograd.report.markup import cards, document, folded, paragraph, table
+from nanograd.report.reading import percent
+from nanograd.settings import from_toml
+
+NAME = "report.html"
+
+_FILES = ("config.toml", "metrics.jsonl", "events.jsonl")
+# How an event is painted; what is not named here is neither a loss nor its end.
+_KINDS = {"lost": "lost", "server_lost": "lost", "joined": "joined"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What a run directory tells.
+
+    Args:
+        place: the run directory.
+        config: the settings, resolved.
+        epochs: a row of figures an epoch.
+        events: what happened to the workers.
+        model: the result.
+        versions: of what made it.
+    """
+
+    place: str
+    config: Row
+    epochs: Sequence[Row]
+    events: Sequence[Row]
+    model: Model
+    versions: Row
+
+
+def write(place: str, test: Dataset) -> str:
+    """Write the report of a finished run into its directory.
+
+    Args:
+        place: the run directory, a folder or URI.
+        test: the images to read for it.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DataError: this is no finished run.
+        StorageError: it cannot be read or written.
+    """
+    report = storage.join(place, NAME)
+    storage.commit(report, page(read(place), test).encode())
+    return report
+
+
+def read(place: str) -> Story:
+    """What a run directory tells.
+
+    Raises:
+        DataError: this is no finished run.
+        StorageError: it cannot be read.
+    """
+    folder = storage.join(place, "model")
+    model = model_io.load(folder)
+    config = storage.join(place, "config.toml")
+    return Story(
+        place=place,
+        config=from_toml(storage.read(config).decode(), config),
+        epochs=_rows(storage.join(place, "metrics.jsonl")),
+        events=_rows(storage.join(place, "events.jsonl")),
+        model=model,
+        versions=storage.read_manifest(storage.join(folder, model_io.MANIFEST))["versions"],
+    )
+
+
+def page(story: Story, test: Dataset) -> str:
+    """The report as HTML."""
+    model = story.model
+    with blas.one_thread():
+        scores = model.scores(test.images)
+    predictions, best = scores.argmax(axis=1), scores.max(axis=1)
+    right = predictions == test.labels
+    matrix = metrics.confusion_matrix(predictions, test.labels)
+    sections = [
+        ("learning", "Learning", _learning(story)),
+        ("digits", "Digits", reading.confusion(matrix)),
+        ("confidence", "Confidence", reading.confidence(best, right)),
+        (
+            "mistakes",
+            "Worst mistakes",
+            reading.mistakes(test.images, test.labels, predictions, best),
+        ),
+        ("units", "What the hidden units see", reading.units(model.nets[0].params)),
+        ("speed", "Speed and failures", _speed(story)),
+        ("settings", "Settings", _settings(story)),
+        ("origin", "Environment and files", _environment(story) + _checksums(story)),
+    ]
+    return document(f"Training run {story.place}", sections, _lead(story, right))
+
+
+def _lead(story: Story, right: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+    about, nets = story.model.about, story.model.nets
+    net = nets[0].architecture
+    what = f"A committee of {len(nets)} nets" if len(nets) > 1 else "A net"
+    wrong = int((~right).sum())
+    words = (
+        f"{what} of 784 inputs, {net.hidden} {net.activation} units and 10 outputs, trained on "
+        f"{about['data']}, reads {percent(float(right.mean()))} of {len(right):,} test images; "
+        f"{wrong:,} it misreads. The test images chose nothing."
+    )
+    validation = about["val_accuracy"]
+    losses = sum(_KINDS.get(event["event"]) == "lost" for event in story.events)
+    return paragraph(words, "lead") + cards(
+        [
+            ("test accuracy", percent(float(right.mean()))),
+            ("validation", "-" if validation is None else percent(validation)),
+            ("training", f"{about['train_s']:.1f} s"),
+            ("images/s", f"{about['images_per_s']:,}"),
+            ("epochs", str(about["epochs"])),
+            ("workers", str(about["workers"])),
+            ("lost on the way", str(losses)),
+        ]
+    )
+
+
+def _learning(story: Story) -> str:
+    def points(name: str) -> list[tuple[float, float]]:
+        return [(row["epoch"], row[name]) for row in story.epochs if row[name] is not None]
+
+    curves = [reading.curve("Training loss", "loss", points("loss"), ".3g")]
+    if validation := points("val_accuracy"):
+        curves.append(reading.curve("Validation accuracy", "accuracy", validation, ".2%"))
+    curves.append(reading.curve("Learning rate", "learning rate", points("learning_rate"), ".3g"))
+    head = ["epoch", "loss", "validation accuracy", "learning rate", "images/s", "seconds"]
+    rows = [
+        [
+            str(row["epoch"]),
+            f"{row['loss']:.5f}",
+            "-" if row["val_accuracy"] is None else percent(row["val_accuracy"]),
+            f"{row['learning_rate']:.4g}",
+            f"{row['images_per_s']:,}",
+            f"{row['train_s']:.1f}",
+        ]
+        for row in story.epochs
+    ]
+    return f'<div class="plots">{"".join(curves)}</div>' + folded(
+        "Epochs as a table", table("Epochs", head, rows)
+    )
+
+
+def _speed(story: Story) -> str:
+    """Images a second over the rounds, and where workers were lost and came back."""
+    num_rounds = story.epochs[-1]["round"]
+    steps: list[tuple[float, float]] = []
+    begin = 0
+    for row in story.epochs:
+        steps += [(begin, row["images_per_s"]), (row["round"], row["images_per_s"])]
+        begin = row["round"]
+    marks = [
+        Mark(event["round"], event["sentence"], _KINDS.get(event["event"], "other"))
+        for event in story.events
+        if "round" in event
+    ]
+    speed = chart(
+        "Images a second, and what was lost (red) and came back (green)",
+        Axis("round", 0, num_rounds, lambda value: f"{value:,.0f}"),
+        around([height for _, height in steps], "images/s", lambda value: f"{value:,.0f}", 0),
+        [Line("images/s", steps)],
+        marks,
+    )
+    if not story.events:
+        return speed + paragraph("No worker and no server was lost.")
+    rows = [[event["time"], event["event"], event["sentence"]] for event in story.events]
+    return speed + table("What happened", ["time (UTC)", "event", ""], rows, class_="words")
+
+
+def _settings(story: Story) -> str:
+    rows = [[name, _in_words(value)] for name, value in story.config.items()]
+    return table("Settings, resolved", ["setting", "value"], rows, class_="words")
+
+
+def _in_words(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _environment(story: Story) -> str:
+    rows = [
+        ["trained with", ", ".join(f"{name} {each}" for name, each in story.versions.items())],
+        ["arithmetic here", blas.fingerprint()],
+        ["Ray here", _installed("ray")],
+        ["machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"],
+        ["data, SHA-256", story.model.about["identity"]["data_sha256"]],
+        ["parameters, SHA-256", story.model.params_sha256()],
+    ]
+    return table("Environment", ["", ""], rows, class_="words")
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _checksums(story: Story) -> str:
+    names = [name for name in _FILES if storage.exists(_at(story, name))]
+    names += [f"model/{name}" for name in storage.names(_at(story, "model"))]
+    rows = [[name, storage.checksum(storage.read(_at(story, name)))] for name in names]
+    return table("Files", ["file", "SHA-256"], rows, class_="words")
+
+
+def _at(story: Story, name: str) -> str:
+    return storage.join(story.place, name)
+
+
+def _rows(place: str) -> list[Row]:
+    if not storage.exists(place):
+        return []
+    return [json.loads(line) for line in storage.read(place).splitlines()]

@@ -1,0 +1,82 @@
+"""The report as a browser shows it: alone, at any width, in light and dark, by keyboard."""
+
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+    context = browser.new_context(
+        viewport={"width": 360, "height": 780}, color_scheme=request.param, offline=True
+    )
+    page = context.new_page()
+    page.goto(address)
+    yield page
+    context.close()
+
+
+def test_nothing_is_asked_for_and_nothing_fails(browser: Browser, address: str) -> None:
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    asked: list[str] = []
+    trouble: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+
+    page.goto(address)
+
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+    assert trouble == []
+    context.close()
+
+
+def test_accessibility_checker_finds_nothing_serious(page: Page) -> None:
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+
+    found = Axe().run(page)
+
+    serious = [
+        f"{each['id']}: {each['nodes'][0]['html']}"
+        for each in found.response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert found.response["passes"]
+    assert serious == []
+
+
+def test_page_is_not_wider_than_a_phone(page: Page) -> None:
+    width = page.evaluate("document.documentElement.scrollWidth")
+
+    assert width <= 360
+
+
+def test_keyboard_reaches_every_link_and_every_wide_table(page: Page) -> None:
+    wanted = page.evaluate("document.querySelectorAll('a, summary, [tabindex=\"0\"]').length")
+    reached = set()
+
+    for _ in range(3 * wanted):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "(all => all.indexOf(document.activeElement))"
+                "([...document.querySelectorAll('a, summary, [tabindex=\"0\"]')])"
+            )
+        )
+
+    # What is folded away is reached after it is opened.
+    hidden = page.evaluate(
+        "document.querySelectorAll('details:not([open]) [tabindex=\"0\"]').length"
+    )
+    assert len(reached - {-1}) == wanted - hidden
+
+
+def test_dark_is_dark_and_light_is_light(page: Page) -> None:
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    levels = [int(each) for each in paper[4:-1].split(",")]
+    assert (max(levels) < 64) == dark
