@@ -89,7 +89,7 @@ def test_missing_setting_is_named_as_its_flag(class_: type[Config], name: str) -
 REFUSED = [
     ({"optimizer": "rmsprop"}, "--optimizer is 'rmsprop': choose sgd or momentum or adam"),
     ({"loss": "MSE"}, "--loss is 'MSE': choose mse or cross_entropy"),
-    ({"preset": "slow"}, "--preset is 'slow': choose classic or fast"),
+    ({"preset": "slow"}, "--preset is 'slow': choose classic or fast or accurate"),
     ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
     ({"shards": 0}, "--shards is 0: it must be at least 1"),
     ({"hidden": -7}, "--hidden is -7: it must be at least 1"),
