@@ -31,12 +31,11 @@ def recipe_of(setting: Setting, num_images: int) -> Recipe:
             "batch_size": setting.batch,
             "hidden": setting.hidden,
             "shards": setting.shards,
-            "elastic": setting.elastic,
             "seed": setting.seed,
             "epochs": 1000,
             "schedule": "constant",
             "pixels": "standard",
-            **asdict(Distortion()),
+            **asdict(Distortion(elastic=setting.elastic)),
             "validation_split": 0.0,
         },
     )
