@@ -158,9 +158,14 @@ def arguments(claim: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=claim, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="auto", help="as nanograd train --data")
+    parser.add_argument("--data", default="auto", type=_absolute, help="as nanograd train --data")
     parser.add_argument("--json", type=Path, help="append the rows to this file, a line each")
     return parser
+
+
+def _absolute(data: str) -> str:
+    """A folder by a name that holds in any working directory: Ray Train's loops have their own."""
+    return str(Path(data).resolve()) if Path(data).exists() else data
 
 
 def report(rows: Sequence[Row], place: Path | None) -> None:
