@@ -32,7 +32,7 @@ from contenders.ours import recipe_of
 from numpy.typing import NDArray
 
 from nanograd import blas
-from nanograd.distributed import actors, group, transport
+from nanograd.distributed import actors, group, members, transport
 from nanograd.distributed.session import session
 from nanograd.optimizers import Vector
 from nanograd.training.reduce import Node
@@ -89,7 +89,8 @@ def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: in
     """A row for each batch size and number of shards."""
     with blas.one_thread():
         peak = _gemm_flops(1024, 1024, 1024)
-    vars(group).update(WorkerActor=TimedWorker, ServerActor=TimedServer)
+    vars(members).update(WorkerActor=TimedWorker)
+    vars(group).update(ServerActor=TimedServer)
     with session(None, 2):
         for batch in batches:
             for num_shards in shards:
@@ -106,7 +107,8 @@ def _row(setting: Setting, rounds: int, peak: float) -> Row:
         group_.advance(_WARM_UP + rounds)
         server = _by_round(ray.get(group_._server.times.remote()))
         workers = [
-            _by_round(ray.get(each.actor.times.remote())) for each in group_._members.values()
+            _by_round(ray.get(each.actor.times.remote()))
+            for each in group_._members.present.values()
         ]
     finally:
         group_.close()

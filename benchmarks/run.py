@@ -15,7 +15,14 @@ from pathlib import Path
 
 from common import HERE, Row, arguments, cpu, facts, table
 
-_THEMES = ("throughput", "time_to_accuracy", "round_overhead", "scaling", "start_up")
+_THEMES = (
+    "throughput",
+    "time_to_accuracy",
+    "round_overhead",
+    "scaling",
+    "start_up",
+    "recovery",
+)
 
 
 def write(theme: str, data: str, place: Path) -> None:

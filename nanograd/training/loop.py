@@ -20,7 +20,7 @@ from nanograd.training.server import Snapshot
 # How long nobody can stop the run: a stretch of rounds aims at this time.
 _STRETCH_S = 0.25
 # At most so much work is done again after a kill.
-_CHECKPOINT_S = 2.0
+CHECKPOINT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def train(
             stop = watch.stop()
             if reached == end:
                 break  # the epoch's own checkpoint follows
-            if stop or history.train_s - saved_s > _CHECKPOINT_S:
+            if stop or history.train_s - saved_s > CHECKPOINT_S:
                 watch.save(group.snapshot(), history)
                 saved_s = history.train_s
             if stop:

@@ -1,0 +1,151 @@
+"""Claim: what fails costs little: a second or two a failure, and checkpoints next to nothing.
+
+Two workers (RayGroup, shared memory, preset `fast`). Goodput is the rounds a second of a stretch of
+`--seconds` in which a worker is killed every ten seconds, over the mean of the undisturbed
+stretches before and after it, in turn A B A B A; the start of the replacement, on cores that the
+survivors use, counts. What a failure loses is the time of the 20 rounds after it, less what 20
+rounds take undisturbed: a worker killed, the server killed, a worker frozen (SIGSTOP), whose round
+first reaches its deadline of five seconds. A checkpoint is a copy of the server's state, written
+with its checksum, flushed and renamed; its share is its time over the two seconds between two.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
+from time import monotonic
+
+from common import Row, arguments, report
+
+from nanograd.config import TrainConfig
+from nanograd.data import mnist
+from nanograd.distributed.group import RayGroup
+from nanograd.distributed.session import session
+from nanograd.training import checkpoint
+from nanograd.training.checkpoint import Checkpoint, History
+from nanograd.training.loop import CHECKPOINT_S
+from nanograd.training.recipe import make_recipe
+from nanograd.training.server import first_snapshot
+
+ROUNDS = 20
+_KILL_EVERY_S = 10.0
+_STRETCH = 25  # rounds between two looks at the clock: about what the training loop takes
+_MS = 1e3
+
+
+class Trainer:
+    """A group that trains on and on, and what is done to it.
+
+    Args:
+        data: as nanograd train --data.
+    """
+
+    def __init__(self, data: str) -> None:
+        train = mnist.load(data, sys.stderr.write).train
+        recipe = make_recipe(TrainConfig(epochs=1000), len(train))
+        self._group = RayGroup(recipe, train, first_snapshot(recipe), 2)
+        self._round = 0
+        self._victim = 0
+        self.advance(2 * _STRETCH)
+
+    def advance(self, rounds: int) -> float:
+        """Seconds that so many rounds take."""
+        began = monotonic()
+        self._round += rounds
+        self._group.advance(self._round)
+        return monotonic() - began
+
+    def rate(self, seconds: float, kill_every_s: float = float("inf")) -> float:
+        """Rounds a second over so long, a worker killed after half of each interval."""
+        began, first, kills = monotonic(), self._round, 0
+        while (now := monotonic() - began) < seconds:
+            if now > (kills + 0.5) * kill_every_s:
+                kills += 1
+                self._victim = 1 - self._victim
+                self.send(signal.SIGKILL, str(self._victim))
+            self.advance(_STRETCH)
+        rate = (self._round - first) / (monotonic() - began)
+        self._group.settle()
+        return rate
+
+    def send(self, number: signal.Signals, name: str) -> None:
+        """A signal to a member, when all are there."""
+        self._group.settle()
+        os.kill(self._group.pids()[name], number)
+
+    def lost_s(self, number: signal.Signals, name: str) -> float:
+        """Seconds that a failure costs the rounds after it."""
+        usual = self.advance(ROUNDS)
+        self.send(number, name)
+        return self.advance(ROUNDS) - usual
+
+    def checkpoint_s(self, place: str) -> float:
+        """Seconds that a checkpoint takes."""
+        began = monotonic()
+        now = Checkpoint(identity={}, snapshot=self._group.snapshot(), history=History())
+        checkpoint.save(place, now)
+        return monotonic() - began
+
+    def close(self) -> None:
+        """End the group."""
+        self._group.close()
+
+
+def measure(options: Namespace) -> Iterator[Row]:
+    """A row for each kind of disturbance."""
+    with session(None, 2), tempfile.TemporaryDirectory() as place:
+        trainer = Trainer(options.data)
+        try:
+            yield _goodput(trainer, options.seconds, options.repeats)
+            for what, number, name in (
+                ("worker killed", signal.SIGKILL, "0"),
+                ("server killed", signal.SIGKILL, "server"),
+                ("worker frozen", signal.SIGSTOP, "1"),
+            ):
+                yield _row(what, [trainer.lost_s(number, name) for _ in range(options.repeats)])
+            saves = [trainer.checkpoint_s(place) for _ in range(20)]
+            yield _row("checkpoint", saves) | {
+                "share of training": f"{100 * median(saves) / CHECKPOINT_S:.2f} %"
+            }
+        finally:
+            trainer.close()
+
+
+def _goodput(trainer: Trainer, seconds: float, repeats: int) -> Row:
+    calm, shaken = [trainer.rate(seconds)], []
+    for _ in range(repeats):
+        shaken.append(trainer.rate(seconds, _KILL_EVERY_S))
+        calm.append(trainer.rate(seconds))
+    ratios = [2 * b / (x + y) for (x, y), b in zip(pairwise(calm), shaken, strict=True)]
+    least, middle, most = (100 * each(ratios) for each in (min, median, max))
+    return {
+        "what": "a worker killed every 10 s",
+        "goodput": f"{middle:.0f} % ({least:.0f}-{most:.0f})",
+        "times": repeats,
+    }
+
+
+def _row(what: str, seconds: list[float]) -> Row:
+    return {
+        "what": what,
+        "ms lost": round(median(seconds) * _MS, 1),
+        "at most": round(max(seconds) * _MS, 1),
+        "times": len(seconds),
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    report(list(measure(options)), options.json)
+
+
+if __name__ == "__main__":
+    main()
