@@ -19,6 +19,7 @@ from PIL import Image
 
 from nanograd.data import form, marks, paper, strokes
 from nanograd.data.pictures import UnreadableError
+from nanograd.data.windows import running_max
 
 POLARITIES = ("auto", "dark-on-light", "light-on-dark")
 
@@ -38,9 +39,9 @@ class Steps:
     copy, h x w that of the digit cut out.
 
     Args:
-        search: (H, W, channels) float32, 0 to 1, the reduced copy, ink darker than paper.
+        search: (channels, H, W) uint8, the reduced copy, ink darker than paper.
         inverted: whether the picture's ink is lighter than its paper.
-        paper: (H, W, channels) float32, 0 to 1, what the paper would be without ink.
+        paper: (channels, H, W) float32, 0 to 255, what the paper would be without ink.
         ink: (H, W) float32, 0 to 1, the share of light that the ink takes.
         level: the strength above which a pixel is ink.
         marks: (H, W) bool, the pixels that belong to the digit.
@@ -50,7 +51,7 @@ class Steps:
         refused: why there is no image.
     """
 
-    search: Floats | None = None
+    search: Bytes | None = None
     inverted: bool | None = None
     paper: Floats | None = None
     ink: Floats | None = None
@@ -111,9 +112,10 @@ def _chain(picture: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
     yield "search", search
     sheet = paper.estimate_paper(search, paper.pen_radius(search))
     yield "paper", sheet
-    ink = paper.ink_strength(search, sheet)
+    strength = paper.ink_strength(search, sheet)
+    ink = np.maximum(strength, 0)
     yield "ink", ink
-    level = paper.ink_level(ink)
+    level = paper.ink_level(strength)
     yield "level", level
     chosen = marks.choose_marks(ink, level)
     yield "marks", chosen
@@ -145,11 +147,11 @@ def cut_out(picture: Image.Image, inverted: bool, sheet: Floats, chosen: Mask) -
     Args:
         picture: mode L or RGB.
         inverted: whether its ink is lighter than its paper.
-        sheet: (H, W, channels) float32, the paper in the reduced copy.
+        sheet: (channels, H, W) float32, the paper in the reduced copy.
         chosen: (H, W) bool, the marks in the reduced copy.
 
     Returns:
-        (h, w) float32, 0 to 1, longest side `strokes.DETAIL_SIDE`.
+        (h, w) float32, at most 1, longest side `strokes.DETAIL_SIDE`.
     """
     height, width = chosen.shape
     rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
@@ -160,9 +162,9 @@ def cut_out(picture: Image.Image, inverted: bool, sheet: Floats, chosen: Mask) -
     size = np.maximum(1, np.round(sides * strokes.DETAIL_SIDE / sides.max())).astype(int)
     scale = np.array([picture.width / width, picture.height / height] * 2)
     cut = picture.resize(size, Image.Resampling.BICUBIC, tuple(box * scale), 2.0)
-    near = strokes.running_max(chosen.astype(np.float32), 1)
-    *channels, mask = (_cut(plane, size, box) for plane in (*np.moveaxis(sheet, 2, 0), near))
-    return paper.ink_strength(paper.as_dark_ink(cut, inverted), np.stack(channels, axis=2)) * mask
+    near = running_max(chosen.astype(np.float32), 1)
+    *channels, mask = (_cut(plane, size, box) for plane in (*sheet, near))
+    return paper.ink_strength(paper.as_dark_ink(cut, inverted), np.stack(channels)) * mask
 
 
 def _cut(values: Floats, size: NDArray[np.int64], box: NDArray[np.float64]) -> Floats:

@@ -3,40 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.data.windows import running_max
+
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 
 # Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
 DETAIL_SIDE = 80
 # `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
 _PEN_MIN, _PEN_MAX = 2.0, 2.6
-
-
-def running_max(values: Floats, radius: int) -> Floats:
-    """Maximum over a square window of 2 x radius + 1, along the first two axes.
-
-    Args:
-        values: (height, width, ...) float32; outside there is nothing.
-        radius: >= 0, pixels.
-
-    Returns:
-        Same shape.
-    """
-    for axis in (0, 1):
-        values = np.moveaxis(_running_max_of_rows(np.moveaxis(values, axis, 0), radius), 0, axis)
-    return values
-
-
-def _running_max_of_rows(rows: Floats, radius: int) -> Floats:
-    # Windows of 1, 2, 4 ... rows, then two of the largest that overlap: log2(radius) passes.
-    edge = np.full((radius, *rows.shape[1:]), -np.inf, np.float32)
-    best = np.concatenate([edge, rows, edge])
-    window, size = 2 * radius + 1, 1
-    while 2 * size <= window:
-        best = np.maximum(best[:-size], best[size:])
-        size *= 2
-    rest = window - size
-    widest: Floats = np.maximum(best[: len(best) - rest], best[rest:])
-    return widest
 
 
 def pen_width(ink: Floats) -> float:
