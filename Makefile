@@ -1,10 +1,10 @@
-# demo · test · test-browser · soak · bench · check · fmt · docs · clean: the whole list of commands.
+# demo · test · test-browser · soak · bench · bench-handwriting · check · fmt · docs · clean: the whole list of commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread a process, here as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-browser soak bench check fmt docs clean
+.PHONY: demo test test-browser soak bench bench-handwriting check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
@@ -22,6 +22,9 @@ soak: .venv/installed  ## two hundred kills in one run
 bench: .venv/installed  ## against the peers, which it installs; DATA=FOLDER says where MNIST is
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/run.py --data $(or $(DATA),auto)
+
+bench-handwriting: .venv/installed  ## pictures read right, and how fast; PICTURES=FOLDER and DATA=FOLDER say where they are
+	$(BIN)/python benchmarks/run.py --only handwriting --data $(or $(DATA),auto) --pictures $(PICTURES)
 
 check: .venv/installed  ## lint, format, types, floors, doctests, README
 	$(BIN)/ruff check

@@ -23,24 +23,30 @@ _THEMES = (
     "start_up",
     "recovery",
 )
+# What a benchmark draws beside its figures: the flag that says where to, and the words below it.
+_DRAWS = {
+    "scaling": ("--plot", "images/s by workers"),
+    "handwriting": ("--sheet", "misread pictures: the picture, what the net saw"),
+}
 
 
-def write(theme: str, data: str, place: Path) -> None:
+def write(theme: str, flags: Sequence[str], place: Path) -> None:
     """Run one benchmark and write its report."""
     script = HERE / f"{theme}.py"
     stem = place / f"{theme}_{_slug(cpu())}_{datetime.now(UTC):%Y-%m-%d}"
     before = facts()
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "rows.jsonl"
-        more = ["--plot", f"{stem}.png"] if theme == "scaling" else []
+        flag, words = _DRAWS.get(theme, ("", ""))
+        more = [flag, f"{stem}.png"] if flag else []
         subprocess.run(
-            [sys.executable, str(script), "--data", data, "--json", str(lines), *more],
+            [sys.executable, str(script), *flags, "--json", str(lines), *more],
             stdout=subprocess.DEVNULL,
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         rows = [json.loads(line) for line in lines.read_text().splitlines()]
-    picture = f"\n![images/s by workers]({stem.name}.png)\n" if more else ""
+    picture = f"\n![{words}]({stem.name}.png)\n" if more else ""
     stem.with_suffix(".md").write_text(render(theme, rows, before, picture))
 
 
@@ -74,12 +80,15 @@ def _slug(name: str) -> str:
 def main() -> None:
     """Run what was asked for."""
     parser = arguments(__doc__)
-    parser.add_argument("--only", nargs="+", choices=_THEMES, default=_THEMES)
+    parser.add_argument("--only", nargs="+", choices=(*_THEMES, "handwriting"), default=_THEMES)
+    parser.add_argument("--pictures", help="folder of the development set, for handwriting")
     parser.add_argument("--place", type=Path, default=HERE / "results")
     options = parser.parse_args()
     options.place.mkdir(exist_ok=True)
     for theme in options.only:
-        write(theme, options.data, options.place)
+        flags = ["--data", options.data]
+        flags += ["--pictures", options.pictures] if theme == "handwriting" else []
+        write(theme, flags, options.place)
 
 
 if __name__ == "__main__":

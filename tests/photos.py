@@ -92,7 +92,7 @@ KINDS = {
     "perspective": replace(PLAIN, perspective=0.12),
     "small digit": replace(PLAIN, digit=(0.1, 0.2), side=(600, 1500)),
     "small picture": replace(PLAIN, side=(200, 250)),
-    "large picture": replace(PLAIN, side=(1400, 1500)),
+    "large picture": replace(PLAIN, side=(1500, 1600)),
     "fills the frame": replace(PLAIN, digit=(0.97, 0.99), tilt=0, perspective=0),
     "frame": replace(PLAIN, around="frame"),
     "neighbour": replace(PLAIN, around="neighbour", digit=(0.3, 0.6)),

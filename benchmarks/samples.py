@@ -1,0 +1,133 @@
+"""Labelled picture files for `handwriting.py`, and what the normaliser and a net make of them."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from common import HERE
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.data.dataset import Dataset
+from nanograd.data.handwriting import normalise
+from nanograd.data.pictures import UnreadableError, decode
+from nanograd.model import Model
+
+sys.path.append(str(HERE.parent))
+from tests.photos import KINDS, photograph
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A picture file and the digit in it."""
+
+    name: str
+    data: bytes
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What became of a sample.
+
+    Args:
+        sample: what was read.
+        image: (28, 28) uint8, the normalised image; None if it was refused.
+        said: the digit, or why it was refused.
+    """
+
+    sample: Sample
+    image: Bytes | None
+    said: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the net says what the label says."""
+        return self.said == str(self.sample.label)
+
+    def __str__(self) -> str:
+        """As `photo-b-03 is 2: 7`."""
+        return f"{self.sample.name} is {self.sample.label}: {self.said}"
+
+
+def read(samples: Sequence[Sample], model: Model) -> list[Reading]:
+    """Every sample through the normaliser and the net."""
+    seen = [_seen(sample.data) for sample in samples]
+    blank = np.zeros((28, 28), np.uint8)
+    images = np.stack([blank if isinstance(image, str) else image for image in seen])
+    digits = model.scores(images.reshape(-1, 784)).argmax(1)
+    return [
+        Reading(sample=sample, image=None, said=image)
+        if isinstance(image, str)
+        else Reading(sample=sample, image=image, said=str(digit))
+        for sample, image, digit in zip(samples, seen, digits, strict=True)
+    ]
+
+
+def _seen(data: bytes) -> Bytes | str:
+    try:
+        return normalise(decode(data))
+    except UnreadableError as error:
+        return error.reason
+
+
+def development(folder: Path) -> dict[str, list[Sample]]:
+    """The picture files of the development set by their series, in the order of their names."""
+    with (folder / "labels.csv").open() as lines:
+        rows = sorted(csv.DictReader(lines), key=lambda row: row["file"])
+    series: dict[str, list[Sample]] = {}
+    for row in rows:
+        name = row["file"].partition("-is-")[0]
+        sample = Sample(
+            name=name, data=(folder / row["file"]).read_bytes(), label=int(row["label"])
+        )
+        series.setdefault(row["series"], []).append(sample)
+    return series
+
+
+def optdigits(folder: Path) -> list[Sample]:
+    """The bitmaps of the development set."""
+    rows = pq.read_table(folder / "optdigits-test.parquet").to_pylist()
+    return [
+        Sample(name=f"row {number}", data=row["image"]["bytes"], label=row["label"])
+        for number, row in enumerate(rows)
+    ]
+
+
+def as_png(images: Dataset) -> list[Sample]:
+    """MNIST's images as PNG files."""
+    return [
+        Sample(name=str(place), data=_png(image.reshape(28, 28)), label=int(label))
+        for place, (image, label) in enumerate(zip(images.images, images.labels, strict=True))
+    ]
+
+
+def _png(image: Bytes) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def simulated(images: Dataset, kind: str, number: int) -> list[Sample]:
+    """Photos of one kind; each kind is of another stretch of the images."""
+    first = list(KINDS).index(kind) * number
+    return [
+        Sample(
+            name=f"{kind} {place}",
+            data=photo(images, place, kind),
+            label=int(images.labels[place]),
+        )
+        for place in (np.arange(first, first + number) % len(images)).tolist()
+    ]
+
+
+def photo(images: Dataset, place: int, kind: str) -> bytes:
+    """The photo of an image; its place is the seed."""
+    return photograph(images.images[place].reshape(28, 28), kind, place)
