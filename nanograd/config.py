@@ -230,6 +230,15 @@ class PredictConfig(JobConfig, PictureConfig):
     output: str = setting(REQUIRED, "directory or URI for predictions, quarantine and manifest")
     image_column: str | None = setting(None, "image column [default: recognised from the schema]")
     label_column: str | None = setting(None, "label column [default: label, digit, target or y]")
+    normalise: str = setting(
+        "auto",
+        "bring pictures to MNIST's form: auto (but those that have it keep their bits), always "
+        "(raw pixels too) or never (28 x 28 pictures as they are)",
+        choices=("auto", "always", "never"),
+    )
+    image_root: str | None = setting(
+        None, "folder or URI below which a row without bytes may name its picture [default: none]"
+    )
     keep: tuple[str, ...] = setting((), "another column to copy to the output; may be repeated")
 
 

@@ -31,6 +31,7 @@ class Part:
         id: names its output files.
         files: the input files it reads.
         row_groups: of the one Parquet file it reads, first and end; empty for whole files.
+        skip: rows of the first of them that belong to another part.
         first_row: number of the first of its rows in that file.
         num_rows: rows it must account for.
         labels: of its files, as planned; empty where labels are in the files.
@@ -41,6 +42,7 @@ class Part:
     id: str
     files: tuple[str, ...]
     row_groups: tuple[int, ...] = ()
+    skip: int = 0
     first_row: int = 0
     num_rows: int = 0
     labels: tuple[int | None, ...] = ()

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from nanograd import model as model_io
 from nanograd import storage
-from nanograd.batch.inputs import InputFile, expand, open_parquet, to_parquet
+from nanograd.batch import survey
+from nanograd.batch.inputs import expand, open_parquet, to_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
+from nanograd.batch.survey import Found
 from nanograd.config import PredictConfig
+from nanograd.data import partitions
 from nanograd.data.columns import find_image_column, find_label_column
 from nanograd.data.parquet import (
     PREDICTIONS,
@@ -32,12 +35,10 @@ from nanograd.data.parquet import (
     read_images,
     read_labels,
 )
+from nanograd.data.rows import Reading
 from nanograd.errors import DataError, UsageError
 from nanograd.model import Model
 
-# A part is about this many rows, as far as row groups can be cut: enough to be worth committing,
-# little enough to be done again after a kill.
-_PART_ROWS = 50_000
 _BATCH_ROWS = 2_000
 
 
@@ -50,9 +51,9 @@ class PredictWork:
     model_sha256: str
     image_column: str | None
     label_column: str | None
-    keep: tuple[str, ...]
-    polarity: str
-    max_pixels: int
+    kept: pa.Schema
+    folders: pa.Schema
+    reading: Reading
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
@@ -74,16 +75,13 @@ class PredictWork:
             whole_file = Reject(None, part.broken, part.detail)
             yield PREDICTIONS.empty_table(), _quarantine(file, 0, [whole_file])
             return
-        parquet = open_parquet(file)
-        batches = parquet.iter_batches(_BATCH_ROWS, row_groups=list(range(*part.row_groups)))
-        schema = pa.schema(
-            [*(parquet.schema_arrow.field(each) for each in self.keep), *PREDICTIONS]
-        )
+        schema = pa.schema([*self.kept, *PREDICTIONS])
         yield schema.empty_table(), QUARANTINE.empty_table()
         done = 0
+        batches = self._batches(part)
         while done < part.num_rows:
             try:
-                batch = pa.Table.from_batches([next(batches)])
+                batch = next(batches)
             except (pa.ArrowException, OSError, StopIteration) as error:
                 lost = [
                     Reject(row, "broken_file", str(error)) for row in range(part.num_rows - done)
@@ -93,11 +91,38 @@ class PredictWork:
             yield self._outcome(model, file, first + done, batch, schema)
             done += len(batch)
 
+    def _batches(self, part: Part) -> Iterator[pa.Table]:
+        """A part's rows, with the columns that are needed."""
+        [file] = part.files
+        with open_parquet(file) as parquet:
+            batches = parquet.iter_batches(
+                _BATCH_ROWS,
+                row_groups=list(range(*part.row_groups)),
+                columns=self._needed(parquet.schema_arrow, file),
+            )
+            start, end = part.skip, part.skip + part.num_rows
+            for batch in batches:
+                rows = batch.slice(max(start, 0), max(end - max(start, 0), 0))
+                start, end = start - len(batch), end - len(batch)
+                if len(rows):
+                    table = pa.Table.from_batches([rows])
+                    yield partitions.add_columns(table, file, self.folders)
+                if end <= 0:
+                    return
+
+    def _needed(self, schema: pa.Schema, file: str) -> list[str]:
+        all_columns = partitions.add_columns(schema.empty_table(), file, self.folders)
+        label = find_label_column(all_columns.schema, self.label_column)
+        images = find_image_column(schema, self.image_column).names
+        wanted = {*images, *self.kept.names, *([label] if label else [])}
+        return [name for name in schema.names if name in wanted]
+
     def _outcome(
         self, model: Model, file: str, first: int, batch: pa.Table, schema: pa.Schema
     ) -> tuple[pa.Table, pa.Table]:
-        column = find_image_column(batch.schema, self.image_column)
-        decoded = read_images(batch, column, polarity=self.polarity, max_pixels=self.max_pixels)
+        decoded = read_images(
+            batch, find_image_column(batch.schema, self.image_column), self.reading
+        )
         labels, bad_labels = read_labels(batch, find_label_column(batch.schema, self.label_column))
         refused = {reject.row for reject in bad_labels}
         good = np.array([row not in refused for row in decoded.rows.tolist()], dtype=bool)
@@ -105,7 +130,7 @@ class PredictWork:
         scores = model.scores(decoded.images[good])
         best = scores.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
         arrays = {
-            **{name: batch.column(name).take(pa.array(rows)) for name in self.keep},
+            **{field.name: _kept(batch, field, rows) for field in self.kept},
             "source_file": pa.array([file] * len(rows), pa.string()),
             "source_row": pa.array(rows + first),
             "prediction": pa.array(best.astype(np.int8)),
@@ -131,69 +156,53 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
     if taken := sorted(set(config.keep) & set(PREDICTIONS.names)):
         raise UsageError(f"--keep {taken[0]}: the predictions have a column of that name already")
     model = model_io.load(config.model)
+    files = expand(inputs, (".parquet", ".pq"))
+    found, folders = survey.look_at(files, config.image_column, config.label_column)
+    root = config.image_root
     work = PredictWork(
         place=storage.absolute(config.output),
         model=storage.absolute(config.model),
         model_sha256=model.sha256(),
         image_column=config.image_column,
         label_column=config.label_column,
-        keep=config.keep,
-        polarity=config.polarity,
-        max_pixels=config.max_pixels,
+        kept=survey.kept_columns(found, folders, config.keep),
+        folders=folders,
+        reading=Reading(
+            polarity=config.polarity,
+            max_pixels=config.max_pixels,
+            normalise=config.normalise,
+            image_root=storage.absolute(root) if root else None,
+        ),
     )
-    settings = {
-        name: value for name, value in asdict(work).items() if name not in ("place", "model")
-    }
-    parts = [
-        part
-        for file in expand(inputs, (".parquet", ".pq"))
-        for part in _parts(file, work, settings)
-    ]
-    identity = {
-        "command": "predict",
-        **settings,
-        "keep": list(config.keep),
-        "parts": [part.id for part in parts],
-    }
+    settings = _settings(work)
+    all_rows = sum(sum(each.group_rows) for each in found)
+    parts = [part for each in found for part in _parts(each, settings, all_rows)]
+    identity = {"command": "predict", **settings, "parts": [part.id for part in parts]}
     job = Job(place=work.place, identity=identity, parts=parts, overwrite=config.overwrite)
     return job, work
 
 
-def _parts(file: InputFile, work: PredictWork, settings: dict[str, Any]) -> Iterator[Part]:
-    """One file, cut at row groups; one that cannot be read is a part that says why."""
-    reason = "broken_file"
-    try:
-        parquet = open_parquet(file.place)
-        reason = "wrong_schema"
-        find_image_column(parquet.schema_arrow, work.image_column)
-        find_label_column(parquet.schema_arrow, work.label_column)
-    except DataError as error:
+def _settings(work: PredictWork) -> dict[str, Any]:
+    """What the output depends on, beside the input."""
+    return {
+        "model_sha256": work.model_sha256,
+        **asdict(work.reading),
+        "image_column": work.image_column,
+        "label_column": work.label_column,
+        "keep": {field.name: str(field.type) for field in work.kept},
+        "folders": {field.name: str(field.type) for field in work.folders},
+    }
+
+
+def _parts(found: Found, settings: dict[str, Any], all_rows: int) -> Iterator[Part]:
+    """One file, cut into pieces; one that cannot be read is a part that says why."""
+    file = found.file
+    if found.broken:
         id_ = part_id(settings, *file)
-        yield Part(id=id_, files=(file.place,), broken=reason, detail=str(error))
+        yield Part(id=id_, files=(file.place,), broken=found.broken, detail=found.detail)
         return
-    for name in work.keep:
-        if name not in parquet.schema_arrow.names:
-            raise DataError(f"{file.place} has no column {name!r} to --keep; leave it out")
-    for groups, first_row, num_rows in _cut(parquet.metadata):
-        yield Part(
-            id=part_id(settings, *file, *groups),
-            files=(file.place,),
-            row_groups=groups,
-            first_row=first_row,
-            num_rows=num_rows,
-        )
-
-
-def _cut(metadata: pq.FileMetaData) -> Iterator[tuple[tuple[int, int], int, int]]:
-    """Runs of row groups of at least _PART_ROWS rows, with their first row and number of rows."""
-    start, first_row, num_rows = 0, 0, 0
-    for group in range(metadata.num_row_groups):
-        num_rows += metadata.row_group(group).num_rows
-        if num_rows >= _PART_ROWS or group == metadata.num_row_groups - 1:
-            yield (start, group + 1), first_row, num_rows
-            start, first_row, num_rows = group + 1, first_row + num_rows, 0
-    if metadata.num_row_groups == 0:
-        yield (0, 0), 0, 0
+    for piece in survey.cut(found.group_rows, all_rows):
+        yield Part(id=part_id(settings, *file, *piece), files=(file.place,), **piece._asdict())
 
 
 @lru_cache(maxsize=1)
@@ -203,6 +212,14 @@ def _model(place: str, sha256: str) -> Model:
     if model.sha256() != sha256:
         raise DataError(f"{place} has changed since the job began; start the job again")
     return model
+
+
+def _kept(batch: pa.Table, field: pa.Field, rows: NDArray[np.int64]) -> Any:
+    """A column to keep, of some rows; null in a file that does not have it."""
+    if field.name not in batch.column_names:
+        return pa.nulls(len(rows), field.type)
+    column = batch.column(field.name).take(pa.array(rows))
+    return column if column.type == field.type else column.cast(field.type)
 
 
 def _quarantine(file: str, first: int, rejects: Sequence[Reject]) -> pa.Table:

@@ -1,7 +1,12 @@
 """Which column of a table holds the images, told from the Arrow schema alone.
 
 Recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or binary; 784 raw bytes; 784
-numbers as a list, a nested 28 x 28 list or a tensor; 784 flat columns. A pickled column is refused.
+numbers as a list, a nested 28 x 28 list or a tensor; Spark's image struct; 784 flat columns. A
+pickled column is refused.
+
+References:
+    Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);
+    Apache Arrow, "Canonical extension types" (fixed and variable shape tensor).
 """
 
 import re
@@ -18,6 +23,7 @@ LABEL_NAMES = ("label", "digit", "target", "y")
 
 # Spellings of 784 flat columns: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28.
 _FLAT = (re.compile(r"pixel_?(\d+)"), re.compile(r"(\d+)x(\d+)"))
+SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
 
 
@@ -26,7 +32,8 @@ class ImageColumn:
     """Where the images are.
 
     Args:
-        kind: encoded (pictures, or 784 raw bytes), numbers, or flat.
+        kind: encoded (pictures, or 784 raw bytes), numbers, tensor (numbers beside their shape),
+            spark, or flat.
         names: of the column, or of the 784 in the order of the pixels.
     """
 
@@ -71,8 +78,8 @@ def find_label_column(schema: pa.Schema, override: str | None = None) -> str | N
     """
     if override is None:
         usual = [name for name in schema.names if name.lower() in LABEL_NAMES]
-        return next((name for name in usual if pa.types.is_integer(schema.field(name).type)), None)
-    if override not in schema.names or not pa.types.is_integer(schema.field(override).type):
+        return next((name for name in usual if _is_whole(schema.field(name).type)), None)
+    if override not in schema.names or not _is_whole(schema.field(override).type):
         raise DataError(
             f"{override!r} is no column of whole numbers among {', '.join(schema.names)}"
         )
@@ -88,12 +95,23 @@ def _kind(field: pa.Field) -> str | None:
         raise DataError(f"column {field.name!r} holds pickled objects, which are never loaded")
     if isinstance(type_, pa.BaseExtensionType):
         type_ = type_.storage_type
-    if pa.types.is_struct(type_) and type_.get_field_index("bytes") >= 0:
-        type_ = type_.field("bytes").type
-        return "encoded" if _is_binary(type_) else None
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_struct(type_):
+        return _kind_of_struct({each.name: each.type for each in type_.fields})
     if _is_binary(type_):
         return "encoded"
     return "numbers" if is_list(type_) and _is_number(_leaf(type_)) else None
+
+
+def _kind_of_struct(fields: dict[str, pa.DataType]) -> str | None:
+    if set(SPARK_FIELDS) <= set(fields):
+        return "spark" if _is_binary(fields["data"]) else None
+    if "bytes" in fields:
+        return "encoded" if _is_binary(fields["bytes"]) else None
+    if set(fields) == {"data", "shape"}:
+        return "tensor" if is_list(fields["data"]) and is_list(fields["shape"]) else None
+    return None
 
 
 def _is_binary(type_: pa.DataType) -> bool:
@@ -101,6 +119,7 @@ def _is_binary(type_: pa.DataType) -> bool:
         pa.types.is_binary(type_)
         or pa.types.is_large_binary(type_)
         or pa.types.is_fixed_size_binary(type_)
+        or pa.types.is_binary_view(type_)
     )
 
 
@@ -115,6 +134,10 @@ def is_list(type_: pa.DataType) -> bool:
 
 def _is_number(type_: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
+
+
+def _is_whole(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_.value_type if pa.types.is_dictionary(type_) else type_))
 
 
 def _leaf(type_: pa.DataType) -> pa.DataType:

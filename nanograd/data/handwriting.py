@@ -63,7 +63,7 @@ class Steps:
     refused: UnreadableError | None = None
 
 
-def normalise(picture: Image.Image, *, polarity: str = "auto") -> Bytes:
+def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Bytes:
     """The digit in a picture, as MNIST would have stored it.
 
     A picture that is MNIST-like already, also with black and white exchanged, keeps its bits.
@@ -71,6 +71,7 @@ def normalise(picture: Image.Image, *, polarity: str = "auto") -> Bytes:
     Args:
         picture: mode L or RGB, upright, any size (see `pictures.decode`).
         polarity: `auto` (told from the picture), `dark-on-light` or `light-on-dark`.
+        always: take the steps even with a picture that is MNIST-like already.
 
     Returns:
         (28, 28) uint8, ink 255 on 0.
@@ -79,7 +80,7 @@ def normalise(picture: Image.Image, *, polarity: str = "auto") -> Bytes:
         UnreadableError: `blank`, `low_contrast` or `too_many_marks`.
         ValueError: unknown polarity.
     """
-    image: Bytes = dict(_chain(picture, polarity))["image"]
+    image: Bytes = dict(_chain(picture, polarity, always))["image"]
     return image
 
 
@@ -94,12 +95,12 @@ def steps(picture: Image.Image, *, polarity: str = "auto") -> Steps:
     return Steps(**reached)
 
 
-def _chain(picture: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
+def _chain(picture: Image.Image, polarity: str, always: bool = False) -> Iterator[tuple[str, Any]]:
     """The steps in their order, each by the name it has in `Steps`."""
     if polarity not in POLARITIES:
         raise ValueError(f"polarity {polarity!r} is none of {', '.join(POLARITIES)}")
     picture = picture if picture.mode == "L" else picture.convert("RGB")
-    ready = _ready_made(picture, polarity)
+    ready = None if always else _ready_made(picture, polarity)
     if ready is not None:
         yield "image", ready
         return

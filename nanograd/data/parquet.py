@@ -1,7 +1,7 @@
 """From Arrow columns to images and labels; the schemas of what predictions are written as.
 
-A path in a table is never followed. A row that cannot be read is rejected with its reason and
-touches no other row.
+A path in a table is followed only where that was allowed. A row that cannot be read is rejected
+with its reason and touches no other row.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nanograd.data import handwriting, pictures
-from nanograd.data.columns import ImageColumn, is_list
+from nanograd.data.columns import SPARK_FIELDS, ImageColumn, is_list
 from nanograd.data.dataset import NUM_PIXELS
-from nanograd.data.pictures import UnreadableError
+from nanograd.data.rows import PICTURE_STARTS, Reading, read_each
 
 PREDICTIONS = pa.schema(
     [
@@ -35,19 +34,6 @@ QUARANTINE = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
-)
-
-# First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
-_PICTURE_STARTS = (
-    b"\x89PNG",
-    b"\xff\xd8",
-    b"GIF8",
-    b"BM",
-    b"II*\0",
-    b"MM\0*",
-    b"RIFF",
-    b"P5",
-    b"P6",
 )
 
 Images = NDArray[np.uint8]
@@ -82,7 +68,7 @@ class Decoded(NamedTuple):
     rejects: list[Reject]
 
 
-def read_images(table: pa.Table, column: ImageColumn, *, polarity: str, max_pixels: int) -> Decoded:
+def read_images(table: pa.Table, column: ImageColumn, reading: Reading) -> Decoded:
     """All images of a table, and what could not be read.
 
     Encoded pictures pass the normaliser, which leaves those alone that have MNIST's form; numbers
@@ -91,24 +77,25 @@ def read_images(table: pa.Table, column: ImageColumn, *, polarity: str, max_pixe
     Args:
         table: n rows.
         column: from `find_image_column`.
-        polarity: of encoded pictures: auto, dark-on-light or light-on-dark.
-        max_pixels: of encoded pictures.
+        reading: what pictures pass on their way.
     """
     if column.kind == "flat":
         arrays = [_single(table.column(name)) for name in column.names]
         null = np.any([_is_null(array) for array in arrays], axis=0)
         columns = [array.fill_null(0).to_numpy(zero_copy_only=False) for array in arrays]
-        return _from_numbers(np.stack(columns, axis=1)[~null], ~null, "a pixel is null")
+        numbers = _from_numbers(np.stack(columns, axis=1)[~null], ~null, "a pixel is null")
+        return _normalised(numbers, reading)
     array = _single(table.column(column.names[0]))
     if column.kind == "numbers":
-        return _from_lists(array)
-    if pa.types.is_struct(array.type):
-        # flatten() hands a null of the struct down to its children.
-        array = array.flatten()[array.type.get_field_index("bytes")]
-    if _all_raw(array):
-        flat = np.frombuffer(b"".join(array.to_pylist()), np.uint8)
-        return Decoded(flat.reshape(-1, NUM_PIXELS), np.arange(len(array)), [])
-    return _from_bytes(array, lambda data: _picture(data, polarity, max_pixels))
+        return _normalised(_from_lists(array), reading)
+    if column.kind == "tensor":
+        return _normalised(_from_lists(_child(array, "data")), reading)
+    if column.kind == "spark":
+        names = [name for name in array.type.names if name in SPARK_FIELDS]
+        children = [_child(array, name) for name in names]
+        whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
+        return _each(whole.to_pylist(), reading.spark)
+    return _from_pictures(array, reading)
 
 
 def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], list[Reject]]:
@@ -137,12 +124,40 @@ def _single(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
-    return array.storage if isinstance(array, pa.ExtensionArray) else array
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
+
+
+def _child(array: pa.StructArray, name: str) -> pa.Array:
+    """A field; flatten() hands a null of the struct down to it."""
+    return array.flatten()[array.type.get_field_index(name)]
 
 
 def _is_null(array: pa.Array) -> Mask:
     mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
     return mask
+
+
+def _from_pictures(array: pa.Array, reading: Reading) -> Decoded:
+    paths: list[str | None] = [None] * len(array)
+    if pa.types.is_struct(array.type):
+        if reading.image_root and array.type.get_field_index("path") >= 0:
+            paths = _child(array, "path").to_pylist()
+        array = _child(array, "bytes")
+    if pa.types.is_binary_view(array.type):
+        array = array.cast(pa.large_binary())
+    if _all_raw(array):
+        flat = np.frombuffer(b"".join(array.to_pylist()), np.uint8).reshape(-1, NUM_PIXELS)
+        return _normalised(Decoded(flat, np.arange(len(array)), []), reading)
+
+    def read(row: tuple[bytes | None, str | None]) -> Images:
+        data, path = row
+        return reading.followed(path) if data is None and path else reading.encoded(data)
+
+    return _each(list(zip(array.to_pylist(), paths, strict=True)), read)
 
 
 def _all_raw(array: pa.Array) -> bool:
@@ -151,29 +166,23 @@ def _all_raw(array: pa.Array) -> bool:
         return False
     if not pc.all(pc.equal(pc.binary_length(array), NUM_PIXELS)).as_py():
         return False
-    return not any(data.startswith(_PICTURE_STARTS) for data in array.to_pylist())
+    return not any(data.startswith(PICTURE_STARTS) for data in array.to_pylist())
 
 
-def _from_bytes(array: pa.Array, decode: Callable[[bytes], Images]) -> Decoded:
-    images, rows, rejects = [], [], []
-    for row, scalar in enumerate(array):
-        data = scalar.as_py()
-        try:
-            if data is None:
-                raise UnreadableError("no_bytes", "the picture's bytes are null")
-            images.append(decode(data))
-            rows.append(row)
-        except UnreadableError as error:
-            rejects.append(Reject(row, error.reason, error.detail))
-    stacked = np.stack(images) if images else np.zeros((0, NUM_PIXELS), np.uint8)
-    return Decoded(stacked, np.array(rows, np.int64), rejects)
+def _each(rows: list[Any], read: Callable[[Any], Images]) -> Decoded:
+    images, numbers, refused = read_each(rows, read)
+    rejects = [Reject(row, error.reason, error.detail) for row, error in refused]
+    return Decoded(images, numbers, rejects)
 
 
-def _picture(data: bytes, polarity: str, max_pixels: int) -> Images:
-    if len(data) == NUM_PIXELS and not data.startswith(_PICTURE_STARTS):
-        return np.frombuffer(data, np.uint8)
-    picture = pictures.decode(data, max_pixels=max_pixels)
-    return handwriting.normalise(picture, polarity=polarity).reshape(NUM_PIXELS)
+def _normalised(numbers: Decoded, reading: Reading) -> Decoded:
+    """Pixels that are MNIST's form by definition: as they are, unless all shall be normalised."""
+    if not reading.always:
+        return numbers
+    images, kept, rejects = _each(list(numbers.images), reading.numbers)
+    rows = numbers.rows
+    refused = [each._replace(row=int(rows[each.row])) for each in rejects]
+    return Decoded(images, rows[kept], [*numbers.rejects, *refused])
 
 
 def _from_lists(array: pa.Array) -> Decoded:

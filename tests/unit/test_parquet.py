@@ -18,10 +18,12 @@ from nanograd.data.parquet import (
     read_images,
     read_labels,
 )
+from nanograd.data.rows import Reading
 from nanograd.errors import DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 Images = NDArray[np.uint8]
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def _read(column: pa.Array | Sequence[Any], type_: pa.DataType | None = None) ->
     array = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, type_)
     table = pa.table({"image": array})
     where = find_image_column(table.schema)
-    return read_images(table, where, polarity="auto", max_pixels=1_000_000)
+    return read_images(table, where, Reading())
 
 
 def _fixed(images: Images) -> pa.Array:
@@ -72,6 +74,16 @@ NUMBER_COLUMNS = {
     "28 x 28 lists": lambda images: pa.array(images.reshape(-1, 28, 28).tolist()),
     "1 x 28 x 28 lists": lambda images: pa.array(images.reshape(-1, 1, 28, 28).tolist()),
     "raw bytes": lambda images: pa.array([image.tobytes() for image in images]),
+    "views of raw bytes": lambda images: pa.array(
+        [image.tobytes() for image in images], pa.binary_view()
+    ),
+    "variable tensors": lambda images: pa.array(
+        [{"data": image.tolist(), "shape": [28, 28]} for image in images],
+        pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int64()))]),
+    ),
+    "raw bytes in a dictionary": lambda images: pa.array(
+        [image.tobytes() for image in images]
+    ).dictionary_encode(),
     "fixed-size raw bytes": lambda images: pa.array(
         [image.tobytes() for image in images], pa.binary(784)
     ),
@@ -185,9 +197,7 @@ def test_flat_columns_are_put_in_order(names: list[str], images: Images) -> None
     shuffled = np.random.default_rng(0).permutation(784)
     table = pa.table({names[place]: images[:, place] for place in shuffled})
 
-    decoded = read_images(
-        table, find_image_column(table.schema), polarity="auto", max_pixels=1_000_000
-    )
+    decoded = read_images(table, find_image_column(table.schema), Reading())
 
     assert np.array_equal(decoded.images, images)
 
@@ -206,9 +216,150 @@ def test_rays_tensor_column_is_read_without_ray(images: Images) -> None:
     field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
     table = pa.table([pa.array(images.tolist(), field.type)], schema=pa.schema([field]))
 
-    decoded = read_images(table, find_image_column(table.schema), polarity="auto", max_pixels=1)
+    decoded = read_images(table, find_image_column(table.schema), Reading())
 
     assert np.array_equal(decoded.images, images)
+
+
+SPARK = pa.struct(
+    [
+        ("origin", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("nChannels", pa.int32()),
+        ("mode", pa.int32()),
+        ("data", pa.binary()),
+    ]
+)
+
+
+def _spark(pixels: Images, mode: int) -> dict[str, Any]:
+    """What Spark stores of (height, width, channels)."""
+    height, width, channels = pixels.shape
+    return {
+        "origin": "file:///never/read.png",
+        "height": height,
+        "width": width,
+        "nChannels": channels,
+        "mode": mode,
+        "data": pixels.tobytes(),
+    }
+
+
+def test_sparks_pictures_are_read_in_grey_colour_and_transparent() -> None:
+    bar = _bar().reshape(28, 28, 1)
+    clear = np.concatenate([np.repeat(255 - bar, 3, 2), np.full_like(bar, 255)], axis=2)
+    clear[bar[:, :, 0] == 0] = 0  # black paper, wholly transparent
+
+    decoded = _read([_spark(bar, 0), _spark(np.repeat(bar, 3, 2), 16), _spark(clear, 24)], SPARK)
+
+    assert decoded.rejects == []
+    assert np.array_equal(decoded.images, [_bar()] * 3)
+
+
+def test_sparks_colours_are_blue_first() -> None:
+    pixels = np.full((28, 28, 3), 255, np.uint8)
+    pixels[4:24, 13:15] = (255, 0, 0)
+    wanted = Image.fromarray(pixels[:, :, ::-1])
+    stream = BytesIO()
+    wanted.save(stream, "PNG")
+
+    spark, png = _read([_spark(pixels, 16)], SPARK), _read([stream.getvalue()])
+
+    assert np.array_equal(spark.images, png.images)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"data": None}, "no_bytes"),
+        ({"data": bytes(783)}, "broken_image"),
+        ({"height": -1, "width": -1, "nChannels": -1, "data": b""}, "broken_image"),
+        ({"nChannels": 2}, "broken_image"),
+        ({"height": None}, "broken_image"),
+        ({"height": 100_000, "width": 100_000}, "too_large"),
+    ],
+)
+def test_sparks_broken_picture_touches_no_other(change: dict[str, Any], reason: str) -> None:
+    bar = _spark(_bar().reshape(28, 28, 1), 0)
+
+    decoded = _read([bar, bar | change, None, bar], SPARK)
+
+    assert decoded.rows.tolist() == [0, 3]
+    assert [each.reason for each in decoded.rejects] == [reason, "no_bytes"]
+
+
+def test_a_path_is_followed_below_the_root_alone(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "deep").mkdir(parents=True)
+    (root / "deep" / "bar.png").write_bytes(_png(_bar()))
+    (tmp_path / "secret.png").write_bytes(_png(_bar()))
+    (root / "way-out.png").symlink_to(tmp_path / "secret.png")
+    paths = [
+        "deep/bar.png",
+        str(root / "deep/bar.png"),
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "way-out.png",
+        "deep/../../secret.png",
+        "gone.png",
+        "\0",
+        None,
+    ]
+    table = pa.table(
+        {"image": pa.array([{"bytes": None, "path": path} for path in paths], PICTURE)}
+    )
+
+    where = find_image_column(table.schema)
+    decoded = read_images(table, where, Reading(image_root=str(root)))
+
+    assert np.array_equal(decoded.images, [_bar()] * 2)
+    assert [each.reason for each in decoded.rejects] == [
+        *["outside_root"] * 4,
+        "no_file",
+        "outside_root",
+        "no_bytes",
+    ]
+
+
+def test_bytes_are_stronger_than_a_path(tmp_path: Path) -> None:
+    rows = pa.array([{"bytes": _png(_bar()), "path": "../secret.png"}], PICTURE)
+    table = pa.table({"image": rows})
+
+    where = find_image_column(table.schema)
+    decoded = read_images(table, where, Reading(image_root=str(tmp_path)))
+
+    assert np.array_equal(decoded.images, [_bar()])
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["png", "raw"])
+def test_normalise_always_moves_what_has_the_form_and_never_leaves_what_has_not(raw: bool) -> None:
+    low = np.roll(_bar().reshape(28, 28), 3, axis=0).reshape(784)
+    column = pa.array([image.tobytes() if raw else _png(image) for image in (_bar(), low)])
+    table = pa.table({"image": column})
+    where = find_image_column(table.schema)
+
+    never = read_images(table, where, Reading(normalise="never")).images
+    always = read_images(table, where, Reading(normalise="always")).images
+
+    assert np.array_equal(never, [_bar(), low])
+    assert not np.array_equal(always[0], _bar())  # the pen is brought to MNIST's width
+    assert [np.flatnonzero(each.reshape(28, 28).max(1)).tolist() for each in always] == [
+        list(range(4, 24))
+    ] * 2
+
+
+def test_normalise_never_refuses_other_sizes_and_turns_round_what_is_said_dark() -> None:
+    stream = BytesIO()
+    Image.new("L", (29, 28)).save(stream, "PNG")
+    table = pa.table({"image": [_png(_bar()), stream.getvalue()]})
+
+    where = find_image_column(table.schema)
+    reading = Reading(normalise="never", polarity="dark-on-light")
+    decoded = read_images(table, where, reading)
+
+    assert np.array_equal(decoded.images, [255 - _bar()])
+    assert [each.reason for each in decoded.rejects] == ["wrong_shape"]
 
 
 def test_a_pickled_column_is_refused() -> None:
@@ -309,8 +460,6 @@ def test_every_picture_of_optdigits_is_read() -> None:
         pytest.skip("the shared handwriting files are not here")
     table = pq.read_table(file)
 
-    decoded = read_images(
-        table, find_image_column(table.schema), polarity="auto", max_pixels=1_000_000
-    )
+    decoded = read_images(table, find_image_column(table.schema), Reading())
 
     assert len(decoded.rows) == table.num_rows == 946

@@ -295,3 +295,32 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     assert {Path(file).name for file in done.table["source_file"].to_pylist()} == {"good.parquet"}
     np.testing.assert_array_equal(scores_of(done.table), expected)
     assert (done.figures["rows"], done.figures["broken_files"]) == (58, 6)
+
+
+def test_folders_of_hive_give_labels_and_columns_to_keep(
+    images: Images, expected: NDArray[np.float32], tmp_path: Path, predict: Callable[..., Predicted]
+) -> None:
+    truth = expected.argmax(1)
+    for label in sorted(set(truth.tolist())):
+        place = tmp_path / "in" / f"label={label}" / f"writer=O%27Hara-{label}"
+        place.mkdir(parents=True)
+        pq.write_table(pa.table({"image": fixed(images[truth == label])}), place / "x.parquet")
+
+    done = predict({}, keep=("writer",))
+
+    assert done.figures["accuracy"] == 1.0
+    assert done.table["label"].to_pylist() == done.table["prediction"].to_pylist()
+    assert done.table["writer"].to_pylist() == [
+        f"O'Hara-{n}" for n in done.table["label"].to_pylist()
+    ]
+
+
+def test_a_column_is_stronger_than_a_folder_of_its_name(
+    images: Images, tmp_path: Path, predict: Callable[..., Predicted]
+) -> None:
+    (tmp_path / "in" / "label=3").mkdir(parents=True)
+    table = pa.table({"image": fixed(images), "label": pa.array([5] * 29, pa.int8())})
+
+    done = predict({"label=3/x.parquet": table})
+
+    assert set(done.table["label"].to_pylist()) == {5}

@@ -1,0 +1,147 @@
+"""One row's picture to the 784 bytes that the net reads: from bytes, a file or Spark's pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd import storage
+from nanograd.data import handwriting, pictures, spark
+from nanograd.data.dataset import NUM_PIXELS
+from nanograd.data.pictures import UnreadableError
+from nanograd.data.reader import PictureReader
+
+NORMALISE = ("auto", "always", "never")
+_SIZE = (28, 28)
+_MOST_BYTES = 100_000_000  # of a file that a path leads to
+
+# First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
+PICTURE_STARTS = (
+    b"\x89PNG",
+    b"\xff\xd8",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"RIFF",
+    b"P5",
+    b"P6",
+)
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How pictures in a table are read.
+
+    Args:
+        polarity: auto, dark-on-light or light-on-dark.
+        max_pixels: larger pictures are refused by their header.
+        normalise: auto (what has MNIST's form keeps its bits), always, or never (a picture must be
+            28 x 28; it is taken as it is, turned round if it is said to be dark on light).
+        image_root: folder or URI below which a row's path may be followed; None follows none.
+    """
+
+    polarity: str = "auto"
+    max_pixels: int = 50_000_000
+    normalise: str = "auto"
+    image_root: str | None = None
+
+    def encoded(self, data: bytes | None) -> Images:
+        """(784,) uint8 of a picture file's bytes, or of 784 raw pixels.
+
+        Raises:
+            UnreadableError: there is nothing to read.
+        """
+        if data is None:
+            raise UnreadableError("no_bytes", "the picture's bytes are null")
+        if is_raw(data):
+            return self.numbers(np.frombuffer(data, np.uint8))
+        return self._form(pictures.decode(data, max_pixels=self.max_pixels))
+
+    def followed(self, path: str) -> Images:
+        """(784,) uint8 of the picture file at a row's path, which must lie below `image_root`.
+
+        Raises:
+            UnreadableError: it lies elsewhere, or there is nothing to read.
+        """
+        reader = PictureReader(max_bytes=_MOST_BYTES, max_pixels=self.max_pixels)
+        return self.encoded(reader.read(_below(self.image_root or "", path)))
+
+    def spark(self, row: dict[str, Any] | None) -> Images:
+        """(784,) uint8 of Spark's image struct.
+
+        Raises:
+            UnreadableError: there is nothing to read.
+        """
+        return self._form(spark.picture(row, self.max_pixels))
+
+    def numbers(self, image: Images) -> Images:
+        """(784,) uint8 of pixels that are MNIST's form by definition.
+
+        Raises:
+            UnreadableError: `normalise` is always, and the normaliser finds nothing to read.
+        """
+        return self._form(Image.fromarray(image.reshape(_SIZE))) if self.always else image
+
+    @property
+    def always(self) -> bool:
+        """Whether even what has MNIST's form is normalised."""
+        return self.normalise == "always"
+
+    def _form(self, picture: Image.Image) -> Images:
+        if self.normalise != "never":
+            image = handwriting.normalise(picture, polarity=self.polarity, always=self.always)
+            return image.reshape(NUM_PIXELS)
+        if picture.size != _SIZE:
+            detail = f"the picture has {picture.width} x {picture.height} pixels, not 28 x 28"
+            raise UnreadableError("wrong_shape", detail)
+        grey = np.asarray(picture.convert("L")).reshape(NUM_PIXELS)
+        return 255 - grey if self.polarity == "dark-on-light" else grey
+
+
+def is_raw(data: bytes) -> bool:
+    """Whether bytes are 784 pixels and no picture file."""
+    return len(data) == NUM_PIXELS and not data.startswith(PICTURE_STARTS)
+
+
+def read_each(
+    rows: list[Any], read: Callable[[Any], Images]
+) -> tuple[Images, NDArray[np.int64], list[tuple[int, UnreadableError]]]:
+    """Read row by row; what is wrong with one is said of that one.
+
+    Returns:
+        images: (n, 784) uint8.
+        numbers: (n,) int64, the row of each.
+        refused: the others, and why.
+    """
+    images, numbers, refused = [], [], []
+    for number, row in enumerate(rows):
+        try:
+            images.append(read(row))
+            numbers.append(number)
+        except UnreadableError as error:
+            refused.append((number, error))
+    stacked = np.stack(images) if images else np.zeros((0, NUM_PIXELS), np.uint8)
+    return stacked, np.array(numbers, np.int64), refused
+
+
+def _below(root: str, path: str) -> str:
+    """The place a row's path means, if it lies below the root: never a way out of it."""
+    outside = UnreadableError("outside_root", f"the path {path!r} leads out of {root}")
+    if "\0" in path:
+        raise outside
+    if storage.is_remote(root):
+        place = path if storage.is_remote(path) else storage.join(root, path)
+        inside = place.startswith(storage.join(root, "")) and ".." not in place.split("/")
+    else:
+        folder = storage.local_path(root).resolve()
+        target = (folder / path.removeprefix("file://")).resolve()
+        place, inside = str(target), target.is_relative_to(folder)
+    if not inside:
+        raise outside
+    return place
