@@ -196,18 +196,12 @@ class RayGroup:
         if server:
             raise GetTimeoutError(server)
         lost = {rank: how for rank, how in zip(self._members.present, states, strict=True) if how}
-        for rank, how in lost.items():
-            if how == "hung":
-                end(self._members.present[rank].identity)
-            self._members.lose(rank)
         reached = ray.get(self._server.forget.remote(), timeout=_SERVER_TIMEOUT_S)
         self._failures = 0 if reached > self._round else self._failures
         self._round = reached
         if not lost and "finite" in trouble:
             self._refuse(trouble)
-        self._members.share_out()
-        for rank, how in lost.items():
-            self._tell(events.lost(rank, self._round, how, self._members.heirs(rank)))
+        self._members.replace(lost, self._round)
 
     def _refuse(self, trouble: str) -> None:
         """Somebody sent what is not finite: once may be a fault, twice is the net itself."""

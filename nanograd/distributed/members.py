@@ -1,6 +1,6 @@
 """Who is in the group: workers that start, join, hold shards and are lost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import events
 from nanograd.distributed.actors import Identity, WorkerActor
-from nanograd.distributed.calls import first_line
+from nanograd.distributed.calls import end, examine, first_line
 from nanograd.distributed.events import Tell
 from nanograd.errors import ClusterError
 from nanograd.training.group import share_out
@@ -18,6 +18,10 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.reduce import Node
 
 START_TIMEOUT_S = 60
+# After this long without a worker's answer to its shards it is asked how it is.
+_TAKE_S = 5.0
+# Longer than it is busy with shards that have arrived.
+_BUSY_S = 10.0
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Members:
         recipe: what they compute.
         dataset: the training images; each shard is shipped once to whoever holds it.
         world_size: W, how many there should be.
-        tell: told who joins, and who computes with another numpy or BLAS.
+        tell: told who is lost, who joins, and who computes with another numpy or BLAS.
         strict: refuse those instead.
         fail: told why a worker did not start; raises when that is too often.
     """
@@ -101,20 +105,37 @@ class Members:
         for rank in newcomers:
             self._take_in(rank, *self._joining.pop(rank), fingerprint, round_)
         if newcomers:
-            self.share_out()
+            self.share_out(round_)
 
-    def share_out(self) -> None:
-        """Give everyone who is there its shards."""
+    def share_out(self, round_: int) -> None:
+        """Give everyone who is there its shards, all at once; who does not take them is lost.
+
+        Args:
+            round_: where the group stands.
+        """
         self.generation += 1
-        for rank, shards in self._held(list(self.present)).items():
-            member = self.present[rank]
-            datasets = [self._shards[shard] for shard in shards]
-            try:
-                member.nodes = tuple(ray.get(member.actor.take.remote(shards, *datasets)))
-            except RayActorError:
-                self.lose(rank)
-                self.share_out()
-                return
+        calls = {
+            rank: self.present[rank].actor.take.remote(shards, *(self._shards[s] for s in shards))
+            for rank, shards in self._held(list(self.present)).items()
+        }
+        answers = {rank: self._taken(rank, call) for rank, call in calls.items()}
+        if lost := {rank: how for rank, how in answers.items() if how}:
+            self.replace(lost, round_)
+
+    def replace(self, lost: Mapping[int, str], round_: int) -> None:
+        """Give the shards of whoever is lost to the others, say so, and start replacements.
+
+        Args:
+            lost: how each rank was lost: killed or hung.
+            round_: where the group stands.
+        """
+        for rank, how in lost.items():
+            if how == "hung":
+                end(self.present[rank].identity)
+            self.lose(rank)
+        self.share_out(round_)
+        for rank, how in lost.items():
+            self._tell(events.lost(rank, round_, how, self.heirs(rank)))
 
     def lose(self, rank: int) -> None:
         """Remove a worker, by force if it is still there, and start another in its place."""
@@ -155,6 +176,19 @@ class Members:
         if rank in self._lost:
             self._lost.remove(rank)
             self._tell(events.joined(rank, round_))
+
+    def _taken(self, rank: int, call: Any) -> str:
+        """Wait until a worker has its shards: empty if it has, else how it was lost."""
+        member = self.present[rank]
+        while not ray.wait([call], timeout=_TAKE_S)[0]:
+            # Shards may still be on their way over a slow link; who hangs does not answer.
+            if how := examine([member.actor], _BUSY_S, START_TIMEOUT_S)[0]:
+                return how
+        try:
+            member.nodes = tuple(ray.get(call))
+        except RayActorError:
+            return "killed"
+        return ""
 
     def _held(self, ranks: Sequence[int]) -> dict[int, list[int]]:
         return share_out(len(self._shards), self._world_size, ranks) if ranks else {}

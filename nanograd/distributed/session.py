@@ -5,9 +5,10 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -49,7 +50,9 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             _start_private(folder, num_cpus)
         else:
             _join(address)
-        yield
+        # Ray prints on stdout which of its processes was lost; that is for results.
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()
         if folder is not None:

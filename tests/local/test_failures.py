@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
@@ -138,6 +139,23 @@ def test_a_frozen_worker_is_replaced_within_fifteen_seconds(
     assert_same_bits(actual, undisturbed)
     assert "(hung)" in next(e["sentence"] for e in events if e["event"] == "lost")
     assert monotonic() - began < 25
+
+
+def test_a_worker_frozen_while_another_joins_is_replaced_as_well(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    def freeze_when_the_other_is_ready(group: RayGroup) -> None:
+        starts = [ready for _, ready in group._members._joining.values()]
+        ray.wait(starts, num_returns=len(starts))
+        os.kill(group.pids()["1"], signal.SIGSTOP)
+
+    faults = {5: send(signal.SIGKILL, "0"), 7: freeze_when_the_other_is_ready}
+
+    actual, events = run(recipe, digits, 2, faults)
+
+    assert_same_bits(actual, undisturbed)
+    losses = [(e["rank"], e["how"]) for e in events if e["event"] == "lost"]
+    assert losses == [(0, "killed"), (1, "hung")]
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
