@@ -1,10 +1,10 @@
-# demo · test · test-browser · soak · bench · bench-handwriting · check · fmt · docs · clean: the whole list of commands.
+# demo · test · test-browser · test-cluster · soak · bench · bench-handwriting · check · fmt · docs · clean: the whole list of commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread a process, here as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-browser soak bench bench-handwriting check fmt docs clean
+.PHONY: demo test test-browser test-cluster soak bench bench-handwriting check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
@@ -15,6 +15,11 @@ test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
 test-browser: .venv/installed  ## the report in Debian's Chromium, which it installs if need be
 	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 	$(BIN)/pytest tests/browser
+
+test-cluster: .venv/installed  ## three hosts as network namespaces; root; installs what they need on Debian
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { command -v sshd rsync nft tc >/dev/null \
+	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
+	$(BIN)/pytest -m hosts tests/hosts
 
 soak: .venv/installed  ## two hundred kills in one run
 	$(BIN)/pytest -m soak

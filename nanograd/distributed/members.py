@@ -156,7 +156,7 @@ class Members:
             ray.kill(actor)
 
     def _start(self, rank: int) -> None:
-        actor: Any = ray.remote(num_cpus=1)(WorkerActor)
+        actor: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(WorkerActor)
         started = actor.remote(self._recipe)
         self._joining[rank] = (started, started.whoami.remote())
 

@@ -1,6 +1,5 @@
 """The documentation is true: links lead somewhere, quotations stand, help texts are current."""
 
-import json
 import os
 import re
 import shutil
@@ -8,13 +7,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jsonschema
 import pytest
-import yaml
 
 from scripts import write_help
 from tests.conftest import ROOT
@@ -237,36 +233,6 @@ assert 'ray' not in sys.modules
     done = run_python(code, tmp_path)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> dict[str, Any]:
-    settings: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    return settings
-
-
-def test_cluster_has_the_version_of_ray_that_the_constraints_pin(cluster: dict[str, Any]) -> None:
-    constraints = ROOT / "constraints.txt"
-    if not constraints.exists():
-        pytest.skip("there is no constraints.txt to compare with")
-    pinned = re.findall(r"^ray==(\S+)$", constraints.read_text(), re.MULTILINE)
-
-    installed = re.findall(r"\bray(?:\[[^\]]*\])?==([\w.]+)", "\n".join(cluster["setup_commands"]))
-
-    assert len(pinned) == 1
-    assert installed == pinned
-
-
-def test_cluster_is_valid_against_rays_schema(cluster: dict[str, Any]) -> None:
-    ray = find_spec("ray")
-    assert ray is not None
-    folders = ray.submodule_search_locations or []
-    schema = json.loads((Path(folders[0]) / "autoscaler/ray-schema.json").read_text())
-
-    jsonschema.validate(cluster, schema)
-
-    for local in cluster["file_mounts"].values():
-        assert local.startswith("~") or (ROOT / local).exists()
 
 
 def test_no_tracked_file_names_folders_of_one_machine() -> None:

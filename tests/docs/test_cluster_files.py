@@ -1,0 +1,80 @@
+"""The cluster files are valid, agree with the pins, and are closed to strangers."""
+
+import json
+import re
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+FILES = ("cluster.yaml", "cluster-onpremise.yaml")
+
+
+@pytest.fixture(params=FILES)
+def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load((ROOT / request.param).read_text())
+    return settings
+
+
+def set_up(cluster: dict[str, Any]) -> str:
+    return "\n".join(cluster["setup_commands"])
+
+
+def test_ray_is_the_version_that_the_constraints_pin(cluster: dict[str, Any]) -> None:
+    constraints = (ROOT / "constraints.txt").read_text()
+
+    pinned = re.findall(r"^ray==(\S+)$", constraints, re.MULTILINE)
+    installed = re.findall(r"\bray(?:\[[^\]]*\])?==([\w.]+)", set_up(cluster))
+
+    assert len(pinned) == 1
+    assert installed == pinned
+
+
+def test_every_dependency_is_installed_with_the_constraints(cluster: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[\[<>=]", each)[0] for each in project["dependencies"]}
+
+    [install] = [line for line in cluster["setup_commands"] if "pip install" in line]
+    words = {re.split(r"[\[=]", word.strip('"'))[0] for word in install.split()}
+
+    assert needed <= words
+    assert re.search(r"-c \S*constraints.txt", install)
+
+
+def test_file_is_valid_against_rays_schema(cluster: dict[str, Any]) -> None:
+    ray = find_spec("ray")
+    assert ray is not None
+    folders = ray.submodule_search_locations or []
+    schema = json.loads((Path(folders[0]) / "autoscaler/ray-schema.json").read_text())
+
+    jsonschema.validate(cluster, schema)
+
+    for local in cluster["file_mounts"].values():
+        assert local.startswith("~") or (ROOT / local).exists()
+
+
+def test_token_is_on_and_the_dashboard_on_loopback(cluster: dict[str, Any]) -> None:
+    start = "\n".join(cluster["head_start_ray_commands"])
+
+    assert "RAY_AUTH_MODE=token" in set_up(cluster)
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+    assert "chmod 600 ~/.ray/auth_token" in cluster["setup_commands"]
+    assert "--dashboard-host=127.0.0.1" in start
+
+
+def test_lost_host_is_noticed_within_seconds(cluster: dict[str, Any]) -> None:
+    start = "\n".join(cluster["head_start_ray_commands"])
+    found = dict(re.findall(r"RAY_health_check_(\w+)=(\d+)", start))
+
+    noticed_ms = int(found["failure_threshold"]) * (
+        int(found["period_ms"]) + int(found["timeout_ms"])
+    )
+
+    assert noticed_ms <= 5000
+    assert int(found["initial_delay_ms"]) <= 5000
