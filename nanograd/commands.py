@@ -15,7 +15,7 @@ from nanograd import model as model_io
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.inputs import expand
-from nanograd.batch.job import Job, RunParts, Work, run_here, run_job
+from nanograd.batch.job import SUMMARY, Job, RunParts, Work, run_here, run_job
 from nanograd.config import (
     EvaluateConfig,
     IngestConfig,
@@ -88,12 +88,13 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say) -> Figures:
     """Read the digits in Parquet files; the figures of its result line."""
     job, work = predict_parts.plan(config, inputs)
     began = perf_counter()
-    total = _run(config, job, work, say)
-    labelled, correct = total.pop("labelled"), total.pop("correct")
-    accuracy = correct / labelled if labelled else None
+    summary = _run(config, job, work, say)
+    for of_summary_alone in ("worst", "labelled_by_confidence", "correct_by_confidence"):
+        summary.pop(of_summary_alone)
     files = len({file for part in job.parts for file in part.files})
-    rate = _rate("predict_s", total["rows"], began)
-    return {**total, "files": files, "accuracy": accuracy, **rate, "output": config.output}
+    rate = _rate("predict_s", summary["rows"], began)
+    where = {"summary": storage.join(config.output, SUMMARY), "output": config.output}
+    return {**summary, "files": files, **rate, **where}
 
 
 def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:

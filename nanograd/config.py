@@ -240,6 +240,15 @@ class PredictConfig(JobConfig, PictureConfig):
         None, "folder or URI below which a row without bytes may name its picture [default: none]"
     )
     keep: tuple[str, ...] = setting((), "another column to copy to the output; may be repeated")
+    format: str = setting(
+        "parquet", "of predictions and quarantine", choices=("parquet", "csv", "jsonl")
+    )
+    max_error_rate: float = setting(
+        1.0,
+        "end with exit code 65 if a larger share of the rows is quarantined",
+        least=0,
+        below=1.01,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

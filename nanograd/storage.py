@@ -202,6 +202,26 @@ def remove(place: str) -> None:
             filesystem.delete_file(path_in_store)
 
 
+def move(place: str, target: str) -> None:
+    """Give a file or a folder another name; nothing may be there yet if it is a folder.
+
+    In an object store each file is copied, then removed.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    with _failures("move", place):
+        if not is_remote(place):
+            local_path(place).replace(local_path(target))
+            _sync_folder(local_path(target).parent)
+            return
+        for file, _, _ in files_below(place):
+            filesystem, path = _filesystem(file)
+            below = file.removeprefix(place)
+            filesystem.copy_file(path, _filesystem(target + below)[1])
+            filesystem.delete_file(path)
+
+
 @contextmanager
 def exclusive(place: str) -> Iterator[None]:
     """Hold a local folder for this process alone; it is made if need be.

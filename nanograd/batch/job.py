@@ -1,26 +1,30 @@
 """A batch job: parts planned first, each done once and committed, accounted for at the end.
 
-    OUT/_manifest.json     which job this is; when complete, every part's receipt
     OUT/_receipts/ID.json  written last of a part's files: the part is done if this is there
+    OUT/_summary.json       what all parts come to together
+    OUT/_manifest.json     which job this is; when complete, every part's receipt
     OUT/_SUCCESS           written last of all
 
 A part's id follows from its input and the job, so the same command again finds what is done and
-finishes the rest; the output of another job is refused.
+finishes the rest; the output of another job is refused, or replaced when the new one is complete.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from json import dumps
 from typing import Any, TypeAlias
 
 from nanograd import storage
 from nanograd.batch.progress import Progress
-from nanograd.errors import InternalError, OutputExistsError, UsageError
+from nanograd.batch.replacement import MANIFEST, NEXT, SUCCESS, finish
+from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 
 Receipt: TypeAlias = dict[str, Any]
 
-_MANIFEST, _RECEIPTS, _SUCCESS = "_manifest.json", "_receipts", "_SUCCESS"
+SUMMARY = "_summary.json"
+_RECEIPTS = "_receipts"
+_OF_PART = ("part", "inputs", "files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class Part:
         labels: of its files, as planned; empty where labels are in the files.
         broken: reason code if its file cannot be read, else empty.
         detail: the reason in a sentence.
+        below: folder in the output for what it makes, while another job's output stands there.
     """
 
     id: str
@@ -48,6 +53,7 @@ class Part:
     labels: tuple[int | None, ...] = ()
     broken: str = ""
     detail: str = ""
+    below: str = ""
 
 
 Work: TypeAlias = Callable[[Part], Receipt]
@@ -63,20 +69,24 @@ class Job:
         identity: inputs, model and settings that determine the output.
         parts: all of it, cut up.
         overwrite: whether another job's output is replaced.
+        max_error_rate: share of the rows that may end in quarantine.
+        summarise: makes the summary of the sum of all receipts.
     """
 
     place: str
     identity: dict[str, Any]
     parts: Sequence[Part] = field(repr=False)
     overwrite: bool
+    max_error_rate: float = 1.0
+    summarise: Callable[[Receipt], dict[str, Any]] = dict
 
 
 def part_id(*what: object) -> str:
     """A short name that follows from what a part is made of."""
-    return sha256(dumps([str(each) for each in what]).encode()).hexdigest()[:16]
+    return sha256(json.dumps([str(each) for each in what]).encode()).hexdigest()[:16]
 
 
-def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Receipt:
+def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> dict[str, Any]:
     """Do the parts that are not done yet, check the accounts and commit the whole.
 
     Args:
@@ -85,32 +95,52 @@ def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Receip
         say: told in sentences what happens.
 
     Returns:
-        The sum of all receipts: counts added up, reasons merged.
+        The summary: counts added up, reasons merged, as `job.summarise` puts them.
 
     Raises:
         OutputExistsError: the place holds another job's output or something else.
         UsageError: what is to be overwritten holds the input.
+        DataError: more rows than allowed cannot be read.
         InternalError: a row is not accounted for exactly once.
         StorageError: something cannot be written.
     """
     with storage.exclusive(job.place):
-        if _is_complete(job):
+        finish(job.place)
+        below = _room(job)
+        if below is None:
             say(f"{job.place} holds this job's result already, complete; nothing to do")
-            return _total(storage.read_manifest(_at(job, _MANIFEST))["receipts"])
-        storage.commit_manifest(_at(job, _MANIFEST), {"job": job.identity, "receipts": []})
-        receipts = [*_done(job, say)]
-        found = {receipt["part"] for receipt in receipts}
-        progress = Progress(len(job.parts), sum(part.num_rows for part in job.parts), say)
-        for receipt in receipts:
-            progress.start_from(receipt)
-        for receipt in run_parts([part for part in job.parts if part.id not in found]):
-            receipts.append(receipt)
-            progress.add(receipt)
-        _check_accounts(job, receipts)
-        receipts.sort(key=lambda receipt: receipt["part"])
-        storage.commit_manifest(_at(job, _MANIFEST), {"job": job.identity, "receipts": receipts})
-        storage.commit(_at(job, _SUCCESS), b"")
-    return _total(receipts)
+            receipts = storage.read_manifest(_at(job, MANIFEST))["receipts"]
+            _check_error_rate(job, receipts)
+        else:
+            stage = replace(
+                job,
+                place=storage.join(job.place, *below),
+                parts=[replace(part, below="".join(below)) for part in job.parts],
+            )
+            receipts = _run_parts(stage, run_parts, say)
+            finish(job.place)
+    return job.summarise(_total(receipts))
+
+
+def _run_parts(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> list[Receipt]:
+    storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": []})
+    receipts = [*_done(job, say)]
+    found = {receipt["part"] for receipt in receipts}
+    progress = Progress(len(job.parts), sum(part.num_rows for part in job.parts), say)
+    for receipt in receipts:
+        progress.start_from(receipt)
+    for receipt in run_parts([part for part in job.parts if part.id not in found]):
+        receipts.append(receipt)
+        progress.add(receipt)
+        _check_error_rate(job, receipts)
+    _check_accounts(job, receipts)
+    _check_nobody_else(job, receipts)
+    receipts.sort(key=lambda receipt: receipt["part"])
+    summary = json.dumps(job.summarise(_total(receipts)), indent=2)
+    storage.commit(_at(job, SUMMARY), f"{summary}\n".encode())
+    storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": receipts})
+    storage.commit(_at(job, SUCCESS), b"")
+    return receipts
 
 
 def run_here(work: Work) -> RunParts:
@@ -127,6 +157,7 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
         files: name below `place` -> content.
         counts: rows, quarantined, reasons and whatever else is to be added up.
     """
+    place = storage.join(place, part.below) if part.below else place
     for name, data in files.items():
         storage.commit(storage.join(place, name), data)
     checksums = {name: storage.checksum(data) for name, data in files.items()}
@@ -139,35 +170,43 @@ def _at(job: Job, *names: str) -> str:
     return storage.join(job.place, *names)
 
 
-def _is_complete(job: Job) -> bool:
-    """Whether this very job is done; makes room for it if another one may be replaced."""
-    contents = storage.names(job.place)
+def _room(job: Job) -> tuple[str, ...] | None:
+    """Where in the output this job works: there, beside what it replaces, or nowhere if done."""
+    contents = [name for name in storage.names(job.place) if name != NEXT]
     if not contents:
-        return False
-    if _MANIFEST not in contents:
+        return ()
+    if MANIFEST not in contents:
         raise OutputExistsError(
             f"{job.place} holds {contents[0]!r}, which no job of this program wrote; "
             "choose another --output"
         )
-    if job.overwrite:
-        _clear(job, contents)
-        return False
-    if storage.read_manifest(_at(job, _MANIFEST))["job"] != job.identity:
+    ours = _is_ours(job, job.place)
+    if ours and (SUCCESS not in contents or not job.overwrite):
+        storage.remove(_at(job, NEXT))
+        return None if SUCCESS in contents else ()
+    if not job.overwrite:
         raise OutputExistsError(
             f"{job.place} holds the output of another job (other input, model or settings); "
             "choose another --output or replace it with --overwrite"
         )
-    return _SUCCESS in contents
-
-
-def _clear(job: Job, contents: Sequence[str]) -> None:
     inputs = (file for part in job.parts for file in part.files)
     if inside := next((file for file in inputs if file.startswith(_at(job, ""))), None):
         raise UsageError(f"--output {job.place} holds the input {inside}; choose another --output")
-    # The mark of completeness goes first, so that no reader takes a half for the whole; the
-    # manifest last, so that the rest is known to be ours if this is interrupted.
-    for name in sorted(contents, key=lambda each: (each != _SUCCESS, each == _MANIFEST)):
-        storage.remove(_at(job, name))
+    if not _is_ours(job, _at(job, NEXT)):
+        storage.remove(_at(job, NEXT))
+    return (NEXT,)
+
+
+def _is_ours(job: Job, place: str) -> bool:
+    """Whether a place holds this very job; what is damaged may be overwritten."""
+    if MANIFEST not in storage.names(place):
+        return False
+    try:
+        return bool(storage.read_manifest(storage.join(place, MANIFEST))["job"] == job.identity)
+    except DataError:
+        if job.overwrite:
+            return False
+        raise
 
 
 def _done(job: Job, say: Callable[[str], None]) -> Iterator[Receipt]:
@@ -193,13 +232,45 @@ def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
             )
 
 
-def _total(receipts: list[Receipt]) -> Receipt:
-    """Counts added up, over whole numbers and over the reasons' counts."""
+def _check_nobody_else(job: Job, receipts: Sequence[Receipt]) -> None:
+    """In an object store nothing keeps two jobs apart, but they are found out."""
+    files = {name for receipt in receipts for name in receipt["files"]}
+    folders = {name.rpartition("/")[0] for name in files if "/" in name}
+    there = {f"{folder}/{name}" for folder in folders for name in storage.names(_at(job, folder))}
+    if not _is_ours(job, job.place) or there - files:
+        found = min(there - files, default=MANIFEST)
+        raise OutputExistsError(
+            f"{job.place} holds {found!r}, which another job wrote meanwhile; "
+            "run each job with an --output of its own"
+        )
+
+
+def _check_error_rate(job: Job, receipts: Sequence[Receipt]) -> None:
+    if job.max_error_rate == 1:
+        return
+    bad = sum(receipt["quarantined"] for receipt in receipts)
+    rows = sum(part.num_rows + bool(part.broken) for part in job.parts)
+    if bad > job.max_error_rate * rows:
+        reasons = _total(receipts)["reasons"]
+        most = max(reasons, key=reasons.get)
+        raise DataError(
+            f"{bad:,} of {rows:,} rows cannot be read (most often {most}), "
+            f"more than --max-error-rate {job.max_error_rate}; see {job.place}/quarantine, then "
+            "mend the input or allow more"
+        )
+
+
+def _total(receipts: Sequence[Receipt]) -> Receipt:
+    """Accounts added up: numbers, counts by name, and lists joined."""
     total: Receipt = {"reasons": {}}
     for receipt in receipts:
         for name, value in receipt.items():
             if isinstance(value, int):
                 total[name] = total.get(name, 0) + value
-        for reason, count in receipt["reasons"].items():
-            total["reasons"][reason] = total["reasons"].get(reason, 0) + count
+            elif name not in _OF_PART and isinstance(value, dict):
+                counts = total.setdefault(name, {})
+                for each, count in value.items():
+                    counts[each] = counts.get(each, 0) + count
+            elif name not in _OF_PART:
+                total.setdefault(name, []).extend(value)
     return total

@@ -8,21 +8,20 @@ A row is in the one or the other, exactly once. A file that cannot be read at al
 quarantine without a row number.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nanograd import model as model_io
 from nanograd import storage
-from nanograd.batch import survey
-from nanograd.batch.inputs import expand, open_parquet, to_parquet
+from nanograd.batch import account, formats, survey
+from nanograd.batch.account import Mistake
+from nanograd.batch.inputs import expand, open_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
 from nanograd.batch.survey import Found
 from nanograd.config import PredictConfig
@@ -42,6 +41,14 @@ from nanograd.model import Model
 _BATCH_ROWS = 2_000
 
 
+class Outcome(NamedTuple):
+    """What became of a batch of rows: each is in the one table or in the other."""
+
+    predictions: pa.Table
+    quarantine: pa.Table
+    mistakes: Sequence[Mistake] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictWork:
     """Does one part; small, so that it can be sent to every actor, which reads the model itself."""
@@ -54,29 +61,32 @@ class PredictWork:
     kept: pa.Schema
     folders: pa.Schema
     reading: Reading
+    format: str
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
         model = _model(self.model, self.model_sha256)
         outcomes = list(self._outcomes(part, model))
-        read = pa.concat_tables([predictions for predictions, _ in outcomes])
-        rejects = pa.concat_tables([quarantine for _, quarantine in outcomes])
-        files = {}
+        read = pa.concat_tables([each.predictions for each in outcomes])
+        rejects = pa.concat_tables([each.quarantine for each in outcomes])
+        mistakes = [mistake for each in outcomes for mistake in each.mistakes]
+        files, name = {}, f"part-{part.id}.{self.format}"
         if not part.broken:
-            files[f"predictions/part-{part.id}.parquet"] = to_parquet(read)
+            files[f"predictions/{name}"] = formats.encode(read, self.format)
         if len(rejects):
-            files[f"quarantine/part-{part.id}.parquet"] = to_parquet(rejects)
-        return commit_part(self.place, part, files, _counts(part, read, rejects))
+            files[f"quarantine/{name}"] = formats.encode(rejects, self.format)
+        counts = account.counts(part, read, rejects, mistakes)
+        return commit_part(self.place, part, files, counts)
 
-    def _outcomes(self, part: Part, model: Model) -> Iterator[tuple[pa.Table, pa.Table]]:
+    def _outcomes(self, part: Part, model: Model) -> Iterator[Outcome]:
         """Predictions and quarantine, batch by batch; together they hold each row once."""
         [file], first = part.files, part.first_row
         if part.broken:
             whole_file = Reject(None, part.broken, part.detail)
-            yield PREDICTIONS.empty_table(), _quarantine(file, 0, [whole_file])
+            yield Outcome(PREDICTIONS.empty_table(), _quarantine(file, 0, [whole_file]))
             return
         schema = pa.schema([*self.kept, *PREDICTIONS])
-        yield schema.empty_table(), QUARANTINE.empty_table()
+        yield Outcome(schema.empty_table(), QUARANTINE.empty_table())
         done = 0
         batches = self._batches(part)
         while done < part.num_rows:
@@ -86,7 +96,7 @@ class PredictWork:
                 lost = [
                     Reject(row, "broken_file", str(error)) for row in range(part.num_rows - done)
                 ]
-                yield schema.empty_table(), _quarantine(file, first + done, lost)
+                yield Outcome(schema.empty_table(), _quarantine(file, first + done, lost))
                 return
             yield self._outcome(model, file, first + done, batch, schema)
             done += len(batch)
@@ -119,15 +129,15 @@ class PredictWork:
 
     def _outcome(
         self, model: Model, file: str, first: int, batch: pa.Table, schema: pa.Schema
-    ) -> tuple[pa.Table, pa.Table]:
+    ) -> Outcome:
         decoded = read_images(
             batch, find_image_column(batch.schema, self.image_column), self.reading
         )
         labels, bad_labels = read_labels(batch, find_label_column(batch.schema, self.label_column))
         refused = {reject.row for reject in bad_labels}
         good = np.array([row not in refused for row in decoded.rows.tolist()], dtype=bool)
-        rows = decoded.rows[good]
-        scores = model.scores(decoded.images[good])
+        rows, images = decoded.rows[good], decoded.images[good]
+        scores = model.scores(images)
         best = scores.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
         arrays = {
             **{field.name: _kept(batch, field, rows) for field in self.kept},
@@ -139,7 +149,8 @@ class PredictWork:
             "label": pa.array(labels[rows], mask=labels[rows] < 0),
         }
         rejects = [*bad_labels, *(each for each in decoded.rejects if each.row not in refused)]
-        return pa.table(arrays, schema), _quarantine(file, first, rejects)
+        mistakes = account.find_mistakes(images, file, rows + first, labels[rows], scores)
+        return Outcome(pa.table(arrays, schema), _quarantine(file, first, rejects), mistakes)
 
 
 def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork]:
@@ -151,7 +162,7 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
 
     Raises:
         DataError: an input is not there, the model is damaged, a column to keep is missing.
-        UsageError: a column to keep has a name that predictions use.
+        UsageError: a column to keep has a name that predictions use, or does not fit the format.
     """
     if taken := sorted(set(config.keep) & set(PREDICTIONS.names)):
         raise UsageError(f"--keep {taken[0]}: the predictions have a column of that name already")
@@ -173,12 +184,21 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
             normalise=config.normalise,
             image_root=storage.absolute(root) if root else None,
         ),
+        format=config.format,
     )
+    formats.check(work.kept, work.format)
     settings = _settings(work)
     all_rows = sum(sum(each.group_rows) for each in found)
     parts = [part for each in found for part in _parts(each, settings, all_rows)]
     identity = {"command": "predict", **settings, "parts": [part.id for part in parts]}
-    job = Job(place=work.place, identity=identity, parts=parts, overwrite=config.overwrite)
+    job = Job(
+        place=work.place,
+        identity=identity,
+        parts=parts,
+        overwrite=config.overwrite,
+        max_error_rate=config.max_error_rate,
+        summarise=account.summarise,
+    )
     return job, work
 
 
@@ -190,6 +210,7 @@ def _settings(work: PredictWork) -> dict[str, Any]:
         "image_column": work.image_column,
         "label_column": work.label_column,
         "keep": {field.name: str(field.type) for field in work.kept},
+        "format": work.format,
         "folders": {field.name: str(field.type) for field in work.folders},
     }
 
@@ -233,17 +254,3 @@ def _quarantine(file: str, first: int, rejects: Sequence[Reject]) -> pa.Table:
         },
         QUARANTINE,
     )
-
-
-def _counts(part: Part, read: pa.Table, rejects: pa.Table) -> dict[str, Any]:
-    labels = read.column("label").drop_null()
-    correct = pc.sum(pc.equal(read.column("label"), read.column("prediction"))).as_py()
-    return {
-        "rows": len(read) + len(rejects) - bool(part.broken),
-        "predicted": len(read),
-        "quarantined": len(rejects),
-        "broken_files": int(bool(part.broken)),
-        "labelled": len(labels),
-        "correct": correct or 0,
-        "reasons": dict(Counter(rejects.column("reason").to_pylist())),
-    }

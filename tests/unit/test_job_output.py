@@ -1,10 +1,10 @@
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nanograd import storage
-from nanograd.batch.job import Part
+from nanograd.batch.job import Part, Receipt
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from tests.unit.test_job import PARTS, TOTAL, Scribe, contents, make_job, run
 
@@ -45,23 +45,92 @@ def test_overwrite_replaces_another_jobs_output(out: Path) -> None:
 
     assert work.done == [part.id for part in PARTS[:2]]
     assert total["rows"] == 8
-    assert len(contents(out)) == 2 * 3 + 2  # two files and a receipt a part, manifest, _SUCCESS
+    # Two files and a receipt a part, summary, manifest, mark of completeness.
+    assert len(contents(out)) == 2 * 3 + 3
 
 
-def test_overwrite_that_is_killed_may_be_said_again(
+def test_old_output_stays_whole_until_the_new_one_is_complete(
     out: Path, undisturbed: dict[str, bytes]
 ) -> None:
     run(make_job(out, model="n"), Scribe(out))
+    old = contents(out)
 
-    def killed(folder: object) -> None:
-        raise KeyboardInterrupt
+    with pytest.raises(StorageError):
+        run(make_job(out, overwrite=True), Scribe(out, fails_at=3))
+    now = contents(out)
+    again = Scribe(out)
+    run(make_job(out, overwrite=True), again)
+
+    beside = {name for name in now if name.startswith("_next/")}
+    assert {name: data for name, data in now.items() if name not in beside} == old
+    assert len(beside) == 3 * 3 + 1
+    assert again.done == [part.id for part in PARTS[3:]]
+    assert contents(out) == undisturbed
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_replacement_killed_at_any_move_is_finished_by_the_next_command(
+    out: Path, undisturbed: dict[str, bytes], place: int
+) -> None:
+    run(make_job(out, PARTS[:2], model="n"), Scribe(out))
+    move, moved = storage.move, []
+
+    def killed(old: str, new: str) -> None:
+        if len(moved) == place:
+            raise KeyboardInterrupt
+        moved.append(new)
+        move(old, new)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr(storage, "move", killed)
         with pytest.raises(KeyboardInterrupt):
             run(make_job(out, overwrite=True), Scribe(out))
     was_complete = (out / "_SUCCESS").exists()
-    run(make_job(out, overwrite=True), Scribe(out))
+    again = Scribe(out)
+    total, _ = run(make_job(out), again)
+
+    assert not was_complete
+    assert again.done == []
+    assert total == TOTAL
+    assert contents(out) == undisturbed
+
+
+def test_overwriting_an_unfinished_output_of_ones_own_goes_on(
+    out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    with pytest.raises(StorageError):
+        run(make_job(out, overwrite=True), Scribe(out, fails_at=2))
+    again = Scribe(out)
+
+    run(make_job(out, overwrite=True), again)
+
+    assert again.done == [part.id for part in PARTS[2:]]
+    assert contents(out) == undisturbed
+
+
+def test_what_another_job_wrote_meanwhile_is_found(out: Path) -> None:
+    class Disturbed(Scribe):
+        def __call__(self, part: Part) -> Receipt:
+            storage.commit(str(out / "rows" / "part-of-another"), b"")
+            return super().__call__(part)
+
+    with pytest.raises(OutputExistsError, match=r"rows/part-of-another.*another job"):
+        run(make_job(out), Disturbed(out))
+
+    assert not (out / "_SUCCESS").exists()
+
+
+def test_too_many_unreadable_rows_end_the_job_and_allowing_more_finishes_it(
+    out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    strict = replace(make_job(out), max_error_rate=0.01)
+
+    with pytest.raises(DataError, match=r"3 of 229 rows .*most often blank.*--max-error-rate 0.01"):
+        run(strict, Scribe(out))
+    was_complete = (out / "_SUCCESS").exists()
+    run(replace(make_job(out), max_error_rate=0.02), Scribe(out))
+    with pytest.raises(DataError, match="--max-error-rate"):
+        run(strict, Scribe(out))
 
     assert not was_complete
     assert contents(out) == undisturbed

@@ -1,3 +1,6 @@
+import json
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from pyarrow import csv
 
 from nanograd import blas, commands
 from nanograd import model as model_io
@@ -14,6 +19,7 @@ from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.data.parquet import PREDICTIONS, QUARANTINE
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.metrics import confusion_matrix
 from nanograd.mlp import Architecture, init_params
 from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
@@ -244,9 +250,91 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (579, 576, 3)
 
 
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_other_formats_hold_the_same_values(
+    config: PredictConfig, rows: Path, tmp_path: Path, format_: str
+) -> None:
+    run(changed(config, keep=("id", "writer")), rows)
+    place = tmp_path / format_
+    run(changed(config, keep=("id", "writer"), format=format_, output=str(place)), rows)
+
+    order = [("source_file", "ascending"), ("source_row", "ascending")]
+    expected = pq.read_table(Path(config.output) / "predictions").sort_by(order).to_pylist()
+    read = read_csv if format_ == "csv" else read_json_lines
+    found = [row for file in sorted((place / "predictions").iterdir()) for row in read(file)]
+    found.sort(key=lambda row: (row["source_file"], row["source_row"]))
+    assert len(found) == 576
+    for row, other in zip(found, expected, strict=True):
+        assert np.array_equal(np.float32(row.pop("scores")), np.float32(other.pop("scores")))
+        assert np.float32(row.pop("confidence")) == np.float32(other.pop("confidence"))
+        assert row == other
+    bad = [row for file in (place / "quarantine").iterdir() for row in read(file)]
+    assert [row["source_row"] for row in bad] == [192] * 3
+
+
+def read_csv(file: Path) -> list[dict[str, Any]]:
+    rows = csv.read_csv(
+        file,
+        convert_options=csv.ConvertOptions(
+            strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    ).to_pylist()
+    for row in rows:
+        if "score_0" in row:
+            row["scores"] = [row.pop(f"score_{digit}") for digit in range(10)]
+    return rows
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("format_", "name"), [("csv", "box"), ("csv", "image"), ("jsonl", "image")]
+)
+def test_columns_that_a_format_cannot_hold_are_refused(
+    config: PredictConfig, rows: Path, format_: str, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--format {format_} cannot hold column '{name}'"):
+        run(changed(config, keep=("id", name), format=format_), rows)
+
+    assert not Path(config.output).exists()
+
+
+def test_summary_says_accuracy_confusion_and_the_worst_mistakes(
+    config: PredictConfig, rows: Path
+) -> None:
+    figures, _ = run(config, rows)
+
+    table = pq.read_table(Path(config.output) / "predictions")
+    label, prediction = table["label"].to_numpy(), table["prediction"].to_numpy()
+    summary = json.loads((Path(config.output) / "_summary.json").read_text())
+    confidence = table["confidence"].to_numpy()[label != prediction]
+    assert summary["accuracy"] == figures["accuracy"] == (label == prediction).mean()
+    assert np.array_equal(summary["confusion"], confusion_matrix(prediction, label))
+    assert figures["confusion"] == summary["confusion"]
+    assert sum(summary["labelled_by_confidence"].values()) == 576
+    assert sum(summary["correct_by_confidence"].values()) == (label == prediction).sum()
+    worst = [each["confidence"] for each in summary["worst"]]
+    assert worst == sorted(worst, reverse=True)
+    assert worst[0] == pytest.approx(confidence.max(), abs=1e-6)
+    first = summary["worst"][0]
+    [row] = [
+        row for row in table.to_pylist()
+        if (row["source_file"], row["source_row"]) == (first["source_file"], first["source_row"])
+    ]  # fmt: skip
+    assert (row["label"], row["prediction"]) == (first["label"], first["prediction"])
+    with Image.open(BytesIO(b64decode(first["png"]))) as picture:
+        source = pq.read_table(first["source_file"])["image"][first["source_row"]].as_py()
+        assert picture.tobytes() == source
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"format": "csv"},
+        {"normalise": "never"},
+        {"image_root": "/data"},
         {"keep": ("id",)},
         {"polarity": "dark-on-light"},
         {"max_pixels": 784},
