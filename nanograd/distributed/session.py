@@ -1,5 +1,6 @@
 """Connecting to Ray: to the cluster the user means, or to a private one of our own."""
 
+import io
 import logging
 import os
 import secrets
@@ -21,6 +22,18 @@ LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
 _PREFIX = "nanograd-"
+
+
+class _Aside(io.TextIOBase):
+    """stdout while Ray is in use: it prints there what it lost, but that is for results.
+
+    It goes to stderr, without the page of advice behind its first sentence.
+    """
+
+    def write(self, text: str) -> int:
+        """Pass on, in short."""
+        sys.stderr.write(text.partition(" To troubleshoot")[0])
+        return len(text)
 
 
 @contextmanager
@@ -50,8 +63,7 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             _start_private(folder, num_cpus)
         else:
             _join(address)
-        # Ray prints on stdout which of its processes was lost; that is for results.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(_Aside()):
             yield
     finally:
         ray.shutdown()
