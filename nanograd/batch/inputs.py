@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 from nanograd import storage
 from nanograd.errors import DataError
 
+# A row group is read so many bytes at a time: whole, it could be larger than the memory.
+_READ_BYTES = 4 << 20
+
 
 class InputFile(NamedTuple):
     """A file to be read, and what shows that it is still the same one.
@@ -48,10 +51,14 @@ def open_parquet(file: str) -> pq.ParquetFile:
 
     Raises:
         DataError: it is none, it is cut short, or its footer contradicts itself.
+        StorageError: it cannot be read at all; that is no damage.
     """
     try:
-        parquet = pq.ParquetFile(storage.open_file(file), page_checksum_verification=True)
+        parquet = pq.ParquetFile(
+            storage.open_file(file), buffer_size=_READ_BYTES, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8
+        storage.read(file, 1)  # an object store that is gone says so here
         raise DataError(f"{file} is no whole Parquet file: {error}") from error
     footer = parquet.metadata
     num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]

@@ -21,8 +21,9 @@ from nanograd import model as model_io
 from nanograd import storage
 from nanograd.batch import account, formats, survey
 from nanograd.batch.account import Mistake
-from nanograd.batch.inputs import expand, open_parquet
+from nanograd.batch.inputs import expand
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
+from nanograd.batch.reading import Lost, read_rows
 from nanograd.batch.survey import Found
 from nanograd.config import PredictConfig
 from nanograd.data import partitions
@@ -37,8 +38,6 @@ from nanograd.data.parquet import (
 from nanograd.data.rows import Reading
 from nanograd.errors import DataError, UsageError
 from nanograd.model import Model
-
-_BATCH_ROWS = 2_000
 
 
 class Outcome(NamedTuple):
@@ -87,38 +86,16 @@ class PredictWork:
             return
         schema = pa.schema([*self.kept, *PREDICTIONS])
         yield Outcome(schema.empty_table(), QUARANTINE.empty_table())
-        done = 0
-        batches = self._batches(part)
-        while done < part.num_rows:
-            try:
-                batch = next(batches)
-            except (pa.ArrowException, OSError, StopIteration) as error:
-                lost = [
-                    Reject(row, "broken_file", str(error)) for row in range(part.num_rows - done)
-                ]
-                yield Outcome(schema.empty_table(), _quarantine(file, first + done, lost))
-                return
-            yield self._outcome(model, file, first + done, batch, schema)
-            done += len(batch)
-
-    def _batches(self, part: Part) -> Iterator[pa.Table]:
-        """A part's rows, with the columns that are needed."""
-        [file] = part.files
-        with open_parquet(file) as parquet:
-            batches = parquet.iter_batches(
-                _BATCH_ROWS,
-                row_groups=list(range(*part.row_groups)),
-                columns=self._needed(parquet.schema_arrow, file),
-            )
-            start, end = part.skip, part.skip + part.num_rows
-            for batch in batches:
-                rows = batch.slice(max(start, 0), max(end - max(start, 0), 0))
-                start, end = start - len(batch), end - len(batch)
-                if len(rows):
-                    table = pa.Table.from_batches([rows])
-                    yield partitions.add_columns(table, file, self.folders)
-                if end <= 0:
-                    return
+        for batch in read_rows(part, lambda schema: self._needed(schema, file)):
+            if isinstance(batch, Lost):
+                lost = [Reject(row, "broken_file", batch.detail) for row in range(batch.num_rows)]
+                yield Outcome(schema.empty_table(), _quarantine(file, first, lost))
+                first += batch.num_rows
+            else:
+                table = pa.Table.from_batches([batch])
+                table = partitions.add_columns(table, file, self.folders)
+                yield self._outcome(model, file, first, table, schema)
+                first += len(batch)
 
     def _needed(self, schema: pa.Schema, file: str) -> list[str]:
         all_columns = partitions.add_columns(schema.empty_table(), file, self.folders)

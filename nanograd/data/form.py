@@ -26,6 +26,42 @@ def is_mnist_like(image: Bytes) -> bool:
     return min(y, x) >= 13.4 and max(y, x) < 14.6
 
 
+def are_mnist_like(images: Bytes) -> NDArray[np.bool_]:
+    """As `is_mnist_like`, of many pictures at once: a tenth of the time of each alone.
+
+    Args:
+        images: (n, 784) uint8.
+
+    Returns:
+        (n,) bool.
+    """
+    ink = np.where(images < 16, np.uint8(0), images)
+    # Whole numbers below 2 ** 24 each: float32 adds them without rounding, in any order.
+    mass, sum_x, sum_y = (ink.astype(np.float32) @ _MOMENTS).T.astype(np.float64)
+    total = np.maximum(mass, 1)
+    x, y = sum_x / total, sum_y / total
+    square = images.reshape(-1, 28, 28)
+    profiles = square.max(axis=1), square.max(axis=2)
+    least = np.maximum(*(_extents(profile >= 16) for profile in profiles))
+    most = np.maximum(*(_extents(profile >= 40) for profile in profiles))
+    centred: NDArray[np.bool_] = (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
+    like: NDArray[np.bool_] = (profiles[0].max(axis=1) >= 240) & (least >= 19) & (most <= 20)
+    like &= centred
+    return like
+
+
+# 1, x, y of every pixel
+_MOMENTS = np.stack([np.ones(784), *(axis.ravel() for axis in np.mgrid[:28, :28][::-1])], axis=1)
+_MOMENTS = _MOMENTS.astype(np.float32)
+
+
+def _extents(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """From the first mark of each row to its last, (n, 28) to (n,); a row without has 28."""
+    extents: NDArray[np.int64] = marks.shape[1] - marks.argmax(axis=1)
+    extents -= marks[:, ::-1].argmax(axis=1)
+    return extents
+
+
 def _longest_side(ink: NDArray[np.bool_]) -> int:
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1

@@ -153,11 +153,34 @@ def _from_pictures(array: pa.Array, reading: Reading) -> Decoded:
         flat = np.frombuffer(b"".join(array.to_pylist()), np.uint8).reshape(-1, NUM_PIXELS)
         return _normalised(Decoded(flat, np.arange(len(array)), []), reading)
 
-    def read(row: tuple[bytes | None, str | None]) -> Images:
-        data, path = row
-        return reading.followed(path) if data is None and path else reading.encoded(data)
+    files = array.to_pylist()
+    images, plain = reading.plain(files)
+    if plain.all():
+        return Decoded(images, np.arange(len(files)), [])
+    return _merged(images, plain, _one_by_one(files, paths, np.flatnonzero(~plain), reading))
 
-    return _each(list(zip(array.to_pylist(), paths, strict=True)), read)
+
+def _one_by_one(
+    files: list[bytes | None],
+    paths: list[str | None],
+    rows: NDArray[np.int64],
+    reading: Reading,
+) -> Decoded:
+    def read(row: int) -> Images:
+        path = paths[row] if files[row] is None else None
+        return reading.followed(path) if path else reading.encoded(files[row])
+
+    images, kept, rejects = _each(rows.tolist(), read)
+    return Decoded(images, rows[kept], [each._replace(row=int(rows[each.row])) for each in rejects])
+
+
+def _merged(images: Images, plain: Mask, others: Decoded) -> Decoded:
+    """Pictures read at once and pictures read one by one, in the order of the rows."""
+    if not len(images):
+        return others
+    rows = np.concatenate([np.flatnonzero(plain), others.rows])
+    order = np.argsort(rows)
+    return Decoded(np.concatenate([images, others.images])[order], rows[order], others.rejects)
 
 
 def _all_raw(array: pa.Array) -> bool:

@@ -1,6 +1,6 @@
 """One row's picture to the 784 bytes that the net reads: from bytes, a file or Spark's pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import storage
-from nanograd.data import handwriting, pictures, spark
+from nanograd.data import form, handwriting, pictures, png, spark
 from nanograd.data.dataset import NUM_PIXELS
 from nanograd.data.pictures import UnreadableError
 from nanograd.data.reader import PictureReader
@@ -62,6 +62,30 @@ class Reading:
         if is_raw(data):
             return self.numbers(np.frombuffer(data, np.uint8))
         return self._form(pictures.decode(data, max_pixels=self.max_pixels))
+
+    def plain(self, files: Sequence[bytes | None]) -> tuple[Images, NDArray[np.bool_]]:
+        """Those files that are small grey PNG in MNIST's form, at once: a quarter of the time.
+
+        Args:
+            files: n files of any kind.
+
+        Returns:
+            images: (m, 784) uint8, what `encoded` gives for the m that were read here.
+            which: (n,) bool, those.
+        """
+        if self.always:
+            return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(len(files), np.bool_)
+        images, which = png.decode(files)
+        if self.normalise == "never":
+            return (255 - images if self.polarity == "dark-on-light" else images), which
+        like = np.zeros(len(images), np.bool_)
+        if self.polarity != "dark-on-light":
+            like = form.are_mnist_like(images)
+        if self.polarity != "light-on-dark" and not like.all():
+            images = np.where(like[:, None], images, 255 - images)
+            like[~like] = form.are_mnist_like(images[~like])
+        which[which] = like
+        return images[like], which
 
     def followed(self, path: str) -> Images:
         """(784,) uint8 of the picture file at a row's path, which must lie below `image_root`.
