@@ -126,6 +126,12 @@ class TrainConfig(JobConfig):
         below=2,
         recipe=True,
     )
+    upright: str = setting(
+        "before",
+        "set deslanted training images upright before or after they are distorted",
+        choices=("before", "after"),
+        recipe=True,
+    )
     validation_split: float = setting(
         0.1,
         "share of the training images held out to watch the run",
@@ -156,6 +162,11 @@ class TrainConfig(JobConfig):
         if self.width and self.pixels != "deslanted":
             raise UsageError(
                 f"--width has no effect with --pixels {self.pixels}; "
+                "leave it out or say --pixels deslanted"
+            )
+        if self.upright == "after" and self.pixels != "deslanted":
+            raise UsageError(
+                f"--upright after has no effect with --pixels {self.pixels}; "
                 "leave it out or say --pixels deslanted"
             )
         if self.width and self.committee > 1:

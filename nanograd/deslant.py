@@ -44,12 +44,22 @@ def deslant(images: NDArray[np.uint8], width: float = 0.0) -> NDArray[np.uint8]:
     upright = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        upright[block] = np.rint(resample(images[block], _sources(images[block], width)))
+        upright[block] = np.rint(resample(images[block], upright_places(images[block], width)))
     return upright
 
 
-def _sources(images: NDArray[np.uint8], width: float) -> NDArray[np.float32]:
-    """(2, B, 784): where the pixels of the upright images come from."""
+def upright_places(
+    images: NDArray[np.uint8] | NDArray[np.float32], width: float = 0.0
+) -> NDArray[np.float32]:
+    """Where the pixels of the upright images come from.
+
+    Args:
+        images: (B, 784) uint8 or float32, ink 255 on 0.
+        width: as `deslant`'s.
+
+    Returns:
+        (2, B, 784) float32: column and row, counted from the middle of the first pixel.
+    """
     sums = (images.astype(np.float64) @ _MONOMIALS).T[:, :, None]
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
     mass = np.maximum(mass, 1)

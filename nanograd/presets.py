@@ -26,5 +26,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 40,
         # Matrix products of 128 rows are faster than of 64; four workers still have one each.
         "shards": 4,
+        "upright": "after",
     },
 }

@@ -1,6 +1,7 @@
 """Distortions of training images, drawn afresh for every image and epoch.
 
-Elastic and affine distortion are one displacement of the pixels, so an image is interpolated once.
+Elastic and affine distortion, and setting upright what comes out, are one displacement of the
+pixels, so ink is interpolated once.
 All randomness comes from the generator that is passed in, which belongs to one shard and round:
 the same images come out whoever computes them.
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
+from nanograd.deslant import upright_places
 from nanograd.resample import SIDE, resample
 
 # Standard deviation of the Gaussian that smooths the elastic field, in pixels (Simard: about 4).
@@ -54,7 +56,10 @@ class Distortion:
 
 
 def distort(
-    images: NDArray[np.uint8], distortion: Distortion, generator: Philox
+    images: NDArray[np.uint8],
+    distortion: Distortion,
+    generator: Philox,
+    width: float | None = None,
 ) -> NDArray[np.float32]:
     """Each image elastically bent, turned, scaled, sheared, moved, and its strokes made otherwise.
 
@@ -62,6 +67,8 @@ def distort(
         images: (B, 784) uint8, ink 255 on 0.
         distortion: how far.
         generator: source of the draws, the same number for each image, one after the other.
+        width: set the distorted images upright, as `deslant` does with this width; None leaves
+            them as they lean.
 
     Returns:
         (B, 784) float32, 0 to 255; with no distortion the images, bit for bit.
@@ -71,7 +78,12 @@ def distort(
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
         strokes = vary_stroke(images[block], draws[block, 6] * np.float32(distortion.stroke))
-        distorted[block] = resample(strokes, places(distortion, draws[block]))
+        weights = _weights(distortion, draws[block])
+        sources = _places(weights)
+        distorted[block] = resample(strokes, sources)
+        if width is not None:
+            _follow(sources, weights, upright_places(distorted[block], width))
+            distorted[block] = resample(strokes, sources)
     return distorted
 
 
@@ -88,6 +100,29 @@ def places(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.flo
     Returns:
         (2, B, 784) float32: column and row, counted from the middle of the first pixel.
     """
+    return _places(_weights(distortion, draws))
+
+
+def _places(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    num_images = weights.shape[1]
+    return (weights.reshape(-1, len(_BASIS)) @ _BASIS).reshape(2, num_images, SIDE * SIDE)
+
+
+def _follow(
+    sources: NDArray[np.float32], weights: NDArray[np.float32], upright: NDArray[np.float32]
+) -> None:
+    """Look the affine part up where the upright image's pixels stand, in place.
+
+    The elastic field, which is smooth, is left where it was: so ink is interpolated once, and no
+    field is evaluated off the grid.
+    """
+    across, down = upright - _GRID
+    sources += weights[:, :, 1:2] * across
+    sources += weights[:, :, 2:3] * down
+
+
+def _weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(2, B, 3 + F): of each basis function, for columns and rows."""
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
     scale_x = 1 + scale_x * np.float32(distortion.scaling)
@@ -105,7 +140,7 @@ def places(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.flo
     weights[1, :, 2] = sin * scale_x * shear + cos * scale_y
     field = draws[:, _NUM_AFFINE : _NUM_AFFINE + 2 * _NUM_WAVES].reshape(len(draws), 2, _NUM_WAVES)
     np.multiply(field.swapaxes(0, 1), np.float32(distortion.elastic), out=weights[:, :, 3:])
-    return (weights.reshape(-1, len(_BASIS)) @ _BASIS).reshape(2, len(draws), SIDE * SIDE)
+    return weights
 
 
 def vary_stroke(images: NDArray[np.uint8], by: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -170,6 +205,8 @@ def _basis() -> NDArray[np.float32]:
 
 
 _BASIS = _basis()
+# (2, 1, 784): column and row of each pixel
+_GRID = np.mgrid[:SIDE, :SIDE][::-1].reshape(2, 1, -1).astype(np.float32)
 _NUM_WAVES = len(_BASIS) - 3
 # An even number, since a raw draw gives two.
 NUM_DRAWS = (_NUM_AFFINE + 2 * _NUM_WAVES + 1) // 2 * 2

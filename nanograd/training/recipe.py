@@ -21,6 +21,7 @@ class Recipe:
         preparation: how pixels become inputs.
         plan: which images each round uses.
         distortion: how far training images are distorted.
+        upright_last: whether they are set upright after that instead of before.
         epochs: passes over the training set.
         optimizer: sgd, momentum or adam.
         momentum: decay of the velocity.
@@ -34,6 +35,7 @@ class Recipe:
     preparation: Preparation
     plan: BatchPlan
     distortion: Distortion
+    upright_last: bool
     epochs: int
     optimizer: str
     momentum: float
@@ -75,6 +77,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         distortion=Distortion(
             **{each.name: getattr(config, each.name) for each in fields(Distortion)}
         ),
+        upright_last=config.upright == "after",
         epochs=config.epochs,
         optimizer=config.optimizer,
         momentum=0.9 if config.momentum is None else config.momentum,

@@ -76,9 +76,12 @@ class Worker:
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Take these shards in place of the present ones."""
         self._shards = {
-            shard: Dataset(upright(self._recipe.preparation, digits.images), digits.labels)
+            shard: digits if self._recipe.upright_last else self._upright(digits)
             for shard, digits in shards.items()
         }
+
+    def _upright(self, digits: Dataset) -> Dataset:
+        return Dataset(upright(self._recipe.preparation, digits.images), digits.labels)
 
     def nodes(self) -> list[Node]:
         """The largest whole nodes of the tree over its shards."""
@@ -137,12 +140,13 @@ class Worker:
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Each shard's images distorted on their own: matrix products are involved."""
         distortion = self._recipe.distortion
-        if not distortion:
+        if not distortion and not self._recipe.upright_last:
             return images
+        width = self._recipe.preparation.width if self._recipe.upright_last else None
         distorted = np.empty(images.shape, np.float32)
         for shard, part in zip(range(*node), parts, strict=True):
             draws = self._plan.distortions(round_, shard)
-            distorted[part] = distort(images[part], distortion, draws)
+            distorted[part] = distort(images[part], distortion, draws, width)
         return distorted
 
     def _sum(self, signals: Signals, parts: Mapping[int, slice], node: Node, out: Vector) -> float:

@@ -6,9 +6,11 @@ from numpy.typing import NDArray
 
 from nanograd.data.augment import NUM_DRAWS, Distortion, distort, places, vary_stroke
 from nanograd.data.mnist import Mnist
+from nanograd.deslant import deslant
 from nanograd.randomness import stream
 
 ALL = Distortion(elastic=1.5, rotation=10.0, scaling=0.15, shear=0.1, shift=1.0, stroke=1.0)
+GENTLE = Distortion(elastic=0.8, rotation=10.0, scaling=0.1, shear=0.1, shift=0.5, stroke=0.7)
 EACH = [Distortion(**{each.name: 0.5}) for each in fields(Distortion)]
 
 
@@ -162,3 +164,38 @@ def test_distorted_digits_have_about_the_ink_they_had(sample: Mnist) -> None:
 
     assert distorted.dtype == np.float32
     assert distorted.mean() == pytest.approx(digits.mean(), rel=0.1)
+
+
+def test_images_set_upright_without_distortion_are_those_of_deslant(sample: Mnist) -> None:
+    digits = sample.train.images[:193]
+
+    for width in (0.0, 3.5):
+        upright = distort(digits, Distortion(), stream(0, 3), width)
+
+        assert upright.dtype == np.float32
+        # deslant rounds to whole values.
+        np.testing.assert_allclose(upright, deslant(digits, width), atol=0.51)
+
+
+def test_distorted_digits_set_upright_neither_lean_nor_stand_aside(sample: Mnist) -> None:
+    digits = sample.train.images[:193]
+
+    leaning = distort(digits, GENTLE, stream(0, 3))
+    upright = distort(digits, GENTLE, stream(0, 3), 0.0)
+
+    slant, aside = slants_and_distances(upright)
+    slant_before, aside_before = slants_and_distances(leaning)
+    assert upright.dtype == np.float32
+    # Not quite: the elastic field is where it was.
+    assert slant < 0.15 * slant_before
+    assert aside < 0.35 * aside_before
+
+
+def slants_and_distances(images: NDArray[np.float32]) -> tuple[float, float]:
+    """Means over images: pixels a row, without sign; pixels from the centre of mass to (14, 14)."""
+    row, column = np.mgrid[:28, :28].reshape(2, 784)
+    ink = images.astype(np.float64) / images.sum(axis=1, keepdims=True)
+    x = column - (ink @ column)[:, None]
+    y = row - (ink @ row)[:, None]
+    slant = (ink * x * y).sum(axis=1) / (ink * y * y).sum(axis=1)
+    return float(np.abs(slant).mean()), float(np.hypot(ink @ column - 14, ink @ row - 14).mean())

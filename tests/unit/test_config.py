@@ -131,6 +131,10 @@ REFUSED = [
         "--width has no effect with --pixels unit; leave it out or say --pixels deslanted",
     ),
     (
+        {"upright": "after", "pixels": "unit"},
+        "--upright after has no effect with --pixels unit; leave it out or say --pixels deslanted",
+    ),
+    (
         {"width": 3.0, "committee": 2},
         "--width has no effect with --committee, whose nets have widths of their own; "
         "leave one of them out",

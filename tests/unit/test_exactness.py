@@ -89,8 +89,9 @@ def test_any_number_of_workers_gives_the_same_bits(optimizer: str, num_shards: i
         assert figures == progress
 
 
-def test_distorted_and_deslanted_images_give_the_same_bits_too() -> None:
-    recipe = recipe_for(pixels="deslanted", **DISTORTION)
+@pytest.mark.parametrize("upright", ["before", "after"])
+def test_distorted_and_deslanted_images_give_the_same_bits_too(upright: str) -> None:
+    recipe = recipe_for(pixels="deslanted", upright=upright, **DISTORTION)
     expected, progress = trained(recipe, [list(range(8))], seed=0)
 
     for num_workers in (2, 3, 4):
@@ -102,7 +103,13 @@ def test_distorted_and_deslanted_images_give_the_same_bits_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{}, {"pixels": "deslanted"}, *({k: v} for k, v in DISTORTION.items())]
+    "setting",
+    [
+        {},
+        {"pixels": "deslanted"},
+        {"pixels": "deslanted", "upright": "after"},
+        *({k: v} for k, v in DISTORTION.items()),
+    ],
 )
 def test_every_distortion_changes_the_result(setting: dict[str, object]) -> None:
     still = recipe_for(shift=0.0, epochs=1)
