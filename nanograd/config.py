@@ -9,8 +9,8 @@ from nanograd.errors import UsageError
 from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, setting
 
-# Of the nets of a committee, in turn; digits are 3.5 wide in the mean.
-_WIDTHS = (0.0, 3.0, 4.0)
+# Of the nets of a committee after the first, in turn; digits are 3.5 wide in the mean.
+_WIDTHS = (3.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class TrainConfig(JobConfig):
     width: float = setting(
         0.0,
         "widen or narrow deslanted digits until their ink deviates so many pixels from its middle; "
-        "0 leaves them",
+        "0 leaves them; in a committee the others see theirs 3 and 4 wide",
         least=0,
         below=28,
         recipe=True,
@@ -169,23 +169,14 @@ class TrainConfig(JobConfig):
                 f"--upright after has no effect with --pixels {self.pixels}; "
                 "leave it out or say --pixels deslanted"
             )
-        if self.width and self.committee > 1:
-            raise UsageError(
-                "--width has no effect with --committee, whose nets have widths of their own; "
-                "leave one of them out"
-            )
 
     def nets(self) -> list["TrainConfig"]:
         """The settings of each net to train; those of a committee differ in seed and width."""
-        widths = _WIDTHS if self.pixels == "deslanted" else (0.0,)
-        return (
-            [self]
-            if self.committee == 1
-            else [
-                replace(self, committee=1, seed=self.seed + n, width=widths[n % len(widths)])
-                for n in range(self.committee)
-            ]
-        )
+        widths = (self.width, *(_WIDTHS if self.pixels == "deslanted" else ()))
+        return [
+            replace(self, committee=1, seed=self.seed + n, width=widths[n % len(widths)])
+            for n in range(self.committee)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,5 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # Matrix products of 128 rows are faster than of 64; four workers still have one each.
         "shards": 4,
         "upright": "after",
+        "width": 3.5,
+        "validation_split": 0.0,
     },
 }

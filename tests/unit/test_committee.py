@@ -43,6 +43,15 @@ def test_nets_differ_in_seed_and_width() -> None:
     assert nets[0] == TrainConfig.resolve(SETTINGS, {"pixels": "deslanted"})
 
 
+def test_first_net_is_the_one_that_would_be_trained_alone() -> None:
+    alone = TrainConfig.resolve(SETTINGS, {"pixels": "deslanted", "width": 3.5})
+
+    nets = TrainConfig.resolve(alone.recipe(), {"committee": 4}).nets()
+
+    assert nets[0].recipe() == alone.recipe()
+    assert [net.width for net in nets] == [3.5, 3.0, 4.0, 3.5]
+
+
 def test_nets_of_digits_as_they_stand_differ_in_seed_alone() -> None:
     nets = TrainConfig.resolve(SETTINGS, {"committee": 3}).nets()
 

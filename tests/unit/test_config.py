@@ -134,11 +134,6 @@ REFUSED = [
         {"upright": "after", "pixels": "unit"},
         "--upright after has no effect with --pixels unit; leave it out or say --pixels deslanted",
     ),
-    (
-        {"width": 3.0, "committee": 2},
-        "--width has no effect with --committee, whose nets have widths of their own; "
-        "leave one of them out",
-    ),
     ({"committee": 0}, "--committee is 0: it must be at least 1"),
 ]
 
