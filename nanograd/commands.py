@@ -27,6 +27,7 @@ from nanograd.config import (
 from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.reader import SUFFIXES, PictureReader, formats_named
+from nanograd.presets import PRESETS
 from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
@@ -35,15 +36,8 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.run import MakeGroup, Run, Tell, train_run
 from nanograd.training.server import Snapshot
 
-# What 4,000 digits need: more passes, smaller batches, and a little movement.
-DEMO = TrainConfig(
-    data="sample",
-    workers=2,
-    epochs=20,
-    batch_size=128,
-    learning_rate=0.1,
-    shift=1.0,
-    overwrite=True,
+DEMO = TrainConfig.resolve(
+    PRESETS["accurate"], {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
 )
 
 Say = Callable[[str], None]

@@ -39,6 +39,12 @@ class TrainConfig(JobConfig):
     )
     shards: int = setting(8, "fixed parts of the training set", least=1, recipe=True)
     epochs: int = setting(10, "passes over the training set", least=1, recipe=True)
+    least_rounds: int = setting(
+        0,
+        "more epochs, if it takes them to reach so many rounds: for small training sets",
+        least=0,
+        recipe=True,
+    )
     batch_size: int = setting(512, "images a round, over all workers", least=1, recipe=True)
     seed: int = setting(0, "start of all randomness", least=0, below=2**63, recipe=True)
     hidden: int = setting(200, "hidden units", least=1, recipe=True)

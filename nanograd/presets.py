@@ -23,7 +23,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # As accurate as one hidden layer gets here in minutes: five times the units, more passes.
     "accurate": {
         "hidden": 1000,
-        "epochs": 40,
+        "epochs": 60,
+        "least_rounds": 1200,
+        "ema": 0.995,
+        "elastic": 1.0,
         # Matrix products of 128 rows are faster than of 64; four workers still have one each.
         "shards": 4,
         "upright": "after",

@@ -78,7 +78,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
             **{each.name: getattr(config, each.name) for each in fields(Distortion)}
         ),
         upright_last=config.upright == "after",
-        epochs=config.epochs,
+        epochs=max(config.epochs, -(-config.least_rounds // plan.rounds_per_epoch)),
         optimizer=config.optimizer,
         momentum=0.9 if config.momentum is None else config.momentum,
         schedule=config.schedule,

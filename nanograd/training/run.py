@@ -269,7 +269,7 @@ def _about(run: Run, recipes: list[Recipe], histories: list[History]) -> dict[st
         "workers": config.workers,
         "shards": config.shards,
         "seed": config.seed,
-        "epochs": config.epochs,
+        "epochs": recipes[0].epochs,
         "rounds": sum(recipe.num_rounds for recipe in recipes),
         "train_s": round(train_s, 3),
         "images_per_s": round(num_images / train_s),

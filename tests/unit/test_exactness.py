@@ -8,6 +8,7 @@ from nanograd import blas
 from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
+from nanograd.presets import PRESETS
 from nanograd.training.group import shards_of
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, Progress, Snapshot, first_snapshot
@@ -96,6 +97,19 @@ def test_distorted_and_deslanted_images_give_the_same_bits_too(upright: str) -> 
 
     for num_workers in (2, 3, 4):
         owners = [list(shards_of(8, r, num_workers)) for r in range(num_workers)]
+        snapshot, figures = trained(recipe, owners, seed=num_workers)
+
+        assert bits(snapshot) == bits(expected)
+        assert figures == progress
+
+
+def test_accurate_preset_gives_the_same_bits_with_any_number_of_workers() -> None:
+    few = {"epochs": 2, "least_rounds": 0, "batch_size": 64, "warmup": 2}
+    recipe = make_recipe(TrainConfig.resolve(PRESETS["accurate"], few), NUM_IMAGES)
+    expected, progress = trained(recipe, [[0, 1, 2, 3]], seed=0)
+
+    for num_workers in (2, 4):
+        owners = [list(shards_of(4, r, num_workers)) for r in range(num_workers)]
         snapshot, figures = trained(recipe, owners, seed=num_workers)
 
         assert bits(snapshot) == bits(expected)

@@ -216,6 +216,16 @@ def test_stop_at_the_very_end_is_no_stop(digits: Dataset) -> None:
     assert snapshot.round == recipe.num_rounds == len(rows) == 1
 
 
+@pytest.mark.parametrize(("least", "epochs"), [(0, 3), (21, 3), (22, 4), (193, 28)])
+def test_epochs_are_added_until_there_are_enough_rounds(
+    digits: Dataset, least: int, epochs: int
+) -> None:
+    recipe = recipe_for(digits, epochs=3, least_rounds=least)
+
+    assert recipe.plan.rounds_per_epoch == ROUNDS_PER_EPOCH
+    assert recipe.epochs == epochs
+
+
 def test_finished_history_computes_nothing(digits: Dataset) -> None:
     recipe, saved = recipe_for(digits), Saved()
     expected, _ = run(recipe, digits, saved)
