@@ -22,7 +22,9 @@ Settings = dict[str, str]
 _AFFINE = {"rotation": "0", "scaling": "0", "shear": "0", "shift": "0"}
 VARIATIONS: dict[str, Settings] = {
     "all": {},
-    "not deslanted": {"pixels": "standard"},
+    "upright before distortion": {"upright": "before"},
+    "as wide as they are": {"width": "0"},
+    "not deslanted": {"pixels": "standard", "upright": "before", "width": "0"},
     "no elastic distortion": {"elastic": "0"},
     "no affine distortion": _AFFINE,
     "strokes as they are": {"stroke": "0"},
@@ -30,7 +32,7 @@ VARIATIONS: dict[str, Settings] = {
     "elastic 1.7 pixels (Simard's)": {"elastic": "1.7"},
     "last weights instead of their average": {"ema": "0"},
     "constant rate instead of cosine": {"schedule": "constant"},
-    "800 hidden units": {"hidden": "800"},
+    "500 hidden units": {"hidden": "500"},
     "200 hidden units": {"hidden": "200"},
 }
 
