@@ -95,3 +95,9 @@ def scale(
     inputs *= factor
     inputs += offset
     return inputs
+
+
+def affine(preparation: Preparation) -> tuple[float, float]:
+    """Factor and offset of `scale`, as the float32 numbers they are."""
+    factor, offset = _AFFINE[preparation.name]
+    return float(factor), float(offset)

@@ -22,6 +22,8 @@ _MIXED = 0.1
 _FEW_PIXELS, _COARSE_SIDE = 64, 80
 # Darker levels are noise: their ratios say nothing.
 _DARKEST = np.uint8(5)
+# Share of the pixels of a drawing on a screen, and of its border, that are exactly the paper's.
+_BARE_SCREEN = 0.5
 # Half the widths that are tried, in pixels of that copy.
 _RADII = (1, 2, 3, 5, 8, 13)
 # No pen in a bitmap is wider than this share of its longest side.
@@ -171,11 +173,27 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
     Returns:
         Same shape, float32, in levels of `search`.
     """
+    if (sheet := _screen(search)) is not None:
+        return sheet
     paper = np.maximum(closing(search, radius), 2 * _DARKEST).astype(np.float32)
     # The closing follows the brightest grain of the paper; most of a picture is bare paper, and
     # a quarter of the pixels tells how bright that is.
     some = search[:, ::2, ::2] / paper[:, ::2, ::2]
     return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), _DARKEST)
+
+
+def _screen(search: Bytes) -> Floats | None:
+    """The paper of a drawing made on a screen: most pixels, and the border, have one bare value.
+
+    There is no light to be followed, and where strokes meet the ink may be wider than any window.
+    """
+    bare = search.max((1, 2), keepdims=True)
+    is_bare = (search == bare).all(0)
+    border = np.concatenate([is_bare[0], is_bare[-1], is_bare[:, 0], is_bare[:, -1]])
+    if is_bare.mean() < _BARE_SCREEN or border.mean() < _BARE_SCREEN:
+        return None
+    sheet: Floats = np.full(search.shape, np.maximum(bare, _DARKEST), np.float32)
+    return sheet
 
 
 def ink_strength(pixels: Bytes, paper: Floats) -> Floats:

@@ -16,6 +16,7 @@ from nanograd.data.dataset import Dataset
 from nanograd.model import Model
 from nanograd.report import reading
 from nanograd.report.charts import Axis, Line, Mark, around, chart
+from nanograd.report.drawing import draw_section
 from nanograd.report.markup import cards, document, folded, paragraph, table
 from nanograd.report.reading import percent
 from nanograd.settings import from_toml
@@ -99,6 +100,7 @@ def page(story: Story, test: Dataset) -> str:
     matrix = metrics.confusion_matrix(predictions, test.labels)
     sections = [
         ("learning", "Learning", _learning(story)),
+        ("draw", "Draw a digit", draw_section(model)),
         ("digits", "Digits", reading.confusion(matrix)),
         ("confidence", "Confidence", reading.confidence(best, right)),
         (

@@ -1,0 +1,110 @@
+// Which marks of a drawing are the digit: nanograd/data/marks.py.
+
+const REACH = 0.25;
+const MOST_MARKS = 15;
+
+// Connected marks (8 neighbours), numbered from 1 in the order of their first pixel.
+function labelMarks(mask, width, height) {
+  const labels = new Int32Array(mask.length);
+  let count = 0;
+  for (let start = 0; start < mask.length; start++) {
+    if (!mask[start] || labels[start]) continue;
+    labels[start] = ++count;
+    const open = [start];
+    while (open.length) {
+      const place = open.pop();
+      const x = place % width, y = (place - x) / width;
+      for (let row = Math.max(0, y - 1); row <= Math.min(height - 1, y + 1); row++) {
+        for (let column = Math.max(0, x - 1); column <= Math.min(width - 1, x + 1); column++) {
+          const next = row * width + column;
+          if (!mask[next] || labels[next]) continue;
+          labels[next] = count;
+          open.push(next);
+        }
+      }
+    }
+  }
+  return { labels, count };
+}
+
+// Of each mark: its ink (0 without a strong pixel), its share at the border, its box.
+function measure(ink, labels, count, level) {
+  const { width, height, data } = ink;
+  const ring = Math.max(1, round(0.02 * Math.min(width, height)));
+  const marks = Array.from({ length: count }, () => ({
+    mass: 0, border: 0, strong: false, top: height, left: width, bottom: -1, right: -1,
+  }));
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const place = y * width + x;
+      if (!labels[place]) continue;
+      const mark = marks[labels[place] - 1], value = data[place];
+      mark.mass += value;
+      if (x < ring || y < ring || x >= width - ring || y >= height - ring) mark.border += value;
+      mark.strong ||= value > Math.fround(level);
+      mark.top = Math.min(mark.top, y);
+      mark.left = Math.min(mark.left, x);
+      mark.bottom = Math.max(mark.bottom, y);
+      mark.right = Math.max(mark.right, x);
+    }
+  }
+  return marks.map((mark) => ({
+    ...mark, atBorder: mark.border / mark.mass, mass: mark.strong ? mark.mass : 0,
+  }));
+}
+
+// How far apart two boxes are, in pixels, along the axis where they are further apart.
+function gap(one, other) {
+  return Math.max(
+    one.top - other.bottom, other.top - one.bottom, one.left - other.right, other.left - one.right,
+  );
+}
+
+function boxAround(marks) {
+  return {
+    top: Math.min(...marks.map((each) => each.top)),
+    left: Math.min(...marks.map((each) => each.left)),
+    bottom: Math.max(...marks.map((each) => each.bottom)),
+    right: Math.max(...marks.map((each) => each.right)),
+  };
+}
+
+function checkOneDigit(marks) {
+  const tall = (mark) => 1 + mark.bottom - mark.top;
+  const main = marks.reduce((best, each) => (each.mass > best.mass ? each : best));
+  const big = marks.filter(
+    (each) => tall(each) > 0.7 * tall(main) && each.mass > 0.4 * main.mass,
+  );
+  const apart = big.some((one) => big.some((other) => gap(one, other) > REACH * tall(main)));
+  if (apart) throw new Error("Several digits stand side by side: draw one.");
+}
+
+// The mark to start from and all that stand close to it, or to one that does.
+function grown(main, allowed) {
+  let kept = [main];
+  for (;;) {
+    const box = boxAround(kept);
+    const reach = REACH * (1 + Math.max(box.bottom - box.top, box.right - box.left));
+    const more = allowed.filter((each) => kept.includes(each) || gap(each, box) <= reach);
+    if (more.length === kept.length) return kept;
+    kept = more;
+  }
+}
+
+// 1 for each pixel that belongs to the digit.
+function chooseMarks(ink, level) {
+  const mask = ink.data.map((value) => (value > Math.fround(level / 2) ? 1 : 0));
+  const { labels, count } = labelMarks(mask, ink.width, ink.height);
+  const marks = measure(ink, labels, count, level);
+  const inner = (mark) => mark.mass * (1 - mark.atBorder);
+  const main = marks.reduce((best, each) => (inner(each) > inner(best) ? each : best), marks[0]);
+  if (!main || !inner(main)) throw new Error("There is nothing but specks and a border.");
+  const most = main.atBorder ? Math.max(0.5, main.atBorder) : 0;
+  const sizeable = marks.filter(
+    (each) => each.atBorder <= most && each.mass > 0.02 * main.mass,
+  );
+  checkOneDigit(sizeable);
+  const kept = new Set(grown(main, sizeable));
+  if (kept.size > MOST_MARKS) throw new Error("Too many marks: draw one digit.");
+  return Float32Array.from(labels, (label) => (label && kept.has(marks[label - 1]) ? 1 : 0));
+}

@@ -1,0 +1,90 @@
+"""The drawing page in a browser: strokes of a pointer in, Python's image and scores out."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from nanograd import commands
+from nanograd import model as model_io
+from nanograd.config import IngestConfig
+from nanograd.data import handwriting
+from tests.drawings import Drawing, drawings
+
+_READ = "(() => { try { return JSON.stringify(nanograd.read(), (_, value) => "
+_READ += "ArrayBuffer.isView(value) ? Array.from(value) : value) } catch { return '{}' } })()"
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, offline=True, accept_downloads=True
+    )
+    page = context.new_page()
+    page.goto(address)
+    yield page
+    context.close()
+
+
+def draw(page: Page, drawing: Drawing) -> None:
+    page.locator("#pad").scroll_into_view_if_needed()
+    box = page.locator("#pad").bounding_box()
+    assert box
+    scale = box["width"] / 240
+    for stroke in drawing.strokes:
+        (x, y), *rest = [(box["x"] + scale * x, box["y"] + scale * y) for x, y in stroke]
+        page.mouse.move(x, y)
+        page.mouse.down()
+        for x, y in rest:
+            page.mouse.move(x, y)
+        page.mouse.up()
+    page.evaluate("new Promise(requestAnimationFrame)")
+
+
+def pad(page: Page) -> Image.Image:
+    found = page.evaluate(
+        "(({width, height, data}) => ({width, height, data: Array.from(data)}))(nanograd.pixels())"
+    )
+    pixels = np.array(found["data"], np.uint8).reshape(found["height"], found["width"])
+    return Image.fromarray(pixels)
+
+
+def test_page_reads_drawings_as_python_does(page: Page, run: Path) -> None:
+    model = model_io.load(str(run / "model"))
+    images, in_page = [], []
+
+    for drawing in drawings(1, seed=3):
+        page.click("#clear")
+        draw(page, drawing)
+        in_page.append(json.loads(page.evaluate(_READ)))
+        images.append(handwriting.normalise(pad(page)).ravel())
+
+    assert [each["image"] for each in in_page] == [image.tolist() for image in images]
+    scores = [each["scores"] for each in in_page]
+    np.testing.assert_allclose(scores, model.scores(np.stack(images)), rtol=0, atol=1e-4)
+
+
+def test_kept_drawings_are_saved_with_their_labels(page: Page, tmp_path: Path) -> None:
+    wanted = list(drawings(1, seed=4))[:4]
+    for number, drawing in enumerate(wanted, 1):
+        page.click("#clear")
+        draw(page, drawing)
+        page.click(f"[data-label='{drawing.label}']")
+        expect(page.locator("#save")).to_have_text(re.compile(rf"Save {number} drawings?"))
+
+    with page.expect_download() as saved:
+        page.click("#save")
+
+    saved.value.save_as(tmp_path / "drawings.zip")
+    with ZipFile(tmp_path / "drawings.zip") as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "drawings")
+    config = IngestConfig(output=str(tmp_path / "rows"), workers=0)
+    figures = commands.ingest(config, [str(tmp_path / "drawings")], [].append)
+    assert figures["ingested"] == figures["labelled"] == len(wanted)
