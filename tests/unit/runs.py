@@ -45,14 +45,14 @@ def some_digits(sample: Mnist) -> Mnist:
 
 
 class StopAt:
-    """Asks to stop the n-th time it is asked."""
+    """Wants a stop from the n-th time on that it is asked, as a signal does."""
 
-    def __init__(self, *counts: int) -> None:
-        self._asked, self._counts = 0, counts
+    def __init__(self, count: int) -> None:
+        self._asked, self._count = 0, count
 
     def __call__(self) -> bool:
         self._asked += 1
-        return self._asked in self._counts
+        return self._asked >= self._count
 
 
 def never() -> bool:
