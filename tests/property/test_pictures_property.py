@@ -82,7 +82,10 @@ def test_any_picture_is_brought_to_mnists_form_or_refused(pixels: NDArray[np.uin
 
     assert (image.shape, image.dtype) == ((28, 28), np.uint8)
     assert image.max() == 255 or is_mnist_like(image)
-    assert all(13 <= place < 15 for place in centre_of_mass(image))
+    # Ink that weighs all on one side of a wide digit is moved as far as the frame lets it.
+    framed = [image[[0, -1]].any(), image[:, [0, -1]].any()]
+    centres = centre_of_mass(image)
+    assert all(13 <= place < 15 or edge for place, edge in zip(centres, framed, strict=True))
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
