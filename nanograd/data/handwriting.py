@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data import form, marks, paper, strokes
+from nanograd.data.paper import Levels
 from nanograd.data.pictures import UnreadableError
 from nanograd.data.windows import running_max
 
@@ -43,7 +44,7 @@ class Steps:
         inverted: whether the picture's ink is lighter than its paper.
         paper: (channels, H, W) float32, 0 to 255, what the paper would be without ink.
         ink: (H, W) float32, 0 to 1, the share of light that the ink takes.
-        level: the strength above which a pixel is ink.
+        levels: the strengths above which a pixel is ink, or belongs to it.
         marks: (H, W) bool, the pixels that belong to the digit.
         detail: (h, w) float32, 0 to 1, the digit cut from the whole picture.
         strokes: (h + 16, w + 16) float32, 0 to 1, with the pen brought to MNIST's width.
@@ -55,7 +56,7 @@ class Steps:
     inverted: bool | None = None
     paper: Floats | None = None
     ink: Floats | None = None
-    level: float | None = None
+    levels: Levels | None = None
     marks: Mask | None = None
     detail: Floats | None = None
     strokes: Floats | None = None
@@ -99,7 +100,7 @@ def _chain(picture: Image.Image, polarity: str, always: bool = False) -> Iterato
     """The steps in their order, each by the name it has in `Steps`."""
     if polarity not in POLARITIES:
         raise ValueError(f"polarity {polarity!r} is none of {', '.join(POLARITIES)}")
-    picture = picture if picture.mode == "L" else picture.convert("RGB")
+    picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
     ready = None if always else _ready_made(picture, polarity)
     if ready is not None:
         yield "image", ready
@@ -116,12 +117,12 @@ def _chain(picture: Image.Image, polarity: str, always: bool = False) -> Iterato
     strength = paper.ink_strength(search, sheet)
     ink = np.maximum(strength, 0)
     yield "ink", ink
-    level = paper.ink_level(strength)
-    yield "level", level
-    chosen = marks.choose_marks(ink, level)
+    levels = paper.ink_levels(strength)
+    yield "levels", levels
+    chosen = marks.choose_marks(ink, levels)
     yield "marks", chosen
     # Ink at the level becomes one half, paper below half the level 0, a stroke's core 1.
-    detail = np.clip(cut_out(picture, inverted, sheet, chosen) / level - 0.5, 0, 1)
+    detail = np.clip(cut_out(picture, inverted, sheet, chosen) / levels.strong - 0.5, 0, 1)
     yield "detail", detail
     drawn = strokes.adjust_pen(detail)
     yield "strokes", drawn

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.data.paper import Levels
 from nanograd.data.pictures import UnreadableError
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
@@ -10,16 +11,18 @@ Mask = NDArray[np.bool_]
 
 # Parts of one digit are not further apart than this share of what has been found of it.
 _REACH = 0.25
+# What a mark that touches the border counts beside one that does not.
+_CUT_OFF = 0.5
 # More pieces than any broken stroke has.
 _MOST_MARKS = 15
 
 
-def choose_marks(ink: Floats, level: float) -> Mask:
+def choose_marks(ink: Floats, levels: Levels) -> Mask:
     """Which pixels belong to the digit: its largest mark and what stands close to it.
 
     Args:
         ink: (height, width) float32, 0 to 1.
-        level: from `ink_level`; pale ends of a stroke down to half of it belong to the stroke.
+        levels: from `paper.ink_levels`.
 
     Returns:
         (height, width) bool.
@@ -27,9 +30,10 @@ def choose_marks(ink: Floats, level: float) -> Mask:
     Raises:
         UnreadableError: `blank` (nothing but specks and border) or `too_many_marks`.
     """
-    labels, count = label_marks(ink > level / 2)
-    mass, at_border, boxes = _measure(ink, labels, count, level)
-    inner = mass * (1 - at_border)
+    labels, count = label_marks(ink > levels.weak)
+    mass, at_border, boxes = _measure(ink, labels, count, levels.strong)
+    # A digit may touch the border, but what stands free of it comes first.
+    inner = mass * np.where(at_border > 0, _CUT_OFF * (1 - at_border), 1)
     if not inner.any():
         raise UnreadableError("blank", "the picture shows nothing but specks and a border")
     main = int(inner.argmax())

@@ -3,6 +3,8 @@
 Pictures are bytes, one plane a colour: that is how windows are moved over them fastest.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,8 +28,16 @@ _DARKEST = np.uint8(5)
 _BARE_SCREEN = 0.5
 # Half the widths that are tried, in pixels of that copy.
 _RADII = (1, 2, 3, 5, 8, 13)
+# Growth of the energy of what is narrow, from one width to the next, that says the pen is covered:
+# all of it must be where it is to be removed, most of it where two tones are compared, before
+# wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong, then 16).
+_ALL_OF_IT, _MOST_OF_IT = 1.25, 1.5
 # No pen in a bitmap is wider than this share of its longest side.
 _PEN_SHARE = 0.3
+# Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
+_ALL_OVER, _ONE_PLACE = 0.8, 0.6
+# Between lines and ink: a share of the level that parts them.
+_WEAK_AMONG_LINES = 0.8
 # Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
 _LEAST_CONTRAST, _LEAST_SIGNAL, _ABOVE_GRAIN = 0.06, 4.0, 3.0
 
@@ -87,7 +97,7 @@ def is_light_on_dark(search: Image.Image) -> bool:
     if not told_by_border and max(grey.shape) > _FEW_PIXELS:
         coarse = np.asarray(reduced(search, _COARSE_SIDE).convert("L"))
         dark, light = narrow_energy(coarse), narrow_energy(coarse, bright=True)
-        step = _plateau(np.maximum(dark, light))
+        step = _plateau(np.maximum(dark, light), _MOST_OF_IT)
         return bool(light[step] > dark[step])
     return bool(share + bright.mean() < 1)
 
@@ -121,9 +131,9 @@ def _radii(side: int) -> list[int]:
     return [radius for radius in _RADII if 2 * radius < 0.8 * side] or [1]
 
 
-def _plateau(energy: Floats) -> int:
-    """The first step after which energy grows by less than a quarter."""
-    grows = np.flatnonzero(energy[1:] <= 1.25 * energy[:-1])
+def _plateau(energy: Floats, growth: float) -> int:
+    """The first step after which energy does not grow by such a factor."""
+    grows = np.flatnonzero(energy[1:] <= growth * energy[:-1])
     return int(grows[0]) if len(grows) else len(energy) - 1
 
 
@@ -156,7 +166,7 @@ def pen_radius(search: Bytes) -> int:
     blocks = whole.reshape(len(search), height // scale, scale, width // scale, scale)
     coarse = blocks.mean((0, 2, 4)).astype(np.uint8)
     radii = _radii(max(coarse.shape))
-    step = _plateau(narrow_energy(coarse)) + 1
+    step = _plateau(narrow_energy(coarse), _ALL_OF_IT) + 1
     return scale * radii[min(step, len(radii) - 1)]
 
 
@@ -211,11 +221,23 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
     return np.asarray(1 - (pixels / paper).min(0))
 
 
-def ink_level(ink: Floats) -> float:
-    """The strength above which a pixel is ink.
+class Levels(NamedTuple):
+    """Strengths of ink, 0 to 1.
 
-    Ink only darkens, so what is brighter than the paper is the paper's own grain, and as much of
-    it is darker.
+    Args:
+        strong: above it a pixel is ink.
+        weak: above it a pixel belongs to the mark of a strong one: the pale end of a stroke.
+    """
+
+    strong: float
+    weak: float
+
+
+def ink_levels(ink: Floats) -> Levels:
+    """How strong ink is.
+
+    Where marks lie all over the picture, printed lines and coarse grain, and stronger ones in one
+    place of it, the stronger ones are the ink.
 
     Args:
         ink: (height, width) float32, from `ink_strength`.
@@ -223,7 +245,36 @@ def ink_level(ink: Floats) -> float:
     Raises:
         UnreadableError: `blank` or `low_contrast`.
     """
-    level = otsu((255 * np.maximum(ink, 0)).astype(np.uint8)) / 255
+    level = _above_paper(ink)
+    among = _bytes(ink[ink > level])
+    stronger = otsu(among) / 255
+    if _extent(ink > level) > _ALL_OVER and _extent(ink > stronger) < _ONE_PLACE:
+        return Levels(stronger, _WEAK_AMONG_LINES * stronger)
+    return Levels(level, level / 2)
+
+
+def _extent(mask: NDArray[np.bool_]) -> float:
+    """The share of a picture's area that a box round the mask covers."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0.0
+    return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / mask.size
+
+
+def _bytes(ink: Floats) -> Bytes:
+    return (255 * np.maximum(ink, 0)).astype(np.uint8)
+
+
+def _above_paper(ink: Floats) -> float:
+    """The strength above which a pixel is more than paper.
+
+    Ink only darkens, so what is brighter than the paper is the paper's own grain, and as much of
+    it is darker.
+
+    Args:
+        ink: (height, width) float32, from `ink_strength`.
+    """
+    level = otsu(_bytes(ink)) / 255
     above = ink > level
     if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
         raise UnreadableError("blank", "the picture shows nothing but paper")

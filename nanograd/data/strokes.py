@@ -10,7 +10,7 @@ Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 # Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
 DETAIL_SIDE = 80
 # `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
-_PEN_MIN, _PEN_MAX = 2.0, 2.6
+_PEN_MIN, _PEN_MAX = 2.0, 2.85
 
 
 def pen_width(ink: Floats) -> float:

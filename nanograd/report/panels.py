@@ -35,8 +35,8 @@ class Panel(NamedTuple):
 def panels(inspection: Inspection) -> list[Panel | None]:
     """NUM_PANELS steps in their order, the decoded picture first; None where one was not taken."""
     steps, mask = inspection.steps or Steps(), None
-    if steps.ink is not None and steps.level is not None:
-        mask = steps.ink > steps.level / 2
+    if steps.ink is not None and steps.levels is not None:
+        mask = steps.ink > steps.levels.weak
     width, height = inspection.size
     light = ", light ink" if steps.inverted else ""
     dropped = mask is not None and steps.marks is not None and bool((mask & ~steps.marks).any())
