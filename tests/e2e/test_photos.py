@@ -1,0 +1,53 @@
+"""Simulated photos of digits, read by a net that has seen nothing but MNIST's own images."""
+
+import numpy as np
+import pytest
+
+from nanograd import commands, model
+from nanograd.config import TrainConfig
+from nanograd.data.handwriting import normalise
+from nanograd.data.mnist import Mnist
+from nanograd.data.pictures import UnreadableError, decode
+from nanograd.model import Model
+from tests.photos import KINDS, photograph
+
+OF_EACH_KIND = 5
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The default net, trained on the sample's 4,000 images."""
+    place = tmp_path_factory.mktemp("net") / "run"
+    config = TrainConfig(data="sample", output=str(place), workers=0, validation_split=0.0)
+    return model.load(str(commands.train(config, lambda sentence: None)["model"]))
+
+
+def read(net: Model, data: bytes) -> int | str:
+    """The digit that is read, or why none is."""
+    try:
+        image = normalise(decode(data))
+    except UnreadableError as error:
+        return error.reason
+    return int(net.scores(image.reshape(1, 784)).argmax())
+
+
+def test_simulated_photos_of_every_kind_are_read_nearly_as_well_as_the_images(
+    net: Model, sample: Mnist
+) -> None:
+    test = sample.test.take(slice(len(KINDS) * OF_EACH_KIND))
+    kinds = [kind for kind in KINDS for _ in range(OF_EACH_KIND)]
+
+    photos = [
+        photograph(image.reshape(28, 28), kind, seed)
+        for seed, (image, kind) in enumerate(zip(test.images, kinds, strict=True))
+    ]
+    said = [read(net, photo) for photo in photos]
+
+    direct = net.scores(test.images).argmax(1)
+    right = [digit == label for digit, label in zip(said, test.labels.tolist(), strict=True)]
+    misread = {
+        kind: OF_EACH_KIND - sum(right[place * OF_EACH_KIND :][:OF_EACH_KIND])
+        for place, kind in enumerate(KINDS)
+    }
+    assert np.mean(right) >= 0.9, misread
+    assert np.mean(right) >= (direct == test.labels).mean() - 0.06, misread
