@@ -1,6 +1,8 @@
 // Which marks of a drawing are the digit: nanograd/data/marks.py.
 
 const REACH = 0.25;
+// What a mark at the border counts beside one that is not.
+const CUT_OFF = 0.5;
 const MOST_MARKS = 15;
 
 // Connected marks (8 neighbours), numbered from 1 in the order of their first pixel.
@@ -96,7 +98,7 @@ function chooseMarks(ink, level) {
   const mask = ink.data.map((value) => (value > Math.fround(level / 2) ? 1 : 0));
   const { labels, count } = labelMarks(mask, ink.width, ink.height);
   const marks = measure(ink, labels, count, level);
-  const inner = (mark) => mark.mass * (1 - mark.atBorder);
+  const inner = (mark) => mark.mass * (mark.atBorder > 0 ? CUT_OFF * (1 - mark.atBorder) : 1);
   const main = marks.reduce((best, each) => (inner(each) > inner(best) ? each : best), marks[0]);
   if (!main || !inner(main)) throw new Error("There is nothing but specks and a border.");
   const most = main.atBorder ? Math.max(0.5, main.atBorder) : 0;

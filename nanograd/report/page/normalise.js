@@ -3,7 +3,7 @@
 
 const SEARCH_SIDE = 160;
 const DETAIL_SIDE = 80;
-const PEN_MIN = 2.0, PEN_MAX = 2.6;
+const PEN_MIN = 2.0, PEN_MAX = 2.85;
 const f = Math.fround;
 
 // The share of light that the ink takes.
