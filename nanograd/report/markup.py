@@ -1,5 +1,6 @@
 """HTML as text: everything that comes from outside is escaped here."""
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -80,7 +81,8 @@ def folded(summary: str, content: str) -> str:
 
 def paragraph(words: str, class_: str = "") -> str:
     """Words as a paragraph."""
-    return f'<p class="{class_}">{escape(words)}</p>'
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(words))
+    return f'<p class="{class_}">{marked}</p>'
 
 
 def cards(facts: Iterable[tuple[str, str]]) -> str:
