@@ -21,7 +21,7 @@ test-cluster: .venv/installed  ## three hosts as network namespaces; root; insta
 	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
 	$(BIN)/pytest -m hosts tests/hosts
 
-soak: .venv/installed  ## two hundred kills in one run
+soak: .venv/installed  ## two hundred kills in one run; ten minutes of damaged pictures
 	$(BIN)/pytest -m soak
 
 bench: .venv/installed  ## against the peers, which it installs; DATA=FOLDER says where MNIST is
