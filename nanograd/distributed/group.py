@@ -127,11 +127,13 @@ class RayGroup:
         )(ServerActor)
         self._server = actor.remote(self._recipe, snapshot)
         self._server_ready = self._server.whoami.remote()
+        self._identity: Identity | None = None
         self._token, self._opened = 0, -1
 
     def _server_identity(self) -> Identity:
-        identity: Identity = ray.get(self._server_ready, timeout=START_TIMEOUT_S)
-        return identity
+        if self._identity is None:
+            self._identity = ray.get(self._server_ready, timeout=START_TIMEOUT_S)
+        return self._identity
 
     def _welcome(self, wait: bool) -> None:
         if self._members.joining:
@@ -218,8 +220,9 @@ class RayGroup:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayError):
             raise cause from error
-        if isinstance(cause, GetTimeoutError):
-            end(self._server_identity())
+        # Known from when it started: if its node is gone, nobody can be asked any more.
+        if isinstance(cause, GetTimeoutError) and self._identity is not None:
+            end(self._identity)
         ray.kill(self._server)
         self._tell(events.server_lost(self._round, first_line(cause), self._backup.round))
         self._round = self._backup.round
