@@ -15,7 +15,7 @@ from nanograd import model as model_io
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.inputs import expand
-from nanograd.batch.job import SUMMARY, Job, RunParts, Work, run_here, run_job
+from nanograd.batch.job import SUMMARY, Job, Result, RunParts, Work, run_here, run_job
 from nanograd.config import (
     EvaluateConfig,
     IngestConfig,
@@ -72,23 +72,24 @@ def report(place: str, data: str | None, say: Say) -> Figures:
 
 def ingest(config: IngestConfig, inputs: Sequence[str], say: Say) -> Figures:
     """Turn pictures into Parquet; the figures of its result line."""
+    called = perf_counter()
     job, work = ingest_parts.plan(config, inputs, say)
-    began = perf_counter()
-    total = _run(config, job, work, say)
-    return {**total, **_rate("ingest_s", total["rows"], began), "output": config.output}
+    result = _run(config, job, work, say)
+    return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
 
 
 def predict(config: PredictConfig, inputs: Sequence[str], say: Say) -> Figures:
     """Read the digits in Parquet files; the figures of its result line."""
+    called = perf_counter()
     job, work = predict_parts.plan(config, inputs)
-    began = perf_counter()
-    summary = _run(config, job, work, say)
+    result = _run(config, job, work, say)
+    summary = result.summary
     for of_summary_alone in ("worst", "labelled_by_confidence", "correct_by_confidence"):
         summary.pop(of_summary_alone)
     files = len({file for part in job.parts for file in part.files})
-    rate = _rate("predict_s", summary["rows"], began)
+    times = _times("predict_s", called, result)
     where = {"summary": storage.join(config.output, SUMMARY), "output": config.output}
-    return {**summary, "files": files, **rate, **where}
+    return {**summary, "files": files, **times, **where}
 
 
 def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
@@ -226,7 +227,7 @@ def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
         yield workers, make_group
 
 
-def _run(config: JobConfig, job: Job, work: Work, say: Say) -> Figures:
+def _run(config: JobConfig, job: Job, work: Work, say: Say) -> Result:
     """Run a batch job here or on Ray."""
     with _part_runner(config, work) as run_parts:
         return run_job(job, run_parts, say)
@@ -262,6 +263,11 @@ def _stop_signals() -> Iterator[Event]:
             signal.signal(each, handler)
 
 
-def _rate(name: str, rows: int, began: float) -> Figures:
-    seconds = perf_counter() - began
-    return {name: round(seconds, 3), "rows_per_s": round(rows / seconds)}
+def _times(name: str, called: float, result: Result) -> Figures:
+    """Seconds until the first part was begun, seconds from there to the end, rows a second."""
+    seconds = result.ended - result.began
+    return {
+        "start_s": round(result.began - called, 3),
+        name: round(seconds, 3),
+        "rows_per_s": round(result.rows / seconds) if seconds else 0,
+    }

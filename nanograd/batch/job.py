@@ -13,7 +13,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, TypeAlias
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
 
 from nanograd import storage
 from nanograd.batch.progress import Progress
@@ -56,8 +57,20 @@ class Part:
     below: str = ""
 
 
+class Done(NamedTuple):
+    """A part that was done just now.
+
+    Args:
+        receipt: its account.
+        seconds: it took, where it was done.
+    """
+
+    receipt: Receipt
+    seconds: float
+
+
 Work: TypeAlias = Callable[[Part], Receipt]
-RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[Receipt]]
+RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[Done]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +94,38 @@ class Job:
     summarise: Callable[[Receipt], dict[str, Any]] = dict
 
 
+class Result(NamedTuple):
+    """What a command did for a job.
+
+    Args:
+        summary: of the whole job, by whichever commands it was done.
+        rows: done by this command.
+        began: moment of `perf_counter` at which its first part was begun.
+        ended: moment after `_SUCCESS`; as `began` if nothing was left to do.
+    """
+
+    summary: dict[str, Any]
+    rows: int
+    began: float
+    ended: float
+
+
 def part_id(*what: object) -> str:
     """A short name that follows from what a part is made of."""
     return sha256(json.dumps([str(each) for each in what]).encode()).hexdigest()[:16]
 
 
-def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> dict[str, Any]:
+def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Result:
     """Do the parts that are not done yet, check the accounts and commit the whole.
 
     Args:
         job: what and where.
-        run_parts: does parts, on Ray or here, and returns their receipts in any order.
+        run_parts: does parts, on Ray or here, and returns them as done in any order.
         say: told in sentences what happens.
 
     Returns:
-        The summary: counts added up, reasons merged, as `job.summarise` puts them.
+        The summary (counts added up, reasons merged, as `job.summarise` puts them) and how long
+        this command's parts took.
 
     Raises:
         OutputExistsError: the place holds another job's output or something else.
@@ -111,27 +141,30 @@ def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> dict[s
             say(f"{job.place} holds this job's result already, complete; nothing to do")
             receipts = storage.read_manifest(_at(job, MANIFEST))["receipts"]
             _check_error_rate(job, receipts)
+            progress = Progress(len(job.parts), 0, say)
         else:
             stage = replace(
                 job,
                 place=storage.join(job.place, *below),
                 parts=[replace(part, below="".join(below)) for part in job.parts],
             )
-            receipts = _run_parts(stage, run_parts, say)
+            progress = Progress(len(job.parts), sum(part.num_rows for part in job.parts), say)
+            receipts = _run_parts(stage, run_parts, say, progress)
             finish(job.place)
-    return job.summarise(_total(receipts))
+    return Result(job.summarise(_total(receipts)), *progress.running())
 
 
-def _run_parts(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> list[Receipt]:
+def _run_parts(
+    job: Job, run_parts: RunParts, say: Callable[[str], None], progress: Progress
+) -> list[Receipt]:
     storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": []})
     receipts = [*_done(job, say)]
     found = {receipt["part"] for receipt in receipts}
-    progress = Progress(len(job.parts), sum(part.num_rows for part in job.parts), say)
     for receipt in receipts:
         progress.start_from(receipt)
-    for receipt in run_parts([part for part in job.parts if part.id not in found]):
-        receipts.append(receipt)
-        progress.add(receipt)
+    for done in run_parts([part for part in job.parts if part.id not in found]):
+        receipts.append(done.receipt)
+        progress.add(*done)
         _check_error_rate(job, receipts)
     _check_accounts(job, receipts)
     _check_nobody_else(job, receipts)
@@ -145,7 +178,14 @@ def _run_parts(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> lis
 
 def run_here(work: Work) -> RunParts:
     """Parts one after the other in this process, without Ray."""
-    return lambda parts: map(work, parts)
+    return lambda parts: (do(work, part) for part in parts)
+
+
+def do(work: Work, part: Part) -> Done:
+    """Do a part, and see how long it takes."""
+    began = perf_counter()
+    receipt = work(part)
+    return Done(receipt, perf_counter() - began)
 
 
 def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[str, Any]) -> Receipt:

@@ -8,7 +8,7 @@ _EVERY_S = 5.0
 
 
 class Progress:
-    """Counts receipts and says how far they go.
+    """Counts receipts and says how far they go, and how fast since the first part was begun.
 
     Args:
         num_parts: of the whole job.
@@ -26,20 +26,29 @@ class Progress:
     ) -> None:
         self._num_parts, self._num_rows, self._say, self._clock = num_parts, num_rows, say, clock
         self._parts = self._rows = self._quarantined = self._rows_before = 0
-        self._began = self._said = clock()
+        self._began: float | None = None
+        self._said = clock()
 
     def start_from(self, receipt: Mapping[str, Any]) -> None:
         """Count a part that an earlier command did; it says nothing about this one's speed."""
         self._count(receipt)
         self._rows_before += receipt["rows"]
 
-    def add(self, receipt: Mapping[str, Any]) -> None:
-        """Count a part that was done just now."""
+    def add(self, receipt: Mapping[str, Any], seconds: float) -> None:
+        """Count a part that was done just now, and took so long."""
         self._count(receipt)
         now = self._clock()
+        # What others do before they begin (Ray, actors) is not known here, and no part's time.
+        began = now - seconds
+        self._began = began if self._began is None else min(self._began, began)
         if self._parts == self._num_parts or now - self._said >= _EVERY_S:
             self._said = now
             self._say(self._line(now - self._began))
+
+    def running(self) -> tuple[int, float, float]:
+        """Rows added, the moment at which the first of their parts was begun, and this moment."""
+        now = self._clock()
+        return self._rows - self._rows_before, now if self._began is None else self._began, now
 
     def _count(self, receipt: Mapping[str, Any]) -> None:
         self._parts += 1

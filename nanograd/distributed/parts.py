@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, UserCodeException
 
 from nanograd import blas, errors
-from nanograd.batch.job import Part, Receipt, RunParts, Work
+from nanograd.batch.job import Done, Part, RunParts, Work, do
 from nanograd.errors import ClusterError, InternalError, NanogradError
 
 # More blocks than this only cost scheduling; a block is done part by part.
@@ -34,13 +34,14 @@ class _PartActor:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         # A failure of ours travels as a row: as an exception Ray Data would wrap it and log a page.
         try:
-            return {"receipt": json.dumps(self._work(Part(**json.loads(row["part"])))), "error": ""}
+            receipt, seconds = do(self._work, Part(**json.loads(row["part"])))
+            return {"receipt": json.dumps(receipt), "seconds": seconds, "error": ""}
         except NanogradError as error:
-            return {"receipt": str(error), "error": type(error).__name__}
+            return {"receipt": str(error), "seconds": 0.0, "error": type(error).__name__}
 
 
 def run_on_ray(work: Work, num_actors: int) -> RunParts:
-    """Parts done by a pool of actors, one CPU each; receipts come as parts are finished.
+    """Parts done by a pool of actors, one CPU each; they come back as they are finished.
 
     Args:
         work: does one part; pickled for each actor, so it should be small.
@@ -51,7 +52,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         InternalError: the work raised what is no NanogradError.
     """
 
-    def run(parts: Sequence[Part]) -> Iterator[Receipt]:
+    def run(parts: Sequence[Part]) -> Iterator[Done]:
         if not parts:
             return
         _quieten()
@@ -63,7 +64,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         done = planned.map(actor, fn_constructor_args=(work,), compute=pool, num_cpus=1)
         try:
             for row in done.iter_rows():
-                yield _receipt(row)
+                yield _done(row)
         except UserCodeException as error:
             last = str(error).strip().splitlines()[-1]
             raise InternalError(f"a part failed: {last}; please report this") from error
@@ -80,8 +81,7 @@ def _quieten() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _receipt(row: dict[str, Any]) -> Receipt:
+def _done(row: dict[str, Any]) -> Done:
     if row["error"]:
         raise getattr(errors, row["error"])(row["receipt"])
-    receipt: Receipt = json.loads(row["receipt"])
-    return receipt
+    return Done(json.loads(row["receipt"]), row["seconds"])

@@ -34,7 +34,8 @@ class FailAtThree:
 
 @pytest.mark.parametrize("num_actors", [1, 2])
 def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None:
-    receipts = list(run_on_ray(Count(), num_actors)(PARTS))
+    done = list(run_on_ray(Count(), num_actors)(PARTS))
+    receipts = [each.receipt for each in done]
 
     assert sorted(receipt["part"] for receipt in receipts) == [part.id for part in PARTS]
     assert sum(receipt["rows"] for receipt in receipts) == sum(range(7))

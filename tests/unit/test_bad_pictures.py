@@ -123,7 +123,7 @@ def run_after(good: Path, change: Callable[[Path], object]) -> dict[str, str]:
     output = good.parent / "rows"
     job, work = plan(IngestConfig(output=str(output)), [str(good)], lambda sentence: None)
     change(good / "~ last.png")
-    total = run_job(job, run_here(work), lambda sentence: None)
+    total = run_job(job, run_here(work), lambda sentence: None).summary
     rejects = pq.read_table(output / "_quarantine").to_pylist()
     assert (total["rows"], total["ingested"], total["quarantined"]) == (2, 1, 1)
     return {Path(row["source_file"]).name: row["reason"] for row in rejects}

@@ -170,7 +170,8 @@ def test_result_is_one_json_line_with_the_documented_figures(
     done = run(*predicting)
 
     documented = (
-        "event command rows predicted quarantined files accuracy predict_s rows_per_s output"
+        "event command rows predicted quarantined files accuracy start_s predict_s rows_per_s "
+        "output"
     )
     assert (done.code, done.stdout.count("\n")) == (0, 1)
     assert set(documented.split()) <= set(done.last)

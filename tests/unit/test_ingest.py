@@ -146,7 +146,7 @@ def test_picture_that_is_gone_is_quarantined(tmp_path: Path, png: Path) -> None:
     job, work = plan(IngestConfig(output=str(tmp_path / "rows")), [str(png)], print)
     gone.unlink()
 
-    total = run_job(job, run_here(work), lambda sentence: None)
+    total = run_job(job, run_here(work), lambda sentence: None).summary
 
     [row] = pq.read_table(tmp_path / "rows" / "_quarantine").to_pylist()
     assert (row["source_file"], row["reason"]) == (str(gone), "no_file")

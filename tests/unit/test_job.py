@@ -11,6 +11,7 @@ from nanograd.batch.job import (
     Part,
     Receipt,
     commit_part,
+    do,
     part_id,
     run_here,
     run_job,
@@ -73,7 +74,7 @@ def make_job(
 def run(job: Job, work: Scribe) -> tuple[Receipt, list[str]]:
     """The total, and what was said."""
     said: list[str] = []
-    return run_job(job, run_here(work), said.append), said
+    return run_job(job, run_here(work), said.append).summary, said
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -123,7 +124,11 @@ def test_order_of_receipts_does_not_change_the_output(
 ) -> None:
     work = Scribe(out)
 
-    run_job(make_job(out), lambda parts: map(work, reversed(parts)), lambda sentence: None)
+    run_job(
+        make_job(out),
+        lambda parts: (do(work, part) for part in reversed(parts)),
+        lambda sentence: None,
+    )
 
     assert contents(out) == undisturbed
 
@@ -210,7 +215,7 @@ def test_lost_or_repeated_part_is_an_internal_error(out: Path, twice: bool) -> N
     with pytest.raises(InternalError, match=f"{6 if twice else 4} parts done of 5 planned"):
         run_job(
             make_job(out),
-            lambda parts: map(work, [*parts, parts[0]] if twice else parts[1:]),
+            lambda parts: (do(work, part) for part in ([*parts, parts[0]] if twice else parts[1:])),
             lambda sentence: None,
         )
 

@@ -216,7 +216,8 @@ def test_same_job_again_does_nothing_and_tells_the_same(config: PredictConfig, r
 
     again, said = run(config, rows)
 
-    timed = ("predict_s", "rows_per_s")
+    timed = ("start_s", "predict_s", "rows_per_s")
+    assert (again["predict_s"], again["rows_per_s"]) == (0, 0)
     assert [line for line in said if "nothing to do" in line] == said
     assert contents(out) == before
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times

@@ -9,16 +9,19 @@ def receipts(num_parts: int) -> Iterator[dict[str, int]]:
         yield {"rows": 100, "quarantined": 1}
 
 
-def told(seconds_per_part: float, *, parts: int = 10, done_before: int = 0) -> list[str]:
+def told(
+    seconds_per_part: float, *, parts: int = 10, done_before: int = 0, waited: float = 0.0
+) -> list[str]:
     """What is said of a job whose parts take so long."""
     lines: list[str] = []
     now = [0.0]
     progress = Progress(parts, 100 * parts, lines.append, clock=lambda: now[0])
     for receipt in receipts(done_before):
         progress.start_from(receipt)
+    now[0] += waited
     for receipt in receipts(parts - done_before):
         now[0] += seconds_per_part
-        progress.add(receipt)
+        progress.add(receipt, seconds_per_part)
     return lines
 
 
@@ -45,3 +48,19 @@ def test_rows_of_an_earlier_command_count_but_not_for_the_speed() -> None:
 
 def test_job_whose_clock_stands_still_has_a_speed_all_the_same() -> None:
     assert told(0, parts=1) == ["part 1/1  100 of 100 rows  100,000 rows/s  1 quarantined"]
+
+
+def test_time_before_the_first_part_does_not_count_for_the_speed() -> None:
+    assert told(2.5, parts=1, waited=7)[-1:] == [
+        "part 1/1  100 of 100 rows  40 rows/s  1 quarantined"
+    ]
+
+
+def test_running_phase_begins_with_the_part_that_was_begun_first() -> None:
+    progress = Progress(3, 300, lambda line: None, clock=lambda: 20.0)
+    idle = progress.running()
+    for receipt, seconds in zip(receipts(2), [2.0, 5.0], strict=True):
+        progress.add(receipt, seconds)
+
+    assert idle == (0, 20.0, 20.0)
+    assert progress.running() == (200, 15.0, 20.0)
