@@ -14,7 +14,7 @@ from nanograd import blas, metrics, storage
 from nanograd import model as model_io
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
-from nanograd.batch.inputs import expand
+from nanograd.batch.inputs import expand_pictures
 from nanograd.batch.job import SUMMARY, Job, Result, RunParts, Work, run_here, run_job
 from nanograd.config import (
     EvaluateConfig,
@@ -26,7 +26,7 @@ from nanograd.config import (
 )
 from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
-from nanograd.data.reader import SUFFIXES, PictureReader, formats_named
+from nanograd.data.reader import PictureReader, formats_named
 from nanograd.presets import PRESETS
 from nanograd.report import sheet
 from nanograd.report import training as training_report
@@ -102,7 +102,7 @@ def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
         max_pixels=config.max_pixels,
         formats=formats_named(config.formats),
     )
-    files = [file.place for file in expand(inputs, SUFFIXES) if file.place != output]
+    files = [file.place for file in expand_pictures(inputs) if file.place != output]
     if len(files) > config.limit:
         say(f"{len(files):,} pictures; the first {config.limit} are drawn (--limit)")
     with blas.one_thread():

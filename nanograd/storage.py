@@ -182,6 +182,17 @@ def exists(place: str) -> bool:
         return bool(filesystem.get_file_info(path).type != FileType.NotFound)
 
 
+def is_file(place: str) -> bool:
+    """Whether a file, no folder, is there."""
+    with _failures("look for", place):
+        if not is_remote(place):
+            return local_path(place).is_file()
+        from pyarrow.fs import FileType
+
+        filesystem, path = _filesystem(place)
+        return bool(filesystem.get_file_info(path).type == FileType.File)
+
+
 def remove(place: str) -> None:
     """Remove a file, or a folder with all it holds; nothing there is fine."""
     with _failures("remove", place):

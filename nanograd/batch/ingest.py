@@ -15,14 +15,15 @@ import pyarrow as pa
 from PIL import Image
 
 from nanograd import storage
-from nanograd.batch.inputs import InputFile, expand, to_parquet
+from nanograd.batch.inputs import InputFile, expand_pictures, to_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
 from nanograd.config import IngestConfig
 from nanograd.data import handwriting
+from nanograd.data.archives import Archives
 from nanograd.data.labels import Label, find_labels, label_source
 from nanograd.data.parquet import QUARANTINE
 from nanograd.data.pictures import UnreadableError
-from nanograd.data.reader import SUFFIXES, PictureReader, formats_named
+from nanograd.data.reader import PictureReader, formats_named
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -46,11 +47,13 @@ class IngestWork:
         """Read, normalise and commit the pictures of a part."""
         rows: list[dict[str, Any]] = []
         rejects: list[dict[str, Any]] = []
-        for file, label in zip(part.files, part.labels, strict=True):
-            try:
-                rows.append(self._row(file, label))
-            except UnreadableError as error:
-                rejects.append(_reject(file, error))
+        with Archives() as archives:
+            for file, label in zip(part.files, part.labels, strict=True):
+                try:
+                    data = self.reader.read(file, archives.read)
+                    rows.append(self._row(file, data, label))
+                except UnreadableError as error:
+                    rejects.append(_reject(file, error))
         schema = ROWS_WITH_ORIGINALS if self.keep_original else ROWS
         files = {f"part-{part.id}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejects:
@@ -58,8 +61,7 @@ class IngestWork:
             files[f"_quarantine/part-{part.id}.parquet"] = to_parquet(table)
         return commit_part(self.place, part, files, _counts(part, rows, rejects))
 
-    def _row(self, file: str, label: Label) -> dict[str, Any]:
-        data = self.reader.read(file)
+    def _row(self, file: str, data: bytes, label: Label) -> dict[str, Any]:
         image = handwriting.normalise(self.reader.decode(data), polarity=self.polarity)
         buffer = BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
@@ -91,7 +93,7 @@ def plan(
     source = label_source(config.label_from)
     choices = {"polarity": config.polarity, "keep_original": config.keep_original}
     settings = {**asdict(reader), "formats": list(reader.formats), **choices}
-    files = expand(inputs, SUFFIXES)
+    files = expand_pictures(inputs)
     labels = find_labels([file.place for file in files], inputs, source, say)
     parts = list(_parts(files, labels, config.part_rows, settings))
     identity = {"command": "ingest", **settings, "parts": [part.id for part in parts]}

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import storage
+from nanograd.data import archives
+from nanograd.data.reader import SUFFIXES
 from nanograd.errors import DataError
 
 # A row group is read so many bytes at a time: whole, it could be larger than the memory.
@@ -46,6 +48,20 @@ def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
     return sorted(found)
 
 
+def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
+    """All picture files meant, as `expand`; ZIP files are folders of pictures.
+
+    An archive that cannot be opened stands for itself, to be refused when it is read.
+
+    Raises:
+        DataError: an input is not there, or nothing is left.
+    """
+    files = [each for file in expand(inputs, (*SUFFIXES, archives.SUFFIX)) for each in _in(file)]
+    if not files:
+        raise DataError(f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}")
+    return sorted(files)
+
+
 def open_parquet(file: str) -> pq.ParquetFile:
     """A Parquet file, its footer read.
 
@@ -72,6 +88,16 @@ def to_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
+
+
+def _in(file: InputFile) -> Iterator[InputFile]:
+    """The pictures in a file: itself, or those of an archive."""
+    if not file.place.lower().endswith(archives.SUFFIX):
+        yield file
+        return
+    for place, num_bytes in archives.members(file.place):
+        if place == file.place or _counts(place.removeprefix(f"{file.place}/"), SUFFIXES):
+            yield InputFile(place, num_bytes, file.mtime_ns)
 
 
 def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
@@ -110,5 +136,5 @@ def _local_file(path: Path) -> InputFile:
 
 
 def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
-    hidden = any(part.startswith(("_", ".")) for part in Path(name).parts)
+    hidden = any(part.startswith(("_", ".")) and part != ".." for part in Path(name).parts)
     return not hidden and name.lower().endswith(suffixes)

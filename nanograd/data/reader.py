@@ -4,6 +4,7 @@ Whatever is wrong with one file is said of that file and stops nothing else; a p
 whole (the disk, the object store) is another matter and stays an error.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -36,15 +37,19 @@ class PictureReader:
     max_pixels: int
     formats: tuple[str, ...] = FORMATS
 
-    def read(self, file: str) -> bytes:
+    def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
         """A file's bytes.
 
+        Args:
+            file: its place.
+            read: gives the first so many bytes of a place; that of `Archives` looks into them.
+
         Raises:
-            UnreadableError: `no_file`, `no_permission` or `too_large`.
+            UnreadableError: `no_file`, `no_permission` or `too_large`, or what `read` raises.
             StorageError: the place fails as a whole.
         """
         try:
-            data = storage.read(file, self.max_bytes + 1)
+            data = read(file, self.max_bytes + 1)
         except DataError as error:
             raise UnreadableError("no_file", str(error)) from error
         except StorageError as error:

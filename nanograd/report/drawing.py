@@ -71,7 +71,7 @@ def _keeping() -> str:
         "<h3>Make your own test set</h3>"
         + paragraph(
             "Say which digit you drew to keep the drawing; then save them all in one file. "
-            "Unpacked, `nanograd ingest drawings --output rows` reads it, labels included."
+            "`nanograd ingest drawings.zip --output rows` reads it, labels included."
         )
         + f'<div class="draw keep"><div class="row" role="group" aria-label="keep the drawing as">'
         f'{labels}<button type="button" id="save" disabled>Save drawings</button></div></div>'

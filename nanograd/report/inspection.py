@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data import handwriting
+from nanograd.data.archives import Archives
 from nanograd.data.handwriting import Steps
 from nanograd.data.pictures import UnreadableError
 from nanograd.data.reader import PictureReader
@@ -53,7 +54,7 @@ def look_at(file: str, reader: PictureReader, polarity: str, model: Model | None
     """Read a picture, keep every step, and ask the net.
 
     Args:
-        file: path or URI.
+        file: path or URI; it may lie in a ZIP file.
         reader: limits and formats.
         polarity: as of `handwriting.normalise`.
         model: the net; None asks nobody.
@@ -62,7 +63,8 @@ def look_at(file: str, reader: PictureReader, polarity: str, model: Model | None
         StorageError: the place fails as a whole.
     """
     try:
-        picture = reader.decode(reader.read(file))
+        with Archives() as archives:
+            picture = reader.decode(reader.read(file, archives.read))
     except UnreadableError as error:
         return Inspection(file=file, refused=error)
     steps = handwriting.steps(picture, polarity=polarity)

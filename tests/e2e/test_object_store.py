@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from PIL import Image
@@ -51,6 +52,24 @@ def test_pictures_go_through_the_store_and_every_one_is_accounted_for(
     assert "nothing to do" in again.stderr
     assert predicted.last["rows"] == predicted.last["predicted"] == 12
     assert "_SUCCESS" in storage.names(f"{bucket}/read")
+
+
+def test_archive_in_the_store_is_read_where_it_is(
+    nanograd: Nanograd, endpoint: dict[str, str], bucket: str
+) -> None:
+    stream = BytesIO()
+    with ZipFile(stream, "w") as archive:
+        for place, _, _ in storage.files_below(f"{bucket}/in"):
+            archive.writestr(place.removeprefix(f"{bucket}/in/"), storage.read(place))
+    storage.commit(f"{bucket}/packed/all.zip", stream.getvalue())
+
+    done = nanograd(
+        "ingest", f"{bucket}/packed", "--output", f"{bucket}/rows", "--workers", "0", **endpoint
+    )  # fmt: skip
+
+    assert done.code == 0, done.stderr
+    assert (done.last["rows"], done.last["ingested"], done.last["labelled"]) == (14, 12, 12)
+    assert done.last["reasons"] == {"empty": 1, "broken_image": 1}
 
 
 def test_labels_come_from_a_list_in_the_store(

@@ -2,15 +2,19 @@
 
 import json
 import subprocess
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import playwright
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from nanograd import commands
+from nanograd.config import IngestConfig
 from nanograd.data import handwriting
 from nanograd.data.mnist import Mnist
 from nanograd.data.pictures import UnreadableError
@@ -45,6 +49,12 @@ def in_node(ask: str, given: list[Any], before: str = "") -> list[Any]:
 def as_json(picture: Image.Image) -> dict[str, Any]:
     data = np.asarray(picture).ravel().tolist()
     return {"width": picture.width, "height": picture.height, "data": data}
+
+
+def as_png(picture: Image.Image) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def normalised_in_page(pictures: list[Image.Image]) -> list[Any]:
@@ -119,6 +129,27 @@ def test_scores_of_the_page_are_those_of_python(
 
     assert count == 2
     np.testing.assert_allclose(in_page, model.scores(images), rtol=0, atol=1e-4)
+
+
+def test_drawings_that_the_page_saves_are_ingested_with_their_labels(tmp_path: Path) -> None:
+    wanted = list(drawings(1, seed=7))
+    pictures = [painted(drawing) for drawing in wanted]
+    files = [
+        {"name": f"{drawing.label}/drawing-{number:04}.png", "bytes": list(as_png(picture))}
+        for number, (drawing, picture) in enumerate(zip(wanted, pictures, strict=True), 1)
+    ]
+    [packed] = in_node("zip(each)", [files])
+    (tmp_path / "drawings.zip").write_bytes(bytes(packed))
+    config = IngestConfig(output=str(tmp_path / "rows"), workers=0)
+
+    figures = commands.ingest(config, [str(tmp_path / "drawings.zip")], [].append)
+
+    rows = pq.read_table(tmp_path / "rows").to_pylist()
+    found = {row["label"]: row["image"]["bytes"] for row in rows}
+    assert figures["rows"] == figures["labelled"] == len(found) == len(wanted) == 10
+    for drawing, picture in zip(wanted, pictures, strict=True):
+        image = np.asarray(Image.open(BytesIO(found[drawing.label])))
+        assert np.array_equal(image, handwriting.normalise(picture))
 
 
 def test_only_nets_that_fit_are_embedded() -> None:
