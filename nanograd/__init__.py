@@ -1,3 +1,44 @@
 """A three-layer perceptron on MNIST: the same bits whatever the number of Ray workers."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanograd.api import Training, load_model, read_picture, train
+    from nanograd.data.pictures import UnreadableError
+    from nanograd.errors import NanogradError
+    from nanograd.model import Model
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Model",
+    "NanogradError",
+    "Training",
+    "UnreadableError",
+    "load_model",
+    "read_picture",
+    "train",
+]
+
+# What is slow to import is imported when it is asked for (PEP 562).
+_HOMES = {
+    "Model": "nanograd.model",
+    "NanogradError": "nanograd.errors",
+    "Training": "nanograd.api",
+    "UnreadableError": "nanograd.data.pictures",
+    "load_model": "nanograd.api",
+    "read_picture": "nanograd.api",
+    "train": "nanograd.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -22,7 +22,6 @@ from nanograd.config import (
     TrainConfig,
 )
 from nanograd.errors import NanogradError, UsageError
-from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
 C = TypeVar("C", bound=Config)
@@ -73,14 +72,12 @@ def _debug(command: Command) -> Command:
 
 
 def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> C:
-    """Default < preset < config file < environment < flag (click reads the last two)."""
+    """Config file < environment < flag; click reads the last two."""
     from nanograd import storage
 
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     in_file = from_toml(storage.read(file).decode(errors="replace"), file) if file else {}
-    preset = {**in_file, **given}.get("preset", "fast")
-    layers = [PRESETS.get(preset, {})] if config_class is TrainConfig else []
-    return config_class.resolve(*layers, in_file, given)
+    return config_class.resolve(in_file, given)
 
 
 def _own_fields_first(config_class: type[Config]) -> list[Field[Any]]:

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Event
+from threading import Event, current_thread, main_thread
 from time import perf_counter, strftime
 from typing import Any
 
@@ -27,7 +27,6 @@ from nanograd.config import (
 from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
-from nanograd.presets import PRESETS
 from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
@@ -37,7 +36,7 @@ from nanograd.training.run import MakeGroup, Run, Tell, train_run
 from nanograd.training.server import Snapshot
 
 DEMO = TrainConfig.resolve(
-    PRESETS["accurate"], {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
+    {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
 )
 
 Say = Callable[[str], None]
@@ -46,13 +45,18 @@ Figures = dict[str, Any]
 
 def train(config: TrainConfig, say: Say) -> Figures:
     """Train a net in its run directory; the figures of its result line."""
-    place = config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
+    place = run_directory(config)
     data = mnist.load(config.data, say)
     say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
     with _worker_group(config) as (workers, make_group), _stop_signals() as stop:
         run = Run(config=replace(config, workers=workers), place=place, data=data)
         figures = train_run(run, make_group, stop.is_set, say)
     return {**figures, "report": write_report(place, data.test, say)}
+
+
+def run_directory(config: TrainConfig) -> str:
+    """Where a run is kept; if nobody says, in a folder named for the preset and the time."""
+    return config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
 
 
 def report(place: str, data: str | None, say: Say) -> Figures:
@@ -250,6 +254,9 @@ def _part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
 def _stop_signals() -> Iterator[Event]:
     """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts at once."""
     stop = Event()
+    if current_thread() is not main_thread():  # of a program that calls us: signals are not ours
+        yield stop
+        return
 
     def ask(number: int, _: object) -> None:
         stop.set()

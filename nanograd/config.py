@@ -3,7 +3,9 @@
 Deep functions take the values they need, never a config.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from nanograd.errors import UsageError
 from nanograd.presets import PRESETS
@@ -175,6 +177,16 @@ class TrainConfig(JobConfig):
                 f"--upright after has no effect with --pixels {self.pixels}; "
                 "leave it out or say --pixels deslanted"
             )
+
+    @classmethod
+    def resolve(cls, *layers: Mapping[str, Any]) -> Self:
+        """Settings from layers of values, all stronger than those of the preset that they name.
+
+        Raises:
+            UsageError: an unknown name, a missing or a forbidden value.
+        """
+        given = {name: value for layer in layers for name, value in layer.items()}
+        return super().resolve(PRESETS.get(str(given.get("preset")), {}), given)
 
     def nets(self) -> list["TrainConfig"]:
         """The settings of each net to train; those of a committee differ in seed and width."""

@@ -15,15 +15,15 @@ from platform import python_version
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd import __version__, mlp, storage
+from nanograd import __version__, blas, mlp, storage
 from nanograd.errors import DataError
 from nanograd.mlp import Architecture, Params
-from nanograd.pixels import Preparation, prepare
+from nanograd.pixels import Preparation, as_rows, prepare
 
 FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
@@ -86,6 +86,36 @@ class Model:
             scores = [net.scores(images[chunk]) for net in self.nets]
             result[chunk] = np.mean(scores, axis=0)
         return result
+
+    def predict(self, images: ArrayLike) -> NDArray[np.int64]:
+        """The digit that each image shows.
+
+        Args:
+            images: (N, 28, 28) or (N, 784), ink on paper that is 0, in the form MNIST has: whole
+                numbers from 0 to 255 or floats from 0 to 1.
+
+        Returns:
+            (N,) int64, 0 to 9.
+
+        Raises:
+            ValueError: another shape or dtype, or values beyond.
+        """
+        return np.asarray(self.predict_proba(images).argmax(axis=1), np.int64)
+
+    def predict_proba(self, images: ArrayLike) -> NDArray[np.float32]:
+        """Ten scores an image; no calibrated probabilities, and of a net with `mse` no sum of 1.
+
+        Args:
+            images: as of `predict`.
+
+        Returns:
+            (N, 10) float32 in [0, 1]: `scores`, to the bits that `nanograd predict` writes.
+
+        Raises:
+            ValueError: another shape or dtype, or values beyond.
+        """
+        with blas.one_thread():
+            return self.scores(as_rows(images))
 
     def params_sha256(self) -> str:
         """Checksum of all parameters: the identity of a training result."""

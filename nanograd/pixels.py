@@ -7,7 +7,7 @@ refused rather than guessed at.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nanograd.deslant import deslant
 from nanograd.resample import SIDE
@@ -48,6 +48,38 @@ class Preparation:
             raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
         if not 0 <= self.width < SIDE or (self.width and self.name != "deslanted"):
             raise ValueError(f"pixel preparation {self.name!r} knows no width {self.width!r}")
+
+
+def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
+    """Images as people hold them, as the rows that nets read.
+
+    Args:
+        images: (N, 28, 28) or (N, 784), ink on paper that is 0: whole numbers from 0 to 255, or
+            floats from 0 to 1, which are rounded to the nearest 1/255.
+
+    Returns:
+        (N, 784) uint8, ink 255 on 0.
+
+    Raises:
+        ValueError: another shape or dtype, or values beyond.
+
+    >>> as_rows(np.ones((2, 28, 28))).max(axis=1).tolist()
+    [255, 255]
+    """
+    given = np.asarray(images)
+    if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)):
+        raise ValueError(f"images are (N, 28, 28) or (N, 784), not {given.shape}")
+    floats = given.dtype.kind == "f"
+    if not floats and given.dtype.kind not in "bui":
+        raise ValueError(f"images are whole numbers or floats, not {given.dtype}")
+    most = 1 if floats else 255
+    if given.size and not (given.min() >= 0 and given.max() <= most):
+        raise ValueError(
+            f"images reach from {given.min()} to {given.max()}: floats must lie in 0 to 1, whole "
+            "numbers in 0 to 255"
+        )
+    rows = given.reshape(len(given), SIDE * SIDE)
+    return (np.rint(rows * 255) if floats else rows).astype(np.uint8)
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -150,6 +150,18 @@ def test_python_in_numerics_names_its_file() -> None:
     assert [info for info in infos if info.startswith("python") and "title=" not in info] == []
 
 
+@pytest.mark.parametrize("document", [ROOT / "docs/python.md"], ids=name_of)
+def test_python_of_a_page_runs_from_top_to_bottom(document: Path, tmp_path: Path) -> None:
+    blocks = [
+        block["text"] for block in FENCE.finditer(document.read_text()) if block["info"] == "python"
+    ]
+
+    done = run_python("\n".join(blocks), tmp_path)
+
+    assert blocks
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("document", write_help.documents(ROOT), ids=name_of)
 def test_help_texts_are_current(document: Path) -> None:
     assert write_help.rewritten(document) == document.read_text()
