@@ -112,18 +112,18 @@ class Process:
         return answer
 
     def _watched(self, rounds: int) -> tuple[float, Answer]:
-        machine, ours, began = _busy_ticks(), self._ticks(), perf_counter()
+        machine, ours, began = busy_ticks(), self._ticks(), perf_counter()
         answer = self.ask("run", rounds)
         ticks = (perf_counter() - began) * os.sysconf("SC_CLK_TCK")
-        return (_busy_ticks() - machine - (self._ticks() - ours)) / ticks, answer
+        return (busy_ticks() - machine - (self._ticks() - ours)) / ticks, answer
 
     def _ticks(self) -> int:
-        return sum(_tree(self._process.pid).values())
+        return sum(tree(self._process.pid).values())
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Freeze the other contenders: an idle Ray still wakes up often enough to be felt."""
-        frozen = [pid for each in self._alive if each is not self for pid in _tree(each.pid)]
+        frozen = [pid for each in self._alive if each is not self for pid in tree(each.pid)]
         try:
             _signal(frozen, signal.SIGSTOP)
             yield
@@ -219,13 +219,13 @@ def processes(*settings: Setting) -> Iterator[list[Process]]:
         yield [stack.enter_context(Process(setting)) for setting in settings]
 
 
-def _busy_ticks() -> int:
+def busy_ticks() -> int:
     """Clock ticks that all cores have worked."""
     ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for input or output
 
 
-def _tree(root: int) -> dict[int, int]:
+def tree(root: int) -> dict[int, int]:
     """A process and all below it: id to the clock ticks that it has worked."""
     parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():

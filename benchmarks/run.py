@@ -22,6 +22,7 @@ _THEMES = (
     "scaling",
     "start_up",
     "recovery",
+    "predict",
 )
 # What a benchmark draws beside its figures: the flag that says where to, and the words below it.
 _DRAWS = {

@@ -1,0 +1,238 @@
+"""Claim: predictions are as fast as their decoder allows, and take the same memory for any input.
+
+MNIST's training images, repeated to `--rows` rows in 100 Parquet files (pyarrow's defaults), as PNG
+files in a binary column and as 784 raw bytes; 784-200-10, preset `fast` (digits set upright) unless
+a row says `standard` pixels. Each trial is a fresh command with two workers, in turn A B A C A:
+
+- a plain loop in one process: pyarrow, Pillow, numpy and the same net (`readers/plain_loop.py`);
+- Ray Data's documented batch inference with the same decoder and net (`readers/ray_data.py`).
+
+`running` is from the first part or batch that is begun to `_SUCCESS` or the end of writing; `start`
+from the command to there. A ratio is the rows a second of the running phases of the two A around a
+B over B's. `CPU` is of all the command's processes, Ray's included, start and end too. `others` is
+how many cores other programs used meanwhile: with two cores and 0 the machine was ours.
+`peak` is the largest sum over the command's processes (driver, Ray, actors) of the
+proportional set size (PSS: a page that k processes share counts as 1/k for each), seen every 0.3 s.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count, pairwise
+from pathlib import Path
+from statistics import median
+from time import perf_counter, time
+from typing import NamedTuple
+
+from common import HERE, Row, arguments, busy_ticks, report, tree
+from digit_rows import write_rows
+
+from nanograd.data import mnist
+
+_FILES = 100
+_EVERY_S = 0.3
+_MEGABYTE = 1 << 20
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Trial(NamedTuple):
+    """What a command took; seconds, CPU seconds, bytes, cores that others used."""
+
+    rows: int
+    start_s: float
+    running_s: float
+    whole_s: float
+    cpu_s: float
+    peak_bytes: int
+    others: float
+
+    @property
+    def rows_per_s(self) -> float:
+        """Of the running phase."""
+        return self.rows / self.running_s
+
+
+class Kitchen:
+    """A folder with rows and models, and the commands that read them.
+
+    Args:
+        folder: empty.
+        data: as nanograd train --data.
+    """
+
+    def __init__(self, folder: Path, data: str) -> None:
+        self._folder, self._data, self._number = folder, data, count()
+
+    def rows(self, form: str, number: int, files: int = _FILES, part: str = "train") -> Path:
+        """A folder of so many rows, made when it is first asked for."""
+        folder = self._folder / f"{form}-{part}-{number}"
+        if not folder.exists():
+            images = getattr(mnist.load(self._data, lambda sentence: None), part)
+            write_rows(folder, images, form, number, files)
+        return folder
+
+    def model(self, pixels: str = "deslanted") -> Path:
+        """A net trained for one epoch."""
+        run = self._folder / f"run-{pixels}"
+        if not run.exists():
+            words = ["train", "--data", self._data, "--epochs", "1", "--workers", "0"]
+            command = _nanograd(*words, "--pixels", pixels, "--output", str(run))
+            subprocess.run(command, capture_output=True, check=True)
+        return run / "model"
+
+    def ours(self, rows: Path, model: Path, workers: int = 2) -> Trial:
+        """`nanograd predict`."""
+        output = self._folder / f"out-{next(self._number)}"
+        words = ["--model", str(model), "--output", str(output), "--workers", str(workers)]
+        trial, said, began = _watched(_nanograd("predict", str(rows), *words))
+        ended = (output / "_SUCCESS").stat().st_mtime
+        running = float(said["predict_s"])
+        return trial(int(said["rows"]), ended - running - began, running)
+
+    def peer(self, script: str, rows: Path, model: Path, form: str) -> Trial:
+        """A peer's script."""
+        output = self._folder / f"out-{next(self._number)}"
+        command = [sys.executable, str(HERE / "readers" / f"{script}.py"), str(rows)]
+        trial, said, began = _watched([*command, str(model), str(output), form])
+        start = float(said["began"]) - began
+        return trial(int(said["rows"]), start, float(said["ended"]) - float(said["began"]))
+
+
+def measure(options: Namespace) -> Iterator[Row]:
+    """Everything that was asked for."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        kitchen = Kitchen(Path(folder), options.data)
+        for what in options.only:
+            yield from _MEASURES[what](kitchen, options)
+
+
+def _peers(form: str) -> Callable[[Kitchen, Namespace], Iterator[Row]]:
+    def measure(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
+        rows, model = kitchen.rows(form, options.rows), kitchen.model()
+        ours, peers = [kitchen.ours(rows, model)], {"plain_loop": [], "ray_data": []}
+        for _ in range(options.repeats):
+            for script, trials in peers.items():
+                trials.append(kitchen.peer(script, rows, model, form))
+                ours.append(kitchen.ours(rows, model))
+        yield _row(f"{form}: nanograd --workers 2", ours)
+        for place, (script, trials) in enumerate(peers.items()):
+            around = list(pairwise(ours))[place :: len(peers)]
+            ratios = [
+                (a.rows_per_s + b.rows_per_s) / 2 / peer.rows_per_s
+                for (a, b), peer in zip(around, trials, strict=True)
+            ]
+            low, middle, high = min(ratios), median(ratios), max(ratios)
+            spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+            yield _row(f"{form}: {script}", trials) | {"ours over it": spread}
+
+    return measure
+
+
+def _raw(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
+    rows = kitchen.rows("raw", options.rows)
+    for pixels in ("deslanted", "standard"):
+        for workers in (2, 0):
+            model = kitchen.model(pixels)
+            trials = [kitchen.ours(rows, model, workers) for _ in range(options.repeats)]
+            yield _row(f"raw, {pixels} pixels: nanograd --workers {workers}", trials)
+
+
+def _test(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
+    rows = kitchen.rows("png", 10_000, files=1, part="test")
+    for workers in (2, 0):
+        trials = [kitchen.ours(rows, kitchen.model(), workers) for _ in range(options.repeats)]
+        yield _row(f"png, the 10,000 test images: nanograd --workers {workers}", trials)
+
+
+def _memory(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
+    for number in options.memory_rows:
+        trials = [kitchen.ours(kitchen.rows("raw", number), kitchen.model())]
+        yield _row(f"raw, {number:,} rows: nanograd --workers 2", trials)
+
+
+_MEASURES = {
+    "png": _peers("png"),
+    "raw": _raw,
+    "test": _test,
+    "memory": _memory,
+}
+
+
+def _row(what: str, trials: Sequence[Trial]) -> Row:
+    def middle(of: Callable[[Trial], float]) -> float:
+        return median(map(of, trials))
+
+    return {
+        "what": what,
+        "rows": trials[0].rows,
+        "running, rows/s": round(middle(lambda each: each.rows_per_s)),
+        "fastest": round(max(each.rows_per_s for each in trials)),
+        "start s": round(middle(lambda each: each.start_s), 2),
+        "running s": round(middle(lambda each: each.running_s), 2),
+        "command s": round(middle(lambda each: each.whole_s), 2),
+        "CPU us/row": round(middle(lambda each: 1e6 * each.cpu_s / each.rows), 1),
+        "peak MiB": round(max(each.peak_bytes for each in trials) / _MEGABYTE),
+        "others": round(middle(lambda each: each.others), 2),
+        "times": len(trials),
+    }
+
+
+def _nanograd(*words: str) -> list[str]:
+    return [sys.executable, "-m", "nanograd", *words]
+
+
+def _watched(command: Sequence[str]) -> tuple[Callable[[int, float, float], Trial], Row, float]:
+    """Run a command; what is known of it, its last line, and the time of day it began."""
+    worked: dict[int, int] = {}
+    peak, machine, began, clock = 0, busy_ticks(), time(), perf_counter()
+    errors = None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        while process.poll() is None:
+            alive = tree(process.pid)
+            worked |= alive
+            peak = max(peak, sum(map(_shared_out_bytes, alive)))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_EVERY_S)
+        said = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise RuntimeError(f"{command} ended with {process.returncode}; BENCH_DEBUG=1 shows why")
+    whole = perf_counter() - clock
+    cpu = sum(worked.values()) / _TICKS
+    others = max(0.0, (busy_ticks() - machine) / _TICKS - cpu) / whole
+
+    def trial(rows: int, start_s: float, running_s: float) -> Trial:
+        return Trial(rows, start_s, running_s, whole, cpu, peak, others)
+
+    return trial, json.loads(said.splitlines()[-1]), began
+
+
+def _shared_out_bytes(pid: int) -> int:
+    """A process's proportional set size; 0 if it has just ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="fewer for a quick run")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=_MEASURES, default=list(_MEASURES))
+    parser.add_argument(
+        "--memory-rows", nargs="+", type=int, default=[100_000, 1_000_000, 10_000_000]
+    )
+    parser.add_argument("--folder", type=Path, help="where the rows are made; 3 GB")
+    options = parser.parse_args()
+    report(list(measure(options)), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The plain loop: one process, pyarrow, Pillow, numpy; a file of predictions for each file of rows.
+
+As one would write it for oneself: rows in batches, `Image.open` for each, one pass of the net for
+a batch. It has no manifest, no resumption and no quarantine; a bad row would end it.
+"""
+
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+from time import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd import model as model_io
+
+BATCH = 1024
+
+
+def decode(files: list[bytes]) -> NDArray[np.uint8]:
+    """(n, 784) uint8 of n PNG files."""
+    images = [np.asarray(Image.open(BytesIO(data)).convert("L")) for data in files]
+    return np.stack(images).reshape(len(files), -1)
+
+
+def decode_raw(files: list[bytes]) -> NDArray[np.uint8]:
+    """(n, 784) uint8 of n times 784 bytes."""
+    return np.frombuffer(b"".join(files), np.uint8).reshape(len(files), -1)
+
+
+def predictions(scores: NDArray[np.float32]) -> dict[str, Any]:
+    """Columns of what was read."""
+    best = scores.argmax(axis=1)
+    return {
+        "prediction": best.astype(np.int8),
+        "confidence": scores.max(axis=1),
+        "scores": scores,
+    }
+
+
+def main(rows: str, model: str, output: str, form: str) -> None:
+    """Read every file of a folder."""
+    net, read = model_io.load(model), decode if form == "png" else decode_raw
+    began, number = time(), 0
+    Path(output).mkdir()
+    for file in sorted(Path(rows).glob("*.parquet")):
+        tables, first = [], 0
+        for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image", "label"]):
+            columns = predictions(net.scores(read(batch.column("image").to_pylist())))
+            flat = columns.pop("scores").ravel()
+            columns["scores"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), 10)
+            where = {
+                "source_file": [str(file)] * len(batch),
+                "source_row": np.arange(first, first + len(batch)),
+            }
+            tables.append(pa.table({**where, **columns, "label": batch.column("label")}))
+            first += len(batch)
+        pq.write_table(pa.concat_tables(tables), Path(output) / file.name)
+        number += first
+    print(json.dumps({"rows": number, "began": began, "ended": time()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

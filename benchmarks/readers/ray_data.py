@@ -1,0 +1,72 @@
+"""Ray Data's documented batch inference: read_parquet, map_batches with a class, write_parquet.
+
+The class is given half a CPU twice: with a whole one twice no CPU is left to read the rows, and the
+job hangs. The rows are spread over blocks, for below 128 MiB all would be one block, and one actor
+would do the work.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from time import time
+from typing import Any
+
+import numpy as np
+import ray
+from plain_loop import BATCH, decode, decode_raw, predictions
+from ray.data import ActorPoolStrategy, DataContext
+
+from nanograd import blas
+from nanograd import model as model_io
+
+_BLOCK_ROWS = 10_000
+
+
+class Reader:
+    """The net, in an actor; it notes when it was first asked."""
+
+    def __init__(self, model: str, form: str, notes: str) -> None:
+        blas.use_one_thread()
+        self._net, self._notes = model_io.load(model), Path(notes)
+        self._read = decode if form == "png" else decode_raw
+        self._asked = False
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Columns of what was read."""
+        if not self._asked:
+            self._asked = True
+            (self._notes / str(time())).touch()
+        scores = self._net.scores(self._read(batch["image"].tolist()))
+        return {**predictions(scores), "label": np.asarray(batch["label"]), "path": batch["path"]}
+
+
+def main(rows: str, model: str, output: str, form: str) -> None:
+    """Read every file of a folder."""
+    with tempfile.TemporaryDirectory() as notes:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        DataContext.get_current().enable_progress_bars = False
+        images = ray.data.read_parquet(rows, include_paths=True)
+        images.repartition(target_num_rows_per_block=_BLOCK_ROWS).map_batches(
+            Reader,
+            fn_constructor_args=(model, form, notes),
+            batch_size=BATCH,
+            compute=ActorPoolStrategy(size=2),
+            num_cpus=0.5,
+        ).write_parquet(output)
+        ended = time()
+        began = min(float(note.name) for note in Path(notes).iterdir())
+        number = ray.data.read_parquet(output).count()
+        print(json.dumps({"rows": number, "began": began, "ended": ended}))
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
