@@ -9,6 +9,12 @@ SIDE = 28
 _ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
+# A piece of a row is read as one item: SIDE + 1 pixels, and as many more as make a round number.
+PIECE = 32
+_STEPS = np.arange(PIECE, dtype=np.float32)
+# Zeros between two rows of an image, so that a piece may begin this far before or behind one.
+_BEFORE, _CANVAS_ROW = SIDE + 1, 64
+
 
 def resample(
     images: NDArray[np.uint8] | NDArray[np.float32], places: NDArray[np.float32]
@@ -42,6 +48,60 @@ def resample(
         for start in (0, 1, _ROW, far)
     )
     return _between(_between(left_above, above, x), _between(left, beside, x), y)
+
+
+def resample_rows(
+    images: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """As `resample`, bit for bit, where each row of the result goes along a row of the source.
+
+    The pixels of a row are then read together, and the distance to the row above is one for all.
+
+    Args:
+        images: (B, 784) uint8.
+        x: (B, 28, PIECE) float32: columns, each one further than the last; the first 28 count.
+        y: (B, 28) float32: the row of the source, one for each row of the result.
+
+    Returns:
+        (B, 784) float32.
+    """
+    down = np.clip(y, -1, SIDE)
+    down += 1
+    row = np.floor(down)
+    down -= row
+    share = x + 1
+    start = np.floor(share[:, :, 0])
+    share -= start[:, :, None] + _STEPS
+    # Rounding to float32 may carry one column over a whole number, and not its neighbours.
+    if len(x) and not 0 <= share.min() <= share.max() < 1:
+        places = np.stack([x[:, :, :SIDE], np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))])
+        return resample(images, places.reshape(2, -1, SIDE * SIDE))
+    column = np.clip(start, -SIDE, SIDE + 1).astype(np.intp) + (_BEFORE - 1)
+    index = (np.arange(len(x))[:, None] * _ROW + row.astype(np.intp)) * _CANVAS_ROW + column
+    pieces = _pieces(images)
+    above, below = (
+        _along(pieces[where].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
+        for where in (index, index + _CANVAS_ROW)
+    )
+    result = _between(above, below, np.repeat(down, PIECE))
+    return result.reshape(-1, SIDE, PIECE)[:, :, :SIDE].reshape(-1, SIDE * SIDE)
+
+
+def _pieces(images: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Every piece of PIECE pixels of the images with zeros around them, by where it begins."""
+    canvas = np.zeros((len(images), _ROW, _CANVAS_ROW), np.uint8)
+    canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
+    number = max(canvas.size - PIECE, 0)
+    return np.ndarray((number,), f"V{PIECE}", canvas, strides=(1,))
+
+
+def _along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Between each pixel and the next; the last of a piece is none of ours."""
+    step = np.zeros_like(pixels)
+    np.subtract(pixels[1:], pixels[:-1], out=step[:-1])
+    step *= share
+    step += pixels
+    return step
 
 
 def _between(

@@ -3,7 +3,8 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
-from nanograd.deslant import deslant
+from nanograd.deslant import deslant, upright_places
+from nanograd.resample import resample
 
 
 def moments(image: NDArray[np.uint8]) -> tuple[float, float, float]:
@@ -82,3 +83,12 @@ def test_images_are_left_alone(sample: Mnist) -> None:
 
     assert upright.dtype == np.uint8
     assert sample.test.images.tobytes() == before
+
+
+def test_rows_read_together_give_the_bits_of_the_definition(sample: Mnist) -> None:
+    images = sample.train.images[:193]
+
+    upright = deslant(images)
+
+    expected = np.rint(resample(images, upright_places(images)))
+    np.testing.assert_array_equal(upright, expected)

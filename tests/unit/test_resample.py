@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.resample import SIDE, resample
+from nanograd.resample import PIECE, SIDE, resample, resample_rows
 
 
 def some_images(num_images: int, seed: int = 7) -> NDArray[np.uint8]:
@@ -103,3 +103,36 @@ def test_images_and_places_are_left_alone() -> None:
 
     assert result.dtype == np.float32
     assert (images.tobytes(), places.tobytes()) == before
+
+
+def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
+    """Rows that begin at `start` and lie at `y`: as `resample_rows` takes them, and `resample`."""
+    x = (start[:, :, None] + np.arange(PIECE)).astype(np.float32)
+    rows = np.broadcast_to(y.astype(np.float32)[:, :, None], (len(y), SIDE, SIDE))
+    places = np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE)
+    return x, y.astype(np.float32), places
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
+def test_rows_read_together_have_the_bits_of_pixels_read_one_by_one(num_images: int) -> None:
+    images = some_images(num_images)
+    generator = np.random.default_rng(5)
+    start, y = generator.uniform(-40, 40, (2, num_images, SIDE))
+    start[::3], y[::2] = np.rint(start[::3]), np.rint(y[::2])
+    x, rows, places = along(start, y)
+
+    result = resample_rows(images, x, rows)
+
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, resample(images, places))
+
+
+def test_row_that_rounding_carries_over_a_whole_number_has_the_same_bits() -> None:
+    images = some_images(1)
+    start = np.full((1, SIDE), 2 - 2e-7)  # float32 tells 3 - 2e-7 from 3, but not 23 - 2e-7 from 23
+    x, rows, places = along(start, np.arange(SIDE)[None] + 0.5)
+
+    result = resample_rows(images, x, rows)
+
+    assert len(np.unique(np.floor(x + 1) - np.arange(PIECE))) > 1
+    np.testing.assert_array_equal(result, resample(images, places))
