@@ -11,12 +11,18 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nanograd.distributed.actors import Identity
+from nanograd.distributed.quiet import first_line
 from nanograd.errors import DivergedError
 
 
-def here() -> Any:
-    """Placement on this node, if it can be: it is the one without which the run ends anyway."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+def here() -> dict[str, str]:
+    """Placement on this node, without which the run ends anyway, as a label that Ray gives each.
+
+    Affinity to a node is no help: the host that is asked to place an actor may have joined a moment
+    ago and not have heard of ours. Soft, it then keeps the actor itself (4 of 10 while a host
+    joined), hard, it fails; for a label it waits.
+    """
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def result_of(ref: Any) -> Any:
@@ -59,7 +65,7 @@ def examine(actors: list[Any], answer_s: float, timeout_s: float) -> list[str]:
         answer_s: who takes longer hangs.
         timeout_s: for the examination as a whole.
     """
-    ask: Any = ray.remote(num_cpus=0, scheduling_strategy=here())(_ask)
+    ask: Any = ray.remote(num_cpus=0, label_selector=here())(_ask)
     states: list[str] = ray.get(ask.remote(actors, answer_s), timeout=timeout_s)
     return states
 
@@ -69,11 +75,6 @@ def end(identity: Identity) -> None:
     there = NodeAffinitySchedulingStrategy(identity.node, soft=False)
     kill: Any = ray.remote(_kill)
     kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(identity.pid)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the page that Ray adds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _ask(actors: list[Any], answer_s: float) -> list[str]:

@@ -7,6 +7,16 @@ Event: TypeAlias = dict[str, Any]
 Tell: TypeAlias = Callable[[Event], None]
 
 
+def started(num_workers: int, num_hosts: int) -> Event:
+    """The group is complete.
+
+    >>> started(3, 2)["sentence"]
+    '3 workers on 2 hosts'
+    """
+    sentence = f"{_count(num_workers, 'worker')} on {_count(num_hosts, 'host')}"
+    return {"event": "started", "sentence": sentence}
+
+
 def lost(rank: int, round_: int, how: str, heirs: Mapping[int, Sequence[int]]) -> Event:
     """A worker is lost.
 
@@ -65,3 +75,7 @@ def _name(shards: Sequence[int]) -> str:
     if list(shards) == list(range(shards[0], shards[-1] + 1)):
         return f"shards {shards[0]}-{shards[-1]}"
     return f"shards {', '.join(map(str, shards))}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -16,9 +16,10 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import events
 from nanograd.distributed.actors import BESIDE, Identity, ServerActor
-from nanograd.distributed.calls import end, examine, first_line, here, result_of, trouble_of
+from nanograd.distributed.calls import end, examine, here, result_of, trouble_of
 from nanograd.distributed.events import Tell
 from nanograd.distributed.members import START_TIMEOUT_S, Members
+from nanograd.distributed.quiet import first_line
 from nanograd.distributed.transport import Address
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.training.recipe import Recipe
@@ -72,6 +73,7 @@ class RayGroup:
             recipe, dataset, num_workers, tell=tell, strict=strict, fail=self._fail
         )
         self._welcome(wait=True)
+        tell(events.started(len(self._members.present), self._members.num_hosts))
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until`, whoever is lost meanwhile."""
@@ -123,7 +125,7 @@ class RayGroup:
         actor = remote(
             num_cpus=0,
             concurrency_groups={BESIDE: self._num_threads},
-            scheduling_strategy=here(),
+            label_selector=here(),
         )(ServerActor)
         self._server = actor.remote(self._recipe, snapshot)
         self._server_ready = self._server.whoami.remote()

@@ -10,8 +10,9 @@ from ray.exceptions import RayActorError
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import events
 from nanograd.distributed.actors import Identity, WorkerActor
-from nanograd.distributed.calls import end, examine, first_line
+from nanograd.distributed.calls import end, examine
 from nanograd.distributed.events import Tell
+from nanograd.distributed.quiet import first_line
 from nanograd.errors import ClusterError
 from nanograd.training.group import share_out
 from nanograd.training.recipe import Recipe
@@ -73,6 +74,11 @@ class Members:
     def joining(self) -> bool:
         """Whether somebody is yet to come."""
         return bool(self._joining)
+
+    @property
+    def num_hosts(self) -> int:
+        """How many nodes of Ray they are on."""
+        return len({each.identity.node for each in self.present.values()})
 
     def actors(self) -> list[Any]:
         """Of those who are there."""

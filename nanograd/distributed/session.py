@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import ray
-from ray.exceptions import AuthenticationError, RayError
 
+from nanograd.distributed.joining import join
+from nanograd.distributed.quiet import first_line, without_core_messages
 from nanograd.errors import ClusterError
 
 LOCAL = "local"
@@ -62,7 +62,7 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
             _start_private(folder, num_cpus)
         else:
-            _join(address)
+            join(address)
         with redirect_stdout(_Aside()):
             yield
     finally:
@@ -122,7 +122,7 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
     try:
-        with _without_core_messages():
+        with without_core_messages():
             ray.init(
                 address=LOCAL,
                 num_cpus=max(num_cpus or cores, cores),
@@ -133,47 +133,5 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
             )
     except Exception as error:  # a slow start raises no class of its own
         raise ClusterError(
-            f"cannot start Ray on this machine ({_first_line(error)}); --workers 0 works without it"
+            f"cannot start Ray on this machine ({first_line(error)}); --workers 0 works without it"
         ) from error
-
-
-@contextmanager
-def _without_core_messages() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: Ray's core says there that it heard of its log level."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _join(address: str) -> None:
-    try:
-        _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except AuthenticationError as error:
-        raise ClusterError(
-            f"the Ray cluster at {address} refuses our token; put the cluster's token into "
-            "~/.ray/auth_token or RAY_AUTH_TOKEN and set RAY_AUTH_MODE=token"
-        ) from error
-    except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}, or it refuses our token "
-            f"({_first_line(error)}); check --address, RAY_ADDRESS and the token, or leave them "
-            "out for a private Ray on this machine"
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Fail at once where nobody listens: Ray would try for minutes, then abort the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

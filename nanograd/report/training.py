@@ -186,7 +186,7 @@ def _speed(story: Story) -> str:
         [Line("images/s", steps)],
         marks,
     )
-    if not story.events:
+    if not any(_KINDS.get(event["event"]) == "lost" for event in story.events):
         return speed + paragraph("No worker and no server was lost.")
     rows = [[event["time"], event["event"], event["sentence"]] for event in story.events]
     return speed + table("What happened", ["time (UTC)", "event", ""], rows, class_="words")

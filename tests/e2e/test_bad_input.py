@@ -2,7 +2,9 @@
 
 import gzip
 import shutil
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -137,18 +139,24 @@ def test_divergence_is_76(nanograd: Nanograd) -> None:
     assert refused(outcome, 76, "round 0")
 
 
-def test_nobody_at_the_address_is_69(nanograd: Nanograd) -> None:
-    outcome = nanograd(
-        "train",
-        "--data",
-        "sample",
-        "--output",
-        "run",
-        "--address",
-        "127.0.0.1:1",
-    )
+TRAIN = ("train", "--data", "sample", "--output", "run", "--address")
 
-    assert refused(outcome, 69, "127.0.0.1:1")
+
+def test_nobody_at_the_address_is_69(nanograd: Nanograd) -> None:
+    assert refused(nanograd(*TRAIN, "127.0.0.1:1"), 69, "127.0.0.1:1")
+
+
+def test_something_else_at_the_address_is_69(nanograd: Nanograd) -> None:
+    with HTTPServer(("", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        outcome = nanograd(*TRAIN, f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+    assert refused(outcome, 69, "what listens there is not Ray")
+
+
+def test_an_address_for_job_submit_is_2(nanograd: Nanograd) -> None:
+    assert refused(nanograd(*TRAIN, "ray://127.0.0.1:10001"), 2, "ray job submit")
 
 
 def test_a_full_disk_is_74(nanograd: Nanograd) -> None:

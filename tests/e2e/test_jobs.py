@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import ray.util
 
 from tests.conftest import ROOT
@@ -142,18 +143,43 @@ def test_a_job_with_a_bad_path_fails_and_says_why(head: Head, tmp_path: Path) ->
     assert "/no/such/data" in last_event(output)["reason"]
 
 
-def test_a_wrong_token_is_refused_by_cluster_and_jobs(head: Head, tmp_path: Path) -> None:
+PRETEND = """
+import sys, ray
+from nanograd.cli import main
+ray.__version__ = "2.59.0"
+main(sys.argv[1:])
+"""
+
+
+def refusal(head: Head, program: list[str], environment: dict[str, str], tmp_path: Path) -> str:
+    """Why training does not join the head, which has to be said with 69 within seconds."""
+    words = ["train", "--data", "sample", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, *program, *words, "--address", head.address],
+        env=environment, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 69, done.stdout + done.stderr
+    assert "gcs_client" not in done.stderr
+    reason: str = last_event(done.stdout)["reason"]
+    return reason
+
+
+def test_a_wrong_token_or_none_is_refused_by_cluster_and_jobs(head: Head, tmp_path: Path) -> None:
     wrong = tmp_path / "token"
     wrong.write_text("0" * 64)
-    environment = {**head.environment, "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    others = {**head.environment, "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    none = {name: head.environment[name] for name in head.environment if name[:8] != "RAY_AUTH"}
 
-    code, _ = head.submit("true", environment=environment)
-    joined = subprocess.run(
-        [sys.executable, "-m", "nanograd", "train", "--data", "sample", "--output",
-         str(tmp_path / "run"), "--address", head.address],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    code, _ = head.submit("true", environment=others)
 
     assert code != 0
-    assert joined.returncode == 69, joined.stdout + joined.stderr
-    assert "refuses our token" in last_event(joined.stdout)["reason"]
+    for environment in (others, {**none, "HOME": str(tmp_path)}):
+        reason = refusal(head, ["-m", "nanograd"], environment, tmp_path)
+        assert "refuses our token" in reason
+
+
+def test_other_versions_than_the_clusters_are_told(head: Head, tmp_path: Path) -> None:
+    reason = refusal(head, ["-c", PRETEND], head.environment, tmp_path)
+
+    assert f"has Ray {ray.__version__} and Python" in reason
+    assert "here are Ray 2.59.0 and Python" in reason
