@@ -24,10 +24,13 @@ _THEMES = (
     "recovery",
     "predict",
 )
+# Only when asked for: they need more data, or half an hour.
+_LATER = ("handwriting", "accuracy")
 # What a benchmark draws beside its figures: the flag that says where to, and the words below it.
 _DRAWS = {
     "scaling": ("--plot", "images/s by workers"),
     "handwriting": ("--sheet", "misread pictures: the picture, what the net saw"),
+    "accuracy": ("--plot", "errors on held-out images by epoch"),
 }
 
 
@@ -81,7 +84,7 @@ def _slug(name: str) -> str:
 def main() -> None:
     """Run what was asked for."""
     parser = arguments(__doc__)
-    parser.add_argument("--only", nargs="+", choices=(*_THEMES, "handwriting"), default=_THEMES)
+    parser.add_argument("--only", nargs="+", choices=(*_THEMES, *_LATER), default=_THEMES)
     parser.add_argument("--pictures", help="folder of the development set, for handwriting")
     parser.add_argument("--place", type=Path, default=HERE / "results")
     options = parser.parse_args()
