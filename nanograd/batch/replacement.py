@@ -2,15 +2,15 @@
 
     OUT/_next/...   the new output while it is made; readers of OUT see the old one, whole
 
-A replacement that is killed while it takes place is finished by whatever command comes next: the
-new output is complete, and what is left of the old one is known by not being in its manifest.
+A replacement that is killed while it takes place is finished by whatever command comes next. The
+old output is removed first, and that this is done is written down before anything is moved: an
+object store moves a folder file by file, and half of a new one must not be taken for an old one.
 """
-
-from typing import Any
 
 from nanograd import storage
 
 NEXT, MANIFEST, SUCCESS = "_next", "_manifest.json", "_SUCCESS"
+_CLEARED = "_cleared"
 
 
 def finish(place: str) -> None:
@@ -30,18 +30,15 @@ def finish(place: str) -> None:
     # No reader takes a half for the whole: the mark of completeness goes first and comes last.
     storage.remove(storage.join(place, SUCCESS))
     if MANIFEST in waiting:
-        ours = _top_names(storage.read_manifest(storage.join(stage, MANIFEST)))
-        for name in storage.names(place):
-            if name not in (NEXT, MANIFEST) and (name not in ours or name in waiting):
-                storage.remove(storage.join(place, name))
+        if _CLEARED not in waiting:
+            storage.read_manifest(storage.join(stage, MANIFEST))  # nothing whole for a damaged one
+            for name in storage.names(place):
+                if name not in (NEXT, MANIFEST):
+                    storage.remove(storage.join(place, name))
+            storage.commit(storage.join(stage, _CLEARED), b"")
         for name in waiting:
-            if name not in (MANIFEST, SUCCESS):
+            if name not in (MANIFEST, SUCCESS, _CLEARED):
                 storage.move(storage.join(stage, name), storage.join(place, name))
         storage.move(storage.join(stage, MANIFEST), storage.join(place, MANIFEST))
     storage.move(storage.join(stage, SUCCESS), storage.join(place, SUCCESS))
     storage.remove(stage)
-
-
-def _top_names(manifest: dict[str, Any]) -> set[str]:
-    files = {name for receipt in manifest["receipts"] for name in receipt["files"]}
-    return {name.split("/")[0] for name in files} | {"_receipts", "_summary.json"}

@@ -1,5 +1,6 @@
 """A model, a picture folder and an object store that several end-to-end tests share."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -35,26 +36,61 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
-def endpoint() -> Iterator[dict[str, str]]:
-    """The environment in which S3 is a server of these tests."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port)
-        yield {
+class Store:
+    """A server that speaks S3, in a process of its own; it forgets everything when it ends."""
+
+    def __init__(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self._port = listener.getsockname()[1]
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which S3 is this server."""
+        return {
             "AWS_ACCESS_KEY_ID": "me",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": self.url,
         }
+
+    def start(self) -> None:
+        """Begin, empty, on the same port."""
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _wait_for(self._port)
+
+    def hang(self) -> None:
+        """Answer nobody any more; connections stay."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer again."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[dict[str, str]]:
+    """The environment in which S3 is a server of these tests."""
+    store = Store()
+    try:
+        yield store.environment
     finally:
-        process.kill()
-        process.wait()
+        store.kill()
 
 
 def _wait_for(port: int) -> None:
