@@ -58,7 +58,8 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         _quieten()
         rows = [{"part": json.dumps(asdict(part))} for part in parts]
         # One actor a CPU, all from the start: Ray Data grows a pool only when work has piled up.
-        pool = ActorPoolStrategy(size=min(num_actors, len(parts)))
+        # And one part an actor: of two parts the actor that is up first would take both.
+        pool = ActorPoolStrategy(size=min(num_actors, len(parts)), max_tasks_in_flight_per_actor=1)
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
         done = planned.map(actor, fn_constructor_args=(work,), compute=pool, num_cpus=1)

@@ -1,5 +1,7 @@
 import os
 import sys
+from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 import ray
@@ -25,6 +27,22 @@ class Count:
         return {"part": part.id, "rows": part.num_rows, "pid": os.getpid()}
 
 
+class MeetAnother:
+    """Work that is done only while another process is at work, too."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def __call__(self, part: Part) -> Receipt:
+        (self._folder / str(os.getpid())).touch()
+        deadline = monotonic() + 60
+        while len(list(self._folder.iterdir())) < 2:
+            if monotonic() > deadline:
+                raise DataError("nobody else is at work")
+            sleep(0.01)
+        return {"part": part.id, "pid": os.getpid()}
+
+
 class FailAtThree:
     def __call__(self, part: Part) -> Receipt:
         if part.id == "03":
@@ -40,6 +58,14 @@ def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None
     assert sorted(receipt["part"] for receipt in receipts) == [part.id for part in PARTS]
     assert sum(receipt["rows"] for receipt in receipts) == sum(range(7))
     assert os.getpid() not in {receipt["pid"] for receipt in receipts}
+
+
+def test_two_actors_are_at_work_at_once_however_small_the_input(
+    ray_cpus: int, tmp_path: Path
+) -> None:
+    done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
+
+    assert len({each.receipt["pid"] for each in done}) == 2
 
 
 def test_no_parts_need_no_actors(ray_cpus: int) -> None:
