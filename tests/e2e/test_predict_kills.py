@@ -82,7 +82,7 @@ def kill(victim: str, driver: subprocess.Popen[bytes], place: Path, parts: int) 
     """End one of the job's processes when so many parts are done."""
     deadline = monotonic() + _PATIENCE_S
     while True:
-        assert driver.poll() is None, "the job ended before it could be disturbed"
+        assert driver.poll() is None, ("ended before it was disturbed", driver.communicate())
         assert monotonic() < deadline
         found = [driver.pid] if victim == "driver" else workers(driver.pid)
         if parts_done(place) >= parts and found:
@@ -122,3 +122,20 @@ def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
     result = json.loads(said[0].splitlines()[-1])
     assert result["rows"] == result["predicted"] + result["quarantined"] == PARTS * _ROWS
     assert result["reasons"] == {"broken_image": PARTS}
+
+
+def test_job_with_a_single_cpu_ends_and_leaves_the_same_bytes(
+    command: Callable[[Path], list[str]], undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    cpu = min(os.sched_getaffinity(0))
+
+    done = subprocess.run(
+        [*command(tmp_path / "out"), "--workers", "1"],
+        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+        timeout=_PATIENCE_S,
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == undisturbed
