@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from nanograd import storage
+from nanograd import memory, storage
 from nanograd.batch.inputs import InputFile, expand_pictures, to_parquet
 from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
 from nanograd.config import IngestConfig
@@ -45,6 +45,9 @@ class IngestWork:
 
     def __call__(self, part: Part) -> Receipt:
         """Read, normalise and commit the pictures of a part."""
+        # Photos have megabytes: with the page faults of asking for them anew, decoding one of
+        # 1,600 pixels took 6.4 ms, without them 4.6 (2026-11-25).
+        memory.keep_freed()
         rows: list[dict[str, Any]] = []
         rejects: list[dict[str, Any]] = []
         with Archives() as archives:

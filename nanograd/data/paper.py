@@ -3,6 +3,7 @@
 Pictures are bytes, one plane a colour: that is how windows are moved over them fastest.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -46,35 +47,33 @@ def reduced(picture: Image.Image, longest: int) -> Image.Image:
     """The whole picture with no side above `longest`."""
     scale = min(1.0, longest / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+    # Blocks of whole pixels first: in a large picture that is most of the work.
+    return picture.resize(size, Image.Resampling.BOX, reducing_gap=1.0)
 
 
-def separation(grey: Bytes) -> float:
-    """Otsu's criterion: the share of the variance that lies between the two tones, 0 to 1."""
-    light = grey > otsu(grey)
-    share = float(light.mean())
-    if not 0 < share < 1:
-        return 0.0
-    gap = float(grey[light].mean() - grey[~light].mean())
-    return share * (1 - share) * gap**2 / float(grey.var())
+def otsu(levels: Bytes) -> tuple[float, float]:
+    """The two tones of a picture.
 
-
-def otsu(levels: Bytes) -> float:
-    """Threshold, in levels, that separates two classes with the least variance within.
+    Returns:
+        threshold: in levels; it parts two classes with the least variance within.
+        separation: the share of the variance that lies between the two, 0 to 1.
 
     References:
         Otsu (1979), "A threshold selection method from gray-level histograms".
     """
     counts = np.bincount(levels.ravel(), minlength=256).astype(float)
+    tones = np.arange(256)
     below = counts.cumsum()
     above = below[-1] - below
-    sum_below = (counts * np.arange(256)).cumsum()
+    sum_below = (counts * tones).cumsum()
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = sum_below / below - (sum_below[-1] - sum_below) / above
     between = np.where((below > 0) & (above > 0), below * above * gap**2, 0)
     # Between two far classes every threshold is as good: take the middle.
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
-    return float(best.mean() + 0.5)
+    variance = counts @ tones**2 / below[-1] - (sum_below[-1] / below[-1]) ** 2
+    separation = between.max() / (below[-1] ** 2 * max(variance, 1e-9))
+    return float(best.mean() + 0.5), float(separation)
 
 
 def is_light_on_dark(search: Image.Image) -> bool:
@@ -88,53 +87,57 @@ def is_light_on_dark(search: Image.Image) -> bool:
         search: mode L or RGB.
     """
     grey = np.asarray(search.convert("L"))
-    bright = grey > otsu(grey)
+    threshold, separation = otsu(grey)
+    bright = grey > threshold
     width = max(1, round(0.04 * min(grey.shape)))
     border = np.ones(grey.shape, bool)
     border[width:-width, width:-width] = False
     share = float(bright[border].mean())
-    told_by_border = not _MIXED <= share <= 1 - _MIXED and separation(grey) > _TWO_TONES
+    told_by_border = not _MIXED <= share <= 1 - _MIXED and separation > _TWO_TONES
     if not told_by_border and max(grey.shape) > _FEW_PIXELS:
         coarse = np.asarray(reduced(search, _COARSE_SIDE).convert("L"))
-        dark, light = narrow_energy(coarse), narrow_energy(coarse, bright=True)
-        step = _plateau(np.maximum(dark, light), _MOST_OF_IT)
-        return bool(light[step] > dark[step])
+        both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
+        _, (dark, light) = _plateau(both, _MOST_OF_IT)
+        return light > dark
     return bool(share + bright.mean() < 1)
 
 
-def narrow_energy(grey: Bytes, *, bright: bool = False) -> Floats:
+def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
     """Energy of what is darker than all around it, by the width up to which it counts as narrow.
 
     For each window, the sum over pixels of (1 - pixel / closing)^2: it grows until the window is
-    wider than the pen, then hardly (a granulometry).
+    wider than the pen, then hardly (a granulometry). Each is computed when it is asked for.
 
     Args:
         grey: (height, width) uint8.
         bright: of what is brighter instead, (1 - opening / pixel)^2.
 
-    Returns:
-        (windows,) float32, one for each of the radii that the picture has room for.
+    Yields:
+        The energy, for each of the radii that the picture has room for.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
     """
     floor = np.maximum(grey, _DARKEST)
-    radii = _radii(max(grey.shape))
-    if bright:
-        shares = [np.divide(~closing(~floor, radius), floor, dtype=np.float32) for radius in radii]
-    else:
-        shares = [np.divide(floor, closing(floor, radius), dtype=np.float32) for radius in radii]
-    return np.array([np.square(1 - share).sum() for share in shares])
+    for radius in _radii(max(grey.shape)):
+        narrow = (~closing(~floor, radius), floor) if bright else (floor, closing(floor, radius))
+        lost = (1 - np.divide(*narrow, dtype=np.float32)).ravel()
+        yield float(lost @ lost)
 
 
 def _radii(side: int) -> list[int]:
     return [radius for radius in _RADII if 2 * radius < 0.8 * side] or [1]
 
 
-def _plateau(energy: Floats, growth: float) -> int:
-    """The first step after which energy does not grow by such a factor."""
-    grows = np.flatnonzero(energy[1:] <= growth * energy[:-1])
-    return int(grows[0]) if len(grows) else len(energy) - 1
+def _plateau(energies: Iterable[tuple[float, ...]], growth: float) -> tuple[int, tuple[float, ...]]:
+    """The first step after which the greatest energy grows by no such factor, and its energies."""
+    step = -1
+    before: tuple[float, ...] = ()
+    for energy in energies:
+        if before and max(energy) <= growth * max(before):
+            break
+        step, before = step + 1, energy
+    return step, before
 
 
 def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
@@ -162,12 +165,19 @@ def pen_radius(search: Bytes) -> int:
     if side <= _FEW_PIXELS:
         return max(1, round(_PEN_SHARE * side / 2))
     scale: int = -(-side // _COARSE_SIDE)
-    whole = search[:, : height // scale * scale, : width // scale * scale]
-    blocks = whole.reshape(len(search), height // scale, scale, width // scale, scale)
-    coarse = blocks.mean((0, 2, 4)).astype(np.uint8)
+    coarse = _block_means(search, scale)
     radii = _radii(max(coarse.shape))
-    step = _plateau(narrow_energy(coarse), _ALL_OF_IT) + 1
-    return scale * radii[min(step, len(radii) - 1)]
+    step, _ = _plateau(zip(narrow_energy(coarse)), _ALL_OF_IT)
+    return scale * radii[min(step + 1, len(radii) - 1)]
+
+
+def _block_means(search: Bytes, scale: int) -> Bytes:
+    """Grey levels of blocks of scale x scale pixels, what is left over at the ends cut off."""
+    height, width = (side // scale * scale for side in search.shape[1:])
+    whole = search.sum(0, dtype=np.uint16)[:height, :width]
+    sums = sum(whole[y::scale, x::scale] for y in range(scale) for x in range(scale))
+    means: Bytes = np.asarray(sums // (len(search) * scale**2), np.uint8)
+    return means
 
 
 def estimate_paper(search: Bytes, radius: int) -> Floats:
@@ -247,7 +257,7 @@ def ink_levels(ink: Floats) -> Levels:
     """
     level = _above_paper(ink)
     among = _bytes(ink[ink > level])
-    stronger = otsu(among) / 255
+    stronger = otsu(among)[0] / 255
     if _extent(ink > level) > _ALL_OVER and _extent(ink > stronger) < _ONE_PLACE:
         return Levels(stronger, _WEAK_AMONG_LINES * stronger)
     return Levels(level, level / 2)
@@ -274,11 +284,12 @@ def _above_paper(ink: Floats) -> float:
     Args:
         ink: (height, width) float32, from `ink_strength`.
     """
-    level = otsu(_bytes(ink)) / 255
+    level = otsu(_bytes(ink))[0] / 255
     above = ink > level
     if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
         raise UnreadableError("blank", "the picture shows nothing but paper")
-    grain = float(np.sqrt(np.square(ink[ink < 0]).sum() / max(1, (ink < 0).sum())))
+    brighter = ink[ink < 0]
+    grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
     if float(ink[above].mean()) < _LEAST_SIGNAL * grain:
         raise UnreadableError("low_contrast", "ink and paper cannot be told apart")
     return max(level, _ABOVE_GRAIN * grain)

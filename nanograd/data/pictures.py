@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # MPO (two JPEG pictures in one file, from some phones) is opened as JPEG.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
-# A digit becomes 20 pixels; twice what the normaliser looks at is kept from a large JPEG.
-_ENOUGH_PIXELS = 640
+# A digit becomes 20 pixels; three times what the normaliser looks at is kept from a large JPEG.
+_ENOUGH_PIXELS = 480
 
 # White in wide grey files: shares, then 8 to 16 bits (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
