@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+# A busy machine is no failure: by default an example may take 200 ms.
+settings.register_profile("any-pace", deadline=None)
+settings.load_profile("any-pace")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def test_tree_sum_has_the_same_bits_for_any_decomposition(owners: list[int], see
     assert total.tobytes() == tree_sum(root, leaf, np.add).tobytes()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(OWNERS, st.data())
 def test_server_gives_the_same_bits_for_any_owners_order_and_repetition(
     owners: list[int], data: st.DataObject

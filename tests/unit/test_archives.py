@@ -233,7 +233,7 @@ def test_inspect_looks_into_archives(tmp_path: Path, png: Path) -> None:
     assert (figures["pictures"], figures["read"]) == (7, 7)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32 - 1), number=st.integers(1, 12), cut=st.booleans())
 def test_damage_anywhere_raises_nothing_but_refusals(
     tmp_path_factory: pytest.TempPathFactory, seed: int, number: int, cut: bool
