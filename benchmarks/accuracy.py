@@ -36,6 +36,7 @@ VARIATIONS: dict[str, Settings] = {
     "no affine distortion": _AFFINE,
     "strokes as they are": {"stroke": "0"},
     "no distortion": {"elastic": "0", "stroke": "0", **_AFFINE},
+    "weaker distortion": {"elastic": "1", "rotation": "10", "scaling": "0.1"},
     "elastic 1.7 pixels (Simard's)": {"elastic": "1.7"},
     "last weights instead of their average": {"ema": "0"},
     "constant rate instead of cosine": {"schedule": "constant"},
@@ -113,7 +114,7 @@ def plot(curves: dict[str, list[list[int]]], place: Path) -> None:
     for name in (name for name in _PLOTTED if name in curves):
         mean_errors = np.mean(curves[name], axis=0)
         axes.plot(np.arange(1, len(mean_errors) + 1), mean_errors, label=name)
-    axes.set(yscale="log", xlabel="epoch", ylabel="errors per 10,000 held-out images")
+    axes.set(yscale="log", xlabel="epoch", ylabel="errors on held-out images")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()
