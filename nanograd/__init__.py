@@ -7,10 +7,12 @@ if TYPE_CHECKING:
     from nanograd.data.pictures import UnreadableError
     from nanograd.errors import NanogradError
     from nanograd.model import Model
+    from nanograd.sklearn import MLPClassifier
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MLPClassifier",
     "Model",
     "NanogradError",
     "Training",
@@ -22,6 +24,7 @@ __all__ = [
 
 # What is slow to import is imported when it is asked for (PEP 562).
 _HOMES = {
+    "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.model",
     "NanogradError": "nanograd.errors",
     "Training": "nanograd.api",

@@ -26,8 +26,6 @@ from nanograd.randomness import INIT, stream
 NUM_INPUTS = 784
 NUM_CLASSES = 10
 
-_ONE_HOT = np.eye(NUM_CLASSES, dtype=np.float32)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -37,11 +35,15 @@ class Architecture:
         hidden: H, number of hidden units.
         activation: of the hidden layer: sigmoid, tanh or relu.
         loss: mse (sigmoid outputs) or cross_entropy (softmax outputs).
+        inputs: D; other than 784 in `nanograd.sklearn` alone, as is C.
+        classes: C.
     """
 
     hidden: int
     activation: str
     loss: str
+    inputs: int = NUM_INPUTS
+    classes: int = NUM_CLASSES
 
     def __post_init__(self) -> None:
         if self.activation not in HIDDEN or self.loss not in LOSSES:
@@ -50,7 +52,11 @@ class Architecture:
     @property
     def num_parameters(self) -> int:
         """P."""
-        return (NUM_INPUTS + 1) * self.hidden + (self.hidden + 1) * NUM_CLASSES
+        return (self.inputs + 1) * self.hidden + (self.hidden + 1) * self.classes
+
+    def params(self, vector: FloatArray) -> "Params":
+        """The named views on a parameter vector or a gradient."""
+        return Params(vector, self.hidden, self.inputs, self.classes)
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,20 @@ class Params:
     Args:
         vector: (P,) float32; w1, b1, w2, b2 one after the other.
         hidden: H.
+        inputs: D.
+        classes: C.
 
     Raises:
-        ValueError: the vector's length does not fit H.
+        ValueError: the vector's length does not fit D, H and C.
     """
 
     vector: FloatArray
     hidden: int
+    inputs: int = NUM_INPUTS
+    classes: int = NUM_CLASSES
 
     def __post_init__(self) -> None:
-        expected = (NUM_INPUTS + 1) * self.hidden + (self.hidden + 1) * NUM_CLASSES
+        expected = (self.inputs + 1) * self.hidden + (self.hidden + 1) * self.classes
         if self.vector.shape != (expected,):
             raise ValueError(
                 f"{self.hidden} hidden units take {expected} parameters, not {self.vector.shape}"
@@ -78,24 +88,24 @@ class Params:
     @property
     def w1(self) -> FloatArray:
         """(D, H) weights into the hidden layer, a view."""
-        return self.vector[: NUM_INPUTS * self.hidden].reshape(NUM_INPUTS, self.hidden)
+        return self.vector[: self.inputs * self.hidden].reshape(self.inputs, self.hidden)
 
     @property
     def b1(self) -> FloatArray:
         """(H,) biases of the hidden layer, a view."""
-        start = NUM_INPUTS * self.hidden
+        start = self.inputs * self.hidden
         return self.vector[start : start + self.hidden]
 
     @property
     def w2(self) -> FloatArray:
         """(H, C) weights into the output layer, a view."""
-        start = (NUM_INPUTS + 1) * self.hidden
-        return self.vector[start:-NUM_CLASSES].reshape(self.hidden, NUM_CLASSES)
+        start = (self.inputs + 1) * self.hidden
+        return self.vector[start : -self.classes].reshape(self.hidden, self.classes)
 
     @property
     def b2(self) -> FloatArray:
         """(C,) biases of the output layer, a view."""
-        return self.vector[-NUM_CLASSES:]
+        return self.vector[-self.classes :]
 
 
 def init_params(architecture: Architecture, seed: int) -> Params:
@@ -104,7 +114,7 @@ def init_params(architecture: Architecture, seed: int) -> Params:
     The draws are the top 24 bits of raw 64-bit output, exact in float32.
 
     Args:
-        architecture: gives H.
+        architecture: gives D, H and C.
         seed: 0 to 2**63 - 1.
 
     Returns:
@@ -113,7 +123,7 @@ def init_params(architecture: Architecture, seed: int) -> Params:
     References:
         LeCun, Bottou, Orr & Müller (1998), "Efficient backprop", section 4.6 (scale by fan-in).
     """
-    params = Params(np.zeros(architecture.num_parameters, np.float32), architecture.hidden)
+    params = architecture.params(np.zeros(architecture.num_parameters, np.float32))
     generator = stream(seed, INIT)
     for weights in (params.w1, params.w2):
         draws = (generator.random_raw(weights.size) >> np.uint64(40)).astype(np.float32)
@@ -123,9 +133,9 @@ def init_params(architecture: Architecture, seed: int) -> Params:
     return params
 
 
-def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(B,) labels 0 to 9 as (B, C) float32 rows with a single 1."""
-    return _ONE_HOT[labels]
+def one_hot(labels: NDArray[np.integer], classes: int = NUM_CLASSES) -> NDArray[np.float32]:
+    """(B,) labels 0 to C - 1 as (B, C) float32 rows with a single 1."""
+    return np.asarray(np.eye(classes, dtype=np.float32)[labels])
 
 
 @dataclass(frozen=True)
@@ -235,7 +245,7 @@ def loss_and_gradients(
         gradient: of the same type as the parameters.
     """
     signals = propagate(architecture, params, inputs, targets)
-    gradient = Params(np.empty_like(params.vector), params.hidden)
+    gradient = architecture.params(np.empty_like(params.vector))
     sum_gradients(signals, slice(None), gradient)
     return float(signals.losses.sum(dtype=np.float64)), gradient
 

@@ -47,14 +47,19 @@ class Net:
     params: Params
     preparation: Preparation
 
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Ten scores an image: (B, 784) uint8 to (B, 10) float32."""
         return mlp.predict(self.architecture, self.params, prepare(self.preparation, images))
 
     def meaning(self) -> dict[str, Any]:
         """What its parameters are the parameters of."""
+        shape = self.architecture
         return {
-            "architecture": asdict(self.architecture),
+            "architecture": {
+                "hidden": shape.hidden,
+                "activation": shape.activation,
+                "loss": shape.loss,
+            },
             "preparation": asdict(self.preparation),
         }
 
@@ -71,7 +76,7 @@ class Model:
     nets: tuple[Net, ...]
     about: dict[str, Any]
 
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Ten scores an image, the mean of the nets' scores.
 
         Args:
@@ -80,7 +85,7 @@ class Model:
         Returns:
             (N, 10) float32 in [0, 1]; the largest is the prediction.
         """
-        result = np.empty((len(images), mlp.NUM_CLASSES), np.float32)
+        result = np.empty((len(images), self.nets[0].architecture.classes), np.float32)
         for start in range(0, len(images), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             scores = [net.scores(images[chunk]) for net in self.nets]

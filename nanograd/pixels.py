@@ -18,6 +18,7 @@ _MEAN, _DEVIATION = 0.1307, 0.3081
 # name -> (factor, offset) of an affine map of 0..255, in float32
 _STANDARD = (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION))
 _AFFINE = {
+    "plain": (np.float32(1), np.float32(0)),
     "unit": (np.float32(1 / 255), np.float32(0)),
     "standard": _STANDARD,
     "deslanted": _STANDARD,
@@ -29,8 +30,8 @@ class Preparation:
     """Which preparation, and which version of it.
 
     Args:
-        name: unit (0 to 1), standard (mean 0, deviation 1 over MNIST) or deslanted (set upright,
-            centred, then as standard).
+        name: plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST)
+            or deslanted (set upright, centred, then as standard).
         version: raised when the same name comes to mean other numbers.
         width: that deslanted digits are widened or narrowed to, in pixels as `deslant` counts
             them; 0 leaves them as wide as they are.

@@ -6,6 +6,7 @@ alone, so a replaced worker continues exactly where the lost one stood.
 
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.random import Philox
@@ -22,15 +23,16 @@ class Dataset:
     """Labelled images; the arrays are read-only.
 
     Args:
-        images: (N, 784) uint8, row by row, ink 255 on 0.
-        labels: (N,) uint8, 0 to 9.
+        images: (N, 784) uint8, row by row, ink 255 on 0; of `nanograd.sklearn` (N, D) float32.
+        labels: (N,) uint8, 0 to 9; of `nanograd.sklearn` int64, 0 to C - 1.
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    images: NDArray[Any]
+    labels: NDArray[Any]
 
     def __post_init__(self) -> None:
-        if self.images.shape != (len(self.labels), NUM_PIXELS) or self.labels.ndim != 1:
+        width = NUM_PIXELS if self.images.dtype == np.uint8 else self.images.shape[-1]
+        if self.images.shape != (len(self.labels), width) or self.labels.ndim != 1:
             raise ValueError(f"shapes {self.images.shape} and {self.labels.shape} do not fit")
         self.images.flags.writeable = False
         self.labels.flags.writeable = False

@@ -10,7 +10,6 @@ import numpy as np
 from nanograd import blas, metrics
 from nanograd.data.dataset import Dataset
 from nanograd.errors import Stopped
-from nanograd.mlp import Params
 from nanograd.model import Model, Net
 from nanograd.training.checkpoint import History
 from nanograd.training.group import WorkerGroup
@@ -86,7 +85,7 @@ def as_model(recipe: Recipe, snapshot: Snapshot, about: dict[str, Any]) -> Model
     """The model that training would end with if it ended here."""
     net = Net(
         architecture=recipe.architecture,
-        params=Params(snapshot.final_vector(), recipe.architecture.hidden),
+        params=recipe.architecture.params(snapshot.final_vector()),
         preparation=recipe.preparation,
     )
     return Model(nets=(net,), about=about)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nanograd import mlp
 from nanograd.data.augment import distort
 from nanograd.data.dataset import Dataset
-from nanograd.mlp import Params, Signals
+from nanograd.mlp import Signals
 from nanograd.optimizers import Vector
 from nanograd.pixels import scale, upright
 from nanograd.training.recipe import Recipe
@@ -105,14 +105,14 @@ class Worker:
             vector: (P,) float32 parameters, left alone.
             out: (P,) float32, where the gradient goes.
         """
-        plan, hidden = self._recipe.plan, self._recipe.architecture.hidden
+        plan, architecture = self._recipe.plan, self._recipe.architecture
         parts = _in_a_row(plan.micro_batch(round_, shard) for shard in range(*node))
         inputs, labels = self._batch(round_, node, parts)
         signals = mlp.propagate(
-            self._recipe.architecture,
-            Params(vector, hidden),
+            architecture,
+            architecture.params(vector),
             inputs,
-            mlp.one_hot(labels),
+            mlp.one_hot(labels, architecture.classes),
             parts,
         )
         loss = self._sum(signals, dict(zip(range(*node), parts, strict=True)), node, out)
@@ -124,9 +124,9 @@ class Worker:
         self, round_: int, node: Node, parts: Sequence[slice]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The round's inputs from the shards of a node, one after the other, and their labels."""
-        num_images = parts[-1].stop
-        images = np.empty((num_images, mlp.NUM_INPUTS), np.uint8)
-        labels = np.empty(num_images, np.uint8)
+        num_images, like = parts[-1].stop, self._shards[node[0]]
+        images = np.empty((num_images, *like.images.shape[1:]), like.images.dtype)
+        labels = np.empty(num_images, like.labels.dtype)
         for shard, part in zip(range(*node), parts, strict=True):
             order = self._order(round_ // self._plan.rounds_per_epoch, shard)
             index, data = order[self._plan.micro_batch(round_, shard)], self._shards[shard]
@@ -153,7 +153,7 @@ class Worker:
         """The node's gradient into `out`: left child's + right child's, down to the shards."""
         if node[1] - node[0] == 1:
             part = parts[node[0]]
-            mlp.sum_gradients(signals, part, Params(out, self._recipe.architecture.hidden))
+            mlp.sum_gradients(signals, part, self._recipe.architecture.params(out))
             return float(signals.losses[part].sum(dtype=np.float64))
         left, right = children(node)
         buffer = self._buffer(node, out)

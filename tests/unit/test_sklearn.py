@@ -1,0 +1,117 @@
+"""The scikit-learn facade: its own estimator checks, and that it is this program's training."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from nanograd import MLPClassifier
+
+# check -> why it cannot hold
+EXPECTED_FAILURES: dict[str, str] = {}
+
+
+@parametrize_with_checks(
+    [MLPClassifier()], expected_failed_checks=lambda estimator: EXPECTED_FAILURES
+)
+def test_scikit_learns_own_checks(estimator: MLPClassifier, check: Any) -> None:
+    check(estimator)
+
+
+def test_labels_of_any_kind_come_back() -> None:
+    x, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+
+    net = MLPClassifier(hidden=16, random_state=0).fit(x, names)
+
+    assert net.classes_.tolist() == ["setosa", "versicolor", "virginica"]
+    assert (net.predict(x) == names).mean() == net.score(x, names) > 0.95
+    np.testing.assert_allclose(net.predict_proba(x).sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss": "mse", "activation": "sigmoid", "learning_rate": 2.0, "optimizer": "sgd"},
+        {"optimizer": "adam", "learning_rate": 0.01, "activation": "tanh", "schedule": "constant"},
+        {"ema": 0, "batch_size": 10_000, "shards": 3},
+    ],
+)
+def test_every_way_of_training_learns_digits_it_has_not_seen(settings: dict[str, Any]) -> None:
+    x, y = load_digits(return_X_y=True)
+    seen, unseen, labels, wanted = train_test_split(x, y, random_state=0)
+
+    net = MLPClassifier(hidden=32, random_state=0, **settings).fit(seen, labels)
+
+    assert net.score(unseen, wanted) > 0.94
+    assert net.loss_ < 0.1
+    assert net.n_iter_ >= 10
+
+
+def test_seed_fixes_the_bits() -> None:
+    x, y = load_iris(return_X_y=True)
+    nets = [
+        MLPClassifier(hidden=4, random_state=seed).fit(x, y).predict_proba(x)
+        for seed in (3, 3, np.random.RandomState(3), 4)
+    ]
+
+    assert np.array_equal(nets[0], nets[1])
+    assert np.array_equal(nets[0], nets[2])
+    assert not np.array_equal(nets[0], nets[3])
+
+
+def test_it_is_cloned_pickled_searched_and_part_of_pipelines() -> None:
+    x, y = load_iris(return_X_y=True)
+    net = MLPClassifier(hidden=8, random_state=1).fit(x, y)
+    search = GridSearchCV(MLPClassifier(random_state=0), {"hidden": [2, 8]}, cv=2).fit(x, y)
+    pipeline = make_pipeline(MinMaxScaler(), clone(net))
+
+    again = pickle.loads(pickle.dumps(net))  # noqa: S301 - our own
+
+    assert np.array_equal(again.predict_proba(x), net.predict_proba(x))
+    assert search.best_params_["hidden"] in (2, 8)
+    assert cross_val_score(pipeline, x, y, cv=3).mean() > 0.9
+    with pytest.raises(NotFittedError):
+        clone(net).predict(x)
+
+
+def test_scale_of_the_columns_does_not_matter() -> None:
+    x, y = load_iris(return_X_y=True)
+    other = 1e4 + x * np.array([1e3, 1e-3, 4, 1])
+
+    scores = [
+        MLPClassifier(hidden=8, random_state=0).fit(each, y).predict_proba(each)
+        for each in (x, other)
+    ]
+
+    np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"hidden": 0}, "hidden is 0: it must be at least 1"),
+        ({"activation": "step"}, "activation is 'step': choose sigmoid or tanh or relu"),
+        ({"loss": "l1"}, "loss is 'l1'"),
+        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
+        ({"learning_rate": -1}, "learning-rate is -1.0: it must be at least 0"),
+        ({"batch_size": 0}, "batch-size 0|is 0: it must be at least 1"),
+        ({"ema": 1.0}, "ema is 1.0: it must be less than 1"),
+    ],
+)
+def test_parameters_that_cannot_be_meant_are_refused_when_fitting(
+    settings: dict[str, Any], why: str
+) -> None:
+    x, y = load_iris(return_X_y=True)
+
+    with pytest.raises(ValueError, match=why):
+        MLPClassifier(**settings).fit(x, y)
