@@ -16,6 +16,7 @@ import click
 from nanograd import __version__
 from nanograd.config import (
     EvaluateConfig,
+    ExportConfig,
     IngestConfig,
     InspectConfig,
     PredictConfig,
@@ -155,6 +156,15 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 @cli.command()
+@with_settings(ExportConfig)
+def export(config: ExportConfig) -> None:
+    """Write a model as an ONNX graph: pixels in, ten scores out."""
+    from nanograd import commands
+
+    _result("export", commands.export_model(config))
+
+
+@cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--data", help="whose test images to read [default: those of the run]")
 @_debug
@@ -201,11 +211,11 @@ def info(source: str) -> None:
     _result("data info", commands.data_info(source, _say))
 
 
-@data.command()
+@data.command("export")
 @click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
 @_debug
-def export(source: str, output: str) -> None:
+def export_data(source: str, output: str) -> None:
     """Write a test set as PNG files, as somebody's folder of handwritten digits would look."""
     from nanograd import commands
 

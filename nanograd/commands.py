@@ -18,6 +18,7 @@ from nanograd.batch.inputs import expand_pictures
 from nanograd.batch.job import SUMMARY, Job, Result, RunParts, Work, run_here, run_job
 from nanograd.config import (
     EvaluateConfig,
+    ExportConfig,
     IngestConfig,
     InspectConfig,
     JobConfig,
@@ -27,6 +28,7 @@ from nanograd.config import (
 from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
+from nanograd.errors import UsageError
 from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
@@ -136,6 +138,25 @@ def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:
         "confusion": confusion.tolist(),
         "evaluate_s": round(seconds, 3),
         "params_sha256": model.params_sha256(),
+    }
+
+
+def export_model(config: ExportConfig) -> Figures:
+    """Write a model as an ONNX graph; the figures of its result line."""
+    model = model_io.load(config.model)
+    try:
+        from nanograd.onnx import OPSET, graph
+    except ModuleNotFoundError as error:
+        raise UsageError("nanograd export needs the package onnx: pip install onnx") from error
+    data = graph(model)
+    storage.commit(config.output, data)
+    return {
+        "format": "onnx",
+        "opset": OPSET,
+        "nets": len(model.nets),
+        "bytes": len(data),
+        "params_sha256": model.params_sha256(),
+        "output": config.output,
     }
 
 

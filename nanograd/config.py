@@ -278,3 +278,16 @@ class EvaluateConfig(Config):
     model: str = setting(REQUIRED, "model directory or URI")
     data: str = setting("auto", "auto, mnist, sample, or a path or URI of IDX or CSV files")
     verbose: bool = setting(False, "a line an image: label, ten scores, best score, best class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Settings of `nanograd export`."""
+
+    model: str = setting(REQUIRED, "model directory or URI")
+    output: str = setting(REQUIRED, "file or URI that ends in .onnx; one that is there is replaced")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output.endswith(".onnx"):
+            raise UsageError(f"--output {self.output!r} must end in .onnx, the one form there is")

@@ -9,9 +9,9 @@ from nanograd.resample import PIECE, SIDE, resample, resample_rows
 _BLOCK = 128
 _MIDDLE = 14
 # No writer leans more than this many pixels a row; a short dash across could seem to.
-_MOST_SLANT = 1.0
+MOST_SLANT = 1.0
 # Nor are digits widened or narrowed by more than this factor: a "1" has next to no width.
-_MOST_WIDENING = 1.5
+MOST_WIDENING = 1.5
 
 _DOWN = np.arange(SIDE) - _MIDDLE
 _BESIDE = np.arange(PIECE) - _MIDDLE
@@ -20,7 +20,7 @@ _POWERS = np.arange(SIDE)[:, None] ** np.arange(3)
 
 _ROW, _COLUMN = (axis.reshape(-1) for axis in np.mgrid[:SIDE, :SIDE])
 # 1, x, y, xx, xy, yy of every pixel
-_MONOMIALS = np.stack(
+MONOMIALS = np.stack(
     [np.ones_like(_ROW), _COLUMN, _ROW, _COLUMN * _COLUMN, _COLUMN * _ROW, _ROW * _ROW], axis=1
 ).astype(np.float64)
 
@@ -76,12 +76,12 @@ def upright_places(
     Returns:
         (2, B, 784) float32: column and row, counted from the middle of the first pixel.
     """
-    sums = (images.astype(np.float64) @ _MONOMIALS).T[:, :, None]
+    sums = (images.astype(np.float64) @ MONOMIALS).T[:, :, None]
     mean_x, mean_y, slant, deviation = _lean(sums)
     down = _ROW - _MIDDLE
     beside = _COLUMN - _MIDDLE
     if width:
-        beside = beside * np.clip(deviation / width, 1 / _MOST_WIDENING, _MOST_WIDENING)
+        beside = beside * np.clip(deviation / width, 1 / MOST_WIDENING, MOST_WIDENING)
     x = mean_x + beside + slant * down
     return np.stack([x, mean_y + down]).astype(np.float32)
 
@@ -94,7 +94,7 @@ def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums]:
     spread = sum_yy - sum_y * mean_y
     covariance = sum_xy - sum_x * mean_y
     # Ink in a single row has no slant; what rounding leaves of its spread is far below 1.
-    slant = np.clip(covariance / np.maximum(spread, 1), -_MOST_SLANT, _MOST_SLANT)
+    slant = np.clip(covariance / np.maximum(spread, 1), -MOST_SLANT, MOST_SLANT)
     # What the shear takes away is the part that goes with y.
     variance = np.maximum(sum_xx - sum_x * mean_x - slant * covariance, 0) / mass
     return mean_x, mean_y, slant, np.sqrt(variance)

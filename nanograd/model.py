@@ -3,14 +3,12 @@
 A model directory holds `model.safetensors` (0.w1, 0.b1, 0.w2, 0.b2, those of the next net 1.w1 and
 so on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card)
 and, written last, `manifest.json` with the SHA-256 of each. No pickle is involved; a directory that
-fails its checksums is refused.
-
-References:
-    Mitchell et al. (2019), "Model cards for model reporting".
+fails its checksums, or says what this version does not know, is refused.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from platform import python_version
 from typing import Any
 
@@ -20,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd import __version__, blas, mlp, storage
+from nanograd import __version__, blas, card, mlp, storage
 from nanograd.errors import DataError
 from nanograd.mlp import Architecture, Params
 from nanograd.pixels import Preparation, as_rows, prepare
@@ -29,6 +27,11 @@ FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
 
 _TENSORS = ("w1", "b1", "w2", "b2")
+_FILES = ("model.safetensors", "config.json", "README.md")
+_MEANING = {
+    "architecture": ("hidden", "activation", "loss"),
+    "preparation": ("name", "version", "width"),
+}
 # Rows put through the net at once: the hidden layer of a larger chunk falls out of cache.
 _CHUNK = 512
 
@@ -51,16 +54,18 @@ class Net:
         """Ten scores an image: (B, 784) uint8 to (B, 10) float32."""
         return mlp.predict(self.architecture, self.params, prepare(self.preparation, images))
 
+    def shape(self) -> card.Shape:
+        """What the model card says of it."""
+        of, pixels = self.architecture, self.preparation
+        return card.Shape(
+            of.hidden, of.activation, of.loss, of.num_parameters, pixels.name, pixels.version
+        )
+
     def meaning(self) -> dict[str, Any]:
         """What its parameters are the parameters of."""
-        shape = self.architecture
         return {
-            "architecture": {
-                "hidden": shape.hidden,
-                "activation": shape.activation,
-                "loss": shape.loss,
-            },
-            "preparation": asdict(self.preparation),
+            part: {name: getattr(getattr(self, part), name) for name in names}
+            for part, names in _MEANING.items()
         }
 
 
@@ -154,7 +159,7 @@ def save(model: Model, place: str) -> None:
     files = {
         "model.safetensors": save_tensors(tensors),
         "config.json": _json({"format": FORMAT, "nets": nets}),
-        "README.md": _card(model).encode(),
+        "README.md": card.write([net.shape() for net in model.nets], model.about).encode(),
     }
     for name, data in files.items():
         storage.commit(storage.join(place, name), data)
@@ -185,10 +190,14 @@ def load(place: str) -> Model:
     try:
         if manifest["format"] != FORMAT:
             raise DataError(
-                f"{place} has format {manifest['format']!r} where this version reads {FORMAT!r}"
+                f"{place} has format {manifest['format']!r} where nanograd {__version__} reads "
+                f"{FORMAT!r}; use the version that wrote it or train again"
             )
+        _refuse_unknown(place, "file", manifest["files"], _FILES)
         files = {name: _read_checked(place, name, sha) for name, sha in manifest["files"].items()}
-        return _assemble(manifest, json.loads(files["config.json"]), files["model.safetensors"])
+        config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
+        _check_names(place, config, tensors)
+        return _assemble(manifest, config, tensors)
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise DataError(
             f"{place} cannot be read as a model ({error}); restore it or train again"
@@ -206,14 +215,35 @@ def _read_checked(place: str, name: str, expected: str) -> bytes:
     return data
 
 
-def _assemble(manifest: dict[str, Any], config: dict[str, Any], tensors: bytes) -> Model:
-    arrays = load_tensors(tensors)
+def _check_names(place: str, config: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """What a later version adds must not be passed over: it would change the scores."""
+    if not config["nets"]:
+        raise ValueError("it has no nets")
+    _refuse_unknown(place, "setting", config, ("format", "nets"))
+    for meaning in config["nets"]:
+        _refuse_unknown(place, "setting", meaning, _MEANING)
+        for part, known in _MEANING.items():
+            _refuse_unknown(place, "setting", meaning[part], known)
+    numbers = range(len(config["nets"]))
+    meant = [f"{number}.{name}" for number in numbers for name in _TENSORS]
+    _refuse_unknown(place, "tensor", tensors, meant)
+
+
+def _refuse_unknown(place: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise DataError(
+            f"{place} has a {what} {unknown[0]!r}, which nanograd {__version__} does not know; use "
+            "the version that wrote it or train again"
+        )
+
+
+def _assemble(
+    manifest: dict[str, Any], config: dict[str, Any], arrays: dict[str, NDArray[Any]]
+) -> Model:
     nets = tuple(
         _net(meaning, {name: arrays[f"{number}.{name}"] for name in _TENSORS})
         for number, meaning in enumerate(config["nets"])
     )
-    if not nets:
-        raise ValueError("it has no nets")
     structure = ("format", "files", "params_sha256", "versions")
     about = {key: value for key, value in manifest.items() if key not in structure}
     return Model(nets=nets, about=about)
@@ -238,34 +268,3 @@ def _net(meaning: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Net:
 
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _card(model: Model) -> str:
-    rows = model.about.items()
-    facts = "\n".join(f"| {key} | {value} |" for key, value in rows if key != "identity")
-    nets = "\n\n".join(map(_describe, model.nets))
-    together = (
-        "" if len(model.nets) == 1 else f"The mean of the scores of {len(model.nets)} nets.\n\n"
-    )
-    return f"""# A handwritten digit classifier
-
-{together}{nets}
-
-Made with nanograd {__version__}.
-
-| | |
-|---|---|
-{facts}
-
-Input: one digit, 28 x 28, grey, ink 255 on 0, centred as in MNIST. Output: ten scores. It always
-answers with a digit, whatever the picture shows; its scores are not calibrated probabilities.
-
-    nanograd predict PARQUET --model THIS_FOLDER --output FOLDER
-"""
-
-
-def _describe(net: Net) -> str:
-    shape = net.architecture
-    return f"""A three-layer perceptron, 784-{shape.hidden}-10: {shape.activation} hidden units, \
-{shape.loss} loss, {shape.num_parameters:,} float32 parameters. Pixels: `{net.preparation.name}`, \
-version {net.preparation.version}."""

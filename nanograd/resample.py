@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 SIDE = 28
 
 # Zeros around an image: one row and column before it, and behind it as many as make rows of 32.
-_ROW = 32
+ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
 # A piece of a row is read as one item: SIDE + 1 pixels, and as many more as make a round number.
@@ -38,14 +38,14 @@ def resample(
     whole = np.floor(fraction)
     fraction -= whole
     x, y = fraction
-    index = (whole[1] * _ROW + whole[0]).astype(np.intp)
-    index += _ROW * _ROW * np.arange(len(images))[:, None]
+    index = (whole[1] * ROW + whole[0]).astype(np.intp)
+    index += ROW * ROW * np.arange(len(images))[:, None]
     # One index for all four neighbours, each in a view of its own. The places are clipped, so no
     # index is out of bounds; "clip" only spares the check.
-    far = _ROW + 1
+    far = ROW + 1
     left_above, above, left, beside = (
         pixels[start : len(pixels) - far + start].take(index, mode="clip")
-        for start in (0, 1, _ROW, far)
+        for start in (0, 1, ROW, far)
     )
     return _between(_between(left_above, above, x), _between(left, beside, x), y)
 
@@ -77,7 +77,7 @@ def resample_rows(
         places = np.stack([x[:, :, :SIDE], np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))])
         return resample(images, places.reshape(2, -1, SIDE * SIDE))
     column = np.clip(start, -SIDE, SIDE + 1).astype(np.intp) + (_BEFORE - 1)
-    index = (np.arange(len(x))[:, None] * _ROW + row.astype(np.intp)) * _CANVAS_ROW + column
+    index = (np.arange(len(x))[:, None] * ROW + row.astype(np.intp)) * _CANVAS_ROW + column
     pieces = _pieces(images)
     above, below = (
         _along(pieces[where].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
@@ -89,7 +89,7 @@ def resample_rows(
 
 def _pieces(images: NDArray[np.uint8]) -> NDArray[np.void]:
     """Every piece of PIECE pixels of the images with zeros around them, by where it begins."""
-    canvas = np.zeros((len(images), _ROW, _CANVAS_ROW), np.uint8)
+    canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
     canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
     number = max(canvas.size - PIECE, 0)
     return np.ndarray((number,), f"V{PIECE}", canvas, strides=(1,))
@@ -115,6 +115,6 @@ def _between(
 
 
 def _padded(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    padded = np.zeros((len(images), _ROW, _ROW), np.float32)
+    padded = np.zeros((len(images), ROW, ROW), np.float32)
     padded[:, _INSIDE, _INSIDE] = images.reshape(-1, SIDE, SIDE)
     return padded

@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+import nanograd
+from nanograd import commands
+from nanograd.config import ExportConfig
+from nanograd.data import mnist
 from scripts import write_help
 from tests.conftest import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FOLDERS = ("benchmarks", "deploy", "docs", "examples", "nanograd")
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(f for name in FOLDERS for f in ROOT.glob(f"{name}/**/*.md"))]
+)
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 SPANS = re.compile(r"\$\$.*?\$\$|`[^`\n]+`|<!--.*?-->", re.DOTALL)
 INLINE_LINK = re.compile(r"\]\(\s*<?([^()\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
@@ -78,6 +86,14 @@ def quotations() -> Iterator[Quotation]:
             if match := re.search(r"\btitle=(\S+)", block["info"]):
                 lines = [line.strip() for line in block["text"].splitlines() if line.strip()]
                 yield Quotation(document, match[1], lines)
+
+
+def plain_python(document: Path) -> list[str]:
+    """A document's blocks of Python that quote no file."""
+    blocks = FENCE.finditer(document.read_text())
+    found = [block["text"] for block in blocks if block["info"] == "python"]
+    assert found
+    return found
 
 
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -152,14 +168,33 @@ def test_python_in_numerics_names_its_file() -> None:
 
 @pytest.mark.parametrize("document", [ROOT / "docs/python.md"], ids=name_of)
 def test_python_of_a_page_runs_from_top_to_bottom(document: Path, tmp_path: Path) -> None:
-    blocks = [
-        block["text"] for block in FENCE.finditer(document.read_text()) if block["info"] == "python"
+    done = run_python("\n".join(plain_python(document)), tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_tensors_are_read_elsewhere_as_the_documents_say(tmp_path: Path) -> None:
+    digits = mnist.load_test("sample", lambda sentence: None)
+    run = nanograd.train(
+        data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
+    )
+    commands.export_model(
+        ExportConfig(model=run.figures["model"], output=str(tmp_path / "digits.onnx"))
+    )
+    np.save(tmp_path / "images.npy", digits.images.reshape(-1, 28, 28))
+    np.save(tmp_path / "read.npy", run.model.predict(digits.images))
+    code = [
+        "import numpy as np",
+        "images, read = np.load('images.npy'), np.load('read.npy')",
+        *plain_python(ROOT / "docs/models.md"),
+        "assert (scores.argmax(axis=1) == read).all() and (digits == read).mean() > 0.999",
+        *(block for block in plain_python(ROOT / "README.md") if "safetensors" in block),
+        "assert list(weights) == ['0.b1', '0.b2', '0.w1', '0.w2']",
     ]
 
-    done = run_python("\n".join(blocks), tmp_path)
+    done = run_python("\n".join(code), tmp_path)
 
-    assert blocks
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("document", write_help.documents(ROOT), ids=name_of)

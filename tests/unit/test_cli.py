@@ -15,6 +15,7 @@ import pytest
 from nanograd import cli, model
 from nanograd.config import (
     EvaluateConfig,
+    ExportConfig,
     IngestConfig,
     InspectConfig,
     PredictConfig,
@@ -32,6 +33,7 @@ CONFIGS: dict[str, type[Config]] = {
     "inspect": InspectConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
 }
 IMPORTS = """
 import sys
@@ -119,7 +121,7 @@ def test_help_of_the_whole_names_every_command(run: Any) -> None:
 
     assert done.code == 0
     assert re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE) == [
-        "data", "demo", "evaluate", "ingest", "inspect", "predict", "report", "train",
+        "data", "demo", "evaluate", "export", "ingest", "inspect", "predict", "report", "train",
     ]  # fmt: skip
 
 

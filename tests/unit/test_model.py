@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -105,6 +106,36 @@ def test_model_directory_holds_the_documented_files(folder: Path) -> None:
     assert manifest["params_sha256"] == some_model().params_sha256()
 
 
+def test_card_has_the_metadata_that_hugging_face_reads(tmp_path: Path) -> None:
+    about = {"data": "mnist", "test_accuracy": 0.9903, "val_accuracy": None}
+    save(replace(some_committee(), about=about), str(tmp_path / "model"))
+
+    _, front, text = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
+
+    metadata = yaml.safe_load(front)
+    assert (metadata["license"], metadata["library_name"]) == ("mit", "nanograd")
+    assert (metadata["datasets"], metadata["metrics"]) == (["ylecun/mnist"], ["accuracy"])
+    assert metadata["pipeline_tag"] == "image-classification"
+    assert "handwritten-digits" in metadata["tags"]
+    [index] = metadata["model-index"]
+    [result] = index["results"]
+    assert result["task"]["type"] == "image-classification"
+    assert result["dataset"] == {"type": "ylecun/mnist", "name": "MNIST", "split": "test"}
+    assert result["metrics"][0]["value"] == 0.9903
+    assert "The mean of the scores of 3 nets." in text
+    assert "784-9-10" in text
+
+
+def test_card_of_ones_own_data_names_no_data_set_and_no_accuracy_it_has_not(
+    tmp_path: Path,
+) -> None:
+    save(replace(some_model(), about={"data": "/my/digits: #1"}), str(tmp_path / "model"))
+
+    front = (tmp_path / "model" / "README.md").read_text().split("---\n")[1]
+
+    assert {"datasets", "model-index"}.isdisjoint(yaml.safe_load(front))
+
+
 def test_read_only_parameters_can_be_saved(tmp_path: Path) -> None:
     model = some_model()
     model.nets[0].params.vector.flags.writeable = False
@@ -173,7 +204,7 @@ def test_unknown_format_is_refused(folder: Path) -> None:
     manifest = storage.read_manifest(str(folder / "manifest.json"))
     storage.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
 
-    with pytest.raises(DataError, match="has format 'other-2' where this version reads"):
+    with pytest.raises(DataError, match=r"has format 'other-2' where nanograd [\d.]+ reads"):
         load(str(folder))
 
 
@@ -182,6 +213,38 @@ def test_unknown_preparation_is_refused(folder: Path, values: dict[str, object])
     forge_config(folder, "preparation", **values)
 
     with pytest.raises(DataError, match="unknown pixel preparation"):
+        load(str(folder))
+
+
+def add_setting(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    forge(folder, "config.json", json.dumps({**config, "temperature": 0.5}).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (add_setting, "a setting 'temperature'"),
+        (lambda folder: forge_config(folder, "architecture", layers=2), "a setting 'layers'"),
+        (lambda folder: forge_config(folder, "architecture", inputs=784), "a setting 'inputs'"),
+        (lambda folder: forge_config(folder, "preparation", blur=1), "a setting 'blur'"),
+        (
+            lambda folder: forge_tensors(folder, lambda t: t.update({"0.w3": t["0.w2"]})),
+            "a tensor '0.w3'",
+        ),
+        (
+            lambda folder: forge_tensors(folder, lambda t: t.update({"1.w1": t["0.w1"]})),
+            "a tensor '1.w1'",
+        ),
+        (lambda folder: forge(folder, "vocabulary.json", b"{}"), "a file 'vocabulary.json'"),
+    ],
+)
+def test_what_a_later_version_adds_is_refused_not_passed_over(
+    folder: Path, change: Callable[[Path], None], what: str
+) -> None:
+    change(folder)
+
+    with pytest.raises(DataError, match=rf"has {what}, which nanograd [\d.]+ does not know; use"):
         load(str(folder))
 
 

@@ -1,0 +1,101 @@
+"""Every command that the documentation shows can be typed: it parses, its flags exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from nanograd.cli import cli
+from nanograd.config import TrainConfig
+from nanograd.settings import flag
+from tests.conftest import ROOT
+from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, prose
+
+_SHELLS = ("sh", "bash", "console")
+_ENDS = (";", "&&", "||", "|", "&", ">", "2>")
+
+
+def shell_lines(file: Path) -> Iterator[list[str]]:
+    """The words of each line of shell in a document, comments left out."""
+    for block in FENCE.finditer(file.read_text()):
+        if block["info"].strip() in _SHELLS:
+            for line in block["text"].replace("\\\n", " ").splitlines():
+                yield shlex.split(line, comments=True)
+
+
+def ours(words: list[str]) -> Iterator[list[str]]:
+    """The commands of this program in a line: what follows `nanograd` or a job's file."""
+    for place, word in enumerate(words):
+        if word == "nanograd" or re.fullmatch(r"(.*/)?jobs/[a-z]+\.py", word):
+            end = next((n for n in range(place, len(words)) if words[n] in _ENDS), len(words))
+            job = [] if word == "nanograd" else [Path(word).stem]
+            yield job + words[place + 1 : end]
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that words mean, and the words left over for it."""
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"no command {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def parse(words: list[str]) -> None:
+    command, rest = command_of(words)
+    # Commands keep the help option that their first context gives them.
+    whole = click.Context(cli, info_name="nanograd", **cli.context_settings)
+    command.make_context("nanograd", list(rest), parent=whole)
+
+
+def flags_of(command: click.Command) -> set[str]:
+    return {name for each in command.params for name in each.opts} | {"--help", "-h", "--version"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_in_blocks_of_shell_parse(document: Path) -> None:
+    for line in shell_lines(document):
+        for words in ours(line):
+            parse(words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_in_sentences_and_their_flags_exist(document: Path) -> None:
+    for quoted in re.findall(r"`nanograd ([^`]*)`", prose(document)):
+        command, rest = command_of(quoted.replace("\n", " ").split())
+        unknown = {word.partition("=")[0] for word in rest if word.startswith("-")}
+        assert unknown <= flags_of(command), quoted
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_targets_of_make_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    quoted = re.findall(r"`make ([a-z-]+)", prose(document))
+    in_blocks = [line[1] for line in shell_lines(document) if line[:1] == ["make"] and line[1:]]
+
+    assert {*quoted, *in_blocks} <= targets
+
+
+def test_environment_variables_are_those_of_flags() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+
+    named = {name.lower() for name in re.findall(r"\bNANOGRAD_TRAIN_([A-Z_]+[A-Z])\b", text)}
+
+    assert "epochs" in named
+    command, _ = command_of(["train"])
+    assert {flag(name) for name in named} <= flags_of(command)
+    assert named <= set(TrainConfig.__dataclass_fields__)
+
+
+def test_check_of_commands_finds_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("```sh\nA=1 nanograd train --epoch 3 # no such flag\n```\n")
+
+    [words] = [words for line in shell_lines(file) for words in ours(line)]
+
+    assert words == ["train", "--epoch", "3"]
+    with pytest.raises(click.NoSuchOption):
+        parse(words)
