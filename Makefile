@@ -42,8 +42,9 @@ fmt: .venv/installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: .venv/installed  ## rewrite the generated blocks of README.md
+docs: .venv/installed  ## rewrite the help texts in README.md and docs/, run the notebooks
 	$(BIN)/python scripts/write_help.py
+	$(BIN)/python scripts/run_notebook.py
 
 clean:
 	rm -rf .venv demo
