@@ -7,7 +7,8 @@ Progress and sentences go to stderr. stdout ends with `{"event": "result", ...}`
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
@@ -19,10 +20,12 @@ from nanograd.config import (
     ExportConfig,
     IngestConfig,
     InspectConfig,
+    JobConfig,
     PredictConfig,
     TrainConfig,
 )
 from nanograd.errors import NanogradError, UsageError
+from nanograd.progress import Show
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 
 C = TypeVar("C", bound=Config)
@@ -112,8 +115,12 @@ _CLICK_TYPES = {int: int, float: float, str: str, bool: bool, tuple: str}
 def train(config: TrainConfig) -> None:
     """Train a net, with Ray workers or in this process."""
     from nanograd import commands
+    from nanograd.report import closing
 
-    _result("train", commands.train(config, _say))
+    with _listener(config) as (say, show):
+        figures = commands.train(config, say, show)
+        say(closing.of_training(figures))
+    _result("train", figures)
 
 
 @cli.command()
@@ -122,8 +129,12 @@ def train(config: TrainConfig) -> None:
 def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     """Turn pictures (files, folders, globs) into Parquet."""
     from nanograd import commands
+    from nanograd.report import closing
 
-    _result("ingest", commands.ingest(config, inputs, _say))
+    with _listener(config) as (say, show):
+        figures = commands.ingest(config, inputs, say, show)
+        say(closing.of_ingest(figures))
+    _result("ingest", figures)
 
 
 @cli.command()
@@ -142,8 +153,12 @@ def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
 def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
     """Read the digits in Parquet files (files, folders, globs)."""
     from nanograd import commands
+    from nanograd.report import closing
 
-    _result("predict", commands.predict(config, inputs, _say))
+    with _listener(config) as (say, show):
+        figures = commands.predict(config, inputs, say, show)
+        say(closing.of_prediction(figures))
+    _result("predict", figures)
 
 
 @cli.command()
@@ -182,8 +197,9 @@ def demo(output: str) -> None:
     """The whole pipeline on the built-in sample, offline."""
     from nanograd import commands
 
-    for command, figures in commands.demo(output, _say):
-        _result(command, figures)
+    with _listener(JobConfig()) as (say, show):
+        for command, figures in commands.demo(output, say, show):
+            _result(command, figures)
 
 
 @cli.group()
@@ -229,14 +245,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: command and flags; None for those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    memory: dict[str, Any] = {"debug": False}
+    memory: dict[str, Any] = {"debug": False, "log_format": "auto"}
     try:
         cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
         code = 0
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the door: one line, one code
         if memory["debug"]:
             traceback.print_exc()
-        code = _fail(words, _meant(error))
+        code = _fail(words, _meant(error), as_json=memory["log_format"] == "json")
     sys.exit(code)
 
 
@@ -254,18 +270,30 @@ def _result(command: str, figures: dict[str, Any]) -> None:
     click.echo(json.dumps({"event": "result", "command": command, **figures}))
 
 
-def _fail(words: list[str], error: BaseException) -> int:
+def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
+    from nanograd.report.lines import ERROR, Lines
+
     code, reason = 70, f"{type(error).__name__}: {error}; please report this (--debug shows where)"
     if isinstance(error, NanogradError):
         code, reason = error.exit_code, str(error)
     elif isinstance(error, KeyboardInterrupt):
         code, reason = 130, "interrupted"
-    _say(f"nanograd: {reason}")
+    Lines(_say, as_json=as_json).say(f"{ERROR}{reason}")
     known = words[0] if words and words[0] in cli.commands else None
     if known == "data" and len(words) > 1 and words[1] in data.commands:
         known = f"data {words[1]}"
     click.echo(json.dumps({"event": "error", "command": known, "code": code, "reason": reason}))
     return code
+
+
+@contextmanager
+def _listener(config: JobConfig) -> Iterator[tuple[Callable[[str], None], Show]]:
+    """Who is told of a job: sentences and figures."""
+    from nanograd.report.terminal import listener
+
+    click.get_current_context().ensure_object(dict)["log_format"] = config.log_format
+    with listener(config.log_format, quiet=config.quiet, stream=sys.stderr) as found:
+        yield found.say, found.show
 
 
 def _say(sentence: str) -> None:

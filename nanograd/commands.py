@@ -29,6 +29,7 @@ from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
 from nanograd.errors import UsageError
+from nanograd.progress import Show, ignore
 from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
@@ -45,14 +46,14 @@ Say = Callable[[str], None]
 Figures = dict[str, Any]
 
 
-def train(config: TrainConfig, say: Say) -> Figures:
+def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
     """Train a net in its run directory; the figures of its result line."""
     place = run_directory(config)
     data = mnist.load(config.data, say)
     say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
     with _worker_group(config) as (workers, make_group), _stop_signals() as stop:
         run = Run(config=replace(config, workers=workers), place=place, data=data)
-        figures = train_run(run, make_group, stop.is_set, say)
+        figures = train_run(run, make_group, stop.is_set, say, show)
     return {**figures, "report": write_report(place, data.test, say)}
 
 
@@ -76,19 +77,19 @@ def report(place: str, data: str | None, say: Say) -> Figures:
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
 
-def ingest(config: IngestConfig, inputs: Sequence[str], say: Say) -> Figures:
+def ingest(config: IngestConfig, inputs: Sequence[str], say: Say, show: Show = ignore) -> Figures:
     """Turn pictures into Parquet; the figures of its result line."""
     called = perf_counter()
     job, work = ingest_parts.plan(config, inputs, say)
-    result = _run(config, job, work, say)
+    result = _run(config, job, work, say, show)
     return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
 
 
-def predict(config: PredictConfig, inputs: Sequence[str], say: Say) -> Figures:
+def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show = ignore) -> Figures:
     """Read the digits in Parquet files; the figures of its result line."""
     called = perf_counter()
     job, work = predict_parts.plan(config, inputs)
-    result = _run(config, job, work, say)
+    result = _run(config, job, work, say, show)
     summary = result.summary
     for of_summary_alone in ("worst", "labelled_by_confidence", "correct_by_confidence"):
         summary.pop(of_summary_alone)
@@ -160,7 +161,7 @@ def export_model(config: ExportConfig) -> Figures:
     }
 
 
-def demo(output: str, say: Say) -> Iterator[tuple[str, Figures]]:
+def demo(output: str, say: Say, show: Show = ignore) -> Iterator[tuple[str, Figures]]:
     """The whole pipeline on the built-in sample; yields (command, figures) as each step is done."""
     from nanograd.distributed.session import session
 
@@ -168,13 +169,13 @@ def demo(output: str, say: Say) -> Iterator[tuple[str, Figures]]:
     run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
     with session(None, 2):
         say("training on the built-in sample with two Ray workers")
-        training = train(replace(DEMO, output=run), say)
+        training = train(replace(DEMO, output=run), say, show)
         yield "train", training
         say("writing its test digits as PNG files, as your own folder of digits could look")
         data_export("sample", pictures, say)
-        yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], say)
+        yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], say, show)
         reading = predict(
-            PredictConfig(output=read, model=training["model"], overwrite=True), [rows], say
+            PredictConfig(output=read, model=training["model"], overwrite=True), [rows], say, show
         )
         yield "predict", reading
     say(
@@ -252,10 +253,10 @@ def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
         yield workers, make_group
 
 
-def _run(config: JobConfig, job: Job, work: Work, say: Say) -> Result:
+def _run(config: JobConfig, job: Job, work: Work, say: Say, show: Show) -> Result:
     """Run a batch job here or on Ray."""
     with _part_runner(config, work) as run_parts:
-        return run_job(job, run_parts, say)
+        return run_job(job, run_parts, say, show)
 
 
 @contextmanager

@@ -26,6 +26,13 @@ class JobConfig(Config):
         None, "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"
     )
     overwrite: bool = setting(False, "replace what the output holds")
+    quiet: bool = setting(False, "say nothing but warnings and errors")
+    log_format: str = setting(
+        "auto",
+        "of what is said on stderr: auto (a live view on a terminal, else text), text or json "
+        "(a line every few seconds)",
+        choices=("auto", "text", "json"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

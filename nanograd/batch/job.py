@@ -20,6 +20,7 @@ from nanograd import storage
 from nanograd.batch.progress import Progress
 from nanograd.batch.replacement import MANIFEST, NEXT, SUCCESS, finish
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
+from nanograd.progress import Show, ignore
 
 Receipt: TypeAlias = dict[str, Any]
 
@@ -115,13 +116,16 @@ def part_id(*what: object) -> str:
     return sha256(json.dumps([str(each) for each in what]).encode()).hexdigest()[:16]
 
 
-def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Result:
+def run_job(
+    job: Job, run_parts: RunParts, say: Callable[[str], None], show: Show = ignore
+) -> Result:
     """Do the parts that are not done yet, check the accounts and commit the whole.
 
     Args:
         job: what and where.
         run_parts: does parts, on Ray or here, and returns them as done in any order.
         say: told in sentences what happens.
+        show: shown how far it is.
 
     Returns:
         The summary (counts added up, reasons merged, as `job.summarise` puts them) and how long
@@ -134,6 +138,8 @@ def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Result
         InternalError: a row is not accounted for exactly once.
         StorageError: something cannot be written.
     """
+    num_rows = sum(part.num_rows for part in job.parts)
+    progress = Progress(job.identity["command"], len(job.parts), num_rows, show)
     with storage.exclusive(job.place):
         finish(job.place)
         below = _room(job)
@@ -141,14 +147,12 @@ def run_job(job: Job, run_parts: RunParts, say: Callable[[str], None]) -> Result
             say(f"{job.place} holds this job's result already, complete; nothing to do")
             receipts = storage.read_manifest(_at(job, MANIFEST))["receipts"]
             _check_error_rate(job, receipts)
-            progress = Progress(len(job.parts), 0, say)
         else:
             stage = replace(
                 job,
                 place=storage.join(job.place, *below),
                 parts=[replace(part, below="".join(below)) for part in job.parts],
             )
-            progress = Progress(len(job.parts), sum(part.num_rows for part in job.parts), say)
             receipts = _run_parts(stage, run_parts, say, progress)
             finish(job.place)
     return Result(job.summarise(_total(receipts)), *progress.running())
@@ -162,6 +166,7 @@ def _run_parts(
     found = {receipt["part"] for receipt in receipts}
     for receipt in receipts:
         progress.start_from(receipt)
+    progress.begin()
     for done in run_parts([part for part in job.parts if part.id not in found]):
         receipts.append(done.receipt)
         progress.add(*done)

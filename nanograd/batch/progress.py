@@ -1,49 +1,52 @@
-"""How far a batch job is: a line every few seconds, and one at the end."""
+"""How far a batch job is: receipts counted, figures shown."""
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-_EVERY_S = 5.0
+from nanograd.progress import Show
 
 
 class Progress:
-    """Counts receipts and says how far they go, and how fast since the first part was begun.
+    """Counts receipts and shows how far they go, and how fast since the first part was begun.
 
     Args:
+        command: whose job it is.
         num_parts: of the whole job.
         num_rows: of the whole job.
-        say: told a line.
+        show: shown figures after each part.
         clock: seconds that only grow.
     """
 
     def __init__(
         self,
+        command: str,
         num_parts: int,
         num_rows: int,
-        say: Callable[[str], None],
+        show: Show,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        self._num_parts, self._num_rows, self._say, self._clock = num_parts, num_rows, say, clock
+        self._command, self._num_parts, self._num_rows = command, num_parts, num_rows
+        self._show, self._clock = show, clock
         self._parts = self._rows = self._quarantined = self._rows_before = 0
         self._began: float | None = None
-        self._said = clock()
 
     def start_from(self, receipt: Mapping[str, Any]) -> None:
         """Count a part that an earlier command did; it says nothing about this one's speed."""
         self._count(receipt)
         self._rows_before += receipt["rows"]
 
+    def begin(self) -> None:
+        """Show where an earlier command left the job."""
+        self._show({**self._figures(), "complete": False})
+
     def add(self, receipt: Mapping[str, Any], seconds: float) -> None:
-        """Count a part that was done just now, and took so long."""
+        """Count a part that was done just now and took so long, and show where that leads."""
         self._count(receipt)
-        now = self._clock()
         # What others do before they begin (Ray, actors) is not known here, and no part's time.
-        began = now - seconds
+        began = self._clock() - seconds
         self._began = began if self._began is None else min(self._began, began)
-        if self._parts == self._num_parts or now - self._said >= _EVERY_S:
-            self._said = now
-            self._say(self._line(now - self._began))
+        self._show(self._figures())
 
     def running(self) -> tuple[int, float, float]:
         """Rows added, the moment at which the first of their parts was begun, and this moment."""
@@ -55,26 +58,18 @@ class Progress:
         self._rows += receipt["rows"]
         self._quarantined += receipt["quarantined"]
 
-    def _line(self, seconds: float) -> str:
-        rate = (self._rows - self._rows_before) / max(seconds, 1e-3)
-        words = [
-            f"part {self._parts}/{self._num_parts}",
-            f"{self._rows:,} of {self._num_rows:,} rows",
-            f"{rate:,.0f} rows/s",
-            f"{self._quarantined:,} quarantined",
-        ]
-        if self._parts < self._num_parts and rate:
-            words.append(f"{duration((self._num_rows - self._rows) / rate)} left")
-        return "  ".join(words)
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> [duration(seconds) for seconds in (0.2, 89, 100, 7300)]
-    ['1 s', '89 s', '2 min', '2 h 2 min']
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    def _figures(self) -> dict[str, Any]:
+        rows, began, now = self.running()
+        rate = rows / max(now - began, 1e-3)
+        return {
+            "event": "progress",
+            "command": self._command,
+            "part": self._parts,
+            "parts": self._num_parts,
+            "row": self._rows,
+            "rows": self._num_rows,
+            "rows_per_s": round(rate, 1),
+            "quarantined": self._quarantined,
+            "left_s": round((self._num_rows - self._rows) / rate, 1) if rate else None,
+            "complete": self._parts == self._num_parts,
+        }

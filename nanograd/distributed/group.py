@@ -102,6 +102,10 @@ class RayGroup:
         self._backup_time = monotonic()
         return self._backup
 
+    def workers(self) -> dict[int, str]:
+        """What each rank does: `working` or `starting`."""
+        return self._members.states()
+
     def settle(self) -> None:
         """Wait until every replacement has joined."""
         while self._members.joining:

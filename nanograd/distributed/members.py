@@ -80,6 +80,13 @@ class Members:
         """How many nodes of Ray they are on."""
         return len({each.identity.node for each in self.present.values()})
 
+    def states(self) -> dict[int, str]:
+        """Whether each rank is `working` or, for the first time or anew, `starting`."""
+        return {
+            rank: "working" if rank in self.present else "starting"
+            for rank in range(self._world_size)
+        }
+
     def actors(self) -> list[Any]:
         """Of those who are there."""
         return [each.actor for each in self.present.values()]

@@ -32,6 +32,9 @@ class WorkerGroup(Protocol):
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""
 
+    def workers(self) -> dict[int, str]:
+        """What each rank does: `working` or `starting`."""
+
     def close(self) -> None:
         """Give back what the group holds."""
 
@@ -115,6 +118,10 @@ class LocalGroup:
     def snapshot(self) -> Snapshot:
         """All that training needs to go on from here."""
         return self._server.snapshot()
+
+    def workers(self) -> dict[int, str]:
+        """What each rank does; threads always work."""
+        return dict.fromkeys(range(len(self._workers)), "working")
 
     def close(self) -> None:
         """End the threads."""

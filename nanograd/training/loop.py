@@ -29,10 +29,12 @@ class Watch:
     Args:
         stop: whether the run shall end here, resumable.
         save: commit a checkpoint.
+        reached: told the next round after each stretch.
     """
 
     stop: Callable[[], bool]
     save: Callable[[Snapshot, History], None]
+    reached: Callable[[int], None] = lambda round_: None
 
 
 def train(
@@ -59,6 +61,7 @@ def train(
         end = (epoch + 1) * per_epoch
         for reached in _stretches(group, round_, end):
             history.train_s = perf_counter() - began
+            watch.reached(reached)
             stop = watch.stop()
             if reached == end:
                 break  # the epoch's own checkpoint follows

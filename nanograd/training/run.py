@@ -9,6 +9,7 @@ same command again goes on or finds the work done, another one is refused.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from time import gmtime, strftime
 from typing import Any
 
@@ -19,10 +20,12 @@ from nanograd.data.dataset import Dataset, split
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, Stopped, StorageError
 from nanograd.model import Model
+from nanograd.progress import Show, ignore
 from nanograd.training import checkpoint, loop
 from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.group import WorkerGroup
 from nanograd.training.loop import Watch
+from nanograd.training.progress import Progress
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
@@ -65,7 +68,11 @@ class Run:
 
 
 def train_run(
-    run: Run, make_group: MakeGroup, stop: Callable[[], bool], say: Callable[[str], None]
+    run: Run,
+    make_group: MakeGroup,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+    show: Show = ignore,
 ) -> dict[str, Any]:
     """Train a model in a run directory, from wherever an earlier command left it.
 
@@ -74,6 +81,7 @@ def train_run(
         make_group: starts the workers; called only if there is something to compute.
         stop: whether to end early, resumable.
         say: told in sentences what happens.
+        show: shown how far it is.
 
     Returns:
         The figures of the result line.
@@ -91,7 +99,7 @@ def train_run(
             _require_same(run, model_io.load(run.at("model")).about["identity"])
             say(f"{run.place} holds this run already, complete; --overwrite trains it again")
         else:
-            model_io.save(_train(run, make_group, stop, say), run.at("model"))
+            model_io.save(_train(run, make_group, stop, say, show), run.at("model"))
     model = model_io.load(run.at("model"))
     _require_same(run, model.about["identity"])
     figures = {name: value for name, value in model.about.items() if name != "identity"}
@@ -99,7 +107,11 @@ def train_run(
 
 
 def _train(
-    run: Run, make_group: MakeGroup, stop: Callable[[], bool], say: Callable[[str], None]
+    run: Run,
+    make_group: MakeGroup,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+    show: Show,
 ) -> Model:
     config = run.config
     training, validation = split(run.data.train, config.validation_split, config.seed)
@@ -115,6 +127,7 @@ def _train(
         )
     histories: list[History] = []
     models: list[Model] = []
+    progress = Progress(recipes, show)
     try:
         for number, recipe in enumerate(recipes):
             if len(recipes) > 1:
@@ -122,7 +135,8 @@ def _train(
             start = _start(run, number, recipe, say)
             storage.commit(run.at("config.toml"), config.to_toml().encode())
             histories.append(start.history)
-            watch = Watch(stop=stop, save=_saver(run, histories, say))
+            shown = partial(progress.saved, number)
+            watch = Watch(stop=stop, save=_saver(run, histories, shown, say))
             snapshot = _train_net(
                 run,
                 recipe,
@@ -131,6 +145,7 @@ def _train(
                 validation=validation,
                 make_group=make_group,
                 watch=watch,
+                reached=partial(progress.reached, number),
                 say=say,
             )
             models.append(loop.as_model(recipe, snapshot, {}))
@@ -157,6 +172,7 @@ def _train_net(
     validation: Dataset,
     make_group: MakeGroup,
     watch: Watch,
+    reached: Callable[[int, dict[int, str]], None],
     say: Callable[[str], None],
 ) -> Snapshot:
     """One net from a checkpoint to its end; no workers are started if it stands there already."""
@@ -164,15 +180,19 @@ def _train_net(
         return start.snapshot
     group = make_group(recipe, training, start.snapshot, _teller(run, say))
     try:
-        for row in loop.train(recipe, validation, group, start.history, watch):
-            say(_epoch_line(row, recipe.epochs))
+        watch = replace(watch, reached=lambda round_: reached(round_, group.workers()))
+        for _ in loop.train(recipe, validation, group, start.history, watch):
+            pass  # each epoch's row is in the history, which is saved and shown
         return group.snapshot()
     finally:
         group.close()
 
 
 def _saver(
-    run: Run, histories: list[History], say: Callable[[str], None]
+    run: Run,
+    histories: list[History],
+    shown: Callable[[Snapshot, History], None],
+    say: Callable[[str], None],
 ) -> Callable[[Snapshot, History], None]:
     """How to save the last of some nets; a few failures in a row are said and survived."""
     failures, folder = 0, run.checkpoints(len(histories) - 1)
@@ -180,6 +200,7 @@ def _saver(
 
     def save(snapshot: Snapshot, history: History) -> None:
         nonlocal failures
+        shown(snapshot, history)
         now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
         try:
             checkpoint.save(folder, now)
@@ -281,12 +302,3 @@ def _accuracies(model: Model, run: Run, validation: Dataset) -> dict[str, Any]:
         "val_accuracy": loop.accuracy(model, validation) if len(validation) else None,
         "test_accuracy": loop.accuracy(model, run.data.test),
     }
-
-
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
-    accuracy = row["val_accuracy"]
-    validation = "" if accuracy is None else f"  validation {100 * accuracy:.2f} %"
-    return (
-        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}{validation}"
-        f"  {row['images_per_s']:,} images/s  {row['train_s']:.1f} s"
-    )

@@ -12,6 +12,7 @@ from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
+from nanograd.progress import Show, ignore
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run import MakeGroup, Run, train_run
@@ -69,11 +70,12 @@ def train(
     stop: Callable[[], bool] = never,
     make_group: MakeGroup = LocalGroup,
     said: list[str] | None = None,
+    show: Show = ignore,
     **settings: object,
 ) -> Figures:
     config = TrainConfig.resolve(SETTINGS, settings)
     say = (said if said is not None else []).append
-    return train_run(Run(config=config, place=str(place), data=data), make_group, stop, say)
+    return train_run(Run(config=config, place=str(place), data=data), make_group, stop, say, show)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

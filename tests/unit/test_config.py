@@ -226,5 +226,15 @@ def test_text_that_is_not_toml_is_refused_with_its_place() -> None:
 def test_recipe_leaves_out_what_does_not_change_the_bits() -> None:
     recipe = TrainConfig().recipe()
 
-    free = {"data", "output", "preset", "workers", "address", "overwrite", "strict"}
+    free = {
+        "data",
+        "output",
+        "preset",
+        "workers",
+        "address",
+        "overwrite",
+        "quiet",
+        "log_format",
+        "strict",
+    }
     assert set(recipe) == {each.name for each in fields(TrainConfig)} - free

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ class Miscount(Scribe):
 def make_job(
     place: Path, parts: Sequence[Part] = PARTS, *, model: str = "m", overwrite: bool = False
 ) -> Job:
-    identity = {"model": model, "parts": [part.id for part in parts]}
+    identity = {"command": "copy", "model": model, "parts": [part.id for part in parts]}
     return Job(place=str(place), identity=identity, parts=parts, overwrite=overwrite)
 
 
@@ -98,8 +97,7 @@ def test_totals_add_up_counts_and_merge_reasons(out: Path) -> None:
     total, said = run(make_job(out), Scribe(out))
 
     assert total == TOTAL
-    assert len(said) == 1
-    assert re.fullmatch(r"part 5/5  229 of 229 rows  [\d,]+ rows/s  4 quarantined", said[0])
+    assert said == []
 
 
 def test_manifest_holds_the_job_and_every_receipt_with_checksums(out: Path) -> None:

@@ -1,0 +1,57 @@
+"""The last words of a job: what came of it, where it is, and which command is next."""
+
+from typing import Any
+
+from nanograd import storage
+
+Figures = dict[str, Any]
+
+
+def of_training(figures: Figures) -> str:
+    """Last words of a training run, from its result line."""
+    read = f"{100 * figures['test_accuracy']:.2f} % of the test images read right"
+    return _lines(
+        f"trained {figures['epochs']} epochs in {figures['train_s']:.1f} s; {read}",
+        ("model", figures["model"]),
+        ("report", figures["report"]),
+        next_=f"nanograd ingest PICTURES --output rows\n"
+        f"      nanograd predict rows --model {figures['model']} --output read",
+    )
+
+
+def of_ingest(figures: Figures) -> str:
+    """Last words of an ingest job, from its result line."""
+    output = figures["output"]
+    return _lines(
+        f"{figures['ingested']:,} pictures made rows, {figures['labelled']:,} of them with a label"
+        f"{_quarantined(figures)}",
+        ("rows", output),
+        ("quarantine", storage.join(output, "_quarantine") if figures["quarantined"] else None),
+        next_=f"nanograd predict {output} --model RUN/model --output read",
+    )
+
+
+def of_prediction(figures: Figures) -> str:
+    """Last words of a prediction, from its result line."""
+    output, accuracy = figures["output"], figures["accuracy"]
+    right = "" if accuracy is None else f", {100 * accuracy:.2f} % of those with a label right"
+    quarantine = storage.join(output, "quarantine") if figures["quarantined"] else None
+    return _lines(
+        f"{figures['predicted']:,} rows read{right}{_quarantined(figures)}",
+        ("predictions", storage.join(output, "predictions")),
+        ("quarantine", quarantine),
+        ("summary", figures["summary"]),
+        next_=f'python -c "import pyarrow.parquet as pq; '
+        f"print(pq.read_table('{storage.join(output, 'predictions')}').to_pandas())\"",
+    )
+
+
+def _quarantined(figures: Figures) -> str:
+    reasons = sorted(figures["reasons"].items(), key=lambda each: -each[1])
+    named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
+    return f"; {figures['quarantined']:,} quarantined ({named})" if reasons else ""
+
+
+def _lines(first: str, *places: tuple[str, str | None], next_: str) -> str:
+    named = [f"  {name:<12} {place}" for name, place in places if place]
+    return "\n".join(["", first, *named, f"next: {next_}"])

@@ -1,0 +1,117 @@
+"""A job as it goes, in place on a terminal: how far, how good, who works; sentences above it."""
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nanograd.progress import Figures, duration
+from nanograd.report.lines import WARNING, measures
+
+_PER_SECOND = 4
+_NUM_EPOCHS = 5
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class LiveView:
+    """Draws the newest figures in place.
+
+    Args:
+        console: the terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._epochs: list[Figures] = []
+
+    def say(self, sentence: str) -> None:
+        """A sentence, above what is drawn."""
+        style = "yellow" if sentence.startswith(WARNING) else ""
+        self._console.print(Text(sentence, style=style), soft_wrap=True)
+
+    def show(self, figures: Figures) -> None:
+        """Draw figures in place of those before; the last ones stay."""
+        if figures["event"] == "epoch":
+            self._epochs.append(figures)
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=_PER_SECOND)
+            self._live.start()
+        self._live.update(view(figures, self._epochs))
+        if figures["complete"]:
+            self.close()
+
+    def close(self) -> None:
+        """Leave what is drawn as it is."""
+        if self._live is not None:
+            self._live.stop()
+            self._live, self._epochs = None, []
+
+
+def view(figures: Figures, epochs: list[Figures]) -> RenderableType:
+    """What is drawn for figures.
+
+    Args:
+        figures: how far the job is.
+        epochs: of training, a row of figures for each epoch seen.
+    """
+    parts: list[RenderableType] = [_bar(figures), Text("  ".join(measures(figures)))]
+    if figures["command"] == "train":
+        parts.append(_workers(figures["workers"]))
+        if epochs:
+            parts.append(_epochs(epochs))
+    return Group(*parts)
+
+
+def _bar(figures: Figures) -> Table:
+    unit = "round" if figures["command"] == "train" else "row"
+    done, total = figures[unit], figures[f"{unit}s"]
+    row = Table.grid(padding=(0, 2), expand=True)
+    row.add_column()
+    row.add_column(ratio=1)
+    row.add_column(justify="right")
+    row.add_column(justify="right", min_width=9)
+    left = figures["left_s"]
+    row.add_row(
+        Text(_title(figures), style="bold"),
+        ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green"),
+        f"{unit} {done:,}/{total:,}",
+        "done" if figures["complete"] else "" if left is None else f"{duration(left)} left",
+    )
+    return row
+
+
+def _title(figures: Figures) -> str:
+    if figures["command"] != "train":
+        return str(figures["command"])
+    net = f"net {figures['net']}/{figures['nets']} " if figures["nets"] > 1 else ""
+    return f"train {net}epoch {figures['epoch']}/{figures['epochs']}"
+
+
+def _workers(states: dict[str, str]) -> Text:
+    """Who works (a filled circle) and who is starting (an empty one), as many as a line holds."""
+    words = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
+    for rank, state in states.items():
+        at_work = state == "working"
+        words.append(f" {'●' if at_work else '○'} {rank}", style="green" if at_work else "yellow")
+        words.append("" if at_work else f" {state}", style="yellow")
+    return words
+
+
+def _epochs(epochs: list[Figures]) -> RenderableType:
+    """The newest epochs as a table, and the way of loss and validation as blocks."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("epoch", "loss", "validation", "images/s", "seconds"):
+        table.add_column(name, justify="right")
+    for row in epochs[-_NUM_EPOCHS:]:
+        accuracy = row["val_accuracy"]
+        table.add_row(
+            str(row["epoch"]),
+            f"{row['loss']:.4f}",
+            "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+            f"{row['images_per_s']:,}",
+            f"{row['train_s']:.1f}",
+        )
+    return table
