@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import Event, current_thread, main_thread
 from time import perf_counter, strftime
 from typing import Any
@@ -30,6 +31,7 @@ from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
 from nanograd.errors import UsageError
 from nanograd.progress import Show, ignore
+from nanograd.report import prediction as prediction_report
 from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
@@ -54,7 +56,8 @@ def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
     with _worker_group(config) as (workers, make_group), _stop_signals() as stop:
         run = Run(config=replace(config, workers=workers), place=place, data=data)
         figures = train_run(run, make_group, stop.is_set, say, show)
-    return {**figures, "report": write_report(place, data.test, say)}
+    write = partial(training_report.write, place, data.test)
+    return {**figures, "report": write_report(place, write, say)}
 
 
 def run_directory(config: TrainConfig) -> str:
@@ -63,14 +66,22 @@ def run_directory(config: TrainConfig) -> str:
 
 
 def report(place: str, data: str | None, say: Say) -> Figures:
-    """Write the report of a finished run; the figures of its result line.
+    """Write the report of a finished run or prediction; the figures of its result line.
 
     Args:
-        place: the run directory.
+        place: the run directory, or the output folder of a prediction.
         data: whose test images to read for it; None for those of the run.
         say: told in sentences what happens.
+
+    Raises:
+        UsageError: a prediction has no test images.
     """
     began = perf_counter()
+    if prediction_report.is_one(place):
+        if data is not None:
+            raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
+        written = prediction_report.write(place)
+        return {"report": written, "report_s": round(perf_counter() - began, 3)}
     story = training_report.read(place)
     test = mnist.load_test(data or story.model.about["data"], say)
     written = training_report.write(place, test)
@@ -91,11 +102,15 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show =
     job, work = predict_parts.plan(config, inputs)
     result = _run(config, job, work, say, show)
     summary = result.summary
-    for of_summary_alone in ("worst", "labelled_by_confidence", "correct_by_confidence"):
-        summary.pop(of_summary_alone)
+    for name in [name for name in summary if name == "worst" or name.endswith("_by_confidence")]:
+        summary.pop(name)  # for the report
     files = len({file for part in job.parts for file in part.files})
     times = _times("predict_s", called, result)
-    where = {"summary": storage.join(config.output, SUMMARY), "output": config.output}
+    where = {
+        "summary": storage.join(config.output, SUMMARY),
+        "report": write_report(config.output, partial(prediction_report.write, config.output), say),
+        "output": config.output,
+    }
     return {**summary, "files": files, **times, **where}
 
 
@@ -223,11 +238,11 @@ def data_export(source: str, output: str, say: Say) -> Figures:
     return {"images": len(test), "output": output}
 
 
-def write_report(place: str, test: Dataset, say: Say) -> str | None:
-    """Write a run's report if it has none; nothing that goes wrong with it ends a command."""
+def write_report(place: str, write: Callable[[], str], say: Say) -> str | None:
+    """Write a report where there is none; nothing that goes wrong with it ends a command."""
     written = storage.join(place, training_report.NAME)
     try:
-        return written if storage.exists(written) else training_report.write(place, test)
+        return written if storage.exists(written) else write()
     except Exception as error:  # noqa: BLE001 - the model is what counts, and it is there
         say(f"WARNING: no report ({error!r}); `nanograd report {place} --debug` shows why")
         return None

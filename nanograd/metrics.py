@@ -1,6 +1,6 @@
 """How good predictions are: accuracy, confusion matrix, per-class figures, calibration."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,10 +81,24 @@ def calibration(
         section 2 (expected calibration error).
     """
     bins = np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)
-    counts, claimed, correct = (
-        np.bincount(bins, weights, num_bins) for weights in (None, confidence, right)
+    return calibration_of(
+        np.bincount(bins, minlength=num_bins),
+        np.bincount(bins, confidence, num_bins),
+        np.bincount(bins, right, num_bins),
     )
+
+
+def calibration_of(
+    counts: NDArray[np.int64], claimed: NDArray[Any], correct: NDArray[Any]
+) -> Calibration:
+    """As `calibration`, of predictions that were counted already.
+
+    Args:
+        counts: (n,) predictions in each bin.
+        claimed: (n,) the sum of their confidences.
+        correct: (n,) how many of them are right.
+    """
     with np.errstate(invalid="ignore"):
         means, shares = claimed / counts, correct / counts
-    error = float(np.abs(claimed - correct).sum() / max(len(right), 1))
+    error = float(np.abs(claimed - correct).sum() / max(counts.sum(), 1))
     return Calibration(counts, means, shares, error)

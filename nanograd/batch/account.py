@@ -1,8 +1,8 @@
 """What predictions come to: counts of a part, and what all parts come to together.
 
 Counts are whole numbers by name, so that they can be added up in any order. `confusion` counts
-(label, prediction) as "7 as 1"; `labelled_by_confidence` and `correct_by_confidence` count by
-tenths.
+(label, prediction) as "7 as 1"; what is `..._by_confidence` is counted by tenths, and
+`millionths_by_confidence` adds up the confidences of rows with a label, in millionths.
 """
 
 from base64 import b64encode
@@ -37,7 +37,8 @@ def counts(
     """
     labels = read.column("label").fill_null(-1).to_numpy()
     predictions = read.column("prediction").to_numpy()
-    tenths = np.minimum(read.column("confidence").to_numpy() * 10, 9).astype(np.int64)
+    confidence = read.column("confidence").to_numpy()
+    tenths = np.minimum(confidence * 10, 9).astype(np.int64)
     known, right = labels >= 0, labels == predictions
     pairs = zip(labels[known].tolist(), predictions[known].tolist(), strict=True)
     confusion = Counter(f"{label} as {prediction}" for label, prediction in pairs)
@@ -51,7 +52,9 @@ def counts(
         "reasons": dict(sorted(Counter(rejects.column("reason").to_pylist()).items())),
         "predicted_as": _counted(predictions),
         "confusion": dict(sorted(confusion.items())),
+        "predicted_by_confidence": _counted(tenths),
         "labelled_by_confidence": _counted(tenths[known]),
+        "millionths_by_confidence": _added(tenths[known], confidence[known]),
         "correct_by_confidence": _counted(tenths[right]),
         "worst": _worst(mistakes, _WORST_OF_PART),
     }
@@ -122,6 +125,12 @@ def _worst(mistakes: Iterable[Mistake], number: int) -> list[Mistake]:
 def _counted(values: NDArray[np.integer[Any]]) -> dict[str, int]:
     numbers, times = np.unique(values, return_counts=True)
     return {str(number): int(count) for number, count in zip(numbers, times, strict=True)}
+
+
+def _added(tenths: NDArray[np.int64], confidence: NDArray[np.floating]) -> dict[str, int]:
+    """Confidences added up as whole millionths: their sum does not depend on any order."""
+    millionths = np.rint(confidence * 1e6).astype(np.int64)
+    return {str(each): int(millionths[tenths == each].sum()) for each in np.unique(tenths)}
 
 
 def _png(image: NDArray[np.uint8]) -> str:

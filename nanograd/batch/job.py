@@ -2,6 +2,7 @@
 
     OUT/_receipts/ID.json  written last of a part's files: the part is done if this is there
     OUT/_summary.json       what all parts come to together
+    OUT/_metrics.jsonl      how far the last command for it was, and when
     OUT/_manifest.json     which job this is; when complete, every part's receipt
     OUT/_SUCCESS           written last of all
 
@@ -24,7 +25,7 @@ from nanograd.progress import Show, ignore
 
 Receipt: TypeAlias = dict[str, Any]
 
-SUMMARY = "_summary.json"
+SUMMARY, METRICS = "_summary.json", "_metrics.jsonl"
 _RECEIPTS = "_receipts"
 _OF_PART = ("part", "inputs", "files")
 
@@ -176,6 +177,7 @@ def _run_parts(
     receipts.sort(key=lambda receipt: receipt["part"])
     summary = json.dumps(job.summarise(_total(receipts)), indent=2)
     storage.commit(_at(job, SUMMARY), f"{summary}\n".encode())
+    storage.commit(_at(job, METRICS), progress.recorded())
     storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": receipts})
     storage.commit(_at(job, SUCCESS), b"")
     return receipts

@@ -1,10 +1,13 @@
 """How far a batch job is: receipts counted, figures shown."""
 
+import json
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
 from nanograd.progress import Show
+
+_RECORD_S = 1.0
 
 
 class Progress:
@@ -30,6 +33,7 @@ class Progress:
         self._show, self._clock = show, clock
         self._parts = self._rows = self._quarantined = self._rows_before = 0
         self._began: float | None = None
+        self._recorded: list[dict[str, Any]] = []
 
     def start_from(self, receipt: Mapping[str, Any]) -> None:
         """Count a part that an earlier command did; it says nothing about this one's speed."""
@@ -38,7 +42,7 @@ class Progress:
 
     def begin(self) -> None:
         """Show where an earlier command left the job."""
-        self._show({**self._figures(), "complete": False})
+        self._tell(complete=False)
 
     def add(self, receipt: Mapping[str, Any], seconds: float) -> None:
         """Count a part that was done just now and took so long, and show where that leads."""
@@ -46,7 +50,7 @@ class Progress:
         # What others do before they begin (Ray, actors) is not known here, and no part's time.
         began = self._clock() - seconds
         self._began = began if self._began is None else min(self._began, began)
-        self._show(self._figures())
+        self._tell(complete=self._parts == self._num_parts)
 
     def running(self) -> tuple[int, float, float]:
         """Rows added, the moment at which the first of their parts was begun, and this moment."""
@@ -57,6 +61,17 @@ class Progress:
         self._parts += 1
         self._rows += receipt["rows"]
         self._quarantined += receipt["quarantined"]
+
+    def recorded(self) -> bytes:
+        """What was shown, as lines of JSON, one a second at most."""
+        return b"".join(f"{json.dumps(row)}\n".encode() for row in self._recorded)
+
+    def _tell(self, *, complete: bool) -> None:
+        figures = {**self._figures(), "complete": complete}
+        self._show(figures)
+        before = self._recorded[-1]["time_s"] if self._recorded else -_RECORD_S
+        if complete or figures["time_s"] - before >= _RECORD_S:
+            self._recorded.append(figures)
 
     def _figures(self) -> dict[str, Any]:
         rows, began, now = self.running()
@@ -70,6 +85,6 @@ class Progress:
             "rows": self._num_rows,
             "rows_per_s": round(rate, 1),
             "quarantined": self._quarantined,
+            "time_s": round(now - began, 3),
             "left_s": round((self._num_rows - self._rows) / rate, 1) if rate else None,
-            "complete": self._parts == self._num_parts,
         }

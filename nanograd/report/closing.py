@@ -40,7 +40,7 @@ def of_prediction(figures: Figures) -> str:
         f"{figures['predicted']:,} rows read{right}{_quarantined(figures)}",
         ("predictions", storage.join(output, "predictions")),
         ("quarantine", quarantine),
-        ("summary", figures["summary"]),
+        ("report", figures["report"]),
         next_=f'python -c "import pyarrow.parquet as pq; '
         f"print(pq.read_table('{storage.join(output, 'predictions')}').to_pandas())\"",
     )

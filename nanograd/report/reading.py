@@ -1,6 +1,8 @@
 """How well digits were read, as sections of a page: confusion, classes, confidence, mistakes."""
 
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,17 +84,31 @@ def _most_often(counts: NDArray[np.int64], digit: int) -> str:
     return f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else "-"
 
 
-def confidence(best: Floats, right: NDArray[np.bool_] | None) -> str:
+def confidence(best: Floats, right: NDArray[np.bool_]) -> str:
     """How sure the net is, and whether it may be.
 
     Args:
         best: (N,) the best score of each image, 0 to 1.
-        right: (N,) whether it was read right; None where labels are not known.
+        right: (N,) whether it was read right.
     """
-    if right is None:
-        return f'<div class="plots">{_histogram({"all": best})}</div>'
-    found = metrics.calibration(best, right)
-    histogram = _histogram({"read right": best[right], "read wrong": best[~right]})
+    groups = {"read right": best[right], "read wrong": best[~right]}
+    return confidence_of(
+        {name: np.histogram(values, 20, (0, 1))[0] for name, values in groups.items()},
+        metrics.calibration(best, right),
+    )
+
+
+def confidence_of(groups: Mapping[str, Integers], found: metrics.Calibration | None) -> str:
+    """How sure the net is, and whether it may be, of what was counted already.
+
+    Args:
+        groups: up to three kinds of images by name: (n,) their counts in n equal bins of the best
+            score.
+        found: calibration of those with a label; None if there are none.
+    """
+    histogram = _histogram(groups)
+    if found is None:
+        return f'<div class="plots">{histogram}</div>'
     return (
         paragraph(
             f"Expected calibration error {percent(found.error)}: so far on average is the share "
@@ -104,21 +120,20 @@ def confidence(best: Floats, right: NDArray[np.bool_] | None) -> str:
     )
 
 
-def _histogram(groups: dict[str, Floats]) -> str:
+def _histogram(groups: Mapping[str, Integers]) -> str:
     """How many images have which best score, several kinds side by side.
 
     On a logarithmic scale: among thousands that are sure a dozen mistakes would not be seen.
     """
-    num_bins = 20
+    num_bins = len(next(iter(groups.values())))
     width = 1 / num_bins / len(groups)
     bars, most = [], 1
-    for place, (name, values) in enumerate(groups.items()):
-        counts, edges = np.histogram(values, num_bins, (0, 1))
-        starts = edges[:-1] + width * place
+    for place, (name, counts) in enumerate(groups.items()):
+        starts = np.arange(num_bins) / num_bins + width * place
         filled = counts > 0
         spans = [(float(start), float(start) + width) for start in starts[filled]]
         heights = np.log10(counts[filled]).tolist()
-        bars.append(Bars(name, spans, heights, "second" if place else "main"))
+        bars.append(Bars(name, spans, heights, ("main", "second", "guide")[place]))
         most = max(most, int(counts.max()))
     return chart(
         "Images by best score (logarithmic)",
@@ -170,18 +185,57 @@ def mistakes(
         best: (N,) the best score of each.
     """
     wrong = np.flatnonzero(predictions != labels)
-    if not len(wrong):
-        return paragraph("Every image was read right.")
     worst = wrong[np.argsort(-best[wrong], kind="stable")][:_NUM_MISTAKES]
+    found = [
+        Mistake(
+            pixels=images[each].reshape(28, 28),
+            label=int(labels[each]),
+            prediction=int(predictions[each]),
+            confidence=float(best[each]),
+        )
+        for each in worst
+    ]
+    return worst_of(found, len(wrong), len(labels))
+
+
+class Mistake(NamedTuple):
+    """An image that was misread.
+
+    Args:
+        pixels: (28, 28) uint8, ink 255 on 0.
+        label: what it is.
+        prediction: what was read.
+        confidence: the score of that.
+        origin: where it is from, in words; may be empty.
+    """
+
+    pixels: NDArray[np.uint8]
+    label: int
+    prediction: int
+    confidence: float
+    origin: str = ""
+
+
+def worst_of(worst: Sequence[Mistake], num_wrong: int, number: int) -> str:
+    """Some mistakes as pictures.
+
+    Args:
+        worst: the surest ones, the worst first.
+        num_wrong: how many there are in all.
+        number: of images with a label.
+    """
+    if not worst:
+        return paragraph("Every image was read right.")
     items = "".join(
-        f"<li>{picture(255 - images[each].reshape(28, 28), f'a handwritten {labels[each]}')}"
-        f"<strong>{labels[each]} read as {predictions[each]}</strong>"
-        f"{escape(percent(float(best[each])))}</li>"
+        f"<li>{picture(255 - each.pixels, f'a handwritten {each.label}')}"
+        f"<strong>{each.label} read as {each.prediction}</strong>"
+        f"{escape(percent(each.confidence))}"
+        f"{f'<br>{escape(each.origin)}' if each.origin else ''}</li>"
         for each in worst
     )
     return (
         paragraph(
-            f"{len(wrong):,} of {len(labels):,} images were misread; these are the "
+            f"{num_wrong:,} of {number:,} images were misread; these are the "
             f"{len(worst)} the net was surest about, with its score."
         )
         + f'<ul class="digits">{items}</ul>'

@@ -75,7 +75,10 @@ def changed(config: PredictConfig, **values: Any) -> PredictConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """All files, but for those that tell how long a command took."""
+    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    timed = ("_metrics.jsonl", "report.html")
+    return {name: file.read_bytes() for name, file in files.items() if file.name not in timed}
 
 
 def parts_in(folder: str, name: str) -> list[Path]:

@@ -242,9 +242,7 @@ def test_last_words_name_what_was_made_and_the_next_command() -> None:
         {"output": "rows", "ingested": 20, "labelled": 7, "quarantined": 1, "reasons": {"empty": 1}}
     )
     counts = {"predicted": 20, "quarantined": 0, "reasons": {}, "accuracy": None}
-    read = closing.of_prediction(
-        {"output": "s3://b/o", "summary": "s3://b/o/_summary.json"} | counts
-    )
+    read = closing.of_prediction({"output": "s3://b/o", "report": "s3://b/o/report.html"} | counts)
 
     assert "99.03 %" in trained
     assert "report" not in trained
