@@ -30,11 +30,12 @@ from nanograd.data import download, export, mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
 from nanograd.errors import UsageError
-from nanograd.progress import Show, ignore
+from nanograd.progress import Show, ignore, to_all
 from nanograd.report import prediction as prediction_report
 from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
+from nanograd.report.trackers import trackers
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run import MakeGroup, Run, Tell, train_run
@@ -53,9 +54,16 @@ def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
     place = run_directory(config)
     data = mnist.load(config.data, say)
     say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
-    with _worker_group(config) as (workers, make_group), _stop_signals() as stop:
+    others = trackers(place, vars(config), config.tensorboard, config.mlflow, say)
+    with (
+        others as shows,
+        _worker_group(config) as (workers, make_group),
+        _stop_signals() as stop,
+    ):
+        show = to_all([show, *shows, *_ray_metrics(config, "train", place)])
         run = Run(config=replace(config, workers=workers), place=place, data=data)
         figures = train_run(run, make_group, stop.is_set, say, show)
+        show({"event": "result", **figures})
     write = partial(training_report.write, place, data.test)
     return {**figures, "report": write_report(place, write, say)}
 
@@ -271,7 +279,17 @@ def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
 def _run(config: JobConfig, job: Job, work: Work, say: Say, show: Show) -> Result:
     """Run a batch job here or on Ray."""
     with _part_runner(config, work) as run_parts:
-        return run_job(job, run_parts, say, show)
+        metrics_ = _ray_metrics(config, job.identity["command"], job.place)
+        return run_job(job, run_parts, say, to_all([show, *metrics_]))
+
+
+def _ray_metrics(config: JobConfig, command: str, output: str) -> list[Show]:
+    """Ray's own metrics of a job, if it runs on Ray."""
+    if config.workers == 0:
+        return []
+    from nanograd.distributed.metrics import RayMetrics
+
+    return [RayMetrics(command, output).show]
 
 
 @contextmanager

@@ -155,6 +155,12 @@ class TrainConfig(JobConfig):
         recipe=True,
     )
 
+    tensorboard: bool = setting(
+        False, "write the figures of each epoch to RUN/tensorboard, too (extra: tensorboard)"
+    )
+    mlflow: str | None = setting(
+        None, "MLflow tracking URI to log settings and figures to, too (extra: mlflow)"
+    )
     strict: bool = setting(False, "refuse workers whose BLAS or numpy differ from the server's")
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """How far a job is: figures that a terminal, a log and the metrics of operators are told of."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -12,6 +12,16 @@ Show: TypeAlias = Callable[[Figures], None]
 
 def ignore(figures: Figures) -> None:
     """Shows nothing."""
+
+
+def to_all(shows: Sequence[Show]) -> Show:
+    """Shows the same to several, in their order."""
+
+    def show(figures: Figures) -> None:
+        for each in shows:
+            each(figures)
+
+    return show
 
 
 def duration(seconds: float) -> str:

@@ -42,7 +42,7 @@ class Lines:
     def show(self, figures: Figures) -> None:
         """A line for figures, if it is time for one or they are the last."""
         if figures["event"] != "progress":
-            if self._as_json:
+            if self._as_json and figures["event"] == "epoch":
                 self._write(_json(figures))
             return
         now = self._clock()

@@ -35,6 +35,7 @@ class LiveView:
         """Draw figures in place of those before; the last ones stay."""
         if figures["event"] == "epoch":
             self._epochs.append(figures)
+        if figures["event"] != "progress":
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=_PER_SECOND)

@@ -44,7 +44,8 @@ class Progress:
         rows = history.epochs
         self._val_accuracy = rows[-1]["val_accuracy"] if rows else None
         if rows and rows[-1]["round"] == snapshot.round:
-            self._show({"event": "epoch", "command": "train", "net": net + 1, **rows[-1]})
+            which = {"net": net + 1, "nets": len(self._recipes)}
+            self._show({"event": "epoch", "command": "train", **which, **rows[-1]})
             self._show(self._figures(net, snapshot.round))
 
     def _figures(self, net: int, round_: int) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Progress:
             "epochs": epochs,
             "round": done,
             "rounds": self._num_rounds,
+            "image": plan.num_images * done // plan.rounds_per_epoch,
             "rounds_per_s": round(rate, 1),
             "images_per_s": round(rate * plan.num_images / plan.rounds_per_epoch),
             "loss": self._loss,

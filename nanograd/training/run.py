@@ -35,7 +35,8 @@ MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell], WorkerGroup]
 
 _MOST_FAILED_SAVES = 3
 _CONTENTS = (
-    "report.html", "plots", "config.toml", "metrics.jsonl", "events.jsonl", "checkpoints", "model"
+    "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
+    "checkpoints", "model",
 )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def _train(
                 make_group=make_group,
                 watch=watch,
                 reached=partial(progress.reached, number),
-                say=say,
+                tell=_teller(run, say, show),
             )
             models.append(loop.as_model(recipe, snapshot, {}))
     except Stopped as error:
@@ -173,14 +174,15 @@ def _train_net(
     make_group: MakeGroup,
     watch: Watch,
     reached: Callable[[int, dict[int, str]], None],
-    say: Callable[[str], None],
+    tell: Tell,
 ) -> Snapshot:
     """One net from a checkpoint to its end; no workers are started if it stands there already."""
     if start.snapshot.round == recipe.num_rounds:
         return start.snapshot
-    group = make_group(recipe, training, start.snapshot, _teller(run, say))
+    group = make_group(recipe, training, start.snapshot, tell)
     try:
         watch = replace(watch, reached=lambda round_: reached(round_, group.workers()))
+        watch.reached(start.snapshot.round)
         for _ in loop.train(recipe, validation, group, start.history, watch):
             pass  # each epoch's row is in the history, which is saved and shown
         return group.snapshot()
@@ -225,14 +227,15 @@ def _write_metrics(run: Run, histories: list[History]) -> None:
     storage.commit(run.at("metrics.jsonl"), _lines(rows))
 
 
-def _teller(run: Run, say: Callable[[str], None]) -> Tell:
-    """What happens to the workers: said, and kept in events.jsonl with the time (UTC)."""
+def _teller(run: Run, say: Callable[[str], None], show: Show) -> Tell:
+    """What happens to the workers: said, shown, and kept in events.jsonl with the time (UTC)."""
     events: list[Event] = []
     if storage.exists(run.at("events.jsonl")):
         events += map(json.loads, storage.read(run.at("events.jsonl")).splitlines())
 
     def tell(event: Event) -> None:
         say(event["sentence"])
+        show(event)
         events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **event})
         try:
             storage.commit(run.at("events.jsonl"), _lines(events))
