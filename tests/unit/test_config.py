@@ -213,7 +213,7 @@ def test_path_beyond_the_basic_plane_survives_a_round_trip_through_toml() -> Non
 def test_toml_has_a_line_for_every_setting_that_is_set() -> None:
     lines = TrainConfig(workers=2).to_toml().splitlines()
 
-    unset = {"address", "output", "momentum"}
+    unset = {"address", "output", "momentum", "mlflow"}
     names = [each.name for each in fields(TrainConfig) if each.name not in unset]
     assert [line.split(" = ")[0] for line in lines] == names
 
@@ -236,5 +236,7 @@ def test_recipe_leaves_out_what_does_not_change_the_bits() -> None:
         "quiet",
         "log_format",
         "strict",
+        "tensorboard",
+        "mlflow",
     }
     assert set(recipe) == {each.name for each in fields(TrainConfig)} - free
