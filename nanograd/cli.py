@@ -182,12 +182,13 @@ def export(config: ExportConfig) -> None:
 @cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--data", help="whose test images to read [default: those of the run]")
+@click.option("--plots", is_flag=True, help="write its plots as PNG files, too (extra: plots)")
 @_debug
-def report(run: str, data: str | None) -> None:
-    """Write report.html of a finished training run anew."""
+def report(run: str, data: str | None, plots: bool) -> None:
+    """Write report.html of a finished training run or prediction anew."""
     from nanograd import commands
 
-    _result("report", commands.report(run, data, _say))
+    _result("report", commands.report(run, data, _say, as_png=plots))
 
 
 @cli.command()

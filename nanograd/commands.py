@@ -31,8 +31,8 @@ from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
 from nanograd.errors import UsageError
 from nanograd.progress import Show, ignore, to_all
+from nanograd.report import plots, sheet
 from nanograd.report import prediction as prediction_report
-from nanograd.report import sheet
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
 from nanograd.report.trackers import trackers
@@ -52,6 +52,8 @@ Figures = dict[str, Any]
 def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
     """Train a net in its run directory; the figures of its result line."""
     place = run_directory(config)
+    if config.plots:
+        plots.require()
     data = mnist.load(config.data, say)
     say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
     others = trackers(place, vars(config), config.tensorboard, config.mlflow, say)
@@ -64,7 +66,7 @@ def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
         run = Run(config=replace(config, workers=workers), place=place, data=data)
         figures = train_run(run, make_group, stop.is_set, say, show)
         show({"event": "result", **figures})
-    write = partial(training_report.write, place, data.test)
+    write = partial(training_report.write, place, data.test, as_png=config.plots)
     return {**figures, "report": write_report(place, write, say)}
 
 
@@ -73,26 +75,29 @@ def run_directory(config: TrainConfig) -> str:
     return config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
 
 
-def report(place: str, data: str | None, say: Say) -> Figures:
+def report(place: str, data: str | None, say: Say, *, as_png: bool = False) -> Figures:
     """Write the report of a finished run or prediction; the figures of its result line.
 
     Args:
         place: the run directory, or the output folder of a prediction.
         data: whose test images to read for it; None for those of the run.
         say: told in sentences what happens.
+        as_png: whether its plots are written as PNG files, too.
 
     Raises:
-        UsageError: a prediction has no test images.
+        UsageError: a prediction has no test images; or Matplotlib is missing.
     """
+    if as_png:
+        plots.require()
     began = perf_counter()
     if prediction_report.is_one(place):
         if data is not None:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
-        written = prediction_report.write(place)
+        written = prediction_report.write(place, as_png=as_png)
         return {"report": written, "report_s": round(perf_counter() - began, 3)}
     story = training_report.read(place)
     test = mnist.load_test(data or story.model.about["data"], say)
-    written = training_report.write(place, test)
+    written = training_report.write(place, test, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
 
@@ -107,6 +112,8 @@ def ingest(config: IngestConfig, inputs: Sequence[str], say: Say, show: Show = i
 def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show = ignore) -> Figures:
     """Read the digits in Parquet files; the figures of its result line."""
     called = perf_counter()
+    if config.plots:
+        plots.require()
     job, work = predict_parts.plan(config, inputs)
     result = _run(config, job, work, say, show)
     summary = result.summary
@@ -114,9 +121,10 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show =
         summary.pop(name)  # for the report
     files = len({file for part in job.parts for file in part.files})
     times = _times("predict_s", called, result)
+    write = partial(prediction_report.write, config.output, as_png=config.plots)
     where = {
         "summary": storage.join(config.output, SUMMARY),
-        "report": write_report(config.output, partial(prediction_report.write, config.output), say),
+        "report": write_report(config.output, write, say),
         "output": config.output,
     }
     return {**summary, "files": files, **times, **where}

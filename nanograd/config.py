@@ -36,7 +36,16 @@ class JobConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(JobConfig):
+class ReportConfig(JobConfig):
+    """Settings of every command that ends with a report."""
+
+    plots: bool = setting(
+        False, "write the report's plots as PNG files into plots/, too (extra: plots)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ReportConfig):
     """Settings of `nanograd train`."""
 
     data: str = setting("auto", "auto, mnist, sample, or a path or URI of IDX or CSV files")
@@ -256,7 +265,7 @@ class InspectConfig(PictureFilesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(JobConfig, PictureConfig):
+class PredictConfig(ReportConfig, PictureConfig):
     """Settings of `nanograd predict`."""
 
     model: str = setting(REQUIRED, "model directory or URI")

@@ -14,7 +14,7 @@ from PIL import Image
 from nanograd import metrics, storage
 from nanograd.batch.job import METRICS, SUMMARY
 from nanograd.batch.replacement import MANIFEST
-from nanograd.report import reading
+from nanograd.report import plots, reading
 from nanograd.report.charts import Axis, Bars, Line, around, chart
 from nanograd.report.markup import cards, document, folded, paragraph, table
 from nanograd.report.reading import Mistake, percent
@@ -52,11 +52,12 @@ def is_one(place: str) -> bool:
     return MANIFEST in names and SUMMARY in names
 
 
-def write(place: str) -> str:
+def write(place: str, *, as_png: bool = False) -> str:
     """Write the report of a finished prediction into its output folder.
 
     Args:
         place: the folder or URI.
+        as_png: whether its plots are written as PNG files, too.
 
     Returns:
         Where it is.
@@ -66,7 +67,10 @@ def write(place: str) -> str:
         StorageError: it cannot be read or written.
     """
     report = storage.join(place, NAME)
-    storage.commit(report, page(read(place)).encode())
+    story = read(place)
+    storage.commit(report, page(story).encode())
+    if as_png:
+        plots.write(place, _plots(story))
     return report
 
 
@@ -106,6 +110,15 @@ def page(story: Story) -> str:
         ("settings", "Settings and files", _settings(story) + _files(story)),
     ]
     return document(f"Prediction {story.place}", sections, _lead(story))
+
+
+def _plots(story: Story) -> dict[str, list[plots.Draw]]:
+    summary = story.summary
+    drawn = plots.of_rows(_by_number(summary["predicted_as"]), story.progress)
+    if summary["labelled"]:
+        matrix = np.array(summary["confusion"])
+        drawn |= plots.of_reading(matrix, _calibration(summary))
+    return drawn
 
 
 def _lead(story: Story) -> str:
@@ -161,7 +174,6 @@ def _confidence(summary: Row) -> str:
     read = _by_number(summary["predicted_by_confidence"])
     labelled = _by_number(summary["labelled_by_confidence"])
     correct = _by_number(summary["correct_by_confidence"])
-    claimed = _by_number(summary["millionths_by_confidence"]) / 1e6
     groups = {
         "read right": correct,
         "read wrong": labelled - correct,
@@ -169,7 +181,15 @@ def _confidence(summary: Row) -> str:
     }
     return reading.confidence_of(
         {name: counts for name, counts in groups.items() if counts.any()},
-        metrics.calibration_of(labelled, claimed, correct) if labelled.any() else None,
+        _calibration(summary) if labelled.any() else None,
+    )
+
+
+def _calibration(summary: Row) -> metrics.Calibration:
+    return metrics.calibration_of(
+        _by_number(summary["labelled_by_confidence"]),
+        _by_number(summary["millionths_by_confidence"]) / 1e6,
+        _by_number(summary["correct_by_confidence"]),
     )
 
 

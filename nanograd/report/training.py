@@ -6,15 +6,16 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanograd import blas, metrics, storage
 from nanograd import model as model_io
 from nanograd.data.dataset import Dataset
 from nanograd.model import Model
-from nanograd.report import reading
+from nanograd.report import plots, reading
 from nanograd.report.charts import Axis, Line, Mark, around, chart
 from nanograd.report.drawing import draw_section
 from nanograd.report.markup import cards, document, folded, paragraph, table
@@ -51,12 +52,32 @@ class Story:
     versions: Row
 
 
-def write(place: str, test: Dataset) -> str:
+class Answers(NamedTuple):
+    """What a model reads in some images.
+
+    Args:
+        predictions: (N,) the class of each.
+        best: (N,) float32, the score of that.
+    """
+
+    predictions: NDArray[np.int64]
+    best: NDArray[np.float32]
+
+
+def ask(model: Model, test: Dataset) -> Answers:
+    """What a model reads in some images."""
+    with blas.one_thread():
+        scores = model.scores(test.images)
+    return Answers(scores.argmax(axis=1), scores.max(axis=1))
+
+
+def write(place: str, test: Dataset, *, as_png: bool = False) -> str:
     """Write the report of a finished run into its directory.
 
     Args:
         place: the run directory, a folder or URI.
         test: the images to read for it.
+        as_png: whether its plots are written as PNG files, too.
 
     Returns:
         Where it is.
@@ -66,7 +87,13 @@ def write(place: str, test: Dataset) -> str:
         StorageError: it cannot be read or written.
     """
     report = storage.join(place, NAME)
-    storage.commit(report, page(read(place), test).encode())
+    story = read(place)
+    answers = ask(story.model, test)
+    storage.commit(report, page(story, test, answers).encode())
+    if as_png:
+        matrix = metrics.confusion_matrix(answers.predictions, test.labels)
+        found = metrics.calibration(answers.best, answers.predictions == test.labels)
+        plots.write(place, plots.of_training(story.epochs, story.events, matrix, found))
     return report
 
 
@@ -90,12 +117,9 @@ def read(place: str) -> Story:
     )
 
 
-def page(story: Story, test: Dataset) -> str:
+def page(story: Story, test: Dataset, answers: Answers) -> str:
     """The report as HTML."""
-    model = story.model
-    with blas.one_thread():
-        scores = model.scores(test.images)
-    predictions, best = scores.argmax(axis=1), scores.max(axis=1)
+    model, (predictions, best) = story.model, answers
     right = predictions == test.labels
     matrix = metrics.confusion_matrix(predictions, test.labels)
     sections = [

@@ -95,8 +95,11 @@ def test_report_shows_what_was_lost(run: Path, digits: Mnist) -> None:
     lost = {"time": "2026-01-01T00:00:00Z", "event": "lost", "round": 7, "sentence": "w 1 <lost>"}
     other = {"time": "2026-01-01T00:00:01Z", "event": "mixed", "rank": 0, "sentence": "w 0 is old"}
 
+    few = digits.test.take(slice(0, 7))
     told = training.page(
-        training.Story(**{**vars(story), "events": [lost, other]}), digits.test.take(slice(0, 7))
+        training.Story(**{**vars(story), "events": [lost, other]}),
+        few,
+        training.ask(story.model, few),
     )
 
     assert 'class="mark lost"' in told
