@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser
 
+from nanograd import commands
+from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.report import training
 from scripts import chromium
@@ -35,3 +39,21 @@ def run(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(run: Path) -> str:
     return (run / training.NAME).as_uri()
+
+
+@pytest.fixture(scope="session")
+def predictions(
+    run: Path, sample: Mnist, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Reports of two small predictions, with labels and without, each with a bad row."""
+    place = tmp_path_factory.mktemp("predictions")
+    digits = sample.test.take(slice(0, 193))
+    pictures = [*(image.tobytes() for image in digits.images), b"no picture"]
+    found = {}
+    for name, labels in (("labelled", [*digits.labels.tolist(), 7]), ("unlabelled", [None] * 194)):
+        table = pa.table({"image": pictures, "label": pa.array(labels, pa.int8())})
+        pq.write_table(table, place / f"{name}.parquet")
+        config = PredictConfig(model=str(run / "model"), output=str(place / name), workers=0)
+        commands.predict(config, [str(place / f"{name}.parquet")], [].append)
+        found[name] = (place / name / training.NAME).as_uri()
+    return found

@@ -1,4 +1,4 @@
-"""The report as a browser shows it: alone, at any width, in light and dark, by keyboard."""
+"""Each report as a browser shows it: alone, at any width, in light and dark, by keyboard."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,24 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 
+@pytest.fixture(params=["training", "labelled", "unlabelled"])
+def report(request: pytest.FixtureRequest, address: str, predictions: dict[str, str]) -> str:
+    """Where a report is: of a training run, of a prediction with labels and without."""
+    return {"training": address, **predictions}[request.param]
+
+
 @pytest.fixture(params=["light", "dark"])
-def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+def page(request: pytest.FixtureRequest, browser: Browser, report: str) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 360, "height": 780}, color_scheme=request.param, offline=True
     )
     page = context.new_page()
-    page.goto(address)
+    page.goto(report)
     yield page
     context.close()
 
 
-def test_nothing_is_asked_for_and_nothing_fails(browser: Browser, address: str) -> None:
+def test_nothing_is_asked_for_and_nothing_fails(browser: Browser, report: str) -> None:
     context = browser.new_context(offline=True)
     page = context.new_page()
     asked: list[str] = []
@@ -27,9 +33,9 @@ def test_nothing_is_asked_for_and_nothing_fails(browser: Browser, address: str) 
     page.on("console", lambda message: trouble.append(message.text))
     page.on("pageerror", lambda error: trouble.append(str(error)))
 
-    page.goto(address)
+    page.goto(report)
 
-    assert [url for url in asked if not url.startswith("data:")] == [address]
+    assert [url for url in asked if not url.startswith("data:")] == [report]
     assert trouble == []
     context.close()
 
