@@ -63,11 +63,11 @@ def predict(nanograd: Nanograd, rows: Path, trained: str) -> Callable[[str], Out
 
 
 def contents(place: str) -> dict[str, bytes]:
-    """Everything below a place in a store, by name."""
+    """Everything below a place in a store, by name, but for what tells how long it took."""
     return {
         file.removeprefix(place): storage.read(file)
         for file, _, _ in storage.files_below(place)
-        if not file.endswith("/")
+        if not file.endswith(("/", "/_metrics.jsonl", "/report.html"))
     }
 
 

@@ -238,5 +238,6 @@ def test_recipe_leaves_out_what_does_not_change_the_bits() -> None:
         "strict",
         "tensorboard",
         "mlflow",
+        "plots",
     }
     assert set(recipe) == {each.name for each in fields(TrainConfig)} - free
