@@ -5,11 +5,12 @@ with two threads each only get in each other's way. Ray sets OMP_NUM_THREADS fro
 whether the library heard it is checked here, not hoped for.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from nanograd.errors import InternalError
 
@@ -20,20 +21,50 @@ def use_one_thread() -> None:
     Raises:
         InternalError: the BLAS does not obey.
     """
-    threadpool_limits(limits=1, user_api="blas")
+    for library in _libraries():
+        _set(library, 1)
     _require_one_thread()
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit BLAS to one thread inside a with block.
+class _OneThread:
+    """The limit is the whole process's: it holds while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [library.num_threads for library in _libraries()]
+                for library in _libraries():
+                    _set(library, 1)
+            self._inside += 1
+        try:
+            _require_one_thread()
+        except InternalError:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for library, number in zip(_libraries(), self._before, strict=True):
+                    _set(library, number)
+
+
+_ONE_THREAD = _OneThread()
+
+
+def one_thread() -> _OneThread:
+    """Limit BLAS to one thread inside a with block; blocks may lie in each other, or side by side.
 
     Raises:
         InternalError: the BLAS does not obey.
     """
-    with threadpool_limits(limits=1, user_api="blas"):
-        _require_one_thread()
-        yield
+    return _ONE_THREAD
 
 
 def fingerprint() -> str:
@@ -50,10 +81,22 @@ def fingerprint() -> str:
     return ", ".join([f"numpy {np.__version__}", *libraries])
 
 
+@cache
+def _libraries() -> list[Any]:
+    """The BLAS that numpy brought. To find it takes up to 0.1 s, to set it then microseconds."""
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _set(library: Any, number: int) -> None:
+    # threadpoolctl 3.8 silently lets no thread set OpenBLAS's limit but the first that did. Ours is
+    # one for all threads, and counted.
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
+
+
 def _require_one_thread() -> None:
-    for library in threadpool_info():
-        if library["user_api"] == "blas" and library["num_threads"] != 1:
+    for library in _libraries():
+        if library.num_threads != 1:
             raise InternalError(
-                f"{library['filepath']} runs {library['num_threads']} threads though told to use "
-                "one; set OMP_NUM_THREADS=1 and try again"
+                f"{library.filepath} runs {library.num_threads} threads though told to use one; "
+                "set OMP_NUM_THREADS=1 and try again"
             )

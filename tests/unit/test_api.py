@@ -1,5 +1,6 @@
 """nanograd from Python: what the commands do, without them."""
 
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -30,9 +31,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> nanograd.Training:
     return nanograd.train(output=tmp_path_factory.mktemp("api") / "run", **SETTINGS)
 
 
-def in_new_process(code: str) -> str:
+def in_new_process(code: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -138,6 +144,22 @@ def test_every_form_of_the_same_images_is_read_alike(
 
     assert np.array_equal(scores, run.model.scores(images))
     assert np.array_equal(run.model.predict(form(images)), scores.argmax(axis=1))
+
+
+def test_threads_that_predict_at_once_get_the_same_bits(run: nanograd.Training) -> None:
+    code = f"""
+import numpy as np, nanograd
+from concurrent.futures import ThreadPoolExecutor
+model = nanograd.load_model({run.directory!r} + "/model")
+images = np.random.default_rng(0).integers(0, 256, (193, 784))
+model.predict(images)  # threadpoolctl then lets the main thread alone set limits
+with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda _: model.predict_proba(images).tobytes(), range(64)))
+print(len(set(found)))
+"""
+
+    # As many BLAS threads as a machine may have: a limit that ended early would show.
+    assert in_new_process(code, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2") == "1\n"
 
 
 def test_no_images_are_no_digits(run: nanograd.Training) -> None:

@@ -1,12 +1,18 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from nanograd import blas
 
+# SciPy brings a BLAS of its own, which computes nothing here; a test may have imported it late.
+NUMPYS = [each["filepath"] for each in threadpool_info() if each["user_api"] == "blas"]
+
 
 def num_threads() -> set[int]:
-    return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+    return {each["num_threads"] for each in threadpool_info() if each["filepath"] in NUMPYS}
 
 
 def test_one_thread_holds_inside_the_block_and_no_longer() -> None:
@@ -25,6 +31,38 @@ def test_use_one_thread_holds_from_now_on() -> None:
         blas.use_one_thread()
 
         assert num_threads() == {1}
+
+
+def test_blocks_may_lie_in_each_other() -> None:
+    with threadpool_limits(limits=2, user_api="blas"):
+        with blas.one_thread():
+            with blas.one_thread():
+                pass
+            inside = num_threads()
+        after = num_threads()
+
+    assert (inside, after) == ({1}, {2})
+
+
+def test_limit_holds_until_the_last_thread_is_out() -> None:
+    both_inside, first_out = Barrier(2), Barrier(2)
+
+    def leave_first() -> None:
+        with blas.one_thread():
+            both_inside.wait()
+        first_out.wait()
+
+    def leave_last() -> set[int]:
+        with blas.one_thread():
+            both_inside.wait()
+            first_out.wait()
+            return num_threads()
+
+    with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        first, last = pool.submit(leave_first), pool.submit(leave_last)
+        first.result()
+        assert last.result() == {1}
+        assert num_threads() == {2}
 
 
 @pytest.mark.parametrize("size", [1, 7, 193])

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import cli, model
+from nanograd import cli, model, storage
 from nanograd.config import (
     EvaluateConfig,
     ExportConfig,
@@ -179,6 +179,28 @@ def test_result_is_one_json_line_with_the_documented_figures(
     assert set(documented.split()) <= set(done.last)
     assert (done.last["event"], done.last["command"]) == ("result", "predict")
     assert (done.last["rows"], done.last["predicted"], done.last["files"]) == (7, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"format": "nanograd-model-3"}, "'nanograd-model-3'"),
+        ({"files": {"model.safetensors": "", "onnx.bin": ""}}, "a file 'onnx.bin'"),
+    ],
+)
+def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
+    run: Any, predicting: list[str], changed: dict[str, Any], named: str
+) -> None:
+    place = predicting[predicting.index("--model") + 1]
+    manifest = storage.read_manifest(f"{place}/manifest.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read_manifest", lambda file: {**manifest, **changed})
+        done = run(*predicting)
+
+    assert (done.code, done.last["code"]) == (65, 65)
+    assert named in done.last["reason"]
+    assert done.last["reason"].endswith("use the version that wrote it or train again")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
