@@ -150,6 +150,13 @@ class TrainConfig(ReportConfig):
         below=2,
         recipe=True,
     )
+    flagged_ones: float = setting(
+        0.1,
+        "give this share of the ones in training a flag, as they are written in much of the world",
+        least=0,
+        below=1,
+        recipe=True,
+    )
     upright: str = setting(
         "before",
         "set deslanted training images upright before or after they are distorted",

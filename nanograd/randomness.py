@@ -13,6 +13,7 @@ from numpy.random import Philox
 # Second word of the key: the epoch, which counts from 0, or one of these.
 SPLIT = 2**63
 INIT = 2**63 + 1
+FLAGS = 2**63 + 2
 
 
 def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
@@ -20,7 +21,7 @@ def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
 
     Args:
         seed: 0 to 2**63 - 1.
-        purpose: an epoch, SPLIT or INIT.
+        purpose: an epoch, SPLIT, INIT or FLAGS.
         shard: draws of different shards never overlap.
         block: nor do those of different blocks, unless 2**128 numbers are drawn.
 

@@ -17,6 +17,7 @@ from nanograd import model as model_io
 from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
+from nanograd.data.flags import add_flags
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, Stopped, StorageError
 from nanograd.model import Model
@@ -142,7 +143,7 @@ def _train(
                 run,
                 recipe,
                 start,
-                training=training,
+                training=add_flags(training, config.flagged_ones, recipe.plan.seed),
                 validation=validation,
                 make_group=make_group,
                 watch=watch,
