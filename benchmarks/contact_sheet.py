@@ -21,7 +21,7 @@ def contact_sheet(readings: Sequence[Reading]) -> Image.Image:
     for number, reading in enumerate(readings):
         row, column = divmod(number, _COLUMNS)
         left, top = _GAP + column * (_CELL + _GAP), _GAP + row * (_CAPTION + SIDE + _GAP)
-        colour = INK if reading.right else RED
+        colour = INK if reading.all_right else RED
         words = shortened(str(reading), 12, _CELL)
         write(ImageDraw.Draw(sheet), (left, top), words, size=12, colour=colour)
         for place, panel in enumerate(_panels(reading)):

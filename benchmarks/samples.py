@@ -1,8 +1,8 @@
-"""Labelled picture files for `handwriting.py`, and what the normaliser and a net make of them."""
+"""Labelled picture files for `handwriting.py`, and what normaliser and nets make of them."""
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -40,34 +40,43 @@ class Reading:
     Args:
         sample: what was read.
         image: (28, 28) uint8, the normalised image; None if it was refused.
-        said: the digit, or why it was refused.
+        said: by the name of each net the digit it says, or why the picture was refused.
     """
 
     sample: Sample
     image: Bytes | None
-    said: str
+    said: Mapping[str, str]
+
+    def right(self, name: str) -> bool:
+        """Whether a net says what the label says."""
+        return self.said[name] == str(self.sample.label)
 
     @property
-    def right(self) -> bool:
-        """Whether the net says what the label says."""
-        return self.said == str(self.sample.label)
+    def all_right(self) -> bool:
+        """Whether every net does."""
+        return all(map(self.right, self.said))
 
     def __str__(self) -> str:
-        """As `photo-b-03 is 2: 7`."""
-        return f"{self.sample.name} is {self.sample.label}: {self.said}"
+        """As `photo-b-03 is 2: 7`, or `photo-b-03 is 2: 7, 2` where the nets differ."""
+        said = dict.fromkeys(self.said.values())
+        return f"{self.sample.name} is {self.sample.label}: {', '.join(said)}"
 
 
-def read(samples: Sequence[Sample], model: Model) -> list[Reading]:
-    """Every sample through the normaliser and the net."""
+def read(samples: Sequence[Sample], models: Mapping[str, Model]) -> list[Reading]:
+    """Every sample through the normaliser and the nets."""
     seen = [_seen(sample.data) for sample in samples]
     blank = np.zeros((28, 28), np.uint8)
     images = np.stack([blank if isinstance(image, str) else image for image in seen])
-    digits = model.scores(images.reshape(-1, 784)).argmax(1)
+    digits = {
+        name: model.scores(images.reshape(-1, 784)).argmax(1) for name, model in models.items()
+    }
     return [
-        Reading(sample=sample, image=None, said=image)
+        Reading(sample=sample, image=None, said=dict.fromkeys(models, image))
         if isinstance(image, str)
-        else Reading(sample=sample, image=image, said=str(digit))
-        for sample, image, digit in zip(samples, seen, digits, strict=True)
+        else Reading(
+            sample=sample, image=image, said={name: str(digits[name][n]) for name in models}
+        )
+        for n, (sample, image) in enumerate(zip(samples, seen, strict=True))
     ]
 
 
