@@ -111,26 +111,23 @@ def measure(options: Namespace) -> Iterator[Row]:
             yield from _MEASURES[what](kitchen, options)
 
 
-def _peers(form: str) -> Callable[[Kitchen, Namespace], Iterator[Row]]:
-    def measure(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
-        rows, model = kitchen.rows(form, options.rows), kitchen.model()
-        ours, peers = [kitchen.ours(rows, model)], {"plain_loop": [], "ray_data": []}
-        for _ in range(options.repeats):
-            for script, trials in peers.items():
-                trials.append(kitchen.peer(script, rows, model, form))
-                ours.append(kitchen.ours(rows, model))
-        yield _row(f"{form}: nanograd --workers 2", ours)
-        for place, (script, trials) in enumerate(peers.items()):
-            around = list(pairwise(ours))[place :: len(peers)]
-            ratios = [
-                (a.rows_per_s + b.rows_per_s) / 2 / peer.rows_per_s
-                for (a, b), peer in zip(around, trials, strict=True)
-            ]
-            low, middle, high = min(ratios), median(ratios), max(ratios)
-            spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-            yield _row(f"{form}: {script}", trials) | {"ours over it": spread}
-
-    return measure
+def _png(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
+    rows, model = kitchen.rows("png", options.rows), kitchen.model()
+    ours, peers = [kitchen.ours(rows, model)], {"plain_loop": [], "ray_data": []}
+    for _ in range(options.repeats):
+        for script, trials in peers.items():
+            trials.append(kitchen.peer(script, rows, model, "png"))
+            ours.append(kitchen.ours(rows, model))
+    yield _row("png: nanograd --workers 2", ours)
+    for place, (script, trials) in enumerate(peers.items()):
+        around = list(pairwise(ours))[place :: len(peers)]
+        ratios = [
+            (a.rows_per_s + b.rows_per_s) / 2 / peer.rows_per_s
+            for (a, b), peer in zip(around, trials, strict=True)
+        ]
+        low, middle, high = min(ratios), median(ratios), max(ratios)
+        spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+        yield _row(f"png: {script}", trials) | {"ours over it": spread}
 
 
 def _raw(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
@@ -156,7 +153,7 @@ def _memory(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
 
 
 _MEASURES = {
-    "png": _peers("png"),
+    "png": _png,
     "raw": _raw,
     "test": _test,
     "memory": _memory,
