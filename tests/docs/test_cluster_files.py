@@ -6,10 +6,12 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import jsonschema
 import pytest
 import yaml
+from ray._private.runtime_env.packaging import create_package
 
 from tests.conftest import ROOT
 
@@ -78,3 +80,15 @@ def test_lost_host_is_noticed_within_seconds(cluster: dict[str, Any]) -> None:
 
     assert noticed_ms <= 5000
     assert int(found["initial_delay_ms"]) <= 5000
+
+
+def test_upload_with_a_job_is_small_and_has_what_jobs_need(tmp_path: Path) -> None:
+    package = tmp_path / "package.zip"
+
+    create_package(str(ROOT), package, include_gitignore=True)
+
+    names = set(ZipFile(package).namelist())
+    folders = {Path(name).parts[0] for name in names if "/" in name}
+    assert {"jobs/train.py", "nanograd/cli.py"} <= names
+    assert not folders & {"tests", "docs", "benchmarks", ".venv", ".git"}
+    assert package.stat().st_size < 2_000_000

@@ -1,66 +1,74 @@
-"""A Ray cluster on the hosts of a world, brought up from cluster-onpremise.yaml as a user would."""
+"""A Ray cluster on the hosts of a world, run as docs/cluster.md says, and what stands beside it."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.hosts.world import HOME, RC, Machine, World, wait_for
+from tests.hosts.runbook import Terminal, blocks
+from tests.hosts.world import HOME, OTHER_ID, RC, Machine, World, wait_for
 
 URL = "http://127.0.0.1:8265"
 FILE = "cluster-onpremise.yaml"
-STORE_PORT = 9000
+STORE_PORT, OTHER_PORT = 9000, 7379
+BUCKET = "s3://digits"
+SHARED = "/mnt/all"
 _DRIVER_LOG = "/tmp/ray/session_latest/logs/job-driver-{}.log"
+_SECOND_TERMINAL = "in a second terminal"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended."""
+    """How a command ended."""
 
     code: int
     output: str
 
     @property
     def last(self) -> dict[str, Any]:
-        """The JSON line of the job itself."""
-        lines = [line for line in self.output.splitlines() if line.startswith('{"event"')]
-        assert lines, self.output
-        event: dict[str, Any] = json.loads(lines[-1])
-        return event
+        """The last JSON line of nanograd itself."""
+        return events(self.output)[-1]
+
+
+def events(output: str) -> list[dict[str, Any]]:
+    """The JSON lines of nanograd."""
+    lines = [line for line in output.splitlines() if line.startswith('{"event"')]
+    assert lines, output
+    return list(map(json.loads, lines))
 
 
 class Cluster:
-    """The commands that a user gives at the desk.
+    """The user at the desk, a terminal open, and what is seen on the head.
 
     Args:
-        world: with three hosts, the head the first of them.
+        world: with the hosts of the runbook, the head the first of them.
     """
 
     def __init__(self, world: World) -> None:
         self.world, self.desk = world, world.desk
         self.head = next(iter(world.hosts.values()))
+        self.terminal = Terminal(self.desk)
 
-    def edit(self) -> None:
-        """Fill in the lines of the file that are marked EDIT."""
-        hosts = list(self.world.hosts.values())
-        documented = ("192.0.2.11", "192.0.2.12", "192.0.2.13")
-        for before, host in zip(documented, hosts, strict=True):
-            self.at_desk(f"sed -i 's/{before}/{host.address}/' {FILE}")
+    def follow(self, section: str) -> list[str]:
+        """Give the commands below a headline of the runbook, block by block; what each says."""
+        return [self.give(section, number) for number in range(len(_blocks(section)))]
 
-    def up(self) -> None:
-        """Make the token, bring up the cluster, wait until all hosts have joined."""
-        self.at_desk("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
-        self.at_desk(f"ray up -y {FILE}")
-        self.desk.serve("bash", "-c", f"{RC}\ncd nanograd; ray dashboard {FILE}")
-        wait_for(
-            lambda: self.desk.run("exec 3<>/dev/tcp/127.0.0.1/8265").returncode == 0,
-            "the dashboard did not answer at the desk",
-            60,
-        )
-        self.wait_for_hosts(len(self.world.hosts))
+    def give(self, section: str, number: int) -> str:
+        """Give the commands of one block below a headline."""
+        block = _blocks(section)[number]
+        if block.info == _SECOND_TERMINAL:
+            self.desk.serve("bash", "-c", f"{RC}\ncd ~/nanograd\n{block.text}")
+            answers = "exec 3<>/dev/tcp/127.0.0.1/8265"
+            wait_for(lambda: self.desk.run(answers).returncode == 0, "no dashboard at the desk", 60)
+            return ""
+        return self.terminal.run(block.text, timeout_s=400)
+
+    def edit(self, script: str) -> None:
+        """Change the file that describes the cluster, by sed."""
+        self.terminal.run(f"sed -i '{script}' {FILE}")
 
     def wait_for_hosts(self, number: int) -> None:
         """Wait until this many raylets serve this cluster."""
-        wait_for(lambda: self.num_hosts() == number, f"there are never {number} hosts", 240, 2)
+        wait_for(lambda: self.num_hosts() == number, f"there are never {number} hosts", 240, 1)
 
     def num_hosts(self) -> int:
         """How many hosts Ray has at present."""
@@ -68,21 +76,10 @@ class Cluster:
         done = self.head.run(f'ray list nodes --format json 2>/dev/null | python -c "{program}"')
         return int(done.stdout) if done.returncode == 0 else 0
 
-    def down(self) -> None:
-        """End the cluster: `ray down` on the head, and what it leaves on the other hosts."""
-        self.at_desk(f"ray down -y {FILE}")
-        enter = "ssh -o StrictHostKeyChecking=no -i ~/.ssh/id_ed25519"
-        for host in list(self.world.hosts.values())[1:]:
-            self.at_desk(f"{enter} {host.address} '~/venv/bin/ray stop'")
-
-    def submit(self, words: str, options: str = "", environment: str = "") -> Ended:
-        """Submit a job from the checkout and wait for its end."""
-        done = self.desk.run(self._submit(words, options, environment), timeout_s=400)
-        return Ended(done.returncode, done.stdout)
-
-    def start(self, name: str, words: str, options: str = "") -> None:
+    def start(self, name: str, words: str) -> None:
         """Submit a job and do not wait."""
-        self.desk.must(self._submit(words, f"--no-wait --submission-id {name} {options}"))
+        options = f"--no-wait --submission-id {name} --working-dir ."
+        self.terminal.run(f"ray job submit {options} -- {words}")
 
     def log(self, name: str) -> str:
         """What a job has said so far."""
@@ -109,38 +106,81 @@ class Cluster:
             words[:] = done.stdout.split()[-2:]
             return words[:1] == ["True"]
 
-        wait_for(lambda: '{"event"' in self.log(name), f"{name} does not end", timeout_s)
+        self.wait_for_line(name, '{"event"', timeout_s)
         wait_for(is_over, f"{name} does not end", 60)
         return Ended(int(words[1]) if words[1] != "None" else -1, self.log(name))
 
-    def at_desk(self, script: str) -> str:
-        """Run a script in the checkout."""
-        return self.desk.must(f"cd ~/nanograd && export RAY_AUTH_MODE=token\n{script}")
-
-    def _submit(self, words: str, options: str, environment: str = "") -> str:
-        settings = f"RAY_AUTH_MODE=token {environment}"
-        return (
-            f"cd ~/nanograd && {settings} ray job submit --address {URL} --working-dir . "
-            f"{options} -- {words}"
-        )
+    def on_host(self, name: str, words: str, environment: str = "") -> Ended:
+        """A command of nanograd on a host, from the shared folder."""
+        command = f"cd {SHARED} && env {environment} ~/venv/bin/python -m nanograd {words}"
+        done = self.world.hosts[name].run(command, timeout_s=300)
+        return Ended(done.returncode, done.stdout)
 
 
-def start_store(head: Machine, users: list[Machine]) -> str:
-    """An object store on a host, its credentials with everybody; the name of a bucket in it."""
+def start_store(head: Machine) -> str:
+    """An object store on a host; the name of a bucket in it."""
     head.serve(
         "bash", "-c",
         f"{RC}\n~/venv/bin/python -m moto.server -H {head.address} -p {STORE_PORT}",
     )  # fmt: skip
-    lines = (
-        "export AWS_ACCESS_KEY_ID=me AWS_SECRET_ACCESS_KEY=secret AWS_DEFAULT_REGION=us-east-1 "
-        "AWS_EC2_METADATA_DISABLED=true "
-        f"AWS_ENDPOINT_URL=http://{head.address}:{STORE_PORT}"
-    )
-    for machine in users:
-        machine.must(f"echo '{lines}' >> {HOME}/.bashrc")
     program = (
         "from pyarrow.fs import FileSystem\n"
-        "FileSystem.from_uri('s3://digits?allow_bucket_creation=true')[0].create_dir('digits')\n"
+        f"FileSystem.from_uri('{BUCKET}?allow_bucket_creation=true')[0].create_dir('digits')\n"
     )
     wait_for(lambda: head.run("~/venv/bin/python -", stdin=program).returncode == 0, "no store", 60)
-    return "s3://digits"
+    return BUCKET
+
+
+def give_credentials(machine: Machine, head: Machine) -> None:
+    """Let the user of a machine into the store."""
+    machine.must(
+        "echo 'export AWS_ACCESS_KEY_ID=me AWS_SECRET_ACCESS_KEY=secret "
+        "AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true "
+        f"AWS_ENDPOINT_URL=http://{head.address}:{STORE_PORT}' >> {HOME}/.bashrc"
+    )
+
+
+class OtherRay:
+    """The Ray of another user on a host: its own ports, folder and token.
+
+    Args:
+        host: where it runs.
+    """
+
+    def __init__(self, host: Machine) -> None:
+        self._host = host
+        self._python = f"{HOME}/venv/bin/python"
+        self._settings = f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'5' * 64}"
+        ports = "".join(
+            f" --{name}={OTHER_PORT + number}"
+            for number, name in enumerate(
+                ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port",
+                 "metrics-export-port", "runtime-env-agent-port", "node-manager-port",
+                 "object-manager-port")
+            )
+        )  # fmt: skip
+        start = (
+            f"{self._python} -m ray.scripts.scripts start --head --block --num-cpus=1 {ports} "
+            f"--node-ip-address={host.address} --include-dashboard=false --temp-dir=$HOME/ray "
+            "--min-worker-port=30000 --max-worker-port=30100 --object-store-memory=80000000"
+        )
+        host.serve("bash", "-c", f"env {self._settings} {start}", user=OTHER_ID)
+        wait_for(self.nodes, "the other user's Ray does not start", 90)
+
+    def nodes(self) -> str:
+        """Its nodes, as a driver that runs a task sees them; empty if it does not answer."""
+        program = (
+            "import ray\n"
+            f"ray.init(address='{self._host.address}:{OTHER_PORT}', log_to_driver=False)\n"
+            "assert ray.get(ray.remote(lambda: 7).remote()) == 7\n"
+            "print([(node['NodeID'], node['Alive']) for node in ray.nodes()])\n"
+        )
+        run = f"env {self._settings} timeout 30 {self._python} -"
+        done = self._host.run(run, user=OTHER_ID, stdin=program)
+        return done.stdout.splitlines()[-1] if done.returncode == 0 else ""
+
+
+def _blocks(section: str) -> list[Any]:
+    found = [block for block in blocks() if block.section == section]
+    assert found, f"docs/cluster.md has no commands below {section!r}"
+    return found

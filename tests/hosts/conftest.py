@@ -1,13 +1,14 @@
-"""Hosts, a cluster and an object store that the tests of a module share."""
+"""Hosts, an object store, a shared folder and another user's Ray, shared by the tests."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.hosts.cluster import Cluster, start_store
+from tests.hosts.cluster import SHARED, Cluster, OtherRay, give_credentials, start_store
 from tests.hosts.world import World, unavailable
 
-HOSTS = (("head", 11), ("north", 12), ("south", 13))
+# The runbook's three, and the one that is added.
+HOSTS = (("head", 11), ("north", 12), ("south", 13), ("west", 14))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,11 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """A desk and three hosts."""
+    """A desk and the hosts."""
     made = World()
     try:
         for name, number in HOSTS:
             made.add(name, number)
+        made.desk.must(f"cp -r ~/nanograd/nanograd {SHARED}/")
         yield made
     finally:
         made.close()
@@ -33,14 +35,27 @@ def world() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def store(world: World) -> str:
     """A bucket that all can reach, at the head's address."""
-    hosts = list(world.hosts.values())
-    return start_store(hosts[0], [world.desk, *hosts])
+    for machine in (world.desk, *world.hosts.values()):
+        give_credentials(machine, world.hosts["head"])
+    return start_store(world.hosts["head"])
 
 
 @pytest.fixture(scope="module")
-def cluster(world: World, store: str) -> Cluster:
+def other_ray(world: World) -> tuple[OtherRay, str]:
+    """Another user's Ray on the head, and its nodes before the cluster came."""
+    made = OtherRay(world.hosts["head"])
+    return made, made.nodes()
+
+
+@pytest.fixture(scope="module")
+def cluster(world: World, store: str, other_ray: tuple[OtherRay, str]) -> Iterator[Cluster]:
     """The cluster of the on-premise file, up."""
     made = Cluster(world)
-    made.edit()
-    made.up()
-    return made
+    made.edit("s/192.0.2./10.77.0./")  # the lines marked EDIT
+    section = "Hosts of your own"
+    made.give(section, 0)
+    made.give(section, 1)
+    made.wait_for_hosts(3)
+    assert "3 local.cluster.node" in made.give(section, 2)
+    yield made
+    made.terminal.close()

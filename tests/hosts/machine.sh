@@ -9,7 +9,8 @@ for folder in $KEEP; do
   mkdir /run/keep/$number; mount --bind "$folder" /run/keep/$number; number=$((number + 1))
 done
 mkdir /run/keep/lower; mount --bind "$LOWER" /run/keep/lower
-for folder in /tmp /var/tmp /root /home /dev/shm "$HIDE"; do
+mkdir /run/keep/shared; mount --bind "$SHARED" /run/keep/shared
+for folder in /tmp /var/tmp /root /home /mnt /dev/shm "$HIDE"; do
   [ -d "$folder" ] || continue
   size=; mode=755
   case $folder in */shm) size=,size=$SHM; mode=1777;; *tmp) mode=1777;; esac
@@ -19,6 +20,7 @@ number=0
 for folder in $KEEP; do
   mkdir -p "$folder"; mount --bind /run/keep/$number "$folder"; number=$((number + 1))
 done
+mkdir /mnt/all; mount --bind /run/keep/shared /mnt/all
 cp /etc/passwd /etc/group /etc/hosts /run
 echo "nanograd:x:1000:1000::/home/nanograd:/bin/bash" >> /run/passwd
 echo "other:x:1001:1001::/home/other:/bin/bash" >> /run/passwd

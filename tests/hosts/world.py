@@ -4,12 +4,15 @@ A machine is a set of Linux namespaces (network, mounts, processes, host name) k
 waits for the end of its input, so whatever ends this process ends all machines with all that runs
 on them. One of them, the desk, is where the user sits: it has the checkout, and the bridge that
 joins the others. A host has no checkout, only Python and what the set-up commands would install.
+All see one folder at /mnt/all, as if a file server were there.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,14 +133,18 @@ class World:
 
     def __init__(self) -> None:
         self._ports: dict[str, str] = {}
-        self.desk = _start("desk", f"{NETWORK}.1", f"{HOME}/nanograd", str(ROOT), desk=True)
+        self._shared = tempfile.mkdtemp(prefix="shared-")
+        os.chown(self._shared, USER_ID, USER_ID)
+        over = f"{HOME}/nanograd"
+        self.desk = _start("desk", f"{NETWORK}.1", over, str(ROOT), self._shared, desk=True)
         self._network("ip link add bridge type bridge", "ip link set bridge up")
         self._network(f"ip address add {self.desk.address}/24 dev bridge")
         self.hosts: dict[str, Machine] = {}
 
     def add(self, name: str, number: int) -> Machine:
         """A new host, its sshd running, that the user of the desk may enter."""
-        machine = _start(name, f"{NETWORK}.{number}", f"{HOME}/venv", sys.prefix, desk=False)
+        over = f"{HOME}/venv"
+        machine = _start(name, f"{NETWORK}.{number}", over, sys.prefix, self._shared, desk=False)
         port = f"port{len(self._ports)}"
         self._network(
             f"ip link add {port} type veth peer name eth0 netns {machine.pid}",
@@ -168,14 +175,16 @@ class World:
 
     def num_bytes(self, name: str) -> tuple[int, int]:
         """Bytes that a host has received and sent since it was added."""
-        base = "/sys/class/net/eth0/statistics"
-        words = self.hosts[name].must(f"cat {base}/rx_bytes {base}/tx_bytes", user=0).split()
-        return int(words[0]), int(words[1])
+        # Not from /sys, which shows the devices of the network where it was mounted.
+        [device] = json.loads(self.hosts[name].must("ip -s -j link show dev eth0", user=0))
+        traffic = device["stats64"]
+        return traffic["rx"]["bytes"], traffic["tx"]["bytes"]
 
     def close(self) -> None:
         """End everything."""
         for machine in [*self.hosts.values(), self.desk]:
             machine.kill()
+        shutil.rmtree(self._shared)
 
     def _network(self, *commands: str) -> None:
         # With the desk's network, but the process numbers of this machine.
@@ -215,12 +224,12 @@ def wait_for(
         sleep(every_s)
 
 
-def _start(name: str, address: str, over: str, lower: str, desk: bool) -> Machine:
+def _start(name: str, address: str, over: str, lower: str, shared: str, desk: bool) -> Machine:
     before = [f"{sys.prefix}/bin"] if desk else []
     keep = [each for each in _PREFIXES if desk or each != sys.prefix]
     environment = {
         "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
-        "NAME": name, "OVER": over, "LOWER": lower, "SHM": "300m",
+        "NAME": name, "OVER": over, "LOWER": lower, "SHARED": shared, "SHM": "300m",
         "VARIABLES": f"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES={_STORE_BYTES}",
         "HIDE": "/nowhere" if desk else str(ROOT),
         "KEEP": " ".join(each for each in keep if not each.startswith("/usr")),

@@ -1,0 +1,169 @@
+"""docs/cluster.md followed as it stands, on hosts that are cut off, killed and slowed down.
+
+The tests share one cluster and stand in the order of the runbook.
+"""
+
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from nanograd import commands
+from nanograd.config import TrainConfig
+from tests.e2e.conftest import quiet
+from tests.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
+
+pytestmark = pytest.mark.hosts
+
+NUM_PARAMETERS, BYTES = 159_010, 4
+# One shard a worker: each sends one vector a round.
+PLAIN = "--data sample --batch-size 128 --shards 3 --workers 3"
+PICTURES = """
+import tempfile
+from pathlib import Path
+from nanograd import commands, storage
+with tempfile.TemporaryDirectory() as folder:
+    commands.data_export("sample", f"{folder}/png", lambda sentence: None)
+    for digit in (3, 8):
+        for file in sorted(Path(folder, "png", str(digit)).iterdir())[:6]:
+            storage.commit(f"s3://digits/png/{digit}/{file.name}", file.read_bytes())
+"""
+
+
+def alone(place: Path, **settings: int) -> str:
+    """The checksum of the parameters that one process computes."""
+    config = TrainConfig(data="sample", workers=0, output=str(place), **settings)
+    return str(commands.train(config, quiet)["params_sha256"])
+
+
+def test_runbooks_three_jobs_compute_what_one_process_does(
+    cluster: Cluster, store: str, tmp_path: Path
+) -> None:
+    put = cluster.desk.run("cd ~/nanograd && python -", stdin=PICTURES)
+    assert put.returncode == 0, put.stdout
+
+    [said] = cluster.follow("Jobs")
+
+    ingested, trained, predicted = events(said)
+    assert (ingested["rows"], ingested["ingested"]) == (12, 12)
+    assert trained["workers"] == 6
+    assert "6 workers on 3 hosts" in said
+    assert trained["params_sha256"] == alone(tmp_path / "run")
+    assert (predicted["rows"], predicted["predicted"]) == (12, 12)
+
+
+def test_a_stopped_job_goes_on_after_hosts_were_changed(cluster: Cluster, tmp_path: Path) -> None:
+    section = "Watch, stop, go on"
+    cluster.give(section, 0)
+    cluster.wait_for_line("long", "epoch 2")
+    cluster.give(section, 1)
+    stopped = cluster.ended("long")
+    cluster.edit("/10.77.0.13/d; s/^    - 10.77.0.12/&\\n    - 10.77.0.14/")
+    cluster.follow("Add a host, remove a host")
+    cluster.wait_for_hosts(3)
+    said = cluster.give(section, 2)
+
+    assert (stopped.code, stopped.last["code"]) == (75, 75)
+    assert "going on from round" in said
+    assert events(said)[-1]["params_sha256"] == alone(tmp_path / "run", epochs=60)
+    assert cluster.world.hosts["south"].processes("raylet") == []
+
+
+TOKEN, WRONG = "RAY_AUTH_MODE=token", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab' * 32}"
+REFUSALS = {
+    "no token": ("north", "-u RAY_AUTH_MODE HOME=/tmp", "refuses our token"),
+    "wrong token": ("north", WRONG, "refuses our token"),
+    "not a host": ("south", TOKEN, "is no host of the Ray cluster"),
+    "too few CPUs": ("head", TOKEN, "CPUs are free where 8 are needed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_who_cannot_take_part_is_told_so_within_seconds(cluster: Cluster, case: str) -> None:
+    where, environment, words = REFUSALS[case]
+    began = monotonic()
+
+    done = cluster.on_host(
+        where,
+        f"train --data sample --workers 8 --output {SHARED}/no --address 10.77.0.11:6379",
+        environment,
+    )
+
+    assert done.code == 69, done.output
+    assert words in done.last["reason"]
+    assert "Traceback" not in done.output
+    assert monotonic() - began < 20
+
+
+def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
+    for environment in ("-u RAY_AUTH_MODE HOME=/tmp", WRONG):
+        done = cluster.desk.run(
+            f"env {environment} ray job submit --address http://127.0.0.1:8265 -- true"
+        )
+
+        assert done.returncode != 0
+        assert "token" in done.stdout
+
+
+def test_a_slow_link_costs_time_and_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+    vector = NUM_PARAMETERS * BYTES
+    before = cluster.world.num_bytes("head")
+    cluster.world.limit("head", 100)
+
+    done = on_shared_folder(cluster, "slow", "--epochs 2")
+
+    cluster.world.limit("head", None)
+    after = cluster.world.num_bytes("head")
+    rounds = done.last["rounds"]
+    # Two of the three workers are on other hosts; beyond vectors there are shards, and Ray's talk.
+    for received_or_sent in (0, 1):
+        carried = after[received_or_sent] - before[received_or_sent]
+        assert 1 <= carried / (rounds * 2 * vector) < 1.2
+    assert rounds / done.last["train_s"] < 100e6 / 8 / (2 * vector)
+    assert done.last["params_sha256"] == alone(tmp_path / "run", epochs=2, batch_size=128, shards=3)
+
+
+def test_a_host_cut_off_and_one_killed_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+    epochs = 40
+    cluster.start("lossy", f"python jobs/train.py {PLAIN} --epochs {epochs} --output s3://digits/l")
+    cluster.wait_for_line("lossy", "epoch 2")
+    cluster.world.cut("north")
+    cluster.wait_for_line("lossy", " lost at round", 60)
+    cluster.world.hosts["west"].kill()
+    done = cluster.ended("lossy")
+    cluster.world.mend("north")
+
+    assert done.code == 0, done.output
+    assert "3 workers on 3 hosts" in done.output
+    assert done.output.count(" lost at round") >= 2
+    assert done.last["params_sha256"] == alone(
+        tmp_path / "run", epochs=epochs, batch_size=128, shards=3
+    )
+
+
+def test_down_leaves_nothing_running_and_another_users_ray_alone(
+    cluster: Cluster, other_ray: tuple[OtherRay, str]
+) -> None:
+    theirs, before = other_ray
+    cluster.follow("Down")
+
+    hosts = cluster.world.hosts
+    left = [
+        line
+        for name in ("head", "north", "south")
+        for line in hosts[name].processes("ray")
+        if line.startswith("nanograd")
+    ]
+    assert left == []
+    assert theirs.nodes() == before
+
+
+def on_shared_folder(cluster: Cluster, name: str, words: str) -> Ended:
+    """Train from a host's own shell, with RAY_ADDRESS, everything in the shared folder."""
+    done = cluster.on_host(
+        "head",
+        f"train {PLAIN} {words} --output {SHARED}/{name}",
+        "RAY_AUTH_MODE=token RAY_ADDRESS=10.77.0.11:6379",
+    )
+    assert done.code == 0, done.output
+    return done
