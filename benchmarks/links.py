@@ -1,0 +1,184 @@
+"""Claim: between hosts a round costs what the server's link must carry, and calls.
+
+Three hosts with an address, files and a raylet each: network namespaces of this machine, so they
+share its cores (needs root). W workers, a third of them on each host, one shard each; server and
+driver are on the first. Both directions of the first host's link are limited with tbf. The
+vectors of workers elsewhere travel in calls; each takes the parameters and sends a gradient, 4 P
+bytes either way, and nobody sends before all have received:
+
+    bound = link / (2 directions x 2/3 W workers elsewhere x 4 P bytes)
+
+Rounds/s are medians over blocks that take turns between the limits. MB are what the first host's
+device counted, a round; CPU ms what all processes of that host and of the others took, a round. The
+constants stand in scripts/simulate_scaling.py: a worker's time an image and the server's a round,
+measured on the first host while the group waits.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from common import HERE, Row, arguments, report, tree
+
+sys.path.insert(0, str(HERE.parent))
+from tests.hosts.world import RC, Machine, World, wait_for
+
+_PORT, _FOLDER = 6379, "/mnt/all"
+_HOSTS = (("first", 11), ("second", 12), ("third", 13))
+_PROGRAM = Path(__file__).with_name("links_driver.py")
+
+
+@dataclass
+class Limit:
+    """A limit and what was measured under it.
+
+    Args:
+        mbit_s: of the link; None for none.
+        seconds: of each block, a round.
+        received: bytes a round.
+        sent: bytes a round.
+        cpu_s: of the first host's processes, and of the others', a round.
+    """
+
+    mbit_s: int | None
+    seconds: list[float] = field(default_factory=list)
+    received: float = 0.0
+    sent: float = 0.0
+    cpu_s: tuple[float, float] = (0.0, 0.0)
+
+
+class Driver:
+    """The program on the first host that trains when it is told to."""
+
+    def __init__(self, world: World, *numbers: int) -> None:
+        self._world, first = world, world.hosts["first"]
+        words = ["python", f"{_FOLDER}/links_driver.py", *map(str, numbers)]
+        self._process = subprocess.Popen(
+            first.inside("bash", "-c", f"{RC}\ncd {_FOLDER}; exec {' '.join(words)}"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("no pipes")
+        self._orders, self._answers = self._process.stdin, self._process.stdout
+        self.constants = self._hear()
+
+    def run(self, rounds: int, limit: Limit) -> None:
+        """Train so many rounds under a limit; what it took is added to it."""
+        self._world.limit("first", limit.mbit_s)
+        before, cpu_before = self._world.num_bytes("first"), self._cpu_s()
+        seconds = self._ask(rounds)
+        after, cpu_after = self._world.num_bytes("first"), self._cpu_s()
+        self._world.limit("first", None)
+        first, others = ((y - x) / rounds for x, y in zip(cpu_before, cpu_after, strict=True))
+        limit.cpu_s = first, others
+        limit.seconds.append(seconds / rounds)
+        limit.received, limit.sent = ((y - x) / rounds for x, y in zip(before, after, strict=True))
+
+    def close(self) -> None:
+        """Let it end."""
+        self._process.communicate()
+
+    def _cpu_s(self) -> tuple[float, float]:
+        """Seconds that the processes of the first host and of the others have worked."""
+        first, *others = map(_cpu_s, self._world.hosts.values())
+        return first, sum(others)
+
+    def _ask(self, rounds: int) -> float:
+        self._orders.write(f"{rounds}\n")
+        self._orders.flush()
+        return float(self._hear()["seconds"])
+
+    def _hear(self) -> Row:
+        heard: Row = json.loads(self._answers.readline())
+        return heard
+
+
+def main() -> None:
+    """Measure and print a row a limit and net."""
+    parser = arguments(__doc__)
+    parser.add_argument("--links", type=int, nargs="*", default=[0, 1000, 300, 100])
+    parser.add_argument("--hidden", type=int, nargs="*", default=[200])
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--images", type=int, default=42, help="of a worker, a round")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    world = World()
+    try:
+        for name, number in _HOSTS:
+            world.add(name, number)
+        _start_ray(world, given.workers // 3)
+        rows = [row for hidden in given.hidden for row in _measured(world, hidden, given)]
+    finally:
+        world.close()
+    report(rows, given.json)
+
+
+def _cpu_s(machine: Machine) -> float:
+    """Seconds that the processes of a host have worked."""
+    own = Path(f"/proc/{machine.pid}/ns/pid").readlink()
+    ticks = 0
+    for pid, number in tree(os.getpid()).items():
+        with suppress(OSError):  # it ended meanwhile
+            ticks += number * (Path(f"/proc/{pid}/ns/pid").readlink() == own)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _start_ray(world: World, cpus: int) -> None:
+    first, *others = world.hosts.values()
+    settings = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" + "3" * 64
+    common = f"--block --num-cpus={cpus} --disable-usage-stats --node-ip-address={first.address}"
+    for machine in (world.desk, first, *others):
+        machine.must(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
+    world.desk.must(f"cp -r ~/nanograd/nanograd ~/nanograd/benchmarks/{_PROGRAM.name} {_FOLDER}/")
+    first.serve(
+        "bash", "-c", f"{RC}\nray start --head --port={_PORT} {common} --include-dashboard=false"
+    )
+    for other in others:
+        start = f"ray start --address={first.address}:{_PORT} --block --num-cpus={cpus}"
+        knock = f"exec 3<>/dev/tcp/{first.address}/{_PORT}"
+        wait_for(lambda host=other, knock=knock: host.run(knock).returncode == 0, "no head", 60)
+        other.serve("bash", "-c", f"{RC}\n{start}")
+
+
+def _measured(world: World, hidden: int, given: Namespace) -> Sequence[Row]:
+    driver = Driver(world, hidden, given.workers, given.images)
+    limits = [Limit(link or None) for link in given.links]
+    for limit in limits:  # as many rounds as fill the time asked for
+        driver.run(10, limit)
+    lengths = [max(5, int(given.seconds / limit.seconds.pop())) for limit in limits]
+    for _ in range(given.repeats):
+        for limit, rounds in zip(limits, lengths, strict=True):
+            driver.run(rounds, limit)
+    driver.close()
+    constants = driver.constants
+    vectors = 4 * constants["num_parameters"] * 2 * given.workers // 3
+    return [
+        {
+            "link Mbit/s": limit.mbit_s or "none",
+            "H": hidden,
+            "W": given.workers,
+            "rounds/s": 1 / median(limit.seconds),
+            "fastest": 1 / min(limit.seconds),
+            "bound": limit.mbit_s * 1e6 / 8 / (2 * vectors) if limit.mbit_s else "",
+            "MB in": limit.received / 1e6,
+            "MB out": limit.sent / 1e6,
+            "vectors MB": vectors / 1e6,
+            "CPU ms": limit.cpu_s[0] * 1e3,
+            "others": limit.cpu_s[1] * 1e3,
+            "us/image": constants["image_s"] * 1e6,
+            "server ms": constants["server_s"] * 1e3,
+        }
+        for limit in limits
+    ]
+
+
+if __name__ == "__main__":
+    main()
