@@ -1,8 +1,9 @@
 """Claim: predictions are as fast as their decoder allows, and take the same memory for any input.
 
-MNIST's training images, repeated to `--rows` rows in 100 Parquet files (pyarrow's defaults), as PNG
-files in a binary column and as 784 raw bytes; 784-200-10, preset `fast` (digits set upright) unless
-a row says `standard` pixels. Each trial is a fresh command with two workers, in turn A B A C A:
+MNIST's training images, repeated to `--rows` rows in Parquet files of 10,000 (pyarrow's defaults),
+as PNG files in a binary column and as 784 raw bytes; 784-200-10, preset `fast` (digits set upright)
+unless a row says `standard` pixels. Each trial is a fresh command with two workers, in turn
+A B A C A:
 
 - a plain loop in one process: pyarrow, Pillow, numpy and the same net (`readers/plain_loop.py`);
 - Ray Data's documented batch inference with the same decoder and net (`readers/ray_data.py`).
@@ -34,7 +35,7 @@ from digit_rows import write_rows
 
 from nanograd.data import mnist
 
-_FILES = 100
+_FILE_ROWS = 10_000
 _EVERY_S = 0.3
 _MEGABYTE = 1 << 20
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -68,12 +69,12 @@ class Kitchen:
     def __init__(self, folder: Path, data: str) -> None:
         self._folder, self._data, self._number = folder, data, count()
 
-    def rows(self, form: str, number: int, files: int = _FILES, part: str = "train") -> Path:
+    def rows(self, form: str, number: int, part: str = "train") -> Path:
         """A folder of so many rows, made when it is first asked for."""
         folder = self._folder / f"{form}-{part}-{number}"
         if not folder.exists():
             images = getattr(mnist.load(self._data, lambda sentence: None), part)
-            write_rows(folder, images, form, number, files)
+            write_rows(folder, images, form, number, max(1, number // _FILE_ROWS))
         return folder
 
     def model(self, pixels: str = "deslanted") -> Path:
@@ -140,7 +141,7 @@ def _raw(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
 
 
 def _test(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
-    rows = kitchen.rows("png", 10_000, files=1, part="test")
+    rows = kitchen.rows("png", 10_000, part="test")
     for workers in (2, 0):
         trials = [kitchen.ours(rows, kitchen.model(), workers) for _ in range(options.repeats)]
         yield _row(f"png, the 10,000 test images: nanograd --workers {workers}", trials)
