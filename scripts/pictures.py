@@ -1,0 +1,147 @@
+"""Make the pictures of README.md: report, drawing and terminal, photographed in Chromium.
+
+    python -m scripts.pictures RUN PREDICTION DATA
+
+RUN is a finished training run, PREDICTION the output of a prediction; the pictures go to
+docs/pictures/. The terminal shows a training run of its own, on DATA (as of `nanograd train`).
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import click
+from PIL import Image
+from playwright.sync_api import Browser, Page
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+from nanograd import commands
+from nanograd.config import TrainConfig
+from nanograd.progress import Figures
+from nanograd.report.live import view
+from scripts import chromium
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+MOST_BYTES = 150_000
+
+_DESK, _PHONE = {"width": 1100, "height": 820}, {"width": 390, "height": 820}
+# Enough for text, plots and handwriting, and a third of the bytes.
+_NUM_COLOURS = 128
+# A seven with its bar, in shares of the pad's side.
+_SEVEN = [
+    [(0.27, 0.22), (0.42, 0.2), (0.58, 0.21), (0.73, 0.19), (0.66, 0.36), (0.57, 0.55),
+     (0.5, 0.83)],
+    [(0.42, 0.53), (0.55, 0.51), (0.68, 0.52)],
+]  # fmt: skip
+
+
+def main() -> None:
+    """Make them all."""
+    run, prediction = (Path(word).resolve() / "report.html" for word in sys.argv[1:3])
+    path = chromium.program()
+    if path is None:
+        sys.exit("needs Chromium; `make test-browser` installs it")
+    FOLDER.mkdir(exist_ok=True)
+    with chromium.browser(path) as browser:
+        for name, picture in [
+            *of_reports(browser, run, prediction),
+            of_terminal(browser, sys.argv[3]),
+        ]:
+            (FOLDER / f"{name}.png").write_bytes(picture)
+            click.echo(f"{name}.png {len(picture):,} bytes", err=True)
+
+
+def of_reports(browser: Browser, run: Path, prediction: Path) -> Iterator[tuple[str, bytes]]:
+    """The report of a run in light and dark and on a phone, a seven drawn; that of a prediction.
+
+    Args:
+        browser: photographs.
+        run: report.html of a training run.
+        prediction: report.html of a prediction.
+    """
+    for scheme in ("light", "dark"):
+        with _page(browser, run.as_uri(), scheme, _DESK) as page:
+            yield f"report-{scheme}", _photograph(page.screenshot)
+    with _page(browser, run.as_uri(), "light", _PHONE) as page:
+        page.locator("#digits").scroll_into_view_if_needed()
+        page.evaluate("document.getElementById('digits').scrollIntoView()")
+        yield "report-phone", _photograph(page.screenshot)
+    with _page(browser, run.as_uri(), "light", _DESK) as page:
+        draw(page, _SEVEN)
+        yield "draw", _photograph(page.locator("#draw").screenshot)
+    with _page(browser, prediction.as_uri(), "light", _DESK) as page:
+        page.evaluate("document.getElementById('mistakes').scrollIntoView()")
+        yield "prediction", _photograph(page.screenshot)
+
+
+def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> str:
+    """Draw strokes on the pad of a report as a mouse does; what the page says."""
+    page.locator("#pad").scroll_into_view_if_needed()
+    box = page.locator("#pad").bounding_box()
+    if box is None:
+        raise ValueError("the page has no pad to draw on")
+    for stroke in strokes:
+        points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for x, y in points[1:]:
+            page.mouse.move(x, y, steps=6)
+        page.mouse.up()
+    page.evaluate("new Promise(requestAnimationFrame)")
+    return page.locator("#said").inner_text()
+
+
+def of_terminal(browser: Browser, data: str) -> tuple[str, bytes]:
+    """The live view of a training run, two thirds through."""
+    with tempfile.TemporaryDirectory() as folder:
+        sentences, figures, epochs = _watched(f"{folder}/run", data)
+    console = Console(record=True, width=88, file=StringIO(), force_terminal=True)
+    console.print(Text("$ nanograd train --workers 2 --output runs/1", style="bold"))
+    for sentence in sentences:
+        console.print(Text(sentence.replace(f"{folder}/run", "runs/1").replace(data, "mnist")))
+    console.print(view(figures, epochs))
+    svg = console.export_svg(title="nanograd train", theme=MONOKAI)
+    page = browser.new_page(viewport={"width": 1000, "height": 400}, device_scale_factor=1.25)
+    page.set_content(svg)
+    picture = _photograph(page.locator("svg").first.screenshot)
+    page.close()
+    return "terminal", picture
+
+
+def _watched(place: str, data: str) -> tuple[list[str], Figures, list[Figures]]:
+    """What is said and shown of a training run until it is two thirds through."""
+    said: list[str] = []
+    shown: list[Figures] = []
+    config = TrainConfig(data=data, workers=2, output=place)
+    commands.train(config, said.append, shown.append)
+    progress = [each for each in shown if each["event"] == "progress"]
+    now = next(each for each in progress if 3 * each["round"] >= 2 * each["rounds"])
+    before = shown[: shown.index(now)]
+    return said, now, [each for each in before if each["event"] == "epoch"]
+
+
+@contextmanager
+def _page(browser: Browser, address: str, scheme: str, size: dict[str, int]) -> Iterator[Page]:
+    context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(address)
+    yield page
+    context.close()
+
+
+def _photograph(take: Callable[[], bytes]) -> bytes:
+    """A screenshot with few colours."""
+    stream = BytesIO()
+    with Image.open(BytesIO(take())) as picture:
+        few = picture.convert("RGB").quantize(_NUM_COLOURS, dither=Image.Dither.NONE)
+    few.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    main()
