@@ -1,9 +1,9 @@
 """Make the pictures of README.md: report, drawing and terminal, photographed in Chromium.
 
-    python -m scripts.pictures RUN PREDICTION DATA
+    python -m scripts.pictures RUN PREDICTION
 
 RUN is a finished training run, PREDICTION the output of a prediction; the pictures go to
-docs/pictures/. The terminal shows a training run of its own, on DATA (as of `nanograd train`).
+docs/pictures/. The terminal shows a training run of its own, on the built-in sample.
 """
 
 import sys
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ MOST_BYTES = 150_000
 
 _DESK, _PHONE = {"width": 1100, "height": 820}, {"width": 390, "height": 820}
 # Enough for text, plots and handwriting, and a third of the bytes.
-_NUM_COLOURS = 128
+_NUM_COLOURS = 256
 # A seven with its bar, in shares of the pad's side.
 _SEVEN = [
     [(0.27, 0.22), (0.42, 0.2), (0.58, 0.21), (0.73, 0.19), (0.66, 0.36), (0.57, 0.55),
@@ -42,16 +43,13 @@ _SEVEN = [
 
 def main() -> None:
     """Make them all."""
-    run, prediction = (Path(word).resolve() / "report.html" for word in sys.argv[1:3])
+    run, prediction = (Path(word).resolve() / "report.html" for word in sys.argv[1:])
     path = chromium.program()
     if path is None:
         sys.exit("needs Chromium; `make test-browser` installs it")
     FOLDER.mkdir(exist_ok=True)
     with chromium.browser(path) as browser:
-        for name, picture in [
-            *of_reports(browser, run, prediction),
-            of_terminal(browser, sys.argv[3]),
-        ]:
+        for name, picture in chain(of_reports(browser, run, prediction), of_terminal(browser)):
             (FOLDER / f"{name}.png").write_bytes(picture)
             click.echo(f"{name}.png {len(picture):,} bytes", err=True)
 
@@ -96,28 +94,30 @@ def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> str:
     return page.locator("#said").inner_text()
 
 
-def of_terminal(browser: Browser, data: str) -> tuple[str, bytes]:
+def of_terminal(browser: Browser) -> Iterator[tuple[str, bytes]]:
     """The live view of a training run, two thirds through."""
     with tempfile.TemporaryDirectory() as folder:
-        sentences, figures, epochs = _watched(f"{folder}/run", data)
+        sentences, figures, epochs = _watched(f"{folder}/run")
     console = Console(record=True, width=88, file=StringIO(), force_terminal=True)
-    console.print(Text("$ nanograd train --workers 2 --output runs/1", style="bold"))
+    console.print(
+        Text("$ nanograd train --data sample --epochs 40 --workers 0 --output runs/1", style="bold")
+    )
     for sentence in sentences:
-        console.print(Text(sentence.replace(f"{folder}/run", "runs/1").replace(data, "mnist")))
+        console.print(Text(sentence.replace(f"{folder}/run", "runs/1")))
     console.print(view(figures, epochs))
     svg = console.export_svg(title="nanograd train", theme=MONOKAI)
     page = browser.new_page(viewport={"width": 1000, "height": 400}, device_scale_factor=1.25)
     page.set_content(svg)
     picture = _photograph(page.locator("svg").first.screenshot)
     page.close()
-    return "terminal", picture
+    yield "terminal", picture
 
 
-def _watched(place: str, data: str) -> tuple[list[str], Figures, list[Figures]]:
+def _watched(place: str) -> tuple[list[str], Figures, list[Figures]]:
     """What is said and shown of a training run until it is two thirds through."""
     said: list[str] = []
     shown: list[Figures] = []
-    config = TrainConfig(data=data, workers=2, output=place)
+    config = TrainConfig(data="sample", workers=0, epochs=40, output=place)
     commands.train(config, said.append, shown.append)
     progress = [each for each in shown if each["event"] == "progress"]
     now = next(each for each in progress if 3 * each["round"] >= 2 * each["rounds"])

@@ -6,7 +6,7 @@ from math import ceil, floor, log10
 from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 480, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 14, 44
 
 Format = Callable[[float], str]
 

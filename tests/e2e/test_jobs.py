@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -127,6 +128,15 @@ def test_three_jobs_train_ingest_and_predict(head: Head, png_folder: Path, tmp_p
     predicted = head.submit("python", "jobs/predict.py", rows, "--model", model, "--output", out)
 
     assert trained[0] == ingested[0] == predicted[0] == 0, trained[1] + ingested[1] + predicted[1]
+    # Progress and last words can be read in the job's log, without a terminal's escapes.
+    for output, line in (
+        (trained[1], r"^train  epoch 2/2  round \d+/\d+  .* rounds/s  .*validation [\d.]+ %$"),
+        (ingested[1], r"^ingest  part (\d+)/\1  row 100/100  .* rows/s  0 quarantined$"),
+        (predicted[1], r"^predict  part (\d+)/\1  row 100/100  .* rows/s  0 quarantined$"),
+    ):
+        assert re.search(line, output, re.MULTILINE), output
+        assert re.search(r"^next: ", output, re.MULTILINE)
+        assert "\x1b[?25" not in output
     assert last_event(trained[1])["workers"] == 2
     assert last_event(ingested[1])["ingested"] == 100
     assert last_event(predicted[1])["predicted"] == 100
