@@ -170,7 +170,7 @@ class OtherRay:
             "--min-worker-port=30000 --max-worker-port=30100 --object-store-memory=80000000"
         )
         host.serve("bash", "-c", f"env {self._settings} {start}", user=OTHER_ID)
-        wait_for(self.nodes, "the other user's Ray does not start", 90)
+        wait_for(self.nodes, "the other user's Ray does not start", 180)
 
     def nodes(self) -> str:
         """Its nodes, as a driver that runs a task sees them; empty if it does not answer."""
@@ -180,7 +180,7 @@ class OtherRay:
             "assert ray.get(ray.remote(lambda: 7).remote()) == 7\n"
             "print([(node['NodeID'], node['Alive']) for node in ray.nodes()])\n"
         )
-        run = f"env {self._settings} timeout 30 {self._python} -"
+        run = f"env {self._settings} timeout 90 {self._python} -"
         done = self._host.run(run, user=OTHER_ID, stdin=program)
         return done.stdout.splitlines()[-1] if done.returncode == 0 else ""
 
