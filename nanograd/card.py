@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from nanograd import __version__
 
-# Names of data sets on the Hugging Face hub; the sample is 5,000 digits of MNIST.
+# Name on the Hugging Face hub of what was trained on; the sample is 5,000 digits of MNIST.
 _HUB = {"mnist": "ylecun/mnist", "sample": "ylecun/mnist"}
-_NAMES = {"mnist": "MNIST", "sample": "nanograd's sample of MNIST"}
+# Kind and name of what was tested on. The test digits of the sample are not those of MNIST.
+_TESTED = {"mnist": ("ylecun/mnist", "MNIST"), "sample": ("custom", "nanograd's sample of MNIST")}
 
 
 class Shape(NamedTuple):
@@ -96,13 +97,10 @@ def _front(about: Mapping[str, Any]) -> str:
 
 
 def _result(data: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    kind, name = _TESTED.get(data, ("custom", "other data"))
     return {
         "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {
-            "type": _HUB.get(data, "custom"),
-            "name": _NAMES.get(data, "other data"),
-            "split": "test",
-        },
+        "dataset": {"type": kind, "name": name, "split": "test"},
         "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": about["test_accuracy"]}],
     }
 

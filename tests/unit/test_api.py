@@ -1,6 +1,7 @@
 """nanograd from Python: what the commands do, without them."""
 
 import os
+import signal
 import subprocess
 import sys
 from io import BytesIO
@@ -18,7 +19,7 @@ from nanograd import commands
 from nanograd.config import TrainConfig
 from nanograd.data import handwriting
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, UsageError
+from nanograd.errors import DataError, Stopped, UsageError
 from tests.drawings import drawings, painted
 
 SETTINGS: dict[str, Any] = {
@@ -84,6 +85,21 @@ def test_same_call_finds_the_work_done(run: nanograd.Training) -> None:
 
     assert again.metrics == run.metrics
     assert any("holds this run already" in sentence for sentence in said)
+
+
+def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
+    tmp_path: Path, run: nanograd.Training
+) -> None:
+    def interrupt(sentence: str) -> None:
+        if "epoch 1" in sentence:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped, match="the same settings with --output"):
+        nanograd.train(output=tmp_path / "run", say=interrupt, **SETTINGS)
+    finished = nanograd.train(output=tmp_path / "run", **SETTINGS)
+
+    assert finished.model.params_sha256() == run.model.params_sha256()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_training_in_this_process_does_not_import_ray(tmp_path: Path) -> None:
