@@ -21,6 +21,8 @@ from nanograd.data import handwriting
 from nanograd.data.archives import Archives
 from nanograd.data.reader import PictureReader, formats_named
 from nanograd.model import Model
+from nanograd.progress import Show, ignore, to_all
+from nanograd.report.lines import Lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,20 @@ class Training:
 
 
 def train(
-    *, workers: int | None = 0, say: Callable[[str], None] | None = None, **settings: Any
+    *,
+    workers: int | None = 0,
+    say: Callable[[str], None] | None = None,
+    show: Show = ignore,
+    **settings: Any,
 ) -> Training:
     """Train a net, as `nanograd train` does, to the same bits.
 
     Args:
         workers: Ray actors; 0 works in this process, without Ray; None is one per free CPU.
-        say: told in sentences what happens, `print` for instance; None hears nothing.
+        say: told in sentences what happens, and every few seconds how far it is; `print` for
+            instance. None hears nothing.
+        show: told the same in figures, as they come: a mapping whose `event` is `epoch` (a row of
+            the metrics), `progress` (rounds, rate, time left) or `result`.
         settings: those of the command, named as its flags with underscores: `data="mnist"`,
             `preset="accurate"`, `output="runs/1"`, `batch_size=128`. What is not said comes from
             the preset; the environment is not asked.
@@ -68,11 +77,12 @@ def train(
     given = {name: _plain(value) for name, value in settings.items()}
     config = TrainConfig.resolve({"workers": workers, **given})
     config = replace(config, output=commands.run_directory(config))
-    figures = commands.train(config, say or _nobody)
-    lines = storage.read(storage.join(config.output or "", "metrics.jsonl")).splitlines()
+    lines = Lines(say or _nobody)
+    figures = commands.train(config, lines.say, to_all([lines.show, show]))
+    rows = storage.read(storage.join(config.output or "", "metrics.jsonl")).splitlines()
     return Training(
         model=model_io.load(figures["model"]),
-        metrics=[json.loads(line) for line in lines],
+        metrics=[json.loads(row) for row in rows],
         figures=figures,
         directory=config.output or "",
     )

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -78,6 +79,17 @@ def test_run_has_its_metrics_and_its_directory(run: nanograd.Training) -> None:
     assert again.params_sha256() == run.model.params_sha256()
 
 
+def test_progress_is_told_in_words_and_in_figures(tmp_path: Path) -> None:
+    said: list[str] = []
+    shown: list[Mapping[str, Any]] = []
+
+    run = nanograd.train(output=tmp_path / "run", say=said.append, show=shown.append, **SETTINGS)
+
+    epochs = [figures for figures in shown if figures["event"] == "epoch"]
+    assert [figures["loss"] for figures in epochs] == [row["loss"] for row in run.metrics]
+    assert any(sentence.startswith("train  epoch 2/2") for sentence in said)
+
+
 def test_same_call_finds_the_work_done(run: nanograd.Training) -> None:
     said: list[str] = []
 
@@ -90,12 +102,12 @@ def test_same_call_finds_the_work_done(run: nanograd.Training) -> None:
 def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
     tmp_path: Path, run: nanograd.Training
 ) -> None:
-    def interrupt(sentence: str) -> None:
-        if "epoch 1" in sentence:
+    def interrupt(figures: Mapping[str, Any]) -> None:
+        if figures["event"] == "epoch" and figures["epoch"] == 1:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Stopped, match="the same settings with --output"):
-        nanograd.train(output=tmp_path / "run", say=interrupt, **SETTINGS)
+        nanograd.train(output=tmp_path / "run", show=interrupt, **SETTINGS)
     finished = nanograd.train(output=tmp_path / "run", **SETTINGS)
 
     assert finished.model.params_sha256() == run.model.params_sha256()
