@@ -106,12 +106,13 @@ def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
         if figures["event"] == "epoch" and figures["epoch"] == 1:
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped, match="the same settings with --output"):
         nanograd.train(output=tmp_path / "run", show=interrupt, **SETTINGS)
     finished = nanograd.train(output=tmp_path / "run", **SETTINGS)
 
     assert finished.model.params_sha256() == run.model.params_sha256()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_training_in_this_process_does_not_import_ray(tmp_path: Path) -> None:
