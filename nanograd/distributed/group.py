@@ -72,7 +72,7 @@ class RayGroup:
         self._members = Members(
             recipe, dataset, num_workers, tell=tell, strict=strict, fail=self._fail
         )
-        self._welcome(wait=True)
+        self._start_together()
         tell(events.started(len(self._members.present), self._members.num_hosts))
 
     def advance(self, until: int) -> None:
@@ -144,6 +144,14 @@ class RayGroup:
     def _welcome(self, wait: bool) -> None:
         if self._members.joining:
             self._members.welcome(self._server_identity().fingerprint, self._round, wait)
+
+    def _start_together(self) -> None:
+        try:
+            self._welcome(wait=True)
+        except RayError as error:  # nothing is trained yet: better told than tried again
+            raise ClusterError(
+                f"the parameter server did not start ({first_line(error)}); look at `ray status`"
+            ) from error
 
     # Stretches
 

@@ -4,8 +4,9 @@ import pytest
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
+from nanograd.distributed import group as ray_group
 from nanograd.distributed.group import RayGroup
-from nanograd.errors import DivergedError
+from nanograd.errors import ClusterError, DivergedError
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
@@ -73,6 +74,16 @@ def test_progress_counts_loss_and_images_as_the_local_group_does(
 
     assert actual.num_images > 0
     assert actual == local.snapshot().progress
+
+
+def test_server_that_does_not_start_in_time_is_no_bug_of_ours(
+    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_group, "START_TIMEOUT_S", 0.001)
+    recipe = recipe_for(digits)
+
+    with pytest.raises(ClusterError, match=r"the parameter server did not start .*`ray status`"):
+        RayGroup(recipe, digits, first_snapshot(recipe), num_workers=1)
 
 
 def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
