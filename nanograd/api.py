@@ -20,6 +20,7 @@ from nanograd.config import PictureFilesConfig, TrainConfig
 from nanograd.data import handwriting
 from nanograd.data.archives import Archives
 from nanograd.data.reader import PictureReader, formats_named
+from nanograd.errors import UsageError
 from nanograd.model import Model
 from nanograd.progress import Show, ignore, to_all
 from nanograd.report.lines import Lines
@@ -74,6 +75,8 @@ def train(
         DivergedError: training left the finite numbers.
         StorageError: the run directory cannot be written.
     """
+    if unheard := sorted({"quiet", "log_format"} & set(settings)):
+        raise UsageError(f"{unheard[0]} is for the terminal; here, say= and show= are told instead")
     given = {name: _plain(value) for name, value in settings.items()}
     config = TrainConfig.resolve({"workers": workers, **given})
     config = replace(config, output=commands.run_directory(config))

@@ -140,6 +140,8 @@ def test_thread_of_another_program_may_train(tmp_path: Path) -> None:
 def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown setting 'epoch'; known are .*epochs"):
         nanograd.train(epoch=3)
+    with pytest.raises(UsageError, match="quiet is for the terminal"):
+        nanograd.train(quiet=True)
     with pytest.raises(UsageError, match="--preset is 'fsat': choose classic or fast"):
         nanograd.train(preset="fsat")
     with pytest.raises(DataError, match="no model directory"):
