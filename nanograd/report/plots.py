@@ -111,7 +111,8 @@ def _png(draws: Sequence[Draw]) -> bytes:
 
 def _curve(epochs: Sequence[Row], name: str, title: str) -> Draw:
     def draw(axes: Axes) -> None:
-        axes.plot(range(1, len(epochs) + 1), [row[name] for row in epochs], _BLUE, marker=".")
+        numbers, heights = [row["epoch"] for row in epochs], [row[name] for row in epochs]
+        axes.plot(numbers, heights, _BLUE, marker=".")
         axes.set(title=title, xlabel="epoch")
         axes.grid(axis="y", alpha=0.3)
 
@@ -120,7 +121,7 @@ def _curve(epochs: Sequence[Row], name: str, title: str) -> Draw:
 
 def _speed(epochs: Sequence[Row], events: Sequence[Row]) -> Draw:
     def draw(axes: Axes) -> None:
-        rounds = _rounds(epochs)
+        rounds = [0, *(row["round"] for row in epochs)]
         axes.stairs([row["images_per_s"] for row in epochs], rounds, color=_BLUE)
         for event in events:
             colour = _GREEN if event["event"] == "joined" else _RED
@@ -129,16 +130,6 @@ def _speed(epochs: Sequence[Row], events: Sequence[Row]) -> Draw:
         axes.set(title="images a second; lost (red), back (green)", xlabel="round", ylim=(0, None))
 
     return draw
-
-
-def _rounds(epochs: Sequence[Row]) -> list[int]:
-    """Where each epoch begins and ends, those of a committee's nets one after the other."""
-    ends, before = [0], 0
-    for row in epochs:
-        before = before if row["round"] > before else 0  # the first epoch of another net
-        ends.append(ends[-1] + row["round"] - before)
-        before = row["round"]
-    return ends
 
 
 def _confusion(matrix: NDArray[np.int64]) -> Draw:

@@ -110,7 +110,7 @@ def read(place: str) -> Story:
     return Story(
         place=place,
         config=from_toml(storage.read(config).decode(), config),
-        epochs=_rows(storage.join(place, "metrics.jsonl")),
+        epochs=_one_after_another(_rows(storage.join(place, "metrics.jsonl"))),
         events=_rows(storage.join(place, "events.jsonl")),
         model=model,
         versions=storage.read_manifest(storage.join(folder, model_io.MANIFEST))["versions"],
@@ -253,6 +253,21 @@ def _checksums(story: Story) -> str:
 
 def _at(story: Story, name: str) -> str:
     return storage.join(story.place, name)
+
+
+def _one_after_another(epochs: list[Row]) -> list[Row]:
+    """Epochs and rounds counted through the nets of a committee, which begin at 0 each.
+
+    >>> _one_after_another([{"net": net, "epoch": 1, "round": 9} for net in (1, 2)])[1]
+    {'net': 2, 'epoch': 2, 'round': 18}
+    """
+    counted: list[Row] = []
+    before = {"epoch": 0, "round": 0}
+    for last, row in zip([*epochs[:1], *epochs], epochs, strict=False):
+        if row.get("net") != last.get("net"):
+            before = {name: counted[-1][name] for name in before}
+        counted.append(row | {name: row[name] + before[name] for name in before})
+    return counted
 
 
 def _rows(place: str) -> list[Row]:

@@ -221,7 +221,7 @@ def _saver(
 def _write_metrics(run: Run, histories: list[History]) -> None:
     """A line an epoch; those of a committee say which net they are of."""
     rows = [
-        {"net": number, **row} if run.config.committee > 1 else row
+        {"net": number + 1, **row} if run.config.committee > 1 else row
         for number, history in enumerate(histories)
         for row in history.epochs
     ]

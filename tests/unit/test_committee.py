@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_nets_together(digits: Mnist, undisturbed: Figu
     assert undisturbed["rounds"] == 3 * 2 * 10
     rows = (Path(undisturbed["model"]).parent / "metrics.jsonl").read_text().splitlines()
     places = [(row["net"], row["epoch"]) for row in map(json.loads, rows)]
-    assert places == [(net, epoch) for net in range(3) for epoch in (1, 2)]
+    assert places == [(net, epoch) for net in (1, 2, 3) for epoch in (1, 2)]
 
 
 @pytest.mark.parametrize("count", [1, 5, 4])

@@ -48,7 +48,7 @@ def test_tensorboard_has_the_figures_of_every_epoch(tmp_path: Path) -> None:
 
     found = {(step, name): value for step, name, value in events(tmp_path / "run/tensorboard")}
     expected = {
-        (row["round"], f"net{row['net'] + 1}/{name}"): row[name]
+        (row["round"], f"net{row['net']}/{name}"): row[name]
         for row in rows
         for name in ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
     }
