@@ -167,7 +167,7 @@ def test_a_frozen_server_is_replaced_and_nobody_else(
     actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "server")}, shared_memory)
 
     assert_same_bits(actual, undisturbed)
-    assert [event["event"] for event in events] == ["server_lost"]
+    assert [event["event"] for event in events] == ["started", "server_lost"]
     assert monotonic() - began < 25
 
 
