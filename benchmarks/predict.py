@@ -204,9 +204,13 @@ def _watched(command: Sequence[str]) -> tuple[Callable[[int, float, float], Tria
     others = max(0.0, (busy_ticks() - machine) / _TICKS - cpu) / whole
 
     def trial(rows: int, start_s: float, running_s: float) -> Trial:
-        return Trial(rows, start_s, running_s, whole, cpu, peak, others)
+        found = Trial(rows, start_s, running_s, whole, cpu, peak, others)
+        print(found, file=sys.stderr, flush=True)
+        return found
 
-    return trial, json.loads(said.splitlines()[-1]), began
+    # Ray may say more on stdout after a peer's last line.
+    last = next(line for line in reversed(said.splitlines()) if line.startswith("{"))
+    return trial, json.loads(last), began
 
 
 def _shared_out_bytes(pid: int) -> int:
