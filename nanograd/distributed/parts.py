@@ -58,8 +58,9 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         _quieten()
         rows = [{"part": json.dumps(asdict(part))} for part in parts]
         # One actor a CPU, all from the start: Ray Data grows a pool only when work has piled up.
-        # And one part an actor: of two parts the actor that is up first would take both.
-        pool = ActorPoolStrategy(size=min(num_actors, len(parts)), max_tasks_in_flight_per_actor=1)
+        size = min(num_actors, len(parts))
+        in_flight = _in_flight(len(parts), size)
+        pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
         done = planned.map(actor, fn_constructor_args=(work,), compute=pool, num_cpus=1)
@@ -73,6 +74,17 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
             raise ClusterError(f"Ray Data failed: {error}") from error
 
     return run
+
+
+def _in_flight(num_parts: int, num_actors: int) -> int:
+    """How many parts an actor is given at a time: some wait, so that it need not.
+
+    At most a share of half the parts: of two parts the actor that is up first would take both.
+
+    >>> [_in_flight(num_parts, 2) for num_parts in (2, 7, 8, 100)]
+    [1, 1, 2, 4]
+    """
+    return max(1, min(4, num_parts // (2 * num_actors)))
 
 
 def _quieten() -> None:
