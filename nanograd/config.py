@@ -150,6 +150,13 @@ class TrainConfig(ReportConfig):
         below=2,
         recipe=True,
     )
+    cool_down: float = setting(
+        0.0,
+        "weaken the distortions above by this share, little by little in the last 3 of 10 rounds",
+        least=0,
+        below=1,
+        recipe=True,
+    )
     flagged_ones: float = setting(
         0.1,
         "give this share of the ones in training a flag, as they are written in much of the world",

@@ -1,10 +1,13 @@
-"""The learning rate of each round: constant or cosine, after a linear warm-up."""
+"""What changes from round to round: the learning rate, and how far images are distorted."""
 
 import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 Schedule: TypeAlias = Callable[[int], float]
+
+# The last share of the rounds, in which distortions cool down.
+COOLING = 0.3
 
 
 def constant(peak: float) -> Schedule:
@@ -40,3 +43,13 @@ def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedu
     """The schedule a configuration names, constant or cosine, with its warm-up."""
     schedules = {"constant": constant(peak), "cosine": cosine(peak, num_rounds)}
     return warm_up(schedules[name], num_warm_up)
+
+
+def cool_down(by: float, num_rounds: int) -> Schedule:
+    """1 at first, and in the last rounds falling by `by`, in a straight line.
+
+    >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 7, 8, 10)]
+    [1.0, 1.0, 0.833, 0.5]
+    """
+    cooling = COOLING * num_rounds
+    return lambda round_: 1 - by * max(0.0, 1 - (num_rounds - round_) / cooling)

@@ -10,7 +10,7 @@ References:
     to visual document analysis", section 2 (affine and elastic distortion).
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.random import Philox
@@ -53,6 +53,12 @@ class Distortion:
     def __bool__(self) -> bool:
         """Whether it changes anything."""
         return any(astuple(self))
+
+    def __mul__(self, share: float) -> "Distortion":
+        """All of it that much weaker."""
+        return Distortion(
+            **{each.name: share * getattr(self, each.name) for each in fields(Distortion)}
+        )
 
 
 def distort(

@@ -21,6 +21,7 @@ class Recipe:
         preparation: how pixels become inputs.
         plan: which images each round uses.
         distortion: how far training images are distorted.
+        cool_down: by what share of itself that falls in the last rounds.
         upright_last: whether they are set upright after that instead of before.
         epochs: passes over the training set.
         optimizer: sgd, momentum or adam.
@@ -35,6 +36,7 @@ class Recipe:
     preparation: Preparation
     plan: BatchPlan
     distortion: Distortion
+    cool_down: float
     upright_last: bool
     epochs: int
     optimizer: str
@@ -48,6 +50,10 @@ class Recipe:
     def num_rounds(self) -> int:
         """Rounds of the whole run."""
         return self.epochs * self.plan.rounds_per_epoch
+
+    def distortion_in(self, round_: int) -> Distortion:
+        """How far the images of a round are distorted."""
+        return self.distortion * schedules.cool_down(self.cool_down, self.num_rounds)(round_)
 
     def make_optimizer(self) -> Optimizer:
         """The optimiser it names."""
@@ -77,6 +83,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         distortion=Distortion(
             **{each.name: getattr(config, each.name) for each in fields(Distortion)}
         ),
+        cool_down=config.cool_down,
         upright_last=config.upright == "after",
         epochs=max(config.epochs, -(-config.least_rounds // plan.rounds_per_epoch)),
         optimizer=config.optimizer,

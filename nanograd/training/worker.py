@@ -139,7 +139,7 @@ class Worker:
         self, round_: int, node: Node, parts: Sequence[slice], images: NDArray[np.uint8]
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Each shard's images distorted on their own: matrix products are involved."""
-        distortion = self._recipe.distortion
+        distortion = self._recipe.distortion_in(round_)
         if not distortion and not self._recipe.upright_last:
             return images
         width = self._recipe.preparation.width if self._recipe.upright_last else None

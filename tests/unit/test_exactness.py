@@ -36,6 +36,7 @@ DISTORTION = {
     "shift": 0.7,
     "stroke": 0.5,
 }
+COOLING = {"cool_down": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_any_number_of_workers_gives_the_same_bits(optimizer: str, num_shards: i
 
 @pytest.mark.parametrize("upright", ["before", "after"])
 def test_distorted_and_deslanted_images_give_the_same_bits_too(upright: str) -> None:
-    recipe = recipe_for(pixels="deslanted", upright=upright, **DISTORTION)
+    recipe = recipe_for(pixels="deslanted", upright=upright, **DISTORTION, **COOLING)
     expected, progress = trained(recipe, [list(range(8))], seed=0)
 
     for num_workers in (2, 3, 4):
@@ -114,6 +115,19 @@ def test_accurate_preset_gives_the_same_bits_with_any_number_of_workers() -> Non
 
         assert bits(snapshot) == bits(expected)
         assert figures == progress
+
+
+def test_cooling_down_changes_the_last_rounds_and_no_round_before_them() -> None:
+    still, cooling = recipe_for(**DISTORTION), recipe_for(**DISTORTION, **COOLING)
+    rounds = range(still.num_rounds)
+    first = still.num_rounds * 7 // 10
+
+    same = [still.distortion_in(round_) == cooling.distortion_in(round_) for round_ in rounds]
+
+    assert same == [round_ <= first for round_ in rounds]
+    assert cooling.distortion_in(still.num_rounds) == still.distortion * 0.5
+    results = [trained(recipe, [list(range(8))], seed=0)[0] for recipe in (still, cooling)]
+    assert bits(results[0]) != bits(results[1])
 
 
 @pytest.mark.parametrize(

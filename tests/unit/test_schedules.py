@@ -1,9 +1,10 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from nanograd.schedules import by_name, constant, cosine, warm_up
+from nanograd.schedules import by_name, constant, cool_down, cosine, warm_up
 
 
 def test_constant_is_the_same_for_every_round() -> None:
@@ -62,3 +63,12 @@ def test_every_round_of_a_run_has_a_positive_rate() -> None:
     schedule = by_name("cosine", 0.3, 193, 7)
 
     assert all(0 < schedule(round_) <= 0.3 for round_ in range(193))
+
+
+@pytest.mark.parametrize("by", [0.0, 0.3, 0.9])
+def test_cool_down_is_level_and_then_a_straight_line(by: float) -> None:
+    shares = [cool_down(by, 1000)(round_) for round_ in range(1001)]
+
+    assert set(shares[:701]) == {1.0}
+    assert shares[1000] == pytest.approx(1 - by)
+    assert np.diff(shares[700:]) == pytest.approx(-by / 300)
