@@ -120,6 +120,13 @@ class TrainConfig(ReportConfig):
         below=28,
         recipe=True,
     )
+    height: float = setting(
+        0.0,
+        "the same for the height of deslanted digits; 0 leaves them",
+        least=0,
+        below=28,
+        recipe=True,
+    )
     elastic: float = setting(
         0.8,
         "bend training images by so many pixels, root mean square",
@@ -203,14 +210,18 @@ class TrainConfig(ReportConfig):
                 f"--momentum has no effect with --optimizer {self.optimizer}; "
                 "leave it out or say --optimizer momentum"
             )
-        if self.width and self.pixels != "deslanted":
+        if self.pixels != "deslanted":
+            self._refuse_size_and_order()
+
+    def _refuse_size_and_order(self) -> None:
+        asked = {
+            "--width": self.width,
+            "--height": self.height,
+            "--upright after": self.upright == "after",
+        }
+        for flag in (flag for flag, set_ in asked.items() if set_):
             raise UsageError(
-                f"--width has no effect with --pixels {self.pixels}; "
-                "leave it out or say --pixels deslanted"
-            )
-        if self.upright == "after" and self.pixels != "deslanted":
-            raise UsageError(
-                f"--upright after has no effect with --pixels {self.pixels}; "
+                f"{flag} has no effect with --pixels {self.pixels}; "
                 "leave it out or say --pixels deslanted"
             )
 

@@ -1,5 +1,7 @@
 """Digits set upright and centred, whichever way their writer leans."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,8 +12,8 @@ _BLOCK = 128
 _MIDDLE = 14
 # No writer leans more than this many pixels a row; a short dash across could seem to.
 MOST_SLANT = 1.0
-# Nor are digits widened or narrowed by more than this factor: a "1" has next to no width.
-MOST_WIDENING = 1.5
+# Nor are digits stretched or squeezed by more than this factor: a "1" has next to no width.
+MOST_STRETCH = 1.5
 
 _DOWN = np.arange(SIDE) - _MIDDLE
 _BESIDE = np.arange(PIECE) - _MIDDLE
@@ -27,7 +29,23 @@ MONOMIALS = np.stack(
 Sums = NDArray[np.float64]
 
 
-def deslant(images: NDArray[np.uint8], width: float = 0.0) -> NDArray[np.uint8]:
+class Size(NamedTuple):
+    """How large digits become when they are set upright.
+
+    Args:
+        width: standard deviation of the ink in x, in pixels, that digits are stretched or squeezed
+            to, as far as a factor of 1.5 goes; 0 leaves them as wide as they are.
+        height: the same in y.
+    """
+
+    width: float = 0.0
+    height: float = 0.0
+
+
+AS_THEY_ARE = Size()
+
+
+def deslant(images: NDArray[np.uint8], size: Size = AS_THEY_ARE) -> NDArray[np.uint8]:
     """Shear each image until its ink leans neither way, and move its centre of mass to (14, 14).
 
     slant = sum p (x - mx) (y - my) / sum p (y - my)^2, over the pixels p with centre (mx, my)
@@ -36,8 +54,7 @@ def deslant(images: NDArray[np.uint8], width: float = 0.0) -> NDArray[np.uint8]:
 
     Args:
         images: (B, 784) uint8, ink 255 on 0.
-        width: standard deviation of the ink in x, in pixels, that digits are widened or narrowed
-            to, as far as a factor of 1.5 goes; 0 leaves them as wide as they are.
+        size: how large they become.
 
     Returns:
         (B, 784) uint8; a blank image stays blank.
@@ -51,43 +68,48 @@ def deslant(images: NDArray[np.uint8], width: float = 0.0) -> NDArray[np.uint8]:
     upright = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        upright[block] = np.rint(_upright(images[block], width))
+        upright[block] = np.rint(_upright(images[block], size))
     return upright
 
 
-def _upright(images: NDArray[np.uint8], width: float) -> NDArray[np.float32]:
-    if width:
-        return resample(images, upright_places(images, width))
-    mean_x, mean_y, slant, _ = _lean(_whole_sums(images))
+def _upright(images: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+    if size != AS_THEY_ARE:
+        return resample(images, upright_places(images, size))
+    mean_x, mean_y, slant, *_ = _lean(_whole_sums(images))
     x = np.empty((len(images), SIDE, PIECE), np.float32)
     np.add((mean_x + _BESIDE)[:, None], (slant * _DOWN)[:, :, None], out=x, casting="same_kind")
     return resample_rows(images, x, (mean_y + _DOWN).astype(np.float32))
 
 
 def upright_places(
-    images: NDArray[np.uint8] | NDArray[np.float32], width: float = 0.0
+    images: NDArray[np.uint8] | NDArray[np.float32], size: Size = AS_THEY_ARE
 ) -> NDArray[np.float32]:
     """Where the pixels of the upright images come from.
 
     Args:
         images: (B, 784) uint8 or float32, ink 255 on 0.
-        width: as `deslant`'s.
+        size: how large they become.
 
     Returns:
         (2, B, 784) float32: column and row, counted from the middle of the first pixel.
     """
     sums = (images.astype(np.float64) @ MONOMIALS).T[:, :, None]
-    mean_x, mean_y, slant, deviation = _lean(sums)
-    down = _ROW - _MIDDLE
-    beside = _COLUMN - _MIDDLE
-    if width:
-        beside = beside * np.clip(deviation / width, 1 / MOST_WIDENING, MOST_WIDENING)
+    mean_x, mean_y, slant, deviation_x, deviation_y = _lean(sums)
+    beside = _stretched(_COLUMN - _MIDDLE, deviation_x, size.width)
+    down = _stretched(_ROW - _MIDDLE, deviation_y, size.height)
     x = mean_x + beside + slant * down
     return np.stack([x, mean_y + down]).astype(np.float32)
 
 
-def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums]:
-    """Centre (x, y), slant and, of the ink set upright, standard deviation in x; (B, 1) each."""
+def _stretched(distance: NDArray[np.int64], deviation: Sums, to: float) -> Sums | NDArray[np.int64]:
+    """How far in the digit as it is lies what will lie so far from the middle."""
+    if not to:
+        return distance
+    return distance * np.clip(deviation / to, 1 / MOST_STRETCH, MOST_STRETCH)
+
+
+def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:
+    """Centre (x, y), slant and, of the ink set upright, standard deviation (x, y); (B, 1) each."""
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
     mass = np.maximum(mass, 1)
     mean_x, mean_y = sum_x / mass, sum_y / mass
@@ -97,7 +119,7 @@ def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums]:
     slant = np.clip(covariance / np.maximum(spread, 1), -MOST_SLANT, MOST_SLANT)
     # What the shear takes away is the part that goes with y.
     variance = np.maximum(sum_xx - sum_x * mean_x - slant * covariance, 0) / mass
-    return mean_x, mean_y, slant, np.sqrt(variance)
+    return mean_x, mean_y, slant, np.sqrt(variance), np.sqrt(np.maximum(spread, 0) / mass)
 
 
 def _whole_sums(images: NDArray[np.uint8]) -> Sums:

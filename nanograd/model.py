@@ -30,7 +30,7 @@ _TENSORS = ("w1", "b1", "w2", "b2")
 _FILES = ("model.safetensors", "config.json", "README.md")
 _MEANING = {
     "architecture": ("hidden", "activation", "loss"),
-    "preparation": ("name", "version", "width"),
+    "preparation": ("name", "version", "width", "height"),
 }
 # Rows put through the net at once: the hidden layer of a larger chunk falls out of cache.
 _CHUNK = 512

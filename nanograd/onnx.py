@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from nanograd import __version__
-from nanograd.deslant import MONOMIALS, MOST_SLANT, MOST_WIDENING
+from nanograd.deslant import MONOMIALS, MOST_SLANT, MOST_STRETCH
 from nanograd.model import Model, Net
 from nanograd.pixels import Preparation, affine
 from nanograd.resample import ROW, SIDE
@@ -112,6 +112,16 @@ def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, 
     def over(left: str, right: str) -> str:
         return build("Div", left, right)
 
+    def stretched(distance: NDArray[np.int64], spread: str, to: float) -> str:
+        constant = build.constant(distance.astype(np.float64))
+        if not to:
+            return constant
+        deviation = build("Sqrt", over(build("Max", spread, number(0)), mass))
+        stretch = over(deviation, number(to))
+        return times(
+            constant, build("Clip", stretch, number(1 / MOST_STRETCH), number(MOST_STRETCH))
+        )
+
     wide = build.cast(images, TensorProto.DOUBLE)
     sums = build("MatMul", wide, build.constant(MONOMIALS))
     # One output each of (N, 1)
@@ -125,15 +135,9 @@ def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, 
     slant = over(covariance, build("Max", spread, number(1)))
     slant = build("Clip", slant, number(-MOST_SLANT), number(MOST_SLANT))
     row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    down = build.constant((row - SIDE // 2).astype(np.float64))
-    beside = build.constant((column - SIDE // 2).astype(np.float64))
-    if preparation.width:
-        left = less(less(sum_xx, times(sum_x, mean_x)), times(slant, covariance))
-        deviation = build("Sqrt", over(build("Max", left, number(0)), mass))
-        widening = over(deviation, number(preparation.width))
-        beside = times(
-            beside, build("Clip", widening, number(1 / MOST_WIDENING), number(MOST_WIDENING))
-        )
+    in_x = less(less(sum_xx, times(sum_x, mean_x)), times(slant, covariance))
+    beside = stretched(column - SIDE // 2, in_x, preparation.width)
+    down = stretched(row - SIDE // 2, spread, preparation.height)
     x = build("Add", build("Add", mean_x, beside), times(slant, down))
     y = build("Add", mean_y, down)
     return build.cast(x, TensorProto.FLOAT), build.cast(y, TensorProto.FLOAT)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanograd.deslant import deslant
+from nanograd.deslant import AS_THEY_ARE, Size, deslant
 from nanograd.resample import SIDE
 
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
@@ -33,8 +33,9 @@ class Preparation:
         name: plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST)
             or deslanted (set upright, centred, then as standard).
         version: raised when the same name comes to mean other numbers.
-        width: that deslanted digits are widened or narrowed to, in pixels as `deslant` counts
-            them; 0 leaves them as wide as they are.
+        width: that deslanted digits are stretched or squeezed to, in pixels as `deslant.Size`
+            counts them; 0 leaves them as wide as they are.
+        height: the same.
 
     Raises:
         ValueError: this program does not know it.
@@ -43,12 +44,20 @@ class Preparation:
     name: str
     version: int = 1
     width: float = 0.0
+    height: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in _AFFINE or self.version != 1:
             raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
-        if not 0 <= self.width < SIDE or (self.width and self.name != "deslanted"):
-            raise ValueError(f"pixel preparation {self.name!r} knows no width {self.width!r}")
+        if not all(0 <= each < SIDE for each in self.size) or (
+            self.size != AS_THEY_ARE and self.name != "deslanted"
+        ):
+            raise ValueError(f"pixel preparation {self.name!r} knows no {self.size}")
+
+    @property
+    def size(self) -> Size:
+        """How large deslanted digits become."""
+        return Size(self.width, self.height)
 
 
 def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
@@ -107,7 +116,7 @@ def upright(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.u
         (B, 784) uint8; the images themselves if the preparation leaves them as they stand.
     """
     if preparation.name == "deslanted":
-        return deslant(images, preparation.width)
+        return deslant(images, preparation.size)
     return images
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nanograd.deslant import upright_places
+from nanograd.deslant import Size, upright_places
 from nanograd.resample import SIDE, resample
 
 # Standard deviation of the Gaussian that smooths the elastic field, in pixels (Simard: about 4).
@@ -65,7 +65,7 @@ def distort(
     images: NDArray[np.uint8],
     distortion: Distortion,
     generator: Philox,
-    width: float | None = None,
+    upright: Size | None = None,
 ) -> NDArray[np.float32]:
     """Each image elastically bent, turned, scaled, sheared, moved, and its strokes made otherwise.
 
@@ -73,7 +73,7 @@ def distort(
         images: (B, 784) uint8, ink 255 on 0.
         distortion: how far.
         generator: source of the draws, the same number for each image, one after the other.
-        width: set the distorted images upright, as `deslant` does with this width; None leaves
+        upright: set the distorted images upright, as `deslant` does with this size; None leaves
             them as they lean.
 
     Returns:
@@ -87,8 +87,8 @@ def distort(
         weights = _weights(distortion, draws[block])
         sources = _places(weights)
         distorted[block] = resample(strokes, sources)
-        if width is not None:
-            _follow(sources, weights, upright_places(distorted[block], width))
+        if upright is not None:
+            _follow(sources, weights, upright_places(distorted[block], upright))
             distorted[block] = resample(strokes, sources)
     return distorted
 
@@ -115,14 +115,14 @@ def _places(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _follow(
-    sources: NDArray[np.float32], weights: NDArray[np.float32], upright: NDArray[np.float32]
+    sources: NDArray[np.float32], weights: NDArray[np.float32], standing: NDArray[np.float32]
 ) -> None:
     """Look the affine part up where the upright image's pixels stand, in place.
 
     The elastic field, which is smooth, is left where it was: so ink is interpolated once, and no
     field is evaluated off the grid.
     """
-    across, down = upright - _GRID
+    across, down = standing - _GRID
     sources += weights[:, :, 1:2] * across
     sources += weights[:, :, 2:3] * down
 

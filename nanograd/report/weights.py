@@ -62,6 +62,7 @@ def _net(net: Net) -> dict[str, Any]:
         "loss": net.architecture.loss,
         "upright": net.preparation.name == "deslanted",
         "width": net.preparation.width,
+        "height": net.preparation.height,
         "factor": factor,
         "offset": offset,
         "data": b64encode(_packed(net)).decode(),

@@ -78,7 +78,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         architecture=Architecture(
             hidden=config.hidden, activation=config.activation, loss=config.loss
         ),
-        preparation=Preparation(name=config.pixels, width=config.width),
+        preparation=Preparation(name=config.pixels, width=config.width, height=config.height),
         plan=plan,
         distortion=Distortion(
             **{each.name: getattr(config, each.name) for each in fields(Distortion)}

@@ -142,11 +142,11 @@ class Worker:
         distortion = self._recipe.distortion_in(round_)
         if not distortion and not self._recipe.upright_last:
             return images
-        width = self._recipe.preparation.width if self._recipe.upright_last else None
+        size = self._recipe.preparation.size if self._recipe.upright_last else None
         distorted = np.empty(images.shape, np.float32)
         for shard, part in zip(range(*node), parts, strict=True):
             draws = self._plan.distortions(round_, shard)
-            distorted[part] = distort(images[part], distortion, draws, width)
+            distorted[part] = distort(images[part], distortion, draws, size)
         return distorted
 
     def _sum(self, signals: Signals, parts: Mapping[int, slice], node: Node, out: Vector) -> float:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from nanograd.data.augment import NUM_DRAWS, Distortion, distort, places, vary_stroke
 from nanograd.data.mnist import Mnist
-from nanograd.deslant import deslant
+from nanograd.deslant import Size, deslant
 from nanograd.randomness import stream
 
 ALL = Distortion(elastic=1.5, rotation=10.0, scaling=0.15, shear=0.1, shift=1.0, stroke=1.0)
@@ -169,19 +169,19 @@ def test_distorted_digits_have_about_the_ink_they_had(sample: Mnist) -> None:
 def test_images_set_upright_without_distortion_are_those_of_deslant(sample: Mnist) -> None:
     digits = sample.train.images[:193]
 
-    for width in (0.0, 3.5):
-        upright = distort(digits, Distortion(), stream(0, 3), width)
+    for size in (Size(), Size(width=3.5), Size(height=5.5), Size(3.0, 5.0)):
+        upright = distort(digits, Distortion(), stream(0, 3), size)
 
         assert upright.dtype == np.float32
         # deslant rounds to whole values.
-        np.testing.assert_allclose(upright, deslant(digits, width), atol=0.51)
+        np.testing.assert_allclose(upright, deslant(digits, size), atol=0.51)
 
 
 def test_distorted_digits_set_upright_neither_lean_nor_stand_aside(sample: Mnist) -> None:
     digits = sample.train.images[:193]
 
     leaning = distort(digits, GENTLE, stream(0, 3))
-    upright = distort(digits, GENTLE, stream(0, 3), 0.0)
+    upright = distort(digits, GENTLE, stream(0, 3), Size())
 
     slant, aside = slants_and_distances(upright)
     slant_before, aside_before = slants_and_distances(leaning)

@@ -18,7 +18,7 @@ from nanograd.config import IngestConfig
 from nanograd.data import handwriting
 from nanograd.data.mnist import Mnist
 from nanograd.data.pictures import UnreadableError
-from nanograd.deslant import deslant
+from nanograd.deslant import Size, deslant
 from nanograd.mlp import Architecture, init_params
 from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
@@ -101,13 +101,13 @@ def test_page_refuses_what_python_refuses() -> None:
             handwriting.normalise(picture)
 
 
-@pytest.mark.parametrize("width", [0.0, 3.7])
-def test_page_sets_digits_upright_to_the_same_bytes(sample: Mnist, width: float) -> None:
+@pytest.mark.parametrize("size", [Size(), Size(width=3.7), Size(height=5.3), Size(3.3, 5.7)])
+def test_page_sets_digits_upright_to_the_same_bytes(sample: Mnist, size: Size) -> None:
     images = sample.test.images[:193]
 
-    in_page = in_node(f"deslant(each, {width})", images.tolist())
+    in_page = in_node(f"deslant(each, {size.width}, {size.height})", images.tolist())
 
-    assert in_page == deslant(images, width).tolist()
+    assert in_page == deslant(images, size).tolist()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_page_sets_digits_upright_to_the_same_bytes(sample: Mnist, width: float)
         ({"activation": "tanh"}, Preparation(name="standard")),
         ({"activation": "sigmoid", "loss": "mse"}, Preparation(name="deslanted")),
         ({"hidden": 1}, Preparation(name="deslanted", width=3.0)),
+        ({"hidden": 7}, Preparation(name="deslanted", width=3.5, height=5.5)),
     ],
 )
 def test_scores_of_the_page_are_those_of_python(

@@ -22,7 +22,9 @@ from nanograd.onnx import graph
 from nanograd.pixels import Preparation
 
 
-def some_net(seed: int, *, width: float = 0.0, pixels: str = "deslanted", **shape: Any) -> Net:
+def some_net(
+    seed: int, *, size: tuple[float, float] = (0.0, 0.0), pixels: str = "deslanted", **shape: Any
+) -> Net:
     architecture = Architecture(
         **{"hidden": 37, "activation": "relu", "loss": "cross_entropy", **shape}
     )
@@ -32,7 +34,7 @@ def some_net(seed: int, *, width: float = 0.0, pixels: str = "deslanted", **shap
     return Net(
         architecture=architecture,
         params=params,
-        preparation=Preparation(name=pixels, width=width),
+        preparation=Preparation(name=pixels, width=size[0], height=size[1]),
     )
 
 
@@ -50,10 +52,11 @@ def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         [some_net(0, pixels="unit")],
         [some_net(1, pixels="standard", activation="tanh")],
         [some_net(2, pixels="deslanted", activation="sigmoid", loss="mse")],
-        [some_net(3, width=3.5, hidden=193)],
-        [some_net(4), some_net(5, width=3.0), some_net(6, width=4.0, hidden=7, loss="mse")],
+        [some_net(3, size=(3.5, 0), hidden=193)],
+        [some_net(7, size=(3.5, 5.5), hidden=7)],
+        [some_net(4), some_net(5, size=(3, 0)), some_net(6, size=(4, 5), hidden=7, loss="mse")],
     ],
-    ids=["unit", "standard", "deslanted", "width", "committee"],
+    ids=["unit", "standard", "deslanted", "width", "size", "committee"],
 )
 def test_graph_gives_the_scores_of_the_model(sample: Mnist, nets: list[Net]) -> None:
     model = Model(nets=tuple(nets), about={})
@@ -70,7 +73,7 @@ def test_graph_sets_odd_images_upright_as_the_model_does() -> None:
     images[::3] = np.where(draws.random((65, 784)) < 0.02, images[::3], 0)
     images[0], images[1], images[2] = 0, 255, 0
     images[2, 28 * 13 : 28 * 14] = 255  # ink in a single row
-    model = Model(nets=(some_net(0), some_net(1, width=3.5)), about={})
+    model = Model(nets=(some_net(0), some_net(1, size=(3.5, 5.5))), about={})
 
     scores = run_graph(graph(model), images)
 

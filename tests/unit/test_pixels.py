@@ -95,3 +95,9 @@ def test_an_image_is_prepared_alike_alone_and_among_others(name: str) -> None:
 def test_preparation_that_is_not_known_is_refused(name: str, version: int) -> None:
     with pytest.raises(ValueError, match=f"unknown pixel preparation {name!r} version {version}"):
         Preparation(name=name, version=version)
+
+
+@pytest.mark.parametrize("size", [{"width": 3.5}, {"height": 5.5}])
+def test_size_of_digits_that_are_not_set_upright_is_refused(size: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="'standard' knows no Size"):
+        Preparation(name="standard", **size)

@@ -40,7 +40,7 @@ const logistic = (value) => 1 / (1 + Math.exp(-value));
 const BENDS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.max(0, value) };
 
 function scoresOf(net, image) {
-  const seen = net.upright ? deslant(image, net.width) : image;
+  const seen = net.upright ? deslant(image, net.width, net.height) : image;
   const inputs = Float32Array.from(seen, (value) => f(value * f(net.factor)) + f(net.offset));
   const hidden = times(net.layers[0], inputs).map(BENDS[net.activation]);
   const outputs = times(net.layers[1], hidden);
@@ -54,7 +54,7 @@ function scores(nets, image) {
 }
 
 // A digit set upright and centred.
-function deslant(image, width) {
+function deslant(image, width, height) {
   let mass = 0, x1 = 0, y1 = 0, xx = 0, xy = 0, yy = 0;
   image.forEach((ink, place) => {
     const x = place % 28, y = Math.floor(place / 28);
@@ -69,12 +69,15 @@ function deslant(image, width) {
   const meanX = x1 / mass, meanY = y1 / mass;
   const covariance = xy - x1 * meanY;
   const clip = (value, low, high) => Math.min(high, Math.max(low, value));
-  const slant = clip(covariance / Math.max(yy - y1 * meanY, 1), -1, 1);
-  const deviation = Math.sqrt(Math.max(xx - x1 * meanX - slant * covariance, 0) / mass);
-  const wider = width ? clip(deviation / width, 1 / 1.5, 1.5) : 1;
+  const spread = yy - y1 * meanY;
+  const slant = clip(covariance / Math.max(spread, 1), -1, 1);
+  const stretch = (squares, to) =>
+    to ? clip(Math.sqrt(Math.max(squares, 0) / mass) / to, 1 / 1.5, 1.5) : 1;
+  const wider = stretch(xx - x1 * meanX - slant * covariance, width);
+  const higher = stretch(spread, height);
   return Uint8Array.from(image, (_, place) => {
-    const down = Math.floor(place / 28) - 14, beside = (place % 28) - 14;
-    return round(between(image, f(meanX + beside * wider + slant * down), f(meanY + down)));
+    const down = (Math.floor(place / 28) - 14) * higher, beside = ((place % 28) - 14) * wider;
+    return round(between(image, f(meanX + beside + slant * down), f(meanY + down)));
   });
 }
 
