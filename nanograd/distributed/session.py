@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import ray
+from ray._private import ray_constants
 
 from nanograd.distributed.joining import join
 from nanograd.distributed.quiet import first_line, without_core_messages
@@ -114,6 +115,22 @@ def _remove_stale_folders() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _without_uv_hook() -> Iterator[None]:
+    """Keep Ray from sending the current folder to its workers below `uv run`.
+
+    That is for hosts that lack it: here it would copy whatever is in that folder, fail if that is
+    much or if the project is elsewhere, and workers start with our own Python anyway.
+    """
+    # The environment variable of this name is read when Ray is imported, which may be long ago.
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
+
+
 def _start_private(folder: str, num_cpus: int | None) -> None:
     # A token of its own, in the environment: without one Ray writes it to ~/.ray, mode 0644.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -122,7 +139,7 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
     try:
-        with without_core_messages():
+        with without_core_messages(), _without_uv_hook():
             ray.init(
                 address=LOCAL,
                 num_cpus=max(num_cpus or cores, cores),
