@@ -137,3 +137,12 @@ def test_every_pod_asks_for_the_token_and_none_has_it_in_clear(manifest: dict[st
         assert environment["RAY_AUTH_MODE"]["value"] == "token"
         assert "valueFrom" in environment["RAY_AUTH_TOKEN"]
         assert not [name for name in environment if name.startswith("AWS_")]
+
+
+def test_lost_pod_is_noticed_as_soon_as_a_lost_host(manifest: dict[str, Any]) -> None:
+    start = (ROOT / "cluster.yaml").read_text()
+    [head] = [c for c in containers(manifest) if c["name"] == "ray-head"]
+
+    checks = {e["name"]: e["value"] for e in head["env"] if e["name"].startswith("RAY_health")}
+
+    assert checks == dict(re.findall(r"(RAY_health_check_\w+)=(\d+)", start))
