@@ -38,15 +38,24 @@ def test_ray_is_the_version_that_the_constraints_pin(cluster: dict[str, Any]) ->
     assert installed == pinned
 
 
-def test_every_dependency_is_installed_with_the_constraints(cluster: dict[str, Any]) -> None:
+def dependencies() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {re.split(r"[\[<>=]", each)[0] for each in project["dependencies"]}
+    return {re.split(r"[\[<>=]", each)[0] for each in project["dependencies"]}
 
+
+def test_every_dependency_is_installed_with_the_constraints(cluster: dict[str, Any]) -> None:
     [install] = [line for line in cluster["setup_commands"] if "pip install" in line]
     words = {re.split(r"[\[=]", word.strip('"'))[0] for word in install.split()}
 
-    assert needed <= words
+    assert dependencies() <= words
     assert re.search(r"-c \S*constraints.txt", install)
+
+
+def test_environment_of_jobs_has_every_dependency_and_the_constraints() -> None:
+    _, constraints, *packages = (ROOT / "jobs/requirements.txt").read_text().splitlines()
+
+    assert {each.partition("[")[0] for each in packages} == dependencies()
+    assert constraints == "-c ../constraints.txt"
 
 
 def test_file_is_valid_against_rays_schema(cluster: dict[str, Any]) -> None:
@@ -89,6 +98,6 @@ def test_upload_with_a_job_is_small_and_has_what_jobs_need(tmp_path: Path) -> No
 
     names = set(ZipFile(package).namelist())
     folders = {Path(name).parts[0] for name in names if "/" in name}
-    assert {"jobs/train.py", "nanograd/cli.py"} <= names
+    assert {"jobs/train.py", "nanograd/cli.py", "jobs/requirements.txt", "constraints.txt"} <= names
     assert not folders & {"tests", "docs", "benchmarks", ".venv", ".git"}
     assert package.stat().st_size < 2_000_000
