@@ -1,6 +1,7 @@
 """A Ray cluster on the hosts of a world, run as docs/cluster.md says, and what stands beside it."""
 
 import json
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,14 +73,34 @@ class Cluster:
 
     def num_hosts(self) -> int:
         """How many hosts Ray has at present."""
-        # Asked of the head's control service: the dashboard may hang while Ray starts anew.
-        program = (
-            "from ray._raylet import GcsClient\n"
-            f"nodes = GcsClient(address='{self.head.address}:6379').get_all_node_info(timeout=5)\n"
-            "print(sum(node.state == 0 for node in nodes.values()))\n"
+        done = self._ask_control_service(
+            "nodes = client.get_all_node_info(timeout=5).values()\n"
+            "print(sum(node.state == 0 for node in nodes))\n"
         )
-        done = self.head.run("timeout 30 ~/venv/bin/python - 2>/dev/null", stdin=program)
         return int(done.stdout) if done.returncode == 0 else 0
+
+    def num_hosts_of_actors(self, kind: str) -> int:
+        """On how many hosts the actors of a class have been, of the newest job that had some."""
+        done = self._ask_control_service(
+            "async def actors():\n"
+            "    return (await client.async_get_all_actor_info(timeout=5)).values()\n"
+            "hosts = {}\n"
+            "for actor in asyncio.run(actors()):\n"
+            f"    if '{kind}' in actor.class_name:\n"
+            "        job = int.from_bytes(actor.job_id, 'little')\n"
+            "        hosts.setdefault(job, set()).add(actor.address.node_id)\n"
+            "print(len(hosts[max(hosts)]))\n"
+        )
+        assert done.returncode == 0, done.stdout
+        return int(done.stdout)
+
+    def _ask_control_service(self, question: str) -> "subprocess.CompletedProcess[str]":
+        # Not the dashboard, which may hang while Ray starts anew.
+        client = f"GcsClient(address='{self.head.address}:6379')"
+        program = (
+            f"import asyncio\nfrom ray._raylet import GcsClient\nclient = {client}\n{question}"
+        )
+        return self.head.run("timeout 30 ~/venv/bin/python - 2>/dev/null", stdin=program)
 
     def start(self, name: str, words: str) -> None:
         """Submit a job and do not wait."""

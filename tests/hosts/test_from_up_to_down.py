@@ -3,13 +3,16 @@
 The tests share one cluster and stand in the order of the runbook.
 """
 
+import shutil
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config import TrainConfig
+from nanograd.config import PredictConfig, TrainConfig
 from tests.e2e.conftest import quiet
 from tests.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
 
@@ -110,7 +113,7 @@ def test_a_slow_link_costs_time_and_no_bit(cluster: Cluster, tmp_path: Path) -> 
     before = cluster.world.num_bytes("head")
     cluster.world.limit("head", 100)
 
-    done = on_shared_folder(cluster, "slow", "--epochs 2")
+    done = on_shared_folder(cluster, f"train {PLAIN} --epochs 2 --output {SHARED}/slow")
 
     cluster.world.limit("head", None)
     after = cluster.world.num_bytes("head")
@@ -121,6 +124,34 @@ def test_a_slow_link_costs_time_and_no_bit(cluster: Cluster, tmp_path: Path) -> 
         assert 1 <= carried / (rounds * 2 * vector) < 1.2
     assert rounds / done.last["train_s"] < 100e6 / 8 / (2 * vector)
     assert done.last["params_sha256"] == alone(tmp_path / "run", epochs=2, batch_size=128, shards=3)
+
+
+def test_hosts_read_pictures_in_a_shared_folder_as_one_process_does(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    place = Path(cluster.world.shared)
+    commands.data_export("sample", str(tmp_path / "png"), quiet)
+    shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
+
+    ingested = on_shared_folder(
+        cluster, f"ingest {SHARED}/png --workers 3 --output {SHARED}/rows --part-rows 16"
+    )
+    predicted = on_shared_folder(
+        cluster,
+        f"predict {SHARED}/rows --workers 3 --model {SHARED}/slow/model --output {SHARED}/read",
+    )
+
+    assert ingested.last["ingested"] == predicted.last["predicted"] == 100
+    assert cluster.num_hosts_of_actors("MapWorker") > 1
+    there = PredictConfig(model=f"{place}/slow/model", output=str(tmp_path / "read"), workers=0)
+    commands.predict(there, [f"{place}/rows"], quiet)
+    assert predictions(place / "read") == predictions(tmp_path / "read")
+
+
+def predictions(place: Path) -> list[tuple[Any, ...]]:
+    """The rows of a prediction's output in the order of its input, wherever that was."""
+    rows = pq.read_table(place / "predictions").to_pylist()
+    return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
 
 
 def test_a_host_cut_off_and_one_killed_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
@@ -158,12 +189,8 @@ def test_down_leaves_nothing_running_and_another_users_ray_alone(
     assert theirs.nodes() == before
 
 
-def on_shared_folder(cluster: Cluster, name: str, words: str) -> Ended:
-    """Train from a host's own shell, with RAY_ADDRESS, everything in the shared folder."""
-    done = cluster.on_host(
-        "head",
-        f"train {PLAIN} {words} --output {SHARED}/{name}",
-        "RAY_AUTH_MODE=token RAY_ADDRESS=10.77.0.11:6379",
-    )
+def on_shared_folder(cluster: Cluster, words: str) -> Ended:
+    """A command in a host's own shell, with RAY_ADDRESS, everything in the shared folder."""
+    done = cluster.on_host("head", words, "RAY_AUTH_MODE=token RAY_ADDRESS=10.77.0.11:6379")
     assert done.code == 0, done.output
     return done

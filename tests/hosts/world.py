@@ -133,10 +133,10 @@ class World:
 
     def __init__(self) -> None:
         self._ports: dict[str, str] = {}
-        self._shared = tempfile.mkdtemp(prefix="shared-")
-        os.chown(self._shared, USER_ID, USER_ID)
+        self.shared = tempfile.mkdtemp(prefix="shared-")
+        os.chown(self.shared, USER_ID, USER_ID)
         over = f"{HOME}/nanograd"
-        self.desk = _start("desk", f"{NETWORK}.1", over, str(ROOT), self._shared, desk=True)
+        self.desk = _start("desk", f"{NETWORK}.1", over, str(ROOT), self.shared, desk=True)
         self._network("ip link add bridge type bridge", "ip link set bridge up")
         self._network(f"ip address add {self.desk.address}/24 dev bridge")
         self.hosts: dict[str, Machine] = {}
@@ -144,7 +144,7 @@ class World:
     def add(self, name: str, number: int) -> Machine:
         """A new host, its sshd running, that the user of the desk may enter."""
         over = f"{HOME}/venv"
-        machine = _start(name, f"{NETWORK}.{number}", over, sys.prefix, self._shared, desk=False)
+        machine = _start(name, f"{NETWORK}.{number}", over, sys.prefix, self.shared, desk=False)
         port = f"port{len(self._ports)}"
         self._network(
             f"ip link add {port} type veth peer name eth0 netns {machine.pid}",
@@ -184,7 +184,7 @@ class World:
         """End everything."""
         for machine in [*self.hosts.values(), self.desk]:
             machine.kill()
-        shutil.rmtree(self._shared)
+        shutil.rmtree(self.shared)
 
     def _network(self, *commands: str) -> None:
         # With the desk's network, but the process numbers of this machine.
