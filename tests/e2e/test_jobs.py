@@ -1,16 +1,11 @@
 """The three jobs under `ray job submit`, on a head of our own that requires a token."""
 
 import json
-import os
 import re
-import secrets
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +14,7 @@ import pytest
 import ray
 import ray.util
 
-from tests.conftest import ROOT
-
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@dataclass(frozen=True)
-class Head:
-    """A running Ray head: where jobs are submitted, and the environment that may do so."""
-
-    url: str
-    address: str
-    environment: dict[str, str]
-
-    def submit(self, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
-        """Exit code and output of a job that runs our working directory."""
-        done = subprocess.run(
-            [RAY, "job", "submit", "--address", self.url, "--working-dir", str(ROOT), "--", *words],
-            env=environment or self.environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
+from tests.e2e.head import Head, running_head
 
 
 def last_event(output: str) -> dict[str, Any]:
@@ -61,60 +26,12 @@ def last_event(output: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head with its own ports, folder and token; its whole process group ends with the module."""
-    # Sockets below this folder have names of at most 107 bytes: pytest's folders are too long.
-    with tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder:
-        token = Path(folder) / "token"
-        token.write_text(secrets.token_hex(32))
-        token.chmod(0o600)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment = {
-            **clean,
-            "PATH": f"{Path(RAY).parent}:{clean['PATH']}",  # jobs run the head's own `python`
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-        }
-        port, dashboard = free_port(), free_port()
-        command = [
-            RAY, "start", "--head", "--block", "--num-cpus=2",
-            f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray",
-            f"--dashboard-agent-listen-port={free_port()}",
-            f"--ray-client-server-port={free_port()}",
-            f"--metrics-export-port={free_port()}", f"--runtime-env-agent-port={free_port()}",
-            "--dashboard-host=127.0.0.1", "--disable-usage-stats",
-        ]  # fmt: skip
-        process = subprocess.Popen(
-            command, env=environment, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        address = f"{ray.util.get_node_ip_address()}:{port}"
-        try:
-            ready = subprocess.run(
-                [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", "true"],
-                env=environment, capture_output=True, text=True, timeout=120, check=False,
-            ) if _listens(dashboard) else None  # fmt: skip
-            assert ready is not None
-            assert ready.returncode == 0, ready.stdout + ready.stderr
-            yield Head(f"http://127.0.0.1:{dashboard}", address, environment)
-        finally:
-            # SIGTERM would take `ray start --block` half a minute; there is nothing to save.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _listens(port: int) -> bool:
-    """Wait until somebody listens on a port of this machine, a minute at most."""
-    from time import monotonic, sleep
-
-    deadline = monotonic() + 60
-    while monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            sleep(0.1)
-        else:
-            return True
-    return False
+    """A head in our own environment."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder,
+        running_head(Path(sys.executable).parent, Path(folder)) as running,
+    ):
+        yield running
 
 
 def test_three_jobs_train_ingest_and_predict(head: Head, png_folder: Path, tmp_path: Path) -> None:

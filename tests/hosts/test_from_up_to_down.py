@@ -136,11 +136,14 @@ def test_hosts_read_pictures_in_a_shared_folder_as_one_process_does(
     ingested = on_shared_folder(
         cluster, f"ingest {SHARED}/png --workers 3 --output {SHARED}/rows --part-rows 16"
     )
-    predicted = on_shared_folder(
-        cluster,
-        f"predict {SHARED}/rows --workers 3 --model {SHARED}/slow/model --output {SHARED}/read",
+    predicted = cluster.on_host(
+        "north",
+        f"predict {SHARED}/rows --workers 3 --model {SHARED}/slow/model --output {SHARED}/read "
+        "--address 10.77.0.11:6379",
+        TOKEN,
     )
 
+    assert predicted.code == 0, predicted.output
     assert ingested.last["ingested"] == predicted.last["predicted"] == 100
     assert cluster.num_hosts_of_actors("MapWorker") > 1
     there = PredictConfig(model=f"{place}/slow/model", output=str(tmp_path / "read"), workers=0)
@@ -190,7 +193,7 @@ def test_down_leaves_nothing_running_and_another_users_ray_alone(
 
 
 def on_shared_folder(cluster: Cluster, words: str) -> Ended:
-    """A command in a host's own shell, with RAY_ADDRESS, everything in the shared folder."""
-    done = cluster.on_host("head", words, "RAY_AUTH_MODE=token RAY_ADDRESS=10.77.0.11:6379")
+    """A command in the head's own shell, with RAY_ADDRESS, everything in the shared folder."""
+    done = cluster.on_host("head", words, f"{TOKEN} RAY_ADDRESS=10.77.0.11:6379")
     assert done.code == 0, done.output
     return done
