@@ -11,6 +11,8 @@ from nanograd.errors import UsageError
 from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, setting
 
+# What a preset says of digits set upright means nothing for others.
+_AS_THEY_STAND = {"width": 0.0, "height": 0.0, "upright": "before"}
 # Of the nets of a committee after the first, in turn; digits are 3.5 wide in the mean.
 _WIDTHS = (3.0, 4.0)
 
@@ -159,7 +161,7 @@ class TrainConfig(ReportConfig):
     )
     cool_down: float = setting(
         0.0,
-        "weaken the distortions above by this share, little by little in the last 3 of 10 rounds",
+        "weaken the distortions above by this share, little by little in the last 6 of 10 rounds",
         least=0,
         below=1,
         recipe=True,
@@ -233,7 +235,9 @@ class TrainConfig(ReportConfig):
             UsageError: an unknown name, a missing or a forbidden value.
         """
         given = {name: value for layer in layers for name, value in layer.items()}
-        return super().resolve(PRESETS.get(str(given.get("preset")), {}), given)
+        preset = PRESETS.get(str(given.get("preset")), {})
+        upright = given.get("pixels", "deslanted") == "deslanted"
+        return super().resolve(preset, {} if upright else _AS_THEY_STAND, given)
 
     def nets(self) -> list["TrainConfig"]:
         """The settings of each net to train; those of a committee differ in seed and width."""

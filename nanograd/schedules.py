@@ -7,7 +7,7 @@ from typing import TypeAlias
 Schedule: TypeAlias = Callable[[int], float]
 
 # The last share of the rounds, in which distortions cool down.
-COOLING = 0.3
+COOLING = 0.6
 
 
 def constant(peak: float) -> Schedule:
@@ -48,8 +48,8 @@ def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedu
 def cool_down(by: float, num_rounds: int) -> Schedule:
     """1 at first, and in the last rounds falling by `by`, in a straight line.
 
-    >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 7, 8, 10)]
-    [1.0, 1.0, 0.833, 0.5]
+    >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 4, 7, 10)]
+    [1.0, 1.0, 0.75, 0.5]
     """
     cooling = COOLING * num_rounds
     return lambda round_: 1 - by * max(0.0, 1 - (num_rounds - round_) / cooling)

@@ -6,7 +6,8 @@ from nanograd.data.flags import add_flags, flagged
 from nanograd.data.form import centre_of_mass
 from nanograd.data.mnist import Mnist
 
-MIDDLING = np.full(3, 0.5)
+MIDDLING = np.full(6, 0.5)
+FOOTED = np.array([0.5, 0.5, 0.5, 0.1, 0.5, 0.5])
 
 
 def bar() -> NDArray[np.uint8]:
@@ -49,6 +50,16 @@ def test_flag_hangs_to_the_left_of_the_upper_end() -> None:
     upper, lower = (np.flatnonzero(rows.max(axis=0) > 127) for rows in (image[:14], image[15:]))
     assert upper.min() <= lower.min() - 3
     assert upper.max() <= lower.max() + 1
+
+
+@pytest.mark.parametrize("draw", [MIDDLING, FOOTED])
+def test_some_have_a_foot_that_reaches_to_both_sides(draw: NDArray[np.float64]) -> None:
+    image = flagged(bar(), draw)
+
+    bottom = np.flatnonzero(image.max(axis=1) > 127)[-1]
+    stem, foot = (np.flatnonzero(image[row] > 127) for row in (bottom - 8, bottom - 1))
+    footed = draw is FOOTED
+    assert (foot.min() <= stem.min() - 3) == (foot.max() >= stem.max() + 3) == footed
 
 
 def test_blank_image_gets_no_flag() -> None:
