@@ -161,7 +161,7 @@ class TrainConfig(ReportConfig):
     )
     cool_down: float = setting(
         0.0,
-        "weaken the distortions above by this share, little by little in the last 6 of 10 rounds",
+        "weaken the distortions above by this share, little by little in the last 8 of 10 rounds",
         least=0,
         below=1,
         recipe=True,

@@ -7,7 +7,7 @@ from typing import TypeAlias
 Schedule: TypeAlias = Callable[[int], float]
 
 # The last share of the rounds, in which distortions cool down.
-COOLING = 0.6
+COOLING = 0.8
 
 
 def constant(peak: float) -> Schedule:
@@ -48,7 +48,7 @@ def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedu
 def cool_down(by: float, num_rounds: int) -> Schedule:
     """1 at first, and in the last rounds falling by `by`, in a straight line.
 
-    >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 4, 7, 10)]
+    >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 2, 6, 10)]
     [1.0, 1.0, 0.75, 0.5]
     """
     cooling = COOLING * num_rounds

@@ -69,6 +69,6 @@ def test_every_round_of_a_run_has_a_positive_rate() -> None:
 def test_cool_down_is_level_and_then_a_straight_line(by: float) -> None:
     shares = [cool_down(by, 1000)(round_) for round_ in range(1001)]
 
-    assert set(shares[:401]) == {1.0}
+    assert set(shares[:201]) == {1.0}
     assert shares[1000] == pytest.approx(1 - by)
-    assert np.diff(shares[400:]) == pytest.approx(-by / 600)
+    assert np.diff(shares[200:]) == pytest.approx(-by / 800)
