@@ -5,6 +5,7 @@ Deep functions take the values they need, never a config.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, Self
 
 from nanograd.errors import UsageError
@@ -13,8 +14,9 @@ from nanograd.settings import REQUIRED, Config, setting
 
 # What a preset says of digits set upright means nothing for others.
 _AS_THEY_STAND = {"width": 0.0, "height": 0.0, "upright": "before"}
-# Of the nets of a committee after the first, in turn; digits are 3.5 wide in the mean.
-_WIDTHS = (3.0, 4.0)
+# What the nets of a committee after the first make of digits, in turn: width and height; they are
+# 3.5 and 5.5 in the mean.
+_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +119,14 @@ class TrainConfig(ReportConfig):
     width: float = setting(
         0.0,
         "widen or narrow deslanted digits until their ink deviates so many pixels from its middle; "
-        "0 leaves them; in a committee the others see theirs 3 and 4 wide",
+        "0 leaves them; the nets of a committee differ in it",
         least=0,
         below=28,
         recipe=True,
     )
     height: float = setting(
         0.0,
-        "the same for the height of deslanted digits; 0 leaves them",
+        "the same for their height",
         least=0,
         below=28,
         recipe=True,
@@ -240,11 +242,12 @@ class TrainConfig(ReportConfig):
         return super().resolve(preset, {} if upright else _AS_THEY_STAND, given)
 
     def nets(self) -> list["TrainConfig"]:
-        """The settings of each net to train; those of a committee differ in seed and width."""
-        widths = (self.width, *(_WIDTHS if self.pixels == "deslanted" else ()))
+        """The settings of each net to train; those of a committee differ in seed and size."""
+        first = (self.width, self.height)
+        sizes = (first, *(_SIZES if self.pixels == "deslanted" else ()))
         return [
-            replace(self, committee=1, seed=self.seed + n, width=widths[n % len(widths)])
-            for n in range(self.committee)
+            replace(self, committee=1, seed=self.seed + n, width=width, height=height)
+            for n, (width, height) in zip(range(self.committee), cycle(sizes), strict=False)
         ]
 
 

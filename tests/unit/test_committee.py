@@ -33,23 +33,29 @@ def undisturbed(digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Figu
     return train(digits, tmp_path_factory.mktemp("undisturbed") / "run", **COMMITTEE)
 
 
-def test_nets_differ_in_seed_and_width() -> None:
-    config = TrainConfig.resolve(SETTINGS, COMMITTEE, {"committee": 4})
+def test_nets_differ_in_seed_and_size() -> None:
+    config = TrainConfig.resolve(SETTINGS, COMMITTEE, {"committee": 4, "width": 3.5})
 
     nets = config.nets()
 
     assert [net.seed for net in nets] == [5, 6, 7, 8]
-    assert len({net.width for net in nets}) == 3
-    assert nets[0] == TrainConfig.resolve(SETTINGS, {"pixels": "deslanted"})
+    assert len({(net.width, net.height) for net in nets}) == 4
+    assert nets[0] == TrainConfig.resolve(SETTINGS, {"pixels": "deslanted", "width": 3.5})
 
 
 def test_first_net_is_the_one_that_would_be_trained_alone() -> None:
-    alone = TrainConfig.resolve(SETTINGS, {"pixels": "deslanted", "width": 3.5})
+    alone = TrainConfig.resolve(SETTINGS, {"pixels": "deslanted", "width": 3.5, "height": 5.5})
 
-    nets = TrainConfig.resolve(alone.recipe(), {"committee": 4}).nets()
+    nets = TrainConfig.resolve(alone.recipe(), {"committee": 5}).nets()
 
     assert nets[0].recipe() == alone.recipe()
-    assert [net.width for net in nets] == [3.5, 3.0, 4.0, 3.5]
+    assert [(net.width, net.height) for net in nets] == [
+        (3.5, 5.5),
+        (0.0, 0.0),
+        (3.0, 5.0),
+        (4.0, 6.0),
+        (3.5, 5.5),
+    ]
 
 
 def test_nets_of_digits_as_they_stand_differ_in_seed_alone() -> None:
