@@ -23,6 +23,9 @@ LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
 _PREFIX = "nanograd-"
+# The environment variable of this name is read when Ray is imported, which may be long ago; the
+# constant is Ray's own business, and another version may do without.
+_UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 
 
 class _Aside(io.TextIOBase):
@@ -122,13 +125,12 @@ def _without_uv_hook() -> Iterator[None]:
     That is for hosts that lack it: here it would copy whatever is in that folder, fail if that is
     much or if the project is elsewhere, and workers start with our own Python anyway.
     """
-    # The environment variable of this name is read when Ray is imported, which may be long ago.
-    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    before = getattr(ray_constants, _UV_HOOK, False)
+    setattr(ray_constants, _UV_HOOK, False)
     try:
         yield
     finally:
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
+        setattr(ray_constants, _UV_HOOK, before)
 
 
 def _start_private(folder: str, num_cpus: int | None) -> None:
