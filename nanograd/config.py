@@ -169,8 +169,15 @@ class TrainConfig(ReportConfig):
         recipe=True,
     )
     flagged_ones: float = setting(
-        0.1,
+        0.05,
         "give this share of the ones in training a flag, as they are written in much of the world",
+        least=0,
+        below=1,
+        recipe=True,
+    )
+    short_fours: float = setting(
+        0.1,
+        "cut the stem of this share of the fours in training off below the bar, likewise",
         least=0,
         below=1,
         recipe=True,

@@ -39,6 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "upright": "after",
         "width": 3.5,
         "height": 5.5,
+        "flagged_ones": 0.1,
+        "short_fours": 0.0,
         "validation_split": 0.0,
     },
 }

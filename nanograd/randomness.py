@@ -14,6 +14,7 @@ from numpy.random import Philox
 SPLIT = 2**63
 INIT = 2**63 + 1
 FLAGS = 2**63 + 2
+STEMS = 2**63 + 3
 
 
 def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
@@ -21,7 +22,7 @@ def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
 
     Args:
         seed: 0 to 2**63 - 1.
-        purpose: an epoch, SPLIT, INIT or FLAGS.
+        purpose: an epoch, SPLIT, INIT, FLAGS or STEMS.
         shard: draws of different shards never overlap.
         block: nor do those of different blocks, unless 2**128 numbers are drawn.
 

@@ -1,16 +1,13 @@
 """Ones with a flag, some with a foot, as they are written in much of the world.
 
 MNIST's ones are bare strokes, as the United States write them; a net that has seen no others takes
-a one with a flag for a 7 or a 4. So some of the training images get flags.
+a one with a flag for a 7 or a 4.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import Dataset
 from nanograd.data.form import centre
-from nanograd.deslant import deslant
-from nanograd.randomness import FLAGS, stream
 from nanograd.resample import SIDE
 
 Floats = NDArray[np.float64]
@@ -21,29 +18,9 @@ _LENGTH, _PEN = (0.2, 0.55), (0.8, 1.1)
 _ANGLE = (25.0, 65.0)
 # How many of them have a foot, and how far it reaches to either side, as a share of the height.
 _FOOTED, _REACH = 0.3, (0.1, 0.4)
-_NUM_DRAWS = 6
+NUM_DRAWS = 6
 
 _Y, _X = np.mgrid[:SIDE, :SIDE]
-
-
-def add_flags(digits: Dataset, share: float, seed: int) -> Dataset:
-    """The same digits, a share of the ones set upright and given a flag, some of these a foot.
-
-    Args:
-        digits: N images.
-        share: 0 to 1, the probability that a one is chosen.
-        seed: 0 to 2**63 - 1.
-    """
-    ones = np.flatnonzero(digits.labels == 1)
-    raw = stream(seed, FLAGS).random_raw(len(ones) * (1 + _NUM_DRAWS))
-    draws = (raw >> np.uint64(11)).reshape(len(ones), -1) * 2.0**-53
-    chosen = draws[:, 0] < share
-    images = digits.images.copy()
-    for place, upright, draw in zip(
-        ones[chosen], deslant(images[ones[chosen]]), draws[chosen, 1:], strict=True
-    ):
-        images[place] = flagged(upright.reshape(SIDE, SIDE), draw).ravel()
-    return Dataset(images, digits.labels)
 
 
 def flagged(one: NDArray[np.uint8], draw: Floats) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ from nanograd import model as model_io
 from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
-from nanograd.data.flags import add_flags
 from nanograd.data.mnist import Mnist
+from nanograd.data.styles import add_styles
 from nanograd.errors import DataError, OutputExistsError, Stopped, StorageError
 from nanograd.model import Model
 from nanograd.progress import Show, ignore
@@ -143,7 +143,9 @@ def _train(
                 run,
                 recipe,
                 start,
-                training=add_flags(training, config.flagged_ones, recipe.plan.seed),
+                training=add_styles(
+                    training, config.flagged_ones, config.short_fours, recipe.plan.seed
+                ),
                 validation=validation,
                 make_group=make_group,
                 watch=watch,
