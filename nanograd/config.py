@@ -162,7 +162,7 @@ class TrainConfig(ReportConfig):
         recipe=True,
     )
     cool_down: float = setting(
-        0.0,
+        0.5,
         "weaken the distortions above by this share, little by little in the last 8 of 10 rounds",
         least=0,
         below=1,
@@ -183,7 +183,7 @@ class TrainConfig(ReportConfig):
         recipe=True,
     )
     upright: str = setting(
-        "before",
+        "after",
         "set deslanted training images upright before or after they are distorted",
         choices=("before", "after"),
         recipe=True,

@@ -164,7 +164,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
             ),
             preparation=Preparation(name="plain"),
             distortion=Distortion(),
-            cool_down=0.0,
+            upright_last=False,
         )
 
 

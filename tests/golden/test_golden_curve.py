@@ -57,6 +57,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "shear": 0.1,
         "shift": 0.5,
         "stroke": 0.5,
+        "cool_down": 0.0,
+        "upright": "before",
         "ema": 0.9,
     },
 }

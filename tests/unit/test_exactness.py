@@ -26,6 +26,8 @@ SETTINGS = {
     "pixels": "standard",
     **asdict(Distortion()),
     "shift": 1.0,
+    "cool_down": 0.0,
+    "upright": "before",
     "ema": 0.9,
 }
 DISTORTION = {

@@ -20,6 +20,7 @@ SETTINGS = {
     "activation": "tanh",
     "loss": "cross_entropy",
     "pixels": "unit",
+    "upright": "before",
     **asdict(Distortion()),
 }
 DISTORTED = {"pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
