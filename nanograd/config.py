@@ -60,7 +60,7 @@ class TrainConfig(ReportConfig):
         choices=tuple(PRESETS),
     )
     shards: int = setting(8, "fixed parts of the training set", least=1, recipe=True)
-    epochs: int = setting(10, "passes over the training set", least=1, recipe=True)
+    epochs: int = setting(12, "passes over the training set", least=1, recipe=True)
     least_rounds: int = setting(
         0,
         "more epochs, if it takes them to reach so many rounds: for small training sets",
