@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.hosts.cluster import SHARED, Cluster, OtherRay, give_credentials, start_store
-from tests.hosts.world import World, unavailable
+from tests.hosts.world import World, unavailable, wait_for
 
 # The runbook's three, and the one that is added.
 HOSTS = (("head", 11), ("north", 12), ("south", 13), ("west", 14))
@@ -56,6 +56,8 @@ def cluster(world: World, store: str, other_ray: tuple[OtherRay, str]) -> Iterat
     made.give(section, 0)
     made.give(section, 1)
     made.wait_for_hosts(3)
-    assert "3 local.cluster.node" in made.give(section, 2)
+    # What `ray status` prints is a report that the head makes every few seconds.
+    shown = "3 local.cluster.node"
+    wait_for(lambda: shown in made.give(section, 2), "`ray status` never shows 3 hosts", 60)
     yield made
     made.terminal.close()
