@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 1000,
         "batch_size": 256,
         "epochs": 30,
-        # Three times as many epochs: digits are set upright once, which costs half as much.
+        # More epochs than `fast`: digits are set upright once, which costs half as much.
         "upright": "before",
         "cool_down": 0.0,
     },
