@@ -196,10 +196,10 @@ def report(run: str, data: str | None, plots: bool) -> None:
 @_debug
 def demo(output: str) -> None:
     """The whole pipeline on the built-in sample, offline."""
-    from nanograd import commands
+    from nanograd.demo import demo as steps
 
     with _listener(JobConfig()) as (say, show):
-        for command, figures in commands.demo(output, say, show):
+        for command, figures in steps(output, say, show):
             _result(command, figures)
 
 

@@ -1,11 +1,8 @@
 """What each command does: settings in, figures out. The command line and the jobs call these."""
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from threading import Event, current_thread, main_thread
 from time import perf_counter, strftime
 from typing import Any
 
@@ -16,7 +13,7 @@ from nanograd import model as model_io
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.inputs import expand_pictures
-from nanograd.batch.job import SUMMARY, Job, Result, RunParts, Work, run_here, run_job
+from nanograd.batch.job import SUMMARY, Job, Result, Work, run_job
 from nanograd.config import (
     EvaluateConfig,
     ExportConfig,
@@ -27,23 +24,17 @@ from nanograd.config import (
     TrainConfig,
 )
 from nanograd.data import download, export, mnist
-from nanograd.data.dataset import Dataset
 from nanograd.data.reader import PictureReader, formats_named
 from nanograd.errors import UsageError
+from nanograd.executors import part_runner, ray_metrics, worker_group
 from nanograd.progress import Show, ignore, to_all
 from nanograd.report import plots, sheet
 from nanograd.report import prediction as prediction_report
 from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
 from nanograd.report.trackers import trackers
-from nanograd.training.group import LocalGroup, WorkerGroup
-from nanograd.training.recipe import Recipe
-from nanograd.training.run import MakeGroup, Run, Tell, train_run
-from nanograd.training.server import Snapshot
-
-DEMO = TrainConfig.resolve(
-    {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
-)
+from nanograd.signals import stop_signals
+from nanograd.training.run import Run, train_run
 
 Say = Callable[[str], None]
 Figures = dict[str, Any]
@@ -59,10 +50,10 @@ def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
     others = trackers(place, vars(config), config.tensorboard, config.mlflow, say)
     with (
         others as shows,
-        _worker_group(config) as (workers, make_group),
-        _stop_signals() as stop,
+        worker_group(config) as (workers, make_group),
+        stop_signals() as stop,
     ):
-        show = to_all([show, *shows, *_ray_metrics(config, "train", place)])
+        show = to_all([show, *shows, *ray_metrics(config, "train", place)])
         run = Run(config=replace(config, workers=workers), place=place, data=data)
         figures = train_run(run, make_group, stop.is_set, say, show)
         show({"event": "result", **figures})
@@ -192,41 +183,6 @@ def export_model(config: ExportConfig) -> Figures:
     }
 
 
-def demo(output: str, say: Say, show: Show = ignore) -> Iterator[tuple[str, Figures]]:
-    """The whole pipeline on the built-in sample; yields (command, figures) as each step is done."""
-    from nanograd.distributed.session import session
-
-    began = perf_counter()
-    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
-    with session(None, 2):
-        say("training on the built-in sample with two Ray workers")
-        training = train(replace(DEMO, output=run), say, show)
-        yield "train", training
-        say("writing its test digits as PNG files, as your own folder of digits could look")
-        data_export("sample", pictures, say)
-        yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], say, show)
-        reading = predict(
-            PredictConfig(output=read, model=training["model"], overwrite=True), [rows], say, show
-        )
-        yield "predict", reading
-    say(
-        f"\nread {reading['predicted']:,} handwritten digits, {reading['accuracy']:.2%} of them "
-        f"right\n  pictures     {pictures}\n  as Parquet   {rows}\n  predictions  {read}\n"
-        f"  the model    {training['model']}\n"
-        f"next: nanograd ingest YOUR_PICTURES --output rows; "
-        f"nanograd predict rows --model {training['model']} --output read"
-    )
-    yield (
-        "demo",
-        {
-            "test_accuracy": training["test_accuracy"],
-            "accuracy": reading["accuracy"],
-            "demo_s": round(perf_counter() - began, 3),
-            "output": output,
-        },
-    )
-
-
 def data_fetch(mirrors: Sequence[str], say: Say) -> Figures:
     """Download MNIST into the cache; where it is."""
     cache = download.cache_folder()
@@ -264,73 +220,11 @@ def write_report(place: str, write: Callable[[], str], say: Say) -> str | None:
         return None
 
 
-@contextmanager
-def _worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
-    """How many workers there will be, and how to start them."""
-    if config.workers == 0:
-        yield 0, LocalGroup
-        return
-    from nanograd.distributed.group import RayGroup
-    from nanograd.distributed.session import num_actors, session
-
-    with session(config.address, config.workers):
-        workers = num_actors(config.workers, config.shards)
-
-        def make_group(
-            recipe: Recipe, dataset: Dataset, snapshot: Snapshot, tell: Tell
-        ) -> WorkerGroup:
-            return RayGroup(recipe, dataset, snapshot, workers, tell=tell, strict=config.strict)
-
-        yield workers, make_group
-
-
 def _run(config: JobConfig, job: Job, work: Work, say: Say, show: Show) -> Result:
     """Run a batch job here or on Ray."""
-    with _part_runner(config, work) as run_parts:
-        metrics_ = _ray_metrics(config, job.identity["command"], job.place)
+    with part_runner(config, work) as run_parts:
+        metrics_ = ray_metrics(config, job.identity["command"], job.place)
         return run_job(job, run_parts, say, to_all([show, *metrics_]))
-
-
-def _ray_metrics(config: JobConfig, command: str, output: str) -> list[Show]:
-    """Ray's own metrics of a job, if it runs on Ray."""
-    if config.workers == 0:
-        return []
-    from nanograd.distributed.metrics import RayMetrics
-
-    return [RayMetrics(command, output).show]
-
-
-@contextmanager
-def _part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
-    if config.workers == 0:
-        with blas.one_thread():
-            yield run_here(work)
-        return
-    from nanograd.distributed.parts import run_on_ray
-    from nanograd.distributed.session import num_actors, session
-
-    with session(config.address, config.workers):
-        yield run_on_ray(work, num_actors(config.workers))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Event]:
-    """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts at once."""
-    stop = Event()
-    if current_thread() is not main_thread():  # of a program that calls us: signals are not ours
-        yield stop
-        return
-
-    def ask(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {each: signal.signal(each, ask) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _times(name: str, called: float, result: Result) -> Figures:

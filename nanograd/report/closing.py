@@ -46,6 +46,20 @@ def of_prediction(figures: Figures) -> str:
     )
 
 
+def of_demo(figures: Figures, *, pictures: str, rows: str, model: str) -> str:
+    """Last words of the demo, from the result line of its prediction."""
+    right = f"{figures['accuracy']:.2%} of them right"
+    return _lines(
+        f"read {figures['predicted']:,} handwritten digits, {right}",
+        ("pictures", pictures),
+        ("as Parquet", rows),
+        ("predictions", figures["output"]),
+        ("the model", model),
+        next_=f"nanograd ingest YOUR_PICTURES --output rows; "
+        f"nanograd predict rows --model {model} --output read",
+    )
+
+
 def _quarantined(figures: Figures) -> str:
     reasons = sorted(figures["reasons"].items(), key=lambda each: -each[1])
     named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
