@@ -13,7 +13,8 @@ from nanograd import model as model_io
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.inputs import expand_pictures
-from nanograd.batch.job import SUMMARY, Job, Result, Work, run_job
+from nanograd.batch.job import SUMMARY, Job, Result, run_job
+from nanograd.batch.part import Work
 from nanograd.config import (
     EvaluateConfig,
     ExportConfig,

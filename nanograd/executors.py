@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nanograd import blas
-from nanograd.batch.job import RunParts, Work, run_here
+from nanograd.batch.part import RunParts, Work, run_here
 from nanograd.config import JobConfig, TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.progress import Show

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.batch.job import Part, Receipt
+from nanograd.batch.part import Part, Receipt
 
 # The most confident mistakes: so many are kept of each part, and of the whole job.
 _WORST_OF_PART, _WORST = 5, 20

@@ -16,7 +16,8 @@ from PIL import Image
 
 from nanograd import memory, storage
 from nanograd.batch.inputs import InputFile, expand_pictures, to_parquet
-from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
+from nanograd.batch.job import Job
+from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.config import IngestConfig
 from nanograd.data import handwriting
 from nanograd.data.archives import Archives

@@ -1,78 +1,28 @@
 """A batch job: parts planned first, each done once and committed, accounted for at the end.
 
-    OUT/_receipts/ID.json  written last of a part's files: the part is done if this is there
+    OUT/_receipts/ID.json   a part's account; the part is done if this is there
     OUT/_summary.json       what all parts come to together
     OUT/_metrics.jsonl      how far the last command for it was, and when
-    OUT/_manifest.json     which job this is; when complete, every part's receipt
-    OUT/_SUCCESS           written last of all
+    OUT/_manifest.json      which job this is; when complete, every part's receipt
+    OUT/_SUCCESS            written last of all
 
 A part's id follows from its input and the job, so the same command again finds what is done and
 finishes the rest; the output of another job is refused, or replaced when the new one is complete.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from nanograd import storage
+from nanograd.batch.part import RECEIPTS, Part, Receipt, RunParts, total
 from nanograd.batch.progress import Progress
 from nanograd.batch.replacement import MANIFEST, NEXT, SUCCESS, finish
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 from nanograd.progress import Show, ignore
 
-Receipt: TypeAlias = dict[str, Any]
-
 SUMMARY, METRICS = "_summary.json", "_metrics.jsonl"
-_RECEIPTS = "_receipts"
-_OF_PART = ("part", "inputs", "files")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A piece of a job that is done and committed as a whole.
-
-    Args:
-        id: names its output files.
-        files: the input files it reads.
-        row_groups: of the one Parquet file it reads, first and end; empty for whole files.
-        skip: rows of the first of them that belong to another part.
-        first_row: number of the first of its rows in that file.
-        num_rows: rows it must account for.
-        labels: of its files, as planned; empty where labels are in the files.
-        broken: reason code if its file cannot be read, else empty.
-        detail: the reason in a sentence.
-        below: folder in the output for what it makes, while another job's output stands there.
-    """
-
-    id: str
-    files: tuple[str, ...]
-    row_groups: tuple[int, ...] = ()
-    skip: int = 0
-    first_row: int = 0
-    num_rows: int = 0
-    labels: tuple[int | None, ...] = ()
-    broken: str = ""
-    detail: str = ""
-    below: str = ""
-
-
-class Done(NamedTuple):
-    """A part that was done just now.
-
-    Args:
-        receipt: its account.
-        seconds: it took, where it was done.
-    """
-
-    receipt: Receipt
-    seconds: float
-
-
-Work: TypeAlias = Callable[[Part], Receipt]
-RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[Done]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +60,6 @@ class Result(NamedTuple):
     rows: int
     began: float
     ended: float
-
-
-def part_id(*what: object) -> str:
-    """A short name that follows from what a part is made of."""
-    return sha256(json.dumps([str(each) for each in what]).encode()).hexdigest()[:16]
 
 
 def run_job(
@@ -156,7 +101,7 @@ def run_job(
             )
             receipts = _run_parts(stage, run_parts, say, progress)
             finish(job.place)
-    return Result(job.summarise(_total(receipts)), *progress.running())
+    return Result(job.summarise(total(receipts)), *progress.running())
 
 
 def _run_parts(
@@ -175,42 +120,12 @@ def _run_parts(
     _check_accounts(job, receipts)
     _check_nobody_else(job, receipts)
     receipts.sort(key=lambda receipt: receipt["part"])
-    summary = json.dumps(job.summarise(_total(receipts)), indent=2)
+    summary = json.dumps(job.summarise(total(receipts)), indent=2)
     storage.commit(_at(job, SUMMARY), f"{summary}\n".encode())
     storage.commit(_at(job, METRICS), progress.recorded())
     storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": receipts})
     storage.commit(_at(job, SUCCESS), b"")
     return receipts
-
-
-def run_here(work: Work) -> RunParts:
-    """Parts one after the other in this process, without Ray."""
-    return lambda parts: (do(work, part) for part in parts)
-
-
-def do(work: Work, part: Part) -> Done:
-    """Do a part, and see how long it takes."""
-    began = perf_counter()
-    receipt = work(part)
-    return Done(receipt, perf_counter() - began)
-
-
-def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[str, Any]) -> Receipt:
-    """Commit what a part made, its receipt last.
-
-    Args:
-        place: output folder or URI.
-        part: which one.
-        files: name below `place` -> content.
-        counts: rows, quarantined, reasons and whatever else is to be added up.
-    """
-    place = storage.join(place, part.below) if part.below else place
-    for name, data in files.items():
-        storage.commit(storage.join(place, name), data)
-    checksums = {name: storage.checksum(data) for name, data in files.items()}
-    receipt = {"part": part.id, "inputs": list(part.files), "files": checksums, **counts}
-    storage.commit_manifest(storage.join(place, _RECEIPTS, f"{part.id}.json"), receipt)
-    return receipt
 
 
 def _at(job: Job, *names: str) -> str:
@@ -231,6 +146,13 @@ def _room(job: Job) -> tuple[str, ...] | None:
     if ours and (SUCCESS not in contents or not job.overwrite):
         storage.remove(_at(job, NEXT))
         return None if SUCCESS in contents else ()
+    _check_replaceable(job)
+    if not _is_ours(job, _at(job, NEXT)):
+        storage.remove(_at(job, NEXT))
+    return (NEXT,)
+
+
+def _check_replaceable(job: Job) -> None:
     if not job.overwrite:
         raise OutputExistsError(
             f"{job.place} holds the output of another job (other input, model or settings); "
@@ -239,9 +161,6 @@ def _room(job: Job) -> tuple[str, ...] | None:
     inputs = (file for part in job.parts for file in part.files)
     if inside := next((file for file in inputs if file.startswith(_at(job, ""))), None):
         raise UsageError(f"--output {job.place} holds the input {inside}; choose another --output")
-    if not _is_ours(job, _at(job, NEXT)):
-        storage.remove(_at(job, NEXT))
-    return (NEXT,)
 
 
 def _is_ours(job: Job, place: str) -> bool:
@@ -259,11 +178,11 @@ def _is_ours(job: Job, place: str) -> bool:
 def _done(job: Job, say: Callable[[str], None]) -> Iterator[Receipt]:
     """Receipts of the parts that an earlier command finished."""
     planned = {f"{part.id}.json" for part in job.parts}
-    names = [name for name in storage.names(_at(job, _RECEIPTS)) if name in planned]
+    names = [name for name in storage.names(_at(job, RECEIPTS)) if name in planned]
     if names:
         say(f"{len(names)} of {len(job.parts)} parts are done already")
     for name in names:
-        yield storage.read_manifest(_at(job, _RECEIPTS, name))
+        yield storage.read_manifest(_at(job, RECEIPTS, name))
 
 
 def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
@@ -298,26 +217,10 @@ def _check_error_rate(job: Job, receipts: Sequence[Receipt]) -> None:
     bad = sum(receipt["quarantined"] for receipt in receipts)
     rows = sum(part.num_rows + bool(part.broken) for part in job.parts)
     if bad > job.max_error_rate * rows:
-        reasons = _total(receipts)["reasons"]
+        reasons = total(receipts)["reasons"]
         most = max(reasons, key=reasons.get)
         raise DataError(
             f"{bad:,} of {rows:,} rows cannot be read (most often {most}), "
             f"more than --max-error-rate {job.max_error_rate}; see {job.place}/quarantine, then "
             "mend the input or allow more"
         )
-
-
-def _total(receipts: Sequence[Receipt]) -> Receipt:
-    """Accounts added up: numbers, counts by name, and lists joined."""
-    total: Receipt = {"reasons": {}}
-    for receipt in receipts:
-        for name, value in receipt.items():
-            if isinstance(value, int):
-                total[name] = total.get(name, 0) + value
-            elif name not in _OF_PART and isinstance(value, dict):
-                counts = total.setdefault(name, {})
-                for each, count in value.items():
-                    counts[each] = counts.get(each, 0) + count
-            elif name not in _OF_PART:
-                total.setdefault(name, []).extend(value)
-    return total

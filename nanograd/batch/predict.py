@@ -22,7 +22,8 @@ from nanograd import storage
 from nanograd.batch import account, formats, survey
 from nanograd.batch.account import Mistake
 from nanograd.batch.inputs import expand
-from nanograd.batch.job import Job, Part, Receipt, commit_part, part_id
+from nanograd.batch.job import Job
+from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.batch.reading import Lost, read_rows
 from nanograd.batch.survey import Found
 from nanograd.config import PredictConfig

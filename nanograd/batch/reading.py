@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from nanograd import storage
 from nanograd.batch.inputs import open_parquet
-from nanograd.batch.job import Part
+from nanograd.batch.part import Part
 from nanograd.errors import StorageError
 
 # Rows read, decoded and predicted at once: many, for what is done for all at once costs the same

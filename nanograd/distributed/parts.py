@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, UserCodeException
 
 from nanograd import blas, errors
-from nanograd.batch.job import Done, Part, RunParts, Work, do
+from nanograd.batch.part import Done, Part, RunParts, Work, do
 from nanograd.errors import ClusterError, InternalError, NanogradError
 
 # More blocks than this only cost scheduling; a block is done part by part.

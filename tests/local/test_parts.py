@@ -7,7 +7,7 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from nanograd.batch.job import Part, Receipt
+from nanograd.batch.part import Part, Receipt
 from nanograd.distributed.parts import run_on_ray
 from nanograd.distributed.session import num_actors, session
 from nanograd.errors import DataError

@@ -15,7 +15,8 @@ from PIL import Image
 
 from nanograd import commands
 from nanograd.batch.ingest import plan
-from nanograd.batch.job import run_here, run_job
+from nanograd.batch.job import run_job
+from nanograd.batch.part import run_here
 from nanograd.config import IngestConfig
 from nanograd.data.pictures import UnreadableError
 from nanograd.data.reader import PictureReader

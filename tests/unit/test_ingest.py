@@ -143,7 +143,8 @@ def test_folder_of_broken_pictures_alone_gives_an_empty_table(tmp_path: Path) ->
 
 def test_picture_that_is_gone_is_quarantined(tmp_path: Path, png: Path) -> None:
     from nanograd.batch.ingest import plan
-    from nanograd.batch.job import run_here, run_job
+    from nanograd.batch.job import run_job
+    from nanograd.batch.part import run_here
 
     gone = sorted(png.rglob("*.png"))[3]
     job, work = plan(IngestConfig(output=str(tmp_path / "rows")), [str(png)], print)

@@ -5,16 +5,8 @@ from typing import Any
 import pytest
 
 from nanograd import storage
-from nanograd.batch.job import (
-    Job,
-    Part,
-    Receipt,
-    commit_part,
-    do,
-    part_id,
-    run_here,
-    run_job,
-)
+from nanograd.batch.job import Job, run_job
+from nanograd.batch.part import Part, Receipt, commit_part, do, part_id, run_here
 from nanograd.errors import InternalError, StorageError
 
 ROWS = [1, 7, 193, 0, 28]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from nanograd import storage
-from nanograd.batch.job import Part, Receipt
+from nanograd.batch.part import Part, Receipt
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from tests.unit.test_job import PARTS, TOTAL, Scribe, contents, make_job, run
 

@@ -14,7 +14,8 @@ from pyarrow import csv
 from nanograd import blas, commands
 from nanograd import model as model_io
 from nanograd.batch import predict
-from nanograd.batch.job import Part, Receipt, run_here, run_job
+from nanograd.batch.job import run_job
+from nanograd.batch.part import Part, Receipt, run_here
 from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.data.parquet import PREDICTIONS, QUARANTINE
