@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -27,6 +27,7 @@ from nanograd.config import (
 from nanograd.errors import NanogradError, UsageError
 from nanograd.progress import Show
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
+from nanograd.signals import Terminated, sigterm_raises
 
 C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]
@@ -143,8 +144,11 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
     """Draw what pictures become on their way to the net, and what it says."""
     from nanograd import commands
+    from nanograd.report import closing
 
-    _result("inspect", commands.inspect(config, inputs, _say))
+    figures = commands.inspect(config, inputs, _say)
+    _say(closing.of_inspection(figures))
+    _result("inspect", figures)
 
 
 @cli.command()
@@ -157,7 +161,7 @@ def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
 
     with _listener(config) as (say, show):
         figures = commands.predict(config, inputs, say, show)
-        say(closing.of_prediction(figures))
+        say(closing.of_prediction(figures, config.format))
     _result("predict", figures)
 
 
@@ -198,9 +202,10 @@ def demo(output: str) -> None:
     """The whole pipeline on the built-in sample, offline."""
     from nanograd.demo import demo as steps
 
+    results = sys.stdout  # while Ray is in use, what is printed goes to stderr
     with _listener(JobConfig()) as (say, show):
         for command, figures in steps(output, say, show):
-            _result(command, figures)
+            _result(command, figures, results)
 
 
 @cli.group()
@@ -248,9 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     memory: dict[str, Any] = {"debug": False, "log_format": "auto"}
     try:
-        cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
+        with sigterm_raises():
+            cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
         code = 0
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the door: one line, one code
+    except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the door: one line, one code
         if memory["debug"]:
             traceback.print_exc()
         code = _fail(words, _meant(error), as_json=memory["log_format"] == "json")
@@ -267,8 +273,8 @@ def _meant(error: BaseException) -> BaseException:
     return KeyboardInterrupt() if isinstance(error, click.Abort) else error
 
 
-def _result(command: str, figures: dict[str, Any]) -> None:
-    click.echo(json.dumps({"event": "result", "command": command, **figures}))
+def _result(command: str, figures: dict[str, Any], file: TextIO | None = None) -> None:
+    click.echo(json.dumps({"event": "result", "command": command, **figures}), file)
 
 
 def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
@@ -279,6 +285,8 @@ def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
         code, reason = error.exit_code, str(error)
     elif isinstance(error, KeyboardInterrupt):
         code, reason = 130, "interrupted"
+    elif isinstance(error, Terminated):
+        code, reason = 75, "stopped by SIGTERM; the same command, with the same output, goes on"
     Lines(_say, as_json=as_json).say(f"{ERROR}{reason}")
     known = words[0] if words and words[0] in cli.commands else None
     if known == "data" and len(words) > 1 and words[1] in data.commands:

@@ -185,7 +185,9 @@ def load(place: str) -> Model:
         StorageError: it cannot be read.
     """
     if not storage.exists(storage.join(place, MANIFEST)):
-        raise DataError(f"{place} is no model directory: it has no {MANIFEST}; check the path")
+        run = storage.exists(storage.join(place, "model", MANIFEST))
+        hint = f"say {storage.join(place, 'model')}" if run else "check the path"
+        raise DataError(f"{place} is no model directory: it has no {MANIFEST}; {hint}")
     manifest = storage.read_manifest(storage.join(place, MANIFEST))
     try:
         if manifest["format"] != FORMAT:

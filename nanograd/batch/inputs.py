@@ -31,11 +31,18 @@ class InputFile(NamedTuple):
     mtime_ns: int
 
 
-def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
+def expand(
+    inputs: Sequence[str], suffixes: tuple[str, ...], hint: str = "check the path"
+) -> list[InputFile]:
     """All files meant; sorted, none twice.
 
     In folders only files with one of the suffixes count, and names that begin with `_` or `.` are
     passed over, as Spark, Hive and Arrow do. A file named directly is always taken.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        suffixes: those of the files meant.
+        hint: what to do if there are none.
 
     Raises:
         DataError: an input is not there, or nothing is left.
@@ -44,7 +51,7 @@ def expand(inputs: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
     for place in inputs:
         found |= set(_expand_one(storage.absolute(place), suffixes))
     if not found:
-        raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}")
+        raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
     return sorted(found)
 
 
@@ -58,7 +65,9 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
     """
     files = [each for file in expand(inputs, (*SUFFIXES, archives.SUFFIX)) for each in _in(file)]
     if not files:
-        raise DataError(f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}")
+        raise DataError(
+            f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; check the path"
+        )
     return sorted(files)
 
 

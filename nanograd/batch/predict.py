@@ -36,6 +36,7 @@ from nanograd.data.parquet import (
     read_images,
     read_labels,
 )
+from nanograd.data.reader import SUFFIXES
 from nanograd.data.rows import Reading
 from nanograd.errors import DataError, UsageError
 from nanograd.model import Model
@@ -140,12 +141,17 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
 
     Raises:
         DataError: an input is not there, the model is damaged, a column to keep is missing.
-        UsageError: a column to keep has a name that predictions use, or does not fit the format.
+        UsageError: an input is a picture; a column to keep has a name that predictions use, or does
+            not fit the format.
     """
     if taken := sorted(set(config.keep) & set(PREDICTIONS.names)):
         raise UsageError(f"--keep {taken[0]}: the predictions have a column of that name already")
     model = model_io.load(config.model)
-    files = expand(inputs, (".parquet", ".pq"))
+    files = expand(inputs, (".parquet", ".pq"), "`nanograd ingest` makes them of pictures")
+    if pictures := [file.place for file in files if file.place.lower().endswith(SUFFIXES)]:
+        raise UsageError(
+            f"{pictures[0]} is a picture; `nanograd ingest` makes rows of it that can be predicted"
+        )
     found, folders = survey.look_at(files, config.image_column, config.label_column)
     root = config.image_root
     work = PredictWork(

@@ -18,6 +18,7 @@ from ray._private import ray_constants
 from nanograd.distributed.joining import join
 from nanograd.distributed.quiet import first_line, without_core_messages
 from nanograd.errors import ClusterError
+from nanograd.signals import sigterm_kept
 
 LOCAL = "local"
 
@@ -66,7 +67,8 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
             _start_private(folder, num_cpus)
         else:
-            join(address)
+            with sigterm_kept():
+                join(address)
         with redirect_stdout(_Aside()):
             yield
     finally:
@@ -141,7 +143,7 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
     try:
-        with without_core_messages(), _without_uv_hook():
+        with sigterm_kept(), without_core_messages(), _without_uv_hook():
             ray.init(
                 address=LOCAL,
                 num_cpus=max(num_cpus or cores, cores),

@@ -27,23 +27,42 @@ def of_ingest(figures: Figures) -> str:
         f"{_quarantined(figures)}",
         ("rows", output),
         ("quarantine", storage.join(output, "_quarantine") if figures["quarantined"] else None),
-        next_=f"nanograd predict {output} --model RUN/model --output read",
+        next_=f"nanograd predict {output} --model RUN/model --output read"
+        if figures["ingested"]
+        else "nanograd inspect PICTURES --output sheet.png draws what was found in them",
     )
 
 
-def of_prediction(figures: Figures) -> str:
-    """Last words of a prediction, from its result line."""
+def of_inspection(figures: Figures) -> str:
+    """Last words of an inspection, from its result line."""
+    refused = f", {figures['refused']:,} of them refused" if figures["refused"] else ""
+    return f"{figures['pictures']:,} pictures drawn{refused}: {figures['output']}"
+
+
+def of_prediction(figures: Figures, format_: str) -> str:
+    """Last words of a prediction, from its result line and the format of its tables."""
     output, accuracy = figures["output"], figures["accuracy"]
     right = "" if accuracy is None else f", {100 * accuracy:.2f} % of those with a label right"
+    predictions = storage.join(output, "predictions")
     quarantine = storage.join(output, "quarantine") if figures["quarantined"] else None
+    shown = quarantine if quarantine and not figures["predicted"] else predictions
     return _lines(
         f"{figures['predicted']:,} rows read{right}{_quarantined(figures)}",
-        ("predictions", storage.join(output, "predictions")),
+        ("predictions", predictions),
         ("quarantine", quarantine),
         ("report", figures["report"]),
-        next_=f'python -c "import pyarrow.parquet as pq; '
-        f"print(pq.read_table('{storage.join(output, 'predictions')}').to_pandas())\"",
+        next_=_show_table(shown, format_),
     )
+
+
+def _show_table(place: str, format_: str) -> str:
+    """A command that prints a folder of tables."""
+    if format_ == "parquet":
+        library, table = "parquet as pq", f"pq.read_table('{place}')"
+    else:
+        kind = {"csv": "csv", "jsonl": "json"}[format_]
+        library, table = "dataset as ds", f"ds.dataset('{place}', format='{kind}').to_table()"
+    return f'python -c "import pyarrow.{library}; print({table}.to_pandas())"'
 
 
 def of_demo(figures: Figures, *, pictures: str, rows: str, model: str) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from nanograd import metrics, storage
 from nanograd.batch.job import METRICS, SUMMARY
 from nanograd.batch.replacement import MANIFEST
+from nanograd.errors import DataError
 from nanograd.report import plots, reading
 from nanograd.report.charts import Axis, Bars, Line, around, chart
 from nanograd.report.markup import cards, document, folded, paragraph, table
@@ -78,10 +79,12 @@ def read(place: str) -> Story:
     """What an output folder tells.
 
     Raises:
-        DataError: this is no finished prediction.
+        DataError: this is no prediction, or it is damaged.
         StorageError: it cannot be read.
     """
     manifest = storage.read_manifest(storage.join(place, MANIFEST))
+    if (command := manifest["job"]["command"]) != "predict":
+        raise DataError(f"{place} is what {command} wrote: reports are of training and predictions")
     progress = storage.join(place, METRICS)
     lines = storage.read(progress).splitlines() if storage.exists(progress) else []
     return Story(

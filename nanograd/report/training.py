@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nanograd import blas, metrics, storage
 from nanograd import model as model_io
 from nanograd.data.dataset import Dataset
+from nanograd.errors import DataError
 from nanograd.model import Model
 from nanograd.report import plots, reading
 from nanograd.report.charts import Axis, Line, Mark, around, chart
@@ -105,6 +106,11 @@ def read(place: str) -> Story:
         StorageError: it cannot be read.
     """
     folder = storage.join(place, "model")
+    if not storage.exists(storage.join(folder, model_io.MANIFEST)):
+        raise DataError(
+            f"{place} holds neither a finished training run nor a finished prediction; check the "
+            "path, or finish it with its own command"
+        )
     model = model_io.load(folder)
     config = storage.join(place, "config.toml")
     return Story(

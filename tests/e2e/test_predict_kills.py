@@ -124,6 +124,30 @@ def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
     assert result["reasons"] == {"broken_image": PARTS}
 
 
+@pytest.mark.parametrize(("workers", "parts"), [("0", 2), ("2", 0), ("2", 2)])
+def test_sigterm_is_told_in_one_sentence_and_the_same_command_goes_on(
+    command: Callable[[Path], list[str]],
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    workers: str,
+    parts: int,
+) -> None:
+    words, place = [*command(tmp_path / "out"), "--workers", workers], tmp_path / "out"
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not place.exists() or parts_done(place) < parts:
+        assert driver.poll() is None, driver.communicate()
+        sleep(0.01)
+    driver.send_signal(signal.SIGTERM)
+    stdout, stderr = driver.communicate(timeout=_PATIENCE_S)
+
+    told = json.loads(stdout)
+    assert (driver.returncode, told["event"], told["code"]) == (75, "error", 75), stderr
+    assert stderr.splitlines()[-1] == f"nanograd: {told['reason']}"
+    assert [line for line in stderr.splitlines()[:-1] if not line.startswith("predict ")] == []
+    subprocess.run([*words, "--workers", "0"], check=True, capture_output=True)
+    assert contents(place) == undisturbed
+
+
 def test_job_with_a_single_cpu_ends_and_leaves_the_same_bytes(
     command: Callable[[Path], list[str]], undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

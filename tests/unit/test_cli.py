@@ -1,7 +1,10 @@
 import json
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
@@ -222,6 +225,43 @@ def test_columns_to_keep_come_from_environment_or_flags(
     assert done.code == 0, done.stderr
     table = pq.read_table(Path(predicting[5]) / "predictions")
     assert table.schema.names[: len(kept) + 1] == [*kept, "source_file"]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
+def test_next_command_prints_the_predictions(run: Any, predicting: list[str], format_: str) -> None:
+    done = run(*predicting, "--format", format_)
+
+    words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
+    shown = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    assert shown.stdout.split()[0] == "source_file"
+    assert "[7 rows x " in shown.stdout
+
+
+def test_demo_prints_its_results_on_stdout_while_ray_has_it(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(*_: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        with redirect_stdout(sys.stderr):  # as in a session of Ray
+            yield "train", {"seven": 7}
+        yield "demo", {}
+
+    monkeypatch.setattr("nanograd.demo.demo", steps)
+    done = run("demo")
+
+    assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
+
+
+def test_picture_to_predict_is_sent_to_ingest(run: Any, predicting: list[str]) -> None:
+    Path("pictures").mkdir()
+    Path("pictures/a.PNG").touch()
+
+    named = run("predict", "rows.parquet", "pictures/a.PNG", *predicting[2:])
+    below = run("predict", "pictures", *predicting[2:])
+
+    assert (named.code, below.code) == (2, 65)
+    assert "a.PNG is a picture; `nanograd ingest`" in named.last["reason"]
+    assert "no .parquet or .pq files in pictures; `nanograd ingest`" in below.last["reason"]
+    assert not Path("out").exists()
 
 
 def test_config_file_keeps_columns_and_is_weaker_than_a_flag(

@@ -113,7 +113,7 @@ def test_folder_without_pictures_is_an_error_that_names_it(tree: Path) -> None:
     (tree / "empty").mkdir()
     (tree / "empty" / "notes.txt").write_bytes(b"")
 
-    with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*empty"):
+    with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*empty; check"):
         expand([str(tree / "empty")], SUFFIXES)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,13 @@ def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
         load(str(folder))
     with pytest.raises(DataError, match="is no model directory"):
         load(str(folder / "nowhere"))
+
+
+def test_run_directory_is_no_model_directory_but_says_where_it_is(folder: Path) -> None:
+    model = folder.rename(folder.parent / "model")
+
+    with pytest.raises(DataError, match=re.escape(f"; say {model}")):
+        load(str(model.parent))
 
 
 def test_unknown_format_is_refused(folder: Path) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from nanograd import cli, commands, metrics
-from nanograd.config import PredictConfig
+from nanograd.config import IngestConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.report import prediction
@@ -141,8 +142,17 @@ def test_report_of_an_unfinished_prediction_is_refused(predict: Predict) -> None
     out = predict(7)
     (out / "_summary.json").unlink()
 
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="neither a finished training run nor a finished"):
         commands.report(str(out), None, [].append)
+
+
+def test_there_is_no_report_of_an_ingest(sample: Mnist, tmp_path: Path) -> None:
+    picture, rows = tmp_path / "7.png", str(tmp_path / "rows")
+    Image.fromarray(sample.test.images[0].reshape(28, 28)).save(picture)
+    commands.ingest(IngestConfig(output=rows, workers=0), [str(picture)], [].append)
+
+    with pytest.raises(DataError, match="is what ingest wrote"):
+        commands.report(rows, None, [].append)
 
 
 @pytest.mark.parametrize("command", ["train", "predict"])

@@ -108,7 +108,7 @@ def test_report_shows_what_was_lost(run: Path, digits: Mnist) -> None:
 
 
 def test_report_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no manifest\.json"):
+    with pytest.raises(DataError, match="neither a finished training run"):
         training.read(str(tmp_path))
 
 

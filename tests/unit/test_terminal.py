@@ -242,7 +242,8 @@ def test_last_words_name_what_was_made_and_the_next_command() -> None:
         {"output": "rows", "ingested": 20, "labelled": 7, "quarantined": 1, "reasons": {"empty": 1}}
     )
     counts = {"predicted": 20, "quarantined": 0, "reasons": {}, "accuracy": None}
-    read = closing.of_prediction({"output": "s3://b/o", "report": "s3://b/o/report.html"} | counts)
+    where = {"output": "s3://b/o", "report": "s3://b/o/report.html"}
+    read = closing.of_prediction(where | counts, "parquet")
 
     assert "99.03 %" in trained
     assert "report" not in trained
@@ -251,3 +252,15 @@ def test_last_words_name_what_was_made_and_the_next_command() -> None:
     assert "nanograd predict rows" in ingested
     assert "s3://b/o/predictions" in read
     assert "% of" not in read
+
+
+def test_last_words_do_not_send_on_who_has_nothing_to_go_on_with() -> None:
+    none = {"output": "out", "quarantined": 2, "reasons": {"empty": 2}}
+    ingested = closing.of_ingest(none | {"ingested": 0, "labelled": 0})
+    read = closing.of_prediction(
+        none | {"predicted": 0, "accuracy": None, "report": None}, "parquet"
+    )
+
+    assert "nanograd predict" not in ingested
+    assert "nanograd inspect" in ingested
+    assert "read_table('out/quarantine')" in read
