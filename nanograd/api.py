@@ -4,7 +4,6 @@ Errors are those of `nanograd.errors`: one sentence, each class with its exit co
 is imported unless `workers` says so.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd import commands, storage
+from nanograd import commands, json_files, storage
 from nanograd import model as model_io
 from nanograd.config import PictureFilesConfig, TrainConfig
 from nanograd.data import handwriting
@@ -82,10 +81,10 @@ def train(
     config = replace(config, output=commands.run_directory(config))
     lines = Lines(say or _nobody)
     figures = commands.train(config, lines.say, to_all([lines.show, show]))
-    rows = storage.read(storage.join(config.output or "", "metrics.jsonl")).splitlines()
+    rows = storage.read(storage.join(config.output or "", "metrics.jsonl"))
     return Training(
         model=model_io.load(figures["model"]),
-        metrics=[json.loads(row) for row in rows],
+        metrics=json_files.parse_lines(rows),
         figures=figures,
         directory=config.output or "",
     )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd import __version__, blas, card, mlp, storage
+from nanograd import __version__, blas, card, json_files, mlp, storage
 from nanograd.errors import DataError
 from nanograd.mlp import Architecture, Params
 from nanograd.pixels import Preparation, as_rows, prepare
@@ -158,7 +158,7 @@ def save(model: Model, place: str) -> None:
     nets = [net.meaning() for net in model.nets]
     files = {
         "model.safetensors": save_tensors(tensors),
-        "config.json": _json({"format": FORMAT, "nets": nets}),
+        "config.json": json_files.pretty({"format": FORMAT, "nets": nets}),
         "README.md": card.write([net.shape() for net in model.nets], model.about).encode(),
     }
     for name, data in files.items():
@@ -170,7 +170,7 @@ def save(model: Model, place: str) -> None:
         "versions": {"nanograd": __version__, "numpy": np.__version__, "python": python_version()},
         **model.about,
     }
-    storage.commit_manifest(storage.join(place, MANIFEST), manifest)
+    json_files.commit_manifest(storage.join(place, MANIFEST), manifest)
 
 
 def load(place: str) -> Model:
@@ -188,7 +188,7 @@ def load(place: str) -> Model:
         run = storage.exists(storage.join(place, "model", MANIFEST))
         hint = f"say {storage.join(place, 'model')}" if run else "check the path"
         raise DataError(f"{place} is no model directory: it has no {MANIFEST}; {hint}")
-    manifest = storage.read_manifest(storage.join(place, MANIFEST))
+    manifest = json_files.read_manifest(storage.join(place, MANIFEST))
     try:
         if manifest["format"] != FORMAT:
             raise DataError(
@@ -266,7 +266,3 @@ def _net(meaning: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Net:
     params.vector.flags.writeable = False
     preparation = Preparation(**meaning["preparation"])
     return Net(architecture=architecture, params=params, preparation=preparation)
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

@@ -6,7 +6,6 @@ object store one upload, which becomes visible when it is complete.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -107,33 +106,6 @@ def commit(place: str, data: bytes) -> None:
             _commit_local(local_path(place), data)
 
 
-def commit_manifest(place: str, manifest: dict[str, Any]) -> None:
-    """Commit a JSON object together with the checksum of what it says."""
-    sealed = {**manifest, "manifest_sha256": _seal(manifest)}
-    commit(place, (json.dumps(sealed, indent=2) + "\n").encode())
-
-
-def read_manifest(place: str) -> dict[str, Any]:
-    """A JSON object that still says what was committed.
-
-    Raises:
-        DataError: it is missing, broken or changed.
-        StorageError: it cannot be read.
-    """
-    try:
-        manifest = json.loads(read(place))
-        seal = manifest.pop("manifest_sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{place} is damaged: it is no manifest of this program") from error
-    if seal != _seal(manifest):
-        raise DataError(f"{place} is damaged: its contents do not fit its own checksum")
-    return dict(manifest)
-
-
-def _seal(manifest: dict[str, Any]) -> str:
-    return checksum(json.dumps(manifest, sort_keys=True).encode())
-
-
 def names(place: str) -> list[str]:
     """Names of the files and folders directly in a folder, sorted; none if it is not there."""
     with _failures("list", place):
@@ -156,18 +128,16 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
     Raises:
         DataError: there is neither such a folder nor such a file.
     """
-    from pyarrow.fs import FileSelector, FileType
+    from pyarrow.fs import FileSelector
 
     with _failures("list", place):
         filesystem, path = _filesystem(place)
         found = [filesystem.get_file_info(path)]
-        if found[0].type != FileType.File:
+        if not found[0].is_file:
             found = filesystem.get_file_info(FileSelector(path, recursive=True))
         start = place.removesuffix(path)
         return [
-            (start + each.path, each.size, each.mtime_ns or 0)
-            for each in found
-            if each.type == FileType.File
+            (start + each.path, each.size, each.mtime_ns or 0) for each in found if each.is_file
         ]
 
 
@@ -187,10 +157,8 @@ def is_file(place: str) -> bool:
     with _failures("look for", place):
         if not is_remote(place):
             return local_path(place).is_file()
-        from pyarrow.fs import FileType
-
         filesystem, path = _filesystem(place)
-        return bool(filesystem.get_file_info(path).type == FileType.File)
+        return bool(filesystem.get_file_info(path).is_file)
 
 
 def remove(place: str) -> None:

@@ -10,12 +10,11 @@ A part's id follows from its input and the job, so the same command again finds 
 finishes the rest; the output of another job is refused, or replaced when the new one is complete.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from nanograd import storage
+from nanograd import json_files, storage
 from nanograd.batch.part import RECEIPTS, Part, Receipt, RunParts, total
 from nanograd.batch.progress import Progress
 from nanograd.batch.replacement import MANIFEST, NEXT, SUCCESS, finish
@@ -91,7 +90,7 @@ def run_job(
         below = _room(job)
         if below is None:
             say(f"{job.place} holds this job's result already, complete; nothing to do")
-            receipts = storage.read_manifest(_at(job, MANIFEST))["receipts"]
+            receipts = json_files.read_manifest(_at(job, MANIFEST))["receipts"]
             _check_error_rate(job, receipts)
         else:
             stage = replace(
@@ -107,7 +106,7 @@ def run_job(
 def _run_parts(
     job: Job, run_parts: RunParts, say: Callable[[str], None], progress: Progress
 ) -> list[Receipt]:
-    storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": []})
+    json_files.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": []})
     receipts = [*_done(job, say)]
     found = {receipt["part"] for receipt in receipts}
     for receipt in receipts:
@@ -120,10 +119,9 @@ def _run_parts(
     _check_accounts(job, receipts)
     _check_nobody_else(job, receipts)
     receipts.sort(key=lambda receipt: receipt["part"])
-    summary = json.dumps(job.summarise(total(receipts)), indent=2)
-    storage.commit(_at(job, SUMMARY), f"{summary}\n".encode())
+    storage.commit(_at(job, SUMMARY), json_files.pretty(job.summarise(total(receipts))))
     storage.commit(_at(job, METRICS), progress.recorded())
-    storage.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": receipts})
+    json_files.commit_manifest(_at(job, MANIFEST), {"job": job.identity, "receipts": receipts})
     storage.commit(_at(job, SUCCESS), b"")
     return receipts
 
@@ -168,7 +166,7 @@ def _is_ours(job: Job, place: str) -> bool:
     if MANIFEST not in storage.names(place):
         return False
     try:
-        return bool(storage.read_manifest(storage.join(place, MANIFEST))["job"] == job.identity)
+        return bool(json_files.read_manifest(storage.join(place, MANIFEST))["job"] == job.identity)
     except DataError:
         if job.overwrite:
             return False
@@ -182,7 +180,7 @@ def _done(job: Job, say: Callable[[str], None]) -> Iterator[Receipt]:
     if names:
         say(f"{len(names)} of {len(job.parts)} parts are done already")
     for name in names:
-        yield storage.read_manifest(_at(job, RECEIPTS, name))
+        yield json_files.read_manifest(_at(job, RECEIPTS, name))
 
 
 def _check_accounts(job: Job, receipts: list[Receipt]) -> None:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from nanograd import storage
+from nanograd import json_files, storage
 
 Receipt: TypeAlias = dict[str, Any]
 
@@ -94,7 +94,7 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
         storage.commit(storage.join(place, name), data)
     checksums = {name: storage.checksum(data) for name, data in files.items()}
     receipt = {"part": part.id, "inputs": list(part.files), "files": checksums, **counts}
-    storage.commit_manifest(storage.join(place, RECEIPTS, f"{part.id}.json"), receipt)
+    json_files.commit_manifest(storage.join(place, RECEIPTS, f"{part.id}.json"), receipt)
     return receipt
 
 

@@ -1,10 +1,10 @@
 """How far a batch job is: receipts counted, figures shown."""
 
-import json
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
+from nanograd import json_files
 from nanograd.progress import Show
 
 _RECORD_S = 1.0
@@ -64,7 +64,7 @@ class Progress:
 
     def recorded(self) -> bytes:
         """What was shown, as lines of JSON, one a second at most."""
-        return b"".join(f"{json.dumps(row)}\n".encode() for row in self._recorded)
+        return json_files.lines(self._recorded)
 
     def _tell(self, *, complete: bool) -> None:
         figures = {**self._figures(), "complete": complete}

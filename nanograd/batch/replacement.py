@@ -7,7 +7,7 @@ old output is removed first, and that this is done is written down before anythi
 object store moves a folder file by file, and half of a new one must not be taken for an old one.
 """
 
-from nanograd import storage
+from nanograd import json_files, storage
 
 NEXT, MANIFEST, SUCCESS = "_next", "_manifest.json", "_SUCCESS"
 _CLEARED = "_cleared"
@@ -31,7 +31,8 @@ def finish(place: str) -> None:
     storage.remove(storage.join(place, SUCCESS))
     if MANIFEST in waiting:
         if _CLEARED not in waiting:
-            storage.read_manifest(storage.join(stage, MANIFEST))  # nothing whole for a damaged one
+            # Raises if it is damaged: nothing whole is given up for that.
+            json_files.read_manifest(storage.join(stage, MANIFEST))
             for name in storage.names(place):
                 if name not in (NEXT, MANIFEST):
                     storage.remove(storage.join(place, name))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd import metrics, storage
+from nanograd import json_files, metrics, storage
 from nanograd.batch.job import METRICS, SUMMARY
 from nanograd.batch.replacement import MANIFEST
 from nanograd.errors import DataError
@@ -82,11 +82,9 @@ def read(place: str) -> Story:
         DataError: this is no prediction, or it is damaged.
         StorageError: it cannot be read.
     """
-    manifest = storage.read_manifest(storage.join(place, MANIFEST))
+    manifest = json_files.read_manifest(storage.join(place, MANIFEST))
     if (command := manifest["job"]["command"]) != "predict":
         raise DataError(f"{place} is what {command} wrote: reports are of training and predictions")
-    progress = storage.join(place, METRICS)
-    lines = storage.read(progress).splitlines() if storage.exists(progress) else []
     return Story(
         place=place,
         summary=json.loads(storage.read(storage.join(place, SUMMARY))),
@@ -96,7 +94,7 @@ def read(place: str) -> Story:
             for receipt in manifest["receipts"]
             for name, checksum in receipt["files"].items()
         },
-        progress=[json.loads(line) for line in lines],
+        progress=json_files.read_lines(storage.join(place, METRICS)),
     )
 
 

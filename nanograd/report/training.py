@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd import blas, metrics, storage
+from nanograd import blas, json_files, metrics, storage
 from nanograd import model as model_io
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DataError
@@ -116,10 +116,10 @@ def read(place: str) -> Story:
     return Story(
         place=place,
         config=from_toml(storage.read(config).decode(), config),
-        epochs=_one_after_another(_rows(storage.join(place, "metrics.jsonl"))),
-        events=_rows(storage.join(place, "events.jsonl")),
+        epochs=_one_after_another(json_files.read_lines(storage.join(place, "metrics.jsonl"))),
+        events=json_files.read_lines(storage.join(place, "events.jsonl")),
         model=model,
-        versions=storage.read_manifest(storage.join(folder, model_io.MANIFEST))["versions"],
+        versions=json_files.read_manifest(storage.join(folder, model_io.MANIFEST))["versions"],
     )
 
 
@@ -274,9 +274,3 @@ def _one_after_another(epochs: list[Row]) -> list[Row]:
             before = {name: counted[-1][name] for name in before}
         counted.append(row | {name: row[name] + before[name] for name in before})
     return counted
-
-
-def _rows(place: str) -> list[Row]:
-    if not storage.exists(place):
-        return []
-    return [json.loads(line) for line in storage.read(place).splitlines()]

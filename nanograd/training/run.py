@@ -6,15 +6,14 @@ Checkpoints and model carry the run's identity, the settings and data that deter
 same command again goes on or finds the work done, another one is refused.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from time import gmtime, strftime
 from typing import Any
 
+from nanograd import json_files, storage
 from nanograd import model as model_io
-from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
 from nanograd.data.mnist import Mnist
@@ -227,29 +226,23 @@ def _write_metrics(run: Run, histories: list[History]) -> None:
         for number, history in enumerate(histories)
         for row in history.epochs
     ]
-    storage.commit(run.at("metrics.jsonl"), _lines(rows))
+    storage.commit(run.at("metrics.jsonl"), json_files.lines(rows))
 
 
 def _teller(run: Run, say: Callable[[str], None], show: Show) -> Tell:
     """What happens to the workers: said, shown, and kept in events.jsonl with the time (UTC)."""
-    events: list[Event] = []
-    if storage.exists(run.at("events.jsonl")):
-        events += map(json.loads, storage.read(run.at("events.jsonl")).splitlines())
+    events = json_files.read_lines(run.at("events.jsonl"))
 
     def tell(event: Event) -> None:
         say(event["sentence"])
         show(event)
         events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **event})
         try:
-            storage.commit(run.at("events.jsonl"), _lines(events))
+            storage.commit(run.at("events.jsonl"), json_files.lines(events))
         except StorageError as error:
             say(f"{error}; the next event is written with this one")
 
     return tell
-
-
-def _lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _make_room(run: Run) -> None:

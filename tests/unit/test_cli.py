@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import cli, model, storage
+from nanograd import cli, json_files, model
 from nanograd.config import (
     EvaluateConfig,
     ExportConfig,
@@ -195,9 +195,9 @@ def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
     run: Any, predicting: list[str], changed: dict[str, Any], named: str
 ) -> None:
     place = predicting[predicting.index("--model") + 1]
-    manifest = storage.read_manifest(f"{place}/manifest.json")
+    manifest = json_files.read_manifest(f"{place}/manifest.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "read_manifest", lambda file: {**manifest, **changed})
+        patch.setattr(json_files, "read_manifest", lambda file: {**manifest, **changed})
         done = run(*predicting)
 
     assert (done.code, done.last["code"]) == (65, 65)

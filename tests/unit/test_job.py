@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nanograd import storage
+from nanograd import json_files, storage
 from nanograd.batch.job import Job, run_job
 from nanograd.batch.part import Part, Receipt, commit_part, do, part_id, run_here
 from nanograd.errors import InternalError, StorageError
@@ -100,7 +100,7 @@ def test_manifest_holds_the_job_and_every_receipt_with_checksums(out: Path) -> N
 
     run(job, Scribe(out))
 
-    manifest = storage.read_manifest(str(out / "_manifest.json"))
+    manifest = json_files.read_manifest(str(out / "_manifest.json"))
     files = {name: sha for each in manifest["receipts"] for name, sha in each["files"].items()}
     assert manifest["job"] == job.identity
     assert [each["part"] for each in manifest["receipts"]] == sorted(part.id for part in PARTS)
@@ -145,7 +145,7 @@ def test_failing_part_leaves_the_finished_receipts_and_no_success(out: Path) -> 
 
     assert {path.stem for path in (out / "_receipts").iterdir()} == {p.id for p in PARTS[:2]}
     assert not (out / "_SUCCESS").exists()
-    assert storage.read_manifest(str(out / "_manifest.json"))["receipts"] == []
+    assert json_files.read_manifest(str(out / "_manifest.json"))["receipts"] == []
 
 
 @pytest.mark.parametrize("finished", [0, 1, 3, 4])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd import blas, storage
+from nanograd import blas, json_files, storage
 from nanograd.errors import DataError
 from nanograd.mlp import Architecture, Params, init_params
 from nanograd.model import Model, Net, load, save
@@ -49,9 +49,9 @@ def some_images(num_images: int) -> NDArray[np.uint8]:
 def forge(folder: Path, name: str, data: bytes) -> None:
     """Replace a file and its checksum: damage that only a look at the meaning can find."""
     (folder / name).write_bytes(data)
-    manifest = storage.read_manifest(str(folder / "manifest.json"))
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
     manifest["files"][name] = storage.checksum(data)
-    storage.commit_manifest(str(folder / "manifest.json"), manifest)
+    json_files.commit_manifest(str(folder / "manifest.json"), manifest)
 
 
 def forge_config(folder: Path, part: str, **values: object) -> None:
@@ -99,7 +99,7 @@ def test_loaded_parameters_are_read_only(folder: Path) -> None:
 
 
 def test_model_directory_holds_the_documented_files(folder: Path) -> None:
-    manifest = storage.read_manifest(str(folder / "manifest.json"))
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
 
     files = {"README.md", "config.json", "model.safetensors"}
     assert set(storage.names(str(folder))) == files | {"manifest.json"}
@@ -218,8 +218,8 @@ def test_run_directory_is_no_model_directory_but_says_where_it_is(folder: Path) 
 
 
 def test_unknown_format_is_refused(folder: Path) -> None:
-    manifest = storage.read_manifest(str(folder / "manifest.json"))
-    storage.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
+    json_files.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
 
     with pytest.raises(DataError, match=r"has format 'other-2' where nanograd [\d.]+ reads"):
         load(str(folder))

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd import commands, storage
+from nanograd import commands, json_files
 from nanograd import model as model_io
 from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
@@ -282,7 +282,7 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     done = predict({"good.parquet": good, "no rows.parquet": good[:0], **files})
 
     inputs = {path.name for path in (tmp_path / "in").iterdir()}
-    receipts = storage.read_manifest(str(tmp_path / "out" / "_manifest.json"))["receipts"]
+    receipts = json_files.read_manifest(str(tmp_path / "out" / "_manifest.json"))["receipts"]
     assert sorted(Path(file).name for each in receipts for file in each["inputs"]) == sorted(inputs)
     assert done.quarantine == sorted(
         [

@@ -10,7 +10,6 @@ import pytest
 from nanograd import storage
 from nanograd.errors import DataError, OutputExistsError, StorageError
 
-MANIFEST = {"rows": 193, "name": "über", "files": {"a": "0f"}, "rate": 0.1, "none": None}
 HOLD = """
 import sys
 from nanograd import storage
@@ -138,56 +137,6 @@ def test_reading_a_folder_is_a_data_error(tmp_path: Path) -> None:
 def test_unknown_kind_of_place_is_a_data_error() -> None:
     with pytest.raises(DataError, match=r"^nowhere://bucket/key: "):
         storage.read("nowhere://bucket/key")
-
-
-def test_manifest_round_trip_gives_the_same_object(tmp_path: Path) -> None:
-    place = str(tmp_path / "manifest.json")
-
-    storage.commit_manifest(place, MANIFEST)
-
-    assert storage.read_manifest(place) == MANIFEST
-
-
-@pytest.mark.parametrize("bit", [0, 2, 5, 7])
-def test_manifest_with_any_changed_byte_is_refused_or_says_the_same(
-    tmp_path: Path, bit: int
-) -> None:
-    file = tmp_path / "manifest.json"
-    storage.commit_manifest(str(file), MANIFEST)
-    whole = file.read_bytes()
-    refused = 0
-
-    for position in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << bit
-        file.write_bytes(damaged)
-        try:
-            assert storage.read_manifest(str(file)) == MANIFEST
-        except DataError as error:
-            assert "is damaged" in str(error)
-            refused += 1
-
-    whitespace = sum(byte in b" \n" for byte in whole)
-    assert refused >= len(whole) - whitespace
-
-
-def test_manifest_cut_short_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "manifest.json"
-    storage.commit_manifest(str(file), MANIFEST)
-    whole = file.read_bytes().rstrip()
-
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        with pytest.raises(DataError, match="is damaged"):
-            storage.read_manifest(str(file))
-
-
-@pytest.mark.parametrize("text", ["[]", "7", "null", '"text"', "{}", '{"manifest_sha256": null}'])
-def test_json_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "manifest.json").write_text(text)
-
-    with pytest.raises(DataError, match="is damaged"):
-        storage.read_manifest(str(tmp_path / "manifest.json"))
 
 
 def test_exclusive_refuses_a_second_process_until_the_first_is_gone(tmp_path: Path) -> None:
