@@ -35,7 +35,8 @@ from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
 from nanograd.report.trackers import trackers
 from nanograd.signals import stop_signals
-from nanograd.training.run import Run, train_run
+from nanograd.training.directory import Run
+from nanograd.training.run import train_run
 
 Say = Callable[[str], None]
 Figures = dict[str, Any]

@@ -8,9 +8,10 @@ from nanograd.batch.part import RunParts, Work, run_here
 from nanograd.config import JobConfig, TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.progress import Show
+from nanograd.training.directory import Tell
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
-from nanograd.training.run import MakeGroup, Tell
+from nanograd.training.run import MakeGroup
 from nanograd.training.server import Snapshot
 
 

@@ -13,9 +13,10 @@ from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
 from nanograd.progress import Show, ignore
+from nanograd.training.directory import Run
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe
-from nanograd.training.run import MakeGroup, Run, train_run
+from nanograd.training.run import MakeGroup, train_run
 from nanograd.training.server import Snapshot
 
 SETTINGS = {
