@@ -44,7 +44,7 @@ VARIATIONS: dict[str, Settings] = {
         "scaling": "0.1",
         "cool-down": "0",
     },
-    "no flags at ones": {"flagged-ones": "0"},
+    "no styles": {"styles": "0"},
     "last weights instead of their average": {"ema": "0"},
     "constant rate instead of cosine": {"schedule": "constant"},
     "500 hidden units": {"hidden": "500"},

@@ -168,16 +168,10 @@ class TrainConfig(ReportConfig):
         below=1,
         recipe=True,
     )
-    flagged_ones: float = setting(
-        0.05,
-        "give this share of the ones in training a flag, as they are written in much of the world",
-        least=0,
-        below=1,
-        recipe=True,
-    )
-    short_fours: float = setting(
+    styles: float = setting(
         0.1,
-        "cut the stem of this share of the fours in training off below the bar, likewise",
+        "redraw this share of the ones, fours and nines in training as they are written in much of "
+        "the world: with a flag, a short stem, a tail",
         least=0,
         below=1,
         recipe=True,

@@ -41,9 +41,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shards": 4,
         "width": 3.5,
         "height": 5.5,
-        # More flags, because it widens narrow digits and their flags; not tried with short fours.
-        "flagged_ones": 0.1,
-        "short_fours": 0.0,
         "validation_split": 0.0,
     },
 }

@@ -14,7 +14,8 @@ from numpy.random import Philox
 SPLIT = 2**63
 INIT = 2**63 + 1
 FLAGS = 2**63 + 2
-STEMS = 2**63 + 3
+STROKES = 2**63 + 3
+TAILS = 2**63 + 4
 
 
 def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
@@ -22,7 +23,7 @@ def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
 
     Args:
         seed: 0 to 2**63 - 1.
-        purpose: an epoch, SPLIT, INIT, FLAGS or STEMS.
+        purpose: an epoch, SPLIT, INIT, FLAGS, STROKES or TAILS.
         shard: draws of different shards never overlap.
         block: nor do those of different blocks, unless 2**128 numbers are drawn.
 

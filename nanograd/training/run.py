@@ -9,7 +9,7 @@ from nanograd import model as model_io
 from nanograd import storage
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
-from nanograd.data.styles import add_styles
+from nanograd.data.styles.redraw import add_styles
 from nanograd.errors import DataError, Stopped
 from nanograd.model import Model
 from nanograd.progress import Show, ignore
@@ -89,9 +89,7 @@ def _train(
             snapshot = _train_net(
                 recipe,
                 start,
-                training=add_styles(
-                    training, config.flagged_ones, config.short_fours, recipe.plan.seed
-                ),
+                training=add_styles(training, config.styles, recipe.plan.seed),
                 validation=validation,
                 make_group=make_group,
                 watch=watch,

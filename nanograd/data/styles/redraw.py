@@ -11,10 +11,10 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nanograd.data import flags, stems
 from nanograd.data.dataset import Dataset
+from nanograd.data.styles import fours, nines, ones
 from nanograd.deslant import deslant
-from nanograd.randomness import FLAGS, STEMS, stream
+from nanograd.randomness import FLAGS, STROKES, TAILS, stream
 from nanograd.resample import SIDE
 
 
@@ -34,21 +34,23 @@ class Style(NamedTuple):
     purpose: int
 
 
-_FLAGGED_ONES = Style(1, flags.flagged, flags.NUM_DRAWS, FLAGS)
-_SHORT_FOURS = Style(4, stems.shortened, stems.NUM_DRAWS, STEMS)
+_STYLES = (
+    Style(1, ones.flagged, ones.NUM_DRAWS, FLAGS),
+    Style(4, fours.straight, fours.NUM_DRAWS, STROKES),
+    Style(9, nines.tailed, nines.NUM_DRAWS, TAILS),
+)
 
 
-def add_styles(digits: Dataset, flagged_ones: float, short_fours: float, seed: int) -> Dataset:
-    """The same digits, a share of the ones and of the fours set upright and redrawn.
+def add_styles(digits: Dataset, share: float, seed: int) -> Dataset:
+    """The same digits, a share of the ones, fours and nines set upright and redrawn.
 
     Args:
         digits: N images.
-        flagged_ones: 0 to 1, the probability that a one gets a flag.
-        short_fours: 0 to 1, the probability that a four gets a short stem.
+        share: 0 to 1, the probability that such a digit is redrawn.
         seed: 0 to 2**63 - 1.
     """
     images = digits.images.copy()
-    for style, share in ((_FLAGGED_ONES, flagged_ones), (_SHORT_FOURS, short_fours)):
+    for style in _STYLES:
         places = np.flatnonzero(digits.labels == style.digit)
         draws = _draws(stream(seed, style.purpose), len(places), 1 + style.num_draws)
         chosen = draws[:, 0] < share

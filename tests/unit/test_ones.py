@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.data.flags import flagged
+from nanograd.data.styles.ones import flagged
 
-MIDDLING = np.full(6, 0.5)
-FOOTED = np.array([0.5, 0.5, 0.5, 0.1, 0.5, 0.5])
+MIDDLING = np.full(7, 0.5)
+FOOTED = np.array([0.5, 0.5, 0.5, 0.1, 0.5, 0.5, 0.5])
 
 
 def bar() -> NDArray[np.uint8]:
@@ -20,6 +20,17 @@ def test_flag_hangs_to_the_left_of_the_upper_end() -> None:
     upper, lower = (np.flatnonzero(rows.max(axis=0) > 127) for rows in (image[:14], image[15:]))
     assert upper.min() <= lower.min() - 3
     assert upper.max() <= lower.max() + 1
+
+
+def test_some_flags_begin_lower_and_may_be_level() -> None:
+    lowest = np.array([0.5, 0.99, 0.5, 0.5, 0.5, 0.5, 0.99])
+
+    image = flagged(bar(), lowest)
+
+    rows = np.flatnonzero(image.max(axis=1) > 127)
+    left = np.flatnonzero((image[:, : np.flatnonzero(image[rows[0]] > 127)[0]] > 127).any(axis=1))
+    assert 0.2 <= (left[0] - rows[0]) / len(rows) <= 0.35
+    assert left[-1] - left[0] <= 4
 
 
 @pytest.mark.parametrize("draw", [MIDDLING, FOOTED])

@@ -1,0 +1,1 @@
+"""Digits in styles that MNIST has few of."""
