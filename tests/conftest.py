@@ -48,6 +48,13 @@ def sample() -> Mnist:
 
 
 @pytest.fixture(scope="session")
+def few_digits(sample: Mnist) -> Mnist:
+    """A few hundred digits of the sample, as data of their own."""
+    train, test = sample.train.take(slice(0, 701)), sample.test.take(slice(0, 193))
+    return Mnist(train=train, test=test, name="some", sha256=train.sha256())
+
+
+@pytest.fixture(scope="session")
 def mnist_place() -> str:
     """All of MNIST, where it is at hand."""
     place = SHARED / "mnist"

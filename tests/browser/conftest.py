@@ -13,7 +13,7 @@ from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.report import training
 from scripts import chromium
-from tests.unit.runs import some_digits, train
+from tests.unit.runs import train
 
 
 # Not for the whole session: while it is open, an event loop runs in this thread.
@@ -27,12 +27,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def run(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run with its report."""
     place = tmp_path_factory.mktemp("browser") / "run"
-    digits = some_digits(sample)
-    train(digits, place, hidden=32, epochs=4)
-    training.write(str(place), digits.test)
+    train(few_digits, place, hidden=32, epochs=4)
+    training.write(str(place), few_digits.test)
     return place
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.data.mnist import Mnist
-from tests.unit.test_job import contents
+from tests.folders import untimed_contents
 
 PARTS = 60
 _ROWS = 61  # of a part
@@ -50,7 +50,7 @@ def undisturbed(
     place = tmp_path_factory.mktemp("undisturbed") / "out"
     # Without Ray: the bytes are the same, and it starts at once.
     subprocess.run([*command(place), "--workers", "0"], check=True, capture_output=True)
-    return contents(place)
+    return untimed_contents(place)
 
 
 def parts_done(place: Path) -> int:
@@ -118,7 +118,7 @@ def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
         assert driver.returncode == (-signal.SIGKILL if victim == "driver" else 0), said
 
     assert commands == 1 + victims.count("driver")
-    assert contents(place) == undisturbed
+    assert untimed_contents(place) == undisturbed
     result = json.loads(said[0].splitlines()[-1])
     assert result["rows"] == result["predicted"] + result["quarantined"] == PARTS * _ROWS
     assert result["reasons"] == {"broken_image": PARTS}
@@ -145,7 +145,7 @@ def test_sigterm_is_told_in_one_sentence_and_the_same_command_goes_on(
     assert stderr.splitlines()[-1] == f"nanograd: {told['reason']}"
     assert [line for line in stderr.splitlines()[:-1] if not line.startswith("predict ")] == []
     subprocess.run([*words, "--workers", "0"], check=True, capture_output=True)
-    assert contents(place) == undisturbed
+    assert untimed_contents(place) == undisturbed
 
 
 def test_job_with_a_single_cpu_ends_and_leaves_the_same_bytes(
@@ -162,4 +162,4 @@ def test_job_with_a_single_cpu_ends_and_leaves_the_same_bytes(
     )
 
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "out") == undisturbed
+    assert untimed_contents(tmp_path / "out") == undisturbed

@@ -14,7 +14,7 @@ from nanograd.data.mnist import Mnist
 from tests.conftest import Nanograd, Outcome
 from tests.e2e.conftest import Store, make_bucket
 from tests.e2e.store import Way, way_to
-from tests.unit.test_job import PARTS, TOTAL, Scribe, make_job, run
+from tests.unit.jobs import PARTS, TOTAL, Scribe, make_job, run
 
 # Longer than a request may take (3 s), so that requests are repeated.
 _HANGS_S = 8.0

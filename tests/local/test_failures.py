@@ -14,18 +14,12 @@ import ray
 
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 Events = list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    return sample.train.take(slice(0, 1931))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import ray.cloudpickle
 
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
@@ -44,11 +43,6 @@ class Far(WorkerActor):
             return False
         Path(self.folder, f"near-{os.getpid()}").touch()
         return super().attach(address)
-
-
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    return sample.train.take(slice(0, 1931))
 
 
 @pytest.fixture(scope="module")

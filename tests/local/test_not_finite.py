@@ -12,7 +12,6 @@ import ray.cloudpickle
 
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
@@ -42,11 +41,6 @@ class NanAtRoundNine(WorkerActor):
             Path(self.folder, f"{os.getpid()}-{node}").touch()
             out[7] = np.nan
         return done
-
-
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    return sample.train.take(slice(0, 1931))
 
 
 @pytest.fixture(scope="module")

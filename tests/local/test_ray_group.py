@@ -3,7 +3,6 @@ import pytest
 
 from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.distributed import group as ray_group
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import ClusterError, DivergedError
@@ -12,11 +11,6 @@ from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 ROUNDS = 7
-
-
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    return sample.train.take(slice(0, 1931))
 
 
 def recipe_for(digits: Dataset, **settings: object) -> Recipe:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nanograd.config import TrainConfig
@@ -40,12 +41,6 @@ SETTINGS = {
 Figures = dict[str, Any]
 
 
-def some_digits(sample: Mnist) -> Mnist:
-    """A few hundred images of the sample, as data of their own."""
-    train, test = sample.train.take(slice(0, 701)), sample.test.take(slice(0, 193))
-    return Mnist(train=train, test=test, name="some", sha256=train.sha256())
-
-
 class StopAt:
     """Wants a stop from the n-th time on that it is asked, as a signal does."""
 
@@ -79,10 +74,6 @@ def train(
     return train_run(Run(config=config, place=str(place), data=data), make_group, stop, say, show)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def without_times(figures: Figures) -> Figures:
     untimed = {"train_s", "images_per_s", "model"}
     return {name: value for name, value in figures.items() if name not in untimed}
@@ -93,3 +84,11 @@ def stopped(data: Mnist, place: Path, **settings: object) -> Path:
     with pytest.raises(Stopped):
         train(data, place, StopAt(1), **settings)
     return place
+
+
+def bits(snapshot: Snapshot) -> tuple[object, ...]:
+    """All of a snapshot that the next rounds depend on."""
+    assert snapshot.vector.dtype == np.float32
+    average = None if snapshot.average is None else snapshot.average.tobytes()
+    state = [(name, vector.tobytes()) for name, vector in sorted(snapshot.state.items())]
+    return snapshot.round, snapshot.vector.tobytes(), state, average

@@ -14,7 +14,6 @@ from tests.unit.runs import (
     Figures,
     StopAt,
     refuse_to_compute,
-    some_digits,
     train,
     without_times,
 )
@@ -23,14 +22,9 @@ COMMITTEE = {"committee": 3, "pixels": "deslanted"}
 
 
 @pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Mnist:
-    return some_digits(sample)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Figures:
+def undisturbed(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Figures:
     """The figures of a committee that nothing happened to."""
-    return train(digits, tmp_path_factory.mktemp("undisturbed") / "run", **COMMITTEE)
+    return train(few_digits, tmp_path_factory.mktemp("undisturbed") / "run", **COMMITTEE)
 
 
 def test_nets_differ_in_seed_and_size() -> None:
@@ -65,14 +59,14 @@ def test_nets_of_digits_as_they_stand_differ_in_seed_alone() -> None:
 
 
 def test_committee_holds_the_nets_that_its_members_would_be_alone(
-    digits: Mnist, tmp_path: Path
+    few_digits: Mnist, tmp_path: Path
 ) -> None:
     whole = {"validation_split": 0.0}
-    figures = train(digits, tmp_path / "run", **COMMITTEE, **whole)
+    figures = train(few_digits, tmp_path / "run", **COMMITTEE, **whole)
 
     model = model_io.load(figures["model"])
     for number, net in enumerate(TrainConfig.resolve(SETTINGS, COMMITTEE, whole).nets()):
-        alone = train(digits, tmp_path / str(number), **net.recipe())
+        alone = train(few_digits, tmp_path / str(number), **net.recipe())
         assert figures["nets"][number] == {
             name: alone[name] for name in ("params_sha256", "val_accuracy", "test_accuracy")
         }
@@ -82,11 +76,11 @@ def test_committee_holds_the_nets_that_its_members_would_be_alone(
         assert model.nets[number].preparation == theirs.preparation
 
 
-def test_figures_are_those_of_the_nets_together(digits: Mnist, undisturbed: Figures) -> None:
+def test_figures_are_those_of_the_nets_together(few_digits: Mnist, undisturbed: Figures) -> None:
     model = model_io.load(undisturbed["model"])
 
     assert undisturbed["params_sha256"] == model.params_sha256()
-    assert undisturbed["test_accuracy"] == loop.accuracy(model, digits.test)
+    assert undisturbed["test_accuracy"] == loop.accuracy(model, few_digits.test)
     assert undisturbed["rounds"] == 3 * 2 * 10
     rows = (Path(undisturbed["model"]).parent / "metrics.jsonl").read_text().splitlines()
     places = [(row["net"], row["epoch"]) for row in map(json.loads, rows)]
@@ -95,22 +89,22 @@ def test_figures_are_those_of_the_nets_together(digits: Mnist, undisturbed: Figu
 
 @pytest.mark.parametrize("count", [1, 5, 4])
 def test_stopped_and_resumed_it_ends_as_the_undisturbed_one(
-    digits: Mnist, tmp_path: Path, undisturbed: Figures, count: int
+    few_digits: Mnist, tmp_path: Path, undisturbed: Figures, count: int
 ) -> None:
     with pytest.raises(Stopped, match=f"the same settings with --output {tmp_path / 'run'}, "):
-        train(digits, tmp_path / "run", StopAt(count), **COMMITTEE)
+        train(few_digits, tmp_path / "run", StopAt(count), **COMMITTEE)
 
-    figures = train(digits, tmp_path / "run", **COMMITTEE)
+    figures = train(few_digits, tmp_path / "run", **COMMITTEE)
 
     assert without_times(figures) == without_times(undisturbed)
 
 
 def test_lost_model_is_made_again_without_computing(
-    digits: Mnist, tmp_path: Path, undisturbed: Figures
+    few_digits: Mnist, tmp_path: Path, undisturbed: Figures
 ) -> None:
-    figures = train(digits, tmp_path / "run", **COMMITTEE)
+    figures = train(few_digits, tmp_path / "run", **COMMITTEE)
     model_io.storage.remove(figures["model"])
 
-    again = train(digits, tmp_path / "run", make_group=refuse_to_compute, **COMMITTEE)
+    again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, **COMMITTEE)
 
     assert again == figures

@@ -13,6 +13,7 @@ from nanograd.training.group import shards_of
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, Progress, Snapshot, first_snapshot
 from nanograd.training.worker import Worker
+from tests.unit.runs import bits
 
 NUM_IMAGES = 193
 SETTINGS = {
@@ -49,13 +50,6 @@ def one_thread() -> Iterator[None]:
 
 def recipe_for(**settings: object) -> Recipe:
     return make_recipe(TrainConfig.resolve(SETTINGS, settings), NUM_IMAGES)
-
-
-def bits(snapshot: Snapshot) -> tuple[object, ...]:
-    assert snapshot.vector.dtype == np.float32
-    average = None if snapshot.average is None else snapshot.average.tobytes()
-    state = [(name, vector.tobytes()) for name, vector in sorted(snapshot.state.items())]
-    return snapshot.round, snapshot.vector.tobytes(), state, average
 
 
 def some_digits() -> Dataset:

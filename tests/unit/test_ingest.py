@@ -16,6 +16,7 @@ from nanograd.data.export import write_pictures
 from nanograd.data.mnist import Mnist
 from nanograd.data.parquet import QUARANTINE
 from nanograd.errors import DataError, OutputExistsError
+from tests.folders import untimed_contents
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,6 @@ def ingest(tmp_path: Path, *inputs: Path, **settings: Any) -> tuple[dict[str, An
     figures = commands.ingest(config, [str(place) for place in inputs], lambda sentence: None)
     rows = pq.read_table(tmp_path / "rows").to_pylist()
     return figures, sorted(rows, key=lambda row: str(row["image"]["path"]))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files, but for those that tell how long a command took."""
-    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    timed = ("_metrics.jsonl", "report.html")
-    return {name: file.read_bytes() for name, file in files.items() if file.name not in timed}
 
 
 def picture(kind: str, size: tuple[int, int] = (28, 28), ink: int = 255) -> bytes:
@@ -171,9 +165,9 @@ def test_same_command_again_does_nothing_and_finishes_what_was_lost(
     tmp_path: Path, png: Path
 ) -> None:
     first, _ = ingest(tmp_path, png, part_rows=7)
-    before = contents(tmp_path / "rows")
+    before = untimed_contents(tmp_path / "rows")
     again, _ = ingest(tmp_path, png, part_rows=7)
-    unchanged = contents(tmp_path / "rows")
+    unchanged = untimed_contents(tmp_path / "rows")
     (tmp_path / "rows" / "_SUCCESS").unlink()
     next((tmp_path / "rows" / "_receipts").iterdir()).unlink()
 
@@ -181,7 +175,7 @@ def test_same_command_again_does_nothing_and_finishes_what_was_lost(
 
     assert again["ingested"] == first["ingested"] == 19
     assert unchanged == before
-    assert contents(tmp_path / "rows") == before
+    assert untimed_contents(tmp_path / "rows") == before
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,14 @@
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanograd import json_files, storage
-from nanograd.batch.job import Job, run_job
-from nanograd.batch.part import Part, Receipt, commit_part, do, part_id, run_here
+from nanograd.batch.job import run_job
+from nanograd.batch.part import Part, Receipt, do, part_id
 from nanograd.errors import InternalError, StorageError
-
-ROWS = [1, 7, 193, 0, 28]
-PARTS = [
-    Part(id=part_id("file", number), files=(f"/in/file-{number}",), num_rows=num_rows)
-    for number, num_rows in enumerate(ROWS)
-]
-TOTAL = {"rows": 229, "quarantined": 4, "reasons": {"blank": 3, "empty": 1}}
-
-
-class Scribe:
-    """Work that commits a file a part, remembers which parts it did, and may fail at one."""
-
-    def __init__(self, place: Path, fails_at: int | None = None) -> None:
-        self.place = str(place)
-        self.fails_at = fails_at
-        self.done: list[str] = []
-
-    def __call__(self, part: Part) -> Receipt:
-        if len(self.done) == self.fails_at:
-            return self.fail(part)
-        self.done.append(part.id)
-        return commit_part(self.place, part, self.files(part), self.counts(part))
-
-    def files(self, part: Part) -> dict[str, bytes]:
-        return {f"rows/part-{part.id}": part.id.encode() * 7, f"more-{part.id}": b""}
-
-    def counts(self, part: Part) -> dict[str, Any]:
-        blank, empty = int(part.num_rows > 1), int(part.num_rows == 193)
-        reasons = {"blank": blank, **({"empty": 1} if empty else {})} if blank else {}
-        return {"rows": part.num_rows, "quarantined": blank + empty, "reasons": reasons}
-
-    def fail(self, part: Part) -> Receipt:
-        raise StorageError("the disk is full")
+from tests.folders import untimed_contents
+from tests.unit.jobs import PARTS, TOTAL, Scribe, make_job, run
 
 
 class KilledBeforeReceipt(Scribe):
@@ -53,39 +21,6 @@ class KilledBeforeReceipt(Scribe):
 class Miscount(Scribe):
     def counts(self, part: Part) -> dict[str, Any]:
         return {**super().counts(part), "rows": part.num_rows + (part.num_rows == 193)}
-
-
-def make_job(
-    place: Path, parts: Sequence[Part] = PARTS, *, model: str = "m", overwrite: bool = False
-) -> Job:
-    identity = {"command": "copy", "model": model, "parts": [part.id for part in parts]}
-    return Job(place=str(place), identity=identity, parts=parts, overwrite=overwrite)
-
-
-def run(job: Job, work: Scribe) -> tuple[Receipt, list[str]]:
-    """The total, and what was said."""
-    said: list[str] = []
-    return run_job(job, run_here(work), said.append).summary, said
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files, but for those that tell how long a command took."""
-    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    timed = ("_metrics.jsonl", "report.html")
-    return {name: file.read_bytes() for name, file in files.items() if file.name not in timed}
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Where a job may go; nothing is there yet."""
-    return tmp_path / "deep" / "out"
-
-
-@pytest.fixture
-def undisturbed(tmp_path: Path) -> dict[str, bytes]:
-    """What a job leaves that nothing happened to."""
-    run(make_job(tmp_path / "undisturbed"), Scribe(tmp_path / "undisturbed"))
-    return contents(tmp_path / "undisturbed")
 
 
 def test_totals_add_up_counts_and_merge_reasons(out: Path) -> None:
@@ -113,7 +48,7 @@ def test_manifest_holds_the_job_and_every_receipt_with_checksums(out: Path) -> N
 
 
 def test_order_of_receipts_does_not_change_the_output(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     work = Scribe(out)
 
@@ -123,10 +58,10 @@ def test_order_of_receipts_does_not_change_the_output(
         lambda sentence: None,
     )
 
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
-def test_complete_job_is_not_done_again(out: Path, undisturbed: dict[str, bytes]) -> None:
+def test_complete_job_is_not_done_again(out: Path, undisturbed_job: dict[str, bytes]) -> None:
     run(make_job(out), Scribe(out))
     again = Scribe(out)
 
@@ -136,7 +71,7 @@ def test_complete_job_is_not_done_again(out: Path, undisturbed: dict[str, bytes]
     assert total == TOTAL
     assert len(said) == 1
     assert "nothing to do" in said[0]
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 def test_failing_part_leaves_the_finished_receipts_and_no_success(out: Path) -> None:
@@ -150,7 +85,7 @@ def test_failing_part_leaves_the_finished_receipts_and_no_success(out: Path) -> 
 
 @pytest.mark.parametrize("finished", [0, 1, 3, 4])
 def test_finished_parts_are_kept_and_the_rest_is_done(
-    out: Path, undisturbed: dict[str, bytes], finished: int
+    out: Path, undisturbed_job: dict[str, bytes], finished: int
 ) -> None:
     with pytest.raises(StorageError):
         run(make_job(out), Scribe(out, fails_at=finished))
@@ -161,11 +96,11 @@ def test_finished_parts_are_kept_and_the_rest_is_done(
     assert again.done == [part.id for part in PARTS[finished:]]
     assert total == TOTAL
     assert (f"{finished} of 5 parts are done already" in said) == bool(finished)
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 def test_part_without_receipt_is_done_again_to_the_same_bytes(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(make_job(out), KilledBeforeReceipt(out, fails_at=2))
@@ -178,11 +113,11 @@ def test_part_without_receipt_is_done_again_to_the_same_bytes(
 
     assert again.done == [part.id for part in PARTS[2:]]
     assert total == TOTAL
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 def test_job_killed_before_success_only_commits_again(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     run(make_job(out), Scribe(out))
     (out / "_SUCCESS").unlink()
@@ -191,7 +126,7 @@ def test_job_killed_before_success_only_commits_again(
     total, _ = run(make_job(out), again)
 
     assert (again.done, total) == ([], TOTAL)
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 def test_miscounted_rows_are_an_internal_error_without_success(out: Path) -> None:

@@ -6,20 +6,8 @@ import pytest
 from nanograd import storage
 from nanograd.batch.part import Part, Receipt
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
-from tests.unit.test_job import PARTS, TOTAL, Scribe, contents, make_job, run
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Where a job may go; nothing is there yet."""
-    return tmp_path / "deep" / "out"
-
-
-@pytest.fixture
-def undisturbed(tmp_path: Path) -> dict[str, bytes]:
-    """What a job leaves that nothing happened to."""
-    run(make_job(tmp_path / "undisturbed"), Scribe(tmp_path / "undisturbed"))
-    return contents(tmp_path / "undisturbed")
+from tests.folders import untimed_contents
+from tests.unit.jobs import PARTS, TOTAL, Scribe, make_job, run
 
 
 @pytest.mark.parametrize("finished", [2, None])
@@ -28,13 +16,13 @@ def test_another_job_is_refused_and_the_output_untouched(out: Path, finished: in
         run(make_job(out), Scribe(out, fails_at=finished))
     except StorageError:
         assert finished
-    before, other = contents(out), Scribe(out)
+    before, other = untimed_contents(out), Scribe(out)
 
     with pytest.raises(OutputExistsError, match=r"another job .*--overwrite"):
         run(make_job(out, model="n"), other)
 
     assert other.done == []
-    assert contents(out) == before
+    assert untimed_contents(out) == before
 
 
 def test_overwrite_replaces_another_jobs_output(out: Path) -> None:
@@ -46,18 +34,18 @@ def test_overwrite_replaces_another_jobs_output(out: Path) -> None:
     assert work.done == [part.id for part in PARTS[:2]]
     assert total["rows"] == 8
     # Two files and a receipt a part, summary, manifest, mark of completeness.
-    assert len(contents(out)) == 2 * 3 + 3
+    assert len(untimed_contents(out)) == 2 * 3 + 3
 
 
 def test_old_output_stays_whole_until_the_new_one_is_complete(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     run(make_job(out, model="n"), Scribe(out))
-    old = contents(out)
+    old = untimed_contents(out)
 
     with pytest.raises(StorageError):
         run(make_job(out, overwrite=True), Scribe(out, fails_at=3))
-    now = contents(out)
+    now = untimed_contents(out)
     again = Scribe(out)
     run(make_job(out, overwrite=True), again)
 
@@ -65,12 +53,12 @@ def test_old_output_stays_whole_until_the_new_one_is_complete(
     assert {name: data for name, data in now.items() if name not in beside} == old
     assert len(beside) == 3 * 3 + 1
     assert again.done == [part.id for part in PARTS[3:]]
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 @pytest.mark.parametrize("place", range(6))
 def test_replacement_killed_at_any_move_is_finished_by_the_next_command(
-    out: Path, undisturbed: dict[str, bytes], place: int
+    out: Path, undisturbed_job: dict[str, bytes], place: int
 ) -> None:
     run(make_job(out, PARTS[:2], model="n"), Scribe(out))
     move, moved = storage.move, []
@@ -92,11 +80,11 @@ def test_replacement_killed_at_any_move_is_finished_by_the_next_command(
     assert not was_complete
     assert again.done == []
     assert total == TOTAL
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 def test_overwriting_an_unfinished_output_of_ones_own_goes_on(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     with pytest.raises(StorageError):
         run(make_job(out, overwrite=True), Scribe(out, fails_at=2))
@@ -105,7 +93,7 @@ def test_overwriting_an_unfinished_output_of_ones_own_goes_on(
     run(make_job(out, overwrite=True), again)
 
     assert again.done == [part.id for part in PARTS[2:]]
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 def test_what_another_job_wrote_meanwhile_is_found(out: Path) -> None:
@@ -121,7 +109,7 @@ def test_what_another_job_wrote_meanwhile_is_found(out: Path) -> None:
 
 
 def test_too_many_unreadable_rows_end_the_job_and_allowing_more_finishes_it(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     strict = replace(make_job(out), max_error_rate=0.01)
 
@@ -133,7 +121,7 @@ def test_too_many_unreadable_rows_end_the_job_and_allowing_more_finishes_it(
         run(strict, Scribe(out))
 
     assert not was_complete
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -143,18 +131,18 @@ def test_folder_of_a_stranger_is_refused_and_left_alone(out: Path, overwrite: bo
     with pytest.raises(OutputExistsError, match=r"holds 'thesis.tex'.*choose another --output"):
         run(make_job(out, overwrite=overwrite), Scribe(out))
 
-    assert contents(out) == {"thesis.tex": b"dear"}
+    assert untimed_contents(out) == {"thesis.tex": b"dear"}
 
 
 def test_overwrite_refuses_an_output_that_holds_the_input(out: Path) -> None:
     run(make_job(out), Scribe(out))
-    before = contents(out)
+    before = untimed_contents(out)
     parts = [Part(id="0", files=(str(out / "rows" / f"part-{PARTS[0].id}"),), num_rows=1)]
 
     with pytest.raises(UsageError, match=r"--output .*part-"):
         run(make_job(out, parts, overwrite=True), Scribe(out))
 
-    assert contents(out) == before
+    assert untimed_contents(out) == before
 
 
 def test_stranger_beside_an_unfinished_job_is_left_alone(out: Path) -> None:
@@ -182,7 +170,7 @@ def test_damaged_receipt_is_named(out: Path, data: bytes) -> None:
 
 
 def test_damaged_manifest_is_named_and_may_be_overwritten(
-    out: Path, undisturbed: dict[str, bytes]
+    out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:
     run(make_job(out), Scribe(out))
     (out / "_manifest.json").write_bytes(b"{}")
@@ -191,4 +179,4 @@ def test_damaged_manifest_is_named_and_may_be_overwritten(
         run(make_job(out), Scribe(out))
     run(make_job(out, overwrite=True), Scribe(out))
 
-    assert contents(out) == undisturbed
+    assert untimed_contents(out) == undisturbed_job

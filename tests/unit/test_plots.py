@@ -10,7 +10,7 @@ from nanograd.config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UsageError
 from nanograd.report import plots, training
-from tests.unit.runs import some_digits, train
+from tests.unit.runs import train
 from tests.unit.test_prediction_report import Predict, model, predict
 
 __all__ = ["model", "predict"]
@@ -27,22 +27,20 @@ def written(place: Path) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def test_plots_of_a_run_are_png_files(sample: Mnist, tmp_path: Path) -> None:
-    digits = some_digits(sample)
-    train(digits, tmp_path / "run")
+def test_plots_of_a_run_are_png_files(few_digits: Mnist, tmp_path: Path) -> None:
+    train(few_digits, tmp_path / "run")
 
-    training.write(str(tmp_path / "run"), digits.test, as_png=True)
+    training.write(str(tmp_path / "run"), few_digits.test, as_png=True)
 
     sizes = written(tmp_path / "run")
     assert sorted(sizes) == ["calibration", "confusion", "learning", "speed"]
     assert sizes["learning"] == (3 * 624, 480)
 
 
-def test_run_without_validation_has_plots_without_it(sample: Mnist, tmp_path: Path) -> None:
-    digits = some_digits(sample)
-    train(digits, tmp_path / "run", validation_split=0.0)
+def test_run_without_validation_has_plots_without_it(few_digits: Mnist, tmp_path: Path) -> None:
+    train(few_digits, tmp_path / "run", validation_split=0.0)
 
-    training.write(str(tmp_path / "run"), digits.test, as_png=True)
+    training.write(str(tmp_path / "run"), few_digits.test, as_png=True)
 
     assert written(tmp_path / "run")["learning"] == (2 * 624, 480)
 

@@ -24,6 +24,7 @@ from nanograd.metrics import confusion_matrix
 from nanograd.mlp import Architecture, init_params
 from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
+from tests.folders import untimed_contents
 
 
 def save_model(place: Path, seed: int) -> str:
@@ -73,13 +74,6 @@ def run(config: PredictConfig, *inputs: Path) -> tuple[dict[str, Any], list[str]
 
 def changed(config: PredictConfig, **values: Any) -> PredictConfig:
     return PredictConfig.resolve(vars(config), values)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files, but for those that tell how long a command took."""
-    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    timed = ("_metrics.jsonl", "report.html")
-    return {name: file.read_bytes() for name, file in files.items() if file.name not in timed}
 
 
 def parts_in(folder: str, name: str) -> list[Path]:
@@ -216,14 +210,17 @@ def test_damaged_row_group_leaves_those_around_it(config: PredictConfig, rows: P
 def test_same_job_again_does_nothing_and_tells_the_same(config: PredictConfig, rows: Path) -> None:
     first, _ = run(config, rows)
     out = Path(config.output)
-    before, times = contents(out), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    before, times = (
+        untimed_contents(out),
+        {path: path.stat().st_mtime_ns for path in out.rglob("*")},
+    )
 
     again, said = run(config, rows)
 
     timed = ("start_s", "predict_s", "rows_per_s")
     assert (again["predict_s"], again["rows_per_s"]) == (0, 0)
     assert [line for line in said if "nothing to do" in line] == said
-    assert contents(out) == before
+    assert untimed_contents(out) == before
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
     assert {k: v for k, v in again.items() if k not in timed} == {
         k: v for k, v in first.items() if k not in timed
@@ -255,7 +252,7 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
     assert f"{finished} of 3 parts are done already" in said
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert len(kept) == 2 * finished
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert untimed_contents(tmp_path / "out") == untimed_contents(tmp_path / "undisturbed")
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (579, 576, 3)
 
 
@@ -356,12 +353,12 @@ def test_other_settings_are_another_job(
     config: PredictConfig, rows: Path, change: dict[str, Any]
 ) -> None:
     run(config, rows)
-    before = contents(Path(config.output))
+    before = untimed_contents(Path(config.output))
 
     with pytest.raises(OutputExistsError, match="another job"):
         run(changed(config, **change), rows)
 
-    assert contents(Path(config.output)) == before
+    assert untimed_contents(Path(config.output)) == before
 
 
 def test_other_model_is_another_job_and_the_same_elsewhere_is_not(

@@ -15,16 +15,16 @@ from nanograd.config import IngestConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.report import prediction
-from tests.unit.runs import some_digits, train
+from tests.unit.runs import train
 from tests.unit.test_report import MOST_BYTES, Page
 
 Predict = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def model(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> str:
     place = tmp_path_factory.mktemp("model") / "run"
-    train(some_digits(sample), place)
+    train(few_digits, place)
     return str(place / "model")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from nanograd.batch.progress import Progress
 from nanograd.data.mnist import Mnist
 from nanograd.progress import Figures, Rate, ignore
-from tests.unit.runs import some_digits, train
+from tests.unit.runs import train
 
 Shown = list[Figures]
 
@@ -89,10 +89,10 @@ def test_rate_forgets_what_is_long_ago() -> None:
     assert found[40] == 2
 
 
-def test_run_shows_every_epoch_and_ends_complete(sample: Mnist, tmp_path: Path) -> None:
+def test_run_shows_every_epoch_and_ends_complete(few_digits: Mnist, tmp_path: Path) -> None:
     figures: Shown = []
 
-    train(some_digits(sample), tmp_path / "run", show=figures.append, epochs=3, committee=2)
+    train(few_digits, tmp_path / "run", show=figures.append, epochs=3, committee=2)
 
     progress = [each for each in figures if each["event"] == "progress"]
     epochs = [each for each in figures if each["event"] == "epoch"]

@@ -13,7 +13,7 @@ from nanograd.errors import DataError
 from nanograd.mlp import Params
 from nanograd.report import charts, reading, training
 from nanograd.report.charts import Axis, Bars, Line, Mark
-from tests.unit.runs import some_digits, train
+from tests.unit.runs import train
 
 MOST_BYTES = 3_000_000
 
@@ -40,20 +40,15 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Mnist:
-    return some_digits(sample)
-
-
-@pytest.fixture(scope="module")
-def run(digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("<b>&run")
-    train(digits, place)
+    train(few_digits, place)
     return place
 
 
 @pytest.fixture(scope="module")
-def text(run: Path, digits: Mnist) -> str:
-    return Path(training.write(str(run), digits.test)).read_text()
+def text(run: Path, few_digits: Mnist) -> str:
+    return Path(training.write(str(run), few_digits.test)).read_text()
 
 
 def test_report_is_one_small_file_that_asks_nobody(text: str) -> None:
@@ -72,15 +67,15 @@ def test_links_of_the_report_lead_to_its_sections(text: str) -> None:
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
-def test_report_says_what_the_model_does(text: str, run: Path, digits: Mnist) -> None:
+def test_report_says_what_the_model_does(text: str, run: Path, few_digits: Mnist) -> None:
     model = model_io.load(str(run / "model"))
-    predictions = model.scores(digits.test.images).argmax(axis=1)
+    predictions = model.scores(few_digits.test.images).argmax(axis=1)
     words = " ".join(Page(text).words)
 
-    accuracy = metrics.accuracy(predictions, digits.test.labels)
+    accuracy = metrics.accuracy(predictions, few_digits.test.labels)
     assert f"{100 * accuracy:.2f} % of 193 test images" in words
     cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', text)
-    matrix = metrics.confusion_matrix(predictions, digits.test.labels)
+    matrix = metrics.confusion_matrix(predictions, few_digits.test.labels)
     assert [int(cell or 0) for cell in cells] == matrix.ravel().tolist()
     assert model.params_sha256() in words
 
@@ -90,12 +85,12 @@ def test_what_comes_from_outside_is_escaped(text: str) -> None:
     assert "&lt;b&gt;&amp;run" in text
 
 
-def test_report_shows_what_was_lost(run: Path, digits: Mnist) -> None:
+def test_report_shows_what_was_lost(run: Path, few_digits: Mnist) -> None:
     story = training.read(str(run))
     lost = {"time": "2026-01-01T00:00:00Z", "event": "lost", "round": 7, "sentence": "w 1 <lost>"}
     other = {"time": "2026-01-01T00:00:01Z", "event": "mixed", "rank": 0, "sentence": "w 0 is old"}
 
-    few = digits.test.take(slice(0, 7))
+    few = few_digits.test.take(slice(0, 7))
     told = training.page(
         training.Story(**{**vars(story), "events": [lost, other]}),
         few,
@@ -112,17 +107,19 @@ def test_report_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
         training.read(str(tmp_path))
 
 
-def test_trouble_with_a_report_is_a_warning(tmp_path: Path, digits: Mnist) -> None:
+def test_trouble_with_a_report_is_a_warning(tmp_path: Path, few_digits: Mnist) -> None:
     said: list[str] = []
 
     place = str(tmp_path / "gone")
-    written = commands.write_report(place, partial(training.write, place, digits.test), said.append)
+    written = commands.write_report(
+        place, partial(training.write, place, few_digits.test), said.append
+    )
 
     assert written is None
     assert said[0].startswith("WARNING: no report")
 
 
-def test_command_writes_the_report_anew(run: Path, digits: Mnist) -> None:
+def test_command_writes_the_report_anew(run: Path, few_digits: Mnist) -> None:
     (run / training.NAME).unlink(missing_ok=True)
 
     figures = commands.report(str(run), "sample", [].append)

@@ -8,8 +8,9 @@ from nanograd import blas
 from nanograd.config import TrainConfig
 from nanograd.errors import DivergedError
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import ParameterServer, Progress, Snapshot, first_snapshot
+from nanograd.training.server import ParameterServer, Progress, first_snapshot
 from nanograd.training.worker import Contribution
+from tests.unit.runs import bits
 
 NUM_IMAGES = 193
 SETTINGS = {
@@ -55,13 +56,6 @@ def sent(recipe: Recipe, first: int, end: int, value: float = 1.0, round_: int =
         loss=value,
         num_images=planned(recipe, first, end, round_),
     )
-
-
-def bits(snapshot: Snapshot) -> tuple[object, ...]:
-    assert snapshot.vector.dtype == np.float32
-    average = None if snapshot.average is None else snapshot.average.tobytes()
-    state = [(name, vector.tobytes()) for name, vector in sorted(snapshot.state.items())]
-    return snapshot.round, snapshot.vector.tobytes(), state, average
 
 
 def test_update_divides_by_the_number_of_images_of_the_round() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from nanograd import storage
 from nanograd.errors import DataError, OutputExistsError, StorageError
+from tests.folders import contents
 
 HOLD = """
 import sys
@@ -18,10 +19,6 @@ with storage.exclusive(sys.argv[1]):
     sys.stdout.flush()
     sys.stdin.read()
 """
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"x" * 193])
