@@ -11,10 +11,10 @@ import numpy as np
 import ray
 
 from nanograd import blas
-from nanograd.config import TrainConfig
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.group import RayGroup
+from nanograd.train_config import TrainConfig
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, first_snapshot
 from nanograd.training.worker import Worker

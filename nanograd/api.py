@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nanograd import commands, json_files, storage
 from nanograd import model as model_io
-from nanograd.config import PictureFilesConfig, TrainConfig
+from nanograd.config import PictureFilesConfig
 from nanograd.data import handwriting
 from nanograd.data.archives import Archives
 from nanograd.data.reader import PictureReader, formats_named
@@ -23,6 +23,7 @@ from nanograd.errors import UsageError
 from nanograd.model import Model
 from nanograd.progress import Show, ignore, to_all
 from nanograd.report.lines import Lines
+from nanograd.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

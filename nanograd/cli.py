@@ -22,12 +22,12 @@ from nanograd.config import (
     InspectConfig,
     JobConfig,
     PredictConfig,
-    TrainConfig,
 )
 from nanograd.errors import NanogradError, UsageError
 from nanograd.progress import Show
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 from nanograd.signals import Terminated, sigterm_raises
+from nanograd.train_config import TrainConfig
 
 C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]

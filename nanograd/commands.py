@@ -22,7 +22,6 @@ from nanograd.config import (
     InspectConfig,
     JobConfig,
     PredictConfig,
-    TrainConfig,
 )
 from nanograd.data import download, export, mnist
 from nanograd.data.reader import PictureReader, formats_named
@@ -35,6 +34,7 @@ from nanograd.report import training as training_report
 from nanograd.report.inspection import counts, look_at
 from nanograd.report.trackers import trackers
 from nanograd.signals import stop_signals
+from nanograd.train_config import TrainConfig
 from nanograd.training.directory import Run
 from nanograd.training.run import train_run
 

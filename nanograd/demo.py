@@ -6,9 +6,10 @@ from time import perf_counter
 
 from nanograd import commands, storage
 from nanograd.commands import Figures, Say
-from nanograd.config import IngestConfig, PredictConfig, TrainConfig
+from nanograd.config import IngestConfig, PredictConfig
 from nanograd.progress import Show, ignore
 from nanograd.report import closing
+from nanograd.train_config import TrainConfig
 
 _TRAINING = TrainConfig.resolve(
     {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 from nanograd import blas
 from nanograd.batch.part import RunParts, Work, run_here
-from nanograd.config import JobConfig, TrainConfig
+from nanograd.config import JobConfig
 from nanograd.data.dataset import Dataset
 from nanograd.progress import Show
+from nanograd.train_config import TrainConfig
 from nanograd.training.directory import Tell
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe

@@ -19,11 +19,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nanograd import blas
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.errors import UsageError
 from nanograd.pixels import Preparation
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.loop import as_model
 from nanograd.training.recipe import Recipe, make_recipe

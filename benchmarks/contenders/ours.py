@@ -4,8 +4,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
+from nanograd.train_config import TrainConfig
 from nanograd.training import loop
 from nanograd.training.group import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe, make_recipe

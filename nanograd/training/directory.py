@@ -12,10 +12,10 @@ from time import gmtime, strftime
 from typing import Any
 
 from nanograd import json_files, storage
-from nanograd.config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import OutputExistsError, StorageError
 from nanograd.progress import Show
+from nanograd.train_config import TrainConfig
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.recipe import Recipe

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, fields
 
 from nanograd import optimizers, schedules
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import BatchPlan
 from nanograd.mlp import Architecture
 from nanograd.optimizers import Optimizer
 from nanograd.pixels import Preparation
 from nanograd.schedules import Schedule
+from nanograd.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

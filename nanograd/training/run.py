@@ -7,12 +7,12 @@ from typing import Any
 
 from nanograd import model as model_io
 from nanograd import storage
-from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset, split
 from nanograd.data.styles.redraw import add_styles
 from nanograd.errors import DataError, Stopped
 from nanograd.model import Model
 from nanograd.progress import Show, ignore
+from nanograd.train_config import TrainConfig
 from nanograd.training import directory, loop
 from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.directory import Run, Tell

@@ -11,9 +11,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from nanograd import storage
-from nanograd.config import TrainConfig
 from nanograd.data import mnist
 from nanograd.distributed.group import RayGroup
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import Snapshot, first_snapshot

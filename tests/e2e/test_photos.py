@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from nanograd import commands, model
-from nanograd.config import TrainConfig
 from nanograd.data.handwriting import normalise
 from nanograd.data.mnist import Mnist
 from nanograd.data.pictures import UnreadableError, decode
 from nanograd.model import Model
+from nanograd.train_config import TrainConfig
 from tests.photos import KINDS, photograph
 
 OF_EACH_KIND = 5

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 import pytest
 
 from nanograd import commands, storage
-from nanograd.config import TrainConfig
+from nanograd.train_config import TrainConfig
 from tests.e2e.conftest import make_bucket
 
 SETTINGS = ["--data", "sample", "--epochs", "150", "--batch-size", "250"]

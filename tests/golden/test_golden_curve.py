@@ -24,10 +24,10 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from nanograd import storage
-from nanograd.config import TrainConfig
 from nanograd.data import mnist
 from nanograd.data.augment import Distortion
 from nanograd.data.mnist import Mnist
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import Progress, first_snapshot

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nanograd import commands
-from nanograd.config import TrainConfig
+from nanograd.train_config import TrainConfig
 from tests.conftest import ROOT
 from tests.e2e.conftest import quiet
 from tests.e2e.head import Head, running_head

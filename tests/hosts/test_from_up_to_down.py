@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config import PredictConfig, TrainConfig
+from nanograd.config import PredictConfig
+from nanograd.train_config import TrainConfig
 from tests.e2e.conftest import quiet
 from tests.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
 from tests.hosts.world import wait_for

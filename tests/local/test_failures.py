@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import ray
 
-from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.group import RayGroup
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 
-from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.transport import Address
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot

@@ -12,8 +12,9 @@ import pytest
 import ray
 
 from nanograd import commands
-from nanograd.config import PredictConfig, TrainConfig
+from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
+from nanograd.train_config import TrainConfig
 
 Labels = dict[str, str]
 

@@ -10,13 +10,13 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import DivergedError
 from nanograd.optimizers import Vector
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.reduce import Node

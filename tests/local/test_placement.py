@@ -6,10 +6,11 @@ import pytest
 import ray
 
 from nanograd import commands
-from nanograd.config import IngestConfig, PredictConfig, TrainConfig
+from nanograd.config import IngestConfig, PredictConfig
 from nanograd.distributed import session
 from nanograd.distributed.session import num_actors
 from nanograd.errors import ClusterError
+from nanograd.train_config import TrainConfig
 from tests.e2e.conftest import quiet
 
 

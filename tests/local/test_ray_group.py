@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import group as ray_group
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import ClusterError, DivergedError
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanograd.config import TrainConfig
+from nanograd.train_config import TrainConfig
 from nanograd.training.recipe import make_recipe
 from nanograd.training.reduce import Node, children, cover, tree_sum
 from nanograd.training.server import ParameterServer, first_snapshot

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
 from nanograd.progress import Show, ignore
+from nanograd.train_config import TrainConfig
 from nanograd.training.directory import Run
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe

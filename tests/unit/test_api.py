@@ -17,10 +17,10 @@ from PIL import Image
 
 import nanograd
 from nanograd import commands
-from nanograd.config import TrainConfig
 from nanograd.data import handwriting
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, Stopped, UsageError
+from nanograd.train_config import TrainConfig
 from tests.drawings import drawings, painted
 
 SETTINGS: dict[str, Any] = {

@@ -22,13 +22,13 @@ from nanograd.config import (
     IngestConfig,
     InspectConfig,
     PredictConfig,
-    TrainConfig,
 )
 from nanograd.data.mnist import Mnist
 from nanograd.mlp import Architecture, init_params
 from nanograd.model import Model, Net
 from nanograd.pixels import Preparation
 from nanograd.settings import REQUIRED, Config, flag
+from nanograd.train_config import TrainConfig
 
 CONFIGS: dict[str, type[Config]] = {
     "train": TrainConfig,

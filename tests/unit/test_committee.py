@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from nanograd import model as model_io
-from nanograd.config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
+from nanograd.train_config import TrainConfig
 from nanograd.training import loop
 from tests.unit.runs import (
     SETTINGS,

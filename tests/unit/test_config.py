@@ -4,16 +4,11 @@ from typing import Any
 
 import pytest
 
-from nanograd.config import (
-    EvaluateConfig,
-    IngestConfig,
-    InspectConfig,
-    PredictConfig,
-    TrainConfig,
-)
+from nanograd.config import EvaluateConfig, IngestConfig, InspectConfig, PredictConfig
 from nanograd.errors import UsageError
 from nanograd.presets import PRESETS
 from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
+from nanograd.train_config import TrainConfig
 
 CLASSES = [TrainConfig, IngestConfig, InspectConfig, PredictConfig, EvaluateConfig]
 FIELDS = [

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from nanograd import blas
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.presets import PRESETS
+from nanograd.train_config import TrainConfig
 from nanograd.training.group import shards_of
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, Progress, Snapshot, first_snapshot

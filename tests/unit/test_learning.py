@@ -4,11 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.model import Model
+from nanograd.train_config import TrainConfig
 from nanograd.training import loop
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import make_recipe

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from nanograd import blas
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
 from nanograd.mlp import Params, loss_and_gradients, one_hot
 from nanograd.pixels import prepare
+from nanograd.train_config import TrainConfig
 from nanograd.training import loop
 from nanograd.training.checkpoint import History
 from nanograd.training.group import LocalGroup, WorkerGroup

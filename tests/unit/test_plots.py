@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from nanograd import cli, commands
-from nanograd.config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UsageError
 from nanograd.report import plots, training
+from nanograd.train_config import TrainConfig
 from tests.unit.runs import train
 from tests.unit.test_prediction_report import Predict, model, predict
 

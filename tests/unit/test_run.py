@@ -7,11 +7,11 @@ import pytest
 
 from nanograd import model as model_io
 from nanograd import storage
-from nanograd.config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, DivergedError, Stopped
 from nanograd.settings import from_toml
+from nanograd.train_config import TrainConfig
 from nanograd.training import checkpoint, loop
 from tests.folders import contents
 from tests.unit.runs import (

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from nanograd import blas
-from nanograd.config import TrainConfig
 from nanograd.errors import DivergedError
+from nanograd.train_config import TrainConfig
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, Progress, first_snapshot
 from nanograd.training.worker import Contribution

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nanograd import commands
-from nanograd.config import TrainConfig
 from nanograd.errors import UsageError
 from nanograd.report.trackers import EXPERIMENT, guarded, trackers
+from nanograd.train_config import TrainConfig
 
 # What MLflow and TensorBoard's writer do themselves is not ours to mend.
 pytestmark = [

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from nanograd import blas
-from nanograd.config import TrainConfig
 from nanograd.data.augment import Distortion
 from nanograd.data.dataset import Dataset
 from nanograd.mlp import Params, init_params, loss_and_gradients, one_hot
 from nanograd.optimizers import Vector
 from nanograd.pixels import prepare
+from nanograd.train_config import TrainConfig
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.reduce import cover
 from nanograd.training.worker import Contribution, Worker, add
