@@ -60,21 +60,21 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
-    folder = None
-    try:
-        if address == LOCAL:
-            _remove_stale_folders()
-            folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-            _start_private(folder, num_cpus)
-        else:
-            with sigterm_kept():
-                join(address)
-        with redirect_stdout(_Aside()):
+    with redirect_stdout(_Aside()):  # to the end of Ray, which has things to say then, too
+        folder = None
+        try:
+            if address == LOCAL:
+                _remove_stale_folders()
+                folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
+                _start_private(folder, num_cpus)
+            else:
+                with sigterm_kept():
+                    join(address)
             yield
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            ray.shutdown()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def num_actors(asked: int | None, most: int | None = None) -> int:
