@@ -8,20 +8,25 @@ Ray's own writing, which appends and is not atomic, is involved.
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError, UserCodeException
+from ray.exceptions import RayActorError, RayError, UserCodeException
+from ray.util.annotations import RayDeprecationWarning
 
 from nanograd import blas, errors
 from nanograd.batch.part import Done, Part, RunParts, Work, do
+from nanograd.distributed.quiet import first_line
 from nanograd.errors import ClusterError, InternalError, NanogradError
 
 # More blocks than this only cost scheduling; a block is done part by part.
 _MAX_BLOCKS = 5000
+# Ray Data would start an actor anew for ever that dies of a part.
+_MOST_DEATHS = 5
 
 
 class _PartActor:
@@ -48,7 +53,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         num_actors: size of the pool; never more than there are parts.
 
     Raises:
-        ClusterError: Ray fails.
+        ClusterError: Ray fails, or a part ends its process again and again.
         InternalError: the work raised what is no NanogradError.
     """
 
@@ -63,15 +68,29 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
-        done = planned.map(actor, fn_constructor_args=(work,), compute=pool, num_cpus=1)
+        with warnings.catch_warnings():
+            # Ray 2.60 calls it deprecated, but has nothing in its place.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            done = planned.map(
+                actor,
+                fn_constructor_args=(work,),
+                compute=pool,
+                num_cpus=1,
+                max_task_retries=_MOST_DEATHS - 1,
+            )
+        left = {part.id: part for part in parts}
         try:
             for row in done.iter_rows():
-                yield _done(row)
+                part = _done(row)
+                del left[part.receipt["part"]]
+                yield part
         except UserCodeException as error:
             last = str(error).strip().splitlines()[-1]
             raise InternalError(f"a part failed: {last}; please report this") from error
+        except RayActorError as error:
+            raise ClusterError(_deadly(next(iter(left.values())))) from error
         except RayError as error:
-            raise ClusterError(f"Ray Data failed: {error}") from error
+            raise ClusterError(f"Ray Data failed: {first_line(error)}") from error
 
     return run
 
@@ -87,11 +106,25 @@ def _in_flight(num_parts: int, num_actors: int) -> int:
     return max(1, min(4, num_parts // (2 * num_actors)))
 
 
+def _deadly(part: Part) -> str:
+    """What to say when processes died too often; the first part that is left is the likely one.
+
+    >>> _deadly(Part(id="7", files=("a.png", "b.png")))  # doctest: +ELLIPSIS
+    'a part ended its process 5 times, probably that of a.png and 1 more files, by a lack of...
+    """
+    more = f" and {len(part.files) - 1:,} more files" if len(part.files) > 1 else ""
+    return (
+        f"a part ended its process {_MOST_DEATHS} times, probably that of {part.files[0]}{more}, "
+        "by a lack of memory or a fault in a decoder; ask for fewer --workers, or take it out"
+    )
+
+
 def _quieten() -> None:
-    # Progress is told by the job itself: Ray Data's bars fill the logs of `ray job submit`.
+    # Progress and failures are told by the job itself: Ray Data's bars fill the logs of `ray job
+    # submit`, and its account of a failure is a page.
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _done(row: dict[str, Any]) -> Done:

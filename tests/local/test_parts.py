@@ -1,4 +1,6 @@
+import gc
 import os
+import signal
 import sys
 from pathlib import Path
 from time import monotonic, sleep
@@ -10,7 +12,7 @@ import ray.cloudpickle
 from nanograd.batch.part import Part, Receipt
 from nanograd.distributed.parts import run_on_ray
 from nanograd.distributed.session import num_actors, session
-from nanograd.errors import DataError
+from nanograd.errors import ClusterError, DataError
 
 # Actors cannot import this module: it travels with the work.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -50,6 +52,13 @@ class FailAtThree:
         return {"part": part.id}
 
 
+class DieAtThree:
+    def __call__(self, part: Part) -> Receipt:
+        if part.id == "03":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"part": part.id}
+
+
 @pytest.mark.parametrize("num_actors", [1, 2])
 def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None:
     done = list(run_on_ray(Count(), num_actors)(PARTS))
@@ -75,6 +84,16 @@ def test_no_parts_need_no_actors(ray_cpus: int) -> None:
 def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus: int) -> None:
     with pytest.raises(DataError, match=r"^file-3 is broken"):
         list(run_on_ray(FailAtThree(), 1)(PARTS))
+
+
+def test_a_part_that_kills_its_process_ends_the_job_and_is_named(
+    ray_cpus: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ClusterError, match="ended its process 5 times, probably that of file-3"):
+        list(run_on_ray(DieAtThree(), 2)(PARTS))
+
+    assert "Traceback" not in capfd.readouterr().err
+    gc.collect()  # frames of the error hold an actor, which holds a CPU
 
 
 def test_a_session_that_is_open_is_used_and_left_open(ray_cpus: int) -> None:
