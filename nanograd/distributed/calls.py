@@ -63,10 +63,10 @@ def examine(actors: list[Any], answer_s: float, timeout_s: float) -> list[str]:
     Args:
         actors: with a method `whoami`.
         answer_s: who takes longer hangs.
-        timeout_s: for the examination as a whole.
+        timeout_s: for the examination beside that.
     """
     ask: Any = ray.remote(num_cpus=0, label_selector=here())(_ask)
-    states: list[str] = ray.get(ask.remote(actors, answer_s), timeout=timeout_s)
+    states: list[str] = ray.get(ask.remote(actors, answer_s), timeout=answer_s + timeout_s)
     return states
 
 

@@ -27,6 +27,8 @@ from nanograd.training.server import Snapshot
 
 # A round may take this long, or five times as long as they take, whichever is more.
 _LEAST_DEADLINE_S = 5.0
+# While nobody knows yet how long they take.
+_FIRST_DEADLINE_S = 60.0
 _ANSWER_TIMEOUT_S = 3.0
 # Copying its state is the longest that a server does between two stretches.
 _SERVER_TIMEOUT_S = 10.0
@@ -34,6 +36,20 @@ _SERVER_TIMEOUT_S = 10.0
 _MOST_FAILURES = 5
 # The server's state is copied here this often, for the case that the server is lost.
 _BACKUP_S = 1.0
+
+
+def deadline_s(round_s: float, failures: int) -> float:
+    """How long the contributions of a round are waited for, in seconds.
+
+    Args:
+        round_s: how long a round takes, in seconds; 0 if that is not known yet.
+        failures: rounds that failed since one was applied: each may have been a slow one.
+
+    >>> deadline_s(0.02, 0), deadline_s(0.02, 1), deadline_s(7, 0), deadline_s(0, 0)
+    (5.0, 10.0, 35.0, 60.0)
+    """
+    usual = max(_LEAST_DEADLINE_S, 5 * round_s) if round_s else _FIRST_DEADLINE_S
+    return usual * 2.0**failures
 
 
 class RayGroup:
@@ -70,7 +86,13 @@ class RayGroup:
         self._failures, self._refused_round = 0, -1
         self._start_server(snapshot)
         self._members = Members(
-            recipe, dataset, num_workers, tell=tell, strict=strict, fail=self._fail
+            recipe,
+            dataset,
+            num_workers,
+            tell=tell,
+            strict=strict,
+            fail=self._fail,
+            answer_s=self._answer_s,
         )
         self._start_together()
         tell(events.started(len(self._members.present), self._members.num_hosts))
@@ -200,7 +222,11 @@ class RayGroup:
         return trouble and (first or trouble)
 
     def _deadline_s(self) -> float:
-        return max(_LEAST_DEADLINE_S, 5 * self._round_s)
+        return deadline_s(self._round_s, self._failures)
+
+    def _answer_s(self) -> float:
+        """Who takes longer for an answer hangs: not who is busy with the slow round of another."""
+        return max(_ANSWER_TIMEOUT_S, self._deadline_s() / 2)
 
     # Failures
 
@@ -208,7 +234,7 @@ class RayGroup:
         """Find out who is lost, give their shards to the others, start replacements."""
         self._fail(trouble)  # first: what follows may fail, too, and shall not go on for ever
         actors = [self._server, *self._members.actors()]
-        server, *states = examine(actors, _ANSWER_TIMEOUT_S, START_TIMEOUT_S)
+        server, *states = examine(actors, self._answer_s(), START_TIMEOUT_S)
         if server:
             raise GetTimeoutError(server)
         lost = {rank: how for rank, how in zip(self._members.present, states, strict=True) if how}

@@ -44,6 +44,7 @@ class Members:
         tell: told who is lost, who joins, and who computes with another numpy or BLAS.
         strict: refuse those instead.
         fail: told why a worker did not start; raises when that is too often.
+        answer_s: seconds that one may take for an answer while it computes.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class Members:
         tell: Tell,
         strict: bool,
         fail: Callable[[str], None],
+        answer_s: Callable[[], float],
     ) -> None:
         plan = recipe.plan
         self._recipe, self._tell, self._strict, self._fail = recipe, tell, strict, fail
-        self._world_size = world_size
+        self._world_size, self._answer_s = world_size, answer_s
         self._shards = [
             ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
         ]
@@ -195,7 +197,8 @@ class Members:
         member = self.present[rank]
         while not ray.wait([call], timeout=_TAKE_S)[0]:
             # Shards may still be on their way over a slow link; who hangs does not answer.
-            if how := examine([member.actor], _BUSY_S, START_TIMEOUT_S)[0]:
+            busy_s = max(_BUSY_S, self._answer_s())
+            if how := examine([member.actor], busy_s, START_TIMEOUT_S)[0]:
                 return how
         try:
             member.nodes = tuple(ray.get(call))

@@ -135,6 +135,20 @@ def test_a_frozen_worker_is_replaced_within_fifteen_seconds(
     assert monotonic() - began < 25
 
 
+def test_a_first_round_that_takes_long_is_waited_for(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    def slow_down(group: RayGroup) -> None:
+        pid = group.pids()["0"]
+        os.kill(pid, signal.SIGSTOP)
+        Timer(9, os.kill, (pid, signal.SIGCONT)).start()
+
+    actual, events = run(recipe, digits, 2, {0: slow_down})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["event"] for event in events] == ["started"]
+
+
 def test_a_worker_frozen_while_another_joins_is_replaced_as_well(
     ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
 ) -> None:
