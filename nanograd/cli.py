@@ -9,8 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import click
 
@@ -24,13 +23,10 @@ from nanograd.config import (
     PredictConfig,
 )
 from nanograd.errors import NanogradError, UsageError
+from nanograd.flags import debug, with_settings
 from nanograd.progress import Show
-from nanograd.settings import REQUIRED, Config, flag, from_toml, kind
 from nanograd.signals import Terminated, sigterm_raises
 from nanograd.train_config import TrainConfig
-
-C = TypeVar("C", bound=Config)
-Command = Callable[..., Any]
 
 
 @click.group(
@@ -43,72 +39,6 @@ Command = Callable[..., Any]
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Train a three-layer perceptron on handwritten digits with Ray, and read pictures with it."""
-
-
-def with_settings(config_class: type[C]) -> Callable[[Command], Command]:
-    """Give a command a flag for each field of its config, and the config as its first argument."""
-
-    def decorate(command: Command) -> Command:
-        def run(config: str | None, **given: Any) -> None:
-            arguments = {name: given.pop(name) for name in ("inputs",) if name in given}
-            command(_resolve(config_class, config, given), *arguments.values())
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run = _debug(run)
-        run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
-        for each in reversed(_own_fields_first(config_class)):
-            run = _option(each)(run)
-        return run
-
-    return decorate
-
-
-def _debug(command: Command) -> Command:
-    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
-        context.ensure_object(dict)["debug"] = value
-
-    return click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        callback=remember,
-        help="show the traceback of an error",
-    )(command)
-
-
-def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> C:
-    """Config file < environment < flag; click reads the last two."""
-    from nanograd import storage
-
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    in_file = from_toml(storage.read(file).decode(errors="replace"), file) if file else {}
-    return config_class.resolve(in_file, given)
-
-
-def _own_fields_first(config_class: type[Config]) -> list[Field[Any]]:
-    own = config_class.__annotations__
-    return sorted(fields(config_class), key=lambda each: each.name not in own)
-
-
-def _option(each: Field[Any]) -> Callable[[Command], Command]:
-    notes, type_ = each.metadata, kind(each)
-    help_ = notes["help"]
-    if each.default is REQUIRED:
-        help_ += " [required]"
-    elif each.default is not None and each.default is not False and each.default != ():
-        help_ += f" [default: {each.default}]"
-    return click.option(
-        flag(each.name),
-        each.name,
-        type=click.Choice(notes["choices"]) if notes["choices"] else _CLICK_TYPES[type_],
-        is_flag=type_ is bool,
-        multiple=type_ is tuple,
-        default=None,
-        help=help_,
-    )
-
-
-_CLICK_TYPES = {int: int, float: float, str: str, bool: bool, tuple: str}
 
 
 @cli.command()
@@ -187,7 +117,7 @@ def export(config: ExportConfig) -> None:
 @click.argument("run", metavar="RUN")
 @click.option("--data", help="whose test images to read [default: those of the run]")
 @click.option("--plots", is_flag=True, help="write its plots as PNG files, too (extra: plots)")
-@_debug
+@debug
 def report(run: str, data: str | None, plots: bool) -> None:
     """Write report.html of a finished training run or prediction anew."""
     from nanograd import commands
@@ -197,7 +127,7 @@ def report(run: str, data: str | None, plots: bool) -> None:
 
 @cli.command()
 @click.option("--output", default="demo", show_default=True, help="folder for all it makes")
-@_debug
+@debug
 def demo(output: str) -> None:
     """The whole pipeline on the built-in sample, offline."""
     from nanograd.demo import demo as steps
@@ -215,7 +145,7 @@ def data() -> None:
 
 @data.command()
 @click.option("--mirror", "mirrors", multiple=True, help="URL to try first; may be repeated")
-@_debug
+@debug
 def fetch(mirrors: tuple[str, ...]) -> None:
     """Download MNIST into the cache, verified."""
     from nanograd import commands
@@ -225,7 +155,7 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 
 @data.command()
 @click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
-@_debug
+@debug
 def info(source: str) -> None:
     """What a data set holds: counts, classes, checksum."""
     from nanograd import commands
@@ -236,7 +166,7 @@ def info(source: str) -> None:
 @data.command("export")
 @click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
-@_debug
+@debug
 def export_data(source: str, output: str) -> None:
     """Write a test set as PNG files, as somebody's folder of handwritten digits would look."""
     from nanograd import commands

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import cli, json_files, model
+from nanograd import cli, flags, json_files, model
 from nanograd.config import (
     EvaluateConfig,
     ExportConfig,
@@ -290,7 +290,7 @@ def test_debug_shows_the_traceback_that_is_hidden_otherwise(run: Any, words: lis
 
 def fail_with(error: BaseException) -> click.Command:
     @click.command()
-    @cli._debug
+    @flags.debug
     def broken() -> None:
         raise error
 
