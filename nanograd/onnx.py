@@ -73,8 +73,26 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def number(self, value: float) -> str:
+        return self.constant(np.float64(value))
+
     def cast(self, value: str, to: int) -> str:
         return self("Cast", value, to=to)
+
+    def plus(self, left: str, right: str) -> str:
+        return self("Add", left, right)
+
+    def minus(self, left: str, right: str) -> str:
+        return self("Sub", left, right)
+
+    def times(self, left: str, right: str) -> str:
+        return self("Mul", left, right)
+
+    def over(self, left: str, right: str) -> str:
+        return self("Div", left, right)
+
+    def within(self, value: str, least: float, most: float) -> str:
+        return self("Clip", value, self.number(least), self.number(most))
 
 
 def _scores(build: _Graph, net: Net, images: str) -> str:
@@ -94,53 +112,47 @@ def _prepared(build: _Graph, preparation: Preparation, images: str) -> str:
     if preparation.name == "deslanted":
         pixels = build("Round", _resampled(build, pixels, *_places(build, images, preparation)))
     factor, offset = (build.constant(np.float32(each)) for each in affine(preparation))
-    return build("Add", build("Mul", pixels, factor), offset)
+    return build.plus(build.times(pixels, factor), offset)
 
 
 def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, str]:
     """As `deslant.upright_places`: x and y, each (N, 784) float32."""
+    minus, times, over = build.minus, build.times, build.over
+    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = _sums(build, images)
+    mass = build("Max", mass, build.number(1))
+    mean_x, mean_y = over(sum_x, mass), over(sum_y, mass)
+    spread = minus(sum_yy, times(sum_y, mean_y))
+    covariance = minus(sum_xy, times(sum_x, mean_y))
+    slant = over(covariance, build("Max", spread, build.number(1)))
+    slant = build.within(slant, -MOST_SLANT, MOST_SLANT)
+    row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    in_x = minus(minus(sum_xx, times(sum_x, mean_x)), times(slant, covariance))
+    beside = _stretched(build, column - SIDE // 2, in_x, mass, preparation.width)
+    down = _stretched(build, row - SIDE // 2, spread, mass, preparation.height)
+    x = build.plus(build.plus(mean_x, beside), times(slant, down))
+    y = build.plus(mean_y, down)
+    return build.cast(x, TensorProto.FLOAT), build.cast(y, TensorProto.FLOAT)
 
-    def number(value: float) -> str:
-        return build.constant(np.float64(value))
 
-    def less(left: str, right: str) -> str:
-        return build("Sub", left, right)
-
-    def times(left: str, right: str) -> str:
-        return build("Mul", left, right)
-
-    def over(left: str, right: str) -> str:
-        return build("Div", left, right)
-
-    def stretched(distance: NDArray[np.int64], spread: str, to: float) -> str:
-        constant = build.constant(distance.astype(np.float64))
-        if not to:
-            return constant
-        deviation = build("Sqrt", over(build("Max", spread, number(0)), mass))
-        stretch = over(deviation, number(to))
-        return times(
-            constant, build("Clip", stretch, number(1 / MOST_STRETCH), number(MOST_STRETCH))
-        )
-
+def _sums(build: _Graph, images: str) -> list[str]:
+    """Ink times each of `deslant.MONOMIALS`, each (N, 1) float64."""
     wide = build.cast(images, TensorProto.DOUBLE)
     sums = build("MatMul", wide, build.constant(MONOMIALS))
-    # One output each of (N, 1)
     names = [f"{sums}_{number}" for number in range(MONOMIALS.shape[1])]
     build.nodes.append(helper.make_node("Split", [sums], names, axis=1, num_outputs=len(names)))
-    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = names
-    mass = build("Max", mass, number(1))
-    mean_x, mean_y = over(sum_x, mass), over(sum_y, mass)
-    spread = less(sum_yy, times(sum_y, mean_y))
-    covariance = less(sum_xy, times(sum_x, mean_y))
-    slant = over(covariance, build("Max", spread, number(1)))
-    slant = build("Clip", slant, number(-MOST_SLANT), number(MOST_SLANT))
-    row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    in_x = less(less(sum_xx, times(sum_x, mean_x)), times(slant, covariance))
-    beside = stretched(column - SIDE // 2, in_x, preparation.width)
-    down = stretched(row - SIDE // 2, spread, preparation.height)
-    x = build("Add", build("Add", mean_x, beside), times(slant, down))
-    y = build("Add", mean_y, down)
-    return build.cast(x, TensorProto.FLOAT), build.cast(y, TensorProto.FLOAT)
+    return names
+
+
+def _stretched(
+    build: _Graph, distance: NDArray[np.int64], spread: str, mass: str, to: float
+) -> str:
+    """Distances from the middle where ink that deviates so far from it is to deviate by `to`."""
+    constant = build.constant(distance.astype(np.float64))
+    if not to:
+        return constant
+    deviation = build("Sqrt", build.over(build("Max", spread, build.number(0)), mass))
+    stretch = build.over(deviation, build.number(to))
+    return build.times(constant, build.within(stretch, 1 / MOST_STRETCH, MOST_STRETCH))
 
 
 def _resampled(build: _Graph, pixels: str, x: str, y: str) -> str:
@@ -151,20 +163,20 @@ def _resampled(build: _Graph, pixels: str, x: str, y: str) -> str:
     padded = build("Pad", build("Reshape", pixels, square), around)
     flat = build("Reshape", padded, build.constant(np.array([-1, ROW * ROW])))
     moved = [
-        build("Add", build("Clip", each, build.constant(np.float32(-1)), side), one)
+        build.plus(build("Clip", each, build.constant(np.float32(-1)), side), one)
         for each in (x, y)
     ]
     whole = [build("Floor", each) for each in moved]
-    share_x, share_y = (build("Sub", *pair) for pair in zip(moved, whole, strict=True))
-    place = build("Add", build("Mul", whole[1], build.constant(np.float32(ROW))), whole[0])
+    share_x, share_y = (build.minus(*pair) for pair in zip(moved, whole, strict=True))
+    place = build.plus(build.times(whole[1], build.constant(np.float32(ROW))), whole[0])
     index = build.cast(place, TensorProto.INT64)
     corners = [
-        build("GatherElements", flat, build("Add", index, build.constant(np.int64(step))), axis=1)
+        build("GatherElements", flat, build.plus(index, build.constant(np.int64(step))), axis=1)
         for step in (0, 1, ROW, ROW + 1)
     ]
 
     def between(here: str, there: str, share: str) -> str:
-        return build("Add", build("Mul", build("Sub", there, here), share), here)
+        return build.plus(build.times(build.minus(there, here), share), here)
 
     left_above, above, left, beside = corners
     return between(between(left_above, above, share_x), between(left, beside, share_x), share_y)
