@@ -21,7 +21,7 @@ from nanograd import model as model_io
 from nanograd import storage
 from nanograd.batch import account, formats, survey
 from nanograd.batch.account import Mistake
-from nanograd.batch.inputs import expand
+from nanograd.batch.inputs import InputFile, expand
 from nanograd.batch.job import Job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.batch.reading import Lost, read_rows
@@ -146,21 +146,45 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
     """
     if taken := sorted(set(config.keep) & set(PREDICTIONS.names)):
         raise UsageError(f"--keep {taken[0]}: the predictions have a column of that name already")
-    model = model_io.load(config.model)
+    model_sha256 = model_io.load(config.model).sha256()
+    found, folders = survey.look_at(_files(inputs), config.image_column, config.label_column)
+    kept = survey.kept_columns(found, folders, config.keep)
+    formats.check(kept, config.format)
+    work = _work(config, model_sha256, kept, folders)
+    settings = _settings(work)
+    all_rows = sum(sum(each.group_rows) for each in found)
+    parts = [part for each in found for part in _parts(each, settings, all_rows)]
+    job = Job(
+        place=work.place,
+        identity={"command": "predict", **settings, "parts": [part.id for part in parts]},
+        parts=parts,
+        overwrite=config.overwrite,
+        max_error_rate=config.max_error_rate,
+        summarise=account.summarise,
+    )
+    return job, work
+
+
+def _files(inputs: Sequence[str]) -> list[InputFile]:
     files = expand(inputs, (".parquet", ".pq"), "`nanograd ingest` makes them of pictures")
     if pictures := [file.place for file in files if file.place.lower().endswith(SUFFIXES)]:
         raise UsageError(
             f"{pictures[0]} is a picture; `nanograd ingest` makes rows of it that can be predicted"
         )
-    found, folders = survey.look_at(files, config.image_column, config.label_column)
+    return files
+
+
+def _work(
+    config: PredictConfig, model_sha256: str, kept: pa.Schema, folders: pa.Schema
+) -> PredictWork:
     root = config.image_root
-    work = PredictWork(
+    return PredictWork(
         place=storage.absolute(config.output),
         model=storage.absolute(config.model),
-        model_sha256=model.sha256(),
+        model_sha256=model_sha256,
         image_column=config.image_column,
         label_column=config.label_column,
-        kept=survey.kept_columns(found, folders, config.keep),
+        kept=kept,
         folders=folders,
         reading=Reading(
             polarity=config.polarity,
@@ -170,20 +194,6 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
         ),
         format=config.format,
     )
-    formats.check(work.kept, work.format)
-    settings = _settings(work)
-    all_rows = sum(sum(each.group_rows) for each in found)
-    parts = [part for each in found for part in _parts(each, settings, all_rows)]
-    identity = {"command": "predict", **settings, "parts": [part.id for part in parts]}
-    job = Job(
-        place=work.place,
-        identity=identity,
-        parts=parts,
-        overwrite=config.overwrite,
-        max_error_rate=config.max_error_rate,
-        summarise=account.summarise,
-    )
-    return job, work
 
 
 def _settings(work: PredictWork) -> dict[str, Any]:
