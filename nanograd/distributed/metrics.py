@@ -5,10 +5,13 @@ Ray puts `ray_` before each name and `_total` after those of counters.
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any, TypeVar
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from nanograd.progress import Figures
+
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 _TAGS = ("command", "output")
 # Seconds of a round: from a small net in shared memory to a large one over a slow link.
@@ -35,27 +38,24 @@ class RayMetrics:
         self, command: str, output: str, clock: Callable[[], float] = perf_counter
     ) -> None:
         tags = {"command": command, "output": output}
+
+        def made(kind: type[M], name: str, about: str, **more: Any) -> M:
+            metric = kind(name, about, tag_keys=_TAGS, **more)
+            metric.set_default_tags(tags)
+            return metric
+
         self._clock = clock
-        self._counters = {
-            name: Counter(*about, tag_keys=_TAGS) for name, about in _COUNTERS.items()
-        }
-        self._lost = Counter(
-            "nanograd_lost_workers", "Workers that were lost and replaced.", tag_keys=_TAGS
-        )
-        self._round_s = Histogram(
+        self._counters = {name: made(Counter, *about) for name, about in _COUNTERS.items()}
+        self._lost = made(Counter, "nanograd_lost_workers", "Workers that were lost and replaced.")
+        self._round_s = made(
+            Histogram,
             "nanograd_round_seconds",
             "Seconds a round, in the mean over those of a stretch.",
             boundaries=list(_BOUNDS),
-            tag_keys=_TAGS,
         )
-        self._working = Gauge("nanograd_workers", "Workers that work.", tag_keys=_TAGS)
-        self._loss = Gauge("nanograd_loss", "Training loss of the epoch.", tag_keys=_TAGS)
-        self._accuracy = Gauge(
-            "nanograd_validation_accuracy", "Of the last epoch, 0 to 1.", tag_keys=_TAGS
-        )
-        gauges = [self._lost, self._round_s, self._working, self._loss, self._accuracy]
-        for metric in [*self._counters.values(), *gauges]:
-            metric.set_default_tags(tags)
+        self._working = made(Gauge, "nanograd_workers", "Workers that work.")
+        self._loss = made(Gauge, "nanograd_loss", "Training loss of the epoch.")
+        self._accuracy = made(Gauge, "nanograd_validation_accuracy", "Of the last epoch, 0 to 1.")
         self._before: Figures | None = None
         self._then = 0.0
 
