@@ -158,26 +158,26 @@ def _measured(world: World, hidden: int, given: Namespace) -> Sequence[Row]:
         for limit, rounds in zip(limits, lengths, strict=True):
             driver.run(rounds, limit)
     driver.close()
-    constants = driver.constants
-    vectors = 4 * constants["num_parameters"] * 2 * given.workers // 3
-    return [
-        {
-            "link Mbit/s": limit.mbit_s or "none",
-            "H": hidden,
-            "W": given.workers,
-            "rounds/s": 1 / median(limit.seconds),
-            "fastest": 1 / min(limit.seconds),
-            "bound": limit.mbit_s * 1e6 / 8 / (2 * vectors) if limit.mbit_s else "",
-            "MB in": limit.received / 1e6,
-            "MB out": limit.sent / 1e6,
-            "vectors MB": vectors / 1e6,
-            "CPU ms": limit.cpu_s[0] * 1e3,
-            "others": limit.cpu_s[1] * 1e3,
-            "us/image": constants["image_s"] * 1e6,
-            "server ms": constants["server_s"] * 1e3,
-        }
-        for limit in limits
-    ]
+    return [_row(limit, hidden, given.workers, driver.constants) for limit in limits]
+
+
+def _row(limit: Limit, hidden: int, workers: int, constants: Row) -> Row:
+    vectors = 4 * constants["num_parameters"] * 2 * workers // 3
+    return {
+        "link Mbit/s": limit.mbit_s or "none",
+        "H": hidden,
+        "W": workers,
+        "rounds/s": 1 / median(limit.seconds),
+        "fastest": 1 / min(limit.seconds),
+        "bound": limit.mbit_s * 1e6 / 8 / (2 * vectors) if limit.mbit_s else "",
+        "MB in": limit.received / 1e6,
+        "MB out": limit.sent / 1e6,
+        "vectors MB": vectors / 1e6,
+        "CPU ms": limit.cpu_s[0] * 1e3,
+        "others": limit.cpu_s[1] * 1e3,
+        "us/image": constants["image_s"] * 1e6,
+        "server ms": constants["server_s"] * 1e3,
+    }
 
 
 if __name__ == "__main__":

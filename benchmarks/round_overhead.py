@@ -98,7 +98,8 @@ def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: in
                 yield _row(setting, rounds, peak)
 
 
-def _row(setting: Setting, rounds: int, peak: float) -> Row:
+def _timed(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each part of each round, after a warm-up."""
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
     group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe), 2)
@@ -112,7 +113,11 @@ def _row(setting: Setting, rounds: int, peak: float) -> Row:
         ]
     finally:
         group_.close()
-    parts = _parts(server, workers, range(_WARM_UP + 1, _WARM_UP + rounds))
+    return _parts(server, workers, range(_WARM_UP + 1, _WARM_UP + rounds))
+
+
+def _row(setting: Setting, rounds: int, peak: float) -> Row:
+    parts = _timed(setting, rounds)
     median = {name: float(np.median(values)) for name, values in parts.items()}
     quiet = {name: float(np.percentile(values, 10)) for name, values in parts.items()}
     micro = setting.batch // setting.shards
