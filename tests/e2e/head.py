@@ -57,16 +57,8 @@ def running_head(programs: Path, folder: Path) -> Iterator[Head]:
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
     port, dashboard = free_port(), free_port()
-    command = [
-        str(programs / "ray"), "start", "--head", "--block", "--num-cpus=2",
-        f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray",
-        f"--dashboard-agent-listen-port={free_port()}",
-        f"--ray-client-server-port={free_port()}",
-        f"--metrics-export-port={free_port()}", f"--runtime-env-agent-port={free_port()}",
-        "--dashboard-host=127.0.0.1", "--disable-usage-stats",
-    ]  # fmt: skip
     process = subprocess.Popen(
-        command, env=environment, start_new_session=True,
+        _start(programs, folder, port, dashboard), env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -80,6 +72,17 @@ def running_head(programs: Path, folder: Path) -> Iterator[Head]:
         # SIGTERM would take `ray start --block` half a minute; there is nothing to save.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _start(programs: Path, folder: Path, port: int, dashboard: int) -> list[str]:
+    return [
+        str(programs / "ray"), "start", "--head", "--block", "--num-cpus=2",
+        f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray",
+        f"--dashboard-agent-listen-port={free_port()}",
+        f"--ray-client-server-port={free_port()}",
+        f"--metrics-export-port={free_port()}", f"--runtime-env-agent-port={free_port()}",
+        "--dashboard-host=127.0.0.1", "--disable-usage-stats",
+    ]  # fmt: skip
 
 
 def free_port() -> int:
