@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nanograd.data.mnist import Mnist, load
 from nanograd.pixels import Preparation, prepare
 
-# Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `fast`.
+# Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `averaged`.
 WARM_UP, AVERAGE_DECAY = 80, 0.98
 
 
@@ -21,8 +21,8 @@ class Setting:
         name: the contender.
         data: as `nanograd train --data`.
         batch: images a round, over all workers.
-        recipe: `momentum` (0.9, rate 0.1), `adam` (rate 1e-3) or `fast` (momentum 0.9, rate 0.25,
-            warm-up, average of the weights).
+        recipe: `momentum` (0.9, rate 0.1), `adam` (rate 1e-3) or `averaged` (momentum 0.9, rate
+            0.25, warm-up, average of the weights).
         workers: processes that compute gradients; 0 for none beside the one that asks.
         threads: of the arithmetic in each process.
         hidden: H.

@@ -14,7 +14,7 @@ from nanograd.training.server import first_snapshot
 _RECIPES: dict[str, dict[str, object]] = {
     "momentum": {"optimizer": "momentum", "learning_rate": 0.1, "warmup": 0, "ema": 0.0},
     "adam": {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0, "ema": 0.0},
-    "fast": {
+    "averaged": {
         "optimizer": "momentum",
         "learning_rate": 0.25,
         "warmup": WARM_UP,

@@ -61,7 +61,7 @@ class Pytorch:
         if self._setting.recipe == "adam":
             self._optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
         else:
-            rate = 0.25 if self._setting.recipe == "fast" else 0.1
+            rate = 0.25 if self._setting.recipe == "averaged" else 0.1
             self._optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, fused=True)
 
     def run(self, rounds: int) -> int:
@@ -76,7 +76,7 @@ class Pytorch:
     def accuracy(self) -> float:
         """Share of the test images read right, with the average of the weights if there is one."""
         net = make_net(self._setting.hidden)
-        weights = self._average if self._setting.recipe == "fast" else self._plain.parameters()
+        weights = self._average if self._setting.recipe == "averaged" else self._plain.parameters()
         with torch.no_grad():
             for mine, theirs in zip(net.parameters(), weights, strict=True):
                 mine.copy_(theirs)
@@ -95,7 +95,7 @@ class Pytorch:
 
     def _update(self) -> None:
         self._step += 1
-        if self._setting.recipe != "fast":
+        if self._setting.recipe != "averaged":
             self._optimizer.step()
             return
         for group in self._optimizer.param_groups:
