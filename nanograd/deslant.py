@@ -12,8 +12,9 @@ _BLOCK = 128
 _MIDDLE = 14
 # No writer leans more than this many pixels a row; a short dash across could seem to.
 MOST_SLANT = 1.0
-# Nor are digits stretched or squeezed by more than this factor: a "1" has next to no width.
-MOST_STRETCH = 1.5
+# Nor are digits stretched or squeezed by more than this factor: a "1" has next to no width, and
+# widened by half its flag would be that of a 7 (docs/accuracy.md).
+MOST_STRETCH = 1.2
 
 _DOWN = np.arange(SIDE) - _MIDDLE
 _BESIDE = np.arange(PIECE) - _MIDDLE
@@ -34,7 +35,7 @@ class Size(NamedTuple):
 
     Args:
         width: standard deviation of the ink in x, in pixels, that digits are stretched or squeezed
-            to, as far as a factor of 1.5 goes; 0 leaves them as wide as they are.
+            to, as far as a factor of 1.2 goes; 0 leaves them as wide as they are.
         height: the same in y.
     """
 

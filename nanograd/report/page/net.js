@@ -72,7 +72,7 @@ function deslant(image, width, height) {
   const spread = yy - y1 * meanY;
   const slant = clip(covariance / Math.max(spread, 1), -1, 1);
   const stretch = (squares, to) =>
-    to ? clip(Math.sqrt(Math.max(squares, 0) / mass) / to, 1 / 1.5, 1.5) : 1;
+    to ? clip(Math.sqrt(Math.max(squares, 0) / mass) / to, 1 / 1.2, 1.2) : 1;
   const wider = stretch(xx - x1 * meanX - slant * covariance, width);
   const higher = stretch(spread, height);
   return Uint8Array.from(image, (_, place) => {
