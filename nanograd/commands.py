@@ -109,9 +109,12 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show =
         plots.require()
     job, work = predict_parts.plan(config, inputs)
     result = _run(config, job, work, say, show)
-    summary = result.summary
-    for name in [name for name in summary if name == "worst" or name.endswith("_by_confidence")]:
-        summary.pop(name)  # for the report
+    # What only the report shows would make a long line.
+    shown = {
+        name: value
+        for name, value in result.summary.items()
+        if name != "worst" and not name.endswith("_by_confidence")
+    }
     files = len({file for part in job.parts for file in part.files})
     times = _times("predict_s", called, result)
     write = partial(prediction_report.write, config.output, as_png=config.plots)
@@ -120,7 +123,7 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show =
         "report": write_report(config.output, write, say),
         "output": config.output,
     }
-    return {**summary, "files": files, **times, **where}
+    return {**shown, "files": files, **times, **where}
 
 
 def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
