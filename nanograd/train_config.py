@@ -211,6 +211,8 @@ class TrainConfig(ReportConfig):
         """
         given = {name: value for layer in layers for name, value in layer.items()}
         preset = PRESETS.get(str(given.get("preset")), {})
+        if "epochs" in given:  # whoever says how many means so many
+            preset = {**preset, "least_rounds": 0}
         upright = given.get("pixels", "deslanted") == "deslanted"
         return super().resolve(preset, {} if upright else _AS_THEY_STAND, given)
 

@@ -83,7 +83,7 @@ class Progress:
             "parts": self._num_parts,
             "row": self._rows,
             "rows": self._num_rows,
-            "rows_per_s": round(rate, 1),
+            "rows_per_s": round(rate, 3),
             "quarantined": self._quarantined,
             "time_s": round(now - began, 3),
             "left_s": round((self._num_rows - self._rows) / rate, 1) if rate else None,

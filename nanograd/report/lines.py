@@ -70,9 +70,9 @@ def words(figures: Figures) -> list[str]:
 def measures(figures: Figures) -> list[str]:
     """How fast and how good."""
     if figures["command"] != "train":
-        return [f"{figures['rows_per_s']:,.0f} rows/s", f"{figures['quarantined']:,} quarantined"]
+        return [rate(figures["rows_per_s"], "rows"), f"{figures['quarantined']:,} quarantined"]
     found = [
-        f"{figures['rounds_per_s']:,.0f} rounds/s",
+        rate(figures["rounds_per_s"], "rounds"),
         f"{figures['images_per_s']:,} images/s",
     ]
     if figures["loss"] is not None:
@@ -83,6 +83,15 @@ def measures(figures: Figures) -> list[str]:
         number = len(figures["workers"])
         found.append(f"{number - len(absent)} of {number} workers")
     return found
+
+
+def rate(number: float, unit: str) -> str:
+    """How many a second; of few two digits, so that slow is not nothing.
+
+    >>> rate(1234.5, "rows"), rate(3.14, "rows"), rate(0.0271, "rounds"), rate(0, "rows")
+    ('1,234 rows/s', '3.1 rows/s', '0.027 rounds/s', '0 rows/s')
+    """
+    return f"{number:,.0f} {unit}/s" if number >= 10 else f"{number:.2g} {unit}/s"
 
 
 def _how_far(figures: Figures) -> list[str]:

@@ -62,7 +62,7 @@ class Progress:
             "round": done,
             "rounds": self._num_rounds,
             "image": plan.num_images * done // plan.rounds_per_epoch,
-            "rounds_per_s": round(rate, 1),
+            "rounds_per_s": round(rate, 3),
             "images_per_s": round(rate * plan.num_images / plan.rounds_per_epoch),
             "loss": self._loss,
             "val_accuracy": self._val_accuracy,

@@ -71,6 +71,14 @@ def test_unknown_setting_is_refused_with_the_known_ones() -> None:
         TrainConfig.resolve({"epoch": 3})
 
 
+def test_epochs_that_somebody_asks_for_are_not_raised_by_a_preset() -> None:
+    asked, both = {"preset": "accurate", "epochs": 2}, {"preset": "accurate", "least_rounds": 7}
+
+    assert TrainConfig.resolve({"preset": "accurate"}).least_rounds == 1200
+    assert TrainConfig.resolve({"preset": "accurate"}, {"epochs": 2}).least_rounds == 0
+    assert TrainConfig.resolve(asked, both).least_rounds == 7
+
+
 @pytest.mark.parametrize(
     ("class_", "name"), [(class_, name) for class_ in CLASSES for name in required(class_)]
 )
