@@ -104,7 +104,7 @@ class RayGroup:
             try:
                 if trouble is not None:
                     self._recover(trouble)
-                self._welcome(wait=not self._members.present)
+                self._gather()
                 trouble = self._timed_stretch(until)
             except RayError as error:
                 self._replace_server(error)
@@ -167,9 +167,16 @@ class RayGroup:
         if self._members.joining:
             self._members.welcome(self._server_identity().fingerprint, self._round, wait)
 
+    def _gather(self) -> None:
+        """Take in who has started; as long as nobody is there, wait."""
+        if self._members.present:
+            self._welcome(wait=False)
+        while not self._members.present:
+            self._welcome(wait=True)
+
     def _start_together(self) -> None:
         try:
-            self._welcome(wait=True)
+            self._gather()
         except RayError as error:  # nothing is trained yet: better told than tried again
             raise ClusterError(
                 f"the parameter server did not start ({first_line(error)}); look at `ray status`"
@@ -233,6 +240,7 @@ class RayGroup:
     def _recover(self, trouble: str) -> None:
         """Find out who is lost, give their shards to the others, start replacements."""
         self._fail(trouble)  # first: what follows may fail, too, and shall not go on for ever
+        self._server_identity()  # a new one may take its time to start, and does not hang
         actors = [self._server, *self._members.actors()]
         server, *states = examine(actors, self._answer_s(), START_TIMEOUT_S)
         if server:

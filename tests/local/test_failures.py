@@ -2,17 +2,20 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import ray.cloudpickle
 
 from nanograd.data.dataset import Dataset
+from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
@@ -20,6 +23,9 @@ from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 Events = list[dict[str, Any]]
+
+# Actors cannot import this module: it travels with them.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +183,62 @@ def test_a_frozen_server_is_replaced_and_nobody_else(
     assert_same_bits(actual, undisturbed)
     assert [event["event"] for event in events] == ["started", "server_lost"]
     assert monotonic() - began < 25
+
+
+class SlowToStart(ServerActor):
+    """A server on a busy machine."""
+
+    def __init__(self, *about: Any) -> None:
+        sleep(6)
+        super().__init__(*about)
+
+
+def test_a_replacement_of_the_server_that_starts_slowly_is_waited_for(
+    ray_cpus: int,
+    recipe: Recipe,
+    digits: Dataset,
+    undisturbed: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def kill_and_be_slow(group: RayGroup) -> None:
+        monkeypatch.setattr("nanograd.distributed.group.ServerActor", SlowToStart)
+        os.kill(group.pids()["server"], signal.SIGKILL)
+
+    actual, events = run(recipe, digits, 2, {5: kill_and_be_slow})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["event"] for event in events] == ["started", "server_lost"]
+
+
+class DiesAtFirst(WorkerActor):
+    """A worker whose process ends while it starts, as often as there are marks."""
+
+    marks: str
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        for mark in Path(self.marks).iterdir():
+            mark.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_group_without_any_worker_waits_for_one(
+    ray_cpus: int,
+    recipe: Recipe,
+    digits: Dataset,
+    undisturbed: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for number in range(2):
+        (tmp_path / str(number)).touch()
+    mortal = type("Mortal", (DiesAtFirst,), {"marks": str(tmp_path)})
+    monkeypatch.setattr("nanograd.distributed.members.WorkerActor", mortal)
+
+    actual, events = run(recipe, digits, 1, {})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["sentence"] for event in events] == ["1 worker on 1 host"]
 
 
 @pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])
