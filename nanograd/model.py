@@ -1,9 +1,10 @@
 """A model: one net or several, and how pixels must be prepared for them. It is all one needs.
 
 A model directory holds `model.safetensors` (0.w1, 0.b1, 0.w2, 0.b2, those of the next net 1.w1 and
-so on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card)
-and, written last, `manifest.json` with the SHA-256 of each. No pickle is involved; a directory that
-fails its checksums, or says what this version does not know, is refused.
+so on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card,
+which may be edited) and, written last, `manifest.json` with the SHA-256 of the first two. No pickle
+is involved; a directory that fails its checksums, or says what this version does not know, is
+refused.
 """
 
 import json
@@ -27,7 +28,7 @@ FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
 
 _TENSORS = ("w1", "b1", "w2", "b2")
-_FILES = ("model.safetensors", "config.json", "README.md")
+_FILES, _CARD = ("model.safetensors", "config.json"), "README.md"
 _MEANING = {
     "architecture": ("hidden", "activation", "loss"),
     "preparation": ("name", "version", "width", "height"),
@@ -159,8 +160,9 @@ def save(model: Model, place: str) -> None:
     files = {
         "model.safetensors": save_tensors(tensors),
         "config.json": json_files.pretty({"format": FORMAT, "nets": nets}),
-        "README.md": card.write([net.shape() for net in model.nets], model.about).encode(),
     }
+    text = card.write([net.shape() for net in model.nets], model.about)
+    storage.commit(storage.join(place, _CARD), text.encode())
     for name, data in files.items():
         storage.commit(storage.join(place, name), data)
     manifest = {
@@ -195,8 +197,8 @@ def load(place: str) -> Model:
                 f"{place} has format {manifest['format']!r} where nanograd {__version__} reads "
                 f"{FORMAT!r}; use the version that wrote it or train again"
             )
-        _refuse_unknown(place, "file", manifest["files"], _FILES)
-        files = {name: _read_checked(place, name, sha) for name, sha in manifest["files"].items()}
+        _refuse_unknown(place, "file", manifest["files"], (*_FILES, _CARD))
+        files = {name: _read_checked(place, name, manifest["files"][name]) for name in _FILES}
         config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
         _check_names(place, config, tensors)
         return _assemble(manifest, config, tensors)

@@ -72,8 +72,8 @@ def test_loaded_parameters_are_read_only(folder: Path) -> None:
 def test_model_directory_holds_the_documented_files(folder: Path) -> None:
     manifest = json_files.read_manifest(str(folder / "manifest.json"))
 
-    files = {"README.md", "config.json", "model.safetensors"}
-    assert set(storage.names(str(folder))) == files | {"manifest.json"}
+    files = {"config.json", "model.safetensors"}
+    assert set(storage.names(str(folder))) == files | {"README.md", "manifest.json"}
     assert set(manifest["files"]) == files
     assert manifest["params_sha256"] == some_model().params_sha256()
 
@@ -115,7 +115,7 @@ def assert_noticed(folder: Path, name: str, positions: list[int]) -> None:
     assert all(chr(whole[position]) in " \n" for position in passed)
 
 
-@pytest.mark.parametrize("name", ["config.json", "README.md", "manifest.json"])
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
 def test_any_flipped_byte_of_a_small_file_is_noticed(folder: Path, name: str) -> None:
     assert_noticed(folder, name, list(range((folder / name).stat().st_size)))
 
@@ -126,7 +126,7 @@ def test_flipped_bytes_of_the_tensors_are_noticed(folder: Path) -> None:
     assert_noticed(folder, "model.safetensors", [*range(320), *range(320, size, 193), size - 1])
 
 
-@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("length", [0, 1, 193])
 def test_file_cut_short_is_a_data_error(folder: Path, name: str, length: int) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:length])
@@ -135,12 +135,30 @@ def test_file_cut_short_is_a_data_error(folder: Path, name: str, length: int) ->
         load(str(folder))
 
 
-@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
 
     with pytest.raises(DataError, match=f"{name}: there is no such file"):
         load(str(folder))
+
+
+def test_model_card_is_the_readers_own(folder: Path) -> None:
+    (folder / "README.md").write_text("# Our model\n")
+    edited = load(str(folder))
+    (folder / "README.md").unlink()
+    bare = load(str(folder))
+
+    assert edited.sha256() == bare.sha256() == some_model().sha256()
+
+
+def test_manifest_that_lists_the_card_is_read_all_the_same(folder: Path) -> None:
+    place = str(folder / "manifest.json")
+    manifest = json_files.read_manifest(place)
+    files = {**manifest["files"], "README.md": "0" * 64}
+    json_files.commit_manifest(place, {**manifest, "files": files})
+
+    assert load(str(folder)).sha256() == some_model().sha256()
 
 
 def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
