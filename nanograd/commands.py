@@ -60,7 +60,7 @@ def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
         figures = train_run(run, make_group, stop.is_set, say, show)
         show({"event": "result", **figures})
     write = partial(training_report.write, place, data.test, as_png=config.plots)
-    return {**figures, "report": write_report(place, write, say)}
+    return {**figures, "report": write_report(place, write, say, anew=config.plots)}
 
 
 def run_directory(config: TrainConfig) -> str:
@@ -120,7 +120,7 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show =
     write = partial(prediction_report.write, config.output, as_png=config.plots)
     where = {
         "summary": storage.join(config.output, SUMMARY),
-        "report": write_report(config.output, write, say),
+        "report": write_report(config.output, write, say, anew=config.plots),
         "output": config.output,
     }
     return {**shown, "files": files, **times, **where}
@@ -215,11 +215,13 @@ def data_export(source: str, output: str, say: Say) -> Figures:
     return {"images": len(test), "output": output}
 
 
-def write_report(place: str, write: Callable[[], str], say: Say) -> str | None:
-    """Write a report where there is none; nothing that goes wrong with it ends a command."""
+def write_report(
+    place: str, write: Callable[[], str], say: Say, *, anew: bool = False
+) -> str | None:
+    """Write a report where there is none, or anew; what goes wrong with it ends no command."""
     written = storage.join(place, training_report.NAME)
     try:
-        return written if storage.exists(written) else write()
+        return written if storage.exists(written) and not anew else write()
     except Exception as error:  # noqa: BLE001 - the model is what counts, and it is there
         say(f"WARNING: no report ({error!r}); `nanograd report {place} --debug` shows why")
         return None

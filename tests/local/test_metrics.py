@@ -1,6 +1,8 @@
 """Ray's own metrics, scraped as Prometheus does it."""
 
+import os
 import re
+import signal
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -14,7 +16,10 @@ import ray
 from nanograd import commands
 from nanograd.config import PredictConfig
 from nanograd.data.mnist import Mnist
+from nanograd.distributed.group import RayGroup
+from nanograd.distributed.metrics import RayMetrics
 from nanograd.train_config import TrainConfig
+from nanograd.training.run import Run, train_run
 
 Labels = dict[str, str]
 
@@ -56,6 +61,28 @@ def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path
     assert found["ray_nanograd_loss"] > 0
     assert found["ray_nanograd_round_seconds_sum"] > 0
     assert found["ray_nanograd_round_seconds_count"] >= 3
+
+
+def test_lost_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) -> None:
+    place = str(tmp_path / "run")
+    groups: list[RayGroup] = []
+
+    def make_group(*about: Any) -> RayGroup:
+        *what, tell = about
+        groups.append(RayGroup(*what, 2, tell=tell))
+        return groups[0]
+
+    def kill_one() -> bool:
+        if not killed:
+            killed.append(groups[0].pids()["1"])
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    killed = list[int]()
+    run = Run(config=TrainConfig(epochs=3, hidden=8), place=place, data=sample)
+    train_run(run, make_group, kill_one, [].append, RayMetrics("train", place).show)
+
+    wait_for(place, lost_workers_total=1)
 
 
 def test_prediction_counts_rows_and_quarantine(

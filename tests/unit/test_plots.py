@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,15 @@ def test_missing_extra_is_named_before_anything_is_trained(
         commands.train(config, [].append)
 
     assert not (tmp_path / "run").exists()
+
+
+def test_plots_are_written_of_a_run_that_is_complete(tmp_path: Path) -> None:
+    without = TrainConfig(data="sample", workers=0, epochs=1, output=str(tmp_path / "run"))
+    commands.train(without, [].append)
+
+    commands.train(replace(without, plots=True), [].append)
+
+    assert "confusion" in written(tmp_path / "run")
 
 
 def test_flag_of_the_command_line_writes_plots(tmp_path: Path) -> None:
