@@ -113,11 +113,13 @@ def read(place: str) -> Story:
         )
     model = model_io.load(folder)
     config = storage.join(place, "config.toml")
+    epochs = json_files.read_lines(storage.join(place, "metrics.jsonl"))
+    events = json_files.read_lines(storage.join(place, "events.jsonl"))
     return Story(
         place=place,
         config=from_toml(storage.read(config).decode(), config),
-        epochs=_one_after_another(json_files.read_lines(storage.join(place, "metrics.jsonl"))),
-        events=json_files.read_lines(storage.join(place, "events.jsonl")),
+        epochs=_one_after_another(epochs),
+        events=_in_their_place(events, epochs),
         model=model,
         versions=json_files.read_manifest(storage.join(folder, model_io.MANIFEST))["versions"],
     )
@@ -274,3 +276,23 @@ def _one_after_another(epochs: list[Row]) -> list[Row]:
             before = {name: counted[-1][name] for name in before}
         counted.append(row | {name: row[name] + before[name] for name in before})
     return counted
+
+
+def _in_their_place(events: list[Row], epochs: list[Row]) -> list[Row]:
+    """Events with their rounds counted through the nets of a committee, too.
+
+    >>> epochs = [{"net": net, "epoch": 1, "round": 9} for net in (1, 2)]
+    >>> _in_their_place([{"net": 2, "round": 3}, {"net": 2}], epochs)
+    [{'net': 2, 'round': 12}, {'net': 2}]
+    """
+    rounds = {row.get("net", 1): row["round"] for row in epochs}
+
+    def before(net: int) -> int:
+        return sum(number for each, number in rounds.items() if each < net)
+
+    return [
+        event | {"round": event["round"] + before(event.get("net", 1))}
+        if "round" in event
+        else event
+        for event in events
+    ]

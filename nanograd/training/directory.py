@@ -144,14 +144,22 @@ def saver(
     return save
 
 
-def teller(run: Run, say: Callable[[str], None], show: Show) -> Tell:
-    """What happens to the workers: said, shown, and kept in events.jsonl with the time (UTC)."""
+def teller(run: Run, number: int, say: Callable[[str], None], show: Show) -> Tell:
+    """What happens to the workers: said, shown, and kept in events.jsonl with the time (UTC).
+
+    Args:
+        run: whose workers.
+        number: of the net that they train, from 0; kept, too, in a committee.
+        say: told the sentence of what happened.
+        show: shown all of it.
+    """
     events = json_files.read_lines(run.at("events.jsonl"))
+    net = {"net": number + 1} if run.config.committee > 1 else {}
 
     def tell(event: Event) -> None:
         say(event["sentence"])
         show(event)
-        events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **event})
+        events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **net, **event})
         try:
             storage.commit(run.at("events.jsonl"), json_files.lines(events))
         except StorageError as error:

@@ -94,7 +94,7 @@ def _train(
                 make_group=make_group,
                 watch=watch,
                 reached=partial(progress.reached, number),
-                tell=directory.teller(run, say, show),
+                tell=directory.teller(run, number, say, show),
             )
             models.append(loop.as_model(recipe, snapshot, {}))
     except Stopped as error:

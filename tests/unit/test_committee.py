@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanograd import json_files
 from nanograd import model as model_io
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
 from nanograd.train_config import TrainConfig
-from nanograd.training import loop
+from nanograd.training import directory, loop
+from nanograd.training.directory import Run
 from tests.unit.runs import (
     SETTINGS,
     Figures,
@@ -108,3 +110,18 @@ def test_lost_model_is_made_again_without_computing(
     again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, **COMMITTEE)
 
     assert again == figures
+
+
+@pytest.mark.parametrize(("committee", "net"), [(1, {}), (2, {"net": 2})])
+def test_event_of_a_committee_says_which_net_was_trained(
+    few_digits: Mnist, tmp_path: Path, committee: int, net: dict[str, int]
+) -> None:
+    run = Run(config=TrainConfig(committee=committee), place=str(tmp_path), data=few_digits)
+    event = {"event": "joined", "sentence": "worker 1 joined at round 3", "round": 3}
+    shown: list[Figures] = []
+
+    directory.teller(run, 1, [].append, shown.append)(event)
+
+    [kept] = json_files.read_lines(str(tmp_path / "events.jsonl"))
+    assert shown == [event]
+    assert kept == {"time": kept["time"], **net, **event}
