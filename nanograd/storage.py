@@ -218,11 +218,23 @@ def exclusive(place: str) -> Iterator[None]:
         descriptor = os.open(local_path(place), os.O_RDONLY)
     try:
         _lock(descriptor, place)
-        for leftover in local_path(place).rglob(f".*{_TEMPORARY}"):
-            leftover.unlink()  # of a commit that was killed; nobody else writes here now
+        for leftover in local_path(place).glob(f".*{_TEMPORARY}"):
+            leftover.unlink(missing_ok=True)  # of a commit that was killed
         yield
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(place: str) -> None:
+    """Remove what killed commits left in a local folder and below.
+
+    Args:
+        place: held by this process alone and known to be its own: commits of others, below a folder
+            that merely was named, would fail.
+    """
+    if not is_remote(place):
+        for leftover in local_path(place).rglob(f".*{_TEMPORARY}"):
+            leftover.unlink(missing_ok=True)
 
 
 def _lock(descriptor: int, place: str) -> None:

@@ -86,6 +86,8 @@ def run_job(
     num_rows = sum(part.num_rows for part in job.parts)
     progress = Progress(job.identity["command"], len(job.parts), num_rows, show)
     with storage.exclusive(job.place):
+        if MANIFEST in storage.names(job.place):
+            storage.remove_leftovers(job.place)
         finish(job.place)
         below = _room(job)
         if below is None:

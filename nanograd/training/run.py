@@ -53,6 +53,7 @@ def train_run(
     """
     with storage.exclusive(run.place):
         directory.make_room(run)
+        storage.remove_leftovers(run.place)
         if storage.exists(storage.join(run.at("model"), model_io.MANIFEST)):
             directory.require_same(run, model_io.load(run.at("model")).about["identity"])
             say(f"{run.place} holds this run already, complete; --overwrite trains it again")

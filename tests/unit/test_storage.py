@@ -185,3 +185,17 @@ def test_remove_leaves_nothing_and_does_not_mind(
 
     assert not storage.exists(str(tmp_path / "it"))
     assert storage.exists(str(tmp_path))
+
+
+def test_folder_is_held_without_a_look_at_what_others_commit_below(tmp_path: Path) -> None:
+    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # under way, for all we know
+    killed = tmp_path / ".config.toml.k3.nanograd-tmp"
+    below.parent.mkdir()
+    below.touch()
+    killed.touch()
+
+    with storage.exclusive(str(tmp_path)):
+        assert (below.exists(), killed.exists()) == (True, False)
+        storage.remove_leftovers(str(tmp_path))
+
+    assert not below.exists()
