@@ -65,8 +65,8 @@ def save(place: str, checkpoint: Checkpoint) -> None:
     data = _encode(checkpoint)
     name = f"round-{checkpoint.snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
     storage.commit(storage.join(place, name), data)
-    rows = checkpoint.history.epochs
-    best = max(rows, key=lambda row: row["val_accuracy"] or 0.0, default={"round": -1})
+    rows = [row for row in checkpoint.history.epochs if row["val_accuracy"] is not None]
+    best = max(rows, key=lambda row: row["val_accuracy"], default={"round": -1})
     for old in _names(place)[NUM_KEPT:]:
         if _round(old) != best["round"]:
             storage.remove(storage.join(place, old))
