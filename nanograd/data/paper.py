@@ -258,17 +258,20 @@ def ink_levels(ink: Floats) -> Levels:
     level = _above_paper(ink)
     among = _bytes(ink[ink > level])
     stronger = otsu(among)[0] / 255
-    if _extent(ink > level) > _ALL_OVER and _extent(ink > stronger) < _ONE_PLACE:
+    height, width = _extent(ink > stronger)
+    # From side to side there is an edge or a shadow, no digit.
+    in_one_place = height * width < _ONE_PLACE and max(height, width) < 1
+    if in_one_place and np.prod(_extent(ink > level)) > _ALL_OVER:
         return Levels(stronger, _WEAK_AMONG_LINES * stronger)
     return Levels(level, level / 2)
 
 
-def _extent(mask: NDArray[np.bool_]) -> float:
-    """The share of a picture's area that a box round the mask covers."""
+def _extent(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Height and width of a box round the mask, as shares of the picture's."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
-        return 0.0
-    return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / mask.size
+        return 0.0, 0.0
+    return float(np.ptp(rows) + 1) / mask.shape[0], float(np.ptp(columns) + 1) / mask.shape[1]
 
 
 def _bytes(ink: Floats) -> Bytes:
