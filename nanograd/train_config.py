@@ -142,8 +142,8 @@ class TrainConfig(ReportConfig):
     )
     styles: float = setting(
         0.1,
-        "redraw this share of the ones, fours and nines in training as they are written in much of "
-        "the world: with a flag, a short stem, a tail",
+        "train on this share of the ones, fours and nines once more, redrawn as they are written "
+        "in much of the world: with a flag, of straight strokes, with a tail",
         least=0,
         below=1,
         recipe=True,

@@ -8,7 +8,7 @@ from typing import Any
 from nanograd import model as model_io
 from nanograd import storage
 from nanograd.data.dataset import Dataset, split
-from nanograd.data.styles.redraw import add_styles
+from nanograd.data.styles.redraw import add_styles, num_redrawn
 from nanograd.errors import DataError, Stopped
 from nanograd.model import Model
 from nanograd.progress import Show, ignore
@@ -74,7 +74,7 @@ def _train(
 ) -> Model:
     config = run.config
     training, validation = split(run.data.train, config.validation_split, config.seed)
-    recipes = _recipes(config, len(training), say)
+    recipes = _recipes(config, len(training) + num_redrawn(training, config.styles), say)
     histories: list[History] = []
     models: list[Model] = []
     progress = Progress(recipes, show)
