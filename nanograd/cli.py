@@ -72,7 +72,7 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 @click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
 @with_settings(InspectConfig)
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
-    """Draw what pictures become on their way to the net, and what it says."""
+    """Draw each step from a picture to the scores."""
     from nanograd import commands
     from nanograd.report import closing
 
@@ -119,7 +119,7 @@ def export(config: ExportConfig) -> None:
 @click.option("--plots", is_flag=True, help="write its plots as PNG files, too (extra: plots)")
 @debug
 def report(run: str, data: str | None, plots: bool) -> None:
-    """Write report.html of a finished training run or prediction anew."""
+    """Write the report of a run or prediction anew."""
     from nanograd import commands
 
     _result("report", commands.report(run, data, _say, as_png=plots))
@@ -168,7 +168,7 @@ def info(source: str) -> None:
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
 @debug
 def export_data(source: str, output: str) -> None:
-    """Write a test set as PNG files, as somebody's folder of handwritten digits would look."""
+    """Write a test set as a folder of pictures."""
     from nanograd import commands
 
     _result("data export", commands.data_export(source, output, _say))
@@ -214,7 +214,8 @@ def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, NanogradError):
         code, reason = error.exit_code, str(error)
     elif isinstance(error, KeyboardInterrupt):
-        code, reason = 130, "interrupted"
+        goes_on = words[:1] in (["ingest"], ["predict"])
+        code, reason = 130, "interrupted" + "; the same command goes on" * goes_on
     elif isinstance(error, Terminated):
         code, reason = 75, "stopped by SIGTERM; the same command, with the same output, goes on"
     Lines(_say, as_json=as_json).say(f"{ERROR}{reason}")

@@ -322,6 +322,17 @@ def test_unexpected_exception_is_one_line_and_its_code(
     assert "in broken" in debug.stderr
 
 
+@pytest.mark.parametrize("command", ["ingest", "predict"])
+def test_interrupted_batch_job_says_that_it_can_go_on(
+    run: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(cli.cli.commands, command, fail_with(KeyboardInterrupt()))
+
+    done = run(command)
+
+    assert (done.code, done.last["reason"]) == (130, "interrupted; the same command goes on")
+
+
 def test_help_answers_at_once() -> None:
     def measured() -> float:
         began = perf_counter()
