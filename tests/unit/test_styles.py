@@ -3,6 +3,7 @@ import pytest
 
 from nanograd.data.form import centre_of_mass
 from nanograd.data.mnist import Mnist
+from nanograd.data.styles import nines, ones
 from nanograd.data.styles.redraw import add_styles, num_redrawn
 
 
@@ -63,3 +64,12 @@ def test_redrawn_digits_stand_in_the_middle(sample: Mnist, digit: int) -> None:
     # A digit with a speck beside it may reach the frame.
     assert np.mean(np.abs(places - 14) <= 0.6) > 0.98
     assert (images.max(axis=(1, 2)) > 200).all()
+
+
+@pytest.mark.parametrize("rows", [(0, 0), (0, 1), (12, 14), (27, 27), (11, 15)])
+def test_a_dot_or_a_dash_that_is_called_a_digit_is_left_alone(rows: tuple[int, int]) -> None:
+    image = np.zeros((28, 28), np.uint8)
+    image[rows[0] : rows[1] + 1, 10:13] = 255
+
+    for redraw, num_draws in ((ones.flagged, ones.NUM_DRAWS), (nines.tailed, nines.NUM_DRAWS)):
+        np.testing.assert_array_equal(redraw(image, np.full(num_draws, 0.5)), image)

@@ -7,7 +7,7 @@ a tail for a 3.
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.styles.pen import Floats, between, centred, column, line
+from nanograd.data.styles.pen import LEAST_HEIGHT, Floats, between, centred, column, line
 
 # The tail's reach to the left as a share of the nine's height, and how far its end rises of that.
 _REACH, _RISE = (0.25, 0.65), (-0.1, 0.4)
@@ -22,10 +22,10 @@ def tailed(nine: NDArray[np.uint8], draw: Floats) -> NDArray[np.uint8]:
         draw: (2,) in [0, 1): of the tail's reach and of its rise.
 
     Returns:
-        (28, 28) uint8, its centre of mass in the middle; the same image if it is blank.
+        (28, 28) uint8, its centre of mass in the middle; the same image if it is blank or a dash.
     """
     rows = np.flatnonzero((nine > 127).any(axis=1))
-    if not len(rows):
+    if not len(rows) or np.ptp(rows) + 1 < LEAST_HEIGHT:
         return nine
     bottom, height = rows[-1], rows[-1] - rows[0] + 1
     lower = nine[bottom - height // 3 : bottom - 1]

@@ -7,7 +7,7 @@ a one with a flag for a 7 or a 4.
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.styles.pen import Floats, between, centred, column, line
+from nanograd.data.styles.pen import LEAST_HEIGHT, Floats, between, centred, column, line
 
 # The flag's length as a share of the one's height, its pen as a share of the stem's.
 _LENGTH, _PEN = (0.2, 0.55), (0.8, 1.1)
@@ -30,10 +30,10 @@ def flagged(one: NDArray[np.uint8], draw: Floats) -> NDArray[np.uint8]:
             its reach to the left and to the right; of where on the stem the flag begins.
 
     Returns:
-        (28, 28) uint8, its centre of mass in the middle; the same image if it is blank.
+        (28, 28) uint8, its centre of mass in the middle; the same image if it is blank or a dash.
     """
     rows = np.flatnonzero((one > 127).any(axis=1))
-    if not len(rows):
+    if not len(rows) or np.ptp(rows) + 1 < LEAST_HEIGHT:
         return one
     top, bottom = rows[0], rows[-1]
     height = bottom - top + 1

@@ -8,6 +8,9 @@ from nanograd.resample import SIDE
 
 Floats = NDArray[np.float64]
 
+# A mark of fewer rows is a dot or a dash: no stroke of it can be gone on with.
+LEAST_HEIGHT = 6
+
 _Y, _X = np.mgrid[:SIDE, :SIDE]
 
 
