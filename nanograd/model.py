@@ -9,7 +9,7 @@ refused.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from platform import python_version
 from typing import Any
 
@@ -48,7 +48,7 @@ class Net:
     """
 
     architecture: Architecture
-    params: Params
+    params: Params = field(repr=False)
     preparation: Preparation
 
     def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:

@@ -61,3 +61,10 @@ def test_sha256_of_a_committee_knows_its_nets_and_their_order() -> None:
 
     assert len({other.params_sha256() for other in others}) == len(others)
     assert len({other.sha256() for other in others}) == len(others)
+
+
+def test_repr_names_the_nets_and_prints_no_parameters() -> None:
+    shown = repr(some_committee())
+
+    assert shown.count("Architecture(hidden=") == 3
+    assert "array" not in shown
