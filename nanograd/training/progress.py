@@ -50,7 +50,9 @@ class Progress:
 
     def _figures(self, net: int, round_: int) -> dict[str, Any]:
         plan, epochs = self._recipes[net].plan, self._recipes[net].epochs
-        done = sum(recipe.num_rounds for recipe in self._recipes[:net]) + round_
+        earlier = self._recipes[:net]
+        done = sum(recipe.num_rounds for recipe in earlier) + round_
+        images = sum(recipe.epochs * recipe.plan.num_images for recipe in earlier)
         rate = self._rate.at(done)
         return {
             "event": "progress",
@@ -61,7 +63,7 @@ class Progress:
             "epochs": epochs,
             "round": done,
             "rounds": self._num_rounds,
-            "image": plan.num_images * done // plan.rounds_per_epoch,
+            "image": images + plan.num_images * round_ // plan.rounds_per_epoch,
             "rounds_per_s": round(rate, 3),
             "images_per_s": round(rate * plan.num_images / plan.rounds_per_epoch),
             "loss": self._loss,

@@ -74,12 +74,13 @@ def _train(
 ) -> Model:
     config = run.config
     training, validation = split(run.data.train, config.validation_split, config.seed)
-    recipes = _recipes(config, len(training) + num_redrawn(training, config.styles), say)
+    nets = config.nets()
+    recipes = _recipes(nets, training, say)
     histories: list[History] = []
     models: list[Model] = []
     progress = Progress(recipes, show)
     try:
-        for number, recipe in enumerate(recipes):
+        for number, (net, recipe) in enumerate(zip(nets, recipes, strict=True)):
             if len(recipes) > 1:
                 say(f"net {number + 1} of {len(recipes)}")
             start = directory.start(run, number, recipe, say)
@@ -90,7 +91,7 @@ def _train(
             snapshot = _train_net(
                 recipe,
                 start,
-                training=add_styles(training, config.styles, recipe.plan.seed),
+                training=add_styles(training, net.styles, net.seed),
                 validation=validation,
                 make_group=make_group,
                 watch=watch,
@@ -105,13 +106,16 @@ def _train(
     return _committee(models, run, recipes, histories, validation)
 
 
-def _recipes(config: TrainConfig, num_images: int, say: Callable[[str], None]) -> list[Recipe]:
+def _recipes(
+    nets: list[TrainConfig], training: Dataset, say: Callable[[str], None]
+) -> list[Recipe]:
     """What each net computes, if there are images enough for it."""
-    if num_images < config.shards:
+    numbers = [len(training) + num_redrawn(training, net.styles) for net in nets]
+    if min(numbers) < nets[0].shards:
         raise DataError(
-            f"{num_images} training images cannot fill {config.shards} shards; lower --shards"
+            f"{min(numbers)} training images cannot fill {nets[0].shards} shards; lower --shards"
         )
-    recipes = [make_recipe(each, num_images) for each in config.nets()]
+    recipes = list(map(make_recipe, nets, numbers))
     if recipes[0].num_warm_up >= recipes[0].num_rounds:
         say(
             f"the warm-up of {recipes[0].num_warm_up} rounds is longer than the run of "

@@ -29,14 +29,16 @@ def undisturbed(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(few_digits, tmp_path_factory.mktemp("undisturbed") / "run", **COMMITTEE)
 
 
-def test_nets_differ_in_seed_and_size() -> None:
-    config = TrainConfig.resolve(SETTINGS, COMMITTEE, {"committee": 4, "width": 3.5})
+def test_nets_differ_in_seed_and_size_and_the_first_learns_most_styles() -> None:
+    settings = {"pixels": "deslanted", "width": 3.5, "styles": 0.1}
+    config = TrainConfig.resolve(SETTINGS, settings, {"committee": 4})
 
     nets = config.nets()
 
     assert [net.seed for net in nets] == [5, 6, 7, 8]
     assert len({(net.width, net.height) for net in nets}) == 4
-    assert nets[0] == TrainConfig.resolve(SETTINGS, {"pixels": "deslanted", "width": 3.5})
+    assert nets[0] == TrainConfig.resolve(SETTINGS, settings)
+    assert [net.styles for net in nets[1:]] == pytest.approx([0.02] * 3)
 
 
 def test_first_net_is_the_one_that_would_be_trained_alone() -> None:
@@ -83,8 +85,8 @@ def test_figures_are_those_of_the_nets_together(few_digits: Mnist, undisturbed: 
 
     assert undisturbed["params_sha256"] == model.params_sha256()
     assert undisturbed["test_accuracy"] == loop.accuracy(model, few_digits.test)
-    # 631 images, and some of them redrawn, in batches of 64
-    assert undisturbed["rounds"] == 3 * 2 * 11
+    # 631 images in batches of 64, and redrawn ones, more of them in the first net
+    assert undisturbed["rounds"] == 2 * (11 + 10 + 10)
     rows = (Path(undisturbed["model"]).parent / "metrics.jsonl").read_text().splitlines()
     places = [(row["net"], row["epoch"]) for row in map(json.loads, rows)]
     assert places == [(net, epoch) for net in (1, 2, 3) for epoch in (1, 2)]

@@ -98,7 +98,11 @@ def test_run_shows_every_epoch_and_ends_complete(few_digits: Mnist, tmp_path: Pa
     epochs = [each for each in figures if each["event"] == "epoch"]
     rounds = column(progress, "round")
     assert rounds == sorted(rounds)
-    assert rounds[-1] == progress[-1]["rounds"] == 2 * epochs[2]["round"]
+    assert rounds[-1] == progress[-1]["rounds"] == epochs[2]["round"] + epochs[-1]["round"]
+    # 631 images three times in each net, and those that are redrawn
+    images = column(progress, "image")
+    assert images == sorted(images)
+    assert 2 * 3 * 631 < images[-1] < 2 * 3 * 631 * 1.03
     assert column(progress, "complete") == [False] * (len(progress) - 1) + [True]
     assert [(each["net"], each["epoch"]) for each in epochs] == [
         (net, epoch) for net in (1, 2) for epoch in (1, 2, 3)
