@@ -96,17 +96,20 @@ def upright_places(
     """
     sums = (images.astype(np.float64) @ MONOMIALS).T[:, :, None]
     mean_x, mean_y, slant, deviation_x, deviation_y = _lean(sums)
-    beside = _stretched(_COLUMN - _MIDDLE, deviation_x, size.width)
-    down = _stretched(_ROW - _MIDDLE, deviation_y, size.height)
-    x = mean_x + beside + slant * down
-    return np.stack([x, mean_y + down]).astype(np.float32)
+    beside = _stretched(deviation_x, size.width)
+    down = _stretched(deviation_y, size.height)
+    places = np.empty((2, len(images), SIDE, SIDE), np.float32)
+    across, along = (mean_x + beside)[:, None, :], (slant * down)[:, :, None]
+    np.add(across, along, out=places[0], casting="same_kind")
+    places[1] = (mean_y + down)[:, :, None]
+    return places.reshape(2, len(images), SIDE * SIDE)
 
 
-def _stretched(distance: NDArray[np.int64], deviation: Sums, to: float) -> Sums | NDArray[np.int64]:
-    """How far in the digit as it is lies what will lie so far from the middle."""
+def _stretched(deviation: Sums, to: float) -> Sums | NDArray[np.int64]:
+    """How far from its middle a digit has what will be in each of the 28 rows or columns."""
     if not to:
-        return distance
-    return distance * np.clip(deviation / to, 1 / MOST_STRETCH, MOST_STRETCH)
+        return _DOWN
+    return _DOWN * np.clip(deviation / to, 1 / MOST_STRETCH, MOST_STRETCH)
 
 
 def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:

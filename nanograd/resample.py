@@ -38,7 +38,10 @@ def resample(
     whole = np.floor(fraction)
     fraction -= whole
     x, y = fraction
-    index = (whole[1] * ROW + whole[0]).astype(np.intp)
+    column, row = whole
+    row *= ROW
+    row += column
+    index = row.astype(np.intp)
     index += ROW * ROW * np.arange(len(images))[:, None]
     # One index for all four neighbours, each in a view of its own. The places are clipped, so no
     # index is out of bounds; "clip" only spares the check.

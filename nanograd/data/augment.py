@@ -122,9 +122,11 @@ def _follow(
     The elastic field, which is smooth, is left where it was: so ink is interpolated once, and no
     field is evaluated off the grid.
     """
-    across, down = standing - _GRID
-    sources += weights[:, :, 1:2] * across
-    sources += weights[:, :, 2:3] * down
+    across, down = (standing - _GRID).reshape(2, -1, SIDE, SIDE)
+    whole = sources.reshape(2, -1, SIDE, SIDE)
+    whole += weights[:, :, 1, None, None] * across
+    # Rows stay level: how far down is the same all along one.
+    whole += (weights[:, :, 2, None] * down[:, :, 0])[..., None]
 
 
 def _weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.float32]:
