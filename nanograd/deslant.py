@@ -16,7 +16,7 @@ MOST_SLANT = 1.0
 # widened by half its flag would be that of a 7 (docs/accuracy.md).
 MOST_STRETCH = 1.2
 
-_DOWN = np.arange(SIDE) - _MIDDLE
+_FROM_MIDDLE = np.arange(SIDE) - _MIDDLE
 _BESIDE = np.arange(PIECE) - _MIDDLE
 # 1, x, xx of a pixel in its row; 1, y, yy of a row
 _POWERS = np.arange(SIDE)[:, None] ** np.arange(3)
@@ -78,8 +78,10 @@ def _upright(images: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
         return resample(images, upright_places(images, size))
     mean_x, mean_y, slant, *_ = _lean(_whole_sums(images))
     x = np.empty((len(images), SIDE, PIECE), np.float32)
-    np.add((mean_x + _BESIDE)[:, None], (slant * _DOWN)[:, :, None], out=x, casting="same_kind")
-    return resample_rows(images, x, (mean_y + _DOWN).astype(np.float32))
+    np.add(
+        (mean_x + _BESIDE)[:, None], (slant * _FROM_MIDDLE)[:, :, None], out=x, casting="same_kind"
+    )
+    return resample_rows(images, x, (mean_y + _FROM_MIDDLE).astype(np.float32))
 
 
 def upright_places(
@@ -108,8 +110,8 @@ def upright_places(
 def _stretched(deviation: Sums, to: float) -> Sums | NDArray[np.int64]:
     """How far from its middle a digit has what will be in each of the 28 rows or columns."""
     if not to:
-        return _DOWN
-    return _DOWN * np.clip(deviation / to, 1 / MOST_STRETCH, MOST_STRETCH)
+        return _FROM_MIDDLE
+    return _FROM_MIDDLE * np.clip(deviation / to, 1 / MOST_STRETCH, MOST_STRETCH)
 
 
 def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:
