@@ -86,7 +86,9 @@ class WorkerActor(Worker):
             if vector is None:
                 return round_
             awaited = round_ + 1 if round_ + 1 < until else None
-            vector = ray.get(exchange.remote(token, self.contribute(round_, vector), awaited))
+            sent = exchange.remote(token, self.contribute(round_, vector), awaited)
+            self.prepare(round_ + 1)
+            vector = ray.get(sent)
         return until
 
     def _run_in_memory(self, segment: Segment, first: int, until: int) -> int:
@@ -97,6 +99,7 @@ class WorkerActor(Worker):
             for slot, node in slots:
                 done = self.sum_node(round_, node, segment.parameters, segment.gradients[slot])
                 segment.send(slot, round_, done.loss, done.num_images)
+            self.prepare(round_ + 1)
         return until
 
 

@@ -41,6 +41,21 @@ class Contribution:
     num_images: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """The images of a round from the shards of a node, one shard after the other.
+
+    Args:
+        inputs: (B, 784) float32.
+        labels: (B,) uint8.
+        parts: which rows are of which shard.
+    """
+
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    parts: list[slice]
+
+
 def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
     """The contribution of a parent node from those of its two children.
 
@@ -71,6 +86,7 @@ class Worker:
         self._plan = recipe.plan
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._scratch: dict[int, Vector] = {}
+        self._ready: dict[tuple[int, Node], _Batch] = {}
         self.hold(shards)
 
     def hold(self, shards: Mapping[int, Dataset]) -> None:
@@ -79,6 +95,7 @@ class Worker:
             shard: digits if self._recipe.upright_last else self._upright(digits)
             for shard, digits in shards.items()
         }
+        self._ready = {}
 
     def _upright(self, digits: Dataset) -> Dataset:
         return Dataset(upright(self._recipe.preparation, digits.images), digits.labels)
@@ -86,6 +103,15 @@ class Worker:
     def nodes(self) -> list[Node]:
         """The largest whole nodes of the tree over its shards."""
         return cover((0, self._plan.num_shards), frozenset(self._shards))
+
+    def prepare(self, round_: int) -> None:
+        """Make a round's inputs before its parameters are there: most of the work needs none.
+
+        Args:
+            round_: over all epochs; beyond the last one nothing is done.
+        """
+        if round_ < self._recipe.num_rounds:
+            self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes()}
 
     def contribute(self, round_: int, vector: Vector) -> list[Contribution]:
         """The contributions of all its nodes, each with a gradient vector of its own.
@@ -105,25 +131,22 @@ class Worker:
             vector: (P,) float32 parameters, left alone.
             out: (P,) float32, where the gradient goes.
         """
-        plan, architecture = self._recipe.plan, self._recipe.architecture
-        parts = _in_a_row(plan.micro_batch(round_, shard) for shard in range(*node))
-        inputs, labels = self._batch(round_, node, parts)
+        batch = self._ready.pop((round_, node), None) or self._batch(round_, node)
+        architecture = self._recipe.architecture
         signals = mlp.propagate(
             architecture,
             architecture.params(vector),
-            inputs,
-            mlp.one_hot(labels, architecture.classes),
-            parts,
+            batch.inputs,
+            mlp.one_hot(batch.labels, architecture.classes),
+            batch.parts,
         )
-        loss = self._sum(signals, dict(zip(range(*node), parts, strict=True)), node, out)
+        loss = self._sum(signals, dict(zip(range(*node), batch.parts, strict=True)), node, out)
         return Contribution(
-            round=round_, node=node, gradient=out, loss=loss, num_images=len(labels)
+            round=round_, node=node, gradient=out, loss=loss, num_images=len(batch.labels)
         )
 
-    def _batch(
-        self, round_: int, node: Node, parts: Sequence[slice]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """The round's inputs from the shards of a node, one after the other, and their labels."""
+    def _batch(self, round_: int, node: Node) -> _Batch:
+        parts = _in_a_row(self._plan.micro_batch(round_, shard) for shard in range(*node))
         num_images, like = parts[-1].stop, self._shards[node[0]]
         images = np.empty((num_images, *like.images.shape[1:]), like.images.dtype)
         labels = np.empty(num_images, like.labels.dtype)
@@ -133,7 +156,8 @@ class Worker:
             np.take(data.images, index, axis=0, out=images[part], mode="clip")
             np.take(data.labels, index, out=labels[part], mode="clip")
         distorted = self._distorted(round_, node, parts, images)
-        return scale(self._recipe.preparation, distorted), labels
+        inputs = scale(self._recipe.preparation, distorted)
+        return _Batch(inputs=inputs, labels=labels, parts=parts)
 
     def _distorted(
         self, round_: int, node: Node, parts: Sequence[slice], images: NDArray[np.uint8]

@@ -132,6 +132,31 @@ def test_worker_keeps_no_state_that_matters(settings: dict[str, object]) -> None
     assert_same_bits(actual, expected)
 
 
+@pytest.mark.parametrize("prepared", [5, 6, 7])
+def test_inputs_made_ahead_change_no_bit(prepared: int) -> None:
+    recipe, digits = recipe_for(**DISTORTED), some_digits()
+    vector, worker = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
+
+    worker.prepare(prepared)
+    actual = [worker.contribute(6, vector), worker.contribute(6, vector)]
+
+    expected = worker_for(recipe, digits, {0, 1, 3}).contribute(6, vector)
+    for contributions in actual:
+        assert_same_bits(contributions, expected)
+
+
+def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
+    recipe, digits = recipe_for(**DISTORTED), some_digits()
+    plan, vector, worker = recipe.plan, start_of(recipe), worker_for(recipe, digits, {2, 3})
+
+    worker.prepare(6)
+    # Another shard 2, so that what was made ahead would be wrong.
+    others = {s: some_digits(400).take(slice(200, 393)).take(plan.shard_slice(s)) for s in (2, 4)}
+    worker.hold(others)
+
+    assert_same_bits(worker.contribute(6, vector), Worker(recipe, others).contribute(6, vector))
+
+
 @pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
 def test_parent_has_the_bits_of_its_children_from_different_workers(
     settings: dict[str, object],
