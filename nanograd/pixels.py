@@ -120,6 +120,11 @@ def upright(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.u
     return images
 
 
+def after_upright(preparation: Preparation) -> Preparation:
+    """What a preparation leaves to do with images that `upright` returned."""
+    return Preparation(name="standard") if preparation.name == "deslanted" else preparation
+
+
 def scale(
     preparation: Preparation, images: NDArray[np.uint8] | NDArray[np.float32]
 ) -> NDArray[np.float32]:

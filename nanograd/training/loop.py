@@ -1,7 +1,7 @@
 """The training loop: rounds, evaluation, checkpoints. One loop, whatever the group of workers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from nanograd import blas, metrics
 from nanograd.data.dataset import Dataset
 from nanograd.errors import Stopped
 from nanograd.model import Model, Net
+from nanograd.pixels import after_upright, upright
 from nanograd.training.checkpoint import History
 from nanograd.training.group import WorkerGroup
 from nanograd.training.recipe import Recipe
@@ -56,6 +57,9 @@ def train(
     per_epoch = recipe.plan.rounds_per_epoch
     round_ = group.snapshot().round
     began = perf_counter() - history.train_s
+    # Images are set upright here, once, instead of after each epoch.
+    watched = Dataset(upright(recipe.preparation, validation.images), validation.labels)
+    reader = replace(recipe, preparation=after_upright(recipe.preparation))
     saved_s = history.train_s
     for epoch in range(len(history.epochs), recipe.epochs):
         end = (epoch + 1) * per_epoch
@@ -71,7 +75,7 @@ def train(
             if stop:
                 raise Stopped(f"stopped after round {reached - 1}, saved")
         round_, snapshot = end, group.snapshot()
-        history.epochs.append(_row(recipe, validation, snapshot, history))
+        history.epochs.append(_row(reader, watched, snapshot, history))
         watch.save(snapshot, history)
         saved_s = history.train_s
         yield history.epochs[-1]

@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
 from nanograd.deslant import deslant
-from nanograd.pixels import Preparation, prepare
+from nanograd.pixels import Preparation, after_upright, prepare, upright
 
 NAMES = ["unit", "standard", "deslanted"]
 
@@ -65,6 +65,20 @@ def test_deslanted_is_standard_after_deslanting(sample: Mnist) -> None:
 
     assert inputs.dtype == np.float32
     np.testing.assert_array_equal(inputs, prepare(Preparation(name="standard"), deslant(images)))
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [*(Preparation(name=name) for name in NAMES), Preparation(name="deslanted", width=3.5)],
+    ids=str,
+)
+def test_upright_images_need_only_the_rest(preparation: Preparation, sample: Mnist) -> None:
+    images = sample.test.images[:193]
+
+    inputs = prepare(after_upright(preparation), upright(preparation, images))
+
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, prepare(preparation, images))
 
 
 @pytest.mark.parametrize("name", NAMES)
