@@ -1,6 +1,6 @@
 """Who does a command's work: this process, or actors on Ray, which is imported only for them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nanograd import blas
@@ -29,9 +29,15 @@ def worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
         workers = num_actors(config.workers, config.shards)
 
         def make_group(
-            recipe: Recipe, dataset: Dataset, snapshot: Snapshot, tell: Tell
+            recipe: Recipe,
+            dataset: Dataset,
+            snapshot: Snapshot,
+            tell: Tell,
+            stop: Callable[[], bool],
         ) -> WorkerGroup:
-            return RayGroup(recipe, dataset, snapshot, workers, tell=tell, strict=config.strict)
+            return RayGroup(
+                recipe, dataset, snapshot, workers, tell=tell, stop=stop, strict=config.strict
+            )
 
         yield workers, make_group
 

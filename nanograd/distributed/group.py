@@ -7,6 +7,7 @@ is lost go to the others at once, and the next stretch begins at the round after
 applied. A replacement takes its share back between two stretches. None of this changes a bit.
 """
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -21,7 +22,7 @@ from nanograd.distributed.events import Tell
 from nanograd.distributed.members import START_TIMEOUT_S, Members
 from nanograd.distributed.quiet import first_line
 from nanograd.distributed.transport import Address
-from nanograd.errors import ClusterError, DivergedError
+from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 
@@ -61,6 +62,7 @@ class RayGroup:
         snapshot: where to begin.
         num_workers: W, 1 to S.
         tell: told what happens to the members, as rows of events.jsonl.
+        stop: whether somebody has asked for the end of the run; then nothing is mended any more.
         strict: refuse workers whose BLAS or numpy differ, instead of saying so.
         shared_memory: use it where it can be had; without it all vectors travel through calls.
 
@@ -76,10 +78,12 @@ class RayGroup:
         num_workers: int,
         *,
         tell: Tell = lambda event: None,
+        stop: Callable[[], bool] = lambda: False,
         strict: bool = False,
         shared_memory: bool = True,
     ) -> None:
-        self._recipe, self._tell, self._shared_memory = recipe, tell, shared_memory
+        self._recipe, self._tell, self._stop = recipe, tell, stop
+        self._shared_memory = shared_memory
         self._num_threads = num_workers + 1
         self._backup, self._backup_time = snapshot, monotonic()
         self._round, self._round_s = snapshot.round, 0.0
@@ -98,7 +102,7 @@ class RayGroup:
         tell(events.started(len(self._members.present), self._members.num_hosts))
 
     def advance(self, until: int) -> None:
-        """Apply all rounds below `until`, whoever is lost meanwhile."""
+        """Apply all rounds below `until`, whoever is lost meanwhile, unless `stop` says so."""
         trouble: str | None = None
         while self._round < until:
             try:
@@ -239,6 +243,7 @@ class RayGroup:
 
     def _recover(self, trouble: str) -> None:
         """Find out who is lost, give their shards to the others, start replacements."""
+        self._end_if_asked()
         self._fail(trouble)  # first: what follows may fail, too, and shall not go on for ever
         self._server_identity()  # a new one may take its time to start, and does not hang
         actors = [self._server, *self._members.actors()]
@@ -264,10 +269,18 @@ class RayGroup:
             self._members.lose(rank)
         self._tell(events.refused(self._round, trouble))
 
+    def _end_if_asked(self) -> None:
+        """Who stops a service ends Ray's processes with ours: there is nothing left to mend."""
+        if self._stop():
+            raise Stopped(
+                f"stopped; {self._round} rounds made, those of the last seconds not saved"
+            )
+
     def _replace_server(self, error: RayError) -> None:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayError):
             raise cause from error
+        self._end_if_asked()
         # Known from when it started: if its node is gone, nobody can be asked any more.
         if isinstance(cause, GetTimeoutError) and self._identity is not None:
             end(self._identity)

@@ -81,10 +81,16 @@ class LocalGroup:
         dataset: the training images.
         snapshot: where to begin.
         tell: for the likeness of other groups; threads have no losses to tell of.
+        stop: for the likeness, too.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, tell: object = None
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        snapshot: Snapshot,
+        tell: object = None,
+        stop: object = None,
     ) -> None:
         plan = recipe.plan
         world_size = min(plan.num_shards, len(os.sched_getaffinity(0)))

@@ -22,7 +22,7 @@ from nanograd.training.progress import Progress
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 
-MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell], WorkerGroup]
+MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell, Callable[[], bool]], WorkerGroup]
 
 
 def train_run(
@@ -138,7 +138,7 @@ def _train_net(
     """One net from a checkpoint to its end; no workers are started if it stands there already."""
     if start.snapshot.round == recipe.num_rounds:
         return start.snapshot
-    group = make_group(recipe, training, start.snapshot, tell)
+    group = make_group(recipe, training, start.snapshot, tell, watch.stop)
     try:
         watch = replace(watch, reached=lambda round_: reached(round_, group.workers()))
         watch.reached(start.snapshot.round)

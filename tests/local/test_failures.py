@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from time import monotonic, sleep
 from typing import Any
 
@@ -17,6 +17,7 @@ import ray.cloudpickle
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
+from nanograd.errors import Stopped
 from nanograd.train_config import TrainConfig
 from nanograd.training.group import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
@@ -94,6 +95,26 @@ def test_a_killed_worker_changes_no_bit_and_is_said_in_one_line(
     assert lost["sentence"].startswith("worker 1 lost at round 13 (killed); shard")
     assert lost["sentence"].endswith("; 0 rounds lost")
     assert "now on worker" in lost["sentence"]
+
+
+@pytest.mark.parametrize("name", ["0", "server"])
+def test_nothing_is_mended_after_a_stop(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, name: str
+) -> None:
+    events, asked = Events(), Event()
+    start = first_snapshot(recipe)
+    group = RayGroup(recipe, digits, start, 2, tell=events.append, stop=asked.is_set)
+    try:
+        group.advance(7)
+        asked.set()
+        os.kill(group.pids()[name], signal.SIGKILL)
+
+        with pytest.raises(Stopped, match="stopped; 7 rounds made"):
+            group.advance(recipe.num_rounds)
+    finally:
+        group.close()
+
+    assert [event["event"] for event in events] == ["started"]
 
 
 def test_a_worker_killed_within_a_stretch_changes_no_bit(

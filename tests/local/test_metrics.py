@@ -68,8 +68,8 @@ def test_lost_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) ->
     groups: list[RayGroup] = []
 
     def make_group(*about: Any) -> RayGroup:
-        *what, tell = about
-        groups.append(RayGroup(*what, 2, tell=tell))
+        *what, tell, stop = about
+        groups.append(RayGroup(*what, 2, tell=tell, stop=stop))
         return groups[0]
 
     def kill_one() -> bool:
