@@ -80,17 +80,11 @@ class LocalGroup:
         recipe: what to compute.
         dataset: the training images.
         snapshot: where to begin.
-        tell: for the likeness of other groups; threads have no losses to tell of.
-        stop: for the likeness, too.
+        others: for the likeness of other groups; threads have no losses to tell of or to mend.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        snapshot: Snapshot,
-        tell: object = None,
-        stop: object = None,
+        self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, *others: object
     ) -> None:
         plan = recipe.plan
         world_size = min(plan.num_shards, len(os.sched_getaffinity(0)))
