@@ -11,6 +11,9 @@ server has applied it. For each round:
                 + notice (end of the last gradient to the server's first look at it)
                 + server (checks, sum, update)
 
+Workers make a round's inputs while they wait for its parameters; what of that is not done by the
+time they are there counts as signal, not as gradient.
+
 Medians over the rounds, and the same of the quietest rounds (the tenth percentile of each part,
 which other programs on the machine disturbed least) in brackets. The share of peak is the
 floating-point operations of a worker's matrix products over its gradient time in quiet rounds,
