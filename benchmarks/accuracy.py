@@ -19,9 +19,10 @@ from statistics import mean
 import numpy as np
 from common import Row, arguments, report
 
-from nanograd import blas, model
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset, split
+from nanograd.models import model
+from nanograd.runtime import process
 
 Settings = dict[str, str]
 
@@ -102,7 +103,7 @@ def errors(run: Path, num_images: int) -> list[int]:
 
 def loss(run: Path, images: Dataset) -> float:
     """Mean cross-entropy of a run's scores, in nats."""
-    with blas.one_thread():
+    with process.one_thread():
         scores = model.load(str(run / "model")).scores(images.images)
     right = scores[np.arange(len(images)), images.labels]
     return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 from samples import Reading
 
-from nanograd.data.pictures import UnreadableError, decode
-from nanograd.report.panels import SIDE, framed
-from nanograd.report.text import INK, RED, shortened, write
+from nanograd.errors import UnreadableError
+from nanograd.pictures.decode import decode
+from nanograd.report.panels import INK, RED, SIDE, framed, shortened, write
 
 _GAP, _CAPTION, _COLUMNS = 12, 20, 4
 _CELL = 2 * SIDE + _GAP

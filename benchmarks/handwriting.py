@@ -5,7 +5,7 @@ Two nets, the presets `fast` and `accurate` trained on all of MNIST, or those of
 - the development set (`--pictures`): photos, scans and drawings by series, and optdigits, 946
   bitmaps of 32 x 32 pixels;
 - MNIST's 10,000 test images as they are, and as PNG files through the normaliser;
-- `--photos` test images for each kind of photo that `tests/photos.py` simulates.
+- `--photos` test images for each kind of photo that `tests/helpers/photos.py` simulates.
 
 A refused picture counts as misread. Those that a net misread, `--drawn` of a group at most, are
 drawn on the contact sheet: the picture, what the nets saw, the label, what they said.
@@ -34,12 +34,12 @@ from contact_sheet import contact_sheet
 from PIL import Image
 from samples import KINDS, Reading, as_png, development, optdigits, photo, read, simulated
 
-from nanograd import memory
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
-from nanograd.data.handwriting import normalise
-from nanograd.data.pictures import decode
-from nanograd.model import Model, load
+from nanograd.models.model import Model, load
+from nanograd.pictures.decode import decode
+from nanograd.pictures.normalise import normalise
+from nanograd.runtime import process
 
 # A row of the report, and the misread pictures that are to be drawn.
 Group = tuple[Row, list[Reading]]
@@ -100,7 +100,7 @@ def measure_photos(images: Dataset, models: Models, number: int) -> Iterator[Gro
 
 def measure_speed(images: Dataset, repeats: int) -> Iterator[Group]:
     """Pictures of MNIST's size in a second, and what large photos take beside their decoding."""
-    memory.keep_freed()  # As `nanograd ingest` does.
+    process.keep_freed()  # As `nanograd ingest` does.
     small = [sample.data for sample in as_png(images.take(slice(1000)))]
     seconds = timed(small, repeats)
     row = _speed("28 x 28 PNG", len(small), seconds)

@@ -28,7 +28,7 @@ from statistics import median
 from common import HERE, Row, arguments, report, tree
 
 sys.path.insert(0, str(HERE.parent))
-from tests.hosts.world import RC, Machine, World, wait_for
+from tests.helpers.hosts.world import RC, Machine, World, wait_for
 
 _PORT, _FOLDER = 6379, "/mnt/all"
 _HOSTS = (("first", 11), ("second", 12), ("third", 13))

@@ -10,11 +10,11 @@ from time import perf_counter, sleep
 import numpy as np
 import ray
 
-from nanograd import blas
+from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.group import RayGroup
-from nanograd.train_config import TrainConfig
+from nanograd.runtime import process
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, first_snapshot
 from nanograd.training.worker import Worker
@@ -46,7 +46,7 @@ def main(hidden: int, num_workers: int, images: int) -> None:
 
 def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
     """Seconds of one worker an image, and of the server a round, each alone in this process."""
-    blas.use_one_thread()
+    process.use_one_thread()
     plan = recipe.plan
     workers = [
         Worker(recipe, {shard: digits.take(plan.shard_slice(shard))})

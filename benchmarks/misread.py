@@ -13,10 +13,11 @@ from common import Row, arguments, report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd import blas, model
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
-from nanograd.report.text import write
+from nanograd.models import model
+from nanograd.report.panels import write
+from nanograd.runtime import process
 
 _ENLARGED, _GAP, _CAPTION, _COLUMNS = 56, 10, 16, 12
 
@@ -26,7 +27,7 @@ Digits = NDArray[np.int64]
 def measure(places: Sequence[str], test: Dataset) -> tuple[list[Row], Digits]:
     """A row for each model, and what each reads: (models, images)."""
     models = [model.load(place) for place in places]
-    with blas.one_thread():
+    with process.one_thread():
         read = np.stack([each.scores(test.images).argmax(axis=1) for each in models])
     rows: list[Row] = [
         {"model": each.params_sha256()[:12], "nets": len(each.nets), "misread": int(wrong.sum())}

@@ -21,10 +21,10 @@ from time import monotonic
 
 from common import Row, arguments, report
 
+from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
+from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
-from nanograd.distributed.session import session
-from nanograd.train_config import TrainConfig
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.loop import CHECKPOINT_S

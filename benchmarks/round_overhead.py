@@ -34,12 +34,12 @@ from contenders.base import Setting, load_images
 from contenders.ours import recipe_of
 from numpy.typing import NDArray
 
-from nanograd import blas
-from nanograd.distributed import actors, group, members, transport
-from nanograd.distributed.session import session
-from nanograd.optimizers import Vector
-from nanograd.training.reduce import Node
+from nanograd.distributed import actors, group, members, shared_memory
+from nanograd.distributed.cluster import session
+from nanograd.nn.optimizers import Vector
+from nanograd.runtime import process
 from nanograd.training.server import first_snapshot
+from nanograd.training.tree import Node
 from nanograd.training.worker import Contribution
 
 _WARM_UP = 50
@@ -77,7 +77,7 @@ class TimedServer(actors.ServerActor):
         super().__init__(*args)
         self._times: list[tuple[int, float, float]] = []
 
-    def _submit_all(self, segment: transport.Segment) -> str | None:
+    def _submit_all(self, segment: shared_memory.Segment) -> str | None:
         round_, began = self.round, perf_counter()
         reason = super()._submit_all(segment)
         self._times.append((round_, began, perf_counter()))
@@ -90,7 +90,7 @@ class TimedServer(actors.ServerActor):
 
 def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: int) -> Iterator[Row]:
     """A row for each batch size and number of shards."""
-    with blas.one_thread():
+    with process.one_thread():
         peak = _gemm_flops(1024, 1024, 1024)
     vars(members).update(WorkerActor=TimedWorker)
     vars(group).update(ServerActor=TimedServer)
@@ -124,7 +124,7 @@ def _row(setting: Setting, rounds: int, peak: float) -> Row:
     median = {name: float(np.median(values)) for name, values in parts.items()}
     quiet = {name: float(np.percentile(values, 10)) for name, values in parts.items()}
     micro = setting.batch // setting.shards
-    with blas.one_thread():
+    with process.one_thread():
         shape = _gradient_flops(micro, setting.hidden)
     rate = setting.batch * _multiplications(setting.hidden) / quiet["gradient"]
     row = {

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.dataset import Dataset
-from nanograd.data.handwriting import normalise
-from nanograd.data.pictures import UnreadableError, decode
-from nanograd.model import Model
+from nanograd.errors import UnreadableError
+from nanograd.models.model import Model
+from nanograd.pictures.decode import decode
+from nanograd.pictures.normalise import normalise
 
 sys.path.append(str(HERE.parent))
-from tests.photos import KINDS, photograph
+from tests.helpers.photos import KINDS, photograph
 
 Bytes = NDArray[np.uint8]
 

@@ -16,9 +16,9 @@ from statistics import median
 from common import Row, arguments, processes, report
 from contenders.base import Setting
 
-from nanograd.mlp import Architecture
-from nanograd.training.group import share_out
-from nanograd.training.reduce import cover
+from nanograd.nn.mlp import Architecture
+from nanograd.training.local import share_out
+from nanograd.training.tree import cover
 
 
 def measure(

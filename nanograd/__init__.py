@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanograd.api import Training, load_model, read_picture, train
-    from nanograd.data.pictures import UnreadableError
-    from nanograd.errors import NanogradError
-    from nanograd.model import Model
+    from nanograd.errors import NanogradError, UnreadableError
+    from nanograd.models.model import Model
     from nanograd.sklearn import MLPClassifier
 
 __version__ = "0.1.0"
@@ -25,10 +24,10 @@ __all__ = [
 # What is slow to import is imported when it is asked for (PEP 562).
 _HOMES = {
     "MLPClassifier": "nanograd.sklearn",
-    "Model": "nanograd.model",
+    "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",
     "Training": "nanograd.api",
-    "UnreadableError": "nanograd.data.pictures",
+    "UnreadableError": "nanograd.pictures.decode",
     "load_model": "nanograd.api",
     "read_picture": "nanograd.api",
     "train": "nanograd.api",

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd import commands, json_files, storage
-from nanograd import model as model_io
-from nanograd.config import PictureFilesConfig
-from nanograd.data import handwriting
-from nanograd.data.archives import Archives
-from nanograd.data.reader import PictureReader, formats_named
+from nanograd import commands
+from nanograd.config.command_configs import PictureFilesConfig
+from nanograd.config.train_config import TrainConfig
+from nanograd.console.log_lines import Lines
 from nanograd.errors import UsageError
-from nanograd.model import Model
-from nanograd.progress import Show, ignore, to_all
-from nanograd.report.lines import Lines
-from nanograd.train_config import TrainConfig
+from nanograd.models import model as model_io
+from nanograd.models.model import Model
+from nanograd.pictures import normalise
+from nanograd.pictures.archives import Archives
+from nanograd.pictures.decode import PictureReader, formats_named
+from nanograd.runtime import json_files, storage
+from nanograd.runtime.events import Show, ignore, to_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def read_picture(
     if not isinstance(picture, bytes):
         with Archives() as archives:
             picture = reader.read(storage.absolute(fspath(picture)), archives.read)
-    return handwriting.normalise(reader.decode(picture), polarity=limits.polarity)
+    return normalise.normalise(reader.decode(picture), polarity=limits.polarity)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 
 from nanograd import __version__
-from nanograd.config import (
+from nanograd.config.command_configs import (
     EvaluateConfig,
     ExportConfig,
     IngestConfig,
@@ -22,11 +22,11 @@ from nanograd.config import (
     JobConfig,
     PredictConfig,
 )
+from nanograd.config.flags import debug, with_settings
+from nanograd.config.train_config import TrainConfig
 from nanograd.errors import NanogradError, UsageError
-from nanograd.flags import debug, with_settings
-from nanograd.progress import Show
-from nanograd.signals import Terminated, sigterm_raises
-from nanograd.train_config import TrainConfig
+from nanograd.runtime.events import Show
+from nanograd.runtime.signals import Terminated, sigterm_raises
 
 
 @click.group(
@@ -46,7 +46,7 @@ def cli() -> None:
 def train(config: TrainConfig) -> None:
     """Train a net, with Ray workers or in this process."""
     from nanograd import commands
-    from nanograd.report import closing
+    from nanograd.console import closing
 
     with _listener(config) as (say, show):
         figures = commands.train(config, say, show)
@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> None:
 def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     """Turn pictures (files, folders, globs) into Parquet."""
     from nanograd import commands
-    from nanograd.report import closing
+    from nanograd.console import closing
 
     with _listener(config) as (say, show):
         figures = commands.ingest(config, inputs, say, show)
@@ -74,7 +74,7 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the scores."""
     from nanograd import commands
-    from nanograd.report import closing
+    from nanograd.console import closing
 
     figures = commands.inspect(config, inputs, _say)
     _say(closing.of_inspection(figures))
@@ -87,7 +87,7 @@ def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
 def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
     """Read the digits in Parquet files (files, folders, globs)."""
     from nanograd import commands
-    from nanograd.report import closing
+    from nanograd.console import closing
 
     with _listener(config) as (say, show):
         figures = commands.predict(config, inputs, say, show)
@@ -130,7 +130,7 @@ def report(run: str, data: str | None, plots: bool) -> None:
 @debug
 def demo(output: str) -> None:
     """The whole pipeline on the built-in sample, offline."""
-    from nanograd.demo import demo as steps
+    from nanograd.commands import demo as steps
 
     results = sys.stdout  # while Ray is in use, what is printed goes to stderr
     with _listener(JobConfig()) as (say, show):
@@ -208,7 +208,7 @@ def _result(command: str, figures: dict[str, Any], file: TextIO | None = None) -
 
 
 def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
-    from nanograd.report.lines import ERROR, Lines
+    from nanograd.console.log_lines import ERROR, Lines
 
     code, reason = 70, f"{type(error).__name__}: {error}; please report this (--debug shows where)"
     if isinstance(error, NanogradError):
@@ -229,7 +229,7 @@ def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
 @contextmanager
 def _listener(config: JobConfig) -> Iterator[tuple[Callable[[str], None], Show]]:
     """Who is told of a job: sentences and figures."""
-    from nanograd.report.terminal import listener
+    from nanograd.console.terminal import listener
 
     click.get_current_context().ensure_object(dict)["log_format"] = config.log_format
     with listener(config.log_format, quiet=config.quiet, stream=sys.stderr) as found:

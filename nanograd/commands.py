@@ -1,6 +1,6 @@
 """What each command does: settings in, figures out. The command line and the jobs call these."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter, strftime
@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nanograd import blas, metrics, storage
-from nanograd import model as model_io
+from nanograd.backends import part_runner, ray_metrics, worker_group
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.inputs import expand_pictures
 from nanograd.batch.job import SUMMARY, Job, Result, run_job
 from nanograd.batch.part import Work
-from nanograd.config import (
+from nanograd.config.command_configs import (
     EvaluateConfig,
     ExportConfig,
     IngestConfig,
@@ -23,20 +22,21 @@ from nanograd.config import (
     JobConfig,
     PredictConfig,
 )
-from nanograd.data import download, export, mnist
-from nanograd.data.reader import PictureReader, formats_named
+from nanograd.config.train_config import TrainConfig
+from nanograd.console import closing
+from nanograd.data import download, mnist
 from nanograd.errors import UsageError
-from nanograd.executors import part_runner, ray_metrics, worker_group
-from nanograd.progress import Show, ignore, to_all
-from nanograd.report import plots, sheet
-from nanograd.report import prediction as prediction_report
-from nanograd.report import training as training_report
+from nanograd.models import model as model_io
+from nanograd.nn import metrics
+from nanograd.pictures.decode import PictureReader, formats_named
+from nanograd.report import plots, prediction_report, sheet, training_report
 from nanograd.report.inspection import counts, look_at
 from nanograd.report.trackers import trackers
-from nanograd.signals import stop_signals
-from nanograd.train_config import TrainConfig
-from nanograd.training.directory import Run
+from nanograd.runtime import process, storage
+from nanograd.runtime.events import Show, ignore, to_all
+from nanograd.runtime.signals import stop_signals
 from nanograd.training.run import train_run
+from nanograd.training.run_directory import Run
 
 Say = Callable[[str], None]
 Figures = dict[str, Any]
@@ -139,7 +139,7 @@ def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
     files = [file.place for file in expand_pictures(inputs) if file.place != output]
     if len(files) > config.limit:
         say(f"{len(files):,} pictures; the first {config.limit} are drawn (--limit)")
-    with blas.one_thread():
+    with process.one_thread():
         found = [look_at(file, reader, config.polarity, model) for file in files[: config.limit]]
     storage.commit(output, sheet.draw(found, config.model))
     return {**counts(found), "left_out": len(files) - len(found), "output": config.output}
@@ -150,7 +150,7 @@ def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:
     model = model_io.load(config.model)
     test = mnist.load_test(config.data, say)
     began = perf_counter()
-    with blas.one_thread():
+    with process.one_thread():
         scores = model.scores(test.images)
     best = np.argmax(scores, axis=1)
     if config.verbose:
@@ -173,7 +173,7 @@ def export_model(config: ExportConfig) -> Figures:
     """Write a model as an ONNX graph; the figures of its result line."""
     model = model_io.load(config.model)
     try:
-        from nanograd.onnx import OPSET, graph
+        from nanograd.models.onnx import OPSET, graph
     except ModuleNotFoundError as error:
         raise UsageError("nanograd export needs the package onnx: pip install onnx") from error
     data = graph(model)
@@ -211,7 +211,7 @@ def data_info(source: str, say: Say) -> Figures:
 def data_export(source: str, output: str, say: Say) -> Figures:
     """Write a test set as PNG files, a folder a class."""
     test = mnist.load_test(source, say)
-    export.write_pictures(test, output)
+    mnist.write_pictures(test, output)
     return {"images": len(test), "output": output}
 
 
@@ -242,3 +242,30 @@ def _times(name: str, called: float, result: Result) -> Figures:
         name: round(seconds, 3),
         "rows_per_s": round(result.rows / seconds) if seconds else 0,
     }
+
+
+_TRAINING = TrainConfig.resolve(
+    {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
+)
+
+
+def demo(output: str, say: Say, show: Show = ignore) -> Iterator[tuple[str, Figures]]:
+    """The whole pipeline on the built-in sample; yields (command, figures) as each step is done."""
+    from nanograd.distributed.cluster import session
+
+    began = perf_counter()
+    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
+    with session(None, 2):
+        say("training on the built-in sample with two Ray workers")
+        training = train(replace(_TRAINING, output=run), say, show)
+        yield "train", training
+        say("writing its test digits as PNG files, as your own folder of digits could look")
+        data_export("sample", pictures, say)
+        pictures_config = IngestConfig(output=rows, overwrite=True)
+        yield "ingest", ingest(pictures_config, [pictures], say, show)
+        rows_config = PredictConfig(output=read, model=training["model"], overwrite=True)
+        reading = predict(rows_config, [rows], say, show)
+        yield "predict", reading
+    say(closing.of_demo(reading, pictures=pictures, rows=rows, model=training["model"]))
+    figures = {"test_accuracy": training["test_accuracy"], "accuracy": reading["accuracy"]}
+    yield "demo", {**figures, "demo_s": round(perf_counter() - began, 3), "output": output}

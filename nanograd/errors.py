@@ -59,3 +59,22 @@ class DivergedError(NanogradError):
     """Training left the finite numbers."""
 
     exit_code = 76
+
+
+class UnreadableError(Exception):
+    """A picture in which no digit can be read: a row for quarantine, not a failure of the job.
+
+    Args:
+        reason: short and stable: broken_image, too_large, empty, blank, low_contrast,
+            too_many_marks, ...
+        detail: one sentence for a person.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str]]:
+        """Both arguments survive the way between processes."""
+        return UnreadableError, (self.reason, self.detail)

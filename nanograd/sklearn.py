@@ -18,13 +18,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nanograd import blas
-from nanograd.data.augment import Distortion
+from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
+from nanograd.digits.augment import Distortion
+from nanograd.digits.preparation import Preparation
 from nanograd.errors import UsageError
-from nanograd.pixels import Preparation
-from nanograd.train_config import TrainConfig
-from nanograd.training.group import LocalGroup
+from nanograd.runtime import process
+from nanograd.training.local import LocalGroup
 from nanograd.training.loop import as_model
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
@@ -120,7 +120,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         """(N, C) float32, the score of each class; a row sums to 1."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
-        with blas.one_thread():
+        with process.one_thread():
             scores = self._model.scores(self._inputs(rows))
         return np.asarray(scores / scores.sum(axis=1, keepdims=True), np.float32)
 

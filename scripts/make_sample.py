@@ -16,8 +16,8 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nanograd import storage
 from nanograd.data.idx import format_idx
+from nanograd.runtime import storage
 
 _SEED = 0
 _NUM_CLASSES = 10

@@ -22,9 +22,9 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from nanograd import commands
-from nanograd.progress import Figures
-from nanograd.report.live import view
-from nanograd.train_config import TrainConfig
+from nanograd.config.train_config import TrainConfig
+from nanograd.console.terminal import view
+from nanograd.runtime.events import Figures
 from scripts import chromium
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"

@@ -1,4 +1,4 @@
-"""What tests of several rooms need."""
+"""Fixtures that several packages of tests share."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from hypothesis import settings
 
 from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
+from tests.helpers import jobs, runs
+from tests.helpers.folders import untimed_contents
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -81,3 +83,23 @@ def nanograd(tmp_path: Path) -> Nanograd:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed_run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> runs.Figures:
+    """The figures of a run that nothing happened to."""
+    return runs.train(few_digits, tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a job may go; nothing is there yet."""
+    return tmp_path / "deep" / "out"
+
+
+@pytest.fixture
+def undisturbed_job(tmp_path: Path) -> dict[str, bytes]:
+    """What a job leaves that nothing happened to."""
+    place = tmp_path / "undisturbed"
+    jobs.run(jobs.make_job(place), jobs.Scribe(place))
+    return untimed_contents(place)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist, load
-from nanograd.pixels import Preparation, prepare
+from nanograd.digits.preparation import Preparation, prepare
 
 # Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `averaged`.
 WARM_UP, AVERAGE_DECAY = 80, 0.98

@@ -4,10 +4,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
-from nanograd.data.augment import Distortion
-from nanograd.train_config import TrainConfig
+from nanograd.config.train_config import TrainConfig
+from nanograd.digits.augment import Distortion
 from nanograd.training import loop
-from nanograd.training.group import LocalGroup, WorkerGroup
+from nanograd.training.local import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 
@@ -54,7 +54,7 @@ class Ours:
         self._data = load_images(setting)
         self._stack = ExitStack()
         if setting.workers:
-            from nanograd.distributed.session import session
+            from nanograd.distributed.cluster import session
 
             self._stack.enter_context(session(None, setting.workers))
         self._group: WorkerGroup | None = None
@@ -69,8 +69,8 @@ class Ours:
         self._round = 0
         snapshot = first_snapshot(self._recipe)
         if setting.workers:
+            from nanograd.distributed.cluster import num_actors
             from nanograd.distributed.group import RayGroup
-            from nanograd.distributed.session import num_actors
 
             workers = num_actors(setting.workers)
             self._group = RayGroup(self._recipe, self._data.train, snapshot, workers)

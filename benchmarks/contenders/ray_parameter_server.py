@@ -16,7 +16,7 @@ from torch import nn
 
 from contenders.base import Setting
 from contenders.pytorch import Pytorch, make_net
-from nanograd.distributed.session import session
+from nanograd.distributed.cluster import session
 
 Gradients = list[NDArray[np.float32]]
 Weights = dict[str, torch.Tensor]

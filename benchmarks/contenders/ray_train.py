@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 from contenders.base import Setting
 from contenders.pytorch import Pytorch
 from contenders.ranks import Ranks, serve
-from nanograd.distributed.session import session
+from nanograd.distributed.cluster import session
 
 
 class RayTrain(Ranks):

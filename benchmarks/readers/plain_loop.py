@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd import model as model_io
+from nanograd.models import model as model_io
 
 BATCH = 1024
 

@@ -18,8 +18,8 @@ import ray
 from plain_loop import BATCH, decode, decode_raw, predictions
 from ray.data import ActorPoolStrategy, DataContext
 
-from nanograd import blas
-from nanograd import model as model_io
+from nanograd.models import model as model_io
+from nanograd.runtime import process
 
 _BLOCK_ROWS = 10_000
 
@@ -28,7 +28,7 @@ class Reader:
     """The net, in an actor; it notes when it was first asked."""
 
     def __init__(self, model: str, form: str, notes: str) -> None:
-        blas.use_one_thread()
+        process.use_one_thread()
         self._net, self._notes = model_io.load(model), Path(notes)
         self._read = decode if form == "png" else decode_raw
         self._asked = False

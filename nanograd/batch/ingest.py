@@ -14,17 +14,18 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from nanograd import memory, storage
-from nanograd.batch.inputs import InputFile, expand_pictures, to_parquet
+from nanograd.batch.inputs import InputFile, expand_pictures
 from nanograd.batch.job import Job
+from nanograd.batch.labels import Label, find_labels, label_source
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
-from nanograd.config import IngestConfig
-from nanograd.data import handwriting
-from nanograd.data.archives import Archives
-from nanograd.data.labels import Label, find_labels, label_source
-from nanograd.data.parquet import QUARANTINE
-from nanograd.data.pictures import UnreadableError
-from nanograd.data.reader import PictureReader, formats_named
+from nanograd.config.command_configs import IngestConfig
+from nanograd.errors import UnreadableError
+from nanograd.pictures import normalise
+from nanograd.pictures.archives import Archives
+from nanograd.pictures.decode import PictureReader, formats_named
+from nanograd.runtime import process, storage
+from nanograd.tables.files import to_parquet
+from nanograd.tables.images import QUARANTINE
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -48,7 +49,7 @@ class IngestWork:
         """Read, normalise and commit the pictures of a part."""
         # Photos have megabytes: with the page faults of asking for them anew, decoding one of
         # 1,600 pixels took 6.4 ms, without them 4.6 (2026-11-25).
-        memory.keep_freed()
+        process.keep_freed()
         rows: list[dict[str, Any]] = []
         rejects: list[dict[str, Any]] = []
         with Archives() as archives:
@@ -66,7 +67,7 @@ class IngestWork:
         return commit_part(self.place, part, files, _counts(part, rows, rejects))
 
     def _row(self, file: str, data: bytes, label: Label) -> dict[str, Any]:
-        image = handwriting.normalise(self.reader.decode(data), polarity=self.polarity)
+        image = normalise.normalise(self.reader.decode(data), polarity=self.polarity)
         buffer = BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         path = _as_text(file)

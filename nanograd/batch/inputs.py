@@ -5,16 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from nanograd import storage
-from nanograd.data import archives
-from nanograd.data.reader import SUFFIXES
 from nanograd.errors import DataError
-
-# A row group is read so many bytes at a time: whole, it could be larger than the memory.
-_READ_BYTES = 4 << 20
+from nanograd.pictures import archives
+from nanograd.pictures.decode import SUFFIXES
+from nanograd.runtime import storage
 
 
 class InputFile(NamedTuple):
@@ -69,43 +63,6 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
             f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; check the path"
         )
     return sorted(files)
-
-
-def open_parquet(file: str) -> pq.ParquetFile:
-    """A Parquet file, its footer read.
-
-    Raises:
-        DataError: it is none, it is cut short, or its footer contradicts itself.
-        StorageError: it cannot be read at all; that is no damage.
-    """
-    try:
-        parquet = pq.ParquetFile(
-            storage.open_file(file), buffer_size=_READ_BYTES, page_checksum_verification=True
-        )
-    except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8
-        storage.read(file, 1)  # an object store that is gone says so here
-        raise DataError(f"{file} is no whole Parquet file: {error}") from error
-    footer = parquet.metadata
-    num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-    if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
-        raise DataError(f"{file} is no whole Parquet file: its row groups do not add up")
-    return parquet
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file, compressed with zstd, with a checksum a page."""
-    # A dictionary of what does not repeat takes longer and more room: of scores half as much again.
-    repeating = [field.name for field in table.schema if _may_repeat(field.type)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", write_page_checksum=True, use_dictionary=repeating
-    )
-    return bytes(sink.getvalue())
-
-
-def _may_repeat(type_: pa.DataType) -> bool:
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
-    return any(is_kind(type_) for is_kind in kinds)
 
 
 def _in(file: InputFile) -> Iterator[InputFile]:

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from nanograd import json_files, storage
 from nanograd.batch.part import RECEIPTS, Part, Receipt, RunParts, total
 from nanograd.batch.progress import Progress
-from nanograd.batch.replacement import MANIFEST, NEXT, SUCCESS, finish
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
-from nanograd.progress import Show, ignore
+from nanograd.runtime import json_files, storage
+from nanograd.runtime.events import Show, ignore
 
 SUMMARY, METRICS = "_summary.json", "_metrics.jsonl"
 
@@ -224,3 +223,39 @@ def _check_error_rate(job: Job, receipts: Sequence[Receipt]) -> None:
             f"more than --max-error-rate {job.max_error_rate}; see {job.place}/quarantine, then "
             "mend the input or allow more"
         )
+
+
+NEXT, MANIFEST, SUCCESS = "_next", "_manifest.json", "_SUCCESS"
+_CLEARED = "_cleared"
+
+
+def finish(place: str) -> None:
+    """Put a complete new output in the place of the old one; do nothing if there is none.
+
+    Args:
+        place: output folder or URI, held by this process alone.
+
+    Raises:
+        DataError: the new output's manifest is damaged.
+        StorageError: something cannot be moved.
+    """
+    stage = storage.join(place, NEXT)
+    waiting = storage.names(stage)
+    if SUCCESS not in waiting:
+        return
+    # No reader takes a half for the whole: the mark of completeness goes first and comes last.
+    storage.remove(storage.join(place, SUCCESS))
+    if MANIFEST in waiting:
+        if _CLEARED not in waiting:
+            # Raises if it is damaged: nothing whole is given up for that.
+            json_files.read_manifest(storage.join(stage, MANIFEST))
+            for name in storage.names(place):
+                if name not in (NEXT, MANIFEST):
+                    storage.remove(storage.join(place, name))
+            storage.commit(storage.join(stage, _CLEARED), b"")
+        for name in waiting:
+            if name not in (MANIFEST, SUCCESS, _CLEARED):
+                storage.move(storage.join(stage, name), storage.join(place, name))
+        storage.move(storage.join(stage, MANIFEST), storage.join(place, MANIFEST))
+    storage.move(storage.join(stage, SUCCESS), storage.join(place, SUCCESS))
+    storage.remove(stage)

@@ -10,7 +10,7 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from nanograd import json_files, storage
+from nanograd.runtime import json_files, storage
 
 Receipt: TypeAlias = dict[str, Any]
 

@@ -17,29 +17,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanograd import model as model_io
-from nanograd import storage
-from nanograd.batch import account, formats, survey
+from nanograd.batch import account, scan
 from nanograd.batch.account import Mistake
 from nanograd.batch.inputs import InputFile, expand
 from nanograd.batch.job import Job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
-from nanograd.batch.reading import Lost, read_rows
-from nanograd.batch.survey import Found
-from nanograd.config import PredictConfig
-from nanograd.data import partitions
-from nanograd.data.columns import find_image_column, find_label_column
-from nanograd.data.parquet import (
-    PREDICTIONS,
-    QUARANTINE,
-    Reject,
-    read_images,
-    read_labels,
-)
-from nanograd.data.reader import SUFFIXES
-from nanograd.data.rows import Reading
+from nanograd.batch.scan import Found
+from nanograd.config.command_configs import PredictConfig
 from nanograd.errors import DataError, UsageError
-from nanograd.model import Model
+from nanograd.models import model as model_io
+from nanograd.models.model import Model
+from nanograd.pictures.decode import SUFFIXES
+from nanograd.runtime import storage
+from nanograd.tables import columns, writers
+from nanograd.tables.columns import find_image_column, find_label_column
+from nanograd.tables.files import Lost, RowRange, read_rows
+from nanograd.tables.images import PREDICTIONS, QUARANTINE, Reject, read_images, read_labels
+from nanograd.tables.rows import Reading
 
 
 class Outcome(NamedTuple):
@@ -73,9 +67,9 @@ class PredictWork:
         mistakes = [mistake for each in outcomes for mistake in each.mistakes]
         files, name = {}, f"part-{part.id}.{self.format}"
         if not part.broken:
-            files[f"predictions/{name}"] = formats.encode(read, self.format)
+            files[f"predictions/{name}"] = writers.encode(read, self.format)
         if len(rejects):
-            files[f"quarantine/{name}"] = formats.encode(rejects, self.format)
+            files[f"quarantine/{name}"] = writers.encode(rejects, self.format)
         counts = account.counts(part, read, rejects, mistakes)
         return commit_part(self.place, part, files, counts)
 
@@ -88,19 +82,20 @@ class PredictWork:
             return
         schema = pa.schema([*self.kept, *PREDICTIONS])
         yield Outcome(schema.empty_table(), QUARANTINE.empty_table())
-        for batch in read_rows(part, lambda schema: self._needed(schema, file)):
+        rows = RowRange(part.row_groups, part.skip, part.first_row, part.num_rows)
+        for batch in read_rows(file, rows, lambda schema: self._needed(schema, file)):
             if isinstance(batch, Lost):
                 lost = [Reject(row, "broken_file", batch.detail) for row in range(batch.num_rows)]
                 yield Outcome(schema.empty_table(), _quarantine(file, first, lost))
                 first += batch.num_rows
             else:
                 table = pa.Table.from_batches([batch])
-                table = partitions.add_columns(table, file, self.folders)
+                table = columns.add_columns(table, file, self.folders)
                 yield self._outcome(model, file, first, table, schema)
                 first += len(batch)
 
     def _needed(self, schema: pa.Schema, file: str) -> list[str]:
-        all_columns = partitions.add_columns(schema.empty_table(), file, self.folders)
+        all_columns = columns.add_columns(schema.empty_table(), file, self.folders)
         label = find_label_column(all_columns.schema, self.label_column)
         images = find_image_column(schema, self.image_column).names
         wanted = {*images, *self.kept.names, *([label] if label else [])}
@@ -147,9 +142,9 @@ def plan(config: PredictConfig, inputs: Sequence[str]) -> tuple[Job, PredictWork
     if taken := sorted(set(config.keep) & set(PREDICTIONS.names)):
         raise UsageError(f"--keep {taken[0]}: the predictions have a column of that name already")
     model_sha256 = model_io.load(config.model).sha256()
-    found, folders = survey.look_at(_files(inputs), config.image_column, config.label_column)
-    kept = survey.kept_columns(found, folders, config.keep)
-    formats.check(kept, config.format)
+    found, folders = scan.look_at(_files(inputs), config.image_column, config.label_column)
+    kept = scan.kept_columns(found, folders, config.keep)
+    writers.check(kept, config.format)
     work = _work(config, model_sha256, kept, folders)
     settings = _settings(work)
     all_rows = sum(sum(each.group_rows) for each in found)
@@ -216,7 +211,7 @@ def _parts(found: Found, settings: dict[str, Any], all_rows: int) -> Iterator[Pa
         id_ = part_id(settings, *file)
         yield Part(id=id_, files=(file.place,), broken=found.broken, detail=found.detail)
         return
-    for piece in survey.cut(found.group_rows, all_rows):
+    for piece in scan.cut(found.group_rows, all_rows):
         yield Part(id=part_id(settings, *file, *piece), files=(file.place,), **piece._asdict())
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-from nanograd import json_files
-from nanograd.progress import Show
+from nanograd.runtime import json_files
+from nanograd.runtime.events import Show
 
 _RECORD_S = 1.0
 

@@ -1,1 +1,1 @@
-"""From bytes to arrays: file formats, MNIST, pictures of handwriting, batches."""
+"""MNIST and other sets of labelled digits: formats, download, shards."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nanograd.data.dataset import NUM_PIXELS, Dataset
 from nanograd.data.idx import decompress
 from nanograd.errors import DataError
-from nanograd.mlp import NUM_CLASSES
+from nanograd.nn.mlp import NUM_CLASSES
 
 _NUM_COLUMNS = 1 + NUM_PIXELS
 _BLOCK_BYTES = 1 << 24

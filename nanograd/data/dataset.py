@@ -12,8 +12,8 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nanograd.mlp import NUM_INPUTS
-from nanograd.randomness import SPLIT, stream
+from nanograd.nn.mlp import NUM_INPUTS
+from nanograd.runtime.randomness import SPLIT, stream
 
 NUM_PIXELS = NUM_INPUTS
 

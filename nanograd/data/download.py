@@ -17,9 +17,9 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from nanograd import storage
 from nanograd.data.idx import decompress
 from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.runtime import storage
 
 Say = Callable[[str], None]
 

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanograd import storage
+from PIL import Image
+
 from nanograd.data import download
 from nanograd.data.csv import parse_csv
 from nanograd.data.dataset import NUM_PIXELS, Dataset
 from nanograd.data.download import Say
 from nanograd.data.idx import parse_idx
 from nanograd.errors import DataError, StorageError
-from nanograd.mlp import NUM_CLASSES
+from nanograd.nn.mlp import NUM_CLASSES
+from nanograd.runtime import storage
 
 SAMPLE = str(Path(__file__).parent / "sample")
 
@@ -180,3 +182,23 @@ def _what_is_missing(place: str, part: str, half: str) -> str:
         f"{place}: no {part} images found; expected a folder with {images} and {labels} (or .gz) "
         f"or mnist_{part}.csv"
     )
+
+
+def write_pictures(dataset: Dataset, folder: str) -> None:
+    """Write each image as `folder/LABEL/NUMBER.png`; files of those names are replaced.
+
+    Args:
+        dataset: N images.
+        folder: a local folder.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    root = Path(folder).expanduser()
+    try:
+        for label in sorted(set(dataset.labels.tolist())):
+            (root / str(label)).mkdir(parents=True, exist_ok=True)
+        for number, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
+            Image.fromarray(image.reshape(28, 28)).save(root / str(label) / f"{number:05d}.png")
+    except OSError as error:
+        raise StorageError(f"cannot write pictures to {folder}: {error.strerror}") from error

@@ -1,1 +1,1 @@
-"""The only room with Ray in it."""
+"""Workers, parameter server and batch parts on Ray; the only package that imports it."""

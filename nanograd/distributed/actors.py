@@ -14,15 +14,15 @@ from typing import Any
 
 import ray
 
-from nanograd import blas, memory
 from nanograd.data.dataset import Dataset
-from nanograd.distributed import transport
-from nanograd.distributed.transport import Address, Segment
+from nanograd.distributed import shared_memory
+from nanograd.distributed.shared_memory import Address, Segment
 from nanograd.errors import InternalError
-from nanograd.optimizers import Vector
+from nanograd.nn.optimizers import Vector
+from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
-from nanograd.training.reduce import Node
 from nanograd.training.server import ParameterServer, Snapshot
+from nanograd.training.tree import Node
 from nanograd.training.worker import Contribution, Worker
 
 # The server's methods that may run beside a stretch.
@@ -48,8 +48,8 @@ class WorkerActor(Worker):
     """A worker that holds no shards until it is given some."""
 
     def __init__(self, recipe: Recipe) -> None:
-        blas.use_one_thread()
-        memory.keep_freed()
+        process.use_one_thread()
+        process.keep_freed()
         super().__init__(recipe, {})
         self._segment: Segment | None = None
 
@@ -66,7 +66,7 @@ class WorkerActor(Worker):
         """Whether the server's memory can be reached from here."""
         if self._segment is not None:
             self._segment.close()
-        self._segment = transport.attach(address)
+        self._segment = shared_memory.attach(address)
         return self._segment is not None
 
     def run(self, first: int, until: int, server: Any, token: int) -> int:
@@ -107,7 +107,7 @@ class ServerActor(ParameterServer):
     """A parameter server that also runs stretches."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
-        blas.use_one_thread()
+        process.use_one_thread()
         super().__init__(recipe, snapshot)
         self._segment: Segment | None = None
         # Held while the memory changes or is filled in; told when parameters are published.
@@ -122,7 +122,10 @@ class ServerActor(ParameterServer):
         self.stop()
         with self._news:
             self.forget()
-            before, self._segment = self._segment, transport.create(len(self.parameters()), nodes)
+            before, self._segment = (
+                self._segment,
+                shared_memory.create(len(self.parameters()), nodes),
+            )
             self.use_memory(self._segment.parameters)
             if before is not None:
                 before.close()
@@ -206,7 +209,7 @@ class ServerActor(ParameterServer):
 
 
 def _identity() -> Identity:
-    return Identity(ray.get_runtime_context().get_node_id(), os.getpid(), blas.fingerprint())
+    return Identity(ray.get_runtime_context().get_node_id(), os.getpid(), process.fingerprint())
 
 
 def _opened(segment: Segment | None) -> Segment:

@@ -15,14 +15,21 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from nanograd.data.dataset import Dataset
-from nanograd.distributed import events
 from nanograd.distributed.actors import BESIDE, Identity, ServerActor
-from nanograd.distributed.calls import end, examine, here, result_of, trouble_of
-from nanograd.distributed.events import Tell
-from nanograd.distributed.members import START_TIMEOUT_S, Members
-from nanograd.distributed.quiet import first_line
-from nanograd.distributed.transport import Address
+from nanograd.distributed.cluster import first_line
+from nanograd.distributed.members import (
+    START_TIMEOUT_S,
+    Members,
+    end,
+    examine,
+    here,
+    result_of,
+    trouble_of,
+)
+from nanograd.distributed.shared_memory import Address
 from nanograd.errors import ClusterError, DivergedError, Stopped
+from nanograd.runtime import events
+from nanograd.runtime.events import Tell
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 

@@ -1,1 +1,1 @@
-"""What people look at."""
+"""Reports of training runs and predictions: pages, plots, sheets, trackers."""

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.data import handwriting
-from nanograd.data.archives import Archives
-from nanograd.data.handwriting import Steps
-from nanograd.data.pictures import UnreadableError
-from nanograd.data.reader import PictureReader
-from nanograd.model import Model
+from nanograd.errors import UnreadableError
+from nanograd.models.model import Model
+from nanograd.pictures import normalise
+from nanograd.pictures.archives import Archives
+from nanograd.pictures.decode import PictureReader
+from nanograd.pictures.normalise import Steps
 
 # Of the decoded picture only so much is kept: a hundred whole photos would fill the memory.
 SMALL_SIDE = 320
@@ -56,7 +56,7 @@ def look_at(file: str, reader: PictureReader, polarity: str, model: Model | None
     Args:
         file: path or URI; it may lie in a ZIP file.
         reader: limits and formats.
-        polarity: as of `handwriting.normalise`.
+        polarity: as of `normalise.normalise`.
         model: the net; None asks nobody.
 
     Raises:
@@ -67,7 +67,7 @@ def look_at(file: str, reader: PictureReader, polarity: str, model: Model | None
             picture = reader.decode(reader.read(file, archives.read))
     except UnreadableError as error:
         return Inspection(file=file, refused=error)
-    steps = handwriting.steps(picture, polarity=polarity)
+    steps = normalise.steps(picture, polarity=polarity)
     small = picture.copy()
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))
     scores = None

@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd import metrics, storage
 from nanograd.errors import UsageError
+from nanograd.nn import metrics
+from nanograd.runtime import storage
 
 FOLDER = "plots"
 

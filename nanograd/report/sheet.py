@@ -9,23 +9,28 @@ from io import BytesIO
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from nanograd import storage
 from nanograd.errors import OutputExistsError, UsageError
 from nanograd.report.inspection import Inspection
-from nanograd.report.panels import NUM_PANELS, SCORES_WIDTH, SIDE, Panel, panels, score_bars
-from nanograd.report.text import (
+from nanograd.report.panels import (
     BLUE,
     GREY,
     LINE,
+    NUM_PANELS,
     PALE,
     RED,
+    SCORES_WIDTH,
+    SIDE,
     Colour,
+    Panel,
+    panels,
     percent,
+    score_bars,
     short_name,
     shortened,
     wrapped,
     write,
 )
+from nanograd.runtime import storage
 
 SOFTWARE = "nanograd inspect"
 

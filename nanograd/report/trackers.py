@@ -7,9 +7,9 @@ from functools import partial
 from time import time
 from typing import Any
 
-from nanograd import storage
 from nanograd.errors import UsageError
-from nanograd.progress import Figures, Show
+from nanograd.runtime import storage
+from nanograd.runtime.events import Figures, Show
 
 EXPERIMENT = "nanograd"
 # Of an epoch's row, what is a figure and no number of something.

@@ -1,1 +1,1 @@
-"""The synchronous round: workers, the parameter server, the loop; no Ray."""
+"""Synchronous training: worker, parameter server, loop, run directory; no Ray."""

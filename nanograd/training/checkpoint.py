@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd import storage
 from nanograd.errors import DataError
+from nanograd.runtime import storage
 from nanograd.training.server import Progress, Snapshot
 
 NUM_KEPT = 3

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from nanograd import blas, metrics
 from nanograd.data.dataset import Dataset
+from nanograd.digits.preparation import after_upright, upright
 from nanograd.errors import Stopped
-from nanograd.model import Model, Net
-from nanograd.pixels import after_upright, upright
+from nanograd.models.model import Model, Net
+from nanograd.nn import metrics
+from nanograd.runtime import process
 from nanograd.training.checkpoint import History
-from nanograd.training.group import WorkerGroup
+from nanograd.training.local import WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 
@@ -83,7 +84,7 @@ def train(
 
 def accuracy(model: Model, dataset: Dataset) -> float:
     """Share of a data set that the model reads right; not a number if there are no images."""
-    with blas.one_thread():
+    with process.one_thread():
         predictions = np.argmax(model.scores(dataset.images), axis=1)
     return metrics.accuracy(predictions, dataset.labels)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from nanograd.progress import Rate, Show
+from nanograd.runtime.events import Rate, Show
 from nanograd.training.checkpoint import History
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot

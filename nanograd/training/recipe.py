@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, fields
 
-from nanograd import optimizers, schedules
-from nanograd.data.augment import Distortion
+from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import BatchPlan
-from nanograd.mlp import Architecture
-from nanograd.optimizers import Optimizer
-from nanograd.pixels import Preparation
-from nanograd.schedules import Schedule
-from nanograd.train_config import TrainConfig
+from nanograd.digits.augment import Distortion
+from nanograd.digits.preparation import Preparation
+from nanograd.nn import optimizers, schedules
+from nanograd.nn.mlp import Architecture
+from nanograd.nn.optimizers import Optimizer
+from nanograd.nn.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,21 +5,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nanograd import model as model_io
-from nanograd import storage
+from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset, split
-from nanograd.data.styles.redraw import add_styles, num_redrawn
+from nanograd.digits.variants import add_styles, num_redrawn
 from nanograd.errors import DataError, Stopped
-from nanograd.model import Model
-from nanograd.progress import Show, ignore
-from nanograd.train_config import TrainConfig
-from nanograd.training import directory, loop
+from nanograd.models import model as model_io
+from nanograd.models.model import Model
+from nanograd.runtime import storage
+from nanograd.runtime.events import Show, ignore
+from nanograd.training import loop, run_directory
 from nanograd.training.checkpoint import Checkpoint, History
-from nanograd.training.directory import Run, Tell
-from nanograd.training.group import WorkerGroup
+from nanograd.training.local import WorkerGroup
 from nanograd.training.loop import Watch
 from nanograd.training.progress import Progress
 from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.run_directory import Run, Tell
 from nanograd.training.server import Snapshot
 
 MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell, Callable[[], bool]], WorkerGroup]
@@ -52,15 +52,15 @@ def train_run(
         StorageError: the directory cannot be written.
     """
     with storage.exclusive(run.place):
-        directory.make_room(run)
+        run_directory.make_room(run)
         storage.remove_leftovers(run.place)
         if storage.exists(storage.join(run.at("model"), model_io.MANIFEST)):
-            directory.require_same(run, model_io.load(run.at("model")).about["identity"])
+            run_directory.require_same(run, model_io.load(run.at("model")).about["identity"])
             say(f"{run.place} holds this run already, complete; --overwrite trains it again")
         else:
             model_io.save(_train(run, make_group, stop, say, show), run.at("model"))
     model = model_io.load(run.at("model"))
-    directory.require_same(run, model.about["identity"])
+    run_directory.require_same(run, model.about["identity"])
     figures = {name: value for name, value in model.about.items() if name != "identity"}
     return {**figures, "params_sha256": model.params_sha256(), "model": run.at("model")}
 
@@ -83,11 +83,11 @@ def _train(
         for number, (net, recipe) in enumerate(zip(nets, recipes, strict=True)):
             if len(recipes) > 1:
                 say(f"net {number + 1} of {len(recipes)}")
-            start = directory.start(run, number, recipe, say)
+            start = run_directory.start(run, number, recipe, say)
             storage.commit(run.at("config.toml"), config.to_toml().encode())
             histories.append(start.history)
             shown = partial(progress.saved, number)
-            watch = Watch(stop=stop, save=directory.saver(run, histories, shown, say))
+            watch = Watch(stop=stop, save=run_directory.saver(run, histories, shown, say))
             snapshot = _train_net(
                 recipe,
                 start,
@@ -96,7 +96,7 @@ def _train(
                 make_group=make_group,
                 watch=watch,
                 reached=partial(progress.reached, number),
-                tell=directory.teller(run, number, say, show),
+                tell=run_directory.teller(run, number, say, show),
             )
             models.append(loop.as_model(recipe, snapshot, {}))
     except Stopped as error:

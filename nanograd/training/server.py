@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nanograd import mlp, optimizers
 from nanograd.errors import DivergedError
-from nanograd.optimizers import State, Vector
+from nanograd.nn import mlp, optimizers
+from nanograd.nn.optimizers import State, Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.reduce import Node, nodes, tree_sum
+from nanograd.training.tree import Node, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
 
 

@@ -12,14 +12,14 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd import mlp
-from nanograd.data.augment import distort
 from nanograd.data.dataset import Dataset
-from nanograd.mlp import Signals
-from nanograd.optimizers import Vector
-from nanograd.pixels import scale, upright
+from nanograd.digits.augment import distort
+from nanograd.digits.preparation import scale, upright
+from nanograd.nn import mlp
+from nanograd.nn.mlp import Signals
+from nanograd.nn.optimizers import Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.reduce import Node, children, cover
+from nanograd.training.tree import Node, children, cover
 
 
 @dataclass(frozen=True, kw_only=True)

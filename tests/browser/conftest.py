@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from nanograd import commands
-from nanograd.config import PredictConfig
+from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
-from nanograd.report import training
+from nanograd.report import training_report
 from scripts import chromium
-from tests.unit.runs import train
+from tests.helpers.runs import train
 
 
 # Not for the whole session: while it is open, an event loop runs in this thread.
@@ -31,13 +31,13 @@ def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run with its report."""
     place = tmp_path_factory.mktemp("browser") / "run"
     train(few_digits, place, hidden=32, epochs=4)
-    training.write(str(place), few_digits.test)
+    training_report.write(str(place), few_digits.test)
     return place
 
 
 @pytest.fixture(scope="session")
 def address(run: Path) -> str:
-    return (run / training.NAME).as_uri()
+    return (run / training_report.NAME).as_uri()
 
 
 @pytest.fixture(scope="session")
@@ -54,5 +54,5 @@ def predictions(
         pq.write_table(table, place / f"{name}.parquet")
         config = PredictConfig(model=str(run / "model"), output=str(place / name), workers=0)
         commands.predict(config, [str(place / f"{name}.parquet")], [].append)
-        found[name] = (place / name / training.NAME).as_uri()
+        found[name] = (place / name / training_report.NAME).as_uri()
     return found

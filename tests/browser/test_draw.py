@@ -12,10 +12,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from nanograd import commands
-from nanograd import model as model_io
-from nanograd.config import IngestConfig
-from nanograd.data import handwriting
-from tests.drawings import Drawing, drawings
+from nanograd.config.command_configs import IngestConfig
+from nanograd.models import model as model_io
+from nanograd.pictures import normalise
+from tests.helpers.drawings import Drawing, drawings
 
 _READ = "(() => { try { return JSON.stringify(nanograd.read(), (_, value) => "
 _READ += "ArrayBuffer.isView(value) ? Array.from(value) : value) } catch { return '{}' } })()"
@@ -63,7 +63,7 @@ def test_page_reads_drawings_as_python_does(page: Page, run: Path) -> None:
         page.click("#clear")
         draw(page, drawing)
         in_page.append(json.loads(page.evaluate(_READ)))
-        images.append(handwriting.normalise(pad(page)).ravel())
+        images.append(normalise.normalise(pad(page)).ravel())
 
     assert [each["image"] for each in in_page] == [image.tolist() for image in images]
     scores = [each["scores"] for each in in_page]

@@ -9,8 +9,8 @@ import click
 import pytest
 
 from nanograd.cli import cli
-from nanograd.settings import flag
-from nanograd.train_config import TrainConfig
+from nanograd.config.settings import flag
+from nanograd.config.train_config import TrainConfig
 from tests.conftest import ROOT
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, prose
 

@@ -16,7 +16,7 @@ DECORATED = re.compile(r"ray_(nanograd_\w+?)(?:_total|_bucket|_sum|_count)?\b")
 
 
 def measured() -> set[str]:
-    source = (ROOT / "nanograd/distributed/metrics.py").read_text()
+    source = (ROOT / "nanograd/distributed/prometheus.py").read_text()
     return set(re.findall(r'"(nanograd_\w+)"', source))
 
 

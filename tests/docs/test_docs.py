@@ -15,7 +15,7 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.config import ExportConfig
+from nanograd.config.command_configs import ExportConfig
 from nanograd.data import mnist
 from scripts import write_help
 from tests.conftest import ROOT
@@ -157,7 +157,7 @@ def test_numerics_quotes_every_module_it_derives() -> None:
     quoted = {each.file for each in quotations() if each.document.name == "numerics.md"}
 
     modules = ("mlp", "losses", "activations", "optimizers")
-    assert {f"nanograd/{module}.py" for module in modules} <= quoted
+    assert {f"nanograd/nn/{module}.py" for module in modules} <= quoted
 
 
 def test_python_in_numerics_names_its_file() -> None:

@@ -12,8 +12,8 @@ import pytest
 from pyarrow.fs import FileSystem
 
 from nanograd import commands
+from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
-from nanograd.train_config import TrainConfig
 
 
 def quiet(sentence: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import ray
 import ray.util
 
-from tests.e2e.head import Head, running_head
+from tests.helpers.head import Head, running_head
 
 
 def last_event(output: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from zipfile import ZipFile
 import pytest
 from PIL import Image
 
-from nanograd import storage
+from nanograd.runtime import storage
 from tests.conftest import Nanograd, Outcome
 from tests.e2e.conftest import make_bucket
 

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from nanograd import commands, model
-from nanograd.data.handwriting import normalise
+from nanograd import commands
+from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
-from nanograd.data.pictures import UnreadableError, decode
-from nanograd.model import Model
-from nanograd.train_config import TrainConfig
-from tests.photos import KINDS, photograph
+from nanograd.errors import UnreadableError
+from nanograd.models import model
+from nanograd.models.model import Model
+from nanograd.pictures.decode import decode
+from nanograd.pictures.normalise import normalise
+from tests.helpers.photos import KINDS, photograph
 
 OF_EACH_KIND = 5
 

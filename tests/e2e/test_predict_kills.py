@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.data.mnist import Mnist
-from tests.folders import untimed_contents
+from tests.helpers.folders import untimed_contents
 
 PARTS = 60
 _ROWS = 61  # of a part

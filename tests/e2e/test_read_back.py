@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config import PredictConfig
+from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 
 _ROWS = 193

@@ -12,8 +12,9 @@ from time import monotonic, sleep
 
 import pytest
 
-from nanograd import commands, storage
-from nanograd.train_config import TrainConfig
+from nanograd import commands
+from nanograd.config.train_config import TrainConfig
+from nanograd.runtime import storage
 from tests.e2e.conftest import make_bucket
 
 SETTINGS = ["--data", "sample", "--epochs", "150", "--batch-size", "250"]

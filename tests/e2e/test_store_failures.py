@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import storage
 from nanograd.data.mnist import Mnist
+from nanograd.runtime import storage
 from tests.conftest import Nanograd, Outcome
 from tests.e2e.conftest import Store, make_bucket
-from tests.e2e.store import Way, way_to
-from tests.unit.jobs import PARTS, TOTAL, Scribe, make_job, run
+from tests.helpers.jobs import PARTS, TOTAL, Scribe, make_job, run
+from tests.helpers.store_faults import Way, way_to
 
 # Longer than a request may take (3 s), so that requests are repeated.
 _HANGS_S = 8.0

@@ -23,12 +23,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from nanograd import storage
+from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
-from nanograd.data.augment import Distortion
 from nanograd.data.mnist import Mnist
-from nanograd.train_config import TrainConfig
-from nanograd.training.group import LocalGroup
+from nanograd.digits.augment import Distortion
+from nanograd.runtime import storage
+from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import Progress, first_snapshot
 

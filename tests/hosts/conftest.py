@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hosts.cluster import SHARED, Cluster, OtherRay, give_credentials, start_store
-from tests.hosts.world import World, unavailable, wait_for
+from tests.helpers.hosts.cluster import SHARED, Cluster, OtherRay, give_credentials, start_store
+from tests.helpers.hosts.world import World, unavailable, wait_for
 
 # The runbook's three, and the one that is added.
 HOSTS = (("head", 11), ("north", 12), ("south", 13), ("west", 14))

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from nanograd import commands
-from nanograd.train_config import TrainConfig
+from nanograd.config.train_config import TrainConfig
 from tests.conftest import ROOT
 from tests.e2e.conftest import quiet
-from tests.e2e.head import Head, running_head
-from tests.hosts.cluster import events
-from tests.hosts.runbook import blocks
+from tests.helpers.head import Head, running_head
+from tests.helpers.hosts.cluster import events
+from tests.helpers.hosts.runbook import blocks
 
 pytestmark = pytest.mark.hosts
 

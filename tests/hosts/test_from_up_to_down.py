@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config import PredictConfig
-from nanograd.train_config import TrainConfig
+from nanograd.config.command_configs import PredictConfig
+from nanograd.config.train_config import TrainConfig
 from tests.e2e.conftest import quiet
-from tests.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
-from tests.hosts.world import wait_for
+from tests.helpers.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
+from tests.helpers.hosts.world import wait_for
 
 pytestmark = pytest.mark.hosts
 

@@ -1,4 +1,4 @@
-// Which marks of a drawing are the digit: nanograd/data/marks.py.
+// Which marks of a drawing are the digit: nanograd/pictures/marks.py.
 
 const REACH = 0.25;
 // What a mark at the border counts beside one that is not.

@@ -1,6 +1,6 @@
-// The net: bytes of 28 x 28 to ten scores, as nanograd/pixels.py, deslant.py and mlp.py compute them.
+// The net: bytes of 28 x 28 to ten scores, as nanograd/digits/preparation.py, deslant.py and mlp.py compute them.
 
-// Weights of 16 bits with a factor for each unit, biases of 32: see nanograd/report/weights.py.
+// Weights of 16 bits with a factor for each unit, biases of 32: see nanograd/report/drawing.py.
 function unpack(net) {
   const bytes = Uint8Array.from(atob(net.data), (letter) => letter.charCodeAt(0));
   let start = 0;

@@ -1,4 +1,4 @@
-// A drawing to the 28 x 28 form that MNIST has: the steps of nanograd/data/handwriting.py for dark
+// A drawing to the 28 x 28 form that MNIST has: the steps of nanograd/pictures/normalise.py for dark
 // ink on paper that is white everywhere. Numbers are rounded where numpy's float32 rounds them.
 
 const SEARCH_SIDE = 160;

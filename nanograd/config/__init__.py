@@ -1,0 +1,1 @@
+"""Settings of each command, their presets and their flags."""

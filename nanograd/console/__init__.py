@@ -1,0 +1,1 @@
+"""Progress and results of a command, for people and for logs."""

@@ -1,1 +1,0 @@
-"""Digits in styles that MNIST has few of."""

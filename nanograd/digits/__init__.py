@@ -1,0 +1,1 @@
+"""28 x 28 images of digits: resampled, deskewed, prepared, distorted."""

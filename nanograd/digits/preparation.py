@@ -1,0 +1,150 @@
+"""How pixels become the net's inputs. The same function prepares them in training and prediction.
+
+A model stores the name and version of its preparation; one that this version does not know is
+refused rather than guessed at.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanograd.digits.deskew import AS_THEY_ARE, Size, deslant
+from nanograd.digits.resample import SIDE
+
+# Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
+_MEAN, _DEVIATION = 0.1307, 0.3081
+
+# name -> (factor, offset) of an affine map of 0..255, in float32
+_STANDARD = (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION))
+_AFFINE = {
+    "plain": (np.float32(1), np.float32(0)),
+    "unit": (np.float32(1 / 255), np.float32(0)),
+    "standard": _STANDARD,
+    "deslanted": _STANDARD,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Which preparation, and which version of it.
+
+    Args:
+        name: plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST)
+            or deslanted (set upright, centred, then as standard).
+        version: raised when the same name comes to mean other numbers.
+        width: that deslanted digits are stretched or squeezed to, in pixels as `deslant.Size`
+            counts them; 0 leaves them as wide as they are.
+        height: the same.
+
+    Raises:
+        ValueError: this program does not know it.
+    """
+
+    name: str
+    version: int = 1
+    width: float = 0.0
+    height: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in _AFFINE or self.version != 1:
+            raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
+        if not all(0 <= each < SIDE for each in self.size) or (
+            self.size != AS_THEY_ARE and self.name != "deslanted"
+        ):
+            raise ValueError(f"pixel preparation {self.name!r} knows no {self.size}")
+
+    @property
+    def size(self) -> Size:
+        """How large deslanted digits become."""
+        return Size(self.width, self.height)
+
+
+def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
+    """Images as people hold them, as the rows that nets read.
+
+    Args:
+        images: (N, 28, 28) or (N, 784), ink on paper that is 0: whole numbers from 0 to 255, or
+            floats from 0 to 1, which are rounded to the nearest 1/255.
+
+    Returns:
+        (N, 784) uint8, ink 255 on 0.
+
+    Raises:
+        ValueError: another shape or dtype, or values beyond.
+
+    >>> as_rows(np.ones((2, 28, 28))).max(axis=1).tolist()
+    [255, 255]
+    """
+    given = np.asarray(images)
+    if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)):
+        raise ValueError(f"images are (N, 28, 28) or (N, 784), not {given.shape}")
+    floats = given.dtype.kind == "f"
+    if not floats and given.dtype.kind not in "bui":
+        raise ValueError(f"images are whole numbers or floats, not {given.dtype}")
+    most = 1 if floats else 255
+    if given.size and not (given.min() >= 0 and given.max() <= most):
+        raise ValueError(
+            f"images reach from {given.min()} to {given.max()}: floats must lie in 0 to 1, whole "
+            "numbers in 0 to 255"
+        )
+    rows = given.reshape(len(given), SIDE * SIDE)
+    return (np.rint(rows * 255) if floats else rows).astype(np.uint8)
+
+
+def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels to inputs: `scale` after `upright`.
+
+    Args:
+        preparation: how.
+        images: (B, 784) uint8, ink 255 on 0.
+
+    Returns:
+        (B, 784) float32.
+    """
+    return scale(preparation, upright(preparation, images))
+
+
+def upright(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of a preparation that needs doing once for each image, before any distortion.
+
+    Args:
+        preparation: how.
+        images: (B, 784) uint8, ink 255 on 0.
+
+    Returns:
+        (B, 784) uint8; the images themselves if the preparation leaves them as they stand.
+    """
+    if preparation.name == "deslanted":
+        return deslant(images, preparation.size)
+    return images
+
+
+def after_upright(preparation: Preparation) -> Preparation:
+    """What a preparation leaves to do with images that `upright` returned."""
+    return Preparation(name="standard") if preparation.name == "deslanted" else preparation
+
+
+def scale(
+    preparation: Preparation, images: NDArray[np.uint8] | NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The part of a preparation that comes last.
+
+    Args:
+        preparation: how.
+        images: (B, 784) uint8 or float32, 0 to 255; upright, maybe distorted.
+
+    Returns:
+        (B, 784) float32.
+    """
+    factor, offset = _AFFINE[preparation.name]
+    inputs = images.astype(np.float32)
+    inputs *= factor
+    inputs += offset
+    return inputs
+
+
+def affine(preparation: Preparation) -> tuple[float, float]:
+    """Factor and offset of `scale`, as the float32 numbers they are."""
+    factor, offset = _AFFINE[preparation.name]
+    return float(factor), float(offset)

@@ -1,0 +1,78 @@
+"""How wrong the outputs are, and which way to push: mean squared error and cross-entropy.
+
+A loss owns the output activation it belongs to, so that its gradient can be taken with respect to
+the output *pre-activation* z2, where it is simple and stable. Neither is averaged over the
+batch: the parameter server divides once, by the number of images of the whole round, so that
+shards of unequal size weigh right.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from nanograd.nn.activations import FloatArray, below_largest, sigmoid, sigmoid_derivative, softmax
+
+
+class Loss(NamedTuple):
+    """An output activation; the loss of each image and its gradient, from (z2, targets)."""
+
+    output: Callable[[FloatArray], FloatArray]
+    gradient: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+
+
+def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Squared error of sigmoid outputs, summed over classes, and its gradient.
+
+    E_b = sum_k (t - o)^2 with o = sigmoid(z2);  dE/dz2 = 2 (o - t) o (1 - o)
+
+    Args:
+        z2: (B, C) float32, output pre-activations.
+        targets: (B, C) float32, one-hot.
+
+    Returns:
+        losses: (B,) float32, >= 0, no unit.
+        gradient: (B, C) float32, dE/dz2.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_shapes(z2, targets)
+    outputs = sigmoid(z2)
+    error = outputs - targets
+    return (error * error).sum(axis=1), 2 * error * sigmoid_derivative(outputs)
+
+
+def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Cross-entropy of softmax outputs and its gradient.
+
+    E_b = -sum_k t log o = log sum_j exp z_j - sum_k t_k z_k  with o = softmax(z2);  dE/dz2 = o - t
+
+    Args:
+        z2: (B, C) float32, output pre-activations (logits).
+        targets: (B, C) float32, each row sums to 1.
+
+    Returns:
+        losses: (B,) float32, >= 0, in nats.
+        gradient: (B, C) float32, dE/dz2.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    References:
+        Bishop (2006), "Pattern recognition and machine learning", eq. 4.109.
+    """
+    _check_shapes(z2, targets)
+    shifted = below_largest(z2)
+    e = np.exp(shifted)
+    total = e.sum(axis=1, keepdims=True)
+    losses = np.log(total)[:, 0] - (targets * shifted).sum(axis=1)
+    return losses, e / total - targets
+
+
+def _check_shapes(z2: FloatArray, targets: FloatArray) -> None:
+    if z2.shape != targets.shape:
+        raise ValueError(f"outputs {z2.shape} and targets {targets.shape} differ in shape")
+
+
+LOSSES = {"mse": Loss(sigmoid, squared_error), "cross_entropy": Loss(softmax, cross_entropy)}

@@ -1,0 +1,138 @@
+"""Marks on paper, and which of them are the digit."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.errors import UnreadableError
+from nanograd.pictures.paper import Levels
+
+Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
+Mask = NDArray[np.bool_]
+
+# Parts of one digit are not further apart than this share of what has been found of it.
+_REACH = 0.25
+# What a mark that touches the border counts beside one that does not.
+_CUT_OFF = 0.5
+# More pieces than any broken stroke has.
+_MOST_MARKS = 15
+
+
+def choose_marks(ink: Floats, levels: Levels) -> Mask:
+    """Which pixels belong to the digit: its largest mark and what stands close to it.
+
+    Args:
+        ink: (height, width) float32, 0 to 1.
+        levels: from `paper.ink_levels`.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        UnreadableError: `blank` (nothing but specks and border) or `too_many_marks`.
+    """
+    labels, count = label_marks(ink > levels.weak)
+    mass, at_border, boxes = _measure(ink, labels, count, levels.strong)
+    # A digit may touch the border, but what stands free of it comes first.
+    inner = mass * np.where(at_border > 0, _CUT_OFF * (1 - at_border), 1)
+    if not inner.any():
+        raise UnreadableError("blank", "the picture shows nothing but specks and a border")
+    main = int(inner.argmax())
+    # Beside a digit inside the picture, what touches the border is not part of it.
+    most = max(0.5, at_border[main]) if at_border[main] else 0
+    sizeable = (at_border <= most) & (mass > 0.02 * mass[main])
+    _check_one_digit(boxes[sizeable], mass[sizeable])
+    kept = _grown(main, boxes, sizeable)
+    if kept.sum() > _MOST_MARKS:
+        raise UnreadableError("too_many_marks", f"{kept.sum()} marks lie close together")
+    return np.concatenate([[False], kept])[labels]
+
+
+def _measure(
+    ink: Floats, labels: NDArray[np.int64], count: int, level: float
+) -> tuple[Floats, Floats, Floats]:
+    """Per mark: its ink (0 without a strong pixel), its share at the border, its box."""
+    y, x = np.nonzero(labels > 0)
+    number, values = labels[y, x] - 1, ink[y, x]
+    mass = np.bincount(number, values, count).astype(np.float32)
+    ring = max(1, round(0.02 * min(ink.shape)))
+    inside = np.zeros(ink.shape, bool)
+    inside[ring:-ring, ring:-ring] = True
+    at_border = np.bincount(number, values * ~inside[y, x], count).astype(np.float32) / mass
+    # One row a side, of the positions' own dtype: else `at` takes ten times as long.
+    sides = np.full((4, count), max(ink.shape))
+    for side, position in zip(sides, (y, x, -y, -x), strict=True):
+        np.minimum.at(side, number, position)
+    strong = np.bincount(number, values > level, count) > 0
+    return mass * strong, at_border, sides.T.astype(np.float32)
+
+
+def _grown(start: int, boxes: Floats, allowed: Mask) -> Mask:
+    """The mark to start from and all that stand close to it, or to one that does."""
+    kept = np.zeros(len(boxes), bool)
+    kept[start] = True
+    while True:
+        box = boxes[kept].min(0)
+        reach = _REACH * (1 - min(box[2] + box[0], box[3] + box[1]))
+        # Boxes are (top, left, -bottom, -right): a gap is positive where they do not overlap.
+        gaps = np.maximum(boxes + np.roll(box, 2), 0).max(1)
+        more = kept | (allowed & (gaps <= reach))
+        if (more == kept).all():
+            return kept
+        kept = more
+
+
+def _check_one_digit(boxes: Floats, mass: Floats) -> None:
+    """Refuse two marks of like size that stand apart; a digit's own parts are close or small."""
+    heights = 1 - boxes[:, 2] - boxes[:, 0]
+    height = heights[mass.argmax()]
+    big = boxes[(heights > 0.7 * height) & (mass > 0.4 * mass.max())]
+    gaps = (big[:, None] + np.roll(big, 2, axis=1)).max(2)
+    if gaps.max() > _REACH * height:
+        raise UnreadableError("too_many_marks", "several digits stand side by side")
+
+
+def label_marks(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Connected marks (8 neighbours), numbered from 1 in the order of their first pixel.
+
+    Rows are cut into runs; runs that touch take the lowest number they can reach.
+
+    Args:
+        mask: (height, width) bool.
+
+    Returns:
+        labels: (height, width) int64, 0 where the mask is not set.
+        count: number of marks.
+
+    References:
+        He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".
+    """
+    starts, ends = _runs(mask)
+    above, below = _touching(starts, ends, mask.shape[1] + 1)
+    lowest = np.arange(len(starts))
+    while (lowest[above] != lowest[below]).any():
+        low = np.minimum(lowest[above], lowest[below])
+        np.minimum.at(lowest, lowest[above], low)
+        np.minimum.at(lowest, lowest[below], low)
+        lowest = lowest[lowest]
+    roots, numbers = np.unique(lowest, return_inverse=True)
+    labels = np.zeros(mask.shape, np.int64)
+    labels[mask] = np.repeat(numbers + 1, ends - starts)
+    return labels, len(roots)
+
+
+def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel and end of every run, as positions in rows that are one pixel wider."""
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
+    return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+
+
+def _touching(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], stride: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of runs in neighbouring rows that touch, also across a corner."""
+    first = np.searchsorted(ends, starts + stride, side="left")
+    stop = np.searchsorted(starts, ends + stride, side="right")
+    counts = np.maximum(stop - first, 0)
+    above = np.repeat(np.arange(len(starts)), counts)
+    offset = np.arange(len(above)) - np.repeat(counts.cumsum() - counts, counts)
+    return above, np.repeat(first, counts) + offset

@@ -1,0 +1,88 @@
+"""The extremes of a picture over square windows: dilation and closing of grey levels.
+
+References:
+    Serra (1982), "Image analysis and mathematical morphology", XII.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
+    """Maximum over a square window of 2 x radius + 1, along the last two axes.
+
+    Bytes take a quarter of the time that float32 takes.
+
+    Args:
+        values: (..., height, width) uint8 or float32; outside there is nothing.
+        radius: >= 0, pixels.
+
+    Returns:
+        Same shape and dtype.
+    """
+    lowest = 0 if values.dtype == np.uint8 else -np.inf
+    height, width = values.shape[-2:]
+    padded = np.full(
+        (*values.shape[:-2], height + 2 * radius, width + 2 * radius), lowest, values.dtype
+    )
+    padded[..., radius : radius + height, radius : radius + width] = values
+    columns = _max_of_rows(padded, 2 * radius + 1)
+    return _max_of_rows(columns.swapaxes(-1, -2), 2 * radius + 1).swapaxes(-1, -2)
+
+
+def _max_of_rows(values: NDArray[Any], window: int) -> NDArray[Any]:
+    """Maximum of so many rows from each row on: of 1, 2, 4 ..., then of two that overlap."""
+    size = 1
+    while 2 * size <= window:
+        values = np.maximum(values[..., :-size, :], values[..., size:, :])
+        size *= 2
+    rest = window - size
+    widest: NDArray[Any] = np.maximum(
+        values[..., : values.shape[-2] - rest, :], values[..., rest:, :]
+    )
+    return widest
+
+
+def closing(levels: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
+    """Maximum, then minimum, over a square window: fills what is dark and narrower than it.
+
+    Args:
+        levels: (..., height, width) uint8.
+        radius: >= 0, pixels.
+
+    Returns:
+        Same shape and dtype, nowhere less.
+    """
+    return ~running_max(~running_max(levels, radius), radius)
+
+
+Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
+
+# Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
+DETAIL_SIDE = 80
+# `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
+_PEN_MIN, _PEN_MAX = 2.0, 2.85
+
+
+def pen_width(ink: Floats) -> float:
+    """Width of the stroke, in pixels, if it were one bar: area = w l, outline = 2 (w + l).
+
+    The outline is the total variation, which is right for sharp and for soft edges.
+    """
+    down, across = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
+    quarter = float(np.hypot(down, across).sum()) / 4
+    return quarter - float(np.sqrt(max(quarter**2 - float(ink.sum()), 0.0)))
+
+
+def adjust_pen(ink: Floats) -> Floats:
+    """Thicken a pen thinner than MNIST's, thin one that is thicker; adds a margin of 8."""
+    ink = np.pad(ink, 8)
+    scale = DETAIL_SIDE / 20
+    pen = pen_width(ink) / scale
+    if pen < _PEN_MIN:
+        return running_max(ink, round((_PEN_MIN - pen) / 2 * scale))
+    if pen > _PEN_MAX:
+        return -running_max(-ink, round((pen - _PEN_MAX) / 2 * scale))
+    return ink

@@ -1,0 +1,298 @@
+"""The paper of a picture and the light on it, and how much of that light the ink takes.
+
+Pictures are bytes, one plane a colour: that is how windows are moved over them fastest.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.errors import UnreadableError
+from nanograd.pictures.morphology import closing
+
+Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
+Bytes = NDArray[np.uint8]
+
+# Otsu's criterion above which two tones are ink and paper: 0.82 and more in drawings and crops of
+# MNIST, 0.5 to 0.75 in photos under uneven light.
+_TWO_TONES = 0.8
+# A border with more than this share of either tone has two of them.
+_MIXED = 0.1
+# Longest side of a bitmap, and of the copy in which the width of the pen is looked for.
+_FEW_PIXELS, _COARSE_SIDE = 64, 80
+# Darker levels are noise: their ratios say nothing.
+_DARKEST = np.uint8(5)
+# Share of the pixels of a drawing on a screen, and of its border, that are exactly the paper's.
+_BARE_SCREEN = 0.5
+# Half the widths that are tried, in pixels of that copy.
+_RADII = (1, 2, 3, 5, 8, 13)
+# Growth of the energy of what is narrow, from one width to the next, that says the pen is covered:
+# all of it must be where it is to be removed, most of it where two tones are compared, before
+# wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong, then 16).
+_ALL_OF_IT, _MOST_OF_IT = 1.25, 1.5
+# No pen in a bitmap is wider than this share of its longest side.
+_PEN_SHARE = 0.3
+# Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
+_ALL_OVER, _ONE_PLACE = 0.8, 0.6
+# Between lines and ink: a share of the level that parts them.
+_WEAK_AMONG_LINES = 0.8
+# Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
+_LEAST_CONTRAST, _LEAST_SIGNAL, _ABOVE_GRAIN = 0.06, 4.0, 3.0
+
+
+def reduced(picture: Image.Image, longest: int) -> Image.Image:
+    """The whole picture with no side above `longest`."""
+    scale = min(1.0, longest / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    # Blocks of whole pixels first: in a large picture that is most of the work.
+    return picture.resize(size, Image.Resampling.BOX, reducing_gap=1.0)
+
+
+def otsu(levels: Bytes) -> tuple[float, float]:
+    """The two tones of a picture.
+
+    Returns:
+        threshold: in levels; it parts two classes with the least variance within.
+        separation: the share of the variance that lies between the two, 0 to 1.
+
+    References:
+        Otsu (1979), "A threshold selection method from gray-level histograms".
+    """
+    counts = np.bincount(levels.ravel(), minlength=256).astype(float)
+    tones = np.arange(256)
+    below = counts.cumsum()
+    above = below[-1] - below
+    sum_below = (counts * tones).cumsum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = sum_below / below - (sum_below[-1] - sum_below) / above
+    between = np.where((below > 0) & (above > 0), below * above * gap**2, 0)
+    # Between two far classes every threshold is as good: take the middle.
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    variance = counts @ tones**2 / below[-1] - (sum_below[-1] / below[-1]) ** 2
+    separation = between.max() / (below[-1] ** 2 * max(variance, 1e-9))
+    return float(best.mean() + 0.5), float(separation)
+
+
+def is_light_on_dark(search: Image.Image) -> bool:
+    """Whether ink is the lighter tone: paper lies along the border, ink is narrow.
+
+    Where the border has one tone, that is the paper. Where a shadow or the digit crosses it, the
+    ink is what a narrow window closes first; in a picture of few pixels, where gaps may be as
+    narrow as strokes, what covers less of the border and of the picture.
+
+    Args:
+        search: mode L or RGB.
+    """
+    grey = np.asarray(search.convert("L"))
+    threshold, separation = otsu(grey)
+    bright = grey > threshold
+    width = max(1, round(0.04 * min(grey.shape)))
+    border = np.ones(grey.shape, bool)
+    border[width:-width, width:-width] = False
+    share = float(bright[border].mean())
+    told_by_border = not _MIXED <= share <= 1 - _MIXED and separation > _TWO_TONES
+    if not told_by_border and max(grey.shape) > _FEW_PIXELS:
+        coarse = np.asarray(reduced(search, _COARSE_SIDE).convert("L"))
+        both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
+        _, (dark, light) = _plateau(both, _MOST_OF_IT)
+        return light > dark
+    return bool(share + bright.mean() < 1)
+
+
+def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
+    """Energy of what is darker than all around it, by the width up to which it counts as narrow.
+
+    For each window, the sum over pixels of (1 - pixel / closing)^2: it grows until the window is
+    wider than the pen, then hardly (a granulometry). Each is computed when it is asked for.
+
+    Args:
+        grey: (height, width) uint8.
+        bright: of what is brighter instead, (1 - opening / pixel)^2.
+
+    Yields:
+        The energy, for each of the radii that the picture has room for.
+
+    References:
+        Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
+    """
+    floor = np.maximum(grey, _DARKEST)
+    for radius in _radii(max(grey.shape)):
+        narrow = (~closing(~floor, radius), floor) if bright else (floor, closing(floor, radius))
+        lost = (1 - np.divide(*narrow, dtype=np.float32)).ravel()
+        yield float(lost @ lost)
+
+
+def _radii(side: int) -> list[int]:
+    return [radius for radius in _RADII if 2 * radius < 0.8 * side] or [1]
+
+
+def _plateau(energies: Iterable[tuple[float, ...]], growth: float) -> tuple[int, tuple[float, ...]]:
+    """The first step after which the greatest energy grows by no such factor, and its energies."""
+    step = -1
+    before: tuple[float, ...] = ()
+    for energy in energies:
+        if before and max(energy) <= growth * max(before):
+            break
+        step, before = step + 1, energy
+    return step, before
+
+
+def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
+    """A plane a colour, turned so that ink is darker than paper.
+
+    Args:
+        picture: mode L or RGB.
+        inverted: whether its ink is lighter than its paper.
+
+    Returns:
+        (channels, height, width) uint8.
+    """
+    planes = np.stack([np.asarray(plane) for plane in picture.split()])
+    return ~planes if inverted else planes
+
+
+def pen_radius(search: Bytes) -> int:
+    """Radius of a window that is wider than the pen, but not much.
+
+    Args:
+        search: (channels, height, width) uint8, ink dark.
+    """
+    height, width = search.shape[1:]
+    side = int(max(height, width))
+    if side <= _FEW_PIXELS:
+        return max(1, round(_PEN_SHARE * side / 2))
+    scale: int = -(-side // _COARSE_SIDE)
+    coarse = _block_means(search, scale)
+    radii = _radii(max(coarse.shape))
+    step, _ = _plateau(zip(narrow_energy(coarse)), _ALL_OF_IT)
+    return scale * radii[min(step + 1, len(radii) - 1)]
+
+
+def _block_means(search: Bytes, scale: int) -> Bytes:
+    """Grey levels of blocks of scale x scale pixels, what is left over at the ends cut off."""
+    height, width = (side // scale * scale for side in search.shape[1:])
+    whole = search.sum(0, dtype=np.uint16)[:height, :width]
+    sums = sum(whole[y::scale, x::scale] for y in range(scale) for x in range(scale))
+    means: Bytes = np.asarray(sums // (len(search) * scale**2), np.uint8)
+    return means
+
+
+def estimate_paper(search: Bytes, radius: int) -> Floats:
+    """What the paper would be without ink, under the light that falls on it.
+
+    A closing (maximum, then minimum, over a window wider than the pen) removes what is dark and
+    narrow. It keeps shadows and, unlike a blur, also their edges and the edge of a sheet.
+
+    Args:
+        search: (channels, height, width) uint8, ink dark.
+        radius: of the window, from `pen_radius`.
+
+    Returns:
+        Same shape, float32, in levels of `search`.
+    """
+    if (sheet := _screen(search)) is not None:
+        return sheet
+    paper = np.maximum(closing(search, radius), 2 * _DARKEST).astype(np.float32)
+    # The closing follows the brightest grain of the paper; most of a picture is bare paper, and
+    # a quarter of the pixels tells how bright that is.
+    some = search[:, ::2, ::2] / paper[:, ::2, ::2]
+    return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), _DARKEST)
+
+
+def _screen(search: Bytes) -> Floats | None:
+    """The paper of a drawing made on a screen: most pixels, and the border, have one bare value.
+
+    There is no light to be followed, and where strokes meet the ink may be wider than any window.
+    """
+    bare = search.max((1, 2), keepdims=True)
+    is_bare = (search == bare).all(0)
+    border = np.concatenate([is_bare[0], is_bare[-1], is_bare[:, 0], is_bare[:, -1]])
+    if is_bare.mean() < _BARE_SCREEN or border.mean() < _BARE_SCREEN:
+        return None
+    sheet: Floats = np.full(search.shape, np.maximum(bare, _DARKEST), np.float32)
+    return sheet
+
+
+def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
+    """Share of the paper's light that the ink takes, in the channel where it takes most.
+
+    ink = max over channels of 1 - pixel / paper
+
+    Args:
+        pixels: (channels, height, width) uint8.
+        paper: same shape, float32, in the same levels.
+
+    Returns:
+        (height, width) float32, at most 1; below 0 where the paper is brighter than expected.
+    """
+    return np.asarray(1 - (pixels / paper).min(0))
+
+
+class Levels(NamedTuple):
+    """Strengths of ink, 0 to 1.
+
+    Args:
+        strong: above it a pixel is ink.
+        weak: above it a pixel belongs to the mark of a strong one: the pale end of a stroke.
+    """
+
+    strong: float
+    weak: float
+
+
+def ink_levels(ink: Floats) -> Levels:
+    """How strong ink is.
+
+    Where marks lie all over the picture, printed lines and coarse grain, and stronger ones in one
+    place of it, the stronger ones are the ink.
+
+    Args:
+        ink: (height, width) float32, from `ink_strength`.
+
+    Raises:
+        UnreadableError: `blank` or `low_contrast`.
+    """
+    level = _above_paper(ink)
+    among = _bytes(ink[ink > level])
+    stronger = otsu(among)[0] / 255
+    height, width = _extent(ink > stronger)
+    # From side to side there is an edge or a shadow, no digit.
+    in_one_place = height * width < _ONE_PLACE and max(height, width) < 1
+    if in_one_place and np.prod(_extent(ink > level)) > _ALL_OVER:
+        return Levels(stronger, _WEAK_AMONG_LINES * stronger)
+    return Levels(level, level / 2)
+
+
+def _extent(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Height and width of a box round the mask, as shares of the picture's."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0.0, 0.0
+    return float(np.ptp(rows) + 1) / mask.shape[0], float(np.ptp(columns) + 1) / mask.shape[1]
+
+
+def _bytes(ink: Floats) -> Bytes:
+    return (255 * np.maximum(ink, 0)).astype(np.uint8)
+
+
+def _above_paper(ink: Floats) -> float:
+    """The strength above which a pixel is more than paper.
+
+    Ink only darkens, so what is brighter than the paper is the paper's own grain, and as much of
+    it is darker.
+
+    Args:
+        ink: (height, width) float32, from `ink_strength`.
+    """
+    level = otsu(_bytes(ink))[0] / 255
+    above = ink > level
+    if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
+        raise UnreadableError("blank", "the picture shows nothing but paper")
+    brighter = ink[ink < 0]
+    grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
+    if float(ink[above].mean()) < _LEAST_SIGNAL * grain:
+        raise UnreadableError("low_contrast", "ink and paper cannot be told apart")
+    return max(level, _ABOVE_GRAIN * grain)

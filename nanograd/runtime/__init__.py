@@ -1,0 +1,1 @@
+"""Files, processes, random numbers and events: what every package builds on."""

@@ -1,0 +1,1 @@
+"""Parquet: which column holds images, rows to images, files, writers."""

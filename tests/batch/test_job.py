@@ -1,0 +1,158 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanograd.batch.job import run_job
+from nanograd.batch.part import Part, Receipt, do, part_id
+from nanograd.errors import InternalError, StorageError
+from nanograd.runtime import json_files, storage
+from tests.helpers.folders import untimed_contents
+from tests.helpers.jobs import PARTS, TOTAL, Scribe, make_job, run
+
+
+class KilledBeforeReceipt(Scribe):
+    def fail(self, part: Part) -> Receipt:
+        for name, data in self.files(part).items():
+            storage.commit(storage.join(self.place, name), data)
+        raise KeyboardInterrupt
+
+
+class Miscount(Scribe):
+    def counts(self, part: Part) -> dict[str, Any]:
+        return {**super().counts(part), "rows": part.num_rows + (part.num_rows == 193)}
+
+
+def test_totals_add_up_counts_and_merge_reasons(out: Path) -> None:
+    total, said = run(make_job(out), Scribe(out))
+
+    assert total == TOTAL
+    assert said == []
+
+
+def test_manifest_holds_the_job_and_every_receipt_with_checksums(out: Path) -> None:
+    job = make_job(out)
+
+    run(job, Scribe(out))
+
+    manifest = json_files.read_manifest(str(out / "_manifest.json"))
+    files = {name: sha for each in manifest["receipts"] for name, sha in each["files"].items()}
+    assert manifest["job"] == job.identity
+    assert [each["part"] for each in manifest["receipts"]] == sorted(part.id for part in PARTS)
+    assert {file for each in manifest["receipts"] for file in each["inputs"]} == {
+        f"/in/file-{number}" for number in range(5)
+    }
+    assert len(files) == 10
+    assert all(storage.checksum((out / name).read_bytes()) == sha for name, sha in files.items())
+    assert (out / "_SUCCESS").read_bytes() == b""
+
+
+def test_order_of_receipts_does_not_change_the_output(
+    out: Path, undisturbed_job: dict[str, bytes]
+) -> None:
+    work = Scribe(out)
+
+    run_job(
+        make_job(out),
+        lambda parts: (do(work, part) for part in reversed(parts)),
+        lambda sentence: None,
+    )
+
+    assert untimed_contents(out) == undisturbed_job
+
+
+def test_complete_job_is_not_done_again(out: Path, undisturbed_job: dict[str, bytes]) -> None:
+    run(make_job(out), Scribe(out))
+    again = Scribe(out)
+
+    total, said = run(make_job(out), again)
+
+    assert again.done == []
+    assert total == TOTAL
+    assert len(said) == 1
+    assert "nothing to do" in said[0]
+    assert untimed_contents(out) == undisturbed_job
+
+
+def test_failing_part_leaves_the_finished_receipts_and_no_success(out: Path) -> None:
+    with pytest.raises(StorageError, match="disk is full"):
+        run(make_job(out), Scribe(out, fails_at=2))
+
+    assert {path.stem for path in (out / "_receipts").iterdir()} == {p.id for p in PARTS[:2]}
+    assert not (out / "_SUCCESS").exists()
+    assert json_files.read_manifest(str(out / "_manifest.json"))["receipts"] == []
+
+
+@pytest.mark.parametrize("finished", [0, 1, 3, 4])
+def test_finished_parts_are_kept_and_the_rest_is_done(
+    out: Path, undisturbed_job: dict[str, bytes], finished: int
+) -> None:
+    with pytest.raises(StorageError):
+        run(make_job(out), Scribe(out, fails_at=finished))
+    again = Scribe(out)
+
+    total, said = run(make_job(out), again)
+
+    assert again.done == [part.id for part in PARTS[finished:]]
+    assert total == TOTAL
+    assert (f"{finished} of 5 parts are done already" in said) == bool(finished)
+    assert untimed_contents(out) == undisturbed_job
+
+
+def test_part_without_receipt_is_done_again_to_the_same_bytes(
+    out: Path, undisturbed_job: dict[str, bytes]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(make_job(out), KilledBeforeReceipt(out, fails_at=2))
+    written = out / "rows" / f"part-{PARTS[2].id}"
+    half = written.with_name(f".{written.name}.x.nanograd-tmp")
+    half.write_bytes(written.read_bytes()[:3])
+    again = Scribe(out)
+
+    total, _ = run(make_job(out), again)
+
+    assert again.done == [part.id for part in PARTS[2:]]
+    assert total == TOTAL
+    assert untimed_contents(out) == undisturbed_job
+
+
+def test_job_killed_before_success_only_commits_again(
+    out: Path, undisturbed_job: dict[str, bytes]
+) -> None:
+    run(make_job(out), Scribe(out))
+    (out / "_SUCCESS").unlink()
+    again = Scribe(out)
+
+    total, _ = run(make_job(out), again)
+
+    assert (again.done, total) == ([], TOTAL)
+    assert untimed_contents(out) == undisturbed_job
+
+
+def test_miscounted_rows_are_an_internal_error_without_success(out: Path) -> None:
+    with pytest.raises(InternalError, match="file-2: 194 rows accounted for of 193"):
+        run(make_job(out), Miscount(out))
+
+    assert not (out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["lost", "twice"])
+def test_lost_or_repeated_part_is_an_internal_error(out: Path, twice: bool) -> None:
+    work = Scribe(out)
+
+    with pytest.raises(InternalError, match=f"{6 if twice else 4} parts done of 5 planned"):
+        run_job(
+            make_job(out),
+            lambda parts: (do(work, part) for part in ([*parts, parts[0]] if twice else parts[1:])),
+            lambda sentence: None,
+        )
+
+    assert not (out / "_SUCCESS").exists()
+
+
+def test_part_ids_are_short_and_tell_their_ingredients_apart() -> None:
+    ids = {part_id("a", 1), part_id("a", 2), part_id("a1"), part_id("a", 1, ""), part_id("1", "a")}
+
+    assert len(ids) == 5
+    assert all(len(id_) == 16 for id_ in ids)
+    assert part_id({"keep": ()}, "a", 1) == part_id({"keep": ()}, "a", 1)

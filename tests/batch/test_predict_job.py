@@ -1,0 +1,386 @@
+import json
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pyarrow import csv
+
+from nanograd import commands
+from nanograd.batch import predict
+from nanograd.batch.job import run_job
+from nanograd.batch.part import Part, Receipt, run_here
+from nanograd.config.command_configs import PredictConfig
+from nanograd.data.mnist import Mnist
+from nanograd.digits.preparation import Preparation
+from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.models import model as model_io
+from nanograd.models.model import Model, Net
+from nanograd.nn.metrics import confusion_matrix
+from nanograd.nn.mlp import Architecture, init_params
+from nanograd.runtime import process
+from nanograd.tables.images import PREDICTIONS, QUARANTINE
+from tests.helpers.folders import untimed_contents
+
+
+def save_model(place: Path, seed: int) -> str:
+    architecture = Architecture(hidden=7, activation="relu", loss="mse")
+    params, preparation = init_params(architecture, seed), Preparation(name="unit")
+    net = Net(architecture=architecture, params=params, preparation=preparation)
+    model_io.save(Model(nets=(net,), about={}), str(place))
+    return str(place)
+
+
+@pytest.fixture
+def model_place(tmp_path: Path) -> str:
+    """A model that guesses, but always the same."""
+    return save_model(tmp_path / "model", seed=3)
+
+
+@pytest.fixture
+def rows(tmp_path: Path, sample: Mnist) -> Path:
+    """Three files of 193 digits with more columns than predictions need; the last row is bad."""
+    (tmp_path / "rows").mkdir()
+    for number in range(3):
+        part = sample.test.take(slice(193 * number, 193 * (number + 1)))
+        pictures = [*(image.tobytes() for image in part.images[:-1]), b"no picture"]
+        table = pa.table(
+            {
+                "label": part.labels,
+                "id": pa.array(range(193), pa.uint16()),
+                "image": pictures,
+                "writer": pa.array(["ann", None, "ben"] * 64 + ["ann"]).dictionary_encode(),
+                "box": [{"x": row, "words": [str(row)]} for row in range(193)],
+            }
+        )
+        pq.write_table(table, tmp_path / "rows" / f"{number}.parquet")
+    return tmp_path / "rows"
+
+
+@pytest.fixture
+def config(model_place: str, tmp_path: Path) -> PredictConfig:
+    """Settings of a job in this process."""
+    return PredictConfig(model=model_place, output=str(tmp_path / "out"), workers=0)
+
+
+def run(config: PredictConfig, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return commands.predict(config, [str(place) for place in inputs], said.append), said
+
+
+def changed(config: PredictConfig, **values: Any) -> PredictConfig:
+    return PredictConfig.resolve(vars(config), values)
+
+
+def parts_in(folder: str, name: str) -> list[Path]:
+    return sorted((Path(folder) / name).iterdir())
+
+
+def test_output_has_exactly_the_documented_schemas(config: PredictConfig, rows: Path) -> None:
+    run(config, rows)
+
+    predictions, quarantine = (
+        parts_in(config.output, name) for name in ("predictions", "quarantine")
+    )
+    assert len(predictions) == len(quarantine) == 3
+    assert all(pq.read_schema(file).equals(PREDICTIONS) for file in predictions)
+    assert all(pq.read_schema(file).equals(QUARANTINE) for file in quarantine)
+
+
+def test_kept_columns_come_first_with_their_types_and_values(
+    config: PredictConfig, rows: Path
+) -> None:
+    run(changed(config, keep=("writer", "id", "box", "image")), rows)
+
+    source = pq.read_schema(rows / "0.parquet")
+    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_file")
+    assert table.schema.names == ["writer", "id", "box", "image", *PREDICTIONS.names]
+    assert table.schema.field("id").type == pa.uint16()
+    assert table.schema.field("box").type == source.field("box").type
+    assert table["id"].to_pylist() == table["source_row"].to_pylist() == [*range(192)] * 3
+    assert table["writer"].to_pylist() == ["ann", None, "ben"] * 192
+    assert table["box"][7].as_py() == {"x": 7, "words": ["7"]}
+
+
+def test_kept_column_of_some_files_is_null_for_the_others(
+    config: PredictConfig, rows: Path
+) -> None:
+    pq.write_table(pq.read_table(rows / "1.parquet").drop(["id"]), rows / "1.parquet")
+
+    run(changed(config, keep=("id",)), rows)
+
+    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_file")
+    assert table["id"].to_pylist() == [*range(192), *[None] * 192, *range(192)]
+
+
+def test_kept_column_gets_a_type_that_holds_all_values(config: PredictConfig, rows: Path) -> None:
+    table = pq.read_table(rows / "1.parquet")
+    wide = pa.array(range(10**10, 10**10 + 193), pa.int64())
+    where = table.schema.get_field_index("id")
+    pq.write_table(table.set_column(where, "id", wide), rows / "1.parquet")
+
+    run(changed(config, keep=("id", "writer")), rows)
+
+    kept = pq.read_table(Path(config.output) / "predictions")
+    assert kept.schema.field("id").type == pa.int64()
+    assert max(kept["id"].to_pylist()) == 10**10 + 191
+
+
+def test_kept_columns_that_do_not_go_together_are_named(config: PredictConfig, rows: Path) -> None:
+    table = pq.read_table(rows / "1.parquet")
+    where = table.schema.get_field_index("id")
+    pq.write_table(table.set_column(where, "id", table["box"]), rows / "1.parquet")
+
+    with pytest.raises(DataError, match=r"--keep id: .*uint16.*leave it out"):
+        run(changed(config, keep=("id",)), rows)
+
+
+def test_keeping_a_column_that_no_file_has_is_refused(config: PredictConfig, rows: Path) -> None:
+    with pytest.raises(DataError, match="no file has a column 'idd' to --keep"):
+        run(changed(config, keep=("id", "idd")), rows)
+
+    assert not Path(config.output).exists()
+
+
+@pytest.mark.parametrize("name", PREDICTIONS.names)
+def test_keeping_a_name_that_predictions_use_is_refused(
+    config: PredictConfig, rows: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--keep {name}"):
+        run(changed(config, keep=("id", name)), rows)
+
+    assert not Path(config.output).exists()
+
+
+def test_large_row_groups_are_cut_and_every_row_comes_out_once(
+    config: PredictConfig, sample: Mnist, tmp_path: Path
+) -> None:
+    distinct = [image.tobytes() for image in sample.test.images[:193]]
+    pictures = [distinct[row % 193] for row in range(10_001)]
+    pictures[9_999] = pictures[10_000] = b"\0"
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "big.parquet", row_group_size=5_000)
+
+    figures, _ = run(config, tmp_path / "big.parquet")
+
+    parts = [len(pq.read_table(file)) for file in parts_in(config.output, "predictions")]
+    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_row")
+    bad = pq.read_table(Path(config.output) / "quarantine").sort_by("source_row")
+    predictions = table["prediction"].to_numpy()
+    assert sorted(parts) == [0, 2499, 2500, 2500, 2500]
+    assert table["source_row"].to_pylist() == list(range(9_999))
+    assert bad["source_row"].to_pylist() == [9_999, 10_000]
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 10_001
+    np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
+
+
+def test_damaged_row_group_leaves_those_around_it(config: PredictConfig, rows: Path) -> None:
+    digits = pq.read_table(rows / "0.parquet", columns=["image"])[:192]
+    table = pa.concat_tables([digits] * 22)
+    pq.write_table(
+        table,
+        rows / "3.parquet",
+        row_group_size=1056,
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
+    group = pq.read_metadata(rows / "3.parquet").row_group(1).column(0)
+    data = bytearray((rows / "3.parquet").read_bytes())
+    data[group.data_page_offset + group.total_compressed_size // 2] ^= 1
+    (rows / "3.parquet").write_bytes(data)
+
+    figures, _ = run(config, rows / "3.parquet")
+
+    table = pq.read_table(Path(config.output) / "predictions")
+    bad = pq.read_table(Path(config.output) / "quarantine").to_pylist()
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 4 * 1056
+    lost = [row["source_row"] for row in bad]
+    assert lost == list(range(lost[0], 2 * 1056))
+    assert 1056 <= lost[0] < 2 * 1056
+    assert sorted(table["source_row"].to_pylist()) == [
+        *range(lost[0]),
+        *range(2 * 1056, 4 * 1056),
+    ]
+    assert {row["reason"] for row in bad} == {"broken_file"}
+
+
+def test_same_job_again_does_nothing_and_tells_the_same(config: PredictConfig, rows: Path) -> None:
+    first, _ = run(config, rows)
+    out = Path(config.output)
+    before, times = (
+        untimed_contents(out),
+        {path: path.stat().st_mtime_ns for path in out.rglob("*")},
+    )
+
+    again, said = run(config, rows)
+
+    timed = ("start_s", "predict_s", "rows_per_s")
+    assert (again["predict_s"], again["rows_per_s"]) == (0, 0)
+    assert [line for line in said if "nothing to do" in line] == said
+    assert untimed_contents(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    assert {k: v for k, v in again.items() if k not in timed} == {
+        k: v for k, v in first.items() if k not in timed
+    }
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
+    config: PredictConfig, rows: Path, tmp_path: Path, finished: int
+) -> None:
+    undisturbed = changed(config, output=str(tmp_path / "undisturbed"))
+    run(undisturbed, rows)
+    job, work = predict.plan(config, [str(rows)])
+    done: list[str] = []
+
+    def failing(part: Part) -> Receipt:
+        if len(done) == finished:
+            raise StorageError("the disk is full")
+        done.append(part.id)
+        return work(part)
+
+    with pytest.raises(StorageError, match="disk is full"), process.one_thread():
+        run_job(job, run_here(failing), lambda sentence: None)
+    was_complete = (tmp_path / "out" / "_SUCCESS").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("part-*")}
+    figures, said = run(config, rows)
+
+    assert not was_complete
+    assert f"{finished} of 3 parts are done already" in said
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert len(kept) == 2 * finished
+    assert untimed_contents(tmp_path / "out") == untimed_contents(tmp_path / "undisturbed")
+    assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (579, 576, 3)
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_other_formats_hold_the_same_values(
+    config: PredictConfig, rows: Path, tmp_path: Path, format_: str
+) -> None:
+    run(changed(config, keep=("id", "writer")), rows)
+    place = tmp_path / format_
+    run(changed(config, keep=("id", "writer"), format=format_, output=str(place)), rows)
+
+    order = [("source_file", "ascending"), ("source_row", "ascending")]
+    expected = pq.read_table(Path(config.output) / "predictions").sort_by(order).to_pylist()
+    read = read_csv if format_ == "csv" else read_json_lines
+    found = [row for file in sorted((place / "predictions").iterdir()) for row in read(file)]
+    found.sort(key=lambda row: (row["source_file"], row["source_row"]))
+    assert len(found) == 576
+    for row, other in zip(found, expected, strict=True):
+        assert np.array_equal(np.float32(row.pop("scores")), np.float32(other.pop("scores")))
+        assert np.float32(row.pop("confidence")) == np.float32(other.pop("confidence"))
+        assert row == other
+    bad = [row for file in (place / "quarantine").iterdir() for row in read(file)]
+    assert [row["source_row"] for row in bad] == [192] * 3
+
+
+def read_csv(file: Path) -> list[dict[str, Any]]:
+    rows = csv.read_csv(
+        file,
+        convert_options=csv.ConvertOptions(
+            strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    ).to_pylist()
+    for row in rows:
+        if "score_0" in row:
+            row["scores"] = [row.pop(f"score_{digit}") for digit in range(10)]
+    return rows
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("format_", "name"), [("csv", "box"), ("csv", "image"), ("jsonl", "image")]
+)
+def test_columns_that_a_format_cannot_hold_are_refused(
+    config: PredictConfig, rows: Path, format_: str, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--format {format_} cannot hold column '{name}'"):
+        run(changed(config, keep=("id", name), format=format_), rows)
+
+    assert not Path(config.output).exists()
+
+
+def test_summary_says_accuracy_confusion_and_the_worst_mistakes(
+    config: PredictConfig, rows: Path
+) -> None:
+    figures, _ = run(config, rows)
+
+    table = pq.read_table(Path(config.output) / "predictions")
+    label, prediction = table["label"].to_numpy(), table["prediction"].to_numpy()
+    summary = json.loads((Path(config.output) / "_summary.json").read_text())
+    confidence = table["confidence"].to_numpy()[label != prediction]
+    assert summary["accuracy"] == figures["accuracy"] == (label == prediction).mean()
+    assert np.array_equal(summary["confusion"], confusion_matrix(prediction, label))
+    assert figures["confusion"] == summary["confusion"]
+    assert sum(summary["labelled_by_confidence"].values()) == 576
+    assert sum(summary["correct_by_confidence"].values()) == (label == prediction).sum()
+    worst = [each["confidence"] for each in summary["worst"]]
+    assert worst == sorted(worst, reverse=True)
+    assert worst[0] == pytest.approx(confidence.max(), abs=1e-6)
+    first = summary["worst"][0]
+    [row] = [
+        row for row in table.to_pylist()
+        if (row["source_file"], row["source_row"]) == (first["source_file"], first["source_row"])
+    ]  # fmt: skip
+    assert (row["label"], row["prediction"]) == (first["label"], first["prediction"])
+    with Image.open(BytesIO(b64decode(first["png"]))) as picture:
+        source = pq.read_table(first["source_file"])["image"][first["source_row"]].as_py()
+        assert picture.tobytes() == source
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "csv"},
+        {"normalise": "never"},
+        {"image_root": "/data"},
+        {"keep": ("id",)},
+        {"polarity": "dark-on-light"},
+        {"max_pixels": 784},
+        {"image_column": "image"},
+        {"label_column": "id"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_are_another_job(
+    config: PredictConfig, rows: Path, change: dict[str, Any]
+) -> None:
+    run(config, rows)
+    before = untimed_contents(Path(config.output))
+
+    with pytest.raises(OutputExistsError, match="another job"):
+        run(changed(config, **change), rows)
+
+    assert untimed_contents(Path(config.output)) == before
+
+
+def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
+    config: PredictConfig, rows: Path, tmp_path: Path
+) -> None:
+    run(config, rows)
+
+    _, said = run(changed(config, model=save_model(tmp_path / "copy", seed=3)), rows)
+    with pytest.raises(OutputExistsError, match="another job"):
+        run(changed(config, model=save_model(tmp_path / "other", seed=4)), rows)
+
+    assert "nothing to do" in said[0]
+
+
+def test_model_that_changes_under_a_job_stops_it(
+    config: PredictConfig, rows: Path, tmp_path: Path
+) -> None:
+    job, work = predict.plan(config, [str(rows)])
+    save_model(tmp_path / "model", seed=4)
+
+    with pytest.raises(DataError, match="has changed since the job began"):
+        run_job(job, run_here(work), lambda sentence: None)
+
+    assert not (tmp_path / "out" / "_SUCCESS").exists()

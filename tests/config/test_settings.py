@@ -1,0 +1,250 @@
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from nanograd.config.command_configs import (
+    EvaluateConfig,
+    IngestConfig,
+    InspectConfig,
+    PredictConfig,
+)
+from nanograd.config.settings import REQUIRED, Config, flag, from_toml, kind
+from nanograd.config.train_config import PRESETS, TrainConfig
+from nanograd.errors import UsageError
+
+CLASSES = [TrainConfig, IngestConfig, InspectConfig, PredictConfig, EvaluateConfig]
+FIELDS = [
+    pytest.param(each, id=f"{class_.__name__}.{each.name}")
+    for class_ in CLASSES
+    for each in fields(class_)
+]
+MEANT = {"model": "m", "output": "o"}
+
+
+@pytest.mark.parametrize("each", FIELDS)
+def test_setting_has_one_line_of_help_and_a_known_type(each: Any) -> None:
+    assert each.metadata["help"]
+    assert "\n" not in each.metadata["help"]
+    assert kind(each) in (int, float, bool, str, tuple)
+    assert flag(each.name).startswith("--")
+
+
+@pytest.mark.parametrize("class_", CLASSES)
+def test_settings_cannot_be_changed(class_: type[Config]) -> None:
+    config = class_.resolve({name: MEANT[name] for name in required(class_)})
+
+    with pytest.raises(AttributeError, match="cannot assign"):
+        config.output = "elsewhere"  # type: ignore[attr-defined]
+
+
+def required(class_: type[Config]) -> list[str]:
+    return [each.name for each in fields(class_) if each.default is REQUIRED]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_resolves_and_holds_nothing_but_the_recipe(name: str) -> None:
+    config = TrainConfig.resolve(PRESETS[name], {"preset": name})
+
+    assert config.preset == name
+    assert set(PRESETS[name]) <= set(config.recipe())
+
+
+def test_later_layers_are_stronger() -> None:
+    config = TrainConfig.resolve(
+        {"epochs": 1, "hidden": 2, "seed": 3}, {"epochs": 7, "hidden": 193}, {"epochs": 9}
+    )
+
+    assert (config.epochs, config.hidden, config.seed) == (9, 193, 3)
+    assert config.batch_size == TrainConfig().batch_size
+
+
+def test_only_the_resolved_values_are_checked() -> None:
+    config = TrainConfig.resolve({"shards": 64, "workers": 64}, {"workers": 7})
+
+    assert (config.workers, config.shards) == (7, 64)
+
+
+def test_no_layer_gives_the_defaults() -> None:
+    assert TrainConfig.resolve() == TrainConfig.resolve({}, {}) == TrainConfig()
+
+
+def test_unknown_setting_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"^unknown setting 'epoch'; known are .*epochs"):
+        TrainConfig.resolve({"epoch": 3})
+
+
+def test_epochs_that_somebody_asks_for_are_not_raised_by_a_preset() -> None:
+    asked, both = {"preset": "accurate", "epochs": 2}, {"preset": "accurate", "least_rounds": 7}
+
+    assert TrainConfig.resolve({"preset": "accurate"}).least_rounds == 1200
+    assert TrainConfig.resolve({"preset": "accurate"}, {"epochs": 2}).least_rounds == 0
+    assert TrainConfig.resolve(asked, both).least_rounds == 7
+
+
+@pytest.mark.parametrize(
+    ("class_", "name"), [(class_, name) for class_ in CLASSES for name in required(class_)]
+)
+def test_missing_setting_is_named_as_its_flag(class_: type[Config], name: str) -> None:
+    others = {each: MEANT[each] for each in required(class_) if each != name}
+
+    with pytest.raises(UsageError, match=rf"^{flag(name)} is missing: \w"):
+        class_.resolve(others)
+
+
+REFUSED = [
+    ({"optimizer": "rmsprop"}, "--optimizer is 'rmsprop': choose sgd or momentum or adam"),
+    ({"loss": "MSE"}, "--loss is 'MSE': choose mse or cross_entropy"),
+    ({"preset": "slow"}, "--preset is 'slow': choose classic or fast or accurate"),
+    ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
+    ({"shards": 0}, "--shards is 0: it must be at least 1"),
+    ({"hidden": -7}, "--hidden is -7: it must be at least 1"),
+    ({"seed": -1}, "--seed is -1: it must be at least 0"),
+    ({"seed": 2**63}, f"--seed is {2**63}: it must be less than {2**63}"),
+    ({"workers": -1}, "--workers is -1: it must be at least 0"),
+    ({"learning_rate": -0.1}, "--learning-rate is -0.1: it must be at least 0"),
+    ({"learning_rate": math.nan}, "--learning-rate is nan: it must be finite"),
+    ({"learning_rate": math.inf}, "--learning-rate is inf: it must be finite"),
+    ({"ema": math.nan}, "--ema is nan: it must be finite"),
+    ({"ema": 1.0}, "--ema is 1.0: it must be less than 1"),
+    ({"ema": 1}, "--ema is 1.0: it must be less than 1"),
+    ({"momentum": 1.0, "optimizer": "momentum"}, "--momentum is 1.0: it must be less than 1"),
+    ({"validation_split": 1.0}, "--validation-split is 1.0: it must be less than 1"),
+    ({"epochs": 2.5}, "--epochs is 2.5: it must be a whole number"),
+    ({"epochs": "3"}, "--epochs is '3': it must be a whole number"),
+    ({"epochs": True}, "--epochs is True: it must be a whole number"),
+    ({"epochs": None}, "--epochs is None: it must be a whole number"),
+    ({"epochs": [3]}, "--epochs is (3,): it must be a whole number"),
+    ({"learning_rate": "fast"}, "--learning-rate is 'fast': it must be a number"),
+    ({"overwrite": 1}, "--overwrite is 1: it must be true or false"),
+    ({"data": 7}, "--data is 7: it must be a text"),
+    (
+        {"batch_size": 7, "shards": 8},
+        "--batch-size 7 is less than --shards 8: every shard needs an image a round; "
+        "raise the one or lower the other",
+    ),
+    (
+        {"workers": 9, "shards": 8},
+        "--workers 9 is more than --shards 8: a worker needs a shard of its own; "
+        "lower the one or raise the other",
+    ),
+    (
+        {"momentum": 0.9, "optimizer": "sgd"},
+        "--momentum has no effect with --optimizer sgd; leave it out or say --optimizer momentum",
+    ),
+    (
+        {"width": 3.0, "pixels": "unit"},
+        "--width has no effect with --pixels unit; leave it out or say --pixels deslanted",
+    ),
+    (
+        {"upright": "after", "pixels": "unit"},
+        "--upright after has no effect with --pixels unit; leave it out or say --pixels deslanted",
+    ),
+    ({"committee": 0}, "--committee is 0: it must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), REFUSED)
+def test_refusal_says_what_is_wrong_and_what_would_be_right(
+    values: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        TrainConfig.resolve(values)
+
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch_size": 8, "shards": 8},
+        {"workers": 8, "shards": 8},
+        {"workers": 0},
+        {"workers": None},
+        {"momentum": 0.0, "optimizer": "momentum"},
+        {"seed": 2**63 - 1},
+        {"ema": 0.9999},
+        {"validation_split": 0.0},
+        {"learning_rate": 1},
+    ],
+)
+def test_values_at_the_edge_are_accepted(values: dict[str, Any]) -> None:
+    config = TrainConfig.resolve(values)
+
+    assert {name: getattr(config, name) for name in values} == values
+
+
+def test_whole_number_where_a_number_is_meant_becomes_one() -> None:
+    config = TrainConfig.resolve({"learning_rate": 1, "ema": 0})
+
+    assert type(config.learning_rate) is type(config.ema) is float
+
+
+def test_list_becomes_a_tuple() -> None:
+    config = PredictConfig.resolve({**MEANT, "keep": ["writer", "page"]})
+
+    assert config.keep == ("writer", "page")
+
+
+@pytest.mark.parametrize(
+    ("class_", "values"),
+    [
+        (TrainConfig, {}),
+        (TrainConfig, {"learning_rate": 1e-05, "workers": 0, "seed": 2**63 - 1, "ema": 0.999}),
+        (TrainConfig, {"output": 'a "quoted"\\path\nüber', "overwrite": True}),
+        (TrainConfig, {"momentum": 0.1 + 0.2, "optimizer": "momentum"}),
+        (IngestConfig, {"output": "s3://bucket/rows"}),
+        (PredictConfig, {**MEANT, "keep": ("a", "b"), "label_column": "digit"}),
+        (EvaluateConfig, {"model": "m", "verbose": True}),
+    ],
+)
+def test_settings_survive_a_round_trip_through_toml(
+    class_: type[Config], values: dict[str, Any]
+) -> None:
+    config = class_.resolve(values)
+
+    again = class_.resolve(from_toml(config.to_toml(), "config.toml"))
+
+    assert again == config
+
+
+def test_path_beyond_the_basic_plane_survives_a_round_trip_through_toml() -> None:
+    config = TrainConfig(output="runs/\N{INPUT SYMBOL FOR NUMBERS}")
+
+    again = TrainConfig.resolve(from_toml(config.to_toml(), "config.toml"))
+
+    assert again == config
+
+
+def test_toml_has_a_line_for_every_setting_that_is_set() -> None:
+    lines = TrainConfig(workers=2).to_toml().splitlines()
+
+    unset = {"address", "output", "momentum", "mlflow"}
+    names = [each.name for each in fields(TrainConfig) if each.name not in unset]
+    assert [line.split(" = ")[0] for line in lines] == names
+
+
+def test_text_that_is_not_toml_is_refused_with_its_place() -> None:
+    with pytest.raises(UsageError, match=r"^my\.toml is not TOML: .*line 1"):
+        from_toml("epochs: 3", "my.toml")
+
+
+def test_recipe_leaves_out_what_does_not_change_the_bits() -> None:
+    recipe = TrainConfig().recipe()
+
+    free = {
+        "data",
+        "output",
+        "preset",
+        "workers",
+        "address",
+        "overwrite",
+        "quiet",
+        "log_format",
+        "strict",
+        "tensorboard",
+        "mlflow",
+        "plots",
+    }
+    assert set(recipe) == {each.name for each in fields(TrainConfig)} - free

@@ -1,0 +1,201 @@
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nanograd.data.mnist import Mnist
+from nanograd.digits.augment import NUM_DRAWS, Distortion, distort, places, vary_stroke
+from nanograd.digits.deskew import Size, deslant
+from nanograd.runtime.randomness import stream
+
+ALL = Distortion(elastic=1.5, rotation=10.0, scaling=0.15, shear=0.1, shift=1.0, stroke=1.0)
+GENTLE = Distortion(elastic=0.8, rotation=10.0, scaling=0.1, shear=0.1, shift=0.5, stroke=0.7)
+EACH = [Distortion(**{each.name: 0.5}) for each in fields(Distortion)]
+
+
+def some_images(num_images: int) -> NDArray[np.uint8]:
+    images = np.random.default_rng(7).integers(0, 256, (num_images, 784)).astype(np.uint8)
+    images.flags.writeable = False
+    return images
+
+
+def some_draws(num_images: int) -> NDArray[np.float32]:
+    draws = np.random.default_rng(3).uniform(-1, 1, (num_images, NUM_DRAWS)).astype(np.float32)
+    draws.flags.writeable = False
+    return draws
+
+
+def displacement(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(2, B, 28, 28): how far from each pixel, right and down, its source is."""
+    row, column = np.mgrid[:28, :28].reshape(2, 1, 784)
+    moved = places(distortion, draws).astype(np.float64) - np.stack([column, row])
+    return moved.reshape(2, len(draws), 28, 28)
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
+def test_no_distortion_leaves_the_bits(num_images: int) -> None:
+    images = some_images(num_images)
+
+    same = distort(images, Distortion(), stream(0, 3))
+
+    assert same.dtype == np.float32
+    np.testing.assert_array_equal(same, images)
+
+
+@pytest.mark.parametrize("distortion", [*EACH, ALL], ids=str)
+def test_distortion_is_true_if_it_changes_images(distortion: Distortion) -> None:
+    images = some_images(7)
+
+    changed = distort(images, distortion, stream(0, 3))
+
+    assert distortion
+    assert not Distortion()
+    assert changed.dtype == np.float32
+    assert not np.array_equal(changed, images)
+
+
+@pytest.mark.parametrize("num_images", [1, 63, 65, 193])
+def test_same_stream_gives_the_same_bits_and_another_stream_others(num_images: int) -> None:
+    images = some_images(num_images)
+
+    first, again, other = (distort(images, ALL, stream(0, 3, s)) for s in (1, 1, 2))
+
+    assert first.dtype == other.dtype == np.float32
+    assert first.shape == images.shape
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_images_do_not_depend_on_those_of_later_blocks() -> None:
+    images = some_images(128)
+
+    many = distort(images, ALL, stream(0, 3))
+    few = distort(images[:64], ALL, stream(0, 3))
+
+    assert many.dtype == np.float32
+    np.testing.assert_array_equal(few, many[:64])
+
+
+def test_ink_stays_within_its_bounds_and_images_are_left_alone() -> None:
+    images = some_images(193)
+    before = images.tobytes()
+
+    distorted = distort(images, ALL, stream(0, 3))
+
+    assert distorted.dtype == np.float32
+    assert distorted.min() >= 0
+    assert distorted.max() <= 255
+    assert images.tobytes() == before
+
+
+@pytest.mark.parametrize("elastic", [0.5, 1.7])
+def test_elastic_displacement_is_as_large_as_stated(elastic: float) -> None:
+    moved = displacement(Distortion(elastic=elastic), some_draws(4000))
+
+    for axis in moved:
+        assert np.sqrt(np.mean(axis**2)) == pytest.approx(elastic, rel=0.02)
+        assert np.mean(axis) == pytest.approx(0, abs=0.05 * elastic)
+
+
+def test_elastic_field_is_smooth_like_a_gaussian_of_four_pixels() -> None:
+    moved = displacement(Distortion(elastic=1.0), some_draws(4000))[0]
+    middle, right = moved[:, 14, 12], moved[:, 14, 16]
+
+    # Noise smoothed by a Gaussian of deviation s is correlated by exp(-d^2 / 4 s^2).
+    assert np.corrcoef(middle, right)[0, 1] == pytest.approx(np.exp(-16 / 64), abs=0.07)
+
+
+def test_shift_moves_all_pixels_alike_and_no_further_than_stated() -> None:
+    moved = displacement(Distortion(shift=1.5), some_draws(1000))
+
+    assert np.ptp(moved, axis=(2, 3)).max() < 1e-5
+    assert 1.4 < np.abs(moved).max() <= 1.5
+
+
+def test_affine_places_are_those_of_the_matrices() -> None:
+    draws = some_draws(7)
+    angle, wide, high, lean, right, down = draws[:, :6].astype(np.float64).T
+    angle = np.radians(10) * angle
+
+    actual = places(Distortion(rotation=10, scaling=0.2, shear=0.3, shift=2), draws)
+
+    for i in range(7):
+        turn = [[np.cos(angle[i]), -np.sin(angle[i])], [np.sin(angle[i]), np.cos(angle[i])]]
+        size = np.diag([1 + 0.2 * wide[i], 1 + 0.2 * high[i]])
+        matrix = turn @ size @ [[1, 0.3 * lean[i]], [0, 1]]
+        for y, x in np.ndindex(28, 28):
+            expected = matrix @ [x - 13.5, y - 13.5] + 13.5 + 2 * np.array([right[i], down[i]])
+            np.testing.assert_allclose(actual[:, i, 28 * y + x], expected, atol=1e-4)
+    assert actual.dtype == np.float32
+
+
+@pytest.mark.parametrize("by", [-2.0, -0.7, 0.0, 0.5, 2.0])
+def test_stroke_gains_as_many_pixels_as_stated(by: float) -> None:
+    # A bar five pixels wide, from edge to edge of the image.
+    bar = np.zeros((28, 28), np.uint8)
+    bar[:, 10:15] = 255
+
+    changed = vary_stroke(bar.reshape(1, 784), np.array([by], np.float32)).reshape(28, 28)
+
+    # Nothing is known beyond the edge, so its rows are thinned lengthwise too.
+    assert changed.dtype == np.float32
+    np.testing.assert_allclose(changed[1:-1].sum(axis=1) / 255, 5 + by, rtol=1e-6)
+
+
+def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours() -> None:
+    images = some_images(2)
+    padded = np.pad(images.reshape(2, 28, 28), ((0, 0), (1, 1), (1, 1))).astype(int)
+
+    thick, thin = vary_stroke(images, np.array([0.5, -1.0], np.float32)).reshape(2, 28, 28)
+
+    assert thick.dtype == np.float32
+    for y, x in np.ndindex(28, 28):
+        most = padded[0, y : y + 3, x : x + 3].max()
+        least = padded[1, y : y + 3, x : x + 3].min()
+        assert thick[y, x] == pytest.approx(0.75 * padded[0, y + 1, x + 1] + 0.25 * most)
+        assert thin[y, x] == pytest.approx(0.5 * padded[1, y + 1, x + 1] + 0.5 * least)
+
+
+def test_distorted_digits_have_about_the_ink_they_had(sample: Mnist) -> None:
+    digits = sample.train.images[:1931]
+
+    distorted = distort(digits, ALL, stream(0, 3))
+
+    assert distorted.dtype == np.float32
+    assert distorted.mean() == pytest.approx(digits.mean(), rel=0.1)
+
+
+def test_images_set_upright_without_distortion_are_those_of_deslant(sample: Mnist) -> None:
+    digits = sample.train.images[:193]
+
+    for size in (Size(), Size(width=3.5), Size(height=5.5), Size(3.0, 5.0)):
+        upright = distort(digits, Distortion(), stream(0, 3), size)
+
+        assert upright.dtype == np.float32
+        # deslant rounds to whole values.
+        np.testing.assert_allclose(upright, deslant(digits, size), atol=0.51)
+
+
+def test_distorted_digits_set_upright_neither_lean_nor_stand_aside(sample: Mnist) -> None:
+    digits = sample.train.images[:193]
+
+    leaning = distort(digits, GENTLE, stream(0, 3))
+    upright = distort(digits, GENTLE, stream(0, 3), Size())
+
+    slant, aside = slants_and_distances(upright)
+    slant_before, aside_before = slants_and_distances(leaning)
+    assert upright.dtype == np.float32
+    # Not quite: the elastic field is where it was.
+    assert slant < 0.15 * slant_before
+    assert aside < 0.35 * aside_before
+
+
+def slants_and_distances(images: NDArray[np.float32]) -> tuple[float, float]:
+    """Means over images: pixels a row, without sign; pixels from the centre of mass to (14, 14)."""
+    row, column = np.mgrid[:28, :28].reshape(2, 784)
+    ink = images.astype(np.float64) / images.sum(axis=1, keepdims=True)
+    x = column - (ink @ column)[:, None]
+    y = row - (ink @ row)[:, None]
+    slant = (ink * x * y).sum(axis=1) / (ink * y * y).sum(axis=1)
+    return float(np.abs(slant).mean()), float(np.hypot(ink @ column - 14, ink @ row - 14).mean())

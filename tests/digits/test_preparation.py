@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nanograd.data.mnist import Mnist
+from nanograd.digits.deskew import deslant
+from nanograd.digits.preparation import Preparation, after_upright, prepare, upright
+
+NAMES = ["unit", "standard", "deslanted"]
+
+
+def every_value() -> NDArray[np.uint8]:
+    images = np.resize(np.arange(256, dtype=np.uint8), (7, 784))
+    images.flags.writeable = False
+    return images
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
+def test_inputs_are_float32_of_the_same_shape(name: str, num_images: int) -> None:
+    inputs = prepare(Preparation(name=name), np.zeros((num_images, 784), np.uint8))
+
+    assert inputs.dtype == np.float32
+    assert inputs.shape == (num_images, 784)
+
+
+def test_unit_is_the_share_of_full_ink() -> None:
+    images = every_value()
+
+    inputs = prepare(Preparation(name="unit"), images)
+
+    assert inputs.dtype == np.float32
+    np.testing.assert_allclose(inputs, images.astype(np.float64) / 255, rtol=1e-6)
+
+
+def test_unit_keeps_paper_and_full_ink_exact() -> None:
+    inputs = prepare(Preparation(name="unit"), np.array([[0, 255]], np.uint8))
+
+    assert inputs.dtype == np.float32
+    assert inputs.tolist() == [[0, 1]]
+
+
+def test_standard_takes_away_the_mean_and_divides_by_the_deviation() -> None:
+    images = every_value()
+
+    inputs = prepare(Preparation(name="standard"), images)
+
+    expected = (images.astype(np.float64) / 255 - 0.1307) / 0.3081
+    assert inputs.dtype == np.float32
+    np.testing.assert_allclose(inputs, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_standard_inputs_of_real_digits_have_mean_zero_and_deviation_one(sample: Mnist) -> None:
+    inputs = prepare(Preparation(name="standard"), sample.train.images)
+
+    assert inputs.dtype == np.float32
+    assert float(inputs.mean(dtype=np.float64)) == pytest.approx(0, abs=0.02)
+    assert float(inputs.std(dtype=np.float64)) == pytest.approx(1, abs=0.02)
+
+
+def test_deslanted_is_standard_after_deslanting(sample: Mnist) -> None:
+    images = sample.test.images[:193]
+
+    inputs = prepare(Preparation(name="deslanted"), images)
+
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, prepare(Preparation(name="standard"), deslant(images)))
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [*(Preparation(name=name) for name in NAMES), Preparation(name="deslanted", width=3.5)],
+    ids=str,
+)
+def test_upright_images_need_only_the_rest(preparation: Preparation, sample: Mnist) -> None:
+    images = sample.test.images[:193]
+
+    inputs = prepare(after_upright(preparation), upright(preparation, images))
+
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, prepare(preparation, images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_left_alone(name: str) -> None:
+    images = every_value()
+    before = images.tobytes()
+
+    inputs = prepare(Preparation(name=name), images)
+
+    assert inputs.dtype == np.float32
+    assert images.tobytes() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_is_prepared_alike_alone_and_among_others(name: str) -> None:
+    images = every_value()
+
+    together = prepare(Preparation(name=name), images)
+    alone = prepare(Preparation(name=name), images[6:])
+
+    assert alone.dtype == np.float32
+    np.testing.assert_array_equal(alone[0], together[6])
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("unit", 2), ("unit", 0), ("deslanted", 2), ("", 1), ("Unit", 1)]
+)
+def test_preparation_that_is_not_known_is_refused(name: str, version: int) -> None:
+    with pytest.raises(ValueError, match=f"unknown pixel preparation {name!r} version {version}"):
+        Preparation(name=name, version=version)
+
+
+@pytest.mark.parametrize("size", [{"width": 3.5}, {"height": 5.5}])
+def test_size_of_digits_that_are_not_set_upright_is_refused(size: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="'standard' knows no Size"):
+        Preparation(name="standard", **size)

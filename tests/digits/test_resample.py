@@ -1,0 +1,138 @@
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nanograd.digits.resample import PIECE, SIDE, resample, resample_rows
+
+
+def some_images(num_images: int, seed: int = 7) -> NDArray[np.uint8]:
+    images = np.random.default_rng(seed).integers(0, 256, (num_images, 784)).astype(np.uint8)
+    images.flags.writeable = False
+    return images
+
+
+def still(num_images: int) -> NDArray[np.float32]:
+    """The places at which every pixel is."""
+    row, column = np.mgrid[:SIDE, :SIDE].reshape(2, 1, 784)
+    places = np.stack([column, row]).repeat(num_images, axis=1).astype(np.float32)
+    places.flags.writeable = False
+    return places
+
+
+def by_hand(image: NDArray[np.uint8], x: float, y: float) -> float:
+    """Bilinear interpolation of one place, as the definition has it."""
+    total = 0.0
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < SIDE and 0 <= column < SIDE:
+                weight = (1 - abs(x - column)) * (1 - abs(y - row))
+                total += weight * int(image[row * SIDE + column])
+    return total
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_at_their_own_places_keep_their_bits(num_images: int, dtype: type) -> None:
+    images = some_images(num_images).astype(dtype)
+
+    same = resample(images, still(num_images))
+
+    assert same.dtype == np.float32
+    np.testing.assert_array_equal(same, images)
+
+
+def test_every_place_is_interpolated_as_by_hand() -> None:
+    images = some_images(3)
+    generator = np.random.default_rng(5)
+    places = generator.uniform(-4, 32, (2, 3, 784)).astype(np.float32)
+    places[:, :, ::7] = np.rint(places[:, :, ::7])
+
+    result = resample(images, places)
+
+    expected = [
+        [by_hand(image, float(x), float(y)) for x, y in zip(*places[:, i], strict=True)]
+        for i, image in enumerate(images)
+    ]
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("far", [28.0, -1.0, 1e30, -1e30])
+def test_outside_is_zero(far: float) -> None:
+    for axis in (0, 1):
+        places = still(7).copy()
+        places[axis] = far
+
+        result = resample(some_images(7), places)
+
+        assert result.dtype == np.float32
+        assert not result.any()
+
+
+@pytest.mark.parametrize(("right", "down"), [(1, 0), (0, 1), (-3, 5), (27, -27)])
+def test_whole_pixels_move_the_image(right: int, down: int) -> None:
+    images = some_images(7)
+    places = still(7) - np.array([right, down], np.float32).reshape(2, 1, 1)
+
+    moved = resample(images, places).reshape(7, SIDE, SIDE)
+
+    padded = np.pad(images.reshape(7, SIDE, SIDE), ((0, 0), (28, 28), (28, 28)))
+    expected = padded[:, 28 - down : 56 - down, 28 - right : 56 - right]
+    assert moved.dtype == np.float32
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_an_image_is_resampled_alike_alone_and_among_others() -> None:
+    images = some_images(7)
+    places = np.random.default_rng(1).uniform(-2, 30, (2, 7, 784)).astype(np.float32)
+
+    together = resample(images, places)
+    alone = resample(images[5:6], places[:, 5:6])
+
+    assert alone.dtype == np.float32
+    np.testing.assert_array_equal(alone[0], together[5])
+
+
+def test_images_and_places_are_left_alone() -> None:
+    images, places = some_images(7), still(7)
+    before = images.tobytes(), places.tobytes()
+
+    result = resample(images, places)
+
+    assert result.dtype == np.float32
+    assert (images.tobytes(), places.tobytes()) == before
+
+
+def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
+    """Rows that begin at `start` and lie at `y`: as `resample_rows` takes them, and `resample`."""
+    x = (start[:, :, None] + np.arange(PIECE)).astype(np.float32)
+    rows = np.broadcast_to(y.astype(np.float32)[:, :, None], (len(y), SIDE, SIDE))
+    places = np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE)
+    return x, y.astype(np.float32), places
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
+def test_rows_read_together_have_the_bits_of_pixels_read_one_by_one(num_images: int) -> None:
+    images = some_images(num_images)
+    generator = np.random.default_rng(5)
+    start, y = generator.uniform(-40, 40, (2, num_images, SIDE))
+    start[::3], y[::2] = np.rint(start[::3]), np.rint(y[::2])
+    x, rows, places = along(start, y)
+
+    result = resample_rows(images, x, rows)
+
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, resample(images, places))
+
+
+def test_row_that_rounding_carries_over_a_whole_number_has_the_same_bits() -> None:
+    images = some_images(1)
+    start = np.full((1, SIDE), 2 - 2e-7)  # float32 tells 3 - 2e-7 from 3, but not 23 - 2e-7 from 23
+    x, rows, places = along(start, np.arange(SIDE)[None] + 0.5)
+
+    result = resample_rows(images, x, rows)
+
+    assert len(np.unique(np.floor(x + 1) - np.arange(PIECE))) > 1
+    np.testing.assert_array_equal(result, resample(images, places))

@@ -1,0 +1,292 @@
+"""Workers and server killed, frozen and replaced from outside: the bits stay the same."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Timer
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import ray.cloudpickle
+
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.distributed.actors import ServerActor, WorkerActor
+from nanograd.distributed.group import RayGroup
+from nanograd.errors import Stopped
+from nanograd.training.local import LocalGroup
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import Snapshot, first_snapshot
+
+Events = list[dict[str, Any]]
+
+# Actors cannot import this module: it travels with them.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def recipe(digits: Dataset) -> Recipe:
+    return make_recipe(TrainConfig(batch_size=193, epochs=6, optimizer="adam"), len(digits))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Recipe, digits: Dataset) -> Snapshot:
+    group = LocalGroup(recipe, digits, first_snapshot(recipe))
+    group.advance(recipe.num_rounds)
+    return group.snapshot()
+
+
+def assert_same_bits(actual: Snapshot, expected: Snapshot) -> None:
+    assert actual.round == expected.round
+    assert actual.progress == expected.progress
+    np.testing.assert_array_equal(actual.vector, expected.vector)
+    np.testing.assert_array_equal(actual.final_vector(), expected.final_vector())
+    np.testing.assert_array_equal(actual.state["square"], expected.state["square"])
+
+
+def run(
+    recipe: Recipe,
+    digits: Dataset,
+    num_workers: int,
+    faults: dict[int, Callable[[RayGroup], None]],
+    shared_memory: bool = True,
+) -> tuple[Snapshot, Events]:
+    """Train to the end, with something done to the group after each of the given rounds."""
+    events: Events = []
+    start = first_snapshot(recipe)
+    group = RayGroup(
+        recipe, digits, start, num_workers, tell=events.append, shared_memory=shared_memory
+    )
+    try:
+        for round_, fault in sorted(faults.items()):
+            group.advance(round_)
+            fault(group)
+        group.advance(recipe.num_rounds)
+        return group.snapshot(), events
+    finally:
+        group.close()
+
+
+def send(number: signal.Signals, *names: str) -> Callable[[RayGroup], None]:
+    def fault(group: RayGroup) -> None:
+        group.settle()
+        pids = group.pids()
+        for name in names:
+            os.kill(pids[name], number)
+
+    return fault
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_killed_worker_changes_no_bit_and_is_said_in_one_line(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+) -> None:
+    faults = {13: send(signal.SIGKILL, "1")}
+
+    actual, events = run(recipe, digits, 3, faults, shared_memory)
+
+    assert_same_bits(actual, undisturbed)
+    lost = next(event for event in events if event["event"] == "lost")
+    assert lost["sentence"].startswith("worker 1 lost at round 13 (killed); shard")
+    assert lost["sentence"].endswith("; 0 rounds lost")
+    assert "now on worker" in lost["sentence"]
+
+
+@pytest.mark.parametrize("name", ["0", "server"])
+def test_nothing_is_mended_after_a_stop(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, name: str
+) -> None:
+    events, asked = Events(), Event()
+    start = first_snapshot(recipe)
+    group = RayGroup(recipe, digits, start, 2, tell=events.append, stop=asked.is_set)
+    try:
+        group.advance(7)
+        asked.set()
+        os.kill(group.pids()[name], signal.SIGKILL)
+
+        with pytest.raises(Stopped, match="stopped; 7 rounds made"):
+            group.advance(recipe.num_rounds)
+    finally:
+        group.close()
+
+    assert [event["event"] for event in events] == ["started"]
+
+
+def test_a_worker_killed_within_a_stretch_changes_no_bit(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    def kill_soon(group: RayGroup) -> None:
+        Timer(0.05, os.kill, (group.pids()["0"], signal.SIGKILL)).start()
+
+    actual, events = run(recipe, digits, 2, {1: kill_soon})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["rank"] for event in events if event["event"] == "lost"] == [0]
+
+
+def test_all_workers_killed_wait_for_replacements(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    actual, events = run(recipe, digits, 2, {7: send(signal.SIGKILL, "0", "1")})
+
+    assert_same_bits(actual, undisturbed)
+    assert {event["rank"] for event in events if event["event"] == "joined"} == {0, 1}
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_killed_server_goes_on_from_its_copy(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+) -> None:
+    faults = {11: send(signal.SIGKILL, "server")}
+
+    actual, events = run(recipe, digits, 2, faults, shared_memory)
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["round"] for event in events if event["event"] == "server_lost"] == [11]
+
+
+def test_a_frozen_worker_is_replaced_within_fifteen_seconds(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    began = monotonic()
+
+    actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "1")})
+
+    assert_same_bits(actual, undisturbed)
+    assert "(hung)" in next(e["sentence"] for e in events if e["event"] == "lost")
+    assert monotonic() - began < 25
+
+
+def test_a_first_round_that_takes_long_is_waited_for(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    def slow_down(group: RayGroup) -> None:
+        pid = group.pids()["0"]
+        os.kill(pid, signal.SIGSTOP)
+        Timer(9, os.kill, (pid, signal.SIGCONT)).start()
+
+    actual, events = run(recipe, digits, 2, {0: slow_down})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["event"] for event in events] == ["started"]
+
+
+def test_a_worker_frozen_while_another_joins_is_replaced_as_well(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
+) -> None:
+    def freeze_when_the_other_is_ready(group: RayGroup) -> None:
+        starts = [ready for _, ready in group._members._joining.values()]
+        ray.wait(starts, num_returns=len(starts))
+        os.kill(group.pids()["1"], signal.SIGSTOP)
+
+    faults = {5: send(signal.SIGKILL, "0"), 7: freeze_when_the_other_is_ready}
+
+    actual, events = run(recipe, digits, 2, faults)
+
+    assert_same_bits(actual, undisturbed)
+    losses = [(e["rank"], e["how"]) for e in events if e["event"] == "lost"]
+    assert losses == [(0, "killed"), (1, "hung")]
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_frozen_server_is_replaced_and_nobody_else(
+    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+) -> None:
+    began = monotonic()
+
+    actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "server")}, shared_memory)
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["event"] for event in events] == ["started", "server_lost"]
+    assert monotonic() - began < 25
+
+
+class SlowToStart(ServerActor):
+    """A server on a busy machine."""
+
+    def __init__(self, *about: Any) -> None:
+        sleep(6)
+        super().__init__(*about)
+
+
+def test_a_replacement_of_the_server_that_starts_slowly_is_waited_for(
+    ray_cpus: int,
+    recipe: Recipe,
+    digits: Dataset,
+    undisturbed: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def kill_and_be_slow(group: RayGroup) -> None:
+        monkeypatch.setattr("nanograd.distributed.group.ServerActor", SlowToStart)
+        os.kill(group.pids()["server"], signal.SIGKILL)
+
+    actual, events = run(recipe, digits, 2, {5: kill_and_be_slow})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["event"] for event in events] == ["started", "server_lost"]
+
+
+class DiesAtFirst(WorkerActor):
+    """A worker whose process ends while it starts, as often as there are marks."""
+
+    marks: str
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        for mark in Path(self.marks).iterdir():
+            mark.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_group_without_any_worker_waits_for_one(
+    ray_cpus: int,
+    recipe: Recipe,
+    digits: Dataset,
+    undisturbed: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for number in range(2):
+        (tmp_path / str(number)).touch()
+    mortal = type("Mortal", (DiesAtFirst,), {"marks": str(tmp_path)})
+    monkeypatch.setattr("nanograd.distributed.members.WorkerActor", mortal)
+
+    actual, events = run(recipe, digits, 1, {})
+
+    assert_same_bits(actual, undisturbed)
+    assert [event["sentence"] for event in events] == ["1 worker on 1 host"]
+
+
+@pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])
+def test_many_kills_in_one_run_change_no_bit(
+    ray_cpus: int, digits: Dataset, num_kills: int
+) -> None:
+    victims = ["server" if kill % 5 == 4 else str(kill % 3) for kill in range(num_kills)]
+    faults = {2 * kill + 3: send(signal.SIGKILL, name) for kill, name in enumerate(victims)}
+    settings = TrainConfig(batch_size=193, epochs=num_kills // 3, optimizer="adam")
+    recipe = make_recipe(settings, len(digits))
+
+    actual, events = run(recipe, digits, 3, faults)
+
+    local = LocalGroup(recipe, digits, first_snapshot(recipe))
+    local.advance(recipe.num_rounds)
+    assert_same_bits(actual, local.snapshot())
+    assert [str(event.get("rank", "server")) for event in events if "lost" in event["event"]] == (
+        victims
+    )
+
+
+def test_no_kill_leaves_named_shared_memory_behind(
+    ray_cpus: int, recipe: Recipe, digits: Dataset
+) -> None:
+    memory = Path("/dev/shm")
+    before = set(memory.iterdir())
+
+    run(recipe, digits, 2, {4: send(signal.SIGKILL, "0", "server")})
+
+    assert set(memory.iterdir()) <= before

@@ -1,0 +1,92 @@
+"""A worker that sends what is not a number: once is a fault, twice is the net itself."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import ray.cloudpickle
+
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.distributed import members
+from nanograd.distributed.actors import WorkerActor
+from nanograd.distributed.group import RayGroup
+from nanograd.errors import DivergedError
+from nanograd.nn.optimizers import Vector
+from nanograd.training.local import LocalGroup
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import first_snapshot
+from nanograd.training.tree import Node
+from nanograd.training.worker import Contribution
+
+# Actors cannot import this module: their classes travel by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+ROUNDS = 20
+
+
+class NanAtRoundNine(WorkerActor):
+    """Wraps the worker: at round 9 its gradient has a hole, as often as the folder allows."""
+
+    folder = ""
+    most = 1
+
+    def sum_node(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
+        done = super().sum_node(round_, node, vector, out)
+        if round_ == 9 and len(os.listdir(self.folder)) < self.most:  # noqa: PTH208
+            Path(self.folder, f"{os.getpid()}-{node}").touch()
+            out[7] = np.nan
+        return done
+
+
+@pytest.fixture(scope="module")
+def recipe(digits: Dataset) -> Recipe:
+    return make_recipe(TrainConfig(batch_size=193, epochs=2), len(digits))
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, folder: Path, most: int) -> None:
+    wrapped = type("Faulty", (NanAtRoundNine,), {"folder": str(folder), "most": most})
+    monkeypatch.setattr(members, "WorkerActor", wrapped)
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
+    ray_cpus: int,
+    digits: Dataset,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared_memory: bool,
+) -> None:
+    faulty(monkeypatch, tmp_path, most=1)
+    events: list[dict[str, Any]] = []
+    start = first_snapshot(recipe)
+    group = RayGroup(recipe, digits, start, 2, tell=events.append, shared_memory=shared_memory)
+    group.advance(ROUNDS)
+    actual = group.snapshot()
+    group.close()
+
+    local = LocalGroup(recipe, digits, start)
+    local.advance(ROUNDS)
+    np.testing.assert_array_equal(actual.vector, local.snapshot().vector)
+    assert [event["round"] for event in events if event["event"] == "refused"] == [9]
+
+
+def test_a_gradient_that_is_bad_again_is_divergence(
+    ray_cpus: int,
+    digits: Dataset,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faulty(monkeypatch, tmp_path, most=10**6)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+
+    with pytest.raises(DivergedError, match=r"round 9: .*computed twice"):
+        group.advance(ROUNDS)
+
+    group.close()

@@ -1,0 +1,103 @@
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+import ray
+import ray.cloudpickle
+
+from nanograd.batch.part import Part, Receipt
+from nanograd.distributed.cluster import num_actors, session
+from nanograd.distributed.part_pool import run_on_ray
+from nanograd.errors import ClusterError, DataError
+
+# Actors cannot import this module: it travels with the work.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+PARTS = [
+    Part(id=f"{number:02d}", files=(f"file-{number}",), num_rows=number) for number in range(7)
+]
+
+
+class Count:
+    """Work that tells which part it did, and in which process."""
+
+    def __call__(self, part: Part) -> Receipt:
+        return {"part": part.id, "rows": part.num_rows, "pid": os.getpid()}
+
+
+class MeetAnother:
+    """Work that is done only while another process is at work, too."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def __call__(self, part: Part) -> Receipt:
+        (self._folder / str(os.getpid())).touch()
+        deadline = monotonic() + 60
+        while len(list(self._folder.iterdir())) < 2:
+            if monotonic() > deadline:
+                raise DataError("nobody else is at work")
+            sleep(0.01)
+        return {"part": part.id, "pid": os.getpid()}
+
+
+class FailAtThree:
+    def __call__(self, part: Part) -> Receipt:
+        if part.id == "03":
+            raise DataError("file-3 is broken; restore it")
+        return {"part": part.id}
+
+
+class DieAtThree:
+    def __call__(self, part: Part) -> Receipt:
+        if part.id == "03":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"part": part.id}
+
+
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None:
+    done = list(run_on_ray(Count(), num_actors)(PARTS))
+    receipts = [each.receipt for each in done]
+
+    assert sorted(receipt["part"] for receipt in receipts) == [part.id for part in PARTS]
+    assert sum(receipt["rows"] for receipt in receipts) == sum(range(7))
+    assert os.getpid() not in {receipt["pid"] for receipt in receipts}
+
+
+def test_two_actors_are_at_work_at_once_however_small_the_input(
+    ray_cpus: int, tmp_path: Path
+) -> None:
+    done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
+
+    assert len({each.receipt["pid"] for each in done}) == 2
+
+
+def test_no_parts_need_no_actors(ray_cpus: int) -> None:
+    assert list(run_on_ray(Count(), 2)([])) == []
+
+
+def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus: int) -> None:
+    with pytest.raises(DataError, match=r"^file-3 is broken"):
+        list(run_on_ray(FailAtThree(), 1)(PARTS))
+
+
+def test_a_part_that_kills_its_process_ends_the_job_and_is_named(
+    ray_cpus: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ClusterError, match="ended its process 5 times, probably that of file-3"):
+        list(run_on_ray(DieAtThree(), 2)(PARTS))
+
+    assert "Traceback" not in capfd.readouterr().err
+    gc.collect()  # frames of the error hold an actor, which holds a CPU
+
+
+def test_a_session_that_is_open_is_used_and_left_open(ray_cpus: int) -> None:
+    with session(None):
+        assert num_actors(ray_cpus) == ray_cpus
+
+    assert ray.is_initialized()

@@ -1,0 +1,54 @@
+"""How many actors there are, and who has the CPUs when."""
+
+from pathlib import Path
+
+import pytest
+import ray
+
+from nanograd import commands
+from nanograd.config.command_configs import IngestConfig, PredictConfig
+from nanograd.config.train_config import TrainConfig
+from nanograd.distributed import cluster
+from nanograd.distributed.cluster import num_actors
+from nanograd.errors import ClusterError
+from tests.e2e.conftest import quiet
+
+
+def test_unless_said_otherwise_there_are_as_many_as_cpus_or_shards(ray_cpus: int) -> None:
+    assert num_actors(None) == ray_cpus
+    assert num_actors(None, most=ray_cpus - 1) == ray_cpus - 1
+    assert num_actors(None, most=193) == ray_cpus
+
+
+def test_cpus_of_others_are_left_to_them(ray_cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CPU_TIMEOUT_S", 0)
+    other = ray.remote(num_cpus=1)(Other).remote()
+    ray.get(other.answer.remote())
+
+    assert num_actors(None) == ray_cpus - 1
+    with pytest.raises(ClusterError, match=f"^{ray_cpus - 1} of {ray_cpus} CPUs are free where"):
+        num_actors(ray_cpus)
+    with pytest.raises(ClusterError, match="where 99 are needed"):
+        num_actors(99)
+    ray.kill(other)
+
+
+class Other:
+    """Somebody who holds a CPU."""
+
+    def answer(self) -> int:
+        return 193
+
+
+def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:
+    run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
+    commands.data_export("sample", pictures, quiet)
+    commands.ingest(IngestConfig(output=rows, part_rows=193, workers=0), [pictures], quiet)
+
+    learning = TrainConfig(data="sample", output=run, epochs=1, workers=ray_cpus)
+    trained = commands.train(learning, quiet)
+    reading = PredictConfig(model=trained["model"], output=read, workers=ray_cpus)
+    predicted = commands.predict(reading, [rows], quiet)
+
+    assert trained["workers"] == ray_cpus
+    assert predicted["predicted"] == 1000

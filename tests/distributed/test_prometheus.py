@@ -1,0 +1,105 @@
+"""Ray's own metrics, scraped as Prometheus does it."""
+
+import os
+import re
+import signal
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+from urllib.request import urlopen
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from nanograd import commands
+from nanograd.config.command_configs import PredictConfig
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.mnist import Mnist
+from nanograd.distributed.group import RayGroup
+from nanograd.distributed.prometheus import RayMetrics
+from nanograd.training.run import Run, train_run
+
+Labels = dict[str, str]
+
+
+def scrape() -> list[tuple[str, Labels, float]]:
+    """Name, labels and value of all our metrics at the node's endpoint."""
+    [node] = [each for each in ray.nodes() if each["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    lines = re.findall(r"^(ray_nanograd_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE)
+    return [
+        (name, dict(re.findall(r'(\w+)="(.*?)"', labels)), float(v)) for name, labels, v in lines
+    ]
+
+
+def wait_for(output: str, **expected: float) -> dict[str, float]:
+    """All metrics of a job by name, once they have these values; Ray sends them every 10 s."""
+    found: dict[str, float] = {}
+    deadline = monotonic() + 60
+    while monotonic() < deadline:
+        found = {name: value for name, labels, value in scrape() if labels["output"] == output}
+        if all(found.get(f"ray_nanograd_{name}") == value for name, value in expected.items()):
+            return found
+        sleep(0.5)
+    pytest.fail(f"no {expected} within a minute but {found}")
+
+
+def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path) -> None:
+    place = str(tmp_path / "run")
+    config = TrainConfig(data="sample", workers=2, epochs=3, hidden=8, styles=0.0, output=place)
+
+    figures = commands.train(config, [].append)
+
+    found = wait_for(place, rounds_total=figures["rounds"])
+    assert found["ray_nanograd_images_total"] == 3 * 3600
+    assert found["ray_nanograd_workers"] == 2
+    assert found["ray_nanograd_validation_accuracy"] == pytest.approx(figures["val_accuracy"])
+    assert found["ray_nanograd_loss"] > 0
+    assert found["ray_nanograd_round_seconds_sum"] > 0
+    assert found["ray_nanograd_round_seconds_count"] >= 3
+
+
+def test_lost_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) -> None:
+    place = str(tmp_path / "run")
+    groups: list[RayGroup] = []
+
+    def make_group(*about: Any) -> RayGroup:
+        *what, tell, stop = about
+        groups.append(RayGroup(*what, 2, tell=tell, stop=stop))
+        return groups[0]
+
+    def kill_one() -> bool:
+        if not killed:
+            killed.append(groups[0].pids()["1"])
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    killed = list[int]()
+    run = Run(config=TrainConfig(epochs=3, hidden=8), place=place, data=sample)
+    train_run(run, make_group, kill_one, [].append, RayMetrics("train", place).show)
+
+    wait_for(place, lost_workers_total=1)
+
+
+def test_prediction_counts_rows_and_quarantine(
+    ray_cpus: int, tmp_path: Path, sample: Mnist
+) -> None:
+    place = str(tmp_path / "run")
+    config = TrainConfig(data="sample", workers=0, epochs=1, hidden=8, output=place)
+    model = commands.train(config, [].append)["model"]
+    digits: list[Any] = [image.tobytes() for image in sample.test.images[:193]]
+    pq.write_table(pa.table({"image": [*digits, b"no picture"]}), tmp_path / "rows.parquet")
+    out = str(tmp_path / "out")
+
+    commands.predict(
+        PredictConfig(model=model, output=out, workers=1),
+        [str(tmp_path / "rows.parquet")],
+        [].append,
+    )
+
+    found = wait_for(out, rows_total=194)
+    assert found["ray_nanograd_quarantined_total"] == 1

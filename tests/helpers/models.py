@@ -1,0 +1,36 @@
+"""Small models that nobody trained."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.digits.preparation import Preparation
+from nanograd.models.model import Model, Net
+from nanograd.nn.mlp import Architecture, init_params
+
+ABOUT = {"seed": 5, "data": "sample", "val_accuracy": 0.1 + 0.2, "identity": {"ema": 0.0}}
+
+
+def some_net(hidden: int = 7, loss: str = "cross_entropy", seed: int = 5, **pixels: Any) -> Net:
+    architecture = Architecture(hidden=hidden, activation="relu", loss=loss)
+    params = init_params(architecture, seed)
+    params.vector[:] += np.random.default_rng(seed).uniform(-0.1, 0.1, len(params.vector))
+    preparation = Preparation(**{"name": "standard", **pixels})
+    return Net(architecture=architecture, params=params, preparation=preparation)
+
+
+def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
+    return Model(nets=(some_net(hidden, loss),), about=dict(ABOUT))
+
+
+def some_committee() -> Model:
+    """Three nets that differ in all they can differ in."""
+    nets = (some_net(), some_net(9, seed=6), some_net(7, seed=7, name="deslanted", width=4.0))
+    return Model(nets=nets, about=dict(ABOUT))
+
+
+def some_images(num_images: int) -> NDArray[np.uint8]:
+    images = np.random.default_rng(7).integers(0, 256, (num_images, 784)).astype(np.uint8)
+    images.flags.writeable = False
+    return images

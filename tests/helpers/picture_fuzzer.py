@@ -1,0 +1,113 @@
+"""A fuzz target for the way of a picture: bytes, decoder, normaliser.
+
+    python -m tests.helpers.picture_fuzzer --seconds 600 --seed 7
+
+Files of every format are changed at random (bytes flipped, cut out, doubled, swapped with another
+file's, numbers set to their extremes) and must give a 28 x 28 image or an `UnreadableError` with a
+reason that is documented, soon. What does not is written to `--save`, to become a test.
+`target` is also what a coverage-guided fuzzer calls.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+from numpy.random import Generator
+
+from nanograd.errors import UnreadableError
+from nanograd.pictures.decode import decode
+from nanograd.pictures.normalise import normalise
+from tests.helpers.odd_files import BAD, READABLE
+
+REASONS = {"empty", "broken_image", "too_large", "blank", "low_contrast", "too_many_marks"}
+# A picture that lies about its size may be allowed no more than this, and takes no longer.
+_MAX_PIXELS, _LONGEST_S = 4_000_000, 10.0
+# What lengths, sizes and counts in a header are set to.
+_EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+
+
+def target(data: bytes) -> str:
+    """Read a picture; gives `read` or the reason why not, and lets everything else out."""
+    began = process_time()
+    try:
+        picture = decode(data, max_pixels=_MAX_PIXELS)
+        image = normalise(picture)
+        assert (image.shape, image.dtype, image.max() > 0) == ((28, 28), np.uint8, True)
+        said = "read"
+    except UnreadableError as error:
+        said = error.reason
+    assert said in REASONS | {"read"}, said
+    assert process_time() - began < _LONGEST_S
+    return said
+
+
+def files(seed: int) -> Iterator[bytes]:
+    """Changed files without end; the same seed gives the same ones."""
+    draw = np.random.default_rng(seed)
+    originals = [make() for make in READABLE.values()] + [make() for _, make in BAD.values()]
+    originals = [data[:200_000] for data in originals if data]
+    while True:
+        data = bytearray(originals[draw.integers(len(originals))])
+        for _ in range(draw.integers(1, 6)):
+            other = originals[draw.integers(len(originals))]
+            data = _changed(data, other, draw)
+        yield bytes(data)
+
+
+def _changed(data: bytearray, other: bytes, draw: Generator) -> bytearray:
+    # Headers are where a few bytes change the most: half of all changes are made there.
+    reach = len(data) if draw.random() < 0.5 else min(len(data), 100)
+    start = int(draw.integers(reach + 1))
+    end = min(len(data), start + int(draw.geometric(0.1)))
+    kind = draw.integers(6)
+    if kind == 0:
+        data[start:end] = draw.bytes(end - start)
+    elif kind == 1:
+        del data[start:end]
+    elif kind == 2:
+        data[start:start] = data[start:end] * int(draw.integers(1, 50))
+    elif kind == 3:
+        data[start:end] = other[start:end]
+    elif kind == 4:
+        size = int(draw.choice([1, 2, 4]))
+        value = int(draw.choice(_EXTREMES)) & (256**size - 1)
+        data[start : start + size] = value.to_bytes(
+            size, "big" if draw.random() < 0.5 else "little"
+        )
+    else:
+        del data[start:]
+    return data
+
+
+def run(seconds: float, seed: int, save: Path | None = None) -> Counter[str]:
+    """Feed the target for so long; counts of what it said."""
+    end, said = process_time() + seconds, Counter[str]()
+    for data in files(seed):
+        if process_time() > end:
+            break
+        try:
+            said[target(data)] += 1
+        except BaseException:
+            if save is not None:
+                save.write_bytes(data)
+            raise
+    return said
+
+
+def main() -> None:
+    """Fuzz for a while."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=Path, default=Path("broken-picture"))
+    options = parser.parse_args()
+    said = run(options.seconds, options.seed, options.save)
+    sys.stdout.write(f"{said.total()} files: {dict(said.most_common())}\n")
+
+
+if __name__ == "__main__":
+    main()

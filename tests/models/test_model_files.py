@@ -1,0 +1,278 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from nanograd.errors import DataError
+from nanograd.models.model import Model, load, save
+from nanograd.runtime import json_files, process, storage
+from tests.helpers.models import ABOUT, some_committee, some_images, some_model
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def forge(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and its checksum: damage that only a look at the meaning can find."""
+    (folder / name).write_bytes(data)
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
+    manifest["files"][name] = storage.checksum(data)
+    json_files.commit_manifest(str(folder / "manifest.json"), manifest)
+
+
+def forge_config(folder: Path, part: str, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    config["nets"][0][part].update(values)
+    forge(folder, "config.json", json.dumps(config).encode())
+
+
+def forge_tensors(folder: Path, change: Change) -> None:
+    tensors = load_tensors((folder / "model.safetensors").read_bytes())
+    change(tensors)
+    forge(folder, "model.safetensors", save_tensors(tensors))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model directory."""
+    save(some_model(), str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [some_model(1), some_model(7), some_model(193), some_committee()],
+    ids=["1", "7", "193", "committee"],
+)
+def test_model_survives_a_round_trip_bit_by_bit(tmp_path: Path, model: Model) -> None:
+    save(model, str(tmp_path))
+    again = load(str(tmp_path))
+
+    for net, other in zip(model.nets, again.nets, strict=True):
+        assert other.params.vector.dtype == np.float32
+        assert other.params.vector.tobytes() == net.params.vector.tobytes()
+        assert other.meaning() == net.meaning()
+    assert again.params_sha256() == model.params_sha256()
+    assert again.sha256() == model.sha256()
+    assert again.about == ABOUT
+
+
+def test_loaded_parameters_are_read_only(folder: Path) -> None:
+    model = load(str(folder))
+
+    with pytest.raises(ValueError, match="read-only"):
+        model.nets[0].params.w1[...] = 0
+
+
+def test_model_directory_holds_the_documented_files(folder: Path) -> None:
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
+
+    files = {"config.json", "model.safetensors"}
+    assert set(storage.names(str(folder))) == files | {"README.md", "manifest.json"}
+    assert set(manifest["files"]) == files
+    assert manifest["params_sha256"] == some_model().params_sha256()
+
+
+def test_read_only_parameters_can_be_saved(tmp_path: Path) -> None:
+    model = some_model()
+    model.nets[0].params.vector.flags.writeable = False
+
+    save(model, str(tmp_path))
+
+    assert load(str(tmp_path)).params_sha256() == model.params_sha256()
+
+
+def test_scores_of_the_loaded_model_have_the_bits_of_the_saved_one(folder: Path) -> None:
+    images = some_images(193)
+
+    with process.one_thread():
+        before, after = some_model().scores(images), load(str(folder)).scores(images)
+
+    assert after.dtype == np.float32
+    np.testing.assert_array_equal(after, before)
+
+
+def assert_noticed(folder: Path, name: str, positions: list[int]) -> None:
+    """A flipped bit at any of the positions is a DataError, or changes nothing that counts."""
+    file, sha = folder / name, load(str(folder)).params_sha256()
+    whole, passed = file.read_bytes(), []
+    for position in positions:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        file.write_bytes(damaged)
+        try:
+            model = load(str(folder))
+        except DataError as error:
+            assert str(folder) in str(error)
+        else:
+            assert (model.params_sha256(), model.about) == (sha, ABOUT)
+            passed.append(position)
+    assert all(chr(whole[position]) in " \n" for position in passed)
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_any_flipped_byte_of_a_small_file_is_noticed(folder: Path, name: str) -> None:
+    assert_noticed(folder, name, list(range((folder / name).stat().st_size)))
+
+
+def test_flipped_bytes_of_the_tensors_are_noticed(folder: Path) -> None:
+    size = (folder / "model.safetensors").stat().st_size
+
+    assert_noticed(folder, "model.safetensors", [*range(320), *range(320, size, 193), size - 1])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("length", [0, 1, 193])
+def test_file_cut_short_is_a_data_error(folder: Path, name: str, length: int) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+    with pytest.raises(DataError, match=f"{name}: there is no such file"):
+        load(str(folder))
+
+
+def test_model_card_is_the_readers_own(folder: Path) -> None:
+    (folder / "README.md").write_text("# Our model\n")
+    edited = load(str(folder))
+    (folder / "README.md").unlink()
+    bare = load(str(folder))
+
+    assert edited.sha256() == bare.sha256() == some_model().sha256()
+
+
+def test_manifest_that_lists_the_card_is_read_all_the_same(folder: Path) -> None:
+    place = str(folder / "manifest.json")
+    manifest = json_files.read_manifest(place)
+    files = {**manifest["files"], "README.md": "0" * 64}
+    json_files.commit_manifest(place, {**manifest, "files": files})
+
+    assert load(str(folder)).sha256() == some_model().sha256()
+
+
+def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+    with pytest.raises(DataError, match=r"is no model directory: it has no manifest\.json"):
+        load(str(folder))
+    with pytest.raises(DataError, match="is no model directory"):
+        load(str(folder / "nowhere"))
+
+
+def test_run_directory_is_no_model_directory_but_says_where_it_is(folder: Path) -> None:
+    model = folder.rename(folder.parent / "model")
+
+    with pytest.raises(DataError, match=re.escape(f"; say {model}")):
+        load(str(model.parent))
+
+
+def test_unknown_format_is_refused(folder: Path) -> None:
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
+    json_files.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
+
+    with pytest.raises(DataError, match=r"has format 'other-2' where nanograd [\d.]+ reads"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("values", [{"version": 2}, {"version": "1"}, {"name": "other"}])
+def test_unknown_preparation_is_refused(folder: Path, values: dict[str, object]) -> None:
+    forge_config(folder, "preparation", **values)
+
+    with pytest.raises(DataError, match="unknown pixel preparation"):
+        load(str(folder))
+
+
+def add_setting(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    forge(folder, "config.json", json.dumps({**config, "temperature": 0.5}).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (add_setting, "a setting 'temperature'"),
+        (lambda folder: forge_config(folder, "architecture", layers=2), "a setting 'layers'"),
+        (lambda folder: forge_config(folder, "architecture", inputs=784), "a setting 'inputs'"),
+        (lambda folder: forge_config(folder, "preparation", blur=1), "a setting 'blur'"),
+        (
+            lambda folder: forge_tensors(folder, lambda t: t.update({"0.w3": t["0.w2"]})),
+            "a tensor '0.w3'",
+        ),
+        (
+            lambda folder: forge_tensors(folder, lambda t: t.update({"1.w1": t["0.w1"]})),
+            "a tensor '1.w1'",
+        ),
+        (lambda folder: forge(folder, "vocabulary.json", b"{}"), "a file 'vocabulary.json'"),
+    ],
+)
+def test_what_a_later_version_adds_is_refused_not_passed_over(
+    folder: Path, change: Callable[[Path], None], what: str
+) -> None:
+    change(folder)
+
+    with pytest.raises(DataError, match=rf"has {what}, which nanograd [\d.]+ does not know; use"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("hidden", [0, 6, 8, -1, 7.5, "7", None])
+def test_hidden_units_that_do_not_fit_the_tensors_are_refused(folder: Path, hidden: object) -> None:
+    forge_config(folder, "architecture", hidden=hidden)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+def test_absurd_number_of_hidden_units_is_refused(folder: Path) -> None:
+    forge_config(folder, "architecture", hidden=10**12)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("values", [{"activation": "swish"}, {"loss": "hinge"}])
+def test_unknown_activation_or_loss_is_refused(folder: Path, values: dict[str, object]) -> None:
+    forge_config(folder, "architecture", **values)
+
+    with pytest.raises(DataError, match=r"swish|hinge"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: t.pop("0.b1"), id="missing"),
+        pytest.param(lambda t: t.update({"0.w1": t["0.w1"].T.copy()}), id="transposed"),
+        pytest.param(lambda t: t.update({"0.b1": t["0.b1"][:6].copy()}), id="too short"),
+        pytest.param(lambda t: t.update({"0.b1": t["0.b1"].reshape(1, 7)}), id="another rank"),
+        pytest.param(lambda t: t.update({"0.w2": t["0.w2"].astype(np.float64)}), id="float64"),
+        pytest.param(lambda t: t.update({"0.w2": t["0.w2"].astype(np.float16)}), id="float16"),
+        pytest.param(lambda t: t["0.w1"].__setitem__((7, 1), np.nan), id="not a number"),
+        pytest.param(lambda t: t["0.b2"].__setitem__(7, -np.inf), id="infinite"),
+    ],
+)
+def test_tensors_that_make_no_net_are_refused(folder: Path, change: Change) -> None:
+    forge_tensors(folder, change)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b"{}", b'{"nets": []}', b'{"nets": [7]}', b"\xff"]
+)
+def test_config_that_makes_no_sense_is_refused(folder: Path, text: bytes) -> None:
+    forge(folder, "config.json", text)
+
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))

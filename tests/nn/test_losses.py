@@ -1,0 +1,169 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nanograd.nn.activations import FloatArray
+from nanograd.nn.losses import LOSSES, cross_entropy, squared_error
+
+Gradient = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+
+NAMES = sorted(LOSSES)
+GRADIENTS = [squared_error, cross_entropy]
+SIZES = [1, 7, 193]
+
+
+def logits(num_images: int, dtype: type = np.float32) -> FloatArray:
+    z2 = np.random.default_rng(7).normal(0, 2, (num_images, 10)).astype(dtype)
+    z2.flags.writeable = False
+    return z2
+
+
+def targets(num_images: int, dtype: type = np.float32) -> FloatArray:
+    labels = np.random.default_rng(8).integers(0, 10, num_images)
+    rows = np.eye(10, dtype=dtype)[labels]
+    rows.flags.writeable = False
+    return rows
+
+
+def squared_error_by_loops(z2: FloatArray, rows: FloatArray) -> float:
+    total = 0.0
+    for row_z, row_t in zip(z2.tolist(), rows.tolist(), strict=True):
+        for z, t in zip(row_z, row_t, strict=True):
+            total += (t - 1 / (1 + math.exp(-z))) ** 2
+    return total
+
+
+def cross_entropy_by_loops(z2: FloatArray, rows: FloatArray) -> float:
+    total = 0.0
+    for row_z, row_t in zip(z2.tolist(), rows.tolist(), strict=True):
+        whole = sum(math.exp(z) for z in row_z)
+        total -= sum(t * math.log(math.exp(z) / whole) for z, t in zip(row_z, row_t, strict=True))
+    return total
+
+
+ORACLES = {"mse": squared_error_by_loops, "cross_entropy": cross_entropy_by_loops}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_images", SIZES)
+def test_loss_is_the_sum_that_plain_loops_give(name: str, num_images: int) -> None:
+    z2, rows = logits(num_images), targets(num_images)
+
+    losses, gradient = LOSSES[name].gradient(z2, rows)
+
+    assert losses.dtype == gradient.dtype == np.float32
+    assert losses.shape == (num_images,)
+    assert gradient.shape == (num_images, 10)
+    assert losses.sum() == pytest.approx(ORACLES[name](z2, rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_equals_the_slope_along_a_random_direction(name: str, seed: int) -> None:
+    z2, rows = logits(7, np.float64), targets(7, np.float64)
+    direction = np.random.default_rng(seed).normal(size=z2.shape)
+    step = 1e-5
+
+    _, gradient = LOSSES[name].gradient(z2, rows)
+
+    ahead, _ = LOSSES[name].gradient(z2 + step * direction, rows)
+    behind, _ = LOSSES[name].gradient(z2 - step * direction, rows)
+    assert gradient.dtype == np.float64
+    assert float(np.sum(gradient * direction)) == pytest.approx(
+        float(np.sum(ahead - behind)) / (2 * step), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("first", [0, 1, 7, 64])
+@pytest.mark.parametrize("length", [*SIZES[:-1], 16, 65])
+def test_bits_of_an_image_do_not_depend_on_its_neighbours(
+    name: str, first: int, length: int
+) -> None:
+    # A worker takes the losses of all its shards at once: their bits must be those of each alone.
+    z2, rows = logits(193), targets(193)
+    part = slice(first, first + length)
+
+    losses, gradient = LOSSES[name].gradient(z2, rows)
+    losses_alone, gradient_alone = LOSSES[name].gradient(z2[part].copy(), rows[part].copy())
+
+    assert gradient_alone.dtype == losses_alone.dtype == np.float32
+    np.testing.assert_array_equal(gradient_alone, gradient[part])
+    np.testing.assert_array_equal(losses_alone, losses[part])
+
+
+@pytest.mark.parametrize("gradient_of", GRADIENTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_loss_leaves_its_inputs_alone_and_keeps_their_dtype(
+    gradient_of: Gradient, dtype: type
+) -> None:
+    z2, rows = logits(7, dtype), targets(7, dtype)
+    before = z2.tobytes() + rows.tobytes()
+
+    _, gradient = gradient_of(z2, rows)
+
+    assert gradient.dtype == dtype
+    assert z2.tobytes() + rows.tobytes() == before
+
+
+@pytest.mark.parametrize("gradient_of", GRADIENTS)
+def test_loss_of_no_images_is_zero(gradient_of: Gradient) -> None:
+    losses, gradient = gradient_of(logits(0), targets(0))
+
+    assert losses.shape == (0,)
+    assert gradient.dtype == np.float32
+    assert gradient.shape == (0, 10)
+
+
+@pytest.mark.parametrize("gradient_of", GRADIENTS)
+@pytest.mark.parametrize("shape", [(6, 10), (7, 9), (7, 1), (10,)])
+def test_shapes_that_differ_are_refused(gradient_of: Gradient, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        gradient_of(logits(7), np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_perfect_outputs_cost_nothing_and_push_nowhere(name: str) -> None:
+    rows = targets(7)
+
+    loss, gradient = LOSSES[name].gradient((rows - np.float32(0.5)) * 1000, rows)
+
+    assert not loss.any()
+    assert gradient.dtype == np.float32
+    assert not gradient.any()
+
+
+def test_cross_entropy_pulls_wrong_saturated_outputs_back() -> None:
+    rows = np.float32([[1, 0]])
+
+    loss, gradient = cross_entropy(np.float32([[-500, 500]]), rows)
+
+    assert loss.tolist() == [1000]
+    assert gradient.dtype == np.float32
+    assert gradient.tolist() == [[-1, 1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1e3, 1e38])
+def test_large_logits_give_a_finite_loss(name: str, size: float) -> None:
+    z2 = np.where(np.arange(70).reshape(7, 10) % 3, size, -size).astype(np.float32)
+
+    loss, gradient = LOSSES[name].gradient(z2, targets(7))
+
+    assert np.isfinite(loss).all()
+    assert gradient.dtype == np.float32
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opposite_largest_logits_give_no_warning_and_no_nan(name: str) -> None:
+    largest = np.finfo(np.float32).max
+    z2 = np.tile(np.float32([largest, -largest]), (1, 5))
+
+    loss, gradient = LOSSES[name].gradient(z2, targets(1))
+
+    assert not np.isnan(loss).any()
+    assert gradient.dtype == np.float32
+    assert np.isfinite(gradient).all()

@@ -1,0 +1,118 @@
+"""The gradient by hand against a scalar autograd that knows nothing of it, as in micrograd."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nanograd.nn.activations import HIDDEN
+from nanograd.nn.losses import LOSSES
+from nanograd.nn.mlp import Architecture, Params, loss_and_gradients, one_hot
+
+HIDDEN_UNITS = 3
+
+
+class Value:
+    """A number that remembers what it was made of."""
+
+    tape: list["Value"]
+
+    def __init__(self, data: float, parents: tuple[tuple["Value", float], ...] = ()) -> None:
+        self.data, self.parents, self.slope = data, parents, 0.0
+        Value.tape.append(self)
+
+    def __add__(self, other: "Value") -> "Value":
+        return Value(self.data + other.data, ((self, 1.0), (other, 1.0)))
+
+    def __mul__(self, other: "Value") -> "Value":
+        return Value(self.data * other.data, ((self, other.data), (other, self.data)))
+
+    def minus(self, number: float) -> "Value":
+        return Value(self.data - number, ((self, 1.0),))
+
+    def times(self, number: float) -> "Value":
+        return Value(self.data * number, ((self, number),))
+
+    def exp(self) -> "Value":
+        e = math.exp(self.data)
+        return Value(e, ((self, e),))
+
+    def log(self) -> "Value":
+        return Value(math.log(self.data), ((self, 1 / self.data),))
+
+    def inverse(self) -> "Value":
+        return Value(1 / self.data, ((self, -1 / self.data**2),))
+
+    def relu(self) -> "Value":
+        return Value(max(self.data, 0.0), ((self, float(self.data > 0)),))
+
+    def backward(self) -> None:
+        self.slope = 1.0
+        for value in reversed(Value.tape):  # made later = depends on what was made earlier
+            for parent, slope in value.parents:
+                parent.slope += slope * value.slope
+
+
+def sigmoid(z: Value) -> Value:
+    return z.times(-1.0).exp().minus(-1.0).inverse()
+
+
+def tanh(z: Value) -> Value:
+    return sigmoid(z.times(2.0)).times(2.0).minus(1.0)
+
+
+BENDS = {"sigmoid": sigmoid, "tanh": tanh, "relu": Value.relu}
+
+
+def total_of(values: list[Value]) -> Value:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def loss_of_image(
+    values: list[Value], pixels: list[float], label: int, activation: str, loss: str
+) -> Value:
+    """One image through the net; the values stand in the order w1, b1, w2, b2, row by row."""
+    b1, w2 = 784 * HIDDEN_UNITS, 785 * HIDDEN_UNITS
+    b2 = w2 + HIDDEN_UNITS * 10
+    hidden = []
+    for j in range(HIDDEN_UNITS):
+        terms = [values[i * HIDDEN_UNITS + j].times(x) for i, x in enumerate(pixels)]
+        hidden.append(BENDS[activation](total_of([*terms, values[b1 + j]])))
+    logits = []
+    for k in range(10):
+        terms = [h * values[w2 + j * 10 + k] for j, h in enumerate(hidden)]
+        logits.append(total_of([*terms, values[b2 + k]]))
+    if loss == "mse":
+        errors = [sigmoid(z).minus(float(k == label)) for k, z in enumerate(logits)]
+        return total_of([error * error for error in errors])
+    return total_of([z.exp() for z in logits]).log() + logits[label].times(-1.0)
+
+
+@pytest.mark.parametrize("activation", sorted(HIDDEN))
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_loss_and_gradient_equal_a_scalar_autograd(activation: str, loss: str) -> None:
+    Value.tape = []
+    generator = np.random.default_rng(7)
+    vector = generator.uniform(-0.3, 0.3, 785 * HIDDEN_UNITS + 10 * HIDDEN_UNITS + 10)
+    inputs = generator.uniform(0, 0.2, (2, 784))
+    labels = np.array([3, 7], np.uint8)
+
+    actual_loss, actual = loss_and_gradients(
+        Architecture(hidden=HIDDEN_UNITS, activation=activation, loss=loss),
+        Params(vector, HIDDEN_UNITS),
+        inputs,
+        one_hot(labels).astype(np.float64),
+    )
+
+    values = [Value(number) for number in vector.tolist()]
+    images = zip(inputs.tolist(), labels.tolist(), strict=True)
+    expected = total_of([loss_of_image(values, x, label, activation, loss) for x, label in images])
+    expected.backward()
+    assert actual.vector.dtype == np.float64
+    assert actual_loss == pytest.approx(expected.data, rel=1e-12)
+    np.testing.assert_allclose(
+        actual.vector, [value.slope for value in values], rtol=1e-9, atol=1e-13
+    )

@@ -1,0 +1,219 @@
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nanograd.nn.optimizers import Optimizer, State, Vector, adam, by_name, ema, momentum, sgd
+
+SIZES = [1, 7, 193]
+STEPS = 7
+RATE = 0.05
+OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "adam": adam}
+
+
+def vectors(size: int) -> tuple[Vector, list[Vector]]:
+    """Parameters to begin with, and a read-only gradient for each step."""
+    generator = np.random.default_rng(7)
+    gradients = [generator.normal(0, 1, size).astype(np.float32) for _ in range(STEPS)]
+    for gradient in gradients:
+        gradient.flags.writeable = False
+    return generator.normal(0, 1, size).astype(np.float32), gradients
+
+
+def run(optimizer: Optimizer, size: int, cuts: list[int] | None = None) -> tuple[Vector, State]:
+    """Parameters and state after all steps, each of them taken slice by slice."""
+    params, gradients = vectors(size)
+    state = optimizer.init(size)
+    bounds = [0, *(cuts or []), size]
+    for step, gradient in enumerate(gradients, start=1):
+        for first, end in pairwise(bounds):
+            part = slice(first, end)
+            views = {name: vector[part] for name, vector in state.items()}
+            optimizer.update(params[part], gradient[part].copy(), views, RATE, step)
+    return params, state
+
+
+def sgd_by_loops(w: float, gradients: list[float]) -> float:
+    for g in gradients:
+        w -= RATE * g
+    return w
+
+
+def momentum_by_loops(w: float, gradients: list[float]) -> float:
+    velocity = 0.0
+    for g in gradients:
+        velocity = 0.9 * velocity + g
+        w -= RATE * velocity
+    return w
+
+
+def adam_by_loops(w: float, gradients: list[float]) -> float:
+    """Algorithm 1 of Kingma & Ba as printed, not in its reordered form."""
+    m = v = 0.0
+    for t, g in enumerate(gradients, start=1):
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g * g
+        w -= RATE * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return w
+
+
+ORACLES: dict[str, Callable[[float, list[float]], float]] = {
+    "sgd": sgd_by_loops,
+    "momentum": momentum_by_loops,
+    "adam": adam_by_loops,
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("size", SIZES)
+def test_parameters_follow_a_float64_oracle(name: str, size: int) -> None:
+    params, _ = run(OPTIMIZERS[name](), size)
+
+    start, gradients = vectors(size)
+    columns = np.array(gradients, np.float64).T.tolist()
+    oracle = [ORACLES[name](w, g) for w, g in zip(start.tolist(), columns, strict=True)]
+    assert params.dtype == np.float32
+    np.testing.assert_allclose(params, oracle, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("cuts", [[1], [7, 8, 100], list(range(1, 193))])
+def test_updating_in_slices_gives_the_bits_of_updating_whole(name: str, cuts: list[int]) -> None:
+    whole, whole_state = run(OPTIMIZERS[name](), 193)
+    sliced, sliced_state = run(OPTIMIZERS[name](), 193, cuts)
+
+    assert sliced.dtype == np.float32
+    np.testing.assert_array_equal(sliced, whole)
+    for key, vector in whole_state.items():
+        np.testing.assert_array_equal(sliced_state[key], vector)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_update_works_in_place(name: str) -> None:
+    optimizer = OPTIMIZERS[name]()
+    params, (gradient, *_) = vectors(7)
+    state = optimizer.init(7)
+    old_params, old_state = params.copy(), dict(state)
+
+    optimizer.update(params, gradient.copy(), state, RATE, 1)
+
+    assert params.dtype == np.float32
+    assert (params != old_params).all()
+    assert all(state[key] is vector for key, vector in old_state.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"), [("sgd", []), ("momentum", ["velocity"]), ("adam", ["mean", "square"])]
+)
+def test_state_begins_as_separate_zeros_of_float32(name: str, keys: list[str]) -> None:
+    state = OPTIMIZERS[name]().init(7)
+
+    assert sorted(state) == keys
+    assert all(v.dtype == np.float32 and v.shape == (7,) and not v.any() for v in state.values())
+    for key in keys:
+        state[key] += 1
+    assert all((vector == 1).all() for vector in state.values())
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_first_step_of_adam_has_the_length_of_the_rate(size: float) -> None:
+    params, gradient = np.zeros(7, np.float32), np.full(7, -size, np.float32)
+    optimizer = adam()
+
+    optimizer.update(params, gradient, optimizer.init(7), RATE, 1)
+
+    assert params.dtype == np.float32
+    np.testing.assert_allclose(params, np.full(7, RATE), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_rate_of_zero_changes_no_parameter(name: str) -> None:
+    optimizer = OPTIMIZERS[name]()
+    params, (gradient, *_) = vectors(7)
+    before = params.copy()
+
+    optimizer.update(params, gradient.copy(), optimizer.init(7), 0.0, 1)
+
+    assert params.dtype == np.float32
+    np.testing.assert_array_equal(params, before)
+
+
+def test_momentum_without_decay_is_plain_descent() -> None:
+    heavy, _ = run(momentum(decay=0.0), 193)
+    plain, _ = run(sgd(), 193)
+
+    assert heavy.dtype == np.float32
+    np.testing.assert_array_equal(heavy, plain)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_average_follows_a_float64_oracle(decay: float) -> None:
+    start, points = vectors(193)
+    average = start.copy()
+    oracle: NDArray[np.float64] = start.astype(np.float64)
+
+    for step, point in enumerate(points, start=1):
+        ema(average, point, decay, step)
+        share = 1 - min(decay, step / (step + 10))
+        oracle = (1 - share) * oracle + share * point
+
+    assert average.dtype == np.float32
+    np.testing.assert_allclose(average, oracle, rtol=1e-5, atol=1e-6)
+
+
+def test_average_without_decay_is_the_last_point() -> None:
+    average, (point, *_) = vectors(7)
+
+    ema(average, point, 0.0, 1)
+
+    assert average.dtype == np.float32
+    np.testing.assert_allclose(average, point, rtol=1e-6, atol=1e-7)
+
+
+def test_average_of_a_point_that_stands_still_stays_there() -> None:
+    _, (point, *_) = vectors(7)
+    average = point.copy()
+
+    for step in range(1, 194):
+        ema(average, point, 0.999, step)
+
+    assert average.dtype == np.float32
+    np.testing.assert_array_equal(average, point)
+
+
+def test_averaging_in_slices_gives_the_bits_of_averaging_whole() -> None:
+    whole, (point, *_) = vectors(193)
+    sliced = whole.copy()
+
+    ema(whole, point, 0.9, 193)
+    for part in (slice(0, 1), slice(1, 8), slice(8, 193)):
+        ema(sliced[part], point[part], 0.9, 193)
+
+    assert sliced.dtype == np.float32
+    np.testing.assert_array_equal(sliced, whole)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_by_name_gives_the_named_optimizer(name: str) -> None:
+    params, state = run(by_name(name, momentum_decay=0.9), 7)
+
+    expected, expected_state = run(OPTIMIZERS[name](), 7)
+    assert params.dtype == np.float32
+    assert sorted(state) == sorted(expected_state)
+    np.testing.assert_array_equal(params, expected)
+
+
+def test_by_name_passes_the_decay_on() -> None:
+    params, _ = run(by_name("momentum", momentum_decay=0.0), 7)
+
+    expected, _ = run(sgd(), 7)
+    assert params.dtype == np.float32
+    np.testing.assert_array_equal(params, expected)
+
+
+def test_by_name_refuses_an_unknown_optimizer() -> None:
+    with pytest.raises(ValueError, match="'rmsprop'"):
+        by_name("rmsprop", momentum_decay=0.9)

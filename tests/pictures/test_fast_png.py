@@ -1,0 +1,162 @@
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.data.mnist import Mnist
+from nanograd.digits import form
+from nanograd.pictures import fast_png
+from nanograd.tables.rows import Reading
+from tests.helpers.odd_files import chunk
+
+Images = NDArray[np.uint8]
+HEADER = b"\0\0\0\x1c\0\0\0\x1c\x08\0\0\0\0"
+
+
+def saved(image: Images, **options: object) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(image.reshape(28, 28)).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def filtered(image: Images, kinds: NDArray[np.int64]) -> bytes:
+    """A file whose line n is filtered as kinds[n] says, by the formulas of the specification."""
+    lines = b""
+    above = [0] * 28
+    for row, kind in zip(image.reshape(28, 28).tolist(), kinds.tolist(), strict=True):
+        predicted = []
+        for x in range(28):
+            left, corner = (row[x - 1], above[x - 1]) if x else (0, 0)
+            up = above[x]
+            estimate = left + up - corner
+            nearest = min((left, up, corner), key=lambda value: abs(estimate - value))
+            predicted.append((0, left, up, (left + up) // 2, nearest)[kind])
+        lines += bytes([kind, *((p - q) % 256 for p, q in zip(row, predicted, strict=True))])
+        above = row
+    return file(lines)
+
+
+def file(lines: bytes, header: bytes = HEADER, more: bytes = b"", split: bool = False) -> bytes:
+    packed = zlib.compress(lines)
+    parts = [packed[:50], packed[50:]] if split else [packed]
+    pixels = b"".join(chunk(b"IDAT", part) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + pixels + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def noise() -> Images:
+    """193 pictures of noise: with it every filter is told from the others."""
+    return np.random.default_rng(7).integers(0, 256, (193, 784), np.uint8)
+
+
+def test_every_filter_is_taken_back(noise: Images) -> None:
+    kinds = np.random.default_rng(1).integers(0, 5, (193, 28))
+    files = [filtered(image, kind) for image, kind in zip(noise, kinds, strict=True)]
+
+    images, plain = fast_png.decode(files)
+
+    assert plain.all()
+    assert np.array_equal(images, noise)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"compress_level": 0}])
+def test_what_pillow_writes_is_read_as_it_was(sample: Mnist, options: dict[str, object]) -> None:
+    digits = sample.test.images[:193]
+
+    images, plain = fast_png.decode([saved(digit, **options) for digit in digits])
+
+    assert plain.all()
+    assert np.array_equal(images, digits)
+
+
+def test_no_files_and_no_bytes_are_none() -> None:
+    images, plain = fast_png.decode([])
+    none, neither = fast_png.decode([None, b"", b"\x89PNG"])
+
+    assert images.shape == none.shape == (0, 784)
+    assert (plain.tolist(), neither.tolist()) == ([], [False] * 3)
+
+
+LINES = bytes(29 * 28)
+OTHERS: dict[str, Callable[[], bytes]] = {
+    "other size": lambda: saved(np.zeros(784, np.uint8)).replace(HEADER[:8], HEADER[:7] + b"\x1d"),
+    "interlaced": lambda: file(LINES, HEADER[:-1] + b"\1"),
+    "palette": lambda: file(LINES, HEADER[:9] + b"\3" + HEADER[10:], chunk(b"PLTE", bytes(6))),
+    "transparent": lambda: file(LINES, more=chunk(b"tRNS", b"\0\0")),
+    "gamma": lambda: file(LINES, more=chunk(b"gAMA", b"\0\0\xb1\x8f")),
+    "two chunks of pixels": lambda: file(bytes(range(256)) * 3 + bytes(44), split=True),
+    "a line more": lambda: file(LINES + bytes(29)),
+    "a line less": lambda: file(LINES[29:]),
+    "unknown filter": lambda: file(LINES[:-29] + b"\5" + bytes(28)),
+    "wrong checksum": lambda: file(LINES)[:-13] + b"\0" + file(LINES)[-12:],
+    "cut": lambda: file(LINES)[:-1],
+    "bytes behind": lambda: file(LINES) + b"\0",
+    "bomb": lambda: file(bytes(10_000_000)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_not_plain_is_left_to_pillow(kind: str, noise: Images) -> None:
+    images, plain = fast_png.decode([saved(noise[0]), OTHERS[kind](), saved(noise[1])])
+
+    assert plain.tolist() == [True, False, True]
+    assert np.array_equal(images, noise[:2])
+
+
+def test_damaged_files_come_out_as_pillow_sees_them(sample: Mnist) -> None:
+    draw = np.random.default_rng(5)
+    files = []
+    for number in range(3000):
+        data = bytearray(saved(sample.test.images[number % 193]))
+        for _ in range(number % 3):
+            data[int(draw.integers(len(data)))] ^= 1 << int(draw.integers(8))
+        files.append(bytes(data[: len(data) - (number % 7 == 3)]))
+    reading = Reading(normalise="never")
+
+    images, plain = reading.plain(files)
+
+    assert 850 < plain.sum() < 900  # the undamaged alone: a checksum covers every byte
+    for data, image in zip(np.array(files, object)[plain], images, strict=True):
+        assert np.array_equal(reading.encoded(data), image)
+
+
+@pytest.mark.parametrize("polarity", ["auto", "light-on-dark", "dark-on-light"])
+@pytest.mark.parametrize("normalise", ["auto", "always", "never"])
+def test_all_at_once_gives_what_each_alone_gives(
+    sample: Mnist, noise: Images, polarity: str, normalise: str
+) -> None:
+    digits = sample.test.images[:60]
+    moved = np.roll(digits[:20].reshape(-1, 28, 28), 2, axis=1).reshape(-1, 784)
+    blank = np.zeros((1, 784), np.uint8)
+    files = [saved(image) for image in (*digits, *(255 - digits), *moved, *blank, *noise[:5])]
+    reading = Reading(polarity=polarity, normalise=normalise)
+
+    images, which = reading.plain(files)
+
+    assert len(images) == which.sum()
+    for data, image in zip(np.array(files, object)[which], images, strict=True):
+        assert np.array_equal(reading.encoded(data), image)
+    if normalise == "auto":
+        assert which.sum() == (120 if polarity == "auto" else 60)
+
+
+def test_form_of_many_is_the_form_of_each(sample: Mnist, noise: Images) -> None:
+    digits = sample.test.images[:193]
+    shifted = [np.roll(digits.reshape(-1, 28, 28), n, axis=n % 2 + 1) for n in range(1, 5)]
+    faint = (digits * np.linspace(0.8, 1, 193)[:, None]).astype(np.uint8)
+    edges = np.where(digits > 0, digits, np.uint8(15))
+    images = np.concatenate([digits, *(s.reshape(-1, 784) for s in shifted), faint, edges, noise])
+
+    many = form.are_mnist_like(images)
+
+    assert many.tolist() == [form.is_mnist_like(image.reshape(28, 28)) for image in images]
+    assert 200 < many.sum() < len(many)
+
+
+def test_a_blank_form_is_none() -> None:
+    assert form.are_mnist_like(np.zeros((2, 784), np.uint8)).tolist() == [False, False]
+    assert form.are_mnist_like(np.zeros((0, 784), np.uint8)).tolist() == []

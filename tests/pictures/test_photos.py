@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from nanograd.data.mnist import Mnist
+from nanograd.pictures.decode import decode
+from tests.helpers.photos import KINDS, photograph, thinned
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_photo_follows_from_its_digit_kind_and_seed(kind: str, sample: Mnist) -> None:
+    one, other = (image.reshape(28, 28) for image in sample.test.images[:2])
+
+    photo = photograph(one, kind, 7)
+
+    assert photograph(one, kind, 7) == photo
+    assert photograph(one, kind, 8) != photo
+    assert photograph(other, kind, 7) != photo
+
+
+def test_photos_have_the_sizes_of_their_kind(sample: Mnist) -> None:
+    image = sample.test.images[0].reshape(28, 28)
+
+    sides = {
+        kind: max(decode(photograph(image, kind, 1)).size) for kind in ("small picture", "plain")
+    }
+
+    assert 200 <= sides["small picture"] <= 250
+    assert 300 <= sides["plain"] <= 800
+
+
+def test_thinned_strokes_are_lines_that_hold_together() -> None:
+    mask = np.zeros((30, 40), bool)
+    mask[5:12, 4:36] = mask[5:28, 20:27] = True
+
+    line = thinned(mask)
+
+    assert line.sum() < 80
+    assert (line & ~mask).sum() == 0
+    windows = np.lib.stride_tricks.sliding_window_view(line, (3, 3)).all((2, 3))
+    assert not windows.any()

@@ -1,0 +1,113 @@
+from io import BytesIO
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.digits.form import centre_of_mass, is_mnist_like
+from nanograd.errors import UnreadableError
+from nanograd.pictures.decode import decode
+from nanograd.pictures.marks import label_marks
+from nanograd.pictures.normalise import normalise
+
+PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
+    lambda shape: st.one_of(arrays(np.uint8, shape), arrays(np.uint8, (*shape, 3)))
+)
+
+
+def _encoded(kind: str) -> bytes:
+    stream = BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.linear_gradient("L").resize((37, 23)).convert("RGB")
+    picture.save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+FILES = [_encoded(kind) for kind in ("PNG", "JPEG", "MPO", "WEBP")]
+
+
+def _decodes_or_says_why(data: bytes) -> bool:
+    """Whether the bytes decode; any exception but UnreadableError fails the test."""
+    try:
+        picture = decode(data, max_pixels=1_000_000)
+    except UnreadableError as error:
+        assert error.reason in {"broken_image", "too_large", "empty"}
+        return False
+    assert picture.mode in ("L", "RGB")
+    return True
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_decode_or_say_why(data: bytes) -> None:
+    _decodes_or_says_why(data)
+
+
+@given(
+    st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"P6 "]), st.data()
+)
+def test_random_bytes_after_a_true_beginning_decode_or_say_why(
+    start: bytes, data: st.DataObject
+) -> None:
+    _decodes_or_says_why(start + data.draw(st.binary(max_size=200)))
+
+
+@given(st.sampled_from(FILES), st.data())
+def test_files_cut_short_never_pass_for_whole(file: bytes, data: st.DataObject) -> None:
+    end = data.draw(st.integers(0, len(file) // 2))
+
+    assert not _decodes_or_says_why(file[:end])
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(FILES), st.data())
+def test_files_with_flipped_bytes_decode_or_say_why(file: bytes, data: st.DataObject) -> None:
+    flips = st.dictionaries(st.integers(0, len(file) - 1), st.integers(0, 255), max_size=8)
+    broken = bytearray(file)
+    for place, value in data.draw(flips).items():
+        broken[place] = value
+
+    _decodes_or_says_why(bytes(broken))
+
+
+@given(PICTURES)
+def test_any_picture_is_brought_to_mnists_form_or_refused(pixels: NDArray[np.uint8]) -> None:
+    try:
+        image = normalise(Image.fromarray(pixels))
+    except UnreadableError as error:
+        assert error.reason in {"blank", "low_contrast", "too_many_marks"}
+        return
+
+    assert (image.shape, image.dtype) == ((28, 28), np.uint8)
+    assert image.max() == 255 or is_mnist_like(image)
+    # Ink that weighs all on one side of a wide digit is moved as far as the frame lets it.
+    framed = [image[[0, -1]].any(), image[:, [0, -1]].any()]
+    centres = centre_of_mass(image)
+    assert all(13 <= place < 15 or edge for place, edge in zip(centres, framed, strict=True))
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_marks_are_what_flooding_finds(mask: NDArray[np.bool_]) -> None:
+    labels, count = label_marks(mask)
+
+    assert (labels > 0).tolist() == mask.tolist()
+    assert count == len(_flood(mask))
+
+
+def _flood(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    """Connected sets of pixels, found one pixel at a time."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    found = []
+    while left:
+        mark, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            mark.add((y, x))
+            near = {(y + down, x + right) for down in (-1, 0, 1) for right in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        found.append(mark)
+    return found

@@ -1,0 +1,180 @@
+"""The page's code, run by the Node that comes with Playwright, against Python's, on one input."""
+
+import json
+import subprocess
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import playwright
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd import commands
+from nanograd.config.command_configs import IngestConfig
+from nanograd.data.mnist import Mnist
+from nanograd.digits.deskew import Size, deslant
+from nanograd.digits.preparation import Preparation
+from nanograd.errors import UnreadableError
+from nanograd.models.model import Model, Net
+from nanograd.nn.mlp import Architecture, init_params
+from nanograd.pictures import normalise
+from nanograd.report.drawing import SCRIPTS, draw_section, embedded, quantise
+from nanograd.report.html import asset
+from tests.helpers.drawings import Drawing, drawings, painted
+
+_NODE = Path(playwright.__file__).parent / "driver" / "node"
+_READ = """
+const answer = (each) => { try { return ask(each); } catch (error) { return error.message; } };
+const plain = (value) => (typeof value === "string" ? value : Array.from(value));
+process.stdout.write(JSON.stringify(given.map((each) => plain(answer(each)))));
+"""
+
+Bytes = NDArray[np.uint8]
+
+
+def in_node(ask: str, given: list[Any], before: str = "") -> list[Any]:
+    """What the page's code answers to each value, with `ask` as an expression of `each`."""
+    code = "".join(asset(name) for name in SCRIPTS if name != "draw.js") + before
+    code += f"const ask = (each) => {ask};\nconst given = {json.dumps(given)};\n{_READ}"
+    done = subprocess.run([_NODE, "-"], input=code, capture_output=True, text=True, check=True)
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
+
+
+def as_json(picture: Image.Image) -> dict[str, Any]:
+    data = np.asarray(picture).ravel().tolist()
+    return {"width": picture.width, "height": picture.height, "data": data}
+
+
+def as_png(picture: Image.Image) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def normalised_in_page(pictures: list[Image.Image]) -> list[Any]:
+    given = [as_json(picture) for picture in pictures]
+    return in_node("normalise({...each, data: Uint8ClampedArray.from(each.data)})", given)
+
+
+def some_model(*nets: tuple[Architecture, Preparation]) -> Model:
+    def net(number: int, architecture: Architecture, preparation: Preparation) -> Net:
+        params = init_params(architecture, number)
+        # Weights and biases as large as training makes them: scores far from one tenth.
+        params.vector[:] = 2 * params.vector + np.float32(0.01)
+        return Net(architecture=architecture, params=params, preparation=preparation)
+
+    made = tuple(net(number, *each) for number, each in enumerate(nets))
+    return Model(nets=made, about={})
+
+
+def architecture(**changes: Any) -> Architecture:
+    return Architecture(**{"hidden": 37, "activation": "relu", "loss": "cross_entropy", **changes})
+
+
+@pytest.mark.parametrize("pen", [6, 18, 30])
+def test_page_and_python_normalise_drawings_to_the_same_bytes(pen: int) -> None:
+    pictures = [painted(drawing, pen) for drawing in drawings(4, seed=pen)]
+
+    in_page = normalised_in_page(pictures)
+
+    wanted = [normalise.normalise(picture).ravel().tolist() for picture in pictures]
+    differing = [place for place, (a, b) in enumerate(zip(in_page, wanted, strict=True)) if a != b]
+    assert differing == []
+
+
+def test_page_refuses_what_python_refuses() -> None:
+    bar = [(60.0, 40.0), (60.0, 200.0)]
+    two = Drawing(1, [bar, [(x + 110, y) for x, y in bar]])
+    pictures = [painted(two), Image.new("L", (240, 240), 255)]
+
+    in_page = normalised_in_page(pictures)
+
+    assert [type(each) for each in in_page] == [str, str]
+    for picture in pictures:
+        with pytest.raises(UnreadableError):
+            normalise.normalise(picture)
+
+
+@pytest.mark.parametrize("size", [Size(), Size(width=3.7), Size(height=5.3), Size(3.3, 5.7)])
+def test_page_sets_digits_upright_to_the_same_bytes(sample: Mnist, size: Size) -> None:
+    images = sample.test.images[:193]
+
+    in_page = in_node(f"deslant(each, {size.width}, {size.height})", images.tolist())
+
+    assert in_page == deslant(images, size).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "preparation"),
+    [
+        ({}, Preparation(name="unit")),
+        ({"activation": "tanh"}, Preparation(name="standard")),
+        ({"activation": "sigmoid", "loss": "mse"}, Preparation(name="deslanted")),
+        ({"hidden": 1}, Preparation(name="deslanted", width=3.0)),
+        ({"hidden": 7}, Preparation(name="deslanted", width=3.5, height=5.5)),
+    ],
+)
+def test_scores_of_the_page_are_those_of_python(
+    sample: Mnist, changes: dict[str, Any], preparation: Preparation
+) -> None:
+    model = some_model((architecture(**changes), preparation), (architecture(), preparation))
+    images, (nets, count) = sample.test.images[:23], embedded(model)
+
+    in_page = in_node("scores(nets, each)", images.tolist(), f"const nets = {nets}.map(unpack);")
+
+    assert count == 2
+    np.testing.assert_allclose(in_page, model.scores(images), rtol=0, atol=1e-4)
+
+
+def test_drawings_that_the_page_saves_are_ingested_with_their_labels(tmp_path: Path) -> None:
+    wanted = list(drawings(1, seed=7))
+    pictures = [painted(drawing) for drawing in wanted]
+    files = [
+        {"name": f"{drawing.label}/drawing-{number:04}.png", "bytes": list(as_png(picture))}
+        for number, (drawing, picture) in enumerate(zip(wanted, pictures, strict=True), 1)
+    ]
+    [packed] = in_node("zip(each)", [files])
+    (tmp_path / "drawings.zip").write_bytes(bytes(packed))
+    config = IngestConfig(output=str(tmp_path / "rows"), workers=0)
+
+    figures = commands.ingest(config, [str(tmp_path / "drawings.zip")], [].append)
+
+    rows = pq.read_table(tmp_path / "rows").to_pylist()
+    found = {row["label"]: row["image"]["bytes"] for row in rows}
+    assert figures["rows"] == figures["labelled"] == len(found) == len(wanted) == 10
+    for drawing, picture in zip(wanted, pictures, strict=True):
+        image = np.asarray(Image.open(BytesIO(found[drawing.label])))
+        assert np.array_equal(image, normalise.normalise(picture))
+
+
+def test_only_nets_that_fit_are_embedded() -> None:
+    pair = (architecture(), Preparation(name="unit"))
+    model = some_model(pair, pair, pair)
+    size = len(embedded(some_model(pair))[0])
+
+    text, count = embedded(model, 2 * size + 7)
+
+    assert count == len(json.loads(text)) == 2
+
+
+def test_net_too_large_for_a_page_is_said_to_be() -> None:
+    model = some_model((architecture(hidden=1300), Preparation(name="unit")))
+
+    assert "1,300 hidden units is too large" in draw_section(model)
+    assert "1,200" not in draw_section(
+        some_model((architecture(hidden=1200), Preparation(name="unit")))
+    )
+
+
+def test_quantised_weights_are_near() -> None:
+    weights = np.random.default_rng(0).normal(size=(193, 7)).astype(np.float32)
+    weights[:, 3] = 0
+
+    factors, numbers = quantise(weights)
+
+    assert (np.abs(factors * numbers - weights) <= np.abs(weights).max(0) / 65_000).all()

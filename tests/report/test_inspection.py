@@ -1,0 +1,204 @@
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from nanograd import commands
+from nanograd.config.command_configs import InspectConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.mnist import Mnist
+from nanograd.digits.preparation import Preparation
+from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
+from nanograd.models import model
+from nanograd.models.model import Model, Net
+from nanograd.nn.mlp import Architecture, init_params
+from nanograd.pictures import normalise
+from nanograd.report import panels, sheet
+from nanograd.report.inspection import Inspection
+
+SEVEN = ((50, 50), (150, 50), (90, 160))
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Dataset:
+    return sample.test.take(slice(0, 7))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits: Dataset) -> Path:
+    """A drawing, one with MNIST's form, one that is blank, one that is none."""
+    place = tmp_path / "in"
+    place.mkdir()
+    drawing = Image.new("RGB", (200, 180), "white")
+    ImageDraw.Draw(drawing).line(SEVEN, fill="navy", width=12)
+    ImageDraw.Draw(drawing).line(((5, 20), (9, 24)), fill="navy", width=3)
+    drawing.save(place / "drawing.png")
+    Image.fromarray(digits.images[0].reshape(28, 28)).save(place / "mnist.png")
+    Image.new("L", (90, 60), 200).save(place / "blank.png")
+    (place / "none.jpg").write_bytes(b"no picture")
+    return place
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> tuple[str, Model]:
+    architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
+    params, preparation = init_params(architecture, 0), Preparation(name="unit")
+    net = Net(architecture=architecture, params=params, preparation=preparation)
+    made = Model(nets=(net,), about={})
+    model.save(made, str(tmp_path / "model"))
+    return str(tmp_path / "model"), made
+
+
+def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
+    """Figures, sheet and what was said."""
+    said: list[str] = []
+    config = InspectConfig(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
+    figures = commands.inspect(config, [str(place) for place in inputs], said.append)
+    return figures, Image.open(config.output), said
+
+
+def test_result_has_each_picture_with_its_reading_or_its_reason(
+    folder: Path, net: tuple[str, Model], digits: Dataset
+) -> None:
+    figures, _, _ = inspect(folder, model=net[0])
+
+    found = {Path(each["file"]).name: each for each in figures["results"]}
+    [scores] = net[1].scores(digits.images[:1])
+    assert (found["mnist.png"]["prediction"], found["mnist.png"]["confidence"]) == (
+        int(scores.argmax()),
+        float(scores.max()),
+    )
+    assert {name: each["reason"] for name, each in found.items()} == {
+        "drawing.png": None, "mnist.png": None, "blank.png": "blank", "none.jpg": "broken_image",
+    }  # fmt: skip
+    assert found["blank.png"]["prediction"] is found["none.jpg"]["confidence"] is None
+    assert (figures["pictures"], figures["read"], figures["refused"]) == (4, 2, 2)
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_sheet_has_the_exact_28_by_28_that_the_net_sees(folder: Path) -> None:
+    _, image, _ = inspect(folder / "drawing.png")
+
+    seen = normalise.normalise(Image.open(folder / "drawing.png"))
+    left = image.width - sheet._MARGIN - panels.SIDE + 10
+    top = sheet._HEAD + sheet._NAME + sheet._CAPTION + 10
+    drawn = np.asarray(image.crop((left, top, left + 140, top + 140)).convert("L"))
+    assert np.array_equal(drawn, np.kron(seen, np.ones((5, 5), np.uint8)))
+
+
+def test_sheet_grows_by_the_same_for_every_picture(folder: Path) -> None:
+    files = sorted(folder.iterdir())
+
+    one, two, four = (inspect(*files[:count])[1].height for count in (1, 2, 4))
+
+    assert four - two == 2 * (two - one) > 2 * panels.SIDE
+
+
+def test_net_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[str, Model]) -> None:
+    without, first, _ = inspect(folder, output=str(folder.parent / "a.png"))
+    with_net, second, _ = inspect(folder, model=net[0], output=str(folder.parent / "b.png"))
+
+    one, two = np.asarray(first), np.asarray(second)
+    assert {each["prediction"] for each in without["results"]} == {None}
+    assert two.shape[1] - one.shape[1] > panels.SCORES_WIDTH
+    left = slice(0, one.shape[1] // 2)
+    assert np.array_equal(one[60:, left], two[60:, left])
+    assert with_net["pictures"] == without["pictures"]
+
+
+def test_panels_are_the_steps_that_were_taken(folder: Path) -> None:
+    def captions(name: str) -> list[str | None]:
+        picture = Image.open(folder / name)
+        steps = normalise.steps(picture)
+        inspection = Inspection(
+            file=name, picture=picture, size=picture.size, steps=steps, refused=steps.refused
+        )
+        return [panel and panel.caption for panel in panels.panels(inspection)]
+
+    assert captions("drawing.png") == [
+        "picture, 200 x 180", "paper removed", "all marks", "marks kept, orange: not",
+        "pen adjusted", "28 x 28, for the net",
+    ]  # fmt: skip
+    assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, for the net"]
+    assert captions("blank.png")[2:] == [None] * 4
+    assert panels.panels(Inspection(file="x")) == [None] * panels.NUM_PANELS
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])
+def test_framed_picture_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
+    panel = panels.framed(Image.new("RGB", size, (9, 9, 9)))
+
+    pixels = np.asarray(panel)
+    assert panel.size == (panels.SIDE, panels.SIDE)
+    assert (pixels[0] == panels.LINE).all()
+    assert (pixels[79:81, 79:81] == 9).all(axis=2).any()
+
+
+def test_longest_bar_is_the_best_score_in_colour() -> None:
+    scores = np.array([0, 0, 0.25, 0, 0, 0, 0, 0.75, 0, 0], np.float32)
+
+    pixels = np.asarray(panels.score_bars(scores))
+
+    blue = (pixels == panels.BLUE).all(axis=2)
+    rows = np.flatnonzero(blue.any(axis=1)) * 10 // panels.SIDE
+    whole = (pixels == panels.PALE).all(axis=2)[8].sum()
+    assert set(rows) == {7}
+    assert blue.sum(axis=1).max() == pytest.approx(0.75 * whole, abs=2)
+
+
+@pytest.mark.parametrize("words", ["", "a", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
+def test_words_fit_the_width_they_are_given(words: str) -> None:
+    lines = panels.wrapped(words, 14, 200)
+
+    assert panels.font(15).getlength(panels.shortened(words, 15, 200)) <= 200
+    assert all(panels.font(14).getlength(line) <= 200 for line in lines)
+
+
+def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
+    long = Inspection(file="\udcff" * 300, refused=UnreadableError("blank", "no ink " * 300))
+
+    data = sheet.draw([long], "model " * 99)
+
+    assert Image.open(BytesIO(data)).format == "PNG"
+
+
+def test_earlier_sheet_is_replaced_and_is_no_picture_of_its_own_folder(folder: Path) -> None:
+    output = str(folder / "sheet.png")
+
+    first, _, _ = inspect(folder / "mnist.png", output=output)
+    again, _, _ = inspect(folder, output=output)
+
+    assert (first["pictures"], again["pictures"]) == (1, 4)
+
+
+def test_picture_is_never_written_over(folder: Path) -> None:
+    before = (folder / "mnist.png").read_bytes()
+
+    with pytest.raises(OutputExistsError, match=r"is no sheet of this command"):
+        inspect(folder, output=str(folder / "mnist.png"))
+
+    assert (folder / "mnist.png").read_bytes() == before
+
+
+def test_limit_draws_the_first_and_says_so(folder: Path) -> None:
+    figures, _, said = inspect(folder, limit=3)
+
+    assert (figures["pictures"], figures["left_out"]) == (3, 1)
+    assert said == ["4 pictures; the first 3 are drawn (--limit)"]
+
+
+def test_mistakes_are_said_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"its name ends in \.png"):
+        inspect(folder, output=str(tmp_path / "sheet.jpg"))
+    with pytest.raises(DataError, match="no such file or folder"):
+        inspect(folder / "gone.png", output=str(tmp_path / "sheet.png"))
+    with pytest.raises(DataError, match="no model directory"):
+        inspect(folder, model=str(tmp_path))
+    with pytest.raises(UsageError, match="--formats 'svg': svg is none of png"):
+        inspect(folder, formats="svg")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]

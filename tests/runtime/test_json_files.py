@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from nanograd.errors import DataError
+from nanograd.runtime import json_files, storage
+
+MANIFEST = {"rows": 193, "name": "über", "files": {"a": "0f"}, "rate": 0.1, "none": None}
+
+
+def test_manifest_round_trip_gives_the_same_object(tmp_path: Path) -> None:
+    place = str(tmp_path / "manifest.json")
+
+    json_files.commit_manifest(place, MANIFEST)
+
+    assert json_files.read_manifest(place) == MANIFEST
+
+
+@pytest.mark.parametrize("bit", [0, 2, 5, 7])
+def test_manifest_with_any_changed_byte_is_refused_or_says_the_same(
+    tmp_path: Path, bit: int
+) -> None:
+    file = tmp_path / "manifest.json"
+    json_files.commit_manifest(str(file), MANIFEST)
+    whole = file.read_bytes()
+    refused = 0
+
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << bit
+        file.write_bytes(damaged)
+        try:
+            assert json_files.read_manifest(str(file)) == MANIFEST
+        except DataError as error:
+            assert "is damaged" in str(error)
+            refused += 1
+
+    whitespace = sum(byte in b" \n" for byte in whole)
+    assert refused >= len(whole) - whitespace
+
+
+def test_manifest_cut_short_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    json_files.commit_manifest(str(file), MANIFEST)
+    whole = file.read_bytes().rstrip()
+
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="is damaged"):
+            json_files.read_manifest(str(file))
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '"text"', "{}", '{"manifest_sha256": null}'])
+def test_json_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+
+    with pytest.raises(DataError, match="is damaged"):
+        json_files.read_manifest(str(tmp_path / "manifest.json"))
+
+
+def test_lines_round_trip_gives_the_same_records(tmp_path: Path) -> None:
+    place, rows = str(tmp_path / "rows.jsonl"), [MANIFEST, {}, {"text": "a\nb\u2028c"}]
+
+    storage.commit(place, json_files.lines(rows))
+
+    assert json_files.read_lines(place) == rows
+    assert storage.read(place).count(b"\n") == len(rows)
+
+
+def test_lines_of_a_missing_or_empty_file_are_none(tmp_path: Path) -> None:
+    storage.commit(str(tmp_path / "empty"), json_files.lines([]))
+
+    assert json_files.read_lines(str(tmp_path / "empty")) == []
+    assert json_files.read_lines(str(tmp_path / "missing")) == []

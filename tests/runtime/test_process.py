@@ -1,0 +1,76 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from nanograd.runtime import process
+
+# SciPy brings a BLAS of its own, which computes nothing here; a test may have imported it late.
+NUMPYS = [each["filepath"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+
+def num_threads() -> set[int]:
+    return {each["num_threads"] for each in threadpool_info() if each["filepath"] in NUMPYS}
+
+
+def test_one_thread_holds_inside_the_block_and_no_longer() -> None:
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = num_threads()
+        with process.one_thread():
+            inside = num_threads()
+        after = num_threads()
+
+    assert inside == {1}
+    assert after == before
+
+
+def test_use_one_thread_holds_from_now_on() -> None:
+    with threadpool_limits(limits=2, user_api="blas"):
+        process.use_one_thread()
+
+        assert num_threads() == {1}
+
+
+def test_blocks_may_lie_in_each_other() -> None:
+    with threadpool_limits(limits=2, user_api="blas"):
+        with process.one_thread():
+            with process.one_thread():
+                pass
+            inside = num_threads()
+        after = num_threads()
+
+    assert (inside, after) == ({1}, {2})
+
+
+def test_limit_holds_until_the_last_thread_is_out() -> None:
+    both_inside, first_out = Barrier(2), Barrier(2)
+
+    def leave_first() -> None:
+        with process.one_thread():
+            both_inside.wait()
+        first_out.wait()
+
+    def leave_last() -> set[int]:
+        with process.one_thread():
+            both_inside.wait()
+            first_out.wait()
+            return num_threads()
+
+    with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        first, last = pool.submit(leave_first), pool.submit(leave_last)
+        first.result()
+        assert last.result() == {1}
+        assert num_threads() == {2}
+
+
+@pytest.mark.parametrize("size", [1, 7, 193])
+def test_matrix_product_in_one_thread_repeats_its_bits(size: int) -> None:
+    left = np.random.default_rng(7).normal(size=(size, 784)).astype(np.float32)
+
+    with process.one_thread():
+        products = {(left @ left.T).tobytes() for _ in range(3)}
+
+    assert left.dtype == np.float32
+    assert len(products) == 1

@@ -1,0 +1,201 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.runtime import storage
+from tests.helpers.folders import contents
+
+HOLD = """
+import sys
+from nanograd.runtime import storage
+with storage.exclusive(sys.argv[1]):
+    sys.stdout.write("held\\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"x" * 193])
+def test_commit_makes_data_the_whole_content(tmp_path: Path, data: bytes) -> None:
+    place = storage.join(str(tmp_path), "new", "folder", "file")
+
+    storage.commit(place, b"something longer that was there before" * 7)
+    storage.commit(place, data)
+
+    assert storage.read(place) == data
+    assert contents(tmp_path) == {"new/folder/file": data}
+
+
+@pytest.mark.parametrize("most", [0, 1, 192, 193, 194, 10**9])
+def test_reading_so_many_bytes_gives_the_beginning_or_all(tmp_path: Path, most: int) -> None:
+    data = bytes(range(193))
+    storage.commit(str(tmp_path / "file"), data)
+
+    assert storage.read(str(tmp_path / "file"), most) == data[:most]
+
+
+def test_committed_file_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        storage.commit(str(tmp_path / "file"), b"data")
+        after = os.umask(0o027)
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert after == 0o027
+
+
+def test_commit_takes_a_file_uri(tmp_path: Path) -> None:
+    storage.commit(f"file://{tmp_path}/file", b"data")
+
+    assert (tmp_path / "file").read_bytes() == b"data"
+    assert storage.read(f"file://{tmp_path}/file") == b"data"
+
+
+def test_commit_that_fails_at_the_rename_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    storage.commit(str(tmp_path / "target" / "inside"), b"kept")
+
+    with pytest.raises((StorageError, DataError), match="target"):
+        storage.commit(str(tmp_path / "target"), b"data")
+
+    assert os.listdir(tmp_path) == ["target"]  # noqa: PTH208 - hidden files too
+    assert contents(tmp_path) == {"target/inside": b"kept"}
+
+
+def test_commit_under_a_name_that_is_too_long_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"^cannot write .*: File name too long$"):
+        storage.commit(str(tmp_path / ("n" * 256)), b"data")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commit_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+
+    with pytest.raises(StorageError, match="cannot write"):
+        storage.commit(str(tmp_path / "file" / "below"), b"data")
+
+    assert contents(tmp_path) == {"file": b"kept"}
+
+
+def test_commit_two_levels_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+
+    with pytest.raises(StorageError, match="cannot write"):
+        storage.commit(str(tmp_path / "file" / "below" / "it"), b"data")
+
+
+def test_commit_survives_a_kill_at_any_moment_whole(tmp_path: Path) -> None:
+    writer = """
+import sys
+from nanograd.runtime import storage
+while True:
+    for byte in (b"a", b"b"):
+        storage.commit(sys.argv[1], byte * 100_003)
+        sys.stdout.write(".")
+        sys.stdout.flush()
+"""
+    place = tmp_path / "file"
+
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", writer, str(place)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.read(7)
+            process.send_signal(signal.SIGKILL)
+
+        assert place.read_bytes() in (b"a" * 100_003, b"b" * 100_003)
+
+
+@pytest.mark.parametrize("name", ["missing", "missing/deeper", "file/below"])
+def test_reading_what_is_not_there_is_a_data_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(DataError, match=f"{name}: there is no such file; check the path"):
+        storage.read(storage.join(str(tmp_path), name))
+    with pytest.raises(DataError, match=name):
+        storage.open_file(storage.join(str(tmp_path), name))
+
+
+def test_reading_a_folder_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="this is a folder where a file is expected"):
+        storage.read(str(tmp_path))
+
+
+def test_unknown_kind_of_place_is_a_data_error() -> None:
+    with pytest.raises(DataError, match=r"^nowhere://bucket/key: "):
+        storage.read("nowhere://bucket/key")
+
+
+def test_exclusive_refuses_a_second_process_until_the_first_is_gone(tmp_path: Path) -> None:
+    place = str(tmp_path / "run")
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(OutputExistsError, match="is being written by another process"),
+            storage.exclusive(place),
+        ):
+            pytest.fail("two processes hold one folder")
+        holder.kill()
+    with storage.exclusive(place):
+        held = storage.exists(place)
+
+    assert held
+
+
+def test_exclusive_gives_the_folder_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="mine"), storage.exclusive(str(tmp_path)):
+        raise RuntimeError("mine")
+    with storage.exclusive(str(tmp_path)):
+        names = storage.names(str(tmp_path))
+
+    assert names == []  # no lock file either
+
+
+def test_names_are_sorted_and_empty_for_what_is_not_there(tmp_path: Path) -> None:
+    for name in ("b", "a", ".hidden"):
+        storage.commit(str(tmp_path / name), b"")
+
+    assert storage.names(str(tmp_path)) == [".hidden", "a", "b"]
+    assert storage.names(str(tmp_path / "missing")) == []
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, Path.touch, lambda path: None], ids=["folder", "file", "nothing"]
+)
+def test_remove_leaves_nothing_and_does_not_mind(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "it")
+
+    storage.remove(str(tmp_path / "it"))
+
+    assert not storage.exists(str(tmp_path / "it"))
+    assert storage.exists(str(tmp_path))
+
+
+def test_folder_is_held_without_a_look_at_what_others_commit_below(tmp_path: Path) -> None:
+    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # under way, for all we know
+    killed = tmp_path / ".config.toml.k3.nanograd-tmp"
+    below.parent.mkdir()
+    below.touch()
+    killed.touch()
+
+    with storage.exclusive(str(tmp_path)):
+        assert (below.exists(), killed.exists()) == (True, False)
+        storage.remove_leftovers(str(tmp_path))
+
+    assert not below.exists()

@@ -1,0 +1,357 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd import cli
+from nanograd.config import flags
+from nanograd.config.command_configs import (
+    EvaluateConfig,
+    ExportConfig,
+    IngestConfig,
+    InspectConfig,
+    PredictConfig,
+)
+from nanograd.config.settings import REQUIRED, Config, flag
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.mnist import Mnist
+from nanograd.digits.preparation import Preparation
+from nanograd.models import model
+from nanograd.models.model import Model, Net
+from nanograd.nn.mlp import Architecture, init_params
+from nanograd.runtime import json_files
+
+CONFIGS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "ingest": IngestConfig,
+    "inspect": InspectConfig,
+    "predict": PredictConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+}
+IMPORTS = """
+import sys
+from nanograd.cli import main
+try:
+    main(["--help"])
+finally:
+    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors"} & set(sys.modules)
+    sys.stderr.write(f"imported: {sorted(slow)}")
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended in this process."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last(self) -> dict[str, Any]:
+        line: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
+        return line
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def main(*words: str) -> Done:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(words)
+        out, err = capsys.readouterr()
+        return Done(int(exit_.value.code or 0), out, err)
+
+    return main
+
+
+@pytest.fixture
+def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
+    """Words of a command that predicts 7 digits with two more columns."""
+    architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
+    params, preparation = init_params(architecture, 0), Preparation(name="unit")
+    net = Net(architecture=architecture, params=params, preparation=preparation)
+    model.save(Model(nets=(net,), about={}), str(tmp_path / "model"))
+    images = [image.tobytes() for image in sample.test.images[:7]]
+    table = pa.table({"image": images, "id": range(7), "a b": range(7)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    return ["predict", "rows.parquet", "--model", "model", "--output", "out", "--workers", "0"]
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_help_has_every_field_of_the_config(run: Any, command: str) -> None:
+    done = run(command, "--help")
+
+    entries = re.split(r"\n  (?=-)", done.stdout)  # one a flag, wrapped anyhow
+    helps = {entry.split()[0]: "".join(entry.split()[1:]) for entry in entries}
+    assert done.code == 0
+    assert {"--config", "--debug", "-h,"} <= set(helps)
+    for each in fields(CONFIGS[command]):
+        expected = each.metadata["help"]
+        if each.default is REQUIRED:
+            expected += "[required]"
+        elif each.default or type(each.default) in (int, float):
+            expected += f"[default: {each.default}]"
+        assert helps[flag(each.name)].endswith("".join(expected.split())), each.name
+
+
+def test_only_required_settings_are_marked_required(run: Any) -> None:
+    marked = {
+        command: re.findall(r"(--[a-z-]+) TEXT [^\[]*\[required\]", run(command, "-h").stdout)
+        for command in CONFIGS
+    }
+
+    assert marked == {
+        command: [flag(each.name) for each in fields(class_) if each.default is REQUIRED]
+        for command, class_ in CONFIGS.items()
+    }
+
+
+def test_help_of_the_whole_names_every_command(run: Any) -> None:
+    done = run("--help")
+
+    assert done.code == 0
+    assert re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE) == [
+        "data", "demo", "evaluate", "export", "ingest", "inspect", "predict", "report", "train",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), ("data",)])
+def test_missing_command_shows_the_help_and_is_a_usage_error(run: Any, words: list[str]) -> None:
+    done = run(*words)
+
+    assert (done.code, done.last["code"]) == (2, 2)
+    assert "Commands:" in done.stderr
+    assert "\n" not in done.last["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "named"),
+    [
+        (["predict", "rows", "--output", "o"], "predict", "--model is missing"),
+        (["predict", "--model", "m"], "predict", "INPUT"),
+        (["ingest", "p", "--output", "o", "--part-rows", "many"], "ingest", "many"),
+        (["ingest", "p", "--output", "o", "--part-rows", "0"], "ingest", "--part-rows is 0"),
+        (["ingest", "p", "--output", "o", "--label-from", "me"], "ingest", "'me'"),
+        (["ingest", "p", "--output", "o", "--formats", "svg"], "ingest", "svg"),
+        (["inspect", "p"], "inspect", "--output is missing"),
+        (["evaluate", "--modl", "m"], "evaluate", "--modl"),
+        (["data", "info", "--datum", "x"], "data info", "--datum"),
+        (["data", "inform"], "data", "inform"),
+        (["predicted", "rows"], None, "predicted"),
+        (["--no-such-flag", "train"], None, "--no-such-flag"),
+        (["predict", "data"], "predict", "missing"),
+        (["ingest", "train", "--output"], "ingest", "--output"),
+    ],
+)
+def test_usage_error_is_one_json_line_and_code_2(
+    run: Any, words: list[str], command: str | None, named: str
+) -> None:
+    done = run(*words)
+
+    line = done.last
+    assert (done.code, done.stdout.count("\n")) == (2, 1)
+    assert set(line) == {"event", "command", "code", "reason"}
+    assert (line["event"], line["command"], line["code"]) == ("error", command, 2)
+    assert named in line["reason"]
+    assert done.stderr == f"nanograd: {line['reason']}\n"
+
+
+def test_result_is_one_json_line_with_the_documented_figures(
+    run: Any, predicting: list[str]
+) -> None:
+    done = run(*predicting)
+
+    documented = (
+        "event command rows predicted quarantined files accuracy start_s predict_s rows_per_s "
+        "output"
+    )
+    assert (done.code, done.stdout.count("\n")) == (0, 1)
+    assert set(documented.split()) <= set(done.last)
+    assert (done.last["event"], done.last["command"]) == ("result", "predict")
+    assert (done.last["rows"], done.last["predicted"], done.last["files"]) == (7, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"format": "nanograd-model-3"}, "'nanograd-model-3'"),
+        ({"files": {"model.safetensors": "", "onnx.bin": ""}}, "a file 'onnx.bin'"),
+    ],
+)
+def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
+    run: Any, predicting: list[str], changed: dict[str, Any], named: str
+) -> None:
+    place = predicting[predicting.index("--model") + 1]
+    manifest = json_files.read_manifest(f"{place}/manifest.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_files, "read_manifest", lambda file: {**manifest, **changed})
+        done = run(*predicting)
+
+    assert (done.code, done.last["code"]) == (65, 65)
+    assert named in done.last["reason"]
+    assert done.last["reason"].endswith("use the version that wrote it or train again")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "kept"),
+    [
+        ("id", [], ["id"]),
+        ("id image", [], ["id", "image"]),
+        ("id image", ["--keep", "a b"], ["a b"]),
+        ("", ["--keep", "a b", "--keep", "id"], ["a b", "id"]),
+    ],
+)
+def test_columns_to_keep_come_from_environment_or_flags(
+    run: Any, predicting: list[str], environment: str, words: list[str], kept: list[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOGRAD_PREDICT_KEEP", environment)
+        done = run(*predicting, *words)
+
+    assert done.code == 0, done.stderr
+    table = pq.read_table(Path(predicting[5]) / "predictions")
+    assert table.schema.names[: len(kept) + 1] == [*kept, "source_file"]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
+def test_next_command_prints_the_predictions(run: Any, predicting: list[str], format_: str) -> None:
+    done = run(*predicting, "--format", format_)
+
+    words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
+    shown = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    assert shown.stdout.split()[0] == "source_file"
+    assert "[7 rows x " in shown.stdout
+
+
+def test_demo_prints_its_results_on_stdout_while_ray_has_it(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(*_: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        with redirect_stdout(sys.stderr):  # as in a session of Ray
+            yield "train", {"seven": 7}
+        yield "demo", {}
+
+    monkeypatch.setattr("nanograd.commands.demo", steps)
+    done = run("demo")
+
+    assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
+
+
+def test_picture_to_predict_is_sent_to_ingest(run: Any, predicting: list[str]) -> None:
+    Path("pictures").mkdir()
+    Path("pictures/a.PNG").touch()
+
+    named = run("predict", "rows.parquet", "pictures/a.PNG", *predicting[2:])
+    below = run("predict", "pictures", *predicting[2:])
+
+    assert (named.code, below.code) == (2, 65)
+    assert "a.PNG is a picture; `nanograd ingest`" in named.last["reason"]
+    assert "no .parquet or .pq files in pictures; `nanograd ingest`" in below.last["reason"]
+    assert not Path("out").exists()
+
+
+def test_config_file_keeps_columns_and_is_weaker_than_a_flag(
+    run: Any, predicting: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "my.toml").write_text('keep = ["a b", "id"]\noutput = "elsewhere"\n')
+
+    done = run(*predicting, "--config", "my.toml")
+
+    assert done.code == 0, done.stderr
+    assert pq.read_table("out/predictions").schema.names[:3] == ["a b", "id", "source_file"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("words", [["evaluate", "--model", "gone"], ["train", "--data", "gone"]])
+def test_debug_shows_the_traceback_that_is_hidden_otherwise(run: Any, words: list[str]) -> None:
+    quiet, debug = run(*words), run(*words, "--debug")
+
+    assert quiet.code == debug.code == 65
+    assert quiet.stderr.count("\n") == 1
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert "nanograd.errors.DataError: " in debug.stderr
+    assert debug.stderr.endswith(quiet.stderr)
+    assert quiet.last == debug.last
+
+
+def fail_with(error: BaseException) -> click.Command:
+    @click.command()
+    @flags.debug
+    def broken() -> None:
+        raise error
+
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (RuntimeError("seven"), 70, "RuntimeError: seven; please report this"),
+        (MemoryError(), 70, "MemoryError: "),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.Abort(), 130, "interrupted"),
+    ],
+)
+def test_unexpected_exception_is_one_line_and_its_code(
+    run: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, reason: str
+) -> None:
+    monkeypatch.setitem(cli.cli.commands, "broken", fail_with(error))
+
+    done, debug = run("broken"), run("broken", "--debug")
+
+    assert done.code == debug.code == code
+    assert (done.last["event"], done.last["command"], done.last["code"]) == (
+        "error", "broken", code,
+    )  # fmt: skip
+    assert done.last["reason"].startswith(reason)
+    assert "Traceback" not in done.stderr
+    assert "in broken" in debug.stderr
+
+
+@pytest.mark.parametrize("command", ["ingest", "predict"])
+def test_interrupted_batch_job_says_that_it_can_go_on(
+    run: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(cli.cli.commands, command, fail_with(KeyboardInterrupt()))
+
+    done = run(command)
+
+    assert (done.code, done.last["reason"]) == (130, "interrupted; the same command goes on")
+
+
+def test_help_answers_at_once() -> None:
+    def measured() -> float:
+        began = perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "nanograd", "--help"], check=True, capture_output=True
+        )
+        return perf_counter() - began
+
+    assert min(measured() for _ in range(5)) < 0.5
+
+
+def test_help_imports_nothing_slow() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0
+    assert "Usage: nanograd" in done.stdout
+    assert done.stderr == "imported: []"

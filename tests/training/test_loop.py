@@ -1,0 +1,283 @@
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.mnist import Mnist
+from nanograd.digits.augment import Distortion
+from nanograd.digits.preparation import prepare
+from nanograd.errors import Stopped
+from nanograd.nn.mlp import Params, loss_and_gradients, one_hot
+from nanograd.runtime import process
+from nanograd.training import loop
+from nanograd.training.checkpoint import History
+from nanograd.training.local import LocalGroup, WorkerGroup
+from nanograd.training.loop import Watch
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.server import Progress, Snapshot, first_snapshot
+
+SETTINGS = {
+    "hidden": 16,
+    "activation": "relu",
+    "loss": "cross_entropy",
+    "optimizer": "adam",
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+    "warmup": 3,
+    "pixels": "unit",
+    **asdict(Distortion()),
+    "shift": 1.0,
+    "ema": 0.9,
+    "shards": 3,
+    "batch_size": 64,
+    "epochs": 3,
+}
+ROUNDS_PER_EPOCH = 7
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Saved:
+    """The newest checkpoint, as it was when it was saved."""
+
+    snapshot: Snapshot | None = None
+    history: History = field(default_factory=History)
+    rounds: list[int] = field(default_factory=list)
+
+    def __call__(self, snapshot: Snapshot, history: History) -> None:
+        self.snapshot, self.history = snapshot, deepcopy(history)
+        self.rounds.append(snapshot.round)
+
+
+class FakeGroup:
+    """Computes nothing; remembers what was asked of it."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot, self.asked = snapshot, [snapshot.round]
+
+    def advance(self, until: int) -> None:
+        self.asked.append(until)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            round=self.asked[-1],
+            vector=self._snapshot.vector,
+            state={},
+            average=None,
+            progress=Progress(loss=1.0, num_images=1),
+        )
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Dataset:
+    return sample.train.take(slice(0, 401))
+
+
+def recipe_for(digits: Dataset, **settings: object) -> Recipe:
+    return make_recipe(TrainConfig.resolve(SETTINGS, settings), len(digits))
+
+
+def nothing() -> Dataset:
+    return Dataset(np.zeros((0, 784), np.uint8), np.zeros(0, np.uint8))
+
+
+def never() -> bool:
+    return False
+
+
+def at_once() -> bool:
+    return True
+
+
+def run(
+    recipe: Recipe,
+    digits: Dataset,
+    saved: Saved,
+    stop: Callable[[], bool] = never,
+    validation: Dataset | None = None,
+) -> tuple[Snapshot, Rows]:
+    """Train from the newest checkpoint on; where that ends, and the rows of this session."""
+    group: WorkerGroup = LocalGroup(recipe, digits, saved.snapshot or first_snapshot(recipe))
+    watch = Watch(stop=stop, save=saved)
+    rows = list(loop.train(recipe, validation or nothing(), group, deepcopy(saved.history), watch))
+    return group.snapshot(), rows
+
+
+def sessions(recipe: Recipe, digits: Dataset, stop: Callable[[], bool]) -> tuple[Snapshot, Saved]:
+    """Train with as many sessions as it takes if each is stopped."""
+    saved = Saved()
+    for _ in range(recipe.num_rounds + 1):
+        try:
+            return run(recipe, digits, saved, stop)[0], saved
+        except Stopped:
+            continue
+    pytest.fail("the run never ends")
+
+
+def test_each_epoch_yields_a_row_of_figures(digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+
+    snapshot, rows = run(recipe, digits, Saved(), validation=digits)
+
+    assert recipe.plan.rounds_per_epoch == ROUNDS_PER_EPOCH
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["round"] for row in rows] == [7, 14, 21]
+    assert rows[2]["loss"] < rows[0]["loss"] < 2.5
+    assert rows[2]["val_accuracy"] > rows[0]["val_accuracy"]
+    rates = [recipe.make_schedule()(round_) for round_ in (6, 13, 20)]
+    assert [row["learning_rate"] for row in rows] == rates
+    assert rows[0]["train_s"] <= rows[1]["train_s"] <= rows[2]["train_s"]
+    assert snapshot.round == recipe.num_rounds
+    assert snapshot.vector.dtype == np.float32
+
+
+def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
+    recipe = recipe_for(digits, learning_rate=0.0, shift=0.0)
+
+    _, rows = run(recipe, digits, Saved())
+
+    start = first_snapshot(recipe).vector
+    inputs = prepare(recipe.preparation, digits.images)
+    total, gradient = loss_and_gradients(
+        recipe.architecture, Params(start, 16), inputs, one_hot(digits.labels)
+    )
+    assert gradient.vector.dtype == np.float32
+    assert [row["loss"] for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)
+
+
+def test_without_validation_images_there_is_no_validation_accuracy(digits: Dataset) -> None:
+    _, rows = run(recipe_for(digits, epochs=1), digits, Saved())
+
+    assert [row["val_accuracy"] for row in rows] == [None]
+
+
+def test_validation_changes_no_bit(digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+
+    watched, _ = run(recipe, digits, Saved(), validation=digits.take(slice(0, 7)))
+    blind, _ = run(recipe, digits, Saved())
+
+    assert watched.vector.dtype == np.float32
+    np.testing.assert_array_equal(watched.vector, blind.vector)
+
+
+def test_checkpoint_is_saved_after_every_epoch(digits: Dataset) -> None:
+    saved = Saved()
+
+    run(recipe_for(digits), digits, saved)
+
+    assert saved.rounds == [7, 14, 21]
+    assert len(saved.history.epochs) == 3
+
+
+def test_stopped_in_mid_epoch_it_saves_and_says_that_it_can_go_on(digits: Dataset) -> None:
+    saved = Saved()
+
+    with pytest.raises(Stopped, match=r"^stopped after round 0, saved$"):
+        run(recipe_for(digits), digits, saved, at_once)
+
+    assert saved.rounds == [1]
+    assert saved.history.epochs == []
+    assert saved.snapshot is not None
+    assert saved.snapshot.progress.num_images > 0
+
+
+def test_stopped_wherever_it_is_it_ends_with_the_undisturbed_bits(digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+    expected, rows = run(recipe, digits, Saved())
+
+    snapshot, saved = sessions(recipe, digits, at_once)
+
+    assert snapshot.round == expected.round
+    assert snapshot.vector.dtype == np.float32
+    np.testing.assert_array_equal(snapshot.vector, expected.vector)
+    np.testing.assert_array_equal(snapshot.final_vector(), expected.final_vector())
+    for name, vector in expected.state.items():
+        np.testing.assert_array_equal(snapshot.state[name], vector)
+    assert [row["loss"] for row in saved.history.epochs] == [row["loss"] for row in rows]
+    assert len(saved.rounds) > recipe.epochs
+
+
+def test_stop_at_the_very_end_is_no_stop(digits: Dataset) -> None:
+    recipe = recipe_for(digits, epochs=1, batch_size=1000)
+    saved = Saved()
+
+    snapshot, rows = run(recipe, digits, saved, at_once)
+
+    assert snapshot.round == recipe.num_rounds == len(rows) == 1
+
+
+@pytest.mark.parametrize(("least", "epochs"), [(0, 3), (21, 3), (22, 4), (193, 28)])
+def test_epochs_are_added_until_there_are_enough_rounds(
+    digits: Dataset, least: int, epochs: int
+) -> None:
+    recipe = recipe_for(digits, epochs=3, least_rounds=least)
+
+    assert recipe.plan.rounds_per_epoch == ROUNDS_PER_EPOCH
+    assert recipe.epochs == epochs
+
+
+def test_finished_history_computes_nothing(digits: Dataset) -> None:
+    recipe, saved = recipe_for(digits), Saved()
+    expected, _ = run(recipe, digits, saved)
+
+    snapshot, rows = run(recipe, digits, saved)
+
+    assert rows == []
+    assert snapshot.vector.dtype == np.float32
+    np.testing.assert_array_equal(snapshot.vector, expected.vector)
+
+
+def test_no_stretch_goes_beyond_its_epoch(digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+    group = FakeGroup(first_snapshot(recipe))
+
+    rows = list(loop.train(recipe, nothing(), group, History(), Watch(stop=never, save=Saved())))
+
+    assert len(rows) == 3
+    assert group.asked == sorted(set(group.asked))
+    assert {7, 14, 21} <= set(group.asked)
+    assert group.asked[1] == 1  # the first look at the clock comes after one round
+
+
+def test_accuracy_of_no_images_is_not_a_number(digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+
+    model = loop.as_model(recipe, first_snapshot(recipe), {})
+
+    assert math.isnan(loop.accuracy(model, nothing()))
+
+
+def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
+    averaged, _ = run(recipe_for(digits), digits, Saved())
+    plain, _ = run(recipe_for(digits, ema=0.0), digits, Saved())
+
+    model = loop.as_model(recipe_for(digits), averaged, {})
+    last = loop.as_model(recipe_for(digits, ema=0.0), plain, {})
+
+    assert model.nets[0].params.vector.dtype == last.nets[0].params.vector.dtype == np.float32
+    np.testing.assert_array_equal(averaged.vector, plain.vector)
+    np.testing.assert_array_equal(last.nets[0].params.vector, plain.vector)
+    assert not np.array_equal(model.nets[0].params.vector, plain.vector)
+
+
+def test_local_group_computes_in_one_thread_and_gives_the_rest_back(digits: Dataset) -> None:
+    recipe = recipe_for(digits)
+    group = LocalGroup(recipe, digits, first_snapshot(recipe))
+
+    group.advance(2)
+
+    with process.one_thread():
+        again = LocalGroup(recipe, digits, first_snapshot(recipe))
+        again.advance(2)
+    assert group.snapshot().vector.dtype == np.float32
+    np.testing.assert_array_equal(group.snapshot().vector, again.snapshot().vector)

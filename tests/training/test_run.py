@@ -1,0 +1,176 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanograd.config.settings import from_toml
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.mnist import Mnist
+from nanograd.errors import DataError, DivergedError, Stopped
+from nanograd.models import model as model_io
+from nanograd.runtime import storage
+from nanograd.training import checkpoint, loop
+from tests.helpers.folders import contents
+from tests.helpers.runs import (
+    SETTINGS,
+    Figures,
+    StopAt,
+    refuse_to_compute,
+    stopped,
+    train,
+    without_times,
+)
+
+
+def test_run_directory_holds_what_is_documented(few_digits: Mnist, tmp_path: Path) -> None:
+    figures = train(few_digits, tmp_path / "run")
+
+    run = tmp_path / "run"
+    names = ["checkpoints", "config.toml", "metrics.jsonl", "model"]
+    assert storage.names(str(run)) == names
+    config = TrainConfig.resolve(from_toml((run / "config.toml").read_text(), "config.toml"))
+    assert config == TrainConfig.resolve(SETTINGS)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert figures["val_accuracy"] == rows[1]["val_accuracy"]
+
+
+def test_figures_describe_the_model_that_was_saved(few_digits: Mnist, tmp_path: Path) -> None:
+    figures = train(few_digits, tmp_path / "run")
+
+    model = model_io.load(figures["model"])
+    assert figures["model"] == str(tmp_path / "run" / "model")
+    assert figures["params_sha256"] == model.params_sha256()
+    assert figures["test_accuracy"] == loop.accuracy(model, few_digits.test) > 0.3
+    assert (figures["data"], figures["shards"], figures["epochs"]) == ("some", 3, 2)
+    # 631 images, and some of them redrawn, in batches of 64
+    assert figures["rounds"] == 2 * 11
+    assert model.nets[0].params.vector.dtype == np.float32
+
+
+def test_same_settings_give_the_same_bits(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures
+) -> None:
+    figures = train(few_digits, tmp_path / "run")
+    other = train(few_digits, tmp_path / "other", seed=6)
+
+    assert without_times(figures) == without_times(undisturbed_run)
+    assert other["params_sha256"] != undisturbed_run["params_sha256"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 2])
+def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, count: int
+) -> None:
+    with pytest.raises(Stopped, match="the same settings with --output"):
+        train(few_digits, tmp_path / "run", StopAt(count))
+    assert not (tmp_path / "run" / "model").exists()
+    said: list[str] = []
+
+    figures = train(few_digits, tmp_path / "run", said=said)
+
+    assert without_times(figures) == without_times(undisturbed_run)
+    assert said[0].startswith("going on from round ")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_lost_model_is_made_again_from_the_last_checkpoint(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures
+) -> None:
+    train(few_digits, tmp_path / "run")
+    storage.remove(str(tmp_path / "run" / "model"))
+
+    figures = train(few_digits, tmp_path / "run")
+
+    assert without_times(figures) == without_times(undisturbed_run)
+
+
+def test_metrics_that_a_kill_prevented_are_written_by_the_next_command(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
+    # Killed between the last checkpoint and the rows that go with it.
+    train(few_digits, tmp_path / "run")
+    for name in ("model", "metrics.jsonl"):
+        storage.remove(str(tmp_path / "run" / name))
+
+    train(few_digits, tmp_path / "run")
+
+    assert storage.read(str(tmp_path / "run" / "metrics.jsonl")).count(b"\n") == 2
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures
+) -> None:
+    train(few_digits, tmp_path / "run")
+    storage.remove(str(tmp_path / "run" / "model"))
+    folder = tmp_path / "run" / "checkpoints"
+    newest = folder / storage.names(str(folder))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    said: list[str] = []
+
+    figures = train(few_digits, tmp_path / "run", said=said)
+
+    assert without_times(figures) == without_times(undisturbed_run)
+    assert newest.name in said[0]
+    assert said[1] == "going on from round 11 of 22"
+
+
+def test_finished_run_repeats_its_result_without_computing(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
+    figures = train(few_digits, tmp_path / "run")
+    before = contents(tmp_path)
+    said: list[str] = []
+
+    again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, said=said)
+
+    assert again == figures
+    assert contents(tmp_path) == before
+    assert said == [f"{tmp_path}/run holds this run already, complete; --overwrite trains it again"]
+
+
+def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: Path) -> None:
+    # The first round leaves parameters of about 1e13, still finite; the second one does not.
+    absurd = {"optimizer": "sgd", "learning_rate": 1e15, "schedule": "constant", "warmup": 0}
+    run = stopped(few_digits, tmp_path / "run", **absurd)
+    before = contents(run / "checkpoints")
+
+    with np.errstate(over="ignore"), pytest.raises(DivergedError, match="lower --learning-rate"):
+        train(few_digits, run, **absurd)
+
+    found = checkpoint.newest(str(run / "checkpoints"), pytest.fail)
+    assert contents(run / "checkpoints") == before
+    assert found is not None
+    assert found.snapshot.round == 1
+    assert found.snapshot.vector.dtype == np.float32
+    assert np.isfinite(found.snapshot.vector).all()
+    assert not (run / "model").exists()
+
+
+def test_test_images_choose_nothing(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures
+) -> None:
+    wrong = Dataset(few_digits.test.images, (few_digits.test.labels + 1) % 10)
+
+    figures = train(replace(few_digits, test=wrong), tmp_path / "run")
+
+    assert figures["params_sha256"] == undisturbed_run["params_sha256"]
+    assert figures["test_accuracy"] < 0.3 < undisturbed_run["test_accuracy"]
+
+
+def test_run_without_validation_has_no_validation_accuracy(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
+    figures = train(few_digits, tmp_path / "run", validation_split=0.0)
+
+    assert figures["val_accuracy"] is None
+
+
+def test_too_few_images_for_the_shards_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
+    few = replace(few_digits, train=few_digits.train.take(slice(0, 7)))
+
+    with pytest.raises(DataError, match="6 training images cannot fill 8 shards; lower --shards"):
+        train(few, tmp_path / "run", shards=8)

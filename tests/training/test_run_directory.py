@@ -1,0 +1,129 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanograd.data.mnist import Mnist
+from nanograd.errors import DataError, OutputExistsError
+from nanograd.runtime import storage
+from tests.helpers.folders import contents
+from tests.helpers.runs import (
+    Figures,
+    refuse_to_compute,
+    stopped,
+    train,
+    without_times,
+)
+
+
+def test_settings_that_change_no_bit_may_differ(few_digits: Mnist, tmp_path: Path) -> None:
+    stopped(few_digits, tmp_path / "run", workers=1)
+
+    figures = train(few_digits, tmp_path / "run", workers=0)
+
+    again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, workers=3)
+    assert again["params_sha256"] == figures["params_sha256"]
+
+
+OTHERS = [
+    {"seed": 6},
+    {"hidden": 7},
+    {"epochs": 3},
+    {"shards": 7},
+    {"learning_rate": 0.011},
+    {"optimizer": "momentum", "momentum": 0.5},
+    {"validation_split": 0.2},
+    {"shift": 0.0},
+    {"elastic": 1.0},
+    {"pixels": "deslanted"},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: next(iter(other)))
+@pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
+def test_another_recipe_is_refused_and_changes_nothing(
+    few_digits: Mnist, tmp_path: Path, begin: Callable[..., object], other: dict[str, Any]
+) -> None:
+    begin(few_digits, tmp_path / "run")
+    before, name = contents(tmp_path), next(iter(other))
+
+    with pytest.raises(OutputExistsError, match=rf"holds a run with {name} .*, not .*; choose"):
+        train(few_digits, tmp_path / "run", make_group=refuse_to_compute, **other)
+
+    assert contents(tmp_path) == before
+
+
+def test_another_finished_run_is_not_called_this_run(few_digits: Mnist, tmp_path: Path) -> None:
+    train(few_digits, tmp_path / "run")
+    said: list[str] = []
+
+    with pytest.raises(OutputExistsError):
+        train(few_digits, tmp_path / "run", said=said, seed=6)
+
+    assert said == []
+
+
+def test_other_data_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
+    stopped(few_digits, tmp_path / "run")
+
+    with pytest.raises(OutputExistsError, match="holds a run with data_sha256"):
+        train(replace(few_digits, sha256="other"), tmp_path / "run", make_group=refuse_to_compute)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["thesis.txt", "models", "config.toml.bak", ".git"])
+def test_stranger_in_the_directory_is_left_alone(
+    few_digits: Mnist, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    stopped(few_digits, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("mine")
+    before = contents(tmp_path)
+
+    with pytest.raises(OutputExistsError, match=f"holds '{name}', which is no part of a run"):
+        train(few_digits, tmp_path / "run", overwrite=overwrite)
+
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [".metrics.jsonl.k3.nanograd-tmp", ".config.toml.k3.nanograd-tmp"])
+def test_what_a_killed_commit_left_does_not_block_the_run(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, name: str
+) -> None:
+    stopped(few_digits, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("half")
+
+    figures = train(few_digits, tmp_path / "run")
+
+    assert without_times(figures) == without_times(undisturbed_run)
+
+
+@pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
+def test_overwrite_replaces_another_run(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, begin: Callable[..., object]
+) -> None:
+    begin(few_digits, tmp_path / "run", seed=6)
+
+    figures = train(few_digits, tmp_path / "run", overwrite=True)
+
+    assert without_times(figures) == without_times(undisturbed_run)
+    assert len(storage.names(str(tmp_path / "run" / "checkpoints"))) == 2
+
+
+def test_directory_that_another_process_holds_is_refused(few_digits: Mnist, tmp_path: Path) -> None:
+    with (
+        storage.exclusive(str(tmp_path / "run")),
+        pytest.raises(OutputExistsError, match="is being written by another process"),
+    ):
+        train(few_digits, tmp_path / "run", overwrite=True)
+
+    assert contents(tmp_path) == {}
+
+
+def test_damaged_model_of_a_finished_run_is_a_data_error(few_digits: Mnist, tmp_path: Path) -> None:
+    train(few_digits, tmp_path / "run")
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
+
+    with pytest.raises(DataError, match=r"config\.json is damaged"):
+        train(few_digits, tmp_path / "run", make_group=refuse_to_compute)

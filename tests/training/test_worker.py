@@ -1,0 +1,263 @@
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from nanograd.config.train_config import TrainConfig
+from nanograd.data.dataset import Dataset
+from nanograd.digits.augment import Distortion
+from nanograd.digits.preparation import prepare
+from nanograd.nn.mlp import Params, init_params, loss_and_gradients, one_hot
+from nanograd.nn.optimizers import Vector
+from nanograd.runtime import process
+from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.tree import cover
+from nanograd.training.worker import Contribution, Worker, add
+
+SETTINGS = {
+    "hidden": 7,
+    "activation": "tanh",
+    "loss": "cross_entropy",
+    "pixels": "unit",
+    "upright": "before",
+    **asdict(Distortion()),
+}
+DISTORTED = {"pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
+NUM_IMAGES = 193
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with process.one_thread():
+        yield
+
+
+def some_digits(num_images: int = NUM_IMAGES) -> Dataset:
+    generator = np.random.default_rng(7)
+    images = generator.integers(0, 256, (num_images, 784)).astype(np.uint8)
+    return Dataset(images, generator.integers(0, 10, num_images).astype(np.uint8))
+
+
+def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
+    layers = {**SETTINGS, "shards": 5, "batch_size": 64}, settings
+    return make_recipe(TrainConfig.resolve(*layers), num_images)
+
+
+def worker_for(recipe: Recipe, digits: Dataset, shards: set[int] | range) -> Worker:
+    plan = recipe.plan
+    return Worker(recipe, {s: digits.take(plan.shard_slice(s)) for s in shards})
+
+
+def start_of(recipe: Recipe) -> Vector:
+    vector = init_params(recipe.architecture, 5).vector
+    vector.flags.writeable = False
+    return vector
+
+
+def assert_same_bits(actual: list[Contribution], expected: list[Contribution]) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        assert (one.round, one.node, one.loss, one.num_images) == (
+            other.round,
+            other.node,
+            other.loss,
+            other.num_images,
+        )
+        assert one.gradient.dtype == np.float32
+        np.testing.assert_array_equal(one.gradient, other.gradient)
+
+
+@pytest.mark.parametrize("shards", [{0}, {4}, {0, 1}, {1, 2, 3}, {0, 2, 4}, set(range(5))])
+def test_worker_sends_the_largest_nodes_of_its_shards(shards: set[int]) -> None:
+    recipe = recipe_for()
+
+    contributions = worker_for(recipe, some_digits(), shards).contribute(1, start_of(recipe))
+
+    assert [c.node for c in contributions] == cover((0, 5), frozenset(shards))
+    for contribution in contributions:
+        assert contribution.round == 1
+        assert contribution.gradient.dtype == np.float32
+        assert contribution.gradient.shape == (recipe.architecture.num_parameters,)
+
+
+def test_worker_without_shards_sends_nothing() -> None:
+    recipe = recipe_for()
+
+    assert Worker(recipe, {}).contribute(0, start_of(recipe)) == []
+
+
+def test_parameters_are_left_alone() -> None:
+    recipe = recipe_for()
+    vector = start_of(recipe)
+    before = vector.tobytes()
+
+    (contribution,) = worker_for(recipe, some_digits(), range(5)).contribute(0, vector)
+
+    assert vector.tobytes() == before
+    assert not np.shares_memory(contribution.gradient, vector)
+    assert contribution.gradient.dtype == np.float32
+
+
+@pytest.mark.parametrize("pixels", ["unit", "deslanted"])
+def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> None:
+    recipe, digits = recipe_for(pixels=pixels), some_digits()
+    plan, shard, round_ = recipe.plan, 3, 5
+
+    (contribution,) = worker_for(recipe, digits, {shard}).contribute(round_, start_of(recipe))
+
+    order = plan.order(round_ // plan.rounds_per_epoch, shard)[plan.micro_batch(round_, shard)]
+    batch = digits.take(order + plan.shard_slice(shard).start)
+    loss, gradient = loss_and_gradients(
+        recipe.architecture,
+        Params(start_of(recipe), 7),
+        prepare(recipe.preparation, batch.images),
+        one_hot(batch.labels),
+    )
+    assert contribution.num_images == len(batch)
+    assert contribution.loss == loss
+    assert contribution.gradient.dtype == np.float32
+    np.testing.assert_array_equal(contribution.gradient, gradient.vector)
+
+
+@pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
+def test_worker_keeps_no_state_that_matters(settings: dict[str, object]) -> None:
+    recipe, digits = recipe_for(**settings), some_digits()
+    vector, old = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
+
+    for round_ in (9, 0, 4, 4):
+        old.contribute(round_, vector)
+    actual = old.contribute(6, vector)
+
+    expected = worker_for(recipe, digits, {0, 1, 3}).contribute(6, vector)
+    assert_same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("prepared", [5, 6, 7])
+def test_inputs_made_ahead_change_no_bit(prepared: int) -> None:
+    recipe, digits = recipe_for(**DISTORTED), some_digits()
+    vector, worker = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
+
+    worker.prepare(prepared)
+    actual = [worker.contribute(6, vector), worker.contribute(6, vector)]
+
+    expected = worker_for(recipe, digits, {0, 1, 3}).contribute(6, vector)
+    for contributions in actual:
+        assert_same_bits(contributions, expected)
+
+
+def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
+    recipe, digits = recipe_for(**DISTORTED), some_digits()
+    plan, vector, worker = recipe.plan, start_of(recipe), worker_for(recipe, digits, {2, 3})
+
+    worker.prepare(6)
+    # Another shard 2, so that what was made ahead would be wrong.
+    others = {s: some_digits(400).take(slice(200, 393)).take(plan.shard_slice(s)) for s in (2, 4)}
+    worker.hold(others)
+
+    assert_same_bits(worker.contribute(6, vector), Worker(recipe, others).contribute(6, vector))
+
+
+@pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
+def test_parent_has_the_bits_of_its_children_from_different_workers(
+    settings: dict[str, object],
+) -> None:
+    recipe, digits = recipe_for(**settings), some_digits()
+    vector = start_of(recipe)
+
+    (together,) = worker_for(recipe, digits, {2, 3}).contribute(4, vector)
+    (left,) = worker_for(recipe, digits, {2}).contribute(4, vector)
+    (right,) = worker_for(recipe, digits, {3}).contribute(4, vector)
+
+    assert_same_bits([add(left, right)], [together])
+
+
+def test_distorted_images_give_another_gradient_in_every_epoch() -> None:
+    recipe, still = recipe_for(**DISTORTED), recipe_for(pixels="deslanted")
+    digits, vector = some_digits(), start_of(recipe)
+
+    gradients = [
+        worker_for(r, digits, {0}).contribute(k, vector)[0].gradient
+        for r, k in ((still, 0), (recipe, 0), (recipe, recipe.plan.rounds_per_epoch))
+    ]
+
+    assert {gradient.dtype for gradient in gradients} == {np.dtype(np.float32)}
+    assert len({gradient.tobytes() for gradient in gradients}) == 3
+
+
+@pytest.mark.parametrize("num_images", [7, 193])
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [5, 64, 1000])
+def test_every_image_counts_exactly_once_an_epoch(
+    num_images: int, num_workers: int, batch_size: int
+) -> None:
+    # Every image marks a pixel of its own and all hidden units are alike, so row i of dw1 tells
+    # how often image i was used.
+    images = np.zeros((num_images, 784), np.uint8)
+    images[np.arange(num_images), np.arange(num_images)] = 255
+    digits = Dataset(images, np.full(num_images, 3, np.uint8))
+    recipe = recipe_for(num_images, batch_size=batch_size, activation="sigmoid")
+    vector = np.zeros(recipe.architecture.num_parameters, np.float32)
+    Params(vector, 7).w2[:, 3] = 1
+    workers = [
+        worker_for(recipe, digits, set(range(5)[rank::num_workers])) for rank in range(num_workers)
+    ]
+
+    epoch = range(recipe.plan.rounds_per_epoch, 2 * recipe.plan.rounds_per_epoch)
+    contributions = [c for k in epoch for worker in workers for c in worker.contribute(k, vector)]
+
+    assert sum(c.num_images for c in contributions) == num_images
+    seen = sum(Params(c.gradient.astype(np.float64), 7).w1[:num_images, 0] for c in contributions)
+    assert {c.gradient.dtype for c in contributions} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(seen, np.full(num_images, seen[0]), rtol=1e-5)
+    assert seen[0] != 0
+
+
+def test_round_in_which_a_shard_has_no_image_contributes_zeros() -> None:
+    recipe = recipe_for(9, shards=8, batch_size=8)
+
+    contributions = worker_for(recipe, some_digits(9), {0}).contribute(1, start_of(recipe))
+
+    assert [(c.num_images, c.loss) for c in contributions] == [(0, 0.0)]
+    assert contributions[0].gradient.dtype == np.float32
+    assert not contributions[0].gradient.any()
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_label_never_reaches_the_inputs(loss: str) -> None:
+    # dw1 = x^T d1: on black images it is zero whatever the labels, unless one of them has become
+    # a pixel (the fault of this program's ancestor).
+    black = np.zeros((NUM_IMAGES, 784), np.uint8)
+    recipe = recipe_for(loss=loss)
+
+    gradients = [
+        Params(
+            worker_for(recipe, Dataset(black, labels), range(5))
+            .contribute(0, start_of(recipe))[0]
+            .gradient,
+            7,
+        )
+        for labels in (some_digits().labels, np.full(NUM_IMAGES, 9, np.uint8))
+    ]
+
+    for gradient in gradients:
+        assert gradient.vector.dtype == np.float32
+        assert not gradient.w1.any()
+        assert gradient.b1.all()
+    assert not np.array_equal(gradients[0].b2, gradients[1].b2)
+
+
+def test_labels_act_through_the_targets_alone() -> None:
+    # With softmax d2 = o - t, and the outputs o depend on the images only: between two labellings
+    # of the same images, db2 differs by the difference of the label counts.
+    recipe = recipe_for(batch_size=NUM_IMAGES)
+    digits = some_digits()
+    other = Dataset(digits.images, np.roll(digits.labels, 7) // 2)
+
+    first, second = (
+        Params(worker_for(recipe, d, range(5)).contribute(0, start_of(recipe))[0].gradient, 7)
+        for d in (digits, other)
+    )
+
+    counts = [np.bincount(d.labels, minlength=10) for d in (digits, other)]
+    assert first.vector.dtype == second.vector.dtype == np.float32
+    np.testing.assert_allclose(first.b2 - second.b2, counts[1] - counts[0], rtol=0, atol=1e-4)
