@@ -1,17 +1,444 @@
-"""How far a job is: figures that a terminal, a log and the metrics of operators are told of."""
+"""What happens in a job, as values: one stream of events that terminals, logs and files render.
+
+A job emits frozen dataclasses to one listener. Whoever renders them decides how: a live view, lines
+of text or JSON, `events.jsonl`, `metrics.jsonl`, Prometheus, TensorBoard, MLflow. Field names are
+those of the JSON records, so that a renderer needs no second table of names.
+"""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
+
+
+class Level(StrEnum):
+    """Severity of an event, as log records carry it."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class WorkerState(StrEnum):
+    """What a rank is doing."""
+
+    WORKING = "working"
+    STARTING = "starting"
+
+
+class FailureKind(StrEnum):
+    """How a process failed; the values are those of `events.jsonl`."""
+
+    KILLED = "killed"
+    UNRESPONSIVE = "hung"
+
+
+# Marks a field that no record holds, because the event's sentence says it.
+_UNRECORDED = {"recorded": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a job.
+
+    Args:
+        level: its severity.
+    """
+
+    name: ClassVar[str]
+    level: Level = field(default=Level.INFO, metadata=_UNRECORDED)
+
+    def record(self) -> dict[str, Any]:
+        """Return the event as a JSON object."""
+        recorded = (each.name for each in fields(self) if each.metadata.get("recorded", True))
+        return {"event": self.name, **{name: getattr(self, name) for name in recorded}}
+
+
+Listener: TypeAlias = Callable[[Event], None]
+
+
+def ignore(event: Any) -> None:
+    """Drop an event."""
+
+
+def broadcast(*listeners: Listener) -> Listener:
+    """Return a listener that passes each event to several, in their order."""
+
+    def relay(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return relay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Event):
+    """A sentence for people.
+
+    Args:
+        text: the sentence.
+    """
+
+    name: ClassVar[str] = "message"
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def record(self) -> dict[str, Any]:
+        """Return the event as a JSON object."""
+        return {"event": self.name, "level": str(self.level), "message": self.text.strip()}
+
+
+def info(text: str) -> Message:
+    """Return a message of level INFO."""
+    return Message(text=text)
+
+
+def warning(text: str) -> Message:
+    """Return a message of level WARNING."""
+    return Message(text=text, level=Level.WARNING)
+
+
+# Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """Metrics of a finished epoch: a line of `metrics.jsonl`.
+
+    Args:
+        epoch: its number, from 1.
+        round: the next round to compute.
+        loss: mean over the images of the epoch.
+        val_accuracy: on the validation images, 0 to 1; None without any.
+        learning_rate: of its last round.
+        train_s: seconds since training began, pauses aside.
+        images_per_s: training images a second.
+    """
+
+    epoch: int
+    round: int
+    loss: float
+    val_accuracy: float | None
+    learning_rate: float
+    train_s: float
+    images_per_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFinished(Event):
+    """An epoch is complete and its checkpoint is saved.
+
+    Args:
+        metrics: of the epoch.
+        net: number of the net in an ensemble, from 1.
+        nets: size of the ensemble.
+    """
+
+    name: ClassVar[str] = "epoch"
+    metrics: EpochMetrics
+    net: int = 1
+    nets: int = 1
+
+    def record(self) -> dict[str, Any]:
+        """Return the event as a JSON object."""
+        of_net = {"net": self.net, "nets": self.nets}
+        return {"event": self.name, "command": "train", **of_net, **asdict(self.metrics)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress(Event):
+    """Progress of a training run, after each segment of rounds.
+
+    Args:
+        net: number of the net in an ensemble, from 1.
+        nets: size of the ensemble.
+        epoch: the current epoch, from 1.
+        epochs: epochs of a net.
+        round: rounds applied, over all nets.
+        rounds: rounds of the whole run.
+        image: images trained on, each counted once an epoch.
+        rounds_per_s: over the last seconds.
+        images_per_s: over the last seconds.
+        loss: mean training loss of the current epoch; None until it is known.
+        val_accuracy: of the last epoch; None without one.
+        left_s: estimated seconds to the end; None until it is known.
+        workers: state of each rank.
+        complete: whether this is the last round.
+    """
+
+    name: ClassVar[str] = "progress"
+    command: str = "train"
+    net: int = 1
+    nets: int = 1
+    epoch: int
+    epochs: int
+    round: int
+    rounds: int
+    image: int
+    rounds_per_s: float
+    images_per_s: int
+    loss: float | None
+    val_accuracy: float | None
+    left_s: float | None
+    workers: Mapping[str, WorkerState]
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFinished(Event):
+    """A training run is complete.
+
+    Args:
+        result: the result line of `nanograd train`.
+    """
+
+    name: ClassVar[str] = "result"
+    result: Mapping[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """Return the event as a JSON object."""
+        return {"event": self.name, **self.result}
+
+
+# Batch jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgress(Event):
+    """Progress of a batch job, after each part.
+
+    Args:
+        command: ingest or predict.
+        part: parts done.
+        parts: parts of the whole job.
+        row: rows accounted for.
+        rows: rows of the whole job.
+        rows_per_s: since the first part was started.
+        quarantined: rows in quarantine.
+        time_s: seconds since the first part was started.
+        left_s: estimated seconds to the end; None until it is known.
+        complete: whether this is the last part.
+    """
+
+    name: ClassVar[str] = "progress"
+    command: str
+    part: int
+    parts: int
+    row: int
+    rows: int
+    rows_per_s: float
+    quarantined: int
+    time_s: float
+    left_s: float | None
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScored(Event):
+    """A test image was classified (`nanograd evaluate --verbose`).
+
+    Args:
+        label: its class.
+        scores: one for each class.
+        prediction: the class with the best score.
+    """
+
+    name: ClassVar[str] = "image"
+    label: int
+    scores: tuple[float, ...]
+    prediction: int
+
+    def __str__(self) -> str:
+        scores = " ".join(f"{score:.6f}" for score in self.scores)
+        best = self.scores[self.prediction]
+        return f"{self.label}  [{scores}]  {best:.6f}  {self.prediction}"
+
+
+# Workers and parameter server
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupEvent(Event):
+    """A change in a group of workers; kept in `events.jsonl`."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the event as a JSON object, with its sentence."""
+        return {**super().record(), "sentence": str(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupStarted(GroupEvent):
+    """All workers have started.
+
+    >>> str(GroupStarted(num_workers=3, num_hosts=2))
+    '3 workers on 2 hosts'
+    """
+
+    name: ClassVar[str] = "started"
+    num_workers: int = field(metadata=_UNRECORDED)
+    num_hosts: int = field(metadata=_UNRECORDED)
+
+    def __str__(self) -> str:
+        return f"{_count(self.num_workers, 'worker')} on {_count(self.num_hosts, 'host')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFailed(GroupEvent):
+    """A worker failed.
+
+    Args:
+        rank: of the worker.
+        round: the round that is computed again.
+        how: the kind of failure.
+        heirs: the shards that other ranks took over.
+
+    >>> str(WorkerFailed(rank=2, round=812, how=FailureKind.KILLED, heirs={0: [4, 5]}))
+    'worker 2 failed at round 812 (killed); shards 4-5 now on worker 0; 0 rounds lost'
+    """
+
+    name: ClassVar[str] = "lost"
+    rank: int
+    round: int
+    how: FailureKind
+    heirs: Mapping[int, Sequence[int]] = field(metadata=_UNRECORDED)
+
+    def __str__(self) -> str:
+        moved = [
+            f"{_range(shards)} now on worker {heir}"
+            for heir, shards in self.heirs.items()
+            if shards
+        ]
+        return (
+            f"worker {self.rank} failed at round {self.round} ({self.how}); "
+            f"{'; '.join(moved) or 'its shards wait for a replacement'}; 0 rounds lost"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJoined(GroupEvent):
+    """A replacement took its shards."""
+
+    name: ClassVar[str] = "joined"
+    rank: int
+    round: int
+
+    def __str__(self) -> str:
+        return f"worker {self.rank} joined at round {self.round}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRetried(GroupEvent):
+    """A round is computed again by new workers, because a contribution was refused."""
+
+    name: ClassVar[str] = "refused"
+    round: int
+    reason: str = field(metadata=_UNRECORDED)
+
+    def __str__(self) -> str:
+        return f"round {self.round}: {self.reason}; computed again by new workers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFailed(GroupEvent):
+    """The parameter server failed; a new one continues from the newest copy of its state.
+
+    Args:
+        round: the round it was computing.
+        reason: what Ray reported.
+        copy: the round of the copy.
+    """
+
+    name: ClassVar[str] = "server_lost"
+    round: int
+    reason: str = field(metadata=_UNRECORDED)
+    copy: int = field(metadata=_UNRECORDED)
+
+    def __str__(self) -> str:
+        return (
+            f"the parameter server failed at round {self.round} ({self.reason}); "
+            f"a new one continues from the copy of round {self.copy}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildsDiffer(GroupEvent):
+    """A worker computes with another numpy or BLAS than the parameter server."""
+
+    name: ClassVar[str] = "mixed"
+    rank: int
+    worker: str = field(metadata=_UNRECORDED)
+    server: str = field(metadata=_UNRECORDED)
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.rank} computes with {self.worker}, the server with {self.server}: "
+            "its bits may differ"
+        )
+
+
+def _range(shards: Sequence[int]) -> str:
+    """Name some shards, neighbours as a range.
+
+    >>> _range([4, 5, 6]), _range([1]), _range([1, 4])
+    ('shards 4-6', 'shard 1', 'shards 1, 4')
+    """
+    if len(shards) == 1:
+        return f"shard {shards[0]}"
+    if list(shards) == list(range(shards[0], shards[-1] + 1)):
+        return f"shards {shards[0]}-{shards[-1]}"
+    return f"shards {', '.join(map(str, shards))}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# Speed and time
+
+
+class Rate:
+    """Growth of a counter over the last seconds.
+
+    Args:
+        over_s: length of the window.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, over_s: float = 10.0, clock: Callable[[], float] = perf_counter) -> None:
+        self._over_s, self._clock = over_s, clock
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, count: int) -> float:
+        """Record the counter's value and return its growth a second; 0 until it has grown."""
+        now = self._clock()
+        self._seen.append((now, count))
+        while len(self._seen) > 2 and now - self._seen[0][0] > self._over_s:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return (count - before) / max(now - then, 1e-3)
+
+
+def duration(seconds: float) -> str:
+    """Format a time for people.
+
+    >>> [duration(seconds) for seconds in (0.2, 89, 100, 7300)]
+    ['1 s', '89 s', '2 min', '2 h 2 min']
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# Until every module emits events
 
 # Names as in metrics.jsonl and in the result line; `event` says what they are figures of.
 Figures: TypeAlias = Mapping[str, Any]
 Show: TypeAlias = Callable[[Figures], None]
-
-
-def ignore(figures: Figures) -> None:
-    """Shows nothing."""
 
 
 def to_all(shows: Sequence[Show]) -> Show:
@@ -24,52 +451,7 @@ def to_all(shows: Sequence[Show]) -> Show:
     return show
 
 
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> [duration(seconds) for seconds in (0.2, 89, 100, 7300)]
-    ['1 s', '89 s', '2 min', '2 h 2 min']
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-class Rate:
-    """How fast a count grows, over its last seconds: what is left is guessed from it.
-
-    Args:
-        over_s: so many seconds.
-        clock: seconds that only grow.
-    """
-
-    def __init__(self, over_s: float = 10.0, clock: Callable[[], float] = perf_counter) -> None:
-        self._over_s, self._clock = over_s, clock
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def at(self, count: int) -> float:
-        """The rate now that the count is this: 0 until it has grown.
-
-        Args:
-            count: as it is now.
-
-        Returns:
-            Counts a second.
-        """
-        now = self._clock()
-        self._seen.append((now, count))
-        while len(self._seen) > 2 and now - self._seen[0][0] > self._over_s:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        return (count - before) / max(now - then, 1e-3)
-
-
-Event: TypeAlias = dict[str, Any]
-Tell: TypeAlias = Callable[[Event], None]
-
-
-def started(num_workers: int, num_hosts: int) -> Event:
+def started(num_workers: int, num_hosts: int) -> dict[str, Any]:
     """The group is complete.
 
     >>> started(3, 2)["sentence"]
@@ -79,7 +461,7 @@ def started(num_workers: int, num_hosts: int) -> Event:
     return {"event": "started", "sentence": sentence}
 
 
-def lost(rank: int, round_: int, how: str, heirs: Mapping[int, Sequence[int]]) -> Event:
+def lost(rank: int, round_: int, how: str, heirs: Mapping[int, Sequence[int]]) -> dict[str, Any]:
     """A worker is lost.
 
     Args:
@@ -91,7 +473,7 @@ def lost(rank: int, round_: int, how: str, heirs: Mapping[int, Sequence[int]]) -
     >>> lost(2, 812, "killed", {0: [4, 5]})["sentence"]
     'worker 2 lost at round 812 (killed); shards 4-5 now on worker 0; 0 rounds lost'
     """
-    where = [f"{_name(shards)} now on worker {heir}" for heir, shards in heirs.items() if shards]
+    where = [f"{_range(shards)} now on worker {heir}" for heir, shards in heirs.items() if shards]
     sentence = (
         f"worker {rank} lost at round {round_} ({how}); "
         f"{'; '.join(where) or 'its shards wait for a replacement'}; 0 rounds lost"
@@ -99,19 +481,19 @@ def lost(rank: int, round_: int, how: str, heirs: Mapping[int, Sequence[int]]) -
     return {"event": "lost", "rank": rank, "round": round_, "how": how, "sentence": sentence}
 
 
-def joined(rank: int, round_: int) -> Event:
+def joined(rank: int, round_: int) -> dict[str, Any]:
     """A replacement takes its share back."""
     sentence = f"worker {rank} joined at round {round_}"
     return {"event": "joined", "rank": rank, "round": round_, "sentence": sentence}
 
 
-def refused(round_: int, trouble: str) -> Event:
+def refused(round_: int, trouble: str) -> dict[str, Any]:
     """A round is computed again because what was sent is not finite."""
     sentence = f"round {round_}: {trouble}; computed again by new workers"
     return {"event": "refused", "round": round_, "sentence": sentence}
 
 
-def server_lost(round_: int, why: str, copy: int) -> Event:
+def server_lost(round_: int, why: str, copy: int) -> dict[str, Any]:
     """The server is lost; a new one begins at the round of the newest copy."""
     sentence = (
         f"the parameter server was lost at round {round_} ({why}); "
@@ -120,24 +502,10 @@ def server_lost(round_: int, why: str, copy: int) -> Event:
     return {"event": "server_lost", "round": round_, "sentence": sentence}
 
 
-def mixed(rank: int, theirs: str, ours: str) -> Event:
+def mixed(rank: int, theirs: str, ours: str) -> dict[str, Any]:
     """A worker computes with another numpy or BLAS than the server."""
     sentence = f"worker {rank} computes with {theirs}, the server with {ours}: its bits may differ"
     return {"event": "mixed", "rank": rank, "sentence": sentence}
 
 
-def _name(shards: Sequence[int]) -> str:
-    """Name some shards, a run of them as a range.
-
-    >>> _name([4, 5, 6]), _name([1]), _name([1, 4])
-    ('shards 4-6', 'shard 1', 'shards 1, 4')
-    """
-    if len(shards) == 1:
-        return f"shard {shards[0]}"
-    if list(shards) == list(range(shards[0], shards[-1] + 1)):
-        return f"shards {shards[0]}-{shards[-1]}"
-    return f"shards {', '.join(map(str, shards))}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+Tell = Callable[[dict[str, Any]], None]
