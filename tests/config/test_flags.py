@@ -1,0 +1,75 @@
+"""Flags are an interface: `flags.json` lists all of them, and a change of it is a deliberate act."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nanograd.cli import cli
+from nanograd.config.command_configs import (
+    EvaluateConfig,
+    ExportConfig,
+    IngestConfig,
+    InspectConfig,
+    PredictConfig,
+)
+from nanograd.config.settings import REQUIRED, Config
+from nanograd.config.train_config import PRESETS, TrainConfig
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "flags.json").read_text())
+CONFIGS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "ingest": IngestConfig,
+    "inspect": InspectConfig,
+    "predict": PredictConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+}
+
+
+def commands(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *words, name)
+        else:
+            yield " ".join([*words, name]), command
+
+
+def describe(parameter: click.Parameter, config: type[Config] | None) -> dict[str, Any]:
+    """Return all of a parameter that scripts depend on: not its help text."""
+    setting = getattr(config, "__dataclass_fields__", {}).get(parameter.name)
+    default = setting.default if setting else parameter.default
+    return {
+        "names": parameter.opts,
+        "type": parameter.type.name,
+        "choices": list(getattr(parameter.type, "choices", ())),
+        "is_flag": getattr(parameter, "is_flag", False),
+        "multiple": parameter.multiple,
+        "nargs": parameter.nargs,
+        "required": parameter.required or default is REQUIRED,
+        "default": default if isinstance(default, str | int | float) else None,
+    }
+
+
+def today() -> dict[str, Any]:
+    return {
+        "commands": {
+            name: {each.name: describe(each, CONFIGS.get(name)) for each in command.params}
+            for name, command in commands(cli)
+        },
+        "presets": PRESETS,
+    }
+
+
+def test_commands_are_those_recorded() -> None:
+    assert list(today()["commands"]) == list(RECORDED["commands"])
+
+
+def test_flags_and_arguments_are_those_recorded() -> None:
+    assert today()["commands"] == RECORDED["commands"]
+
+
+def test_presets_are_those_recorded() -> None:
+    assert today()["presets"] == RECORDED["presets"]
