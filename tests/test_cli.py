@@ -24,7 +24,7 @@ from nanograd.config.command_configs import (
     InspectConfig,
     PredictConfig,
 )
-from nanograd.config.settings import REQUIRED, Config, flag
+from nanograd.config.settings import REQUIRED, Config, flag_name
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.preparation import Preparation
@@ -107,7 +107,7 @@ def test_help_has_every_field_of_the_config(run: Any, command: str) -> None:
             expected += "[required]"
         elif each.default or type(each.default) in (int, float):
             expected += f"[default: {each.default}]"
-        assert helps[flag(each.name)].endswith("".join(expected.split())), each.name
+        assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
 
 
 def test_only_required_settings_are_marked_required(run: Any) -> None:
@@ -117,7 +117,7 @@ def test_only_required_settings_are_marked_required(run: Any) -> None:
     }
 
     assert marked == {
-        command: [flag(each.name) for each in fields(class_) if each.default is REQUIRED]
+        command: [flag_name(each.name) for each in fields(class_) if each.default is REQUIRED]
         for command, class_ in CONFIGS.items()
     }
 

@@ -1,6 +1,6 @@
-"""The settings of each command: one field = one flag = one help line = one line of config.toml.
+"""Settings of each command but `train`: one field = one flag = one line of config.toml.
 
-Those of `train` are in `train_config.py`. Deep functions take the values they need, never a config.
+Functions below `commands` take the values they need, never a config.
 """
 
 from dataclasses import dataclass
@@ -11,30 +11,32 @@ from nanograd.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig(Config):
-    """Settings of every command that may run on Ray."""
+    """Settings of every command that can run on Ray."""
 
     workers: int | None = setting(
-        None, "Ray actors; 0 works in this process without Ray [default: one per free CPU]", least=0
+        None,
+        "number of Ray actors; 0 = run in this process without Ray [default: one per free CPU]",
+        least=0,
     )
     address: str | None = setting(
         None, "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"
     )
-    overwrite: bool = setting(False, "replace what the output holds")
-    quiet: bool = setting(False, "say nothing but warnings and errors")
+    overwrite: bool = setting(False, "replace existing output")
+    quiet: bool = setting(False, "log warnings and errors only")
     log_format: str = setting(
         "auto",
-        "of what is said on stderr: auto (a live view on a terminal, else text), text or json "
-        "(a line every few seconds)",
+        "log on stderr: auto (a live view on a terminal, else text), text or json "
+        "(one line every few seconds)",
         choices=("auto", "text", "json"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(JobConfig):
-    """Settings of every command that ends with a report."""
+    """Settings of every command that writes a report."""
 
     plots: bool = setting(
-        False, "write the report's plots as PNG files into plots/, too (extra: plots)"
+        False, "also write the plots of the report to plots/ as PNG files (extra: plots)"
     )
 
 
@@ -43,9 +45,13 @@ class PictureConfig(Config):
     """Settings of every command that decodes pictures."""
 
     polarity: str = setting(
-        "auto", "what is ink in pictures", choices=("auto", "dark-on-light", "light-on-dark")
+        "auto",
+        "contrast of ink and paper in pictures",
+        choices=("auto", "dark-on-light", "light-on-dark"),
     )
-    max_pixels: int = setting(50_000_000, "larger pictures are quarantined", least=784)
+    max_pixels: int = setting(
+        50_000_000, "quarantine pictures with more pixels than this", least=784
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +59,11 @@ class PictureFilesConfig(PictureConfig):
     """Settings of every command that reads picture files."""
 
     formats: str = setting(
-        "png,jpeg,gif,bmp,tiff,webp,ppm", "picture formats allowed, whatever a file's name says"
+        "png,jpeg,gif,bmp,tiff,webp,ppm", "accepted picture formats, regardless of file names"
     )
-    max_bytes: int = setting(100_000_000, "larger picture files are quarantined", least=1)
+    max_bytes: int = setting(
+        100_000_000, "quarantine picture files larger than this, in bytes", least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +73,13 @@ class IngestConfig(JobConfig, PictureFilesConfig):
     output: str = setting(REQUIRED, "directory or URI for the Parquet files")
     label_from: str = setting(
         "auto",
-        "auto (the folder's name, else the file's), folder, name, none, a list FILE.csv "
+        "source of labels: auto (folder name, else file name), folder, name, none, a list FILE.csv "
         "(columns file and label), a template 'img_*_{label}.png' or a regular expression",
     )
-    keep_original: bool = setting(False, "keep each picture file as it was, in column original")
-    part_rows: int = setting(2000, "pictures in one output file", least=1)
+    keep_original: bool = setting(
+        False, "keep the bytes of each picture file in the column original"
+    )
+    part_rows: int = setting(2000, "pictures per output file", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +88,9 @@ class InspectConfig(PictureFilesConfig):
 
     output: str = setting(REQUIRED, "PNG file or URI for the sheet")
     model: str | None = setting(
-        None, "model directory or URI to ask [default: none, and no scores are drawn]"
+        None, "model directory or URI to classify with [default: none, and no scores are drawn]"
     )
-    limit: int = setting(100, "pictures drawn at most, a row each", least=1, below=1001)
+    limit: int = setting(100, "maximum number of pictures, one per row", least=1, below=1001)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,24 +99,25 @@ class PredictConfig(ReportConfig, PictureConfig):
 
     model: str = setting(REQUIRED, "model directory or URI")
     output: str = setting(REQUIRED, "directory or URI for predictions, quarantine and manifest")
-    image_column: str | None = setting(None, "image column [default: recognised from the schema]")
+    image_column: str | None = setting(None, "image column [default: detected from the schema]")
     label_column: str | None = setting(None, "label column [default: label, digit, target or y]")
     normalise: str = setting(
         "auto",
-        "bring pictures to MNIST's form: auto (but those that have it keep their bits), always "
-        "(raw pixels too) or never (28 x 28 pictures as they are)",
+        "convert pictures to MNIST's form: auto (except those already in that form), always (raw "
+        "pixels too) or never (use 28 x 28 pictures as they are)",
         choices=("auto", "always", "never"),
     )
     image_root: str | None = setting(
-        None, "folder or URI below which a row without bytes may name its picture [default: none]"
+        None,
+        "folder or URI of pictures that rows without bytes may refer to by name [default: none]",
     )
-    keep: tuple[str, ...] = setting((), "another column to copy to the output; may be repeated")
+    keep: tuple[str, ...] = setting((), "input column to copy to the output; may be repeated")
     format: str = setting(
-        "parquet", "of predictions and quarantine", choices=("parquet", "csv", "jsonl")
+        "parquet", "file format of predictions and quarantine", choices=("parquet", "csv", "jsonl")
     )
     max_error_rate: float = setting(
         1.0,
-        "end with exit code 65 if a larger share of the rows is quarantined",
+        "exit with code 65 if more than this share of the rows is quarantined",
         least=0,
         below=1.01,
     )
@@ -117,8 +128,12 @@ class EvaluateConfig(Config):
     """Settings of `nanograd evaluate`."""
 
     model: str = setting(REQUIRED, "model directory or URI")
-    data: str = setting("auto", "auto, mnist, sample, or a path or URI of IDX or CSV files")
-    verbose: bool = setting(False, "a line an image: label, ten scores, best score, best class")
+    data: str = setting(
+        "auto", "data set: auto, mnist, sample, or a path or URI of IDX or CSV files"
+    )
+    verbose: bool = setting(
+        False, "print one line per image: label, ten scores, best score, best class"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +141,11 @@ class ExportConfig(Config):
     """Settings of `nanograd export`."""
 
     model: str = setting(REQUIRED, "model directory or URI")
-    output: str = setting(REQUIRED, "file or URI that ends in .onnx; one that is there is replaced")
+    output: str = setting(
+        REQUIRED, "file or URI that ends in .onnx; an existing file is overwritten"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.output.endswith(".onnx"):
-            raise UsageError(f"--output {self.output!r} must end in .onnx, the one form there is")
+            raise UsageError(f"--output {self.output!r} must end in .onnx, the only format")

@@ -1,4 +1,4 @@
-"""A command's flags, made from the fields of its settings."""
+"""Command line flags, generated from the fields of settings."""
 
 from collections.abc import Callable
 from dataclasses import Field, fields
@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nanograd.config.settings import REQUIRED, Config, flag, from_toml, kind
+from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, value_type
 
 C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]
@@ -15,17 +15,19 @@ _CLICK_TYPES = {int: int, float: float, str: str, bool: bool, tuple: str}
 
 
 def with_settings(config_class: type[C]) -> Callable[[Command], Command]:
-    """Give a command a flag for each field of its config, and the config as its first argument."""
+    """Add a flag for each field of a config, and pass the config to the command first."""
 
     def decorate(command: Command) -> Command:
         def run(config: str | None, **given: Any) -> None:
-            arguments = {name: given.pop(name) for name in ("inputs",) if name in given}
-            command(_resolve(config_class, config, given), *arguments.values())
+            arguments = [given.pop("inputs")] if "inputs" in given else []
+            command(_resolve(config_class, config, given), *arguments)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = debug(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
-        for each in reversed(_own_fields_first(config_class)):
+        own = config_class.__annotations__
+        own_first = sorted(fields(config_class), key=lambda each: each.name not in own)
+        for each in reversed(own_first):  # click lists the last one first
             run = _option(each)(run)
         return run
 
@@ -33,7 +35,7 @@ def with_settings(config_class: type[C]) -> Callable[[Command], Command]:
 
 
 def debug(command: Command) -> Command:
-    """Give a command the flag `--debug`, which the context keeps for the door."""
+    """Add the flag `--debug`, whose value is stored in the click context."""
 
     def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.ensure_object(dict)["debug"] = value
@@ -43,12 +45,12 @@ def debug(command: Command) -> Command:
         is_flag=True,
         expose_value=False,
         callback=remember,
-        help="show the traceback of an error",
+        help="print the traceback of an error",
     )(command)
 
 
 def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> C:
-    """Config file < environment < flag; click reads the last two."""
+    """Merge config file < environment < flag; click has merged the last two."""
     from nanograd.runtime import storage
 
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
@@ -56,22 +58,17 @@ def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> 
     return config_class.resolve(in_file, given)
 
 
-def _own_fields_first(config_class: type[Config]) -> list[Field[Any]]:
-    own = config_class.__annotations__
-    return sorted(fields(config_class), key=lambda each: each.name not in own)
-
-
 def _option(each: Field[Any]) -> Callable[[Command], Command]:
-    notes, type_ = each.metadata, kind(each)
-    help_ = notes["help"]
+    metadata, type_ = each.metadata, value_type(each)
+    help_ = metadata["help"]
     if each.default is REQUIRED:
         help_ += " [required]"
     elif each.default is not None and each.default is not False and each.default != ():
         help_ += f" [default: {each.default}]"
     return click.option(
-        flag(each.name),
+        flag_name(each.name),
         each.name,
-        type=click.Choice(notes["choices"]) if notes["choices"] else _CLICK_TYPES[type_],
+        type=click.Choice(metadata["choices"]) if metadata["choices"] else _CLICK_TYPES[type_],
         is_flag=type_ is bool,
         multiple=type_ is tuple,
         default=None,

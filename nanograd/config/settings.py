@@ -1,4 +1,4 @@
-"""What a setting is: a dataclass field with its help line, choices and bounds, checked when made.
+"""Settings: validated dataclass fields, each with its help line, choices and bounds.
 
 One field = one flag = one help line = one line of config.toml. Precedence: default < preset <
 config file < environment < flag.
@@ -16,6 +16,14 @@ from nanograd.errors import UsageError
 
 REQUIRED = MISSING
 
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    tuple: "a list",
+}
+
 
 def setting(
     default: Any,
@@ -26,34 +34,34 @@ def setting(
     below: float | None = None,
     recipe: bool = False,
 ) -> Any:
-    """A dataclass field with what a flag needs to know.
+    """Return a dataclass field with the metadata that its flag needs.
 
     Args:
-        default: its value if nobody says otherwise; REQUIRED if somebody must.
-        help_: the one line that explains it.
-        choices: the values allowed, if they are names.
-        least: smallest value allowed.
-        below: values must be smaller than this.
-        recipe: whether it changes the bits of the trained model.
+        default: the value if none is given; REQUIRED if one must be given.
+        help_: one line for `--help`.
+        choices: the allowed values of a string.
+        least: the smallest allowed value.
+        below: an upper bound, itself not allowed.
+        recipe: whether the setting affects the bits of the trained model.
     """
-    notes = {"help": help_, "choices": choices, "least": least, "below": below, "recipe": recipe}
-    return field(default=default, metadata=notes)
+    metadata = {"help": help_, "choices": choices, "least": least, "below": below, "recipe": recipe}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What the settings of every command can do: check themselves, be read and be written."""
+    """Base class of the settings of a command; validates every value on creation."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            _check(each, getattr(self, each.name))
+            _validate(each, getattr(self, each.name))
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Settings from layers of values, the later ones stronger.
+        """Create settings from layers of values; later layers take precedence.
 
         Raises:
-            UsageError: an unknown name, a missing or a forbidden value.
+            UsageError: a name is unknown, or a value is missing or not allowed.
         """
         values = {name: value for layer in layers for name, value in layer.items()}
         known = {each.name: each for each in fields(cls)}
@@ -61,18 +69,18 @@ class Config:
             raise UsageError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
         for name, each in known.items():
             if each.default is REQUIRED and name not in values:
-                raise UsageError(f"{flag(name)} is missing: {each.metadata['help']}")
+                raise UsageError(f"{flag_name(name)} is missing: {each.metadata['help']}")
         return cls(**{name: _convert(known[name], value) for name, value in values.items()})
 
     def recipe(self) -> dict[str, Any]:
-        """The settings that change the bits of the trained model."""
+        """Return the settings that affect the bits of the trained model."""
         return {
             each.name: getattr(self, each.name) for each in fields(self) if each.metadata["recipe"]
         }
 
     def to_toml(self) -> str:
-        """All settings, a line each; what is not set is left out."""
-        # TOML's basic strings, numbers, booleans and arrays are spelt as JSON spells them.
+        """Return the settings as TOML, one per line, without those that are None."""
+        # TOML spells basic strings, numbers, booleans and arrays as JSON does.
         return "".join(
             f"{name} = {dumps(value, ensure_ascii=False)}\n"
             for name, value in asdict(self).items()
@@ -80,62 +88,35 @@ class Config:
         )
 
 
-def from_toml(text: str, place: str) -> dict[str, Any]:
-    """The settings in a config file.
+def from_toml(text: str, file: str) -> dict[str, Any]:
+    """Parse the text of a config file.
 
     Raises:
-        UsageError: it is not TOML.
+        UsageError: the text is not TOML.
     """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{place} is not TOML: {error}") from error
+        raise UsageError(f"{file} is not TOML: {error}") from error
 
 
-def flag(name: str) -> str:
-    """The flag of a field.
+def flag_name(name: str) -> str:
+    """Return the flag of a setting.
 
-    >>> flag("batch_size")
+    >>> flag_name("batch_size")
     '--batch-size'
     """
     return "--" + name.replace("_", "-")
 
 
-def _convert(each: Field[Any], value: Any) -> Any:
-    """TOML has no tuples, and people write `ema = 0` where a number with a point is meant."""
-    if isinstance(value, list):
-        return tuple(value)
-    if kind(each) is float and type(value) is int:
-        return float(value)
-    return value
-
-
-def _check(each: Field[Any], value: Any) -> None:
-    """Hold one value against its field's type, choices and bounds."""
-    notes = each.metadata
-    if value is None and each.default is None:
-        return
-    expected = kind(each)
-    if type(value) is not expected:
-        raise UsageError(f"{flag(each.name)} is {value!r}: it must be {_NAMES[expected]}")
-    if notes["choices"] and value not in notes["choices"]:
-        raise UsageError(f"{flag(each.name)} is {value!r}: choose {' or '.join(notes['choices'])}")
-    if type(value) is float and not isfinite(value):
-        raise UsageError(f"{flag(each.name)} is {value}: it must be finite")
-    if notes["least"] is not None and not value >= notes["least"]:
-        raise UsageError(f"{flag(each.name)} is {value}: it must be at least {notes['least']}")
-    if notes["below"] is not None and not value < notes["below"]:
-        raise UsageError(f"{flag(each.name)} is {value}: it must be less than {notes['below']}")
-
-
-def kind(each: Field[Any]) -> type:
-    """The type of a field's values, None left aside.
+def value_type(each: Field[Any]) -> type:
+    """Return the type of a field's values other than None.
 
     >>> @dataclass
-    ... class Some:
+    ... class Example:
     ...     workers: int | None
     ...     keep: tuple[str, ...]
-    >>> [kind(each).__name__ for each in fields(Some)]
+    >>> [value_type(each).__name__ for each in fields(Example)]
     ['int', 'tuple']
     """
     if isinstance(each.type, UnionType):
@@ -143,10 +124,30 @@ def kind(each: Field[Any]) -> type:
     return cast("type", get_origin(each.type) or each.type)
 
 
-_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    tuple: "a list",
-}
+def _convert(each: Field[Any], value: Any) -> Any:
+    """Convert lists to tuples, which TOML lacks, and whole numbers to float (`ema = 0`)."""
+    if isinstance(value, list):
+        return tuple(value)
+    if value_type(each) is float and type(value) is int:
+        return float(value)
+    return value
+
+
+def _validate(each: Field[Any], value: Any) -> None:
+    """Raise UsageError unless the value has the type, choices and bounds of its field."""
+    if value is None and each.default is None:
+        return
+    type_, problem = value_type(each), ""
+    choices, least, below = (each.metadata[name] for name in ("choices", "least", "below"))
+    if type(value) is not type_:
+        problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
+    elif choices and value not in choices:
+        problem = f"{value!r}: choose {' or '.join(choices)}"
+    elif isinstance(value, float) and not isfinite(value):
+        problem = f"{value}: it must be finite"
+    elif least is not None and value < least:
+        problem = f"{value}: it must be at least {least}"
+    elif below is not None and value >= below:
+        problem = f"{value}: it must be less than {below}"
+    if problem:
+        raise UsageError(f"{flag_name(each.name)} is {problem}")

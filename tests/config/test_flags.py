@@ -1,4 +1,4 @@
-"""Flags are an interface: `flags.json` lists all of them, and a change of it is a deliberate act."""
+"""The flags of all commands are those that `flags.json` records: scripts depend on them."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 
 from nanograd.cli import cli
 from nanograd.config.command_configs import (
@@ -38,7 +39,7 @@ def commands(group: click.Group, *words: str) -> Iterator[tuple[str, click.Comma
 
 
 def describe(parameter: click.Parameter, config: type[Config] | None) -> dict[str, Any]:
-    """Return all of a parameter that scripts depend on: not its help text."""
+    """Return all properties of a parameter but its help text."""
     setting = getattr(config, "__dataclass_fields__", {}).get(parameter.name)
     default = setting.default if setting else parameter.default
     return {
@@ -63,13 +64,13 @@ def today() -> dict[str, Any]:
     }
 
 
-def test_commands_are_those_recorded() -> None:
+@pytest.mark.parametrize("name", RECORDED["commands"])
+def test_flags_and_arguments_are_those_recorded_in_their_order(name: str) -> None:
+    recorded = RECORDED["commands"][name]
+
+    assert list(today()["commands"][name].items()) == list(recorded.items())
+
+
+def test_commands_and_presets_are_those_recorded() -> None:
     assert list(today()["commands"]) == list(RECORDED["commands"])
-
-
-def test_flags_and_arguments_are_those_recorded() -> None:
-    assert today()["commands"] == RECORDED["commands"]
-
-
-def test_presets_are_those_recorded() -> None:
     assert today()["presets"] == RECORDED["presets"]

@@ -10,7 +10,7 @@ from nanograd.config.command_configs import (
     InspectConfig,
     PredictConfig,
 )
-from nanograd.config.settings import REQUIRED, Config, flag, from_toml, kind
+from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, value_type
 from nanograd.config.train_config import PRESETS, TrainConfig
 from nanograd.errors import UsageError
 
@@ -20,20 +20,20 @@ FIELDS = [
     for class_ in CLASSES
     for each in fields(class_)
 ]
-MEANT = {"model": "m", "output": "o"}
+GIVEN = {"model": "m", "output": "o"}
 
 
 @pytest.mark.parametrize("each", FIELDS)
-def test_setting_has_one_line_of_help_and_a_known_type(each: Any) -> None:
+def test_setting_has_one_line_of_help_and_a_supported_type(each: Any) -> None:
     assert each.metadata["help"]
     assert "\n" not in each.metadata["help"]
-    assert kind(each) in (int, float, bool, str, tuple)
-    assert flag(each.name).startswith("--")
+    assert value_type(each) in (int, float, bool, str, tuple)
+    assert flag_name(each.name).startswith("--")
 
 
 @pytest.mark.parametrize("class_", CLASSES)
-def test_settings_cannot_be_changed(class_: type[Config]) -> None:
-    config = class_.resolve({name: MEANT[name] for name in required(class_)})
+def test_config_is_immutable(class_: type[Config]) -> None:
+    config = class_.resolve({name: GIVEN[name] for name in required(class_)})
 
     with pytest.raises(AttributeError, match="cannot assign"):
         config.output = "elsewhere"  # type: ignore[attr-defined]
@@ -44,14 +44,14 @@ def required(class_: type[Config]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_preset_resolves_and_holds_nothing_but_the_recipe(name: str) -> None:
+def test_preset_resolves_and_contains_settings_of_the_recipe_only(name: str) -> None:
     config = TrainConfig.resolve(PRESETS[name], {"preset": name})
 
     assert config.preset == name
     assert set(PRESETS[name]) <= set(config.recipe())
 
 
-def test_later_layers_are_stronger() -> None:
+def test_later_layer_overrides_earlier_ones() -> None:
     config = TrainConfig.resolve(
         {"epochs": 1, "hidden": 2, "seed": 3}, {"epochs": 7, "hidden": 193}, {"epochs": 9}
     )
@@ -60,36 +60,39 @@ def test_later_layers_are_stronger() -> None:
     assert config.batch_size == TrainConfig().batch_size
 
 
-def test_only_the_resolved_values_are_checked() -> None:
+def test_only_resolved_values_are_validated() -> None:
     config = TrainConfig.resolve({"shards": 64, "workers": 64}, {"workers": 7})
 
     assert (config.workers, config.shards) == (7, 64)
 
 
-def test_no_layer_gives_the_defaults() -> None:
+def test_resolve_without_layers_returns_the_defaults() -> None:
     assert TrainConfig.resolve() == TrainConfig.resolve({}, {}) == TrainConfig()
 
 
-def test_unknown_setting_is_refused_with_the_known_ones() -> None:
+def test_unknown_setting_is_refused_and_the_known_ones_are_listed() -> None:
     with pytest.raises(UsageError, match=r"^unknown setting 'epoch'; known are .*epochs"):
         TrainConfig.resolve({"epoch": 3})
 
 
-def test_epochs_that_somebody_asks_for_are_not_raised_by_a_preset() -> None:
-    asked, both = {"preset": "accurate", "epochs": 2}, {"preset": "accurate", "least_rounds": 7}
+def test_explicit_epochs_override_the_least_rounds_of_a_preset() -> None:
+    epochs, least_rounds = (
+        {"preset": "accurate", "epochs": 2},
+        {"preset": "accurate", "least_rounds": 7},
+    )
 
     assert TrainConfig.resolve({"preset": "accurate"}).least_rounds == 1200
     assert TrainConfig.resolve({"preset": "accurate"}, {"epochs": 2}).least_rounds == 0
-    assert TrainConfig.resolve(asked, both).least_rounds == 7
+    assert TrainConfig.resolve(epochs, least_rounds).least_rounds == 7
 
 
 @pytest.mark.parametrize(
     ("class_", "name"), [(class_, name) for class_ in CLASSES for name in required(class_)]
 )
-def test_missing_setting_is_named_as_its_flag(class_: type[Config], name: str) -> None:
-    others = {each: MEANT[each] for each in required(class_) if each != name}
+def test_missing_setting_is_named_by_its_flag(class_: type[Config], name: str) -> None:
+    others = {each: GIVEN[each] for each in required(class_) if each != name}
 
-    with pytest.raises(UsageError, match=rf"^{flag(name)} is missing: \w"):
+    with pytest.raises(UsageError, match=rf"^{flag_name(name)} is missing: \w"):
         class_.resolve(others)
 
 
@@ -118,37 +121,35 @@ REFUSED = [
     ({"epochs": [3]}, "--epochs is (3,): it must be a whole number"),
     ({"learning_rate": "fast"}, "--learning-rate is 'fast': it must be a number"),
     ({"overwrite": 1}, "--overwrite is 1: it must be true or false"),
-    ({"data": 7}, "--data is 7: it must be a text"),
+    ({"data": 7}, "--data is 7: it must be a string"),
     (
         {"batch_size": 7, "shards": 8},
-        "--batch-size 7 is less than --shards 8: every shard needs an image a round; "
-        "raise the one or lower the other",
+        "--batch-size 7 is less than --shards 8: every shard needs an image per round; "
+        "raise --batch-size or lower --shards",
     ),
     (
         {"workers": 9, "shards": 8},
-        "--workers 9 is more than --shards 8: a worker needs a shard of its own; "
-        "lower the one or raise the other",
+        "--workers 9 is more than --shards 8: every worker needs a shard; "
+        "lower --workers or raise --shards",
     ),
     (
         {"momentum": 0.9, "optimizer": "sgd"},
-        "--momentum has no effect with --optimizer sgd; leave it out or say --optimizer momentum",
+        "--momentum has no effect with --optimizer sgd; leave it out or use --optimizer momentum",
     ),
     (
         {"width": 3.0, "pixels": "unit"},
-        "--width has no effect with --pixels unit; leave it out or say --pixels deslanted",
+        "--width has no effect with --pixels unit; leave it out or use --pixels deslanted",
     ),
     (
         {"upright": "after", "pixels": "unit"},
-        "--upright after has no effect with --pixels unit; leave it out or say --pixels deslanted",
+        "--upright after has no effect with --pixels unit; leave it out or use --pixels deslanted",
     ),
     ({"committee": 0}, "--committee is 0: it must be at least 1"),
 ]
 
 
 @pytest.mark.parametrize(("values", "sentence"), REFUSED)
-def test_refusal_says_what_is_wrong_and_what_would_be_right(
-    values: dict[str, Any], sentence: str
-) -> None:
+def test_refusal_names_the_problem_and_its_fix(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError) as refusal:
         TrainConfig.resolve(values)
 
@@ -169,20 +170,20 @@ def test_refusal_says_what_is_wrong_and_what_would_be_right(
         {"learning_rate": 1},
     ],
 )
-def test_values_at_the_edge_are_accepted(values: dict[str, Any]) -> None:
+def test_values_at_the_bounds_are_accepted(values: dict[str, Any]) -> None:
     config = TrainConfig.resolve(values)
 
     assert {name: getattr(config, name) for name in values} == values
 
 
-def test_whole_number_where_a_number_is_meant_becomes_one() -> None:
+def test_whole_number_for_a_float_setting_is_converted() -> None:
     config = TrainConfig.resolve({"learning_rate": 1, "ema": 0})
 
     assert type(config.learning_rate) is type(config.ema) is float
 
 
-def test_list_becomes_a_tuple() -> None:
-    config = PredictConfig.resolve({**MEANT, "keep": ["writer", "page"]})
+def test_list_is_converted_to_a_tuple() -> None:
+    config = PredictConfig.resolve({**GIVEN, "keep": ["writer", "page"]})
 
     assert config.keep == ("writer", "page")
 
@@ -195,7 +196,7 @@ def test_list_becomes_a_tuple() -> None:
         (TrainConfig, {"output": 'a "quoted"\\path\nüber', "overwrite": True}),
         (TrainConfig, {"momentum": 0.1 + 0.2, "optimizer": "momentum"}),
         (IngestConfig, {"output": "s3://bucket/rows"}),
-        (PredictConfig, {**MEANT, "keep": ("a", "b"), "label_column": "digit"}),
+        (PredictConfig, {**GIVEN, "keep": ("a", "b"), "label_column": "digit"}),
         (EvaluateConfig, {"model": "m", "verbose": True}),
     ],
 )
@@ -217,7 +218,7 @@ def test_path_beyond_the_basic_plane_survives_a_round_trip_through_toml() -> Non
     assert again == config
 
 
-def test_toml_has_a_line_for_every_setting_that_is_set() -> None:
+def test_toml_has_a_line_for_every_setting_that_is_not_none() -> None:
     lines = TrainConfig(workers=2).to_toml().splitlines()
 
     unset = {"address", "output", "momentum", "mlflow"}
@@ -225,15 +226,15 @@ def test_toml_has_a_line_for_every_setting_that_is_set() -> None:
     assert [line.split(" = ")[0] for line in lines] == names
 
 
-def test_text_that_is_not_toml_is_refused_with_its_place() -> None:
+def test_invalid_toml_is_refused_and_its_file_named() -> None:
     with pytest.raises(UsageError, match=r"^my\.toml is not TOML: .*line 1"):
         from_toml("epochs: 3", "my.toml")
 
 
-def test_recipe_leaves_out_what_does_not_change_the_bits() -> None:
+def test_recipe_omits_settings_that_do_not_affect_the_bits() -> None:
     recipe = TrainConfig().recipe()
 
-    free = {
+    others = {
         "data",
         "output",
         "preset",
@@ -247,4 +248,4 @@ def test_recipe_leaves_out_what_does_not_change_the_bits() -> None:
         "mlflow",
         "plots",
     }
-    assert set(recipe) == {each.name for each in fields(TrainConfig)} - free
+    assert set(recipe) == {each.name for each in fields(TrainConfig)} - others

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from nanograd.cli import cli
-from nanograd.config.settings import flag
+from nanograd.config.settings import flag_name
 from nanograd.config.train_config import TrainConfig
 from tests.conftest import ROOT
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, prose
@@ -86,7 +86,7 @@ def test_environment_variables_are_those_of_flags() -> None:
 
     assert "epochs" in named
     command, _ = command_of(["train"])
-    assert {flag(name) for name in named} <= flags_of(command)
+    assert {flag_name(name) for name in named} <= flags_of(command)
     assert named <= set(TrainConfig.__dataclass_fields__)
 
 
