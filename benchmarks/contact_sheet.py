@@ -7,7 +7,7 @@ from samples import Reading
 
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
-from nanograd.report.panels import INK, RED, SIDE, framed, shortened, write
+from nanograd.report.panels import INK, RED, SIDE, draw_text, frame_image, shorten_text
 
 _GAP, _CAPTION, _COLUMNS = 12, 20, 4
 _CELL = 2 * SIDE + _GAP
@@ -22,8 +22,8 @@ def contact_sheet(readings: Sequence[Reading]) -> Image.Image:
         row, column = divmod(number, _COLUMNS)
         left, top = _GAP + column * (_CELL + _GAP), _GAP + row * (_CAPTION + SIDE + _GAP)
         colour = INK if reading.all_right else RED
-        words = shortened(str(reading), 12, _CELL)
-        write(ImageDraw.Draw(sheet), (left, top), words, size=12, colour=colour)
+        words = shorten_text(str(reading), 12, _CELL)
+        draw_text(ImageDraw.Draw(sheet), (left, top), words, size=12, colour=colour)
         for place, panel in enumerate(_panels(reading)):
             sheet.paste(panel, (left + place * (SIDE + _GAP), top + _CAPTION))
     # 64 tones are enough to see what is wrong, and a third of the bytes.
@@ -36,7 +36,7 @@ def _panels(reading: Reading) -> list[Image.Image]:
     except UnreadableError:
         return []
     picture.thumbnail((SIDE, SIDE))
-    shown = [framed(picture.convert("RGB"))]
+    shown = [frame_image(picture.convert("RGB"))]
     if reading.image is not None:
-        shown.append(framed(Image.fromarray(reading.image).convert("RGB")))
+        shown.append(frame_image(Image.fromarray(reading.image).convert("RGB")))
     return shown

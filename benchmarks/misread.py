@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
 from nanograd.models import model
-from nanograd.report.panels import write
+from nanograd.report.panels import draw_text
 from nanograd.runtime import process
 
 _ENLARGED, _GAP, _CAPTION, _COLUMNS = 56, 10, 16, 12
@@ -47,7 +47,7 @@ def sheet(read: Digits, test: Dataset) -> Image.Image:
     for number, (index, words) in enumerate(captions):
         row, column = divmod(number, _COLUMNS)
         left, top = _GAP + column * cell, _GAP + row * line
-        write(ImageDraw.Draw(drawn), (left, top), words, size=12)
+        draw_text(ImageDraw.Draw(drawn), (left, top), words, size=12)
         ink = Image.fromarray(255 - test.images[index].reshape(28, 28))
         drawn.paste(ink.resize((_ENLARGED, _ENLARGED)), (left, top + _CAPTION))
     return drawn.quantize(32)

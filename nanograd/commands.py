@@ -30,7 +30,7 @@ from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.pictures.decode import PictureReader, formats_named
 from nanograd.report import plots, prediction_report, sheet, training_report
-from nanograd.report.inspection import counts, look_at
+from nanograd.report.inspection import inspect_picture, summarize
 from nanograd.report.trackers import trackers
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Show, ignore, to_all
@@ -140,9 +140,10 @@ def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
     if len(files) > config.limit:
         say(f"{len(files):,} pictures; the first {config.limit} are drawn (--limit)")
     with process.one_thread():
-        found = [look_at(file, reader, config.polarity, model) for file in files[: config.limit]]
-    storage.commit(output, sheet.draw(found, config.model))
-    return {**counts(found), "left_out": len(files) - len(found), "output": config.output}
+        shown = files[: config.limit]
+        found = [inspect_picture(file, reader, config.polarity, model) for file in shown]
+    storage.commit(output, sheet.draw_sheet(found, config.model))
+    return {**summarize(found), "left_out": len(files) - len(found), "output": config.output}
 
 
 def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:

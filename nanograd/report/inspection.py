@@ -1,4 +1,4 @@
-"""What happens to a picture on its way to the net, and what the net says: values to be drawn."""
+"""The steps from a picture to its scores, as values that a sheet draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import PictureReader
 from nanograd.pictures.normalise import Steps
 
-# Of the decoded picture only so much is kept: a hundred whole photos would fill the memory.
+# Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
 SMALL_SIDE = 320
 
 
@@ -24,12 +24,12 @@ class Inspection:
     """One picture, step by step.
 
     Args:
-        file: its place.
-        picture: as it was decoded, no side above SMALL_SIDE; None if it was not.
+        file: path or URI.
+        picture: the decoded picture, no side above SMALL_SIDE; None if decoding failed.
         size: width and height as decoded.
-        steps: what each step of the normaliser gave.
-        scores: (10,) float32 of the net; None without a model or an image.
-        refused: why there is no image.
+        steps: results of the steps of the normaliser.
+        scores: (10,) float32 of the model; None without a model or an image.
+        refused: the reason why there is no image.
     """
 
     file: str
@@ -50,17 +50,19 @@ class Inspection:
         return None if self.scores is None else float(self.scores.max())
 
 
-def look_at(file: str, reader: PictureReader, polarity: str, model: Model | None) -> Inspection:
-    """Read a picture, keep every step, and ask the net.
+def inspect_picture(
+    file: str, reader: PictureReader, polarity: str, model: Model | None
+) -> Inspection:
+    """Decode, normalise and classify a picture, and keep every step.
 
     Args:
-        file: path or URI; it may lie in a ZIP file.
+        file: path or URI, possibly inside a ZIP file.
         reader: limits and formats.
-        polarity: as of `normalise.normalise`.
-        model: the net; None asks nobody.
+        polarity: see `normalise.normalise`.
+        model: computes the scores; None skips them.
 
     Raises:
-        StorageError: the place fails as a whole.
+        StorageError: the storage fails as a whole.
     """
     try:
         with Archives() as archives:
@@ -83,22 +85,21 @@ def look_at(file: str, reader: PictureReader, polarity: str, model: Model | None
     )
 
 
-def counts(inspections: Sequence[Inspection]) -> dict[str, Any]:
-    """Counts, and a few words on each picture, for the result line."""
+def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
+    """Return the counts and the outcome of each picture, for the result line."""
     refused = sum(each.refused is not None for each in inspections)
     return {
         "pictures": len(inspections),
         "read": len(inspections) - refused,
         "refused": refused,
-        "results": [_words(each) for each in inspections],
-    }
-
-
-def _words(each: Inspection) -> dict[str, Any]:
-    return {
-        "file": each.file,
-        "prediction": each.prediction,
-        "confidence": each.confidence,
-        "reason": each.refused.reason if each.refused else None,
-        "detail": each.refused.detail if each.refused else None,
+        "results": [
+            {
+                "file": each.file,
+                "prediction": each.prediction,
+                "confidence": each.confidence,
+                "reason": each.refused.reason if each.refused else None,
+                "detail": each.refused.detail if each.refused else None,
+            }
+            for each in inspections
+        ],
     }

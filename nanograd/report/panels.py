@@ -1,4 +1,4 @@
-"""Each step of the normaliser as a small picture of one size, on paper white."""
+"""The steps of an inspection as small pictures of one size, and text beside them."""
 
 from functools import cache
 from math import floor
@@ -13,110 +13,101 @@ from PIL.ImageFont import FreeTypeFont
 from nanograd.pictures.normalise import Steps
 from nanograd.report.inspection import Inspection
 
-# Dark enough on white to be read (contrast of 4.5 and more), ORANGE apart, which is for areas.
+# Legible on white (contrast of 4.5 and more), except ORANGE, which fills areas.
 INK, GREY, BLUE, RED = (31, 35, 40), (99, 106, 117), (29, 78, 216), (176, 32, 24)
 ORANGE, LINE, PALE = (230, 126, 20), (208, 213, 221), (243, 244, 246)
 
+# The copy in which the normaliser searches has 160 pixels: it is drawn at its own size.
+SIDE = 160
+NUM_PANELS = 6
+SCORES_WIDTH = 190
+
 Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
 
 
 @cache
-def font(size: int) -> FreeTypeFont:
-    """The font that comes with Pillow, so many pixels high."""
-    found = ImageFont.load_default(size)
-    if not isinstance(found, FreeTypeFont):
+def load_font(size: int) -> FreeTypeFont:
+    """Return the font that comes with Pillow, `size` pixels high."""
+    font = ImageFont.load_default(size)
+    if not isinstance(font, FreeTypeFont):
         raise TypeError("this Pillow was built without FreeType")
-    return found
+    return font
 
 
-def write(
+def draw_text(
     draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    words: str,
+    corner: tuple[int, int],
+    text: str,
     *,
     size: int,
     colour: Colour = INK,
-    to_the_left: bool = False,
+    align_right: bool = False,
 ) -> None:
-    """Words with their upper left or right corner at a point; what cannot be shown is a `?`."""
-    anchor = "ra" if to_the_left else "la"
-    draw.text(at, _printable(words), fill=colour, font=font(size), anchor=anchor)
+    """Draw text with its upper left or upper right corner at a point."""
+    anchor = "ra" if align_right else "la"
+    draw.text(corner, _printable(text), fill=colour, font=load_font(size), anchor=anchor)
 
 
-def wrapped(words: str, size: int, width: int) -> list[str]:
-    """Words in lines no wider than so many pixels, cut within a word only if it alone is wider."""
+def wrap_text(text: str, size: int, width: int) -> list[str]:
+    """Split text into lines of at most `width` pixels, shortening words that are wider."""
     lines = [""]
-    for word in _printable(words).split():
+    for word in _printable(text).split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font(size).getlength(longer) > width:
-            lines.append(shortened(word, size, width))
+        if lines[-1] and load_font(size).getlength(longer) > width:
+            lines.append(shorten_text(word, size, width))
         else:
-            lines[-1] = shortened(longer, size, width)
+            lines[-1] = shorten_text(longer, size, width)
     return lines
 
 
-def shortened(words: str, size: int, width: int) -> str:
-    """Words no wider than so many pixels, their middle left out if need be."""
-    words = _printable(words)
-    if font(size).getlength(words) <= width:
-        return words
-    keep = len(words) - 1
-    while keep > 2 and font(size).getlength(_without_middle(words, keep)) > width:
-        keep -= 1
-    return _without_middle(words, keep)
+def shorten_text(text: str, size: int, width: int) -> str:
+    """Replace the middle of text by dots until it is at most `width` pixels wide."""
+    text = shortened = _printable(text)
+    num_kept = len(text) - 1
+    while load_font(size).getlength(shortened) > width and num_kept >= 2:
+        shortened = f"{text[: (num_kept + 1) // 2]}...{text[len(text) - num_kept // 2 :]}"
+        num_kept -= 1
+    return shortened
 
 
-def percent(score: float) -> str:
-    """A share, cut and not rounded: what is not quite 1 is not said to be.
+def _printable(text: str) -> str:
+    encodable = text.encode(errors="replace").decode()
+    return "".join(letter if letter.isprintable() else "?" for letter in encodable)
 
-    >>> [percent(score) for score in (1.0, 0.99999, 0.0004)]
+
+def format_score(score: float) -> str:
+    """Format a score as a percentage, rounded down: only 1 is shown as 100 %.
+
+    >>> [format_score(score) for score in (1.0, 0.99999, 0.0004)]
     ['100.0%', '99.9%', '0.0%']
     """
     return f"{floor(1000 * score) / 10}%"
 
 
-def short_name(place: str) -> str:
-    """A file by its folder and name.
+def short_path(place: str) -> str:
+    """Return the folder and the name of a file.
 
-    >>> short_name("s3://bucket/scans/7/img.png")
+    >>> short_path("s3://bucket/scans/7/img.png")
     '7/img.png'
     """
     return "/".join(Path(place).parts[-2:])
 
 
-def _without_middle(words: str, keep: int) -> str:
-    return f"{words[: (keep + 1) // 2]}...{words[len(words) - keep // 2 :]}"
-
-
-def _printable(words: str) -> str:
-    text = words.encode(errors="replace").decode()
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-# The copy in which the normaliser looks for the digit has 160 pixels: it is drawn as it is.
-SIDE = 160
-NUM_PANELS = 6
-SCORES_WIDTH = 190
-
-_WHITE = (255, 255, 255)
-
-Pixels = NDArray[np.uint8]
-
-
 class Panel(NamedTuple):
-    """A picture of one step and what it is.
+    """The picture of one step.
 
     Args:
-        caption: a few words above it.
-        image: SIDE x SIDE, RGB.
+        caption: text above it.
+        image: SIDE pixels high, RGB.
     """
 
     caption: str
     image: Image.Image
 
 
-def panels(inspection: Inspection) -> list[Panel | None]:
-    """NUM_PANELS steps in their order, the decoded picture first; None where one was not taken."""
+def draw_panels(inspection: Inspection) -> list[Panel | None]:
+    """Return NUM_PANELS steps in their order, from the decoded picture on; None if skipped."""
     steps, mask = inspection.steps or Steps(), None
     if steps.ink is not None and steps.levels is not None:
         mask = steps.ink > steps.levels.weak
@@ -125,39 +116,36 @@ def panels(inspection: Inspection) -> list[Panel | None]:
     dropped = mask is not None and steps.marks is not None and bool((mask & ~steps.marks).any())
     drawn = {
         f"picture, {width} x {height}": inspection.picture and inspection.picture.convert("RGB"),
-        f"paper removed{light}": None if steps.ink is None else _dark(steps.ink),
-        "all marks": None if mask is None else _dark(mask),
-        f"marks kept{', orange: not' * dropped}": None
+        f"paper removed{light}": None if steps.ink is None else _darken(steps.ink),
+        "all marks": None if mask is None else _darken(mask),
+        f"marks kept{', orange: dropped' * dropped}": None
         if mask is None or steps.marks is None
-        else _kept(mask, steps.marks),
-        "pen adjusted": None if steps.strokes is None else _dark(steps.strokes),
-        "28 x 28, for the net": None if steps.image is None else _grey(steps.image),
+        else _highlight(mask, steps.marks),
+        "stroke width adjusted": None if steps.strokes is None else _darken(steps.strokes),
+        "28 x 28, input of the net": None
+        if steps.image is None
+        else Image.fromarray(steps.image).convert("RGB"),
     }
-    return [Panel(name, framed(image)) if image else None for name, image in drawn.items()]
+    return [Panel(name, frame_image(image)) if image else None for name, image in drawn.items()]
 
 
-def _grey(values: Pixels) -> Image.Image:
-    return Image.fromarray(values).convert("RGB")
-
-
-def _dark(share: NDArray[np.floating] | NDArray[np.bool_]) -> Image.Image:
-    """Ink black on white, from its share of 0 to 1."""
+def _darken(share: NDArray[np.floating] | NDArray[np.bool_]) -> Image.Image:
+    """Draw ink, a share of 0 to 1, as black on white."""
     grey: Pixels = np.round(255 * (1 - share.astype(np.float32))).astype(np.uint8)
-    return _grey(grey)
+    return Image.fromarray(grey).convert("RGB")
 
 
-def _kept(mask: NDArray[np.bool_], marks: NDArray[np.bool_]) -> Image.Image:
+def _highlight(mask: NDArray[np.bool_], marks: NDArray[np.bool_]) -> Image.Image:
     pixels = np.full((*mask.shape, 3), 255, np.uint8)
     pixels[mask] = ORANGE
     pixels[marks] = INK
     return Image.fromarray(pixels)
 
 
-def framed(image: Image.Image) -> Image.Image:
-    """A picture in the middle of a panel: whole pixels enlarged as squares, nothing cropped."""
+def frame_image(image: Image.Image) -> Image.Image:
+    """Centre a picture in a panel, uncropped; small ones are enlarged by a whole factor."""
     panel = Image.new("RGB", (SIDE, SIDE), PALE)
-    inside = SIDE - 2
-    factor = inside / max(image.size)
+    factor = (SIDE - 2) / max(image.size)
     if factor >= 2:
         size = (image.width * int(factor), image.height * int(factor))
         image = image.resize(size, Image.Resampling.NEAREST)
@@ -169,25 +157,22 @@ def framed(image: Image.Image) -> Image.Image:
     return panel
 
 
-def score_bars(scores: NDArray[np.float32]) -> Image.Image:
-    """Ten scores as bars, the best one in colour.
+def draw_scores(scores: NDArray[np.float32]) -> Panel:
+    """Draw ten scores as bars, the best one in colour, SCORES_WIDTH x SIDE.
 
     Args:
         scores: (10,) float32, 0 to 1.
-
-    Returns:
-        SCORES_WIDTH x SIDE, RGB.
     """
-    panel = Image.new("RGB", (SCORES_WIDTH, SIDE), _WHITE)
-    draw = ImageDraw.Draw(panel)
+    image = Image.new("RGB", (SCORES_WIDTH, SIDE), "white")
+    draw = ImageDraw.Draw(image)
     height, left, right = SIDE // 10, 18, SCORES_WIDTH - 46
     for digit, score in enumerate(scores.tolist()):
         top, best = digit * height, digit == int(scores.argmax())
-        colour = BLUE if best else GREY
-        write(draw, (4, top + 1), str(digit), size=12, colour=INK if best else GREY)
+        ink = INK if best else GREY
+        draw_text(draw, (4, top + 1), str(digit), size=12, colour=ink)
         draw.rectangle((left, top + 3, right, top + height - 3), fill=PALE)
-        length = round(score * (right - left))
-        if length:
-            draw.rectangle((left, top + 3, left + length, top + height - 3), fill=colour)
-        write(draw, (right + 6, top + 1), percent(score), size=12, colour=INK if best else GREY)
-    return panel
+        if length := round(score * (right - left)):
+            bar = (left, top + 3, left + length, top + height - 3)
+            draw.rectangle(bar, fill=BLUE if best else GREY)
+        draw_text(draw, (right + 6, top + 1), format_score(score), size=12, colour=ink)
+    return Panel("scores", image)

@@ -117,20 +117,20 @@ def test_panels_are_the_steps_that_were_taken(folder: Path) -> None:
         inspection = Inspection(
             file=name, picture=picture, size=picture.size, steps=steps, refused=steps.refused
         )
-        return [panel and panel.caption for panel in panels.panels(inspection)]
+        return [panel and panel.caption for panel in panels.draw_panels(inspection)]
 
     assert captions("drawing.png") == [
-        "picture, 200 x 180", "paper removed", "all marks", "marks kept, orange: not",
-        "pen adjusted", "28 x 28, for the net",
+        "picture, 200 x 180", "paper removed", "all marks", "marks kept, orange: dropped",
+        "stroke width adjusted", "28 x 28, input of the net",
     ]  # fmt: skip
-    assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, for the net"]
+    assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, input of the net"]
     assert captions("blank.png")[2:] == [None] * 4
-    assert panels.panels(Inspection(file="x")) == [None] * panels.NUM_PANELS
+    assert panels.draw_panels(Inspection(file="x")) == [None] * panels.NUM_PANELS
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])
 def test_framed_picture_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
-    panel = panels.framed(Image.new("RGB", size, (9, 9, 9)))
+    panel = panels.frame_image(Image.new("RGB", size, (9, 9, 9)))
 
     pixels = np.asarray(panel)
     assert panel.size == (panels.SIDE, panels.SIDE)
@@ -141,7 +141,7 @@ def test_framed_picture_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int
 def test_longest_bar_is_the_best_score_in_colour() -> None:
     scores = np.array([0, 0, 0.25, 0, 0, 0, 0, 0.75, 0, 0], np.float32)
 
-    pixels = np.asarray(panels.score_bars(scores))
+    pixels = np.asarray(panels.draw_scores(scores).image)
 
     blue = (pixels == panels.BLUE).all(axis=2)
     rows = np.flatnonzero(blue.any(axis=1)) * 10 // panels.SIDE
@@ -152,16 +152,16 @@ def test_longest_bar_is_the_best_score_in_colour() -> None:
 
 @pytest.mark.parametrize("words", ["", "a", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
 def test_words_fit_the_width_they_are_given(words: str) -> None:
-    lines = panels.wrapped(words, 14, 200)
+    lines = panels.wrap_text(words, 14, 200)
 
-    assert panels.font(15).getlength(panels.shortened(words, 15, 200)) <= 200
-    assert all(panels.font(14).getlength(line) <= 200 for line in lines)
+    assert panels.load_font(15).getlength(panels.shorten_text(words, 15, 200)) <= 200
+    assert all(panels.load_font(14).getlength(line) <= 200 for line in lines)
 
 
 def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
     long = Inspection(file="\udcff" * 300, refused=UnreadableError("blank", "no ink " * 300))
 
-    data = sheet.draw([long], "model " * 99)
+    data = sheet.draw_sheet([long], "model " * 99)
 
     assert Image.open(BytesIO(data)).format == "PNG"
 
@@ -178,7 +178,7 @@ def test_earlier_sheet_is_replaced_and_is_no_picture_of_its_own_folder(folder: P
 def test_picture_is_never_written_over(folder: Path) -> None:
     before = (folder / "mnist.png").read_bytes()
 
-    with pytest.raises(OutputExistsError, match=r"is no sheet of this command"):
+    with pytest.raises(OutputExistsError, match=r"is not a sheet of this command"):
         inspect(folder, output=str(folder / "mnist.png"))
 
     assert (folder / "mnist.png").read_bytes() == before
