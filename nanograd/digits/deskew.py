@@ -1,4 +1,4 @@
-"""Digits set upright and centred, whichever way their writer leans."""
+"""Deskewing: shear digits until they are upright, and centre them."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from nanograd.digits.resample import PIECE, SIDE, resample, resample_rows
 
 # Images at once: the working arrays of more fall out of cache.
 _BLOCK = 128
-_MIDDLE = 14
-# No writer leans more than this many pixels a row; a short dash across could seem to.
-MOST_SLANT = 1.0
-# Nor are digits stretched or squeezed by more than this factor: a "1" has next to no width, and
-# widened by half its flag would be that of a 7 (docs/accuracy.md).
-MOST_STRETCH = 1.2
+_CENTRE = 14
+# Pixels a row. No handwriting is slanted more; a short horizontal dash could seem to be.
+MAX_SLANT = 1.0
+# A "1" has next to no width: widened by half its flag, it would have the width of a 7
+# (docs/accuracy.md).
+MAX_STRETCH = 1.2
 
-_FROM_MIDDLE = np.arange(SIDE) - _MIDDLE
-_BESIDE = np.arange(PIECE) - _MIDDLE
+_FROM_CENTRE = np.arange(SIDE) - _CENTRE
+_PIECE_FROM_CENTRE = np.arange(PIECE) - _CENTRE
 # 1, x, xx of a pixel in its row; 1, y, yy of a row
 _POWERS = np.arange(SIDE)[:, None] ** np.arange(3)
 
@@ -31,11 +31,10 @@ Sums = NDArray[np.float64]
 
 
 class Size(NamedTuple):
-    """How large digits become when they are set upright.
+    """Size to which deskewed digits are scaled, by a factor of at most MAX_STRETCH.
 
     Args:
-        width: standard deviation of the ink in x, in pixels, that digits are stretched or squeezed
-            to, as far as a factor of 1.2 goes; 0 leaves them as wide as they are.
+        width: standard deviation of the ink in x, in pixels; 0 keeps the width.
         height: the same in y.
     """
 
@@ -43,11 +42,11 @@ class Size(NamedTuple):
     height: float = 0.0
 
 
-AS_THEY_ARE = Size()
+UNCHANGED = Size()
 
 
-def deslant(images: NDArray[np.uint8], size: Size = AS_THEY_ARE) -> NDArray[np.uint8]:
-    """Shear each image until its ink leans neither way, and move its centre of mass to (14, 14).
+def deskew(images: NDArray[np.uint8], size: Size = UNCHANGED) -> NDArray[np.uint8]:
+    """Shear each image until its slant is 0, and move its centre of mass to (14, 14).
 
     slant = sum p (x - mx) (y - my) / sum p (y - my)^2, over the pixels p with centre (mx, my)
 
@@ -55,7 +54,7 @@ def deslant(images: NDArray[np.uint8], size: Size = AS_THEY_ARE) -> NDArray[np.u
 
     Args:
         images: (B, 784) uint8, ink 255 on 0.
-        size: how large they become.
+        size: size of the result.
 
     Returns:
         (B, 784) uint8; a blank image stays blank.
@@ -66,72 +65,71 @@ def deslant(images: NDArray[np.uint8], size: Size = AS_THEY_ARE) -> NDArray[np.u
         Meier, Ciresan, Gambardella & Schmidhuber (2011), "Better digit recognition with a
         committee of simple neural nets", section 2 (nets that see digits of different widths).
     """
-    upright = np.empty_like(images)
+    deskewed = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        upright[block] = np.rint(_upright(images[block], size))
-    return upright
+        deskewed[block] = np.rint(_deskew_block(images[block], size))
+    return deskewed
 
 
-def _upright(images: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-    if size != AS_THEY_ARE:
-        return resample(images, upright_places(images, size))
-    mean_x, mean_y, slant, *_ = _lean(_whole_sums(images))
+def _deskew_block(images: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+    if size != UNCHANGED:
+        return resample(images, deskewed_coordinates(images, size))
+    mean_x, mean_y, slant, *_ = _measure(_whole_sums(images))
     x = np.empty((len(images), SIDE, PIECE), np.float32)
-    np.add(
-        (mean_x + _BESIDE)[:, None], (slant * _FROM_MIDDLE)[:, :, None], out=x, casting="same_kind"
-    )
-    return resample_rows(images, x, (mean_y + _FROM_MIDDLE).astype(np.float32))
+    across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
+    np.add(across, along, out=x, casting="same_kind")
+    return resample_rows(images, x, (mean_y + _FROM_CENTRE).astype(np.float32))
 
 
-def upright_places(
-    images: NDArray[np.uint8] | NDArray[np.float32], size: Size = AS_THEY_ARE
+def deskewed_coordinates(
+    images: NDArray[np.uint8] | NDArray[np.float32], size: Size = UNCHANGED
 ) -> NDArray[np.float32]:
-    """Where the pixels of the upright images come from.
+    """Return the coordinates at which `resample` deskews the images.
 
     Args:
         images: (B, 784) uint8 or float32, ink 255 on 0.
-        size: how large they become.
+        size: size of the result.
 
     Returns:
-        (2, B, 784) float32: column and row, counted from the middle of the first pixel.
+        (2, B, 784) float32: column and row, counted from the centre of the first pixel.
     """
     sums = (images.astype(np.float64) @ MONOMIALS).T[:, :, None]
-    mean_x, mean_y, slant, deviation_x, deviation_y = _lean(sums)
-    beside = _stretched(deviation_x, size.width)
-    down = _stretched(deviation_y, size.height)
-    places = np.empty((2, len(images), SIDE, SIDE), np.float32)
+    mean_x, mean_y, slant, deviation_x, deviation_y = _measure(sums)
+    beside = _scaled_distances(deviation_x, size.width)
+    down = _scaled_distances(deviation_y, size.height)
+    coordinates = np.empty((2, len(images), SIDE, SIDE), np.float32)
     across, along = (mean_x + beside)[:, None, :], (slant * down)[:, :, None]
-    np.add(across, along, out=places[0], casting="same_kind")
-    places[1] = (mean_y + down)[:, :, None]
-    return places.reshape(2, len(images), SIDE * SIDE)
+    np.add(across, along, out=coordinates[0], casting="same_kind")
+    coordinates[1] = (mean_y + down)[:, :, None]
+    return coordinates.reshape(2, len(images), SIDE * SIDE)
 
 
-def _stretched(deviation: Sums, to: float) -> Sums | NDArray[np.int64]:
-    """How far from its middle a digit has what will be in each of the 28 rows or columns."""
-    if not to:
-        return _FROM_MIDDLE
-    return _FROM_MIDDLE * np.clip(deviation / to, 1 / MOST_STRETCH, MOST_STRETCH)
+def _scaled_distances(deviation: Sums, target: float) -> Sums | NDArray[np.int64]:
+    """Distances from the centre, in the source, of the result's 28 rows or columns."""
+    if not target:
+        return _FROM_CENTRE
+    return _FROM_CENTRE * np.clip(deviation / target, 1 / MAX_STRETCH, MAX_STRETCH)
 
 
-def _lean(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:
-    """Centre (x, y), slant and, of the ink set upright, standard deviation (x, y); (B, 1) each."""
+def _measure(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:
+    """Centre (x, y), slant and, of the deskewed ink, standard deviation (x, y); (B, 1) each."""
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
     mass = np.maximum(mass, 1)
     mean_x, mean_y = sum_x / mass, sum_y / mass
     spread = sum_yy - sum_y * mean_y
     covariance = sum_xy - sum_x * mean_y
     # Ink in a single row has no slant; what rounding leaves of its spread is far below 1.
-    slant = np.clip(covariance / np.maximum(spread, 1), -MOST_SLANT, MOST_SLANT)
-    # What the shear takes away is the part that goes with y.
+    slant = np.clip(covariance / np.maximum(spread, 1), -MAX_SLANT, MAX_SLANT)
+    # The shear removes the part of the variance that is correlated with y.
     variance = np.maximum(sum_xx - sum_x * mean_x - slant * covariance, 0) / mass
     return mean_x, mean_y, slant, np.sqrt(variance), np.sqrt(np.maximum(spread, 0) / mass)
 
 
 def _whole_sums(images: NDArray[np.uint8]) -> Sums:
-    """The sums of p times 1, x, y, xx, xy, yy, row by row first: (6, B, 1) float64.
+    """Sum p times 1, x, y, xx, xy, yy, row by row first: (6, B, 1) float64.
 
-    They are whole numbers, of a row below 2^24 and together below 2^53, so nothing is rounded.
+    The sums are whole numbers, of a row below 2^24 and in total below 2^53: nothing is rounded.
     """
     rows = images.reshape(-1, SIDE).astype(np.float32) @ _POWERS.astype(np.float32)
     by_row = rows.astype(np.float64).reshape(-1, SIDE, 3)

@@ -1,7 +1,6 @@
-"""How pixels become the net's inputs. The same function prepares them in training and prediction.
+"""Preparation: pixels to the inputs of a net, by the same function in training and prediction.
 
-A model stores the name and version of its preparation; one that this version does not know is
-refused rather than guessed at.
+A model stores the name and version of its preparation; an unknown one is refused.
 """
 
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanograd.digits.deskew import AS_THEY_ARE, Size, deslant
+from nanograd.digits.deskew import UNCHANGED, Size, deskew
 from nanograd.digits.resample import SIDE
 
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
@@ -27,18 +26,17 @@ _AFFINE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """Which preparation, and which version of it.
+    """Name, version and parameters of a preparation.
 
     Args:
         name: plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST)
-            or deslanted (set upright, centred, then as standard).
+            or deslanted (deskewed and centred, then as standard).
         version: raised when the same name comes to mean other numbers.
-        width: that deslanted digits are stretched or squeezed to, in pixels as `deslant.Size`
-            counts them; 0 leaves them as wide as they are.
+        width: of deslanted digits, see `deskew.Size`.
         height: the same.
 
     Raises:
-        ValueError: this program does not know it.
+        ValueError: unknown name or version, or a size that has no effect.
     """
 
     name: str
@@ -50,28 +48,28 @@ class Preparation:
         if self.name not in _AFFINE or self.version != 1:
             raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
         if not all(0 <= each < SIDE for each in self.size) or (
-            self.size != AS_THEY_ARE and self.name != "deslanted"
+            self.size != UNCHANGED and self.name != "deslanted"
         ):
-            raise ValueError(f"pixel preparation {self.name!r} knows no {self.size}")
+            raise ValueError(f"pixel preparation {self.name!r} cannot have {self.size}")
 
     @property
     def size(self) -> Size:
-        """How large deslanted digits become."""
+        """Size of deskewed digits."""
         return Size(self.width, self.height)
 
 
 def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
-    """Images as people hold them, as the rows that nets read.
+    """Convert images of the usual shapes and dtypes to the rows that nets take.
 
     Args:
-        images: (N, 28, 28) or (N, 784), ink on paper that is 0: whole numbers from 0 to 255, or
-            floats from 0 to 1, which are rounded to the nearest 1/255.
+        images: (N, 28, 28) or (N, 784), ink on 0: whole numbers from 0 to 255, or floats from 0 to
+            1, which are rounded to the nearest 1/255.
 
     Returns:
         (N, 784) uint8, ink 255 on 0.
 
     Raises:
-        ValueError: another shape or dtype, or values beyond.
+        ValueError: another shape or dtype, or values out of range.
 
     >>> as_rows(np.ones((2, 28, 28))).max(axis=1).tolist()
     [255, 255]
@@ -82,8 +80,7 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
     floats = given.dtype.kind == "f"
     if not floats and given.dtype.kind not in "bui":
         raise ValueError(f"images are whole numbers or floats, not {given.dtype}")
-    most = 1 if floats else 255
-    if given.size and not (given.min() >= 0 and given.max() <= most):
+    if given.size and not (given.min() >= 0 and given.max() <= (1 if floats else 255)):
         raise ValueError(
             f"images reach from {given.min()} to {given.max()}: floats must lie in 0 to 1, whole "
             "numbers in 0 to 255"
@@ -93,46 +90,44 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels to inputs: `scale` after `upright`.
+    """Compute inputs from pixels: `scale` after `deskew_images`.
 
     Args:
-        preparation: how.
+        preparation: which.
         images: (B, 784) uint8, ink 255 on 0.
 
     Returns:
         (B, 784) float32.
     """
-    return scale(preparation, upright(preparation, images))
+    return scale(preparation, deskew_images(preparation, images))
 
 
-def upright(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The part of a preparation that needs doing once for each image, before any distortion.
+def deskew_images(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Do the part of a preparation that is needed once for each image, before any distortion.
 
     Args:
-        preparation: how.
+        preparation: which.
         images: (B, 784) uint8, ink 255 on 0.
 
     Returns:
-        (B, 784) uint8; the images themselves if the preparation leaves them as they stand.
+        (B, 784) uint8; the images themselves if the preparation does not deskew.
     """
-    if preparation.name == "deslanted":
-        return deslant(images, preparation.size)
-    return images
+    return deskew(images, preparation.size) if preparation.name == "deslanted" else images
 
 
-def after_upright(preparation: Preparation) -> Preparation:
-    """What a preparation leaves to do with images that `upright` returned."""
+def without_deskewing(preparation: Preparation) -> Preparation:
+    """Return the rest of a preparation, for images from `deskew_images`."""
     return Preparation(name="standard") if preparation.name == "deslanted" else preparation
 
 
 def scale(
     preparation: Preparation, images: NDArray[np.uint8] | NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The part of a preparation that comes last.
+    """Do the last part of a preparation: the affine map of the values.
 
     Args:
-        preparation: how.
-        images: (B, 784) uint8 or float32, 0 to 255; upright, maybe distorted.
+        preparation: which.
+        images: (B, 784) uint8 or float32, 0 to 255; deskewed, perhaps distorted.
 
     Returns:
         (B, 784) float32.
@@ -145,6 +140,6 @@ def scale(
 
 
 def affine(preparation: Preparation) -> tuple[float, float]:
-    """Factor and offset of `scale`, as the float32 numbers they are."""
+    """Return factor and offset of `scale`: float32 values."""
     factor, offset = _AFFINE[preparation.name]
     return float(factor), float(offset)

@@ -1,39 +1,40 @@
-"""Images looked up at other places: the one interpolation of this program."""
+"""Bilinear resampling of images: the only interpolation in this package."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 28
 
-# Zeros around an image: one row and column before it, and behind it as many as make rows of 32.
+# An image is padded with zeros to ROW x ROW: one row and column before it, the rest after it.
 ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
-# A piece of a row is read as one item: SIDE + 1 pixels, and as many more as make a round number.
+# `resample_rows` reads SIDE + 1 neighbouring pixels as one item, rounded up to a power of two.
 PIECE = 32
 _STEPS = np.arange(PIECE, dtype=np.float32)
-# Zeros between two rows of an image, so that a piece may begin this far before or behind one.
+# Zeros between two rows of an image, so that a piece may begin this far before or after one.
 _BEFORE, _CANVAS_ROW = SIDE + 1, 64
 
 
 def resample(
-    images: NDArray[np.uint8] | NDArray[np.float32], places: NDArray[np.float32]
+    images: NDArray[np.uint8] | NDArray[np.float32], coordinates: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What each image shows at the given places: bilinear, zero outside.
+    """Sample each image at the given coordinates: bilinear, zero outside.
 
-    The four pixels around (x, y) are weighed by their nearness; at a whole x and y the pixel's own
-    value comes out, bit for bit.
+    At a whole x and y the result is the pixel's own value, bit for bit.
 
     Args:
         images: (B, 784) uint8 or float32.
-        places: (2, B, 784) float32, in pixels: for each pixel of the result the column x and the
-            row y of its source, counted from the middle of the first pixel.
+        coordinates: (2, B, 784) float32, pixels: column x and row y of the source of each pixel of
+            the result, counted from the centre of the first pixel.
 
     Returns:
         (B, 784) float32, on the scale of the images.
     """
-    pixels = _padded(images).reshape(-1)
-    fraction = np.clip(places, -1, SIDE)
+    padded = np.zeros((len(images), ROW, ROW), np.float32)
+    padded[:, _INSIDE, _INSIDE] = images.reshape(-1, SIDE, SIDE)
+    pixels = padded.reshape(-1)
+    fraction = np.clip(coordinates, -1, SIDE)
     fraction += 1
     whole = np.floor(fraction)
     fraction -= whole
@@ -43,27 +44,27 @@ def resample(
     row += column
     index = row.astype(np.intp)
     index += ROW * ROW * np.arange(len(images))[:, None]
-    # One index for all four neighbours, each in a view of its own. The places are clipped, so no
-    # index is out of bounds; "clip" only spares the check.
+    # One index for all four neighbours, each in its own view. The coordinates are clipped, so no
+    # index is out of bounds; mode="clip" only skips numpy's check.
     far = ROW + 1
     left_above, above, left, beside = (
         pixels[start : len(pixels) - far + start].take(index, mode="clip")
         for start in (0, 1, ROW, far)
     )
-    return _between(_between(left_above, above, x), _between(left, beside, x), y)
+    return _mix(_mix(left_above, above, x), _mix(left, beside, x), y)
 
 
 def resample_rows(
     images: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """As `resample`, bit for bit, where each row of the result goes along a row of the source.
+    """Sample as `resample` does, bit for bit, where each row of the result follows a source row.
 
-    The pixels of a row are then read together, and the distance to the row above is one for all.
+    The pixels of a row are read together and share one vertical fraction, which is faster.
 
     Args:
         images: (B, 784) uint8.
-        x: (B, 28, PIECE) float32: columns, each one further than the last; the first 28 count.
-        y: (B, 28) float32: the row of the source, one for each row of the result.
+        x: (B, 28, PIECE) float32, source columns, in steps of 1; the first 28 count.
+        y: (B, 28) float32, source row of each row of the result.
 
     Returns:
         (B, 784) float32.
@@ -77,29 +78,28 @@ def resample_rows(
     share -= start[:, :, None] + _STEPS
     # Rounding to float32 may carry one column over a whole number, and not its neighbours.
     if len(x) and not 0 <= share.min() <= share.max() < 1:
-        places = np.stack([x[:, :, :SIDE], np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))])
-        return resample(images, places.reshape(2, -1, SIDE * SIDE))
+        rows = np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))
+        return resample(images, np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE))
     column = np.clip(start, -SIDE, SIDE + 1).astype(np.intp) + (_BEFORE - 1)
     index = (np.arange(len(x))[:, None] * ROW + row.astype(np.intp)) * _CANVAS_ROW + column
     pieces = _pieces(images)
     above, below = (
-        _along(pieces[where].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
-        for where in (index, index + _CANVAS_ROW)
+        _mix_along(pieces[at].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
+        for at in (index, index + _CANVAS_ROW)
     )
-    result = _between(above, below, np.repeat(down, PIECE))
+    result = _mix(above, below, np.repeat(down, PIECE))
     return result.reshape(-1, SIDE, PIECE)[:, :, :SIDE].reshape(-1, SIDE * SIDE)
 
 
 def _pieces(images: NDArray[np.uint8]) -> NDArray[np.void]:
-    """Every piece of PIECE pixels of the images with zeros around them, by where it begins."""
+    """Return a view of every run of PIECE pixels of the zero-padded images, by its start."""
     canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
     canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
-    number = max(canvas.size - PIECE, 0)
-    return np.ndarray((number,), f"V{PIECE}", canvas, strides=(1,))
+    return np.ndarray((max(canvas.size - PIECE, 0),), f"V{PIECE}", canvas, strides=(1,))
 
 
-def _along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Between each pixel and the next; the last of a piece is none of ours."""
+def _mix_along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Interpolate between each pixel and the next; the last one of a piece is not used."""
     step = np.zeros_like(pixels)
     np.subtract(pixels[1:], pixels[:-1], out=step[:-1])
     step *= share
@@ -107,17 +107,11 @@ def _along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[n
     return step
 
 
-def _between(
-    here: NDArray[np.float32], there: NDArray[np.float32], share: NDArray[np.float32]
+def _mix(
+    first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    # here + share (there - here), in place of `there`: with share 0 the bits of `here`.
-    there -= here
-    there *= share
-    there += here
-    return there
-
-
-def _padded(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    padded = np.zeros((len(images), ROW, ROW), np.float32)
-    padded[:, _INSIDE, _INSIDE] = images.reshape(-1, SIDE, SIDE)
-    return padded
+    # first + share (second - first), in place of `second`: with share 0 the bits of `first`.
+    second -= first
+    second *= share
+    second += first
+    return second

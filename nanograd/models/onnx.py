@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from nanograd import __version__
-from nanograd.digits.deskew import MONOMIALS, MOST_SLANT, MOST_STRETCH
+from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
 from nanograd.digits.preparation import Preparation, affine
 from nanograd.digits.resample import ROW, SIDE
 from nanograd.models.model import Model, Net
@@ -107,7 +107,7 @@ def _scores(build: _Graph, net: Net, images: str) -> str:
 
 
 def _prepared(build: _Graph, preparation: Preparation, images: str) -> str:
-    """As `pixels.prepare`: (N, 784) uint8 to (N, 784) float32."""
+    """As `preparation.prepare`: (N, 784) uint8 to (N, 784) float32."""
     pixels = build.cast(images, TensorProto.FLOAT)
     if preparation.name == "deslanted":
         pixels = build("Round", _resampled(build, pixels, *_places(build, images, preparation)))
@@ -116,7 +116,7 @@ def _prepared(build: _Graph, preparation: Preparation, images: str) -> str:
 
 
 def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, str]:
-    """As `deslant.upright_places`: x and y, each (N, 784) float32."""
+    """As `deskew.deskewed_coordinates`: x and y, each (N, 784) float32."""
     minus, times, over = build.minus, build.times, build.over
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = _sums(build, images)
     mass = build("Max", mass, build.number(1))
@@ -124,7 +124,7 @@ def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, 
     spread = minus(sum_yy, times(sum_y, mean_y))
     covariance = minus(sum_xy, times(sum_x, mean_y))
     slant = over(covariance, build("Max", spread, build.number(1)))
-    slant = build.within(slant, -MOST_SLANT, MOST_SLANT)
+    slant = build.within(slant, -MAX_SLANT, MAX_SLANT)
     row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
     in_x = minus(minus(sum_xx, times(sum_x, mean_x)), times(slant, covariance))
     beside = _stretched(build, column - SIDE // 2, in_x, mass, preparation.width)
@@ -135,7 +135,7 @@ def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, 
 
 
 def _sums(build: _Graph, images: str) -> list[str]:
-    """Ink times each of `deslant.MONOMIALS`, each (N, 1) float64."""
+    """Ink times each of `deskew.MONOMIALS`, each (N, 1) float64."""
     wide = build.cast(images, TensorProto.DOUBLE)
     sums = build("MatMul", wide, build.constant(MONOMIALS))
     names = [f"{sums}_{number}" for number in range(MONOMIALS.shape[1])]
@@ -152,7 +152,7 @@ def _stretched(
         return constant
     deviation = build("Sqrt", build.over(build("Max", spread, build.number(0)), mass))
     stretch = build.over(deviation, build.number(to))
-    return build.times(constant, build.within(stretch, 1 / MOST_STRETCH, MOST_STRETCH))
+    return build.times(constant, build.within(stretch, 1 / MAX_STRETCH, MAX_STRETCH))
 
 
 def _resampled(build: _Graph, pixels: str, x: str, y: str) -> str:

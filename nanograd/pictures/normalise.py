@@ -137,9 +137,9 @@ def _ready_made(picture: Image.Image, polarity: str) -> Bytes | None:
     if (image != image[:, :, :1]).any():
         return None
     image = image[:, :, 0].copy()
-    if polarity != "dark-on-light" and form.is_mnist_like(image):
+    if polarity != "dark-on-light" and form.are_mnist_like(image.reshape(1, -1)).all():
         return image
-    if polarity != "light-on-dark" and form.is_mnist_like(255 - image):
+    if polarity != "light-on-dark" and form.are_mnist_like(255 - image.reshape(1, -1)).all():
         return 255 - image
     return None
 

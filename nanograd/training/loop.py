@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nanograd.data.dataset import Dataset
-from nanograd.digits.preparation import after_upright, upright
+from nanograd.digits.preparation import deskew_images, without_deskewing
 from nanograd.errors import Stopped
 from nanograd.models.model import Model, Net
 from nanograd.nn import metrics
@@ -59,8 +59,8 @@ def train(
     round_ = group.snapshot().round
     began = perf_counter() - history.train_s
     # Images are set upright here, once, instead of after each epoch.
-    watched = Dataset(upright(recipe.preparation, validation.images), validation.labels)
-    reader = replace(recipe, preparation=after_upright(recipe.preparation))
+    watched = Dataset(deskew_images(recipe.preparation, validation.images), validation.labels)
+    reader = replace(recipe, preparation=without_deskewing(recipe.preparation))
     saved_s = history.train_s
     for epoch in range(len(history.epochs), recipe.epochs):
         end = (epoch + 1) * per_epoch

@@ -7,7 +7,7 @@ from typing import Any
 
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset, split
-from nanograd.digits.variants import add_styles, num_redrawn
+from nanograd.digits.variants import add_variants, num_variants
 from nanograd.errors import DataError, Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -91,7 +91,7 @@ def _train(
             snapshot = _train_net(
                 recipe,
                 start,
-                training=add_styles(training, net.styles, net.seed),
+                training=add_variants(training, net.styles, net.seed),
                 validation=validation,
                 make_group=make_group,
                 watch=watch,
@@ -110,7 +110,7 @@ def _recipes(
     nets: list[TrainConfig], training: Dataset, say: Callable[[str], None]
 ) -> list[Recipe]:
     """What each net computes, if there are images enough for it."""
-    numbers = [len(training) + num_redrawn(training, net.styles) for net in nets]
+    numbers = [len(training) + num_variants(training, net.styles) for net in nets]
     if min(numbers) < nets[0].shards:
         raise DataError(
             f"{min(numbers)} training images cannot fill {nets[0].shards} shards; lower --shards"

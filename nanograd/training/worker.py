@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import distort
-from nanograd.digits.preparation import scale, upright
+from nanograd.digits.preparation import deskew_images, scale
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Signals
 from nanograd.nn.optimizers import Vector
@@ -98,7 +98,7 @@ class Worker:
         self._ready = {}
 
     def _upright(self, digits: Dataset) -> Dataset:
-        return Dataset(upright(self._recipe.preparation, digits.images), digits.labels)
+        return Dataset(deskew_images(self._recipe.preparation, digits.images), digits.labels)
 
     def nodes(self) -> list[Node]:
         """The largest whole nodes of the tree over its shards."""

@@ -5,8 +5,15 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
-from nanograd.digits.augment import NUM_DRAWS, Distortion, distort, places, vary_stroke
-from nanograd.digits.deskew import Size, deslant
+from nanograd.digits.augment import (
+    NUM_DRAWS,
+    Distortion,
+    distort,
+    field_coordinates,
+    field_weights,
+    vary_stroke,
+)
+from nanograd.digits.deskew import Size, deskew
 from nanograd.runtime.randomness import stream
 
 ALL = Distortion(elastic=1.5, rotation=10.0, scaling=0.15, shear=0.1, shift=1.0, stroke=1.0)
@@ -27,9 +34,10 @@ def some_draws(num_images: int) -> NDArray[np.float32]:
 
 
 def displacement(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(2, B, 28, 28): how far from each pixel, right and down, its source is."""
+    """(2, B, 28, 28): distance from each pixel, right and down, of its source."""
     row, column = np.mgrid[:28, :28].reshape(2, 1, 784)
-    moved = places(distortion, draws).astype(np.float64) - np.stack([column, row])
+    sources = field_coordinates(field_weights(distortion, draws)).astype(np.float64)
+    moved = sources - np.stack([column, row])
     return moved.reshape(2, len(draws), 28, 28)
 
 
@@ -44,7 +52,7 @@ def test_no_distortion_leaves_the_bits(num_images: int) -> None:
 
 
 @pytest.mark.parametrize("distortion", [*EACH, ALL], ids=str)
-def test_distortion_is_true_if_it_changes_images(distortion: Distortion) -> None:
+def test_distortion_is_truthy_if_it_changes_images(distortion: Distortion) -> None:
     images = some_images(7)
 
     changed = distort(images, distortion, stream(0, 3))
@@ -56,7 +64,7 @@ def test_distortion_is_true_if_it_changes_images(distortion: Distortion) -> None
 
 
 @pytest.mark.parametrize("num_images", [1, 63, 65, 193])
-def test_same_stream_gives_the_same_bits_and_another_stream_others(num_images: int) -> None:
+def test_bits_follow_from_the_random_stream(num_images: int) -> None:
     images = some_images(num_images)
 
     first, again, other = (distort(images, ALL, stream(0, 3, s)) for s in (1, 1, 2))
@@ -67,7 +75,7 @@ def test_same_stream_gives_the_same_bits_and_another_stream_others(num_images: i
     assert not np.array_equal(first, other)
 
 
-def test_images_do_not_depend_on_those_of_later_blocks() -> None:
+def test_images_do_not_depend_on_later_blocks() -> None:
     images = some_images(128)
 
     many = distort(images, ALL, stream(0, 3))
@@ -77,7 +85,7 @@ def test_images_do_not_depend_on_those_of_later_blocks() -> None:
     np.testing.assert_array_equal(few, many[:64])
 
 
-def test_ink_stays_within_its_bounds_and_images_are_left_alone() -> None:
+def test_ink_stays_in_range_and_images_are_not_modified() -> None:
     images = some_images(193)
     before = images.tobytes()
 
@@ -90,7 +98,7 @@ def test_ink_stays_within_its_bounds_and_images_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("elastic", [0.5, 1.7])
-def test_elastic_displacement_is_as_large_as_stated(elastic: float) -> None:
+def test_elastic_displacement_has_the_stated_root_mean_square(elastic: float) -> None:
     moved = displacement(Distortion(elastic=elastic), some_draws(4000))
 
     for axis in moved:
@@ -106,24 +114,25 @@ def test_elastic_field_is_smooth_like_a_gaussian_of_four_pixels() -> None:
     assert np.corrcoef(middle, right)[0, 1] == pytest.approx(np.exp(-16 / 64), abs=0.07)
 
 
-def test_shift_moves_all_pixels_alike_and_no_further_than_stated() -> None:
+def test_shift_moves_all_pixels_equally_within_the_stated_limit() -> None:
     moved = displacement(Distortion(shift=1.5), some_draws(1000))
 
     assert np.ptp(moved, axis=(2, 3)).max() < 1e-5
     assert 1.4 < np.abs(moved).max() <= 1.5
 
 
-def test_affine_places_are_those_of_the_matrices() -> None:
+def test_affine_coordinates_equal_the_matrix_products() -> None:
     draws = some_draws(7)
-    angle, wide, high, lean, right, down = draws[:, :6].astype(np.float64).T
+    angle, wide, high, shear, right, down = draws[:, :6].astype(np.float64).T
     angle = np.radians(10) * angle
 
-    actual = places(Distortion(rotation=10, scaling=0.2, shear=0.3, shift=2), draws)
+    distortion = Distortion(rotation=10, scaling=0.2, shear=0.3, shift=2)
+    actual = field_coordinates(field_weights(distortion, draws))
 
     for i in range(7):
         turn = [[np.cos(angle[i]), -np.sin(angle[i])], [np.sin(angle[i]), np.cos(angle[i])]]
         size = np.diag([1 + 0.2 * wide[i], 1 + 0.2 * high[i]])
-        matrix = turn @ size @ [[1, 0.3 * lean[i]], [0, 1]]
+        matrix = turn @ size @ [[1, 0.3 * shear[i]], [0, 1]]
         for y, x in np.ndindex(28, 28):
             expected = matrix @ [x - 13.5, y - 13.5] + 13.5 + 2 * np.array([right[i], down[i]])
             np.testing.assert_allclose(actual[:, i, 28 * y + x], expected, atol=1e-4)
@@ -131,14 +140,14 @@ def test_affine_places_are_those_of_the_matrices() -> None:
 
 
 @pytest.mark.parametrize("by", [-2.0, -0.7, 0.0, 0.5, 2.0])
-def test_stroke_gains_as_many_pixels_as_stated(by: float) -> None:
+def test_stroke_gains_the_stated_number_of_pixels(by: float) -> None:
     # A bar five pixels wide, from edge to edge of the image.
     bar = np.zeros((28, 28), np.uint8)
     bar[:, 10:15] = 255
 
     changed = vary_stroke(bar.reshape(1, 784), np.array([by], np.float32)).reshape(28, 28)
 
-    # Nothing is known beyond the edge, so its rows are thinned lengthwise too.
+    # Outside counts as paper, so the first and last row are thinned lengthwise too.
     assert changed.dtype == np.float32
     np.testing.assert_allclose(changed[1:-1].sum(axis=1) / 255, 5 + by, rtol=1e-6)
 
@@ -157,7 +166,7 @@ def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours() -> None
         assert thin[y, x] == pytest.approx(0.5 * padded[1, y + 1, x + 1] + 0.5 * least)
 
 
-def test_distorted_digits_have_about_the_ink_they_had(sample: Mnist) -> None:
+def test_distorted_digits_keep_about_the_same_amount_of_ink(sample: Mnist) -> None:
     digits = sample.train.images[:1931]
 
     distorted = distort(digits, ALL, stream(0, 3))
@@ -166,27 +175,27 @@ def test_distorted_digits_have_about_the_ink_they_had(sample: Mnist) -> None:
     assert distorted.mean() == pytest.approx(digits.mean(), rel=0.1)
 
 
-def test_images_set_upright_without_distortion_are_those_of_deslant(sample: Mnist) -> None:
+def test_deskewing_without_distortion_equals_deskew(sample: Mnist) -> None:
     digits = sample.train.images[:193]
 
     for size in (Size(), Size(width=3.5), Size(height=5.5), Size(3.0, 5.0)):
-        upright = distort(digits, Distortion(), stream(0, 3), size)
+        deskewed = distort(digits, Distortion(), stream(0, 3), size)
 
-        assert upright.dtype == np.float32
-        # deslant rounds to whole values.
-        np.testing.assert_allclose(upright, deslant(digits, size), atol=0.51)
+        assert deskewed.dtype == np.float32
+        # deskew rounds to whole values.
+        np.testing.assert_allclose(deskewed, deskew(digits, size), atol=0.51)
 
 
-def test_distorted_digits_set_upright_neither_lean_nor_stand_aside(sample: Mnist) -> None:
+def test_distorted_and_deskewed_digits_have_little_slant_and_are_centred(sample: Mnist) -> None:
     digits = sample.train.images[:193]
 
-    leaning = distort(digits, GENTLE, stream(0, 3))
-    upright = distort(digits, GENTLE, stream(0, 3), Size())
+    slanted = distort(digits, GENTLE, stream(0, 3))
+    deskewed = distort(digits, GENTLE, stream(0, 3), Size())
 
-    slant, aside = slants_and_distances(upright)
-    slant_before, aside_before = slants_and_distances(leaning)
-    assert upright.dtype == np.float32
-    # Not quite: the elastic field is where it was.
+    slant, aside = slants_and_distances(deskewed)
+    slant_before, aside_before = slants_and_distances(slanted)
+    assert deskewed.dtype == np.float32
+    # Not 0: the elastic field is not composed with the shear.
     assert slant < 0.15 * slant_before
     assert aside < 0.35 * aside_before
 

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
-from nanograd.digits.deskew import MOST_STRETCH, Size, deslant, upright_places
+from nanograd.digits.deskew import MAX_STRETCH, Size, deskew, deskewed_coordinates
 from nanograd.digits.resample import resample
 
 
@@ -17,8 +17,8 @@ def moments(image: NDArray[np.uint8]) -> tuple[float, float, float]:
     return mean_x, mean_y, covariance / sum((y - mean_y) ** 2 * p for _, y, p in ink)
 
 
-def leaning(slant: float) -> NDArray[np.uint8]:
-    """A stroke two pixels wide that leans."""
+def slanted_stroke(slant: float) -> NDArray[np.uint8]:
+    """A stroke two pixels wide."""
     image = np.zeros((28, 28), np.uint8)
     for row in range(5, 24):
         column = round(12 + slant * (row - 14))
@@ -26,8 +26,8 @@ def leaning(slant: float) -> NDArray[np.uint8]:
     return image.reshape(1, 784)
 
 
-def test_digits_are_upright_and_centred(sample: Mnist) -> None:
-    digits = deslant(sample.train.images[:193])
+def test_deskewed_digits_have_no_slant_and_are_centred(sample: Mnist) -> None:
+    digits = deskew(sample.train.images[:193])
 
     assert digits.dtype == np.uint8
     x, y, slant = np.array([moments(digit) for digit in digits]).T
@@ -37,61 +37,61 @@ def test_digits_are_upright_and_centred(sample: Mnist) -> None:
 
 
 @pytest.mark.parametrize("slant", [-0.5, -0.2, 0.0, 0.3, 0.6])
-def test_leaning_stroke_becomes_a_column(slant: float) -> None:
-    upright = deslant(leaning(slant))
+def test_slanted_stroke_becomes_vertical(slant: float) -> None:
+    deskewed = deskew(slanted_stroke(slant))
 
-    assert upright.dtype == np.uint8
-    columns = upright.reshape(28, 28).sum(axis=0, dtype=np.int64)
+    assert deskewed.dtype == np.uint8
+    columns = deskewed.reshape(28, 28).sum(axis=0, dtype=np.int64)
     assert columns[12:17].sum() >= 0.95 * columns.sum()
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 7])
 def test_blank_images_stay_blank(num_images: int) -> None:
-    upright = deslant(np.zeros((num_images, 784), np.uint8))
+    deskewed = deskew(np.zeros((num_images, 784), np.uint8))
 
-    assert upright.dtype == np.uint8
-    assert upright.shape == (num_images, 784)
-    assert not upright.any()
+    assert deskewed.dtype == np.uint8
+    assert deskewed.shape == (num_images, 784)
+    assert not deskewed.any()
 
 
 def test_ink_in_a_single_row_is_only_centred() -> None:
     image = np.zeros((1, 28, 28), np.uint8)
     image[0, 3, 5:10] = 200
 
-    upright = deslant(image.reshape(1, 784)).reshape(28, 28)
+    deskewed = deskew(image.reshape(1, 784)).reshape(28, 28)
 
-    assert upright.dtype == np.uint8
+    assert deskewed.dtype == np.uint8
     expected = np.zeros((28, 28), np.uint8)
     expected[14, 12:17] = 200
-    np.testing.assert_array_equal(upright, expected)
+    np.testing.assert_array_equal(deskewed, expected)
 
 
-def test_an_image_is_deslanted_alike_alone_and_among_others(sample: Mnist) -> None:
+def test_image_is_deskewed_to_the_same_bits_alone_and_among_others(sample: Mnist) -> None:
     images = sample.test.images[:193]
 
-    together = deslant(images)
-    alone = np.concatenate([deslant(images[i : i + 1]) for i in range(193)])
+    together = deskew(images)
+    alone = np.concatenate([deskew(images[i : i + 1]) for i in range(193)])
 
     assert alone.dtype == np.uint8
     np.testing.assert_array_equal(alone, together)
 
 
-def test_images_are_left_alone(sample: Mnist) -> None:
+def test_images_are_not_modified(sample: Mnist) -> None:
     before = sample.test.images.tobytes()
 
-    upright = deslant(sample.test.images)
+    deskewed = deskew(sample.test.images)
 
-    assert upright.dtype == np.uint8
+    assert deskewed.dtype == np.uint8
     assert sample.test.images.tobytes() == before
 
 
-def test_rows_read_together_give_the_bits_of_the_definition(sample: Mnist) -> None:
+def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample: Mnist) -> None:
     images = sample.train.images[:193]
 
-    upright = deslant(images)
+    deskewed = deskew(images)
 
-    expected = np.rint(resample(images, upright_places(images)))
-    np.testing.assert_array_equal(upright, expected)
+    expected = np.rint(resample(images, deskewed_coordinates(images)))
+    np.testing.assert_array_equal(deskewed, expected)
 
 
 def deviations(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -106,15 +106,15 @@ def deviations(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("size", [Size(width=3.5), Size(height=5.5), Size(3.0, 5.0)])
-def test_upright_digits_are_as_large_as_asked_for_as_far_as_a_fifth_goes(
+def test_deskewed_digits_have_the_requested_size_within_a_factor_of_one_fifth(
     sample: Mnist, size: Size
 ) -> None:
     before, after = (
-        deviations(deslant(sample.test.images)),
-        deviations(deslant(sample.test.images, size)),
+        deviations(deskew(sample.test.images)),
+        deviations(deskew(sample.test.images, size)),
     )
 
-    for asked, was, now in zip(size, before, after, strict=True):
-        expected = np.clip(asked or was, was / MOST_STRETCH, was * MOST_STRETCH)
+    for target, was, now in zip(size, before, after, strict=True):
+        expected = np.clip(target or was, was / MAX_STRETCH, was * MAX_STRETCH)
         # A sheared, rounded grid has other moments.
         assert np.median(np.abs(now / expected - 1)) < 0.02

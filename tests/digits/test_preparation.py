@@ -3,8 +3,13 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
-from nanograd.digits.deskew import deslant
-from nanograd.digits.preparation import Preparation, after_upright, prepare, upright
+from nanograd.digits.deskew import deskew
+from nanograd.digits.preparation import (
+    Preparation,
+    deskew_images,
+    prepare,
+    without_deskewing,
+)
 
 NAMES = ["unit", "standard", "deslanted"]
 
@@ -40,7 +45,7 @@ def test_unit_keeps_paper_and_full_ink_exact() -> None:
     assert inputs.tolist() == [[0, 1]]
 
 
-def test_standard_takes_away_the_mean_and_divides_by_the_deviation() -> None:
+def test_standard_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     images = every_value()
 
     inputs = prepare(Preparation(name="standard"), images)
@@ -58,13 +63,13 @@ def test_standard_inputs_of_real_digits_have_mean_zero_and_deviation_one(sample:
     assert float(inputs.std(dtype=np.float64)) == pytest.approx(1, abs=0.02)
 
 
-def test_deslanted_is_standard_after_deslanting(sample: Mnist) -> None:
+def test_deslanted_is_standard_after_deskewing(sample: Mnist) -> None:
     images = sample.test.images[:193]
 
     inputs = prepare(Preparation(name="deslanted"), images)
 
     assert inputs.dtype == np.float32
-    np.testing.assert_array_equal(inputs, prepare(Preparation(name="standard"), deslant(images)))
+    np.testing.assert_array_equal(inputs, prepare(Preparation(name="standard"), deskew(images)))
 
 
 @pytest.mark.parametrize(
@@ -72,17 +77,19 @@ def test_deslanted_is_standard_after_deslanting(sample: Mnist) -> None:
     [*(Preparation(name=name) for name in NAMES), Preparation(name="deslanted", width=3.5)],
     ids=str,
 )
-def test_upright_images_need_only_the_rest(preparation: Preparation, sample: Mnist) -> None:
+def test_deskewed_images_need_only_the_rest_of_the_preparation(
+    preparation: Preparation, sample: Mnist
+) -> None:
     images = sample.test.images[:193]
 
-    inputs = prepare(after_upright(preparation), upright(preparation, images))
+    inputs = prepare(without_deskewing(preparation), deskew_images(preparation, images))
 
     assert inputs.dtype == np.float32
     np.testing.assert_array_equal(inputs, prepare(preparation, images))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_are_left_alone(name: str) -> None:
+def test_images_are_not_modified(name: str) -> None:
     images = every_value()
     before = images.tobytes()
 
@@ -93,7 +100,7 @@ def test_images_are_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_is_prepared_alike_alone_and_among_others(name: str) -> None:
+def test_image_is_prepared_to_the_same_bits_alone_and_among_others(name: str) -> None:
     images = every_value()
 
     together = prepare(Preparation(name=name), images)
@@ -106,12 +113,12 @@ def test_an_image_is_prepared_alike_alone_and_among_others(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "version"), [("unit", 2), ("unit", 0), ("deslanted", 2), ("", 1), ("Unit", 1)]
 )
-def test_preparation_that_is_not_known_is_refused(name: str, version: int) -> None:
+def test_unknown_preparation_is_refused(name: str, version: int) -> None:
     with pytest.raises(ValueError, match=f"unknown pixel preparation {name!r} version {version}"):
         Preparation(name=name, version=version)
 
 
 @pytest.mark.parametrize("size", [{"width": 3.5}, {"height": 5.5}])
-def test_size_of_digits_that_are_not_set_upright_is_refused(size: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="'standard' knows no Size"):
+def test_size_without_deskewing_is_refused(size: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="'standard' cannot have Size"):
         Preparation(name="standard", **size)

@@ -13,16 +13,16 @@ def some_images(num_images: int, seed: int = 7) -> NDArray[np.uint8]:
     return images
 
 
-def still(num_images: int) -> NDArray[np.float32]:
-    """The places at which every pixel is."""
+def grid(num_images: int) -> NDArray[np.float32]:
+    """The coordinates of every pixel."""
     row, column = np.mgrid[:SIDE, :SIDE].reshape(2, 1, 784)
-    places = np.stack([column, row]).repeat(num_images, axis=1).astype(np.float32)
-    places.flags.writeable = False
-    return places
+    coordinates = np.stack([column, row]).repeat(num_images, axis=1).astype(np.float32)
+    coordinates.flags.writeable = False
+    return coordinates
 
 
 def by_hand(image: NDArray[np.uint8], x: float, y: float) -> float:
-    """Bilinear interpolation of one place, as the definition has it."""
+    """Bilinear interpolation at one point, from the definition."""
     total = 0.0
     for row in (math.floor(y), math.floor(y) + 1):
         for column in (math.floor(x), math.floor(x) + 1):
@@ -34,25 +34,25 @@ def by_hand(image: NDArray[np.uint8], x: float, y: float) -> float:
 
 @pytest.mark.parametrize("num_images", [0, 1, 7, 193])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_images_at_their_own_places_keep_their_bits(num_images: int, dtype: type) -> None:
+def test_sampling_at_the_pixels_keeps_the_bits(num_images: int, dtype: type) -> None:
     images = some_images(num_images).astype(dtype)
 
-    same = resample(images, still(num_images))
+    same = resample(images, grid(num_images))
 
     assert same.dtype == np.float32
     np.testing.assert_array_equal(same, images)
 
 
-def test_every_place_is_interpolated_as_by_hand() -> None:
+def test_every_point_is_interpolated_as_by_the_definition() -> None:
     images = some_images(3)
     generator = np.random.default_rng(5)
-    places = generator.uniform(-4, 32, (2, 3, 784)).astype(np.float32)
-    places[:, :, ::7] = np.rint(places[:, :, ::7])
+    coordinates = generator.uniform(-4, 32, (2, 3, 784)).astype(np.float32)
+    coordinates[:, :, ::7] = np.rint(coordinates[:, :, ::7])
 
-    result = resample(images, places)
+    result = resample(images, coordinates)
 
     expected = [
-        [by_hand(image, float(x), float(y)) for x, y in zip(*places[:, i], strict=True)]
+        [by_hand(image, float(x), float(y)) for x, y in zip(*coordinates[:, i], strict=True)]
         for i, image in enumerate(images)
     ]
     assert result.dtype == np.float32
@@ -62,10 +62,10 @@ def test_every_place_is_interpolated_as_by_hand() -> None:
 @pytest.mark.parametrize("far", [28.0, -1.0, 1e30, -1e30])
 def test_outside_is_zero(far: float) -> None:
     for axis in (0, 1):
-        places = still(7).copy()
-        places[axis] = far
+        coordinates = grid(7).copy()
+        coordinates[axis] = far
 
-        result = resample(some_images(7), places)
+        result = resample(some_images(7), coordinates)
 
         assert result.dtype == np.float32
         assert not result.any()
@@ -74,9 +74,9 @@ def test_outside_is_zero(far: float) -> None:
 @pytest.mark.parametrize(("right", "down"), [(1, 0), (0, 1), (-3, 5), (27, -27)])
 def test_whole_pixels_move_the_image(right: int, down: int) -> None:
     images = some_images(7)
-    places = still(7) - np.array([right, down], np.float32).reshape(2, 1, 1)
+    coordinates = grid(7) - np.array([right, down], np.float32).reshape(2, 1, 1)
 
-    moved = resample(images, places).reshape(7, SIDE, SIDE)
+    moved = resample(images, coordinates).reshape(7, SIDE, SIDE)
 
     padded = np.pad(images.reshape(7, SIDE, SIDE), ((0, 0), (28, 28), (28, 28)))
     expected = padded[:, 28 - down : 56 - down, 28 - right : 56 - right]
@@ -84,55 +84,55 @@ def test_whole_pixels_move_the_image(right: int, down: int) -> None:
     np.testing.assert_array_equal(moved, expected)
 
 
-def test_an_image_is_resampled_alike_alone_and_among_others() -> None:
+def test_image_is_resampled_to_the_same_bits_alone_and_among_others() -> None:
     images = some_images(7)
-    places = np.random.default_rng(1).uniform(-2, 30, (2, 7, 784)).astype(np.float32)
+    coordinates = np.random.default_rng(1).uniform(-2, 30, (2, 7, 784)).astype(np.float32)
 
-    together = resample(images, places)
-    alone = resample(images[5:6], places[:, 5:6])
+    together = resample(images, coordinates)
+    alone = resample(images[5:6], coordinates[:, 5:6])
 
     assert alone.dtype == np.float32
     np.testing.assert_array_equal(alone[0], together[5])
 
 
-def test_images_and_places_are_left_alone() -> None:
-    images, places = some_images(7), still(7)
-    before = images.tobytes(), places.tobytes()
+def test_images_and_coordinates_are_not_modified() -> None:
+    images, coordinates = some_images(7), grid(7)
+    before = images.tobytes(), coordinates.tobytes()
 
-    result = resample(images, places)
+    result = resample(images, coordinates)
 
     assert result.dtype == np.float32
-    assert (images.tobytes(), places.tobytes()) == before
+    assert (images.tobytes(), coordinates.tobytes()) == before
 
 
 def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
-    """Rows that begin at `start` and lie at `y`: as `resample_rows` takes them, and `resample`."""
+    """Rows from `start` at `y`: arguments of `resample_rows`, and coordinates for `resample`."""
     x = (start[:, :, None] + np.arange(PIECE)).astype(np.float32)
     rows = np.broadcast_to(y.astype(np.float32)[:, :, None], (len(y), SIDE, SIDE))
-    places = np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE)
-    return x, y.astype(np.float32), places
+    coordinates = np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE)
+    return x, y.astype(np.float32), coordinates
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 7, 193])
-def test_rows_read_together_have_the_bits_of_pixels_read_one_by_one(num_images: int) -> None:
+def test_resample_rows_gives_the_bits_of_resample(num_images: int) -> None:
     images = some_images(num_images)
     generator = np.random.default_rng(5)
     start, y = generator.uniform(-40, 40, (2, num_images, SIDE))
     start[::3], y[::2] = np.rint(start[::3]), np.rint(y[::2])
-    x, rows, places = along(start, y)
+    x, rows, coordinates = along(start, y)
 
     result = resample_rows(images, x, rows)
 
     assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, resample(images, places))
+    np.testing.assert_array_equal(result, resample(images, coordinates))
 
 
-def test_row_that_rounding_carries_over_a_whole_number_has_the_same_bits() -> None:
+def test_row_rounded_over_a_whole_number_has_the_same_bits() -> None:
     images = some_images(1)
     start = np.full((1, SIDE), 2 - 2e-7)  # float32 tells 3 - 2e-7 from 3, but not 23 - 2e-7 from 23
-    x, rows, places = along(start, np.arange(SIDE)[None] + 0.5)
+    x, rows, coordinates = along(start, np.arange(SIDE)[None] + 0.5)
 
     result = resample_rows(images, x, rows)
 
     assert len(np.unique(np.floor(x + 1) - np.arange(PIECE))) > 1
-    np.testing.assert_array_equal(result, resample(images, places))
+    np.testing.assert_array_equal(result, resample(images, coordinates))

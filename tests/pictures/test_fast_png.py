@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.mnist import Mnist
-from nanograd.digits import form
 from nanograd.pictures import fast_png
 from nanograd.tables.rows import Reading
 from tests.helpers.odd_files import chunk
@@ -142,21 +141,3 @@ def test_all_at_once_gives_what_each_alone_gives(
         assert np.array_equal(reading.encoded(data), image)
     if normalise == "auto":
         assert which.sum() == (120 if polarity == "auto" else 60)
-
-
-def test_form_of_many_is_the_form_of_each(sample: Mnist, noise: Images) -> None:
-    digits = sample.test.images[:193]
-    shifted = [np.roll(digits.reshape(-1, 28, 28), n, axis=n % 2 + 1) for n in range(1, 5)]
-    faint = (digits * np.linspace(0.8, 1, 193)[:, None]).astype(np.uint8)
-    edges = np.where(digits > 0, digits, np.uint8(15))
-    images = np.concatenate([digits, *(s.reshape(-1, 784) for s in shifted), faint, edges, noise])
-
-    many = form.are_mnist_like(images)
-
-    assert many.tolist() == [form.is_mnist_like(image.reshape(28, 28)) for image in images]
-    assert 200 < many.sum() < len(many)
-
-
-def test_a_blank_form_is_none() -> None:
-    assert form.are_mnist_like(np.zeros((2, 784), np.uint8)).tolist() == [False, False]
-    assert form.are_mnist_like(np.zeros((0, 784), np.uint8)).tolist() == []

@@ -16,7 +16,7 @@ from PIL import Image
 from nanograd import commands
 from nanograd.config.command_configs import IngestConfig
 from nanograd.data.mnist import Mnist
-from nanograd.digits.deskew import Size, deslant
+from nanograd.digits.deskew import Size, deskew
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import UnreadableError
 from nanograd.models.model import Model, Net
@@ -101,12 +101,12 @@ def test_page_refuses_what_python_refuses() -> None:
 
 
 @pytest.mark.parametrize("size", [Size(), Size(width=3.7), Size(height=5.3), Size(3.3, 5.7)])
-def test_page_sets_digits_upright_to_the_same_bytes(sample: Mnist, size: Size) -> None:
+def test_page_deskews_digits_to_the_same_bytes(sample: Mnist, size: Size) -> None:
     images = sample.test.images[:193]
 
-    in_page = in_node(f"deslant(each, {size.width}, {size.height})", images.tolist())
+    in_page = in_node(f"deskew(each, {size.width}, {size.height})", images.tolist())
 
-    assert in_page == deslant(images, size).tolist()
+    assert in_page == deskew(images, size).tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-// The net: bytes of 28 x 28 to ten scores, as nanograd/digits/preparation.py, deslant.py and mlp.py compute them.
+// The net: bytes of 28 x 28 to ten scores, as nanograd/digits/preparation.py, nanograd/digits/deskew.py and
+// nanograd/nn/mlp.py compute them.
 
 // Weights of 16 bits with a factor for each unit, biases of 32: see nanograd/report/drawing.py.
 function unpack(net) {
@@ -40,7 +41,7 @@ const logistic = (value) => 1 / (1 + Math.exp(-value));
 const BENDS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.max(0, value) };
 
 function scoresOf(net, image) {
-  const seen = net.upright ? deslant(image, net.width, net.height) : image;
+  const seen = net.upright ? deskew(image, net.width, net.height) : image;
   const inputs = Float32Array.from(seen, (value) => f(value * f(net.factor)) + f(net.offset));
   const hidden = times(net.layers[0], inputs).map(BENDS[net.activation]);
   const outputs = times(net.layers[1], hidden);
@@ -53,8 +54,8 @@ function scores(nets, image) {
   return Array.from(all[0], (_, digit) => all.reduce((sum, each) => sum + each[digit], 0) / all.length);
 }
 
-// A digit set upright and centred.
-function deslant(image, width, height) {
+// A digit, deskewed and centred.
+function deskew(image, width, height) {
   let mass = 0, x1 = 0, y1 = 0, xx = 0, xy = 0, yy = 0;
   image.forEach((ink, place) => {
     const x = place % 28, y = Math.floor(place / 28);
