@@ -58,7 +58,7 @@ def test_runbooks_three_jobs_compute_what_one_process_does(
 
 
 def test_a_stopped_job_goes_on_after_hosts_were_changed(cluster: Cluster, tmp_path: Path) -> None:
-    section = "Watch, stop, go on"
+    section = "Watch, stop, resume"
     cluster.give(section, 0)
     cluster.wait_for_line("long", "rounds/s")
     cluster.give(section, 1)
