@@ -83,12 +83,12 @@ def report(place: str, data: str | None, say: Say, *, as_png: bool = False) -> F
     if as_png:
         plots.require()
     began = perf_counter()
-    if prediction_report.is_one(place):
+    if prediction_report.is_prediction(place):
         if data is not None:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
         written = prediction_report.write(place, as_png=as_png)
         return {"report": written, "report_s": round(perf_counter() - began, 3)}
-    story = training_report.read(place)
+    story = training_report.read_run(place)
     test = mnist.load_test(data or story.model.about["data"], say)
     written = training_report.write(place, test, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
