@@ -164,17 +164,28 @@ def test_only_nets_that_fit_are_packed() -> None:
     assert len(pack_nets(some_model(pair, pair, pair), 2 * size + 7)) == 2
 
 
+def draw_section(model: Model, nets: list[dict[str, Any]]) -> str:
+    run = SimpleNamespace(model=model)
+    return render("draw.html", run=run, nets=nets, scripts=SCRIPTS, pad_side=PAD_SIDE)
+
+
 @pytest.mark.parametrize(("hidden", "fits"), [(1200, True), (1300, False)])
-def test_net_too_large_for_a_page_is_named(hidden: int, fits: bool) -> None:
+def test_net_too_large_for_a_page_is_reported(hidden: int, fits: bool) -> None:
     model = some_model((architecture(hidden=hidden), Preparation(name="unit")))
 
-    nets = pack_nets(model)
-    section = render(
-        "draw.html", run=SimpleNamespace(model=model), nets=nets, scripts=[], pad_side=PAD_SIDE
-    )
+    section = draw_section(model, pack_nets(model))
 
     assert (f"{hidden:,} hidden units is too large" in section) != fits
-    assert bool(nets) == fits
+    assert ("<canvas" in section) == fits
+
+
+def test_number_of_nets_in_the_page_is_reported() -> None:
+    pair = (architecture(), Preparation(name="unit"))
+    model = some_model(pair, pair)
+    nets = pack_nets(model)
+
+    assert "holds 1 of the model"those of the first 1 of its 2 nets" in#39;s" in draw_section(model, nets[:1])
+    assert "The page holds" not in draw_section(model, nets)
 
 
 def test_quantised_weights_are_near() -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,24 @@ def test_job_without_a_single_readable_row_has_a_report(run: Path, tmp_path: Pat
 
     assert figures["quarantined"] == 2
     assert "2 rows: 0 classified, 2 in quarantine" in words_of(tmp_path / "out")
+
+
+def test_report_of_a_large_job_without_progress_and_quarantine(predict: Predict) -> None:
+    finished = prediction_report.read_prediction(str(predict(0)))
+    files = {f"part-{number:03}": f"{number:064x}" for number in range(201)}
+    summary = finished.summary | {"reasons": {}}
+
+    html, drawn = prediction_report.build(
+        replace(finished, files=files, progress=[], summary=summary)
+    )
+
+    text = check_page(html).text
+    assert "201 files with their SHA-256, the first 200 (all are in _manifest.json)" in text
+    assert "part-199" in text
+    assert "part-200" not in text
+    assert "No row is in quarantine." in text
+    assert "No progress was recorded." in text
+    assert sorted(drawn) == ["confidence", "digits"]
 
 
 def test_metrics_count_rows_over_time(predict: Predict) -> None:
