@@ -184,7 +184,7 @@ def test_number_of_nets_in_the_page_is_reported() -> None:
     model = some_model(pair, pair)
     nets = pack_nets(model)
 
-    assert "holds 1 of the model"those of the first 1 of its 2 nets" in#39;s" in draw_section(model, nets[:1])
+    assert "The page holds 1 of the model's 2 nets." in draw_section(model, nets[:1])
     assert "The page holds" not in draw_section(model, nets)
 
 
