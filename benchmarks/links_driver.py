@@ -10,12 +10,13 @@ from time import perf_counter, sleep
 import numpy as np
 import ray
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.group import RayGroup
 from nanograd.runtime import process
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, first_snapshot
 from nanograd.training.worker import Worker
 
@@ -34,7 +35,7 @@ def main(hidden: int, num_workers: int, images: int) -> None:
     ray.init(address=_ADDRESS, log_to_driver=False, logging_level="ERROR")
     while ray.cluster_resources().get("CPU", 0) < num_workers:  # type: ignore[no-untyped-call]
         sleep(0.2)  # Ray has no event for it
-    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=num_workers)
     group.advance(done := _WARM_UP)
     _say(_constants(recipe, digits))
     for line in sys.stdin:

@@ -21,6 +21,7 @@ from time import monotonic
 
 from common import Row, arguments, report
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
 from nanograd.distributed.cluster import session
@@ -28,7 +29,6 @@ from nanograd.distributed.group import RayGroup
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.loop import CHECKPOINT_S
-from nanograd.training.recipe import make_recipe
 from nanograd.training.server import first_snapshot
 
 ROUNDS = 20
@@ -47,7 +47,7 @@ class Trainer:
     def __init__(self, data: str) -> None:
         train = mnist.load(data, sys.stderr.write).train
         recipe = make_recipe(TrainConfig(epochs=1000), len(train))
-        self._group = RayGroup(recipe, train, first_snapshot(recipe), 2)
+        self._group = RayGroup(recipe, train, first_snapshot(recipe), num_workers=2)
         self._round = 0
         self._victim = 0
         self.advance(2 * _STRETCH)

@@ -38,8 +38,8 @@ from nanograd.distributed import actors, group, members, shared_memory
 from nanograd.distributed.cluster import session
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
-from nanograd.training.server import first_snapshot
-from nanograd.training.tree import Node
+from nanograd.training.server import Refusal, first_snapshot
+from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
 
 _WARM_UP = 50
@@ -54,7 +54,7 @@ class TimedWorker(actors.WorkerActor):
         self._depth, self._began = 0, 0.0
         self._times: list[tuple[int, float, float]] = []
 
-    def sum_node(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
+    def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
         """As ever; the outermost call is noted."""
         if self._depth == 0:
             self._began = perf_counter()
@@ -77,11 +77,11 @@ class TimedServer(actors.ServerActor):
         super().__init__(*args)
         self._times: list[tuple[int, float, float]] = []
 
-    def _submit_all(self, segment: shared_memory.Segment) -> str | None:
+    def _submit_all(self, memory: shared_memory.MemorySegment) -> Refusal | None:
         round_, began = self.round, perf_counter()
-        reason = super()._submit_all(segment)
+        refusal = super()._submit_all(memory)
         self._times.append((round_, began, perf_counter()))
-        return reason
+        return refusal
 
     def times(self) -> list[tuple[int, float, float]]:
         """Round, all there, all applied."""
@@ -105,7 +105,7 @@ def _timed(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]:
     """Seconds of each part of each round, after a warm-up."""
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
-    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe), 2)
+    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe), num_workers=2)
     try:
         group_.advance(_WARM_UP)
         group_.advance(_WARM_UP + rounds)

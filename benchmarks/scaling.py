@@ -17,7 +17,7 @@ from common import Row, arguments, processes, report
 from contenders.base import Setting
 
 from nanograd.nn.mlp import Architecture
-from nanograd.training.local import share_out
+from nanograd.training.local import assign_shards
 from nanograd.training.tree import cover
 
 
@@ -41,7 +41,7 @@ def _row(setting: Setting, speeds: Sequence[float], others: float) -> Row:
     parameters = Architecture(
         hidden=setting.hidden, activation="relu", loss="cross_entropy"
     ).num_parameters
-    held = share_out(setting.shards, setting.workers, range(setting.workers))
+    held = assign_shards(setting.shards, setting.workers, range(setting.workers))
     nodes = sum(len(cover((0, setting.shards), frozenset(shards))) for shards in held.values())
     row = {
         "H": setting.hidden,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanograd.api import Training, load_model, read_picture, train
+    from nanograd.console.log_lines import TextLog
     from nanograd.errors import NanogradError, UnreadableError
     from nanograd.models.model import Model
     from nanograd.sklearn import MLPClassifier
@@ -14,6 +15,7 @@ __all__ = [
     "MLPClassifier",
     "Model",
     "NanogradError",
+    "TextLog",
     "Training",
     "UnreadableError",
     "load_model",
@@ -21,13 +23,14 @@ __all__ = [
     "train",
 ]
 
-# What is slow to import is imported when it is asked for (PEP 562).
-_HOMES = {
+# Names that are slow to import are imported on first use (PEP 562).
+_MODULES = {
     "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",
+    "TextLog": "nanograd.console.log_lines",
     "Training": "nanograd.api",
-    "UnreadableError": "nanograd.pictures.decode",
+    "UnreadableError": "nanograd.errors",
     "load_model": "nanograd.api",
     "read_picture": "nanograd.api",
     "train": "nanograd.api",
@@ -35,12 +38,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

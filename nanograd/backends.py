@@ -1,24 +1,20 @@
-"""Who does a command's work: this process, or actors on Ray, which is imported only for them."""
+"""Backends: run the work of a command in this process, or on Ray, which only then is imported."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from nanograd.batch.part import RunParts, Work, run_here
+from nanograd.batch.part import RunParts, Work, run_local
 from nanograd.config.command_configs import JobConfig
 from nanograd.config.train_config import TrainConfig
-from nanograd.data.dataset import Dataset
 from nanograd.runtime import process
-from nanograd.runtime.events import Show
-from nanograd.training.local import LocalGroup, WorkerGroup
-from nanograd.training.recipe import Recipe
-from nanograd.training.run import MakeGroup
-from nanograd.training.run_directory import Tell
-from nanograd.training.server import Snapshot
+from nanograd.runtime.events import Listener
+from nanograd.training.local import LocalGroup, StartGroup
 
 
 @contextmanager
-def worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
-    """How many workers there will be, and how to start them."""
+def group_starter(config: TrainConfig) -> Iterator[tuple[int, StartGroup]]:
+    """Provide the number of workers, and the function that starts them."""
     if config.workers == 0:
         yield 0, LocalGroup
         return
@@ -27,27 +23,15 @@ def worker_group(config: TrainConfig) -> Iterator[tuple[int, MakeGroup]]:
 
     with session(config.address, config.workers):
         workers = num_actors(config.workers, config.shards)
-
-        def make_group(
-            recipe: Recipe,
-            dataset: Dataset,
-            snapshot: Snapshot,
-            tell: Tell,
-            stop: Callable[[], bool],
-        ) -> WorkerGroup:
-            return RayGroup(
-                recipe, dataset, snapshot, workers, tell=tell, stop=stop, strict=config.strict
-            )
-
-        yield workers, make_group
+        yield workers, partial(RayGroup, num_workers=workers, strict=config.strict)
 
 
 @contextmanager
 def part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
-    """How the parts of a batch job are done."""
+    """Provide the function that runs the parts of a batch job."""
     if config.workers == 0:
         with process.one_thread():
-            yield run_here(work)
+            yield run_local(work)
         return
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.part_pool import run_on_ray
@@ -56,10 +40,10 @@ def part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
         yield run_on_ray(work, num_actors(config.workers))
 
 
-def ray_metrics(config: JobConfig, command: str, output: str) -> list[Show]:
-    """Ray's own metrics of a job, if it runs on Ray."""
+def ray_metrics(config: JobConfig, command: str, output: str) -> list[Listener]:
+    """Return the listener that updates Ray's own metrics, if the job runs on Ray."""
     if config.workers == 0:
         return []
     from nanograd.distributed.prometheus import RayMetrics
 
-    return [RayMetrics(command, output).show]
+    return [RayMetrics(command, output)]

@@ -1,13 +1,13 @@
 """The command line: flags in, one JSON line out, a documented exit code.
 
-Progress and sentences go to stderr. stdout ends with `{"event": "result", ...}` or
+Progress and messages go to stderr. stdout ends with `{"event": "result", ...}` or
 `{"event": "error", ...}`, because `ray job submit` flattens every failure to exit code 1.
 """
 
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -25,7 +25,7 @@ from nanograd.config.command_configs import (
 from nanograd.config.flags import debug, with_settings
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import NanogradError, UsageError
-from nanograd.runtime.events import Show
+from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
 from nanograd.runtime.signals import Terminated, sigterm_raises
 
 
@@ -38,7 +38,7 @@ from nanograd.runtime.signals import Terminated, sigterm_raises
 )
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
-    """Train a three-layer perceptron on handwritten digits with Ray, and read pictures with it."""
+    """Train a three-layer perceptron on handwritten digits with Ray, and classify pictures."""
 
 
 @cli.command()
@@ -46,26 +46,26 @@ def cli() -> None:
 def train(config: TrainConfig) -> None:
     """Train a net, with Ray workers or in this process."""
     from nanograd import commands
-    from nanograd.console import closing
+    from nanograd.console import summaries
 
-    with _listener(config) as (say, show):
-        figures = commands.train(config, say, show)
-        say(closing.of_training(figures))
-    _result("train", figures)
+    with _listener(config) as listener:
+        result = commands.train(config, listener)
+        listener(info(summaries.of_training(result)))
+    _print_result("train", result)
 
 
 @cli.command()
 @click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
 @with_settings(IngestConfig)
 def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
-    """Turn pictures (files, folders, globs) into Parquet."""
+    """Convert pictures (files, folders, globs) to Parquet."""
     from nanograd import commands
-    from nanograd.console import closing
+    from nanograd.console import summaries
 
-    with _listener(config) as (say, show):
-        figures = commands.ingest(config, inputs, say, show)
-        say(closing.of_ingest(figures))
-    _result("ingest", figures)
+    with _listener(config) as listener:
+        result = commands.ingest(config, inputs, listener)
+        listener(info(summaries.of_ingest(result)))
+    _print_result("ingest", result)
 
 
 @cli.command()
@@ -74,25 +74,25 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the scores."""
     from nanograd import commands
-    from nanograd.console import closing
+    from nanograd.console import summaries
 
-    figures = commands.inspect(config, inputs, _say)
-    _say(closing.of_inspection(figures))
-    _result("inspect", figures)
+    result = commands.inspect(config, inputs, _echo)
+    _echo(info(summaries.of_inspection(result)))
+    _print_result("inspect", result)
 
 
 @cli.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @with_settings(PredictConfig)
 def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
-    """Read the digits in Parquet files (files, folders, globs)."""
+    """Classify the digits in Parquet files (files, folders, globs)."""
     from nanograd import commands
-    from nanograd.console import closing
+    from nanograd.console import summaries
 
-    with _listener(config) as (say, show):
-        figures = commands.predict(config, inputs, say, show)
-        say(closing.of_prediction(figures, config.format))
-    _result("predict", figures)
+    with _listener(config) as listener:
+        result = commands.predict(config, inputs, listener)
+        listener(info(summaries.of_prediction(result, config.format)))
+    _print_result("predict", result)
 
 
 @cli.command()
@@ -101,7 +101,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Measure a model on a labelled test set."""
     from nanograd import commands
 
-    _result("evaluate", commands.evaluate(config, _say, click.echo))
+    _print_result("evaluate", commands.evaluate(config, _echo))
 
 
 @cli.command()
@@ -110,37 +110,37 @@ def export(config: ExportConfig) -> None:
     """Write a model as an ONNX graph: pixels in, ten scores out."""
     from nanograd import commands
 
-    _result("export", commands.export_model(config))
+    _print_result("export", commands.export_model(config))
 
 
 @cli.command()
 @click.argument("run", metavar="RUN")
-@click.option("--data", help="whose test images to read [default: those of the run]")
-@click.option("--plots", is_flag=True, help="write its plots as PNG files, too (extra: plots)")
+@click.option("--data", help="data set whose test images to use [default: that of the run]")
+@click.option("--plots", is_flag=True, help="also write its plots as PNG files (extra: plots)")
 @debug
 def report(run: str, data: str | None, plots: bool) -> None:
-    """Write the report of a run or prediction anew."""
+    """Write the report of a run or prediction again."""
     from nanograd import commands
 
-    _result("report", commands.report(run, data, _say, as_png=plots))
+    _print_result("report", commands.report(run, data, _echo, as_png=plots))
 
 
 @cli.command()
-@click.option("--output", default="demo", show_default=True, help="folder for all it makes")
+@click.option("--output", default="demo", show_default=True, help="folder for all its output")
 @debug
 def demo(output: str) -> None:
-    """The whole pipeline on the built-in sample, offline."""
-    from nanograd.commands import demo as steps
+    """Run the whole pipeline on the built-in sample, offline."""
+    from nanograd import commands
 
-    results = sys.stdout  # while Ray is in use, what is printed goes to stderr
-    with _listener(JobConfig()) as (say, show):
-        for command, figures in steps(output, say, show):
-            _result(command, figures, results)
+    stdout = sys.stdout  # while Ray is in use, prints go to stderr
+    with _listener(JobConfig()) as listener:
+        for command, result in commands.demo(output, listener):
+            _print_result(command, result, stdout)
 
 
 @cli.group()
 def data() -> None:
-    """Fetch MNIST, look at data, write it out as pictures."""
+    """Fetch MNIST, describe a data set, or write it as pictures."""
 
 
 @data.command()
@@ -150,32 +150,32 @@ def fetch(mirrors: tuple[str, ...]) -> None:
     """Download MNIST into the cache, verified."""
     from nanograd import commands
 
-    _result("data fetch", commands.data_fetch(mirrors, _say))
+    _print_result("data fetch", commands.data_fetch(mirrors, _echo))
 
 
-@data.command()
-@click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
+@data.command("info")
+@click.option("--data", "source", default="auto", show_default=True, help="as in `train`")
 @debug
-def info(source: str) -> None:
-    """What a data set holds: counts, classes, checksum."""
+def describe(source: str) -> None:
+    """Print the counts, classes and checksum of a data set."""
     from nanograd import commands
 
-    _result("data info", commands.data_info(source, _say))
+    _print_result("data info", commands.data_info(source, _echo))
 
 
 @data.command("export")
-@click.option("--data", "source", default="auto", show_default=True, help="as of `train`")
+@click.option("--data", "source", default="auto", show_default=True, help="as in `train`")
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
 @debug
 def export_data(source: str, output: str) -> None:
     """Write a test set as a folder of pictures."""
     from nanograd import commands
 
-    _result("data export", commands.data_export(source, output, _say))
+    _print_result("data export", commands.data_export(source, output, _echo))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code.
+    """Run a command and exit with its code.
 
     Args:
         arguments: command and flags; None for those of the process.
@@ -186,39 +186,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with sigterm_raises():
             cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
         code = 0
-    except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the door: one line, one code
+    except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the entry point: one line, one code
         if memory["debug"]:
             traceback.print_exc()
-        code = _fail(words, _meant(error), as_json=memory["log_format"] == "json")
+        code = _print_error(words, _translated(error), as_json=memory["log_format"] == "json")
     sys.exit(code)
 
 
-def _meant(error: BaseException) -> BaseException:
-    """What click raises as our own errors."""
+def _translated(error: BaseException) -> BaseException:
+    """Return click's errors as our own."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        _say(error.format_message())
-        return UsageError("say which command (--help lists them)")
+        _echo(info(error.format_message()))
+        return UsageError("name a command (--help lists them)")
     if isinstance(error, click.ClickException):
         return UsageError(f"{error.format_message()} (--help lists all flags)")
     return KeyboardInterrupt() if isinstance(error, click.Abort) else error
 
 
-def _result(command: str, figures: dict[str, Any], file: TextIO | None = None) -> None:
-    click.echo(json.dumps({"event": "result", "command": command, **figures}), file)
+def _print_result(command: str, result: dict[str, Any], file: TextIO | None = None) -> None:
+    click.echo(json.dumps({"event": "result", "command": command, **result}), file)
 
 
-def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
-    from nanograd.console.log_lines import ERROR, Lines
+def _print_error(words: list[str], error: BaseException, *, as_json: bool) -> int:
+    """Print the error line and return the exit code."""
+    from nanograd.console.log_lines import JsonLog, TextLog
 
     code, reason = 70, f"{type(error).__name__}: {error}; please report this (--debug shows where)"
     if isinstance(error, NanogradError):
         code, reason = error.exit_code, str(error)
     elif isinstance(error, KeyboardInterrupt):
-        goes_on = words[:1] in (["ingest"], ["predict"])
-        code, reason = 130, "interrupted" + "; the same command goes on" * goes_on
+        resumable = words[:1] in (["ingest"], ["predict"])
+        code, reason = 130, "interrupted" + "; the same command continues" * resumable
     elif isinstance(error, Terminated):
-        code, reason = 75, "stopped by SIGTERM; the same command, with the same output, goes on"
-    Lines(_say, as_json=as_json).say(f"{ERROR}{reason}")
+        code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
+    log = (JsonLog if as_json else TextLog)(lambda line: click.echo(line, err=True))
+    log(Message(text=reason, level=Level.ERROR))
     known = words[0] if words and words[0] in cli.commands else None
     if known == "data" and len(words) > 1 and words[1] in data.commands:
         known = f"data {words[1]}"
@@ -227,14 +229,17 @@ def _fail(words: list[str], error: BaseException, *, as_json: bool) -> int:
 
 
 @contextmanager
-def _listener(config: JobConfig) -> Iterator[tuple[Callable[[str], None], Show]]:
-    """Who is told of a job: sentences and figures."""
-    from nanograd.console.terminal import listener
+def _listener(config: JobConfig) -> Iterator[Listener]:
+    """Provide the listener for stderr, and remember the log format for errors."""
+    from nanograd.console.terminal import stderr_listener
 
     click.get_current_context().ensure_object(dict)["log_format"] = config.log_format
-    with listener(config.log_format, quiet=config.quiet, stream=sys.stderr) as found:
-        yield found.say, found.show
+    with stderr_listener(config.log_format, quiet=config.quiet, stream=sys.stderr) as listener:
+        yield listener
 
 
-def _say(sentence: str) -> None:
-    click.echo(sentence, err=True)
+def _echo(event: Event) -> None:
+    """Print an event as text, scored images to stdout and the rest to stderr."""
+    from nanograd.console.log_lines import sentence
+
+    click.echo(sentence(event), err=not isinstance(event, ImageScored))

@@ -1,18 +1,18 @@
-"""What each command does: settings in, figures out. The command line and the jobs call these."""
+"""Each command as a function, for command line, jobs and API: settings in, result line out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from time import perf_counter, strftime
 from typing import Any
 
 import numpy as np
 
-from nanograd.backends import part_runner, ray_metrics, worker_group
+from nanograd.backends import group_starter, part_runner, ray_metrics
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.inputs import expand_pictures
-from nanograd.batch.job import SUMMARY, Job, Result, run_job
+from nanograd.batch.job import SUMMARY, Job, JobResult, run_job
 from nanograd.batch.part import Work
 from nanograd.config.command_configs import (
     EvaluateConfig,
@@ -23,59 +23,139 @@ from nanograd.config.command_configs import (
     PredictConfig,
 )
 from nanograd.config.train_config import TrainConfig
-from nanograd.console import closing
+from nanograd.console import summaries
 from nanograd.data import download, mnist
-from nanograd.errors import UsageError
+from nanograd.data.dataset import BatchPlan, split
+from nanograd.data.mnist import Mnist
+from nanograd.digits.augment import Distortion
+from nanograd.digits.preparation import Preparation
+from nanograd.digits.variants import num_variants
+from nanograd.errors import DataError, UsageError
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
+from nanograd.nn.mlp import Architecture
 from nanograd.pictures.decode import PictureReader, formats_named
 from nanograd.report import plots, prediction_report, sheet, training_report
 from nanograd.report.inspection import inspect_picture, summarize
 from nanograd.report.trackers import trackers
 from nanograd.runtime import process, storage
-from nanograd.runtime.events import Show, ignore, to_all
+from nanograd.runtime.events import (
+    ImageScored,
+    Listener,
+    TrainingFinished,
+    broadcast,
+    ignore,
+    info,
+    warning,
+)
 from nanograd.runtime.signals import stop_signals
-from nanograd.training.run import train_run
-from nanograd.training.run_directory import Run
+from nanograd.training.recipe import Recipe, num_epochs
+from nanograd.training.run import NetPlan, TrainingRun, train_run
 
-Say = Callable[[str], None]
-Figures = dict[str, Any]
+ResultLine = dict[str, Any]
 
 
-def train(config: TrainConfig, say: Say, show: Show = ignore) -> Figures:
-    """Train a net in its run directory; the figures of its result line."""
+def train(config: TrainConfig, listener: Listener = ignore) -> ResultLine:
+    """Train a net, or an ensemble, in its run directory."""
     place = run_directory(config)
     if config.plots:
         plots.require()
-    data = mnist.load(config.data, say)
-    say(f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}")
-    others = trackers(place, vars(config), config.tensorboard, config.mlflow, say)
+    data = mnist.load(config.data, _say(listener))
+    listener(
+        info(
+            f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}"
+        )
+    )
     with (
-        others as shows,
-        worker_group(config) as (workers, make_group),
+        trackers(place, vars(config), config.tensorboard, config.mlflow, listener) as tracking,
+        group_starter(config) as (workers, start_group),
         stop_signals() as stop,
     ):
-        show = to_all([show, *shows, *ray_metrics(config, "train", place)])
-        run = Run(config=replace(config, workers=workers), place=place, data=data)
-        figures = train_run(run, make_group, stop.is_set, say, show)
-        show({"event": "result", **figures})
+        everyone = broadcast(listener, *tracking, *ray_metrics(config, "train", place))
+        run = make_run(replace(config, workers=workers), place, data)
+        result = train_run(run, start_group, everyone, stop)
+        everyone(TrainingFinished(result=result))
     write = partial(training_report.write, place, data.test, as_png=config.plots)
-    return {**figures, "report": write_report(place, write, say, anew=config.plots)}
+    return {**result, "report": write_report(place, write, listener, again=config.plots)}
 
 
 def run_directory(config: TrainConfig) -> str:
-    """Where a run is kept; if nobody says, in a folder named for the preset and the time."""
+    """Return the run directory; by default a folder named for the preset and the time."""
     return config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
 
 
-def report(place: str, data: str | None, say: Say, *, as_png: bool = False) -> Figures:
-    """Write the report of a finished run or prediction; the figures of its result line.
+def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
+    """Return the run that a configuration describes.
+
+    Raises:
+        DataError: too few images for the number of shards.
+    """
+    training, validation = split(data.train, config.validation_split, config.seed)
+    nets = []
+    for net in config.nets():
+        num_images = len(training) + num_variants(training, net.styles)
+        if num_images < net.shards:
+            raise DataError(
+                f"{num_images} training images cannot fill {net.shards} shards; lower --shards"
+            )
+        nets.append(NetPlan(recipe=make_recipe(net, num_images), variants=net.styles))
+    return TrainingRun(
+        place=place,
+        settings=config.to_toml().encode(),
+        identity={**config.recipe(), "data_sha256": data.sha256},
+        about={
+            "data": data.name,
+            "preset": config.preset,
+            "workers": config.workers,
+            "shards": config.shards,
+            "seed": config.seed,
+        },
+        nets=nets,
+        training=training,
+        validation=validation,
+        test=data.test,
+        overwrite=config.overwrite,
+    )
+
+
+def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
+    """Return the recipe of one net for a training set of this size."""
+    plan = BatchPlan(
+        num_images=num_images,
+        num_shards=config.shards,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    distortion = {each.name: getattr(config, each.name) for each in fields(Distortion)}
+    return Recipe(
+        architecture=Architecture(
+            hidden=config.hidden, activation=config.activation, loss=config.loss
+        ),
+        preparation=Preparation(name=config.pixels, width=config.width, height=config.height),
+        plan=plan,
+        distortion=Distortion(**distortion),
+        cool_down=config.cool_down,
+        upright_last=config.upright == "after",
+        epochs=num_epochs(config.epochs, config.least_rounds, plan.rounds_per_epoch),
+        optimizer=config.optimizer,
+        momentum=0.9 if config.momentum is None else config.momentum,
+        schedule=config.schedule,
+        learning_rate=config.learning_rate,
+        num_warm_up=config.warmup,
+        ema=config.ema,
+    )
+
+
+def report(
+    place: str, data: str | None, listener: Listener = ignore, *, as_png: bool = False
+) -> ResultLine:
+    """Write the report of a finished run or prediction.
 
     Args:
         place: the run directory, or the output folder of a prediction.
-        data: whose test images to read for it; None for those of the run.
-        say: told in sentences what happens.
-        as_png: whether its plots are written as PNG files, too.
+        data: data set whose test images the report uses; None for that of the run.
+        listener: receives messages.
+        as_png: also write its plots as PNG files.
 
     Raises:
         UsageError: a prediction has no test images; or Matplotlib is missing.
@@ -83,34 +163,36 @@ def report(place: str, data: str | None, say: Say, *, as_png: bool = False) -> F
     if as_png:
         plots.require()
     began = perf_counter()
-    if prediction_report.is_prediction(place):
+    if prediction_report.is_one(place):
         if data is not None:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
         written = prediction_report.write(place, as_png=as_png)
-        return {"report": written, "report_s": round(perf_counter() - began, 3)}
-    story = training_report.read_run(place)
-    test = mnist.load_test(data or story.model.about["data"], say)
-    written = training_report.write(place, test, as_png=as_png)
+    else:
+        story = training_report.read(place)
+        test = mnist.load_test(data or story.model.about["data"], _say(listener))
+        written = training_report.write(place, test, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
 
-def ingest(config: IngestConfig, inputs: Sequence[str], say: Say, show: Show = ignore) -> Figures:
-    """Turn pictures into Parquet; the figures of its result line."""
+def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
+    """Convert pictures to Parquet."""
     called = perf_counter()
-    job, work = ingest_parts.plan(config, inputs, say)
-    result = _run(config, job, work, say, show)
+    job, work = ingest_parts.plan(config, inputs, _say(listener))
+    result = _run(config, job, work, listener)
     return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
 
 
-def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show = ignore) -> Figures:
-    """Read the digits in Parquet files; the figures of its result line."""
+def predict(
+    config: PredictConfig, inputs: Sequence[str], listener: Listener = ignore
+) -> ResultLine:
+    """Classify the digits in Parquet files."""
     called = perf_counter()
     if config.plots:
         plots.require()
     job, work = predict_parts.plan(config, inputs)
-    result = _run(config, job, work, say, show)
-    # What only the report shows would make a long line.
-    shown = {
+    result = _run(config, job, work, listener)
+    # What only the report uses would make a long line.
+    summary = {
         name: value
         for name, value in result.summary.items()
         if name != "worst" and not name.endswith("_by_confidence")
@@ -118,16 +200,20 @@ def predict(config: PredictConfig, inputs: Sequence[str], say: Say, show: Show =
     files = len({file for part in job.parts for file in part.files})
     times = _times("predict_s", called, result)
     write = partial(prediction_report.write, config.output, as_png=config.plots)
-    where = {
+    return {
+        **summary,
+        "files": files,
+        **times,
         "summary": storage.join(config.output, SUMMARY),
-        "report": write_report(config.output, write, say, anew=config.plots),
+        "report": write_report(config.output, write, listener, again=config.plots),
         "output": config.output,
     }
-    return {**shown, "files": files, **times, **where}
 
 
-def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
-    """Draw what pictures become on their way to the net; the figures of its result line."""
+def inspect(
+    config: InspectConfig, inputs: Sequence[str], listener: Listener = ignore
+) -> ResultLine:
+    """Draw each step from a picture to the scores."""
     output = storage.absolute(config.output)
     sheet.check_output(output)
     model = model_io.load(config.model) if config.model else None
@@ -138,7 +224,9 @@ def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
     )
     files = [file.place for file in expand_pictures(inputs) if file.place != output]
     if len(files) > config.limit:
-        say(f"{len(files):,} pictures; the first {config.limit} are drawn (--limit)")
+        listener(
+            info(f"{len(files):,} pictures; the sheet shows the first {config.limit} (--limit)")
+        )
     with process.one_thread():
         shown = files[: config.limit]
         found = [inspect_picture(file, reader, config.polarity, model) for file in shown]
@@ -146,32 +234,34 @@ def inspect(config: InspectConfig, inputs: Sequence[str], say: Say) -> Figures:
     return {**summarize(found), "left_out": len(files) - len(found), "output": config.output}
 
 
-def evaluate(config: EvaluateConfig, say: Say, echo: Say) -> Figures:
-    """Measure a model on a test set; with `verbose` a line an image through `echo`."""
+def evaluate(config: EvaluateConfig, listener: Listener = ignore) -> ResultLine:
+    """Measure a model on a test set; with `verbose`, emit an event for each image."""
     model = model_io.load(config.model)
-    test = mnist.load_test(config.data, say)
+    test = mnist.load_test(config.data, _say(listener))
     began = perf_counter()
     with process.one_thread():
         scores = model.scores(test.images)
     best = np.argmax(scores, axis=1)
     if config.verbose:
-        for label, row, class_ in zip(test.labels, scores, best, strict=True):
-            ten = " ".join(f"{score:.6f}" for score in row)
-            echo(f"{label}  [{ten}]  {row[class_]:.6f}  {class_}")
+        for label, row, prediction in zip(test.labels, scores, best, strict=True):
+            listener(
+                ImageScored(
+                    label=int(label), scores=tuple(row.tolist()), prediction=int(prediction)
+                )
+            )
     seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
-    say(f"time taken to check: {seconds:.3f} s\naccuracy: {accuracy:.4f}")
-    confusion = metrics.confusion_matrix(best, test.labels)
+    listener(info(f"evaluated in {seconds:.3f} s\naccuracy: {accuracy:.4f}"))
     return {
         "images": len(test),
         "accuracy": accuracy,
-        "confusion": confusion.tolist(),
+        "confusion": metrics.confusion_matrix(best, test.labels).tolist(),
         "evaluate_s": round(seconds, 3),
         "params_sha256": model.params_sha256(),
     }
 
 
-def export_model(config: ExportConfig) -> Figures:
-    """Write a model as an ONNX graph; the figures of its result line."""
+def export_model(config: ExportConfig) -> ResultLine:
+    """Write a model as an ONNX graph."""
     model = model_io.load(config.model)
     try:
         from nanograd.models.onnx import OPSET, graph
@@ -189,16 +279,16 @@ def export_model(config: ExportConfig) -> Figures:
     }
 
 
-def data_fetch(mirrors: Sequence[str], say: Say) -> Figures:
-    """Download MNIST into the cache; where it is."""
+def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLine:
+    """Download MNIST into the cache."""
     cache = download.cache_folder()
-    download.fetch(cache, mirrors or download.MIRRORS, say)
+    download.fetch(cache, mirrors or download.MIRRORS, _say(listener))
     return {"cache": cache}
 
 
-def data_info(source: str, say: Say) -> Figures:
-    """Counts, classes and checksum of a data set."""
-    data = mnist.load(source, say)
+def data_info(source: str, listener: Listener = ignore) -> ResultLine:
+    """Count the images of a data set and compute its checksum."""
+    data = mnist.load(source, _say(listener))
     return {
         "data": data.name,
         "sha256": data.sha256,
@@ -209,34 +299,58 @@ def data_info(source: str, say: Say) -> Figures:
     }
 
 
-def data_export(source: str, output: str, say: Say) -> Figures:
-    """Write a test set as PNG files, a folder a class."""
-    test = mnist.load_test(source, say)
+def data_export(source: str, output: str, listener: Listener = ignore) -> ResultLine:
+    """Write a test set as PNG files, a folder for each class."""
+    test = mnist.load_test(source, _say(listener))
     mnist.write_pictures(test, output)
     return {"images": len(test), "output": output}
 
 
+def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, ResultLine]]:
+    """Run the whole pipeline on the built-in sample; yield each command with its result line."""
+    from nanograd.distributed.cluster import session
+
+    began = perf_counter()
+    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
+    settings = {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
+    with session(None, 2):
+        listener(info("training on the built-in sample with two Ray workers"))
+        trained = train(TrainConfig.resolve(settings, {"output": run}), listener)
+        yield "train", trained
+        listener(info("writing its test digits as PNG files, like a folder of your own digits"))
+        data_export("sample", pictures, listener)
+        yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], listener)
+        config = PredictConfig(output=read, model=trained["model"], overwrite=True)
+        predicted = predict(config, [rows], listener)
+        yield "predict", predicted
+    listener(
+        info(summaries.of_demo(predicted, pictures=pictures, rows=rows, model=trained["model"]))
+    )
+    accuracies = {"test_accuracy": trained["test_accuracy"], "accuracy": predicted["accuracy"]}
+    yield "demo", {**accuracies, "demo_s": round(perf_counter() - began, 3), "output": output}
+
+
 def write_report(
-    place: str, write: Callable[[], str], say: Say, *, anew: bool = False
+    place: str, write: Callable[[], str], listener: Listener, *, again: bool = False
 ) -> str | None:
-    """Write a report where there is none, or anew; what goes wrong with it ends no command."""
+    """Write a missing report, or write it again; a failure is a warning and ends no command."""
     written = storage.join(place, training_report.NAME)
     try:
-        return written if storage.exists(written) and not anew else write()
-    except Exception as error:  # noqa: BLE001 - the model is what counts, and it is there
-        say(f"WARNING: no report ({error!r}); `nanograd report {place} --debug` shows why")
+        return written if storage.exists(written) and not again else write()
+    except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
+        listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
         return None
 
 
-def _run(config: JobConfig, job: Job, work: Work, say: Say, show: Show) -> Result:
-    """Run a batch job here or on Ray."""
+def _run(config: JobConfig, job: Job, work: Work, listener: Listener) -> JobResult:
+    """Run a batch job in this process or on Ray."""
     with part_runner(config, work) as run_parts:
-        metrics_ = ray_metrics(config, job.identity["command"], job.place)
-        return run_job(job, run_parts, say, to_all([show, *metrics_]))
+        ray = ray_metrics(config, job.identity["command"], job.place)
+        return run_job(job, run_parts, broadcast(listener, *ray))
 
 
-def _times(name: str, called: float, result: Result) -> Figures:
-    """Seconds until the first part was begun, seconds from there to the end, rows a second."""
+def _times(name: str, called: float, result: JobResult) -> ResultLine:
+    """Return seconds to the start of the first part, seconds from there to the end, and rows/s."""
     seconds = result.ended - result.began
     return {
         "start_s": round(result.began - called, 3),
@@ -245,28 +359,5 @@ def _times(name: str, called: float, result: Result) -> Figures:
     }
 
 
-_TRAINING = TrainConfig.resolve(
-    {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
-)
-
-
-def demo(output: str, say: Say, show: Show = ignore) -> Iterator[tuple[str, Figures]]:
-    """The whole pipeline on the built-in sample; yields (command, figures) as each step is done."""
-    from nanograd.distributed.cluster import session
-
-    began = perf_counter()
-    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
-    with session(None, 2):
-        say("training on the built-in sample with two Ray workers")
-        training = train(replace(_TRAINING, output=run), say, show)
-        yield "train", training
-        say("writing its test digits as PNG files, as your own folder of digits could look")
-        data_export("sample", pictures, say)
-        pictures_config = IngestConfig(output=rows, overwrite=True)
-        yield "ingest", ingest(pictures_config, [pictures], say, show)
-        rows_config = PredictConfig(output=read, model=training["model"], overwrite=True)
-        reading = predict(rows_config, [rows], say, show)
-        yield "predict", reading
-    say(closing.of_demo(reading, pictures=pictures, rows=rows, model=training["model"]))
-    figures = {"test_accuracy": training["test_accuracy"], "accuracy": reading["accuracy"]}
-    yield "demo", {**figures, "demo_s": round(perf_counter() - began, 3), "output": output}
+def _say(listener: Listener) -> Callable[[str], None]:
+    return lambda text: listener(warning(text[9:]) if text[:9] == "WARNING: " else info(text))

@@ -1,14 +1,13 @@
 """The net as a scikit-learn classifier: tables of numbers, any number of columns and classes.
 
 It trains by the same rounds, server and optimisers as `nanograd train`, in this process, to the
-same bits on any number of cores. For digits `nanograd.train` is the better one: it sets them
-upright, distorts them and keeps a run directory.
+same bits on any number of cores. For digits, prefer `nanograd.train`: it deskews and distorts them
+and keeps a run directory.
 
 References:
     scikit-learn, "Developing scikit-learn estimators".
 """
 
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,22 +18,22 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nanograd.config.train_config import TrainConfig
-from nanograd.data.dataset import Dataset
+from nanograd.data.dataset import BatchPlan, Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import UsageError
+from nanograd.nn.mlp import Architecture
 from nanograd.runtime import process
+from nanograd.training.evaluation import as_model
 from nanograd.training.local import LocalGroup
-from nanograd.training.loop import as_model
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe, num_epochs
 from nanograd.training.server import first_snapshot
 
 
 class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
     """A three-layer perceptron: columns, hidden units, classes.
 
-    Columns are brought to mean 0 and deviation 1 first, with the figures of the training rows, as
-    `nanograd train` does with pixels.
+    Columns are standardised first, by mean and deviation of the training rows.
 
     Args:
         hidden: hidden units.
@@ -47,16 +46,16 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         warmup: rounds of linear warm-up of the learning rate.
         ema: decay of the average of the weights; 0 keeps the last weights.
         epochs: passes over the training rows.
-        least_rounds: more epochs, if it takes them to reach so many rounds.
-        batch_size: rows a round, or all there are.
-        shards: parts of each batch, computed on as many cores; another number, other bits.
-        random_state: a seed, or a `numpy.random.RandomState` to draw one from.
+        least_rounds: minimum number of optimiser steps (more epochs if needed).
+        batch_size: rows a round, at most all of them.
+        shards: parts of each batch, computed on as many cores; the number changes the bits.
+        random_state: a seed, or a `numpy.random.RandomState` that draws one.
 
     Attributes:
         classes_: (C,) the labels, sorted.
         n_features_in_: D, columns of the training rows.
-        n_iter_: epochs made.
-        loss_: mean loss of the rows in the last of them.
+        n_iter_: number of epochs.
+        loss_: mean loss of the rows in the last epoch.
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
@@ -98,15 +97,15 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
-        """Train from the beginning.
+        """Train from scratch.
 
         Args:
             X: (N, D) finite numbers.
             y: (N,) labels of any kind.
 
         Raises:
-            ValueError: rows or labels that are none, or a parameter that cannot be meant.
-            DivergedError: training left the finite numbers.
+            ValueError: unusable rows or labels, or an invalid parameter.
+            DivergedError: a gradient, loss or parameter is not finite.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
@@ -117,7 +116,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:  # noqa: N803
-        """(N, C) float32, the score of each class; a row sums to 1."""
+        """Return the score of each class, (N, C) float32; a row sums to 1."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         with process.one_thread():
@@ -125,7 +124,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return np.asarray(scores / scores.sum(axis=1, keepdims=True), np.float32)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """(N,) the label of the best score."""
+        """Return the label with the best score, (N,)."""
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
@@ -140,34 +139,54 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
             snapshot = group.snapshot()
         finally:
             group.close()
-        self._model = as_model(recipe, snapshot, {})
+        self._model = as_model(recipe, snapshot)
         self.n_iter_ = recipe.epochs
         self.loss_ = snapshot.progress.loss / snapshot.progress.num_images
 
     def _recipe(self, rows: Dataset) -> Recipe:
-        """That of `nanograd train` with these settings, but for what is about pixels."""
-        settings = {name: _plain(value) for name, value in self.get_params().items()}
-        seed = int(check_random_state(settings.pop("random_state")).randint(2**31))
-        if self.optimizer != "momentum":
-            del settings["momentum"]
-        batch_size = min(settings["batch_size"], len(rows))
-        shards = min(settings["shards"], batch_size)
-        fitting = {"seed": seed, "batch_size": batch_size, "shards": shards}
-        try:
-            recipe = make_recipe(TrainConfig.resolve(settings, fitting), len(rows))
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-        return replace(
-            recipe,
-            architecture=replace(
-                recipe.architecture, inputs=rows.images.shape[1], classes=len(self.classes_)
+        params = {name: _plain(value) for name, value in self.get_params().items()}
+        seed = int(check_random_state(params.pop("random_state")).randint(2**31))
+        params["batch_size"] = min(params["batch_size"], len(rows))
+        params["shards"] = min(params["shards"], params["batch_size"])
+        _check(params)
+        plan = BatchPlan(
+            num_images=len(rows),
+            num_shards=params["shards"],
+            batch_size=params["batch_size"],
+            seed=seed,
+        )
+        return Recipe(
+            architecture=Architecture(
+                inputs=rows.images.shape[1],
+                hidden=params["hidden"],
+                classes=len(self.classes_),
+                activation=params["activation"],
+                loss=params["loss"],
             ),
             preparation=Preparation(name="plain"),
+            plan=plan,
             distortion=Distortion(),
+            cool_down=0.0,
             upright_last=False,
+            epochs=num_epochs(params["epochs"], params["least_rounds"], plan.rounds_per_epoch),
+            optimizer=params["optimizer"],
+            momentum=params["momentum"],
+            schedule=params["schedule"],
+            learning_rate=float(params["learning_rate"]),
+            num_warm_up=params["warmup"],
+            ema=float(params["ema"]),
         )
 
 
+def _check(params: dict[str, Any]) -> None:
+    """Check parameters by the bounds of the settings of `nanograd train` with the same names."""
+    of_others = {} if params["optimizer"] == "momentum" else {"momentum": None}
+    try:
+        TrainConfig.resolve(params, of_others)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
 def _plain(value: Any) -> Any:
-    """Python's own number for one of numpy, which a search over parameters may give."""
+    """Return Python's own number for one of numpy, which a search over parameters may give."""
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""Chromium of the system, driven by Playwright: for screenshots and for tests of the page."""
+"""Debian's Chromium, driven by Playwright: for screenshots and for tests of the page."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from playwright.sync_api import Browser, sync_playwright
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-def find_program() -> str | None:
-    """Return the path of the browser; None if it is not installed."""
+def program() -> str | None:
+    """Where the browser is; None if this machine has none."""
     return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 @contextmanager
-def launch(path: str) -> Iterator[Browser]:
-    """Start a headless browser and close it at the end."""
+def browser(path: str) -> Iterator[Browser]:
+    """A browser without a window, closed at the end."""
     with sync_playwright() as playwright:
         # In a container, where tests run as root, Chromium's own sandbox cannot be set up.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
-            yield browser
+            yield found
         finally:
-            browser.close()
+            found.close()

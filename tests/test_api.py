@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -21,6 +20,7 @@ from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, Stopped, UsageError
 from nanograd.pictures import normalise
+from nanograd.runtime.events import EpochFinished, Event, broadcast
 from tests.helpers.drawings import drawings, painted
 
 SETTINGS: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_function_and_command_train_to_the_same_bits(
 ) -> None:
     config = TrainConfig.resolve({**SETTINGS, "workers": 0, "output": str(tmp_path / "run")})
 
-    figures = commands.train(config, lambda sentence: None)
+    figures = commands.train(config)
 
     assert run.model.params_sha256() == run.figures["params_sha256"] == figures["params_sha256"]
     assert run.figures["test_accuracy"] == figures["test_accuracy"]
@@ -79,36 +79,37 @@ def test_run_has_its_metrics_and_its_directory(run: nanograd.Training) -> None:
     assert again.params_sha256() == run.model.params_sha256()
 
 
-def test_progress_is_told_in_words_and_in_figures(tmp_path: Path) -> None:
-    said: list[str] = []
-    shown: list[Mapping[str, Any]] = []
+def test_listener_receives_events_and_text_log_renders_them(tmp_path: Path) -> None:
+    events: list[Event] = []
+    lines: list[str] = []
 
-    run = nanograd.train(output=tmp_path / "run", say=said.append, show=shown.append, **SETTINGS)
+    listener = broadcast(events.append, nanograd.TextLog(lines.append))
+    run = nanograd.train(output=tmp_path / "run", listener=listener, **SETTINGS)
 
-    epochs = [figures for figures in shown if figures["event"] == "epoch"]
-    assert [figures["loss"] for figures in epochs] == [row["loss"] for row in run.metrics]
-    assert any(sentence.startswith("train  epoch 2/2") for sentence in said)
+    epochs = [event.metrics for event in events if isinstance(event, EpochFinished)]
+    assert [epoch.loss for epoch in epochs] == [row["loss"] for row in run.metrics]
+    assert any(line.startswith("train  epoch 2/2") for line in lines)
 
 
 def test_same_call_finds_the_work_done(run: nanograd.Training) -> None:
-    said: list[str] = []
+    events: list[Event] = []
 
-    again = nanograd.train(output=run.directory, say=said.append, **SETTINGS)
+    again = nanograd.train(output=run.directory, listener=events.append, **SETTINGS)
 
     assert again.metrics == run.metrics
-    assert any("holds this run already" in sentence for sentence in said)
+    assert any("holds this run, complete" in str(event) for event in events)
 
 
 def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
     tmp_path: Path, run: nanograd.Training
 ) -> None:
-    def interrupt(figures: Mapping[str, Any]) -> None:
-        if figures["event"] == "epoch" and figures["epoch"] == 1:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpochFinished) and event.metrics.epoch == 1:
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped, match="the same settings with --output"):
-        nanograd.train(output=tmp_path / "run", show=interrupt, **SETTINGS)
+        nanograd.train(output=tmp_path / "run", listener=interrupt, **SETTINGS)
     finished = nanograd.train(output=tmp_path / "run", **SETTINGS)
 
     assert finished.model.params_sha256() == run.model.params_sha256()

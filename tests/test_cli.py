@@ -47,7 +47,7 @@ from nanograd.cli import main
 try:
     main(["--help"])
 finally:
-    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors", "jinja2"} & set(sys.modules)
+    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors"} & set(sys.modules)
     sys.stderr.write(f"imported: {sorted(slow)}")
 """
 
@@ -333,7 +333,7 @@ def test_interrupted_batch_job_says_that_it_can_go_on(
 
     done = run(command)
 
-    assert (done.code, done.last["reason"]) == (130, "interrupted; the same command goes on")
+    assert (done.code, done.last["reason"]) == (130, "interrupted; the same command continues")
 
 
 def test_help_answers_at_once() -> None:

@@ -4,11 +4,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.digits.augment import Distortion
-from nanograd.training import loop
+from nanograd.training.evaluation import accuracy, as_model
 from nanograd.training.local import LocalGroup, WorkerGroup
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe
 from nanograd.training.server import first_snapshot
 
 _RECIPES: dict[str, dict[str, object]] = {
@@ -73,7 +74,7 @@ class Ours:
             from nanograd.distributed.group import RayGroup
 
             workers = num_actors(setting.workers)
-            self._group = RayGroup(self._recipe, self._data.train, snapshot, workers)
+            self._group = RayGroup(self._recipe, self._data.train, snapshot, num_workers=workers)
         else:
             self._group = LocalGroup(self._recipe, self._data.train, snapshot)
 
@@ -87,8 +88,8 @@ class Ours:
 
     def accuracy(self) -> float:
         """Share of the test images read right."""
-        model = loop.as_model(self._recipe, self._the_group.snapshot(), {})
-        return loop.accuracy(model, self._data.test)
+        model = as_model(self._recipe, self._the_group.snapshot())
+        return accuracy(model, self._data.test)
 
     def close(self) -> None:
         """End the workers and Ray."""

@@ -1,6 +1,6 @@
-"""A part of a batch job: what it reads, how it is done, and its account of that.
+"""A part of a batch job: its input, its execution and its receipt.
 
-The account, `OUT/_receipts/ID.json`, is written last of a part's files: a part with one is done.
+The receipt, `OUT/_receipts/ID.json`, is written last of a part's files: a part with one is done.
 """
 
 import json
@@ -20,7 +20,7 @@ _OF_PART = ("part", "inputs", "files")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of a job that is done and committed as a whole.
+    """A piece of a job that is committed as a whole.
 
     Args:
         id: names its output files.
@@ -47,12 +47,12 @@ class Part:
     below: str = ""
 
 
-class Done(NamedTuple):
-    """A part that was done just now.
+class DonePart(NamedTuple):
+    """A part that was just done.
 
     Args:
         receipt: its account.
-        seconds: it took, where it was done.
+        seconds: the time it took, where it ran.
     """
 
     receipt: Receipt
@@ -60,34 +60,34 @@ class Done(NamedTuple):
 
 
 Work: TypeAlias = Callable[[Part], Receipt]
-RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[Done]]
+RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[DonePart]]
 
 
 def part_id(*what: object) -> str:
-    """A short name that follows from what a part is made of."""
+    """Return a short name that follows from the contents of a part."""
     return sha256(json.dumps([str(each) for each in what]).encode()).hexdigest()[:16]
 
 
-def run_here(work: Work) -> RunParts:
-    """Parts one after the other in this process, without Ray."""
-    return lambda parts: (do(work, part) for part in parts)
+def run_local(work: Work) -> RunParts:
+    """Return a function that runs parts one after the other in this process, without Ray."""
+    return lambda parts: (run_part(work, part) for part in parts)
 
 
-def do(work: Work, part: Part) -> Done:
-    """Do a part, and see how long it takes."""
+def run_part(work: Work, part: Part) -> DonePart:
+    """Run a part and measure its time."""
     began = perf_counter()
     receipt = work(part)
-    return Done(receipt, perf_counter() - began)
+    return DonePart(receipt, perf_counter() - began)
 
 
 def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[str, Any]) -> Receipt:
-    """Commit what a part made, its receipt last.
+    """Commit the files of a part, its receipt last.
 
     Args:
         place: output folder or URI.
-        part: which one.
+        part: the part.
         files: name below `place` -> content.
-        counts: rows, quarantined, reasons and whatever else is to be added up.
+        counts: rows, quarantined, reasons and other counts to add up over all parts.
     """
     place = storage.join(place, part.below) if part.below else place
     for name, data in files.items():
@@ -99,7 +99,7 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
 
 
 def total(receipts: Sequence[Receipt]) -> Receipt:
-    """Accounts added up: numbers, counts by name, and lists joined."""
+    """Add up receipts: numbers, counts by name; lists are joined."""
     added: Receipt = {"reasons": {}}
     for receipt in receipts:
         for name, value in receipt.items():

@@ -1,92 +1,114 @@
-"""A job as lines of a log: sentences as they come, figures every few seconds, as text or JSON."""
+"""Events as lines of a log, as text or JSON; progress only every few seconds."""
 
 import json
 from collections.abc import Callable
 from time import gmtime, perf_counter, strftime
+from typing import Any
 
-from nanograd.runtime.events import Figures, duration
+from nanograd.runtime.events import (
+    EpochFinished,
+    Event,
+    GroupEvent,
+    ImageScored,
+    JobProgress,
+    Level,
+    Message,
+    TrainingProgress,
+    WorkerState,
+    duration,
+)
 
-EVERY_S = 5.0
-WARNING, ERROR = "WARNING: ", "nanograd: "
-_LEVELS = {WARNING: "warning", ERROR: "error"}
+INTERVAL_S = 5.0
+_PREFIXES = {Level.INFO: "", Level.WARNING: "WARNING: ", Level.ERROR: "nanograd: "}
+
+AnyProgress = TrainingProgress | JobProgress
 
 
-class Lines:
-    """Writes a line for each sentence, and one every few seconds for the figures.
+class TextLog:
+    """A listener that writes lines of text.
 
     Args:
-        write: told each line.
-        as_json: whether lines are JSON objects; then each epoch has one, too.
-        clock: seconds that only grow.
+        write: called with each line.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self,
-        write: Callable[[str], None],
-        *,
-        as_json: bool = False,
-        clock: Callable[[], float] = perf_counter,
+        self, write: Callable[[str], None], clock: Callable[[], float] = perf_counter
     ) -> None:
-        self._write, self._as_json, self._clock = write, as_json, clock
+        self._write, self._clock = write, clock
         self._next: float | None = None
 
-    def say(self, sentence: str) -> None:
-        """A line for a sentence."""
-        if not self._as_json:
-            self._write(sentence)
-            return
-        prefix = next(filter(sentence.startswith, _LEVELS), "")
-        level, message = _LEVELS.get(prefix, "info"), sentence.removeprefix(prefix)
-        self._write(_json({"event": "message", "level": level, "message": message.strip()}))
+    def __call__(self, event: Event) -> None:
+        """Write the line of an event, if it has one."""
+        if isinstance(event, AnyProgress):
+            if self._is_due(event):
+                self._write(self.progress_line(event))
+        elif (line := self.line(event)) is not None:
+            self._write(line)
 
-    def show(self, figures: Figures) -> None:
-        """A line for figures, if it is time for one or they are the last."""
-        if figures["event"] != "progress":
-            if self._as_json and figures["event"] == "epoch":
-                self._write(_json(figures))
-            return
+    def line(self, event: Event) -> str | None:
+        """Return the line of an event other than progress."""
+        return sentence(event)
+
+    def progress_line(self, event: AnyProgress) -> str:
+        """Return the line of progress.
+
+        >>> event = JobProgress(command="predict", part=1, parts=2, row=90, rows=180, time_s=2.0,
+        ...                     rows_per_s=45.0, quarantined=3, left_s=2.0, complete=False)
+        >>> TextLog(print).progress_line(event)
+        'predict  part 1/2  row 90/180  45 rows/s  3 quarantined  2 s left'
+        """
+        left = "" if event.complete or event.left_s is None else f"{duration(event.left_s)} left"
+        return "  ".join(filter(None, [event.command, *_counts(event), *measures(event), left]))
+
+    def _is_due(self, event: AnyProgress) -> bool:
         now = self._clock()
-        self._next = now + EVERY_S if self._next is None else self._next
-        if now >= self._next or figures["complete"]:
-            self._next = None if figures["complete"] else now + EVERY_S
-            self._write(_json(figures) if self._as_json else line(figures))
+        self._next = now + INTERVAL_S if self._next is None else self._next
+        due = now >= self._next or event.complete
+        if due:
+            self._next = None if event.complete else now + INTERVAL_S
+        return due
 
 
-def line(figures: Figures) -> str:
-    """Figures as one line for people.
+class JsonLog(TextLog):
+    """A listener that writes lines of JSON; each finished epoch has one, too."""
 
-    >>> line({"command": "predict", "part": 1, "parts": 2, "row": 90, "rows": 180,
-    ...       "rows_per_s": 45.0, "quarantined": 3, "left_s": 2.0, "complete": False})
-    'predict  part 1/2  row 90/180  45 rows/s  3 quarantined  2 s left'
-    """
-    return f"{figures['command']}  {'  '.join(words(figures))}"
+    def line(self, event: Event) -> str | None:
+        """Return the line of an event other than progress."""
+        if isinstance(event, EpochFinished):
+            return _json(event.record())
+        text = str(event) if isinstance(event, Message | GroupEvent | ImageScored) else None
+        return None if text is None else _json(Message(text=text, level=event.level).record())
+
+    def progress_line(self, event: AnyProgress) -> str:
+        """Return the line of progress."""
+        return _json(event.record())
 
 
-def words(figures: Figures) -> list[str]:
-    """Figures as a few words each: how far, how fast, how good, how long."""
-    return [*_how_far(figures), *measures(figures), *_left(figures)]
+def sentence(event: Event) -> str | None:
+    """Return an event as text for people, with the prefix of its level; None if it has no text."""
+    if isinstance(event, Message | GroupEvent | ImageScored):
+        return f"{_PREFIXES[event.level]}{event}"
+    return None
 
 
-def measures(figures: Figures) -> list[str]:
-    """How fast and how good."""
-    if figures["command"] != "train":
-        return [rate(figures["rows_per_s"], "rows"), f"{figures['quarantined']:,} quarantined"]
-    found = [
-        rate(figures["rounds_per_s"], "rounds"),
-        f"{figures['images_per_s']:,} images/s",
-    ]
-    if figures["loss"] is not None:
-        found.append(f"loss {figures['loss']:.4f}")
-    if figures["val_accuracy"] is not None:
-        found.append(f"validation {100 * figures['val_accuracy']:.2f} %")
-    if absent := [state for state in figures["workers"].values() if state != "working"]:
-        number = len(figures["workers"])
-        found.append(f"{number - len(absent)} of {number} workers")
+def measures(event: AnyProgress) -> list[str]:
+    """Return speed and quality as a few words each."""
+    if isinstance(event, JobProgress):
+        return [rate(event.rows_per_s, "rows"), f"{event.quarantined:,} quarantined"]
+    found = [rate(event.rounds_per_s, "rounds"), f"{event.images_per_s:,} images/s"]
+    if event.loss is not None:
+        found.append(f"loss {event.loss:.4f}")
+    if event.val_accuracy is not None:
+        found.append(f"validation {100 * event.val_accuracy:.2f} %")
+    working = sum(state is WorkerState.WORKING for state in event.workers.values())
+    if working < len(event.workers):
+        found.append(f"{working} of {len(event.workers)} workers")
     return found
 
 
 def rate(number: float, unit: str) -> str:
-    """How many a second; of few two digits, so that slow is not nothing.
+    """Format a rate; a slow one keeps two digits.
 
     >>> rate(1234.5, "rows"), rate(3.14, "rows"), rate(0.0271, "rounds"), rate(0, "rows")
     ('1,234 rows/s', '3.1 rows/s', '0.027 rounds/s', '0 rows/s')
@@ -94,22 +116,16 @@ def rate(number: float, unit: str) -> str:
     return f"{number:,.0f} {unit}/s" if number >= 10 else f"{number:.2g} {unit}/s"
 
 
-def _how_far(figures: Figures) -> list[str]:
-    if figures["command"] != "train":
-        return [_of(figures, "part"), _of(figures, "row")]
-    nets = [_of(figures, "net")] if figures["nets"] > 1 else []
-    return [*nets, _of(figures, "epoch"), _of(figures, "round")]
+def _counts(event: AnyProgress) -> list[str]:
+    if isinstance(event, JobProgress):
+        return [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
+    net = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
+    return [
+        *net,
+        f"epoch {event.epoch:,}/{event.epochs:,}",
+        f"round {event.round:,}/{event.rounds:,}",
+    ]
 
 
-def _of(figures: Figures, name: str) -> str:
-    return f"{name} {figures[name]:,}/{figures[f'{name}s']:,}"
-
-
-def _left(figures: Figures) -> list[str]:
-    if figures["complete"] or figures["left_s"] is None:
-        return []
-    return [f"{duration(figures['left_s'])} left"]
-
-
-def _json(figures: Figures) -> str:
-    return json.dumps({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **figures})
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **record})

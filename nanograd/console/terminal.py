@@ -1,164 +1,39 @@
-"""Where a job is told of: a live view on a terminal, lines of text or JSON elsewhere."""
+"""Listeners for standard error: a live view on a terminal, lines of text or JSON elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from nanograd.console.log_lines import WARNING, Lines, measures
-from nanograd.runtime.events import Figures, duration
+from nanograd.console.log_lines import JsonLog, TextLog, measures, sentence
+from nanograd.runtime.events import (
+    EpochFinished,
+    EpochMetrics,
+    Event,
+    JobProgress,
+    Level,
+    Listener,
+    TrainingProgress,
+    WorkerState,
+)
 
-_PER_SECOND = 4
+_REFRESHES_PER_S = 4
 _NUM_EPOCHS = 5
-_BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-class LiveView:
-    """Draws the newest figures in place.
-
-    Args:
-        console: the terminal.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Live | None = None
-        self._epochs: list[Figures] = []
-
-    def say(self, sentence: str) -> None:
-        """A sentence, above what is drawn."""
-        style = "yellow" if sentence.startswith(WARNING) else ""
-        self._console.print(Text(sentence, style=style), soft_wrap=True)
-
-    def show(self, figures: Figures) -> None:
-        """Draw figures in place of those before; the last ones stay."""
-        if figures["event"] == "epoch":
-            self._epochs.append(figures)
-        if figures["event"] != "progress":
-            return
-        if self._live is None:
-            self._live = Live(console=self._console, refresh_per_second=_PER_SECOND)
-            self._live.start()
-        self._live.update(view(figures, self._epochs))
-        if figures["complete"]:
-            self.close()
-
-    def close(self) -> None:
-        """Leave what is drawn as it is."""
-        if self._live is not None:
-            self._live.stop()
-            self._live, self._epochs = None, []
-
-
-def view(figures: Figures, epochs: list[Figures]) -> RenderableType:
-    """What is drawn for figures.
-
-    Args:
-        figures: how far the job is.
-        epochs: of training, a row of figures for each epoch seen.
-    """
-    parts: list[RenderableType] = [_bar(figures), Text("  ".join(measures(figures)))]
-    if figures["command"] == "train":
-        parts.append(_workers(figures["workers"]))
-        if epochs:
-            parts.append(_epochs(epochs))
-    return Group(*parts)
-
-
-def _bar(figures: Figures) -> Table:
-    unit = "round" if figures["command"] == "train" else "row"
-    done, total = figures[unit], figures[f"{unit}s"]
-    row = Table.grid(padding=(0, 2), expand=True)
-    row.add_column()
-    row.add_column(ratio=1)
-    row.add_column(justify="right")
-    row.add_column(justify="right", min_width=9)
-    left = figures["left_s"]
-    row.add_row(
-        Text(_title(figures), style="bold"),
-        ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green"),
-        f"{unit} {done:,}/{total:,}",
-        "done" if figures["complete"] else "" if left is None else f"{duration(left)} left",
-    )
-    return row
-
-
-def _title(figures: Figures) -> str:
-    if figures["command"] != "train":
-        return str(figures["command"])
-    net = f"net {figures['net']}/{figures['nets']} " if figures["nets"] > 1 else ""
-    return f"train {net}epoch {figures['epoch']}/{figures['epochs']}"
-
-
-def _workers(states: dict[str, str]) -> Text:
-    """Who works (a filled circle) and who is starting (an empty one), as many as a line holds."""
-    words = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
-    for rank, state in states.items():
-        at_work = state == "working"
-        words.append(f" {'●' if at_work else '○'} {rank}", style="green" if at_work else "yellow")
-        words.append("" if at_work else f" {state}", style="yellow")
-    return words
-
-
-def _epochs(epochs: list[Figures]) -> RenderableType:
-    """The newest epochs as a table, and the way of loss and validation as blocks."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("epoch", "loss", "validation", "images/s", "seconds"):
-        table.add_column(name, justify="right")
-    for row in epochs[-_NUM_EPOCHS:]:
-        accuracy = row["val_accuracy"]
-        table.add_row(
-            str(row["epoch"]),
-            f"{row['loss']:.4f}",
-            "-" if accuracy is None else f"{100 * accuracy:.2f} %",
-            f"{row['images_per_s']:,}",
-            f"{row['train_s']:.1f}",
-        )
-    return table
-
-
-class Listener(Protocol):
-    """Whoever is told of a job."""
-
-    def say(self, sentence: str) -> None:
-        """Something happened."""
-
-    def show(self, figures: Figures) -> None:
-        """The job is so far."""
-
-
-class Quiet:
-    """Passes on warnings alone.
-
-    Args:
-        say: told the warnings.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-
-    def say(self, sentence: str) -> None:
-        """Something happened, which is passed on if it is a warning."""
-        if sentence.startswith(WARNING):
-            self._say(sentence)
-
-    def show(self, figures: Figures) -> None:
-        """The job is so far, which nobody wants to know."""
 
 
 @contextmanager
-def listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
-    """Who is told of a job, as the settings say.
+def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
+    """Provide the listener that the settings ask for.
 
     Args:
         log_format: auto (a live view if the stream is a terminal, else text), text or json.
-        quiet: whether only warnings are told.
-        stream: where to, usually standard error.
+        quiet: pass on only warnings and errors.
+        stream: usually standard error.
     """
     if log_format == "auto" and not quiet and stream.isatty():
         console = Console(file=stream, highlight=False, markup=False, emoji=False)
@@ -174,5 +49,107 @@ def listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listen
         stream.write(f"{line}\n")
         stream.flush()
 
-    lines = Lines(write, as_json=log_format == "json")
-    yield Quiet(lines.say) if quiet else lines
+    log = (JsonLog if log_format == "json" else TextLog)(write)
+
+    def warnings_only(event: Event) -> None:
+        if event.level is not Level.INFO:
+            log(event)
+
+    yield warnings_only if quiet else log
+
+
+class LiveView:
+    """A listener that draws progress in place, with sentences above it.
+
+    Args:
+        console: the terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
+            TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            expand=True,
+        )
+        self._epochs: list[EpochMetrics] = []
+
+    def __call__(self, event: Event) -> None:
+        """Draw an event; progress replaces the progress before it."""
+        if isinstance(event, EpochFinished):
+            self._epochs.append(event.metrics)
+        elif isinstance(event, TrainingProgress | JobProgress):
+            self._draw(event)
+        elif (text := sentence(event)) is not None:
+            style = "" if event.level is Level.INFO else "yellow"
+            self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def view(self, event: TrainingProgress | JobProgress) -> RenderableType:
+        """Return a drawing of progress: bar, measures, workers, epochs."""
+        self._advance_bar(event)
+        parts: list[RenderableType] = [self._bar, Text("  ".join(measures(event)))]
+        if isinstance(event, TrainingProgress):
+            parts.append(_workers(event))
+            if self._epochs:
+                parts.append(_epoch_table(self._epochs))
+        return Group(*parts)
+
+    def close(self) -> None:
+        """End the drawing; its last state stays on the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live, self._epochs = None, []
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+
+    def _draw(self, event: TrainingProgress | JobProgress) -> None:
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
+            self._live.start()
+        self._live.update(self.view(event))
+        if event.complete:
+            self.close()
+
+    def _advance_bar(self, event: TrainingProgress | JobProgress) -> None:
+        if isinstance(event, TrainingProgress):
+            net = f"net {event.net}/{event.nets} " if event.nets > 1 else ""
+            title = f"train {net}epoch {event.epoch}/{event.epochs}"
+            unit, done, total = "round", event.round, event.rounds
+        else:
+            title, unit, done, total = event.command, "row", event.row, event.rows
+        count = f"{unit} {done:,}/{total:,}"
+        if not self._bar.task_ids:
+            self._bar.add_task(title, total=total, completed=done, count=count)
+        self._bar.update(
+            self._bar.task_ids[0], description=title, total=total, completed=done, count=count
+        )
+
+
+def _workers(event: TrainingProgress) -> Text:
+    """Return the ranks, a full circle if working and an empty one if starting, in one line."""
+    line = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
+    for rank, state in event.workers.items():
+        working = state is WorkerState.WORKING
+        line.append(f" {'●' if working else '○'} {rank}", style="green" if working else "yellow")
+        line.append("" if working else f" {state}", style="yellow")
+    return line
+
+
+def _epoch_table(epochs: list[EpochMetrics]) -> Table:
+    """Return the newest epochs as a table."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("epoch", "loss", "validation", "images/s", "seconds"):
+        table.add_column(name, justify="right")
+    for row in epochs[-_NUM_EPOCHS:]:
+        table.add_row(
+            str(row.epoch),
+            f"{row.loss:.4f}",
+            "-" if row.val_accuracy is None else f"{100 * row.val_accuracy:.2f} %",
+            f"{row.images_per_s:,}",
+            f"{row.train_s:.1f}",
+        )
+    return table

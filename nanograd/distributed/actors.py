@@ -1,7 +1,7 @@
-"""The worker and the parameter server, each in a process of its own, wrapped for Ray from outside.
+"""The worker and the parameter server as actors, each in a process of its own.
 
-Inside a stretch they talk to each other: a worker that reaches the server's memory through that,
-any other through calls. The server's rounds are the same for both.
+Inside a segment of rounds they talk to each other without the driver: a worker that reaches the
+server's memory through that, any other through calls. The server's rounds are the same for both.
 """
 
 import os
@@ -16,71 +16,84 @@ import ray
 
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import shared_memory
-from nanograd.distributed.shared_memory import Address, Segment
+from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import InternalError
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, Snapshot
-from nanograd.training.tree import Node
+from nanograd.training.server import ParameterServer, Refusal, Snapshot
+from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution, Worker
 
-# The server's methods that may run beside a stretch.
-BESIDE = "beside"
+# Concurrency group of the server's methods that may run during a segment of rounds.
+CONCURRENT = "concurrent"
 
 
 @dataclass(frozen=True)
-class Identity:
-    """Who an actor is.
+class ActorIdentity:
+    """Identity of an actor's process.
 
     Args:
-        node: Ray's id of its node.
-        pid: of its process there.
-        fingerprint: what the bits depend on there.
+        host: Ray's id of its node.
+        pid: its process id there.
+        fingerprint: of numpy and BLAS, which determine the bits.
     """
 
-    node: str
+    host: str
     pid: int
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class LateShards:
+    """Shards whose contribution did not arrive in time."""
+
+    node: TreeNode
+
+    def __str__(self) -> str:
+        return f"shards {self.node[0]}-{self.node[1] - 1} did not arrive"
+
+
 class WorkerActor(Worker):
-    """A worker that holds no shards until it is given some."""
+    """A worker that holds no shards until it receives some."""
 
     def __init__(self, recipe: Recipe) -> None:
         process.use_one_thread()
         process.keep_freed()
         super().__init__(recipe, {})
-        self._segment: Segment | None = None
+        self._memory: MemorySegment | None = None
 
-    def whoami(self) -> Identity:
-        """Who this is."""
+    def identify(self) -> ActorIdentity:
+        """Return the identity of this process."""
         return _identity()
 
-    def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[Node]:
-        """Hold these shards (Ray resolves references only as top-level arguments); its nodes."""
+    def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[TreeNode]:
+        """Hold these shards and return their tree nodes.
+
+        Ray resolves references only as top-level arguments.
+        """
         self.hold(dict(zip(shard_ids, shards, strict=True)))
         return self.nodes()
 
-    def attach(self, address: Address) -> bool:
-        """Whether the server's memory can be reached from here."""
-        if self._segment is not None:
-            self._segment.close()
-        self._segment = shared_memory.attach(address)
-        return self._segment is not None
+    def attach(self, address: MemoryAddress) -> bool:
+        """Open the server's memory; return whether that is possible from here."""
+        if self._memory is not None:
+            self._memory.close()
+        self._memory = shared_memory.attach(address)
+        return self._memory is not None
 
     def run(self, first: int, until: int, server: Any, token: int) -> int:
-        """Contribute to the rounds of a stretch; the round it stopped at.
+        """Contribute to a segment of rounds; return the next round.
 
         Args:
-            first: the round to begin with.
-            until: the round to end before.
-            server: whom to call if its memory is out of reach.
+            first: the first round.
+            until: the round after the last one.
+            server: to call if its memory is out of reach.
             token: of the server's memory.
         """
-        if self._segment is not None:
-            return self._run_in_memory(self._segment, first, until)
-        exchange = server.exchange.options(concurrency_group=BESIDE)
+        if self._memory is not None:
+            return self._run_in_memory(self._memory, first, until)
+        exchange = server.exchange.options(concurrency_group=CONCURRENT)
         vector = ray.get(exchange.remote(token, [], first))
         for round_ in range(first, until):
             if vector is None:
@@ -91,135 +104,134 @@ class WorkerActor(Worker):
             vector = ray.get(sent)
         return until
 
-    def _run_in_memory(self, segment: Segment, first: int, until: int) -> int:
-        slots = [(segment.address.nodes.index(node), node) for node in self.nodes()]
+    def _run_in_memory(self, memory: MemorySegment, first: int, until: int) -> int:
+        slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
         for round_ in range(first, until):
-            if not segment.wait_for_round(round_, lambda: _is_alive(segment.address.pid)):
+            if not memory.wait_for_round(round_, lambda: _is_alive(memory.address.pid)):
                 return round_
             for slot, node in slots:
-                done = self.sum_node(round_, node, segment.parameters, segment.gradients[slot])
-                segment.send(slot, round_, done.loss, done.num_images)
+                done = self.sum_node(round_, node, memory.parameters, memory.gradients[slot])
+                memory.send(slot, round_, done.loss, done.num_images)
             self.prepare(round_ + 1)
         return until
 
 
 class ServerActor(ParameterServer):
-    """A parameter server that also runs stretches."""
+    """A parameter server that runs segments of rounds."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         process.use_one_thread()
         super().__init__(recipe, snapshot)
-        self._segment: Segment | None = None
-        # Held while the memory changes or is filled in; told when parameters are published.
-        self._news = Condition()
+        self._memory: MemorySegment | None = None
+        # Held while the memory is replaced or filled; notified when parameters are published.
+        self._changed = Condition()
 
-    def whoami(self) -> Identity:
-        """Who this is."""
+    def identify(self) -> ActorIdentity:
+        """Return the identity of this process."""
         return _identity()
 
-    def open(self, nodes: tuple[Node, ...]) -> Address:
-        """Memory for workers that send these nodes; what was open before is left."""
+    def open(self, nodes: tuple[TreeNode, ...]) -> MemoryAddress:
+        """Create memory for workers that send these tree nodes, in place of the one before."""
         self.stop()
-        with self._news:
+        with self._changed:
             self.forget()
-            before, self._segment = (
-                self._segment,
-                shared_memory.create(len(self.parameters()), nodes),
-            )
-            self.use_memory(self._segment.parameters)
+            before = self._memory
+            self._memory = shared_memory.create(len(self.parameters()), nodes)
+            self.use_memory(self._memory.parameters)
             if before is not None:
                 before.close()
-            return self._segment.address
+            return self._memory.address
 
     def stop(self) -> None:
-        """End the stretch, if one is under way (to be called beside it)."""
-        with self._news:
-            if self._segment is not None:
-                self._segment.stop()
-            self._news.notify_all()
+        """End the segment of rounds that is running, if any; call it concurrently."""
+        with self._changed:
+            if self._memory is not None:
+                self._memory.stop()
+            self._changed.notify_all()
 
-    def run(self, until: int, deadline_s: float) -> str | None:
-        """Apply the rounds of a stretch.
+    def run(self, until: int, deadline_s: float) -> Refusal | LateShards | None:
+        """Apply a segment of rounds.
 
         Args:
-            until: the round to end before.
-            deadline_s: how long to wait for the contributions of a round.
+            until: the round after the last one.
+            deadline_s: seconds to wait for the contributions of a round.
 
         Returns:
-            None if all rounds were applied, else why not.
+            None if all rounds were applied, else the cause of the failure.
         """
-        segment = _opened(self._segment)
+        memory = _opened(self._memory)
         while self.round < until:
-            with self._news:
-                segment.publish(self.round)
-                self._news.notify_all()
-            if reason := self._wait(segment, deadline_s) or self._submit_all(segment):
+            with self._changed:
+                memory.publish(self.round)
+                self._changed.notify_all()
+            if failure := self._wait(memory, deadline_s) or self._submit_all(memory):
                 self.stop()
-                return reason
+                return failure
         return None
 
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
     ) -> Vector | None:
-        """Fill in for a worker that cannot reach the memory (to be called beside a stretch).
+        """Stand in for the memory of a worker that cannot reach it; call it concurrently.
 
         Args:
-            token: of the memory that is meant.
-            contributions: what the worker sends.
-            awaited: the round whose parameters it waits for; None if for none.
+            token: of the memory.
+            contributions: of the worker.
+            awaited: the round whose parameters to wait for, or None.
 
         Returns:
-            (P,) float32, a copy of the parameters; None if none are awaited or the stretch ended.
+            (P,) float32, a copy of the parameters; None if none are awaited or the segment ended.
         """
-        with self._news:
-            segment = _opened(self._segment)
-            if segment.address.token != token:
-                return None  # it comes late: the memory is not what it was
+        with self._changed:
+            memory = _opened(self._memory)
+            if memory.address.token != token:
+                return None  # a late call: the memory has been replaced
             for each in contributions:
-                slot = segment.address.nodes.index(each.node)
-                segment.gradients[slot][...] = each.gradient
-                segment.send(slot, each.round, each.loss, each.num_images)
+                slot = memory.address.nodes.index(each.node)
+                memory.gradients[slot][...] = each.gradient
+                memory.send(slot, each.round, each.loss, each.num_images)
             if awaited is None:
                 return None
-            self._news.wait_for(lambda: segment.stopped or segment.published >= awaited)
-            return None if segment.stopped else segment.parameters.copy()
+            self._changed.wait_for(lambda: memory.stopped or memory.published >= awaited)
+            return None if memory.stopped else memory.parameters.copy()
 
-    def _wait(self, segment: Segment, deadline_s: float) -> str | None:
-        """Wait for all gradients of a round; which did not come, if one did not."""
+    def _wait(self, memory: MemorySegment, deadline_s: float) -> LateShards | None:
         end = monotonic() + deadline_s
-        late = segment.wait_for_slots(self.round, lambda: monotonic() < end)
-        return None if late is None else f"shards {late[0]}-{late[1] - 1} did not arrive"
+        late = memory.wait_for_slots(self.round, lambda: monotonic() < end)
+        return None if late is None else LateShards(late)
 
-    def _submit_all(self, segment: Segment) -> str | None:
+    def _submit_all(self, memory: MemorySegment) -> Refusal | None:
         round_ = self.round
-        for slot, node in enumerate(segment.address.nodes):
-            loss, num_images = segment.sent(slot)
-            reason = self.submit(
+        for slot, node in enumerate(memory.address.nodes):
+            loss, num_images = memory.sent(slot)
+            refusal = self.submit(
                 Contribution(
                     round=round_,
                     node=node,
-                    gradient=segment.gradients[slot],
+                    gradient=memory.gradients[slot],
                     loss=loss,
                     num_images=num_images,
                 )
             )
-            if reason is not None:
-                return reason
+            if refusal is not None:
+                return refusal
         return None
 
 
-def _identity() -> Identity:
-    return Identity(ray.get_runtime_context().get_node_id(), os.getpid(), process.fingerprint())
+def _identity() -> ActorIdentity:
+    return ActorIdentity(
+        ray.get_runtime_context().get_node_id(), os.getpid(), process.fingerprint()
+    )
 
 
-def _opened(segment: Segment | None) -> Segment:
-    if segment is None:
-        raise InternalError("a stretch was begun without memory; please report this")
-    return segment
+def _opened(memory: MemorySegment | None) -> MemorySegment:
+    if memory is None:
+        raise InternalError("rounds were started without memory; please report this")
+    return memory
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of this host is there and no zombie."""
+    """Return whether a process of this host exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,10 @@
-"""Connecting to Ray: to the cluster the user means, or to a private one of our own."""
+"""Connection to Ray: to an existing cluster, or to a private one.
+
+Before `ray.init` joins a cluster, its control service is asked for whatever may be in the way. The
+service replies in milliseconds; `ray.init` would try for half a minute to several before it reports
+a problem, or end the process. (`GcsClient` is internal to Ray and may change: constraints.txt pins
+Ray, and tests/hosts check it.)
+"""
 
 import io
 import logging
@@ -29,43 +35,48 @@ LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
 _PREFIX = "nanograd-"
-# The environment variable of this name is read when Ray is imported, which may be long ago; the
-# constant is Ray's own business, and another version may do without.
+# Ray reads the environment variable of this name when it is imported, which may be long ago. The
+# constant is internal to Ray and may be missing in another version.
 _UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+_REPLY_S = 5
+# A gRPC server replies to this with its own settings: the preface of RFC 9113, 3.4, and an empty
+# frame of settings (type 4).
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_HELP = "check --address and RAY_ADDRESS, or leave them out for a private Ray on this machine"
 
 
-class _Aside(io.TextIOBase):
-    """stdout while Ray is in use: it prints there what it lost, but that is for results.
+class _RayStdout(io.TextIOBase):
+    """Stdout while Ray is in use: Ray prints failures there, but stdout is for results.
 
-    It goes to stderr, without the page of advice behind its first sentence.
+    They go to stderr, without the page of advice after the first sentence.
     """
 
     def write(self, text: str) -> int:
-        """Pass on, in short."""
+        """Write the first sentence to stderr."""
         sys.stderr.write(text.partition(" To troubleshoot")[0])
         return len(text)
 
 
 @contextmanager
 def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
-    """Use Ray inside a with block; a connection that is already there is used and left open.
+    """Use Ray inside a with block; an open connection is used and left open.
 
-    Without an address and without RAY_ADDRESS a private Ray is started in this machine, with its
-    own folder and token, and ended afterwards. Another program's Ray is never joined unasked:
-    `ray.init()` without an address would.
+    Without an address and without RAY_ADDRESS, start a private Ray on this machine, with its own
+    folder and token, and end it afterwards. Never join another program's Ray without being asked,
+    as `ray.init()` without an address would.
 
     Args:
-        address: as Ray's own; None for RAY_ADDRESS, else a private Ray.
-        num_cpus: how many a private Ray shall offer at least; None for the machine's.
+        address: as for Ray; None for RAY_ADDRESS, else a private Ray.
+        num_cpus: minimum number of CPUs of a private Ray; None for those of the machine.
 
     Raises:
-        ClusterError: nobody answers, or we are refused.
+        ClusterError: no cluster replies, or it refuses the connection.
     """
     if ray.is_initialized():
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
-    with redirect_stdout(_Aside()):  # to the end of Ray, which has things to say then, too
+    with redirect_stdout(_RayStdout()):  # until Ray has ended: it prints then, too
         folder = None
         try:
             if address == LOCAL:
@@ -83,38 +94,38 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def num_actors(asked: int | None, most: int | None = None) -> int:
-    """How many actors of one CPU each there shall be.
+    """Return the number of actors of one CPU each.
 
-    CPUs of actors that have just ended are free a moment later, so this waits a little.
+    Wait a little if needed: the CPU of an actor that has ended is free a moment later.
 
     Args:
-        asked: by the user; None for as many as have a CPU.
-        most: more make no sense.
+        asked: by the user; None for one per CPU.
+        most: maximum.
 
     Raises:
-        ClusterError: fewer CPUs are free than were asked for, or none at all.
+        ClusterError: too few CPUs are free.
     """
     total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     wanted = asked or min(total, most or total) or 1
     deadline = monotonic() + (_CPU_TIMEOUT_S if wanted <= total else 0)
     while (free := _free_cpus()) < wanted and monotonic() < deadline:
-        sleep(0.05)  # Ray has no event for it
+        sleep(0.05)  # Ray emits no event for it
     if free < (asked or 1):
         raise ClusterError(
             f"{free} of {total} CPUs are free where {asked or 1} are needed; ask for fewer with "
-            "--workers or wait until others have finished"
+            "--workers or wait until other jobs have finished"
         )
     return min(wanted, free)
 
 
 def _free_cpus() -> int:
-    """Whole CPUs that nobody holds at present, over all nodes."""
+    """Return the number of whole free CPUs of all hosts."""
     resources = ray.available_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 0))
 
 
 def _remove_stale_folders() -> None:
-    """Remove what sessions left whose process was killed; Ray's own processes ended with it."""
+    """Remove the folders of sessions whose process was killed, and Ray with it."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = folder.name.split("-")[1]
         if (
@@ -127,10 +138,10 @@ def _remove_stale_folders() -> None:
 
 @contextmanager
 def _without_uv_hook() -> Iterator[None]:
-    """Keep Ray from sending the current folder to its workers below `uv run`.
+    """Keep Ray from sending the current folder to its workers under `uv run`.
 
-    That is for hosts that lack it: here it would copy whatever is in that folder, fail if that is
-    much or if the project is elsewhere, and workers start with our own Python anyway.
+    That is meant for other hosts. On this one workers start with our own Python anyway, and the
+    copy fails if the folder is large or the project is elsewhere.
     """
     before = getattr(ray_constants, _UV_HOOK, False)
     setattr(ray_constants, _UV_HOOK, False)
@@ -141,7 +152,7 @@ def _without_uv_hook() -> Iterator[None]:
 
 
 def _start_private(folder: str, num_cpus: int | None) -> None:
-    # A token of its own, in the environment: without one Ray writes it to ~/.ray, mode 0644.
+    # A token in the environment: without one Ray writes it to ~/.ray, mode 0644.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
@@ -157,39 +168,33 @@ def _start_private(folder: str, num_cpus: int | None) -> None:
                 logging_level=logging.ERROR,
                 _temp_dir=folder,
             )
-    except Exception as error:  # a slow start raises no class of its own
+    except Exception as error:  # a slow start has no exception class of its own
         raise ClusterError(
             f"cannot start Ray on this machine ({first_line(error)}); --workers 0 works without it"
         ) from error
 
 
-_ANSWER_S = 5
-# What every gRPC server answers with settings of its own: the preface of RFC 9113, 3.4, and an
-# empty frame of settings (type 4).
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_HELP = "check --address and RAY_ADDRESS, or leave them out for a private Ray on this machine"
-
-
 def join(address: str) -> None:
-    """Join a cluster that runs, as one of its hosts.
+    """Join a running cluster, as one of its hosts.
 
     Args:
         address: host:port of its control service, or auto.
 
     Raises:
-        UsageError: an address for something else.
-        ClusterError: nobody answers, we are refused, versions differ, or this is no host of it.
+        UsageError: an address of another kind.
+        ClusterError: no cluster replies, it refuses the connection, versions differ, or this
+            machine is not one of its hosts.
     """
     if "://" in address:
         raise UsageError(
-            f"{address} is no address to train or predict at: that is host:port, and from a host "
-            "of the cluster; from elsewhere `ray job submit --address http://...`"
+            f"{address} is not an address of the form host:port, to use on a host of the cluster; "
+            "from elsewhere use `ray job submit --address http://...`"
         )
     try:
         found = canonicalize_bootstrap_address(address)
         if found is None:
             raise ConnectionError("no Ray runs on this machine")
-        _knock(found)
+        _check_listening(found)
         with without_core_messages():
             client: Any = GcsClient(address=found)
         _compare_versions(client, address)
@@ -202,19 +207,19 @@ def join(address: str) -> None:
         ) from error
     except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address} ({first_line(error)}); {_HELP}"
+            f"no Ray cluster replies at {address} ({first_line(error)}); {_HELP}"
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Fail at once where nobody listens, or something else than Ray."""
+def _check_listening(address: str) -> None:
+    """Fail at once where nothing listens, or something other than Ray."""
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S) as connection:
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_REPLY_S) as connection:
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             return
-        connection.sendall(_HELLO)
+        connection.sendall(_PREFACE)
         if connection.recv(9)[3:4] != b"\4":
-            raise ConnectionError("what listens there is not Ray")
+            raise ConnectionError("another server than Ray listens there")
 
 
 def _compare_versions(client: Any, address: str) -> None:
@@ -225,24 +230,24 @@ def _compare_versions(client: Any, address: str) -> None:
     ours = (ray.__version__, platform.python_version())
     if theirs != ours:
         raise ClusterError(
-            "the Ray cluster at {} has Ray {} and Python {}, here are Ray {} and Python {}; "
+            "the Ray cluster at {} has Ray {} and Python {}, this machine Ray {} and Python {}; "
             "use the cluster's versions".format(address, *theirs, *ours)
         )
 
 
 def _find_this_host(client: Any, address: str) -> None:
-    """A driver needs a raylet beside it; without one Ray looks for it for a minute."""
-    nodes = client.get_all_node_info(timeout=_ANSWER_S).values()
+    """Check for a raylet on this host: a driver needs one, and Ray waits a minute for it."""
+    nodes = client.get_all_node_info(timeout=_REPLY_S).values()
     hosts = {node.node_manager_address for node in nodes if node.state == GcsNodeInfo.ALIVE}
     if not any(map(_is_ours, hosts)):
         raise ClusterError(
-            f"this machine is no host of the Ray cluster at {address}; run the command on one of "
-            f"{', '.join(sorted(hosts))}, or use `ray job submit`"
+            f"this machine is not a host of the Ray cluster at {address}; run the command on one "
+            f"of {', '.join(sorted(hosts))}, or use `ray job submit`"
         )
 
 
 def _is_ours(ip_address: str) -> bool:
-    """Whether an address is one of this machine's: only then can it be bound to."""
+    """Return whether an address belongs to this machine: only then can it be bound to."""
     try:
         family = socket.AF_INET6 if ":" in ip_address else socket.AF_INET
         socket.create_server((ip_address, 0), family=family).close()
@@ -253,7 +258,7 @@ def _is_ours(ip_address: str) -> bool:
 
 @contextmanager
 def without_core_messages() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: Ray's core writes its own lines there."""
+    """Silence file descriptor 2 inside a with block: Ray's core writes lines there."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -266,5 +271,5 @@ def without_core_messages() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the page that Ray adds."""
+    """Return the message of an error without the page that Ray adds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

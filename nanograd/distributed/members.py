@@ -1,9 +1,9 @@
-"""Who is in the group: workers that start, join, hold shards and are lost."""
+"""Membership of a group: workers that start, join, hold shards and fail."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -13,222 +13,186 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nanograd.data.dataset import Dataset
-from nanograd.distributed.actors import Identity, WorkerActor
+from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, DivergedError
-from nanograd.runtime import events
-from nanograd.runtime.events import Tell
-from nanograd.training.local import share_out
+from nanograd.runtime.events import FailureKind, WorkerState
+from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import Node
+from nanograd.training.tree import TreeNode
 
 START_TIMEOUT_S = 60
-# After this long without a worker's answer to its shards it is asked how it is.
+# A worker that has not confirmed its shards after this time is probed.
 _TAKE_S = 5.0
-# Longer than it is busy with shards that have arrived.
+# Longer than a worker is busy with shards that have arrived.
 _BUSY_S = 10.0
 
 
 @dataclass
 class Member:
-    """A worker that is there."""
+    """A worker that is present."""
 
     actor: Any
-    identity: Identity
-    nodes: tuple[Node, ...] = ()
+    identity: ActorIdentity
+    nodes: tuple[TreeNode, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """Workers whose start has ended.
+
+    Args:
+        joined: ranks that are present now; they hold no shards yet.
+        failed: why others did not start, by rank.
+    """
+
+    joined: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class Members:
     """Worker actors, one CPU each, that own neighbouring shards.
 
     Args:
-        recipe: what they compute.
-        dataset: the training images; each shard is shipped once to whoever holds it.
-        world_size: W, how many there should be.
-        tell: told who is lost, who joins, and who computes with another numpy or BLAS.
-        strict: refuse those instead.
-        fail: told why a worker did not start; raises when that is too often.
-        answer_s: seconds that one may take for an answer while it computes.
+        recipe: the computation.
+        dataset: the training images; each shard is shipped once to its holder.
+        world_size: W, the number of ranks.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        world_size: int,
-        *,
-        tell: Tell,
-        strict: bool,
-        fail: Callable[[str], None],
-        answer_s: Callable[[], float],
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, world_size: int) -> None:
         plan = recipe.plan
-        self._recipe, self._tell, self._strict, self._fail = recipe, tell, strict, fail
-        self._world_size, self._answer_s = world_size, answer_s
+        self._recipe, self._world_size = recipe, world_size
         self._shards = [
             ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
         ]
-        self._lost = set[int]()
-        self._joining: dict[int, tuple[Any, Any]] = {}
+        self._starting: dict[int, tuple[Any, Any]] = {}
         self.present: dict[int, Member] = {}
-        # Counts how often the shards were shared out.
+        # Counts how often the shards were assigned.
         self.generation = 0
         for rank in range(world_size):
-            self._start(rank)
+            self.start(rank)
 
     @property
-    def joining(self) -> bool:
-        """Whether somebody is yet to come."""
-        return bool(self._joining)
+    def are_starting(self) -> bool:
+        """Whether some worker has not started yet."""
+        return bool(self._starting)
 
     @property
     def num_hosts(self) -> int:
-        """How many nodes of Ray they are on."""
-        return len({each.identity.node for each in self.present.values()})
+        """Number of hosts that the present workers run on."""
+        return len({each.identity.host for each in self.present.values()})
 
-    def states(self) -> dict[int, str]:
-        """Whether each rank is `working` or, for the first time or anew, `starting`."""
+    def states(self) -> dict[int, WorkerState]:
+        """Return the state of each rank."""
         return {
-            rank: "working" if rank in self.present else "starting"
+            rank: WorkerState.WORKING if rank in self.present else WorkerState.STARTING
             for rank in range(self._world_size)
         }
 
     def actors(self) -> list[Any]:
-        """Of those who are there."""
+        """Return the actors of the present workers."""
         return [each.actor for each in self.present.values()]
 
-    def nodes(self) -> tuple[Node, ...]:
-        """What they send, all together."""
+    def nodes(self) -> tuple[TreeNode, ...]:
+        """Return the tree nodes that the present workers send."""
         return tuple(node for each in self.present.values() for node in each.nodes)
 
-    def welcome(self, fingerprint: str, round_: int, wait: bool) -> None:
-        """Take in the workers that have started, and share out the shards anew.
+    def start(self, rank: int) -> None:
+        """Start a worker."""
+        actor: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(WorkerActor)
+        started = actor.remote(self._recipe)
+        self._starting[rank] = (started, started.identify.remote())
+
+    def collect(self, *, wait: bool) -> Arrivals:
+        """Collect the workers whose start has ended.
 
         Args:
-            fingerprint: the server's.
-            round_: where the group stands.
-            wait: until all have started, or for a minute.
+            wait: for all of them, at most a minute.
 
         Raises:
-            ClusterError: none started in that time, or one computes differently under `strict`.
+            ClusterError: no worker started in that time.
         """
-        waiting = [ready for _, ready in self._joining.values()]
-        timeout = START_TIMEOUT_S if wait else 0
-        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout)
+        refs = [ready for _, ready in self._starting.values()]
+        done, late = ray.wait(refs, num_returns=len(refs), timeout=START_TIMEOUT_S if wait else 0)
         if wait and not done:
             raise ClusterError(
                 f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
                 "look at `ray status`, or ask for fewer with --workers"
             )
-        newcomers = [rank for rank, (_, ready) in self._joining.items() if ready in done]
-        for rank in newcomers:
-            self._take_in(rank, *self._joining.pop(rank), fingerprint, round_)
-        if newcomers:
-            self.share_out(round_)
+        arrivals = Arrivals()
+        for rank in [rank for rank, (_, ready) in self._starting.items() if ready in done]:
+            actor, ready = self._starting.pop(rank)
+            try:
+                self.present[rank] = Member(actor, ray.get(ready))
+                arrivals.joined.append(rank)
+            except RayActorError as error:
+                arrivals.failed[rank] = first_line(error)
+        return arrivals
 
-    def share_out(self, round_: int) -> None:
-        """Give everyone who is there its shards, all at once; who does not take them is lost.
+    def assign(self, reply_s: float) -> dict[int, FailureKind]:
+        """Give the present workers their shards, all at once; return who failed meanwhile.
 
         Args:
-            round_: where the group stands.
+            reply_s: seconds that a busy worker may take to reply to a probe.
         """
         self.generation += 1
         calls = {
             rank: self.present[rank].actor.take.remote(shards, *(self._shards[s] for s in shards))
-            for rank, shards in self._held(list(self.present)).items()
+            for rank, shards in self._assignment(list(self.present)).items()
         }
-        answers = {rank: self._taken(rank, call) for rank, call in calls.items()}
-        if lost := {rank: how for rank, how in answers.items() if how}:
-            self.replace(lost, round_)
+        results = {rank: self._await_take(rank, call, reply_s) for rank, call in calls.items()}
+        return {rank: failure for rank, failure in results.items() if failure}
 
-    def replace(self, lost: Mapping[int, str], round_: int) -> None:
-        """Give the shards of whoever is lost to the others, say so, and start replacements.
-
-        Args:
-            lost: how each rank was lost: killed or hung.
-            round_: where the group stands.
-        """
-        for rank, how in lost.items():
-            if how == "hung":
-                end(self.present[rank].identity)
-            self.lose(rank)
-        self.share_out(round_)
-        for rank, how in lost.items():
-            self._tell(events.lost(rank, round_, how, self.heirs(rank)))
-
-    def lose(self, rank: int) -> None:
-        """Remove a worker, by force if it is still there, and start another in its place."""
+    def replace(self, rank: int, how: FailureKind | None = None) -> None:
+        """Remove a worker, by force if it still runs, and start another in its place."""
         member = self.present.pop(rank)
-        self._lost.add(rank)
+        if how is FailureKind.UNRESPONSIVE:
+            kill_process(member.identity)
         ray.kill(member.actor)
-        self._start(rank)
+        self.start(rank)
 
-    def heirs(self, rank: int) -> dict[int, list[int]]:
-        """Which of a lost worker's own shards each of the others holds now."""
-        own = set(self._held(range(self._world_size))[rank])
-        now = self._held(list(self.present))
+    def heirs(self, rank: int) -> Mapping[int, Sequence[int]]:
+        """Return which of a missing rank's own shards each present rank holds."""
+        own = set(self._assignment(range(self._world_size))[rank])
+        now = self._assignment(list(self.present))
         return {heir: sorted(own & set(shards)) for heir, shards in now.items()}
 
     def close(self) -> None:
         """End all workers."""
-        for actor in [*self.actors(), *(actor for actor, _ in self._joining.values())]:
+        for actor in [*self.actors(), *(actor for actor, _ in self._starting.values())]:
             ray.kill(actor)
 
-    def _start(self, rank: int) -> None:
-        actor: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(WorkerActor)
-        started = actor.remote(self._recipe)
-        self._joining[rank] = (started, started.whoami.remote())
-
-    def _take_in(self, rank: int, actor: Any, ready: Any, fingerprint: str, round_: int) -> None:
-        try:
-            identity = ray.get(ready)
-        except RayActorError as error:
-            self._fail(f"worker {rank} did not start: {first_line(error)}")
-            self._start(rank)
-            return
-        if identity.fingerprint != fingerprint:
-            event = events.mixed(rank, identity.fingerprint, fingerprint)
-            if self._strict:
-                raise ClusterError(f"{event['sentence']}; leave out --strict to go on all the same")
-            self._tell(event)
-        self.present[rank] = Member(actor, identity)
-        if rank in self._lost:
-            self._lost.remove(rank)
-            self._tell(events.joined(rank, round_))
-
-    def _taken(self, rank: int, call: Any) -> str:
-        """Wait until a worker has its shards: empty if it has, else how it was lost."""
+    def _await_take(self, rank: int, call: Any, reply_s: float) -> FailureKind | None:
         member = self.present[rank]
         while not ray.wait([call], timeout=_TAKE_S)[0]:
-            # Shards may still be on their way over a slow link; who hangs does not answer.
-            busy_s = max(_BUSY_S, self._answer_s())
-            if how := examine([member.actor], busy_s, START_TIMEOUT_S)[0]:
-                return how
+            # Shards may still be in transit over a slow link: only a probe finds a frozen worker.
+            if failure := probe([member.actor], max(_BUSY_S, reply_s))[0]:
+                return failure
         try:
             member.nodes = tuple(ray.get(call))
         except RayActorError:
-            return "killed"
-        return ""
+            return FailureKind.KILLED
+        return None
 
-    def _held(self, ranks: Sequence[int]) -> dict[int, list[int]]:
-        return share_out(len(self._shards), self._world_size, ranks) if ranks else {}
+    def _assignment(self, ranks: Sequence[int]) -> dict[int, list[int]]:
+        return assign_shards(len(self._shards), self._world_size, ranks) if ranks else {}
 
 
-def here() -> dict[str, str]:
-    """Placement on this node, without which the run ends anyway, as a label that Ray gives each.
+def this_host() -> dict[str, str]:
+    """Return the label selector that places an actor on the driver's host.
 
-    Affinity to a node is no help: the host that is asked to place an actor may have joined a moment
-    ago and not have heard of ours. Soft, it then keeps the actor itself (4 of 10 while a host
-    joined), hard, it fails; for a label it waits.
+    If that host fails the run ends anyway. Node affinity does not help: the host that is asked to
+    place an actor may have joined a moment ago and not know ours yet. Soft, it then keeps the actor
+    itself (4 of 10 while a host joined); hard, it fails. For a label it waits.
     """
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def result_of(ref: Any) -> Any:
-    """What a call returned; an exception of the actor's code as it was raised there.
+    """Return the result of a call; raise an exception of the actor's code as it was raised there.
 
     Raises:
-        RayError: the actor is lost.
+        RayError: the actor failed.
     """
     try:
         return ray.get(ref)
@@ -236,11 +200,11 @@ def result_of(ref: Any) -> Any:
         raise error.cause from error
 
 
-def trouble_of(ref: Any) -> str | None:
-    """Why a finished call failed; None if it did not.
+def error_of(ref: Any) -> str | None:
+    """Return the error of a finished call in one line; None if it succeeded.
 
     Raises:
-        DivergedError: the net's fault, nobody's loss.
+        DivergedError: the net diverged, which is no failure of the actor.
     """
     try:
         ray.get(ref)
@@ -253,37 +217,43 @@ def trouble_of(ref: Any) -> str | None:
     return None
 
 
-def examine(actors: list[Any], answer_s: float, timeout_s: float) -> list[str]:
-    """How each of some actors is: empty if well, else killed or hung.
+def probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
+    """Ask actors for a reply and return how each failed; None for a healthy one.
 
-    They are asked from a process of its own: what this one calls now waits for what it called
-    before, and that may wait for somebody who is gone.
+    A process of its own asks: a call of this process waits for its earlier calls, which may wait
+    for an actor that is gone.
 
     Args:
-        actors: with a method `whoami`.
-        answer_s: who takes longer hangs.
-        timeout_s: for the examination beside that.
+        actors: with a method `identify`.
+        reply_s: seconds without a reply before an actor counts as unresponsive.
     """
-    ask: Any = ray.remote(num_cpus=0, label_selector=here())(_ask)
-    states: list[str] = ray.get(ask.remote(actors, answer_s), timeout=answer_s + timeout_s)
+    task: Any = ray.remote(num_cpus=0, label_selector=this_host())(_probe)
+    states: list[FailureKind | None] = ray.get(
+        task.remote(actors, reply_s), timeout=reply_s + START_TIMEOUT_S
+    )
     return states
 
 
-def end(identity: Identity) -> None:
-    """Kill the process of an actor that does not obey Ray: a frozen one keeps its CPU."""
-    there = NodeAffinitySchedulingStrategy(identity.node, soft=False)
+def kill_process(identity: ActorIdentity) -> None:
+    """Kill the process of an actor that no longer obeys Ray: a frozen one keeps its CPU."""
+    there = NodeAffinitySchedulingStrategy(identity.host, soft=False)
     kill: Any = ray.remote(_kill)
     kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(identity.pid)
 
 
-def _ask(actors: list[Any], answer_s: float) -> list[str]:
-    answers = [actor.whoami.remote() for actor in actors]
-    done, _ = ray.wait(answers, num_returns=len(answers), timeout=answer_s)
-    return [("killed" if trouble_of(each) else "") if each in done else "hung" for each in answers]
+def _probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
+    replies = [actor.identify.remote() for actor in actors]
+    done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
+    return [
+        (FailureKind.KILLED if error_of(each) else None)
+        if each in done
+        else FailureKind.UNRESPONSIVE
+        for each in replies
+    ]
 
 
 def _kill(pid: int) -> None:
     with suppress(FileNotFoundError, ProcessLookupError):
-        # Its number may be another program's by now.
+        # The number may belong to another program by now.
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             os.kill(pid, SIGKILL)

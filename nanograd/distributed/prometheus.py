@@ -1,4 +1,4 @@
-"""Figures of a job as Ray's own metrics, which every node offers to Prometheus.
+"""Metrics of a job as Ray's own, which every node exports to Prometheus.
 
 Ray puts `ray_` before each name and `_total` after those of counters.
 """
@@ -9,29 +9,35 @@ from typing import Any, TypeVar
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from nanograd.runtime.events import Figures
+from nanograd.runtime.events import (
+    Event,
+    JobProgress,
+    TrainingProgress,
+    WorkerFailed,
+    WorkerState,
+)
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 _TAGS = ("command", "output")
 # Seconds of a round: from a small net in shared memory to a large one over a slow link.
 _BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
-# Figures that only grow, by the name they are shown under.
+# Counters by the field of the progress event.
 _COUNTERS = {
     "round": ("nanograd_rounds", "Rounds applied by the parameter server."),
     "image": ("nanograd_images", "Images trained on, each once an epoch."),
-    "row": ("nanograd_rows", "Rows that are accounted for."),
+    "row": ("nanograd_rows", "Rows accounted for."),
     "quarantined": ("nanograd_quarantined", "Rows in quarantine."),
 }
 
 
 class RayMetrics:
-    """Keeps Ray's metrics at what is shown of a job.
+    """A listener that keeps Ray's metrics at the progress of a job.
 
     Args:
-        command: whose job it is.
-        output: where its result goes.
-        clock: seconds that only grow.
+        command: of the job.
+        output: folder of its result.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -46,39 +52,40 @@ class RayMetrics:
 
         self._clock = clock
         self._counters = {name: made(Counter, *about) for name, about in _COUNTERS.items()}
-        self._lost = made(Counter, "nanograd_lost_workers", "Workers that were lost and replaced.")
+        self._lost = made(
+            Counter, "nanograd_lost_workers", "Workers that failed and were replaced."
+        )
         self._round_s = made(
             Histogram,
             "nanograd_round_seconds",
-            "Seconds a round, in the mean over those of a stretch.",
+            "Seconds a round, averaged over a segment of rounds.",
             boundaries=list(_BOUNDS),
         )
-        self._working = made(Gauge, "nanograd_workers", "Workers that work.")
+        self._working = made(Gauge, "nanograd_workers", "Workers that are working.")
         self._loss = made(Gauge, "nanograd_loss", "Training loss of the epoch.")
-        self._accuracy = made(Gauge, "nanograd_validation_accuracy", "Of the last epoch, 0 to 1.")
-        self._before: Figures | None = None
+        self._accuracy = made(
+            Gauge, "nanograd_validation_accuracy", "Validation accuracy of the last epoch, 0 to 1."
+        )
+        self._before: TrainingProgress | JobProgress | None = None
         self._then = 0.0
 
-    def show(self, figures: Figures) -> None:
-        """Bring the metrics to where a job is."""
-        if figures["event"] == "lost":
+    def __call__(self, event: Event) -> None:
+        """Update the metrics from an event."""
+        if isinstance(event, WorkerFailed):
             self._lost.inc()
-        if figures["event"] != "progress":
+        if not isinstance(event, TrainingProgress | JobProgress):
             return
         now, before = self._clock(), self._before
         if before is not None:
-            for name in figures.keys() & self._counters.keys():
-                if figures[name] > before[name]:
-                    self._counters[name].inc(figures[name] - before[name])
-        if figures["command"] == "train":
-            self._of_training(figures, now)
-        self._before, self._then = figures, now
-
-    def _of_training(self, figures: Figures, now: float) -> None:
-        rounds = figures["round"] - self._before["round"] if self._before else 0
-        if rounds > 0:
-            self._round_s.observe((now - self._then) / rounds)
-        self._working.set(sum(each == "working" for each in figures["workers"].values()))
-        for gauge, name in ((self._loss, "loss"), (self._accuracy, "val_accuracy")):
-            if figures[name] is not None:
-                gauge.set(figures[name])
+            for name, counter in self._counters.items():
+                if (growth := getattr(event, name, 0) - getattr(before, name, 0)) > 0:
+                    counter.inc(growth)
+        if isinstance(event, TrainingProgress):
+            rounds = event.round - before.round if isinstance(before, TrainingProgress) else 0
+            if rounds > 0:
+                self._round_s.observe((now - self._then) / rounds)
+            self._working.set(sum(s is WorkerState.WORKING for s in event.workers.values()))
+            for gauge, value in ((self._loss, event.loss), (self._accuracy, event.val_accuracy)):
+                if value is not None:
+                    gauge.set(value)
+        self._before, self._then = event, now

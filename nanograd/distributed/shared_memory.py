@@ -1,17 +1,18 @@
-"""How vectors travel inside a stretch of rounds between processes of one host: shared memory.
+"""Shared memory: how vectors travel between the processes of one host.
 
-One segment holds the parameters, a gradient for each node of the tree that a worker sends, and for
-each of them a counter on a cache line of its own. The server publishes the parameters of round k by
-setting its counter to k; a worker writes its sums, sets its own to k + 1 and rings: one byte into a
-pipe, on which the server sleeps. Nobody locks. (A server that spins takes its time from the workers
-that it waits for: with two on two cores a round of 512 images took 2.4 ms instead of 1.9.)
+One memory segment holds the parameters, a gradient for each tree node that a worker sends, and for
+each of them a counter on a cache line of its own. The server publishes the parameters of round k
+by setting its counter to k; a worker writes its sums, sets its counter to k + 1 and rings the bell:
+one byte into a pipe, on which the server sleeps. There are no locks. (A server that spins takes its
+time from the workers that it waits for: with two on two cores a round of 512 images took 2.4 ms
+instead of 1.9.)
 
-Neither has a name: the segment is an anonymous file (`memfd_create`), and the others open it and
-the pipe through `/proc/<pid>/fd/<number>`, so nothing is left behind whoever is killed. The order
-in which one process sees the writes of another is that of x86-64 (stores are not reordered).
+Segment and pipe have no names: the segment is an anonymous file (`memfd_create`), and the other
+processes open both through `/proc/<pid>/fd/<number>`, so that a kill leaves nothing behind. The
+order in which one process sees the writes of another is that of x86-64 (stores are not reordered).
 
-For a worker that cannot reach it (another host, another kind of machine) the server fills in what
-comes through calls; the rest of a round is the same.
+For a worker that cannot reach the segment (another host or kind of machine) the server copies the
+vectors of its calls; the rest of a round is the same.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
@@ -33,30 +34,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.nn.optimizers import Vector
-from nanograd.training.tree import Node
+from nanograd.training.tree import TreeNode
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
-# A worker's looks at the counter before it sleeps: longer than an update of the parameters takes.
+# A worker spins this often before it sleeps: longer than an update of the parameters takes.
 _SPINS = 500
 _NAP_S = 100e-6
-# A server that nobody rings looks after its workers this often.
-_LOOK_S = 20e-3
+# A server whose bell is silent checks its deadline this often.
+_CHECK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
 _CAN_SHARE = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where a segment is, and what is in it.
+class MemoryAddress:
+    """Location and layout of a memory segment.
 
     Args:
-        pid: the process that made it.
-        descriptor: the number of its file there; -1 where there are no anonymous files.
-        bell: the number of the pipe there.
-        token: random; tells that what was opened is what was meant.
+        pid: the process that created it.
+        descriptor: its file descriptor there; -1 without anonymous files.
+        bell: the file descriptor of the pipe there.
+        token: random; proves that the right file was opened.
         num_parameters: P.
-        nodes: the nodes of the tree that workers send, in the order of their slots.
+        nodes: the tree nodes that workers send, in the order of their slots.
     """
 
     pid: int
@@ -64,7 +65,7 @@ class Address:
     bell: int
     token: int
     num_parameters: int
-    nodes: tuple[Node, ...]
+    nodes: tuple[TreeNode, ...]
 
     @property
     def num_words(self) -> int:
@@ -79,16 +80,16 @@ class Address:
         )
 
 
-class Segment:
-    """Shared memory of one server and its workers, as numpy arrays.
+class MemorySegment:
+    """Memory shared by one server and its workers, as numpy arrays.
 
     Args:
-        address: what is in it.
+        address: its layout.
         descriptor: an open file of its length, or -1; closed with the segment.
-        bell: an open pipe, the end to read and the end to write; closed with the segment.
+        bell: an open pipe, the read end and the write end; closed with the segment.
     """
 
-    def __init__(self, address: Address, descriptor: int, bell: tuple[int, int]) -> None:
+    def __init__(self, address: MemoryAddress, descriptor: int, bell: tuple[int, int]) -> None:
         self.address = address
         self._descriptor, self._bell = descriptor, bell
         memory = mmap.mmap(descriptor, address.num_bytes)
@@ -103,30 +104,30 @@ class Segment:
         self.gradients: NDArray[np.float32] = vectors[1:]
 
     def close(self) -> None:
-        """Forget the memory; it is freed when nobody has it open."""
+        """Close the descriptors; the memory is freed with the last one."""
         for descriptor in {self._descriptor, *self._bell} - {-1}:
             os.close(descriptor)
 
     def publish(self, round_: int) -> None:
-        """Say that the parameters are those of a round."""
+        """Mark the parameters as those of a round."""
         self._published[0] = round_
 
     def stop(self) -> None:
-        """Ask everybody to end the stretch."""
+        """Ask all processes to end the segment of rounds."""
         self._stop[0] = 1
 
     @property
     def published(self) -> int:
-        """The newest round whose parameters are there."""
+        """The newest round whose parameters are published."""
         return int(self._published[0])
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody asked."""
+        """Whether the segment of rounds should end."""
         return bool(self._stop[0])
 
     def wait_for_round(self, round_: int, alive: Callable[[], bool]) -> bool:
-        """Wait until the parameters of a round are there; false if the stretch ends before."""
+        """Wait for the parameters of a round; return False if the segment of rounds ends first."""
         while True:
             for _ in range(_SPINS):
                 if self._published[0] >= round_:
@@ -137,41 +138,41 @@ class Segment:
             sleep(_NAP_S)
 
     def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
-        """Say that a slot's gradient is that of a round, and ring."""
+        """Mark a slot's gradient as that of a round, and ring the bell."""
         line = self._slots[slot]
         line[1:2].view(np.float64)[0] = loss
         line[2] = num_images
-        line[0] = round_ + 1  # last: whoever sees it sees the rest
-        with suppress(BlockingIOError):  # a full pipe has rung for long
+        line[0] = round_ + 1  # last: a reader that sees it sees the rest
+        with suppress(BlockingIOError):  # a full pipe has already rung
             os.write(self._bell[1], b"\0")
 
-    def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> Node | None:
-        """Wait until all gradients of a round are there; the node of one that does not come."""
+    def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> TreeNode | None:
+        """Wait for all gradients of a round; return the tree node of one that does not arrive."""
         while True:
             late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
             if not len(late):
                 return None
-            rung, _, _ = select.select([self._bell[0]], [], [], _LOOK_S)
+            rung, _, _ = select.select([self._bell[0]], [], [], _CHECK_S)
             if rung:
                 os.read(self._bell[0], 4096)
             elif self.stopped or not alive():
                 return self.address.nodes[late[0]]
 
     def sent(self, slot: int) -> tuple[float, int]:
-        """Loss and number of images beside a slot's gradient."""
+        """Return the loss and the number of images of a slot."""
         line = self._slots[slot]
         return float(line[1:2].view(np.float64)[0]), int(line[2])
 
 
-def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
-    """A new segment, made by the server.
+def create(num_parameters: int, nodes: tuple[TreeNode, ...]) -> MemorySegment:
+    """Create a segment in the server's process.
 
     Raises:
-        OSError: there is no memory for it.
+        OSError: not enough memory.
     """
     bell = os.pipe()
     os.set_blocking(bell[1], False)
-    address = Address(
+    address = MemoryAddress(
         pid=os.getpid(),
         descriptor=os.memfd_create("nanograd", os.MFD_CLOEXEC) if _CAN_SHARE else -1,
         bell=bell[0],
@@ -180,30 +181,30 @@ def create(num_parameters: int, nodes: tuple[Node, ...]) -> Segment:
         nodes=nodes,
     )
     if _CAN_SHARE:
-        # It takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
+        # Allocates the memory now: a full /dev/shm is an error here, not a SIGBUS later.
         os.posix_fallocate(address.descriptor, 0, address.num_bytes)
-    segment = Segment(address, address.descriptor, bell)
+    segment = MemorySegment(address, address.descriptor, bell)
     segment._token[0] = address.token
     segment.publish(-1)
     return segment
 
 
-def attach(address: Address) -> Segment | None:
-    """The segment of another process of this host, or None if it cannot be reached from here."""
+def attach(address: MemoryAddress) -> MemorySegment | None:
+    """Open the segment of another process of this host; return None if that is not possible."""
     if not _CAN_SHARE:
         return None
     with ExitStack() as opened:
         try:
             descriptor = _open(address.pid, address.descriptor)
             opened.callback(os.close, descriptor)
-            # To write, and to read: whoever can read is not killed for writing to nobody.
+            # For reading, too: a process without a reader of its pipe is killed for writing.
             bell = _open(address.pid, address.bell)
             opened.callback(os.close, bell)
         except OSError:  # another host, container or user
             return None
         if os.fstat(descriptor).st_size != address.num_bytes:
             return None
-        segment = Segment(address, descriptor, (bell, bell))
+        segment = MemorySegment(address, descriptor, (bell, bell))
         if segment._token[0] != address.token:
             return None
         opened.pop_all()

@@ -1,38 +1,40 @@
-"""Figures of a run for TensorBoard and MLflow, extras that are imported only if asked for."""
+"""Metrics of a run for TensorBoard and MLflow, extras that are imported only on demand."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from time import time
 from typing import Any
 
 from nanograd.errors import UsageError
 from nanograd.runtime import storage
-from nanograd.runtime.events import Figures, Show
+from nanograd.runtime.events import EpochFinished, Event, Listener, TrainingFinished, warning
 
 EXPERIMENT = "nanograd"
-# Of an epoch's row, what is a figure and no number of something.
+# The scalars of an epoch; the rest are counts.
 _SCALARS = ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
-
-Say = Callable[[str], None]
 
 
 @contextmanager
 def trackers(
-    place: str, settings: Mapping[str, Any], tensorboard: bool, mlflow: str | None, say: Say
-) -> Iterator[list[Show]]:
-    """Who else is shown the figures of a run, until it ends.
+    place: str,
+    settings: Mapping[str, Any],
+    tensorboard: bool,
+    mlflow: str | None,
+    listener: Listener,
+) -> Iterator[list[Listener]]:
+    """Provide the listeners that track a run, until it ends.
 
     Args:
         place: the run directory.
         settings: of the run, resolved.
         tensorboard: whether to write RUN/tensorboard.
         mlflow: an MLflow tracking URI, or None.
-        say: told when one of them fails; that ends no run.
+        listener: receives a warning when a tracker fails; the run continues.
 
     Raises:
-        UsageError: an extra is not installed, or what was asked for cannot be reached.
+        UsageError: an extra is not installed, or a tracker cannot be reached.
     """
     with ExitStack() as stack:
         found: list[TensorBoard | MLflow] = []
@@ -42,45 +44,38 @@ def trackers(
             found.append(MLflow(mlflow, place, settings))
         for each in found:
             stack.push(each.close)
-        yield [guarded(each.show, say) for each in found]
+        yield [guarded(each, listener) for each in found]
 
 
-def guarded(show: Show, say: Say) -> Show:
-    """Somebody who is shown figures until that fails once, which is said."""
+def guarded(tracker: Listener, listener: Listener) -> Listener:
+    """Return a tracker that is dropped, with a warning, after its first failure."""
     works = True
 
-    def try_(figures: Figures) -> None:
+    def relay(event: Event) -> None:
         nonlocal works
         if not works:
             return
         try:
-            show(figures)
-        except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run goes on
+            tracker(event)
+        except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run continues
             works = False
-            say(f"WARNING: figures are not tracked any more ({error!r}); metrics.jsonl has them")
+            listener(warning(f"metrics are no longer tracked ({error!r}); metrics.jsonl has them"))
 
-    return try_
+    return relay
 
 
-def scalars(figures: Figures) -> dict[str, float]:
-    """The figures of an epoch by name, those of a committee's nets apart.
-
-    >>> scalars({"event": "epoch", "net": 2, "nets": 2, "loss": 0.5, "val_accuracy": None})
-    {'net2/loss': 0.5}
-    """
-    prefix = f"net{figures['net']}/" if figures["nets"] > 1 else ""
-    return {
-        f"{prefix}{name}": float(figures[name])
-        for name in _SCALARS
-        if figures.get(name) is not None
-    }
+def scalars(event: EpochFinished) -> dict[str, float]:
+    """Return the scalars of an epoch by name, with a prefix for each net of an ensemble."""
+    prefix = f"net{event.net}/" if event.nets > 1 else ""
+    values = {name: getattr(event.metrics, name) for name in _SCALARS}
+    return {f"{prefix}{name}": float(each) for name, each in values.items() if each is not None}
 
 
 class TensorBoard:
-    """Writes event files.
+    """A listener that writes event files.
 
     Args:
-        folder: where; made with the first figures.
+        folder: where to write; created with the first epoch.
 
     Raises:
         UsageError: the extra is not installed, or the folder is in an object store.
@@ -92,17 +87,17 @@ class TensorBoard:
         except ImportError as error:
             raise _missing("--tensorboard", "tensorboard", error) from error
         if "://" in folder:
-            raise UsageError(f"--tensorboard writes to local folders; {folder} is none")
+            raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
         self._open: Callable[[], Any] = partial(SummaryWriter, logdir=folder)
         self._writer: Any = None
 
-    def show(self, figures: Figures) -> None:
-        """Write the figures of an epoch."""
-        if figures["event"] != "epoch":
+    def __call__(self, event: Event) -> None:
+        """Write the scalars of a finished epoch."""
+        if not isinstance(event, EpochFinished):
             return
         self._writer = self._writer or self._open()
-        for name, value in scalars(figures).items():
-            self._writer.add_scalar(name, value, figures["round"])
+        for name, value in scalars(event).items():
+            self._writer.add_scalar(name, value, event.metrics.round)
         self._writer.flush()
 
     def close(self, *_: object) -> None:
@@ -112,7 +107,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """Logs a run to an MLflow server or folder.
+    """A listener that logs a run to an MLflow server or folder.
 
     Args:
         uri: its tracking URI.
@@ -120,18 +115,18 @@ class MLflow:
         settings: logged as its parameters.
 
     Raises:
-        UsageError: the extra is not installed, the URI holds a password, or nobody answers there.
+        UsageError: the extra is not installed, the URI holds a password, or no server replies.
     """
 
     def __init__(self, uri: str, name: str, settings: Mapping[str, Any]) -> None:
         if "@" in uri:
             raise UsageError(
-                "--mlflow is kept in files: put user and password into MLFLOW_TRACKING_USERNAME "
+                "--mlflow is stored in files: put user and password into MLFLOW_TRACKING_USERNAME "
                 "and MLFLOW_TRACKING_PASSWORD"
             )
-        # It would tell its makers of each run.
+        # Otherwise it reports each run to its makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # Without a database, which the small client does not bring, a folder is what there is.
+        # The small client brings no database: a folder is the only local store.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:
             from mlflow import MlflowClient
@@ -148,18 +143,19 @@ class MLflow:
             raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
         self._name, self._settings, self._run = name, settings, ""
 
-    def show(self, figures: Figures) -> None:
-        """Log the figures of an epoch, or the last one."""
-        if figures["event"] == "epoch":
-            self._log(scalars(figures), figures["round"])
-        elif figures["event"] == "result" and self._run:
-            self._log({"test_accuracy": figures["test_accuracy"]}, figures["rounds"])
+    def __call__(self, event: Event) -> None:
+        """Log a finished epoch, or the end of the run."""
+        if isinstance(event, EpochFinished):
+            self._log(scalars(event), event.metrics.round)
+        elif isinstance(event, TrainingFinished) and self._run:
+            result = event.result
+            self._log({"test_accuracy": result["test_accuracy"]}, result["rounds"])
 
     def close(self, error: object = None, *_: object) -> None:
-        """Say how the run ended."""
+        """Set the state of the run: finished or failed."""
         if self._run:
-            end = partial(self._client.set_terminated, self._run)
-            guarded(lambda _: end("FAILED" if error else "FINISHED"), lambda _: None)({})
+            with suppress(Exception):  # the run is over; a server that is gone changes nothing
+                self._client.set_terminated(self._run, "FAILED" if error else "FINISHED")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric

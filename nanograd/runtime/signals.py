@@ -1,68 +1,57 @@
-"""What SIGTERM and Ctrl-C do to a command."""
+"""Effects of SIGTERM and Ctrl-C on a command."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, current_thread, main_thread
+from threading import Event as StopSignal
+from threading import current_thread, main_thread
+from typing import Any
 
 
 class Terminated(SystemExit):
-    """SIGTERM, where nothing stops more gently; no error, so that nobody takes it for one."""
+    """SIGTERM where no gentler stop is possible; no `Exception`, so that no handler catches it."""
 
 
 @contextmanager
-def stop_signals() -> Iterator[Event]:
-    """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts at once."""
-    stop = Event()
-    if not _are_ours():
-        yield stop
-        return
+def stop_signals() -> Iterator[StopSignal]:
+    """Turn SIGTERM and the first Ctrl-C into a stop signal; a second Ctrl-C interrupts at once."""
+    stop = StopSignal()
 
-    def ask(number: int, _: object) -> None:
+    def set_stop(number: int, _: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {each: signal.signal(each, ask) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handler(set_stop, signal.SIGTERM, signal.SIGINT):
         yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends what is under way as an exception does: files are closed, Ray is ended.
+    """Let SIGTERM raise an exception, so that files are closed and Ray is ended.
 
     Raises:
         Terminated: it came; another one has no effect.
     """
-    if not _are_ours():
-        yield
-        return
 
-    def end(number: int, _: object) -> None:
+    def terminate(number: int, _: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with _handler(terminate, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Keep what SIGTERM does through something that sets it, as `ray.init` does.
+    """Keep the handler of SIGTERM through a call that replaces it, such as `ray.init`.
 
-    Ray's exits with 15 and after a page about the stack. It stays for a program that has none.
+    Ray's handler exits with 15, after a page about the stack. It stays for a program without one.
 
     Raises:
         Terminated: SIGTERM came meanwhile.
     """
     before = signal.getsignal(signal.SIGTERM)
-    if not _are_ours() or before in (signal.SIG_DFL, None):
+    if not _may_set_handlers() or before in (signal.SIG_DFL, None):
         yield
         return
     try:
@@ -75,6 +64,20 @@ def sigterm_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _are_ours() -> bool:
-    """Whether this thread may set signals: in a program that calls us from others it may not."""
+@contextmanager
+def _handler(handler: Callable[[int, Any], None], *signals: signal.Signals) -> Iterator[None]:
+    """Set a handler inside a with block, if this thread may."""
+    if not _may_set_handlers():
+        yield
+        return
+    before = {each: signal.signal(each, handler) for each in signals}
+    try:
+        yield
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)
+
+
+def _may_set_handlers() -> bool:
+    """Return whether this is the main thread: other threads may not set handlers."""
     return current_thread() is main_thread()

@@ -1,50 +1,54 @@
-"""Checkpoints: atomic, checksummed, on a local disk or in an object store.
+"""Checkpoints: atomic and checksummed, on a local disk or in an object store.
 
-One safetensors file each, `round-<next round>-<16 hex digits of its SHA-256>.safetensors`: the
-name says what the bytes must be, so a file that was cut short or changed is noticed and the one
-before it is used.
+Each is a safetensors file, `round-<next round>-<16 hex digits of its SHA-256>.safetensors`. The
+name says which bytes the file must have: one that was cut short or changed is detected, and the
+checkpoint before it is used.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd.errors import DataError
+from nanograd.errors import DataError, StorageError
 from nanograd.runtime import storage
-from nanograd.training.server import Progress, Snapshot
+from nanograd.runtime.events import EpochMetrics, Listener, warning
+from nanograd.training.server import LossSum, Snapshot
 
 NUM_KEPT = 3
+# The most work that a kill costs, in seconds of training.
+INTERVAL_S = 2.0
+_MAX_FAILED_SAVES = 3
 
 _NAME = re.compile(r"round-(\d{9})-([0-9a-f]{16})\.safetensors")
 
 
 @dataclass(kw_only=True)
 class History:
-    """What a run has behind it.
+    """The finished part of a run.
 
     Args:
-        epochs: a row of figures for each finished epoch, as in metrics.jsonl.
-        train_s: seconds since training began, evaluations and checkpoints included, pauses not.
+        epochs: metrics of each finished epoch.
+        train_s: seconds since training began, evaluation and checkpoints included, pauses not.
     """
 
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[EpochMetrics] = field(default_factory=list)
     train_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A run, set down so that it can go on elsewhere and later.
+    """A run as it is stored, so that another process can continue it.
 
     Args:
         identity: the settings and data that determine the run's bits.
-        snapshot: where training stands.
-        history: what is behind it.
+        snapshot: the state of training.
+        history: the finished part.
     """
 
     identity: dict[str, Any]
@@ -52,48 +56,94 @@ class Checkpoint:
     history: History
 
 
-def save(place: str, checkpoint: Checkpoint) -> None:
-    """Commit a checkpoint and remove the oldest ones beyond NUM_KEPT, the best one aside.
+class CheckpointSaver:
+    """Writer of a net's checkpoints, which tolerates a few failures in a row.
 
     Args:
-        place: the folder or URI of the run's checkpoints.
-        checkpoint: what to keep.
+        folder: folder or URI of the checkpoints.
+        identity: of the run.
+        listener: receives a warning for each tolerated failure.
+        train_s: seconds of training at the newest checkpoint.
+    """
+
+    def __init__(
+        self, folder: str, identity: dict[str, Any], listener: Listener, train_s: float = 0.0
+    ) -> None:
+        self._folder, self._identity, self._listener = folder, identity, listener
+        self._saved_s, self._num_failures = train_s, 0
+
+    def is_due(self, history: History) -> bool:
+        """Return whether the newest checkpoint is too old."""
+        return history.train_s - self._saved_s > INTERVAL_S
+
+    def save(self, snapshot: Snapshot, history: History) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            StorageError: this was one failure too many in a row.
+        """
+        self._saved_s = history.train_s
+        try:
+            save(
+                self._folder,
+                Checkpoint(identity=self._identity, snapshot=snapshot, history=history),
+            )
+            self._num_failures = 0
+        except StorageError as error:
+            self._num_failures += 1
+            if self._num_failures > _MAX_FAILED_SAVES:
+                raise
+            self._listener(
+                warning(f"{error}; training continues and the next checkpoint tries again")
+            )
+
+
+def save(folder: str, checkpoint: Checkpoint) -> None:
+    """Commit a checkpoint and remove the oldest ones beyond NUM_KEPT, except the best one.
+
+    Args:
+        folder: folder or URI of the run's checkpoints.
+        checkpoint: what to store.
 
     Raises:
-        StorageError: it cannot be written; the earlier ones are still there.
+        StorageError: it cannot be written; the earlier ones still exist.
     """
     data = _encode(checkpoint)
     name = f"round-{checkpoint.snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
-    storage.commit(storage.join(place, name), data)
-    rows = [row for row in checkpoint.history.epochs if row["val_accuracy"] is not None]
-    best = max(rows, key=lambda row: row["val_accuracy"], default={"round": -1})
-    for old in _names(place)[NUM_KEPT:]:
-        if _round(old) != best["round"]:
-            storage.remove(storage.join(place, old))
+    storage.commit(storage.join(folder, name), data)
+    accuracies = {
+        epoch.round: epoch.val_accuracy
+        for epoch in checkpoint.history.epochs
+        if epoch.val_accuracy is not None
+    }
+    best = max(accuracies, key=accuracies.__getitem__, default=-1)
+    for old in _names(folder)[NUM_KEPT:]:
+        if _round(old) != best:
+            storage.remove(storage.join(folder, old))
 
 
-def newest(place: str, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None.
+def newest(folder: str, listener: Listener) -> Checkpoint | None:
+    """Return the newest undamaged checkpoint, or None.
 
     Args:
-        place: the folder or URI of the run's checkpoints.
-        say: told of each checkpoint that is passed over because it is damaged.
+        folder: folder or URI of the run's checkpoints.
+        listener: receives a warning for each damaged checkpoint.
     """
-    return next(_readable(place, say), None)
+    return next(_readable(folder, listener), None)
 
 
-def _readable(place: str, say: Callable[[str], None]) -> Iterator[Checkpoint]:
-    for name in _names(place):
-        file = storage.join(place, name)
+def _readable(folder: str, listener: Listener) -> Iterator[Checkpoint]:
+    for name in _names(folder):
+        file = storage.join(folder, name)
         try:
             yield _decode(name, storage.read(file))
         except DataError as error:
-            say(f"{file} {error}; the checkpoint before it is used")
+            listener(warning(f"{file} {error}; the checkpoint before it is used"))
 
 
-def _names(place: str) -> list[str]:
-    """Checkpoints, newest first."""
-    return sorted((name for name in storage.names(place) if _NAME.fullmatch(name)), reverse=True)
+def _names(folder: str) -> list[str]:
+    """Return the names of checkpoints, newest first."""
+    return sorted((name for name in storage.names(folder) if _NAME.fullmatch(name)), reverse=True)
 
 
 def _round(name: str) -> int:
@@ -109,7 +159,7 @@ def _encode(checkpoint: Checkpoint) -> bytes:
     facts = {
         "identity": checkpoint.identity,
         "round": snapshot.round,
-        "epochs": history.epochs,
+        "epochs": [asdict(epoch) for epoch in history.epochs],
         "loss": snapshot.progress.loss,
         "num_images": snapshot.progress.num_images,
         "train_s": history.train_s,
@@ -121,20 +171,20 @@ def _decode(name: str, data: bytes) -> Checkpoint:
     if storage.checksum(data)[:16] != name.split("-")[2].split(".", maxsplit=1)[0]:
         raise DataError("is damaged: its SHA-256 is not the one in its name")
     try:
-        tensors = load_tensors(data)
-        facts = _metadata(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DataError(f"is no checkpoint of this program: {error}") from error
-    state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
-    snapshot = Snapshot(
-        round=facts["round"],
-        vector=tensors["vector"],
-        state=state,
-        average=tensors.get("average"),
-        progress=Progress(loss=facts["loss"], num_images=facts["num_images"]),
-    )
-    history = History(epochs=facts["epochs"], train_s=facts["train_s"])
-    return Checkpoint(identity=facts["identity"], snapshot=snapshot, history=history)
+        tensors, facts = load_tensors(data), _metadata(data)
+        state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+        snapshot = Snapshot(
+            round=facts["round"],
+            vector=tensors["vector"],
+            state=state,
+            average=tensors.get("average"),
+            progress=LossSum(loss=facts["loss"], num_images=facts["num_images"]),
+        )
+        epochs = [EpochMetrics(**each) for each in facts["epochs"]]
+        history = History(epochs=epochs, train_s=facts["train_s"])
+        return Checkpoint(identity=facts["identity"], snapshot=snapshot, history=history)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"is not a checkpoint of this program: {error}") from error
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

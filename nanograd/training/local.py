@@ -1,65 +1,89 @@
-"""Who computes the rounds: the protocol of a group of workers, and the group in this process."""
+"""Groups of workers: the protocol that the training loop uses, and a group in this process."""
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event as StopSignal
 from typing import Protocol
 
 import numpy as np
 
 from nanograd.data.dataset import Dataset
-from nanograd.errors import DivergedError
+from nanograd.errors import DivergedError, InternalError
 from nanograd.runtime import process
+from nanograd.runtime.events import Listener, WorkerState
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, Snapshot
+from nanograd.training.server import ParameterServer, RefusalReason, Snapshot
 from nanograd.training.worker import Contribution, Worker
 
 
 class WorkerGroup(Protocol):
-    """Workers and their parameter server; where they live is their own business.
+    """Workers and their parameter server, wherever they run.
 
-    A group advances by stretches of rounds: inside a stretch nobody else has a say, between two
-    stretches the training loop looks at the clock, evaluates, saves and stops.
+    A group advances by segments of rounds. Nothing interrupts a segment; between two segments the
+    training loop evaluates, saves and stops.
     """
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until`.
 
         Raises:
-            DivergedError: parameters or loss left the finite numbers.
+            DivergedError: a gradient, loss or parameter is not finite.
         """
 
     def snapshot(self) -> Snapshot:
-        """All that training needs to go on from here."""
+        """Return a copy of the whole state of training."""
 
-    def workers(self) -> dict[int, str]:
-        """What each rank does: `working` or `starting`."""
+    def workers(self) -> dict[int, WorkerState]:
+        """Return the state of each rank."""
 
     def close(self) -> None:
-        """Give back what the group holds."""
+        """Release the workers."""
 
 
-def shards_of(plan_shards: int, rank: int, world_size: int) -> range:
-    """The neighbouring shards that a rank owns.
+class StartGroup(Protocol):
+    """A function that starts a group of workers."""
+
+    def __call__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        snapshot: Snapshot,
+        listener: Listener,
+        stop: StopSignal,
+    ) -> WorkerGroup:
+        """Start workers for `recipe` on the training images `dataset`, at `snapshot`.
+
+        Args:
+            recipe: the computation.
+            dataset: the training images.
+            snapshot: the state to start from.
+            listener: receives group events.
+            stop: set when the run should end; recovery then ends, too.
+        """
+
+
+def shards_of(num_shards: int, rank: int, world_size: int) -> range:
+    """Return the neighbouring shards that a rank owns.
 
     >>> [list(shards_of(8, rank, 3)) for rank in range(3)]
     [[0, 1], [2, 3, 4], [5, 6, 7]]
     """
-    return range(plan_shards * rank // world_size, plan_shards * (rank + 1) // world_size)
+    return range(num_shards * rank // world_size, num_shards * (rank + 1) // world_size)
 
 
-def share_out(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
-    """Which shards each rank that is there holds.
+def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
+    """Assign all shards to the ranks that are present.
 
-    Everyone holds its own neighbouring shards; those of a missing rank go, one by one, to whoever
-    holds the fewest, the nearest rank first.
+    Each rank holds its own shards. Those of a missing rank go, one by one, to the rank that holds
+    the fewest, the nearest one first.
 
     Args:
         num_shards: S.
-        world_size: W, how many ranks there should be.
-        ranks: those that are there; at least one.
+        world_size: W, the number of ranks of the whole group.
+        ranks: the ranks that are present; at least one.
 
-    >>> share_out(8, 4, [0, 1, 3])
+    >>> assign_shards(8, 4, [0, 1, 3])
     {0: [0, 1], 1: [2, 3, 4], 3: [5, 6, 7]}
     """
     held = {rank: list(shards_of(num_shards, rank, world_size)) for rank in ranks}
@@ -71,27 +95,33 @@ def share_out(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[in
 
 
 class LocalGroup:
-    """A server and a worker for each core, as threads of this process, without Ray.
+    """A parameter server and one worker a core, as threads of this process, without Ray.
 
-    numpy gives up Python's lock inside matrix products, so the threads do compute side by side;
-    each product still runs in one BLAS thread, and the bits are those of a single worker.
+    numpy releases Python's lock inside matrix products, so the threads compute in parallel. Each
+    product still runs in one BLAS thread: the bits are those of a single worker.
 
     Args:
-        recipe: what to compute.
+        recipe: the computation.
         dataset: the training images.
-        snapshot: where to begin.
-        others: for the likeness of other groups; threads have no losses to tell of or to mend.
+        snapshot: the state to start from.
+        listener: ignored, because threads do not fail; as `stop`, accepted for `StartGroup`.
+        stop: ignored.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, *others: object
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        snapshot: Snapshot,
+        listener: Listener | None = None,
+        stop: StopSignal | None = None,
     ) -> None:
         plan = recipe.plan
         world_size = min(plan.num_shards, len(os.sched_getaffinity(0)))
         self._server = ParameterServer(recipe, snapshot)
         self._workers = [
             Worker(recipe, {s: dataset.take(plan.shard_slice(s)) for s in shards})
-            for shards in share_out(plan.num_shards, world_size, range(world_size)).values()
+            for shards in assign_shards(plan.num_shards, world_size, range(world_size)).values()
         ]
         self._buffers = [
             {node: np.empty_like(snapshot.vector) for node in worker.nodes()}
@@ -110,18 +140,15 @@ class LocalGroup:
                 ]
                 computed = [self._contribute(0), *(other.result() for other in others)]
                 for contribution in [each for sent in computed for each in sent]:
-                    if reason := self._server.submit(contribution):
-                        raise DivergedError(
-                            f"round {self._server.round}: {reason}: lower --learning-rate"
-                        )
+                    self._submit(contribution)
 
     def snapshot(self) -> Snapshot:
-        """All that training needs to go on from here."""
+        """Return a copy of the whole state of training."""
         return self._server.snapshot()
 
-    def workers(self) -> dict[int, str]:
-        """What each rank does; threads always work."""
-        return dict.fromkeys(range(len(self._workers)), "working")
+    def workers(self) -> dict[int, WorkerState]:
+        """Return the state of each rank; threads always work."""
+        return dict.fromkeys(range(len(self._workers)), WorkerState.WORKING)
 
     def close(self) -> None:
         """End the threads."""
@@ -131,3 +158,12 @@ class LocalGroup:
         round_, vector = self._server.round, self._server.parameters()
         worker, buffers = self._workers[rank], self._buffers[rank]
         return [worker.sum_node(round_, node, vector, out) for node, out in buffers.items()]
+
+    def _submit(self, contribution: Contribution) -> None:
+        refusal = self._server.submit(contribution)
+        if refusal is None:
+            return
+        where = f"round {self._server.round}: {refusal}"
+        if refusal.reason is RefusalReason.NOT_FINITE:
+            raise DivergedError(f"{where}: lower --learning-rate")
+        raise InternalError(f"{where}; please report this")

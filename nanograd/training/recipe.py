@@ -1,8 +1,7 @@
-"""What a training run computes, free of where and by whom."""
+"""Hyperparameters and plan that determine the result of a training run."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import BatchPlan
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
@@ -14,22 +13,22 @@ from nanograd.nn.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that determines the bits of the result, beside the training images.
+    """Everything beside the training images that determines the bits of a trained net.
 
     Args:
         architecture: the net.
         preparation: how pixels become inputs.
         plan: which images each round uses.
-        distortion: how far training images are distorted.
-        cool_down: by what share of itself that falls in the last rounds.
-        upright_last: whether they are set upright after that instead of before.
+        distortion: how strongly training images are distorted.
+        cool_down: share by which the distortion falls toward the last round.
+        upright_last: deskew images after distorting them, instead of once before.
         epochs: passes over the training set.
         optimizer: sgd, momentum or adam.
         momentum: decay of the velocity.
         schedule: constant or cosine.
         learning_rate: its peak.
         num_warm_up: rounds of linear warm-up.
-        ema: decay of the average of the weights; 0 for none.
+        ema: decay of the exponential average of the weights; 0 for none.
     """
 
     architecture: Architecture
@@ -52,44 +51,24 @@ class Recipe:
         return self.epochs * self.plan.rounds_per_epoch
 
     def distortion_in(self, round_: int) -> Distortion:
-        """How far the images of a round are distorted."""
+        """Return the distortion of the images of a round."""
         return self.distortion * schedules.cool_down(self.cool_down, self.num_rounds)(round_)
 
     def make_optimizer(self) -> Optimizer:
-        """The optimiser it names."""
+        """Return the optimiser."""
         return optimizers.by_name(self.optimizer, self.momentum)
 
     def make_schedule(self) -> Schedule:
-        """The learning rate of each round."""
+        """Return the learning rate as a function of the round."""
         return schedules.by_name(
             self.schedule, self.learning_rate, self.num_rounds, self.num_warm_up
         )
 
 
-def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
-    """The recipe that a configuration means for a training set of this size."""
-    plan = BatchPlan(
-        num_images=num_images,
-        num_shards=config.shards,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
-    return Recipe(
-        architecture=Architecture(
-            hidden=config.hidden, activation=config.activation, loss=config.loss
-        ),
-        preparation=Preparation(name=config.pixels, width=config.width, height=config.height),
-        plan=plan,
-        distortion=Distortion(
-            **{each.name: getattr(config, each.name) for each in fields(Distortion)}
-        ),
-        cool_down=config.cool_down,
-        upright_last=config.upright == "after",
-        epochs=max(config.epochs, -(-config.least_rounds // plan.rounds_per_epoch)),
-        optimizer=config.optimizer,
-        momentum=0.9 if config.momentum is None else config.momentum,
-        schedule=config.schedule,
-        learning_rate=config.learning_rate,
-        num_warm_up=config.warmup,
-        ema=config.ema,
-    )
+def num_epochs(epochs: int, min_rounds: int, rounds_per_epoch: int) -> int:
+    """Return the number of epochs that makes at least `min_rounds` rounds.
+
+    >>> num_epochs(3, 22, rounds_per_epoch=7)
+    4
+    """
+    return max(epochs, -(-min_rounds // rounds_per_epoch))

@@ -1,191 +1,242 @@
-"""One training run: begin or go on, train, test once, save the model."""
+"""A training run: start or resume, train each net, test once, save the model.
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+A run trains one net, or an ensemble of nets one after the other, whose scores are averaged. Each
+net is trained as if it were alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Event as StopSignal
 from typing import Any
 
-from nanograd.config.train_config import TrainConfig
-from nanograd.data.dataset import Dataset, split
-from nanograd.digits.variants import add_variants, num_variants
-from nanograd.errors import DataError, Stopped
+from nanograd.data.dataset import Dataset
+from nanograd.digits.variants import add_variants
+from nanograd.errors import Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.runtime import storage
-from nanograd.runtime.events import Show, ignore
-from nanograd.training import loop, run_directory
-from nanograd.training.checkpoint import Checkpoint, History
-from nanograd.training.local import WorkerGroup
-from nanograd.training.loop import Watch
-from nanograd.training.progress import Progress
-from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.run_directory import Run, Tell
+from nanograd.runtime.events import (
+    EpochFinished,
+    Event,
+    GroupEvent,
+    Listener,
+    TrainingProgress,
+    info,
+    warning,
+)
+from nanograd.training import loop
+from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
+from nanograd.training.evaluation import Evaluator, accuracy, as_model
+from nanograd.training.local import StartGroup
+from nanograd.training.recipe import Recipe
+from nanograd.training.run_directory import RunDirectory
 from nanograd.training.server import Snapshot
 
-MakeGroup = Callable[[Recipe, Dataset, Snapshot, Tell, Callable[[], bool]], WorkerGroup]
+
+@dataclass(frozen=True, kw_only=True)
+class NetPlan:
+    """A net to train.
+
+    Args:
+        recipe: the computation.
+        variants: share of ones, fours and nines added as handwriting variants.
+    """
+
+    recipe: Recipe
+    variants: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A run: its nets, its images and its directory.
+
+    Args:
+        place: the run directory, a folder or URI.
+        settings: content of config.toml.
+        identity: the settings and data that determine the bits of the result.
+        about: facts for the model's manifest: data, preset, workers, shards, seed.
+        nets: one, or the members of an ensemble.
+        training: images to train on.
+        validation: images to evaluate each epoch on; may be empty.
+        test: images to test the finished model on, once.
+        overwrite: whether to replace an earlier run.
+    """
+
+    place: str
+    settings: bytes
+    identity: dict[str, Any]
+    about: dict[str, Any]
+    nets: Sequence[NetPlan]
+    training: Dataset
+    validation: Dataset
+    test: Dataset
+    overwrite: bool = False
 
 
 def train_run(
-    run: Run,
-    make_group: MakeGroup,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
-    show: Show = ignore,
+    run: TrainingRun, start_group: StartGroup, listener: Listener, stop: StopSignal
 ) -> dict[str, Any]:
-    """Train a model in a run directory, from wherever an earlier command left it.
+    """Train a model in a run directory, from the point that an earlier command reached.
 
     Args:
-        run: what and where.
-        make_group: starts the workers; called only if there is something to compute.
-        stop: whether to end early, resumable.
-        say: told in sentences what happens.
-        show: shown how far it is.
+        run: the nets, images and directory.
+        start_group: starts the workers; called only if rounds are left to compute.
+        listener: receives progress, epochs, group events and messages.
+        stop: set to end early, resumable.
 
     Returns:
-        The figures of the result line.
+        The metrics of the result line.
 
     Raises:
-        OutputExistsError: the directory holds another run or something else.
-        Stopped: `stop` said so; the same command goes on.
-        DivergedError: parameters or loss left the finite numbers.
-        DataError: too few images for the settings.
+        OutputExistsError: the directory holds another run or foreign files.
+        Stopped: `stop` was set; the same command continues.
+        DivergedError: a gradient, loss or parameter is not finite.
         StorageError: the directory cannot be written.
     """
+    directory = RunDirectory(run.place, run.identity, len(run.nets))
     with storage.exclusive(run.place):
-        run_directory.make_room(run)
-        storage.remove_leftovers(run.place)
-        if storage.exists(storage.join(run.at("model"), model_io.MANIFEST)):
-            run_directory.require_same(run, model_io.load(run.at("model")).about["identity"])
-            say(f"{run.place} holds this run already, complete; --overwrite trains it again")
+        directory.prepare(overwrite=run.overwrite)
+        if directory.is_complete():
+            listener(info(f"{run.place} holds this run, complete; --overwrite trains it again"))
         else:
-            model_io.save(_train(run, make_group, stop, say, show), run.at("model"))
-    model = model_io.load(run.at("model"))
-    run_directory.require_same(run, model.about["identity"])
-    figures = {name: value for name, value in model.about.items() if name != "identity"}
-    return {**figures, "params_sha256": model.params_sha256(), "model": run.at("model")}
+            model_io.save(
+                _train_ensemble(run, directory, start_group, listener, stop), directory.model
+            )
+    model = model_io.load(directory.model)
+    directory.require_same(model.about["identity"])
+    facts = {name: value for name, value in model.about.items() if name != "identity"}
+    return {**facts, "params_sha256": model.params_sha256(), "model": directory.model}
 
 
-def _train(
-    run: Run,
-    make_group: MakeGroup,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
-    show: Show,
+def _train_ensemble(
+    run: TrainingRun,
+    directory: RunDirectory,
+    start_group: StartGroup,
+    listener: Listener,
+    stop: StopSignal,
 ) -> Model:
-    config = run.config
-    training, validation = split(run.data.train, config.validation_split, config.seed)
-    nets = config.nets()
-    recipes = _recipes(nets, training, say)
     histories: list[History] = []
     models: list[Model] = []
-    progress = Progress(recipes, show)
     try:
-        for number, (net, recipe) in enumerate(zip(nets, recipes, strict=True)):
-            if len(recipes) > 1:
-                say(f"net {number + 1} of {len(recipes)}")
-            start = run_directory.start(run, number, recipe, say)
-            storage.commit(run.at("config.toml"), config.to_toml().encode())
+        for number, plan in enumerate(run.nets):
+            if len(run.nets) > 1:
+                listener(info(f"net {number + 1} of {len(run.nets)}"))
+            start = directory.resume(number, plan.recipe, listener)
+            directory.write_settings(run.settings)
             histories.append(start.history)
-            shown = partial(progress.saved, number)
-            watch = Watch(stop=stop, save=run_directory.saver(run, histories, shown, say))
-            snapshot = _train_net(
-                recipe,
-                start,
-                training=add_variants(training, net.styles, net.seed),
-                validation=validation,
-                make_group=make_group,
-                watch=watch,
-                reached=partial(progress.reached, number),
-                tell=run_directory.teller(run, number, say, show),
-            )
-            models.append(loop.as_model(recipe, snapshot, {}))
+            directory.write_metrics(histories, listener)
+            relay = _net_listener(run.nets, number, directory, histories, listener)
+            if start.snapshot.round < plan.recipe.num_rounds:
+                saver = directory.saver(number, start.history, listener)
+                start = replace(
+                    start,
+                    snapshot=_train_net(
+                        plan, run, start, saver, start_group=start_group, listener=relay, stop=stop
+                    ),
+                )
+            models.append(as_model(plan.recipe, start.snapshot))
     except Stopped as error:
         raise Stopped(
-            f"{error}; the same settings with --output {run.place}, without --overwrite, go on"
+            f"{error}; the same settings with --output {run.place}, without --overwrite, continue"
         ) from error
-    return _committee(models, run, recipes, histories, validation)
-
-
-def _recipes(
-    nets: list[TrainConfig], training: Dataset, say: Callable[[str], None]
-) -> list[Recipe]:
-    """What each net computes, if there are images enough for it."""
-    numbers = [len(training) + num_variants(training, net.styles) for net in nets]
-    if min(numbers) < nets[0].shards:
-        raise DataError(
-            f"{min(numbers)} training images cannot fill {nets[0].shards} shards; lower --shards"
-        )
-    recipes = list(map(make_recipe, nets, numbers))
-    if recipes[0].num_warm_up >= recipes[0].num_rounds:
-        say(
-            f"the warm-up of {recipes[0].num_warm_up} rounds is longer than the run of "
-            f"{recipes[0].num_rounds}: lower --warmup or raise --epochs"
-        )
-    return recipes
+    return _combine(run, models, histories)
 
 
 def _train_net(
-    recipe: Recipe,
+    plan: NetPlan,
+    run: TrainingRun,
     start: Checkpoint,
+    saver: CheckpointSaver,
     *,
-    training: Dataset,
-    validation: Dataset,
-    make_group: MakeGroup,
-    watch: Watch,
-    reached: Callable[[int, dict[int, str]], None],
-    tell: Tell,
+    start_group: StartGroup,
+    listener: Listener,
+    stop: StopSignal,
 ) -> Snapshot:
-    """One net from a checkpoint to its end; no workers are started if it stands there already."""
-    if start.snapshot.round == recipe.num_rounds:
-        return start.snapshot
-    group = make_group(recipe, training, start.snapshot, tell, watch.stop)
+    """Train one net from a checkpoint to its end."""
+    recipe = plan.recipe
+    if recipe.num_warm_up >= recipe.num_rounds:
+        listener(
+            warning(
+                f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
+                f"{recipe.num_rounds}: lower --warmup or raise --epochs"
+            )
+        )
+    training = add_variants(run.training, plan.variants, recipe.plan.seed)
+    evaluator = Evaluator(recipe, run.validation)
+    group = start_group(recipe, training, start.snapshot, listener, stop)
     try:
-        watch = replace(watch, reached=lambda round_: reached(round_, group.workers()))
-        watch.reached(start.snapshot.round)
-        for _ in loop.train(recipe, validation, group, start.history, watch):
-            pass  # each epoch's row is in the history, which is saved and shown
-        return group.snapshot()
+        return loop.train(
+            recipe,
+            group,
+            start.history,
+            evaluator=evaluator,
+            saver=saver,
+            listener=listener,
+            stop=stop,
+        )
     finally:
         group.close()
 
 
-def _committee(
-    models: list[Model],
-    run: Run,
-    recipes: list[Recipe],
-    histories: list[History],
-    validation: Dataset,
-) -> Model:
-    """The nets as one model, and what is to be known of it."""
+def _net_listener(
+    nets: Sequence[NetPlan],
+    number: int,
+    directory: RunDirectory,
+    histories: Sequence[History],
+    listener: Listener,
+) -> Listener:
+    """Return a listener that records the events of one net and places them in the ensemble."""
+    recipes = [net.recipe for net in nets]
+    total = sum(recipe.num_rounds for recipe in recipes)
+    rounds = sum(recipe.num_rounds for recipe in recipes[:number])
+    images = sum(recipe.epochs * recipe.plan.num_images for recipe in recipes[:number])
+
+    def relay(event: Event) -> None:
+        if isinstance(event, GroupEvent):
+            directory.record(number, event, listener)
+        elif isinstance(event, EpochFinished):
+            directory.write_metrics(histories, listener)
+            event = replace(event, net=number + 1, nets=len(nets))
+        elif isinstance(event, TrainingProgress):
+            rate, done = event.rounds_per_s, rounds + event.round
+            event = replace(
+                event,
+                net=number + 1,
+                nets=len(nets),
+                round=done,
+                rounds=total,
+                image=images + event.image,
+                left_s=round((total - done) / rate, 1) if rate else None,
+                complete=event.complete and number == len(nets) - 1,
+            )
+        listener(event)
+
+    return relay
+
+
+def _combine(run: TrainingRun, models: Sequence[Model], histories: Sequence[History]) -> Model:
+    """Return the nets as one model, tested, with the facts of its manifest."""
     model = Model(nets=tuple(net for each in models for net in each.nets), about={})
-    about = _about(run, recipes, histories) | _accuracies(model, run, validation)
-    if len(models) > 1:
-        about["nets"] = [
-            {"params_sha256": each.params_sha256(), **_accuracies(each, run, validation)}
-            for each in models
-        ]
-    return replace(model, about={**about, "identity": run.identity()})
-
-
-def _about(run: Run, recipes: list[Recipe], histories: list[History]) -> dict[str, Any]:
-    config = run.config
+    recipes = [net.recipe for net in run.nets]
     train_s = sum(history.train_s for history in histories)
     num_images = sum(recipe.plan.num_images * recipe.epochs for recipe in recipes)
-    return {
-        "data": run.data.name,
-        "preset": config.preset,
-        "workers": config.workers,
-        "shards": config.shards,
-        "seed": config.seed,
+    about = {
+        **run.about,
         "epochs": recipes[0].epochs,
         "rounds": sum(recipe.num_rounds for recipe in recipes),
         "train_s": round(train_s, 3),
         "images_per_s": round(num_images / train_s),
+        **_accuracies(model, run),
     }
+    if len(models) > 1:
+        about["nets"] = [
+            {"params_sha256": each.params_sha256(), **_accuracies(each, run)} for each in models
+        ]
+    return replace(model, about={**about, "identity": run.identity})
 
 
-def _accuracies(model: Model, run: Run, validation: Dataset) -> dict[str, Any]:
+def _accuracies(model: Model, run: TrainingRun) -> dict[str, Any]:
     return {
-        "val_accuracy": loop.accuracy(model, validation) if len(validation) else None,
-        "test_accuracy": loop.accuracy(model, run.data.test),
+        "val_accuracy": accuracy(model, run.validation) if len(run.validation) else None,
+        "test_accuracy": accuracy(model, run.test),
     }

@@ -1,178 +1,137 @@
-"""A run directory: whose it is, where its nets go on, and what is written while they are trained.
+"""A run directory: its owner, its files, and the records written while nets are trained.
 
     RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/  report.html
 
-Checkpoints and model carry the run's identity, the settings and data that determine its bits: the
-same command again goes on or finds the work done, another one is refused.
+Checkpoints and model carry the identity of the run, the settings and data that determine its bits.
+The same command again continues the run or finds it complete; another run is refused.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from time import gmtime, strftime
 from typing import Any
 
-from nanograd.config.train_config import TrainConfig
-from nanograd.data.mnist import Mnist
 from nanograd.errors import OutputExistsError, StorageError
+from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import Show
+from nanograd.runtime.events import GroupEvent, Listener, info, warning
 from nanograd.training import checkpoint
-from nanograd.training.checkpoint import Checkpoint, History
+from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import Snapshot, first_snapshot
+from nanograd.training.server import first_snapshot
 
-Event = dict[str, Any]
-Tell = Callable[[Event], None]
-
-_MOST_FAILED_SAVES = 3
 _CONTENTS = (
     "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
     "checkpoints", "model",
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What is to be trained, and where it is kept.
+class RunDirectory:
+    """The files of a run.
 
     Args:
-        config: the settings.
-        place: the run directory, a folder or URI.
-        data: training and test images.
+        place: folder or URI.
+        identity: the settings and data that determine the bits of the result.
+        num_nets: nets of the ensemble; records of several nets carry the number of theirs.
     """
 
-    config: TrainConfig
-    place: str
-    data: Mnist
+    def __init__(self, place: str, identity: dict[str, Any], num_nets: int) -> None:
+        self.place, self.identity, self._num_nets = place, identity, num_nets
+        self.model = self._join("model")
 
-    def identity(self) -> dict[str, Any]:
-        """The settings and data that determine the bits of the result."""
-        return {**self.config.recipe(), "data_sha256": self.data.sha256}
+    def prepare(self, *, overwrite: bool) -> None:
+        """Refuse a directory with foreign files; with `overwrite`, remove an earlier run.
 
-    def at(self, name: str) -> str:
-        """A place in the run directory."""
-        return storage.join(self.place, name)
-
-    def checkpoints(self, number: int) -> str:
-        """The place of a net's checkpoints; each net of a committee has a folder of its own."""
-        folder = self.at("checkpoints")
-        return storage.join(folder, str(number)) if self.config.committee > 1 else folder
-
-
-def make_room(run: Run) -> None:
-    """Refuse a directory with anything else in it; empty it of an earlier run if told to.
-
-    Raises:
-        OutputExistsError: something is in it that no run writes.
-        StorageError: it cannot be emptied.
-    """
-    if strangers := sorted(set(storage.names(run.place)) - set(_CONTENTS)):
-        raise OutputExistsError(
-            f"{run.place} holds {strangers[0]!r}, which is no part of a run; "
-            "choose another --output"
-        )
-    if run.config.overwrite:
-        # The model goes first: without it, what is left is an unfinished run at any moment.
-        for name in reversed(_CONTENTS):
-            storage.remove(run.at(name))
-
-
-def require_same(run: Run, theirs: dict[str, Any]) -> None:
-    """Refuse what another run left.
-
-    Raises:
-        OutputExistsError: an identity that differs from this run's.
-    """
-    for name, ours in run.identity().items():
-        if theirs.get(name) != ours:
+        Raises:
+            OutputExistsError: it holds a file that no run writes.
+            StorageError: it cannot be emptied.
+        """
+        if foreign := sorted(set(storage.names(self.place)) - set(_CONTENTS)):
             raise OutputExistsError(
-                f"{run.place} holds a run with {name} {theirs.get(name)!r}, not {ours!r}; "
-                "choose another --output or replace it with --overwrite"
+                f"{self.place} holds {foreign[0]!r}, which is not part of a run; "
+                "choose another --output"
             )
+        if overwrite:
+            # The model goes first: without it, the rest is an unfinished run at any moment.
+            for name in reversed(_CONTENTS):
+                storage.remove(self._join(name))
+        storage.remove_leftovers(self.place)
 
+    def is_complete(self) -> bool:
+        """Return whether this run's model exists.
 
-def start(run: Run, number: int, recipe: Recipe, say: Callable[[str], None]) -> Checkpoint:
-    """Where a net begins: at the newest checkpoint, or at the beginning.
+        Raises:
+            OutputExistsError: it is another run's model.
+        """
+        if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
+            return False
+        self.require_same(model_io.load(self.model).about["identity"])
+        return True
 
-    Raises:
-        OutputExistsError: the checkpoint is another run's.
-    """
-    found = checkpoint.newest(run.checkpoints(number), say)
-    if found is None:
-        return Checkpoint(
-            identity=run.identity(), snapshot=first_snapshot(recipe), history=History()
-        )
-    require_same(run, found.identity)
-    say(f"going on from round {found.snapshot.round} of {recipe.num_rounds}")
-    return found
+    def require_same(self, identity: dict[str, Any]) -> None:
+        """Refuse the files of another run.
 
+        Raises:
+            OutputExistsError: an identity that differs from this run's.
+        """
+        for name, ours in self.identity.items():
+            if identity.get(name) != ours:
+                raise OutputExistsError(
+                    f"{self.place} holds a run with {name} {identity.get(name)!r}, not {ours!r}; "
+                    "choose another --output or replace it with --overwrite"
+                )
 
-def saver(
-    run: Run,
-    histories: list[History],
-    shown: Callable[[Snapshot, History], None],
-    say: Callable[[str], None],
-) -> Callable[[Snapshot, History], None]:
-    """How to save the last of some nets; a few failures in a row are said and survived.
+    def resume(self, net: int, recipe: Recipe, listener: Listener) -> Checkpoint:
+        """Return the newest checkpoint of a net, or the state before its first round.
 
-    Args:
-        run: whose they are.
-        histories: of the nets so far; the last is the one that is saved.
-        shown: told of each state before it is saved.
-        say: told in a sentence what cannot be written.
+        Raises:
+            OutputExistsError: the checkpoint is another run's.
+        """
+        found = checkpoint.newest(self._checkpoints(net), listener)
+        if found is None:
+            return Checkpoint(
+                identity=self.identity, snapshot=first_snapshot(recipe), history=History()
+            )
+        self.require_same(found.identity)
+        listener(info(f"continuing from round {found.snapshot.round} of {recipe.num_rounds}"))
+        return found
 
-    Raises:
-        StorageError: by what is returned: one failure too many.
-    """
-    failures, folder = 0, run.checkpoints(len(histories) - 1)
-    _write_metrics(run, histories)
+    def saver(self, net: int, history: History, listener: Listener) -> CheckpointSaver:
+        """Return the writer of a net's checkpoints."""
+        return CheckpointSaver(self._checkpoints(net), self.identity, listener, history.train_s)
 
-    def save(snapshot: Snapshot, history: History) -> None:
-        nonlocal failures
-        shown(snapshot, history)
-        now = Checkpoint(identity=run.identity(), snapshot=snapshot, history=history)
+    def write_settings(self, toml: bytes) -> None:
+        """Write config.toml."""
+        storage.commit(self._join("config.toml"), toml)
+
+    def write_metrics(self, histories: Sequence[History], listener: Listener) -> None:
+        """Write metrics.jsonl, a line for each epoch of each net; a failure is a warning."""
+        rows = [
+            self._of_net(net, asdict(epoch))
+            for net, history in enumerate(histories)
+            for epoch in history.epochs
+        ]
+        self._write_lines("metrics.jsonl", rows, listener)
+
+    def record(self, net: int, event: GroupEvent, listener: Listener) -> None:
+        """Append an event with its time (UTC) to events.jsonl; a failure is a warning."""
+        rows = json_files.read_lines(self._join("events.jsonl"))
+        time = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime())
+        rows.append({"time": time, **self._of_net(net, event.record())})
+        self._write_lines("events.jsonl", rows, listener)
+
+    def _write_lines(self, name: str, rows: list[dict[str, Any]], listener: Listener) -> None:
         try:
-            checkpoint.save(folder, now)
-            _write_metrics(run, histories)
-            failures = 0
+            storage.commit(self._join(name), json_files.lines(rows))
         except StorageError as error:
-            failures += 1
-            if failures > _MOST_FAILED_SAVES:
-                raise
-            say(f"{error}; training goes on, the next checkpoint tries again")
+            listener(warning(f"{error}; the next line is written together with this one"))
 
-    return save
+    def _of_net(self, net: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {"net": net + 1, **row} if self._num_nets > 1 else row
 
+    def _checkpoints(self, net: int) -> str:
+        folder = self._join("checkpoints")
+        return storage.join(folder, str(net)) if self._num_nets > 1 else folder
 
-def teller(run: Run, number: int, say: Callable[[str], None], show: Show) -> Tell:
-    """What happens to the workers: said, shown, and kept in events.jsonl with the time (UTC).
-
-    Args:
-        run: whose workers.
-        number: of the net that they train, from 0; kept, too, in a committee.
-        say: told the sentence of what happened.
-        show: shown all of it.
-    """
-    events = json_files.read_lines(run.at("events.jsonl"))
-    net = {"net": number + 1} if run.config.committee > 1 else {}
-
-    def tell(event: Event) -> None:
-        say(event["sentence"])
-        show(event)
-        events.append({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **net, **event})
-        try:
-            storage.commit(run.at("events.jsonl"), json_files.lines(events))
-        except StorageError as error:
-            say(f"{error}; the next event is written with this one")
-
-    return tell
-
-
-def _write_metrics(run: Run, histories: list[History]) -> None:
-    """A line an epoch; those of a committee say which net they are of."""
-    rows = [
-        {"net": number + 1, **row} if run.config.committee > 1 else row
-        for number, history in enumerate(histories)
-        for row in history.epochs
-    ]
-    storage.commit(run.at("metrics.jsonl"), json_files.lines(rows))
+    def _join(self, name: str) -> str:
+        return storage.join(self.place, name)

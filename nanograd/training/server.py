@@ -1,8 +1,8 @@
 """The parameter server: check, reduce, update, snapshot.
 
-Synchronous and idempotent. A round is applied once, when every shard of it has arrived and passed
-its checks; whatever repeats, comes late or makes no sense is refused without effect. A plain
-class; Ray wraps it from outside.
+Synchronous and idempotent. A round is applied once, when every shard has arrived and passed its
+checks; a contribution that repeats, comes late or is malformed is refused without effect. A plain
+class that Ray wraps from outside.
 
 References:
     Li et al. (2014), "Scaling distributed machine learning with the parameter server" (the
@@ -10,6 +10,7 @@ References:
 """
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import numpy as np
 
@@ -17,51 +18,51 @@ from nanograd.errors import DivergedError
 from nanograd.nn import mlp, optimizers
 from nanograd.nn.optimizers import State, Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import Node, nodes, tree_sum
+from nanograd.training.tree import TreeNode, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the rounds of an epoch did so far, added up round by round.
+class LossSum:
+    """The training loss of an epoch so far, added round by round.
 
     Args:
-        loss: summed over their images.
-        num_images: how many.
+        loss: summed over the images.
+        num_images: their number.
     """
 
     loss: float = 0.0
     num_images: int = 0
 
-    def __add__(self, other: "Progress") -> "Progress":
-        return Progress(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
+    def __add__(self, other: "LossSum") -> "LossSum":
+        return LossSum(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All that training needs to go on.
+    """The whole state of training between two rounds.
 
     Args:
         round: the next round to compute; equal to the number of rounds applied.
         vector: (P,) float32, the parameters.
         state: the optimiser's vectors.
         average: (P,) float32, the exponential average of the parameters; None without one.
-        progress: what the epoch of the last applied round did.
+        progress: training loss of the epoch of the last applied round.
     """
 
     round: int
     vector: Vector
     state: State
     average: Vector | None
-    progress: Progress = field(default_factory=Progress)
+    progress: LossSum = field(default_factory=LossSum)
 
     def final_vector(self) -> Vector:
-        """The parameters a model is made of: the average if one is kept."""
+        """Return the parameters for a model: the average if there is one."""
         return self.vector if self.average is None else self.average
 
 
 def first_snapshot(recipe: Recipe) -> Snapshot:
-    """Where training begins."""
+    """Return the state before the first round."""
     vector = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
     return Snapshot(
         round=0,
@@ -71,12 +72,39 @@ def first_snapshot(recipe: Recipe) -> Snapshot:
     )
 
 
+class RefusalReason(Enum):
+    """Why a parameter server refuses a contribution."""
+
+    WRONG_ROUND = auto()
+    UNKNOWN_NODE = auto()
+    REPEATED = auto()
+    WRONG_SHAPE = auto()
+    WRONG_COUNT = auto()
+    NOT_FINITE = auto()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A refused contribution.
+
+    Args:
+        reason: the check that it failed.
+        detail: the difference, for people.
+    """
+
+    reason: RefusalReason
+    detail: str
+
+    def __str__(self) -> str:
+        return self.detail
+
+
 class ParameterServer:
-    """Owns the parameters; turns the contributions of a round into the next ones.
+    """Owner of the parameters, which it updates from the contributions of each round.
 
     Args:
         recipe: optimiser, schedule, number of shards.
-        snapshot: where to begin; its arrays are copied.
+        snapshot: the state to start from; its arrays are copied.
     """
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
@@ -87,9 +115,9 @@ class ParameterServer:
         self._vector = snapshot.vector.copy()
         self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
         self._average = None if snapshot.average is None else snapshot.average.copy()
-        self._whole = (0, recipe.plan.num_shards)
-        self._nodes = frozenset(nodes(self._whole))
-        self._arrived: dict[Node, Contribution] = {}
+        self._root = (0, recipe.plan.num_shards)
+        self._nodes = frozenset(nodes(self._root))
+        self._arrived: dict[TreeNode, Contribution] = {}
         self._sums = {node: np.empty_like(self._vector) for node in self._nodes}
         self._progress = snapshot.progress
 
@@ -99,50 +127,49 @@ class ParameterServer:
         return self._round
 
     def parameters(self) -> Vector:
-        """(P,) float32, read-only: a view, valid until the round is applied."""
+        """Return a read-only view, (P,) float32, valid until the round is applied."""
         view = self._vector.view()
         view.flags.writeable = False
         return view
 
     def use_memory(self, vector: Vector) -> None:
-        """Keep the parameters in this memory from now on; it takes their present values."""
+        """Keep the parameters in this memory from now on; it receives their present values."""
         vector[...] = self._vector
         self._vector = vector
 
     def forget(self) -> int:
-        """Drop what has arrived for the present round, and say which that is."""
+        """Drop the contributions of the current round and return its number."""
         self._arrived = {}
         return self._round
 
     def missing(self) -> frozenset[int]:
-        """The shards of the present round that have not arrived."""
+        """Return the shards of the current round that have not arrived."""
         arrived = {shard for node in self._arrived for shard in range(*node)}
         return frozenset(range(self._recipe.plan.num_shards)) - arrived
 
-    def submit(self, contribution: Contribution) -> str | None:
-        """Take a contribution; apply the round if it was the last one missing.
+    def submit(self, contribution: Contribution) -> Refusal | None:
+        """Accept a contribution; apply the round if it was the last one missing.
 
         Returns:
-            None if it was taken, else the reason why it was refused, without effect.
+            None if it was accepted, else the refusal, which has no effect.
 
         Raises:
-            DivergedError: the update left the finite numbers.
+            DivergedError: a parameter is not finite after the update.
         """
+        # Overflow is found by the checks of the results, here and in _apply.
         with np.errstate(over="ignore", invalid="ignore"):
-            reason = self._refusal(contribution)
-        if reason is not None:
-            return reason
-        first, end = contribution.node
-        for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
-            del self._arrived[node]  # the new sum covers it, with the same bits
-        self._arrived[contribution.node] = contribution
-        if not self.missing():
-            with np.errstate(over="ignore", invalid="ignore"):  # _apply looks at the result
+            if refusal := self._check(contribution):
+                return refusal
+            first, end = contribution.node
+            for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
+                del self._arrived[node]  # the new sum covers it, with the same bits
+            self._arrived[contribution.node] = contribution
+            if not self.missing():
                 self._apply()
         return None
 
     def snapshot(self) -> Snapshot:
-        """A copy of all that training needs to go on."""
+        """Return a copy of the whole state."""
         return Snapshot(
             round=self._round,
             vector=self._vector.copy(),
@@ -151,40 +178,49 @@ class ParameterServer:
             progress=self._progress,
         )
 
-    def _refusal(self, contribution: Contribution) -> str | None:
-        gradient = contribution.gradient
+    def _check(self, contribution: Contribution) -> Refusal | None:
+        gradient, node = contribution.gradient, contribution.node
         if contribution.round != self._round:
-            return f"round {contribution.round} is not the present round {self._round}"
-        if contribution.node not in self._nodes:
-            return f"shards {contribution.node} are no node of the tree over {self._whole}"
-        if self.missing().isdisjoint(range(*contribution.node)):
-            return f"shards {contribution.node} have arrived before"
+            return Refusal(
+                RefusalReason.WRONG_ROUND,
+                f"round {contribution.round} is not the current round {self._round}",
+            )
+        if node not in self._nodes:
+            return Refusal(
+                RefusalReason.UNKNOWN_NODE, f"shards {node} are no node of the tree {self._root}"
+            )
+        if self.missing().isdisjoint(range(*node)):
+            return Refusal(RefusalReason.REPEATED, f"shards {node} have already arrived")
         if gradient.shape != self._vector.shape or gradient.dtype != self._vector.dtype:
-            return f"gradient is {gradient.dtype} {gradient.shape}"
+            return Refusal(
+                RefusalReason.WRONG_SHAPE, f"gradient is {gradient.dtype} {gradient.shape}"
+            )
         if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
-            return "gradient or loss is not finite"
-        return self._wrong_count(contribution)
+            return Refusal(RefusalReason.NOT_FINITE, "gradient or loss is not finite")
+        return self._check_count(contribution)
+
+    def _check_count(self, contribution: Contribution) -> Refusal | None:
+        plan = self._recipe.plan
+        parts = [plan.micro_batch(self._round, shard) for shard in range(*contribution.node)]
+        planned, num_images = sum(part.stop - part.start for part in parts), contribution.num_images
+        if num_images == planned:
+            return None
+        return Refusal(
+            RefusalReason.WRONG_COUNT, f"{num_images} images where the plan has {planned}"
+        )
 
     def _add(self, left: Contribution, right: Contribution) -> Contribution:
         return add(left, right, out=self._sums[left.node[0], right.node[1]])
 
-    def _wrong_count(self, contribution: Contribution) -> str | None:
-        plan = self._recipe.plan
-        parts = [plan.micro_batch(self._round, shard) for shard in range(*contribution.node)]
-        expected = sum(part.stop - part.start for part in parts)
-        if contribution.num_images != expected:
-            return f"{contribution.num_images} images where the plan has {expected}"
-        return None
-
     def _apply(self) -> None:
-        total = tree_sum(self._whole, self._arrived.get, self._add)
+        total = tree_sum(self._root, self._arrived.get, self._add)
         self._arrived = {}
         gradient = np.multiply(
-            total.gradient, np.float32(1 / total.num_images), out=self._sums[self._whole]
+            total.gradient, np.float32(1 / total.num_images), out=self._sums[self._root]
         )
         rate = self._schedule(self._round)
         if self._round % self._recipe.plan.rounds_per_epoch == 0:
-            self._progress = Progress()
+            self._progress = LossSum()
         self._round += 1
         self._optimizer.update(self._vector, gradient, self._state, rate, self._round)
         if not np.isfinite(self._vector @ self._vector):
@@ -193,4 +229,4 @@ class ParameterServer:
             )
         if self._average is not None:
             optimizers.ema(self._average, self._vector, self._recipe.ema, self._round)
-        self._progress = self._progress + Progress(loss=total.loss, num_images=total.num_images)
+        self._progress += LossSum(loss=total.loss, num_images=total.num_images)

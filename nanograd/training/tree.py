@@ -1,20 +1,20 @@
 """The fixed binary tree in which shard gradients are added.
 
-Floating-point addition is not associative, so the order of a sum is part of its result. Here it is
-fixed by the shard ids alone: a node is a range of shards [first, end), its sum is left + right, and
+Floating-point addition is not associative: the order of a sum is part of its result. Here the shard
+ids alone determine it. A tree node is a range of shards [first, end); its sum is left + right, and
 the left child is the largest power of two that leaves something for the right. A worker that holds
-all shards of a node may send the node's sum instead of its leaves: the bits are the same.
+all shards of a tree node may send the node's sum instead of its leaves: the bits are the same.
 """
 
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
-Node: TypeAlias = tuple[int, int]
+TreeNode: TypeAlias = tuple[int, int]
 T = TypeVar("T")
 
 
-def children(node: Node) -> tuple[Node, Node]:
-    """The two nodes whose sums are added to give this node's, left first.
+def children(node: TreeNode) -> tuple[TreeNode, TreeNode]:
+    """Return the two children of a tree node, left first.
 
     >>> children((0, 8)), children((0, 6))
     (((0, 4), (4, 8)), ((0, 4), (4, 6)))
@@ -24,8 +24,8 @@ def children(node: Node) -> tuple[Node, Node]:
     return (first, middle), (middle, end)
 
 
-def nodes(node: Node) -> list[Node]:
-    """A node and all nodes below it.
+def nodes(node: TreeNode) -> list[TreeNode]:
+    """Return a tree node and all its descendants.
 
     >>> nodes((0, 3))
     [(0, 3), (0, 2), (0, 1), (1, 2), (2, 3)]
@@ -36,8 +36,8 @@ def nodes(node: Node) -> list[Node]:
     return [node, *nodes(left), *nodes(right)]
 
 
-def cover(node: Node, shards: frozenset[int]) -> list[Node]:
-    """The largest nodes below (or at) a node that hold none but the given shards.
+def cover(node: TreeNode, shards: frozenset[int]) -> list[TreeNode]:
+    """Return the largest tree nodes at or below `node` that hold no other than the given shards.
 
     >>> cover((0, 8), frozenset({0, 1, 2, 3, 6}))
     [(0, 4), (6, 7)]
@@ -51,14 +51,14 @@ def cover(node: Node, shards: frozenset[int]) -> list[Node]:
     return cover(left, shards) + cover(right, shards)
 
 
-def tree_sum(node: Node, known: Callable[[Node], T | None], add: Callable[[T, T], T]) -> T:
-    """The node's sum, from the sums that are known.
+def tree_sum(node: TreeNode, known: Callable[[TreeNode], T | None], add: Callable[[T, T], T]) -> T:
+    """Compute the sum of a tree node from known sums.
 
     Args:
-        node: whose sum is wanted.
-        known: the sum of a node, or None where it must come from its children; never None at a
-            leaf.
-        add: the sum of a left and a right value.
+        node: the tree node.
+        known: returns the sum of a tree node, or None to compute it from the children; never None
+            at a leaf.
+        add: adds a left and a right value.
 
     Raises:
         KeyError: a leaf is not known.

@@ -1,8 +1,8 @@
-"""A worker: shards in, shard gradients out.
+"""A worker: shards in, sums of gradients out.
 
-A plain class; Ray wraps it from outside. It holds no state that matters: what it computes follows
-from the round, the parameters and its shards, so another worker with the same shards sends the
-same bits.
+A plain class that Ray wraps from outside. It holds no state that matters: the round, the parameters
+and its shards determine what it computes, so another worker with the same shards sends the same
+bits.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,23 +19,23 @@ from nanograd.nn import mlp
 from nanograd.nn.mlp import Signals
 from nanograd.nn.optimizers import Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import Node, children, cover
+from nanograd.training.tree import TreeNode, children, cover
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What a worker sends for a round: the sum over the images of one node of the tree.
+    """A worker's message for a round: the sum over the images of one tree node.
 
     Args:
-        round: which round it belongs to, over all epochs.
+        round: its round, counted over all epochs.
         node: the range of shards it covers.
         gradient: (P,) float32, summed over the images (not averaged).
         loss: summed over the images.
-        num_images: how many; travels with the sums, so that the server can weigh them right.
+        num_images: number of images in the sums, so that the server can weight them.
     """
 
     round: int
-    node: Node
+    node: TreeNode
     gradient: Vector
     loss: float
     num_images: int
@@ -43,12 +43,12 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """The images of a round from the shards of a node, one shard after the other.
+    """The images of a round from the shards of a tree node, one shard after the other.
 
     Args:
         inputs: (B, 784) float32.
         labels: (B,) uint8.
-        parts: which rows are of which shard.
+        parts: the rows of each shard.
     """
 
     inputs: NDArray[np.float32]
@@ -57,12 +57,12 @@ class _Batch:
 
 
 def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
-    """The contribution of a parent node from those of its two children.
+    """Add the contributions of two children to that of their parent.
 
     Args:
         left: of the first child.
-        right: of the second.
-        out: (P,) float32, where the gradient goes, if it should not be a new vector.
+        right: of the second child.
+        out: (P,) float32, receives the gradient; None for a new vector.
     """
     return Contribution(
         round=left.round,
@@ -74,10 +74,10 @@ def add(left: Contribution, right: Contribution, out: Vector | None = None) -> C
 
 
 class Worker:
-    """Computes the gradients of the shards it holds.
+    """A source of gradients for the shards it holds.
 
     Args:
-        recipe: the net, how pixels become inputs, which images each round uses.
+        recipe: the net, the preparation of pixels and the batch plan.
         shards: the images of each shard, as uint8; pixels become float32 batch by batch.
     """
 
@@ -86,11 +86,11 @@ class Worker:
         self._plan = recipe.plan
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._scratch: dict[int, Vector] = {}
-        self._ready: dict[tuple[int, Node], _Batch] = {}
+        self._ready: dict[tuple[int, TreeNode], _Batch] = {}
         self.hold(shards)
 
     def hold(self, shards: Mapping[int, Dataset]) -> None:
-        """Take these shards in place of the present ones."""
+        """Replace the shards it holds."""
         self._shards = {
             shard: digits if self._recipe.upright_last else self._upright(digits)
             for shard, digits in shards.items()
@@ -100,36 +100,36 @@ class Worker:
     def _upright(self, digits: Dataset) -> Dataset:
         return Dataset(deskew_images(self._recipe.preparation, digits.images), digits.labels)
 
-    def nodes(self) -> list[Node]:
-        """The largest whole nodes of the tree over its shards."""
+    def nodes(self) -> list[TreeNode]:
+        """Return the largest whole tree nodes over its shards."""
         return cover((0, self._plan.num_shards), frozenset(self._shards))
 
     def prepare(self, round_: int) -> None:
-        """Make a round's inputs before its parameters are there: most of the work needs none.
+        """Prepare a round's inputs before its parameters arrive: most of the work needs none.
 
         Args:
-            round_: over all epochs; beyond the last one nothing is done.
+            round_: counted over all epochs; beyond the last one nothing happens.
         """
         if round_ < self._recipe.num_rounds:
             self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes()}
 
     def contribute(self, round_: int, vector: Vector) -> list[Contribution]:
-        """The contributions of all its nodes, each with a gradient vector of its own.
+        """Compute the contributions of all its tree nodes, each with its own gradient vector.
 
         Args:
-            round_: over all epochs.
-            vector: (P,) float32 parameters, left alone.
+            round_: counted over all epochs.
+            vector: (P,) float32 parameters, not changed.
         """
         return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes()]
 
-    def sum_node(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
-        """The contribution of one node: left child's sum + right child's sum, down to the shards.
+    def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
+        """Compute the contribution of one tree node: left sum + right sum, down to the shards.
 
         Args:
-            round_: over all epochs.
-            node: all of whose shards it holds.
-            vector: (P,) float32 parameters, left alone.
-            out: (P,) float32, where the gradient goes.
+            round_: counted over all epochs.
+            node: a tree node; the worker holds all its shards.
+            vector: (P,) float32 parameters, not changed.
+            out: (P,) float32, receives the gradient.
         """
         batch = self._ready.pop((round_, node), None) or self._batch(round_, node)
         architecture = self._recipe.architecture
@@ -145,7 +145,7 @@ class Worker:
             round=round_, node=node, gradient=out, loss=loss, num_images=len(batch.labels)
         )
 
-    def _batch(self, round_: int, node: Node) -> _Batch:
+    def _batch(self, round_: int, node: TreeNode) -> _Batch:
         parts = _in_a_row(self._plan.micro_batch(round_, shard) for shard in range(*node))
         num_images, like = parts[-1].stop, self._shards[node[0]]
         images = np.empty((num_images, *like.images.shape[1:]), like.images.dtype)
@@ -160,9 +160,9 @@ class Worker:
         return _Batch(inputs=inputs, labels=labels, parts=parts)
 
     def _distorted(
-        self, round_: int, node: Node, parts: Sequence[slice], images: NDArray[np.uint8]
+        self, round_: int, node: TreeNode, parts: Sequence[slice], images: NDArray[np.uint8]
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Each shard's images distorted on their own: matrix products are involved."""
+        """Distort each shard's images on their own: the result goes through matrix products."""
         distortion = self._recipe.distortion_in(round_)
         if not distortion and not self._recipe.upright_last:
             return images
@@ -173,8 +173,10 @@ class Worker:
             distorted[part] = distort(images[part], distortion, draws, size)
         return distorted
 
-    def _sum(self, signals: Signals, parts: Mapping[int, slice], node: Node, out: Vector) -> float:
-        """The node's gradient into `out`: left child's + right child's, down to the shards."""
+    def _sum(
+        self, signals: Signals, parts: Mapping[int, slice], node: TreeNode, out: Vector
+    ) -> float:
+        """Sum the node's gradient into `out` and return its loss."""
         if node[1] - node[0] == 1:
             part = parts[node[0]]
             mlp.sum_gradients(signals, part, self._recipe.architecture.params(out))
@@ -185,15 +187,15 @@ class Worker:
         out += buffer
         return loss
 
-    def _buffer(self, node: Node, like: Vector) -> Vector:
-        # One for each size of node: the one in use further up the tree is of another size.
+    def _buffer(self, node: TreeNode, like: Vector) -> Vector:
+        # One buffer for each size: the one in use further up the tree has another size.
         size = node[1] - node[0]
         if size not in self._scratch:
             self._scratch[size] = np.empty_like(like)
         return self._scratch[size]
 
     def _order(self, epoch: int, shard: int) -> NDArray[np.int64]:
-        # A cache, not a state: it saves sorting the same draws for every round of an epoch.
+        # A cache, not state: it saves sorting the same draws for every round of an epoch.
         known = self._orders.get(shard)
         if known is None or known[0] != epoch:
             known = self._orders[shard] = (epoch, self._plan.order(epoch, shard))
@@ -201,6 +203,6 @@ class Worker:
 
 
 def _in_a_row(spans: Iterable[slice]) -> list[slice]:
-    """Slices of the same lengths, one after the other from 0."""
+    """Return slices of the same lengths, one after the other from 0."""
     ends = list(accumulate((span.stop - span.start for span in spans), initial=0))
     return [slice(start, end) for start, end in pairwise(ends)]

@@ -137,13 +137,13 @@ def test_folder_of_broken_pictures_alone_gives_an_empty_table(tmp_path: Path) ->
 def test_picture_that_is_gone_is_quarantined(tmp_path: Path, png: Path) -> None:
     from nanograd.batch.ingest import plan
     from nanograd.batch.job import run_job
-    from nanograd.batch.part import run_here
+    from nanograd.batch.part import run_local
 
     gone = sorted(png.rglob("*.png"))[3]
     job, work = plan(IngestConfig(output=str(tmp_path / "rows")), [str(png)], print)
     gone.unlink()
 
-    total = run_job(job, run_here(work), lambda sentence: None).summary
+    total = run_job(job, run_local(work), lambda sentence: None).summary
 
     [row] = pq.read_table(tmp_path / "rows" / "_quarantine").to_pylist()
     assert (row["source_file"], row["reason"]) == (str(gone), "no_file")

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from nanograd.batch.job import run_job
-from nanograd.batch.part import Part, Receipt, do, part_id
+from nanograd.batch.part import Part, Receipt, part_id, run_part
 from nanograd.errors import InternalError, StorageError
 from nanograd.runtime import json_files, storage
 from tests.helpers.folders import untimed_contents
@@ -54,7 +54,7 @@ def test_order_of_receipts_does_not_change_the_output(
 
     run_job(
         make_job(out),
-        lambda parts: (do(work, part) for part in reversed(parts)),
+        lambda parts: (run_part(work, part) for part in reversed(parts)),
         lambda sentence: None,
     )
 
@@ -143,7 +143,9 @@ def test_lost_or_repeated_part_is_an_internal_error(out: Path, twice: bool) -> N
     with pytest.raises(InternalError, match=f"{6 if twice else 4} parts done of 5 planned"):
         run_job(
             make_job(out),
-            lambda parts: (do(work, part) for part in ([*parts, parts[0]] if twice else parts[1:])),
+            lambda parts: (
+                run_part(work, part) for part in ([*parts, parts[0]] if twice else parts[1:])
+            ),
             lambda sentence: None,
         )
 

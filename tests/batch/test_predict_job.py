@@ -14,7 +14,7 @@ from pyarrow import csv
 from nanograd import commands
 from nanograd.batch import predict
 from nanograd.batch.job import run_job
-from nanograd.batch.part import Part, Receipt, run_here
+from nanograd.batch.part import Part, Receipt, run_local
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.preparation import Preparation
@@ -24,6 +24,7 @@ from nanograd.models.model import Model, Net
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.nn.mlp import Architecture, init_params
 from nanograd.runtime import process
+from nanograd.runtime.events import Event, Message
 from nanograd.tables.images import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
 
@@ -69,8 +70,10 @@ def config(model_place: str, tmp_path: Path) -> PredictConfig:
 
 
 def run(config: PredictConfig, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
-    said: list[str] = []
-    return commands.predict(config, [str(place) for place in inputs], said.append), said
+    events: list[Event] = []
+    return commands.predict(config, [str(place) for place in inputs], events.append), [
+        str(event) for event in events if isinstance(event, Message)
+    ]
 
 
 def changed(config: PredictConfig, **values: Any) -> PredictConfig:
@@ -244,7 +247,7 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
         return work(part)
 
     with pytest.raises(StorageError, match="disk is full"), process.one_thread():
-        run_job(job, run_here(failing), lambda sentence: None)
+        run_job(job, run_local(failing))
     was_complete = (tmp_path / "out" / "_SUCCESS").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("part-*")}
     figures, said = run(config, rows)
@@ -381,6 +384,6 @@ def test_model_that_changes_under_a_job_stops_it(
     save_model(tmp_path / "model", seed=4)
 
     with pytest.raises(DataError, match="has changed since the job began"):
-        run_job(job, run_here(work), lambda sentence: None)
+        run_job(job, run_local(work))
 
     assert not (tmp_path / "out" / "_SUCCESS").exists()

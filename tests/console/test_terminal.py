@@ -4,92 +4,106 @@ import os
 import pty
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from nanograd.console import closing
-from nanograd.console.log_lines import Lines, line
-from nanograd.console.terminal import LiveView, listener, view
-from nanograd.runtime.events import Figures
+from nanograd.console import summaries
+from nanograd.console.log_lines import JsonLog, TextLog
+from nanograd.console.terminal import LiveView, stderr_listener
+from nanograd.runtime.events import (
+    EpochFinished,
+    EpochMetrics,
+    Event,
+    JobProgress,
+    Level,
+    Listener,
+    Message,
+    TrainingProgress,
+    WorkerState,
+    info,
+    warning,
+)
 
-ROWS = {
-    "event": "progress",
-    "command": "predict",
-    "part": 2,
-    "parts": 10,
-    "row": 2000,
-    "rows": 10_000,
-    "rows_per_s": 412.4,
-    "quarantined": 3,
-    "left_s": 19.4,
-    "complete": False,
-}
-ROUNDS = {
-    "event": "progress",
-    "command": "train",
-    "net": 1,
-    "nets": 1,
-    "epoch": 4,
-    "epochs": 10,
-    "round": 412,
-    "rounds": 1060,
-    "rounds_per_s": 104.2,
-    "images_per_s": 53_120,
-    "loss": 0.08123,
-    "val_accuracy": 0.9871,
-    "left_s": 6.2,
-    "workers": {"0": "working", "1": "starting"},
-    "complete": False,
-}
-EPOCH = {
-    "event": "epoch",
-    "command": "train",
-    "epoch": 3,
-    "round": 318,
-    "loss": 0.0912,
-    "val_accuracy": 0.9852,
-    "train_s": 3.1,
-    "images_per_s": 52_000,
-}
+ROWS = JobProgress(
+    command="predict",
+    part=2,
+    parts=10,
+    row=2000,
+    rows=10_000,
+    rows_per_s=412.4,
+    quarantined=3,
+    time_s=4.8,
+    left_s=19.4,
+    complete=False,
+)
+ROUNDS = TrainingProgress(
+    epoch=4,
+    epochs=10,
+    round=412,
+    rounds=1060,
+    image=240_000,
+    rounds_per_s=104.2,
+    images_per_s=53_120,
+    loss=0.08123,
+    val_accuracy=0.9871,
+    left_s=6.2,
+    workers={"0": WorkerState.WORKING, "1": WorkerState.STARTING},
+    complete=False,
+)
+EPOCH = EpochFinished(
+    metrics=EpochMetrics(
+        epoch=3,
+        round=318,
+        loss=0.0912,
+        val_accuracy=0.9852,
+        learning_rate=0.3,
+        train_s=3.1,
+        images_per_s=52_000,
+    )
+)
 
 
-def lines_of(shown: list[tuple[float, Figures]], **how: Any) -> list[str]:
-    """The lines for figures that come at these times."""
+def lines_of(events: list[tuple[float, Event]], log_class: type[TextLog] = TextLog) -> list[str]:
+    """The lines of events that come at these times."""
     written: list[str] = []
     now = [0.0]
-    lines = Lines(written.append, clock=lambda: now[0], **how)
-    for time, figures in shown:
+    log = log_class(written.append, clock=lambda: now[0])
+    for time, event in events:
         now[0] = time
-        lines.show(figures)
+        log(event)
     return written
 
 
-def drawn(figures: Figures, width: int, epochs: list[Figures]) -> str:
-    stream = StringIO()
-    Console(file=stream, width=width).print(view(figures, epochs))
-    return stream.getvalue()
+def drawn(event: TrainingProgress | JobProgress, width: int, num_epochs: int = 0) -> str:
+    console = Console(file=StringIO(), width=width)
+    view = LiveView(console)
+    for _ in range(num_epochs):
+        view(EPOCH)
+    console.print(view.view(event))
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def on_a_terminal(use: Callable[[Any], None]) -> str:
-    """What is written to a terminal by who listens there."""
+def on_a_terminal(use: Callable[[Listener], None]) -> str:
+    """What a listener writes to a terminal."""
     ours, theirs = pty.openpty()
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(read_all, ours)
         with (
             os.fdopen(theirs, "w") as stream,
-            listener("auto", quiet=False, stream=stream) as found,
+            stderr_listener("auto", quiet=False, stream=stream) as listener,
         ):
-            use(found)
+            use(listener)
         text = written.result()
     os.close(ours)
     return text
 
 
 def read_all(terminal: int) -> str:
-    """What comes out of a terminal until its other side is closed."""
+    """Read a terminal until its other side is closed."""
     data = b""
     try:
         while new := os.read(terminal, 10_000):
@@ -99,117 +113,121 @@ def read_all(terminal: int) -> str:
     return data.decode()
 
 
-def test_figures_have_a_line_every_five_seconds_and_one_at_the_end() -> None:
-    shown = [(float(each) / 2, {**ROWS, "part": each}) for each in range(25)]
+def test_progress_has_a_line_every_five_seconds_and_one_at_the_end() -> None:
+    events = [(float(each) / 2, replace(ROWS, part=each)) for each in range(25)]
 
-    found = lines_of([*shown, (12.1, {**ROWS, "part": 25, "complete": True})])
+    lines = lines_of([*events, (12.1, replace(ROWS, part=25, complete=True))])
 
-    assert [each.split()[2] for each in found] == ["10/10", "20/10", "25/10"]
+    assert [line.split()[2] for line in lines] == ["10/10", "20/10", "25/10"]
 
 
-def test_line_of_each_job_says_how_far_how_fast_how_good_and_how_long() -> None:
-    assert line(ROWS) == (
+def test_line_of_each_job_has_counts_speed_quality_and_time() -> None:
+    log = TextLog(print)
+
+    assert log.progress_line(ROWS) == (
         "predict  part 2/10  row 2,000/10,000  412 rows/s  3 quarantined  19 s left"
     )
-    assert line(ROUNDS) == (
+    assert log.progress_line(ROUNDS) == (
         "train  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s  loss 0.0812  "
         "validation 98.71 %  1 of 2 workers  6 s left"
     )
 
 
-def test_run_that_knows_nothing_yet_has_a_line_all_the_same() -> None:
-    unknown = {"loss": None, "val_accuracy": None, "left_s": None}
+def test_line_leaves_out_unknown_values() -> None:
+    event = replace(ROUNDS, loss=None, val_accuracy=None, left_s=None, workers={}, nets=3)
 
-    assert line({**ROUNDS, **unknown, "workers": {}, "nets": 3}) == (
+    assert TextLog(print).progress_line(event) == (
         "train  net 1/3  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s"
     )
 
 
-def test_json_has_every_epoch_and_the_figures_under_their_names() -> None:
-    found = lines_of([(0, ROUNDS), (1, EPOCH), (6, ROUNDS)], as_json=True)
+def test_json_log_has_every_epoch_and_progress_with_their_fields() -> None:
+    epoch, progress = map(json.loads, lines_of([(0, ROUNDS), (1, EPOCH), (6, ROUNDS)], JsonLog))
 
-    epoch, progress = map(json.loads, found)
     assert epoch.pop("time").endswith("Z")
-    assert epoch == EPOCH
-    assert progress.items() >= ROUNDS.items()
+    assert epoch == EPOCH.record()
+    assert progress.items() >= ROUNDS.record().items()
+    assert progress["workers"] == {"0": "working", "1": "starting"}
 
 
 @pytest.mark.parametrize(
-    ("sentence", "level", "message"),
+    ("event", "text", "level"),
     [
-        ("20 images", "info", "20 images"),
-        ("WARNING: no report", "warning", "no report"),
-        ("nanograd: no such file", "error", "no such file"),
-        ("\ndone\n  model  x", "info", "done\n  model  x"),
+        (info("20 images"), "20 images", "info"),
+        (warning("no report"), "WARNING: no report", "warning"),
+        (Message(text="no such file", level=Level.ERROR), "nanograd: no such file", "error"),
+        (info("\ndone\n  model  x"), "\ndone\n  model  x", "info"),
     ],
 )
-def test_json_says_the_level_of_a_sentence(sentence: str, level: str, message: str) -> None:
-    written: list[str] = []
+def test_message_has_its_level_in_text_and_json(event: Message, text: str, level: str) -> None:
+    [line] = lines_of([(0, event)])
+    [record] = map(json.loads, lines_of([(0, event)], JsonLog))
 
-    Lines(written.append, as_json=True).say(sentence)
+    assert line == text
+    assert (record["event"], record["level"]) == ("message", level)
+    assert record["message"] == event.text.strip()
 
-    [found] = map(json.loads, written)
-    assert (found["event"], found["level"], found["message"]) == ("message", level, message)
 
-
-def test_who_wants_quiet_is_told_warnings_alone() -> None:
+def test_quiet_passes_on_only_warnings_and_errors() -> None:
     stream = StringIO()
 
-    with listener("auto", quiet=True, stream=stream) as found:
-        found.say("2 workers")
-        found.say("WARNING: no report")
-        found.show({**ROWS, "complete": True})
+    with stderr_listener("auto", quiet=True, stream=stream) as listener:
+        listener(info("2 workers"))
+        listener(warning("no report"))
+        listener(replace(ROWS, complete=True))
 
     assert stream.getvalue() == "WARNING: no report\n"
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize(("figures", "epochs"), [(ROWS, []), (ROUNDS, 7 * [EPOCH])])
-def test_view_fits_into_the_terminal(width: int, figures: Figures, epochs: list[Figures]) -> None:
-    found = drawn(figures, width, epochs)
+@pytest.mark.parametrize(("event", "num_epochs"), [(ROWS, 0), (ROUNDS, 7)])
+def test_view_fits_the_terminal(
+    width: int, event: TrainingProgress | JobProgress, num_epochs: int
+) -> None:
+    rows = drawn(event, width, num_epochs).splitlines()
 
-    rows = found.splitlines()
     assert max(map(len, rows)) <= width
-    # Nothing is wrapped: bar and measures, with training workers, head and five epochs.
-    assert len(rows) == (2 + 1 + 1 + 5 if epochs else 2)
-    assert "s left" in rows[0]
+    # Nothing is wrapped: bar and measures; for training also workers, a header and five epochs.
+    assert len(rows) == (2 + 1 + 1 + 5 if num_epochs else 2)
+    assert ("round 412/1,060" if num_epochs else "row 2,000/10,000") in rows[0]
 
 
-def test_view_says_who_is_not_working() -> None:
-    assert "● 0 ○ 1 starting" in drawn(ROUNDS, 80, [])
+def test_view_marks_workers_that_are_starting() -> None:
+    assert "● 0 ○ 1 starting" in drawn(ROUNDS, 80)
 
 
 def test_view_of_many_workers_stays_in_its_line() -> None:
-    states = {str(rank): "working" for rank in range(64)}
+    event = replace(ROUNDS, workers={str(rank): WorkerState.WORKING for rank in range(64)})
 
-    assert max(map(len, drawn({**ROUNDS, "workers": states}, 80, []).splitlines())) <= 80
+    assert max(map(len, drawn(event, 80).splitlines())) <= 80
 
 
-def test_terminal_has_a_live_view_and_the_last_figures_stay() -> None:
-    def use(found: Any) -> None:
-        assert isinstance(found, LiveView)
-        found.say("20 images")
-        found.show({**ROUNDS, "complete": True})
+def test_terminal_has_a_live_view_whose_last_state_stays() -> None:
+    def use(listener: Any) -> None:
+        assert isinstance(listener, LiveView)
+        listener(info("20 images"))
+        listener(ROUNDS)
+        listener(replace(ROUNDS, round=1060, complete=True))
 
     written = on_a_terminal(use)
 
     assert "20 images" in written
-    assert written.count("done") == 1
+    assert "1,060/1,060" in written
     assert written.rstrip().endswith("\x1b[?25h")  # the cursor is back
 
 
-def test_terminal_that_can_do_nothing_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumb_terminal_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
 
-    written = on_a_terminal(lambda found: found.show({**ROWS, "complete": True}))
+    written = on_a_terminal(lambda listener: listener(replace(ROWS, complete=True)))
 
     assert written.startswith("predict  part 2/10")
 
 
-def test_no_colour_is_used_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def use(found: Any) -> None:
-        found.say("WARNING: no report")
-        found.show(ROUNDS)
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(listener: Listener) -> None:
+        listener(warning("no report"))
+        listener(ROUNDS)
 
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -222,27 +240,27 @@ def test_no_colour_is_used_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_view_is_closed_when_a_job_fails() -> None:
-    def use(found: Any) -> None:
-        found.show(ROUNDS)
+    def fail(listener: Listener) -> None:
+        listener(ROUNDS)
         raise KeyboardInterrupt
 
-    def survive(found: Any) -> None:
+    def survive(listener: Listener) -> None:
         with pytest.raises(KeyboardInterrupt):
-            use(found)
+            fail(listener)
 
     assert on_a_terminal(survive).rstrip().endswith("\x1b[?25h")
 
 
-def test_last_words_name_what_was_made_and_the_next_command() -> None:
-    trained = closing.of_training(
+def test_summary_names_the_output_and_the_next_command() -> None:
+    trained = summaries.of_training(
         {"epochs": 3, "train_s": 9.12, "test_accuracy": 0.9903, "model": "r/model", "report": None}
     )
-    ingested = closing.of_ingest(
+    ingested = summaries.of_ingest(
         {"output": "rows", "ingested": 20, "labelled": 7, "quarantined": 1, "reasons": {"empty": 1}}
     )
     counts = {"predicted": 20, "quarantined": 0, "reasons": {}, "accuracy": None}
     where = {"output": "s3://b/o", "report": "s3://b/o/report.html"}
-    read = closing.of_prediction(where | counts, "parquet")
+    read = summaries.of_prediction(where | counts, "parquet")
 
     assert "99.03 %" in trained
     assert "report" not in trained
@@ -253,10 +271,10 @@ def test_last_words_name_what_was_made_and_the_next_command() -> None:
     assert "% of" not in read
 
 
-def test_last_words_do_not_send_on_who_has_nothing_to_go_on_with() -> None:
+def test_summary_of_an_empty_result_names_no_next_step() -> None:
     none = {"output": "out", "quarantined": 2, "reasons": {"empty": 2}}
-    ingested = closing.of_ingest(none | {"ingested": 0, "labelled": 0})
-    read = closing.of_prediction(
+    ingested = summaries.of_ingest(none | {"ingested": 0, "labelled": 0})
+    read = summaries.of_prediction(
         none | {"predicted": 0, "accuracy": None, "report": None}, "parquet"
     )
 

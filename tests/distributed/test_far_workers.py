@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
-from nanograd.distributed.shared_memory import Address
+from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 # Actors cannot import this module: their classes travel by value.
@@ -34,12 +35,12 @@ class Far(WorkerActor):
 
     folder = ""
 
-    def attach(self, address: Address) -> bool:
+    def attach(self, address: MemoryAddress) -> bool:
         try:
             Path(self.folder, str(address.token)).touch(exist_ok=False)
         except FileExistsError:
             Path(self.folder, f"far-{os.getpid()}").touch()
-            self._segment = None
+            self._memory = None
             return False
         Path(self.folder, f"near-{os.getpid()}").touch()
         return super().attach(address)
@@ -62,7 +63,7 @@ def group(
     ray_cpus: int, recipe: Recipe, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     monkeypatch.setattr(members, "WorkerActor", type("Some", (Far,), {"folder": str(tmp_path)}))
-    group = RayGroup(recipe, digits, first_snapshot(recipe), 3)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=3)
     yield group
     group.close()
 

@@ -3,13 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import ray
 import ray.cloudpickle
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members
@@ -17,10 +17,11 @@ from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import DivergedError
 from nanograd.nn.optimizers import Vector
+from nanograd.runtime.events import Event, RoundRetried
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe
 from nanograd.training.server import first_snapshot
-from nanograd.training.tree import Node
+from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
 
 # Actors cannot import this module: their classes travel by value.
@@ -35,7 +36,7 @@ class NanAtRoundNine(WorkerActor):
     folder = ""
     most = 1
 
-    def sum_node(self, round_: int, node: Node, vector: Vector, out: Vector) -> Contribution:
+    def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
         done = super().sum_node(round_, node, vector, out)
         if round_ == 9 and len(os.listdir(self.folder)) < self.most:  # noqa: PTH208
             Path(self.folder, f"{os.getpid()}-{node}").touch()
@@ -63,9 +64,11 @@ def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
     shared_memory: bool,
 ) -> None:
     faulty(monkeypatch, tmp_path, most=1)
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     start = first_snapshot(recipe)
-    group = RayGroup(recipe, digits, start, 2, tell=events.append, shared_memory=shared_memory)
+    group = RayGroup(
+        recipe, digits, start, num_workers=2, listener=events.append, shared_memory=shared_memory
+    )
     group.advance(ROUNDS)
     actual = group.snapshot()
     group.close()
@@ -73,7 +76,7 @@ def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
     local = LocalGroup(recipe, digits, start)
     local.advance(ROUNDS)
     np.testing.assert_array_equal(actual.vector, local.snapshot().vector)
-    assert [event["round"] for event in events if event["event"] == "refused"] == [9]
+    assert [event.round for event in events if isinstance(event, RoundRetried)] == [9]
 
 
 def test_a_gradient_that_is_bad_again_is_divergence(
@@ -84,7 +87,7 @@ def test_a_gradient_that_is_bad_again_is_divergence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     faulty(monkeypatch, tmp_path, most=10**6)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2)
 
     with pytest.raises(DivergedError, match=r"round 9: .*computed twice"):
         group.advance(ROUNDS)

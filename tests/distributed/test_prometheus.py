@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from threading import Event as StopSignal
 from time import monotonic, sleep
 from typing import Any
 from urllib.request import urlopen
@@ -14,12 +15,14 @@ import pytest
 import ray
 
 from nanograd import commands
+from nanograd.commands import make_run
 from nanograd.config.command_configs import PredictConfig
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.prometheus import RayMetrics
-from nanograd.training.run import Run, train_run
+from nanograd.runtime.events import Event, TrainingProgress, broadcast
+from nanograd.training.run import train_run
 
 Labels = dict[str, str]
 
@@ -63,24 +66,22 @@ def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path
     assert found["ray_nanograd_round_seconds_count"] >= 3
 
 
-def test_lost_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) -> None:
+def test_failed_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) -> None:
     place = str(tmp_path / "run")
     groups: list[RayGroup] = []
 
-    def make_group(*about: Any) -> RayGroup:
-        *what, tell, stop = about
-        groups.append(RayGroup(*what, 2, tell=tell, stop=stop))
+    def start_group(*about: Any) -> RayGroup:
+        groups.append(RayGroup(*about, num_workers=2))
         return groups[0]
 
-    def kill_one() -> bool:
-        if not killed:
+    def kill_one(event: Event) -> None:
+        if isinstance(event, TrainingProgress) and not killed:
             killed.append(groups[0].pids()["1"])
             os.kill(killed[0], signal.SIGKILL)
-        return False
 
     killed = list[int]()
-    run = Run(config=TrainConfig(epochs=3, hidden=8), place=place, data=sample)
-    train_run(run, make_group, kill_one, [].append, RayMetrics("train", place).show)
+    run = make_run(TrainConfig(epochs=3, hidden=8), place, sample)
+    train_run(run, start_group, broadcast(kill_one, RayMetrics("train", place)), StopSignal())
 
     wait_for(place, lost_workers_total=1)
 

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import group as ray_group
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 ROUNDS = 7
@@ -33,7 +34,7 @@ def test_any_number_of_workers_gives_the_bits_of_the_local_group(
     start = first_snapshot(recipe)
 
     expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)
-    actual = snapshot_after(RayGroup(recipe, digits, start, num_workers), ROUNDS)
+    actual = snapshot_after(RayGroup(recipe, digits, start, num_workers=num_workers), ROUNDS)
 
     assert actual.round == expected.round == ROUNDS
     np.testing.assert_array_equal(actual.vector, expected.vector)
@@ -47,8 +48,8 @@ def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(
     recipe = recipe_for(digits)
     start = first_snapshot(recipe)
 
-    middle = snapshot_after(RayGroup(recipe, digits, start, 2), 3)
-    end = snapshot_after(RayGroup(recipe, digits, middle, 3), ROUNDS)
+    middle = snapshot_after(RayGroup(recipe, digits, start, num_workers=2), 3)
+    end = snapshot_after(RayGroup(recipe, digits, middle, num_workers=3), ROUNDS)
 
     expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)
     np.testing.assert_array_equal(end.vector, expected.vector)
@@ -59,7 +60,7 @@ def test_progress_counts_loss_and_images_as_the_local_group_does(
 ) -> None:
     recipe = recipe_for(digits)
     local = LocalGroup(recipe, digits, first_snapshot(recipe))
-    remote = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+    remote = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2)
 
     local.advance(ROUNDS)
     remote.advance(ROUNDS)
@@ -82,7 +83,7 @@ def test_server_that_does_not_start_in_time_is_no_bug_of_ours(
 
 def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
     recipe = recipe_for(digits, learning_rate=1e30, optimizer="sgd", warmup=0)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), 2)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2)
 
     with pytest.raises(DivergedError, match="round 0"):
         snapshot_after(group, ROUNDS)
@@ -95,7 +96,7 @@ def test_calls_and_shared_memory_carry_the_same_bits(
     recipe = recipe_for(digits, shards=5, pixels="deslanted", elastic=1.0, rotation=8.0, stroke=0.5)
     start = first_snapshot(recipe)
 
-    group = RayGroup(recipe, digits, start, 3, shared_memory=shared_memory)
+    group = RayGroup(recipe, digits, start, num_workers=3, shared_memory=shared_memory)
     actual = snapshot_after(group, ROUNDS)
 
     expected = snapshot_after(LocalGroup(recipe, digits, start), ROUNDS)

@@ -23,14 +23,14 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import storage
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import make_recipe
-from nanograd.training.server import Progress, first_snapshot
+from nanograd.training.server import LossSum, first_snapshot
 
 FILE = Path(__file__).parent / "golden_curve.json"
 
@@ -73,10 +73,10 @@ def record(name: str, sample: Mnist) -> dict[str, Any]:
     config = TrainConfig.resolve(COMMON, RUNS[name])
     recipe = make_recipe(config, len(sample.train))
     group = LocalGroup(recipe, sample.train, first_snapshot(recipe))
-    losses, before = [], Progress()
+    losses, before = [], LossSum()
     for round_ in range(recipe.num_rounds):
         group.advance(round_ + 1)
-        before = before if round_ % recipe.plan.rounds_per_epoch else Progress()
+        before = before if round_ % recipe.plan.rounds_per_epoch else LossSum()
         now = group.snapshot().progress
         losses.append((now.loss - before.loss) / (now.num_images - before.num_images))
         before = now

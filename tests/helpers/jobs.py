@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nanograd.batch.job import Job, run_job
-from nanograd.batch.part import Part, Receipt, commit_part, part_id, run_here
+from nanograd.batch.part import Part, Receipt, commit_part, part_id, run_local
 from nanograd.errors import StorageError
+from nanograd.runtime.events import Event, Message
 
 ROWS = [1, 7, 193, 0, 28]
 PARTS = [
@@ -50,6 +51,7 @@ def make_job(
 
 
 def run(job: Job, work: Scribe) -> tuple[Receipt, list[str]]:
-    """The total, and what was said."""
-    said: list[str] = []
-    return run_job(job, run_here(work), said.append).summary, said
+    """Return the total and the messages."""
+    events: list[Event] = []
+    summary = run_job(job, run_local(work), events.append).summary
+    return summary, [str(event) for event in events if isinstance(event, Message)]

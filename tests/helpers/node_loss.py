@@ -10,12 +10,13 @@ import sys
 import ray
 from ray.cluster_utils import Cluster
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.runtime import storage
+from nanograd.runtime.events import Event
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
 ROUNDS = 40
@@ -36,8 +37,10 @@ def main(shared_memory: bool) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, logging_level="ERROR")
-    events: list[dict[str, object]] = []
-    group = RayGroup(recipe, digits, start, 3, tell=events.append, shared_memory=shared_memory)
+    events: list[Event] = []
+    group = RayGroup(
+        recipe, digits, start, events.append, num_workers=3, shared_memory=shared_memory
+    )
     group.advance(13)
     cluster.remove_node(nodes[0], allow_graceful=False)
     group.advance(27)
@@ -47,8 +50,8 @@ def main(shared_memory: bool) -> None:
     outcome = {
         "expected": checksum(local.snapshot()),
         "actual": checksum(group.snapshot()),
-        "events": [event["event"] for event in events],
-        "said": [event["sentence"] for event in events],
+        "events": [event.name for event in events],
+        "said": [str(event) for event in events],
         "workers": len(group.pids()) - 1,
     }
     group.close()

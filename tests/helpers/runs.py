@@ -1,21 +1,21 @@
-"""Small training runs, as several test files begin, stop and look at them."""
+"""Small training runs that several test files start, stop and compare."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event as StopSignal
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nanograd.commands import make_run
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.errors import Stopped
-from nanograd.runtime.events import Show, ignore
-from nanograd.training.local import LocalGroup
-from nanograd.training.run import MakeGroup, train_run
-from nanograd.training.run_directory import Run
+from nanograd.runtime.events import Event, Listener, Message, ignore
+from nanograd.training.local import LocalGroup, StartGroup
+from nanograd.training.run import train_run
 from nanograd.training.server import Snapshot
 
 SETTINGS = {
@@ -39,19 +39,16 @@ SETTINGS = {
 Figures = dict[str, Any]
 
 
-class StopAt:
-    """Wants a stop from the n-th time on that it is asked, as a signal does."""
+class StopAt(StopSignal):
+    """A stop signal that is set from the n-th time on that it is read."""
 
     def __init__(self, count: int) -> None:
+        super().__init__()
         self._asked, self._count = 0, count
 
-    def __call__(self) -> bool:
+    def is_set(self) -> bool:
         self._asked += 1
         return self._asked >= self._count
-
-
-def never() -> bool:
-    return False
 
 
 def refuse_to_compute(*about: object) -> LocalGroup:
@@ -61,15 +58,18 @@ def refuse_to_compute(*about: object) -> LocalGroup:
 def train(
     data: Mnist,
     place: Path,
-    stop: Callable[[], bool] = never,
-    make_group: MakeGroup = LocalGroup,
-    said: list[str] | None = None,
-    show: Show = ignore,
+    stop: StopSignal | None = None,
+    start_group: StartGroup = LocalGroup,
+    listener: Listener = ignore,
     **settings: object,
 ) -> Figures:
-    config = TrainConfig.resolve(SETTINGS, settings)
-    say = (said if said is not None else []).append
-    return train_run(Run(config=config, place=str(place), data=data), make_group, stop, say, show)
+    run = make_run(TrainConfig.resolve(SETTINGS, settings), str(place), data)
+    return train_run(run, start_group, listener, stop or StopSignal())
+
+
+def messages(events: list[Event]) -> list[str]:
+    """The texts of the messages among events."""
+    return [str(event) for event in events if isinstance(event, Message)]
 
 
 def without_times(figures: Figures) -> Figures:

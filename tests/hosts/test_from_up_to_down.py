@@ -78,7 +78,7 @@ TOKEN, WRONG = "RAY_AUTH_MODE=token", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab'
 REFUSALS = {
     "no token": ("north", "-u RAY_AUTH_MODE HOME=/tmp", "refuses our token"),
     "wrong token": ("north", WRONG, "refuses our token"),
-    "not a host": ("south", TOKEN, "is no host of the Ray cluster"),
+    "not a host": ("south", TOKEN, "is not a host of the Ray cluster"),
     "too few CPUs": ("head", TOKEN, "CPUs are free where 8 are needed"),
 }
 

@@ -19,6 +19,7 @@ from nanograd.nn.mlp import Architecture, init_params
 from nanograd.pictures import normalise
 from nanograd.report import panels, sheet
 from nanograd.report.inspection import Inspection
+from nanograd.runtime.events import Event
 
 SEVEN = ((50, 50), (150, 50), (90, 160))
 
@@ -30,7 +31,7 @@ def digits(sample: Mnist) -> Dataset:
 
 @pytest.fixture
 def folder(tmp_path: Path, digits: Dataset) -> Path:
-    """Return a folder with a drawing, an MNIST image, a blank picture and a broken file."""
+    """A drawing, one with MNIST's form, one that is blank, one that is none."""
     place = tmp_path / "in"
     place.mkdir()
     drawing = Image.new("RGB", (200, 180), "white")
@@ -54,14 +55,14 @@ def net(tmp_path: Path) -> tuple[str, Model]:
 
 
 def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
-    """Return figures, sheet and messages."""
-    said: list[str] = []
+    """Figures, sheet and what was said."""
+    events: list[Event] = []
     config = InspectConfig(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
-    figures = commands.inspect(config, [str(place) for place in inputs], said.append)
-    return figures, Image.open(config.output), said
+    figures = commands.inspect(config, [str(place) for place in inputs], events.append)
+    return figures, Image.open(config.output), [str(event) for event in events]
 
 
-def test_result_has_prediction_or_reason_of_each_picture(
+def test_result_has_each_picture_with_its_reading_or_its_reason(
     folder: Path, net: tuple[str, Model], digits: Dataset
 ) -> None:
     figures, _, _ = inspect(folder, model=net[0])
@@ -80,14 +81,14 @@ def test_result_has_prediction_or_reason_of_each_picture(
     assert json.loads(json.dumps(figures)) == figures
 
 
-def test_sheet_has_the_exact_input_of_the_net(folder: Path) -> None:
+def test_sheet_has_the_exact_28_by_28_that_the_net_sees(folder: Path) -> None:
     _, image, _ = inspect(folder / "drawing.png")
 
-    image_28 = normalise.normalise(Image.open(folder / "drawing.png"))
+    seen = normalise.normalise(Image.open(folder / "drawing.png"))
     left = image.width - sheet._MARGIN - panels.SIDE + 10
     top = sheet._HEAD + sheet._NAME + sheet._CAPTION + 10
     drawn = np.asarray(image.crop((left, top, left + 140, top + 140)).convert("L"))
-    assert np.array_equal(drawn, np.kron(image_28, np.ones((5, 5), np.uint8)))
+    assert np.array_equal(drawn, np.kron(seen, np.ones((5, 5), np.uint8)))
 
 
 def test_sheet_grows_by_the_same_for_every_picture(folder: Path) -> None:
@@ -98,7 +99,7 @@ def test_sheet_grows_by_the_same_for_every_picture(folder: Path) -> None:
     assert four - two == 2 * (two - one) > 2 * panels.SIDE
 
 
-def test_model_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[str, Model]) -> None:
+def test_net_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[str, Model]) -> None:
     without, first, _ = inspect(folder, output=str(folder.parent / "a.png"))
     with_net, second, _ = inspect(folder, model=net[0], output=str(folder.parent / "b.png"))
 
@@ -110,7 +111,7 @@ def test_model_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[s
     assert with_net["pictures"] == without["pictures"]
 
 
-def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
+def test_panels_are_the_steps_that_were_taken(folder: Path) -> None:
     def captions(name: str) -> list[str | None]:
         picture = Image.open(folder / name)
         steps = normalise.steps(picture)
@@ -129,7 +130,7 @@ def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])
-def test_framed_image_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
+def test_framed_picture_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
     panel = panels.frame_image(Image.new("RGB", size, (9, 9, 9)))
 
     pixels = np.asarray(panel)
@@ -150,11 +151,11 @@ def test_longest_bar_is_the_best_score_in_colour() -> None:
     assert blue.sum(axis=1).max() == pytest.approx(0.75 * whole, abs=2)
 
 
-@pytest.mark.parametrize("text", ["", "a", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
-def test_text_fits_the_given_width(text: str) -> None:
-    lines = panels.wrap_text(text, 14, 200)
+@pytest.mark.parametrize("words", ["", "a", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
+def test_words_fit_the_width_they_are_given(words: str) -> None:
+    lines = panels.wrap_text(words, 14, 200)
 
-    assert panels.load_font(15).getlength(panels.shorten_text(text, 15, 200)) <= 200
+    assert panels.load_font(15).getlength(panels.shorten_text(words, 15, 200)) <= 200
     assert all(panels.load_font(14).getlength(line) <= 200 for line in lines)
 
 
@@ -166,7 +167,7 @@ def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
     assert Image.open(BytesIO(data)).format == "PNG"
 
 
-def test_earlier_sheet_is_replaced_and_not_inspected(folder: Path) -> None:
+def test_earlier_sheet_is_replaced_and_is_no_picture_of_its_own_folder(folder: Path) -> None:
     output = str(folder / "sheet.png")
 
     first, _, _ = inspect(folder / "mnist.png", output=output)
@@ -175,7 +176,7 @@ def test_earlier_sheet_is_replaced_and_not_inspected(folder: Path) -> None:
     assert (first["pictures"], again["pictures"]) == (1, 4)
 
 
-def test_picture_is_never_overwritten(folder: Path) -> None:
+def test_picture_is_never_written_over(folder: Path) -> None:
     before = (folder / "mnist.png").read_bytes()
 
     with pytest.raises(OutputExistsError, match=r"is not a sheet of this command"):
@@ -184,14 +185,14 @@ def test_picture_is_never_overwritten(folder: Path) -> None:
     assert (folder / "mnist.png").read_bytes() == before
 
 
-def test_limit_draws_the_first_pictures_and_counts_the_rest(folder: Path) -> None:
+def test_limit_draws_the_first_and_says_so(folder: Path) -> None:
     figures, _, said = inspect(folder, limit=3)
 
     assert (figures["pictures"], figures["left_out"]) == (3, 1)
-    assert said == ["4 pictures; the first 3 are drawn (--limit)"]
+    assert said == ["4 pictures; the sheet shows the first 3 (--limit)"]
 
 
-def test_usage_errors_are_raised_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+def test_mistakes_are_said_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"its name ends in \.png"):
         inspect(folder, output=str(tmp_path / "sheet.jpg"))
     with pytest.raises(DataError, match="no such file or folder"):

@@ -10,6 +10,7 @@ from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import UsageError
 from nanograd.report.trackers import EXPERIMENT, guarded, trackers
+from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, Level, info
 
 # What MLflow and TensorBoard's writer do themselves is not ours to mend.
 pytestmark = [
@@ -31,13 +32,13 @@ def train(tmp_path: Path, **settings: object) -> list[dict[str, object]]:
 
 def events(folder: Path) -> Iterator[tuple[int, str, float]]:
     """Step, name and value of all scalars in TensorBoard's files (records with two checksums)."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event as Record
 
     for file in sorted(folder.iterdir()):
         data, at = file.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + length])
+            event = Record.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length
             for value in event.summary.value:
                 yield event.step, value.tag, value.simple_value
@@ -83,13 +84,22 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path: Path) -> None:
 
 def test_mlflow_knows_a_run_that_failed(tmp_path: Path) -> None:
     uri = (tmp_path / "mlruns").as_uri()
-    epoch = {"event": "epoch", "net": 1, "nets": 1, "round": 7, "loss": 0.5}
+    metrics = EpochMetrics(
+        epoch=1,
+        round=7,
+        loss=0.5,
+        val_accuracy=None,
+        learning_rate=0.1,
+        train_s=1.0,
+        images_per_s=193,
+    )
+    epoch = EpochFinished(metrics=metrics)
 
     with (
         pytest.raises(KeyboardInterrupt),
-        trackers("run", {}, False, uri, [].append) as [show],
+        trackers("run", {}, False, uri, [].append) as [tracker],
     ):
-        show(epoch)
+        tracker(epoch)
         raise KeyboardInterrupt
 
     from mlflow import MlflowClient
@@ -99,20 +109,21 @@ def test_mlflow_knows_a_run_that_failed(tmp_path: Path) -> None:
     assert run.info.status == "FAILED"
 
 
-def test_tracker_that_fails_is_said_once_and_left_alone() -> None:
-    said: list[str] = []
-    asked: list[object] = []
+def test_tracker_that_fails_is_reported_once_and_dropped() -> None:
+    warnings: list[Event] = []
+    received: list[object] = []
 
-    def fails(figures: object) -> None:
-        asked.append(figures)
+    def fails(event: Event) -> None:
+        received.append(event)
         raise ConnectionError("gone")
 
-    show = guarded(fails, said.append)
-    show({"event": "epoch"})
-    show({"event": "epoch"})
+    tracker = guarded(fails, warnings.append)
+    tracker(info("first"))
+    tracker(info("second"))
 
-    assert len(asked) == len(said) == 1
-    assert said[0].startswith("WARNING: figures are not tracked any more")
+    [warning], [_] = warnings, received
+    assert warning.level is Level.WARNING
+    assert "metrics are no longer tracked" in str(warning)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -7,11 +6,12 @@ import pytest
 from nanograd.errors import StorageError
 from nanograd.nn.optimizers import State
 from nanograd.runtime import storage
+from nanograd.runtime.events import EpochMetrics, Event
 from nanograd.training.checkpoint import Checkpoint, History, newest, save
-from nanograd.training.server import Progress, Snapshot
+from nanograd.training.server import LossSum, Snapshot
 
 IDENTITY = {"seed": 2**63 - 1, "ema": 0.1 + 0.2, "loss": "mse", "momentum": None}
-Sentences = list[str]
+Events = list[Event]
 
 
 def some_checkpoint(
@@ -21,8 +21,16 @@ def some_checkpoint(
     generator = np.random.default_rng(round_)
     vector, mean, square = generator.normal(size=(3, 7)).astype(np.float32)
     state: State = {"mean": mean, "square": square} if adam else {}
-    rows: list[dict[str, Any]] = [
-        {"epoch": i + 1, "round": 10 * (i + 1), "val_accuracy": accuracy}
+    epochs = [
+        EpochMetrics(
+            epoch=i + 1,
+            round=10 * (i + 1),
+            loss=0.1,
+            val_accuracy=accuracy,
+            learning_rate=0.3,
+            train_s=i / 3,
+            images_per_s=193,
+        )
         for i, accuracy in enumerate(accuracies or [])
     ]
     return Checkpoint(
@@ -32,9 +40,9 @@ def some_checkpoint(
             vector=vector,
             state=state,
             average=vector + 1 if adam else None,
-            progress=Progress(loss=0.1, num_images=193),
+            progress=LossSum(loss=0.1, num_images=193),
         ),
-        history=History(epochs=rows, train_s=1 / 3),
+        history=History(epochs=epochs, train_s=1 / 3),
     )
 
 
@@ -58,13 +66,13 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("adam", [False, True])
 def test_checkpoint_survives_a_round_trip_bit_by_bit(tmp_path: Path, adam: bool) -> None:
-    checkpoint, said = some_checkpoint(7, [0.5, None], adam), Sentences()
+    checkpoint, events = some_checkpoint(7, [0.5, None], adam), Events()
 
     save(str(tmp_path), checkpoint)
-    again = newest(str(tmp_path), said.append)
+    again = newest(str(tmp_path), events.append)
 
     assert again is not None
-    assert said == []
+    assert events == []
     assert vector_bits(again) == vector_bits(checkpoint)
     assert again.snapshot.round == 7
     assert sorted(again.snapshot.state) == sorted(checkpoint.snapshot.state)
@@ -79,18 +87,18 @@ def test_checkpoint_survives_a_round_trip_bit_by_bit(tmp_path: Path, adam: bool)
 
 
 def test_no_folder_and_an_empty_folder_have_no_checkpoint(tmp_path: Path) -> None:
-    said = Sentences()
+    events = Events()
 
-    assert newest(str(tmp_path), said.append) is None
-    assert newest(str(tmp_path / "missing"), said.append) is None
-    assert said == []
+    assert newest(str(tmp_path), events.append) is None
+    assert newest(str(tmp_path / "missing"), events.append) is None
+    assert events == []
 
 
 def test_newest_is_the_one_of_the_latest_round(tmp_path: Path) -> None:
     for round_ in (9, 100, 10):
         save(str(tmp_path), some_checkpoint(round_))
 
-    found = newest(str(tmp_path), Sentences().append)
+    found = newest(str(tmp_path), Events().append)
 
     assert vector_bits(found) == vector_bits(some_checkpoint(100))
 
@@ -101,13 +109,13 @@ def test_every_truncation_is_detected_and_the_one_before_is_used(two: tuple[Path
 
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
-        said = Sentences()
+        events = Events()
 
-        assert vector_bits(newest(str(folder), said.append)) == expected
-        assert len(said) == 1
-        assert str(file) in said[0]
-        assert "damaged" in said[0]
-        assert "before it is used" in said[0]
+        assert vector_bits(newest(str(folder), events.append)) == expected
+        assert len(events) == 1
+        assert str(file) in str(events[0])
+        assert "damaged" in str(events[0])
+        assert "before it is used" in str(events[0])
 
 
 @pytest.mark.parametrize("bit", [0, 7])
@@ -121,52 +129,52 @@ def test_every_flipped_byte_is_detected_and_the_one_before_is_used(
         damaged = bytearray(whole)
         damaged[position] ^= 1 << bit
         file.write_bytes(damaged)
-        said = Sentences()
+        events = Events()
 
-        assert vector_bits(newest(str(folder), said.append)) == expected
-        assert len(said) == 1
-        assert file.name in said[0]
+        assert vector_bits(newest(str(folder), events.append)) == expected
+        assert len(events) == 1
+        assert file.name in str(events[0])
 
 
-def test_all_damaged_is_no_checkpoint_and_every_one_is_named(two: tuple[Path, Path]) -> None:
+def test_all_damaged_checkpoints_are_named_and_none_is_used(two: tuple[Path, Path]) -> None:
     folder, _ = two
     names = storage.names(str(folder))
     for name in names:
         (folder / name).write_bytes(b"")
-    said = Sentences()
+    events = Events()
 
-    found = newest(str(folder), said.append)
+    found = newest(str(folder), events.append)
 
     assert found is None
-    assert all(name in sentence for name, sentence in zip(names[::-1], said, strict=True))
+    assert all(name in str(event) for name, event in zip(names[::-1], events, strict=True))
 
 
-def test_bytes_that_fit_their_name_but_are_no_checkpoint_are_passed_over(
+def test_file_that_fits_its_name_but_is_no_checkpoint_is_skipped(
     two: tuple[Path, Path],
 ) -> None:
     folder, _ = two
     data = b"something else"
     name = f"round-000000003-{storage.checksum(data)[:16]}.safetensors"
     storage.commit(str(folder / name), data)
-    said = Sentences()
+    events = Events()
 
-    found = newest(str(folder), said.append)
+    found = newest(str(folder), events.append)
 
     assert vector_bits(found) == vector_bits(some_checkpoint(2))
-    assert len(said) == 1
-    assert name in said[0]
+    assert len(events) == 1
+    assert name in str(events[0])
 
 
 def test_foreign_files_are_ignored(two: tuple[Path, Path]) -> None:
     folder, _ = two
     for name in ("zzz.safetensors", ".round-000000009.tmp", "round-9.safetensors", "README"):
         storage.commit(str(folder / name), b"mine")
-    said = Sentences()
+    events = Events()
 
-    found = newest(str(folder), said.append)
+    found = newest(str(folder), events.append)
 
     assert vector_bits(found) == vector_bits(some_checkpoint(2))
-    assert said == []
+    assert events == []
 
 
 def test_three_newest_are_kept(tmp_path: Path) -> None:

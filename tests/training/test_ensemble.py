@@ -9,8 +9,9 @@ from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files
-from nanograd.training import loop, run_directory
-from nanograd.training.run_directory import Run
+from nanograd.runtime.events import EpochFinished, Event, TrainingProgress, WorkerJoined, ignore
+from nanograd.training.evaluation import accuracy
+from nanograd.training.run_directory import RunDirectory
 from tests.helpers.runs import (
     SETTINGS,
     Figures,
@@ -20,16 +21,16 @@ from tests.helpers.runs import (
     without_times,
 )
 
-COMMITTEE = {"committee": 3, "pixels": "deslanted"}
+ENSEMBLE = {"committee": 3, "pixels": "deslanted"}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """The figures of a committee that nothing happened to."""
-    return train(few_digits, tmp_path_factory.mktemp("undisturbed") / "run", **COMMITTEE)
+    """The figures of an undisturbed ensemble."""
+    return train(few_digits, tmp_path_factory.mktemp("undisturbed") / "run", **ENSEMBLE)
 
 
-def test_nets_differ_in_seed_and_size_and_the_first_learns_most_styles() -> None:
+def test_members_differ_in_seed_and_size_and_the_first_learns_most_variants() -> None:
     settings = {"pixels": "deslanted", "width": 3.5, "styles": 0.1}
     config = TrainConfig.resolve(SETTINGS, settings, {"committee": 4})
 
@@ -41,7 +42,7 @@ def test_nets_differ_in_seed_and_size_and_the_first_learns_most_styles() -> None
     assert [net.styles for net in nets[1:]] == pytest.approx([0.02] * 3)
 
 
-def test_first_net_is_the_one_that_would_be_trained_alone() -> None:
+def test_first_member_has_the_settings_of_a_net_trained_alone() -> None:
     alone = TrainConfig.resolve(SETTINGS, {"pixels": "deslanted", "width": 3.5, "height": 5.5})
 
     nets = TrainConfig.resolve(alone.recipe(), {"committee": 5}).nets()
@@ -56,20 +57,18 @@ def test_first_net_is_the_one_that_would_be_trained_alone() -> None:
     ]
 
 
-def test_nets_of_digits_as_they_stand_differ_in_seed_alone() -> None:
+def test_members_without_deskewing_differ_in_seed_only() -> None:
     nets = TrainConfig.resolve(SETTINGS, {"committee": 3}).nets()
 
     assert [(net.seed, net.width) for net in nets] == [(5, 0.0), (6, 0.0), (7, 0.0)]
 
 
-def test_committee_holds_the_nets_that_its_members_would_be_alone(
-    few_digits: Mnist, tmp_path: Path
-) -> None:
+def test_members_have_the_bits_of_nets_trained_alone(few_digits: Mnist, tmp_path: Path) -> None:
     whole = {"validation_split": 0.0}
-    figures = train(few_digits, tmp_path / "run", **COMMITTEE, **whole)
+    figures = train(few_digits, tmp_path / "run", **ENSEMBLE, **whole)
 
     model = model_io.load(figures["model"])
-    for number, net in enumerate(TrainConfig.resolve(SETTINGS, COMMITTEE, whole).nets()):
+    for number, net in enumerate(TrainConfig.resolve(SETTINGS, ENSEMBLE, whole).nets()):
         alone = train(few_digits, tmp_path / str(number), **net.recipe())
         assert figures["nets"][number] == {
             name: alone[name] for name in ("params_sha256", "val_accuracy", "test_accuracy")
@@ -80,11 +79,11 @@ def test_committee_holds_the_nets_that_its_members_would_be_alone(
         assert model.nets[number].preparation == theirs.preparation
 
 
-def test_figures_are_those_of_the_nets_together(few_digits: Mnist, undisturbed: Figures) -> None:
+def test_result_describes_the_whole_ensemble(few_digits: Mnist, undisturbed: Figures) -> None:
     model = model_io.load(undisturbed["model"])
 
     assert undisturbed["params_sha256"] == model.params_sha256()
-    assert undisturbed["test_accuracy"] == loop.accuracy(model, few_digits.test)
+    assert undisturbed["test_accuracy"] == accuracy(model, few_digits.test)
     # 631 images in batches of 64, and redrawn ones, more of them in the first net
     assert undisturbed["rounds"] == 2 * (11 + 10 + 10)
     rows = (Path(undisturbed["model"]).parent / "metrics.jsonl").read_text().splitlines()
@@ -93,38 +92,61 @@ def test_figures_are_those_of_the_nets_together(few_digits: Mnist, undisturbed: 
 
 
 @pytest.mark.parametrize("count", [1, 5, 4])
-def test_stopped_and_resumed_it_ends_as_the_undisturbed_one(
+def test_stopped_and_resumed_ensemble_ends_as_the_undisturbed_one(
     few_digits: Mnist, tmp_path: Path, undisturbed: Figures, count: int
 ) -> None:
     with pytest.raises(Stopped, match=f"the same settings with --output {tmp_path / 'run'}, "):
-        train(few_digits, tmp_path / "run", StopAt(count), **COMMITTEE)
+        train(few_digits, tmp_path / "run", StopAt(count), **ENSEMBLE)
 
-    figures = train(few_digits, tmp_path / "run", **COMMITTEE)
+    figures = train(few_digits, tmp_path / "run", **ENSEMBLE)
 
     assert without_times(figures) == without_times(undisturbed)
 
 
-def test_lost_model_is_made_again_without_computing(
+def test_missing_model_is_rebuilt_from_checkpoints(
     few_digits: Mnist, tmp_path: Path, undisturbed: Figures
 ) -> None:
-    figures = train(few_digits, tmp_path / "run", **COMMITTEE)
+    figures = train(few_digits, tmp_path / "run", **ENSEMBLE)
     model_io.storage.remove(figures["model"])
 
-    again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, **COMMITTEE)
+    again = train(few_digits, tmp_path / "run", start_group=refuse_to_compute, **ENSEMBLE)
 
     assert again == figures
 
 
-@pytest.mark.parametrize(("committee", "net"), [(1, {}), (2, {"net": 2})])
-def test_event_of_a_committee_says_which_net_was_trained(
-    few_digits: Mnist, tmp_path: Path, committee: int, net: dict[str, int]
+@pytest.mark.parametrize(("num_nets", "net"), [(1, {}), (2, {"net": 2})])
+def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(
+    tmp_path: Path, num_nets: int, net: dict[str, int]
 ) -> None:
-    run = Run(config=TrainConfig(committee=committee), place=str(tmp_path), data=few_digits)
-    event = {"event": "joined", "sentence": "worker 1 joined at round 3", "round": 3}
-    shown: list[Figures] = []
+    directory = RunDirectory(str(tmp_path), {}, num_nets)
 
-    run_directory.teller(run, 1, [].append, shown.append)(event)
+    directory.record(1, WorkerJoined(rank=1, round=3), ignore)
 
-    [kept] = json_files.read_lines(str(tmp_path / "events.jsonl"))
-    assert shown == [event]
-    assert kept == {"time": kept["time"], **net, **event}
+    [row] = json_files.read_lines(str(tmp_path / "events.jsonl"))
+    sentence = "worker 1 joined at round 3"
+    event = {"event": "joined", "rank": 1, "round": 3, "sentence": sentence}
+    assert row == {"time": row["time"], **net, **event}
+
+
+def test_run_emits_every_epoch_and_ends_complete(few_digits: Mnist, tmp_path: Path) -> None:
+    events: list[Event] = []
+
+    train(few_digits, tmp_path / "run", listener=events.append, epochs=3, committee=2)
+
+    progress = [each for each in events if isinstance(each, TrainingProgress)]
+    epochs = [each for each in events if isinstance(each, EpochFinished)]
+    rounds = [each.round for each in progress]
+    assert rounds == sorted(rounds)
+    assert rounds[-1] == progress[-1].rounds
+    assert rounds[-1] == epochs[2].metrics.round + epochs[-1].metrics.round
+    # 631 images three times in each net, and those that are redrawn
+    images = [each.image for each in progress]
+    assert images == sorted(images)
+    assert 2 * 3 * 631 < images[-1] < 2 * 3 * 631 * 1.03
+    assert [each.complete for each in progress] == [False] * (len(progress) - 1) + [True]
+    assert [(each.net, each.metrics.epoch) for each in epochs] == [
+        (net, epoch) for net in (1, 2) for epoch in (1, 2, 3)
+    ]
+    assert progress[-1].loss == epochs[-1].metrics.loss
+    assert progress[-1].val_accuracy == epochs[-1].metrics.val_accuracy
+    assert set(progress[-1].workers.values()) == {"working"}

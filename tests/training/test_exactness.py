@@ -4,13 +4,14 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import PRESETS, TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import process
 from nanograd.training.local import shards_of
-from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import ParameterServer, Progress, Snapshot, first_snapshot
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import LossSum, ParameterServer, Snapshot, first_snapshot
 from nanograd.training.worker import Worker
 from tests.helpers.runs import bits
 
@@ -57,7 +58,7 @@ def some_digits() -> Dataset:
     return Dataset(images, generator.integers(0, 10, NUM_IMAGES).astype(np.uint8))
 
 
-def trained(recipe: Recipe, owners: list[list[int]], seed: int) -> tuple[Snapshot, Progress]:
+def trained(recipe: Recipe, owners: list[list[int]], seed: int) -> tuple[Snapshot, LossSum]:
     """All rounds, computed by workers with the given shards, arriving in random order."""
     digits, plan, generator = some_digits(), recipe.plan, np.random.default_rng(seed)
     workers = [

@@ -4,14 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.models.model import Model
-from nanograd.training import loop
+from nanograd.training.evaluation import accuracy, as_model
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import make_recipe
 from nanograd.training.server import first_snapshot
 
 SETTINGS = {
@@ -42,7 +42,7 @@ def trained(images: Dataset, **settings: object) -> Model:
     recipe = make_recipe(TrainConfig.resolve(SETTINGS, settings), len(images))
     group = LocalGroup(recipe, images, first_snapshot(recipe))
     group.advance(recipe.num_rounds)
-    return loop.as_model(recipe, group.snapshot(), {})
+    return as_model(recipe, group.snapshot())
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: f"{net['activation']}-{net['optimizer']}")
@@ -50,7 +50,7 @@ def test_two_epochs_of_the_sample_teach_85_per_cent(sample: Mnist, net: dict[str
     model = trained(sample.train, **net)
 
     assert model.nets[0].params.vector.dtype == np.float32
-    assert loop.accuracy(model, sample.test) >= 0.85
+    assert accuracy(model, sample.test) >= 0.85
 
 
 def test_random_labels_teach_nothing_about_unseen_images(sample: Mnist) -> None:
@@ -60,8 +60,8 @@ def test_random_labels_teach_nothing_about_unseen_images(sample: Mnist) -> None:
     model = trained(noise, **ADAM, epochs=20)
 
     assert model.nets[0].params.vector.dtype == np.float32
-    assert loop.accuracy(model, noise) > 0.3
-    assert loop.accuracy(model, sample.test) == pytest.approx(0.1, abs=0.05)
+    assert accuracy(model, noise) > 0.3
+    assert accuracy(model, sample.test) == pytest.approx(0.1, abs=0.05)
 
 
 def test_distortions_do_not_stop_the_learning(sample: Mnist) -> None:
@@ -69,4 +69,4 @@ def test_distortions_do_not_stop_the_learning(sample: Mnist) -> None:
     model = trained(sample.train, **ADAM, **distortion, pixels="deslanted", ema=0.9)
 
     assert model.nets[0].params.vector.dtype == np.float32
-    assert loop.accuracy(model, sample.test) >= 0.85
+    assert accuracy(model, sample.test) >= 0.85

@@ -1,26 +1,29 @@
 import math
-from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
+from threading import Event as StopSignal
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import prepare
-from nanograd.errors import Stopped
+from nanograd.errors import InternalError, Stopped
 from nanograd.nn.mlp import Params, loss_and_gradients, one_hot
 from nanograd.runtime import process
-from nanograd.training import loop
-from nanograd.training.checkpoint import History
+from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, WorkerState, ignore
+from nanograd.training import local, loop
+from nanograd.training.checkpoint import CheckpointSaver, History
+from nanograd.training.evaluation import Evaluator, accuracy, as_model
 from nanograd.training.local import LocalGroup, WorkerGroup
-from nanograd.training.loop import Watch
-from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import Progress, Snapshot, first_snapshot
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import LossSum, Snapshot, first_snapshot
+from nanograd.training.worker import Contribution, Worker
 
 SETTINGS = {
     "hidden": 16,
@@ -39,24 +42,25 @@ SETTINGS = {
     "epochs": 3,
 }
 ROUNDS_PER_EPOCH = 7
-Rows = list[dict[str, Any]]
+Rows = list[EpochMetrics]
 
 
-@dataclass
-class Saved:
-    """The newest checkpoint, as it was when it was saved."""
+class MemorySaver(CheckpointSaver):
+    """Keeps the newest checkpoint in memory, as it was when it was saved."""
 
-    snapshot: Snapshot | None = None
-    history: History = field(default_factory=History)
-    rounds: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__("", {}, ignore)
+        self.snapshot: Snapshot | None = None
+        self.history = History()
+        self.rounds: list[int] = []
 
-    def __call__(self, snapshot: Snapshot, history: History) -> None:
+    def save(self, snapshot: Snapshot, history: History) -> None:
         self.snapshot, self.history = snapshot, deepcopy(history)
         self.rounds.append(snapshot.round)
 
 
 class FakeGroup:
-    """Computes nothing; remembers what was asked of it."""
+    """Computes nothing; remembers the rounds that it was asked for."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot, self.asked = snapshot, [snapshot.round]
@@ -70,11 +74,14 @@ class FakeGroup:
             vector=self._snapshot.vector,
             state={},
             average=None,
-            progress=Progress(loss=1.0, num_images=1),
+            progress=LossSum(loss=1.0, num_images=1),
         )
 
+    def workers(self) -> dict[int, WorkerState]:
+        return {0: WorkerState.WORKING}
+
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 @pytest.fixture(scope="module")
@@ -90,31 +97,47 @@ def nothing() -> Dataset:
     return Dataset(np.zeros((0, 784), np.uint8), np.zeros(0, np.uint8))
 
 
-def never() -> bool:
-    return False
-
-
-def at_once() -> bool:
-    return True
+def stop_now() -> StopSignal:
+    stop = StopSignal()
+    stop.set()
+    return stop
 
 
 def run(
     recipe: Recipe,
     digits: Dataset,
-    saved: Saved,
-    stop: Callable[[], bool] = never,
+    saver: MemorySaver,
+    stop: StopSignal | None = None,
     validation: Dataset | None = None,
 ) -> tuple[Snapshot, Rows]:
-    """Train from the newest checkpoint on; where that ends, and the rows of this session."""
-    group: WorkerGroup = LocalGroup(recipe, digits, saved.snapshot or first_snapshot(recipe))
-    watch = Watch(stop=stop, save=saved)
-    rows = list(loop.train(recipe, validation or nothing(), group, deepcopy(saved.history), watch))
-    return group.snapshot(), rows
+    """Train from the newest checkpoint on; return the end and the epochs of this session."""
+    group = LocalGroup(recipe, digits, saver.snapshot or first_snapshot(recipe))
+    return train(recipe, group, saver, stop, validation)
 
 
-def sessions(recipe: Recipe, digits: Dataset, stop: Callable[[], bool]) -> tuple[Snapshot, Saved]:
+def train(
+    recipe: Recipe,
+    group: WorkerGroup,
+    saver: MemorySaver,
+    stop: StopSignal | None = None,
+    validation: Dataset | None = None,
+) -> tuple[Snapshot, Rows]:
+    events: list[Event] = []
+    snapshot = loop.train(
+        recipe,
+        group,
+        deepcopy(saver.history),
+        evaluator=Evaluator(recipe, validation or nothing()),
+        saver=saver,
+        listener=events.append,
+        stop=stop or StopSignal(),
+    )
+    return snapshot, [event.metrics for event in events if isinstance(event, EpochFinished)]
+
+
+def sessions(recipe: Recipe, digits: Dataset, stop: StopSignal) -> tuple[Snapshot, MemorySaver]:
     """Train with as many sessions as it takes if each is stopped."""
-    saved = Saved()
+    saved = MemorySaver()
     for _ in range(recipe.num_rounds + 1):
         try:
             return run(recipe, digits, saved, stop)[0], saved
@@ -123,19 +146,19 @@ def sessions(recipe: Recipe, digits: Dataset, stop: Callable[[], bool]) -> tuple
     pytest.fail("the run never ends")
 
 
-def test_each_epoch_yields_a_row_of_figures(digits: Dataset) -> None:
+def test_each_epoch_has_metrics(digits: Dataset) -> None:
     recipe = recipe_for(digits)
 
-    snapshot, rows = run(recipe, digits, Saved(), validation=digits)
+    snapshot, rows = run(recipe, digits, MemorySaver(), validation=digits)
 
     assert recipe.plan.rounds_per_epoch == ROUNDS_PER_EPOCH
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert [row["round"] for row in rows] == [7, 14, 21]
-    assert rows[2]["loss"] < rows[0]["loss"] < 2.5
-    assert rows[2]["val_accuracy"] > rows[0]["val_accuracy"]
+    assert [row.epoch for row in rows] == [1, 2, 3]
+    assert [row.round for row in rows] == [7, 14, 21]
+    assert rows[2].loss < rows[0].loss < 2.5
+    assert rows[2].val_accuracy > rows[0].val_accuracy
     rates = [recipe.make_schedule()(round_) for round_ in (6, 13, 20)]
-    assert [row["learning_rate"] for row in rows] == rates
-    assert rows[0]["train_s"] <= rows[1]["train_s"] <= rows[2]["train_s"]
+    assert [row.learning_rate for row in rows] == rates
+    assert rows[0].train_s <= rows[1].train_s <= rows[2].train_s
     assert snapshot.round == recipe.num_rounds
     assert snapshot.vector.dtype == np.float32
 
@@ -143,7 +166,7 @@ def test_each_epoch_yields_a_row_of_figures(digits: Dataset) -> None:
 def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
     recipe = recipe_for(digits, learning_rate=0.0, shift=0.0)
 
-    _, rows = run(recipe, digits, Saved())
+    _, rows = run(recipe, digits, MemorySaver())
 
     start = first_snapshot(recipe).vector
     inputs = prepare(recipe.preparation, digits.images)
@@ -151,27 +174,27 @@ def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
         recipe.architecture, Params(start, 16), inputs, one_hot(digits.labels)
     )
     assert gradient.vector.dtype == np.float32
-    assert [row["loss"] for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)
+    assert [row.loss for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)
 
 
 def test_without_validation_images_there_is_no_validation_accuracy(digits: Dataset) -> None:
-    _, rows = run(recipe_for(digits, epochs=1), digits, Saved())
+    _, rows = run(recipe_for(digits, epochs=1), digits, MemorySaver())
 
-    assert [row["val_accuracy"] for row in rows] == [None]
+    assert [row.val_accuracy for row in rows] == [None]
 
 
 def test_validation_changes_no_bit(digits: Dataset) -> None:
     recipe = recipe_for(digits)
 
-    watched, _ = run(recipe, digits, Saved(), validation=digits.take(slice(0, 7)))
-    blind, _ = run(recipe, digits, Saved())
+    watched, _ = run(recipe, digits, MemorySaver(), validation=digits.take(slice(0, 7)))
+    blind, _ = run(recipe, digits, MemorySaver())
 
     assert watched.vector.dtype == np.float32
     np.testing.assert_array_equal(watched.vector, blind.vector)
 
 
 def test_checkpoint_is_saved_after_every_epoch(digits: Dataset) -> None:
-    saved = Saved()
+    saved = MemorySaver()
 
     run(recipe_for(digits), digits, saved)
 
@@ -179,11 +202,11 @@ def test_checkpoint_is_saved_after_every_epoch(digits: Dataset) -> None:
     assert len(saved.history.epochs) == 3
 
 
-def test_stopped_in_mid_epoch_it_saves_and_says_that_it_can_go_on(digits: Dataset) -> None:
-    saved = Saved()
+def test_stop_in_mid_epoch_saves_a_checkpoint(digits: Dataset) -> None:
+    saved = MemorySaver()
 
     with pytest.raises(Stopped, match=r"^stopped after round 0, saved$"):
-        run(recipe_for(digits), digits, saved, at_once)
+        run(recipe_for(digits), digits, saved, stop_now())
 
     assert saved.rounds == [1]
     assert saved.history.epochs == []
@@ -191,11 +214,11 @@ def test_stopped_in_mid_epoch_it_saves_and_says_that_it_can_go_on(digits: Datase
     assert saved.snapshot.progress.num_images > 0
 
 
-def test_stopped_wherever_it_is_it_ends_with_the_undisturbed_bits(digits: Dataset) -> None:
+def test_run_stopped_anywhere_ends_with_the_undisturbed_bits(digits: Dataset) -> None:
     recipe = recipe_for(digits)
-    expected, rows = run(recipe, digits, Saved())
+    expected, rows = run(recipe, digits, MemorySaver())
 
-    snapshot, saved = sessions(recipe, digits, at_once)
+    snapshot, saved = sessions(recipe, digits, stop_now())
 
     assert snapshot.round == expected.round
     assert snapshot.vector.dtype == np.float32
@@ -203,15 +226,15 @@ def test_stopped_wherever_it_is_it_ends_with_the_undisturbed_bits(digits: Datase
     np.testing.assert_array_equal(snapshot.final_vector(), expected.final_vector())
     for name, vector in expected.state.items():
         np.testing.assert_array_equal(snapshot.state[name], vector)
-    assert [row["loss"] for row in saved.history.epochs] == [row["loss"] for row in rows]
+    assert [row.loss for row in saved.history.epochs] == [row.loss for row in rows]
     assert len(saved.rounds) > recipe.epochs
 
 
-def test_stop_at_the_very_end_is_no_stop(digits: Dataset) -> None:
+def test_stop_in_the_last_round_has_no_effect(digits: Dataset) -> None:
     recipe = recipe_for(digits, epochs=1, batch_size=1000)
-    saved = Saved()
+    saved = MemorySaver()
 
-    snapshot, rows = run(recipe, digits, saved, at_once)
+    snapshot, rows = run(recipe, digits, saved, stop_now())
 
     assert snapshot.round == recipe.num_rounds == len(rows) == 1
 
@@ -227,7 +250,7 @@ def test_epochs_are_added_until_there_are_enough_rounds(
 
 
 def test_finished_history_computes_nothing(digits: Dataset) -> None:
-    recipe, saved = recipe_for(digits), Saved()
+    recipe, saved = recipe_for(digits), MemorySaver()
     expected, _ = run(recipe, digits, saved)
 
     snapshot, rows = run(recipe, digits, saved)
@@ -237,32 +260,32 @@ def test_finished_history_computes_nothing(digits: Dataset) -> None:
     np.testing.assert_array_equal(snapshot.vector, expected.vector)
 
 
-def test_no_stretch_goes_beyond_its_epoch(digits: Dataset) -> None:
+def test_no_segment_goes_beyond_its_epoch(digits: Dataset) -> None:
     recipe = recipe_for(digits)
     group = FakeGroup(first_snapshot(recipe))
 
-    rows = list(loop.train(recipe, nothing(), group, History(), Watch(stop=never, save=Saved())))
+    _, rows = train(recipe, group, MemorySaver())
 
     assert len(rows) == 3
     assert group.asked == sorted(set(group.asked))
     assert {7, 14, 21} <= set(group.asked)
-    assert group.asked[1] == 1  # the first look at the clock comes after one round
+    assert group.asked[1] == 1  # the first segment has one round
 
 
-def test_accuracy_of_no_images_is_not_a_number(digits: Dataset) -> None:
+def test_accuracy_of_no_images_is_nan(digits: Dataset) -> None:
     recipe = recipe_for(digits)
 
-    model = loop.as_model(recipe, first_snapshot(recipe), {})
+    model = as_model(recipe, first_snapshot(recipe))
 
-    assert math.isnan(loop.accuracy(model, nothing()))
+    assert math.isnan(accuracy(model, nothing()))
 
 
 def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
-    averaged, _ = run(recipe_for(digits), digits, Saved())
-    plain, _ = run(recipe_for(digits, ema=0.0), digits, Saved())
+    averaged, _ = run(recipe_for(digits), digits, MemorySaver())
+    plain, _ = run(recipe_for(digits, ema=0.0), digits, MemorySaver())
 
-    model = loop.as_model(recipe_for(digits), averaged, {})
-    last = loop.as_model(recipe_for(digits, ema=0.0), plain, {})
+    model = as_model(recipe_for(digits), averaged)
+    last = as_model(recipe_for(digits, ema=0.0), plain)
 
     assert model.nets[0].params.vector.dtype == last.nets[0].params.vector.dtype == np.float32
     np.testing.assert_array_equal(averaged.vector, plain.vector)
@@ -270,7 +293,7 @@ def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
     assert not np.array_equal(model.nets[0].params.vector, plain.vector)
 
 
-def test_local_group_computes_in_one_thread_and_gives_the_rest_back(digits: Dataset) -> None:
+def test_local_group_has_the_bits_of_one_blas_thread(digits: Dataset) -> None:
     recipe = recipe_for(digits)
     group = LocalGroup(recipe, digits, first_snapshot(recipe))
 
@@ -281,3 +304,22 @@ def test_local_group_computes_in_one_thread_and_gives_the_rest_back(digits: Data
         again.advance(2)
     assert group.snapshot().vector.dtype == np.float32
     np.testing.assert_array_equal(group.snapshot().vector, again.snapshot().vector)
+
+
+class WrongCount(Worker):
+    """Claims one image too many."""
+
+    def sum_node(self, *args: Any) -> Contribution:
+        done = super().sum_node(*args)
+        return replace(done, num_images=done.num_images + 1)
+
+
+def test_refusal_of_a_finite_gradient_is_not_called_divergence(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(digits)
+    monkeypatch.setattr(local, "Worker", WrongCount)
+    group = LocalGroup(recipe, digits, first_snapshot(recipe))
+
+    with pytest.raises(InternalError, match="images where the plan has"):
+        group.advance(1)

@@ -12,12 +12,15 @@ from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, DivergedError, Stopped
 from nanograd.models import model as model_io
 from nanograd.runtime import storage
-from nanograd.training import checkpoint, loop
+from nanograd.runtime.events import Event, ignore
+from nanograd.training import checkpoint
+from nanograd.training.evaluation import accuracy
 from tests.helpers.folders import contents
 from tests.helpers.runs import (
     SETTINGS,
     Figures,
     StopAt,
+    messages,
     refuse_to_compute,
     stopped,
     train,
@@ -44,7 +47,7 @@ def test_figures_describe_the_model_that_was_saved(few_digits: Mnist, tmp_path: 
     model = model_io.load(figures["model"])
     assert figures["model"] == str(tmp_path / "run" / "model")
     assert figures["params_sha256"] == model.params_sha256()
-    assert figures["test_accuracy"] == loop.accuracy(model, few_digits.test) > 0.3
+    assert figures["test_accuracy"] == accuracy(model, few_digits.test) > 0.3
     assert (figures["data"], figures["shards"], figures["epochs"]) == ("some", 3, 2)
     # 631 images, and some of them redrawn, in batches of 64
     assert figures["rounds"] == 2 * 11
@@ -68,12 +71,12 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     with pytest.raises(Stopped, match="the same settings with --output"):
         train(few_digits, tmp_path / "run", StopAt(count))
     assert not (tmp_path / "run" / "model").exists()
-    said: list[str] = []
+    events: list[Event] = []
 
-    figures = train(few_digits, tmp_path / "run", said=said)
+    figures = train(few_digits, tmp_path / "run", listener=events.append)
 
     assert without_times(figures) == without_times(undisturbed_run)
-    assert said[0].startswith("going on from round ")
+    assert messages(events)[0].startswith("continuing from round ")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -109,13 +112,14 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     folder = tmp_path / "run" / "checkpoints"
     newest = folder / storage.names(str(folder))[-1]
     newest.write_bytes(newest.read_bytes()[:-1])
-    said: list[str] = []
+    events: list[Event] = []
 
-    figures = train(few_digits, tmp_path / "run", said=said)
+    figures = train(few_digits, tmp_path / "run", listener=events.append)
 
     assert without_times(figures) == without_times(undisturbed_run)
-    assert newest.name in said[0]
-    assert said[1] == "going on from round 11 of 22"
+    damaged, resumed = messages(events)
+    assert newest.name in damaged
+    assert resumed == "continuing from round 11 of 22"
 
 
 def test_finished_run_repeats_its_result_without_computing(
@@ -123,13 +127,16 @@ def test_finished_run_repeats_its_result_without_computing(
 ) -> None:
     figures = train(few_digits, tmp_path / "run")
     before = contents(tmp_path)
-    said: list[str] = []
+    events: list[Event] = []
 
-    again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, said=said)
+    again = train(
+        few_digits, tmp_path / "run", start_group=refuse_to_compute, listener=events.append
+    )
 
     assert again == figures
     assert contents(tmp_path) == before
-    assert said == [f"{tmp_path}/run holds this run already, complete; --overwrite trains it again"]
+    [message] = messages(events)
+    assert message == f"{tmp_path}/run holds this run, complete; --overwrite trains it again"
 
 
 def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: Path) -> None:
@@ -141,7 +148,7 @@ def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: 
     with np.errstate(over="ignore"), pytest.raises(DivergedError, match="lower --learning-rate"):
         train(few_digits, run, **absurd)
 
-    found = checkpoint.newest(str(run / "checkpoints"), pytest.fail)
+    found = checkpoint.newest(str(run / "checkpoints"), ignore)
     assert contents(run / "checkpoints") == before
     assert found is not None
     assert found.snapshot.round == 1

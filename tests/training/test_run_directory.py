@@ -8,6 +8,7 @@ import pytest
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import storage
+from nanograd.runtime.events import Event
 from tests.helpers.folders import contents
 from tests.helpers.runs import (
     Figures,
@@ -23,7 +24,7 @@ def test_settings_that_change_no_bit_may_differ(few_digits: Mnist, tmp_path: Pat
 
     figures = train(few_digits, tmp_path / "run", workers=0)
 
-    again = train(few_digits, tmp_path / "run", make_group=refuse_to_compute, workers=3)
+    again = train(few_digits, tmp_path / "run", start_group=refuse_to_compute, workers=3)
     assert again["params_sha256"] == figures["params_sha256"]
 
 
@@ -50,26 +51,26 @@ def test_another_recipe_is_refused_and_changes_nothing(
     before, name = contents(tmp_path), next(iter(other))
 
     with pytest.raises(OutputExistsError, match=rf"holds a run with {name} .*, not .*; choose"):
-        train(few_digits, tmp_path / "run", make_group=refuse_to_compute, **other)
+        train(few_digits, tmp_path / "run", start_group=refuse_to_compute, **other)
 
     assert contents(tmp_path) == before
 
 
 def test_another_finished_run_is_not_called_this_run(few_digits: Mnist, tmp_path: Path) -> None:
     train(few_digits, tmp_path / "run")
-    said: list[str] = []
+    events: list[Event] = []
 
     with pytest.raises(OutputExistsError):
-        train(few_digits, tmp_path / "run", said=said, seed=6)
+        train(few_digits, tmp_path / "run", listener=events.append, seed=6)
 
-    assert said == []
+    assert events == []
 
 
 def test_other_data_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
     stopped(few_digits, tmp_path / "run")
 
     with pytest.raises(OutputExistsError, match="holds a run with data_sha256"):
-        train(replace(few_digits, sha256="other"), tmp_path / "run", make_group=refuse_to_compute)
+        train(replace(few_digits, sha256="other"), tmp_path / "run", start_group=refuse_to_compute)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -81,7 +82,7 @@ def test_stranger_in_the_directory_is_left_alone(
     (tmp_path / "run" / name).write_text("mine")
     before = contents(tmp_path)
 
-    with pytest.raises(OutputExistsError, match=f"holds '{name}', which is no part of a run"):
+    with pytest.raises(OutputExistsError, match=f"holds '{name}', which is not part of a run"):
         train(few_digits, tmp_path / "run", overwrite=overwrite)
 
     assert contents(tmp_path) == before
@@ -126,4 +127,4 @@ def test_damaged_model_of_a_finished_run_is_a_data_error(few_digits: Mnist, tmp_
     (tmp_path / "run" / "model" / "config.json").write_text("{}")
 
     with pytest.raises(DataError, match=r"config\.json is damaged"):
-        train(few_digits, tmp_path / "run", make_group=refuse_to_compute)
+        train(few_digits, tmp_path / "run", start_group=refuse_to_compute)

@@ -4,11 +4,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import DivergedError
 from nanograd.runtime import process
-from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import ParameterServer, Progress, first_snapshot
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import (
+    LossSum,
+    ParameterServer,
+    Refusal,
+    RefusalReason,
+    first_snapshot,
+)
 from nanograd.training.worker import Contribution
 from tests.helpers.runs import bits
 
@@ -72,7 +79,7 @@ def test_update_divides_by_the_number_of_images_of_the_round() -> None:
     assert after.dtype == np.float32
     np.testing.assert_array_equal(after, expected)
     assert not np.allclose(after, mean_of_means, rtol=1e-3, atol=0)
-    assert server.snapshot().progress == Progress(loss=8.0, num_images=4)
+    assert server.snapshot().progress == LossSum(loss=8.0, num_images=4)
 
 
 def test_rate_of_each_round_comes_from_the_schedule() -> None:
@@ -115,50 +122,46 @@ def test_larger_node_replaces_its_parts_and_counts_once(halves: list[tuple[int, 
     alone = server_for(recipe)
     alone.submit(sent(recipe, 0, 8, value=8.0))
     assert bits(server.snapshot()) == bits(alone.snapshot())
-    assert server.snapshot().progress == Progress(loss=8.0, num_images=planned(recipe, 0, 8))
+    assert server.snapshot().progress == LossSum(loss=8.0, num_images=planned(recipe, 0, 8))
 
 
-REFUSED: dict[str, tuple[Change, str]] = {
-    "an earlier round": (lambda c: replace(c, round=-1), "round -1 is not the present round 0"),
-    "a future round": (lambda c: replace(c, round=1), "round 1 is not the present round 0"),
+MALFORMED: dict[str, tuple[Change, RefusalReason]] = {
+    "an earlier round": (lambda c: replace(c, round=-1), RefusalReason.WRONG_ROUND),
+    "a future round": (lambda c: replace(c, round=1), RefusalReason.WRONG_ROUND),
     "too long": (
         lambda c: replace(c, gradient=np.append(c.gradient, np.float32(0))),
-        "gradient is float32 (5576,)",
+        RefusalReason.WRONG_SHAPE,
     ),
-    "another rank": (
-        lambda c: replace(c, gradient=c.gradient[None]),
-        "gradient is float32 (1, 5575)",
-    ),
+    "another rank": (lambda c: replace(c, gradient=c.gradient[None]), RefusalReason.WRONG_SHAPE),
     "float64": (
         lambda c: replace(c, gradient=c.gradient.astype(np.float64)),
-        "gradient is float64 (5575,)",
+        RefusalReason.WRONG_SHAPE,
     ),
     "not a number": (
         lambda c: replace(c, gradient=np.append(c.gradient[1:], np.float32(np.nan))),
-        "gradient or loss is not finite",
+        RefusalReason.NOT_FINITE,
     ),
     "infinite": (
         lambda c: replace(c, gradient=np.append(c.gradient[1:], np.float32(-np.inf))),
-        "gradient or loss is not finite",
+        RefusalReason.NOT_FINITE,
     ),
-    "loss not a number": (
-        lambda c: replace(c, loss=float("nan")),
-        "gradient or loss is not finite",
-    ),
-    "across nodes": (lambda c: replace(c, node=(1, 3)), "shards (1, 3) are no node of the tree"),
-    "two nodes": (lambda c: replace(c, node=(0, 6)), "shards (0, 6) are no node of the tree"),
-    "empty": (lambda c: replace(c, node=(2, 2)), "shards (2, 2) are no node of the tree"),
-    "backwards": (lambda c: replace(c, node=(4, 2)), "shards (4, 2) are no node of the tree"),
-    "outside": (lambda c: replace(c, node=(8, 9)), "shards (8, 9) are no node of the tree"),
-    "negative": (lambda c: replace(c, node=(-1, 1)), "shards (-1, 1) are no node of the tree"),
-    "arrived": (lambda c: replace(c, node=(4, 8)), "shards (4, 8) have arrived before"),
-    "part arrived": (lambda c: replace(c, node=(6, 8)), "shards (6, 8) have arrived before"),
+    "loss not a number": (lambda c: replace(c, loss=float("nan")), RefusalReason.NOT_FINITE),
+    "across nodes": (lambda c: replace(c, node=(1, 3)), RefusalReason.UNKNOWN_NODE),
+    "two nodes": (lambda c: replace(c, node=(0, 6)), RefusalReason.UNKNOWN_NODE),
+    "empty": (lambda c: replace(c, node=(2, 2)), RefusalReason.UNKNOWN_NODE),
+    "backwards": (lambda c: replace(c, node=(4, 2)), RefusalReason.UNKNOWN_NODE),
+    "outside": (lambda c: replace(c, node=(8, 9)), RefusalReason.UNKNOWN_NODE),
+    "negative": (lambda c: replace(c, node=(-1, 1)), RefusalReason.UNKNOWN_NODE),
+    "arrived": (lambda c: replace(c, node=(4, 8)), RefusalReason.REPEATED),
+    "part arrived": (lambda c: replace(c, node=(6, 8)), RefusalReason.REPEATED),
+    "too few images": (lambda c: replace(c, num_images=0), RefusalReason.WRONG_COUNT),
+    "too many images": (lambda c: replace(c, num_images=10**6), RefusalReason.WRONG_COUNT),
 }
 
 
-@pytest.mark.parametrize(("change", "reason"), REFUSED.values(), ids=REFUSED.keys())
-def test_contribution_that_makes_no_sense_is_refused_without_effect(
-    change: Change, reason: str
+@pytest.mark.parametrize(("change", "reason"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_contribution_is_refused_without_effect(
+    change: Change, reason: RefusalReason
 ) -> None:
     recipe = recipe_for(optimizer="momentum", ema=0.9)
     server = server_for(recipe)
@@ -168,7 +171,7 @@ def test_contribution_that_makes_no_sense_is_refused_without_effect(
     refusal = server.submit(change(sent(recipe, 0, 2)))
 
     assert refusal is not None
-    assert refusal.startswith(reason)
+    assert refusal.reason is reason
     assert (bits(server.snapshot()), server.missing()) == (before, missing)
     assert server.submit(sent(recipe, 0, 4)) is None
     undisturbed = server_for(recipe)
@@ -177,23 +180,15 @@ def test_contribution_that_makes_no_sense_is_refused_without_effect(
     assert bits(server.snapshot()) == bits(undisturbed.snapshot())
 
 
-@pytest.mark.parametrize("num_images", [-7, 0, 10**6])
-def test_count_that_cannot_be_is_refused(num_images: int) -> None:
-    recipe = recipe_for()
-    server = server_for(recipe)
-
-    refusal = server.submit(replace(sent(recipe, 0, 4), num_images=num_images))
-
-    assert refusal is not None
-
-
 def test_repeated_round_is_refused_without_effect() -> None:
     recipe = recipe_for()
     server = server_for(recipe)
     server.submit(sent(recipe, 0, 8))
     before = bits(server.snapshot())
 
-    assert server.submit(sent(recipe, 0, 8)) == "round 0 is not the present round 1"
+    refusal = server.submit(sent(recipe, 0, 8))
+
+    assert refusal == Refusal(RefusalReason.WRONG_ROUND, "round 0 is not the current round 1")
     assert bits(server.snapshot()) == before
 
 
@@ -242,7 +237,7 @@ def test_progress_adds_up_the_rounds_of_an_epoch() -> None:
     for round_ in range(3):
         server.submit(sent(recipe, 0, 8, value=2.0, round_=round_))
 
-    assert server.snapshot().progress == Progress(
+    assert server.snapshot().progress == LossSum(
         loss=6.0, num_images=sum(planned(recipe, 0, 8, round_) for round_ in range(3))
     )
 

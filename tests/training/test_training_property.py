@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
-from nanograd.training.recipe import make_recipe
 from nanograd.training.server import ParameterServer, first_snapshot
-from nanograd.training.tree import Node, children, cover, tree_sum
+from nanograd.training.tree import TreeNode, children, cover, tree_sum
 from nanograd.training.worker import Contribution, add
 
 SHARDS = st.integers(1, 40).flatmap(
@@ -18,7 +18,7 @@ OWNERS = st.integers(1, 16).flatmap(
 )
 
 
-def parent_of(node: Node, root: Node) -> Node:
+def parent_of(node: TreeNode, root: TreeNode) -> TreeNode:
     while node not in children(root):
         left, right = children(root)
         root = left if node[1] <= left[1] else right
@@ -63,7 +63,7 @@ def test_tree_sum_has_the_same_bits_for_any_decomposition(owners: list[int], see
     scales = 10.0 ** np.random.default_rng(seed).uniform(-6, 6, (len(owners), 1))
     leaves = (np.random.default_rng(seed).normal(size=(len(owners), 7)) * scales).astype(np.float32)
 
-    def leaf(node: Node) -> np.ndarray | None:
+    def leaf(node: TreeNode) -> np.ndarray | None:
         return leaves[node[0]] if node[1] - node[0] == 1 else None
 
     sums = {
@@ -87,7 +87,7 @@ def test_server_gives_the_same_bits_for_any_owners_order_and_repetition(
     recipe = make_recipe(config, 193)
     generator = np.random.default_rng(num_shards)
 
-    def leaf(node: Node) -> Contribution | None:
+    def leaf(node: TreeNode) -> Contribution | None:
         return leaves[node[0]] if node[1] - node[0] == 1 else None
 
     leaves = [

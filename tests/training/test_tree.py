@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from nanograd.training.tree import Node, children, cover, tree_sum
+from nanograd.training.tree import TreeNode, children, cover, tree_sum
 
 NUM_SHARDS = [1, 2, 3, 5, 7, 8, 193]
 
 
-def leaves(node: Node) -> str:
+def leaves(node: TreeNode) -> str:
     """How the sum of a node is bracketed."""
     first, end = node
     if end - first == 1:
@@ -29,7 +29,7 @@ def test_tree_is_the_documented_one() -> None:
 
 @pytest.mark.parametrize("num_shards", NUM_SHARDS)
 def test_children_split_every_node_without_gap_or_overlap(num_shards: int) -> None:
-    def check(node: Node) -> int:
+    def check(node: TreeNode) -> int:
         first, end = node
         if end - first == 1:
             return 1
@@ -66,7 +66,7 @@ def test_sum_adds_in_the_order_of_the_tree(num_shards: int) -> None:
 def test_sum_prefers_the_largest_known_node() -> None:
     asked = []
 
-    def known(node: Node) -> int | None:
+    def known(node: TreeNode) -> int | None:
         asked.append(node)
         return {(0, 4): 10, (4, 5): 1, (5, 6): 2}.get(node)
 

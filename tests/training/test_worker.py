@@ -4,6 +4,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import Distortion
@@ -11,7 +12,7 @@ from nanograd.digits.preparation import prepare
 from nanograd.nn.mlp import Params, init_params, loss_and_gradients, one_hot
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import Recipe
 from nanograd.training.tree import cover
 from nanograd.training.worker import Contribution, Worker, add
 
