@@ -8,6 +8,7 @@ References:
     scikit-learn, "Developing scikit-learn estimators".
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +31,7 @@ from nanograd.training.recipe import Recipe, num_epochs
 from nanograd.training.server import first_snapshot
 
 
+@dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
     """A three-layer perceptron: columns, hidden units, classes.
 
@@ -63,38 +65,21 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
     True
     """
 
-    def __init__(
-        self,
-        hidden: int = 100,
-        *,
-        activation: str = "relu",
-        loss: str = "cross_entropy",
-        optimizer: str = "momentum",
-        learning_rate: float = 0.1,
-        momentum: float = 0.9,
-        schedule: str = "cosine",
-        warmup: int = 25,
-        ema: float = 0.99,
-        epochs: int = 10,
-        least_rounds: int = 500,
-        batch_size: int = 128,
-        shards: int = 1,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.hidden = hidden
-        self.activation = activation
-        self.loss = loss
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.schedule = schedule
-        self.warmup = warmup
-        self.ema = ema
-        self.epochs = epochs
-        self.least_rounds = least_rounds
-        self.batch_size = batch_size
-        self.shards = shards
-        self.random_state = random_state
+    hidden: int = 100
+    _: KW_ONLY
+    activation: str = "relu"
+    loss: str = "cross_entropy"
+    optimizer: str = "momentum"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup: int = 25
+    ema: float = 0.99
+    epochs: int = 10
+    least_rounds: int = 500
+    batch_size: int = 128
+    shards: int = 1
+    random_state: int | np.random.RandomState | None = None
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
         """Train from scratch.

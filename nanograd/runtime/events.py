@@ -59,7 +59,7 @@ class Event:
 Listener: TypeAlias = Callable[[Event], None]
 
 
-def ignore(event: Any) -> None:
+def ignore(event: Event) -> None:
     """Drop an event."""
 
 
@@ -432,80 +432,3 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-# Until every module emits events
-
-# Names as in metrics.jsonl and in the result line; `event` says what they are figures of.
-Figures: TypeAlias = Mapping[str, Any]
-Show: TypeAlias = Callable[[Figures], None]
-
-
-def to_all(shows: Sequence[Show]) -> Show:
-    """Shows the same to several, in their order."""
-
-    def show(figures: Figures) -> None:
-        for each in shows:
-            each(figures)
-
-    return show
-
-
-def started(num_workers: int, num_hosts: int) -> dict[str, Any]:
-    """The group is complete.
-
-    >>> started(3, 2)["sentence"]
-    '3 workers on 2 hosts'
-    """
-    sentence = f"{_count(num_workers, 'worker')} on {_count(num_hosts, 'host')}"
-    return {"event": "started", "sentence": sentence}
-
-
-def lost(rank: int, round_: int, how: str, heirs: Mapping[int, Sequence[int]]) -> dict[str, Any]:
-    """A worker is lost.
-
-    Args:
-        rank: whose.
-        round_: the one that is computed again.
-        how: killed or hung.
-        heirs: the shards that other ranks took over.
-
-    >>> lost(2, 812, "killed", {0: [4, 5]})["sentence"]
-    'worker 2 lost at round 812 (killed); shards 4-5 now on worker 0; 0 rounds lost'
-    """
-    where = [f"{_range(shards)} now on worker {heir}" for heir, shards in heirs.items() if shards]
-    sentence = (
-        f"worker {rank} lost at round {round_} ({how}); "
-        f"{'; '.join(where) or 'its shards wait for a replacement'}; 0 rounds lost"
-    )
-    return {"event": "lost", "rank": rank, "round": round_, "how": how, "sentence": sentence}
-
-
-def joined(rank: int, round_: int) -> dict[str, Any]:
-    """A replacement takes its share back."""
-    sentence = f"worker {rank} joined at round {round_}"
-    return {"event": "joined", "rank": rank, "round": round_, "sentence": sentence}
-
-
-def refused(round_: int, trouble: str) -> dict[str, Any]:
-    """A round is computed again because what was sent is not finite."""
-    sentence = f"round {round_}: {trouble}; computed again by new workers"
-    return {"event": "refused", "round": round_, "sentence": sentence}
-
-
-def server_lost(round_: int, why: str, copy: int) -> dict[str, Any]:
-    """The server is lost; a new one begins at the round of the newest copy."""
-    sentence = (
-        f"the parameter server was lost at round {round_} ({why}); "
-        f"a new one goes on from the copy of round {copy}"
-    )
-    return {"event": "server_lost", "round": round_, "sentence": sentence}
-
-
-def mixed(rank: int, theirs: str, ours: str) -> dict[str, Any]:
-    """A worker computes with another numpy or BLAS than the server."""
-    sentence = f"worker {rank} computes with {theirs}, the server with {ours}: its bits may differ"
-    return {"event": "mixed", "rank": rank, "sentence": sentence}
-
-
-Tell = Callable[[dict[str, Any]], None]
