@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,8 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("way", ["shared", "calls"])
-def test_a_lost_node_changes_no_bit_and_a_new_one_takes_its_share(way: str) -> None:
-    script = Path(__file__).with_name("node_loss.py")
+def test_lost_host_changes_no_bit_and_a_new_one_takes_its_share(way: str) -> None:
+    script = ROOT / "tests" / "helpers" / "node_loss.py"
     environment = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
 
     done = subprocess.run(
