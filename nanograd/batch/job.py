@@ -121,7 +121,7 @@ def _run_parts(
     _check_accounts(job, receipts)
     _check_sole_writer(job, receipts)
     receipts.sort(key=lambda receipt: receipt["part"])
-    storage.commit(job.path(SUMMARY), json_files.pretty(job.summarise(total(receipts))))
+    storage.commit(job.path(SUMMARY), json_files.encode(job.summarise(total(receipts))))
     storage.commit(job.path(METRICS), meter.recorded())
     json_files.commit_manifest(job.path(MANIFEST), {"job": job.identity, "receipts": receipts})
     storage.commit(job.path(SUCCESS), b"")
@@ -295,7 +295,7 @@ class ProgressMeter:
 
     def recorded(self) -> bytes:
         """Return the emitted progress as lines of JSON, at most one a second."""
-        return json_files.lines(event.record() for event in self._recorded)
+        return json_files.encode_lines(event.record() for event in self._recorded)
 
     def _count(self, receipt: Mapping[str, Any]) -> None:
         self._parts += 1

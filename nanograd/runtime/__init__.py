@@ -1,1 +1,1 @@
-"""Files, processes, random numbers and events: what every package builds on."""
+"""Storage, process settings, random numbers and events."""

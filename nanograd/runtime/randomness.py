@@ -1,7 +1,7 @@
-"""All random numbers come from here: raw draws of a counter-based generator.
+"""Random number streams of a counter-based generator, the only source of random numbers.
 
-Raw 64-bit output is used, never `Generator` methods: numpy promises that the former stays the same
-for ever, the latter may change with a release (NEP 19).
+Raw 64-bit output is used, never `Generator` methods: numpy guarantees that the former never
+changes; the latter may change with a release (NEP 19).
 
 References:
     Salmon, Moraes, Dror, Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", section 3.
@@ -19,17 +19,17 @@ TAILS = 2**63 + 4
 
 
 def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
-    """An independent stream of random numbers for each (seed, purpose, shard, block).
+    """Return an independent stream of random numbers for each (seed, purpose, shard, block).
 
     Args:
         seed: 0 to 2**63 - 1.
         purpose: an epoch, SPLIT, INIT, FLAGS, STROKES or TAILS.
         shard: draws of different shards never overlap.
-        block: nor do those of different blocks, unless 2**128 numbers are drawn.
+        block: draws of different blocks do not overlap either, below 2**128 draws.
 
     >>> int(stream(0, 3, 1).random_raw()) == int(stream(0, 3, 1).random_raw())
     True
     """
-    # Arrays of uint64: from a list numpy would make float64 and lose the low bits.
+    # Arrays of uint64: numpy would convert a list to float64 and lose the low bits.
     key = np.array([seed, purpose], np.uint64)
     return Philox(key=key, counter=np.array([0, 0, block, shard], np.uint64))

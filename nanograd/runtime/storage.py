@@ -1,4 +1,4 @@
-"""Files that are committed, not just written: on a local disk or in an object store.
+"""Committed files, on a local disk or in an object store.
 
 A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). A commit is all or
 nothing: locally a temporary file beside the target, fsync, rename, fsync of the folder; in an
@@ -8,8 +8,7 @@ object store one upload, which becomes visible when it is complete.
 import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,7 @@ _TEMPORARY = ".nanograd-tmp"
 
 
 def is_remote(place: str) -> bool:
-    """Whether the place is in an object store.
+    """Return whether a place is in an object store.
 
     >>> is_remote("s3://bucket/runs"), is_remote("runs/a"), is_remote("file:///runs/a")
     (True, False, False)
@@ -30,17 +29,17 @@ def is_remote(place: str) -> bool:
 
 
 def local_path(place: str) -> Path:
-    """The path of a local place; `~` is the home folder."""
+    """Return the path of a local place; `~` is the home folder."""
     return Path(place.removeprefix("file://")).expanduser()
 
 
 def absolute(place: str) -> str:
-    """The same place, meaningful from any working directory."""
+    """Return the place independent of the working directory."""
     return place if is_remote(place) else str(local_path(place).absolute())
 
 
 def join(place: str, *names: str) -> str:
-    """The place `names` below `place`.
+    """Return the place `names` below `place`.
 
     >>> join("s3://bucket/runs/", "a", "model")
     's3://bucket/runs/a/model'
@@ -49,89 +48,66 @@ def join(place: str, *names: str) -> str:
 
 
 def checksum(data: bytes) -> str:
-    """SHA-256 in hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     return sha256(data).hexdigest()
 
 
-def read(place: str, most: int | None = None) -> bytes:
-    """The bytes of a file.
+def read(place: str, max_bytes: int | None = None) -> bytes:
+    """Read a file.
 
     Args:
         place: path or URI.
-        most: so many bytes from its beginning suffice.
+        max_bytes: bytes to read from its beginning; None for all.
 
     Raises:
-        DataError: there is no such file.
+        DataError: the file does not exist.
         StorageError: it cannot be read.
     """
-    with _failures("read", place):
-        if not is_remote(place):
-            with local_path(place).open("rb") as file:
-                # Room for `most` bytes would be made first: 35 us for half a megabyte.
-                whole = most is None or os.fstat(file.fileno()).st_size <= most
-                return file.read(None if whole else most)
-        filesystem, path = _filesystem(place)
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read(most))
+    with _translated("read", place):
+        return _store(place).read(max_bytes)
 
 
 def open_file(place: str) -> Any:
-    """A file for reading at random, as pyarrow takes it.
+    """Open a file for random access, as a pyarrow file.
 
     Raises:
-        DataError: there is no such file.
+        DataError: the file does not exist.
         StorageError: it cannot be opened.
     """
-    from pyarrow.fs import LocalFileSystem
-
-    with _failures("open", place):
-        if is_remote(place):
-            filesystem, path = _filesystem(place)
-            return filesystem.open_input_file(path)
-        return LocalFileSystem().open_input_file(str(local_path(place)))
+    with _translated("open", place):
+        filesystem, path = _pyarrow(place)
+        return filesystem.open_input_file(path)
 
 
 def commit(place: str, data: bytes) -> None:
-    """Make `data` the file's whole content, at once or not at all.
+    """Replace the whole content of a file atomically; its folder is created.
 
     Raises:
-        StorageError: disk full, no permission, object store gone; nothing is left behind.
+        StorageError: disk full, no permission, object store unreachable; nothing is left behind.
     """
-    with _failures("write", place):
-        if is_remote(place):
-            filesystem, path = _filesystem(place)
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(data)
-        else:
-            _commit_local(local_path(place), data)
+    with _translated("write", place):
+        _store(place).commit(data)
 
 
 def names(place: str) -> list[str]:
-    """Names of the files and folders directly in a folder, sorted; none if it is not there."""
-    with _failures("list", place):
-        if not is_remote(place):
-            path = local_path(place)
-            return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-        from pyarrow.fs import FileSelector
-
-        filesystem, path_in_store = _filesystem(place)
-        selector = FileSelector(path_in_store, allow_not_found=True)
-        return sorted(info.base_name for info in filesystem.get_file_info(selector))
+    """List the names of files and folders in a folder, sorted; none if it does not exist."""
+    with _translated("list", place):
+        return _store(place).names()
 
 
 def files_below(place: str) -> list[tuple[str, int, int]]:
-    """All files in a folder of an object store and below, or the file itself.
+    """List all files in a folder and below, or the file itself.
 
     Returns:
         Place, size in bytes and time of change in nanoseconds of each.
 
     Raises:
-        DataError: there is neither such a folder nor such a file.
+        DataError: the place does not exist.
     """
     from pyarrow.fs import FileSelector
 
-    with _failures("list", place):
-        filesystem, path = _filesystem(place)
+    with _translated("list", place):
+        filesystem, path = _pyarrow(place)
         found = [filesystem.get_file_info(path)]
         if not found[0].is_file:
             found = filesystem.get_file_info(FileSelector(path, recursive=True))
@@ -142,133 +118,177 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
 
 
 def exists(place: str) -> bool:
-    """Whether a file or a folder is there."""
-    with _failures("look for", place):
-        if not is_remote(place):
-            return local_path(place).exists()
-        from pyarrow.fs import FileType
-
-        filesystem, path = _filesystem(place)
-        return bool(filesystem.get_file_info(path).type != FileType.NotFound)
+    """Return whether a file or folder exists."""
+    with _translated("look for", place):
+        return _store(place).exists()
 
 
 def is_file(place: str) -> bool:
-    """Whether a file, no folder, is there."""
-    with _failures("look for", place):
-        if not is_remote(place):
-            return local_path(place).is_file()
-        filesystem, path = _filesystem(place)
-        return bool(filesystem.get_file_info(path).is_file)
+    """Return whether a place is a file."""
+    with _translated("look for", place):
+        return _store(place).is_file()
 
 
 def remove(place: str) -> None:
-    """Remove a file, or a folder with all it holds; nothing there is fine."""
-    with _failures("remove", place):
-        if not is_remote(place):
-            path = local_path(place)
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-            return
-        from pyarrow.fs import FileType
-
-        filesystem, path_in_store = _filesystem(place)
-        kind = filesystem.get_file_info(path_in_store).type
-        if kind == FileType.Directory:
-            filesystem.delete_dir(path_in_store)
-        elif kind == FileType.File:
-            filesystem.delete_file(path_in_store)
+    """Remove a file, or a folder and its content, if it exists."""
+    with _translated("remove", place):
+        _store(place).remove()
 
 
 def move(place: str, target: str) -> None:
-    """Give a file or a folder another name; nothing may be there yet if it is a folder.
+    """Rename a file or folder; a folder's target must not exist.
 
     In an object store each file is copied, then removed.
 
     Raises:
         StorageError: it cannot be moved.
     """
-    with _failures("move", place):
-        if not is_remote(place):
-            local_path(place).replace(local_path(target))
-            _sync_folder(local_path(target).parent)
-            return
-        for file, _, _ in files_below(place):
-            filesystem, path = _filesystem(file)
-            below = file.removeprefix(place)
-            filesystem.copy_file(path, _filesystem(target + below)[1])
-            filesystem.delete_file(path)
+    with _translated("move", place):
+        _store(place).move(target)
 
 
 @contextmanager
-def exclusive(place: str) -> Iterator[None]:
-    """Hold a local folder for this process alone; it is made if need be.
+def exclusive(place: str, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Lock a local folder, which is created, for this process.
 
-    An object store has no locks: there, two writers must be kept apart by who starts them.
+    An object store has no locks: the user must not start two writers.
+
+    Args:
+        place: the folder.
+        wait: called before waiting for another process; None raises instead.
 
     Raises:
-        OutputExistsError: another process holds it.
+        OutputExistsError: another process holds the lock.
     """
     if is_remote(place):
         yield
         return
-    with _failures("create", place):
+    with _translated("create", place):
         local_path(place).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(local_path(place), os.O_RDONLY)
     try:
-        _lock(descriptor, place)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if wait is None:
+                raise OutputExistsError(
+                    f"{place} is being written by another process; wait for it or choose another "
+                    "--output"
+                ) from error
+            wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         for leftover in local_path(place).glob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)  # of a commit that was killed
+            leftover.unlink(missing_ok=True)  # of a killed commit
         yield
     finally:
         os.close(descriptor)
 
 
 def remove_leftovers(place: str) -> None:
-    """Remove what killed commits left in a local folder and below.
+    """Remove the temporary files of killed commits in a local folder and below.
 
     Args:
-        place: held by this process alone and known to be its own: commits of others, below a folder
-            that merely was named, would fail.
+        place: locked, and known to belong to this program: below a folder of the user's the
+            commits of other processes would fail.
     """
     if not is_remote(place):
         for leftover in local_path(place).rglob(f".*{_TEMPORARY}"):
             leftover.unlink(missing_ok=True)
 
 
-def _lock(descriptor: int, place: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputExistsError(
-            f"{place} is being written by another process; wait for it or choose another --output"
-        ) from error
+class _LocalStore:
+    """A path on a local disk."""
+
+    def __init__(self, place: str) -> None:
+        self._path = local_path(place)
+
+    def read(self, max_bytes: int | None) -> bytes:
+        with self._path.open("rb") as file:
+            # read(n) allocates n bytes first: 35 us for half a megabyte.
+            whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
+            return file.read(None if whole else max_bytes)
+
+    def commit(self, data: bytes) -> None:
+        folder = self._path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{self._path.name}.{os.urandom(8).hex()}{_TEMPORARY}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(folder)
+
+    def names(self) -> list[str]:
+        return sorted(p.name for p in self._path.iterdir()) if self._path.is_dir() else []
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def is_file(self) -> bool:
+        return self._path.is_file()
+
+    def remove(self) -> None:
+        if self._path.is_dir():
+            shutil.rmtree(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def move(self, target: str) -> None:
+        self._path.replace(local_path(target))
+        _sync_folder(local_path(target).parent)
 
 
-def _commit_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+class _RemoteStore:
+    """A key in an object store, or the keys below it."""
+
+    def __init__(self, place: str) -> None:
+        self._place, (self._filesystem, self._path) = place, _pyarrow(place)
+
+    def read(self, max_bytes: int | None) -> bytes:
+        with self._filesystem.open_input_stream(self._path) as stream:
+            return bytes(stream.read(max_bytes))
+
+    def commit(self, data: bytes) -> None:
+        with self._filesystem.open_output_stream(self._path) as stream:
+            stream.write(data)
+
+    def names(self) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self._path, allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def exists(self) -> bool:
+        return self._kind() != "NotFound"
+
+    def is_file(self) -> bool:
+        return self._kind() == "File"
+
+    def remove(self) -> None:
+        kind = self._kind()
+        if kind == "Directory":
+            self._filesystem.delete_dir(self._path)
+        elif kind == "File":
+            self._filesystem.delete_file(self._path)
+
+    def move(self, target: str) -> None:
+        _, target_path = _pyarrow(target)
+        for file, _, _ in files_below(self._place):
+            name = file.removeprefix(self._place)
+            self._filesystem.copy_file(self._path + name, target_path + name)
+            self._filesystem.delete_file(self._path + name)
+
+    def _kind(self) -> str:
+        return str(self._filesystem.get_file_info(self._path).type.name)
 
 
-def _umask() -> int:
-    # There is no way to read it without setting it; mkstemp made the file readable to us alone.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _store(place: str) -> _LocalStore | _RemoteStore:
+    return _RemoteStore(place) if is_remote(place) else _LocalStore(place)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -279,17 +299,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _filesystem(place: str) -> tuple[Any, str]:
+def _pyarrow(place: str) -> tuple[Any, str]:
     # Imported here: half of all commands never touch an object store, and it takes 0.1 s.
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileSystem, LocalFileSystem
 
-    filesystem, path = FileSystem.from_uri(place)
-    return filesystem, path
+    if is_remote(place):
+        filesystem, path = FileSystem.from_uri(place)
+        return filesystem, path
+    return LocalFileSystem(), str(local_path(place))
 
 
 @contextmanager
-def _failures(verb: str, place: str) -> Iterator[None]:
-    """Turn the many exceptions of file systems into two that name the place."""
+def _translated(verb: str, place: str) -> Iterator[None]:
+    """Translate exceptions of file systems into errors that name the place."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

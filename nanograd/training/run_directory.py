@@ -122,7 +122,7 @@ class RunDirectory:
 
     def _write_lines(self, name: str, rows: list[dict[str, Any]], listener: Listener) -> None:
         try:
-            storage.commit(self._join(name), json_files.lines(rows))
+            storage.commit(self._join(name), json_files.encode_lines(rows))
         except StorageError as error:
             listener(warning(f"{error}; the next line is written together with this one"))
 

@@ -17,7 +17,7 @@ def test_manifest_round_trip_gives_the_same_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bit", [0, 2, 5, 7])
-def test_manifest_with_any_changed_byte_is_refused_or_says_the_same(
+def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(
     tmp_path: Path, bit: int
 ) -> None:
     file = tmp_path / "manifest.json"
@@ -51,7 +51,7 @@ def test_manifest_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "null", '"text"', "{}", '{"manifest_sha256": null}'])
-def test_json_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
 
     with pytest.raises(DataError, match="is damaged"):
@@ -61,14 +61,14 @@ def test_json_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
 def test_lines_round_trip_gives_the_same_records(tmp_path: Path) -> None:
     place, rows = str(tmp_path / "rows.jsonl"), [MANIFEST, {}, {"text": "a\nb\u2028c"}]
 
-    storage.commit(place, json_files.lines(rows))
+    storage.commit(place, json_files.encode_lines(rows))
 
     assert json_files.read_lines(place) == rows
     assert storage.read(place).count(b"\n") == len(rows)
 
 
 def test_lines_of_a_missing_or_empty_file_are_none(tmp_path: Path) -> None:
-    storage.commit(str(tmp_path / "empty"), json_files.lines([]))
+    storage.commit(str(tmp_path / "empty"), json_files.encode_lines([]))
 
     assert json_files.read_lines(str(tmp_path / "empty")) == []
     assert json_files.read_lines(str(tmp_path / "missing")) == []

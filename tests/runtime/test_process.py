@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from nanograd.runtime import process
 
-# SciPy brings a BLAS of its own, which computes nothing here; a test may have imported it late.
+# SciPy has a BLAS of its own, which computes nothing here; a test may have imported it.
 NUMPYS = [each["filepath"] for each in threadpool_info() if each["user_api"] == "blas"]
 
 
@@ -15,7 +15,7 @@ def num_threads() -> set[int]:
     return {each["num_threads"] for each in threadpool_info() if each["filepath"] in NUMPYS}
 
 
-def test_one_thread_holds_inside_the_block_and_no_longer() -> None:
+def test_one_thread_holds_inside_the_block_only() -> None:
     with threadpool_limits(limits=2, user_api="blas"):
         before = num_threads()
         with process.one_thread():
@@ -26,14 +26,14 @@ def test_one_thread_holds_inside_the_block_and_no_longer() -> None:
     assert after == before
 
 
-def test_use_one_thread_holds_from_now_on() -> None:
+def test_use_one_thread_holds_permanently() -> None:
     with threadpool_limits(limits=2, user_api="blas"):
         process.use_one_thread()
 
         assert num_threads() == {1}
 
 
-def test_blocks_may_lie_in_each_other() -> None:
+def test_blocks_may_be_nested() -> None:
     with threadpool_limits(limits=2, user_api="blas"):
         with process.one_thread():
             with process.one_thread():
@@ -44,7 +44,7 @@ def test_blocks_may_lie_in_each_other() -> None:
     assert (inside, after) == ({1}, {2})
 
 
-def test_limit_holds_until_the_last_thread_is_out() -> None:
+def test_limit_holds_until_the_last_thread_leaves() -> None:
     both_inside, first_out = Barrier(2), Barrier(2)
 
     def leave_first() -> None:

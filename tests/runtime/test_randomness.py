@@ -10,7 +10,7 @@ def draws(seed: int, purpose: int, shard: int = 0) -> list[int]:
     return [int(draw) for draw in raw]
 
 
-def test_stream_follows_from_its_key_alone() -> None:
+def test_stream_depends_on_its_key_only() -> None:
     assert draws(5, 3, 2) == draws(5, 3, 2)
 
 
@@ -22,12 +22,12 @@ def test_streams_of_different_keys_share_no_draw(other: tuple[int, int, int]) ->
 
 
 @pytest.mark.parametrize("seed", [0, 2**53, 2**63 - 1])
-def test_neighbouring_seeds_are_told_apart(seed: int) -> None:
+def test_streams_of_neighbouring_seeds_share_no_draw(seed: int) -> None:
     assert not set(draws(seed, INIT)) & set(draws(seed + 1, INIT))
 
 
 def test_stream_of_a_fixed_key_is_pinned() -> None:
-    # numpy promises these bits for ever (NEP 19); if this fails, no stored run can be repeated.
+    # numpy guarantees these bits (NEP 19); if this fails, no stored run can be repeated.
     assert draws(5, 3, 2)[:3] == [
         14177932233532986587,
         7657370677312477750,

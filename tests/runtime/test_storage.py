@@ -33,14 +33,14 @@ def test_commit_makes_data_the_whole_content(tmp_path: Path, data: bytes) -> Non
 
 
 @pytest.mark.parametrize("most", [0, 1, 192, 193, 194, 10**9])
-def test_reading_so_many_bytes_gives_the_beginning_or_all(tmp_path: Path, most: int) -> None:
+def test_read_returns_at_most_the_given_number_of_bytes(tmp_path: Path, most: int) -> None:
     data = bytes(range(193))
     storage.commit(str(tmp_path / "file"), data)
 
     assert storage.read(str(tmp_path / "file"), most) == data[:most]
 
 
-def test_committed_file_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+def test_committed_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         storage.commit(str(tmp_path / "file"), b"data")
@@ -52,7 +52,7 @@ def test_committed_file_is_readable_as_the_umask_says(tmp_path: Path) -> None:
     assert after == 0o027
 
 
-def test_commit_takes_a_file_uri(tmp_path: Path) -> None:
+def test_file_uri_is_a_local_path(tmp_path: Path) -> None:
     storage.commit(f"file://{tmp_path}/file", b"data")
 
     assert (tmp_path / "file").read_bytes() == b"data"
@@ -66,7 +66,7 @@ def test_commit_that_fails_at_the_rename_leaves_nothing_behind(tmp_path: Path) -
     with pytest.raises((StorageError, DataError), match="target"):
         storage.commit(str(tmp_path / "target"), b"data")
 
-    assert os.listdir(tmp_path) == ["target"]  # noqa: PTH208 - hidden files too
+    assert storage.names(str(tmp_path)) == ["target"]
     assert contents(tmp_path) == {"target/inside": b"kept"}
 
 
@@ -77,23 +77,17 @@ def test_commit_under_a_name_that_is_too_long_leaves_nothing_behind(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_commit_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["below", "below/it"])
+def test_commit_below_a_file_is_a_storage_error(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_bytes(b"kept")
 
     with pytest.raises(StorageError, match="cannot write"):
-        storage.commit(str(tmp_path / "file" / "below"), b"data")
+        storage.commit(str(tmp_path / "file" / below), b"data")
 
     assert contents(tmp_path) == {"file": b"kept"}
 
 
-def test_commit_two_levels_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"kept")
-
-    with pytest.raises(StorageError, match="cannot write"):
-        storage.commit(str(tmp_path / "file" / "below" / "it"), b"data")
-
-
-def test_commit_survives_a_kill_at_any_moment_whole(tmp_path: Path) -> None:
+def test_commit_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     writer = """
 import sys
 from nanograd.runtime import storage
@@ -117,7 +111,7 @@ while True:
 
 
 @pytest.mark.parametrize("name", ["missing", "missing/deeper", "file/below"])
-def test_reading_what_is_not_there_is_a_data_error(tmp_path: Path, name: str) -> None:
+def test_reading_a_missing_file_is_a_data_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
 
     with pytest.raises(DataError, match=f"{name}: there is no such file; check the path"):
@@ -136,7 +130,7 @@ def test_unknown_kind_of_place_is_a_data_error() -> None:
         storage.read("nowhere://bucket/key")
 
 
-def test_exclusive_refuses_a_second_process_until_the_first_is_gone(tmp_path: Path) -> None:
+def test_exclusive_refuses_a_second_process_until_the_first_has_ended(tmp_path: Path) -> None:
     place = str(tmp_path / "run")
 
     with subprocess.Popen(
@@ -148,15 +142,47 @@ def test_exclusive_refuses_a_second_process_until_the_first_is_gone(tmp_path: Pa
             pytest.raises(OutputExistsError, match="is being written by another process"),
             storage.exclusive(place),
         ):
-            pytest.fail("two processes hold one folder")
+            pytest.fail("two processes locked one folder")
         holder.kill()
     with storage.exclusive(place):
-        held = storage.exists(place)
+        locked = storage.exists(place)
 
-    assert held
+    assert locked
 
 
-def test_exclusive_gives_the_folder_back_after_an_error(tmp_path: Path) -> None:
+def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None:
+    place, waits = str(tmp_path / "run"), list[int]()
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with storage.exclusive(place, lambda: (waits.append(holder.pid), holder.kill())):
+            ended = holder.wait()
+
+    assert waits == [holder.pid]
+    assert ended == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_files_below_lists_a_folder_or_the_file_itself(tmp_path: Path, prefix: str) -> None:
+    for name in ("a", "b/c", "b/d/e"):
+        storage.commit(str(tmp_path / "in" / name), name.encode())
+    place = f"{prefix}{tmp_path}/in"
+
+    found = sorted(storage.files_below(place))
+
+    assert [(file, size) for file, size, _ in found] == [
+        (f"{place}/{name}", len(name)) for name in ("a", "b/c", "b/d/e")
+    ]
+    assert found[:1] == storage.files_below(f"{place}/a")
+    assert found[0][2] == (tmp_path / "in" / "a").stat().st_mtime_ns
+    with pytest.raises(DataError, match="there is no such file"):
+        storage.files_below(f"{place}/missing")
+
+
+def test_exclusive_unlocks_the_folder_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="mine"), storage.exclusive(str(tmp_path)):
         raise RuntimeError("mine")
     with storage.exclusive(str(tmp_path)):
@@ -165,7 +191,7 @@ def test_exclusive_gives_the_folder_back_after_an_error(tmp_path: Path) -> None:
     assert names == []  # no lock file either
 
 
-def test_names_are_sorted_and_empty_for_what_is_not_there(tmp_path: Path) -> None:
+def test_names_are_sorted_and_empty_for_a_missing_folder(tmp_path: Path) -> None:
     for name in ("b", "a", ".hidden"):
         storage.commit(str(tmp_path / name), b"")
 
@@ -176,7 +202,7 @@ def test_names_are_sorted_and_empty_for_what_is_not_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "make", [Path.mkdir, Path.touch, lambda path: None], ids=["folder", "file", "nothing"]
 )
-def test_remove_leaves_nothing_and_does_not_mind(
+def test_remove_leaves_nothing_of_a_file_a_folder_or_nothing(
     tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     make(tmp_path / "it")
@@ -187,8 +213,8 @@ def test_remove_leaves_nothing_and_does_not_mind(
     assert storage.exists(str(tmp_path))
 
 
-def test_folder_is_held_without_a_look_at_what_others_commit_below(tmp_path: Path) -> None:
-    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # under way, for all we know
+def test_exclusive_removes_leftovers_of_the_folder_itself_only(tmp_path: Path) -> None:
+    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # possibly of a running commit
     killed = tmp_path / ".config.toml.k3.nanograd-tmp"
     below.parent.mkdir()
     below.touch()
