@@ -1,62 +1,62 @@
-"""Every way a command can fail, each with its documented exit code.
+"""The errors of all commands, each with its exit code.
 
-The message of an error is one sentence that names the file, row, round or rank and says what to
-do. Exit codes follow BSD sysexits where one fits (65 data, 69 unavailable, 70 software, 73 cannot
-create, 74 input/output, 75 temporary); 76 is this project's own meaning. A second Ctrl-C ends a
-command with 130, as a shell would.
+A message is one sentence that names the file, row, round or rank and the remedy. Exit codes follow
+BSD sysexits where one fits (65 data, 69 unavailable, 70 software, 73 cannot create, 74
+input/output, 75 temporary); 76 is specific to this project. A second Ctrl-C exits with 130, as in a
+shell.
 """
 
 
 class NanogradError(Exception):
-    """A failure that the user can read: one sentence, one exit code."""
+    """A failure with a message for the user and an exit code."""
 
     exit_code = 70
 
 
 class UsageError(NanogradError):
-    """A flag, setting or combination of settings that cannot be meant."""
+    """An invalid flag, setting or combination of settings."""
 
     exit_code = 2
 
 
 class DataError(NanogradError):
-    """Input that is missing, broken or not what it claims to be."""
+    """Input that is missing, broken or of another kind than expected."""
 
     exit_code = 65
 
 
 class ClusterError(NanogradError):
-    """No Ray cluster answers, or it refuses us, or it has no room."""
+    """The Ray cluster does not answer, refuses the connection or has no free resources."""
 
     exit_code = 69
 
 
 class InternalError(NanogradError):
-    """A promise of this program is broken; please report it."""
+    """A defect of this program; please report it."""
 
     exit_code = 70
 
 
 class OutputExistsError(NanogradError):
-    """The output is there already and holds something else."""
+    """The output already exists with other content, or another process is writing it."""
 
     exit_code = 73
 
 
 class StorageError(NanogradError):
-    """Reading or writing failed: disk full, no permission, object store gone."""
+    """Reading or writing failed: disk full, no permission, object store unreachable."""
 
     exit_code = 74
 
 
-class Stopped(NanogradError):  # noqa: N818 - not an error: the work is saved and can go on
-    """The run was asked to stop; what is done is saved and the same command continues it."""
+class Stopped(NanogradError):  # noqa: N818 - not an error: the work is saved
+    """The run was stopped on request; its state is saved and the same command resumes it."""
 
     exit_code = 75
 
 
 class DivergedError(NanogradError):
-    """Training left the finite numbers."""
+    """A parameter, gradient or loss is not finite."""
 
     exit_code = 76
 
