@@ -59,7 +59,7 @@ def measure(
     data: str, folder: Path, only: Sequence[str], epochs: int, seeds: Sequence[int]
 ) -> Iterator[tuple[Row, list[list[int]]]]:
     """A row for each variation, and the errors after each epoch of each seed."""
-    training = mnist.load(data, lambda sentence: None).train
+    training = mnist.load(data).train
     held_out = {seed: split(training, _HELD_OUT, seed)[1] for seed in seeds}
     for name in only or VARIATIONS:
         runs = {seed: train(data, folder, name, epochs, seed) for seed in seeds}

@@ -48,7 +48,7 @@ Models = Mapping[str, Model]
 
 def measure(options: Namespace, models: Models) -> Iterator[Group]:
     """All groups that were asked for."""
-    data = mnist.load(options.data, lambda sentence: None)
+    data = mnist.load(options.data)
     chosen = data.test if options.images == "test" else data.train
     if "development" in options.only:
         yield from measure_development(options.pictures, models)

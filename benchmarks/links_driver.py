@@ -25,7 +25,7 @@ _ADDRESS, _WARM_UP, _TIMED = "10.77.0.11:6379", 5, 40
 
 def main(hidden: int, num_workers: int, images: int) -> None:
     """Answer until the input ends."""
-    digits = mnist.load("sample", lambda sentence: None).train
+    digits = mnist.load("sample").train
     recipe = make_recipe(
         TrainConfig(
             hidden=hidden, batch_size=num_workers * images, shards=num_workers, epochs=10_000

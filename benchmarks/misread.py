@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="model directories")
     parser.add_argument("--sheet", type=Path, help="a PNG file")
     options = parser.parse_args()
-    test = mnist.load(options.data, lambda sentence: None).test
+    test = mnist.load(options.data).test
     rows, read = measure(options.models, test)
     report(rows, options.json)
     if options.sheet is not None:

@@ -73,7 +73,7 @@ class Kitchen:
         """A folder of so many rows, made when it is first asked for."""
         folder = self._folder / f"{form}-{part}-{number}"
         if not folder.exists():
-            images = getattr(mnist.load(self._data, lambda sentence: None), part)
+            images = getattr(mnist.load(self._data), part)
             write_rows(folder, images, form, number, max(1, number // _FILE_ROWS))
         return folder
 

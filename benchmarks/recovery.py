@@ -11,7 +11,6 @@ with its checksum, flushed and renamed; its share is its time over the two secon
 
 import os
 import signal
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -45,7 +44,7 @@ class Trainer:
     """
 
     def __init__(self, data: str) -> None:
-        train = mnist.load(data, sys.stderr.write).train
+        train = mnist.load(data).train
         recipe = make_recipe(TrainConfig(epochs=1000), len(train))
         self._group = RayGroup(recipe, train, first_snapshot(recipe), num_workers=2)
         self._round = 0

@@ -46,7 +46,7 @@ Nanograd = Callable[..., Outcome]
 @pytest.fixture(scope="session")
 def sample() -> Mnist:
     """The built-in sample: 4,000 and 1,000 digits."""
-    return mnist.load("sample", lambda sentence: None)
+    return mnist.load("sample")
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""MNIST and other sets of labelled digits: formats, download, shards."""
+"""Labelled digits: data sets and their shards, file formats, download, the built-in sample."""

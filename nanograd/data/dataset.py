@@ -1,7 +1,7 @@
-"""Images with labels, their shards, and which images round k uses.
+"""Labelled images, their shards, and the images of each round.
 
 A batch is a function, not a stream: the images of a round follow from (seed, epoch, shard, round)
-alone, so a replaced worker continues exactly where the lost one stood.
+alone, so a replaced worker continues exactly where the failed one stopped.
 """
 
 from dataclasses import dataclass
@@ -12,19 +12,20 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nanograd.nn.mlp import NUM_INPUTS
 from nanograd.runtime.randomness import SPLIT, stream
 
-NUM_PIXELS = NUM_INPUTS
+SIDE = 28
+NUM_PIXELS = SIDE * SIDE
+NUM_CLASSES = 10
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images; the arrays are read-only.
+    """Labelled images: read-only views of the given arrays, which are not copied.
 
     Args:
-        images: (N, 784) uint8, row by row, ink 255 on 0; of `nanograd.sklearn` (N, D) float32.
-        labels: (N,) uint8, 0 to 9; of `nanograd.sklearn` int64, 0 to C - 1.
+        images: (N, 784) uint8 pixels, row by row, ink 255 on 0; or (N, D) float32 features.
+        labels: (N,) class numbers, of digits uint8.
     """
 
     images: NDArray[Any]
@@ -34,19 +35,21 @@ class Dataset:
         width = NUM_PIXELS if self.images.dtype == np.uint8 else self.images.shape[-1]
         if self.images.shape != (len(self.labels), width) or self.labels.ndim != 1:
             raise ValueError(f"shapes {self.images.shape} and {self.labels.shape} do not fit")
-        self.images.flags.writeable = False
-        self.labels.flags.writeable = False
+        for name in ("images", "labels"):
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64] | slice) -> "Dataset":
-        """The images and labels at the given positions."""
+        """Return the images and labels at some positions."""
         return Dataset(self.images[index], self.labels[index])
 
     def sha256(self) -> str:
-        """Checksum of images and labels: which data is this?"""
+        """Return the checksum of images and labels."""
         digest = sha256(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
@@ -54,16 +57,16 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """Which images each shard contributes to each round.
+    """The images that each shard contributes to each round.
 
-    A batch is cut into `num_shards` micro-batches of nearly equal size, the training set into as
-    many runs in the same proportion. Every image is used exactly once an epoch: each round takes
-    `batch_size` images, the last one what is left. Full batches matter: a matrix product of 15 rows
-    takes 1.4 times as long as one of 16.
+    A batch consists of `num_shards` micro-batches of nearly equal size; the training set is cut
+    into runs in the same proportion. Every image is used exactly once an epoch: each round takes
+    `batch_size` images, the last one the remainder. Full batches matter: a matrix product of 15
+    rows takes 1.4 times as long as one of 16.
 
     Args:
         num_images: N, size of the training set.
-        num_shards: S, fixed for a run; how many workers share the shards changes nothing.
+        num_shards: S, fixed for a run and independent of the number of workers.
         batch_size: images a round.
         seed: 0 to 2**63 - 1.
     """
@@ -79,7 +82,7 @@ class BatchPlan:
         return -(-self.num_images // self.batch_size)
 
     def shard_slice(self, shard: int) -> slice:
-        """Where the shard's images stand in the training set."""
+        """Return the positions of the shard's images in the training set."""
         share = self._share(shard)
         return slice(
             self.num_images * share.start // self.batch_size,
@@ -87,26 +90,26 @@ class BatchPlan:
         )
 
     def order(self, epoch: int, shard: int) -> NDArray[np.int64]:
-        """The shard's images, by position within the shard, in the order this epoch uses them."""
+        """Return the order of the shard's images in an epoch, as positions within the shard."""
         span = self.shard_slice(shard)
         draws = stream(self.seed, epoch, shard).random_raw(span.stop - span.start)
         return np.argsort(draws, kind="stable")
 
     def distortions(self, round_: int, shard: int) -> Philox:
-        """Random numbers for the distortions of the shard's images in this round."""
-        epoch, place = divmod(round_, self.rounds_per_epoch)
+        """Return the random numbers for the distortions of the shard's images in a round."""
+        epoch, index = divmod(round_, self.rounds_per_epoch)
         # Block 0 is the epoch's order.
-        return stream(self.seed, epoch, shard, block=1 + place)
+        return stream(self.seed, epoch, shard, block=1 + index)
 
     def micro_batch(self, round_: int, shard: int) -> slice:
-        """Which stretch of the shard's `order` the round uses (round counts over all epochs)."""
+        """Return the slice of the shard's `order` that a round uses (counted over all epochs)."""
         span, share = self.shard_slice(shard), self._share(shard)
         length, size = span.stop - span.start, share.stop - share.start
-        place = round_ % self.rounds_per_epoch
-        return slice(min(place * size, length), min((place + 1) * size, length))
+        index = round_ % self.rounds_per_epoch
+        return slice(min(index * size, length), min((index + 1) * size, length))
 
     def _share(self, shard: int) -> slice:
-        """Which stretch of a full batch is the shard's."""
+        """Return the shard's slice of a full batch."""
         return slice(
             self.batch_size * shard // self.num_shards,
             self.batch_size * (shard + 1) // self.num_shards,
@@ -114,7 +117,7 @@ class BatchPlan:
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Cut a data set in two at random: (the rest, `share` of it), each in the original order.
+    """Split a data set at random into the rest and `share` of it, each in the original order.
 
     Args:
         dataset: N images.
@@ -122,9 +125,6 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         seed: 0 to 2**63 - 1; the same seed holds out the same images.
     """
     draws = stream(seed, SPLIT).random_raw(len(dataset))
-    num_held_out = round(share * len(dataset))
     order = np.argsort(draws, kind="stable")
-    return (
-        dataset.take(np.sort(order[num_held_out:])),
-        dataset.take(np.sort(order[:num_held_out])),
-    )
+    held_out, rest = np.split(order, [round(share * len(dataset))])
+    return dataset.take(np.sort(rest)), dataset.take(np.sort(held_out))

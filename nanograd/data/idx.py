@@ -1,7 +1,6 @@
-"""MNIST's own file format, IDX: a magic number, the sizes, then one byte per value.
+"""IDX, the file format of MNIST: a magic number, the sizes, then one byte per value.
 
-A header is never trusted: the sizes it announces are compared with the bytes that are there
-before any array is made.
+The sizes in a header are compared with the length of the file before memory is allocated.
 
 References:
     LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats".
@@ -25,7 +24,7 @@ _IMAGES = 3  # dimensions of an image file
 
 
 def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
-    """The array in an IDX file, raw or gzipped.
+    """Parse an IDX file, raw or gzipped.
 
     Args:
         data: the file's bytes.
@@ -35,25 +34,26 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
         (N,) uint8 labels or (N, rows, columns) uint8 images, read-only.
 
     Raises:
-        DataError: not IDX, another type or number of dimensions, empty, cut short or too long.
+        DataError: no IDX, another type or number of dimensions, empty, cut short or too long.
 
     >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
     [5, 0, 4]
     """
     raw = decompress(data, name)
-    shape = _announced_shape(raw, name)
-    values = np.frombuffer(raw, np.uint8)[_header_bytes(len(shape)) :]
+    shape = _parse_shape(raw, name)
+    values = np.frombuffer(raw, np.uint8, offset=_header_bytes(len(shape)))
     if len(values) != prod(shape):
         fault = "cut short" if len(values) < prod(shape) else "too long"
+        sizes = " x ".join(map(str, shape))
         raise DataError(
-            f"{name}: the file is {fault}: its header announces {_times(shape)} bytes of data but "
+            f"{name}: the file is {fault}: its header announces {sizes} bytes of data but "
             f"{len(values)} follow; get the file again"
         )
     return values.reshape(shape)
 
 
 def format_idx(array: NDArray[np.uint8]) -> bytes:
-    """The IDX file of an array, not compressed.
+    """Return the IDX file of an array, not compressed.
 
     Args:
         array: (N,) or (N, rows, columns) uint8, not empty.
@@ -71,7 +71,7 @@ def format_idx(array: NDArray[np.uint8]) -> bytes:
 
 
 def decompress(data: bytes, name: str) -> bytes:
-    """The content of a gzip file; anything else is returned as it is.
+    """Decompress a gzip file; return anything else unchanged.
 
     Gzip is recognised by its magic number, since files get renamed.
 
@@ -88,10 +88,11 @@ def decompress(data: bytes, name: str) -> bytes:
         raise DataError(f"{name}: the gzip file is damaged ({error}); get it again") from error
 
 
-def _announced_shape(raw: bytes, name: str) -> tuple[int, ...]:
-    """The sizes in the header, all positive."""
+def _parse_shape(raw: bytes, name: str) -> tuple[int, ...]:
+    """Return the sizes in the header, all positive."""
     if len(raw) < _header_bytes(_LABELS) or raw[:2] != b"\0\0":
-        raise DataError(f"{name}: this is no IDX file (magic number {_hex(raw)}); check the path")
+        magic = f"0x{raw[:4].hex()}" if raw else "missing, the file has no bytes"
+        raise DataError(f"{name}: this is no IDX file (magic number {magic}); check the path")
     kind, num_dimensions = raw[2], raw[3]
     if kind != _UNSIGNED_BYTE or num_dimensions not in (_LABELS, _IMAGES):
         raise DataError(
@@ -102,17 +103,10 @@ def _announced_shape(raw: bytes, name: str) -> tuple[int, ...]:
         raise DataError(f"{name}: the file is cut short within its header; get the file again")
     shape: tuple[int, ...] = struct.unpack_from(f">{num_dimensions}I", raw, offset=4)
     if 0 in shape:
-        raise DataError(f"{name}: the file is empty ({_times(shape)} bytes of data); get another")
+        sizes = " x ".join(map(str, shape))
+        raise DataError(f"{name}: the file is empty ({sizes} bytes of data); get another")
     return shape
 
 
 def _header_bytes(num_dimensions: int) -> int:
     return 4 + 4 * num_dimensions
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _hex(raw: bytes) -> str:
-    return f"0x{raw[:4].hex()}" if raw else "missing, the file has no bytes"

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -8,7 +10,7 @@ SIZES = [1, 7, 193]
 
 
 def numbered(num_images: int) -> Dataset:
-    """Images whose first two pixels say which they are."""
+    """Return images whose first two pixels encode their number."""
     images = np.zeros((num_images, 784), np.uint8)
     images[:, 0], images[:, 1] = np.divmod(np.arange(num_images), 256)
     return Dataset(images, (np.arange(num_images) % 10).astype(np.uint8))
@@ -101,7 +103,7 @@ def test_order_of_a_fixed_seed_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("seed", [2**53, 2**63 - 2])
-def test_large_neighbouring_seeds_are_told_apart(seed: int) -> None:
+def test_orders_of_large_neighbouring_seeds_differ(seed: int) -> None:
     # As float64 they would be the same number.
     order, neighbour = plan(seed=seed).order(0, 0), plan(seed=seed + 1).order(0, 0)
 
@@ -125,7 +127,7 @@ def test_split_keeps_the_order_and_the_labels() -> None:
         assert part.labels.tolist() == [number % 10 for number in numbers(part)]
 
 
-def test_split_follows_from_the_seed_alone() -> None:
+def test_split_depends_on_the_seed_only() -> None:
     first, again, other = (split(numbered(193), 0.2, seed)[1] for seed in (5, 5, 6))
 
     assert numbers(first) == numbers(again)
@@ -138,32 +140,53 @@ def test_split_of_a_fixed_seed_is_pinned() -> None:
     assert numbers(held_out) == [6, 9, 17, 34, 44, 49, 50, 60, 66, 75]
 
 
-def test_split_takes_the_largest_seed() -> None:
+def test_split_accepts_the_largest_seed() -> None:
     _, held_out = split(numbered(193), 0.2, seed=2**63 - 1)
 
     assert len(held_out) == 39
 
 
-def test_dataset_is_read_only() -> None:
-    dataset = numbered(7)
+def test_dataset_holds_read_only_views_of_arrays_that_stay_writeable() -> None:
+    images, labels = np.zeros((7, 784), np.uint8), np.zeros(7, np.uint8)
+    dataset = Dataset(images, labels)
 
+    images[0, 0] = labels[0] = 1
+
+    assert dataset.images[0, 0] == dataset.labels[0] == 1  # no copies
+    for view in (dataset.images, dataset.labels):
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 2
+
+
+def test_dataset_survives_pickling_without_copies() -> None:
+    dataset, buffers = numbered(193), list[pickle.PickleBuffer]()
+
+    pickled = pickle.dumps(dataset, protocol=5, buffer_callback=buffers.append)
+    again = pickle.loads(pickled, buffers=buffers)  # noqa: S301 - our own
+
+    assert again.sha256() == dataset.sha256()
+    assert np.shares_memory(again.images, dataset.images)
     with pytest.raises(ValueError, match="read-only"):
-        dataset.images[0, 0] = 1
-    with pytest.raises(ValueError, match="read-only"):
-        dataset.labels[0] = 1
+        again.images[0, 0] = 1
+
+
+def test_dataset_accepts_other_features() -> None:
+    dataset = Dataset(np.zeros((7, 4), np.float32), np.arange(7))
+
+    assert dataset.take(slice(2, 5)).labels.tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("images", "labels"), [((7, 783), (7,)), ((7, 784), (6,)), ((7, 784), (7, 1))]
 )
-def test_dataset_refuses_shapes_that_do_not_fit(
+def test_dataset_refuses_shapes_that_do_not_match(
     images: tuple[int, ...], labels: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         Dataset(np.zeros(images, np.uint8), np.zeros(labels, np.uint8))
 
 
-def test_sha256_knows_images_and_labels_apart() -> None:
+def test_sha256_changes_with_images_and_with_labels() -> None:
     dataset = numbered(7)
     image_changed = Dataset(255 - dataset.images, dataset.labels.copy())
     label_changed = Dataset(dataset.images.copy(), 9 - dataset.labels)

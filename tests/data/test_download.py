@@ -16,16 +16,12 @@ import pytest
 
 from nanograd.data import download
 from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.runtime.events import Level
 
 # What `fetch` downloads here: small stand-ins with their true checksums.
 CONTENT = {name: f"the content of {name}".encode() * 99 for name in ("one", "two", "three")}
 FILES = {name: sha256(content).hexdigest() for name, content in CONTENT.items()}
 SERVED = {f"/{name}.gz": gzip.compress(content) for name, content in CONTENT.items()}
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
 
 
 @pytest.fixture
@@ -42,9 +38,9 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def mirror(
     served: dict[str, bytes], *, missing_bytes: int = 0, gate: Event | None = None
 ) -> Iterator[tuple[str, Counter[str]]]:
-    """A web server on this machine: (its URL, how often each path was asked for).
+    """Run a local web server: (its URL, number of requests of each path).
 
-    It leaves out the last bytes of each file, and answers nobody before the gate is open.
+    It leaves out the last bytes of each file, and does not answer before the gate is open.
     """
     requests: Counter[str] = Counter()
 
@@ -73,36 +69,42 @@ def mirror(
         server.server_close()
 
 
-def fetch(cache: Path, mirrors: list[str], said: list[str]) -> None:
-    download.fetch(str(cache), mirrors, said.append, FILES)
+def fetch(cache: Path, *mirrors: str) -> list[tuple[Level, str]]:
+    """Fetch FILES and return the messages."""
+    events = list[tuple[Level, str]]()
+    download.fetch(str(cache), mirrors, lambda e: events.append((e.level, str(e))), FILES)
+    return events
 
 
 def fetched(cache: Path) -> dict[str, bytes]:
-    """The cache's content, decompressed, by name; the lock file aside."""
-    files = [file for file in cache.iterdir() if file.name != ".lock"]
-    return {file.name: gzip.decompress(file.read_bytes()) for file in files}
+    """Return the decompressed content of the cache by name."""
+    return {file.name: gzip.decompress(file.read_bytes()) for file in cache.iterdir()}
 
 
-def test_fetch_completes_the_cache(cache: Path, said: list[str]) -> None:
+COMPLETE = {f"{name}.gz": content for name, content in CONTENT.items()}
+
+
+def test_fetch_completes_the_cache(cache: Path) -> None:
     with mirror(SERVED) as (url, requests):
-        fetch(cache, [url], said)
-        fetch(cache, [url], said)
+        messages = fetch(cache, url)
+        fetch(cache, url)
 
-    assert fetched(cache) == {f"{name}.gz": content for name, content in CONTENT.items()}
+    assert fetched(cache) == COMPLETE
     assert sum(requests.values()) == 3
-    assert f"downloading {url}/one.gz" in said
+    assert (Level.INFO, f"downloading {url}/one.gz") in messages
+    assert messages[-1] == (Level.INFO, f"MNIST is complete and verified in {cache}")
 
 
-def test_fetch_takes_file_urls(tmp_path: Path, cache: Path, said: list[str]) -> None:
+def test_fetch_takes_file_urls(tmp_path: Path, cache: Path) -> None:
     for name, content in CONTENT.items():
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
 
-    fetch(cache, [f"file://{tmp_path}/"], said)
+    fetch(cache, f"file://{tmp_path}/")
 
     assert len(fetched(cache)) == 3
 
 
-@pytest.mark.parametrize(
+BAD_MIRRORS = pytest.mark.parametrize(
     ("served", "missing_bytes", "reason"),
     [
         ({}, 0, "HTTP 404"),
@@ -112,73 +114,68 @@ def test_fetch_takes_file_urls(tmp_path: Path, cache: Path, said: list[str]) -> 
     ],
     ids=["404", "other-content", "html", "closes-early"],
 )
+
+
+@BAD_MIRRORS
 def test_fetch_names_a_bad_mirror_and_tries_the_next(
-    cache: Path, said: list[str], served: dict[str, bytes], missing_bytes: int, reason: str
+    cache: Path, served: dict[str, bytes], missing_bytes: int, reason: str
 ) -> None:
     with (
-        mirror(served, missing_bytes=missing_bytes) as (bad, asked),
+        mirror(served, missing_bytes=missing_bytes) as (bad, requests),
         mirror(SERVED) as (good, _),
     ):
-        fetch(cache, [bad, good], said)
+        messages = fetch(cache, bad, good)
 
-    assert fetched(cache) == {f"{name}.gz": content for name, content in CONTENT.items()}
-    assert any(sentence.startswith(f"{bad}/one.gz: {reason}") for sentence in said)
-    assert sum(asked.values()) == 1
+    assert fetched(cache) == COMPLETE
+    [warning] = [text for level, text in messages if level == Level.WARNING]
+    assert warning.startswith(f"{bad}/one.gz: {reason}")
+    assert sum(requests.values()) == 1
 
 
-@pytest.mark.parametrize(
-    ("served", "missing_bytes", "reason"),
-    [
-        ({}, 0, "HTTP 404"),
-        (dict.fromkeys(SERVED, gzip.compress(b"else")), 0, "wrong checksum"),
-        (SERVED, 5, "the mirror closed early"),
-    ],
-    ids=["404", "other-content", "closes-early"],
-)
+@BAD_MIRRORS
 def test_fetch_without_a_good_mirror_leaves_nothing(
-    cache: Path, said: list[str], served: dict[str, bytes], missing_bytes: int, reason: str
+    cache: Path, served: dict[str, bytes], missing_bytes: int, reason: str
 ) -> None:
     with (
         mirror(served, missing_bytes=missing_bytes) as (url, _),
         pytest.raises(DataError, match=rf"one cannot be downloaded \({url}/one\.gz: {reason}"),
     ):
-        fetch(cache, [url], said)
+        fetch(cache, url)
 
     assert fetched(cache) == {}
 
 
-def test_fetch_from_a_closed_port_fails_at_once(cache: Path, said: list[str]) -> None:
+def test_fetch_from_a_closed_port_fails_at_once(cache: Path) -> None:
     with mirror({}) as (url, _):
         pass
     begin = time.monotonic()
 
     with pytest.raises(DataError, match="Connection refused"):
-        fetch(cache, [url], said)
+        fetch(cache, url)
     assert time.monotonic() - begin < 2
 
 
-def test_fetch_gives_up_on_a_silent_mirror(
-    cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "_ANSWER_S", 0.1)
+def test_fetch_gives_up_on_a_silent_mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_TIMEOUT_S", 0.1)
     gate = Event()
     with mirror(SERVED, gate=gate) as (url, _):
         with pytest.raises(DataError, match="no answer within"):
-            fetch(cache, [url], said)
+            fetch(cache, url)
         gate.set()
 
     assert fetched(cache) == {}
 
 
-def test_fetch_replaces_a_damaged_file_and_says_so(cache: Path, said: list[str]) -> None:
+def test_fetch_replaces_a_damaged_file_with_a_warning(cache: Path) -> None:
     with mirror(SERVED) as (url, requests):
-        fetch(cache, [url], said)
+        fetch(cache, url)
         (cache / "two.gz").write_bytes(SERVED["/two.gz"][:-9])
-        fetch(cache, [url], said)
+        messages = fetch(cache, url)
 
     assert fetched(cache)["two.gz"] == CONTENT["two"]
     assert requests["/two.gz"] == 2
-    assert f"{cache}/two.gz is damaged (wrong SHA-256), fetching it again" in said
+    damaged = f"{cache}/two.gz is damaged (wrong SHA-256); downloading it again"
+    assert (Level.WARNING, damaged) in messages
 
 
 def test_two_processes_download_once(cache: Path) -> None:
@@ -190,31 +187,29 @@ def test_two_processes_download_once(cache: Path) -> None:
     with mirror(SERVED, gate=gate) as (url, requests):
         command = [sys.executable, "-u", "-c", program, str(cache), url, json.dumps(FILES)]
         processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in "ab"]
-        first_words = {process.stdout.readline().split()[0] for process in processes}
+        first_messages = {process.stdout.readline().split()[0] for process in processes}
         gate.set()
         for process in processes:
             process.communicate()
 
-    assert first_words == {"downloading", "another"}
+    assert first_messages == {"downloading", "another"}
     assert [process.returncode for process in processes] == [0, 0]
     assert requests == dict.fromkeys(SERVED, 1)
 
 
 @pytest.mark.parametrize("mirrors", [[], ["/some/folder"], ["ftp://host/mnist"]])
-def test_fetch_refuses_what_is_no_mirror(cache: Path, said: list[str], mirrors: list[str]) -> None:
+def test_fetch_refuses_other_mirrors(cache: Path, mirrors: list[str]) -> None:
     with pytest.raises(UsageError, match="mirror"):
-        fetch(cache, mirrors, said)
+        fetch(cache, *mirrors)
 
     assert not cache.exists()
 
 
-def test_fetch_into_a_cache_that_cannot_be_made_names_the_setting(
-    tmp_path: Path, said: list[str]
-) -> None:
+def test_fetch_into_a_cache_that_cannot_be_created_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(StorageError, match="set NANOGRAD_CACHE"):
-        fetch(tmp_path / "file" / "cache", ["file:///nowhere/at/all"], said)
+        fetch(tmp_path / "file" / "cache", "file:///nowhere/at/all")
 
 
 @pytest.mark.parametrize(

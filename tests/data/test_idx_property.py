@@ -19,7 +19,7 @@ PACKINGS = st.sampled_from([bytes, gzip.compress])
 
 
 def parses_or_complains(data: bytes) -> bool:
-    """Whether the bytes parse; any exception but DataError passes through and fails the test."""
+    """Return whether the bytes parse; any exception but DataError fails the test."""
     try:
         array = parse_idx(data, "some file")
     except DataError as error:

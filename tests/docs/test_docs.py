@@ -174,7 +174,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(document: Path, tmp_path: Path
 
 
 def test_tensors_are_read_elsewhere_as_the_documents_say(tmp_path: Path) -> None:
-    digits = mnist.load_test("sample", lambda sentence: None)
+    digits = mnist.load_test("sample")
     run = nanograd.train(
         data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
     )
