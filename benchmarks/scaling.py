@@ -39,7 +39,7 @@ def measure(
 
 def _row(setting: Setting, speeds: Sequence[float], others: float) -> Row:
     parameters = Architecture(
-        hidden=setting.hidden, activation="relu", loss="cross_entropy"
+        inputs=784, hidden=setting.hidden, classes=10, activation="relu", loss="cross_entropy"
     ).num_parameters
     held = assign_shards(setting.shards, setting.workers, range(setting.workers))
     nodes = sum(len(cover((0, setting.shards), frozenset(shards))) for shards in held.values())

@@ -25,7 +25,7 @@ from nanograd.config.command_configs import (
 from nanograd.config.train_config import TrainConfig
 from nanograd.console import summaries
 from nanograd.data import download, mnist
-from nanograd.data.dataset import BatchPlan, split
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, split
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
@@ -60,7 +60,7 @@ def train(config: TrainConfig, listener: Listener = ignore) -> ResultLine:
     place = run_directory(config)
     if config.plots:
         plots.require()
-    data = mnist.load(config.data, _say(listener))
+    data = mnist.load(config.data, listener)
     listener(
         info(
             f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}"
@@ -129,7 +129,11 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
     distortion = {each.name: getattr(config, each.name) for each in fields(Distortion)}
     return Recipe(
         architecture=Architecture(
-            hidden=config.hidden, activation=config.activation, loss=config.loss
+            inputs=NUM_PIXELS,
+            hidden=config.hidden,
+            classes=NUM_CLASSES,
+            activation=config.activation,
+            loss=config.loss,
         ),
         preparation=Preparation(name=config.pixels, width=config.width, height=config.height),
         plan=plan,
@@ -169,7 +173,7 @@ def report(
         written = prediction_report.write(place, as_png=as_png)
     else:
         story = training_report.read(place)
-        test = mnist.load_test(data or story.model.about["data"], _say(listener))
+        test = mnist.load_test(data or story.model.about["data"], listener)
         written = training_report.write(place, test, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
@@ -237,7 +241,7 @@ def inspect(
 def evaluate(config: EvaluateConfig, listener: Listener = ignore) -> ResultLine:
     """Measure a model on a test set; with `verbose`, emit an event for each image."""
     model = model_io.load(config.model)
-    test = mnist.load_test(config.data, _say(listener))
+    test = mnist.load_test(config.data, listener)
     began = perf_counter()
     with process.one_thread():
         scores = model.scores(test.images)
@@ -254,7 +258,7 @@ def evaluate(config: EvaluateConfig, listener: Listener = ignore) -> ResultLine:
     return {
         "images": len(test),
         "accuracy": accuracy,
-        "confusion": metrics.confusion_matrix(best, test.labels).tolist(),
+        "confusion": metrics.confusion_matrix(best, test.labels, NUM_CLASSES).tolist(),
         "evaluate_s": round(seconds, 3),
         "params_sha256": model.params_sha256(),
     }
@@ -282,13 +286,13 @@ def export_model(config: ExportConfig) -> ResultLine:
 def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Download MNIST into the cache."""
     cache = download.cache_folder()
-    download.fetch(cache, mirrors or download.MIRRORS, _say(listener))
+    download.fetch(cache, mirrors or download.MIRRORS, listener)
     return {"cache": cache}
 
 
 def data_info(source: str, listener: Listener = ignore) -> ResultLine:
     """Count the images of a data set and compute its checksum."""
-    data = mnist.load(source, _say(listener))
+    data = mnist.load(source, listener)
     return {
         "data": data.name,
         "sha256": data.sha256,
@@ -301,7 +305,7 @@ def data_info(source: str, listener: Listener = ignore) -> ResultLine:
 
 def data_export(source: str, output: str, listener: Listener = ignore) -> ResultLine:
     """Write a test set as PNG files, a folder for each class."""
-    test = mnist.load_test(source, _say(listener))
+    test = mnist.load_test(source, listener)
     mnist.write_pictures(test, output)
     return {"images": len(test), "output": output}
 

@@ -145,7 +145,7 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
         nanograd.train(quiet=True)
     with pytest.raises(UsageError, match="--preset is 'fsat': choose classic or fast"):
         nanograd.train(preset="fsat")
-    with pytest.raises(DataError, match="no model directory"):
+    with pytest.raises(DataError, match="is not a model directory"):
         nanograd.load_model(tmp_path)
 
 

@@ -83,9 +83,11 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
     """Words of a command that predicts 7 digits with two more columns."""
-    architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
+    architecture = Architecture(
+        inputs=784, classes=10, hidden=7, activation="relu", loss="cross_entropy"
+    )
     params, preparation = init_params(architecture, 0), Preparation(name="unit")
-    net = Net(architecture=architecture, params=params, preparation=preparation)
+    net = Net(params=params, preparation=preparation)
     model.save(Model(nets=(net,), about={}), str(tmp_path / "model"))
     images = [image.tobytes() for image in sample.test.images[:7]]
     table = pa.table({"image": images, "id": range(7), "a b": range(7)})

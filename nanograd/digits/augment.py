@@ -15,8 +15,9 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
+from nanograd.data.dataset import SIDE
 from nanograd.digits.deskew import Size, deskewed_coordinates
-from nanograd.digits.resample import SIDE, resample
+from nanograd.digits.resample import resample
 
 # Standard deviation of the Gaussian that smooths the elastic field, in pixels (Simard: about 4).
 _SMOOTHNESS = 4.0

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.digits.resample import PIECE, SIDE, resample, resample_rows
+from nanograd.data.dataset import SIDE
+from nanograd.digits.resample import PIECE, resample, resample_rows
 
 # Images at once: the working arrays of more fall out of cache.
 _BLOCK = 128

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanograd.data.dataset import SIDE
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
-from nanograd.digits.resample import SIDE
 
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
 _MEAN, _DEVIATION = 0.1307, 0.3081

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 28
+from nanograd.data.dataset import SIDE
 
 # An image is padded with zeros to ROW x ROW: one row and column before it, the rest after it.
 ROW = 32

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import Dataset
+from nanograd.data.dataset import SIDE, Dataset
 from nanograd.digits.deskew import deskew
 from nanograd.digits.form import LONGEST_SIDE, centre
-from nanograd.digits.resample import SIDE
 from nanograd.runtime.randomness import FLAGS, STROKES, TAILS, stream
 
 Bytes = NDArray[np.uint8]

@@ -1,1 +1,1 @@
-"""Trained models: saved, loaded, described, exported."""
+"""Trained models: model directories, model cards, ONNX export."""

@@ -1,15 +1,15 @@
-"""A model: one net or several, and how pixels must be prepared for them. It is all one needs.
+"""A trained model: one net or an ensemble, with the pixel preparation of each net.
 
-A model directory holds `model.safetensors` (0.w1, 0.b1, 0.w2, 0.b2, those of the next net 1.w1 and
-so on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card,
+A model directory holds `model.safetensors` (0.w1, 0.b1, 0.w2, 0.b2 of the first net, 1.w1 and so
+on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card,
 which may be edited) and, written last, `manifest.json` with the SHA-256 of the first two. No pickle
-is involved; a directory that fails its checksums, or says what this version does not know, is
-refused.
+is involved. A directory whose checksums are wrong, or that holds something unknown to this version,
+is refused.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from platform import python_version
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nanograd import __version__
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.preparation import Preparation, as_rows, prepare
 from nanograd.errors import DataError
 from nanograd.models import model_card
@@ -32,12 +33,14 @@ MANIFEST = "manifest.json"
 
 _TENSORS = ("w1", "b1", "w2", "b2")
 _FILES, _CARD = ("model.safetensors", "config.json"), "README.md"
-_MEANING = {
+# Entries of the manifest that are not part of `Model.about`.
+_STRUCTURE = ("format", "files", "params_sha256", "versions")
+_SETTINGS = {
     "architecture": ("hidden", "activation", "loss"),
     "preparation": ("name", "version", "width", "height"),
 }
-# Rows put through the net at once: the hidden layer of a larger chunk falls out of cache.
-_CHUNK = 512
+# Rows in one matrix product: the hidden layer of a larger chunk does not fit into the cache.
+_CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,48 +48,44 @@ class Net:
     """A trained net.
 
     Args:
-        architecture: what the parameters mean.
         params: float32.
-        preparation: how pixels become its inputs.
+        preparation: turns pixels into its inputs.
     """
 
-    architecture: Architecture
-    params: Params = field(repr=False)
+    params: Params
     preparation: Preparation
 
+    @property
+    def architecture(self) -> Architecture:
+        """Its layers."""
+        return self.params.architecture
+
     def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Ten scores an image: (B, 784) uint8 to (B, 10) float32."""
-        return mlp.predict(self.architecture, self.params, prepare(self.preparation, images))
+        """Compute the scores of (B, 784) uint8 images: (B, 10) float32."""
+        return mlp.predict(self.params, prepare(self.preparation, images))
 
-    def shape(self) -> model_card.Shape:
-        """What the model card says of it."""
-        of, pixels = self.architecture, self.preparation
-        return model_card.Shape(
-            of.hidden, of.activation, of.loss, of.num_parameters, pixels.name, pixels.version
-        )
-
-    def meaning(self) -> dict[str, Any]:
-        """What its parameters are the parameters of."""
+    def config(self) -> dict[str, Any]:
+        """Return its entry in `config.json`."""
         return {
-            part: {name: getattr(getattr(self, part), name) for name in names}
-            for part, names in _MEANING.items()
+            section: {name: getattr(getattr(self, section), name) for name in names}
+            for section, names in _SETTINGS.items()
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A net, or a committee of nets whose scores are averaged.
+    """A net, or an ensemble of nets whose scores are averaged.
 
     Args:
         nets: at least one.
-        about: how they came to be (data, seed, settings, accuracies); goes into the manifest.
+        about: their provenance (data, seed, settings, accuracies); stored in the manifest.
     """
 
     nets: tuple[Net, ...]
     about: dict[str, Any]
 
     def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Ten scores an image, the mean of the nets' scores.
+        """Compute the mean of the nets' scores.
 
         Args:
             images: (N, 784) uint8, ink 255 on 0.
@@ -95,50 +94,52 @@ class Model:
             (N, 10) float32 in [0, 1]; the largest is the prediction.
         """
         result = np.empty((len(images), self.nets[0].architecture.classes), np.float32)
-        for start in range(0, len(images), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
+        for start in range(0, len(images), _CHUNK_ROWS):
+            chunk = slice(start, start + _CHUNK_ROWS)
             scores = [net.scores(images[chunk]) for net in self.nets]
             result[chunk] = np.mean(scores, axis=0)
         return result
 
     def predict(self, images: ArrayLike) -> NDArray[np.int64]:
-        """The digit that each image shows.
+        """Classify images.
 
         Args:
-            images: (N, 28, 28) or (N, 784), ink on paper that is 0, in the form MNIST has: whole
+            images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST: whole
                 numbers from 0 to 255 or floats from 0 to 1.
 
         Returns:
             (N,) int64, 0 to 9.
 
         Raises:
-            ValueError: another shape or dtype, or values beyond.
+            ValueError: another shape or dtype, or values out of range.
         """
         return np.asarray(self.predict_proba(images).argmax(axis=1), np.int64)
 
     def predict_proba(self, images: ArrayLike) -> NDArray[np.float32]:
-        """Ten scores an image; no calibrated probabilities, and of a net with `mse` no sum of 1.
+        """Compute ten scores for each image.
+
+        They are not calibrated probabilities, and with `mse` a row does not sum to 1.
 
         Args:
-            images: as of `predict`.
+            images: as in `predict`.
 
         Returns:
-            (N, 10) float32 in [0, 1]: `scores`, to the bits that `nanograd predict` writes.
+            (N, 10) float32 in [0, 1], with the bits that `nanograd predict` writes.
 
         Raises:
-            ValueError: another shape or dtype, or values beyond.
+            ValueError: another shape or dtype, or values out of range.
         """
         with process.one_thread():
             return self.scores(as_rows(images))
 
     def params_sha256(self) -> str:
-        """Checksum of all parameters: the identity of a training result."""
+        """Return the checksum of all parameters, which identifies a training result."""
         return storage.checksum(self._parameters())
 
     def sha256(self) -> str:
-        """Checksum of all that a prediction depends on."""
-        meaning = json.dumps([net.meaning() for net in self.nets])
-        return storage.checksum(meaning.encode() + self._parameters())
+        """Return the checksum of everything that a prediction depends on."""
+        config = json.dumps([net.config() for net in self.nets])
+        return storage.checksum(config.encode() + self._parameters())
 
     def _parameters(self) -> bytes:
         return b"".join(net.params.vector.tobytes() for net in self.nets)
@@ -148,7 +149,7 @@ def save(model: Model, place: str) -> None:
     """Write a model directory, its manifest last.
 
     Args:
-        model: what to save.
+        model: the model.
         place: a folder or URI.
 
     Raises:
@@ -159,14 +160,12 @@ def save(model: Model, place: str) -> None:
         for number, net in enumerate(model.nets)
         for name in _TENSORS
     }
-    nets = [net.meaning() for net in model.nets]
-    files = {
-        "model.safetensors": save_tensors(tensors),
-        "config.json": json_files.pretty({"format": FORMAT, "nets": nets}),
-    }
-    text = model_card.write([net.shape() for net in model.nets], model.about)
-    storage.commit(storage.join(place, _CARD), text.encode())
-    for name, data in files.items():
+    config = {"format": FORMAT, "nets": [net.config() for net in model.nets]}
+    files = {"model.safetensors": save_tensors(tensors), "config.json": json_files.encode(config)}
+    card = model_card.write(
+        [(net.architecture, net.preparation) for net in model.nets], model.about
+    )
+    for name, data in {_CARD: card.encode(), **files}.items():
         storage.commit(storage.join(place, name), data)
     manifest = {
         "format": FORMAT,
@@ -179,42 +178,47 @@ def save(model: Model, place: str) -> None:
 
 
 def load(place: str) -> Model:
-    """Read a model directory, checking every file against the manifest.
+    """Read a model directory and check every file against the manifest.
 
     Args:
         place: a folder or URI.
 
     Raises:
-        DataError: nothing there, a checksum that does not fit, a format or preparation that this
-            version does not know.
+        DataError: not a model directory, a wrong checksum, an unknown format or preparation.
         StorageError: it cannot be read.
     """
     if not storage.exists(storage.join(place, MANIFEST)):
-        run = storage.exists(storage.join(place, "model", MANIFEST))
-        hint = f"say {storage.join(place, 'model')}" if run else "check the path"
-        raise DataError(f"{place} is no model directory: it has no {MANIFEST}; {hint}")
+        below = storage.join(place, "model")
+        found = storage.exists(storage.join(below, MANIFEST))
+        hint = f"use {below}" if found else "check the path"
+        raise DataError(f"{place} is not a model directory: it has no {MANIFEST}; {hint}")
     manifest = json_files.read_manifest(storage.join(place, MANIFEST))
     try:
         if manifest["format"] != FORMAT:
             raise DataError(
-                f"{place} has format {manifest['format']!r} where nanograd {__version__} reads "
+                f"{place} has format {manifest['format']!r}, but nanograd {__version__} reads "
                 f"{FORMAT!r}; use the version that wrote it or train again"
             )
         _refuse_unknown(place, "file", manifest["files"], (*_FILES, _CARD))
         files = {name: _read_checked(place, name, manifest["files"][name]) for name in _FILES}
         config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
         _check_names(place, config, tensors)
-        return _assemble(manifest, config, tensors)
+        nets = tuple(
+            _net(each, {name: tensors[f"{number}.{name}"] for name in _TENSORS})
+            for number, each in enumerate(config["nets"])
+        )
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise DataError(
             f"{place} cannot be read as a model ({error}); restore it or train again"
         ) from error
+    about = {key: value for key, value in manifest.items() if key not in _STRUCTURE}
+    return Model(nets=nets, about=about)
 
 
-def _read_checked(place: str, name: str, expected: str) -> bytes:
+def _read_checked(place: str, name: str, sha256: str) -> bytes:
     file = storage.join(place, name)
     data = storage.read(file)
-    if storage.checksum(data) != expected:
+    if storage.checksum(data) != sha256:
         raise DataError(
             f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}; "
             "restore the model directory or train again"
@@ -223,51 +227,37 @@ def _read_checked(place: str, name: str, expected: str) -> bytes:
 
 
 def _check_names(place: str, config: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """What a later version adds must not be passed over: it would change the scores."""
+    """Refuse what a later version may have added: ignoring it would change the scores."""
     if not config["nets"]:
         raise ValueError("it has no nets")
     _refuse_unknown(place, "setting", config, ("format", "nets"))
-    for meaning in config["nets"]:
-        _refuse_unknown(place, "setting", meaning, _MEANING)
-        for part, known in _MEANING.items():
-            _refuse_unknown(place, "setting", meaning[part], known)
+    for net in config["nets"]:
+        _refuse_unknown(place, "setting", net, _SETTINGS)
+        for section, known in _SETTINGS.items():
+            _refuse_unknown(place, "setting", net[section], known)
     numbers = range(len(config["nets"]))
-    meant = [f"{number}.{name}" for number in numbers for name in _TENSORS]
-    _refuse_unknown(place, "tensor", tensors, meant)
+    expected = [f"{number}.{name}" for number in numbers for name in _TENSORS]
+    _refuse_unknown(place, "tensor", tensors, expected)
 
 
-def _refuse_unknown(place: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+def _refuse_unknown(place: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
         raise DataError(
-            f"{place} has a {what} {unknown[0]!r}, which nanograd {__version__} does not know; use "
+            f"{place} has a {kind} {unknown[0]!r}, which nanograd {__version__} does not know; use "
             "the version that wrote it or train again"
         )
 
 
-def _assemble(
-    manifest: dict[str, Any], config: dict[str, Any], arrays: dict[str, NDArray[Any]]
-) -> Model:
-    nets = tuple(
-        _net(meaning, {name: arrays[f"{number}.{name}"] for name in _TENSORS})
-        for number, meaning in enumerate(config["nets"])
-    )
-    structure = ("format", "files", "params_sha256", "versions")
-    about = {key: value for key, value in manifest.items() if key not in structure}
-    return Model(nets=nets, about=about)
-
-
-def _net(meaning: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Net:
-    architecture = Architecture(**meaning["architecture"])
-    if sum(array.size for array in arrays.values()) != architecture.num_parameters:
+def _net(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Net:
+    architecture = Architecture(inputs=NUM_PIXELS, classes=NUM_CLASSES, **config["architecture"])
+    if sum(tensor.size for tensor in tensors.values()) != architecture.num_parameters:
         raise ValueError(f"its tensors do not make {architecture.hidden} hidden units")
-    zeros = np.zeros(architecture.num_parameters, np.float32)
-    params = Params(zeros, architecture.hidden)
-    for name, array in arrays.items():
-        if array.dtype != np.float32 or array.shape != getattr(params, name).shape:
-            raise ValueError(f"tensor {name} is {array.dtype} {array.shape}")
-        getattr(params, name)[...] = array
+    params = Params(np.zeros(architecture.num_parameters, np.float32), architecture)
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32 or tensor.shape != getattr(params, name).shape:
+            raise ValueError(f"tensor {name} is {tensor.dtype} {tensor.shape}")
+        getattr(params, name)[...] = tensor
     if not np.isfinite(params.vector).all():
         raise ValueError("a parameter is not finite")
     params.vector.flags.writeable = False
-    preparation = Preparation(**meaning["preparation"])
-    return Net(architecture=architecture, params=params, preparation=preparation)
+    return Net(params=params, preparation=Preparation(**config["preparation"]))

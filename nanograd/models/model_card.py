@@ -1,4 +1,4 @@
-"""The model card: what a model directory says of itself, in the form Hugging Face reads.
+"""The model card of a model directory, in the form that Hugging Face reads.
 
 References:
     Mitchell et al. (2019), "Model cards for model reporting"; Hugging Face, "Model cards"
@@ -7,43 +7,39 @@ References:
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from nanograd import __version__
+from nanograd.digits.preparation import Preparation
+from nanograd.nn.mlp import Architecture
 
-# Name on the Hugging Face hub of what was trained on; the sample is 5,000 digits of MNIST.
+# Training data by its name on the Hugging Face hub; the sample is 5,000 digits of MNIST.
 _HUB = {"mnist": "ylecun/mnist", "sample": "ylecun/mnist"}
-# Kind and name of what was tested on. The test digits of the sample are not those of MNIST.
+# Test data: type and name. The test digits of the sample are not those of MNIST.
 _TESTED = {"mnist": ("ylecun/mnist", "MNIST"), "sample": ("custom", "nanograd's sample of MNIST")}
 
 
-class Shape(NamedTuple):
-    """A net, as a card describes it."""
-
-    hidden: int
-    activation: str
-    loss: str
-    num_parameters: int
-    pixels: str
-    version: int
-
-
-def write(shapes: Sequence[Shape], about: Mapping[str, Any]) -> str:
-    """README.md of a model directory.
+def write(nets: Sequence[tuple[Architecture, Preparation]], about: Mapping[str, Any]) -> str:
+    """Return the README.md of a model directory.
 
     Args:
-        shapes: its nets.
-        about: how they came to be: data, preset, seed, accuracies.
+        nets: of the model.
+        about: their provenance: data, preset, seed, accuracies.
     """
-    nets = "\n\n".join(map(_describe, shapes))
-    together = "" if len(shapes) == 1 else f"The mean of the scores of {len(shapes)} nets.\n\n"
+    together = "" if len(nets) == 1 else f"The mean of the scores of {len(nets)} nets.\n\n"
+    layers = "\n\n".join(
+        f"A three-layer perceptron, {net.inputs}-{net.hidden}-{net.classes}: {net.activation} "
+        f"hidden units, {net.loss} loss, {net.num_parameters:,} float32 parameters. Pixels: "
+        f"`{preparation.name}`, version {preparation.version}."
+        for net, preparation in nets
+    )
     facts = "\n".join(f"| {key} | {value} |" for key, value in about.items() if key != "identity")
     return f"""---
 {_front(about)}---
 
 # A handwritten digit classifier
 
-{together}{nets}
+{together}{layers}
 
 Made with nanograd {__version__}.
 
@@ -54,7 +50,7 @@ Made with nanograd {__version__}.
 ## Use
 
 Input: one digit, 28 x 28, grey, ink 255 on 0, centred as in MNIST; `nanograd ingest` and
-`nanograd.read_picture` bring photos, scans and drawings to that form. Output: ten scores.
+`nanograd.read_picture` convert photos, scans and drawings to that form. Output: ten scores.
 
     nanograd predict PARQUET --model THIS_FOLDER --output FOLDER
 
@@ -64,23 +60,22 @@ import nanograd
 digits = nanograd.load_model("THIS_FOLDER").predict(images)  # (N, 28, 28) uint8
 ```
 
-`nanograd export --model THIS_FOLDER --output model.onnx` makes an ONNX graph of it that needs
-nothing of nanograd. The tensors are in `model.safetensors`, what they mean is in `config.json`.
+`nanograd export --model THIS_FOLDER --output model.onnx` writes an ONNX graph that runs without
+nanograd. The tensors are in `model.safetensors`, their architecture is in `config.json`.
 
 ## Limits
 
-It always answers with a digit, whatever the picture shows. Its scores are not calibrated
+The prediction is always a digit, even if the picture shows none. The scores are not calibrated
 probabilities.
 
 ## Licence
 
-The weights are under the MIT licence, as nanograd is. The data they were trained on has its own
-terms.
+The weights are under the MIT licence, like nanograd. The training data has its own terms.
 """
 
 
 def _front(about: Mapping[str, Any]) -> str:
-    """The metadata, in YAML; every value is written as JSON, which YAML reads."""
+    """Return the metadata in YAML; its values are written as JSON, which is YAML, too."""
     data = str(about.get("data", ""))
     metadata: dict[str, Any] = {
         "license": "mit",
@@ -103,11 +98,3 @@ def _result(data: str, about: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": {"type": kind, "name": name, "split": "test"},
         "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": about["test_accuracy"]}],
     }
-
-
-def _describe(shape: Shape) -> str:
-    return (
-        f"A three-layer perceptron, 784-{shape.hidden}-10: {shape.activation} hidden units, "
-        f"{shape.loss} loss, {shape.num_parameters:,} float32 parameters. Pixels: "
-        f"`{shape.pixels}`, version {shape.version}."
-    )

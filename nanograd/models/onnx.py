@@ -1,8 +1,7 @@
-"""A model as an ONNX graph: pixels in, ten scores out, with all that lies between.
+"""ONNX export: a graph from pixels to ten scores.
 
-The graph prepares pixels as the model does, setting digits upright included, in the same order of
-the same operations, so that what the net sees is the same to the byte; a committee's scores are
-averaged in it. Who runs it needs nothing of this package.
+The graph includes pixel preparation, deskewing and the average over an ensemble. Its operations and
+their order are those of this package, so that the net's inputs are the same to the byte.
 
 References:
     ONNX, "Open Neural Network Exchange intermediate representation (ONNX IR)" and "Operator
@@ -17,25 +16,26 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from nanograd import __version__
-from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
+from nanograd.digits.deskew import MONOMIALS, MAX_SLANT, MAX_STRETCH
 from nanograd.digits.preparation import Preparation, affine
-from nanograd.digits.resample import ROW, SIDE
+from nanograd.digits.resample import ROW
 from nanograd.models.model import Model, Net
 
 OPSET = 18
-_IR_VERSION = 9  # of onnx 1.14 (2023), which read opset 18
+_IR_VERSION = 9  # of onnx 1.14 (2023), which reads opset 18
 _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
 
 
 def graph(model: Model) -> bytes:
-    """The model as the bytes of an `.onnx` file.
+    """Return a model as the bytes of an `.onnx` file.
 
-    Its input `images` is (N, 28, 28) uint8, ink 255 on 0, in the form MNIST has; its output
+    Its input `images` is (N, 28, 28) uint8, ink 255 on 0, in the form of MNIST; its output
     `scores` is (N, 10) float32, in [0, 1].
     """
-    build = _Graph()
-    images = build("Reshape", "images", build.constant(np.array([-1, SIDE * SIDE])))
-    scores = [_scores(build, net, images) for net in model.nets]
+    build = _Builder()
+    images = build("Reshape", "images", build.constant(np.array([-1, NUM_PIXELS])))
+    scores = [_add_scores(build, net, images) for net in model.nets]
     together = scores[0] if len(scores) == 1 else build("Mean", *scores)
     build("Identity", together, output="scores")
     proto = helper.make_model(
@@ -43,7 +43,7 @@ def graph(model: Model) -> bytes:
             build.nodes,
             "nanograd",
             [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE])],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 10])],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", NUM_CLASSES])],
             build.constants,
         ),
         producer_name="nanograd",
@@ -56,8 +56,8 @@ def graph(model: Model) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-class _Graph:
-    """Nodes and constants, named as they come."""
+class _Builder:
+    """The nodes and constants of a graph, numbered in order of creation."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -79,25 +79,13 @@ class _Graph:
     def cast(self, value: str, to: int) -> str:
         return self("Cast", value, to=to)
 
-    def plus(self, left: str, right: str) -> str:
-        return self("Add", left, right)
-
-    def minus(self, left: str, right: str) -> str:
-        return self("Sub", left, right)
-
-    def times(self, left: str, right: str) -> str:
-        return self("Mul", left, right)
-
-    def over(self, left: str, right: str) -> str:
-        return self("Div", left, right)
-
-    def within(self, value: str, least: float, most: float) -> str:
+    def clip(self, value: str, least: float, most: float) -> str:
         return self("Clip", value, self.number(least), self.number(most))
 
 
-def _scores(build: _Graph, net: Net, images: str) -> str:
+def _add_scores(build: _Builder, net: Net, images: str) -> str:
     params, architecture = net.params, net.architecture
-    inputs = _prepared(build, net.preparation, images)
+    inputs = _add_preparation(build, net.preparation, images)
     hidden = build(
         _ACTIVATIONS[architecture.activation],
         build("Gemm", inputs, build.constant(params.w1), build.constant(params.b1)),
@@ -106,36 +94,39 @@ def _scores(build: _Graph, net: Net, images: str) -> str:
     return build("Sigmoid", z2) if architecture.loss == "mse" else build("Softmax", z2, axis=1)
 
 
-def _prepared(build: _Graph, preparation: Preparation, images: str) -> str:
-    """As `preparation.prepare`: (N, 784) uint8 to (N, 784) float32."""
+def _add_preparation(build: _Builder, preparation: Preparation, images: str) -> str:
+    """Add pixel preparation: (N, 784) uint8 to (N, 784) float32."""
     pixels = build.cast(images, TensorProto.FLOAT)
     if preparation.name == "deslanted":
-        pixels = build("Round", _resampled(build, pixels, *_places(build, images, preparation)))
+        pixels = build(
+            "Round", _add_resampling(build, pixels, *_add_places(build, images, preparation))
+        )
     factor, offset = (build.constant(np.float32(each)) for each in affine(preparation))
-    return build.plus(build.times(pixels, factor), offset)
+    return build("Add", build("Mul", pixels, factor), offset)
 
 
-def _places(build: _Graph, images: str, preparation: Preparation) -> tuple[str, str]:
-    """As `deskew.deskewed_coordinates`: x and y, each (N, 784) float32."""
-    minus, times, over = build.minus, build.times, build.over
-    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = _sums(build, images)
+def _add_places(build: _Builder, images: str, preparation: Preparation) -> tuple[str, str]:
+    """Add the sources of deskewed pixels: x and y, each (N, 784) float32."""
+    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = _add_sums(build, images)
     mass = build("Max", mass, build.number(1))
-    mean_x, mean_y = over(sum_x, mass), over(sum_y, mass)
-    spread = minus(sum_yy, times(sum_y, mean_y))
-    covariance = minus(sum_xy, times(sum_x, mean_y))
-    slant = over(covariance, build("Max", spread, build.number(1)))
-    slant = build.within(slant, -MAX_SLANT, MAX_SLANT)
-    row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    in_x = minus(minus(sum_xx, times(sum_x, mean_x)), times(slant, covariance))
-    beside = _stretched(build, column - SIDE // 2, in_x, mass, preparation.width)
-    down = _stretched(build, row - SIDE // 2, spread, mass, preparation.height)
-    x = build.plus(build.plus(mean_x, beside), times(slant, down))
-    y = build.plus(mean_y, down)
+    mean_x, mean_y = build("Div", sum_x, mass), build("Div", sum_y, mass)
+    spread_y = build("Sub", sum_yy, build("Mul", sum_y, mean_y))
+    covariance = build("Sub", sum_xy, build("Mul", sum_x, mean_y))
+    slant = build("Div", covariance, build("Max", spread_y, build.number(1)))
+    slant = build.clip(slant, -MAX_SLANT, MAX_SLANT)
+    row, column = np.divmod(np.arange(NUM_PIXELS), SIDE)
+    spread_x = build(
+        "Sub", build("Sub", sum_xx, build("Mul", sum_x, mean_x)), build("Mul", slant, covariance)
+    )
+    dx = _add_scaling(build, column - SIDE // 2, spread_x, mass, preparation.width)
+    dy = _add_scaling(build, row - SIDE // 2, spread_y, mass, preparation.height)
+    x = build("Add", build("Add", mean_x, dx), build("Mul", slant, dy))
+    y = build("Add", mean_y, dy)
     return build.cast(x, TensorProto.FLOAT), build.cast(y, TensorProto.FLOAT)
 
 
-def _sums(build: _Graph, images: str) -> list[str]:
-    """Ink times each of `deskew.MONOMIALS`, each (N, 1) float64."""
+def _add_sums(build: _Builder, images: str) -> list[str]:
+    """Add the sums of ink times each of MONOMIALS, each (N, 1) float64."""
     wide = build.cast(images, TensorProto.DOUBLE)
     sums = build("MatMul", wide, build.constant(MONOMIALS))
     names = [f"{sums}_{number}" for number in range(MONOMIALS.shape[1])]
@@ -143,40 +134,41 @@ def _sums(build: _Graph, images: str) -> list[str]:
     return names
 
 
-def _stretched(
-    build: _Graph, distance: NDArray[np.int64], spread: str, mass: str, to: float
+def _add_scaling(
+    build: _Builder, distance: NDArray[np.int64], spread: str, mass: str, to: float
 ) -> str:
-    """Distances from the middle where ink that deviates so far from it is to deviate by `to`."""
+    """Scale distances from the middle so that the deviation of the ink becomes `to`."""
     constant = build.constant(distance.astype(np.float64))
     if not to:
         return constant
-    deviation = build("Sqrt", build.over(build("Max", spread, build.number(0)), mass))
-    stretch = build.over(deviation, build.number(to))
-    return build.times(constant, build.within(stretch, 1 / MAX_STRETCH, MAX_STRETCH))
+    deviation = build("Sqrt", build("Div", build("Max", spread, build.number(0)), mass))
+    stretch = build("Div", deviation, build.number(to))
+    return build("Mul", constant, build.clip(stretch, 1 / MAX_STRETCH, MAX_STRETCH))
 
 
-def _resampled(build: _Graph, pixels: str, x: str, y: str) -> str:
-    """As `resample.resample`: what each image shows at its places, zero outside."""
+def _add_resampling(build: _Builder, pixels: str, x: str, y: str) -> str:
+    """Add bilinear interpolation of each image at (x, y), zero outside."""
     side, one = build.constant(np.float32(SIDE)), build.constant(np.float32(1))
     square = build.constant(np.array([-1, SIDE, SIDE]))
     around = build.constant(np.array([0, 1, 1, 0, ROW - SIDE - 1, ROW - SIDE - 1]))
     padded = build("Pad", build("Reshape", pixels, square), around)
     flat = build("Reshape", padded, build.constant(np.array([-1, ROW * ROW])))
     moved = [
-        build.plus(build("Clip", each, build.constant(np.float32(-1)), side), one)
+        build("Add", build("Clip", each, build.constant(np.float32(-1)), side), one)
         for each in (x, y)
     ]
     whole = [build("Floor", each) for each in moved]
-    share_x, share_y = (build.minus(*pair) for pair in zip(moved, whole, strict=True))
-    place = build.plus(build.times(whole[1], build.constant(np.float32(ROW))), whole[0])
+    share_x, share_y = (build("Sub", *pair) for pair in zip(moved, whole, strict=True))
+    place = build("Add", build("Mul", whole[1], build.constant(np.float32(ROW))), whole[0])
     index = build.cast(place, TensorProto.INT64)
     corners = [
-        build("GatherElements", flat, build.plus(index, build.constant(np.int64(step))), axis=1)
+        build("GatherElements", flat, build("Add", index, build.constant(np.int64(step))), axis=1)
         for step in (0, 1, ROW, ROW + 1)
     ]
 
-    def between(here: str, there: str, share: str) -> str:
-        return build.plus(build.times(build.minus(there, here), share), here)
+    def interpolate(start: str, end: str, share: str) -> str:
+        return build("Add", build("Mul", build("Sub", end, start), share), start)
 
-    left_above, above, left, beside = corners
-    return between(between(left_above, above, share_x), between(left, beside, share_x), share_y)
+    above = interpolate(corners[0], corners[1], share_x)
+    below = interpolate(corners[2], corners[3], share_x)
+    return interpolate(above, below, share_y)

@@ -1,1 +1,1 @@
-"""A perceptron with its gradient derived by hand, losses, optimisers and metrics, in numpy."""
+"""A three-layer perceptron in numpy: forward pass, gradient, losses, optimisers, metrics."""

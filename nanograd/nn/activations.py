@@ -1,7 +1,7 @@
-"""The functions that bend the line: sigmoid, tanh, relu, softmax.
+"""Activation functions: sigmoid, tanh, relu, softmax.
 
-Each derivative is written in terms of the function's *output*, which the forward pass has at hand.
-All keep the dtype they are given and raise no overflow warning for any finite input.
+Each derivative is a function of the activation's *output*, which the forward pass has computed.
+All keep the dtype of their input and raise no overflow warning for finite input.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.floating[Any]]  # float32 on the data path, float64 in checks
+FloatArray: TypeAlias = NDArray[np.floating[Any]]  # float32 in training, float64 in checks
 
 
 class Activation(NamedTuple):
@@ -21,9 +21,9 @@ class Activation(NamedTuple):
 
 
 def sigmoid(z: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-z)), elementwise.
+    """Compute 1 / (1 + exp(-z)) elementwise.
 
-    Computed as (1 + tanh(z / 2)) / 2, the same function, which cannot overflow.
+    The form used, (1 + tanh(z / 2)) / 2, is the same function and cannot overflow.
 
     Args:
         z: any shape, float32 or float64.
@@ -39,22 +39,22 @@ def sigmoid(z: FloatArray) -> FloatArray:
 
 
 def sigmoid_derivative(output: FloatArray) -> FloatArray:
-    """Slope of the sigmoid: o (1 - o), for o = sigmoid(z)."""
+    """Compute o (1 - o) for o = sigmoid(z)."""
     return output * (1 - output)
 
 
 def tanh(z: FloatArray) -> FloatArray:
-    """Hyperbolic tangent, elementwise; same shape and dtype, in [-1, 1]."""
+    """Compute the hyperbolic tangent elementwise; same shape and dtype, in [-1, 1]."""
     return np.tanh(z)
 
 
 def tanh_derivative(output: FloatArray) -> FloatArray:
-    """Slope of tanh: 1 - o^2, for o = tanh(z)."""
+    """Compute 1 - o^2 for o = tanh(z)."""
     return 1 - output * output
 
 
 def relu(z: FloatArray) -> FloatArray:
-    """max(z, 0), elementwise; same shape and dtype.
+    """Compute max(z, 0) elementwise; same shape and dtype.
 
     References:
         Nair & Hinton (2010), "Rectified linear units improve restricted Boltzmann machines".
@@ -63,12 +63,12 @@ def relu(z: FloatArray) -> FloatArray:
 
 
 def relu_derivative(output: FloatArray) -> FloatArray:
-    """1 where the output is positive, else 0 (at the kink: 0)."""
+    """Return 1 where the output is positive, else 0 (0 at the kink)."""
     return (output > 0).astype(output.dtype)
 
 
 def softmax(z: FloatArray) -> FloatArray:
-    """exp(z_k) / sum_j exp(z_j), row by row.
+    """Compute exp(z_k) / sum_j exp(z_j) for each row.
 
     Args:
         z: (B, C), float32 or float64.
@@ -79,14 +79,14 @@ def softmax(z: FloatArray) -> FloatArray:
     >>> softmax(np.float32([[1000, 1000]])).tolist()
     [[0.5, 0.5]]
     """
-    e = np.exp(below_largest(z))
+    e = np.exp(subtract_row_max(z))
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
-def below_largest(z: FloatArray) -> FloatArray:
-    """How far each entry lies below the largest of its row: <= 0, and finite.
+def subtract_row_max(z: FloatArray) -> FloatArray:
+    """Subtract from each row its maximum: <= 0 and finite.
 
-    Subtracting it changes no softmax but keeps exp from overflowing.
+    This changes no softmax and keeps exp from overflowing.
     """
     with np.errstate(over="ignore"):
         difference = z - z.max(axis=1, keepdims=True)

@@ -1,9 +1,8 @@
-"""How wrong the outputs are, and which way to push: mean squared error and cross-entropy.
+"""Loss functions: mean squared error and cross-entropy.
 
-A loss owns the output activation it belongs to, so that its gradient can be taken with respect to
-the output *pre-activation* z2, where it is simple and stable. Neither is averaged over the
-batch: the parameter server divides once, by the number of images of the whole round, so that
-shards of unequal size weigh right.
+Each loss includes its output activation: the gradient with respect to the *pre-activation* z2 is
+simple and numerically stable. Losses are not averaged over the batch: the parameter server divides
+once, by the number of images of the whole round, which weights shards of unequal size correctly.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.nn.activations import FloatArray, below_largest, sigmoid, sigmoid_derivative, softmax
+from nanograd.nn.activations import (
+    FloatArray,
+    sigmoid,
+    sigmoid_derivative,
+    softmax,
+    subtract_row_max,
+)
 
 
 class Loss(NamedTuple):
@@ -22,7 +27,7 @@ class Loss(NamedTuple):
 
 
 def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Squared error of sigmoid outputs, summed over classes, and its gradient.
+    """Compute the squared error of sigmoid outputs, summed over classes, and its gradient.
 
     E_b = sum_k (t - o)^2 with o = sigmoid(z2);  dE/dz2 = 2 (o - t) o (1 - o)
 
@@ -44,7 +49,7 @@ def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
 
 
 def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Cross-entropy of softmax outputs and its gradient.
+    """Compute the cross-entropy of softmax outputs and its gradient.
 
     E_b = -sum_k t log o = log sum_j exp z_j - sum_k t_k z_k  with o = softmax(z2);  dE/dz2 = o - t
 
@@ -63,7 +68,7 @@ def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
         Bishop (2006), "Pattern recognition and machine learning", eq. 4.109.
     """
     _check_shapes(z2, targets)
-    shifted = below_largest(z2)
+    shifted = subtract_row_max(z2)
     e = np.exp(shifted)
     total = e.sum(axis=1, keepdims=True)
     losses = np.log(total)[:, 0] - (targets * shifted).sum(axis=1)

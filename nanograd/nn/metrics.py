@@ -1,15 +1,13 @@
-"""How good predictions are: accuracy, confusion matrix, per-class figures, calibration."""
+"""Classification metrics: accuracy, confusion matrix, precision and recall, calibration."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_CLASSES = 10
-
 
 def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Share of predictions that are right, in [0, 1]; of none it is not a number.
+    """Compute the share of correct predictions, in [0, 1]; NaN without any.
 
     >>> accuracy(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 0]))
     0.75
@@ -18,43 +16,46 @@ def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> f
 
 
 def confusion_matrix(
-    predictions: NDArray[np.integer], labels: NDArray[np.integer]
+    predictions: NDArray[np.integer], labels: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """(C, C) int64 counts: row = true class, column = predicted class.
+    """Count images by true class (row) and predicted class (column).
 
     Args:
-        predictions: (N,) integers, 0 to 9.
-        labels: (N,) integers, 0 to 9.
+        predictions: (N,) integers, 0 to C - 1.
+        labels: (N,) integers, 0 to C - 1.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64.
     """
-    cells = labels.astype(np.int64) * NUM_CLASSES + predictions
-    return np.bincount(cells, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+    cells = labels.astype(np.int64) * num_classes + predictions
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def precision_and_recall(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per class: share of its predictions that are right, share of its images that are found.
+    """Compute precision and recall of each class.
 
     Args:
         confusion: (C, C) counts, row = true class.
 
     Returns:
-        Two (C,) float64; not a number for a class that never occurs.
+        precision: (C,) float64, share of a class's predictions that are correct; NaN without any.
+        recall: (C,) float64, share of a class's images that are found; NaN without any.
     """
-    right = np.diag(confusion).astype(np.float64)
-    predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
-    nothing = np.full(NUM_CLASSES, np.nan)
-    precision = np.divide(right, predicted, out=nothing.copy(), where=predicted > 0)
-    return precision, np.divide(right, actual, out=nothing, where=actual > 0)
+    correct = np.diag(confusion).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return correct / confusion.sum(axis=0), correct / confusion.sum(axis=1)
 
 
 class Calibration(NamedTuple):
-    """Predictions in bins of their confidence, bin i from i / n to (i + 1) / n.
+    """Predictions in bins of equal width of their confidence.
 
     Args:
         counts: (n,) int64, predictions in each bin.
-        confidence: (n,) float64, their mean; not a number for an empty bin.
-        accuracy: (n,) float64, the share of them that is right; as above.
+        confidence: (n,) float64, their mean confidence; NaN for an empty bin.
+        accuracy: (n,) float64, share of correct ones; NaN for an empty bin.
         error: mean distance of accuracy from confidence over all predictions, 0 to 1.
     """
 
@@ -65,40 +66,40 @@ class Calibration(NamedTuple):
 
 
 def calibration(
-    confidence: NDArray[np.floating], right: NDArray[np.bool_], num_bins: int = 10
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], num_bins: int = 10
 ) -> Calibration:
-    """How often predictions are right that claim to be so with a given confidence.
+    """Compare the confidence of predictions with their accuracy.
 
     error = sum over bins of count / N * |accuracy - confidence|
 
     Args:
         confidence: (N,) best scores, 0 to 1.
-        right: (N,) bool.
-        num_bins: of equal width.
+        correct: (N,) bool.
+        num_bins: n; bin i holds confidences from i / n to (i + 1) / n.
 
     References:
         Guo, Pleiss, Sun & Weinberger (2017), "On calibration of modern neural networks",
         section 2 (expected calibration error).
     """
     bins = np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)
-    return calibration_of(
+    return calibration_from_counts(
         np.bincount(bins, minlength=num_bins),
         np.bincount(bins, confidence, num_bins),
-        np.bincount(bins, right, num_bins),
+        np.bincount(bins, correct, num_bins),
     )
 
 
-def calibration_of(
-    counts: NDArray[np.int64], claimed: NDArray[Any], correct: NDArray[Any]
+def calibration_from_counts(
+    counts: NDArray[np.int64], confidence: NDArray[Any], correct: NDArray[Any]
 ) -> Calibration:
-    """As `calibration`, of predictions that were counted already.
+    """Compute `calibration` of predictions that are already in bins.
 
     Args:
         counts: (n,) predictions in each bin.
-        claimed: (n,) the sum of their confidences.
-        correct: (n,) how many of them are right.
+        confidence: (n,) the sum of their confidences.
+        correct: (n,) the number of correct ones.
     """
     with np.errstate(invalid="ignore"):
-        means, shares = claimed / counts, correct / counts
-    error = float(np.abs(claimed - correct).sum() / max(counts.sum(), 1))
+        means, shares = confidence / counts, correct / counts
+    error = float(np.abs(confidence - correct).sum() / max(counts.sum(), 1))
     return Calibration(counts, means, shares, error)

@@ -1,20 +1,20 @@
-"""The three-layer perceptron: 784 inputs, one hidden layer, 10 outputs, and its gradient by hand.
+"""The three-layer perceptron and its gradient.
 
     z1 = x w1 + b1     h = f(z1)     z2 = h w2 + b2     o = output(z2)
 
     d2 = dE/dz2                     from the loss
-    d1 = dE/dz1 = (d2 w2^T) f'(h)   errors flow back through the transposed weights
+    d1 = dE/dz1 = (d2 w2^T) f'(h)   errors propagate back through the transposed weights
     dw2 = h^T d2    db2 = sum d2    dw1 = x^T d1    db1 = sum d1
 
-Dimensions, here and in every docstring: B images in a batch, D = 784 inputs, H hidden units,
-C = 10 classes, S shards, W workers, P = D H + H + H C + C parameters.
+Dimensions, here and in every docstring: B images in a batch, D inputs (784 pixels of a digit), H
+hidden units, C classes (10), S shards, W workers, P = D H + H + H C + C parameters.
 
 References:
     Rumelhart, Hinton & Williams (1986), "Learning representations by back-propagating errors".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +23,24 @@ from nanograd.nn.activations import HIDDEN, FloatArray
 from nanograd.nn.losses import LOSSES
 from nanograd.runtime.randomness import INIT, stream
 
-NUM_INPUTS = 784
-NUM_CLASSES = 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The shape of a net: what its parameter vector means.
+    """Layers of a net.
 
     Args:
-        hidden: H, number of hidden units.
+        inputs: D.
+        hidden: H.
+        classes: C.
         activation: of the hidden layer: sigmoid, tanh or relu.
         loss: mse (sigmoid outputs) or cross_entropy (softmax outputs).
-        inputs: D; other than 784 in `nanograd.sklearn` alone, as is C.
-        classes: C.
     """
 
+    inputs: int
     hidden: int
+    classes: int
     activation: str
     loss: str
-    inputs: int = NUM_INPUTS
-    classes: int = NUM_CLASSES
 
     def __post_init__(self) -> None:
         if self.activation not in HIDDEN or self.loss not in LOSSES:
@@ -54,62 +51,56 @@ class Architecture:
         """P."""
         return (self.inputs + 1) * self.hidden + (self.hidden + 1) * self.classes
 
-    def params(self, vector: FloatArray) -> "Params":
-        """The named views on a parameter vector or a gradient."""
-        return Params(vector, self.hidden, self.inputs, self.classes)
-
 
 @dataclass(frozen=True)
 class Params:
-    """All parameters as one contiguous vector, with named views on it; a gradient is the same.
+    """All parameters as one contiguous vector, with named views; a gradient has the same type.
 
     Args:
-        vector: (P,) float32; w1, b1, w2, b2 one after the other.
-        hidden: H.
-        inputs: D.
-        classes: C.
+        vector: (P,) float32; w1, b1, w2, b2 in this order.
+        architecture: gives D, H and C.
 
     Raises:
-        ValueError: the vector's length does not fit D, H and C.
+        ValueError: the vector has another length than P.
     """
 
-    vector: FloatArray
-    hidden: int
-    inputs: int = NUM_INPUTS
-    classes: int = NUM_CLASSES
+    vector: FloatArray = field(repr=False)
+    architecture: Architecture
 
     def __post_init__(self) -> None:
-        expected = (self.inputs + 1) * self.hidden + (self.hidden + 1) * self.classes
-        if self.vector.shape != (expected,):
+        if self.vector.shape != (self.architecture.num_parameters,):
             raise ValueError(
-                f"{self.hidden} hidden units take {expected} parameters, not {self.vector.shape}"
+                f"{self.architecture.hidden} hidden units take {self.architecture.num_parameters} "
+                f"parameters, not {self.vector.shape}"
             )
 
     @property
     def w1(self) -> FloatArray:
-        """(D, H) weights into the hidden layer, a view."""
-        return self.vector[: self.inputs * self.hidden].reshape(self.inputs, self.hidden)
+        """(D, H) weights of the hidden layer."""
+        net = self.architecture
+        return self.vector[: net.inputs * net.hidden].reshape(net.inputs, net.hidden)
 
     @property
     def b1(self) -> FloatArray:
-        """(H,) biases of the hidden layer, a view."""
-        start = self.inputs * self.hidden
-        return self.vector[start : start + self.hidden]
+        """(H,) biases of the hidden layer."""
+        start = self.architecture.inputs * self.architecture.hidden
+        return self.vector[start : start + self.architecture.hidden]
 
     @property
     def w2(self) -> FloatArray:
-        """(H, C) weights into the output layer, a view."""
-        start = (self.inputs + 1) * self.hidden
-        return self.vector[start : -self.classes].reshape(self.hidden, self.classes)
+        """(H, C) weights of the output layer."""
+        net = self.architecture
+        start = (net.inputs + 1) * net.hidden
+        return self.vector[start : -net.classes].reshape(net.hidden, net.classes)
 
     @property
     def b2(self) -> FloatArray:
-        """(C,) biases of the output layer, a view."""
-        return self.vector[-self.classes :]
+        """(C,) biases of the output layer."""
+        return self.vector[-self.architecture.classes :]
 
 
 def init_params(architecture: Architecture, seed: int) -> Params:
-    """Random initial parameters: uniform in ±1/sqrt(fan_in), biases zero.
+    """Draw initial parameters: weights uniform in ±1/sqrt(fan_in), biases zero.
 
     The draws are the top 24 bits of raw 64-bit output, exact in float32.
 
@@ -117,13 +108,10 @@ def init_params(architecture: Architecture, seed: int) -> Params:
         architecture: gives D, H and C.
         seed: 0 to 2**63 - 1.
 
-    Returns:
-        Params of float32.
-
     References:
         LeCun, Bottou, Orr & Müller (1998), "Efficient backprop", section 4.6 (scale by fan-in).
     """
-    params = architecture.params(np.zeros(architecture.num_parameters, np.float32))
+    params = Params(np.zeros(architecture.num_parameters, np.float32), architecture)
     generator = stream(seed, INIT)
     for weights in (params.w1, params.w2):
         draws = (generator.random_raw(weights.size) >> np.uint64(40)).astype(np.float32)
@@ -133,14 +121,14 @@ def init_params(architecture: Architecture, seed: int) -> Params:
     return params
 
 
-def one_hot(labels: NDArray[np.integer], classes: int = NUM_CLASSES) -> NDArray[np.float32]:
-    """(B,) labels 0 to C - 1 as (B, C) float32 rows with a single 1."""
-    return np.asarray(np.eye(classes, dtype=np.float32)[labels])
+def one_hot(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
+    """Return (B,) labels 0 to C - 1 as (B, C) float32 rows with a single 1."""
+    return np.asarray(np.eye(num_classes, dtype=np.float32)[labels])
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What flows through the net for a batch: outputs of each layer forward, errors back.
+    """Outputs of the layers and error signals for a batch.
 
     Args:
         inputs: (B, D) float32.
@@ -158,19 +146,15 @@ class Signals:
 
 
 def forward(
-    architecture: Architecture,
-    params: Params,
-    inputs: FloatArray,
-    parts: Sequence[slice] = (slice(None),),
+    params: Params, inputs: FloatArray, parts: Sequence[slice] = (slice(None),)
 ) -> tuple[FloatArray, FloatArray]:
-    """From pixels to output pre-activations.
+    """Compute the output pre-activations of a batch.
 
     Args:
-        architecture: which hidden activation.
-        params: the net.
+        params: of the net.
         inputs: (B, D) float32, prepared pixels.
-        parts: rows that are multiplied together; all rows once, in order. The bits of a matrix
-            product depend on its shape, those of every other step do not.
+        parts: rows to multiply in one matrix product, covering all rows once and in order. The
+            bits of a matrix product depend on its shape, those of every other step do not.
 
     Returns:
         h: (B, H) hidden outputs.
@@ -178,49 +162,46 @@ def forward(
     """
     z1 = _product(inputs, params.w1, parts)
     z1 += params.b1
-    h = HIDDEN[architecture.activation].function(z1)
+    h = HIDDEN[params.architecture.activation].function(z1)
     z2 = _product(h, params.w2, parts)
     z2 += params.b2
     return h, z2
 
 
-def predict(architecture: Architecture, params: Params, inputs: FloatArray) -> FloatArray:
-    """Ten scores an image: (B, D) prepared pixels to (B, C) outputs, each in [0, 1]."""
-    _, z2 = forward(architecture, params, inputs)
-    return LOSSES[architecture.loss].output(z2)
+def predict(params: Params, inputs: FloatArray) -> FloatArray:
+    """Compute the scores of (B, D) prepared pixels: (B, C) outputs in [0, 1]."""
+    _, z2 = forward(params, inputs)
+    return LOSSES[params.architecture.loss].output(z2)
 
 
 def propagate(
-    architecture: Architecture,
     params: Params,
     inputs: FloatArray,
     targets: FloatArray,
     parts: Sequence[slice] = (slice(None),),
 ) -> Signals:
-    """Forward to the loss of each image, and the errors back to the hidden layer.
+    """Compute the loss of each image and propagate its error back to the hidden layer.
 
     Args:
-        architecture: activation and loss.
-        params: the net.
+        params: of the net.
         inputs: (B, D) float32, prepared pixels; B may be 0.
         targets: (B, C) float32, one-hot.
-        parts: rows that are multiplied together, as in `forward`; what comes out for the rows of
-            a part is what the part alone would give, bit for bit.
+        parts: as in `forward`; the rows of a part get the bits that the part alone would get.
     """
-    h, z2 = forward(architecture, params, inputs, parts)
-    losses, d2 = LOSSES[architecture.loss].gradient(z2, targets)
+    h, z2 = forward(params, inputs, parts)
+    losses, d2 = LOSSES[params.architecture.loss].gradient(z2, targets)
     d1 = _product(d2, params.w2.T, parts)
-    d1 *= HIDDEN[architecture.activation].derivative(h)
+    d1 *= HIDDEN[params.architecture.activation].derivative(h)
     return Signals(inputs, h, d2, d1, losses)
 
 
 def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
-    """The gradient with respect to every parameter, summed over some images, into `out`.
+    """Sum the gradient with respect to every parameter over some images.
 
     Args:
         signals: of a batch.
-        part: which of its images.
-        out: as the parameters; overwritten.
+        part: the images.
+        out: overwritten with the sum.
     """
     d2, d1 = signals.d2[part], signals.d1[part]
     np.matmul(signals.h[part].T, d2, out=out.w2)
@@ -230,22 +211,21 @@ def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
 
 
 def loss_and_gradients(
-    architecture: Architecture, params: Params, inputs: FloatArray, targets: FloatArray
+    params: Params, inputs: FloatArray, targets: FloatArray
 ) -> tuple[float, Params]:
-    """The loss summed over a batch, and its gradient with respect to every parameter.
+    """Compute the loss of a batch and its gradient with respect to every parameter.
 
     Args:
-        architecture: activation and loss.
-        params: the net.
+        params: of the net.
         inputs: (B, D) float32, prepared pixels; B may be 0.
         targets: (B, C) float32, one-hot.
 
     Returns:
         loss: sum over the batch (not the mean), no unit or nats.
-        gradient: of the same type as the parameters.
+        gradient: sum over the batch, of the same type as the parameters.
     """
-    signals = propagate(architecture, params, inputs, targets)
-    gradient = architecture.params(np.empty_like(params.vector))
+    signals = propagate(params, inputs, targets)
+    gradient = Params(np.empty_like(params.vector), params.architecture)
     sum_gradients(signals, slice(None), gradient)
     return float(signals.losses.sum(dtype=np.float64)), gradient
 

@@ -1,7 +1,7 @@
-"""From a gradient to the next parameters: SGD, momentum, Adam; and the average of the weights.
+"""Optimisers: SGD, momentum, Adam; and an exponential average of the parameters.
 
-Parameters, gradients and every piece of state are vectors of the same length. An update works in
-place and element by element, so its bits do not depend on how the vector is cut up.
+Parameters, gradients and optimiser state are vectors of the same length. Updates are in place and
+elementwise, so their bits do not depend on how the vector is sliced.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ State: TypeAlias = dict[str, Vector]
 
 
 class Optimizer(NamedTuple):
-    """How to begin, and how to take one step.
+    """The functions of an optimiser.
 
-    `init(num_parameters)` makes the state; `update(params, gradient, state, learning_rate, step)`
-    changes params and state in place, where step counts from 1. The gradient is spent: its memory
-    serves for what comes between.
+    `init(num_parameters)` returns its state; `update(params, gradient, state, learning_rate, step)`
+    changes params and state in place, with step counted from 1. The gradient is overwritten: its
+    memory holds intermediate results.
     """
 
     init: Callable[[int], State]
@@ -27,7 +27,7 @@ class Optimizer(NamedTuple):
 
 
 def sgd() -> Optimizer:
-    """Plain gradient descent: w <- w - lr g."""
+    """Return plain gradient descent: w <- w - lr g."""
 
     def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
         gradient *= np.float32(rate)
@@ -37,7 +37,7 @@ def sgd() -> Optimizer:
 
 
 def momentum(decay: float = 0.9) -> Optimizer:
-    """Gradient descent with a heavy ball: v <- decay v + g;  w <- w - lr v.
+    """Return gradient descent with momentum: v <- decay v + g;  w <- w - lr v.
 
     Args:
         decay: 0 <= decay < 1.
@@ -60,15 +60,15 @@ def momentum(decay: float = 0.9) -> Optimizer:
 
 
 def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Steps scaled by running means of the gradient and of its square.
+    """Return Adam: steps scaled by running means of the gradient and of its square.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - lr m^ / (sqrt(v^) + epsilon)
     with m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t).
 
     References:
         Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1, in the
-        reordered form at the end of section 2 (the corrections go into the rate; its epsilon^ is
-        the algorithm's epsilon times sqrt(1 - b2^t)).
+        reordered form at the end of section 2 (bias correction is part of the rate; its epsilon^
+        is the algorithm's epsilon times sqrt(1 - b2^t)).
     """
 
     def init(num_parameters: int) -> State:
@@ -93,11 +93,11 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
     return Optimizer(init, update)
 
 
-def ema(average: Vector, params: Vector, decay: float, step: int) -> None:
-    """Move an exponential average of the parameters towards them, in place.
+def update_average(average: Vector, params: Vector, decay: float, step: int) -> None:
+    """Update an exponential average of the parameters in place.
 
     average <- d average + (1 - d) params, with d = min(decay, step / (step + 10)), so that the
-    first steps, far from any good place, are soon forgotten.
+    average soon forgets the first steps.
 
     Args:
         average: (P,) float32, changed.
@@ -113,7 +113,7 @@ def ema(average: Vector, params: Vector, decay: float, step: int) -> None:
 
 
 def by_name(name: str, momentum_decay: float) -> Optimizer:
-    """The optimiser a configuration names: sgd, momentum or adam."""
+    """Return the optimiser sgd, momentum or adam."""
     match name:
         case "sgd":
             return sgd()

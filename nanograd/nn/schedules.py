@@ -1,4 +1,4 @@
-"""What changes from round to round: the learning rate, and how far images are distorted."""
+"""Schedules over the rounds of a run: learning rate and strength of distortions."""
 
 import math
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from typing import TypeAlias
 
 Schedule: TypeAlias = Callable[[int], float]
 
-# The last share of the rounds, in which distortions cool down.
+# Share of the rounds, at the end of a run, in which distortions get weaker.
 COOLING = 0.8
 
 
 def constant(peak: float) -> Schedule:
-    """The same rate for every round."""
+    """Return a schedule with the same rate in every round."""
     return lambda round_: peak
 
 
 def cosine(peak: float, num_rounds: int) -> Schedule:
-    """From the peak at round 0 down to zero after the last round, along half a cosine.
+    """Return half a cosine from the peak at round 0 to zero after the last round.
 
     References:
         Loshchilov & Hutter (2017), "SGDR: stochastic gradient descent with warm restarts", eq. 5.
@@ -28,7 +28,7 @@ def cosine(peak: float, num_rounds: int) -> Schedule:
 
 
 def warm_up(schedule: Schedule, num_rounds: int) -> Schedule:
-    """Another schedule, scaled up linearly over its first rounds.
+    """Scale a schedule up linearly over its first rounds.
 
     References:
         Goyal et al. (2017), "Accurate, large minibatch SGD", section 2.2.
@@ -40,13 +40,13 @@ def warm_up(schedule: Schedule, num_rounds: int) -> Schedule:
 
 
 def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedule:
-    """The schedule a configuration names, constant or cosine, with its warm-up."""
+    """Return the schedule constant or cosine, with its warm-up."""
     schedules = {"constant": constant(peak), "cosine": cosine(peak, num_rounds)}
     return warm_up(schedules[name], num_warm_up)
 
 
 def cool_down(by: float, num_rounds: int) -> Schedule:
-    """1 at first, and in the last rounds falling by `by`, in a straight line.
+    """Return a schedule of 1 that falls linearly by `by` in the last rounds.
 
     >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 2, 6, 10)]
     [1.0, 1.0, 0.75, 0.5]

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 28
+from nanograd.data.dataset import SIDE
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IHDR = b"IHDR" + struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
 # Everything before the first byte of pixels but their length, which is four bytes at 33.

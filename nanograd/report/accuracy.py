@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.data.dataset import NUM_CLASSES
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
 from nanograd.report.charts import Axis, Bars, Line, around, chart
 from nanograd.report.html import folded, paragraph, picture, scrolling, table
 
 _NUM_MISTAKES = 24
-_CLASSES = range(metrics.NUM_CLASSES)
+_CLASSES = range(NUM_CLASSES)
 
 Integers = NDArray[np.integer]
 Floats = NDArray[np.floating]
@@ -249,7 +250,7 @@ def units(net: Params) -> str:
         net: its parameters.
     """
     across, most = 12, 60
-    w1, w2 = net.w1, net.w2
+    w1, w2, hidden = net.w1, net.w2, net.architecture.hidden
     strength = np.linalg.norm(w1, axis=0) * np.linalg.norm(w2, axis=1)
     order = np.argsort(-strength, kind="stable")[:most]
     shown = -(-len(order) // across) * across
@@ -264,7 +265,7 @@ def units(net: Params) -> str:
     words = f"weights of {len(order)} hidden units as images of 28 x 28 pixels"
     return (
         paragraph(
-            f"The {len(order)} of {net.hidden} hidden units with the most effect. Blue: ink here "
+            f"The {len(order)} of {hidden} hidden units with the most effect. Blue: ink here "
             "excites the unit; orange: ink here silences it."
         )
         + f'<div class="units">{picture(np.ascontiguousarray(sheet), words)}</div>'

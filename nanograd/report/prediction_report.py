@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.batch.job import MANIFEST, METRICS, SUMMARY
+from nanograd.data.dataset import NUM_CLASSES
 from nanograd.errors import DataError
 from nanograd.nn import metrics
 from nanograd.report import accuracy, plots
@@ -167,7 +168,7 @@ def _digits(summary: Row) -> str:
 
 
 def _beside(counts: NDArray[np.int64], place: int) -> tuple[list[tuple[float, float]], list[float]]:
-    starts = np.arange(metrics.NUM_CLASSES) - 0.4 + 0.4 * place
+    starts = np.arange(NUM_CLASSES) - 0.4 + 0.4 * place
     return [(float(start), float(start) + 0.38) for start in starts], counts.tolist()
 
 
@@ -187,7 +188,7 @@ def _confidence(summary: Row) -> str:
 
 
 def _calibration(summary: Row) -> metrics.Calibration:
-    return metrics.calibration_of(
+    return metrics.calibration_from_counts(
         _by_number(summary["labelled_by_confidence"]),
         _by_number(summary["millionths_by_confidence"]) / 1e6,
         _by_number(summary["correct_by_confidence"]),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.config.settings import from_toml
-from nanograd.data.dataset import Dataset
+from nanograd.data.dataset import NUM_CLASSES, Dataset
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -93,7 +93,7 @@ def write(place: str, test: Dataset, *, as_png: bool = False) -> str:
     answers = ask(story.model, test)
     storage.commit(report, page(story, test, answers).encode())
     if as_png:
-        matrix = metrics.confusion_matrix(answers.predictions, test.labels)
+        matrix = metrics.confusion_matrix(answers.predictions, test.labels, NUM_CLASSES)
         found = metrics.calibration(answers.best, answers.predictions == test.labels)
         plots.write(place, plots.of_training(story.epochs, story.events, matrix, found))
     return report
@@ -130,7 +130,7 @@ def page(story: Story, test: Dataset, answers: Answers) -> str:
     """The report as HTML."""
     model, (predictions, best) = story.model, answers
     right = predictions == test.labels
-    matrix = metrics.confusion_matrix(predictions, test.labels)
+    matrix = metrics.confusion_matrix(predictions, test.labels, NUM_CLASSES)
     sections = [
         ("learning", "Learning", _learning(story)),
         ("draw", "Draw a digit", draw_section(model)),

@@ -9,6 +9,7 @@ from nanograd.data.dataset import Dataset
 from nanograd.digits.preparation import deskew_images, without_deskewing
 from nanograd.models.model import Model, Net
 from nanograd.nn import metrics
+from nanograd.nn.mlp import Params
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochMetrics, Rate, TrainingProgress, WorkerState
 from nanograd.training.checkpoint import History
@@ -26,8 +27,7 @@ def accuracy(model: Model, dataset: Dataset) -> float:
 def as_model(recipe: Recipe, snapshot: Snapshot) -> Model:
     """Return the model of a snapshot."""
     net = Net(
-        architecture=recipe.architecture,
-        params=recipe.architecture.params(snapshot.final_vector()),
+        params=Params(snapshot.final_vector(), recipe.architecture),
         preparation=recipe.preparation,
     )
     return Model(nets=(net,), about={})

@@ -228,5 +228,5 @@ class ParameterServer:
                 f"a parameter is not finite after round {self._round - 1}: lower --learning-rate"
             )
         if self._average is not None:
-            optimizers.ema(self._average, self._vector, self._recipe.ema, self._round)
+            optimizers.update_average(self._average, self._vector, self._recipe.ema, self._round)
         self._progress += LossSum(loss=total.loss, num_images=total.num_images)

@@ -16,7 +16,7 @@ from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import distort
 from nanograd.digits.preparation import deskew_images, scale
 from nanograd.nn import mlp
-from nanograd.nn.mlp import Signals
+from nanograd.nn.mlp import Params, Signals
 from nanograd.nn.optimizers import Vector
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode, children, cover
@@ -134,8 +134,7 @@ class Worker:
         batch = self._ready.pop((round_, node), None) or self._batch(round_, node)
         architecture = self._recipe.architecture
         signals = mlp.propagate(
-            architecture,
-            architecture.params(vector),
+            Params(vector, architecture),
             batch.inputs,
             mlp.one_hot(batch.labels, architecture.classes),
             batch.parts,
@@ -179,7 +178,7 @@ class Worker:
         """Sum the node's gradient into `out` and return its loss."""
         if node[1] - node[0] == 1:
             part = parts[node[0]]
-            mlp.sum_gradients(signals, part, self._recipe.architecture.params(out))
+            mlp.sum_gradients(signals, part, Params(out, self._recipe.architecture))
             return float(signals.losses[part].sum(dtype=np.float64))
         left, right = children(node)
         buffer = self._buffer(node, out)

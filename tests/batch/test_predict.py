@@ -35,9 +35,10 @@ class Predicted(NamedTuple):
 @pytest.fixture(scope="module")
 def model_place(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that guesses, but always the same."""
-    architecture = Architecture(hidden=7, activation="tanh", loss="cross_entropy")
+    architecture = Architecture(
+        inputs=784, classes=10, hidden=7, activation="tanh", loss="cross_entropy"
+    )
     net = Net(
-        architecture=architecture,
         params=init_params(architecture, seed=3),
         preparation=Preparation(name="standard"),
     )

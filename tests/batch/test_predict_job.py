@@ -30,9 +30,9 @@ from tests.helpers.folders import untimed_contents
 
 
 def save_model(place: Path, seed: int) -> str:
-    architecture = Architecture(hidden=7, activation="relu", loss="mse")
+    architecture = Architecture(inputs=784, classes=10, hidden=7, activation="relu", loss="mse")
     params, preparation = init_params(architecture, seed), Preparation(name="unit")
-    net = Net(architecture=architecture, params=params, preparation=preparation)
+    net = Net(params=params, preparation=preparation)
     model_io.save(Model(nets=(net,), about={}), str(place))
     return str(place)
 
@@ -321,7 +321,7 @@ def test_summary_says_accuracy_confusion_and_the_worst_mistakes(
     summary = json.loads((Path(config.output) / "_summary.json").read_text())
     confidence = table["confidence"].to_numpy()[label != prediction]
     assert summary["accuracy"] == figures["accuracy"] == (label == prediction).mean()
-    assert np.array_equal(summary["confusion"], confusion_matrix(prediction, label))
+    assert np.array_equal(summary["confusion"], confusion_matrix(prediction, label, 10))
     assert figures["confusion"] == summary["confusion"]
     assert sum(summary["labelled_by_confidence"].values()) == 576
     assert sum(summary["correct_by_confidence"].values()) == (label == prediction).sum()

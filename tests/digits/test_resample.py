@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.digits.resample import PIECE, SIDE, resample, resample_rows
+from nanograd.data.dataset import SIDE
+from nanograd.digits.resample import PIECE, resample, resample_rows
 
 
 def some_images(num_images: int, seed: int = 7) -> NDArray[np.uint8]:

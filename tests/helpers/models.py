@@ -13,11 +13,11 @@ ABOUT = {"seed": 5, "data": "sample", "val_accuracy": 0.1 + 0.2, "identity": {"e
 
 
 def some_net(hidden: int = 7, loss: str = "cross_entropy", seed: int = 5, **pixels: Any) -> Net:
-    architecture = Architecture(hidden=hidden, activation="relu", loss=loss)
+    architecture = Architecture(inputs=784, classes=10, hidden=hidden, activation="relu", loss=loss)
     params = init_params(architecture, seed)
     params.vector[:] += np.random.default_rng(seed).uniform(-0.1, 0.1, len(params.vector))
     preparation = Preparation(**{"name": "standard", **pixels})
-    return Net(architecture=architecture, params=params, preparation=preparation)
+    return Net(params=params, preparation=preparation)
 
 
 def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:

@@ -11,7 +11,7 @@ from tests.helpers.models import some_committee, some_images, some_model
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("num_images", [0, 1, 7, 513])
-def test_scores_are_ten_shares_an_image(loss: str, num_images: int) -> None:
+def test_scores_are_ten_values_between_zero_and_one(loss: str, num_images: int) -> None:
     scores = some_model(loss=loss).scores(some_images(num_images))
 
     assert scores.dtype == np.float32
@@ -19,7 +19,7 @@ def test_scores_are_ten_shares_an_image(loss: str, num_images: int) -> None:
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
-def test_scores_do_not_depend_on_how_many_images_come_at_once() -> None:
+def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
     model, images = some_model(), some_images(1031)
 
     with process.one_thread():
@@ -32,29 +32,31 @@ def test_scores_do_not_depend_on_how_many_images_come_at_once() -> None:
     np.testing.assert_allclose(alone, together[[0, 511, 512, 1030]], rtol=1e-4, atol=1e-6)
 
 
-def test_sha256_knows_the_smallest_change() -> None:
+def test_sha256_changes_with_one_parameter() -> None:
     model = some_model()
     vector = model.nets[0].params.vector.copy()
     vector[7] = np.nextafter(vector[7], np.float32(1))
 
-    changed = Model(nets=(replace(model.nets[0], params=Params(vector, 7)),), about={})
+    changed = Model(
+        nets=(replace(model.nets[0], params=Params(vector, model.nets[0].architecture)),), about={}
+    )
 
     assert vector.dtype == np.float32
     assert changed.params_sha256() != model.params_sha256()
 
 
-def test_committee_gives_the_mean_of_its_nets_scores() -> None:
-    committee, images = some_committee(), some_images(7)
+def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
+    ensemble, images = some_committee(), some_images(7)
 
     with process.one_thread():
-        scores = committee.scores(images)
-        alone = [Model(nets=(net,), about={}).scores(images) for net in committee.nets]
+        scores = ensemble.scores(images)
+        alone = [Model(nets=(net,), about={}).scores(images) for net in ensemble.nets]
 
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, sum(alone) / np.float32(3), rtol=1e-6)
 
 
-def test_sha256_of_a_committee_knows_its_nets_and_their_order() -> None:
+def test_sha256_of_an_ensemble_depends_on_its_nets_and_their_order() -> None:
     nets = some_committee().nets
 
     others = [Model(nets=some, about={}) for some in (nets, nets[:2], nets[::-1])]
@@ -66,5 +68,5 @@ def test_sha256_of_a_committee_knows_its_nets_and_their_order() -> None:
 def test_repr_names_the_nets_and_prints_no_parameters() -> None:
     shown = repr(some_committee())
 
-    assert shown.count("Architecture(hidden=") == 3
+    assert shown.count("Architecture(inputs=784, hidden=") == 3
     assert "array" not in shown

@@ -27,7 +27,7 @@ def test_card_has_the_metadata_that_hugging_face_reads(tmp_path: Path) -> None:
     assert "784-9-10" in text
 
 
-def test_card_takes_no_digits_of_the_sample_for_mnists_test_set(tmp_path: Path) -> None:
+def test_card_does_not_name_the_sample_as_mnists_test_set(tmp_path: Path) -> None:
     save(replace(some_model(), about={"data": "sample", "test_accuracy": 0.9}), str(tmp_path / "m"))
 
     metadata = yaml.safe_load((tmp_path / "m" / "README.md").read_text().split("---\n")[1])
@@ -36,7 +36,7 @@ def test_card_takes_no_digits_of_the_sample_for_mnists_test_set(tmp_path: Path) 
     assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "custom"
 
 
-def test_card_of_ones_own_data_names_no_data_set_and_no_accuracy_it_has_not(
+def test_card_of_other_data_names_no_data_set_and_no_missing_accuracy(
     tmp_path: Path,
 ) -> None:
     save(replace(some_model(), about={"data": "/my/digits: #1"}), str(tmp_path / "model"))

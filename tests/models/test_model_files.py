@@ -18,7 +18,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def forge(folder: Path, name: str, data: bytes) -> None:
-    """Replace a file and its checksum: damage that only a look at the meaning can find."""
+    """Replace a file and its checksum, so that only its content can be refused."""
     (folder / name).write_bytes(data)
     manifest = json_files.read_manifest(str(folder / "manifest.json"))
     manifest["files"][name] = storage.checksum(data)
@@ -47,16 +47,22 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "model",
     [some_model(1), some_model(7), some_model(193), some_committee()],
-    ids=["1", "7", "193", "committee"],
+    ids=["1", "7", "193", "ensemble"],
 )
-def test_model_survives_a_round_trip_bit_by_bit(tmp_path: Path, model: Model) -> None:
+@pytest.mark.parametrize("writeable", [True, False])
+def test_model_survives_a_round_trip_bit_by_bit(
+    tmp_path: Path, model: Model, writeable: bool
+) -> None:
+    for net in model.nets:
+        net.params.vector.flags.writeable = writeable
+
     save(model, str(tmp_path))
     again = load(str(tmp_path))
 
     for net, other in zip(model.nets, again.nets, strict=True):
         assert other.params.vector.dtype == np.float32
         assert other.params.vector.tobytes() == net.params.vector.tobytes()
-        assert other.meaning() == net.meaning()
+        assert other.config() == net.config()
     assert again.params_sha256() == model.params_sha256()
     assert again.sha256() == model.sha256()
     assert again.about == ABOUT
@@ -78,15 +84,6 @@ def test_model_directory_holds_the_documented_files(folder: Path) -> None:
     assert manifest["params_sha256"] == some_model().params_sha256()
 
 
-def test_read_only_parameters_can_be_saved(tmp_path: Path) -> None:
-    model = some_model()
-    model.nets[0].params.vector.flags.writeable = False
-
-    save(model, str(tmp_path))
-
-    assert load(str(tmp_path)).params_sha256() == model.params_sha256()
-
-
 def test_scores_of_the_loaded_model_have_the_bits_of_the_saved_one(folder: Path) -> None:
     images = some_images(193)
 
@@ -97,8 +94,8 @@ def test_scores_of_the_loaded_model_have_the_bits_of_the_saved_one(folder: Path)
     np.testing.assert_array_equal(after, before)
 
 
-def assert_noticed(folder: Path, name: str, positions: list[int]) -> None:
-    """A flipped bit at any of the positions is a DataError, or changes nothing that counts."""
+def assert_detected(folder: Path, name: str, positions: list[int]) -> None:
+    """Assert that a flipped bit is a DataError, or that only white space is changed."""
     file, sha = folder / name, load(str(folder)).params_sha256()
     whole, passed = file.read_bytes(), []
     for position in positions:
@@ -116,14 +113,14 @@ def assert_noticed(folder: Path, name: str, positions: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
-def test_any_flipped_byte_of_a_small_file_is_noticed(folder: Path, name: str) -> None:
-    assert_noticed(folder, name, list(range((folder / name).stat().st_size)))
+def test_any_flipped_byte_of_a_small_file_is_detected(folder: Path, name: str) -> None:
+    assert_detected(folder, name, list(range((folder / name).stat().st_size)))
 
 
-def test_flipped_bytes_of_the_tensors_are_noticed(folder: Path) -> None:
+def test_flipped_bytes_of_the_tensors_are_detected(folder: Path) -> None:
     size = (folder / "model.safetensors").stat().st_size
 
-    assert_noticed(folder, "model.safetensors", [*range(320), *range(320, size, 193), size - 1])
+    assert_detected(folder, "model.safetensors", [*range(320), *range(320, size, 193), size - 1])
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -143,7 +140,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
         load(str(folder))
 
 
-def test_model_card_is_the_readers_own(folder: Path) -> None:
+def test_model_card_may_be_edited_or_removed(folder: Path) -> None:
     (folder / "README.md").write_text("# Our model\n")
     edited = load(str(folder))
     (folder / "README.md").unlink()
@@ -152,7 +149,7 @@ def test_model_card_is_the_readers_own(folder: Path) -> None:
     assert edited.sha256() == bare.sha256() == some_model().sha256()
 
 
-def test_manifest_that_lists_the_card_is_read_all_the_same(folder: Path) -> None:
+def test_manifest_that_lists_the_card_is_accepted(folder: Path) -> None:
     place = str(folder / "manifest.json")
     manifest = json_files.read_manifest(place)
     files = {**manifest["files"], "README.md": "0" * 64}
@@ -164,16 +161,16 @@ def test_manifest_that_lists_the_card_is_read_all_the_same(folder: Path) -> None
 def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
-    with pytest.raises(DataError, match=r"is no model directory: it has no manifest\.json"):
+    with pytest.raises(DataError, match=r"is not a model directory: it has no manifest\.json"):
         load(str(folder))
-    with pytest.raises(DataError, match="is no model directory"):
+    with pytest.raises(DataError, match="is not a model directory"):
         load(str(folder / "nowhere"))
 
 
-def test_run_directory_is_no_model_directory_but_says_where_it_is(folder: Path) -> None:
+def test_run_directory_is_refused_with_a_hint_to_its_model(folder: Path) -> None:
     model = folder.rename(folder.parent / "model")
 
-    with pytest.raises(DataError, match=re.escape(f"; say {model}")):
+    with pytest.raises(DataError, match=re.escape(f"; use {model}")):
         load(str(model.parent))
 
 
@@ -181,7 +178,7 @@ def test_unknown_format_is_refused(folder: Path) -> None:
     manifest = json_files.read_manifest(str(folder / "manifest.json"))
     json_files.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
 
-    with pytest.raises(DataError, match=r"has format 'other-2' where nanograd [\d.]+ reads"):
+    with pytest.raises(DataError, match=r"has format 'other-2', but nanograd [\d.]+ reads"):
         load(str(folder))
 
 
@@ -199,7 +196,7 @@ def add_setting(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "addition"),
     [
         (add_setting, "a setting 'temperature'"),
         (lambda folder: forge_config(folder, "architecture", layers=2), "a setting 'layers'"),
@@ -216,25 +213,22 @@ def add_setting(folder: Path) -> None:
         (lambda folder: forge(folder, "vocabulary.json", b"{}"), "a file 'vocabulary.json'"),
     ],
 )
-def test_what_a_later_version_adds_is_refused_not_passed_over(
-    folder: Path, change: Callable[[Path], None], what: str
+def test_addition_of_a_later_version_is_refused(
+    folder: Path, change: Callable[[Path], None], addition: str
 ) -> None:
     change(folder)
 
-    with pytest.raises(DataError, match=rf"has {what}, which nanograd [\d.]+ does not know; use"):
+    with pytest.raises(
+        DataError, match=rf"has {addition}, which nanograd [\d.]+ does not know; use"
+    ):
         load(str(folder))
 
 
-@pytest.mark.parametrize("hidden", [0, 6, 8, -1, 7.5, "7", None])
-def test_hidden_units_that_do_not_fit_the_tensors_are_refused(folder: Path, hidden: object) -> None:
+@pytest.mark.parametrize("hidden", [0, 6, 8, -1, 7.5, "7", None, 10**12])
+def test_hidden_units_that_do_not_match_the_tensors_are_refused(
+    folder: Path, hidden: object
+) -> None:
     forge_config(folder, "architecture", hidden=hidden)
-
-    with pytest.raises(DataError, match="cannot be read as a model"):
-        load(str(folder))
-
-
-def test_absurd_number_of_hidden_units_is_refused(folder: Path) -> None:
-    forge_config(folder, "architecture", hidden=10**12)
 
     with pytest.raises(DataError, match="cannot be read as a model"):
         load(str(folder))
@@ -261,7 +255,9 @@ def test_unknown_activation_or_loss_is_refused(folder: Path, values: dict[str, o
         pytest.param(lambda t: t["0.b2"].__setitem__(7, -np.inf), id="infinite"),
     ],
 )
-def test_tensors_that_make_no_net_are_refused(folder: Path, change: Change) -> None:
+def test_tensors_that_do_not_match_the_architecture_are_refused(
+    folder: Path, change: Change
+) -> None:
     forge_tensors(folder, change)
 
     with pytest.raises(DataError, match="cannot be read as a model"):
@@ -271,7 +267,7 @@ def test_tensors_that_make_no_net_are_refused(folder: Path, change: Change) -> N
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"null", b"{}", b'{"nets": []}', b'{"nets": [7]}', b"\xff"]
 )
-def test_config_that_makes_no_sense_is_refused(folder: Path, text: bytes) -> None:
+def test_config_of_another_structure_is_refused(folder: Path, text: bytes) -> None:
     forge(folder, "config.json", text)
 
     with pytest.raises(DataError, match="cannot be read as a model"):

@@ -25,14 +25,12 @@ from nanograd.nn.mlp import Architecture, init_params
 def some_net(
     seed: int, *, size: tuple[float, float] = (0.0, 0.0), pixels: str = "deslanted", **shape: Any
 ) -> Net:
-    architecture = Architecture(
-        **{"hidden": 37, "activation": "relu", "loss": "cross_entropy", **shape}
-    )
+    settings = {"hidden": 37, "activation": "relu", "loss": "cross_entropy", **shape}
+    architecture = Architecture(inputs=784, classes=10, **settings)
     params = init_params(architecture, seed)
     # Weights and biases as large as training makes them: scores far from one tenth.
     params.vector[:] = 3 * params.vector + np.float32(0.01)
     return Net(
-        architecture=architecture,
         params=params,
         preparation=Preparation(name=pixels, width=size[0], height=size[1]),
     )
@@ -56,9 +54,9 @@ def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         [some_net(7, size=(3.5, 5.5), hidden=7)],
         [some_net(4), some_net(5, size=(3, 0)), some_net(6, size=(4, 5), hidden=7, loss="mse")],
     ],
-    ids=["unit", "standard", "deslanted", "width", "size", "committee"],
+    ids=["unit", "standard", "deslanted", "width", "size", "ensemble"],
 )
-def test_graph_gives_the_scores_of_the_model(sample: Mnist, nets: list[Net]) -> None:
+def test_graph_computes_the_scores_of_the_model(sample: Mnist, nets: list[Net]) -> None:
     model = Model(nets=tuple(nets), about={})
 
     scores = run_graph(graph(model), sample.test.images)
@@ -67,7 +65,7 @@ def test_graph_gives_the_scores_of_the_model(sample: Mnist, nets: list[Net]) -> 
     np.testing.assert_allclose(scores, model.scores(sample.test.images), rtol=0, atol=1e-5)
 
 
-def test_graph_sets_odd_images_upright_as_the_model_does() -> None:
+def test_graph_deskews_unusual_images_like_the_model() -> None:
     draws = np.random.default_rng(0)
     images = draws.integers(0, 256, (193, 784), dtype=np.uint8)
     images[::3] = np.where(draws.random((65, 784)) < 0.02, images[::3], 0)
@@ -80,7 +78,7 @@ def test_graph_sets_odd_images_upright_as_the_model_does() -> None:
     np.testing.assert_allclose(scores, model.scores(images), rtol=0, atol=1e-5)
 
 
-def test_graph_says_what_it_takes_and_gives() -> None:
+def test_graph_names_its_input_and_output() -> None:
     proto = onnx.load_model_from_string(graph(Model(nets=(some_net(0),), about={})))
 
     [images], [scores] = proto.graph.input, proto.graph.output
@@ -94,7 +92,7 @@ def test_graph_says_what_it_takes_and_gives() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_any_number_of_images_is_taken(sample: Mnist, count: int) -> None:
+def test_graph_accepts_any_number_of_images(sample: Mnist, count: int) -> None:
     model = Model(nets=(some_net(0),), about={})
 
     scores = run_graph(graph(model), sample.test.images[:count])

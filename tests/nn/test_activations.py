@@ -42,7 +42,7 @@ def test_activation_keeps_dtype_and_shape(
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_activation_leaves_its_input_alone(function: Function, dtype: type) -> None:
+def test_activation_leaves_its_input_unchanged(function: Function, dtype: type) -> None:
     z = draws((7, 10), dtype)
     before = z.tobytes()
 
@@ -74,7 +74,7 @@ def test_tanh_equals_its_definition(dtype: type, rtol: float) -> None:
     np.testing.assert_allclose(output, [math.tanh(value) for value in z.tolist()], rtol=rtol)
 
 
-def test_relu_cuts_off_what_is_negative() -> None:
+def test_relu_replaces_negative_values_by_zero() -> None:
     output = relu(np.float32([-2, -0.0, 0, 1e-30, 7]))
 
     assert output.dtype == np.float32
@@ -102,7 +102,7 @@ def test_derivative_equals_the_slope_between_neighbours(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(HIDDEN))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_derivative_keeps_dtype_and_leaves_its_input_alone(name: str, dtype: type) -> None:
+def test_derivative_keeps_dtype_and_leaves_its_input_unchanged(name: str, dtype: type) -> None:
     output = HIDDEN[name].function(draws((7, 3), dtype))
     output.flags.writeable = False
     before = output.tobytes()
@@ -133,7 +133,7 @@ def test_softmax_rows_sum_to_one() -> None:
     np.testing.assert_allclose(output.sum(axis=1), np.ones(193), rtol=1e-6)
 
 
-def test_softmax_does_not_feel_a_shift_of_its_row() -> None:
+def test_softmax_does_not_depend_on_a_shift_of_the_row() -> None:
     z = np.float32([[1, 2, 4], [0, 0, 8]])
 
     output, shifted = softmax(z), softmax(z + np.float32([[64], [-1024]]))
@@ -145,7 +145,7 @@ def test_softmax_does_not_feel_a_shift_of_its_row() -> None:
 @pytest.mark.parametrize("function", ELEMENTWISE)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_activation_of_the_largest_numbers_is_finite(function: Function, dtype: type) -> None:
-    # Warnings are errors here, so an overflow on the way would be noticed too.
+    # Warnings are errors here, so an overflow in between would fail, too.
     largest = np.finfo(dtype).max
 
     output = function(np.array([-largest, -1000, 0, 1000, largest], dtype))

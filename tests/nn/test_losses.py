@@ -48,7 +48,7 @@ ORACLES = {"mse": squared_error_by_loops, "cross_entropy": cross_entropy_by_loop
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_images", SIZES)
-def test_loss_is_the_sum_that_plain_loops_give(name: str, num_images: int) -> None:
+def test_loss_equals_a_sum_by_loops(name: str, num_images: int) -> None:
     z2, rows = logits(num_images), targets(num_images)
 
     losses, gradient = LOSSES[name].gradient(z2, rows)
@@ -79,10 +79,8 @@ def test_gradient_equals_the_slope_along_a_random_direction(name: str, seed: int
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("first", [0, 1, 7, 64])
 @pytest.mark.parametrize("length", [*SIZES[:-1], 16, 65])
-def test_bits_of_an_image_do_not_depend_on_its_neighbours(
-    name: str, first: int, length: int
-) -> None:
-    # A worker takes the losses of all its shards at once: their bits must be those of each alone.
+def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, length: int) -> None:
+    # A worker computes the losses of all its shards at once, with the bits of each shard alone.
     z2, rows = logits(193), targets(193)
     part = slice(first, first + length)
 
@@ -96,7 +94,7 @@ def test_bits_of_an_image_do_not_depend_on_its_neighbours(
 
 @pytest.mark.parametrize("gradient_of", GRADIENTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_loss_leaves_its_inputs_alone_and_keeps_their_dtype(
+def test_loss_leaves_its_inputs_unchanged_and_keeps_their_dtype(
     gradient_of: Gradient, dtype: type
 ) -> None:
     z2, rows = logits(7, dtype), targets(7, dtype)
@@ -119,13 +117,13 @@ def test_loss_of_no_images_is_zero(gradient_of: Gradient) -> None:
 
 @pytest.mark.parametrize("gradient_of", GRADIENTS)
 @pytest.mark.parametrize("shape", [(6, 10), (7, 9), (7, 1), (10,)])
-def test_shapes_that_differ_are_refused(gradient_of: Gradient, shape: tuple[int, ...]) -> None:
+def test_different_shapes_are_refused(gradient_of: Gradient, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         gradient_of(logits(7), np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_perfect_outputs_cost_nothing_and_push_nowhere(name: str) -> None:
+def test_perfect_outputs_have_no_loss_and_no_gradient(name: str) -> None:
     rows = targets(7)
 
     loss, gradient = LOSSES[name].gradient((rows - np.float32(0.5)) * 1000, rows)
@@ -135,7 +133,7 @@ def test_perfect_outputs_cost_nothing_and_push_nowhere(name: str) -> None:
     assert not gradient.any()
 
 
-def test_cross_entropy_pulls_wrong_saturated_outputs_back() -> None:
+def test_gradient_of_wrong_saturated_outputs_is_not_zero() -> None:
     rows = np.float32([[1, 0]])
 
     loss, gradient = cross_entropy(np.float32([[-500, 500]]), rows)
@@ -147,7 +145,7 @@ def test_cross_entropy_pulls_wrong_saturated_outputs_back() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1e3, 1e38])
-def test_large_logits_give_a_finite_loss(name: str, size: float) -> None:
+def test_loss_of_large_logits_is_finite(name: str, size: float) -> None:
     z2 = np.where(np.arange(70).reshape(7, 10) % 3, size, -size).astype(np.float32)
 
     loss, gradient = LOSSES[name].gradient(z2, targets(7))
@@ -158,7 +156,7 @@ def test_large_logits_give_a_finite_loss(name: str, size: float) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_opposite_largest_logits_give_no_warning_and_no_nan(name: str) -> None:
+def test_opposite_largest_logits_raise_no_warning_and_give_no_nan(name: str) -> None:
     largest = np.finfo(np.float32).max
     z2 = np.tile(np.float32([largest, -largest]), (1, 5))
 

@@ -12,7 +12,7 @@ def digits(size: int, seed: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 193])
-def test_accuracy_is_the_share_that_plain_loops_count(size: int) -> None:
+def test_accuracy_equals_a_count_by_loops(size: int) -> None:
     predictions, labels = digits(size, 1), digits(size, 2)
 
     share = accuracy(predictions, labels)
@@ -22,7 +22,7 @@ def test_accuracy_is_the_share_that_plain_loops_count(size: int) -> None:
     assert share == pytest.approx(sum(p == t for p, t in pairs) / size, rel=1e-12)
 
 
-def test_accuracy_of_nothing_is_not_a_number() -> None:
+def test_accuracy_without_images_is_nan() -> None:
     share = accuracy(digits(0, 1), digits(0, 2))
 
     assert math.isnan(share)
@@ -30,10 +30,10 @@ def test_accuracy_of_nothing_is_not_a_number() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 193])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
-def test_confusion_matrix_counts_as_plain_loops_do(size: int, dtype: type) -> None:
+def test_confusion_matrix_equals_a_count_by_loops(size: int, dtype: type) -> None:
     predictions, labels = digits(size, 1).astype(dtype), digits(size, 2)
 
-    confusion = confusion_matrix(predictions, labels)
+    confusion = confusion_matrix(predictions, labels, 10)
 
     expected = [[0] * 10 for _ in range(10)]
     for prediction, label in zip(predictions.tolist(), labels.tolist(), strict=True):
@@ -42,17 +42,19 @@ def test_confusion_matrix_counts_as_plain_loops_do(size: int, dtype: type) -> No
     assert confusion.tolist() == expected
 
 
-def test_confusion_matrix_has_true_classes_in_rows() -> None:
-    confusion = confusion_matrix(np.array([7], np.uint8), np.array([1], np.uint8))
+@pytest.mark.parametrize("num_classes", [8, 10])
+def test_confusion_matrix_has_a_row_for_each_true_class(num_classes: int) -> None:
+    confusion = confusion_matrix(np.array([7], np.uint8), np.array([1], np.uint8), num_classes)
 
     assert confusion.dtype == np.int64
+    assert confusion.shape == (num_classes, num_classes)
     assert confusion[1, 7] == confusion.sum() == 1
 
 
 def test_trace_of_the_confusion_matrix_is_the_accuracy() -> None:
     predictions, labels = digits(193, 1), digits(193, 2)
 
-    confusion = confusion_matrix(predictions, labels)
+    confusion = confusion_matrix(predictions, labels, 10)
 
     assert confusion.dtype == np.int64
     assert np.trace(confusion) / 193 == pytest.approx(accuracy(predictions, labels), rel=1e-12)
@@ -69,7 +71,7 @@ def test_precision_and_recall_are_shares_of_columns_and_rows() -> None:
     assert recall[:2].tolist() == [0.75, 1]
 
 
-def test_precision_and_recall_of_a_class_that_never_occurs_are_not_numbers() -> None:
+def test_precision_and_recall_of_an_absent_class_are_nan() -> None:
     confusion = np.zeros((10, 10), np.int64)
     confusion[0, 1] = 1
 
@@ -81,8 +83,8 @@ def test_precision_and_recall_of_a_class_that_never_occurs_are_not_numbers() -> 
     assert precision[1] == recall[0] == 0
 
 
-def test_confusion_matrix_is_left_alone() -> None:
-    confusion = confusion_matrix(digits(193, 1), digits(193, 2))
+def test_precision_and_recall_leave_the_confusion_matrix_unchanged() -> None:
+    confusion = confusion_matrix(digits(193, 1), digits(193, 2), 10)
     confusion.flags.writeable = False
     before = confusion.tobytes()
 
@@ -92,7 +94,7 @@ def test_confusion_matrix_is_left_alone() -> None:
     assert confusion.tobytes() == before
 
 
-def test_calibration_of_scores_that_mean_what_they_say_has_no_error() -> None:
+def test_calibration_error_of_calibrated_scores_is_zero() -> None:
     confidence = np.array([0.75] * 4 + [0.5] * 2)
     right = np.array([True, True, True, False, True, False])
 
@@ -104,12 +106,12 @@ def test_calibration_of_scores_that_mean_what_they_say_has_no_error() -> None:
     assert np.isnan(found.accuracy[0])
 
 
-def test_calibration_error_is_the_gap_between_claims_and_truth() -> None:
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:
     confidence = np.array([1.0, 1.0, 0.25, 0.25])
     right = np.array([True, False, False, True])
 
     assert calibration(confidence, right).error == pytest.approx((2 * 0.5 + 2 * 0.25) / 4)
 
 
-def test_calibration_of_nothing_has_no_error() -> None:
+def test_calibration_error_without_images_is_zero() -> None:
     assert calibration(np.zeros(0), np.zeros(0, bool)).error == 0

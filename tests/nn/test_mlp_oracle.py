@@ -1,4 +1,4 @@
-"""The gradient by hand against a scalar autograd that knows nothing of it, as in micrograd."""
+"""The gradient against an independent scalar autograd, as in micrograd."""
 
 import math
 
@@ -13,7 +13,7 @@ HIDDEN_UNITS = 3
 
 
 class Value:
-    """A number that remembers what it was made of."""
+    """A number with its parents and local derivatives."""
 
     tape: list["Value"]
 
@@ -48,7 +48,7 @@ class Value:
 
     def backward(self) -> None:
         self.slope = 1.0
-        for value in reversed(Value.tape):  # made later = depends on what was made earlier
+        for value in reversed(Value.tape):  # in reverse order of computation
             for parent, slope in value.parents:
                 parent.slope += slope * value.slope
 
@@ -61,7 +61,7 @@ def tanh(z: Value) -> Value:
     return sigmoid(z.times(2.0)).times(2.0).minus(1.0)
 
 
-BENDS = {"sigmoid": sigmoid, "tanh": tanh, "relu": Value.relu}
+ACTIVATIONS = {"sigmoid": sigmoid, "tanh": tanh, "relu": Value.relu}
 
 
 def total_of(values: list[Value]) -> Value:
@@ -74,13 +74,13 @@ def total_of(values: list[Value]) -> Value:
 def loss_of_image(
     values: list[Value], pixels: list[float], label: int, activation: str, loss: str
 ) -> Value:
-    """One image through the net; the values stand in the order w1, b1, w2, b2, row by row."""
+    """Compute the loss of one image; the values are w1, b1, w2, b2, row by row."""
     b1, w2 = 784 * HIDDEN_UNITS, 785 * HIDDEN_UNITS
     b2 = w2 + HIDDEN_UNITS * 10
     hidden = []
     for j in range(HIDDEN_UNITS):
         terms = [values[i * HIDDEN_UNITS + j].times(x) for i, x in enumerate(pixels)]
-        hidden.append(BENDS[activation](total_of([*terms, values[b1 + j]])))
+        hidden.append(ACTIVATIONS[activation](total_of([*terms, values[b1 + j]])))
     logits = []
     for k in range(10):
         terms = [h * values[w2 + j * 10 + k] for j, h in enumerate(hidden)]
@@ -99,12 +99,14 @@ def test_loss_and_gradient_equal_a_scalar_autograd(activation: str, loss: str) -
     vector = generator.uniform(-0.3, 0.3, 785 * HIDDEN_UNITS + 10 * HIDDEN_UNITS + 10)
     inputs = generator.uniform(0, 0.2, (2, 784))
     labels = np.array([3, 7], np.uint8)
+    architecture = Architecture(
+        inputs=784, hidden=HIDDEN_UNITS, classes=10, activation=activation, loss=loss
+    )
 
     actual_loss, actual = loss_and_gradients(
-        Architecture(hidden=HIDDEN_UNITS, activation=activation, loss=loss),
-        Params(vector, HIDDEN_UNITS),
+        Params(vector, architecture),
         inputs,
-        one_hot(labels).astype(np.float64),
+        one_hot(labels, 10).astype(np.float64),
     )
 
     values = [Value(number) for number in vector.tolist()]

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.nn.optimizers import Optimizer, State, Vector, adam, by_name, ema, momentum, sgd
+from nanograd.nn.optimizers import (
+    Optimizer,
+    State,
+    Vector,
+    adam,
+    by_name,
+    momentum,
+    sgd,
+    update_average,
+)
 
 SIZES = [1, 7, 193]
 STEPS = 7
@@ -15,7 +24,7 @@ OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "adam": adam}
 
 
 def vectors(size: int) -> tuple[Vector, list[Vector]]:
-    """Parameters to begin with, and a read-only gradient for each step."""
+    """Return initial parameters and a read-only gradient for each step."""
     generator = np.random.default_rng(7)
     gradients = [generator.normal(0, 1, size).astype(np.float32) for _ in range(STEPS)]
     for gradient in gradients:
@@ -24,7 +33,7 @@ def vectors(size: int) -> tuple[Vector, list[Vector]]:
 
 
 def run(optimizer: Optimizer, size: int, cuts: list[int] | None = None) -> tuple[Vector, State]:
-    """Parameters and state after all steps, each of them taken slice by slice."""
+    """Return parameters and state after all steps, each of them made slice by slice."""
     params, gradients = vectors(size)
     state = optimizer.init(size)
     bounds = [0, *(cuts or []), size]
@@ -81,7 +90,7 @@ def test_parameters_follow_a_float64_oracle(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("cuts", [[1], [7, 8, 100], list(range(1, 193))])
-def test_updating_in_slices_gives_the_bits_of_updating_whole(name: str, cuts: list[int]) -> None:
+def test_update_in_slices_has_the_bits_of_one_update(name: str, cuts: list[int]) -> None:
     whole, whole_state = run(OPTIMIZERS[name](), 193)
     sliced, sliced_state = run(OPTIMIZERS[name](), 193, cuts)
 
@@ -156,7 +165,7 @@ def test_average_follows_a_float64_oracle(decay: float) -> None:
     oracle: NDArray[np.float64] = start.astype(np.float64)
 
     for step, point in enumerate(points, start=1):
-        ema(average, point, decay, step)
+        update_average(average, point, decay, step)
         share = 1 - min(decay, step / (step + 10))
         oracle = (1 - share) * oracle + share * point
 
@@ -167,37 +176,37 @@ def test_average_follows_a_float64_oracle(decay: float) -> None:
 def test_average_without_decay_is_the_last_point() -> None:
     average, (point, *_) = vectors(7)
 
-    ema(average, point, 0.0, 1)
+    update_average(average, point, 0.0, 1)
 
     assert average.dtype == np.float32
     np.testing.assert_allclose(average, point, rtol=1e-6, atol=1e-7)
 
 
-def test_average_of_a_point_that_stands_still_stays_there() -> None:
+def test_average_of_a_constant_point_is_the_point() -> None:
     _, (point, *_) = vectors(7)
     average = point.copy()
 
     for step in range(1, 194):
-        ema(average, point, 0.999, step)
+        update_average(average, point, 0.999, step)
 
     assert average.dtype == np.float32
     np.testing.assert_array_equal(average, point)
 
 
-def test_averaging_in_slices_gives_the_bits_of_averaging_whole() -> None:
+def test_average_in_slices_has_the_bits_of_one_update() -> None:
     whole, (point, *_) = vectors(193)
     sliced = whole.copy()
 
-    ema(whole, point, 0.9, 193)
+    update_average(whole, point, 0.9, 193)
     for part in (slice(0, 1), slice(1, 8), slice(8, 193)):
-        ema(sliced[part], point[part], 0.9, 193)
+        update_average(sliced[part], point[part], 0.9, 193)
 
     assert sliced.dtype == np.float32
     np.testing.assert_array_equal(sliced, whole)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_by_name_gives_the_named_optimizer(name: str) -> None:
+def test_by_name_returns_the_named_optimizer(name: str) -> None:
     params, state = run(by_name(name, momentum_decay=0.9), 7)
 
     expected, expected_state = run(OPTIMIZERS[name](), 7)

@@ -7,7 +7,7 @@ import pytest
 from nanograd.nn.schedules import by_name, constant, cool_down, cosine, warm_up
 
 
-def test_constant_is_the_same_for_every_round() -> None:
+def test_constant_does_not_depend_on_the_round() -> None:
     schedule = constant(0.3)
 
     assert {schedule(round_) for round_ in (0, 1, 7, 193)} == {0.3}
@@ -22,7 +22,7 @@ def test_cosine_falls_from_the_peak_to_zero() -> None:
 
 
 @pytest.mark.parametrize("round_", [0, 1, 96, 192])
-def test_cosine_is_half_a_wave(round_: int) -> None:
+def test_cosine_follows_half_a_wave(round_: int) -> None:
     rate = cosine(0.3, 193)(round_)
 
     assert rate == pytest.approx(0.3 * math.cos(math.pi * round_ / 193 / 2) ** 2, rel=1e-12)
@@ -33,7 +33,7 @@ def test_cosine_stays_at_zero_after_the_last_round() -> None:
 
 
 @pytest.mark.parametrize("num_rounds", [1, 7, 193])
-def test_warm_up_rises_linearly_and_never_begins_at_zero(num_rounds: int) -> None:
+def test_warm_up_rises_linearly_from_above_zero(num_rounds: int) -> None:
     schedule = warm_up(constant(0.3), num_rounds)
 
     rates = [schedule(round_) for round_ in range(num_rounds + 2)]
@@ -49,7 +49,7 @@ def test_warm_up_of_no_rounds_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("num_warm_up", [0, 7])
-def test_by_name_gives_the_named_schedule_with_its_warm_up(num_warm_up: int) -> None:
+def test_by_name_returns_the_named_schedule_with_its_warm_up(num_warm_up: int) -> None:
     named = by_name("cosine", 0.3, 193, num_warm_up)
     flat = by_name("constant", 0.3, 193, num_warm_up)
 
@@ -66,7 +66,7 @@ def test_every_round_of_a_run_has_a_positive_rate() -> None:
 
 
 @pytest.mark.parametrize("by", [0.0, 0.3, 0.9])
-def test_cool_down_is_level_and_then_a_straight_line(by: float) -> None:
+def test_cool_down_is_constant_and_then_linear(by: float) -> None:
     shares = [cool_down(by, 1000)(round_) for round_ in range(1001)]
 
     assert set(shares[:201]) == {1.0}

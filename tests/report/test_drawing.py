@@ -66,14 +66,18 @@ def some_model(*nets: tuple[Architecture, Preparation]) -> Model:
         params = init_params(architecture, number)
         # Weights and biases as large as training makes them: scores far from one tenth.
         params.vector[:] = 2 * params.vector + np.float32(0.01)
-        return Net(architecture=architecture, params=params, preparation=preparation)
+        return Net(params=params, preparation=preparation)
 
     made = tuple(net(number, *each) for number, each in enumerate(nets))
     return Model(nets=made, about={})
 
 
 def architecture(**changes: Any) -> Architecture:
-    return Architecture(**{"hidden": 37, "activation": "relu", "loss": "cross_entropy", **changes})
+    return Architecture(
+        **{"hidden": 37, "activation": "relu", "loss": "cross_entropy", **changes},
+        inputs=784,
+        classes=10,
+    )
 
 
 @pytest.mark.parametrize("pen", [6, 18, 30])

@@ -46,9 +46,11 @@ def folder(tmp_path: Path, digits: Dataset) -> Path:
 
 @pytest.fixture
 def net(tmp_path: Path) -> tuple[str, Model]:
-    architecture = Architecture(hidden=7, activation="relu", loss="cross_entropy")
+    architecture = Architecture(
+        inputs=784, classes=10, hidden=7, activation="relu", loss="cross_entropy"
+    )
     params, preparation = init_params(architecture, 0), Preparation(name="unit")
-    net = Net(architecture=architecture, params=params, preparation=preparation)
+    net = Net(params=params, preparation=preparation)
     made = Model(nets=(net,), about={})
     model.save(made, str(tmp_path / "model"))
     return str(tmp_path / "model"), made
@@ -197,7 +199,7 @@ def test_mistakes_are_said_before_anything_is_written(folder: Path, tmp_path: Pa
         inspect(folder, output=str(tmp_path / "sheet.jpg"))
     with pytest.raises(DataError, match="no such file or folder"):
         inspect(folder / "gone.png", output=str(tmp_path / "sheet.png"))
-    with pytest.raises(DataError, match="no model directory"):
+    with pytest.raises(DataError, match="is not a model directory"):
         inspect(folder, model=str(tmp_path))
     with pytest.raises(UsageError, match="--formats 'svg': svg is none of png"):
         inspect(folder, formats="svg")

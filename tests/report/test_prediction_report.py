@@ -74,7 +74,7 @@ def test_report_says_what_became_of_the_rows(predict: Predict) -> None:
     assert "194 rows: 193 read, 1 in quarantine." in words
     assert f"{100 * (label == read).mean():.2f} % were read right" in words
     assert [int(cell or 0) for cell in cells] == metrics.confusion_matrix(
-        read, label
+        read, label, 10
     ).ravel().tolist()
     assert "not_a_picture" in words or "unreadable" in words or "wrong" in words
     assert f"{(label != read).sum()} of 193 images were misread" in words

@@ -11,7 +11,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
-from nanograd.nn.mlp import Params
+from nanograd.nn.mlp import Architecture, Params
 from nanograd.report import accuracy, charts, training_report
 from nanograd.report.charts import Axis, Bars, Line, Mark
 from nanograd.runtime.events import Event, Level
@@ -77,7 +77,7 @@ def test_report_says_what_the_model_does(text: str, run: Path, few_digits: Mnist
     accuracy = metrics.accuracy(predictions, few_digits.test.labels)
     assert f"{100 * accuracy:.2f} % of 193 test images" in words
     cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', text)
-    matrix = metrics.confusion_matrix(predictions, few_digits.test.labels)
+    matrix = metrics.confusion_matrix(predictions, few_digits.test.labels, 10)
     assert [int(cell or 0) for cell in cells] == matrix.ravel().tolist()
     assert model.params_sha256() in words
 
@@ -141,7 +141,8 @@ def test_net_that_reads_everything_has_no_mistakes_to_show() -> None:
 
 @pytest.mark.parametrize("hidden", [1, 7, 193])
 def test_any_number_of_hidden_units_is_drawn(hidden: int) -> None:
-    net = Params(np.zeros(795 * hidden + 10, np.float32), hidden)
+    layers = Architecture(inputs=784, hidden=hidden, classes=10, activation="relu", loss="mse")
+    net = Params(np.zeros(layers.num_parameters, np.float32), layers)
 
     assert f"weights of {min(hidden, 60)} hidden units" in accuracy.units(net)
 

@@ -171,7 +171,7 @@ def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
     start = first_snapshot(recipe).vector
     inputs = prepare(recipe.preparation, digits.images)
     total, gradient = loss_and_gradients(
-        recipe.architecture, Params(start, 16), inputs, one_hot(digits.labels)
+        Params(start, recipe.architecture), inputs, one_hot(digits.labels, 10)
     )
     assert gradient.vector.dtype == np.float32
     assert [row.loss for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)

@@ -109,10 +109,9 @@ def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> Non
     order = plan.order(round_ // plan.rounds_per_epoch, shard)[plan.micro_batch(round_, shard)]
     batch = digits.take(order + plan.shard_slice(shard).start)
     loss, gradient = loss_and_gradients(
-        recipe.architecture,
-        Params(start_of(recipe), 7),
+        Params(start_of(recipe), recipe.architecture),
         prepare(recipe.preparation, batch.images),
-        one_hot(batch.labels),
+        one_hot(batch.labels, 10),
     )
     assert contribution.num_images == len(batch)
     assert contribution.loss == loss
@@ -198,7 +197,7 @@ def test_every_image_counts_exactly_once_an_epoch(
     digits = Dataset(images, np.full(num_images, 3, np.uint8))
     recipe = recipe_for(num_images, batch_size=batch_size, activation="sigmoid")
     vector = np.zeros(recipe.architecture.num_parameters, np.float32)
-    Params(vector, 7).w2[:, 3] = 1
+    Params(vector, recipe.architecture).w2[:, 3] = 1
     workers = [
         worker_for(recipe, digits, set(range(5)[rank::num_workers])) for rank in range(num_workers)
     ]
@@ -207,7 +206,8 @@ def test_every_image_counts_exactly_once_an_epoch(
     contributions = [c for k in epoch for worker in workers for c in worker.contribute(k, vector)]
 
     assert sum(c.num_images for c in contributions) == num_images
-    seen = sum(Params(c.gradient.astype(np.float64), 7).w1[:num_images, 0] for c in contributions)
+    gradients = [Params(c.gradient, recipe.architecture) for c in contributions]
+    seen = sum(gradient.w1[:num_images, 0].astype(np.float64) for gradient in gradients)
     assert {c.gradient.dtype for c in contributions} == {np.dtype(np.float32)}
     np.testing.assert_allclose(seen, np.full(num_images, seen[0]), rtol=1e-5)
     assert seen[0] != 0
@@ -235,7 +235,7 @@ def test_label_never_reaches_the_inputs(loss: str) -> None:
             worker_for(recipe, Dataset(black, labels), range(5))
             .contribute(0, start_of(recipe))[0]
             .gradient,
-            7,
+            recipe.architecture,
         )
         for labels in (some_digits().labels, np.full(NUM_IMAGES, 9, np.uint8))
     ]
@@ -255,7 +255,10 @@ def test_labels_act_through_the_targets_alone() -> None:
     other = Dataset(digits.images, np.roll(digits.labels, 7) // 2)
 
     first, second = (
-        Params(worker_for(recipe, d, range(5)).contribute(0, start_of(recipe))[0].gradient, 7)
+        Params(
+            worker_for(recipe, d, range(5)).contribute(0, start_of(recipe))[0].gradient,
+            recipe.architecture,
+        )
         for d in (digits, other)
     )
 
