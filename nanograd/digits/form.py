@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.digits.resample import SIDE
+from nanograd.data.dataset import SIDE
 from nanograd.errors import UnreadableError
 
 Bytes = NDArray[np.uint8]

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nanograd import __version__
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
-from nanograd.digits.deskew import MONOMIALS, MAX_SLANT, MAX_STRETCH
+from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
 from nanograd.digits.preparation import Preparation, affine
 from nanograd.digits.resample import ROW
 from nanograd.models.model import Model, Net
