@@ -1,1 +1,1 @@
-"""What is run by hand or by `make`, and no part of the package."""
+"""Maintenance scripts, run by hand or by `make`; not part of the package."""

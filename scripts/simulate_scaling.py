@@ -1,12 +1,12 @@
-"""How many rounds a second many workers on many hosts reach with one parameter server, or several.
+"""Simulate rounds per second for many workers on many hosts, with one parameter server or several.
 
     python scripts/simulate_scaling.py
 
-A round is followed through its phases, each of which ends before the next begins: the server's host
-hands out the parameters, its link carries them, the workers compute, the link carries their sums,
-the server's host takes them in and updates. With K servers each has a K-th of every vector, a host
-and a link of its own. The constants were measured on hosts that shared two cores; what was measured
-is followed first, to show how far the rest can be trusted.
+A round has phases, each of which ends before the next begins: the server's host sends the
+parameters, its link transfers them, the workers compute, the link transfers their sums, and the
+server's host receives them and updates. With K servers, each has a K-th of every vector and its own
+host and link. The constants were measured on hosts that shared two cores. The first table compares
+the model with measurements, to show how reliable the second one is.
 """
 
 import sys
@@ -16,19 +16,19 @@ from math import ceil
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What a round depends on.
+    """Cluster, net and batch of a simulated round.
 
     Args:
-        near: workers on the server's host, which share its memory.
-        far: workers on other hosts, which call it.
-        num_servers: K, between which each vector is divided.
+        near: number of workers on the server's host, which share its memory.
+        far: number of workers on other hosts, which call it.
+        num_servers: K, which share each vector.
         num_parameters: P.
-        images: of a worker, a round.
+        images: images per worker and round.
         distorted: whether images are distorted.
-        link: bits a second of a host's link, each way; None for one that costs nothing.
-        cores: of a host.
+        link: speed of a host's link in bit/s, each way; None for no limit.
+        cores: cores per host.
         hosts_share: whether all hosts are one machine with these cores.
-        bytes_per_parameter: on the wire.
+        bytes_per_parameter: bytes of a parameter on the wire.
     """
 
     near: int = 1
@@ -43,18 +43,18 @@ class Cluster:
     bytes_per_parameter: int = 4
 
 
-# benchmarks/results/links_amd-epyc_2026-11-25.md. Measured: a worker's seconds for an image, apart
-# for what distorts it and, a parameter, for what learns from it; a server's a parameter and worker.
+# From benchmarks/results/links_amd-epyc_2026-11-25.md. Measured: seconds of a worker per image, for
+# distortion, and per parameter for the gradient; seconds of the server per parameter and worker.
 DISTORT_S, IMAGE_S_PER_PARAMETER = 12.6e-6, 77.4e-12
 SERVER_S_PER_PARAMETER = 1.1e-9
-# Fitted to the four rows without a limit: processor time of a host to send or receive a vector by a
-# call, and the time between two hosts in which neither works.
+# Fitted to the four rows without a limit: processor time of a host to send or receive a vector in a
+# call, and the latency between two hosts, in which neither works.
 CALL_S, CALL_S_PER_BYTE = 3.8e-3, 1.8e-9
 LATENCY_S = 4.9e-3
 
 _LINKS = Cluster(near=1, far=2, images=42, cores=2, hosts_share=True)
 _SMALL, _LARGE, _LOCAL = 159_010, 636_010, (79_510, 159_010, 636_010, 2_544_010)
-# (cluster, rounds a second): the figures of links_*.md and, with two cores, of scaling_*.md.
+# (cluster, rounds per second): the figures of links_*.md and, with two cores, of scaling_*.md.
 MEASURED = (
     *(
         (replace(_LINKS, near=far // 2, far=far, num_parameters=num_parameters, link=link), speed)
@@ -78,18 +78,18 @@ MEASURED = (
 
 
 def round_s(cluster: Cluster) -> float:
-    """Seconds of a round."""
+    """Return the seconds of a round."""
     return hosts_s(cluster) + 2 * wire_s(cluster)
 
 
 def wire_s(cluster: Cluster) -> float:
-    """Seconds in which a server's link carries a vector to, or from, each worker elsewhere."""
+    """Return the seconds in which a link transfers a vector to, or from, all far workers."""
     num_bytes = cluster.num_parameters / cluster.num_servers * cluster.bytes_per_parameter
     return 8 * num_bytes * cluster.far / cluster.link if cluster.link else 0.0
 
 
 def hosts_s(cluster: Cluster) -> float:
-    """Seconds in which hosts compute, pack and unpack vectors, and wait for each other."""
+    """Return the seconds in which hosts compute, copy vectors, and wait for each other."""
     part = cluster.num_parameters / cluster.num_servers
     call_s = CALL_S + CALL_S_PER_BYTE * part * cluster.bytes_per_parameter
     image_s = DISTORT_S * cluster.distorted + IMAGE_S_PER_PARAMETER * cluster.num_parameters
@@ -97,17 +97,17 @@ def hosts_s(cluster: Cluster) -> float:
     far_s = near_s + 2 * cluster.num_servers * call_s
     update_s = SERVER_S_PER_PARAMETER * part * (cluster.near + cluster.far)
     calls_s = 2 * call_s * ceil(cluster.far / cluster.cores)
-    one_after_the_other = near_s + update_s
+    sequence_s = near_s + update_s
     if cluster.far:
-        one_after_the_other = calls_s + far_s + update_s + 2 * LATENCY_S
+        sequence_s = calls_s + far_s + update_s + 2 * LATENCY_S
     if not cluster.hosts_share:
-        return one_after_the_other
+        return sequence_s
     work = near_s * cluster.near + (far_s + 2 * call_s) * cluster.far + update_s
-    return max(one_after_the_other, work / cluster.cores)
+    return max(sequence_s, work / cluster.cores)
 
 
 def main() -> None:
-    """Print what was measured beside what comes out here, then what nobody has measured."""
+    """Print measurements beside their simulation, then simulations without measurements."""
     _print("near", "far", "P", "link Mbit/s", "measured", "simulated", "ratio")
     _print(*["---"] * 7)
     for cluster, speed in MEASURED:
@@ -123,16 +123,16 @@ def main() -> None:
         "10 Gbit/s",
         "25 Gbit/s",
         "images/s at 25",
-        "of it hosts, ms",
+        "hosts' work, ms",
     )
     _print(*["---"] * 7)
     for workers in (8, 64, 1000):
         for servers in (1, 4, 16, 64):
             if servers <= workers:
-                shown = Cluster(far=workers - 1, num_servers=servers)
-                speeds = [1 / round_s(replace(shown, link=link)) for link in (1e9, 1e10, 2.5e10)]
-                images = f"{speeds[-1] * workers * shown.images:,.0f}"
-                hosts_ms = f"{hosts_s(shown) * 1e3:.0f}"
+                cluster = Cluster(far=workers - 1, num_servers=servers)
+                speeds = [1 / round_s(replace(cluster, link=link)) for link in (1e9, 1e10, 2.5e10)]
+                images = f"{speeds[-1] * workers * cluster.images:,.0f}"
+                hosts_ms = f"{hosts_s(cluster) * 1e3:.0f}"
                 _print(f"{workers:,}", servers, *(f"{s:.3g}" for s in speeds), images, hosts_ms)
 
 

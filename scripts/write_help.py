@@ -1,8 +1,8 @@
-"""Rewrite the help texts in README.md and docs/ from the command line itself.
+"""Regenerate the help texts in README.md and docs/ from the command line.
 
-A block begins with a line `<!-- help: nanograd train -->` and ends with `<!-- /help -->`; what
-stands between them becomes the output of `nanograd train --help`. With `--check` nothing is
-written, and a block that is out of date ends the script with exit code 1.
+A block begins with the line `<!-- help: nanograd train -->` and ends with `<!-- /help -->`. The
+text between is replaced with the output of `nanograd train --help`. With `--check`, nothing is
+written, and the script exits with code 1 if a block is out of date.
 """
 
 import re
@@ -27,37 +27,37 @@ _BLOCK = re.compile(
 
 
 def main() -> None:
-    """Rewrite every file with a help block, or with `--check` name those that are out of date."""
+    """Rewrite every file with a stale help block, or with `--check` list these files."""
     check = sys.argv[1:] == ["--check"]
-    stale = [file for file in documents(ROOT) if rewritten(file) != file.read_text()]
+    stale = [file for file in documents(ROOT) if rewrite(file) != file.read_text()]
     for file in stale:
         if not check:
-            file.write_text(rewritten(file))
+            file.write_text(rewrite(file))
         state = "is out of date; run `make docs`" if check else "rewritten"
         click.echo(f"{file.relative_to(ROOT)} {state}", err=True)
     sys.exit(bool(check and stale))
 
 
 def documents(root: Path) -> list[Path]:
-    """README.md, if it is there, and every Markdown file below docs/."""
+    """Return README.md, if it exists, and every Markdown file in docs/."""
     return [*root.glob("README.md"), *sorted(root.glob("docs/**/*.md"))]
 
 
-def rewritten(file: Path) -> str:
-    """The file's text with every help block as it should be."""
+def rewrite(file: Path) -> str:
+    """Return the text of a file with current help blocks."""
     text = file.read_text()
-    result, count = _BLOCK.subn(_fresh, text)
+    result, count = _BLOCK.subn(_render, text)
     if count != len(_BEGIN.findall(text)):
-        sys.exit(f"{file}: a help block is not closed, or names no command")
+        sys.exit(f"{file}: a help block is not closed or names no command")
     return result
 
 
-def _fresh(block: re.Match[str]) -> str:
+def _render(block: re.Match[str]) -> str:
     return f"{block['begin']}```text\n{help_of(block['words'].split())}```\n{block['end']}"
 
 
 def help_of(words: list[str]) -> str:
-    """What `nanograd WORDS --help` prints on a terminal of 100 columns."""
+    """Return the output of `nanograd WORDS --help` on a terminal of 100 columns."""
     arguments = [*words, "--help"]
     outcome = CliRunner().invoke(cli, arguments, prog_name="nanograd", terminal_width=_WIDTH)
     if outcome.exit_code:

@@ -199,7 +199,7 @@ def test_tensors_are_read_elsewhere_as_the_documents_say(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("document", write_help.documents(ROOT), ids=name_of)
 def test_help_texts_are_current(document: Path) -> None:
-    assert write_help.rewritten(document) == document.read_text()
+    assert write_help.rewrite(document) == document.read_text()
 
 
 def test_stale_help_is_rewritten_and_the_rest_left_alone(tmp_path: Path) -> None:
@@ -207,13 +207,13 @@ def test_stale_help_is_rewritten_and_the_rest_left_alone(tmp_path: Path) -> None
     begin, end = "<!-- help: nanograd data fetch -->", "<!-- /help -->"
     file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
 
-    fresh = write_help.rewritten(file)
+    fresh = write_help.rewrite(file)
 
     assert fresh.startswith(f"before\n\n{begin}\n```text\nUsage: nanograd data fetch [OPTIONS]\n")
     assert fresh.endswith(f"```\n{end}\n\nafter\n")
     assert "old" not in fresh
     file.write_text(fresh)
-    assert write_help.rewritten(file) == fresh
+    assert write_help.rewrite(file) == fresh
 
 
 @pytest.mark.parametrize("words", ["train -->\nnot closed", "no such -->\n<!-- /help -->"])
@@ -222,7 +222,7 @@ def test_help_block_that_cannot_be_filled_is_an_error(tmp_path: Path, words: str
     file.write_text(f"<!-- help: nanograd {words}\n")
 
     with pytest.raises(SystemExit, match=r"not closed|No such command"):
-        write_help.rewritten(file)
+        write_help.rewrite(file)
 
 
 def test_check_of_help_texts_names_the_stale_file(tmp_path: Path) -> None:

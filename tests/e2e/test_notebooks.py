@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.run_notebook import executed
+from scripts.run_notebook import execute
 from tests.conftest import ROOT
 from tests.docs.test_docs import leads_somewhere, name_of
 
@@ -38,7 +38,7 @@ def test_notebook_runs_and_shows_what_it_was_committed_with(
     monkeypatch.chdir(tmp_path)
     committed = json.loads(file.read_text())
 
-    again = executed(committed)
+    again = execute(committed)
 
     assert shown(again) == shown(committed)
     assert file.stat().st_size < 50_000
