@@ -1,12 +1,12 @@
-"""Claim: each ingredient of the preset `accurate` is there because it helps.
+"""Claim: each ingredient of the preset `accurate` improves it.
 
-The preset is trained with 50,000 images of MNIST's training set, whole and with one ingredient left
-out or changed, for `--epochs` instead of its own number, and judged by the 10,000 held-out ones;
-the test set is not read into any choice. Errors are per 10,000 images: two runs that differ in
-nothing but the seed differ by about 5, and a difference of less than that between single runs says
-nothing. The mean loss of the held-out images, in nats, tells finer.
+The preset is trained on 50,000 images of MNIST's training set, complete and with one ingredient
+removed or changed, for `--epochs` instead of its own number, and evaluated on the 10,000 validation
+images; the test set affects no choice. Errors are per 10,000 images. Two runs that differ only in
+the seed differ by about 5, and smaller differences between single runs mean nothing. The mean
+validation loss, in nats, is more precise.
 
-A run that is interrupted goes on where it stood when the same command is given again.
+The same command resumes an interrupted run.
 """
 
 import json
@@ -30,35 +30,35 @@ _HELD_OUT = 1 / 6
 _AFFINE = {"rotation": "0", "scaling": "0", "shear": "0", "shift": "0"}
 VARIATIONS: dict[str, Settings] = {
     "all": {},
-    "upright before distortion": {"upright": "before"},
-    "as wide and high as they are": {"width": "0", "height": "0"},
-    "as high as they are": {"height": "0"},
+    "deskewed before distortion": {"upright": "before"},
+    "width and height not normalised": {"width": "0", "height": "0"},
+    "height not normalised": {"height": "0"},
     "not deslanted": {"pixels": "standard"},
     "no elastic distortion": {"elastic": "0"},
     "no affine distortion": _AFFINE,
-    "strokes as they are": {"stroke": "0"},
+    "no variation of strokes": {"stroke": "0"},
     "no distortion": {"elastic": "0", "stroke": "0", **_AFFINE},
-    "no cooling down": {"cool-down": "0"},
-    "weaker distortion, no cooling down": {
+    "no cool-down": {"cool-down": "0"},
+    "weaker distortion, no cool-down": {
         "elastic": "1",
         "rotation": "10",
         "scaling": "0.1",
         "cool-down": "0",
     },
-    "no styles": {"styles": "0"},
+    "no handwriting variants": {"styles": "0"},
     "last weights instead of their average": {"ema": "0"},
     "constant rate instead of cosine": {"schedule": "constant"},
     "500 hidden units": {"hidden": "500"},
     "200 hidden units": {"hidden": "200"},
 }
-# What the plot shows: all of them would be a tangle.
+# Variations in the plot: all of them would be unreadable.
 _PLOTTED = ("all", "200 hidden units", "no elastic distortion", "not deslanted", "no distortion")
 
 
 def measure(
     data: str, folder: Path, only: Sequence[str], epochs: int, seeds: Sequence[int]
 ) -> Iterator[tuple[Row, list[list[int]]]]:
-    """A row for each variation, and the errors after each epoch of each seed."""
+    """Yield a row for each variation, and the errors after each epoch of each seed."""
     training = mnist.load(data).train
     held_out = {seed: split(training, _HELD_OUT, seed)[1] for seed in seeds}
     for name in only or VARIATIONS:
@@ -75,7 +75,7 @@ def measure(
 
 
 def train(data: str, folder: Path, name: str, epochs: int, seed: int) -> Path:
-    """The run directory of one training run, complete."""
+    """Complete one training run, and return its run directory."""
     place = folder / f"{name.replace(' ', '-')}-{epochs}-{seed}"
     settings: Settings = {
         "data": data,
@@ -96,21 +96,21 @@ def train(data: str, folder: Path, name: str, epochs: int, seed: int) -> Path:
 
 
 def errors(run: Path, num_images: int) -> list[int]:
-    """Held-out errors of a run after each epoch."""
+    """Return the validation errors of a run after each epoch."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [round(num_images * (1 - row["val_accuracy"])) for row in rows]
 
 
 def loss(run: Path, images: Dataset) -> float:
-    """Mean cross-entropy of a run's scores, in nats."""
+    """Return the mean cross-entropy of a run's scores, in nats."""
     with process.one_thread():
         scores = model.load(str(run / "model")).scores(images.images)
-    right = scores[np.arange(len(images)), images.labels]
-    return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
+    scores_of_labels = scores[np.arange(len(images)), images.labels]
+    return float(-np.log(np.maximum(scores_of_labels, np.finfo(np.float32).tiny)).mean())
 
 
 def plot(curves: dict[str, list[list[int]]], place: Path) -> None:
-    """Held-out errors by epoch, the mean of the seeds; nothing without matplotlib."""
+    """Plot validation errors by epoch, the mean of the seeds; do nothing without matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -122,7 +122,7 @@ def plot(curves: dict[str, list[list[int]]], place: Path) -> None:
     for name in (name for name in _PLOTTED if name in curves):
         mean_errors = np.mean(curves[name], axis=0)
         axes.plot(np.arange(1, len(mean_errors) + 1), mean_errors, label=name)
-    axes.set(yscale="log", xlabel="epoch", ylabel="errors on held-out images")
+    axes.set(yscale="log", xlabel="epoch", ylabel="errors on validation images")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders as processes, alternation, tables, versions."""
+"""Common parts of the benchmarks: contenders as processes, alternation, tables, versions."""
 
 import argparse
 import json
@@ -22,16 +22,16 @@ Row = dict[str, Any]
 Answer = tuple[float, float]
 
 HERE = Path(__file__).parent
-# A trial during which others used more than this share of one core is tried again, so often.
+# A trial in which other programs used more than this share of a core is repeated; maximum trials.
 _DISTURBED, _TRIALS = 0.15, 6
 _PACKAGES = ("numpy", "ray", "torch", "scikit-learn", "nanograd")
 
 
 class Process:
-    """A contender in a process of its own.
+    """A contender in a separate process.
 
     Args:
-        setting: which, and what it trains.
+        setting: the contender and its training.
     """
 
     _alive: ClassVar[list["Process"]] = []
@@ -49,71 +49,71 @@ class Process:
             env=os.environ | dict.fromkeys(names, threads) | {"PYTHONWARNINGS": "ignore"},
         )
         self.setting = setting
-        # The greatest share of one core that others took during a trial that counts.
+        # The largest share of one core that other programs took during an accepted trial.
         self.disturbed = 0.0
-        self._hear()
+        self._receive()
         self._alive.append(self)
         self.start_s = perf_counter() - began
 
     @property
     def pid(self) -> int:
-        """Of the process; Ray's and the ranks' are below it."""
+        """Id of the process; those of Ray and the ranks are its descendants."""
         return self._process.pid
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let it end."""
+        """End the process."""
         self._alive.remove(self)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(timeout=60)
 
-    def ask(self, what: str, number: int = 0) -> Answer:
-        """Seconds it took, and the answer, of run, accuracy or reset."""
+    def request(self, action: str, number: int = 0) -> Answer:
+        """Perform run, accuracy or reset; return its seconds and its result."""
         if self._process.stdin is None:
             raise RuntimeError("no pipe")
-        self._process.stdin.write(json.dumps([what, number]) + "\n")
+        self._process.stdin.write(json.dumps([action, number]) + "\n")
         self._process.stdin.flush()
-        heard = self._hear()
-        return float(heard["seconds"]), float(heard["answer"])
+        answer = self._receive()
+        return float(answer["seconds"]), float(answer["answer"])
 
     def calibrate(self, seconds: float) -> int:
-        """How many rounds take about so long, after warming up."""
-        self.ask("run", 20)
-        took, _ = self.ask("run", 20)
-        took, _ = self.ask("run", rounds := max(20, int(20 * 0.3 / took)))
+        """Warm up, and return the number of rounds that take about `seconds`."""
+        self.request("run", 20)
+        took, _ = self.request("run", 20)
+        took, _ = self.request("run", rounds := max(20, int(20 * 0.3 / took)))
         return max(1, int(rounds * seconds / took))
 
     def speed(self, rounds: int) -> float:
-        """Images per second over so many rounds, others permitting (see `run_quietly`)."""
+        """Return images per second over some rounds (see `run_quietly`)."""
         seconds, images = self.run_quietly(rounds)
         return images / seconds
 
     def run_quietly(self, rounds: int, before: Callable[[], object] = lambda: None) -> Answer:
-        """Run; again, a few times, if other programs took part of the machine meanwhile.
+        """Run rounds; repeat a few times if other programs used the machine meanwhile.
 
         Args:
-            rounds: how many.
+            rounds: number of rounds.
             before: called before each trial.
 
         Returns:
-            Seconds and images of the trial that was disturbed least.
+            Seconds and images of the least disturbed trial.
         """
         trials: list[tuple[float, Answer]] = []
         while not trials or (trials[-1][0] > _DISTURBED and len(trials) < _TRIALS):
             before()
             with self._alone():
-                trials.append(self._watched(rounds))
+                trials.append(self._run_once(rounds))
         least, answer = min(trials)
         self.disturbed = max(self.disturbed, least)
         return answer
 
-    def _watched(self, rounds: int) -> tuple[float, Answer]:
+    def _run_once(self, rounds: int) -> tuple[float, Answer]:
         machine, ours, began = busy_ticks(), self._ticks(), perf_counter()
-        answer = self.ask("run", rounds)
+        answer = self.request("run", rounds)
         ticks = (perf_counter() - began) * os.sysconf("SC_CLK_TCK")
         return (busy_ticks() - machine - (self._ticks() - ours)) / ticks, answer
 
@@ -122,7 +122,7 @@ class Process:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Freeze the other contenders: an idle Ray still wakes up often enough to be felt."""
+        """Freeze the other contenders: even an idle Ray wakes up often enough to disturb."""
         frozen = [pid for each in self._alive if each is not self for pid in tree(each.pid)]
         try:
             _signal(frozen, signal.SIGSTOP)
@@ -130,20 +130,20 @@ class Process:
         finally:
             _signal(frozen, signal.SIGCONT)
 
-    def _hear(self) -> Row:
+    def _receive(self) -> Row:
         if self._process.stdout is None:
             raise RuntimeError("no pipe")
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.setting} ended; BENCH_DEBUG=1 shows why")
-        heard: Row = json.loads(line)
-        return heard
+        answer: Row = json.loads(line)
+        return answer
 
 
 def alternate(
     ours: Process, peer: Process, seconds: float, repeats: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """A B A B ... A: speeds of both, and the ratios of the A around each B to that B."""
+    """Run A B A B ... A; return the speeds of both, and the ratios of the A around each B to it."""
     rounds, peer_rounds = ours.calibrate(seconds), peer.calibrate(seconds)
     a, b = [ours.speed(rounds)], []
     for _ in range(repeats):
@@ -154,22 +154,22 @@ def alternate(
 
 
 def arguments(claim: str | None) -> argparse.ArgumentParser:
-    """A parser with what every benchmark understands."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(
         description=claim, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="auto", type=_absolute, help="as nanograd train --data")
-    parser.add_argument("--json", type=Path, help="append the rows to this file, a line each")
+    parser.add_argument("--json", type=Path, help="append the rows to this file, one per line")
     return parser
 
 
 def _absolute(data: str) -> str:
-    """A folder by a name that holds in any working directory: Ray Train's loops have their own."""
+    """Return the absolute path of a folder: Ray Train's loops have another working directory."""
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
 def report(rows: Sequence[Row], place: Path | None) -> None:
-    """The rows as JSON lines, and as a table."""
+    """Print the rows as JSON lines and as a table."""
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     sys.stdout.write(f"{lines}\n{table(rows)}")
     if place is not None:
@@ -178,7 +178,7 @@ def report(rows: Sequence[Row], place: Path | None) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table; a number as short as it makes sense."""
+    """Format rows as a Markdown table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_cell(row.get(name, "")) for name in names] for row in rows]
     lines = [names, ["---"] * len(names), *cells]
@@ -186,9 +186,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def facts() -> Row:
-    """What the figures depend on: the machine, the versions, the code."""
+    """Return the machine, the versions and the commit."""
     git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whichever git there is
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - any git will do
         cwd=HERE,
         capture_output=True,
         text=True,
@@ -206,7 +206,7 @@ def facts() -> Row:
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
@@ -214,19 +214,19 @@ def cpu() -> str:
 
 @contextmanager
 def processes(*settings: Setting) -> Iterator[list[Process]]:
-    """Contenders, started one after the other."""
+    """Start contenders one after another."""
     with ExitStack() as stack:
         yield [stack.enter_context(Process(setting)) for setting in settings]
 
 
 def busy_ticks() -> int:
-    """Clock ticks that all cores have worked."""
+    """Return the clock ticks in which cores were busy, over all cores."""
     ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for input or output
 
 
 def tree(root: int) -> dict[int, int]:
-    """A process and all below it: id to the clock ticks that it has worked."""
+    """Return a process and its descendants: id to clock ticks of processor time."""
     parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -1,9 +1,9 @@
-"""Misread pictures on one sheet: each as it was, what the net saw of it, what was said."""
+"""A sheet of misclassified pictures, each with the input of the net and the predictions."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
-from samples import Reading
+from samples import Result
 
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
@@ -13,30 +13,30 @@ _GAP, _CAPTION, _COLUMNS = 12, 20, 4
 _CELL = 2 * SIDE + _GAP
 
 
-def contact_sheet(readings: Sequence[Reading]) -> Image.Image:
-    """Readings from left to right and from top to bottom."""
-    rows = max(1, -(-len(readings) // _COLUMNS))
+def contact_sheet(results: Sequence[Result]) -> Image.Image:
+    """Draw results from left to right and from top to bottom."""
+    rows = max(1, -(-len(results) // _COLUMNS))
     width = _GAP + _COLUMNS * (_CELL + _GAP)
     sheet = Image.new("RGB", (width, _GAP + rows * (_CAPTION + SIDE + _GAP)), "white")
-    for number, reading in enumerate(readings):
+    for number, result in enumerate(results):
         row, column = divmod(number, _COLUMNS)
         left, top = _GAP + column * (_CELL + _GAP), _GAP + row * (_CAPTION + SIDE + _GAP)
-        colour = INK if reading.all_right else RED
-        words = shorten_text(str(reading), 12, _CELL)
-        draw_text(ImageDraw.Draw(sheet), (left, top), words, size=12, colour=colour)
-        for place, panel in enumerate(_panels(reading)):
+        colour = INK if result.all_correct else RED
+        caption = shorten_text(str(result), 12, _CELL)
+        draw_text(ImageDraw.Draw(sheet), (left, top), caption, size=12, colour=colour)
+        for place, panel in enumerate(_panels(result)):
             sheet.paste(panel, (left + place * (SIDE + _GAP), top + _CAPTION))
-    # 64 tones are enough to see what is wrong, and a third of the bytes.
+    # 64 tones are enough to see the cause, in a third of the bytes.
     return sheet.quantize(64)
 
 
-def _panels(reading: Reading) -> list[Image.Image]:
+def _panels(result: Result) -> list[Image.Image]:
     try:
-        picture = decode(reading.sample.data)
+        picture = decode(result.sample.data)
     except UnreadableError:
         return []
     picture.thumbnail((SIDE, SIDE))
-    shown = [frame_image(picture.convert("RGB"))]
-    if reading.image is not None:
-        shown.append(frame_image(Image.fromarray(reading.image).convert("RGB")))
-    return shown
+    panels = [frame_image(picture.convert("RGB"))]
+    if result.image is not None:
+        panels.append(frame_image(Image.fromarray(result.image).convert("RGB")))
+    return panels

@@ -1,6 +1,6 @@
-"""One contender in a process of its own: reads commands as JSON lines, answers with seconds.
+"""One contender in a separate process: reads requests as JSON lines, replies with seconds.
 
-Not called by hand; `common.Process` starts it.
+`common.Process` starts it.
 """
 
 import importlib
@@ -13,8 +13,8 @@ from typing import Any
 
 from contenders.base import Contender, Setting
 
-# name -> module, what makes it, more arguments
-_MAKERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+# name -> module, class, additional arguments
+_CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nanograd": ("ours", "Ours", {}),
     "pytorch": ("pytorch", "Pytorch", {}),
     "pytorch-ddp": ("ddp", "Ddp", {}),
@@ -30,24 +30,24 @@ _MAKERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Obey until stdin ends; whatever libraries print goes to stderr."""
+    """Reply until stdin ends; output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     setting = Setting(**json.loads(sys.argv[1]))
-    module, maker, arguments = _MAKERS[setting.name]
-    make = partial(getattr(importlib.import_module(f"contenders.{module}"), maker), **arguments)
+    module, class_, arguments = _CLASSES[setting.name]
+    make = partial(getattr(importlib.import_module(f"contenders.{module}"), class_), **arguments)
     contender: Contender = make(setting)
-    _say(answers, ready=True)
+    _reply(answers, ready=True)
     for line in sys.stdin:
-        what, number = json.loads(line)
+        action, number = json.loads(line)
         began = perf_counter()
-        answer = _obey(contender, what, number)
-        _say(answers, seconds=perf_counter() - began, answer=answer)
+        answer = _perform(contender, action, number)
+        _reply(answers, seconds=perf_counter() - began, answer=answer)
     contender.close()
 
 
-def _obey(contender: Contender, what: str, number: int) -> float:
-    match what:
+def _perform(contender: Contender, action: str, number: int) -> float:
+    match action:
         case "run":
             return contender.run(number)
         case "accuracy":
@@ -57,7 +57,7 @@ def _obey(contender: Contender, what: str, number: int) -> float:
     return 0.0
 
 
-def _say(answers: Any, **values: Any) -> None:
+def _reply(answers: Any, **values: Any) -> None:
     answers.write(json.dumps(values) + "\n")
     answers.flush()
 

@@ -1,4 +1,4 @@
-"""Folders of Parquet files with MNIST's images in them, as many rows as one likes."""
+"""Folders of Parquet files with MNIST's images, repeated to any number of rows."""
 
 import os
 from collections.abc import Callable
@@ -17,16 +17,16 @@ Images = NDArray[np.uint8]
 
 
 def write_rows(folder: Path, images: Dataset, form: str, number: int, files: int) -> None:
-    """Write so many rows, the images again and again, in files of equal size.
+    """Write rows of repeated images, in files of equal size.
 
-    Files with the same rows are links to one: that saves disk and time, and changes no reader.
+    Files with the same rows are hard links, which saves disk and time and does not affect readers.
 
     Args:
-        folder: to be made.
-        images: MNIST's, with their labels.
+        folder: created here.
+        images: of MNIST, with their labels.
         form: png or raw.
-        number: of rows; a multiple of `files`.
-        files: how many.
+        number: number of rows, a multiple of `files`.
+        files: number of files.
     """
     size = number // files
     first: dict[int, Path] = {}
@@ -45,7 +45,7 @@ def write_rows(folder: Path, images: Dataset, form: str, number: int, files: int
 
 
 def as_png(image: Images) -> bytes:
-    """(784,) uint8 as Pillow writes it."""
+    """Encode a (784,) uint8 image with Pillow."""
     stream = BytesIO()
     Image.fromarray(image.reshape(28, 28)).save(stream, "PNG")
     return stream.getvalue()

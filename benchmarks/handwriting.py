@@ -1,21 +1,22 @@
-"""Claim: photos, scans and drawings of a digit are read nearly as well as MNIST's own images.
+"""Claim: photos, scans and drawings of a digit are classified nearly as well as MNIST's own images.
 
-Two nets, the presets `fast` and `accurate` trained on all of MNIST, or those of `--models`, read
+Two nets (the presets `fast` and `accurate` trained on all of MNIST, or those of `--models`)
+classify
 
 - the development set (`--pictures`): photos, scans and drawings by series, and optdigits, 946
   bitmaps of 32 x 32 pixels;
 - MNIST's 10,000 test images as they are, and as PNG files through the normaliser;
 - `--photos` test images for each kind of photo that `tests/helpers/photos.py` simulates.
 
-A refused picture counts as misread. Those that a net misread, `--drawn` of a group at most, are
-drawn on the contact sheet: the picture, what the nets saw, the label, what they said.
+A refused picture counts as an error. Misclassified pictures, at most `--drawn` of a group, are
+drawn on the contact sheet: the picture, the input of the nets, the label, the predictions.
 
 Speed is that of one core for decoding and normalising, without the net: medians of passes over the
 same files, in turns with passes that only decode, as the normaliser needs it (large JPEG files at a
-fraction of their size) and as Pillow does unasked (whole).
+fraction of their size) and as Pillow does by default (at full size).
 
-The normaliser's rules were chosen on the development set and on photos simulated from training
-images (`--images train`); test images choose nothing.
+The rules of the normaliser were chosen on the development set and on photos simulated from training
+images (`--images train`); no setting is chosen on test images.
 """
 
 import subprocess
@@ -32,7 +33,7 @@ from time import perf_counter
 from common import Row, arguments, report
 from contact_sheet import contact_sheet
 from PIL import Image
-from samples import KINDS, Reading, as_png, development, optdigits, photo, read, simulated
+from samples import KINDS, Result, as_png, classify, development, optdigits, photo, simulated
 
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
@@ -41,13 +42,13 @@ from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 from nanograd.runtime import process
 
-# A row of the report, and the misread pictures that are to be drawn.
-Group = tuple[Row, list[Reading]]
+# A row of the report, and the misclassified pictures to draw.
+Group = tuple[Row, list[Result]]
 Models = Mapping[str, Model]
 
 
 def measure(options: Namespace, models: Models) -> Iterator[Group]:
-    """All groups that were asked for."""
+    """Measure the selected groups."""
     data = mnist.load(options.data)
     chosen = data.test if options.images == "test" else data.train
     if "development" in options.only:
@@ -61,46 +62,46 @@ def measure(options: Namespace, models: Models) -> Iterator[Group]:
 
 
 def measure_development(folder: Path, models: Models) -> Iterator[Group]:
-    """The development set by series, and together."""
-    series = {name: read(samples, models) for name, samples in development(folder).items()}
+    """Measure the development set by series, and together."""
+    series = {name: classify(samples, models) for name, samples in development(folder).items()}
     for name in sorted(series):
         yield _figures(name, series[name], named=True)
     for name, of_paper, least in (("photos and scans", True, 96.0), ("drawings", False, 100.0)):
         members = [series[each] for each in series if each.startswith("drawn") != of_paper]
         yield _figures(f"all {name}", list(chain.from_iterable(members)), least, drawn=False)
-    yield _figures("optdigits", read(optdigits(folder), models), 98.5, named=True)
+    yield _figures("optdigits", classify(optdigits(folder), models), 98.5, named=True)
 
 
 def measure_mnist(images: Dataset, models: Models) -> Iterator[Group]:
-    """MNIST's images as they are, and as PNG files through the normaliser."""
+    """Measure MNIST's images as they are, and as PNG files through the normaliser."""
     direct = {
         name: 100 * float((model.scores(images.images).argmax(1) == images.labels).mean())
         for name, model in models.items()
     }
-    shown = {name: f"{share:.2f} %" for name, share in direct.items()}
-    yield {"group": "MNIST, direct", "pictures": len(images)} | shown, []
-    readings = read(as_png(images), models)
+    shares = {name: f"{share:.2f} %" for name, share in direct.items()}
+    yield {"group": "MNIST, direct", "pictures": len(images)} | shares, []
+    results = classify(as_png(images), models)
     same = sum(
         each.image is not None and bool((each.image.ravel() == image).all())
-        for each, image in zip(readings, images.images, strict=True)
+        for each, image in zip(results, images.images, strict=True)
     )
-    row, _ = _figures("MNIST as PNG", readings, drawn=False)
+    row, _ = _figures("MNIST as PNG", results, drawn=False)
     yield row | {"to reach": "direct - 0.05", "which": f"{same} unchanged"}, []
 
 
 def measure_photos(images: Dataset, models: Models, number: int) -> Iterator[Group]:
-    """Simulated photos by kind, and together."""
-    everything: list[Reading] = []
+    """Measure simulated photos by kind, and together."""
+    everything: list[Result] = []
     for kind in KINDS:
-        readings = read(simulated(images, kind, number), models)
-        everything += readings
-        yield _figures(f"simulated, {kind}", readings)
+        results = classify(simulated(images, kind, number), models)
+        everything += results
+        yield _figures(f"simulated, {kind}", results)
     yield _figures("all simulated photos", everything, 96.0, drawn=False)
 
 
 def measure_speed(images: Dataset, repeats: int) -> Iterator[Group]:
-    """Pictures of MNIST's size in a second, and what large photos take beside their decoding."""
-    process.keep_freed()  # As `nanograd ingest` does.
+    """Measure the speed of pictures of MNIST's size, and of large photos beside their decoding."""
+    process.keep_freed()  # as `nanograd ingest` does
     small = [sample.data for sample in as_png(images.take(slice(1000)))]
     seconds = timed(small, repeats)
     row = _speed("28 x 28 PNG", len(small), seconds)
@@ -112,7 +113,7 @@ def measure_speed(images: Dataset, repeats: int) -> Iterator[Group]:
 
 
 def timed(files: Sequence[bytes], repeats: int) -> list[float]:
-    """Seconds a file: decoded and normalised, decoded, decoded whole; each the median pass."""
+    """Return seconds per file: decode and normalise, decode, decode whole; each the median pass."""
     tasks = (lambda data: normalise(decode(data)), decode, _pillow)
     passes = [[_pass(task, files) for task in tasks] for _ in range(repeats)]
     return [median(times) for times in zip(*passes, strict=True)]
@@ -132,21 +133,21 @@ def _pillow(data: bytes) -> None:
 
 def _figures(
     group: str,
-    readings: Sequence[Reading],
+    results: Sequence[Result],
     least: float | None = None,
     *,
     named: bool = False,
     drawn: bool = True,
 ) -> Group:
-    wrong = [each for each in readings if not each.all_right]
-    row: Row = {"group": group, "pictures": len(readings)}
-    for name in readings[0].said:
-        share = 100 * sum(each.right(name) for each in readings) / len(readings)
+    wrong = [each for each in results if not each.all_correct]
+    row: Row = {"group": group, "pictures": len(results)}
+    for name in results[0].predictions:
+        share = 100 * sum(each.is_correct(name) for each in results) / len(results)
         row[name] = f"{share:.2f} %" + (" **no**" if share < (least or 0) else "")
     row |= {
         "to reach": "" if least is None else f"{least:.2f} %",
         "misread by either": len(wrong),
-        "refused": sum(each.image is None for each in readings),
+        "refused": sum(each.image is None for each in results),
         "which": "; ".join(map(str, wrong)) if named else "",
     }
     return row, wrong if drawn else []
@@ -163,8 +164,8 @@ def _speed(group: str, files: int, seconds: Sequence[float]) -> Row:
     }
 
 
-def trained(preset: str, data: str, folder: str) -> Model:
-    """A preset trained on all of MNIST."""
+def train(preset: str, data: str, folder: str) -> Model:
+    """Train a preset on all of MNIST."""
     flags = ["--preset", preset, "--data", data, "--workers", "0", "--validation-split", "0"]
     subprocess.run(
         [sys.executable, "-m", "nanograd", "train", *flags, "--output", folder],
@@ -179,21 +180,21 @@ def main() -> None:
     groups = ("development", "mnist", "photos", "speed")
     parser = arguments(__doc__)
     parser.add_argument(
-        "--models", nargs="*", default=[], help="model directories; trained anew if there are none"
+        "--models", nargs="*", default=[], help="model directories [default: train the presets]"
     )
     parser.add_argument(
         "--pictures", type=Path, required=True, help="folder of the development set"
     )
     parser.add_argument("--images", choices=("test", "train"), default="test")
-    parser.add_argument("--photos", type=int, default=50, help="of each kind")
+    parser.add_argument("--photos", type=int, default=50, help="photos per kind")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", nargs="+", choices=groups, default=groups)
     parser.add_argument("--sheet", type=Path, help="PNG file for the contact sheet")
-    parser.add_argument("--drawn", type=int, default=8, help="misread pictures of a group")
+    parser.add_argument("--drawn", type=int, default=8, help="misclassified pictures per group")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = {Path(each).parent.name: load(each) for each in options.models} or {
-            preset: trained(preset, options.data, f"{folder}/{preset}")
+            preset: train(preset, options.data, f"{folder}/{preset}")
             for preset in ("fast", "accurate")
         }
     measured = list(measure(options, models))

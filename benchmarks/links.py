@@ -1,17 +1,17 @@
-"""Claim: between hosts a round costs what the server's link must carry, and calls.
+"""Claim: between hosts, a round costs the transfer through the server's link, and calls.
 
-Three hosts with an address, files and a raylet each: network namespaces of this machine, so they
-share its cores (needs root). W workers, a third of them on each host, one shard each; server and
-driver are on the first. Both directions of the first host's link are limited with tbf. The
-vectors of workers elsewhere travel in calls; each takes the parameters and sends a gradient, 4 P
-bytes either way, and nobody sends before all have received:
+Three hosts, each with an address, files and a raylet: network namespaces of this machine, so they
+share its cores (needs root). W workers, a third of them on each host, with one shard each; server
+and driver are on the first. Both directions of the first host's link are limited with tbf. The
+vectors of workers on other hosts travel in calls. Each receives the parameters and sends a
+gradient, 4 P bytes each way, and none sends before all have received:
 
-    bound = link / (2 directions x 2/3 W workers elsewhere x 4 P bytes)
+    bound = link / (2 directions x 2/3 W workers on other hosts x 4 P bytes)
 
-Rounds/s are medians over blocks that take turns between the limits. MB are what the first host's
-device counted, a round; CPU ms what all processes of that host and of the others took, a round. The
-constants stand in scripts/simulate_scaling.py: a worker's time an image and the server's a round,
-measured on the first host while the group waits.
+Rounds/s are medians over blocks that take turns between the limits. MB per round were counted by
+the network device of the first host; CPU ms per round are the processor time of all processes of
+that host, and of the others. The constants are those of scripts/simulate_scaling.py: the time of a
+worker per image and of the server per round, measured on the first host while the group waits.
 """
 
 import json
@@ -37,14 +37,14 @@ _PROGRAM = Path(__file__).with_name("links_driver.py")
 
 @dataclass
 class Limit:
-    """A limit and what was measured under it.
+    """A limit of the link and its measurements.
 
     Args:
-        mbit_s: of the link; None for none.
-        seconds: of each block, a round.
-        received: bytes a round.
-        sent: bytes a round.
-        cpu_s: of the first host's processes, and of the others', a round.
+        mbit_s: the limit; None for no limit.
+        seconds: seconds per round, of each block.
+        received: bytes per round.
+        sent: bytes per round.
+        cpu_s: processor seconds per round, of the first host and of the others.
     """
 
     mbit_s: int | None
@@ -55,7 +55,7 @@ class Limit:
 
 
 class Driver:
-    """The program on the first host that trains when it is told to."""
+    """The program on the first host that trains on request."""
 
     def __init__(self, world: World, *numbers: int) -> None:
         self._world, first = world, world.hosts["first"]
@@ -66,14 +66,14 @@ class Driver:
         )  # fmt: skip
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("no pipes")
-        self._orders, self._answers = self._process.stdin, self._process.stdout
-        self.constants = self._hear()
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self.constants = self._receive()
 
     def run(self, rounds: int, limit: Limit) -> None:
-        """Train so many rounds under a limit; what it took is added to it."""
+        """Train rounds under a limit, and add the measurements to it."""
         self._world.limit("first", limit.mbit_s)
         before, cpu_before = self._world.num_bytes("first"), self._cpu_s()
-        seconds = self._ask(rounds)
+        seconds = self._request(rounds)
         after, cpu_after = self._world.num_bytes("first"), self._cpu_s()
         self._world.limit("first", None)
         first, others = ((y - x) / rounds for x, y in zip(cpu_before, cpu_after, strict=True))
@@ -82,31 +82,31 @@ class Driver:
         limit.received, limit.sent = ((y - x) / rounds for x, y in zip(before, after, strict=True))
 
     def close(self) -> None:
-        """Let it end."""
+        """End the program."""
         self._process.communicate()
 
     def _cpu_s(self) -> tuple[float, float]:
-        """Seconds that the processes of the first host and of the others have worked."""
+        """Return the processor seconds of the first host and of the others."""
         first, *others = map(_cpu_s, self._world.hosts.values())
         return first, sum(others)
 
-    def _ask(self, rounds: int) -> float:
-        self._orders.write(f"{rounds}\n")
-        self._orders.flush()
-        return float(self._hear()["seconds"])
+    def _request(self, rounds: int) -> float:
+        self._requests.write(f"{rounds}\n")
+        self._requests.flush()
+        return float(self._receive()["seconds"])
 
-    def _hear(self) -> Row:
-        heard: Row = json.loads(self._answers.readline())
-        return heard
+    def _receive(self) -> Row:
+        reply: Row = json.loads(self._replies.readline())
+        return reply
 
 
 def main() -> None:
-    """Measure and print a row a limit and net."""
+    """Measure and print a row for each limit and net."""
     parser = arguments(__doc__)
     parser.add_argument("--links", type=int, nargs="*", default=[0, 1000, 300, 100])
     parser.add_argument("--hidden", type=int, nargs="*", default=[200])
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--images", type=int, default=42, help="of a worker, a round")
+    parser.add_argument("--images", type=int, default=42, help="images per worker and round")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
@@ -115,14 +115,14 @@ def main() -> None:
         for name, number in _HOSTS:
             world.add(name, number)
         _start_ray(world, given.workers // 3)
-        rows = [row for hidden in given.hidden for row in _measured(world, hidden, given)]
+        rows = [row for hidden in given.hidden for row in _measure(world, hidden, given)]
     finally:
         world.close()
     report(rows, given.json)
 
 
 def _cpu_s(machine: Machine) -> float:
-    """Seconds that the processes of a host have worked."""
+    """Return the processor seconds of the processes of a host."""
     own = Path(f"/proc/{machine.pid}/ns/pid").readlink()
     ticks = 0
     for pid, number in tree(os.getpid()).items():
@@ -148,10 +148,10 @@ def _start_ray(world: World, cpus: int) -> None:
         other.serve("bash", "-c", f"{RC}\n{start}")
 
 
-def _measured(world: World, hidden: int, given: Namespace) -> Sequence[Row]:
+def _measure(world: World, hidden: int, given: Namespace) -> Sequence[Row]:
     driver = Driver(world, hidden, given.workers, given.images)
     limits = [Limit(link or None) for link in given.links]
-    for limit in limits:  # as many rounds as fill the time asked for
+    for limit in limits:  # to estimate the number of rounds that fill a block
         driver.run(10, limit)
     lengths = [max(5, int(given.seconds / limit.seconds.pop())) for limit in limits]
     for _ in range(given.repeats):

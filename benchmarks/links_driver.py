@@ -1,6 +1,7 @@
-"""The program of links.py on its first host: trains so many rounds as each line of input says.
+"""The program of links.py on its first host: trains as many rounds as each input line names.
 
-First it prints what a worker takes an image and the server a round, then the seconds of each run.
+It first prints the time of a worker per image and of the server per round, then the seconds of each
+run.
 """
 
 import json
@@ -24,7 +25,7 @@ _ADDRESS, _WARM_UP, _TIMED = "10.77.0.11:6379", 5, 40
 
 
 def main(hidden: int, num_workers: int, images: int) -> None:
-    """Answer until the input ends."""
+    """Train until the input ends."""
     digits = mnist.load("sample").train
     recipe = make_recipe(
         TrainConfig(
@@ -34,19 +35,19 @@ def main(hidden: int, num_workers: int, images: int) -> None:
     )
     ray.init(address=_ADDRESS, log_to_driver=False, logging_level="ERROR")
     while ray.cluster_resources().get("CPU", 0) < num_workers:  # type: ignore[no-untyped-call]
-        sleep(0.2)  # Ray has no event for it
+        sleep(0.2)  # Ray has no event for this
     group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=num_workers)
     group.advance(done := _WARM_UP)
-    _say(_constants(recipe, digits))
+    _reply(_constants(recipe, digits))
     for line in sys.stdin:
         began = perf_counter()
         group.advance(done := done + int(line))
-        _say({"seconds": perf_counter() - began})
+        _reply({"seconds": perf_counter() - began})
     group.close()
 
 
 def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
-    """Seconds of one worker an image, and of the server a round, each alone in this process."""
+    """Measure a worker's seconds per image and the server's per round, alone in this process."""
     process.use_one_thread()
     plan = recipe.plan
     workers = [
@@ -71,8 +72,8 @@ def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
     }
 
 
-def _say(answer: dict[str, float]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
+def _reply(values: dict[str, float]) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 
 

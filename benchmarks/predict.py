@@ -1,19 +1,20 @@
-"""Claim: predictions are as fast as their decoder allows, and take the same memory for any input.
+"""Claim: predictions are as fast as their decoder allows, in the same memory for any input.
 
 MNIST's training images, repeated to `--rows` rows in Parquet files of 10,000 (pyarrow's defaults),
-as PNG files in a binary column and as 784 raw bytes; 784-200-10, preset `fast` (digits set upright)
-unless a row says `standard` pixels. Each trial is a fresh command with two workers, in turn
+as PNG files in a binary column and as 784 raw bytes; 784-200-10, preset `fast` (deskewed digits)
+unless a row says `standard` pixels. Each trial is a new command with two workers, in turn
 A B A C A:
 
 - a plain loop in one process: pyarrow, Pillow, numpy and the same net (`readers/plain_loop.py`);
 - Ray Data's documented batch inference with the same decoder and net (`readers/ray_data.py`).
 
-`running` is from the first part or batch that is begun to `_SUCCESS` or the end of writing; `start`
-from the command to there. A ratio is the rows a second of the running phases of the two A around a
-B over B's. `CPU` is of all the command's processes, Ray's included, start and end too. `others` is
-how many cores other programs used meanwhile: with two cores and 0 the machine was ours.
-`peak` is the largest sum over the command's processes (driver, Ray, actors) of the
-proportional set size (PSS: a page that k processes share counts as 1/k for each), seen every 0.3 s.
+`running` is the time from the start of the first part or batch to `_SUCCESS` or the end of writing;
+`start` the time from the command to there. A ratio is the rows per second of the running phases of
+the two A around a B, over those of B. `CPU` is that of all processes of the command, Ray's
+included, start and end too. `others` is the number of cores that other programs used meanwhile:
+with two cores and 0, no other program ran. `peak` is the largest sum over the command's processes
+(driver, Ray, actors) of the proportional set size (PSS: a page shared by k processes counts as 1/k
+for each), sampled every 0.3 s.
 """
 
 import json
@@ -42,7 +43,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Trial(NamedTuple):
-    """What a command took; seconds, CPU seconds, bytes, cores that others used."""
+    """Measurements of a command: seconds, CPU seconds, bytes, cores used by others."""
 
     rows: int
     start_s: float
@@ -54,15 +55,15 @@ class Trial(NamedTuple):
 
     @property
     def rows_per_s(self) -> float:
-        """Of the running phase."""
+        """Rows per second of the running phase."""
         return self.rows / self.running_s
 
 
-class Kitchen:
-    """A folder with rows and models, and the commands that read them.
+class Workspace:
+    """A folder with rows and models, and the commands that use them.
 
     Args:
-        folder: empty.
+        folder: an empty folder.
         data: as nanograd train --data.
     """
 
@@ -70,7 +71,7 @@ class Kitchen:
         self._folder, self._data, self._number = folder, data, count()
 
     def rows(self, form: str, number: int, part: str = "train") -> Path:
-        """A folder of so many rows, made when it is first asked for."""
+        """Return a folder of rows, created on first use."""
         folder = self._folder / f"{form}-{part}-{number}"
         if not folder.exists():
             images = getattr(mnist.load(self._data), part)
@@ -78,7 +79,7 @@ class Kitchen:
         return folder
 
     def model(self, pixels: str = "deslanted") -> Path:
-        """A net trained for one epoch."""
+        """Return a net trained for one epoch, on first use."""
         run = self._folder / f"run-{pixels}"
         if not run.exists():
             words = ["train", "--data", self._data, "--epochs", "1", "--workers", "0"]
@@ -87,38 +88,38 @@ class Kitchen:
         return run / "model"
 
     def ours(self, rows: Path, model: Path, workers: int = 2) -> Trial:
-        """`nanograd predict`."""
+        """Run `nanograd predict`."""
         output = self._folder / f"out-{next(self._number)}"
         words = ["--model", str(model), "--output", str(output), "--workers", str(workers)]
-        trial, said, began = _watched(_nanograd("predict", str(rows), *words))
+        trial, result, began = _run(_nanograd("predict", str(rows), *words))
         ended = (output / "_SUCCESS").stat().st_mtime
-        running = float(said["predict_s"])
-        return trial(int(said["rows"]), ended - running - began, running)
+        running = float(result["predict_s"])
+        return trial(int(result["rows"]), ended - running - began, running)
 
     def peer(self, script: str, rows: Path, model: Path, form: str) -> Trial:
-        """A peer's script."""
+        """Run the script of a peer."""
         output = self._folder / f"out-{next(self._number)}"
         command = [sys.executable, str(HERE / "readers" / f"{script}.py"), str(rows)]
-        trial, said, began = _watched([*command, str(model), str(output), form])
-        start = float(said["began"]) - began
-        return trial(int(said["rows"]), start, float(said["ended"]) - float(said["began"]))
+        trial, result, began = _run([*command, str(model), str(output), form])
+        start = float(result["began"]) - began
+        return trial(int(result["rows"]), start, float(result["ended"]) - float(result["began"]))
 
 
 def measure(options: Namespace) -> Iterator[Row]:
-    """Everything that was asked for."""
+    """Run the selected measurements."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        kitchen = Kitchen(Path(folder), options.data)
-        for what in options.only:
-            yield from _MEASURES[what](kitchen, options)
+        space = Workspace(Path(folder), options.data)
+        for name in options.only:
+            yield from _MEASURES[name](space, options)
 
 
-def _png(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
-    rows, model = kitchen.rows("png", options.rows), kitchen.model()
-    ours, peers = [kitchen.ours(rows, model)], {"plain_loop": [], "ray_data": []}
+def _png(space: Workspace, options: Namespace) -> Iterator[Row]:
+    rows, model = space.rows("png", options.rows), space.model()
+    ours, peers = [space.ours(rows, model)], {"plain_loop": [], "ray_data": []}
     for _ in range(options.repeats):
         for script, trials in peers.items():
-            trials.append(kitchen.peer(script, rows, model, "png"))
-            ours.append(kitchen.ours(rows, model))
+            trials.append(space.peer(script, rows, model, "png"))
+            ours.append(space.ours(rows, model))
     yield _row("png: nanograd --workers 2", ours)
     for place, (script, trials) in enumerate(peers.items()):
         around = list(pairwise(ours))[place :: len(peers)]
@@ -131,25 +132,25 @@ def _png(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
         yield _row(f"png: {script}", trials) | {"ours over it": spread}
 
 
-def _raw(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
-    rows = kitchen.rows("raw", options.rows)
+def _raw(space: Workspace, options: Namespace) -> Iterator[Row]:
+    rows = space.rows("raw", options.rows)
     for pixels in ("deslanted", "standard"):
         for workers in (2, 0):
-            model = kitchen.model(pixels)
-            trials = [kitchen.ours(rows, model, workers) for _ in range(options.repeats)]
+            model = space.model(pixels)
+            trials = [space.ours(rows, model, workers) for _ in range(options.repeats)]
             yield _row(f"raw, {pixels} pixels: nanograd --workers {workers}", trials)
 
 
-def _test(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
-    rows = kitchen.rows("png", 10_000, part="test")
+def _test(space: Workspace, options: Namespace) -> Iterator[Row]:
+    rows = space.rows("png", 10_000, part="test")
     for workers in (2, 0):
-        trials = [kitchen.ours(rows, kitchen.model(), workers) for _ in range(options.repeats)]
+        trials = [space.ours(rows, space.model(), workers) for _ in range(options.repeats)]
         yield _row(f"png, the 10,000 test images: nanograd --workers {workers}", trials)
 
 
-def _memory(kitchen: Kitchen, options: Namespace) -> Iterator[Row]:
+def _memory(space: Workspace, options: Namespace) -> Iterator[Row]:
     for number in options.memory_rows:
-        trials = [kitchen.ours(kitchen.rows("raw", number), kitchen.model())]
+        trials = [space.ours(space.rows("raw", number), space.model())]
         yield _row(f"raw, {number:,} rows: nanograd --workers 2", trials)
 
 
@@ -184,8 +185,8 @@ def _nanograd(*words: str) -> list[str]:
     return [sys.executable, "-m", "nanograd", *words]
 
 
-def _watched(command: Sequence[str]) -> tuple[Callable[[int, float, float], Trial], Row, float]:
-    """Run a command; what is known of it, its last line, and the time of day it began."""
+def _run(command: Sequence[str]) -> tuple[Callable[[int, float, float], Trial], Row, float]:
+    """Run a command; return a function that makes its trial, its last line, and its start."""
     worked: dict[int, int] = {}
     peak, machine, began, clock = 0, busy_ticks(), time(), perf_counter()
     errors = None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL
@@ -193,10 +194,10 @@ def _watched(command: Sequence[str]) -> tuple[Callable[[int, float, float], Tria
         while process.poll() is None:
             alive = tree(process.pid)
             worked |= alive
-            peak = max(peak, sum(map(_shared_out_bytes, alive)))
+            peak = max(peak, sum(map(_pss_bytes, alive)))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_EVERY_S)
-        said = process.stdout.read() if process.stdout else ""
+        output = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise RuntimeError(f"{command} ended with {process.returncode}; BENCH_DEBUG=1 shows why")
     whole = perf_counter() - clock
@@ -208,13 +209,13 @@ def _watched(command: Sequence[str]) -> tuple[Callable[[int, float, float], Tria
         print(found, file=sys.stderr, flush=True)
         return found
 
-    # Ray may say more on stdout after a peer's last line.
-    last = next(line for line in reversed(said.splitlines()) if line.startswith("{"))
+    # Ray may print more to stdout after the last line of a peer.
+    last = next(line for line in reversed(output.splitlines()) if line.startswith("{"))
     return trial, json.loads(last), began
 
 
-def _shared_out_bytes(pid: int) -> int:
-    """A process's proportional set size; 0 if it has just ended."""
+def _pss_bytes(pid: int) -> int:
+    """Return the proportional set size of a process; 0 if it has just ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument(
         "--memory-rows", nargs="+", type=int, default=[100_000, 1_000_000, 10_000_000]
     )
-    parser.add_argument("--folder", type=Path, help="where the rows are made; 3 GB")
+    parser.add_argument("--folder", type=Path, help="folder for the rows; 3 GB")
     options = parser.parse_args()
     report(list(measure(options)), options.json)
 

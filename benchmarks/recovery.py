@@ -1,12 +1,13 @@
-"""Claim: what fails costs little: a second or two a failure, and checkpoints next to nothing.
+"""Claim: failures cost little: a second or two each, and checkpoints next to nothing.
 
-Two workers (RayGroup, shared memory, preset `fast`). Goodput is the rounds a second of a stretch of
-`--seconds` in which a worker is killed every ten seconds, over the mean of the undisturbed
-stretches before and after it, in turn A B A B A; the start of the replacement, on cores that the
-survivors use, counts. What a failure loses is the time of the 20 rounds after it, less what 20
-rounds take undisturbed: a worker killed, the server killed, a worker frozen (SIGSTOP), whose round
-first reaches its deadline of five seconds. A checkpoint is a copy of the server's state, written
-with its checksum, flushed and renamed; its share is its time over the two seconds between two.
+Two workers (RayGroup, shared memory, preset `fast`). Goodput is the rounds per second of a period
+of `--seconds` in which a worker is killed every ten seconds, over the mean of the undisturbed
+periods before and after it, in turn A B A B A. It includes the start of the replacement, on cores
+that the other worker uses. The cost of a failure is the time of the 20 rounds after it, minus the
+time of 20 undisturbed rounds: a worker killed, the server killed, a worker frozen (SIGSTOP), whose
+round first reaches its deadline of five seconds. A checkpoint is a copy of the server's state,
+written with its checksum, flushed and renamed; its share is its time over the two seconds between
+two checkpoints.
 """
 
 import os
@@ -32,12 +33,12 @@ from nanograd.training.server import first_snapshot
 
 ROUNDS = 20
 _KILL_EVERY_S = 10.0
-_STRETCH = 25  # rounds between two looks at the clock: about what the training loop takes
+_SEGMENT = 25  # rounds between two checks of the clock, about as in the training loop
 _MS = 1e3
 
 
 class Trainer:
-    """A group that trains on and on, and what is done to it.
+    """A group in continuous training, and its disturbances.
 
     Args:
         data: as nanograd train --data.
@@ -49,41 +50,41 @@ class Trainer:
         self._group = RayGroup(recipe, train, first_snapshot(recipe), num_workers=2)
         self._round = 0
         self._victim = 0
-        self.advance(2 * _STRETCH)
+        self.advance(2 * _SEGMENT)
 
     def advance(self, rounds: int) -> float:
-        """Seconds that so many rounds take."""
+        """Train rounds, and return their seconds."""
         began = monotonic()
         self._round += rounds
         self._group.advance(self._round)
         return monotonic() - began
 
     def rate(self, seconds: float, kill_every_s: float = float("inf")) -> float:
-        """Rounds a second over so long, a worker killed after half of each interval."""
+        """Return rounds per second over a period; kill a worker in the middle of each interval."""
         began, first, kills = monotonic(), self._round, 0
         while (now := monotonic() - began) < seconds:
             if now > (kills + 0.5) * kill_every_s:
                 kills += 1
                 self._victim = 1 - self._victim
                 self.send(signal.SIGKILL, str(self._victim))
-            self.advance(_STRETCH)
+            self.advance(_SEGMENT)
         rate = (self._round - first) / (monotonic() - began)
         self._group.settle()
         return rate
 
     def send(self, number: signal.Signals, name: str) -> None:
-        """A signal to a member, when all are there."""
+        """Send a signal to a member, once all have joined."""
         self._group.settle()
         os.kill(self._group.pids()[name], number)
 
-    def lost_s(self, number: signal.Signals, name: str) -> float:
-        """Seconds that a failure costs the rounds after it."""
+    def failure_s(self, number: signal.Signals, name: str) -> float:
+        """Return the seconds by which a failure delays the rounds after it."""
         usual = self.advance(ROUNDS)
         self.send(number, name)
         return self.advance(ROUNDS) - usual
 
     def checkpoint_s(self, place: str) -> float:
-        """Seconds that a checkpoint takes."""
+        """Return the seconds of a checkpoint."""
         began = monotonic()
         now = Checkpoint(identity={}, snapshot=self._group.snapshot(), history=History())
         checkpoint.save(place, now)
@@ -95,7 +96,7 @@ class Trainer:
 
 
 def measure(options: Namespace) -> Iterator[Row]:
-    """A row for each kind of disturbance."""
+    """Yield a row for each kind of disturbance."""
     with session(None, 2), tempfile.TemporaryDirectory() as place:
         trainer = Trainer(options.data)
         try:
@@ -105,7 +106,7 @@ def measure(options: Namespace) -> Iterator[Row]:
                 ("server killed", signal.SIGKILL, "server"),
                 ("worker frozen", signal.SIGSTOP, "1"),
             ):
-                yield _row(what, [trainer.lost_s(number, name) for _ in range(options.repeats)])
+                yield _row(what, [trainer.failure_s(number, name) for _ in range(options.repeats)])
             saves = [trainer.checkpoint_s(place) for _ in range(20)]
             yield _row("checkpoint", saves) | {
                 "share of training": f"{100 * median(saves) / CHECKPOINT_S:.2f} %"
@@ -115,11 +116,11 @@ def measure(options: Namespace) -> Iterator[Row]:
 
 
 def _goodput(trainer: Trainer, seconds: float, repeats: int) -> Row:
-    calm, shaken = [trainer.rate(seconds)], []
+    calm, disturbed = [trainer.rate(seconds)], []
     for _ in range(repeats):
-        shaken.append(trainer.rate(seconds, _KILL_EVERY_S))
+        disturbed.append(trainer.rate(seconds, _KILL_EVERY_S))
         calm.append(trainer.rate(seconds))
-    ratios = [2 * b / (x + y) for (x, y), b in zip(pairwise(calm), shaken, strict=True)]
+    ratios = [2 * b / (x + y) for (x, y), b in zip(pairwise(calm), disturbed, strict=True)]
     least, middle, most = (100 * each(ratios) for each in (min, median, max))
     return {
         "what": "a worker killed every 10 s",

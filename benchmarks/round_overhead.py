@@ -1,24 +1,24 @@
 """Claim: beside the arithmetic, a round of RayGroup costs little.
 
-Two workers through shared memory. Timed subclasses of the actors note, with the machine's one
-monotonic clock, when a worker begins and ends its gradient, when the server has it and when the
-server has applied it. For each round:
+Two workers through shared memory. Timed subclasses of the actors record, with the machine's one
+monotonic clock, when a worker starts and ends its gradient, when the server has received it and
+when the server has applied it. For each round:
 
     round time  = from one publication of the parameters to the next
     overhead    = round time - the longest gradient of the round
-                = signal (publication to the start of the last worker to begin)
-                + waiting beyond the longest gradient (workers that began apart)
-                + notice (end of the last gradient to the server's first look at it)
+                = signal (publication to the start of the last worker)
+                + waiting beyond the longest gradient (workers that started at different times)
+                + notice (end of the last gradient to its detection by the server)
                 + server (checks, sum, update)
 
-Workers make a round's inputs while they wait for its parameters; what of that is not done by the
-time they are there counts as signal, not as gradient.
+Workers prepare the inputs of a round while they wait for its parameters; preparation that is not
+complete when the parameters arrive counts as signal, not as gradient.
 
-Medians over the rounds, and the same of the quietest rounds (the tenth percentile of each part,
-which other programs on the machine disturbed least) in brackets. The share of peak is the
-floating-point operations of a worker's matrix products over its gradient time in quiet rounds,
-beside one thread's best on a large square product and on products of the gradient's own shapes,
-measured before in this process.
+Medians over the rounds, and in brackets those of the quietest rounds (the tenth percentile of each
+part, which other programs on the machine disturbed least). The share of peak is the floating-point
+operations of a worker's matrix products over its gradient time in quiet rounds, compared with one
+thread's best on a large square product and on products of the gradient's own shapes, measured
+before in this process.
 """
 
 import os
@@ -47,7 +47,7 @@ _US = 1e6
 
 
 class TimedWorker(actors.WorkerActor):
-    """A worker that notes when it computes."""
+    """A worker that records the times of its gradients."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -55,7 +55,7 @@ class TimedWorker(actors.WorkerActor):
         self._times: list[tuple[int, float, float]] = []
 
     def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
-        """As ever; the outermost call is noted."""
+        """Sum a tree node, and record the outermost call."""
         if self._depth == 0:
             self._began = perf_counter()
         self._depth += 1
@@ -66,12 +66,12 @@ class TimedWorker(actors.WorkerActor):
         return done
 
     def times(self) -> list[tuple[int, float, float]]:
-        """Round, beginning and end of each sum."""
+        """Return round, start and end of each sum."""
         return self._times
 
 
 class TimedServer(actors.ServerActor):
-    """A server that notes when it publishes and when it has all it waits for."""
+    """A server that records when it has received all contributions and when it publishes."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -84,12 +84,12 @@ class TimedServer(actors.ServerActor):
         return refusal
 
     def times(self) -> list[tuple[int, float, float]]:
-        """Round, all there, all applied."""
+        """Return each round with the times of arrival and of application."""
         return self._times
 
 
 def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: int) -> Iterator[Row]:
-    """A row for each batch size and number of shards."""
+    """Yield a row for each batch size and number of shards."""
     with process.one_thread():
         peak = _gemm_flops(1024, 1024, 1024)
     vars(members).update(WorkerActor=TimedWorker)
@@ -101,8 +101,8 @@ def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: in
                 yield _row(setting, rounds, peak)
 
 
-def _timed(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each part of each round, after a warm-up."""
+def _time_parts(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Return the seconds of each part of each round, after a warm-up."""
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
     group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe), num_workers=2)
@@ -120,7 +120,7 @@ def _timed(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]:
 
 
 def _row(setting: Setting, rounds: int, peak: float) -> Row:
-    parts = _timed(setting, rounds)
+    parts = _time_parts(setting, rounds)
     median = {name: float(np.median(values)) for name, values in parts.items()}
     quiet = {name: float(np.percentile(values, 10)) for name, values in parts.items()}
     micro = setting.batch // setting.shards
@@ -158,7 +158,7 @@ def _by_round(times: list[tuple[int, float, float]]) -> Times:
 def _parts(
     server: Times, workers: Sequence[Times], rounds: range
 ) -> dict[str, NDArray[np.float64]]:
-    there, applied = np.array([server[r] for r in rounds]).T
+    arrived, applied = np.array([server[r] for r in rounds]).T
     published = np.array([server[r - 1][1] for r in rounds])
     began = np.array([[worker[r][0] for r in rounds] for worker in workers])
     ended = np.array([[worker[r][1] for r in rounds] for worker in workers])
@@ -169,13 +169,13 @@ def _parts(
         "gradient": longest,
         "overhead": whole - longest,
         "signal": began.max(axis=0) - published,
-        "notice": there - ended.max(axis=0),
-        "server": applied - there,
+        "notice": arrived - ended.max(axis=0),
+        "server": applied - arrived,
     }
 
 
 def _multiplications(hidden: int) -> int:
-    """Multiplications and additions in matrix products, an image, halved."""
+    """Return the multiply-adds in matrix products per image."""
     return 2 * 784 * hidden + 3 * hidden * 10
 
 
@@ -186,7 +186,7 @@ def _gemm_flops(rows: int, inner: int, columns: int) -> float:
 
 
 def _gradient_flops(rows: int, hidden: int) -> float:
-    """Of the two large products of a micro-batch, nothing else."""
+    """Return the FLOP/s of the two large products of a micro-batch."""
     x, w = np.ones((rows, 784), np.float32), np.ones((784, hidden), np.float32)
     z, gradient = np.ones((rows, hidden), np.float32), np.empty_like(w)
 

@@ -1,6 +1,6 @@
 """Run the benchmarks and write `results/<theme>_<cpu>_<date>.md`: method, versions, all rows.
 
-Rows in which a peer is faster stand in the same table as the others, and are named below it.
+Rows in which a peer is faster are in the same table as the others, and are listed below it.
 """
 
 import json
@@ -24,13 +24,13 @@ _THEMES = (
     "recovery",
     "predict",
 )
-# Only when asked for: they need more data, or half an hour.
-_LATER = ("handwriting", "accuracy")
-# What a benchmark draws beside its figures: the flag that says where to, and the words below it.
-_DRAWS = {
+# Run only on request: they need more data, or half an hour.
+_ON_REQUEST = ("handwriting", "accuracy")
+# Pictures of a benchmark: the flag for its file, and the caption.
+_PICTURES = {
     "scaling": ("--plot", "images/s by workers"),
-    "handwriting": ("--sheet", "misread pictures: the picture, what the net saw"),
-    "accuracy": ("--plot", "errors on held-out images by epoch"),
+    "handwriting": ("--sheet", "misclassified pictures: the picture, the input of the net"),
+    "accuracy": ("--plot", "errors on validation images by epoch"),
 }
 
 
@@ -41,7 +41,7 @@ def write(theme: str, flags: Sequence[str], place: Path) -> None:
     before = facts()
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "rows.jsonl"
-        flag, words = _DRAWS.get(theme, ("", ""))
+        flag, caption = _PICTURES.get(theme, ("", ""))
         more = [flag, f"{stem}.png"] if flag else []
         subprocess.run(
             [sys.executable, str(script), *flags, "--json", str(lines), *more],
@@ -50,21 +50,21 @@ def write(theme: str, flags: Sequence[str], place: Path) -> None:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         rows = [json.loads(line) for line in lines.read_text().splitlines()]
-    picture = f"\n![{words}]({stem.name}.png)\n" if more else ""
+    picture = f"\n![{caption}]({stem.name}.png)\n" if more else ""
     stem.with_suffix(".md").write_text(render(theme, rows, before, picture))
 
 
 def render(theme: str, rows: Sequence[Row], where: Row, picture: str = "") -> str:
-    """The report of a benchmark: its method (the script's own words), all rows, the machine."""
+    """Format the report of a benchmark: method (from the script's docstring), rows, machine."""
     method = (HERE / f"{theme}.py").read_text().split('"""')[1].strip()
     return (
         f"# {theme.replace('_', ' ').capitalize()}\n\n{method}\n\n## Figures\n\n{table(rows)}"
-        f"{picture}{_unflattering(rows)}\n## Where\n\n{table([where])}"
+        f"{picture}{_list_faster_peers(rows)}\n## Where\n\n{table([where])}"
     )
 
 
-def _unflattering(rows: Sequence[Row]) -> str:
-    """Where a peer is faster, said in words."""
+def _list_faster_peers(rows: Sequence[Row]) -> str:
+    """List the rows in which a peer is faster."""
     found = [
         f"- {row['peer']} ({row.get('recipe') or row.get('batch')}, {row['processes x threads']}), "
         f"{row.get('ours', '')}: "
@@ -82,9 +82,9 @@ def _slug(name: str) -> str:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected benchmarks."""
     parser = arguments(__doc__)
-    parser.add_argument("--only", nargs="+", choices=(*_THEMES, *_LATER), default=_THEMES)
+    parser.add_argument("--only", nargs="+", choices=(*_THEMES, *_ON_REQUEST), default=_THEMES)
     parser.add_argument("--pictures", help="folder of the development set, for handwriting")
     parser.add_argument("--place", type=Path, default=HERE / "results")
     options = parser.parse_args()

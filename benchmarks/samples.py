@@ -1,4 +1,4 @@
-"""Labelled picture files for `handwriting.py`, and what normaliser and nets make of them."""
+"""Labelled picture files for `handwriting.py`, and the results of normaliser and nets."""
 
 import csv
 import sys
@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A picture file and the digit in it."""
+    """A picture file and its label."""
 
     name: str
     data: bytes
@@ -35,53 +35,55 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What became of a sample.
+class Result:
+    """The result of a sample.
 
     Args:
-        sample: what was read.
-        image: (28, 28) uint8, the normalised image; None if it was refused.
-        said: by the name of each net the digit it says, or why the picture was refused.
+        sample: the picture file.
+        image: (28, 28) uint8, the normalised image; None if the picture was refused.
+        predictions: net name to its digit, or to the reason if the picture was refused.
     """
 
     sample: Sample
     image: Bytes | None
-    said: Mapping[str, str]
+    predictions: Mapping[str, str]
 
-    def right(self, name: str) -> bool:
-        """Whether a net says what the label says."""
-        return self.said[name] == str(self.sample.label)
+    def is_correct(self, name: str) -> bool:
+        """Return whether the prediction of a net equals the label."""
+        return self.predictions[name] == str(self.sample.label)
 
     @property
-    def all_right(self) -> bool:
-        """Whether every net does."""
-        return all(map(self.right, self.said))
+    def all_correct(self) -> bool:
+        """Whether the predictions of all nets equal the label."""
+        return all(map(self.is_correct, self.predictions))
 
     def __str__(self) -> str:
-        """As `photo-b-03 is 2: 7`, or `photo-b-03 is 2: 7, 2` where the nets differ."""
-        said = dict.fromkeys(self.said.values())
-        return f"{self.sample.name} is {self.sample.label}: {', '.join(said)}"
+        """Return `photo-b-03 is 2: 7`, or `photo-b-03 is 2: 7, 2` if the nets differ."""
+        distinct = dict.fromkeys(self.predictions.values())
+        return f"{self.sample.name} is {self.sample.label}: {', '.join(distinct)}"
 
 
-def read(samples: Sequence[Sample], models: Mapping[str, Model]) -> list[Reading]:
-    """Every sample through the normaliser and the nets."""
-    seen = [_seen(sample.data) for sample in samples]
+def classify(samples: Sequence[Sample], models: Mapping[str, Model]) -> list[Result]:
+    """Normalise and classify every sample."""
+    normalised = [_normalise(sample.data) for sample in samples]
     blank = np.zeros((28, 28), np.uint8)
-    images = np.stack([blank if isinstance(image, str) else image for image in seen])
+    images = np.stack([blank if isinstance(image, str) else image for image in normalised])
     digits = {
         name: model.scores(images.reshape(-1, 784)).argmax(1) for name, model in models.items()
     }
     return [
-        Reading(sample=sample, image=None, said=dict.fromkeys(models, image))
+        Result(sample=sample, image=None, predictions=dict.fromkeys(models, image))
         if isinstance(image, str)
-        else Reading(
-            sample=sample, image=image, said={name: str(digits[name][n]) for name in models}
+        else Result(
+            sample=sample,
+            image=image,
+            predictions={name: str(digits[name][n]) for name in models},
         )
-        for n, (sample, image) in enumerate(zip(samples, seen, strict=True))
+        for n, (sample, image) in enumerate(zip(samples, normalised, strict=True))
     ]
 
 
-def _seen(data: bytes) -> Bytes | str:
+def _normalise(data: bytes) -> Bytes | str:
     try:
         return normalise(decode(data))
     except UnreadableError as error:
@@ -89,7 +91,7 @@ def _seen(data: bytes) -> Bytes | str:
 
 
 def development(folder: Path) -> dict[str, list[Sample]]:
-    """The picture files of the development set by their series, in the order of their names."""
+    """Return the picture files of the development set by series, sorted by name."""
     with (folder / "labels.csv").open() as lines:
         rows = sorted(csv.DictReader(lines), key=lambda row: row["file"])
     series: dict[str, list[Sample]] = {}
@@ -103,7 +105,7 @@ def development(folder: Path) -> dict[str, list[Sample]]:
 
 
 def optdigits(folder: Path) -> list[Sample]:
-    """The bitmaps of the development set."""
+    """Return the bitmaps of the development set."""
     rows = pq.read_table(folder / "optdigits-test.parquet").to_pylist()
     return [
         Sample(name=f"row {number}", data=row["image"]["bytes"], label=row["label"])
@@ -112,7 +114,7 @@ def optdigits(folder: Path) -> list[Sample]:
 
 
 def as_png(images: Dataset) -> list[Sample]:
-    """MNIST's images as PNG files."""
+    """Encode images as PNG files."""
     return [
         Sample(name=str(place), data=_png(image.reshape(28, 28)), label=int(label))
         for place, (image, label) in enumerate(zip(images.images, images.labels, strict=True))
@@ -126,7 +128,7 @@ def _png(image: Bytes) -> bytes:
 
 
 def simulated(images: Dataset, kind: str, number: int) -> list[Sample]:
-    """Photos of one kind; each kind is of another stretch of the images."""
+    """Simulate photos of one kind; each kind uses another range of the images."""
     first = list(KINDS).index(kind) * number
     return [
         Sample(
@@ -139,5 +141,5 @@ def simulated(images: Dataset, kind: str, number: int) -> list[Sample]:
 
 
 def photo(images: Dataset, place: int, kind: str) -> bytes:
-    """The photo of an image; its place is the seed."""
+    """Simulate a photo of an image; its place is the seed."""
     return photograph(images.images[place].reshape(28, 28), kind, place)

@@ -1,10 +1,10 @@
-"""Claim: rounds keep their price as workers are added and the net grows.
+"""Claim: rounds keep their cost as workers are added and the net grows.
 
-Rounds/s, images/s and bytes a round of RayGroup through shared memory for W = 1, 2, 4, 8 workers
-and H = 100, 200, 800, 3,200 hidden units, and H = 200 with every image bent afresh by 1.5 pixels
-(elastic distortion); batch 512. Bytes a round are those written: the parameters once, a gradient
-for each node that a worker sends. W beyond the cores shows what oversubscription costs, not what a
-cluster does: the cores stand in the report. The blocks of the W of one net take turns.
+Rounds/s, images/s and bytes per round of RayGroup through shared memory for W = 1, 2, 4, 8 workers
+and H = 100, 200, 800, 3,200 hidden units, and H = 200 with every image distorted by 1.5 pixels
+(elastic distortion); batch 512. Bytes per round are those written: the parameters once, and a
+gradient for each tree node that a worker sends. More workers than cores measure oversubscription,
+not a cluster: the report states the cores. The blocks of the W of one net take turns.
 """
 
 import sys
@@ -24,7 +24,7 @@ from nanograd.training.tree import cover
 def measure(
     workers: Sequence[int], nets: Sequence[Setting], seconds: float, repeats: int
 ) -> Iterator[Row]:
-    """A row for each net and W; those of one net take turns."""
+    """Yield a row for each net and W; those of one net take turns."""
     for net in nets:
         settings = [replace(net, workers=number) for number in workers]
         with processes(*settings) as group:
@@ -58,7 +58,7 @@ def _row(setting: Setting, speeds: Sequence[float], others: float) -> Row:
 
 
 def plot(rows: Sequence[Row], place: Path) -> None:
-    """Images/s by W, a line for each H; nothing without matplotlib."""
+    """Plot images/s by W, a line for each H; do nothing without matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -93,8 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     net = Setting(name="nanograd", data=options.data)
     nets = [replace(net, hidden=units) for units in options.hidden]
-    bent = [replace(net, elastic=pixels) for pixels in options.elastic]
-    rows = list(measure(options.workers, [*nets, *bent], options.seconds, options.repeats))
+    distorted = [replace(net, elastic=pixels) for pixels in options.elastic]
+    rows = list(measure(options.workers, [*nets, *distorted], options.seconds, options.repeats))
     report(rows, options.json)
     if options.plot is not None:
         plot(rows, options.plot)

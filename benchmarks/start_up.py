@@ -1,9 +1,9 @@
-"""Claim: what training costs before its first round, and after its last, is known phase by phase.
+"""Claim: the cost of training before its first and after its last round is known by phase.
 
-- Phases of `nanograd train`, in a fresh process: the interpreter and the imports, the images, Ray,
+- Phases of `nanograd train`, in a new process: the interpreter and the imports, the images, Ray,
   the actors, the first round (which opens the shared memory), the end.
-- The whole command `nanograd train --epochs 1`, from start to exit, less the training it reports.
-- Start of the peers, from the command to the moment they can train, each in a fresh process.
+- The whole command `nanograd train --epochs 1`, from start to exit, minus the training it reports.
+- Start of the peers, from the command until they can train, each in a new process.
 """
 
 import json
@@ -30,7 +30,7 @@ _PEERS = (
 
 
 def phases(data: str, workers: int, began: float) -> Row:
-    """Seconds of each phase, in this process, which began at a time of day."""
+    """Return the seconds of each phase in this process, which started at time `began`."""
     row: Row = {}
     last = began
 
@@ -40,20 +40,20 @@ def phases(data: str, workers: int, began: float) -> Row:
         row[phase] = now - last
         last = now
 
-    from nanograd import cli, commands  # noqa: F401 - what the command imports
+    from nanograd import cli, commands  # noqa: F401 - the imports of the command
 
     done("imports")
     from contenders.ours import Ours
 
-    class Watched(Ours):
-        """Says when the images and Ray are there."""
+    class Timed(Ours):
+        """Records when the images and Ray are ready."""
 
         def reset(self, seed: int) -> None:
             done("images, Ray")
             super().reset(seed)
             done("actors")
 
-    ours = Watched(Setting(name="nanograd", data=data, workers=workers))
+    ours = Timed(Setting(name="nanograd", data=data, workers=workers))
     ours.run(1)
     done("first round")
     ours.run(1)
@@ -64,7 +64,7 @@ def phases(data: str, workers: int, began: float) -> Row:
 
 
 def measure(data: str, repeats: int) -> Iterator[Row]:
-    """Rows for phases, for the command, for the peers."""
+    """Yield rows for the phases, the command and the peers."""
     for workers in (2, 0):
         runs = [_phases_of(data, workers) for _ in range(repeats)]
         for phase in runs[0]:
@@ -77,10 +77,10 @@ def measure(data: str, repeats: int) -> Iterator[Row]:
         times = []
         for _ in range(repeats):
             with Process(replace(peer, data=data)) as process:
-                first_s, _ = process.ask("run", 1)
+                first_s, _ = process.request("run", 1)
                 times.append(process.start_s + first_s)
-        who = f"{peer.name}, {peer.workers} workers"
-        yield _row(f"{who}: from the command to the end of the first round", times)
+        name = f"{peer.name}, {peer.workers} workers"
+        yield _row(f"{name}: from the command to the end of the first round", times)
 
 
 def _row(what: str, times: list[float]) -> Row:
@@ -121,8 +121,12 @@ def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--phases-of", type=int, help="one process's phases, with so many workers")
-    parser.add_argument("--began", type=float, help="when that process was started")
+    parser.add_argument(
+        "--phases-of",
+        type=int,
+        help="measure the phases of this process, with this number of workers",
+    )
+    parser.add_argument("--began", type=float, help="start time of that process")
     options = parser.parse_args()
     if options.phases_of is not None:
         row = phases(options.data, options.phases_of, options.began)

@@ -1,23 +1,23 @@
-"""Claim: on one machine nanograd trains faster than what one would use in its place.
+"""Claim: on one machine, nanograd trains faster than the usual alternatives.
 
 Images per second of training steps alone (no evaluation, no checkpoint): 784-200-10, ReLU,
 cross-entropy, momentum SGD at a constant rate, no average of the weights, images in memory.
 
 - `--shards 8`, the default, so that up to 8 workers give the same bits, and `--shards 2`, enough
   for two.
-- `--workers 2` (RayGroup, shared memory, one BLAS thread a process) against PyTorch DDP over gloo
+- `--workers 2` (RayGroup, shared memory, one BLAS thread per process) against PyTorch DDP over gloo
   (2 processes of one thread), PyTorch in one process with 2 threads, Ray Train's TorchTrainer with
   2 workers, and the parameter server of Ray's documentation (waiting for the parameters every tenth
   round as documented, and every round).
 - `--workers 0` (LocalGroup, 2 threads) against PyTorch in one process with 2 threads and 1, and
   scikit-learn's MLPClassifier with 2 BLAS threads and 1.
 
-Each contender is a process of its own, frozen (SIGSTOP, with Ray's own processes) while the other
-runs. Ours and the peer take turns, A B A B A, in blocks of about `--seconds`; a ratio is the mean
-of the two A around a B over that B; the median of the ratios is reported with the least and the
-greatest, and beside it the ratio of the fastest blocks. A block during which other programs used
-more than 15 % of a core is run again, up to five times, and the least disturbed counts; "others" is
-the greatest share of one core that was so taken from a block that counts.
+Each contender is a separate process, frozen (SIGSTOP, with Ray's own processes) while the other
+runs. nanograd and the peer take turns, A B A B A, in blocks of about `--seconds`. A ratio is the
+mean of the two A around a B over that B; the report has the median of the ratios with the smallest
+and the largest, and the ratio of the fastest blocks. A block during which other programs used more
+than 15 % of a core is repeated, up to five times, and the least disturbed counts; "others" is the
+largest share of one core used by other programs in an accepted block.
 """
 
 import sys
@@ -30,7 +30,7 @@ from statistics import median
 from common import Process, Row, alternate, arguments, report
 from contenders.base import Setting
 
-# For each number of our workers.
+# Peers by the number of nanograd's workers.
 _AGAINST = {
     2: (
         Setting(name="pytorch-ddp"),
@@ -50,7 +50,7 @@ _PEERS = sorted({peer.name for peers in _AGAINST.values() for peer in peers})
 
 
 def measure(options: Namespace) -> Iterator[Row]:
-    """A row for each pair, number of shards and batch size."""
+    """Yield a row for each pair, number of shards and batch size."""
     ours = Setting(name="nanograd", data=options.data)
     for workers, batch, shards in product(options.workers, options.batch, options.shards):
         with Process(replace(ours, workers=workers, batch=batch, shards=shards)) as process:

@@ -1,1 +1,1 @@
-"""What the benchmarks compare: each trains the same net on the same images in its own way."""
+"""The programs that the benchmarks compare; each trains the same net on the same images."""

@@ -1,4 +1,4 @@
-"""What a contender is told and what it can do."""
+"""Settings and interface of a contender."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,20 +15,20 @@ WARM_UP, AVERAGE_DECAY = 80, 0.98
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What to train and how.
+    """The training of a contender.
 
     Args:
         name: the contender.
         data: as `nanograd train --data`.
-        batch: images a round, over all workers.
+        batch: images per round, over all workers.
         recipe: `momentum` (0.9, rate 0.1), `adam` (rate 1e-3) or `averaged` (momentum 0.9, rate
             0.25, warm-up, average of the weights).
-        workers: processes that compute gradients; 0 for none beside the one that asks.
-        threads: of the arithmetic in each process.
+        workers: processes that compute gradients; 0 to use the contender's process.
+        threads: threads for arithmetic in each process.
         hidden: H.
-        shards: of nanograd's plan.
-        elastic: pixels by which nanograd bends each image afresh; 0 leaves them.
-        seed: of the initial weights and of the order of the images.
+        shards: shards of nanograd.
+        elastic: elastic distortion by nanograd, in pixels; 0 = off.
+        seed: seed of the initial weights and of the order of the images.
     """
 
     name: str
@@ -47,28 +47,28 @@ class Contender(Protocol):
     """A net in training."""
 
     def reset(self, seed: int) -> None:
-        """Begin anew."""
+        """Start over."""
 
     def run(self, rounds: int) -> int:
-        """Train for so many rounds; how many images that were."""
+        """Train for some rounds, and return the number of images."""
 
     def accuracy(self) -> float:
-        """Share of the test images read right."""
+        """Return the accuracy on the test images."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release all resources."""
 
 
 def load_images(setting: Setting) -> Mnist:
-    """The images, without a word."""
+    """Load the images without logging."""
     return load(setting.data, lambda sentence: None)
 
 
 def standardised(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """All images as float32 inputs, prepared once as a user of a framework would."""
+    """Prepare all images once as float32 inputs, as users of a framework do."""
     return prepare(Preparation(name="standard"), images)
 
 
 def share(mnist: Mnist, rank: int, workers: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Inputs and labels of a rank's share of the training images."""
+    """Return inputs and labels of a rank's share of the training images."""
     return standardised(mnist.train.images[rank::workers]), mnist.train.labels[rank::workers]

@@ -1,4 +1,4 @@
-"""PyTorch DistributedDataParallel over gloo: one process a worker, one thread each."""
+"""PyTorch DistributedDataParallel over gloo: one process per worker, one thread each."""
 
 import os
 import socket
@@ -13,10 +13,10 @@ from contenders.ranks import Ranks, serve
 
 
 class Ddp(Ranks):
-    """Starts the ranks and asks them.
+    """A contender whose ranks are processes.
 
     Args:
-        setting: what to train.
+        setting: the training.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -41,7 +41,7 @@ class Ddp(Ranks):
 
 
 def wrap(net: nn.Module) -> nn.Module:
-    """A net whose gradients are averaged over all ranks, without copies that can be had."""
+    """Wrap a net to average its gradients over all ranks, without avoidable copies."""
     return DistributedDataParallel(net, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 

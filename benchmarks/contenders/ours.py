@@ -25,7 +25,7 @@ _RECIPES: dict[str, dict[str, object]] = {
 
 
 def recipe_of(setting: Setting, num_images: int) -> Recipe:
-    """The recipe of a setting; enough epochs that no benchmark sees their end."""
+    """Return the recipe of a setting, with more epochs than any benchmark runs."""
     config = TrainConfig.resolve(
         _RECIPES[setting.recipe],
         {
@@ -44,7 +44,7 @@ def recipe_of(setting: Setting, num_images: int) -> Recipe:
 
 
 class Ours:
-    """A group of workers, advanced as `nanograd train` advances it.
+    """A group of workers, advanced as by `nanograd train`.
 
     Args:
         setting: `workers` 0 for the group in this process.
@@ -62,7 +62,7 @@ class Ours:
         self.reset(setting.seed)
 
     def reset(self, seed: int) -> None:
-        """Begin anew, with new workers."""
+        """Start over with new workers."""
         if self._group is not None:
             self._group.close()
         setting = replace(self._setting, seed=seed)
@@ -79,15 +79,14 @@ class Ours:
             self._group = LocalGroup(self._recipe, self._data.train, snapshot)
 
     def run(self, rounds: int) -> int:
-        """One stretch of rounds; how many images that were."""
+        """Train for some rounds, and return the number of images."""
         self._round += rounds
         self._the_group.advance(self._round)
         plan = self._recipe.plan
-        # An epoch uses every image once, in rounds of nearly one size.
         return round(rounds * plan.num_images / plan.rounds_per_epoch)
 
     def accuracy(self) -> float:
-        """Share of the test images read right."""
+        """Return the accuracy on the test images."""
         model = as_model(self._recipe, self._the_group.snapshot())
         return accuracy(model, self._data.test)
 
@@ -99,5 +98,5 @@ class Ours:
     @property
     def _the_group(self) -> WorkerGroup:
         if self._group is None:
-            raise RuntimeError("reset comes first")
+            raise RuntimeError("no group; call reset first")
         return self._group

@@ -1,7 +1,7 @@
-"""PyTorch: one process with some threads; and what every other PyTorch contender is made of.
+"""PyTorch in one process with some threads; the basis of every other PyTorch contender.
 
-Written as somebody would who knows it: images as one float32 tensor in memory, a permutation an
-epoch, batches by index, the fused optimiser, no DataLoader.
+Written as by an experienced user: images as one float32 tensor in memory, one permutation per
+epoch, batches by index, the fused optimizer, no DataLoader.
 """
 
 from collections.abc import Callable
@@ -22,18 +22,18 @@ Wrap = Callable[[nn.Module], nn.Module]
 
 
 def make_net(hidden: int) -> nn.Sequential:
-    """784 - H - 10 with ReLU."""
+    """Return a 784 - H - 10 net with ReLU."""
     return nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
 class Pytorch:
-    """A net, its optimiser and a share of the images.
+    """A net, its optimizer and a share of the images.
 
     Args:
-        setting: what to train.
-        rank: which share of the images and of each batch is this process's.
-        workers: how many shares there are.
-        wrap: makes a net of several processes of a net of one.
+        setting: the training.
+        rank: index of this process's share of the images and of each batch.
+        workers: number of shares.
+        wrap: turns a net of one process into a net of several.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Pytorch:
         self.reset(setting.seed)
 
     def reset(self, seed: int) -> None:
-        """Begin anew."""
+        """Start over."""
         torch.manual_seed(seed)
         self._plain = make_net(self._setting.hidden)
         self._net = self._wrap(self._plain)
@@ -65,7 +65,7 @@ class Pytorch:
             self._optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, fused=True)
 
     def run(self, rounds: int) -> int:
-        """Train for so many rounds; how many images that were, over all processes."""
+        """Train for some rounds, and return the number of images over all processes."""
         for _ in range(rounds):
             images, labels = self._next()
             self._optimizer.zero_grad(set_to_none=True)
@@ -74,17 +74,17 @@ class Pytorch:
         return rounds * self._batch * self._workers
 
     def accuracy(self) -> float:
-        """Share of the test images read right, with the average of the weights if there is one."""
+        """Return the accuracy on the test images, with the averaged weights if available."""
         net = make_net(self._setting.hidden)
         weights = self._average if self._setting.recipe == "averaged" else self._plain.parameters()
         with torch.no_grad():
             for mine, theirs in zip(net.parameters(), weights, strict=True):
                 mine.copy_(theirs)
-            right = net(self._test).argmax(1) == self._test_labels
-        return float(right.float().mean())
+            correct = net(self._test).argmax(1) == self._test_labels
+        return float(correct.float().mean())
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     def _next(self) -> tuple[Tensor, Tensor]:
         if self._place + self._batch > len(self._images):

@@ -1,4 +1,4 @@
-"""Processes that train in step and obey one that asks: for DDP and for Ray Train."""
+"""Processes that train in step on request of another: for DDP and for Ray Train."""
 
 from multiprocessing.connection import Client, Connection, Listener
 
@@ -8,10 +8,10 @@ _KEY = b"nanograd benchmarks"
 
 
 class Ranks:
-    """The asking side: a contender that passes everything on to all ranks.
+    """A contender that forwards every request to all ranks.
 
     Args:
-        workers: how many ranks will connect.
+        workers: number of ranks.
     """
 
     def __init__(self, workers: int) -> None:
@@ -21,7 +21,7 @@ class Ranks:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where ranks connect."""
+        """Address to which ranks connect."""
         host, port = self._listener.address
         return str(host), int(port)
 
@@ -30,39 +30,39 @@ class Ranks:
         self._connections = [self._listener.accept() for _ in range(self._workers)]
 
     def reset(self, seed: int) -> None:
-        """Begin anew."""
-        self._ask("reset", seed)
+        """Start over."""
+        self._request("reset", seed)
 
     def run(self, rounds: int) -> int:
-        """Train for so many rounds; how many images that were."""
-        return int(self._ask("run", rounds))
+        """Train for some rounds, and return the number of images."""
+        return int(self._request("run", rounds))
 
     def accuracy(self) -> float:
-        """Share of the test images read right, by one rank."""
-        return self._ask("accuracy", 0)
+        """Return the accuracy on the test images, from the first rank."""
+        return self._request("accuracy", 0)
 
     def close(self) -> None:
-        """Let the ranks end."""
-        self._ask("close", 0)
+        """End the ranks."""
+        self._request("close", 0)
 
-    def _ask(self, what: str, number: int) -> float:
+    def _request(self, action: str, number: int) -> float:
         for connection in self._connections:
-            connection.send((what, number))
+            connection.send((action, number))
         answers = [float(connection.recv()) for connection in self._connections]
         return answers[0]
 
 
 def serve(contender: Contender, address: tuple[str, int]) -> None:
-    """The obeying side: do what is asked until told to close."""
+    """Perform requests until `close`."""
     with Client(address, authkey=_KEY) as connection:
-        what = ""
-        while what != "close":
-            what, number = connection.recv()
-            connection.send(_answer(contender, what, number))
+        action = ""
+        while action != "close":
+            action, number = connection.recv()
+            connection.send(_perform(contender, action, number))
 
 
-def _answer(contender: Contender, what: str, number: int) -> float:
-    match what:
+def _perform(contender: Contender, action: str, number: int) -> float:
+    match action:
         case "reset":
             contender.reset(number)
         case "run":

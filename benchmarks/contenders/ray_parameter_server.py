@@ -2,7 +2,7 @@
 
 References:
     Ray documentation, "Parameter Server" example, synchronous version, with this net, this
-    optimiser and images in memory in place of its own.
+    optimizer and images in memory instead of its own.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ from nanograd.distributed.cluster import session
 Gradients = list[NDArray[np.float32]]
 Weights = dict[str, torch.Tensor]
 
-# As documented: the example waits every tenth round, to evaluate.
+# As documented: the example waits every tenth round to evaluate.
 _WAIT_EVERY = 10
 
 
@@ -38,7 +38,7 @@ class _Server:
             self._optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
 
     def apply_gradients(self, *gradients: Gradients) -> Weights:
-        # The documented example sums; the mean is what the others compute.
+        # The documented example sums; the other contenders compute the mean.
         means = [np.stack(each).mean(axis=0) for each in zip(*gradients, strict=True)]
         self._optimizer.zero_grad()
         for parameter, gradient in zip(self._net.parameters(), means, strict=True):
@@ -63,15 +63,15 @@ class _Worker(Pytorch):
         self._net.load_state_dict(weights)
         return self.accuracy()
 
-    def wake(self) -> None:
-        """Answer, once the images are there."""
+    def wait_until_ready(self) -> None:
+        """Return once the images are loaded."""
 
 
 class RayParameterServer:
-    """Actors of the documented kind, and the loop that drives them.
+    """Actors as documented, and the loop that drives them.
 
     Args:
-        setting: what to train.
+        setting: the training.
         wait_every: rounds between two waits of the driver for the parameters.
     """
 
@@ -83,18 +83,18 @@ class RayParameterServer:
         self._workers = [
             worker.remote(setting, rank, setting.workers) for rank in range(setting.workers)
         ]
-        ray.get([each.wake.remote() for each in self._workers])
+        ray.get([each.wait_until_ready.remote() for each in self._workers])
         self.reset(setting.seed)
 
     def reset(self, seed: int) -> None:
-        """Begin anew."""
+        """Start over."""
         server: Any = ray.remote(num_cpus=0)(_Server)
         self._server = server.remote(replace(self._setting, seed=seed))
         self._weights = self._server.get_weights.remote()
         ray.get(self._weights)
 
     def run(self, rounds: int) -> int:
-        """Train for so many rounds; how many images that were."""
+        """Train for some rounds, and return the number of images."""
         for round_ in range(rounds):
             sent = [each.compute_gradients.remote(self._weights) for each in self._workers]
             self._weights = self._server.apply_gradients.remote(*sent)
@@ -104,7 +104,7 @@ class RayParameterServer:
         return rounds * (self._setting.batch // len(self._workers)) * len(self._workers)
 
     def accuracy(self) -> float:
-        """Share of the test images read right."""
+        """Return the accuracy on the test images."""
         return float(ray.get(self._workers[0].accuracy_of.remote(self._weights)))
 
     def close(self) -> None:

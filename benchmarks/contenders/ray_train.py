@@ -1,4 +1,4 @@
-"""Ray Train's TorchTrainer: PyTorch DDP in workers that Ray starts."""
+"""Ray Train's TorchTrainer: PyTorch DDP in workers started by Ray."""
 
 import tempfile
 from threading import Thread
@@ -15,10 +15,10 @@ from nanograd.distributed.cluster import session
 
 
 class RayTrain(Ranks):
-    """Runs `fit` in a thread and asks the training loops inside.
+    """A contender that runs `fit` in a thread and controls its training loops.
 
     Args:
-        setting: what to train.
+        setting: the training.
     """
 
     def __init__(self, setting: Setting) -> None:

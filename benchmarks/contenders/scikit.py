@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier, by `partial_fit` on as many images as are asked for."""
+"""scikit-learn's MLPClassifier, trained by `partial_fit`."""
 
 import warnings
 
@@ -7,15 +7,15 @@ from sklearn.neural_network import MLPClassifier
 
 from contenders.base import Setting, load_images, standardised
 
-# What `MLPClassifier()` uses.
-_USUAL_BATCH = 200
+# The default of `MLPClassifier()`.
+_DEFAULT_BATCH = 200
 
 
 class Scikit:
-    """A classifier that goes on where it stopped.
+    """A classifier that continues its training.
 
     Args:
-        setting: `adam` is the classifier's own default, batch 200 included.
+        setting: the training; `adam` is the classifier's default, including batch 200.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -27,7 +27,7 @@ class Scikit:
         self.reset(setting.seed)
 
     def reset(self, seed: int) -> None:
-        """Begin anew."""
+        """Start over."""
         momentum = {
             "solver": "sgd",
             "momentum": 0.9,
@@ -35,7 +35,7 @@ class Scikit:
             "learning_rate_init": 0.1,
             "batch_size": self._setting.batch,
         }
-        adam = {"batch_size": _USUAL_BATCH}
+        adam = {"batch_size": _DEFAULT_BATCH}
         self._net = MLPClassifier(
             hidden_layer_sizes=(self._setting.hidden,),
             random_state=seed,
@@ -44,7 +44,7 @@ class Scikit:
         self._order, self._place = np.random.default_rng(seed).permutation(len(self._images)), 0
 
     def run(self, rounds: int) -> int:
-        """Train on so many rounds' images; how many those were."""
+        """Train on the images of some rounds, and return their number."""
         left = total = rounds * self._setting.batch
         while left:
             if self._place == len(self._order):
@@ -56,8 +56,8 @@ class Scikit:
         return total
 
     def accuracy(self) -> float:
-        """Share of the test images read right."""
+        """Return the accuracy on the test images."""
         return float(np.mean(self._net.predict(self._test) == self._test_labels))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""

@@ -1,7 +1,7 @@
 """The plain loop: one process, pyarrow, Pillow, numpy; a file of predictions for each file of rows.
 
-As one would write it for oneself: rows in batches, `Image.open` for each, one pass of the net for
-a batch. It has no manifest, no resumption and no quarantine; a bad row would end it.
+Written as for one's own use: rows in batches, `Image.open` for each, one pass of the net per batch.
+It has no manifest, no resumption and no quarantine; a bad row ends it.
 """
 
 import json
@@ -23,18 +23,18 @@ BATCH = 1024
 
 
 def decode(files: list[bytes]) -> NDArray[np.uint8]:
-    """(n, 784) uint8 of n PNG files."""
+    """Decode n PNG files to (n, 784) uint8."""
     images = [np.asarray(Image.open(BytesIO(data)).convert("L")) for data in files]
     return np.stack(images).reshape(len(files), -1)
 
 
 def decode_raw(files: list[bytes]) -> NDArray[np.uint8]:
-    """(n, 784) uint8 of n times 784 bytes."""
+    """Decode n times 784 bytes to (n, 784) uint8."""
     return np.frombuffer(b"".join(files), np.uint8).reshape(len(files), -1)
 
 
 def predictions(scores: NDArray[np.float32]) -> dict[str, Any]:
-    """Columns of what was read."""
+    """Return the columns of predictions."""
     best = scores.argmax(axis=1)
     return {
         "prediction": best.astype(np.int8),
@@ -44,14 +44,14 @@ def predictions(scores: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def main(rows: str, model: str, output: str, form: str) -> None:
-    """Read every file of a folder."""
-    net, read = model_io.load(model), decode if form == "png" else decode_raw
+    """Classify every file of a folder."""
+    net, decode_rows = model_io.load(model), decode if form == "png" else decode_raw
     began, number = time(), 0
     Path(output).mkdir()
     for file in sorted(Path(rows).glob("*.parquet")):
         tables, first = [], 0
         for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image", "label"]):
-            columns = predictions(net.scores(read(batch.column("image").to_pylist())))
+            columns = predictions(net.scores(decode_rows(batch.column("image").to_pylist())))
             flat = columns.pop("scores").ravel()
             columns["scores"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), 10)
             where = {

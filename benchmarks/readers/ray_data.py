@@ -1,8 +1,8 @@
 """Ray Data's documented batch inference: read_parquet, map_batches with a class, write_parquet.
 
-The class is given half a CPU twice: with a whole one twice no CPU is left to read the rows, and the
-job hangs. The rows are spread over blocks, for below 128 MiB all would be one block, and one actor
-would do the work.
+The class gets half a CPU twice: with a whole one twice, no CPU is left to read the rows, and the
+job hangs. The rows are repartitioned into blocks: below 128 MiB all would be one block, and one
+actor would do all the work.
 """
 
 import json
@@ -25,25 +25,25 @@ _BLOCK_ROWS = 10_000
 
 
 class Reader:
-    """The net, in an actor; it notes when it was first asked."""
+    """The net in an actor; it records the time of its first batch."""
 
     def __init__(self, model: str, form: str, notes: str) -> None:
         process.use_one_thread()
         self._net, self._notes = model_io.load(model), Path(notes)
-        self._read = decode if form == "png" else decode_raw
-        self._asked = False
+        self._decode = decode if form == "png" else decode_raw
+        self._started = False
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Columns of what was read."""
-        if not self._asked:
-            self._asked = True
+        """Return the columns of predictions."""
+        if not self._started:
+            self._started = True
             (self._notes / str(time())).touch()
-        scores = self._net.scores(self._read(batch["image"].tolist()))
+        scores = self._net.scores(self._decode(batch["image"].tolist()))
         return {**predictions(scores), "label": np.asarray(batch["label"]), "path": batch["path"]}
 
 
 def main(rows: str, model: str, output: str, form: str) -> None:
-    """Read every file of a folder."""
+    """Classify every file of a folder."""
     with tempfile.TemporaryDirectory() as notes:
         ray.init(
             address="local",
