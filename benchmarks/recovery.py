@@ -28,7 +28,6 @@ from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
-from nanograd.training.loop import CHECKPOINT_S
 from nanograd.training.server import first_snapshot
 
 ROUNDS = 20
@@ -109,7 +108,7 @@ def measure(options: Namespace) -> Iterator[Row]:
                 yield _row(what, [trainer.failure_s(number, name) for _ in range(options.repeats)])
             saves = [trainer.checkpoint_s(place) for _ in range(20)]
             yield _row("checkpoint", saves) | {
-                "share of training": f"{100 * median(saves) / CHECKPOINT_S:.2f} %"
+                "share of training": f"{100 * median(saves) / checkpoint.INTERVAL_S:.2f} %"
             }
         finally:
             trainer.close()

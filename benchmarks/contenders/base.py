@@ -61,7 +61,7 @@ class Contender(Protocol):
 
 def load_images(setting: Setting) -> Mnist:
     """Load the images without logging."""
-    return load(setting.data, lambda sentence: None)
+    return load(setting.data)
 
 
 def standardised(images: NDArray[np.uint8]) -> NDArray[np.float32]:
