@@ -73,6 +73,14 @@ def train(config: TrainConfig, listener: Listener = ignore) -> ResultLine:
     ):
         everyone = broadcast(listener, *tracking, *ray_metrics(config, "train", place))
         run = make_run(replace(config, workers=workers), place, data)
+        recipe = run.nets[0].recipe
+        if recipe.num_warm_up >= recipe.num_rounds:
+            listener(
+                warning(
+                    f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
+                    f"{recipe.num_rounds}: lower --warmup or raise --epochs"
+                )
+            )
         result = train_run(run, start_group, everyone, stop)
         everyone(TrainingFinished(result=result))
     write = partial(training_report.write, place, data.test, as_png=config.plots)

@@ -1,10 +1,10 @@
 """Groups of workers: the protocol that the training loop uses, and a group in this process."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event as StopSignal
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -41,26 +41,9 @@ class WorkerGroup(Protocol):
         """Release the workers."""
 
 
-class StartGroup(Protocol):
-    """A function that starts a group of workers."""
-
-    def __call__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        snapshot: Snapshot,
-        listener: Listener,
-        stop: StopSignal,
-    ) -> WorkerGroup:
-        """Start workers for `recipe` on the training images `dataset`, at `snapshot`.
-
-        Args:
-            recipe: the computation.
-            dataset: the training images.
-            snapshot: the state to start from.
-            listener: receives group events.
-            stop: set when the run should end; recovery then ends, too.
-        """
+# Starts workers for a recipe on the training images, at a snapshot. The listener receives group
+# events; the stop signal also ends a recovery from failures.
+StartGroup: TypeAlias = Callable[[Recipe, Dataset, Snapshot, Listener, StopSignal], WorkerGroup]
 
 
 def shards_of(num_shards: int, rank: int, world_size: int) -> range:
@@ -104,17 +87,11 @@ class LocalGroup:
         recipe: the computation.
         dataset: the training images.
         snapshot: the state to start from.
-        listener: ignored, because threads do not fail; as `stop`, accepted for `StartGroup`.
-        stop: ignored.
+        ignored: listener and stop signal of `StartGroup`; threads do not fail.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        snapshot: Snapshot,
-        listener: Listener | None = None,
-        stop: StopSignal | None = None,
+        self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, *ignored: object
     ) -> None:
         plan = recipe.plan
         world_size = min(plan.num_shards, len(os.sched_getaffinity(0)))

@@ -5,6 +5,7 @@ net is trained as if it were alone.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event as StopSignal
 from typing import Any
@@ -22,15 +23,15 @@ from nanograd.runtime.events import (
     Listener,
     TrainingProgress,
     info,
-    warning,
 )
 from nanograd.training import loop
-from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
+from nanograd.training.checkpoint import History
 from nanograd.training.evaluation import Evaluator, accuracy, as_model
 from nanograd.training.local import StartGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run_directory import RunDirectory
-from nanograd.training.server import Snapshot
+
+_RESUME = "the same settings with --output {}, without --overwrite, continue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,11 @@ def train_run(
         if directory.is_complete():
             listener(info(f"{run.place} holds this run, complete; --overwrite trains it again"))
         else:
-            model_io.save(
-                _train_ensemble(run, directory, start_group, listener, stop), directory.model
-            )
+            try:
+                model = _train_ensemble(run, directory, start_group, listener, stop)
+            except Stopped as error:
+                raise Stopped(f"{error}; {_RESUME.format(run.place)}") from error
+            model_io.save(model, directory.model)
     model = model_io.load(directory.model)
     directory.require_same(model.about["identity"])
     facts = {name: value for name, value in model.about.items() if name != "identity"}
@@ -115,67 +118,32 @@ def _train_ensemble(
     listener: Listener,
     stop: StopSignal,
 ) -> Model:
+    """Train the nets that are not finished, and return all of them as one model."""
     histories: list[History] = []
     models: list[Model] = []
-    try:
-        for number, plan in enumerate(run.nets):
-            if len(run.nets) > 1:
-                listener(info(f"net {number + 1} of {len(run.nets)}"))
-            start = directory.resume(number, plan.recipe, listener)
-            directory.write_settings(run.settings)
-            histories.append(start.history)
-            directory.write_metrics(histories, listener)
+    for number, plan in enumerate(run.nets):
+        if len(run.nets) > 1:
+            listener(info(f"net {number + 1} of {len(run.nets)}"))
+        start = directory.resume(number, plan.recipe, listener)
+        directory.write_settings(run.settings)
+        histories.append(start.history)
+        directory.write_metrics(histories, listener)
+        snapshot = start.snapshot
+        if snapshot.round < plan.recipe.num_rounds:
+            training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
-            if start.snapshot.round < plan.recipe.num_rounds:
-                saver = directory.saver(number, start.history, listener)
-                start = replace(
-                    start,
-                    snapshot=_train_net(
-                        plan, run, start, saver, start_group=start_group, listener=relay, stop=stop
-                    ),
+            with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
+                snapshot = loop.train(
+                    plan.recipe,
+                    group,
+                    start.history,
+                    evaluator=Evaluator(plan.recipe, run.validation),
+                    saver=directory.saver(number, start.history, listener),
+                    listener=relay,
+                    stop=stop,
                 )
-            models.append(as_model(plan.recipe, start.snapshot))
-    except Stopped as error:
-        raise Stopped(
-            f"{error}; the same settings with --output {run.place}, without --overwrite, continue"
-        ) from error
+        models.append(as_model(plan.recipe, snapshot))
     return _combine(run, models, histories)
-
-
-def _train_net(
-    plan: NetPlan,
-    run: TrainingRun,
-    start: Checkpoint,
-    saver: CheckpointSaver,
-    *,
-    start_group: StartGroup,
-    listener: Listener,
-    stop: StopSignal,
-) -> Snapshot:
-    """Train one net from a checkpoint to its end."""
-    recipe = plan.recipe
-    if recipe.num_warm_up >= recipe.num_rounds:
-        listener(
-            warning(
-                f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
-                f"{recipe.num_rounds}: lower --warmup or raise --epochs"
-            )
-        )
-    training = add_variants(run.training, plan.variants, recipe.plan.seed)
-    evaluator = Evaluator(recipe, run.validation)
-    group = start_group(recipe, training, start.snapshot, listener, stop)
-    try:
-        return loop.train(
-            recipe,
-            group,
-            start.history,
-            evaluator=evaluator,
-            saver=saver,
-            listener=listener,
-            stop=stop,
-        )
-    finally:
-        group.close()
 
 
 def _net_listener(
@@ -186,7 +154,7 @@ def _net_listener(
     listener: Listener,
 ) -> Listener:
     """Return a listener that records the events of one net and places them in the ensemble."""
-    recipes = [net.recipe for net in nets]
+    recipes, net = [each.recipe for each in nets], number + 1
     total = sum(recipe.num_rounds for recipe in recipes)
     rounds = sum(recipe.num_rounds for recipe in recipes[:number])
     images = sum(recipe.epochs * recipe.plan.num_images for recipe in recipes[:number])
@@ -196,19 +164,13 @@ def _net_listener(
             directory.record(number, event, listener)
         elif isinstance(event, EpochFinished):
             directory.write_metrics(histories, listener)
-            event = replace(event, net=number + 1, nets=len(nets))
+            event = replace(event, net=net, nets=len(nets))
         elif isinstance(event, TrainingProgress):
             rate, done = event.rounds_per_s, rounds + event.round
-            event = replace(
-                event,
-                net=number + 1,
-                nets=len(nets),
-                round=done,
-                rounds=total,
-                image=images + event.image,
-                left_s=round((total - done) / rate, 1) if rate else None,
-                complete=event.complete and number == len(nets) - 1,
-            )
+            left_s = round((total - done) / rate, 1) if rate else None
+            complete = event.complete and number == len(nets) - 1
+            event = replace(event, net=net, nets=len(nets), left_s=left_s, complete=complete)
+            event = replace(event, round=done, rounds=total, image=images + event.image)
         listener(event)
 
     return relay
