@@ -7,7 +7,7 @@ from samples import Result
 
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
-from nanograd.report.panels import INK, RED, SIDE, draw_text, frame_image, shorten_text
+from nanograd.report.sheet import INK, RED, SIDE, draw_text, frame_image, shorten_text
 
 _GAP, _CAPTION, _COLUMNS = 12, 20, 4
 _CELL = 2 * SIDE + _GAP

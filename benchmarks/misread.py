@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
 from nanograd.models import model
-from nanograd.report.panels import draw_text
+from nanograd.report.sheet import draw_text
 from nanograd.runtime import process
 
 _ENLARGED, _GAP, _CAPTION, _COLUMNS = 56, 10, 16, 12

@@ -175,13 +175,13 @@ def report(
     if as_png:
         plots.require()
     began = perf_counter()
-    if prediction_report.is_one(place):
+    if prediction_report.is_prediction(place):
         if data is not None:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
         written = prediction_report.write(place, as_png=as_png)
     else:
-        story = training_report.read(place)
-        test = mnist.load_test(data or story.model.about["data"], listener)
+        run = training_report.read_run(place)
+        test = mnist.load_test(data or run.model.about["data"], listener)
         written = training_report.write(place, test, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 

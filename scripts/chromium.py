@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright: for screenshots and for tests of the page."""
+"""Chromium of the system, driven by Playwright: for screenshots and for tests of the page."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from playwright.sync_api import Browser, sync_playwright
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-def program() -> str | None:
-    """Where the browser is; None if this machine has none."""
+def find_program() -> str | None:
+    """Return the path of the browser; None if it is not installed."""
     return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 @contextmanager
-def browser(path: str) -> Iterator[Browser]:
-    """A browser without a window, closed at the end."""
+def launch(path: str) -> Iterator[Browser]:
+    """Start a headless browser and close it at the end."""
     with sync_playwright() as playwright:
         # In a container, where tests run as root, Chromium's own sandbox cannot be set up.
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
-            yield found
+            yield browser
         finally:
-            found.close()
+            browser.close()

@@ -1,4 +1,4 @@
-"""Make the pictures of README.md: report, drawing and terminal, photographed in Chromium.
+"""Make the pictures of README.md: screenshots of reports, drawing pad and terminal in Chromium.
 
     python -m scripts.pictures RUN PREDICTION
 
@@ -29,10 +29,9 @@ from nanograd.runtime.events import EpochFinished, Event, Message, TrainingProgr
 from scripts import chromium
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
-MOST_BYTES = 150_000
 
 _DESK, _PHONE = {"width": 1100, "height": 820}, {"width": 390, "height": 820}
-# Enough for text, plots and handwriting, and a third of the bytes.
+# Enough for text, plots and handwriting, with a third of the bytes.
 _NUM_COLOURS = 256
 # A seven with its bar, in shares of the pad's side.
 _SEVEN = [
@@ -43,43 +42,45 @@ _SEVEN = [
 
 
 def main() -> None:
-    """Make them all."""
+    """Make all pictures."""
     run, prediction = (Path(word).resolve() / "report.html" for word in sys.argv[1:])
-    path = chromium.program()
+    path = chromium.find_program()
     if path is None:
         sys.exit("needs Chromium; `make test-browser` installs it")
     FOLDER.mkdir(exist_ok=True)
-    with chromium.browser(path) as browser:
-        for name, picture in chain(of_reports(browser, run, prediction), of_terminal(browser)):
+    with chromium.launch(path) as browser:
+        for name, picture in chain(
+            capture_reports(browser, run, prediction), capture_terminal(browser)
+        ):
             (FOLDER / f"{name}.png").write_bytes(picture)
             click.echo(f"{name}.png {len(picture):,} bytes", err=True)
 
 
-def of_reports(browser: Browser, run: Path, prediction: Path) -> Iterator[tuple[str, bytes]]:
-    """The report of a run in light and dark and on a phone, a seven drawn; that of a prediction.
+def capture_reports(browser: Browser, run: Path, prediction: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and PNG of each picture: a run in light, dark, on a phone, a seven; a prediction.
 
     Args:
-        browser: photographs.
+        browser: takes the screenshots.
         run: report.html of a training run.
         prediction: report.html of a prediction.
     """
     for scheme in ("light", "dark"):
         with _page(browser, run.as_uri(), scheme, _DESK) as page:
-            yield f"report-{scheme}", _photograph(page.screenshot)
+            yield f"report-{scheme}", _reduce(page.screenshot)
     with _page(browser, run.as_uri(), "light", _PHONE) as page:
         page.locator("#digits").scroll_into_view_if_needed()
         page.evaluate("document.getElementById('digits').scrollIntoView()")
-        yield "report-phone", _photograph(page.screenshot)
+        yield "report-phone", _reduce(page.screenshot)
     with _page(browser, run.as_uri(), "light", _DESK) as page:
         draw(page, _SEVEN)
-        yield "draw", _photograph(page.locator("#draw").screenshot)
+        yield "draw", _reduce(page.locator("#draw").screenshot)
     with _page(browser, prediction.as_uri(), "light", _DESK) as page:
         page.evaluate("document.getElementById('mistakes').scrollIntoView()")
-        yield "prediction", _photograph(page.screenshot)
+        yield "prediction", _reduce(page.screenshot)
 
 
 def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> str:
-    """Draw strokes on the pad of a report as a mouse does; what the page says."""
+    """Draw strokes on the pad of a report with the mouse; return the status line."""
     page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     if box is None:
@@ -92,13 +93,13 @@ def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> str:
             page.mouse.move(x, y, steps=6)
         page.mouse.up()
     page.evaluate("new Promise(requestAnimationFrame)")
-    return page.locator("#said").inner_text()
+    return page.locator("#status").inner_text()
 
 
-def of_terminal(browser: Browser) -> Iterator[tuple[str, bytes]]:
-    """The live view of a training run, two thirds through."""
+def capture_terminal(browser: Browser) -> Iterator[tuple[str, bytes]]:
+    """Yield the live view of a training run, two thirds through."""
     with tempfile.TemporaryDirectory() as folder:
-        events = _watched(f"{folder}/run")
+        events = _record_run(f"{folder}/run")
     console = Console(record=True, width=88, file=StringIO(), force_terminal=True)
     console.print(
         Text("$ nanograd train --data sample --epochs 40 --workers 0 --output runs/1", style="bold")
@@ -113,12 +114,12 @@ def of_terminal(browser: Browser) -> Iterator[tuple[str, bytes]]:
     svg = console.export_svg(title="nanograd train", theme=MONOKAI)
     page = browser.new_page(viewport={"width": 1000, "height": 400}, device_scale_factor=1.25)
     page.set_content(svg)
-    picture = _photograph(page.locator("svg").first.screenshot)
+    picture = _reduce(page.locator("svg").first.screenshot)
     page.close()
     yield "terminal", picture
 
 
-def _watched(place: str) -> list[Event]:
+def _record_run(place: str) -> list[Event]:
     """Return the events of a training run until it is two thirds through."""
     events: list[Event] = []
     commands.train(TrainConfig(data="sample", workers=0, epochs=40, output=place), events.append)
@@ -139,8 +140,8 @@ def _page(browser: Browser, address: str, scheme: str, size: dict[str, int]) -> 
     context.close()
 
 
-def _photograph(take: Callable[[], bytes]) -> bytes:
-    """A screenshot with few colours."""
+def _reduce(take: Callable[[], bytes]) -> bytes:
+    """Take a screenshot and reduce its colours."""
     stream = BytesIO()
     with Image.open(BytesIO(take())) as picture:
         few = picture.convert("RGB").quantize(_NUM_COLOURS, dither=Image.Dither.NONE)

@@ -47,7 +47,7 @@ from nanograd.cli import main
 try:
     main(["--help"])
 finally:
-    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors"} & set(sys.modules)
+    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors", "jinja2"} & set(sys.modules)
     sys.stderr.write(f"imported: {sorted(slow)}")
 """
 

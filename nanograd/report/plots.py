@@ -1,32 +1,36 @@
 """The plots of a report as PNG files, drawn by Matplotlib, which is an extra."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.errors import UsageError
-from nanograd.nn import metrics
+from nanograd.report.accuracy import ConfusionMatrix
+from nanograd.report.charts import Chart, Line
 from nanograd.runtime import storage
 
 FOLDER = "plots"
 
-# Those of the page, light.
-_BLUE, _ORANGE, _RED, _GREEN, _GREY = "#1d4ed8", "#b45309", "#b02018", "#1a7f37", "#57606a"
+# The light colours of page.css.
+BLUE, ORANGE, RED, GREEN = "#1d4ed8", "#b45309", "#b02018", "#1a7f37"
+GREY, PALE = "#57606a", "#f4f5f7"
+_COLOURS = {
+    "main": BLUE, "second": ORANGE, "guide": GREY, "failed": RED, "joined": GREEN, "other": ORANGE,
+    "hit": BLUE, "miss": ORANGE, "none": PALE,
+}  # fmt: skip
 _DOTS_PER_INCH = 120
 
-Axes: TypeAlias = Any  # Matplotlib's, which may not be there
-Draw: TypeAlias = Callable[[Axes], None]
-Row: TypeAlias = Mapping[str, Any]
+Axes: TypeAlias = Any  # Matplotlib's, which may not be installed
+Plot: TypeAlias = Chart | ConfusionMatrix
 
 
 def require() -> None:
-    """Refuse early what cannot be done.
+    """Check that Matplotlib is installed.
 
     Raises:
-        UsageError: Matplotlib is not installed.
+        UsageError: it is not.
     """
     try:
         import matplotlib.figure  # noqa: F401
@@ -36,127 +40,65 @@ def require() -> None:
         ) from error
 
 
-def write(place: str, plots: Mapping[str, Sequence[Draw]]) -> None:
+def write(place: str, plots: Mapping[str, Sequence[Plot]]) -> None:
     """Write PNG files.
 
     Args:
-        place: the folder or URI beside whose report they go.
-        plots: name of each file -> what is drawn in it, side by side.
+        place: folder or URI of the report.
+        plots: name of each file -> the plots in it, side by side.
     """
-    for name, draws in plots.items():
-        storage.commit(storage.join(place, FOLDER, f"{name}.png"), _png(draws))
-
-
-def of_training(
-    epochs: Sequence[Row],
-    events: Sequence[Row],
-    matrix: NDArray[np.int64],
-    found: metrics.Calibration,
-) -> dict[str, list[Draw]]:
-    """The plots of a training run.
-
-    Args:
-        epochs: rows of metrics.jsonl.
-        events: rows of events.jsonl.
-        matrix: (10, 10) counts, row = true class.
-        found: calibration on the test images.
-    """
-    curves = [("loss", "training loss"), ("val_accuracy", "validation accuracy")]
-    return {
-        "learning": [
-            _curve(epochs, name, title)
-            for name, title in [*curves, ("learning_rate", "learning rate")]
-            if epochs[-1][name] is not None
-        ],
-        "speed": [_speed(epochs, events)],
-        **of_reading(matrix, found),
-    }
-
-
-def of_reading(matrix: NDArray[np.int64], found: metrics.Calibration) -> dict[str, list[Draw]]:
-    """How well digits were read: confusion and calibration."""
-    return {"confusion": [_confusion(matrix)], "calibration": [_calibration(found)]}
-
-
-def of_rows(read: NDArray[np.int64], progress: Sequence[Row]) -> dict[str, list[Draw]]:
-    """What was read, and how it came in over time.
-
-    Args:
-        read: (10,) rows by digit.
-        progress: rows of _metrics.jsonl.
-    """
-
-    def digits(axes: Axes) -> None:
-        axes.bar(range(len(read)), read, color=_BLUE)
-        axes.set(title="rows by digit", xlabel="digit", xticks=range(len(read)))
-
-    def over_time(axes: Axes) -> None:
-        axes.plot([row["time_s"] for row in progress], [row["row"] for row in progress], _BLUE)
-        axes.set(title="rows over time", xlabel="seconds", ylim=(0, None))
-
-    return {"digits": [digits], **({"speed": [over_time]} if progress else {})}
-
-
-def _png(draws: Sequence[Draw]) -> bytes:
     # No pyplot: it keeps figures and a display for the whole process.
     from matplotlib.figure import Figure
 
-    figure = Figure((5.2 * len(draws), 4), dpi=_DOTS_PER_INCH, layout="constrained")
-    for draw, axes in zip(draws, np.ravel(figure.subplots(1, len(draws))), strict=True):
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-    stream = BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    for name, drawn in plots.items():
+        figure = Figure((5.2 * len(drawn), 4), dpi=_DOTS_PER_INCH, layout="constrained")
+        for plot, axes in zip(drawn, np.ravel(figure.subplots(1, len(drawn))), strict=True):
+            axes.spines[["top", "right"]].set_visible(False)
+            if isinstance(plot, Chart):
+                _draw_chart(axes, plot)
+            else:
+                _draw_confusion(axes, plot)
+        stream = BytesIO()
+        figure.savefig(stream, format="png")
+        storage.commit(storage.join(place, FOLDER, f"{name}.png"), stream.getvalue())
 
 
-def _curve(epochs: Sequence[Row], name: str, title: str) -> Draw:
-    def draw(axes: Axes) -> None:
-        numbers, heights = [row["epoch"] for row in epochs], [row[name] for row in epochs]
-        axes.plot(numbers, heights, _BLUE, marker=".")
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(axis="y", alpha=0.3)
-
-    return draw
-
-
-def _speed(epochs: Sequence[Row], events: Sequence[Row]) -> Draw:
-    def draw(axes: Axes) -> None:
-        rounds = [0, *(row["round"] for row in epochs)]
-        axes.stairs([row["images_per_s"] for row in epochs], rounds, color=_BLUE)
-        for event in events:
-            colour = _GREEN if event["event"] == "joined" else _RED
-            if "round" in event:
-                axes.axvline(event["round"], color=colour, linestyle=":")
-        axes.set(title="images a second; lost (red), back (green)", xlabel="round", ylim=(0, None))
-
-    return draw
-
-
-def _confusion(matrix: NDArray[np.int64]) -> Draw:
-    def draw(axes: Axes) -> None:
-        wrong = matrix - np.diag(np.diag(matrix))
-        axes.imshow(wrong, cmap="Oranges", vmax=max(1, wrong.max()) * 2)
-        for (row, column), count in np.ndenumerate(matrix):
-            if count:
-                colour = _BLUE if row == column else "black"
-                axes.text(column, row, count, ha="center", va="center", size=8, color=colour)
-        numbers = range(len(matrix))
-        axes.set(xlabel="read as", ylabel="is", xticks=numbers, yticks=numbers)
-
-    return draw
-
-
-def _calibration(found: metrics.Calibration) -> Draw:
-    def draw(axes: Axes) -> None:
-        axes.plot(
-            (0, 1), (0, 1), color=_GREY, linestyle="--", label="scores that mean what they say"
-        )
-        filled = found.counts > 0
-        axes.plot(
-            found.confidence[filled], found.accuracy[filled], _ORANGE, marker="o", label="this net"
-        )
-        axes.set(title=f"calibration error {found.error:.2%}", xlabel="best score", ylabel="right")
+def _draw_chart(axes: Axes, chart: Chart) -> None:
+    axes.set_title(chart.title, loc="left", size="medium", wrap=True)
+    axes.set(xlim=chart.x[1:3], ylim=chart.y[1:3], xlabel=chart.x.name, ylabel=chart.y.name)
+    axes.set_yscale("log" if chart.y.log else "linear")
+    axes.minorticks_off()
+    axes.set_xticks(chart.x.ticks(), map(chart.x.format, chart.x.ticks()))
+    axes.set_yticks(chart.y.ticks(), map(chart.y.format, chart.y.ticks()))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    for series in chart.series:
+        look = {"color": _COLOURS[series.style], "label": series.name}
+        if isinstance(series, Line):
+            dots = {"linestyle": "--"} if series.style == "guide" else {"marker": "."}
+            axes.plot(*zip(*series.points, strict=True), clip_on=False, **look, **dots)
+        else:
+            lefts, rights = np.reshape(series.spans, (-1, 2)).T
+            heights = np.subtract(series.heights, chart.y.low)
+            axes.bar(lefts, heights, rights - lefts, chart.y.low, align="edge", **look)
+    for mark in chart.marks:
+        axes.axvline(mark.x, color=_COLOURS[mark.style], linestyle=":")
+    if len(chart.series) > 1:
         axes.legend()
 
-    return draw
+
+def _draw_confusion(axes: Axes, confusion: ConfusionMatrix) -> None:
+    from matplotlib.colors import to_rgb
+
+    pale = np.array(to_rgb(PALE))
+    cells = confusion.cells()
+    shades = [
+        [pale + cell.share / 100 * (to_rgb(_COLOURS[cell.kind]) - pale) for cell in row]
+        for row in cells
+    ]
+    axes.imshow(shades)
+    for (row, column), count in np.ndenumerate(confusion.counts):
+        if count:
+            axes.text(column, row, count, ha="center", va="center", size=8)
+    numbers = range(len(cells))
+    axes.set(xlabel="predicted digit", ylabel="true digit", xticks=numbers, yticks=numbers)

@@ -4,40 +4,53 @@ Sizes are pixels. A row has a line with the file's name, captions, panels and th
 """
 
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
+from math import floor
+from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
 from PIL.PngImagePlugin import PngInfo
 
 from nanograd.errors import OutputExistsError, UsageError
+from nanograd.pictures.normalise import Steps
 from nanograd.report.inspection import Inspection
-from nanograd.report.panels import (
-    BLUE,
-    GREY,
-    LINE,
-    NUM_PANELS,
-    PALE,
-    RED,
-    SCORES_WIDTH,
-    SIDE,
-    Panel,
-    draw_panels,
-    draw_scores,
-    draw_text,
-    format_score,
-    short_path,
-    shorten_text,
-    wrap_text,
-)
 from nanograd.runtime import storage
 
 SOFTWARE = "nanograd inspect"
 
+# Legible on white (contrast of 4.5 and more), except ORANGE, which fills areas.
+INK, GREY, BLUE, RED = (31, 35, 40), (99, 106, 117), (29, 78, 216), (176, 32, 24)
+ORANGE, LINE, PALE = (230, 126, 20), (208, 213, 221), (243, 244, 246)
+
+# The copy in which the normaliser searches has 160 pixels: it is drawn at its own size.
+SIDE = 160
+NUM_PANELS = 6
+SCORES_WIDTH = 190
 _MARGIN, _GAP, _HEAD = 24, 14, 56
 _NAME, _CAPTION, _BELOW = 32, 19, 20
 _ROW = _NAME + _CAPTION + SIDE + _BELOW
 _STRIDE = SIDE + _GAP
 _PANELS_WIDTH = NUM_PANELS * _STRIDE - _GAP
+
+Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
+
+
+class Panel(NamedTuple):
+    """The picture of one step.
+
+    Args:
+        caption: text above it.
+        image: SIDE pixels high, RGB.
+    """
+
+    caption: str
+    image: Image.Image
 
 
 def check_output(place: str) -> None:
@@ -125,3 +138,143 @@ def _explain_gap(
     draw.rectangle((left, top, left + width - 1, top + SIDE - 1), fill=PALE)
     for number, line in enumerate(wrap_text(reason, 14, width - 32)[:6]):
         draw_text(draw, (left + 16, top + 16 + 21 * number), line, size=14, colour=colour)
+
+
+@cache
+def load_font(size: int) -> FreeTypeFont:
+    """Return the font that comes with Pillow, `size` pixels high."""
+    font = ImageFont.load_default(size)
+    if not isinstance(font, FreeTypeFont):
+        raise TypeError("this Pillow was built without FreeType")
+    return font
+
+
+def draw_text(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    colour: Colour = INK,
+    align_right: bool = False,
+) -> None:
+    """Draw text with its upper left or upper right corner at a point."""
+    anchor = "ra" if align_right else "la"
+    draw.text(corner, _printable(text), fill=colour, font=load_font(size), anchor=anchor)
+
+
+def wrap_text(text: str, size: int, width: int) -> list[str]:
+    """Split text into lines of at most `width` pixels, shortening words that are wider."""
+    lines = [""]
+    for word in _printable(text).split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and load_font(size).getlength(longer) > width:
+            lines.append(shorten_text(word, size, width))
+        else:
+            lines[-1] = shorten_text(longer, size, width)
+    return lines
+
+
+def shorten_text(text: str, size: int, width: int) -> str:
+    """Replace the middle of text by dots until it is at most `width` pixels wide."""
+    text = shortened = _printable(text)
+    num_kept = len(text) - 1
+    while load_font(size).getlength(shortened) > width and num_kept >= 2:
+        shortened = f"{text[: (num_kept + 1) // 2]}...{text[len(text) - num_kept // 2 :]}"
+        num_kept -= 1
+    return shortened
+
+
+def _printable(text: str) -> str:
+    encodable = text.encode(errors="replace").decode()
+    return "".join(letter if letter.isprintable() else "?" for letter in encodable)
+
+
+def format_score(score: float) -> str:
+    """Format a score as a percentage, rounded down: only 1 is shown as 100 %.
+
+    >>> [format_score(score) for score in (1.0, 0.99999, 0.0004)]
+    ['100.0%', '99.9%', '0.0%']
+    """
+    return f"{floor(1000 * score) / 10}%"
+
+
+def short_path(place: str) -> str:
+    """Return the folder and the name of a file.
+
+    >>> short_path("s3://bucket/scans/7/img.png")
+    '7/img.png'
+    """
+    return "/".join(Path(place).parts[-2:])
+
+
+def draw_panels(inspection: Inspection) -> list[Panel | None]:
+    """Return NUM_PANELS steps in their order, from the decoded picture on; None if skipped."""
+    steps, mask = inspection.steps or Steps(), None
+    if steps.ink is not None and steps.levels is not None:
+        mask = steps.ink > steps.levels.weak
+    width, height = inspection.size
+    light = ", light ink" if steps.inverted else ""
+    dropped = mask is not None and steps.marks is not None and bool((mask & ~steps.marks).any())
+    drawn = {
+        f"picture, {width} x {height}": inspection.picture and inspection.picture.convert("RGB"),
+        f"paper removed{light}": None if steps.ink is None else _darken(steps.ink),
+        "all marks": None if mask is None else _darken(mask),
+        f"marks kept{', orange: dropped' * dropped}": None
+        if mask is None or steps.marks is None
+        else _highlight(mask, steps.marks),
+        "stroke width adjusted": None if steps.strokes is None else _darken(steps.strokes),
+        "28 x 28, input of the net": None
+        if steps.image is None
+        else Image.fromarray(steps.image).convert("RGB"),
+    }
+    return [Panel(name, frame_image(image)) if image else None for name, image in drawn.items()]
+
+
+def _darken(share: NDArray[np.floating] | NDArray[np.bool_]) -> Image.Image:
+    """Draw ink, a share of 0 to 1, as black on white."""
+    grey: Pixels = np.round(255 * (1 - share.astype(np.float32))).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _highlight(mask: NDArray[np.bool_], marks: NDArray[np.bool_]) -> Image.Image:
+    pixels = np.full((*mask.shape, 3), 255, np.uint8)
+    pixels[mask] = ORANGE
+    pixels[marks] = INK
+    return Image.fromarray(pixels)
+
+
+def frame_image(image: Image.Image) -> Image.Image:
+    """Centre a picture in a panel, uncropped; small ones are enlarged by a whole factor."""
+    panel = Image.new("RGB", (SIDE, SIDE), PALE)
+    factor = (SIDE - 2) / max(image.size)
+    if factor >= 2:
+        size = (image.width * int(factor), image.height * int(factor))
+        image = image.resize(size, Image.Resampling.NEAREST)
+    elif factor != 1:
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    panel.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
+    ImageDraw.Draw(panel).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=LINE)
+    return panel
+
+
+def draw_scores(scores: NDArray[np.float32]) -> Panel:
+    """Draw ten scores as bars, the best one in colour, SCORES_WIDTH x SIDE.
+
+    Args:
+        scores: (10,) float32, 0 to 1.
+    """
+    image = Image.new("RGB", (SCORES_WIDTH, SIDE), "white")
+    draw = ImageDraw.Draw(image)
+    height, left, right = SIDE // 10, 18, SCORES_WIDTH - 46
+    for digit, score in enumerate(scores.tolist()):
+        top, best = digit * height, digit == int(scores.argmax())
+        ink = INK if best else GREY
+        draw_text(draw, (4, top + 1), str(digit), size=12, colour=ink)
+        draw.rectangle((left, top + 3, right, top + height - 3), fill=PALE)
+        if length := round(score * (right - left)):
+            bar = (left, top + 3, left + length, top + height - 3)
+            draw.rectangle(bar, fill=BLUE if best else GREY)
+        draw_text(draw, (right + 6, top + 1), format_score(score), size=12, colour=ink)
+    return Panel("scores", image)

@@ -19,11 +19,11 @@ from tests.helpers.runs import train
 # Not for the whole session: while it is open, an event loop runs in this thread.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = chromium.program()
+    path = chromium.find_program()
     if path is None:
         pytest.skip("needs Chromium; `make test-browser` installs it")
-    with chromium.browser(path) as found:
-        yield found
+    with chromium.launch(path) as launched:
+        yield launched
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The drawing page in a browser: strokes of a pointer in, Python's image and scores out."""
+"""The drawing pad in a browser gives the images and scores of Python."""
 
 import json
 import re
@@ -17,8 +17,8 @@ from nanograd.models import model as model_io
 from nanograd.pictures import normalise
 from tests.helpers.drawings import Drawing, drawings
 
-_READ = "(() => { try { return JSON.stringify(nanograd.read(), (_, value) => "
-_READ += "ArrayBuffer.isView(value) ? Array.from(value) : value) } catch { return '{}' } })()"
+_CLASSIFY = "(() => { try { return JSON.stringify(nanograd.classify(), (_, value) => "
+_CLASSIFY += "ArrayBuffer.isView(value) ? Array.from(value) : value) } catch { return '{}' } })()"
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +48,20 @@ def draw(page: Page, drawing: Drawing) -> None:
 
 
 def pad(page: Page) -> Image.Image:
-    found = page.evaluate(
-        "(({width, height, data}) => ({width, height, data: Array.from(data)}))(nanograd.pixels())"
-    )
-    pixels = np.array(found["data"], np.uint8).reshape(found["height"], found["width"])
+    to_array = "({width, height, data}) => ({width, height, data: Array.from(data)})"
+    drawn = page.evaluate(f"({to_array})(nanograd.padPixels())")
+    pixels = np.array(drawn["data"], np.uint8).reshape(drawn["height"], drawn["width"])
     return Image.fromarray(pixels)
 
 
-def test_page_reads_drawings_as_python_does(page: Page, run: Path) -> None:
+def test_page_classifies_drawings_as_python_does(page: Page, run: Path) -> None:
     model = model_io.load(str(run / "model"))
     images, in_page = [], []
 
     for drawing in drawings(1, seed=3):
         page.click("#clear")
         draw(page, drawing)
-        in_page.append(json.loads(page.evaluate(_READ)))
+        in_page.append(json.loads(page.evaluate(_CLASSIFY)))
         images.append(normalise.normalise(pad(page)).ravel())
 
     assert [each["image"] for each in in_page] == [image.tolist() for image in images]

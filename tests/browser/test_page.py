@@ -1,4 +1,4 @@
-"""Each report as a browser shows it: alone, at any width, in light and dark, by keyboard."""
+"""The reports in a browser: offline, on a phone, in light and dark, by keyboard."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 
 @pytest.fixture(params=["training", "labelled", "unlabelled"])
 def report(request: pytest.FixtureRequest, address: str, predictions: dict[str, str]) -> str:
-    """Where a report is: of a training run, of a prediction with labels and without."""
+    """Return the address of a report: training, prediction with labels and without."""
     return {"training": address, **predictions}[request.param]
 
 
@@ -24,33 +24,33 @@ def page(request: pytest.FixtureRequest, browser: Browser, report: str) -> Itera
     context.close()
 
 
-def test_nothing_is_asked_for_and_nothing_fails(browser: Browser, report: str) -> None:
+def test_page_requests_nothing_and_logs_no_error(browser: Browser, report: str) -> None:
     context = browser.new_context(offline=True)
     page = context.new_page()
-    asked: list[str] = []
-    trouble: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
+    requests: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
 
     page.goto(report)
 
-    assert [url for url in asked if not url.startswith("data:")] == [report]
-    assert trouble == []
+    assert [url for url in requests if not url.startswith("data:")] == [report]
+    assert errors == []
     context.close()
 
 
-def test_accessibility_checker_finds_nothing_serious(page: Page) -> None:
+def test_accessibility_checker_reports_nothing_serious(page: Page) -> None:
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
 
-    found = Axe().run(page)
+    results = Axe().run(page)
 
     serious = [
         f"{each['id']}: {each['nodes'][0]['html']}"
-        for each in found.response["violations"]
+        for each in results.response["violations"]
         if each["impact"] in ("serious", "critical")
     ]
-    assert found.response["passes"]
+    assert results.response["passes"]
     assert serious == []
 
 
@@ -73,14 +73,14 @@ def test_keyboard_reaches_every_link_and_every_wide_table(page: Page) -> None:
             )
         )
 
-    # What is folded away is reached after it is opened.
+    # Tables in a closed <details> cannot be reached.
     hidden = page.evaluate(
         "document.querySelectorAll('details:not([open]) [tabindex=\"0\"]').length"
     )
     assert len(reached - {-1}) == wanted - hidden
 
 
-def test_dark_is_dark_and_light_is_light(page: Page) -> None:
+def test_background_follows_the_colour_scheme(page: Page) -> None:
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
 

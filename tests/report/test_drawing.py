@@ -1,9 +1,10 @@
-"""The page's code, run by the Node that comes with Playwright, against Python's, on one input."""
+"""The JavaScript of the page, run by the Node of Playwright, gives the results of Python."""
 
 import json
 import subprocess
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,27 +23,29 @@ from nanograd.errors import UnreadableError
 from nanograd.models.model import Model, Net
 from nanograd.nn.mlp import Architecture, init_params
 from nanograd.pictures import normalise
-from nanograd.report.drawing import SCRIPTS, draw_section, embedded, quantise
-from nanograd.report.html import asset
+from nanograd.report.drawing import PAD_SIDE, SCRIPTS, pack_nets, quantise
+from nanograd.report.html import asset, render
 from tests.helpers.drawings import Drawing, drawings, painted
 
 _NODE = Path(playwright.__file__).parent / "driver" / "node"
-_READ = """
-const answer = (each) => { try { return ask(each); } catch (error) { return error.message; } };
+_RUN = """
+const run = (each) => { try { return evaluate(each); } catch (error) { return error.message; } };
 const plain = (value) => (typeof value === "string" ? value : Array.from(value));
-process.stdout.write(JSON.stringify(given.map((each) => plain(answer(each)))));
+process.stdout.write(JSON.stringify(values.map((each) => plain(run(each)))));
 """
 
 Bytes = NDArray[np.uint8]
 
 
-def in_node(ask: str, given: list[Any], before: str = "") -> list[Any]:
-    """What the page's code answers to each value, with `ask` as an expression of `each`."""
+def run_in_node(expression: str, values: list[Any], before: str = "") -> list[Any]:
+    """Return the value of an expression of `each` in the page's code, for each of `values`."""
     code = "".join(asset(name) for name in SCRIPTS if name != "draw.js") + before
-    code += f"const ask = (each) => {ask};\nconst given = {json.dumps(given)};\n{_READ}"
+    code += (
+        f"const evaluate = (each) => {expression};\nconst values = {json.dumps(values)};\n{_RUN}"
+    )
     done = subprocess.run([_NODE, "-"], input=code, capture_output=True, text=True, check=True)
-    answers: list[Any] = json.loads(done.stdout)
-    return answers
+    results: list[Any] = json.loads(done.stdout)
+    return results
 
 
 def as_json(picture: Image.Image) -> dict[str, Any]:
@@ -56,9 +59,9 @@ def as_png(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def normalised_in_page(pictures: list[Image.Image]) -> list[Any]:
-    given = [as_json(picture) for picture in pictures]
-    return in_node("normalise({...each, data: Uint8ClampedArray.from(each.data)})", given)
+def normalise_in_page(pictures: list[Image.Image]) -> list[Any]:
+    values = [as_json(picture) for picture in pictures]
+    return run_in_node("normalise({...each, data: Uint8ClampedArray.from(each.data)})", values)
 
 
 def some_model(*nets: tuple[Architecture, Preparation]) -> Model:
@@ -84,7 +87,7 @@ def architecture(**changes: Any) -> Architecture:
 def test_page_and_python_normalise_drawings_to_the_same_bytes(pen: int) -> None:
     pictures = [painted(drawing, pen) for drawing in drawings(4, seed=pen)]
 
-    in_page = normalised_in_page(pictures)
+    in_page = normalise_in_page(pictures)
 
     wanted = [normalise.normalise(picture).ravel().tolist() for picture in pictures]
     differing = [place for place, (a, b) in enumerate(zip(in_page, wanted, strict=True)) if a != b]
@@ -96,7 +99,7 @@ def test_page_refuses_what_python_refuses() -> None:
     two = Drawing(1, [bar, [(x + 110, y) for x, y in bar]])
     pictures = [painted(two), Image.new("L", (240, 240), 255)]
 
-    in_page = normalised_in_page(pictures)
+    in_page = normalise_in_page(pictures)
 
     assert [type(each) for each in in_page] == [str, str]
     for picture in pictures:
@@ -105,10 +108,10 @@ def test_page_refuses_what_python_refuses() -> None:
 
 
 @pytest.mark.parametrize("size", [Size(), Size(width=3.7), Size(height=5.3), Size(3.3, 5.7)])
-def test_page_deskews_digits_to_the_same_bytes(sample: Mnist, size: Size) -> None:
+def test_page_and_python_deskew_digits_to_the_same_bytes(sample: Mnist, size: Size) -> None:
     images = sample.test.images[:193]
 
-    in_page = in_node(f"deskew(each, {size.width}, {size.height})", images.tolist())
+    in_page = run_in_node(f"deskew(each, {size.width}, {size.height})", images.tolist())
 
     assert in_page == deskew(images, size).tolist()
 
@@ -123,26 +126,28 @@ def test_page_deskews_digits_to_the_same_bytes(sample: Mnist, size: Size) -> Non
         ({"hidden": 7}, Preparation(name="deslanted", width=3.5, height=5.5)),
     ],
 )
-def test_scores_of_the_page_are_those_of_python(
+def test_page_and_python_compute_the_same_scores(
     sample: Mnist, changes: dict[str, Any], preparation: Preparation
 ) -> None:
     model = some_model((architecture(**changes), preparation), (architecture(), preparation))
-    images, (nets, count) = sample.test.images[:23], embedded(model)
+    images, nets = sample.test.images[:23], pack_nets(model)
 
-    in_page = in_node("scores(nets, each)", images.tolist(), f"const nets = {nets}.map(unpack);")
+    in_page = run_in_node(
+        "scores(nets, each)", images.tolist(), f"const nets = {json.dumps(nets)}.map(unpack);"
+    )
 
-    assert count == 2
+    assert len(nets) == 2
     np.testing.assert_allclose(in_page, model.scores(images), rtol=0, atol=1e-4)
 
 
-def test_drawings_that_the_page_saves_are_ingested_with_their_labels(tmp_path: Path) -> None:
+def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Path) -> None:
     wanted = list(drawings(1, seed=7))
     pictures = [painted(drawing) for drawing in wanted]
     files = [
         {"name": f"{drawing.label}/drawing-{number:04}.png", "bytes": list(as_png(picture))}
         for number, (drawing, picture) in enumerate(zip(wanted, pictures, strict=True), 1)
     ]
-    [packed] = in_node("zip(each)", [files])
+    [packed] = run_in_node("zip(each)", [files])
     (tmp_path / "drawings.zip").write_bytes(bytes(packed))
     config = IngestConfig(output=str(tmp_path / "rows"), workers=0)
 
@@ -156,23 +161,35 @@ def test_drawings_that_the_page_saves_are_ingested_with_their_labels(tmp_path: P
         assert np.array_equal(image, normalise.normalise(picture))
 
 
-def test_only_nets_that_fit_are_embedded() -> None:
+def test_only_nets_that_fit_are_packed() -> None:
     pair = (architecture(), Preparation(name="unit"))
-    model = some_model(pair, pair, pair)
-    size = len(embedded(some_model(pair))[0])
+    size = len(json.dumps(pack_nets(some_model(pair))[0]))
 
-    text, count = embedded(model, 2 * size + 7)
-
-    assert count == len(json.loads(text)) == 2
+    assert len(pack_nets(some_model(pair, pair, pair), 2 * size + 7)) == 2
 
 
-def test_net_too_large_for_a_page_is_said_to_be() -> None:
-    model = some_model((architecture(hidden=1300), Preparation(name="unit")))
+def draw_section(model: Model, nets: list[dict[str, Any]]) -> str:
+    run = SimpleNamespace(model=model)
+    return render("draw.html", run=run, nets=nets, scripts=SCRIPTS, pad_side=PAD_SIDE)
 
-    assert "1,300 hidden units is too large" in draw_section(model)
-    assert "1,200" not in draw_section(
-        some_model((architecture(hidden=1200), Preparation(name="unit")))
-    )
+
+@pytest.mark.parametrize(("hidden", "fits"), [(1200, True), (1300, False)])
+def test_net_too_large_for_a_page_is_reported(hidden: int, fits: bool) -> None:
+    model = some_model((architecture(hidden=hidden), Preparation(name="unit")))
+
+    section = draw_section(model, pack_nets(model))
+
+    assert (f"{hidden:,} hidden units is too large" in section) != fits
+    assert ("<canvas" in section) == fits
+
+
+def test_number_of_nets_in_the_page_is_reported() -> None:
+    pair = (architecture(), Preparation(name="unit"))
+    model = some_model(pair, pair)
+    nets = pack_nets(model)
+
+    assert "The page holds 1 of the model's 2 nets." in draw_section(model, nets[:1])
+    assert "The page holds" not in draw_section(model, nets)
 
 
 def test_quantised_weights_are_near() -> None:

@@ -17,7 +17,7 @@ from nanograd.models import model
 from nanograd.models.model import Model, Net
 from nanograd.nn.mlp import Architecture, init_params
 from nanograd.pictures import normalise
-from nanograd.report import panels, sheet
+from nanograd.report import sheet
 from nanograd.report.inspection import Inspection
 from nanograd.runtime.events import Event
 
@@ -31,7 +31,7 @@ def digits(sample: Mnist) -> Dataset:
 
 @pytest.fixture
 def folder(tmp_path: Path, digits: Dataset) -> Path:
-    """A drawing, one with MNIST's form, one that is blank, one that is none."""
+    """Return a folder with a drawing, an MNIST image, a blank picture and a broken file."""
     place = tmp_path / "in"
     place.mkdir()
     drawing = Image.new("RGB", (200, 180), "white")
@@ -57,14 +57,14 @@ def net(tmp_path: Path) -> tuple[str, Model]:
 
 
 def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
-    """Figures, sheet and what was said."""
+    """Return figures, sheet and messages."""
     events: list[Event] = []
     config = InspectConfig(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
     figures = commands.inspect(config, [str(place) for place in inputs], events.append)
     return figures, Image.open(config.output), [str(event) for event in events]
 
 
-def test_result_has_each_picture_with_its_reading_or_its_reason(
+def test_result_has_prediction_or_reason_of_each_picture(
     folder: Path, net: tuple[str, Model], digits: Dataset
 ) -> None:
     figures, _, _ = inspect(folder, model=net[0])
@@ -83,14 +83,14 @@ def test_result_has_each_picture_with_its_reading_or_its_reason(
     assert json.loads(json.dumps(figures)) == figures
 
 
-def test_sheet_has_the_exact_28_by_28_that_the_net_sees(folder: Path) -> None:
+def test_sheet_has_the_exact_input_of_the_net(folder: Path) -> None:
     _, image, _ = inspect(folder / "drawing.png")
 
-    seen = normalise.normalise(Image.open(folder / "drawing.png"))
-    left = image.width - sheet._MARGIN - panels.SIDE + 10
+    image_28 = normalise.normalise(Image.open(folder / "drawing.png"))
+    left = image.width - sheet._MARGIN - sheet.SIDE + 10
     top = sheet._HEAD + sheet._NAME + sheet._CAPTION + 10
     drawn = np.asarray(image.crop((left, top, left + 140, top + 140)).convert("L"))
-    assert np.array_equal(drawn, np.kron(seen, np.ones((5, 5), np.uint8)))
+    assert np.array_equal(drawn, np.kron(image_28, np.ones((5, 5), np.uint8)))
 
 
 def test_sheet_grows_by_the_same_for_every_picture(folder: Path) -> None:
@@ -98,29 +98,29 @@ def test_sheet_grows_by_the_same_for_every_picture(folder: Path) -> None:
 
     one, two, four = (inspect(*files[:count])[1].height for count in (1, 2, 4))
 
-    assert four - two == 2 * (two - one) > 2 * panels.SIDE
+    assert four - two == 2 * (two - one) > 2 * sheet.SIDE
 
 
-def test_net_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[str, Model]) -> None:
+def test_model_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[str, Model]) -> None:
     without, first, _ = inspect(folder, output=str(folder.parent / "a.png"))
     with_net, second, _ = inspect(folder, model=net[0], output=str(folder.parent / "b.png"))
 
     one, two = np.asarray(first), np.asarray(second)
     assert {each["prediction"] for each in without["results"]} == {None}
-    assert two.shape[1] - one.shape[1] > panels.SCORES_WIDTH
+    assert two.shape[1] - one.shape[1] > sheet.SCORES_WIDTH
     left = slice(0, one.shape[1] // 2)
     assert np.array_equal(one[60:, left], two[60:, left])
     assert with_net["pictures"] == without["pictures"]
 
 
-def test_panels_are_the_steps_that_were_taken(folder: Path) -> None:
+def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     def captions(name: str) -> list[str | None]:
         picture = Image.open(folder / name)
         steps = normalise.steps(picture)
         inspection = Inspection(
             file=name, picture=picture, size=picture.size, steps=steps, refused=steps.refused
         )
-        return [panel and panel.caption for panel in panels.draw_panels(inspection)]
+        return [panel and panel.caption for panel in sheet.draw_panels(inspection)]
 
     assert captions("drawing.png") == [
         "picture, 200 x 180", "paper removed", "all marks", "marks kept, orange: dropped",
@@ -128,37 +128,37 @@ def test_panels_are_the_steps_that_were_taken(folder: Path) -> None:
     ]  # fmt: skip
     assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, input of the net"]
     assert captions("blank.png")[2:] == [None] * 4
-    assert panels.draw_panels(Inspection(file="x")) == [None] * panels.NUM_PANELS
+    assert sheet.draw_panels(Inspection(file="x")) == [None] * sheet.NUM_PANELS
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])
-def test_framed_picture_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
-    panel = panels.frame_image(Image.new("RGB", size, (9, 9, 9)))
+def test_framed_image_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
+    panel = sheet.frame_image(Image.new("RGB", size, (9, 9, 9)))
 
     pixels = np.asarray(panel)
-    assert panel.size == (panels.SIDE, panels.SIDE)
-    assert (pixels[0] == panels.LINE).all()
+    assert panel.size == (sheet.SIDE, sheet.SIDE)
+    assert (pixels[0] == sheet.LINE).all()
     assert (pixels[79:81, 79:81] == 9).all(axis=2).any()
 
 
 def test_longest_bar_is_the_best_score_in_colour() -> None:
     scores = np.array([0, 0, 0.25, 0, 0, 0, 0, 0.75, 0, 0], np.float32)
 
-    pixels = np.asarray(panels.draw_scores(scores).image)
+    pixels = np.asarray(sheet.draw_scores(scores).image)
 
-    blue = (pixels == panels.BLUE).all(axis=2)
-    rows = np.flatnonzero(blue.any(axis=1)) * 10 // panels.SIDE
-    whole = (pixels == panels.PALE).all(axis=2)[8].sum()
+    blue = (pixels == sheet.BLUE).all(axis=2)
+    rows = np.flatnonzero(blue.any(axis=1)) * 10 // sheet.SIDE
+    whole = (pixels == sheet.PALE).all(axis=2)[8].sum()
     assert set(rows) == {7}
     assert blue.sum(axis=1).max() == pytest.approx(0.75 * whole, abs=2)
 
 
-@pytest.mark.parametrize("words", ["", "a", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
-def test_words_fit_the_width_they_are_given(words: str) -> None:
-    lines = panels.wrap_text(words, 14, 200)
+@pytest.mark.parametrize("text", ["", "a", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
+def test_text_fits_the_given_width(text: str) -> None:
+    lines = sheet.wrap_text(text, 14, 200)
 
-    assert panels.load_font(15).getlength(panels.shorten_text(words, 15, 200)) <= 200
-    assert all(panels.load_font(14).getlength(line) <= 200 for line in lines)
+    assert sheet.load_font(15).getlength(sheet.shorten_text(text, 15, 200)) <= 200
+    assert all(sheet.load_font(14).getlength(line) <= 200 for line in lines)
 
 
 def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
     assert Image.open(BytesIO(data)).format == "PNG"
 
 
-def test_earlier_sheet_is_replaced_and_is_no_picture_of_its_own_folder(folder: Path) -> None:
+def test_earlier_sheet_is_replaced_and_not_inspected(folder: Path) -> None:
     output = str(folder / "sheet.png")
 
     first, _, _ = inspect(folder / "mnist.png", output=output)
@@ -178,7 +178,7 @@ def test_earlier_sheet_is_replaced_and_is_no_picture_of_its_own_folder(folder: P
     assert (first["pictures"], again["pictures"]) == (1, 4)
 
 
-def test_picture_is_never_written_over(folder: Path) -> None:
+def test_picture_is_never_overwritten(folder: Path) -> None:
     before = (folder / "mnist.png").read_bytes()
 
     with pytest.raises(OutputExistsError, match=r"is not a sheet of this command"):
@@ -187,14 +187,14 @@ def test_picture_is_never_written_over(folder: Path) -> None:
     assert (folder / "mnist.png").read_bytes() == before
 
 
-def test_limit_draws_the_first_and_says_so(folder: Path) -> None:
+def test_limit_draws_the_first_pictures_and_counts_the_rest(folder: Path) -> None:
     figures, _, said = inspect(folder, limit=3)
 
     assert (figures["pictures"], figures["left_out"]) == (3, 1)
     assert said == ["4 pictures; the sheet shows the first 3 (--limit)"]
 
 
-def test_mistakes_are_said_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+def test_usage_errors_are_raised_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"its name ends in \.png"):
         inspect(folder, output=str(tmp_path / "sheet.jpg"))
     with pytest.raises(DataError, match="no such file or folder"):

@@ -10,15 +10,13 @@ from nanograd import cli, commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UsageError
-from nanograd.report import plots, training_report
+from nanograd.report import html, plots, training_report
 from tests.helpers.runs import train
-from tests.report.test_prediction_report import Predict, model, predict
-
-__all__ = ["model", "predict"]
+from tests.report.conftest import Predict
 
 
 def written(place: Path) -> dict[str, tuple[int, int]]:
-    """Name and size of each PNG file that has something in it."""
+    """Return name and size of each PNG file, none of which is blank."""
     sizes = {}
     for file in sorted((place / plots.FOLDER).iterdir()):
         with Image.open(file) as picture:
@@ -28,28 +26,20 @@ def written(place: Path) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def test_plots_of_a_run_are_png_files(few_digits: Mnist, tmp_path: Path) -> None:
-    train(few_digits, tmp_path / "run")
+@pytest.mark.parametrize(("validation_split", "num_curves"), [(0.1, 3), (0.0, 2)])
+def test_plots_of_a_run_are_png_files(
+    few_digits: Mnist, tmp_path: Path, validation_split: float, num_curves: int
+) -> None:
+    train(few_digits, tmp_path / "run", validation_split=validation_split)
 
     training_report.write(str(tmp_path / "run"), few_digits.test, as_png=True)
 
     sizes = written(tmp_path / "run")
-    assert sorted(sizes) == ["calibration", "confusion", "learning", "speed"]
-    assert sizes["learning"] == (3 * 624, 480)
+    assert sorted(sizes) == ["calibration", "confidence", "confusion", "learning", "speed"]
+    assert sizes["learning"] == (num_curves * 624, 480)
 
 
-def test_run_without_validation_has_plots_without_it(few_digits: Mnist, tmp_path: Path) -> None:
-    train(few_digits, tmp_path / "run", validation_split=0.0)
-
-    training_report.write(str(tmp_path / "run"), few_digits.test, as_png=True)
-
-    assert written(tmp_path / "run")["learning"] == (2 * 624, 480)
-
-
-@pytest.mark.parametrize(
-    ("labelled", "names"),
-    [(0, ["digits", "speed"]), (193, ["calibration", "confusion", "digits", "speed"])],
-)
+@pytest.mark.parametrize(("labelled", "names"), [(0, []), (193, ["calibration", "confusion"])])
 def test_plots_of_a_prediction_are_png_files(
     predict: Predict, labelled: int, names: list[str]
 ) -> None:
@@ -57,10 +47,17 @@ def test_plots_of_a_prediction_are_png_files(
 
     commands.report(str(out), None, [].append, as_png=True)
 
-    assert sorted(written(out)) == names
+    assert sorted(written(out)) == sorted([*names, "confidence", "digits", "speed"])
 
 
-def test_missing_extra_is_named_before_anything_is_trained(
+def test_colours_are_those_of_the_page() -> None:
+    light = html.asset("page.css").split("@media")[0]
+
+    for name in ("blue", "orange", "red", "green", "grey", "pale"):
+        assert f"--{name}: {getattr(plots, name.upper())};" in light
+
+
+def test_missing_extra_is_reported_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -72,7 +69,7 @@ def test_missing_extra_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_plots_are_written_of_a_run_that_is_complete(tmp_path: Path) -> None:
+def test_plots_of_a_finished_run_are_written(tmp_path: Path) -> None:
     without = TrainConfig(data="sample", workers=0, epochs=1, output=str(tmp_path / "run"))
     commands.train(without, [].append)
 

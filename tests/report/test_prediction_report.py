@@ -1,6 +1,6 @@
 import json
 import re
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +16,35 @@ from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
 from nanograd.report import prediction_report
-from tests.helpers.runs import train
-from tests.report.test_training_report import MOST_BYTES, Page
-
-Predict = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def model(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = tmp_path_factory.mktemp("model") / "run"
-    train(few_digits, place)
-    return str(place / "model")
-
-
-@pytest.fixture
-def predict(model: str, sample: Mnist, tmp_path: Path) -> Predict:
-    """Predict 193 digits, some of them with a label, and a bad row; the output folder."""
-
-    def run(labelled: int, name: str = "<i>&out") -> Path:
-        digits = sample.test.take(slice(0, 193))
-        labels = [int(each) if row < labelled else None for row, each in enumerate(digits.labels)]
-        pictures = [*(image.tobytes() for image in digits.images), b"no picture"]
-        table = pa.table({"image": pictures, "label": pa.array([*labels, None], pa.int8())})
-        (tmp_path / "rows").mkdir(exist_ok=True)
-        pq.write_table(table, tmp_path / "rows" / "<s>.parquet")
-        config = PredictConfig(model=model, output=str(tmp_path / name), workers=0)
-        commands.predict(config, [str(tmp_path / "rows")], [].append)
-        return tmp_path / name
-
-    return run
+from tests.helpers.pages import Page, check_page
+from tests.report.conftest import Predict
 
 
 def words_of(out: Path) -> str:
-    return " ".join(Page((out / prediction_report.NAME).read_text()).words)
+    return Page((out / prediction_report.NAME).read_text()).text
 
 
 @pytest.mark.parametrize("labelled", [0, 100, 193])
-def test_report_is_one_small_file_that_asks_nobody(predict: Predict, labelled: int) -> None:
-    text = (predict(labelled) / prediction_report.NAME).read_text()
+def test_report_is_one_small_file_without_requests(predict: Predict, labelled: int) -> None:
+    page = check_page((predict(labelled) / prediction_report.NAME).read_text())
 
-    page = Page(text)
-    assert len(text.encode()) < MOST_BYTES
-    assert all(source.startswith("data:") for source in page.sources)
-    assert not re.search(r"https?://|@import|url\(", text)
-    assert len(set(page.ids)) == len(page.ids)
-    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
-    assert not re.search(r"<i>&|<s>\.", text)
+    assert ("mistakes" in page.values("id")) == bool(labelled)
 
 
-def test_report_says_what_became_of_the_rows(predict: Predict) -> None:
+def test_report_accounts_for_every_row(predict: Predict) -> None:
     out = predict(193)
 
     table = pq.read_table(out / "predictions")
     label, read = table["label"].to_numpy(), table["prediction"].to_numpy()
     text, words = (out / prediction_report.NAME).read_text(), words_of(out)
     cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', text)
-    assert "194 rows: 193 read, 1 in quarantine." in words
-    assert f"{100 * (label == read).mean():.2f} % were read right" in words
+    assert "194 rows: 193 classified, 1 in quarantine." in words
+    assert f"{100 * (label == read).mean():.2f} % were classified correctly" in words
     assert [int(cell or 0) for cell in cells] == metrics.confusion_matrix(
         read, label, 10
     ).ravel().tolist()
-    assert "not_a_picture" in words or "unreadable" in words or "wrong" in words
-    assert f"{(label != read).sum()} of 193 images were misread" in words
+    assert "broken_image" in words
+    assert f"{(label != read).sum()} of 193 images were misclassified" in words
     assert "<s>.parquet, row" in words
 
 
@@ -93,32 +60,48 @@ def test_calibration_from_counts_is_that_of_the_rows(predict: Predict) -> None:
 def test_rows_without_labels_have_no_accuracy(predict: Predict) -> None:
     words = words_of(predict(0))
 
-    assert "nobody knows how many were read right" in words
+    assert "No row had a label, so the accuracy is unknown." in words
     assert "Worst mistakes" not in words
     assert "Images by best score" in words
     assert "Calibration" not in words
 
 
-def test_some_labels_are_counted_apart(predict: Predict) -> None:
+def test_rows_with_and_without_labels_are_counted_separately(predict: Predict) -> None:
     words = words_of(predict(100))
 
     assert "Of 100 with a label" in words
     assert "without label" in words
 
 
-def test_job_without_a_single_readable_row_has_a_report(
-    model: str, tmp_path: Path, predict: Predict
-) -> None:
+def test_job_without_a_single_readable_row_has_a_report(run: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"no", b"picture"]}), tmp_path / "bad.parquet")
-    config = PredictConfig(model=model, output=str(tmp_path / "out"), workers=0)
+    config = PredictConfig(model=str(run / "model"), output=str(tmp_path / "out"), workers=0)
 
     figures = commands.predict(config, [str(tmp_path / "bad.parquet")], [].append)
 
     assert figures["quarantined"] == 2
-    assert "2 rows: 0 read, 2 in quarantine" in words_of(tmp_path / "out")
+    assert "2 rows: 0 classified, 2 in quarantine" in words_of(tmp_path / "out")
 
 
-def test_metrics_say_how_the_rows_came_in(predict: Predict) -> None:
+def test_report_of_a_large_job_without_progress_and_quarantine(predict: Predict) -> None:
+    finished = prediction_report.read_prediction(str(predict(0)))
+    files = {f"part-{number:03}": f"{number:064x}" for number in range(201)}
+    summary = finished.summary | {"reasons": {}}
+
+    html, drawn = prediction_report.build(
+        replace(finished, files=files, progress=[], summary=summary)
+    )
+
+    text = check_page(html).text
+    assert "201 files with their SHA-256, the first 200 (all are in _manifest.json)" in text
+    assert "part-199" in text
+    assert "part-200" not in text
+    assert "No row is in quarantine." in text
+    assert "No progress was recorded." in text
+    assert sorted(drawn) == ["confidence", "digits"]
+
+
+def test_metrics_count_rows_over_time(predict: Predict) -> None:
     out = predict(7)
 
     rows = [json.loads(line) for line in (out / "_metrics.jsonl").read_text().splitlines()]
@@ -127,7 +110,7 @@ def test_metrics_say_how_the_rows_came_in(predict: Predict) -> None:
     assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
 
 
-def test_command_writes_the_report_anew(predict: Predict) -> None:
+def test_command_writes_the_report_again(predict: Predict) -> None:
     out = predict(7)
     before = (out / prediction_report.NAME).read_bytes()
     (out / prediction_report.NAME).unlink()
@@ -147,19 +130,19 @@ def test_report_of_an_unfinished_prediction_is_refused(predict: Predict) -> None
         commands.report(str(out), None, [].append)
 
 
-def test_there_is_no_report_of_an_ingest(sample: Mnist, tmp_path: Path) -> None:
+def test_report_of_an_ingest_is_refused(sample: Mnist, tmp_path: Path) -> None:
     picture, rows = tmp_path / "7.png", str(tmp_path / "rows")
     Image.fromarray(sample.test.images[0].reshape(28, 28)).save(picture)
     commands.ingest(IngestConfig(output=rows, workers=0), [str(picture)], [].append)
 
-    with pytest.raises(DataError, match="is what ingest wrote"):
+    with pytest.raises(DataError, match="was written by ingest"):
         commands.report(rows, None, [].append)
 
 
 @pytest.mark.parametrize("command", ["train", "predict"])
 def test_bug_in_a_report_is_a_warning_and_exit_code_0(
     predict: Predict,
-    model: str,
+    run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -168,14 +151,14 @@ def test_bug_in_a_report_is_a_warning_and_exit_code_0(
     predict(7)
     words = {
         "train": ["--data", "sample", "--epochs", "1"],
-        "predict": [str(tmp_path / "rows"), "--model", model],
+        "predict": [str(tmp_path / "rows"), "--model", str(run / "model")],
     }[command]
 
     def bug(*_: Any) -> str:
         raise ZeroDivisionError("a bug")
 
     for module in ("training_report", "prediction_report"):
-        monkeypatch.setattr(f"nanograd.report.{module}.page", bug)
+        monkeypatch.setattr(f"nanograd.report.{module}.build", bug)
     with pytest.raises(SystemExit) as exit_:
         cli.main([command, *words, "--workers", "0", "--output", str(tmp_path / "new")])
 

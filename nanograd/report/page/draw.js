@@ -1,16 +1,16 @@
-// The pad: strokes in, what the net sees and its scores out, drawings with labels into one file.
+// The pad: draws strokes, shows the net's input and scores, saves labelled drawings in one file.
 
 const byId = (id) => document.getElementById(id);
 const PEN = 18; // of the 240 pixels of the pad
 
-const pad = byId("pad"), seen = byId("seen"), said = byId("said");
+const pad = byId("pad"), input = byId("input"), status = byId("status");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const rows = [...document.querySelectorAll(".scores li")];
 const nets = JSON.parse(byId("nets").textContent).map(unpack);
 const kept = [];
-let strokes = [], drawing = null, waiting = false;
+let strokes = [], drawing = null, scheduled = false;
 
-function paint() {
+function paintPad() {
   ink.fillStyle = "#fff";
   ink.fillRect(0, 0, pad.width, pad.height);
   Object.assign(ink, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#000" });
@@ -22,13 +22,13 @@ function paint() {
   }
 }
 
-function pixels() {
+function padPixels() {
   const { width, height, data } = ink.getImageData(0, 0, pad.width, pad.height);
   return { width, height, data: data.filter((_, place) => place % 4 === 0) };
 }
 
-function showSeen(image) {
-  const surface = seen.getContext("2d");
+function showInput(image) {
+  const surface = input.getContext("2d");
   const picture = surface.createImageData(28, 28);
   picture.data.forEach((_, place, data) => {
     data[place] = place % 4 === 3 ? 255 : 255 - (image ? image[place >> 2] : 0);
@@ -47,65 +47,66 @@ function showScores(values) {
   return best;
 }
 
-// What the page makes of the drawing; also for tests and the curious, at the console.
-function read() {
-  const image = normalise(pixels());
+// Normalise and classify the drawing.
+function classify() {
+  const image = normalise(padPixels());
   return { image, scores: scores(nets, image) };
 }
 
-function look() {
-  waiting = false;
-  paint();
-  let found = null;
+function update() {
+  scheduled = false;
+  paintPad();
+  let result = null;
   try {
-    found = strokes.length ? read() : null;
-    said.textContent = found ? "" : "Draw a digit on the white square.";
+    result = strokes.length ? classify() : null;
+    status.textContent = result ? "" : "Draw a digit on the white square.";
   } catch (error) {
-    said.textContent = error.message;
+    status.textContent = error.message;
   }
-  showSeen(found && found.image);
-  const best = showScores(found && found.scores);
-  if (found && !drawing) said.textContent = `The net reads ${best}.`;
-  for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !found;
+  showInput(result && result.image);
+  const best = showScores(result && result.scores);
+  if (result && !drawing) status.textContent = `The net predicts ${best}.`;
+  for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !result;
 }
 
-function soon() {
-  if (!waiting) requestAnimationFrame(look);
-  waiting = true;
+function scheduleUpdate() {
+  if (!scheduled) requestAnimationFrame(update);
+  scheduled = true;
 }
 
-function place(event) {
+// The position of a pointer in pixels of the pad.
+function position(event) {
   const box = pad.getBoundingClientRect();
-  const at = (value, low, side, length) => ((value - low) / side) * length;
+  const scale = (value, low, side, length) => ((value - low) / side) * length;
   return [
-    at(event.clientX, box.left + pad.clientLeft, pad.clientWidth, pad.width),
-    at(event.clientY, box.top + pad.clientTop, pad.clientHeight, pad.height),
+    scale(event.clientX, box.left + pad.clientLeft, pad.clientWidth, pad.width),
+    scale(event.clientY, box.top + pad.clientTop, pad.clientHeight, pad.height),
   ];
 }
 
 pad.addEventListener("pointerdown", (event) => {
   if (!event.isPrimary || event.button) return;
   pad.setPointerCapture(event.pointerId);
-  drawing = [place(event)];
+  drawing = [position(event)];
   strokes.push(drawing);
-  soon();
+  scheduleUpdate();
 });
 pad.addEventListener("pointermove", (event) => {
   if (!drawing || !event.isPrimary) return;
   const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
-  drawing.push(...(events.length ? events : [event]).map(place));
-  soon();
+  drawing.push(...(events.length ? events : [event]).map(position));
+  scheduleUpdate();
 });
 for (const name of ["pointerup", "pointercancel"]) {
   pad.addEventListener(name, (event) => {
     if (event.isPrimary) drawing = null;
-    soon();
+    scheduleUpdate();
   });
 }
 
 function clear() {
   strokes = [];
-  soon();
+  scheduleUpdate();
 }
 
 function keep(label) {
@@ -131,12 +132,13 @@ function save() {
 
 byId("undo").addEventListener("click", () => {
   strokes.pop();
-  soon();
+  scheduleUpdate();
 });
 byId("clear").addEventListener("click", clear);
 byId("save").addEventListener("click", save);
 for (const each of document.querySelectorAll("[data-label]")) {
   each.addEventListener("click", () => keep(each.dataset.label));
 }
-window.nanograd = { read, normalise, pixels, scores: (image) => scores(nets, image) };
-look();
+// For tests, and for the console of the browser.
+window.nanograd = { classify, padPixels };
+update();

@@ -1,7 +1,7 @@
-// Which marks of a drawing are the digit: nanograd/pictures/marks.py.
+// The marks of a drawing that belong to the digit, as in nanograd/pictures/marks.py.
 
 const REACH = 0.25;
-// What a mark at the border counts beside one that is not.
+// Weight of a mark at the border, relative to one that is not.
 const CUT_OFF = 0.5;
 const MOST_MARKS = 15;
 
@@ -29,7 +29,7 @@ function labelMarks(mask, width, height) {
   return { labels, count };
 }
 
-// Of each mark: its ink (0 without a strong pixel), its share at the border, its box.
+// For each mark: its ink (0 without a strong pixel), the share at the border, its box.
 function measure(ink, labels, count, level) {
   const { width, height, data } = ink;
   const ring = Math.max(1, round(0.02 * Math.min(width, height)));
@@ -55,7 +55,7 @@ function measure(ink, labels, count, level) {
   }));
 }
 
-// How far apart two boxes are, in pixels, along the axis where they are further apart.
+// The distance of two boxes, in pixels, along the axis where it is larger.
 function gap(one, other) {
   return Math.max(
     one.top - other.bottom, other.top - one.bottom, one.left - other.right, other.left - one.right,
@@ -72,17 +72,17 @@ function boxAround(marks) {
 }
 
 function checkOneDigit(marks) {
-  const tall = (mark) => 1 + mark.bottom - mark.top;
+  const tallness = (mark) => 1 + mark.bottom - mark.top;
   const main = marks.reduce((best, each) => (each.mass > best.mass ? each : best));
   const big = marks.filter(
-    (each) => tall(each) > 0.7 * tall(main) && each.mass > 0.4 * main.mass,
+    (each) => tallness(each) > 0.7 * tallness(main) && each.mass > 0.4 * main.mass,
   );
-  const apart = big.some((one) => big.some((other) => gap(one, other) > REACH * tall(main)));
-  if (apart) throw new Error("Several digits stand side by side: draw one.");
+  const apart = big.some((one) => big.some((other) => gap(one, other) > REACH * tallness(main)));
+  if (apart) throw new Error("Several digits are side by side: draw one.");
 }
 
-// The mark to start from and all that stand close to it, or to one that does.
-function grown(main, allowed) {
+// The main mark and all that are close to it, or to one that is.
+function growFrom(main, allowed) {
   let kept = [main];
   for (;;) {
     const box = boxAround(kept);
@@ -100,13 +100,13 @@ function chooseMarks(ink, level) {
   const marks = measure(ink, labels, count, level);
   const inner = (mark) => mark.mass * (mark.atBorder > 0 ? CUT_OFF * (1 - mark.atBorder) : 1);
   const main = marks.reduce((best, each) => (inner(each) > inner(best) ? each : best), marks[0]);
-  if (!main || !inner(main)) throw new Error("There is nothing but specks and a border.");
+  if (!main || !inner(main)) throw new Error("The drawing has only specks and a border.");
   const most = main.atBorder ? Math.max(0.5, main.atBorder) : 0;
   const sizeable = marks.filter(
     (each) => each.atBorder <= most && each.mass > 0.02 * main.mass,
   );
   checkOneDigit(sizeable);
-  const kept = new Set(grown(main, sizeable));
+  const kept = new Set(growFrom(main, sizeable));
   if (kept.size > MOST_MARKS) throw new Error("Too many marks: draw one digit.");
   return Float32Array.from(labels, (label) => (label && kept.has(marks[label - 1]) ? 1 : 0));
 }

@@ -1,7 +1,7 @@
-// The net: bytes of 28 x 28 to ten scores, as nanograd/digits/preparation.py, nanograd/digits/deskew.py and
-// nanograd/nn/mlp.py compute them.
+// The net: 28 x 28 bytes to ten scores, as nanograd/digits/preparation.py, nanograd/digits/deskew.py
+// and nanograd/nn/mlp.py compute them.
 
-// Weights of 16 bits with a factor for each unit, biases of 32: see nanograd/report/drawing.py.
+// 16-bit weights with a factor for each unit, 32-bit biases: see nanograd/report/drawing.py.
 function unpack(net) {
   const bytes = Uint8Array.from(atob(net.data), (letter) => letter.charCodeAt(0));
   let start = 0;
@@ -19,7 +19,7 @@ function unpack(net) {
   return { ...net, data: null, layers: [layer(784, net.hidden), layer(net.hidden, 10)] };
 }
 
-function times({ inputs, outputs, factors, biases, weights }, values) {
+function applyLayer({ inputs, outputs, factors, biases, weights }, values) {
   const sums = new Float64Array(outputs);
   for (let input = 0; input < inputs; input++) {
     const value = values[input];
@@ -38,13 +38,13 @@ function softmax(values) {
 }
 
 const logistic = (value) => 1 / (1 + Math.exp(-value));
-const BENDS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.max(0, value) };
+const ACTIVATIONS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.max(0, value) };
 
 function scoresOf(net, image) {
-  const seen = net.upright ? deskew(image, net.width, net.height) : image;
-  const inputs = Float32Array.from(seen, (value) => f(value * f(net.factor)) + f(net.offset));
-  const hidden = times(net.layers[0], inputs).map(BENDS[net.activation]);
-  const outputs = times(net.layers[1], hidden);
+  const prepared = net.deskewed ? deskew(image, net.width, net.height) : image;
+  const inputs = Float32Array.from(prepared, (value) => f(value * f(net.factor)) + f(net.offset));
+  const hidden = applyLayer(net.layers[0], inputs).map(ACTIVATIONS[net.activation]);
+  const outputs = applyLayer(net.layers[1], hidden);
   return net.loss === "mse" ? outputs.map(logistic) : softmax(outputs);
 }
 
@@ -54,7 +54,7 @@ function scores(nets, image) {
   return Array.from(all[0], (_, digit) => all.reduce((sum, each) => sum + each[digit], 0) / all.length);
 }
 
-// A digit, deskewed and centred.
+// A digit deskewed and centred.
 function deskew(image, width, height) {
   let mass = 0, x1 = 0, y1 = 0, xx = 0, xy = 0, yy = 0;
   image.forEach((ink, place) => {
@@ -72,18 +72,18 @@ function deskew(image, width, height) {
   const clip = (value, low, high) => Math.min(high, Math.max(low, value));
   const spread = yy - y1 * meanY;
   const slant = clip(covariance / Math.max(spread, 1), -1, 1);
-  const stretch = (squares, to) =>
+  const scale = (squares, to) =>
     to ? clip(Math.sqrt(Math.max(squares, 0) / mass) / to, 1 / 1.2, 1.2) : 1;
-  const wider = stretch(xx - x1 * meanX - slant * covariance, width);
-  const higher = stretch(spread, height);
+  const wider = scale(xx - x1 * meanX - slant * covariance, width);
+  const higher = scale(spread, height);
   return Uint8Array.from(image, (_, place) => {
     const down = (Math.floor(place / 28) - 14) * higher, beside = ((place % 28) - 14) * wider;
-    return round(between(image, f(meanX + beside + slant * down), f(meanY + down)));
+    return round(interpolate(image, f(meanX + beside + slant * down), f(meanY + down)));
   });
 }
 
-// What an image shows between its pixels; zero outside. Rounded as float32 after each operation.
-function between(image, x, y) {
+// The value of an image between its pixels; 0 outside. Rounded to float32 after each operation.
+function interpolate(image, x, y) {
   const inside = (value) => f(Math.min(28, Math.max(-1, value)) + 1);
   const left = Math.floor(inside(x)), top = Math.floor(inside(y));
   const shareX = f(inside(x) - left), shareY = f(inside(y) - top);

@@ -1,12 +1,12 @@
-// A drawing to the 28 x 28 form that MNIST has: the steps of nanograd/pictures/normalise.py for dark
-// ink on paper that is white everywhere. Numbers are rounded where numpy's float32 rounds them.
+// A drawing to the 28 x 28 form of MNIST: the steps of nanograd/pictures/normalise.py for dark ink on
+// white paper. Numbers are rounded where numpy rounds to float32.
 
 const SEARCH_SIDE = 160;
 const DETAIL_SIDE = 80;
 const PEN_MIN = 2.0, PEN_MAX = 2.85;
 const f = Math.fround;
 
-// The share of light that the ink takes.
+// The share of light that the ink absorbs.
 function inkOf({ width, height, data }) {
   return { width, height, data: Float32Array.from(data, (value) => 1 - f(value / 255)) };
 }
@@ -31,7 +31,7 @@ function otsu(values) {
   return (best.reduce((all, level) => all + level, 0) / best.length + 0.5) / 255;
 }
 
-// The largest of the values around each, in a square of 2 x radius + 1; outside there is nothing.
+// The largest value in the square of side 2 x radius + 1 around each, ignoring the outside.
 function runningMax({ width, height, data }, radius) {
   const pass = (values, step, length, lines, stride) => {
     const out = new Float32Array(values.length);
@@ -73,7 +73,7 @@ function cutOut(drawing, chosen) {
   return { ...ink, data: ink.data.map((value, each) => value * mask.data[each]) };
 }
 
-// The width of a stroke, if it were one bar: area = w l, outline = 2 (w + l).
+// The width of a stroke as if it were one bar: area = w l, outline = 2 (w + l).
 function penWidth({ width, height, data }) {
   let outline = 0, area = 0;
   for (let y = 0; y < height; y++) {
@@ -88,7 +88,7 @@ function penWidth({ width, height, data }) {
   return quarter - Math.sqrt(Math.max(quarter ** 2 - area, 0));
 }
 
-function padded({ width, height, data }, margin) {
+function addMargin({ width, height, data }, margin) {
   const wide = width + 2 * margin;
   const out = new Float32Array(wide * (height + 2 * margin));
   for (let y = 0; y < height; y++) {
@@ -97,9 +97,9 @@ function padded({ width, height, data }, margin) {
   return { width: wide, height: height + 2 * margin, data: out };
 }
 
-// A pen thinner than MNIST's made thicker, one that is thicker made thinner.
+// Bring the pen to the width of MNIST's.
 function adjustPen(detail) {
-  const ink = padded(detail, 8);
+  const ink = addMargin(detail, 8);
   const scale = DETAIL_SIDE / 20;
   const pen = penWidth(ink) / scale;
   const negative = (image) => ({ ...image, data: image.data.map((value) => -value) });
@@ -133,7 +133,7 @@ function shrink({ width, height, data }) {
   return { ...small, data: Uint8Array.from(small.data, (value) => round(f(value * factor))) };
 }
 
-// At most 20 x 20 placed in 28 x 28, the centre of mass in [13.5, 14.5) each way.
+// Place at most 20 x 20 in 28 x 28, the centre of mass in [13.5, 14.5) each way.
 function centre({ width, height, data }) {
   let total = 0, sumX = 0, sumY = 0;
   data.forEach((value, place) => {
@@ -151,8 +151,8 @@ function centre({ width, height, data }) {
   return image;
 }
 
-// A drawing {width, height, data: bytes, 0 black} to 784 bytes, ink 255 on 0. Throws an Error that
-// says what is wrong with it.
+// Convert a drawing {width, height, data: bytes, 0 black} to 784 bytes, ink 255 on 0. Throws an Error
+// with a message for people.
 function normalise(drawing) {
   const scale = Math.min(1, SEARCH_SIDE / Math.max(drawing.width, drawing.height));
   const side = (length) => Math.max(1, round(length * scale));

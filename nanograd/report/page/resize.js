@@ -1,4 +1,4 @@
-// Pillow's resize, to the bit: weights over the part of a picture that a pixel of the result covers.
+// Pillow's resize, to the bit: a weighted mean of the pixels that a pixel of the result covers.
 // An image is {width, height, data}, row by row; a box is [left, top, right, bottom].
 // Reference: Pillow, src/libImaging/Resample.c.
 
@@ -14,8 +14,8 @@ function bicubic(x) {
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
 }
 
-// For each pixel of the result: where its source begins, and the weights from there on.
-function taps(inside, low, high, outside, filter) {
+// For each pixel of the result: the first pixel of its source, and the weights from there on.
+function computeTaps(inside, low, high, outside, filter) {
   const scale = Math.fround(Math.fround(high) - Math.fround(low)) / outside;
   const wide = Math.max(scale, 1);
   const support = filter.support * wide;
@@ -31,7 +31,7 @@ function taps(inside, low, high, outside, filter) {
   });
 }
 
-// How sums are made of floats, and of bytes: there with weights in fixed point.
+// Arithmetic of floats, and of bytes, whose weights are in fixed point.
 const OF_FLOATS = {
   make: (length) => new Float32Array(length),
   weight: (weight) => weight,
@@ -43,10 +43,10 @@ const OF_BYTES = {
   sum: (total) => Math.floor((total + 2 ** (BITS - 1)) / 2 ** BITS),
 };
 
-function across(image, size, low, high, filter, kind) {
+function resizeRows(image, size, low, high, filter, kind) {
   const { width, height, data } = image;
   const out = kind.make(size * height);
-  taps(width, low, high, size, filter).forEach(({ first, weights }, x) => {
+  computeTaps(width, low, high, size, filter).forEach(({ first, weights }, x) => {
     const fixed = weights.map(kind.weight);
     for (let y = 0; y < height; y++) {
       let total = 0;
@@ -57,7 +57,7 @@ function across(image, size, low, high, filter, kind) {
   return { width: size, height, data: out };
 }
 
-function turned({ width, height, data }, kind) {
+function transpose({ width, height, data }, kind) {
   const out = kind.make(data.length);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) out[x * height + y] = data[y * width + x];
@@ -71,14 +71,14 @@ function resize(image, width, height, name, box) {
   const kind = image.data instanceof Float32Array ? OF_FLOATS : OF_BYTES;
   const passes = [];
   if (width !== image.width || left !== 0 || right !== image.width) {
-    passes.push((each) => across(each, width, left, right, filter, kind));
+    passes.push((each) => resizeRows(each, width, left, right, filter, kind));
   }
   if (height !== image.height || top !== 0 || bottom !== image.height) {
     const down = (each) =>
-      turned(across(turned(each, kind), height, top, bottom, filter, kind), kind);
-    // As Pillow 13: where much more goes in height than in width, that first.
-    const lost = image.height - height;
-    if (lost > 0 && lost > 2 * (image.width - width)) passes.unshift(down);
+      transpose(resizeRows(transpose(each, kind), height, top, bottom, filter, kind), kind);
+    // As Pillow 13: the height first where it shrinks by much more than the width.
+    const shrunk = image.height - height;
+    if (shrunk > 0 && shrunk > 2 * (image.width - width)) passes.unshift(down);
     else passes.push(down);
   }
   return passes.reduce((result, pass) => pass(result), image);

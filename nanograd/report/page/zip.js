@@ -1,4 +1,4 @@
-// Files in one ZIP, stored as they are. Reference: PKWARE, "APPNOTE.TXT", 4.3.
+// A ZIP file of uncompressed files. Reference: PKWARE, "APPNOTE.TXT", 4.3.
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   let rest = byte;
@@ -21,7 +21,7 @@ function packedNumbers(pairs) {
   );
 }
 
-// [{name, bytes}] to the bytes of a ZIP file; names are ASCII. All files bear the date 1980-01-01.
+// Convert [{name, bytes}] to the bytes of a ZIP file; names are ASCII, all dates 1980-01-01.
 function zip(files) {
   const parts = [], index = [];
   let offset = 0;

@@ -1,0 +1,85 @@
+"""Hostile strings in every field that comes from files appear as text in the reports."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nanograd.data.mnist import Mnist
+from nanograd.report import prediction_report, training_report
+from nanograd.report.html import render
+from tests.helpers.pages import check_page
+from tests.report.conftest import Predict
+
+HOSTILE = "'\"></title></style></script></td><hostile onload=x>&amp;{{ 7 * 7 }}{% x %}"
+
+
+def poison(value: Any) -> Any:
+    """Return a JSON value whose strings are hostile; keys stay."""
+    if isinstance(value, dict):
+        return {key: poison(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [poison(each) for each in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def poison_keys(value: dict[str, Any]) -> dict[str, Any]:
+    return {key + HOSTILE: each for key, each in poison(value).items()}
+
+
+def check_escaped(html: str, expected: list[Any]) -> None:
+    page = check_page(html)
+    assert "hostile" not in page.tags
+    assert "onload" not in dict(page.attributes)
+    assert [each for each in expected if isinstance(each, str) and each not in page.text] == []
+
+
+def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> None:
+    finished = training_report.read_run(str(run))
+    event = {"time": "now", "event": "refused", "round": 7, "sentence": "a sentence"}
+    failure = {"time": "now", "event": "lost", "round": 8, "sentence": HOSTILE}
+    hostile = replace(
+        finished,
+        place=HOSTILE,
+        config=poison_keys(finished.config),
+        events=[poison(event), failure],
+        model=replace(finished.model, about=poison(finished.model.about)),
+        versions=poison_keys(finished.versions),
+    )
+
+    html, _ = training_report.build(hostile, few_digits.test)
+
+    about = hostile.model.about
+    expected = [*hostile.config, *hostile.config.values(), *hostile.events[0].values()]
+    expected += [*hostile.versions, *hostile.versions.values()]
+    check_escaped(html, [*expected, HOSTILE, about["data"], about["identity"]["data_sha256"]])
+
+
+def test_prediction_report_escapes_every_field(predict: Predict) -> None:
+    finished = prediction_report.read_prediction(str(predict(193)))
+    worst = [
+        each | {"source_file": f"a/{HOSTILE.replace('/', '')}"}
+        for each in finished.summary["worst"]
+    ]
+    hostile = replace(
+        finished,
+        place=HOSTILE,
+        summary=finished.summary | {"reasons": {HOSTILE: 1}, "worst": worst},
+        job=poison_keys(finished.job) | {"parts": []},
+        files=poison_keys(dict(finished.files)),
+    )
+
+    html, _ = prediction_report.build(hostile)
+
+    origin = f"{HOSTILE.replace('/', '')}, row"
+    expected = [*hostile.job, *hostile.job.values(), *hostile.files, *hostile.files.values()]
+    check_escaped(html, [*expected, HOSTILE, f"{HOSTILE}/quarantine", origin])
+
+
+def test_drawing_pad_escapes_the_nets() -> None:
+    run = SimpleNamespace(model=SimpleNamespace(nets=[None]))
+
+    html = render("draw.html", run=run, nets=[{"data": HOSTILE}], pad_side=240, scripts=[])
+
+    check_escaped(html, [])
+    assert html.count("</script>") == 2
