@@ -1,4 +1,4 @@
-"""The cluster files are valid, agree with the pins, and are closed to strangers."""
+"""The cluster files are valid, agree with the pinned versions, and require the token."""
 
 import json
 import re
@@ -24,15 +24,15 @@ def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
     return settings
 
 
-def set_up(cluster: dict[str, Any]) -> str:
+def setup_script(cluster: dict[str, Any]) -> str:
     return "\n".join(cluster["setup_commands"])
 
 
-def test_ray_is_the_version_that_the_constraints_pin(cluster: dict[str, Any]) -> None:
+def test_ray_has_the_version_of_the_constraints(cluster: dict[str, Any]) -> None:
     constraints = (ROOT / "constraints.txt").read_text()
 
     pinned = re.findall(r"^ray==(\S+)$", constraints, re.MULTILINE)
-    installed = re.findall(r"\bray(?:\[[^\]]*\])?==([\w.]+)", set_up(cluster))
+    installed = re.findall(r"\bray(?:\[[^\]]*\])?==([\w.]+)", setup_script(cluster))
 
     assert len(pinned) == 1
     assert installed == pinned
@@ -51,14 +51,14 @@ def test_every_dependency_is_installed_with_the_constraints(cluster: dict[str, A
     assert re.search(r"-c \S*constraints.txt", install)
 
 
-def test_environment_of_jobs_has_every_dependency_and_the_constraints() -> None:
+def test_job_environment_has_every_dependency_and_the_constraints() -> None:
     _, constraints, *packages = (ROOT / "jobs/requirements.txt").read_text().splitlines()
 
     assert {each.partition("[")[0] for each in packages} == dependencies()
     assert constraints == "-c ../constraints.txt"
 
 
-def test_file_is_valid_against_rays_schema(cluster: dict[str, Any]) -> None:
+def test_file_conforms_to_the_schema_of_ray(cluster: dict[str, Any]) -> None:
     ray = find_spec("ray")
     assert ray is not None
     folders = ray.submodule_search_locations or []
@@ -70,28 +70,28 @@ def test_file_is_valid_against_rays_schema(cluster: dict[str, Any]) -> None:
         assert local.startswith("~") or (ROOT / local).exists()
 
 
-def test_token_is_on_and_the_dashboard_on_loopback(cluster: dict[str, Any]) -> None:
+def test_token_is_required_and_the_dashboard_listens_on_loopback(cluster: dict[str, Any]) -> None:
     start = "\n".join(cluster["head_start_ray_commands"])
 
-    assert "RAY_AUTH_MODE=token" in set_up(cluster)
+    assert "RAY_AUTH_MODE=token" in setup_script(cluster)
     assert "~/.ray/auth_token" in cluster["file_mounts"]
     assert "chmod 600 ~/.ray/auth_token" in cluster["setup_commands"]
     assert "--dashboard-host=127.0.0.1" in start
 
 
-def test_lost_host_is_noticed_within_seconds(cluster: dict[str, Any]) -> None:
+def test_lost_host_is_detected_within_seconds(cluster: dict[str, Any]) -> None:
     start = "\n".join(cluster["head_start_ray_commands"])
     found = dict(re.findall(r"RAY_health_check_(\w+)=(\d+)", start))
 
-    noticed_ms = int(found["failure_threshold"]) * (
+    detected_ms = int(found["failure_threshold"]) * (
         int(found["period_ms"]) + int(found["timeout_ms"])
     )
 
-    assert noticed_ms <= 5000
+    assert detected_ms <= 5000
     assert int(found["initial_delay_ms"]) <= 5000
 
 
-def test_upload_with_a_job_is_small_and_has_what_jobs_need(tmp_path: Path) -> None:
+def test_upload_of_a_job_is_small_and_complete(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
 
     create_package(str(ROOT), package, include_gitignore=True)

@@ -1,4 +1,4 @@
-"""Every command that the documentation shows can be typed: it parses, its flags exist."""
+"""Every command in the documentation parses, and its flags exist."""
 
 import re
 import shlex
@@ -19,15 +19,15 @@ _ENDS = (";", "&&", "||", "|", "&", ">", "2>")
 
 
 def shell_lines(file: Path) -> Iterator[list[str]]:
-    """The words of each line of shell in a document, comments left out."""
+    """Yield the words of each line of shell in a document, without comments."""
     for block in FENCE.finditer(file.read_text()):
         if block["info"].strip() in _SHELLS:
             for line in block["text"].replace("\\\n", " ").splitlines():
                 yield shlex.split(line, comments=True)
 
 
-def ours(words: list[str]) -> Iterator[list[str]]:
-    """The commands of this program in a line: what follows `nanograd` or a job's file."""
+def nanograd_commands(words: list[str]) -> Iterator[list[str]]:
+    """Yield the arguments of each `nanograd` command or job in a line."""
     for place, word in enumerate(words):
         if word == "nanograd" or re.fullmatch(r"(.*/)?jobs/[a-z]+\.py", word):
             end = next((n for n in range(place, len(words)) if words[n] in _ENDS), len(words))
@@ -35,8 +35,8 @@ def ours(words: list[str]) -> Iterator[list[str]]:
             yield job + words[place + 1 : end]
 
 
-def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that words mean, and the words left over for it."""
+def find_command(words: list[str]) -> tuple[click.Command, list[str]]:
+    """Return the command that words name, and its arguments."""
     command: click.Command = cli
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"no command {words[0]!r}"
@@ -45,8 +45,8 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 
 
 def parse(words: list[str]) -> None:
-    command, rest = command_of(words)
-    # Commands keep the help option that their first context gives them.
+    command, rest = find_command(words)
+    # A command keeps the help option of its first context.
     whole = click.Context(cli, info_name="nanograd", **cli.context_settings)
     command.make_context("nanograd", list(rest), parent=whole)
 
@@ -56,22 +56,22 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_commands_in_blocks_of_shell_parse(document: Path) -> None:
+def test_commands_in_shell_blocks_parse(document: Path) -> None:
     for line in shell_lines(document):
-        for words in ours(line):
+        for words in nanograd_commands(line):
             parse(words)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_commands_in_sentences_and_their_flags_exist(document: Path) -> None:
+def test_commands_in_prose_and_their_flags_exist(document: Path) -> None:
     for quoted in re.findall(r"`nanograd ([^`]*)`", prose(document)):
-        command, rest = command_of(quoted.replace("\n", " ").split())
+        command, rest = find_command(quoted.replace("\n", " ").split())
         unknown = {word.partition("=")[0] for word in rest if word.startswith("-")}
         assert unknown <= flags_of(command), quoted
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_targets_of_make_exist(document: Path) -> None:
+def test_make_targets_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     quoted = re.findall(r"`make ([a-z-]+)", prose(document))
     in_blocks = [line[1] for line in shell_lines(document) if line[:1] == ["make"] and line[1:]]
@@ -79,22 +79,22 @@ def test_targets_of_make_exist(document: Path) -> None:
     assert {*quoted, *in_blocks} <= targets
 
 
-def test_environment_variables_are_those_of_flags() -> None:
+def test_environment_variables_correspond_to_flags() -> None:
     text = "".join(document.read_text() for document in DOCUMENTS)
 
     named = {name.lower() for name in re.findall(r"\bNANOGRAD_TRAIN_([A-Z_]+[A-Z])\b", text)}
 
     assert "epochs" in named
-    command, _ = command_of(["train"])
+    command, _ = find_command(["train"])
     assert {flag_name(name) for name in named} <= flags_of(command)
     assert named <= set(TrainConfig.__dataclass_fields__)
 
 
-def test_check_of_commands_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_unknown_flag_in_a_document_is_detected(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text("```sh\nA=1 nanograd train --epoch 3 # no such flag\n```\n")
 
-    [words] = [words for line in shell_lines(file) for words in ours(line)]
+    [words] = [words for line in shell_lines(file) for words in nanograd_commands(line)]
 
     assert words == ["train", "--epoch", "3"]
     with pytest.raises(click.NoSuchOption):

@@ -1,4 +1,4 @@
-"""Shell completion: what the README has people put into their shell's start file answers."""
+"""Shell completion works with the lines of the README."""
 
 import os
 import re
@@ -12,9 +12,10 @@ import pytest
 from tests.conftest import ROOT
 
 _NANOGRAD = Path(sys.executable).parent / "nanograd"
+README = (ROOT / "README.md").read_text()
 
 
-def answer(**environment: str) -> str:
+def run_completion(**environment: str) -> str:
     done = subprocess.run(
         [_NANOGRAD],
         env={**os.environ, **environment},
@@ -26,36 +27,34 @@ def answer(**environment: str) -> str:
     return done.stdout
 
 
-def completed(*words: str) -> set[str]:
-    """What may stand in place of the last word."""
-    given = answer(
+def complete(*words: str) -> set[str]:
+    """Return the completions of the last word."""
+    output = run_completion(
         _NANOGRAD_COMPLETE="bash_complete",
         COMP_WORDS=" ".join(["nanograd", *words]),
         COMP_CWORD=str(len(words)),
     )
-    return {line.partition(",")[2] for line in given.splitlines()}
+    return {line.partition(",")[2] for line in output.splitlines()}
 
 
 def test_commands_flags_and_choices_are_completed() -> None:
-    assert {"train", "ingest", "predict", "inspect", "evaluate", "export"} <= completed("")
-    assert completed("tr") == {"train"}
-    assert completed("train", "--learning") == {"--learning-rate"}
-    assert completed("train", "--preset", "") == {"classic", "fast", "accurate"}
-    assert completed("data", "f") == {"fetch"}
+    assert {"train", "ingest", "predict", "inspect", "evaluate", "export"} <= complete("")
+    assert complete("tr") == {"train"}
+    assert complete("train", "--learning") == {"--learning-rate"}
+    assert complete("train", "--preset", "") == {"classic", "fast", "accurate"}
+    assert complete("data", "f") == {"fetch"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_readme_says_what_to_put_into_each_shells_start_file(shell: str) -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_readme_has_the_line_for_each_shell(shell: str) -> None:
+    source = run_completion(_NANOGRAD_COMPLETE=f"{shell}_source")
 
-    source = answer(_NANOGRAD_COMPLETE=f"{shell}_source")
-
-    assert f"_NANOGRAD_COMPLETE={shell}_source nanograd" in readme
+    assert f"_NANOGRAD_COMPLETE={shell}_source nanograd" in README
     assert "nanograd" in source
     assert re.search(r"_NANOGRAD_COMPLETE=" + shell + "_complete", source)
 
 
-def test_bash_takes_the_line_of_the_readme() -> None:
+def test_bash_accepts_the_line_of_the_readme() -> None:
     bash = shutil.which("bash")
     assert bash
     [line] = re.findall(r"^eval \"\$\(.*bash_source nanograd\)\"", README, re.MULTILINE)
@@ -71,6 +70,3 @@ def test_bash_takes_the_line_of_the_readme() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "_nanograd_completion" in done.stdout
-
-
-README = (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The documentation is true: links lead somewhere, quotations stand, help texts are current."""
+"""The documentation is correct: links resolve, quotations are exact, help texts are current."""
 
 import os
 import re
@@ -31,12 +31,12 @@ REFERENCE_LINK = re.compile(r"^\[[^\]]+\]:\s+(\S+)", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
 ANCHOR = re.compile(r"<a\s+(?:id|name)=\"([^\"]+)\"")
 ELSEWHERE = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
-# Folders of the checkout's neighbours, put together here so that this file does not name them.
-ONLY_HERE = ("/" + "work/", "../" + "shared")
+# Folders outside the checkout, split so that this file does not contain them.
+LOCAL_FOLDERS = ("/" + "work/", "../" + "shared")
 
 
 class Quotation(NamedTuple):
-    """A block of code whose info string names the file it is from."""
+    """A block of code whose info string names its file."""
 
     document: Path
     file: str
@@ -48,19 +48,19 @@ def name_of(file: Path) -> str:
 
 
 def prose(file: Path) -> str:
-    """A document without its code blocks."""
+    """Return a document without its code blocks."""
     return FENCE.sub("", file.read_text())
 
 
 def links(file: Path) -> list[str]:
-    """Where a document points to, within the repository."""
+    """Return the targets of a document's links within the repository."""
     text = SPANS.sub("", prose(file))
     found = INLINE_LINK.findall(text) + REFERENCE_LINK.findall(text)
     return [target for target in found if not ELSEWHERE.match(target)]
 
 
 def anchors(file: Path) -> set[str]:
-    """What GitHub calls a document's headings, and anchors set by hand."""
+    """Return GitHub's anchors of a document's headings, and explicit anchors."""
     seen: Counter[str] = Counter()
     found = set(ANCHOR.findall(file.read_text()))
     for heading in HEADING.findall(prose(file)):
@@ -71,8 +71,8 @@ def anchors(file: Path) -> set[str]:
     return found
 
 
-def leads_somewhere(document: Path, target: str) -> bool:
-    """Whether a link's file is there, in the repository, and has the anchor."""
+def resolves(document: Path, target: str) -> bool:
+    """Return whether the file of a link exists in the repository and has the anchor."""
     place, _, anchor = target.partition("#")
     file = (document.parent / place).resolve() if place else document.resolve()
     if not (file.exists() and file.is_relative_to(ROOT.resolve())):
@@ -89,7 +89,7 @@ def quotations() -> Iterator[Quotation]:
 
 
 def plain_python(document: Path) -> list[str]:
-    """A document's blocks of Python that quote no file."""
+    """Return a document's blocks of Python that do not quote a file."""
     blocks = FENCE.finditer(document.read_text())
     found = [block["text"] for block in blocks if block["info"] == "python"]
     assert found
@@ -97,12 +97,12 @@ def plain_python(document: Path) -> list[str]:
 
 
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own that has nothing but an empty folder."""
-    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(folder))
+    """Run Python in a separate process and an empty folder."""
+    folders = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(folder))
     return subprocess.run(
         [sys.executable, "-B", "-c", code],
         cwd=folder,
-        env={**os.environ, **places, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **folders, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -110,28 +110,28 @@ def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def package(*names: str) -> list[str]:
-    """The modules of our packages."""
-    files = [file for name in names for file in sorted((ROOT / name).rglob("*.py"))]
+def module_names(*packages: str) -> list[str]:
+    """Return the modules of packages."""
+    files = [file for name in packages for file in sorted((ROOT / name).rglob("*.py"))]
     modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     return [module.removesuffix(".__init__") for module in modules]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_relative_links_lead_to_something(document: Path) -> None:
-    broken = [target for target in links(document) if not leads_somewhere(document, target)]
+def test_relative_links_resolve(document: Path) -> None:
+    broken = [target for target in links(document) if not resolves(document, target)]
 
     assert broken == []
 
 
-def test_anchors_are_those_of_github(tmp_path: Path) -> None:
+def test_anchors_equal_those_of_github(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text("# `a` & B_c!\n\n## Twice\n\n## Twice\n\n```\n# no heading\n```\n")
 
     assert anchors(file) == {"a--b_c", "twice", "twice-1"}
 
 
-def test_links_in_code_and_formulas_are_none(tmp_path: Path) -> None:
+def test_links_in_code_and_formulas_are_ignored(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text(
         "[a](b.md) `[c](d)` $$[e](f)$$ [g](https://h)\n\n```\n[i](j)\n```\n\n[k]: l.md\n"
@@ -143,17 +143,19 @@ def test_links_in_code_and_formulas_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "quotation", list(quotations()), ids=lambda each: f"{each.document.name}-{each.file}"
 )
-def test_quoted_lines_stand_in_their_file_in_this_order(quotation: Quotation) -> None:
+def test_quoted_lines_exist_in_their_file_in_order(quotation: Quotation) -> None:
     lines = [line.strip() for line in (ROOT / quotation.file).read_text().splitlines()]
     rest = iter(lines)
 
     missing = next((line for line in quotation.lines if line not in rest), None)
 
     assert quotation.lines
-    assert missing is None, f"{quotation.document} quotes what {quotation.file} does not say"
+    assert missing is None, (
+        f"{quotation.document} quotes a line that {quotation.file} does not contain"
+    )
 
 
-def test_numerics_quotes_every_module_it_derives() -> None:
+def test_numerics_quotes_every_module_that_it_derives() -> None:
     quoted = {each.file for each in quotations() if each.document.name == "numerics.md"}
 
     modules = ("mlp", "losses", "activations", "optimizers")
@@ -167,13 +169,13 @@ def test_python_in_numerics_names_its_file() -> None:
 
 
 @pytest.mark.parametrize("document", [ROOT / "docs/python.md"], ids=name_of)
-def test_python_of_a_page_runs_from_top_to_bottom(document: Path, tmp_path: Path) -> None:
+def test_python_of_a_page_runs(document: Path, tmp_path: Path) -> None:
     done = run_python("\n".join(plain_python(document)), tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_tensors_are_read_elsewhere_as_the_documents_say(tmp_path: Path) -> None:
+def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
     digits = mnist.load_test("sample")
     run = nanograd.train(
         data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
@@ -182,12 +184,13 @@ def test_tensors_are_read_elsewhere_as_the_documents_say(tmp_path: Path) -> None
         ExportConfig(model=run.figures["model"], output=str(tmp_path / "digits.onnx"))
     )
     np.save(tmp_path / "images.npy", digits.images.reshape(-1, 28, 28))
-    np.save(tmp_path / "read.npy", run.model.predict(digits.images))
+    np.save(tmp_path / "expected.npy", run.model.predict(digits.images))
     code = [
         "import numpy as np",
-        "images, read = np.load('images.npy'), np.load('read.npy')",
+        "images, expected = np.load('images.npy'), np.load('expected.npy')",
         *plain_python(ROOT / "docs/models.md"),
-        "assert (scores.argmax(axis=1) == read).all() and (digits == read).mean() > 0.999",
+        "assert (scores.argmax(axis=1) == expected).all()",
+        "assert (digits == expected).mean() > 0.999",
         *(block for block in plain_python(ROOT / "README.md") if "safetensors" in block),
         "assert list(weights) == ['0.b1', '0.b2', '0.w1', '0.w2']",
     ]
@@ -202,7 +205,7 @@ def test_help_texts_are_current(document: Path) -> None:
     assert write_help.rewrite(document) == document.read_text()
 
 
-def test_stale_help_is_rewritten_and_the_rest_left_alone(tmp_path: Path) -> None:
+def test_stale_help_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     begin, end = "<!-- help: nanograd data fetch -->", "<!-- /help -->"
     file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
@@ -217,7 +220,7 @@ def test_stale_help_is_rewritten_and_the_rest_left_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("words", ["train -->\nnot closed", "no such -->\n<!-- /help -->"])
-def test_help_block_that_cannot_be_filled_is_an_error(tmp_path: Path, words: str) -> None:
+def test_invalid_help_block_is_an_error(tmp_path: Path, words: str) -> None:
     file = tmp_path / "README.md"
     file.write_text(f"<!-- help: nanograd {words}\n")
 
@@ -225,7 +228,7 @@ def test_help_block_that_cannot_be_filled_is_an_error(tmp_path: Path, words: str
         write_help.rewrite(file)
 
 
-def test_check_of_help_texts_names_the_stale_file(tmp_path: Path) -> None:
+def test_check_of_help_texts_lists_stale_files(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/write_help.py", tmp_path / "scripts")
     (tmp_path / "README.md").write_text("<!-- help: nanograd demo -->\n<!-- /help -->\n")
@@ -250,16 +253,16 @@ def test_check_of_help_texts_names_the_stale_file(tmp_path: Path) -> None:
     assert after == (0, "")
 
 
-def test_importing_every_module_is_silent(tmp_path: Path) -> None:
-    # What others do on import (pyarrow, Ray and SciPy start threads) is done first.
-    others = "import numpy, PIL.Image, pyarrow.parquet, pyarrow.fs, ray.data, sklearn.base, onnx"
+def test_importing_modules_has_no_side_effects(tmp_path: Path) -> None:
+    # Import libraries first: pyarrow, Ray and SciPy start threads on import.
+    libraries = "import numpy, PIL.Image, pyarrow.parquet, pyarrow.fs, ray.data, sklearn.base, onnx"
     code = f"""
 import importlib, os, threading
-{others}
+{libraries}
 def threads():
     return len(os.listdir('/proc/self/task')), threading.active_count()
 before = threads()
-for module in {package("nanograd", "jobs")!r}:
+for module in {module_names("nanograd", "jobs")!r}:
     importlib.import_module(module)
 assert threads() == before, (threads(), before)
 """
@@ -269,8 +272,10 @@ assert threads() == before, (threads(), before)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_room_for_ray_imports_it(tmp_path: Path) -> None:
-    modules = [module for module in package("nanograd", "jobs") if ".distributed" not in module]
+def test_only_distributed_imports_ray(tmp_path: Path) -> None:
+    modules = [
+        module for module in module_names("nanograd", "jobs") if ".distributed" not in module
+    ]
     code = f"""
 import importlib, sys
 for module in {modules!r}:
@@ -282,11 +287,11 @@ assert 'ray' not in sys.modules
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_no_tracked_file_names_folders_of_one_machine() -> None:
+def test_no_tracked_file_names_local_folders() -> None:
     if not (ROOT / ".git").exists() or not shutil.which("git"):
-        pytest.skip("this is no checkout")
+        pytest.skip("not a git checkout")
     listed = subprocess.run(
-        ["git", "ls-files", "-z"],  # noqa: S607 - whichever git made the checkout
+        ["git", "ls-files", "-z"],  # noqa: S607 - any git will do
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -299,7 +304,7 @@ def test_no_tracked_file_names_folders_of_one_machine() -> None:
         name
         for name in product
         if (ROOT / name).is_file()
-        and any(each.encode() in (ROOT / name).read_bytes() for each in ONLY_HERE)
+        and any(each.encode() in (ROOT / name).read_bytes() for each in LOCAL_FOLDERS)
     ]
 
     assert product

@@ -1,7 +1,7 @@
-"""deploy/rayjob.yaml against what KubeRay's v1 types say about the fields it uses.
+"""deploy/rayjob.yaml conforms to the fields of KubeRay's v1 types that it uses.
 
-The custom resource definition itself is not part of this repository: what is checked is the subset
-below, written by hand from its Go types, in which an unknown field is an error as it is there.
+The custom resource definition is not part of this repository. The subset below was written by hand
+from its Go types; an unknown field is an error, as in KubeRay.
 
 References:
     KubeRay, ray-operator/apis/ray/v1/rayjob_types.go and raycluster_types.go.
@@ -17,7 +17,7 @@ import yaml
 from tests.conftest import ROOT
 
 
-def closed(required: str, **properties: Any) -> dict[str, Any]:
+def strict_object(required: str, **properties: Any) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
@@ -28,41 +28,43 @@ def closed(required: str, **properties: Any) -> dict[str, Any]:
 
 TEXT, COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
-AMOUNTS = closed("cpu memory", cpu=TEXT, memory=TEXT)
-KEY = closed("secretKeyRef", secretKeyRef=closed("name key", name=TEXT, key=TEXT))
-CONTAINER = closed(
+AMOUNTS = strict_object("cpu memory", cpu=TEXT, memory=TEXT)
+KEY = strict_object("secretKeyRef", secretKeyRef=strict_object("name key", name=TEXT, key=TEXT))
+CONTAINER = strict_object(
     "name image",
     name=TEXT,
     image=TEXT,
     ports={
         "type": "array",
-        "items": closed("containerPort", containerPort=COUNT, name={"maxLength": 15, **TEXT}),
+        "items": strict_object(
+            "containerPort", containerPort=COUNT, name={"maxLength": 15, **TEXT}
+        ),
     },
     env={
         "type": "array",
         "items": {
             "oneOf": [
-                closed("name value", name=TEXT, value={"type": "string"}),
-                closed("name valueFrom", name=TEXT, valueFrom=KEY),
+                strict_object("name value", name=TEXT, value={"type": "string"}),
+                strict_object("name valueFrom", name=TEXT, valueFrom=KEY),
             ]
         },
     },
     envFrom={
         "type": "array",
-        "items": closed("secretRef", secretRef=closed("name", name=TEXT)),
+        "items": strict_object("secretRef", secretRef=strict_object("name", name=TEXT)),
     },
-    resources=closed("requests limits", requests=AMOUNTS, limits=AMOUNTS),
+    resources=strict_object("requests limits", requests=AMOUNTS, limits=AMOUNTS),
 )
-POD = closed(
+POD = strict_object(
     "spec",
-    spec=closed(
+    spec=strict_object(
         "containers",
         restartPolicy={"enum": ["Never", "OnFailure", "Always"]},
         containers={"type": "array", "items": CONTAINER, "minItems": 1},
     ),
 )
-HEAD = closed("rayStartParams template", rayStartParams=TEXTS, template=POD)
-WORKERS = closed(
+HEAD = strict_object("rayStartParams template", rayStartParams=TEXTS, template=POD)
+WORKERS = strict_object(
     "groupName minReplicas maxReplicas rayStartParams template",
     groupName=TEXT,
     replicas=COUNT,
@@ -71,12 +73,14 @@ WORKERS = closed(
     rayStartParams=TEXTS,
     template=POD,
 )
-RAY_JOB = closed(
+RAY_JOB = strict_object(
     "apiVersion kind metadata spec",
     apiVersion={"const": "ray.io/v1"},
     kind={"const": "RayJob"},
-    metadata=closed("name", name={"pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}),
-    spec=closed(
+    metadata=strict_object(
+        "name", name={"pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+    ),
+    spec=strict_object(
         "entrypoint rayClusterSpec",
         entrypoint=TEXT,
         runtimeEnvYAML=TEXT,
@@ -85,7 +89,7 @@ RAY_JOB = closed(
         ttlSecondsAfterFinished=COUNT,
         backoffLimit=COUNT,
         submitterPodTemplate=POD,
-        rayClusterSpec=closed(
+        rayClusterSpec=strict_object(
             "headGroupSpec",
             rayVersion=TEXT,
             headGroupSpec=HEAD,
@@ -97,8 +101,8 @@ RAY_JOB = closed(
 
 @pytest.fixture
 def manifest() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text())
-    return read
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text())
+    return loaded
 
 
 def containers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -109,7 +113,7 @@ def containers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return [container for pod in pods for container in pod["spec"]["containers"]]
 
 
-def test_manifest_uses_only_known_fields_as_they_are_meant(manifest: dict[str, Any]) -> None:
+def test_manifest_conforms_to_the_schema(manifest: dict[str, Any]) -> None:
     jsonschema.validate(manifest, RAY_JOB)
 
 
@@ -120,7 +124,7 @@ def test_unknown_field_is_an_error(manifest: dict[str, Any]) -> None:
         jsonschema.validate(manifest, RAY_JOB)
 
 
-def test_versions_and_entry_point_are_ours(manifest: dict[str, Any]) -> None:
+def test_versions_and_entry_point_are_those_of_the_repository(manifest: dict[str, Any]) -> None:
     pinned = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     job = manifest["spec"]["entrypoint"].split()[1]
 
@@ -129,7 +133,7 @@ def test_versions_and_entry_point_are_ours(manifest: dict[str, Any]) -> None:
     assert "working_dir" in yaml.safe_load(manifest["spec"]["runtimeEnvYAML"])
 
 
-def test_every_pod_asks_for_the_token_and_none_has_it_in_clear(manifest: dict[str, Any]) -> None:
+def test_every_pod_requires_the_token_and_reads_it_from_a_secret(manifest: dict[str, Any]) -> None:
     environments = [{each["name"]: each for each in c["env"]} for c in containers(manifest)]
 
     assert len(environments) == 3
@@ -139,7 +143,7 @@ def test_every_pod_asks_for_the_token_and_none_has_it_in_clear(manifest: dict[st
         assert not [name for name in environment if name.startswith("AWS_")]
 
 
-def test_lost_pod_is_noticed_as_soon_as_a_lost_host(manifest: dict[str, Any]) -> None:
+def test_lost_pod_is_detected_as_soon_as_a_lost_host(manifest: dict[str, Any]) -> None:
     start = (ROOT / "cluster.yaml").read_text()
     [head] = [c for c in containers(manifest) if c["name"] == "ray-head"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.run_notebook import execute
 from tests.conftest import ROOT
-from tests.docs.test_docs import leads_somewhere, name_of
+from tests.docs.test_docs import name_of, resolves
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
@@ -62,4 +62,4 @@ def test_links_of_a_notebook_lead_to_something(file: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", "".join(map(source, cells)))
 
     assert links
-    assert [link for link in links if not leads_somewhere(file, link)] == []
+    assert [link for link in links if not resolves(file, link)] == []
