@@ -1,0 +1,86 @@
+"""Messages quoted in the documentation are those that the program prints."""
+
+import re
+
+import pytest
+
+from nanograd.console.log_lines import TextLog
+from nanograd.console.summaries import of_demo
+from nanograd.runtime.events import (
+    FailureKind,
+    JobProgress,
+    ServerFailed,
+    TrainingProgress,
+    WorkerFailed,
+    WorkerJoined,
+)
+from tests.conftest import ROOT
+
+CLUSTER = (ROOT / "docs/cluster.md").read_text()
+QUOTED_REASONS = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", CLUSTER, re.MULTILINE)
+
+
+def test_readme_quotes_failures_as_logged() -> None:
+    failed = WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={1: [4], 3: [5]})
+    joined = WorkerJoined(rank=2, round=400)
+
+    assert f"```\n{failed}\n{joined}\n```\n" in (ROOT / "README.md").read_text()
+
+
+def test_readme_quotes_the_summary_of_the_demo() -> None:
+    result = {"predicted": 1000, "accuracy": 0.985, "output": "demo/read"}
+
+    summary = of_demo(result, pictures="demo/png", rows="demo/rows", model="demo/run/model")
+
+    [quoted, _] = summary.strip().split("\nnext: ")
+    assert f"```\n{quoted}\n```\n" in (ROOT / "README.md").read_text()
+
+
+def test_report_page_quotes_progress_as_logged() -> None:
+    training = TrainingProgress(
+        epoch=4,
+        epochs=10,
+        round=412,
+        rounds=1060,
+        image=210_944,
+        rounds_per_s=104.0,
+        images_per_s=53_120,
+        loss=0.0812,
+        val_accuracy=0.9871,
+        left_s=6.0,
+        workers={},
+        complete=False,
+    )
+    prediction = JobProgress(
+        command="predict",
+        part=2,
+        parts=10,
+        row=2000,
+        rows=10_000,
+        rows_per_s=412.0,
+        quarantined=3,
+        time_s=4.9,
+        left_s=19.0,
+        complete=False,
+    )
+
+    lines = [TextLog(print).progress_line(each) for each in (training, prediction)]
+
+    assert "```\n{}\n{}\n```\n".format(*lines) in (ROOT / "docs/report.md").read_text()
+
+
+@pytest.mark.parametrize("quoted", QUOTED_REASONS)
+def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
+    sources = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")]
+    events = [
+        str(WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={})),
+        str(ServerFailed(round=340, reason="", copy=300)),
+    ]
+
+    pieces = [each.strip() for each in re.split(r"\.\.\.|\d+-\d+", quoted) if each.strip()]
+
+    assert any(all(piece in text for piece in pieces) for text in [*sources, *events])
+
+
+def test_cluster_page_quotes_all_kinds_of_messages() -> None:
+    assert len(QUOTED_REASONS) == 8
