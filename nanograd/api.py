@@ -19,7 +19,7 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives
-from nanograd.pictures.decode import PictureReader, formats_named
+from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, ignore
 
@@ -111,7 +111,7 @@ def read_picture(
     reader = PictureReader(
         max_bytes=limits.max_bytes,
         max_pixels=limits.max_pixels,
-        formats=formats_named(limits.formats),
+        formats=parse_formats(limits.formats),
     )
     if not isinstance(picture, bytes):
         with Archives() as archives:

@@ -20,6 +20,7 @@ from nanograd.config.command_configs import (
     IngestConfig,
     InspectConfig,
     JobConfig,
+    PictureFilesConfig,
     PredictConfig,
 )
 from nanograd.config.train_config import TrainConfig
@@ -34,7 +35,7 @@ from nanograd.errors import DataError, UsageError
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture
-from nanograd.pictures.decode import PictureReader, formats_named
+from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.report import plots, prediction_report, sheet, training_report
 from nanograd.report.inspection import inspect_picture, summarize
 from nanograd.report.trackers import trackers
@@ -49,6 +50,7 @@ from nanograd.runtime.events import (
     warning,
 )
 from nanograd.runtime.signals import stop_signals
+from nanograd.tables.rows import ReadOptions
 from nanograd.training.recipe import Recipe, num_epochs
 from nanograd.training.run import NetPlan, TrainingRun, train_run
 
@@ -189,7 +191,17 @@ def report(
 def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Convert pictures to Parquet."""
     called = perf_counter()
-    job, work = ingest_parts.plan(config, inputs, _say(listener))
+    job, work = ingest_parts.plan(
+        inputs,
+        output=config.output,
+        reader=_reader(config),
+        part_rows=config.part_rows,
+        polarity=config.polarity,
+        label_from=config.label_from,
+        keep_original=config.keep_original,
+        overwrite=config.overwrite,
+        listener=listener,
+    )
     result = _run(config, job, work, listener)
     return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
 
@@ -201,7 +213,23 @@ def predict(
     called = perf_counter()
     if config.plots:
         plots.require()
-    job, work = predict_parts.plan(config, inputs)
+    job, work = predict_parts.plan(
+        inputs,
+        model=config.model,
+        output=config.output,
+        options=ReadOptions(
+            polarity=config.polarity,
+            max_pixels=config.max_pixels,
+            normalise=config.normalise,
+            image_root=config.image_root,
+            image_column=config.image_column,
+            label_column=config.label_column,
+        ),
+        keep=config.keep,
+        format_=config.format,
+        overwrite=config.overwrite,
+        max_error_rate=config.max_error_rate,
+    )
     result = _run(config, job, work, listener)
     # What only the report uses would make a long line.
     summary = {
@@ -229,11 +257,7 @@ def inspect(
     output = storage.absolute(config.output)
     sheet.check_output(output)
     model = model_io.load(config.model) if config.model else None
-    reader = PictureReader(
-        max_bytes=config.max_bytes,
-        max_pixels=config.max_pixels,
-        formats=formats_named(config.formats),
-    )
+    reader = _reader(config)
     files = [file.place for file in expand_pictures(inputs) if file.place != output]
     if len(files) > config.limit:
         listener(
@@ -352,6 +376,14 @@ def write_report(
     except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
         listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
         return None
+
+
+def _reader(config: PictureFilesConfig) -> PictureReader:
+    return PictureReader(
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+        formats=parse_formats(config.formats),
+    )
 
 
 def _run(config: JobConfig, job: Job, work: Work, listener: Listener) -> JobResult:

@@ -6,6 +6,9 @@ input/output, 75 temporary); 76 is specific to this project. A second Ctrl-C exi
 shell.
 """
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 
 class NanogradError(Exception):
     """A failure with a message for the user and an exit code."""
@@ -61,20 +64,61 @@ class DivergedError(NanogradError):
     exit_code = 76
 
 
+class Reason(StrEnum):
+    """Why a row or file cannot be used; the values are those of the quarantine files."""
+
+    # Files
+    BROKEN_FILE = "broken_file"
+    WRONG_SCHEMA = "wrong_schema"
+    NO_FILE = "no_file"
+    NO_PERMISSION = "no_permission"
+    OUTSIDE_ROOT = "outside_root"
+    BROKEN_ARCHIVE = "broken_archive"
+    BROKEN_MEMBER = "broken_member"
+    BAD_NAME = "bad_name"
+    ENCRYPTED = "encrypted"
+    # Values
+    NO_BYTES = "no_bytes"
+    EMPTY = "empty"
+    BROKEN_IMAGE = "broken_image"
+    TOO_LARGE = "too_large"
+    WRONG_SHAPE = "wrong_shape"
+    BAD_PIXEL = "bad_pixel"
+    BAD_LABEL = "bad_label"
+    # Pictures
+    BLANK = "blank"
+    LOW_CONTRAST = "low_contrast"
+    TOO_MANY_MARKS = "too_many_marks"
+
+
 class UnreadableError(Exception):
-    """A picture in which no digit can be read: a row for quarantine, not a failure of the job.
+    """A picture in which no digit can be found: a row for quarantine, not a failure of the job.
 
     Args:
-        reason: short and stable: broken_image, too_large, empty, blank, low_contrast,
-            too_many_marks, ...
-        detail: one sentence for a person.
+        reason: its code.
+        detail: one sentence for people.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str]]:
-        """Both arguments survive the way between processes."""
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[Reason, str]]:
+        """Keep both arguments when pickled."""
         return UnreadableError, (self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A row or file that goes to quarantine.
+
+    Args:
+        row: its position in the table or file that was read; None for a whole file.
+        reason: its code.
+        detail: one sentence for people.
+    """
+
+    row: int | None
+    reason: Reason
+    detail: str

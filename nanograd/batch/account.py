@@ -1,62 +1,64 @@
-"""What predictions come to: counts of a part, and what all parts come to together.
+"""The account of a prediction: counts of a part, and the summary of all parts.
 
-Counts are whole numbers by name, so that they can be added up in any order. `confusion` counts
-(label, prediction) as "7 as 1"; what is `..._by_confidence` is counted by tenths, and
+Counts are whole numbers by name, so that receipts can be added up in any order. `confusion` counts
+(label, prediction) as "7 as 1"; `..._by_confidence` counts by tenths, and
 `millionths_by_confidence` adds up the confidences of rows with a label, in millionths.
 """
 
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from nanograd.batch.part import Part, Receipt
+from nanograd.data.dataset import NUM_CLASSES
+from nanograd.digits.form import to_png
+from nanograd.nn.metrics import confusion_matrix
 
-# The most confident mistakes: so many are kept of each part, and of the whole job.
-_WORST_OF_PART, _WORST = 5, 20
+# The most confident mistakes kept of each part, and of the whole job.
+_WORST_OF_PART, _WORST_OF_JOB = 5, 20
 
 Mistake = dict[str, Any]
 
 
-def counts(
-    part: Part, read: pa.Table, rejects: pa.Table, mistakes: Iterable[Mistake]
+def count_part(
+    part: Part, predictions: pa.Table, quarantine: pa.Table, mistakes: Iterable[Mistake]
 ) -> dict[str, Any]:
-    """A part's account.
+    """Return the counts of a part's receipt.
 
     Args:
-        part: which one.
-        read: its predictions.
-        rejects: its quarantine.
-        mistakes: some of its confident ones.
+        part: the part.
+        predictions: its table.
+        quarantine: its table.
+        mistakes: from `find_mistakes`, of all its batches.
     """
-    labels = read.column("label").fill_null(-1).to_numpy()
-    predictions = read.column("prediction").to_numpy()
-    confidence = read.column("confidence").to_numpy()
+    label = predictions.column("label").fill_null(-1).to_numpy()
+    prediction = predictions.column("prediction").to_numpy()
+    confidence = predictions.column("confidence").to_numpy()
     tenths = np.minimum(confidence * 10, 9).astype(np.int64)
-    known, right = labels >= 0, labels == predictions
-    pairs = zip(labels[known].tolist(), predictions[known].tolist(), strict=True)
-    confusion = Counter(f"{label} as {prediction}" for label, prediction in pairs)
+    known, correct = label >= 0, label == prediction
+    num_broken = int(part.rejection is not None)
     return {
-        "rows": len(read) + len(rejects) - bool(part.broken),
-        "predicted": len(read),
-        "quarantined": len(rejects),
-        "broken_files": int(bool(part.broken)),
+        "rows": len(predictions) + len(quarantine) - num_broken,
+        "predicted": len(predictions),
+        "quarantined": len(quarantine),
+        "broken_files": num_broken,
         "labelled": int(known.sum()),
-        "correct": int(right.sum()),
-        "reasons": dict(sorted(Counter(rejects.column("reason").to_pylist()).items())),
-        "predicted_as": _counted(predictions),
-        "confusion": dict(sorted(confusion.items())),
-        "predicted_by_confidence": _counted(tenths),
-        "labelled_by_confidence": _counted(tenths[known]),
-        "millionths_by_confidence": _added(tenths[known], confidence[known]),
-        "correct_by_confidence": _counted(tenths[right]),
-        "worst": _worst(mistakes, _WORST_OF_PART),
+        "correct": int(correct.sum()),
+        "reasons": dict(sorted(Counter(quarantine.column("reason").to_pylist()).items())),
+        "predicted_as": _count(prediction),
+        "confusion": _confusion_to_receipt(
+            confusion_matrix(prediction[known], label[known], NUM_CLASSES)
+        ),
+        "predicted_by_confidence": _count(tenths),
+        "labelled_by_confidence": _count(tenths[known]),
+        "millionths_by_confidence": _sum_millionths(tenths[known], confidence[known]),
+        "correct_by_confidence": _count(tenths[correct]),
+        "worst": _most_confident(mistakes, _WORST_OF_PART),
     }
 
 
@@ -67,11 +69,11 @@ def find_mistakes(
     labels: NDArray[np.int8],
     scores: NDArray[np.float32],
 ) -> list[Mistake]:
-    """The most confident mistakes of a batch, with their pictures.
+    """Find the most confident mistakes of a batch, with their pictures.
 
     Args:
         images: (n, 784) uint8.
-        file: where they are from.
+        file: they are from.
         rows: (n,) int64, their numbers in it.
         labels: (n,) int8, -1 where there is none.
         scores: (n, 10) float32.
@@ -86,54 +88,57 @@ def find_mistakes(
             "label": int(labels[at]),
             "prediction": int(best[at]),
             "confidence": round(float(confidence[at]), 6),
-            "png": _png(images[at]),
+            "png": b64encode(to_png(images[at])).decode(),
         }
         for at in wrong
     ]
 
 
 def summarise(total: Receipt) -> dict[str, Any]:
-    """What goes into `_summary.json`.
+    """Return the content of `_summary.json`.
 
     Args:
-        total: all parts' accounts added up.
+        total: all receipts added up.
 
     Returns:
         The counts; accuracy (None without labels) and confusion, 10 x 10, rows labels, columns
         predictions; the most confident mistakes with their 28 x 28 pictures as PNG in base64.
     """
     labelled = total["labelled"]
-    matrix = np.zeros((10, 10), np.int64)
-    for name, count in total["confusion"].items():
-        label, prediction = name.split(" as ")
-        matrix[int(label), int(prediction)] = count
     return {
         **total,
         "accuracy": total["correct"] / labelled if labelled else None,
-        "confusion": matrix.tolist() if labelled else None,
-        "worst": _worst(total["worst"], _WORST),
+        "confusion": _confusion_of_receipt(total["confusion"]).tolist() if labelled else None,
+        "worst": _most_confident(total["worst"], _WORST_OF_JOB),
     }
 
 
-def _worst(mistakes: Iterable[Mistake], number: int) -> list[Mistake]:
+def _confusion_to_receipt(confusion: NDArray[np.int64]) -> dict[str, int]:
+    pairs = np.argwhere(confusion).tolist()
+    return {f"{label} as {best}": int(confusion[label, best]) for label, best in pairs}
+
+
+def _confusion_of_receipt(counts: dict[str, int]) -> NDArray[np.int64]:
+    confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+    for pair, count in counts.items():
+        label, prediction = pair.split(" as ")
+        confusion[int(label), int(prediction)] = count
+    return confusion
+
+
+def _most_confident(mistakes: Iterable[Mistake], number: int) -> list[Mistake]:
     def order(each: Mistake) -> tuple[float, str, int]:
         return -each["confidence"], each["source_file"], each["source_row"]
 
     return sorted(mistakes, key=order)[:number]
 
 
-def _counted(values: NDArray[np.integer[Any]]) -> dict[str, int]:
-    numbers, times = np.unique(values, return_counts=True)
-    return {str(number): int(count) for number, count in zip(numbers, times, strict=True)}
+def _count(values: NDArray[np.integer[Any]]) -> dict[str, int]:
+    numbers, counts = np.unique(values, return_counts=True)
+    return {str(number): int(count) for number, count in zip(numbers, counts, strict=True)}
 
 
-def _added(tenths: NDArray[np.int64], confidence: NDArray[np.floating]) -> dict[str, int]:
-    """Confidences added up as whole millionths: their sum does not depend on any order."""
+def _sum_millionths(tenths: NDArray[np.int64], confidence: NDArray[np.floating]) -> dict[str, int]:
+    """Sum confidences as whole millionths, whose sum does not depend on the order."""
     millionths = np.rint(confidence * 1e6).astype(np.int64)
     return {str(each): int(millionths[tenths == each].sum()) for each in np.unique(tenths)}
-
-
-def _png(image: NDArray[np.uint8]) -> str:
-    stream = BytesIO()
-    Image.fromarray(image.reshape(28, 28)).save(stream, "PNG")
-    return b64encode(stream.getvalue()).decode()

@@ -6,39 +6,44 @@ OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from nanograd.batch.inputs import InputFile, expand_pictures
 from nanograd.batch.job import Job
-from nanograd.batch.labels import Label, find_labels, label_source
+from nanograd.batch.labels import Label, find_labels, parse_label_source
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
-from nanograd.config.command_configs import IngestConfig
-from nanograd.errors import UnreadableError
+from nanograd.digits.form import to_png
+from nanograd.errors import Rejection, UnreadableError
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives
-from nanograd.pictures.decode import PictureReader, formats_named
+from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import process, storage
-from nanograd.tables.files import to_parquet
-from nanograd.tables.images import QUARANTINE
+from nanograd.runtime.events import Listener, ignore
+from nanograd.tables.writers import as_text, quarantine_table, to_parquet
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 ROWS = pa.schema([("image", _FILE), ("label", pa.int8())])
 ROWS_WITH_ORIGINALS = ROWS.append(pa.field("original", _FILE))
 
-# Photos have megabytes: a part holds them all at once, and nothing is told until one is done.
+# Photos have megabytes: a part is held in memory as a whole, and progress is per part.
 _PART_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestWork:
-    """Does one part; small, so that it can be sent to every actor."""
+    """The work on a part; small, because it is sent to every actor.
+
+    Args:
+        place: output folder or URI.
+        reader: limits on picture files.
+        polarity: auto, dark-on-light or light-on-dark.
+        keep_original: whether each row keeps its file.
+    """
 
     place: str
     reader: PictureReader
@@ -47,89 +52,103 @@ class IngestWork:
 
     def __call__(self, part: Part) -> Receipt:
         """Read, normalise and commit the pictures of a part."""
-        # Photos have megabytes: with the page faults of asking for them anew, decoding one of
+        # Photos have megabytes: with the page faults of allocating them again, decoding one of
         # 1,600 pixels took 6.4 ms, without them 4.6 (2026-11-25).
         process.keep_freed()
         rows: list[dict[str, Any]] = []
-        rejects: list[dict[str, Any]] = []
+        rejected: list[tuple[str, Rejection]] = []
         with Archives() as archives:
             for file, label in zip(part.files, part.labels, strict=True):
                 try:
                     data = self.reader.read(file, archives.read)
                     rows.append(self._row(file, data, label))
                 except UnreadableError as error:
-                    rejects.append(_reject(file, error))
+                    rejected.append((file, Rejection(0, error.reason, error.detail)))
         schema = ROWS_WITH_ORIGINALS if self.keep_original else ROWS
         files = {f"part-{part.id}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
-        if rejects:
-            table = pa.Table.from_pylist(rejects, QUARANTINE)
+        if rejected:
+            table = quarantine_table(rejected)
             files[f"_quarantine/part-{part.id}.parquet"] = to_parquet(table)
-        return commit_part(self.place, part, files, _counts(part, rows, rejects))
+        counts = {
+            "rows": len(part.files),
+            "ingested": len(rows),
+            "labelled": sum(row["label"] is not None for row in rows),
+            "quarantined": len(rejected),
+            "reasons": dict(Counter(str(each.reason) for _, each in rejected)),
+        }
+        return commit_part(self.place, part, files, counts)
 
     def _row(self, file: str, data: bytes, label: Label) -> dict[str, Any]:
         image = normalise.normalise(self.reader.decode(data), polarity=self.polarity)
-        buffer = BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        path = _as_text(file)
-        row = {"image": {"bytes": buffer.getvalue(), "path": path}, "label": label}
+        path = as_text(file)
+        row = {"image": {"bytes": to_png(image), "path": path}, "label": label}
         return {**row, "original": {"bytes": data, "path": path}} if self.keep_original else row
 
 
 def plan(
-    config: IngestConfig, inputs: Sequence[str], say: Callable[[str], None]
+    inputs: Sequence[str],
+    *,
+    output: str,
+    reader: PictureReader,
+    part_rows: int,
+    polarity: str = "auto",
+    label_from: str = "auto",
+    keep_original: bool = False,
+    overwrite: bool = False,
+    listener: Listener = ignore,
 ) -> tuple[Job, IngestWork]:
-    """What there is to do: every file and its label.
+    """Plan an ingestion: find every file and its label, and cut them into parts.
 
     Args:
-        config: settings.
         inputs: files, folders or globs, local or in an object store.
-        say: told what has no label.
+        output: folder or URI.
+        reader: limits on picture files.
+        part_rows: files in a part, at most.
+        polarity: auto, dark-on-light or light-on-dark.
+        label_from: see `labels.parse_label_source`.
+        keep_original: whether each row keeps its file.
+        overwrite: whether another job's output is replaced.
+        listener: receives messages about pictures without a label.
 
     Raises:
-        DataError: an input is not there, there is no picture at all, or a list of labels has a
+        DataError: an input does not exist, there are no pictures, or a list of labels has a
             mistake.
-        UsageError: a format or the pattern of labels is none.
+        UsageError: the pattern of labels is invalid.
     """
-    reader = PictureReader(
-        max_bytes=config.max_bytes,
-        max_pixels=config.max_pixels,
-        formats=formats_named(config.formats),
-    )
-    source = label_source(config.label_from)
-    choices = {"polarity": config.polarity, "keep_original": config.keep_original}
+    source = parse_label_source(label_from)
+    # The parts' ids depend on the order of these.
+    choices = {"polarity": polarity, "keep_original": keep_original}
     settings = {**asdict(reader), "formats": list(reader.formats), **choices}
     files = expand_pictures(inputs)
-    labels = find_labels([file.place for file in files], inputs, source, say)
-    parts = list(_parts(files, labels, config.part_rows, settings))
-    identity = {"command": "ingest", **settings, "parts": [part.id for part in parts]}
-    place = storage.absolute(config.output)
-    job = Job(place=place, identity=identity, parts=parts, overwrite=config.overwrite)
-    return job, IngestWork(
+    labels = find_labels([file.place for file in files], inputs, source, listener)
+    parts = list(_parts(files, labels, part_rows, settings))
+    place = storage.absolute(output)
+    job = Job(
         place=place,
-        reader=reader,
-        polarity=config.polarity,
-        keep_original=config.keep_original,
+        identity={"command": "ingest", **settings, "parts": [part.id for part in parts]},
+        parts=parts,
+        overwrite=overwrite,
+    )
+    return job, IngestWork(
+        place=place, reader=reader, polarity=polarity, keep_original=keep_original
     )
 
 
 def _parts(
-    files: Sequence[InputFile],
-    labels: Sequence[Label],
-    part_rows: int,
-    settings: dict[str, Any],
+    files: Sequence[InputFile], labels: Sequence[Label], part_rows: int, settings: dict[str, Any]
 ) -> Iterator[Part]:
     for part in _cut(files, part_rows):
-        group, of_group = files[part], tuple(labels[part])
+        group, group_labels = files[part], tuple(labels[part])
         yield Part(
-            id=part_id(settings, of_group, *group),
+            id=part_id(settings, group_labels, *group),
             files=tuple(file.place for file in group),
             num_rows=len(group),
-            labels=of_group,
+            labels=group_labels,
         )
 
 
 def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
-    """Neighbouring files, so many at most, and of so many bytes unless it is one."""
+    """Cut files into runs of limited number and, unless it is one file, limited bytes."""
     start, num_bytes = 0, 0
     for end, file in enumerate(files):
         num_bytes += file.num_bytes
@@ -137,29 +156,3 @@ def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
             yield slice(start, end)
             start, num_bytes = end, file.num_bytes
     yield slice(start, len(files))
-
-
-def _as_text(file: str) -> str:
-    """A path as Parquet can hold it: what of it is no UTF-8 is written out as an escape."""
-    return file.encode(errors="backslashreplace").decode()
-
-
-def _reject(file: str, error: UnreadableError) -> dict[str, Any]:
-    return {
-        "source_file": _as_text(file),
-        "source_row": 0,
-        "reason": error.reason,
-        "detail": _as_text(error.detail),
-    }
-
-
-def _counts(
-    part: Part, rows: Sequence[dict[str, Any]], rejects: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "rows": len(part.files),
-        "ingested": len(rows),
-        "labelled": sum(row["label"] is not None for row in rows),
-        "quarantined": len(rejects),
-        "reasons": dict(Counter(str(reject["reason"]) for reject in rejects)),
-    }

@@ -1,4 +1,4 @@
-"""Which files a batch job reads: files, folder trees and globs, local or in an object store."""
+"""The input files of a batch job: files, folder trees and globs, local or in an object store."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ from nanograd.runtime import storage
 
 
 class InputFile(NamedTuple):
-    """A file to be read, and what shows that it is still the same one.
+    """A file to read, with the attributes that identify its version.
 
     Args:
         place: absolute path or URI.
         num_bytes: its size.
-        mtime_ns: when it was changed.
+        mtime_ns: time of its last change.
     """
 
     place: str
@@ -28,18 +28,18 @@ class InputFile(NamedTuple):
 def expand(
     inputs: Sequence[str], suffixes: tuple[str, ...], hint: str = "check the path"
 ) -> list[InputFile]:
-    """All files meant; sorted, none twice.
+    """List all input files, sorted, none twice.
 
     In folders only files with one of the suffixes count, and names that begin with `_` or `.` are
-    passed over, as Spark, Hive and Arrow do. A file named directly is always taken.
+    skipped, as Spark, Hive and Arrow do. A file named directly is always taken.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        suffixes: those of the files meant.
-        hint: what to do if there are none.
+        suffixes: of the files to take.
+        hint: advice if none is found.
 
     Raises:
-        DataError: an input is not there, or nothing is left.
+        DataError: an input does not exist, or no file is found.
     """
     found: set[InputFile] = set()
     for place in inputs:
@@ -50,14 +50,21 @@ def expand(
 
 
 def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
-    """All picture files meant, as `expand`; ZIP files are folders of pictures.
+    """List all picture files, as `expand` does; ZIP files count as folders of pictures.
 
-    An archive that cannot be opened stands for itself, to be refused when it is read.
+    A damaged archive is listed itself, to be rejected when it is read.
 
     Raises:
-        DataError: an input is not there, or nothing is left.
+        DataError: an input does not exist, or no picture is found.
     """
-    files = [each for file in expand(inputs, (*SUFFIXES, archives.SUFFIX)) for each in _in(file)]
+    files: list[InputFile] = []
+    for file in expand(inputs, (*SUFFIXES, archives.SUFFIX)):
+        if not file.place.lower().endswith(archives.SUFFIX):
+            files.append(file)
+            continue
+        for place, num_bytes in archives.list_members(file.place):
+            if place == file.place or _matches(place.removeprefix(f"{file.place}/"), SUFFIXES):
+                files.append(InputFile(place, num_bytes, file.mtime_ns))
     if not files:
         raise DataError(
             f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; check the path"
@@ -65,31 +72,25 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
     return sorted(files)
 
 
-def _in(file: InputFile) -> Iterator[InputFile]:
-    """The pictures in a file: itself, or those of an archive."""
-    if not file.place.lower().endswith(archives.SUFFIX):
-        yield file
-        return
-    for place, num_bytes in archives.members(file.place):
-        if place == file.place or _counts(place.removeprefix(f"{file.place}/"), SUFFIXES):
-            yield InputFile(place, num_bytes, file.mtime_ns)
-
-
 def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
     if storage.is_remote(place):
-        yield from _expand_remote(place, suffixes)
+        for each in storage.files_below(place):
+            file = InputFile(*each)
+            name = file.place.removeprefix(place.rstrip("/") + "/")
+            if file.place == place or _matches(name, suffixes):
+                yield file
         return
     path = Path(place)
     if path.is_file():
         yield _local_file(path)
     elif path.is_dir():
-        for each in sorted(path.rglob("*")):
-            if each.is_file() and _counts(str(each.relative_to(path)), suffixes):
-                yield _local_file(each)
+        for below in sorted(path.rglob("*")):
+            if below.is_file() and _matches(str(below.relative_to(path)), suffixes):
+                yield _local_file(below)
     else:
         # Path.glob takes no absolute pattern.
         found = sorted(glob.glob(place, recursive=True))  # noqa: PTH207
-        # A link to nowhere is found, too, and would match itself for ever.
+        # A dangling link or a pipe is found, too, and would match itself for ever.
         matches = [each for each in found if Path(each).is_file() or Path(each).is_dir()]
         if not matches:
             raise DataError(f"{place}: there is no such file or folder; check the path")
@@ -97,19 +98,11 @@ def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
             yield from _expand_one(match, suffixes)
 
 
-def _expand_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
-    for found in storage.files_below(place):
-        file = InputFile(*found)
-        below = file.place.removeprefix(place.rstrip("/") + "/")
-        if file.place == place or _counts(below, suffixes):
-            yield file
-
-
 def _local_file(path: Path) -> InputFile:
     status = path.stat()
     return InputFile(str(path), status.st_size, status.st_mtime_ns)
 
 
-def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
+def _matches(name: str, suffixes: tuple[str, ...]) -> bool:
     hidden = any(part.startswith(("_", ".")) and part != ".." for part in Path(name).parts)
     return not hidden and name.lower().endswith(suffixes)

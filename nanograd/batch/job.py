@@ -211,7 +211,7 @@ def _check_error_rate(job: Job, receipts: Sequence[Receipt]) -> None:
     if job.max_error_rate == 1:
         return
     bad = sum(receipt["quarantined"] for receipt in receipts)
-    rows = sum(part.num_rows + bool(part.broken) for part in job.parts)
+    rows = sum(part.num_rows + (part.rejection is not None) for part in job.parts)
     if bad > job.max_error_rate * rows:
         reasons = total(receipts)["reasons"]
         most = max(reasons, key=reasons.get)

@@ -1,29 +1,29 @@
-"""Which digit a picture shows, told from its folder, its name, a pattern or a CSV list.
+"""Labels of pictures, from their folder, their name, a pattern or a CSV list.
 
-Labels are found when a job is planned, so that a list with a mistake stops it before it begins.
+Labels are found when a job is planned, so that a mistake in a list stops it before it begins.
 """
 
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from nanograd.errors import DataError, UsageError
 from nanograd.runtime import storage
+from nanograd.runtime.events import Listener, info
 from nanograd.tables.columns import LABEL_NAMES
 
 Label: TypeAlias = int | None
-Say: TypeAlias = Callable[[str], None]
 
 WORDS = ("auto", "folder", "name", "none")
 
-# Names of the column that says which picture a line is about; file_name is that of Hugging Face.
+# Names of the column with the picture's path; file_name is that of Hugging Face.
 _FILE_NAMES = ("file", "file_name", "filename", "path", "image")
 
-# 7.png, 7_0012.png, 7 (2).png; or a word that says so: x-is-7.png, digit7.jpg, label_7-b.png.
+# 7.png, 7_0012.png, 7 (2).png; or after a word: x-is-7.png, digit7.jpg, label_7-b.png.
 # A bare number at the end (img_7.png) is more often a count than a label.
 _LABEL_IN_NAME = (
     re.compile(r"^([0-9])(?![0-9])(?:[-_ (].*)?$"),
@@ -38,40 +38,73 @@ class LabelSource(NamedTuple):
     """Where labels come from.
 
     Args:
-        text: as the user said it.
-        pattern: if it is one; else it is one of WORDS or a CSV list.
+        text: as the user wrote it: one of WORDS, a pattern or a CSV list.
+        pattern: of a pattern.
     """
 
     text: str
     pattern: re.Pattern[str] | None
 
 
-def label_source(text: str) -> LabelSource:
-    """What `--label-from` means.
+def parse_label_source(text: str) -> LabelSource:
+    r"""Parse `--label-from`: one of WORDS, a CSV list or a pattern.
+
+    A pattern is a regular expression with a group, or a template with {label} (and `*`, `?`), which
+    describes whole names at the end of a path and ignores case.
 
     Raises:
-        UsageError: nothing.
+        UsageError: it is none of these.
+
+    >>> parse_label_source("img_*_{label}.png").pattern.search("scans/IMG_12_7.PNG")["label"]
+    '7'
+    >>> parse_label_source(r"digit(\d)").pattern.search("my-digit4.jpg")[1]
+    '4'
     """
-    is_pattern = text not in WORDS and not text.lower().endswith(".csv")
-    return LabelSource(text, compile_pattern(text) if is_pattern else None)
+    if text in WORDS or text.lower().endswith(".csv"):
+        return LabelSource(text, None)
+    if text.count("{label}") == 1:
+        return LabelSource(text, re.compile(_expression(text), re.IGNORECASE))
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--label-from {text!r} is no regular expression: {error}") from error
+    if pattern.groups == 1 or "label" in pattern.groupindex:
+        return LabelSource(text, pattern)
+    raise UsageError(
+        f"--label-from {text!r}: say {', '.join(WORDS)}, a FILE.csv, a template such as "
+        r"'img_*_{label}.png' or a regular expression with one group such as 'digit(\d)'"
+    )
+
+
+def _expression(template: str) -> str:
+    pieces = [each for each in re.split(r"(\*|\?|\{label\})", template) if each]
+    body = ""
+    for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
+        if piece == "{label}":
+            # Beside a wildcard the digit stands alone: *{label}.png finds no 2 in img_12.png.
+            body += "(?<![0-9])" * (before in _WILDCARDS) + "(?P<label>[0-9])"
+            body += "(?![0-9])" * (after in _WILDCARDS)
+        else:
+            body += _WILDCARDS.get(piece) or re.escape(piece)
+    return f"(?:^|/){body}$"
 
 
 def find_labels(
-    files: Sequence[str], inputs: Sequence[str], source: LabelSource, say: Say
+    files: Sequence[str], inputs: Sequence[str], source: LabelSource, listener: Listener
 ) -> list[Label]:
-    """The label of each picture, as far as there is one.
+    """Find the label of each picture.
 
     Args:
         files: absolute places of the pictures.
-        inputs: what they were found in; a list may name them from there.
-        source: from `label_source`.
-        say: told what a list or a pattern does not cover.
+        inputs: where they were found; paths in a list may be relative to them.
+        source: from `parse_label_source`.
+        listener: receives a message about what a list or a pattern does not cover.
 
     Returns:
         A digit or None, in the order of `files`.
 
     Raises:
-        DataError: the list is not there or has a mistake, or labels no picture.
+        DataError: the list does not exist, has a mistake or labels no picture.
         UsageError: the pattern labels no picture.
     """
     if source.text in WORDS:
@@ -79,20 +112,21 @@ def find_labels(
     if source.pattern:
         labels = [_match(source.pattern, file) for file in files]
     else:
-        labels = _from_list(files, inputs, storage.absolute(source.text), say)
-    without = labels.count(None)
-    if source.pattern and without == len(files):
+        labels = _look_up(files, inputs, storage.absolute(source.text), listener)
+    num_without = labels.count(None)
+    if source.pattern and num_without == len(files):
         raise UsageError(
             f"--label-from {source.text!r} finds no digit in the names of {len(files)} pictures, "
             f"such as {files[0]}"
         )
-    if without:
-        say(f"{without:,} of {len(labels):,} pictures have no label from {source.text}")
+    if num_without:
+        text = f"{num_without:,} of {len(labels):,} pictures have no label from {source.text}"
+        listener(info(text))
     return labels
 
 
 def label_of(file: str, label_from: str) -> Label:
-    """The digit that a picture's folder or file name says it is, or None.
+    """Return the digit in the name of a picture's folder or file, or None.
 
     Args:
         file: path or URI.
@@ -113,72 +147,44 @@ def label_of(file: str, label_from: str) -> Label:
     return None
 
 
-def compile_pattern(text: str) -> re.Pattern[str]:
-    r"""A template with {label} (and `*`, `?`), or a regular expression with a group.
-
-    A template describes the end of a path, whole names of it, large and small letters alike.
-
-    Raises:
-        UsageError: it is neither.
-
-    >>> compile_pattern("img_*_{label}.png").search("scans/IMG_12_7.PNG")["label"]
-    '7'
-    >>> compile_pattern(r"digit(\d)").search("my-digit4.jpg")[1]
-    '4'
-    """
-    if text.count("{label}") == 1:
-        return re.compile(_template(text), re.IGNORECASE)
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UsageError(f"--label-from {text!r} is no regular expression: {error}") from error
-    if pattern.groups == 1 or "label" in pattern.groupindex:
-        return pattern
-    raise UsageError(
-        f"--label-from {text!r}: say {', '.join(WORDS)}, a FILE.csv, a template such as "
-        r"'img_*_{label}.png' or a regular expression with one group such as 'digit(\d)'"
-    )
-
-
-def _template(text: str) -> str:
-    pieces = [each for each in re.split(r"(\*|\?|\{label\})", text) if each]
-    body = ""
-    for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
-        if piece == "{label}":
-            # Beside a wildcard the digit stands alone: *{label}.png finds no 2 in img_12.png.
-            body += "(?<![0-9])" * (before in _WILDCARDS) + "(?P<label>[0-9])"
-            body += "(?![0-9])" * (after in _WILDCARDS)
-        else:
-            body += _WILDCARDS.get(piece) or re.escape(piece)
-    return f"(?:^|/){body}$"
-
-
 def _match(pattern: re.Pattern[str], file: str) -> Label:
     match = pattern.search(file if "/" in pattern.pattern else file.rpartition("/")[2])
     found = match["label" if "label" in pattern.groupindex else 1] if match else None
     return int(found) if found and re.fullmatch("[0-9]", found) else None
 
 
-def _from_list(files: Sequence[str], inputs: Sequence[str], place: str, say: Say) -> list[Label]:
+def _look_up(
+    files: Sequence[str], inputs: Sequence[str], place: str, listener: Listener
+) -> list[Label]:
+    """Find the labels of pictures in a list."""
     folders = [storage.absolute(each).rstrip("/") for each in inputs]
-    roots = [_folder(place), *folders, *(_folder(each) for each in folders)]
-    wanted = {_below("", file): file for file in files}
+    parent, *parents = (each.rpartition("/")[0] for each in (place, *folders))
+    roots = [parent, *folders, *parents]
+    wanted = {_resolve("", file): file for file in files}
     lines: dict[str, tuple[int, Label]] = {}
     unused: list[tuple[int, str]] = []
     for line, name, label in read_list(storage.read(place), place):
-        file = _named(name, roots, wanted, f"{place} line {line}")
+        file = _find_picture(name, roots, wanted, f"{place} line {line}")
         if file is None:
             unused.append((line, name))
         elif (before := lines.setdefault(file, (line, label)))[1] != label:
             raise DataError(
                 f"{place} line {line}: {name} has another label in line {before[0]}; keep one"
             )
-    _check_use(place, len(lines), unused, say)
+    if not lines:
+        raise DataError(
+            f"{place} names none of the pictures; name them as seen from it or from the input"
+        )
+    if unused:
+        line, name = unused[0]
+        count = "1 line" if len(unused) == 1 else f"{len(unused):,} lines"
+        text = f"{count} of {place} without a picture in the input, the first is {line}: {name}"
+        listener(info(text))
     return [lines.get(file, (0, None))[1] for file in files]
 
 
 def read_list(data: bytes, place: str) -> Iterator[tuple[int, str, Label]]:
-    """Line number, picture and label of each line of a CSV list.
+    """Yield line number, picture and label of each line of a CSV list.
 
     Args:
         data: UTF-8, with a header that names the columns file and label; commas, semicolons or
@@ -196,53 +202,45 @@ def read_list(data: bytes, place: str) -> Iterator[tuple[int, str, Label]]:
     separator = max(",;\t", key=header.count)
     rows = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        file, label = (
-            _column(rows.fieldnames or (), names) for names in (_FILE_NAMES, LABEL_NAMES)
-        )
+        names = rows.fieldnames or ()
+        file, label = (_find_column(names, known) for known in (_FILE_NAMES, LABEL_NAMES))
         if file is None or label is None:
             raise DataError(f"{place}: its first line must name the columns file and label")
         for row in rows:
-            yield (
-                rows.line_num,
-                _value(row, file),
-                _digit(row, label, f"{place} line {rows.line_num}"),
-            )
+            digit = _parse_digit(row, label, f"{place} line {rows.line_num}")
+            yield rows.line_num, (row[file] or "").strip(), digit
     except csv.Error as error:
         raise DataError(f"{place} line {rows.reader.line_num}: this is no CSV ({error})") from error
 
 
-def _column(names: Sequence[str], known: Sequence[str]) -> str | None:
+def _find_column(names: Sequence[str], known: Sequence[str]) -> str | None:
     return next((each for word in known for each in names if each.strip().lower() == word), None)
 
 
-def _value(row: Mapping[str, str | None], column: str) -> str:
-    return (row[column] or "").strip()
-
-
-def _digit(row: Mapping[str, str | None], column: str, where: str) -> Label:
-    text = _value(row, column)
+def _parse_digit(row: Mapping[str, str | None], column: str, where: str) -> Label:
+    text = (row[column] or "").strip()
     match = _DIGIT.fullmatch(text)
     if text and not match:
-        raise DataError(f"{where}: the label is {text!r}, which is no digit from 0 to 9; mend it")
+        raise DataError(f"{where}: the label is {text!r}, which is no digit from 0 to 9; fix it")
     return int(match[1]) if match else None
 
 
-def _named(name: str, roots: Sequence[str], wanted: Mapping[str, str], where: str) -> str | None:
-    """The picture that a line of a list means, from the list's folder or from an input."""
-    found = [wanted[place] for root in roots if (place := _below(root, name)) in wanted]
-    beside = wanted.get(_below(roots[0], name))
-    meant = [beside] if beside else sorted(set(found))
-    if len(meant) > 1:
-        raise DataError(f"{where}: {name} may be {meant[0]} or {meant[1]}; say more of its path")
-    return meant[0] if meant else None
+def _find_picture(
+    name: str, roots: Sequence[str], wanted: Mapping[str, str], where: str
+) -> str | None:
+    """Find the picture that a list names, relative to the list's folder or to an input."""
+    found = [wanted[place] for root in roots if (place := _resolve(root, name)) in wanted]
+    beside = wanted.get(_resolve(roots[0], name))
+    matches = [beside] if beside else sorted(set(found))
+    if len(matches) > 1:
+        raise DataError(
+            f"{where}: {name} may be {matches[0]} or {matches[1]}; say more of its path"
+        )
+    return matches[0] if matches else None
 
 
-def _folder(place: str) -> str:
-    return place.rpartition("/")[0]
-
-
-def _below(root: str, name: str) -> str:
-    """A name as seen from a folder, on the straight way."""
+def _resolve(root: str, name: str) -> str:
+    """Resolve a name relative to a folder, without `.` and `..`."""
     if storage.is_remote(name):
         return name
     if name.startswith(("/", "file://")):
@@ -250,14 +248,3 @@ def _below(root: str, name: str) -> str:
     if storage.is_remote(root):
         return storage.join(root, name.removeprefix("./"))
     return os.path.normpath(storage.join(root, name))  # Path keeps a/../b
-
-
-def _check_use(place: str, num_used: int, unused: list[tuple[int, str]], say: Say) -> None:
-    if not num_used:
-        raise DataError(
-            f"{place} names none of the pictures; name them as seen from it or from the input"
-        )
-    if unused:
-        line, name = unused[0]
-        lines = "1 line" if len(unused) == 1 else f"{len(unused):,} lines"
-        say(f"{lines} of {place} without a picture in the input, the first is {line}: {name}")

@@ -5,11 +5,12 @@ The receipt, `OUT/_receipts/ID.json`, is written last of a part's files: a part 
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
+from nanograd.errors import Reason, Rejection
 from nanograd.runtime import json_files, storage
 
 Receipt: TypeAlias = dict[str, Any]
@@ -30,8 +31,7 @@ class Part:
         first_row: number of the first of its rows in that file.
         num_rows: rows it must account for.
         labels: of its files, as planned; empty where labels are in the files.
-        broken: reason code if its file cannot be read, else empty.
-        detail: the reason in a sentence.
+        rejection: of its file, if that cannot be read.
         below: folder in the output for what it makes, while another job's output stands there.
     """
 
@@ -42,9 +42,20 @@ class Part:
     first_row: int = 0
     num_rows: int = 0
     labels: tuple[int | None, ...] = ()
-    broken: str = ""
-    detail: str = ""
+    rejection: Rejection | None = None
     below: str = ""
+
+    def to_json(self) -> str:
+        """Encode the part, to be sent to another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Part":
+        """Decode a part from `to_json`."""
+        values = json.loads(text)
+        if found := values["rejection"]:
+            values["rejection"] = Rejection(found["row"], Reason(found["reason"]), found["detail"])
+        return cls(**values)
 
 
 class DonePart(NamedTuple):

@@ -1,7 +1,7 @@
-"""What Parquet files hold, told from their footers alone, and how they are cut into parts.
+"""The content of Parquet files by their footers alone, and the plan of their parts.
 
-Files of one job may differ in their image column, in columns that nobody asked for, and in kept
-columns as far as one type holds the values of all.
+Files of one job may differ in their image column, in columns that are not read, and in kept columns
+as far as one type holds the values of all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,87 +11,87 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from nanograd.batch.inputs import InputFile
-from nanograd.errors import DataError
-from nanograd.tables import columns
-from nanograd.tables.columns import find_image_column, find_label_column
+from nanograd.errors import DataError, Reason, Rejection
+from nanograd.tables.columns import partition_schema, partition_values
 from nanograd.tables.files import RowRange, open_parquet
+from nanograd.tables.images import required_columns
+from nanograd.tables.rows import ReadOptions
 
-# A part is about this many rows: enough to be worth committing, little enough to be done again
-# after a kill, and enough parts for many cores where there are enough rows.
-_MOST_ROWS, _LEAST_ROWS, _PARTS = 50_000, 2_500, 64
-# Who reads the end of a row group decompresses its beginning, so it is cut into few pieces.
-_MOST_PIECES = 8
-# Footers in an object store come from far; here they are read at once.
-_READERS = 16
+# A part has about this many rows: enough to be worth committing, few enough to be repeated after a
+# failure, and enough parts for many cores where there are enough rows.
+_MAX_ROWS, _MIN_ROWS, _NUM_PARTS = 50_000, 2_500, 64
+# Reading the end of a row group decompresses its beginning, so it is cut into few parts.
+_MAX_CUTS = 8
+# Footers in an object store take a round trip each; so many are read at once.
+_NUM_THREADS = 16
 
 
-class Found(NamedTuple):
+class ScannedFile(NamedTuple):
     """A Parquet file.
 
     Args:
-        file: where it is.
-        schema: its columns; none if it cannot be read.
+        file: its place, size and time.
+        schema: its columns; empty if it cannot be read.
         group_rows: rows of each row group.
-        broken: reason code if it cannot be read, else empty.
-        detail: the reason in a sentence.
+        rejection: why it cannot be read.
     """
 
     file: InputFile
-    schema: pa.Schema
-    group_rows: tuple[int, ...]
-    broken: str = ""
-    detail: str = ""
+    schema: pa.Schema = pa.schema([])
+    group_rows: tuple[int, ...] = ()
+    rejection: Rejection | None = None
 
 
-def look_at(
-    files: Sequence[InputFile], image_column: str | None, label_column: str | None
-) -> tuple[list[Found], pa.Schema]:
+def scan_files(
+    files: Sequence[InputFile], options: ReadOptions
+) -> tuple[list[ScannedFile], pa.Schema]:
     """Read every footer.
 
     Args:
-        files: what to read.
-        image_column: as the user said.
-        label_column: as the user said.
+        files: Parquet files.
+        options: how images and labels are read.
 
     Returns:
-        What each file holds, and the columns that folders say (see `nanograd.tables.columns`).
+        The content of each file, and the partition columns of all.
     """
-    folders = columns.schema(file.place for file in files)
+    partitions = partition_schema(file.place for file in files)
 
-    def look(file: InputFile) -> Found:
-        reason = "broken_file"
+    def scan(file: InputFile) -> ScannedFile:
+        reason = Reason.BROKEN_FILE
         try:
             with open_parquet(file.place) as parquet:
-                reason = "wrong_schema"
+                reason = Reason.WRONG_SCHEMA
                 schema, footer = parquet.schema_arrow, parquet.metadata
-                find_image_column(schema, image_column)
-                all_columns = columns.add_columns(schema.empty_table(), file.place, folders)
-                find_label_column(all_columns.schema, label_column)
+                required_columns(schema, file.place, partitions, options)
                 groups = range(footer.num_row_groups)
                 rows = tuple(footer.row_group(group).num_rows for group in groups)
-                return Found(file, schema, rows)
+                return ScannedFile(file, schema, rows)
         except DataError as error:
-            return Found(file, pa.schema([]), (), reason, str(error))
+            return ScannedFile(file, rejection=Rejection(None, reason, str(error)))
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(look, files)), folders
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(scan, files)), partitions
 
 
-def kept_columns(found: Sequence[Found], folders: pa.Schema, keep: Sequence[str]) -> pa.Schema:
-    """The columns to keep, each with a type that holds the values of all files.
+def unify_kept(
+    scanned: Sequence[ScannedFile], partitions: pa.Schema, keep: Sequence[str]
+) -> pa.Schema:
+    """Return the columns to keep, each with a type that holds the values of all files.
 
     Raises:
         DataError: no file has such a column, or its types do not go together.
     """
-    return pa.schema([_kept(found, folders, name) for name in keep])
+    return pa.schema([_unify(scanned, partitions, name) for name in keep])
 
 
-def _kept(found: Sequence[Found], folders: pa.Schema, name: str) -> pa.Field:
-    types = [each.schema.field(name).type for each in found if name in each.schema.names]
-    if name in folders.names and any(
-        name in columns.values(each.file.place) for each in found if name not in each.schema.names
+def _unify(scanned: Sequence[ScannedFile], partitions: pa.Schema, name: str) -> pa.Field:
+    types = [each.schema.field(name).type for each in scanned if name in each.schema.names]
+    if name in partitions.names and any(
+        name in partition_values(each.file.place)
+        for each in scanned
+        if name not in each.schema.names
     ):
-        types.append(folders.field(name).type)
+        types.append(partitions.field(name).type)
     if not types:
         raise DataError(f"no file has a column {name!r} to --keep; leave it out")
     plain = {type_.value_type if pa.types.is_dictionary(type_) else type_ for type_ in types}
@@ -105,28 +105,22 @@ def _kept(found: Sequence[Found], folders: pa.Schema, name: str) -> pa.Field:
         ) from error
 
 
-def cut(group_rows: Sequence[int], all_rows: int) -> Iterator[RowRange]:
-    """A file in pieces: runs of row groups, and parts of a row group that is large.
+def cut(group_rows: Sequence[int], num_job_rows: int) -> Iterator[RowRange]:
+    """Cut a file into runs of row groups, and large row groups into pieces.
 
     Args:
         group_rows: rows of each of its row groups.
-        all_rows: of the job: a large one has larger pieces.
+        num_job_rows: rows of the job; a large job has larger pieces.
     """
-    wanted = min(_MOST_ROWS, max(_LEAST_ROWS, all_rows // _PARTS))
+    wanted = min(_MAX_ROWS, max(_MIN_ROWS, num_job_rows // _NUM_PARTS))
     start, first_row, num_rows = 0, 0, 0
     for group, rows in enumerate(group_rows):
         num_rows += rows
         if num_rows >= wanted or group == len(group_rows) - 1:
-            yield from _pieces((start, group + 1), first_row, num_rows, wanted)
+            number = max(1, min(_MAX_CUTS, num_rows // wanted))
+            ends = [num_rows * (piece + 1) // number for piece in range(number)]
+            for skip, end in zip([0, *ends], ends, strict=False):
+                yield RowRange((start, group + 1), skip, first_row + skip, end - skip)
             start, first_row, num_rows = group + 1, first_row + num_rows, 0
     if not group_rows:
         yield RowRange((0, 0), 0, 0, 0)
-
-
-def _pieces(
-    row_groups: tuple[int, int], first_row: int, num_rows: int, wanted: int
-) -> Iterator[RowRange]:
-    number = max(1, min(_MOST_PIECES, num_rows // wanted))
-    ends = [num_rows * (piece + 1) // number for piece in range(number)]
-    for skip, end in zip([0, *ends], ends, strict=False):
-        yield RowRange(row_groups, skip, first_row + skip, end - skip)

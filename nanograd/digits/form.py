@@ -1,11 +1,13 @@
 """The form of MNIST's images: longest side 20, centre of mass in the middle of 28 x 28."""
 
+from io import BytesIO
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.dataset import SIDE
-from nanograd.errors import UnreadableError
+from nanograd.errors import Reason, UnreadableError
 
 Bytes = NDArray[np.uint8]
 
@@ -59,7 +61,7 @@ def shrink(ink: NDArray[np.floating]) -> Bytes:
     """
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     if not len(rows):
-        raise UnreadableError("low_contrast", "the strokes are too pale to tell from paper")
+        raise UnreadableError(Reason.LOW_CONTRAST, "the strokes are too pale to tell from paper")
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = LONGEST_SIDE / max(crop.shape)
     size = [max(1, round(side * scale)) for side in crop.shape[::-1]]
@@ -86,3 +88,10 @@ def centre_of_mass(image: Bytes) -> tuple[float, float]:
     y = rows @ np.arange(len(rows)) / total
     x = columns @ np.arange(len(columns)) / total
     return float(y), float(x)
+
+
+def to_png(image: Bytes) -> bytes:
+    """Encode a 28 x 28 image, or its 784 values, as PNG."""
+    stream = BytesIO()
+    Image.fromarray(image.reshape(SIDE, SIDE)).save(stream, "PNG")
+    return stream.getvalue()

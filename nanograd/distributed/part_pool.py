@@ -10,7 +10,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -40,7 +39,7 @@ class _PartActor:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         # Our errors travel as a row: Ray Data would wrap an exception and log a page.
         try:
-            receipt, seconds = run_part(self._work, Part(**json.loads(row["part"])))
+            receipt, seconds = run_part(self._work, Part.from_json(row["part"]))
             return {"receipt": json.dumps(receipt), "seconds": seconds, "error": ""}
         except NanogradError as error:
             return {"receipt": str(error), "seconds": 0.0, "error": type(error).__name__}
@@ -62,7 +61,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         if not parts:
             return
         _silence_ray_data()
-        rows = [{"part": json.dumps(asdict(part))} for part in parts]
+        rows = [{"part": part.to_json()} for part in parts]
         # One actor a CPU from the start: Ray Data grows a pool only when work has piled up.
         size = min(num_actors, len(parts))
         in_flight = _in_flight(len(parts), size)

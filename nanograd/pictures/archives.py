@@ -1,7 +1,7 @@
-"""Pictures in ZIP files, read where they are: an archive is a folder whose name ends in `.zip`.
+"""Pictures in ZIP files, read in place: an archive counts as a folder whose name ends in `.zip`.
 
 A member's place is the archive's, a slash and its name: `drawings.zip/7/drawing-0001.png`. Nothing
-is unpacked to a disk, and no more of a member is decompressed than is allowed.
+is unpacked to disk, and no more of a member is decompressed than is allowed.
 
 References:
     PKWARE, "APPNOTE.TXT", 6.3.10, sections 4.3 and 4.4; Fifield (2019), "A better zip bomb".
@@ -13,16 +13,16 @@ import zlib
 from typing import NamedTuple, Self
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from nanograd.errors import DataError, UnreadableError
+from nanograd.errors import DataError, Reason, UnreadableError
 from nanograd.runtime import storage
 
 SUFFIX = ".zip"
-# Deflate makes at most 1,032 times as much of a byte; bzip2 and LZMA know no such bound.
+# Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
 _METHODS = (ZIP_STORED, ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-# An absolute name, a drive letter, or a step up.
-_OUT_OF_IT = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
-# What `zipfile` raises for bytes that are not what they claim to be.
+# An absolute name, a drive letter, or a parent folder.
+_OUTSIDE = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
+# Raised by `zipfile` for damaged bytes.
 _BROKEN = (
     *(BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(ValueError, LookupError, RuntimeError, ArithmeticError),
@@ -30,17 +30,22 @@ _BROKEN = (
 
 
 class Member(NamedTuple):
-    """A file in an archive: its place, and its size in bytes as the archive says."""
+    """A file in an archive.
+
+    Args:
+        place: path or URI of the archive, a slash and its name.
+        num_bytes: its size as the archive states it.
+    """
 
     place: str
     num_bytes: int
 
 
-def members(archive: str) -> list[Member]:
-    """The files in an archive, each name once; the archive itself if it is no whole ZIP file.
+def list_members(archive: str) -> list[Member]:
+    """List the files in an archive, each name once; the archive itself if it is damaged.
 
     Raises:
-        StorageError: it cannot be read at all; that is no damage.
+        StorageError: the archive cannot be read.
     """
     try:
         with _open(archive) as found:
@@ -51,7 +56,7 @@ def members(archive: str) -> list[Member]:
 
 
 class Archives:
-    """Reads files, and files in archives; the archive read last stays open until the end."""
+    """Reader of files and of files in archives; it keeps the last archive open."""
 
     def __init__(self) -> None:
         self._place = ""
@@ -63,28 +68,32 @@ class Archives:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def read(self, place: str, most: int) -> bytes:
-        """The first `most` bytes of a file, or all of an archive's member if it has fewer.
+    def read(self, place: str, max_bytes: int) -> bytes:
+        """Read the first bytes of a file, or a whole member of an archive.
+
+        Args:
+            place: of the file or member.
+            max_bytes: read of a file; a member must have fewer.
 
         Raises:
-            DataError: there is no such file.
-            StorageError: the place fails as a whole.
+            DataError: the file does not exist.
+            StorageError: the storage fails.
             UnreadableError: `broken_archive`, or of a member `bad_name`, `encrypted`, `too_large`
                 or `broken_member`.
         """
         if self._archive is None or not place.startswith(f"{self._place}/"):
             archive = _archive_of(place)
             if archive is None:
-                return storage.read(place, most)
+                return storage.read(place, max_bytes)
             self._close()
             self._archive, self._place = _open(archive), archive
         name = place.removeprefix(f"{self._place}/")
         try:
-            return _read(self._archive, name, most)
+            return _read_member(self._archive, name, max_bytes)
         except _BROKEN as error:
-            storage.read(self._place, 1)  # a store that is gone says so here
+            storage.read(self._place, 1)  # raises StorageError if the storage has failed
             detail = f"{name} in the archive is damaged ({error or type(error).__name__})"
-            raise UnreadableError("broken_member", detail) from error
+            raise UnreadableError(Reason.BROKEN_MEMBER, detail) from error
 
     def _close(self) -> None:
         if self._archive is not None:
@@ -93,7 +102,7 @@ class Archives:
 
 
 def _archive_of(place: str) -> str | None:
-    """The archive that a place is or lies in; a folder may have such a name, too."""
+    """Return the archive that contains a place, or is one; folders may have such names, too."""
     lower, end = f"{place.lower()}/", 0
     while (at := lower.find(f"{SUFFIX}/", end)) >= 0:
         end = at + len(SUFFIX)
@@ -107,22 +116,22 @@ def _open(place: str) -> ZipFile:
     try:
         return ZipFile(file)
     except _BROKEN as error:
-        storage.read(place, 1)  # a store that is gone says so here
+        storage.read(place, 1)  # raises StorageError if the storage has failed
         detail = f"the file is no whole ZIP archive ({error or type(error).__name__})"
-        raise UnreadableError("broken_archive", detail) from error
+        raise UnreadableError(Reason.BROKEN_ARCHIVE, detail) from error
 
 
-def _read(archive: ZipFile, name: str, most: int) -> bytes:
+def _read_member(archive: ZipFile, name: str, max_bytes: int) -> bytes:
     info = archive.getinfo(name)
-    if _OUT_OF_IT.search(name.replace("\\", "/")):
-        raise UnreadableError("bad_name", f"the name {name!r} leads out of the archive")
+    if _OUTSIDE.search(name.replace("\\", "/")):
+        raise UnreadableError(Reason.BAD_NAME, f"the name {name!r} leads out of the archive")
     if info.flag_bits & _ENCRYPTED:
-        raise UnreadableError("encrypted", f"{name} in the archive is encrypted")
+        raise UnreadableError(Reason.ENCRYPTED, f"{name} in the archive is encrypted")
     if info.compress_type not in _METHODS:
         detail = f"{name} in the archive is compressed by method {info.compress_type}, not deflate"
-        raise UnreadableError("broken_member", detail)
-    if info.file_size >= most:
-        detail = f"{name} has {info.file_size} bytes in the archive, {most - 1} are allowed"
-        raise UnreadableError("too_large", detail)
+        raise UnreadableError(Reason.BROKEN_MEMBER, detail)
+    if info.file_size >= max_bytes:
+        detail = f"{name} has {info.file_size} bytes in the archive, {max_bytes - 1} are allowed"
+        raise UnreadableError(Reason.TOO_LARGE, detail)
     with archive.open(info) as member:
         return member.read(info.file_size + 1)  # to the end, where the checksum is compared

@@ -1,7 +1,7 @@
-"""Picture files to upright pixels on white paper.
+"""Picture files to pixels on white paper, rotated as their EXIF states.
 
-Files come from anywhere: the header is checked before anything is loaded, only formats that are
-pictures of paper are opened, and whatever cannot be read says so with one exception.
+Files are untrusted: the header is checked before any pixel is loaded, only formats used for
+pictures of paper are opened, and every failure is one exception type.
 """
 
 import struct
@@ -13,38 +13,90 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nanograd.errors import DataError, StorageError, UnreadableError, UsageError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError, UsageError
 from nanograd.runtime import storage
 
-# Pillow knows some forty more; each is attack surface, and none is how people photograph digits.
+# Pillow supports some forty more; each is attack surface, and none is used to photograph digits.
 # MPO (two JPEG pictures in one file, from some phones) is opened as JPEG.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
-# A digit becomes 20 pixels; three times what the normaliser looks at is kept from a large JPEG.
-_ENOUGH_PIXELS = 480
+# Suffixes of pictures in a folder. The formats of the last line cannot be read, but files from a
+# phone must appear in quarantine instead of being skipped.
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".tif", ".tiff", ".webp",
+    ".ppm", ".pgm", ".pbm",
+    ".heic", ".heif", ".avif",
+)  # fmt: skip
+
+# Three times the side of the normaliser's reduced copy is kept of a large JPEG.
+_JPEG_SIDE = 480
 
 # White in wide grey files: shares, then 8 to 16 bits (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
-# What Pillow's readers of these formats raise for bytes that are not what they claim to be. In
-# 200,000 files with flipped and missing bytes Pillow 13 raised only the first three; the others
-# are known from its reports about EXIF, GIF and TIFF.
+# Raised by Pillow's readers of these formats for damaged bytes. In 200,000 files with flipped and
+# missing bytes Pillow 13 raised only the first three; the others are known from reports about EXIF,
+# GIF and TIFF.
 _BROKEN = (
     *(OSError, ValueError, SyntaxError, struct.error),
     *(EOFError, LookupError, TypeError, ArithmeticError),
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PictureReader:
+    """Limits on picture files.
+
+    Args:
+        max_bytes: size of a file; nothing of a larger one is decoded.
+        max_pixels: width x height, from the header, before any pixel is loaded.
+        formats: some of `FORMATS`.
+    """
+
+    max_bytes: int
+    max_pixels: int
+    formats: tuple[str, ...] = FORMATS
+
+    def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
+        """Read a file's bytes.
+
+        Args:
+            file: path or URI.
+            read: returns at most the given number of bytes of a place; `Archives.read` looks into
+                archives.
+
+        Raises:
+            UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
+            StorageError: the storage fails.
+        """
+        try:
+            data = read(file, self.max_bytes + 1)
+        except DataError as error:
+            raise UnreadableError(Reason.NO_FILE, str(error)) from error
+        except StorageError as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise UnreadableError(Reason.NO_PERMISSION, str(error)) from error
+            raise
+        if len(data) > self.max_bytes:
+            detail = f"the file has more than {self.max_bytes} bytes"
+            raise UnreadableError(Reason.TOO_LARGE, detail)
+        return data
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Decode a file's bytes, see `decode`."""
+        return decode(data, max_pixels=self.max_pixels, formats=self.formats)
+
+
 def decode(
     data: bytes, *, max_pixels: int = 50_000_000, formats: tuple[str, ...] = FORMATS
 ) -> Image.Image:
-    """Decode a picture file.
+    """Decode the first frame of a picture file.
 
-    The first frame, turned upright as its EXIF says, transparency over white. JPEG files much
+    It is rotated as its EXIF states and laid over white where it is transparent. JPEG files much
     larger than the normaliser needs are decoded at 1/2, 1/4 or 1/8 of their size.
 
     Args:
-        data: a whole PNG, JPEG, MPO, GIF, BMP, TIFF, WEBP or PPM file, whatever its name was.
+        data: a whole PNG, JPEG, MPO, GIF, BMP, TIFF, WEBP or PPM file, whatever its suffix was.
         max_pixels: width x height allowed, from the header, before any pixel is loaded.
         formats: those allowed.
 
@@ -56,133 +108,79 @@ def decode(
             damaged) or `too_large` (more than `max_pixels`).
     """
     if not data:
-        raise UnreadableError("empty", "the file has no bytes")
+        raise UnreadableError(Reason.EMPTY, "the file has no bytes")
     try:
         with warnings.catch_warnings():
-            # Odd metadata is no reason to stop, and the pixel cap is our own (below).
+            # Odd metadata is no failure, and the limit on pixels is checked below.
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=formats) as picture:
-                _check_size(picture, max_pixels)
-                picture.draft(None, _draft_size(picture))
-                return _flat(_upright(picture))
+                return _load(picture, max_pixels)
     except Image.DecompressionBombError as error:
-        raise UnreadableError("too_large", f"{error}") from error
+        raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
     except UnidentifiedImageError as error:
         detail = f"the {len(data)} bytes are no picture in {', '.join(formats)}"
-        raise UnreadableError("broken_image", detail) from error
+        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
-        raise UnreadableError("broken_image", detail) from error
+        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
 
 
-def _check_size(picture: Image.Image, max_pixels: int) -> None:
-    width, height = picture.size
-    if width * height > max_pixels:
-        detail = f"the picture has {width} x {height} pixels, more than {max_pixels}"
-        raise UnreadableError("too_large", detail)
-
-
-def _draft_size(picture: Image.Image) -> tuple[int, int]:
-    """What a JPEG may shrink to, at least; other formats ignore it."""
-    shrink = max(1.0, min(picture.size) / _ENOUGH_PIXELS)
-    return int(picture.width / shrink), int(picture.height / shrink)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
+def _load(picture: Image.Image, max_pixels: int) -> Image.Image:
+    check_size(*picture.size, max_pixels)
+    # The least size a JPEG may be decoded at; other formats ignore it.
+    shrink = max(1.0, min(picture.size) / _JPEG_SIDE)
+    picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
     picture.load()
     try:
-        return ImageOps.exif_transpose(picture)
+        rotated = ImageOps.exif_transpose(picture)
     except _BROKEN:
-        # The pixels are whole; only the note about their orientation is damaged.
-        return picture
+        rotated = picture  # its pixels are whole, only the EXIF orientation is damaged
+    return _flatten(rotated)
 
 
-def _flat(picture: Image.Image) -> Image.Image:
-    """Any mode to L or RGB."""
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture with too many pixels.
+
+    Raises:
+        UnreadableError: `too_large`.
+    """
+    if width * height > max_pixels:
+        detail = f"the picture has {width} x {height} pixels, more than {max_pixels}"
+        raise UnreadableError(Reason.TOO_LARGE, detail)
+
+
+def _flatten(picture: Image.Image) -> Image.Image:
+    """Convert any mode to L or RGB."""
     if picture.has_transparency_data:
-        return _over_white(picture)
+        return over_white(picture)
     if picture.mode.startswith(("I", "F")):
-        return _eight_bits(picture)
+        return _to_eight_bits(picture)
     if picture.mode in ("L", "RGB"):
         return picture
     return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
+def over_white(picture: Image.Image) -> Image.Image:
+    """Lay a transparent picture over white; the result has mode RGB."""
     layer = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Wide grey levels to 0..255: Pillow's own conversion clips everything above 255 to white."""
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale wide grey levels to 0..255: Pillow's own conversion clips all above 255 to white."""
     levels = np.nan_to_num(np.asarray(picture.convert("F")))
     bottom, highest = min(float(levels.min()), 0.0), float(levels.max())
     top = next((scale for scale in _FULL_SCALES if highest <= scale), highest)
     return Image.fromarray(((levels - bottom) * (255 / (top - bottom))).round().astype(np.uint8))
 
 
-# What counts as a picture in a folder. Those of the last line cannot be read, but what a phone
-# wrote must be seen in quarantine, not passed over.
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".tif", ".tiff", ".webp",
-    ".ppm", ".pgm", ".pbm",
-    ".heic", ".heif", ".avif",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureReader:
-    """Which picture files are read.
-
-    Args:
-        max_bytes: of a file; of a larger one nothing is decoded.
-        max_pixels: width x height, from the header, before any pixel is loaded.
-        formats: some of `FORMATS`.
-    """
-
-    max_bytes: int
-    max_pixels: int
-    formats: tuple[str, ...] = FORMATS
-
-    def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
-        """A file's bytes.
-
-        Args:
-            file: its place.
-            read: gives the first so many bytes of a place; that of `Archives` looks into them.
-
-        Raises:
-            UnreadableError: `no_file`, `no_permission` or `too_large`, or what `read` raises.
-            StorageError: the place fails as a whole.
-        """
-        try:
-            data = read(file, self.max_bytes + 1)
-        except DataError as error:
-            raise UnreadableError("no_file", str(error)) from error
-        except StorageError as error:
-            if isinstance(error.__cause__, PermissionError):
-                raise UnreadableError("no_permission", str(error)) from error
-            raise
-        if len(data) > self.max_bytes:
-            raise UnreadableError("too_large", f"the file has more than {self.max_bytes} bytes")
-        return data
-
-    def decode(self, data: bytes) -> Image.Image:
-        """The picture in a file's bytes, as `decode` gives it.
-
-        Raises:
-            UnreadableError: `empty`, `broken_image` or `too_large`.
-        """
-        return decode(data, max_pixels=self.max_pixels, formats=self.formats)
-
-
-def formats_named(names: str) -> tuple[str, ...]:
-    """The formats in a list of names with commas.
+def parse_formats(names: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of formats.
 
     Raises:
-        UsageError: one is not known.
+        UsageError: one is unknown.
 
-    >>> formats_named("png,JPG")
+    >>> parse_formats("png,JPG")
     ('PNG', 'JPEG')
     """
     usual = {"JPG": "JPEG", "TIF": "TIFF"}

@@ -1,24 +1,25 @@
-"""Marks on paper, and which of them are the digit."""
+"""Connected marks of ink, and the choice of those that form the digit."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.errors import UnreadableError
+from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures.paper import Levels
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
-# Parts of one digit are not further apart than this share of what has been found of it.
+# Largest gap between parts of one digit, as a share of the parts found so far.
 _REACH = 0.25
-# What a mark that touches the border counts beside one that does not.
-_CUT_OFF = 0.5
+# Weight of a mark that touches the border, beside one that does not.
+_BORDER_WEIGHT = 0.5
 # More pieces than any broken stroke has.
-_MOST_MARKS = 15
+_MAX_MARKS = 15
 
 
 def choose_marks(ink: Floats, levels: Levels) -> Mask:
-    """Which pixels belong to the digit: its largest mark and what stands close to it.
+    """Find the pixels of the digit: its largest mark and those close to it.
 
     Args:
         ink: (height, width) float32, 0 to 1.
@@ -32,24 +33,22 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     """
     labels, count = label_marks(ink > levels.weak)
     mass, at_border, boxes = _measure(ink, labels, count, levels.strong)
-    # A digit may touch the border, but what stands free of it comes first.
-    inner = mass * np.where(at_border > 0, _CUT_OFF * (1 - at_border), 1)
+    # A digit may touch the border, but marks inside the picture take precedence.
+    inner = mass * np.where(at_border > 0, _BORDER_WEIGHT * (1 - at_border), 1)
     if not inner.any():
-        raise UnreadableError("blank", "the picture shows nothing but specks and a border")
+        raise UnreadableError(Reason.BLANK, "the picture shows nothing but specks and a border")
     main = int(inner.argmax())
-    # Beside a digit inside the picture, what touches the border is not part of it.
-    most = max(0.5, at_border[main]) if at_border[main] else 0
-    sizeable = (at_border <= most) & (mass > 0.02 * mass[main])
+    # If the main mark is inside the picture, marks at the border are not part of the digit.
+    limit = max(0.5, at_border[main]) if at_border[main] else 0
+    sizeable = (at_border <= limit) & (mass > 0.02 * mass[main])
     _check_one_digit(boxes[sizeable], mass[sizeable])
-    kept = _grown(main, boxes, sizeable)
-    if kept.sum() > _MOST_MARKS:
-        raise UnreadableError("too_many_marks", f"{kept.sum()} marks lie close together")
+    kept = _grow(main, boxes, sizeable)
+    if kept.sum() > _MAX_MARKS:
+        raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")
     return np.concatenate([[False], kept])[labels]
 
 
-def _measure(
-    ink: Floats, labels: NDArray[np.int64], count: int, level: float
-) -> tuple[Floats, Floats, Floats]:
+def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
     """Per mark: its ink (0 without a strong pixel), its share at the border, its box."""
     y, x = np.nonzero(labels > 0)
     number, values = labels[y, x] - 1, ink[y, x]
@@ -66,8 +65,8 @@ def _measure(
     return mass * strong, at_border, sides.T.astype(np.float32)
 
 
-def _grown(start: int, boxes: Floats, allowed: Mask) -> Mask:
-    """The mark to start from and all that stand close to it, or to one that does."""
+def _grow(start: int, boxes: Floats, allowed: Mask) -> Mask:
+    """Add marks close to the starting one, or to one added before, until none is left."""
     kept = np.zeros(len(boxes), bool)
     kept[start] = True
     while True:
@@ -82,17 +81,17 @@ def _grown(start: int, boxes: Floats, allowed: Mask) -> Mask:
 
 
 def _check_one_digit(boxes: Floats, mass: Floats) -> None:
-    """Refuse two marks of like size that stand apart; a digit's own parts are close or small."""
+    """Refuse two marks of similar size with a gap; a digit's own parts are close or small."""
     heights = 1 - boxes[:, 2] - boxes[:, 0]
     height = heights[mass.argmax()]
     big = boxes[(heights > 0.7 * height) & (mass > 0.4 * mass.max())]
     gaps = (big[:, None] + np.roll(big, 2, axis=1)).max(2)
     if gaps.max() > _REACH * height:
-        raise UnreadableError("too_many_marks", "several digits stand side by side")
+        raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
 
 
-def label_marks(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
-    """Connected marks (8 neighbours), numbered from 1 in the order of their first pixel.
+def label_marks(mask: Mask) -> tuple[Ints, int]:
+    """Number connected marks (8 neighbours) from 1, in the order of their first pixel.
 
     Rows are cut into runs; runs that touch take the lowest number they can reach.
 
@@ -106,8 +105,10 @@ def label_marks(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
     References:
         He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".
     """
-    starts, ends = _runs(mask)
-    above, below = _touching(starts, ends, mask.shape[1] + 1)
+    # First pixel and end of every run, as positions in rows that are one pixel wider.
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    above, below = _touching_runs(starts, ends, mask.shape[1] + 1)
     lowest = np.arange(len(starts))
     while (lowest[above] != lowest[below]).any():
         low = np.minimum(lowest[above], lowest[below])
@@ -120,15 +121,7 @@ def label_marks(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
     return labels, len(roots)
 
 
-def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First pixel and end of every run, as positions in rows that are one pixel wider."""
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
-    return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-
-
-def _touching(
-    starts: NDArray[np.int64], ends: NDArray[np.int64], stride: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _touching_runs(starts: Ints, ends: Ints, stride: int) -> tuple[Ints, Ints]:
     """Pairs of runs in neighbouring rows that touch, also across a corner."""
     first = np.searchsorted(ends, starts + stride, side="left")
     stop = np.searchsorted(starts, ends + stride, side="right")

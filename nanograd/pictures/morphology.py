@@ -1,4 +1,4 @@
-"""The extremes of a picture over square windows: dilation and closing of grey levels.
+"""Grey-level morphology over square windows, and the width of the pen.
 
 References:
     Serra (1982), "Image analysis and mathematical morphology", XII.
@@ -9,14 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.digits.form import LONGEST_SIDE
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
+
+# Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
+DETAIL_SIDE = 80
+# `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
+_PEN_MIN, _PEN_MAX = 2.0, 2.85
+
 
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
-    """Maximum over a square window of 2 x radius + 1, along the last two axes.
+    """Compute the maximum over a square window of 2 x radius + 1, along the last two axes.
 
     Bytes take a quarter of the time that float32 takes.
 
     Args:
-        values: (..., height, width) uint8 or float32; outside there is nothing.
+        values: (..., height, width) uint8 or float32; pixels outside do not count.
         radius: >= 0, pixels.
 
     Returns:
@@ -33,20 +43,20 @@ def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
 
 
 def _max_of_rows(values: NDArray[Any], window: int) -> NDArray[Any]:
-    """Maximum of so many rows from each row on: of 1, 2, 4 ..., then of two that overlap."""
+    """Maximum of `window` rows from each row on: of 1, 2, 4 ..., then of two that overlap."""
     size = 1
     while 2 * size <= window:
         values = np.maximum(values[..., :-size, :], values[..., size:, :])
         size *= 2
     rest = window - size
-    widest: NDArray[Any] = np.maximum(
+    extremes: NDArray[Any] = np.maximum(
         values[..., : values.shape[-2] - rest, :], values[..., rest:, :]
     )
-    return widest
+    return extremes
 
 
-def closing(levels: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
-    """Maximum, then minimum, over a square window: fills what is dark and narrower than it.
+def closing(levels: Bytes, radius: int) -> Bytes:
+    """Compute the maximum, then the minimum, over a square window: fills what is dark and narrow.
 
     Args:
         levels: (..., height, width) uint8.
@@ -58,16 +68,8 @@ def closing(levels: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
     return ~running_max(~running_max(levels, radius), radius)
 
 
-Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
-
-# Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
-DETAIL_SIDE = 80
-# `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
-_PEN_MIN, _PEN_MAX = 2.0, 2.85
-
-
 def pen_width(ink: Floats) -> float:
-    """Width of the stroke, in pixels, if it were one bar: area = w l, outline = 2 (w + l).
+    """Return the stroke's width in pixels if it were one bar: area = w l, outline = 2 (w + l).
 
     The outline is the total variation, which is right for sharp and for soft edges.
     """
@@ -79,7 +81,7 @@ def pen_width(ink: Floats) -> float:
 def adjust_pen(ink: Floats) -> Floats:
     """Thicken a pen thinner than MNIST's, thin one that is thicker; adds a margin of 8."""
     ink = np.pad(ink, 8)
-    scale = DETAIL_SIDE / 20
+    scale = DETAIL_SIDE / LONGEST_SIDE
     pen = pen_width(ink) / scale
     if pen < _PEN_MIN:
         return running_max(ink, round((_PEN_MIN - pen) / 2 * scale))

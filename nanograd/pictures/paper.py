@@ -1,6 +1,6 @@
-"""The paper of a picture and the light on it, and how much of that light the ink takes.
+"""The paper of a picture, the light on it, and the share of that light that the ink absorbs.
 
-Pictures are bytes, one plane a colour: that is how windows are moved over them fastest.
+Pictures are bytes, one plane a colour: morphology is fastest on them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.errors import UnreadableError
+from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures.morphology import closing
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
@@ -21,30 +21,31 @@ Bytes = NDArray[np.uint8]
 _TWO_TONES = 0.8
 # A border with more than this share of either tone has two of them.
 _MIXED = 0.1
-# Longest side of a bitmap, and of the copy in which the width of the pen is looked for.
-_FEW_PIXELS, _COARSE_SIDE = 64, 80
-# Darker levels are noise: their ratios say nothing.
+# Longest side of a bitmap, and of the copy in which the width of the pen is measured.
+_BITMAP_SIDE, _COARSE_SIDE = 64, 80
+# Darker levels are noise: their ratios carry no information.
 _DARKEST = np.uint8(5)
 # Share of the pixels of a drawing on a screen, and of its border, that are exactly the paper's.
 _BARE_SCREEN = 0.5
-# Half the widths that are tried, in pixels of that copy.
+# Half the window widths that are tried, in pixels of the coarse copy.
 _RADII = (1, 2, 3, 5, 8, 13)
-# Growth of the energy of what is narrow, from one width to the next, that says the pen is covered:
-# all of it must be where it is to be removed, most of it where two tones are compared, before
-# wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong, then 16).
-_ALL_OF_IT, _MOST_OF_IT = 1.25, 1.5
+# Growth of the energy of narrow structures, from one width to the next, below which the window
+# covers the pen: all of it where the pen is removed, most of it where two tones are compared,
+# before wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong,
+# then 16).
+_ALL_OF_PEN, _MOST_OF_PEN = 1.25, 1.5
 # No pen in a bitmap is wider than this share of its longest side.
 _PEN_SHARE = 0.3
 # Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
 _ALL_OVER, _ONE_PLACE = 0.8, 0.6
-# Between lines and ink: a share of the level that parts them.
+# Between lines and ink: a share of the level that separates them.
 _WEAK_AMONG_LINES = 0.8
 # Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
 _LEAST_CONTRAST, _LEAST_SIGNAL, _ABOVE_GRAIN = 0.06, 4.0, 3.0
 
 
-def reduced(picture: Image.Image, longest: int) -> Image.Image:
-    """The whole picture with no side above `longest`."""
+def reduce(picture: Image.Image, longest: int) -> Image.Image:
+    """Shrink a picture until no side is above `longest`."""
     scale = min(1.0, longest / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     # Blocks of whole pixels first: in a large picture that is most of the work.
@@ -52,10 +53,10 @@ def reduced(picture: Image.Image, longest: int) -> Image.Image:
 
 
 def otsu(levels: Bytes) -> tuple[float, float]:
-    """The two tones of a picture.
+    """Separate the two tones of a picture.
 
     Returns:
-        threshold: in levels; it parts two classes with the least variance within.
+        threshold: in levels; it separates two classes with the least variance within.
         separation: the share of the variance that lies between the two, 0 to 1.
 
     References:
@@ -77,11 +78,11 @@ def otsu(levels: Bytes) -> tuple[float, float]:
 
 
 def is_light_on_dark(search: Image.Image) -> bool:
-    """Whether ink is the lighter tone: paper lies along the border, ink is narrow.
+    """Determine whether ink is the lighter tone: paper lies along the border, ink is narrow.
 
     Where the border has one tone, that is the paper. Where a shadow or the digit crosses it, the
-    ink is what a narrow window closes first; in a picture of few pixels, where gaps may be as
-    narrow as strokes, what covers less of the border and of the picture.
+    ink is what a narrow window closes first; in a bitmap, where gaps may be as narrow as strokes,
+    it is the tone that covers less of the border and of the picture.
 
     Args:
         search: mode L or RGB.
@@ -93,35 +94,37 @@ def is_light_on_dark(search: Image.Image) -> bool:
     border = np.ones(grey.shape, bool)
     border[width:-width, width:-width] = False
     share = float(bright[border].mean())
-    told_by_border = not _MIXED <= share <= 1 - _MIXED and separation > _TWO_TONES
-    if not told_by_border and max(grey.shape) > _FEW_PIXELS:
-        coarse = np.asarray(reduced(search, _COARSE_SIDE).convert("L"))
+    border_decides = not _MIXED <= share <= 1 - _MIXED and separation > _TWO_TONES
+    if not border_decides and max(grey.shape) > _BITMAP_SIDE:
+        coarse = np.asarray(reduce(search, _COARSE_SIDE).convert("L"))
         both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
-        _, (dark, light) = _plateau(both, _MOST_OF_IT)
+        _, (dark, light) = _find_plateau(both, _MOST_OF_PEN)
         return light > dark
     return bool(share + bright.mean() < 1)
 
 
 def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
-    """Energy of what is darker than all around it, by the width up to which it counts as narrow.
+    """Yield the energy of dark structures narrower than a window, by the window's width.
 
     For each window, the sum over pixels of (1 - pixel / closing)^2: it grows until the window is
-    wider than the pen, then hardly (a granulometry). Each is computed when it is asked for.
+    wider than the pen, then hardly (a granulometry). Each value is computed on demand.
 
     Args:
         grey: (height, width) uint8.
-        bright: of what is brighter instead, (1 - opening / pixel)^2.
+        bright: measure bright structures instead, (1 - opening / pixel)^2.
 
     Yields:
-        The energy, for each of the radii that the picture has room for.
+        The energy, for each of the radii that fit into the picture.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
     """
-    floor = np.maximum(grey, _DARKEST)
+    clipped = np.maximum(grey, _DARKEST)
     for radius in _radii(max(grey.shape)):
-        narrow = (~closing(~floor, radius), floor) if bright else (floor, closing(floor, radius))
-        lost = (1 - np.divide(*narrow, dtype=np.float32)).ravel()
+        ratio = (
+            (~closing(~clipped, radius), clipped) if bright else (clipped, closing(clipped, radius))
+        )
+        lost = (1 - np.divide(*ratio, dtype=np.float32)).ravel()
         yield float(lost @ lost)
 
 
@@ -129,8 +132,10 @@ def _radii(side: int) -> list[int]:
     return [radius for radius in _RADII if 2 * radius < 0.8 * side] or [1]
 
 
-def _plateau(energies: Iterable[tuple[float, ...]], growth: float) -> tuple[int, tuple[float, ...]]:
-    """The first step after which the greatest energy grows by no such factor, and its energies."""
+def _find_plateau(
+    energies: Iterable[tuple[float, ...]], growth: float
+) -> tuple[int, tuple[float, ...]]:
+    """Find the first step after which the greatest energy grows by less than this factor."""
     step = -1
     before: tuple[float, ...] = ()
     for energy in energies:
@@ -141,7 +146,7 @@ def _plateau(energies: Iterable[tuple[float, ...]], growth: float) -> tuple[int,
 
 
 def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
-    """A plane a colour, turned so that ink is darker than paper.
+    """Split a picture into planes, inverted if need be so that ink is darker than paper.
 
     Args:
         picture: mode L or RGB.
@@ -155,24 +160,23 @@ def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
 
 
 def pen_radius(search: Bytes) -> int:
-    """Radius of a window that is wider than the pen, but not much.
+    """Return the radius of a window that is wider than the pen, but not much.
 
     Args:
         search: (channels, height, width) uint8, ink dark.
     """
-    height, width = search.shape[1:]
-    side = int(max(height, width))
-    if side <= _FEW_PIXELS:
+    side = int(max(search.shape[1:]))
+    if side <= _BITMAP_SIDE:
         return max(1, round(_PEN_SHARE * side / 2))
     scale: int = -(-side // _COARSE_SIDE)
     coarse = _block_means(search, scale)
     radii = _radii(max(coarse.shape))
-    step, _ = _plateau(zip(narrow_energy(coarse)), _ALL_OF_IT)
+    step, _ = _find_plateau(zip(narrow_energy(coarse)), _ALL_OF_PEN)
     return scale * radii[min(step + 1, len(radii) - 1)]
 
 
 def _block_means(search: Bytes, scale: int) -> Bytes:
-    """Grey levels of blocks of scale x scale pixels, what is left over at the ends cut off."""
+    """Grey levels of blocks of scale x scale pixels; incomplete blocks are cut off."""
     height, width = (side // scale * scale for side in search.shape[1:])
     whole = search.sum(0, dtype=np.uint16)[:height, :width]
     sums = sum(whole[y::scale, x::scale] for y in range(scale) for x in range(scale))
@@ -181,10 +185,10 @@ def _block_means(search: Bytes, scale: int) -> Bytes:
 
 
 def estimate_paper(search: Bytes, radius: int) -> Floats:
-    """What the paper would be without ink, under the light that falls on it.
+    """Estimate the paper without ink, under the light that falls on it.
 
-    A closing (maximum, then minimum, over a window wider than the pen) removes what is dark and
-    narrow. It keeps shadows and, unlike a blur, also their edges and the edge of a sheet.
+    A closing (maximum, then minimum, over a window wider than the pen) removes dark, narrow
+    structures. It keeps shadows and, unlike a blur, also their edges and the edge of a sheet.
 
     Args:
         search: (channels, height, width) uint8, ink dark.
@@ -196,16 +200,16 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
     if (sheet := _screen(search)) is not None:
         return sheet
     paper = np.maximum(closing(search, radius), 2 * _DARKEST).astype(np.float32)
-    # The closing follows the brightest grain of the paper; most of a picture is bare paper, and
-    # a quarter of the pixels tells how bright that is.
+    # The closing follows the brightest grain of the paper. Most of a picture is bare paper, and a
+    # quarter of the pixels suffices to measure its brightness.
     some = search[:, ::2, ::2] / paper[:, ::2, ::2]
     return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), _DARKEST)
 
 
 def _screen(search: Bytes) -> Floats | None:
-    """The paper of a drawing made on a screen: most pixels, and the border, have one bare value.
+    """Return the paper of a drawing made on a screen, where most pixels have one bare value.
 
-    There is no light to be followed, and where strokes meet the ink may be wider than any window.
+    Its light is even, and where strokes meet the ink may be wider than any window.
     """
     bare = search.max((1, 2), keepdims=True)
     is_bare = (search == bare).all(0)
@@ -217,7 +221,7 @@ def _screen(search: Bytes) -> Floats | None:
 
 
 def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
-    """Share of the paper's light that the ink takes, in the channel where it takes most.
+    """Compute the share of the paper's light that the ink absorbs, in its strongest channel.
 
     ink = max over channels of 1 - pixel / paper
 
@@ -244,9 +248,9 @@ class Levels(NamedTuple):
 
 
 def ink_levels(ink: Floats) -> Levels:
-    """How strong ink is.
+    """Determine the levels that separate ink from paper.
 
-    Where marks lie all over the picture, printed lines and coarse grain, and stronger ones in one
+    Where marks (printed lines, coarse grain) lie all over the picture, and stronger ones in one
     place of it, the stronger ones are the ink.
 
     Args:
@@ -255,11 +259,11 @@ def ink_levels(ink: Floats) -> Levels:
     Raises:
         UnreadableError: `blank` or `low_contrast`.
     """
-    level = _above_paper(ink)
-    among = _bytes(ink[ink > level])
+    level = _level_above_paper(ink)
+    among = _to_bytes(ink[ink > level])
     stronger = otsu(among)[0] / 255
     height, width = _extent(ink > stronger)
-    # From side to side there is an edge or a shadow, no digit.
+    # Ink from side to side is an edge or a shadow, not a digit.
     in_one_place = height * width < _ONE_PLACE and max(height, width) < 1
     if in_one_place and np.prod(_extent(ink > level)) > _ALL_OVER:
         return Levels(stronger, _WEAK_AMONG_LINES * stronger)
@@ -274,25 +278,22 @@ def _extent(mask: NDArray[np.bool_]) -> tuple[float, float]:
     return float(np.ptp(rows) + 1) / mask.shape[0], float(np.ptp(columns) + 1) / mask.shape[1]
 
 
-def _bytes(ink: Floats) -> Bytes:
+def _to_bytes(ink: Floats) -> Bytes:
     return (255 * np.maximum(ink, 0)).astype(np.uint8)
 
 
-def _above_paper(ink: Floats) -> float:
-    """The strength above which a pixel is more than paper.
+def _level_above_paper(ink: Floats) -> float:
+    """Strength above which a pixel is more than paper and its grain.
 
-    Ink only darkens, so what is brighter than the paper is the paper's own grain, and as much of
-    it is darker.
-
-    Args:
-        ink: (height, width) float32, from `ink_strength`.
+    Ink only darkens, so pixels brighter than the paper are its grain, and the grain darkens as
+    much as it brightens.
     """
-    level = otsu(_bytes(ink))[0] / 255
+    level = otsu(_to_bytes(ink))[0] / 255
     above = ink > level
     if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
-        raise UnreadableError("blank", "the picture shows nothing but paper")
+        raise UnreadableError(Reason.BLANK, "the picture shows nothing but paper")
     brighter = ink[ink < 0]
     grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
     if float(ink[above].mean()) < _LEAST_SIGNAL * grain:
-        raise UnreadableError("low_contrast", "ink and paper cannot be told apart")
+        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper cannot be told apart")
     return max(level, _ABOVE_GRAIN * grain)

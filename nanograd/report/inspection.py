@@ -69,7 +69,7 @@ def inspect_picture(
             picture = reader.decode(reader.read(file, archives.read))
     except UnreadableError as error:
         return Inspection(file=file, refused=error)
-    steps = normalise.steps(picture, polarity=polarity)
+    steps = normalise.trace(picture, polarity=polarity)
     small = picture.copy()
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))
     scores = None

@@ -1,126 +1,146 @@
-"""From Arrow columns to images and labels; the schemas of what predictions are written as.
+"""Images and labels from Arrow columns.
 
-A path in a table is followed only where that was allowed. A row that cannot be read is rejected
-with its reason and touches no other row.
+A row that cannot be read is rejected with its reason and does not affect other rows. A path in a
+table is followed only where `image_root` allows it.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_PIXELS
-from nanograd.tables.columns import SPARK_FIELDS, ImageColumn, is_list
-from nanograd.tables.rows import PICTURE_STARTS, Reading, read_each
-
-PREDICTIONS = pa.schema(
-    [
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
-        ("prediction", pa.int8()),
-        ("confidence", pa.float32()),
-        ("scores", pa.list_(pa.float32(), 10)),
-        ("label", pa.int8()),
-    ]
+from nanograd.data.dataset import NUM_PIXELS, SIDE
+from nanograd.errors import Reason, Rejection, UnreadableError
+from nanograd.tables.columns import (
+    SPARK_FIELDS,
+    ImageColumn,
+    ImageKind,
+    add_partitions,
+    find_image_column,
+    find_label_column,
+    is_list,
+)
+from nanograd.tables.rows import (
+    PICTURE_STARTS,
+    ReadOptions,
+    read_encoded,
+    read_file,
+    read_pixels,
+    read_plain,
+    read_spark,
 )
 
-QUARANTINE = pa.schema(
-    [
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
-
-Images = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Item = TypeVar("Item")
 
 
-class Reject(NamedTuple):
-    """A row that cannot be predicted.
-
-    Args:
-        row: its position in the table that was read; None for a whole file.
-        reason: short and stable.
-        detail: one sentence for a person.
-    """
-
-    row: int | None
-    reason: str
-    detail: str
-
-
-class Decoded(NamedTuple):
+class Images(NamedTuple):
     """The images of a table.
 
     Args:
         images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory.
         rows: (n,) int64, the row of each; increasing.
-        rejects: the other rows.
+        labels: (n,) int8, -1 where there is none.
     """
 
-    images: Images
-    rows: NDArray[np.int64]
-    rejects: list[Reject]
+    images: Bytes
+    rows: Ints
+    labels: NDArray[np.int8]
 
 
-def read_images(table: pa.Table, column: ImageColumn, reading: Reading) -> Decoded:
-    """All images of a table, and what could not be read.
+class _Decoded(NamedTuple):
+    images: Bytes
+    rows: Ints
+    rejections: list[Rejection]
 
-    Encoded pictures pass the normaliser, which leaves those alone that have MNIST's form; numbers
-    and raw bytes are MNIST's form by definition. Numbers up to 1 in a row are shares of full ink.
+
+def required_columns(
+    schema: pa.Schema, file: str, partitions: pa.Schema, options: ReadOptions
+) -> tuple[str, ...]:
+    """Name the columns that `read` needs.
+
+    Args:
+        schema: of a file.
+        file: its place.
+        partitions: of all files of the job.
+        options: how images and labels are read.
+
+    Raises:
+        DataError: the file has no image column, or a column that was named does not fit.
+    """
+    images = find_image_column(schema, options.image_column).names
+    table = add_partitions(schema.empty_table(), file, partitions)
+    label = find_label_column(table.schema, options.label_column)
+    return (*images, label) if label else images
+
+
+def read(table: pa.Table, options: ReadOptions) -> tuple[Images, list[Rejection]]:
+    """Read the images and labels of a table.
+
+    Encoded pictures are normalised, which leaves those in MNIST's form unchanged; numbers and raw
+    bytes are in MNIST's form by definition. Numbers up to 1 in a row are shares of full ink.
 
     Args:
         table: n rows.
-        column: from `find_image_column`.
-        reading: what pictures pass on their way.
-    """
-    if column.kind == "flat":
-        arrays = [_single(table.column(name)) for name in column.names]
-        null = np.any([_is_null(array) for array in arrays], axis=0)
-        columns = [array.fill_null(0).to_numpy(zero_copy_only=False) for array in arrays]
-        numbers = _from_numbers(np.stack(columns, axis=1)[~null], ~null, "a pixel is null")
-        return _normalised(numbers, reading)
-    array = _single(table.column(column.names[0]))
-    if column.kind == "numbers":
-        return _normalised(_from_lists(array), reading)
-    if column.kind == "tensor":
-        return _normalised(_from_lists(_child(array, "data")), reading)
-    if column.kind == "spark":
-        names = [name for name in array.type.names if name in SPARK_FIELDS]
-        children = [_child(array, name) for name in names]
-        whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
-        return _each(whole.to_pylist(), reading.spark)
-    return _from_pictures(array, reading)
-
-
-def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], list[Reject]]:
-    """Labels of a table's rows.
-
-    Args:
-        table: n rows.
-        name: from `find_label_column`.
+        options: how.
 
     Returns:
-        labels: (n,) int8, -1 where there is none.
-        rejects: rows whose label is no digit.
+        The images that have a digit for a label, or none, and a rejection of every other row.
+
+    Raises:
+        DataError: see `required_columns`.
     """
+    column = find_image_column(table.schema, options.image_column)
+    images, rows, rejections = _read_images(table, column, options)
+    labels, bad_labels = _read_labels(table, find_label_column(table.schema, options.label_column))
+    if bad_labels:
+        bad = {each.row for each in bad_labels}
+        good = np.array([row not in bad for row in rows.tolist()], dtype=bool)
+        images, rows = images[good], rows[good]
+        rejections = [*bad_labels, *(each for each in rejections if each.row not in bad)]
+    return Images(images, rows, labels[rows]), rejections
+
+
+def _read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], list[Rejection]]:
     if name is None:
         return np.full(table.num_rows, -1, np.int8), []
-    array = _single(table.column(name)).cast(pa.int64(), safe=False)
-    null, values = _is_null(array), array.fill_null(0).to_numpy()
-    bad = np.flatnonzero((values < 0) | (values > 9))
-    labels = np.where(null, -1, values.clip(0, 9)).astype(np.int8)
+    array = _to_array(table.column(name)).cast(pa.int64(), safe=False)
+    values = array.fill_null(0).to_numpy()
+    labels = np.where(_is_null(array), -1, values.clip(0, 9)).astype(np.int8)
     return labels, [
-        Reject(int(row), "bad_label", f"the label is {values[row]}, not 0 to 9") for row in bad
+        Rejection(int(row), Reason.BAD_LABEL, f"the label is {values[row]}, not 0 to 9")
+        for row in np.flatnonzero((values < 0) | (values > 9))
     ]
 
 
-def _single(column: pa.ChunkedArray) -> pa.Array:
+def _read_images(table: pa.Table, column: ImageColumn, options: ReadOptions) -> _Decoded:
+    if column.kind == ImageKind.FLAT:
+        arrays = [_to_array(table.column(name)) for name in column.names]
+        null = np.any([_is_null(array) for array in arrays], axis=0)
+        columns = [array.fill_null(0).to_numpy(zero_copy_only=False) for array in arrays]
+        numbers = _from_numbers(np.stack(columns, axis=1)[~null], ~null, "a pixel is null")
+        return _normalise_numbers(numbers, options)
+    array = _to_array(table.column(column.names[0]))
+    if column.kind == ImageKind.NUMBERS:
+        return _normalise_numbers(_from_lists(array), options)
+    if column.kind == ImageKind.TENSOR:
+        return _normalise_numbers(_from_lists(_child(array, "data")), options)
+    if column.kind == ImageKind.SPARK:
+        names = [name for name in array.type.names if name in SPARK_FIELDS]
+        children = [_child(array, name) for name in names]
+        whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
+        return _read_each(enumerate(whole.to_pylist()), partial(read_spark, options=options))
+    return _from_pictures(array, options)
+
+
+def _to_array(column: pa.ChunkedArray) -> pa.Array:
+    """Convert a column to one array without extension type, dictionary and views."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -128,11 +148,15 @@ def _single(column: pa.ChunkedArray) -> pa.Array:
         array = array.storage
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    return _without_views(array)
+
+
+def _without_views(array: pa.Array) -> pa.Array:
     return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
 
 
 def _child(array: pa.StructArray, name: str) -> pa.Array:
-    """A field; flatten() hands a null of the struct down to it."""
+    """Return a field, null where the struct is null."""
     return array.flatten()[array.type.get_field_index(name)]
 
 
@@ -141,75 +165,64 @@ def _is_null(array: pa.Array) -> Mask:
     return mask
 
 
-def _from_pictures(array: pa.Array, reading: Reading) -> Decoded:
+def _from_pictures(array: pa.Array, options: ReadOptions) -> _Decoded:
     paths: list[str | None] = [None] * len(array)
     if pa.types.is_struct(array.type):
-        if reading.image_root and array.type.get_field_index("path") >= 0:
+        if options.image_root and array.type.get_field_index("path") >= 0:
             paths = _child(array, "path").to_pylist()
-        array = _child(array, "bytes")
-    if pa.types.is_binary_view(array.type):
-        array = array.cast(pa.large_binary())
-    if _all_raw(array):
-        flat = np.frombuffer(b"".join(array.to_pylist()), np.uint8).reshape(-1, NUM_PIXELS)
-        return _normalised(Decoded(flat, np.arange(len(array)), []), reading)
-
+        array = _without_views(_child(array, "bytes"))
     files = array.to_pylist()
-    images, plain = reading.plain(files)
-    if plain.all():
-        return Decoded(images, np.arange(len(files)), [])
-    return _merged(images, plain, _one_by_one(files, paths, np.flatnonzero(~plain), reading))
+    if _are_raw(array, files):
+        flat = np.frombuffer(b"".join(files), np.uint8).reshape(-1, NUM_PIXELS)
+        return _normalise_numbers(_Decoded(flat, np.arange(len(files)), []), options)
 
-
-def _one_by_one(
-    files: list[bytes | None],
-    paths: list[str | None],
-    rows: NDArray[np.int64],
-    reading: Reading,
-) -> Decoded:
-    def read(row: int) -> Images:
+    def read_row(row: int) -> Bytes:
         path = paths[row] if files[row] is None else None
-        return reading.followed(path) if path else reading.encoded(files[row])
+        return read_file(path, options) if path else read_encoded(files[row], options)
 
-    images, kept, rejects = _each(rows.tolist(), read)
-    return Decoded(images, rows[kept], [each._replace(row=int(rows[each.row])) for each in rejects])
-
-
-def _merged(images: Images, plain: Mask, others: Decoded) -> Decoded:
-    """Pictures read at once and pictures read one by one, in the order of the rows."""
-    if not len(images):
-        return others
-    rows = np.concatenate([np.flatnonzero(plain), others.rows])
+    plain, which = read_plain(files, options)
+    if which.all():
+        return _Decoded(plain, np.arange(len(files)), [])
+    others = _read_each(((row, row) for row in np.flatnonzero(~which).tolist()), read_row)
+    rows = np.concatenate([np.flatnonzero(which), others.rows])
     order = np.argsort(rows)
-    return Decoded(np.concatenate([images, others.images])[order], rows[order], others.rejects)
+    images = np.concatenate([plain, others.images])[order]
+    return _Decoded(images, rows[order], others.rejections)
 
 
-def _all_raw(array: pa.Array) -> bool:
+def _are_raw(array: pa.Array, files: list[bytes | None]) -> bool:
     """Whether every row is 784 bytes that are no picture file."""
     if array.null_count or not len(array):
         return False
     if not pc.all(pc.equal(pc.binary_length(array), NUM_PIXELS)).as_py():
         return False
-    return not any(data.startswith(PICTURE_STARTS) for data in array.to_pylist())
+    return not any(data.startswith(PICTURE_STARTS) for data in files if data)
 
 
-def _each(rows: list[Any], read: Callable[[Any], Images]) -> Decoded:
-    images, numbers, refused = read_each(rows, read)
-    rejects = [Reject(row, error.reason, error.detail) for row, error in refused]
-    return Decoded(images, numbers, rejects)
+def _read_each(items: Iterable[tuple[int, Item]], read_item: Callable[[Item], Bytes]) -> _Decoded:
+    """Read items, each given with its row, one by one."""
+    images, rows, rejections = [], [], []
+    for row, item in items:
+        try:
+            images.append(read_item(item))
+            rows.append(row)
+        except UnreadableError as error:
+            rejections.append(Rejection(row, error.reason, error.detail))
+    stacked = np.stack(images) if images else np.zeros((0, NUM_PIXELS), np.uint8)
+    return _Decoded(stacked, np.array(rows, np.int64), rejections)
 
 
-def _normalised(numbers: Decoded, reading: Reading) -> Decoded:
-    """Pixels that are MNIST's form by definition: as they are, unless all shall be normalised."""
-    if not reading.always:
+def _normalise_numbers(numbers: _Decoded, options: ReadOptions) -> _Decoded:
+    """Normalise images that are in MNIST's form by definition, if all shall be normalised."""
+    if options.normalise != "always":
         return numbers
-    images, kept, rejects = _each(list(numbers.images), reading.numbers)
-    rows = numbers.rows
-    refused = [each._replace(row=int(rows[each.row])) for each in rejects]
-    return Decoded(images, rows[kept], [*numbers.rejects, *refused])
+    items = zip(numbers.rows.tolist(), numbers.images, strict=True)
+    images, rows, rejections = _read_each(items, partial(read_pixels, options=options))
+    return _Decoded(images, rows, [*numbers.rejections, *rejections])
 
 
-def _from_lists(array: pa.Array) -> Decoded:
-    whole = _leaf_counts(array) == NUM_PIXELS
+def _from_lists(array: pa.Array) -> _Decoded:
+    whole = _count_leaves(array) == NUM_PIXELS
     flat = array if whole.all() else array.filter(pa.array(whole))
     while is_list(flat.type):
         flat = flat.flatten()
@@ -221,27 +234,29 @@ def _from_lists(array: pa.Array) -> Decoded:
     return _from_numbers(values, whole, "the row does not hold 28 x 28 numbers")
 
 
-def _leaf_counts(array: pa.Array) -> NDArray[np.int64]:
-    """How many numbers each row of nested lists holds; lists of odd lengths count as none."""
+def _count_leaves(array: pa.Array) -> Ints:
+    """Count the numbers in each row of nested lists; lists of other lengths count as none."""
     lengths = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
     total = lengths
     if is_list(array.type.value_type):
-        below = _leaf_counts(array.flatten())
+        below = _count_leaves(array.flatten())
         owner = np.repeat(np.arange(len(array)), lengths)
         total = np.bincount(owner, below, len(array)).astype(np.int64)
-    return np.where(np.isin(lengths, (1, 28, NUM_PIXELS)), total, 0)
+    return np.where(np.isin(lengths, (1, SIDE, NUM_PIXELS)), total, 0)
 
 
-def _from_numbers(values: NDArray[Any], whole: Mask, otherwise: str) -> Decoded:
-    """Numbers of the whole rows, (n, 784), as bytes; rows that are not whole are rejected."""
+def _from_numbers(values: NDArray[Any], whole: Mask, otherwise: str) -> _Decoded:
+    """Convert numbers of the whole rows, (n, 784), to bytes; reject the other rows."""
     rows = np.flatnonzero(whole)
-    rejects = [Reject(int(row), "wrong_shape", otherwise) for row in np.flatnonzero(~whole)]
+    rejections = [
+        Rejection(int(row), Reason.WRONG_SHAPE, otherwise) for row in np.flatnonzero(~whole)
+    ]
     if values.dtype != np.uint8:
         with np.errstate(invalid="ignore"):
             least, most = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
             good = (least >= 0) & (most <= 255)  # false for NaN too
         detail = "a pixel is not a number from 0 to 255"
-        rejects += [Reject(int(row), "bad_pixel", detail) for row in rows[~good]]
+        rejections += [Rejection(int(row), Reason.BAD_PIXEL, detail) for row in rows[~good]]
         values, rows, most = values[good], rows[good], most[good]
         values = np.rint(np.where(most[:, None] <= 1, values * 255, values))
-    return Decoded(values.astype(np.uint8, copy=False), rows, rejects)
+    return _Decoded(values.astype(np.uint8, copy=False), rows, rejections)

@@ -1,34 +1,78 @@
-"""Tables as the bytes of a file: Parquet, CSV or JSON lines."""
+"""Schemas of predictions and quarantine, and tables as the bytes of Parquet, CSV or JSON lines."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
-from nanograd.errors import UsageError
-from nanograd.tables.files import to_parquet
+from nanograd.errors import Rejection, UsageError
+from nanograd.tables.columns import is_binary
 
-FORMATS = ("parquet", "csv", "jsonl")
+PREDICTIONS = pa.schema(
+    [
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("prediction", pa.int8()),
+        ("confidence", pa.float32()),
+        ("scores", pa.list_(pa.float32(), 10)),
+        ("label", pa.int8()),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+def quarantine_table(rejected: Sequence[tuple[str, Rejection]], first_row: int = 0) -> pa.Table:
+    """Make the quarantine table of rejected rows.
+
+    Args:
+        rejected: files, each with a rejection.
+        first_row: added to the rows of the rejections.
+    """
+    rows = [
+        {
+            "source_file": as_text(file),
+            "source_row": None if each.row is None else first_row + each.row,
+            "reason": str(each.reason),
+            "detail": as_text(each.detail),
+        }
+        for file, each in rejected
+    ]
+    return pa.Table.from_pylist(rows, QUARANTINE)
+
+
+def as_text(place: str) -> str:
+    """Return a path as Arrow can hold it: bytes that are not UTF-8 become escapes."""
+    return place.encode(errors="backslashreplace").decode()
 
 
 def encode(table: pa.Table, format_: str) -> bytes:
-    """A table as a file.
+    """Encode a table as a file.
 
     In CSV the ten scores are ten columns, `score_0` to `score_9`; null is an empty field. In JSON
     lines a row is an object, and a number that is not finite is null.
 
     Args:
-        table: columns that `check` lets pass.
-        format_: one of FORMATS.
+        table: columns that `check_columns` accepts.
+        format_: parquet, csv or jsonl.
     """
     return _ENCODERS[format_](table)
 
 
-def check(columns: pa.Schema, format_: str) -> None:
+def check_columns(columns: pa.Schema, format_: str) -> None:
     """Refuse columns that a format cannot hold.
 
     Raises:
@@ -46,54 +90,69 @@ def _fits(type_: pa.DataType, format_: str) -> bool:
     if format_ == "parquet":
         return True
     if pa.types.is_nested(type_):
-        below = (type_.field(place).type for place in range(type_.num_fields))
-        return format_ == "jsonl" and all(_fits(each, format_) for each in below)
-    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    extension = isinstance(type_, pa.BaseExtensionType)
-    return not (extension or any(check(type_) for check in (*binary, pa.types.is_binary_view)))
+        children = (type_.field(index).type for index in range(type_.num_fields))
+        return format_ == "jsonl" and all(_fits(each, format_) for each in children)
+    return not (isinstance(type_, pa.BaseExtensionType) or is_binary(type_))
 
 
-def _csv(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
+    """Encode a table as Parquet, compressed with zstd, with a checksum a page."""
+    # A dictionary of values that rarely repeat takes more time and space: half as much again of
+    # scores.
+    repeating = [field.name for field in table.schema if _may_repeat(field.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, compression="zstd", write_page_checksum=True, use_dictionary=repeating
+    )
+    return bytes(sink.getvalue())
+
+
+def _may_repeat(type_: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
+    return any(is_kind(type_) for is_kind in kinds)
+
+
+def _to_csv(table: pa.Table) -> bytes:
     if "scores" in table.column_names:
-        place = table.schema.get_field_index("scores")
+        index = table.schema.get_field_index("scores")
         scores = table.column("scores")
-        table = table.remove_column(place)
+        table = table.remove_column(index)
         for digit in range(10):
             column = pc.list_element(scores, digit)
-            table = table.add_column(place + digit, f"score_{digit}", column)
+            table = table.add_column(index + digit, f"score_{digit}", column)
     sink = BytesIO()
     pa_csv.write_csv(table, sink)
     return sink.getvalue()
 
 
-def _json_lines(table: pa.Table) -> bytes:
-    names = [json.dumps(name) for name in table.column_names]
-    columns = [_as_json(column) for column in table.columns]
-    rows = zip(*columns, strict=True)
-    lines = (
-        ", ".join(f"{name}: {value}" for name, value in zip(names, row, strict=True))
-        for row in rows
-    )
-    return "".join(f"{{{line}}}\n" for line in lines).encode()
+def _to_json_lines(table: pa.Table) -> bytes:
+    encode_row = json.JSONEncoder(default=str).encode
+    rows = zip(*(_to_json_values(column) for column in table.columns), strict=True)
+    names = table.column_names
+    lines = [encode_row(dict(zip(names, row, strict=True))) + "\n" for row in rows]
+    return "".join(lines).encode()
 
 
-def _as_json(column: pa.ChunkedArray) -> list[str]:
+def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_float32(column.type):
         return _shortest(column)
     if pa.types.is_fixed_size_list(column.type) and pa.types.is_float32(column.type.value_type):
-        size, flat = column.type.list_size, _shortest(pc.list_flatten(column))
-        return [f"[{', '.join(flat[at : at + size])}]" for at in range(0, len(flat), size)]
-    return [json.dumps(_finite(value), default=str) for value in column.to_pylist()]
+        # list_flatten leaves out the values of null rows.
+        numbers, size = iter(_shortest(pc.list_flatten(column))), column.type.list_size
+        valid = column.is_valid().to_pylist()
+        return [list(islice(numbers, size)) if each else None for each in valid]
+    return [_finite(value) for value in column.to_pylist()]
 
 
-def _shortest(numbers: pa.ChunkedArray) -> list[str]:
-    """As few digits as tell one float32 from the next; as float64 it would have seventeen."""
+def _shortest(numbers: pa.ChunkedArray) -> list[float | None]:
+    """Convert float32 to floats with its shortest digits; widened they would have seventeen."""
     finite = pc.if_else(pc.is_finite(numbers), numbers, None)
-    return ["null" if text is None else text for text in finite.cast(pa.string()).to_pylist()]
+    floats: list[float | None] = finite.cast(pa.string()).cast(pa.float64()).to_pylist()
+    return floats
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, list):
@@ -105,6 +164,6 @@ def _finite(value: Any) -> Any:
 
 _ENCODERS: dict[str, Callable[[pa.Table], bytes]] = {
     "parquet": to_parquet,
-    "csv": _csv,
-    "jsonl": _json_lines,
+    "csv": _to_csv,
+    "jsonl": _to_json_lines,
 }

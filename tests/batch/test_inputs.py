@@ -3,10 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.batch import ingest
 from nanograd.batch.inputs import expand
-from nanograd.config.command_configs import IngestConfig
 from nanograd.errors import DataError
+from tests.helpers.ingests import planned
 
 SUFFIXES = (".png", ".jpg")
 TREE = ["b.png", "a.PNG", "10.jpg", "9.jpg", "sub/c.png", "sub/deeper/d.jpg"]
@@ -27,7 +26,7 @@ def names(tree: Path, *inputs: str) -> list[str]:
     return [str(Path(each.place).relative_to(tree)) for each in expand(inputs, SUFFIXES)]
 
 
-def test_folder_gives_its_visible_pictures_at_any_depth_sorted(tree: Path) -> None:
+def test_folder_gives_its_visible_pictures_at_any_depth_in_order(tree: Path) -> None:
     found = expand([str(tree)], SUFFIXES)
 
     assert [str(Path(each.place).relative_to(tree)) for each in found] == sorted(TREE)
@@ -75,7 +74,7 @@ def test_file_whose_name_looks_like_a_glob_is_itself(tree: Path) -> None:
     assert names(tree, str(tree / "b[1].png")) == ["b[1].png"]
 
 
-def test_file_meant_in_several_ways_is_taken_once(
+def test_file_named_in_several_ways_is_taken_once(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tree)
@@ -96,20 +95,20 @@ def test_missing_input_is_named_even_beside_good_ones(tree: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["gone.png", "g*.png"])
-def test_link_to_nowhere_is_a_missing_input(tree: Path, name: str) -> None:
+def test_dangling_link_is_a_missing_input(tree: Path, name: str) -> None:
     (tree / "gone.png").symlink_to(tree / "nowhere.png")
 
     with pytest.raises(DataError, match="there is no such file or folder"):
         expand([str(tree / name)], SUFFIXES)
 
 
-def test_link_to_nowhere_is_passed_over_among_others(tree: Path) -> None:
+def test_dangling_link_is_skipped_among_others(tree: Path) -> None:
     (tree / "gone.png").symlink_to(tree / "nowhere.png")
 
     assert names(tree, str(tree / "[a-z]*.png")) == ["b.png"]
 
 
-def test_folder_without_pictures_is_an_error_that_names_it(tree: Path) -> None:
+def test_folder_without_pictures_is_an_error_that_names_the_folder(tree: Path) -> None:
     (tree / "empty").mkdir()
     (tree / "empty" / "notes.txt").write_bytes(b"")
 
@@ -118,8 +117,15 @@ def test_folder_without_pictures_is_an_error_that_names_it(tree: Path) -> None:
 
 
 def part_ids(tree: Path) -> list[str]:
-    job, _ = ingest.plan(IngestConfig(output=str(tree / "out"), part_rows=1), [str(tree)], print)
+    job, _ = planned(tree / "out", tree, part_rows=1)
     return [part.id for part in job.parts]
+
+
+def test_named_pipe_is_a_missing_input(tree: Path) -> None:
+    os.mkfifo(tree / "pipe.png")
+
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        expand([str(tree / "pi*.png")], SUFFIXES)
 
 
 def test_same_files_give_the_same_part_ids(tree: Path) -> None:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.batch.labels import Label, find_labels, label_of, label_source, read_list
+from nanograd.batch.labels import Label, find_labels, label_of, parse_label_source, read_list
 from nanograd.errors import DataError, UsageError
+from nanograd.runtime.events import Event, ignore
 
 FILES = [f"/in/{name}" for name in ("a/img_1_7.png", "a/img_12_3.PNG", "b/img_2.png", "b/8.png")]
 
@@ -35,7 +36,7 @@ LABELS = [
 
 
 @pytest.mark.parametrize(("file", "auto", "folder", "name"), LABELS)
-def test_label_follows_from_folder_or_name_as_asked(
+def test_label_follows_from_folder_or_name(
     file: str, auto: int | None, folder: int | None, name: int | None
 ) -> None:
     found = [label_of(file, label_from) for label_from in ("auto", "folder", "name", "none")]
@@ -44,9 +45,10 @@ def test_label_follows_from_folder_or_name_as_asked(
 
 
 def found(source: str, *, inputs: tuple[str, ...] = ("/in",)) -> tuple[list[Label], list[str]]:
-    """The labels of FILES, and what was said."""
-    said: list[str] = []
-    return find_labels(FILES, inputs, label_source(source), said.append), said
+    """Return the labels of FILES, and the messages."""
+    events: list[Event] = []
+    labels = find_labels(FILES, inputs, parse_label_source(source), events.append)
+    return labels, [str(event) for event in events]
 
 
 def write(folder: Path, text: str) -> str:
@@ -74,46 +76,46 @@ def test_pattern_labels_what_it_matches(pattern: str, labels: list[Label]) -> No
 
 
 @pytest.mark.parametrize("name", ["img_12.png", "12_x.png"])
-def test_digit_beside_a_wildcard_is_no_part_of_a_number(name: str) -> None:
+def test_digit_beside_a_wildcard_is_not_part_of_a_number(name: str) -> None:
     assert all(
-        find_labels([f"/{name}", "/7.png"], ["/"], label_source(template), print)[0] is None
+        find_labels([f"/{name}", "/7.png"], ["/"], parse_label_source(template), ignore)[0] is None
         for template in ("*{label}.png", "{label}*")
     )
 
 
-def test_pattern_says_how_many_have_no_label() -> None:
+def test_pattern_reports_the_number_without_a_label() -> None:
     assert found("img_*_{label}.png")[1] == ["2 of 4 pictures have no label from img_*_{label}.png"]
 
 
-def test_pattern_that_labels_nothing_is_a_usage_error_with_an_example() -> None:
+def test_pattern_without_a_match_is_a_usage_error_with_an_example() -> None:
     with pytest.raises(UsageError, match=r"finds no digit in the names of 4 pictures, such as /in"):
         found("scan{label}.png")
 
 
 @pytest.mark.parametrize("text", ["me", "img_*.png", "(a", "(a)(b)", "{label}{label}", ""])
-def test_what_is_no_source_of_labels_is_a_usage_error(text: str) -> None:
+def test_invalid_source_of_labels_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match=re.escape(f"--label-from {text!r}")):
-        label_source(text)
+        parse_label_source(text)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_list_labels_the_pictures_it_names_from_the_input(
+def test_list_labels_pictures_relative_to_the_input(
     tmp_path: Path, separator: str, start: str
 ) -> None:
-    rows = [("Who", "File", "Label"), ("me", "a/img_1_7.png", "4"), ("me", "./b/8.png", "9.0")]
+    rows = [("Writer", "File", "Label"), ("me", "a/img_1_7.png", "4"), ("me", "./b/8.png", "9.0")]
     rows += [("me", "b/img_2.png", "")]
     place = write(tmp_path, start + "".join(separator.join(row) + "\r\n" for row in rows))
 
-    labels, said = found(place)
+    labels, messages = found(place)
 
     assert labels == [4, None, None, 9]
-    assert said == [f"2 of 4 pictures have no label from {place}"]
+    assert messages == [f"2 of 4 pictures have no label from {place}"]
 
 
 @pytest.mark.parametrize("inputs", [("/in",), ("/in/a", "/in/b/*.png"), tuple(FILES)])
 @pytest.mark.parametrize("name", ["/in/b/8.png", "file:///in/b/8.png"])
-def test_list_may_name_a_picture_by_its_whole_path(
+def test_list_may_name_a_picture_by_its_absolute_path(
     tmp_path: Path, inputs: tuple[str, ...], name: str
 ) -> None:
     labels, _ = found(write(tmp_path, f"file,label\n{name},0\n"), inputs=inputs)
@@ -124,7 +126,7 @@ def test_list_may_name_a_picture_by_its_whole_path(
 @pytest.mark.parametrize(
     "input_", ["/in/b", "/in/b/", "/in/b/*.png", "/in/b/8.png", "/in", "/in/a"]
 )
-def test_list_names_pictures_from_the_inputs_folder_or_the_one_above(
+def test_list_names_pictures_relative_to_the_input_or_its_parent(
     tmp_path: Path, input_: str
 ) -> None:
     below = "b/8.png" if not input_.startswith("/in/b/*") and input_ != "/in/b/8.png" else "8.png"
@@ -134,35 +136,40 @@ def test_list_names_pictures_from_the_inputs_folder_or_the_one_above(
     assert labels == [None, None, None, 0]
 
 
-def test_list_in_the_folder_of_the_pictures_names_them_from_there(tmp_path: Path) -> None:
+def test_list_names_pictures_relative_to_its_own_folder(tmp_path: Path) -> None:
     place = write(tmp_path, "file_name,digit\n7.png,1\nsub/../7.png,1\n")
     picture = str(tmp_path / "7.png")
 
-    assert find_labels([picture], ["/elsewhere"], label_source(place), print) == [1]
+    assert find_labels([picture], ["/elsewhere"], parse_label_source(place), ignore) == [1]
 
 
 @pytest.mark.parametrize("name", ["7.png", "./7.png", "../in/7.png", "/top/in/7.png"])
-def test_way_round_in_a_path_means_the_same_picture(tmp_path: Path, name: str) -> None:
+def test_dots_in_a_path_are_resolved(tmp_path: Path, name: str) -> None:
     place = write(tmp_path, f"file,label\n{name},1\n")
 
-    labels = find_labels(["/top/work/../in/7.png"], ["/top/work/../in"], label_source(place), print)
+    labels = find_labels(
+        ["/top/work/../in/7.png"], ["/top/work/../in"], parse_label_source(place), ignore
+    )
 
     assert labels == [1]
 
 
 def test_remote_list_and_pictures_are_joined_as_uris() -> None:
-    from nanograd.batch.labels import _below
+    from nanograd.batch.labels import _resolve
 
-    assert _below("s3://bucket/scans", "./7/a.png") == "s3://bucket/scans/7/a.png"
-    assert _below("/in", "s3://bucket/a.png") == "s3://bucket/a.png"
+    assert _resolve("s3://bucket/scans", "./7/a.png") == "s3://bucket/scans/7/a.png"
+    assert _resolve("/in", "s3://bucket/a.png") == "s3://bucket/a.png"
 
 
-def test_lines_that_name_no_picture_are_counted_and_the_first_named(tmp_path: Path) -> None:
+def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path: Path) -> None:
     place = write(tmp_path, "file,label\nb/8.png,8\ngone.png,1\n\nalso.png,2\n")
 
-    _, said = found(place)
+    _, messages = found(place)
 
-    assert said[0] == f"2 lines of {place} without a picture in the input, the first is 3: gone.png"
+    assert (
+        messages[0]
+        == f"2 lines of {place} without a picture in the input, the first is 3: gone.png"
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,14 +196,14 @@ def test_mistake_in_a_list_is_a_data_error_that_names_the_line(
     assert str(error.value).startswith(place)
 
 
-def test_name_that_means_two_pictures_is_a_data_error(tmp_path: Path) -> None:
+def test_ambiguous_name_is_a_data_error(tmp_path: Path) -> None:
     place = write(tmp_path, "file,label\n8.png,8\n")
 
     with pytest.raises(DataError, match=r"line 2: 8\.png may be /a/8\.png or /b/8\.png"):
-        find_labels(["/a/8.png", "/b/8.png"], ["/a", "/b"], label_source(place), print)
+        find_labels(["/a/8.png", "/b/8.png"], ["/a", "/b"], parse_label_source(place), ignore)
 
 
-def test_list_that_is_no_text_is_a_data_error() -> None:
+def test_list_that_is_not_utf8_is_a_data_error() -> None:
     with pytest.raises(DataError, match=r"^my\.csv is not UTF-8"):
         list(read_list("file,label\né.png,1".encode("latin-1"), "my.csv"))
 

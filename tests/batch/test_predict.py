@@ -1,5 +1,6 @@
+import os
+import shutil
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,61 +9,59 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
-from nanograd.digits.preparation import Preparation
+from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
-from nanograd.models.model import Model, Net
-from nanograd.nn.mlp import Architecture, init_params
 from nanograd.runtime import json_files
+from tests.helpers.image_columns import (
+    FLAT_NAMES,
+    NUMBER_COLUMNS,
+    PICTURE_COLUMNS,
+    Pixels,
+    fixed_list,
+)
+from tests.helpers.models import some_model
 
-Images = NDArray[np.uint8]
 NOISE = np.random.default_rng(7).integers(0, 256, 784, np.uint8)
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+COLUMNS = PICTURE_COLUMNS | NUMBER_COLUMNS
 
 
 class Predicted(NamedTuple):
-    """What a job wrote, in the order of the rows."""
+    """The output of a job, in the order of the rows."""
 
     figures: dict[str, Any]
     table: pa.Table
     quarantine: list[tuple[str, int | None, str]]
 
 
+Predict = Callable[..., Predicted]
+
+
 @pytest.fixture(scope="module")
 def model_place(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that guesses, but always the same."""
-    architecture = Architecture(
-        inputs=784, classes=10, hidden=7, activation="tanh", loss="cross_entropy"
-    )
-    net = Net(
-        params=init_params(architecture, seed=3),
-        preparation=Preparation(name="standard"),
-    )
-    model = Model(nets=(net,), about={})
     place = str(tmp_path_factory.mktemp("predict") / "model")
-    model_io.save(model, place)
+    model_io.save(some_model(), place)
     return place
 
 
 @pytest.fixture(scope="module")
-def images(sample: Mnist) -> Images:
+def images(sample: Mnist) -> Pixels:
     """29 digits of the sample."""
     return sample.test.images[:29]
 
 
 @pytest.fixture(scope="module")
-def expected(images: Images, model_place: str) -> NDArray[np.float32]:
-    """Their scores."""
+def expected(images: Pixels, model_place: str) -> NDArray[np.float32]:
+    """The scores of the images."""
     return model_io.load(model_place).scores(images)
 
 
 @pytest.fixture
-def predict(model_place: str, tmp_path: Path) -> Callable[..., Predicted]:
-    """Predict tables, each written as a file of its name, or what a folder holds already."""
+def predict(model_place: str, tmp_path: Path) -> Predict:
+    """Predict tables, each written as a file of its name, and the files that are there already."""
 
     def run(files: dict[str, pa.Table], **settings: Any) -> Predicted:
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -70,7 +69,7 @@ def predict(model_place: str, tmp_path: Path) -> Callable[..., Predicted]:
             pq.write_table(table, tmp_path / "in" / name)
         out = tmp_path / "out"
         config = PredictConfig(model=model_place, output=str(out), workers=0, **settings)
-        figures = commands.predict(config, [str(tmp_path / "in")], lambda sentence: None)
+        figures = commands.predict(config, [str(tmp_path / "in")])
         table = pq.read_table(out / "predictions").sort_by(
             [("source_file", "ascending"), ("source_row", "ascending")]
         )
@@ -84,58 +83,19 @@ def predict(model_place: str, tmp_path: Path) -> Callable[..., Predicted]:
     return run
 
 
-def png(image: Images) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(image.reshape(28, 28)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def scores_of(table: pa.Table) -> NDArray[np.float32]:
     flat: NDArray[np.float32] = table["scores"].combine_chunks().flatten().to_numpy()
     return flat.reshape(-1, 10)
 
 
-def fixed(images: Images) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), 784)
-
-
-def tensor(images: Images) -> pa.Array:
-    type_ = pa.fixed_shape_tensor(pa.uint8(), (28, 28))
-    return pa.ExtensionArray.from_storage(type_, fixed(images))
-
-
-def flat(images: Images, names: list[str]) -> pa.Table:
-    return pa.table({name: images[:, place] for place, name in enumerate(names)})
-
-
-COLUMNS: dict[str, Callable[[Images], pa.Array]] = {
-    "struct": lambda images: pa.array(
-        [{"bytes": png(image), "path": "/never/read.png"} for image in images], PICTURE
-    ),
-    "png": lambda images: pa.array([png(image) for image in images], pa.binary()),
-    "large png": lambda images: pa.array([png(image) for image in images], pa.large_binary()),
-    "raw": lambda images: pa.array([image.tobytes() for image in images]),
-    "fixed raw": lambda images: pa.array([image.tobytes() for image in images], pa.binary(784)),
-    "list": lambda images: pa.array(images.tolist(), pa.list_(pa.uint8())),
-    "large list": lambda images: pa.array(images.tolist(), pa.large_list(pa.uint8())),
-    "fixed list": fixed,
-    "nested": lambda images: pa.array(images.reshape(-1, 28, 28).tolist()),
-    "float to 1": lambda images: pa.array((images / 255).tolist(), pa.list_(pa.float32())),
-    "float to 255": lambda images: pa.array(images.tolist(), pa.list_(pa.float64())),
-    "tensor": tensor,
-}
-TABLES: dict[str, Callable[[Images], pa.Table]] = {
-    "pixel0": lambda images: flat(images, [f"pixel{place}" for place in range(784)]),
-    "pixel1": lambda images: flat(images, [f"pixel{place}" for place in range(1, 785)]),
-    "1x1": lambda images: flat(images, [f"{r}x{c}" for r in range(1, 29) for c in range(1, 29)]),
-}
-
-
-@pytest.mark.parametrize("kind", [*COLUMNS, *TABLES])
+@pytest.mark.parametrize("kind", [*COLUMNS, *FLAT_NAMES])
 def test_images_get_the_same_scores_in_every_kind_of_column(
-    kind: str, images: Images, expected: NDArray[np.float32], predict: Callable[..., Predicted]
+    kind: str, images: Pixels, expected: NDArray[np.float32], predict: Predict
 ) -> None:
-    table = TABLES[kind](images) if kind in TABLES else pa.table({"image": COLUMNS[kind](images)})
+    if kind in FLAT_NAMES:
+        table = pa.table(dict(zip(FLAT_NAMES[kind], images.T, strict=True)))
+    else:
+        table = pa.table({"image": COLUMNS[kind](images)})
 
     done = predict({"a.parquet": table})
 
@@ -147,44 +107,41 @@ def test_images_get_the_same_scores_in_every_kind_of_column(
     assert done.table["source_row"].to_pylist() == list(range(29))
 
 
-def nth(row: int, value: object) -> Callable[[list[Any]], list[Any]]:
-    return lambda values: [*values[:row], value, *values[row + 1 :]]
-
-
 BROKEN_ROWS = [
-    pytest.param("struct", nth(11, {"bytes": None, "path": "x.png"}), "no_bytes", id="null bytes"),
-    pytest.param("struct", nth(11, None), "no_bytes", id="null struct"),
-    pytest.param("png", nth(11, None), "no_bytes", id="null binary"),
-    pytest.param("png", nth(11, b""), "empty", id="no bytes"),
-    pytest.param("png", nth(11, png(NOISE)[:400]), "broken_image", id="cut"),
-    pytest.param("png", nth(11, png(np.zeros(784, np.uint8))), "blank", id="blank"),
-    pytest.param("raw", nth(11, bytes(783)), "broken_image", id="783 bytes"),
-    pytest.param("list", nth(11, None), "wrong_shape", id="null list"),
-    pytest.param("list", nth(11, []), "wrong_shape", id="empty list"),
-    pytest.param("large list", nth(11, [0] * 785), "wrong_shape", id="785 numbers"),
-    pytest.param("fixed list", nth(11, None), "wrong_shape", id="null fixed list"),
-    pytest.param("nested", nth(11, [[0] * 27] * 28), "wrong_shape", id="28 x 27"),
-    pytest.param("float to 1", nth(11, [float("nan")] + [0.5] * 783), "bad_pixel", id="NaN"),
-    pytest.param("float to 255", nth(11, [-1.0] + [0.5] * 783), "bad_pixel", id="below 0"),
+    pytest.param("struct", {"bytes": None, "path": "x.png"}, "no_bytes", id="null bytes"),
+    pytest.param("struct", None, "no_bytes", id="null struct"),
+    pytest.param("png", None, "no_bytes", id="null binary"),
+    pytest.param("png", b"", "empty", id="no bytes"),
+    pytest.param("png", to_png(NOISE)[:400], "broken_image", id="cut"),
+    pytest.param("png", to_png(np.zeros(784, np.uint8)), "blank", id="blank"),
+    pytest.param("raw bytes", bytes(783), "broken_image", id="783 bytes"),
+    pytest.param("list of integers", None, "wrong_shape", id="null list"),
+    pytest.param("list of integers", [], "wrong_shape", id="empty list"),
+    pytest.param("large list", [0] * 785, "wrong_shape", id="785 numbers"),
+    pytest.param("fixed-size list", None, "wrong_shape", id="null fixed-size list"),
+    pytest.param("28 x 28 lists", [[0] * 27] * 28, "wrong_shape", id="28 x 27"),
+    pytest.param("floats to 1", [float("nan")] + [0.5] * 783, "bad_pixel", id="NaN"),
+    pytest.param("floats to 255", [-1.0] + [0.5] * 783, "bad_pixel", id="below 0"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "damage", "reason"), BROKEN_ROWS)
-def test_broken_row_is_quarantined_and_no_other_touched(
-    kind: str, damage: Any, reason: str, images: Images, predict: Callable[..., Predicted]
+@pytest.mark.parametrize(("kind", "value", "reason"), BROKEN_ROWS)
+def test_broken_row_is_quarantined_and_does_not_affect_others(
+    kind: str, value: object, reason: str, images: Pixels, predict: Predict
 ) -> None:
     whole = COLUMNS[kind](images)
     expected = predict({"a.parquet": pa.table({"image": whole})}).table
-    column = pa.array(damage(whole.to_pylist()), whole.type)
+    values = whole.to_pylist()
+    values[11] = value
 
-    done = predict({"a.parquet": pa.table({"image": column})}, overwrite=True)
+    done = predict({"a.parquet": pa.table({"image": pa.array(values, whole.type)})}, overwrite=True)
 
     others = [row for row in range(29) if row != 11]
     assert done.quarantine == [("a.parquet", 11, reason)]
     assert done.table.drop(["confidence", "scores"]).equals(
         expected.take(others).drop(["confidence", "scores"])
     )
-    # A matrix product rounds by its number of rows.
+    # The rounding of a matrix product depends on its number of rows.
     np.testing.assert_allclose(
         scores_of(done.table), scores_of(expected)[others], rtol=1e-5, atol=1e-7
     )
@@ -193,11 +150,11 @@ def test_broken_row_is_quarantined_and_no_other_touched(
 
 
 @pytest.mark.parametrize("label", [10, -1, 127])
-def test_row_with_no_digit_for_a_label_is_quarantined_once(
-    label: int, images: Images, predict: Callable[..., Predicted]
+def test_row_whose_label_is_no_digit_is_quarantined_once(
+    label: int, images: Pixels, predict: Predict
 ) -> None:
-    rows = nth(5, None)([png(image) for image in images])
-    labels = pa.array(nth(7, label)(nth(5, label)([3] * 29)), pa.int8())
+    rows = [None if row == 5 else to_png(image) for row, image in enumerate(images)]
+    labels = pa.array([label if row in (5, 7) else 3 for row in range(29)], pa.int8())
 
     done = predict({"a.parquet": pa.table({"image": rows, "label": labels})})
 
@@ -205,13 +162,13 @@ def test_row_with_no_digit_for_a_label_is_quarantined_once(
     assert done.table["source_row"].to_pylist() == [r for r in range(29) if r not in (5, 7)]
 
 
-def test_accuracy_counts_the_labelled_rows_alone(
-    images: Images, expected: NDArray[np.float32], predict: Callable[..., Predicted]
+def test_accuracy_counts_only_the_labelled_rows(
+    images: Pixels, expected: NDArray[np.float32], predict: Predict
 ) -> None:
     truth = expected.argmax(1)
     labels = [None if row < 19 else int(truth[row] + row % 2) % 10 for row in range(29)]
-    table = pa.table({"pixels": fixed(images), "digit": pa.array(labels, pa.int16())})
-    unlabelled = pa.table({"pixels": fixed(images)})
+    table = pa.table({"pixels": fixed_list(images), "digit": pa.array(labels, pa.int16())})
+    unlabelled = pa.table({"pixels": fixed_list(images)})
 
     done = predict({"a.parquet": table, "b.parquet": unlabelled})
 
@@ -221,16 +178,16 @@ def test_accuracy_counts_the_labelled_rows_alone(
 
 @pytest.mark.parametrize("labels", [{}, {"label": pa.nulls(29, pa.int8())}], ids=["no", "null"])
 def test_no_labels_give_no_accuracy(
-    labels: dict[str, pa.Array], images: Images, predict: Callable[..., Predicted]
+    labels: dict[str, pa.Array], images: Pixels, predict: Predict
 ) -> None:
-    done = predict({"a.parquet": pa.table({"image": fixed(images), **labels})})
+    done = predict({"a.parquet": pa.table({"image": fixed_list(images), **labels})})
 
     assert (done.figures["accuracy"], done.figures["predicted"]) == (None, 29)
     assert done.table["label"].null_count == 29
 
 
-def with_a_row_more(data: bytes) -> bytes:
-    """The footer's own count of the rows, a thrift number, no longer fits its row groups'."""
+def with_one_more_row(data: bytes) -> bytes:
+    """Change the footer's count of rows, a thrift number, so that it contradicts its row groups."""
     at = data.rindex(b"\x16\x3a\x19")  # 29 rows, then the list of row groups
     return data[:at] + b"\x16\x3c\x19" + data[at + 3 :]
 
@@ -240,15 +197,15 @@ BROKEN_FILES = [
     pytest.param(lambda data: b"no Parquet at all", id="other format"),
     pytest.param(lambda data: data[:-30], id="cut short"),
     pytest.param(lambda data: data.replace(b"image", b"im\xffge"), id="name is no text"),
-    pytest.param(with_a_row_more, id="rows do not add up"),
+    pytest.param(with_one_more_row, id="rows do not add up"),
 ]
 
 
 @pytest.mark.parametrize("damage", BROKEN_FILES)
 def test_broken_file_is_one_row_of_quarantine_among_good_ones(
-    damage: Callable[[bytes], bytes], images: Images, tmp_path: Path, predict: Any
+    damage: Callable[[bytes], bytes], images: Pixels, tmp_path: Path, predict: Predict
 ) -> None:
-    good = pa.table({"image": fixed(images)})
+    good = pa.table({"image": fixed_list(images)})
     file = tmp_path / "in" / "b.parquet"
     file.parent.mkdir()
     pq.write_table(good, file, write_statistics=False, store_schema=False)
@@ -261,6 +218,20 @@ def test_broken_file_is_one_row_of_quarantine_among_good_ones(
     assert (done.figures["broken_files"], done.figures["files"]) == (1, 3)
 
 
+def test_file_whose_name_is_not_unicode_is_quarantined(
+    images: Pixels, tmp_path: Path, predict: Predict
+) -> None:
+    good = pa.table({"image": fixed_list(images)})
+    (tmp_path / "in").mkdir()
+    pq.write_table(good, tmp_path / "b.parquet")
+    shutil.copy(tmp_path / "b.parquet", tmp_path / "in" / os.fsdecode(b"\xff.parquet"))
+
+    done = predict({"a.parquet": good})
+
+    assert done.quarantine == [(r"\udcff.parquet", None, "broken_file")]
+    assert done.figures["predicted"] == 29
+
+
 WRONG_SCHEMAS = {
     "no image": pa.table({"name": ["a", "b"], "label": [1, 2]}),
     "numbers as text": pa.table({f"pixel{place}": ["0"] for place in range(784)}),
@@ -271,9 +242,9 @@ WRONG_SCHEMAS = {
 
 
 def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
-    images: Images, expected: NDArray[np.float32], tmp_path: Path, predict: Any
+    images: Pixels, expected: NDArray[np.float32], tmp_path: Path, predict: Predict
 ) -> None:
-    good = pa.table({"image": COLUMNS["fixed raw"](images)})
+    good = pa.table({"image": COLUMNS["fixed-size raw bytes"](images)})
     files = {f"{name}.parquet": table for name, table in WRONG_SCHEMAS.items()}
     (tmp_path / "in").mkdir()
     pq.write_table(good, tmp_path / "in" / "page.parquet")
@@ -299,14 +270,14 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     assert (done.figures["rows"], done.figures["broken_files"]) == (58, 6)
 
 
-def test_folders_of_hive_give_labels_and_columns_to_keep(
-    images: Images, expected: NDArray[np.float32], tmp_path: Path, predict: Callable[..., Predicted]
+def test_hive_folders_give_labels_and_columns_to_keep(
+    images: Pixels, expected: NDArray[np.float32], tmp_path: Path, predict: Predict
 ) -> None:
     truth = expected.argmax(1)
     for label in sorted(set(truth.tolist())):
         place = tmp_path / "in" / f"label={label}" / f"writer=O%27Hara-{label}"
         place.mkdir(parents=True)
-        pq.write_table(pa.table({"image": fixed(images[truth == label])}), place / "x.parquet")
+        pq.write_table(pa.table({"image": fixed_list(images[truth == label])}), place / "x.parquet")
 
     done = predict({}, keep=("writer",))
 
@@ -317,11 +288,11 @@ def test_folders_of_hive_give_labels_and_columns_to_keep(
     ]
 
 
-def test_a_column_is_stronger_than_a_folder_of_its_name(
-    images: Images, tmp_path: Path, predict: Callable[..., Predicted]
+def test_column_takes_precedence_over_a_folder_of_its_name(
+    images: Pixels, tmp_path: Path, predict: Predict
 ) -> None:
     (tmp_path / "in" / "label=3").mkdir(parents=True)
-    table = pa.table({"image": fixed(images), "label": pa.array([5] * 29, pa.int8())})
+    table = pa.table({"image": fixed_list(images), "label": pa.array([5] * 29, pa.int8())})
 
     done = predict({"label=3/x.parquet": table})
 

@@ -17,35 +17,31 @@ from nanograd.batch.job import run_job
 from nanograd.batch.part import Part, Receipt, run_local
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
-from nanograd.digits.preparation import Preparation
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.models import model as model_io
-from nanograd.models.model import Model, Net
+from nanograd.models.model import Model
 from nanograd.nn.metrics import confusion_matrix
-from nanograd.nn.mlp import Architecture, init_params
 from nanograd.runtime import process
 from nanograd.runtime.events import Event, Message
-from nanograd.tables.images import PREDICTIONS, QUARANTINE
+from nanograd.tables.rows import ReadOptions
+from nanograd.tables.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
+from tests.helpers.models import some_net
 
 
-def save_model(place: Path, seed: int) -> str:
-    architecture = Architecture(inputs=784, classes=10, hidden=7, activation="relu", loss="mse")
-    params, preparation = init_params(architecture, seed), Preparation(name="unit")
-    net = Net(params=params, preparation=preparation)
-    model_io.save(Model(nets=(net,), about={}), str(place))
+def save_model(place: Path, seed: int = 3) -> str:
+    model_io.save(Model(nets=(some_net(seed=seed, loss="mse"),), about={}), str(place))
     return str(place)
 
 
 @pytest.fixture
 def model_place(tmp_path: Path) -> str:
-    """A model that guesses, but always the same."""
-    return save_model(tmp_path / "model", seed=3)
+    return save_model(tmp_path / "model")
 
 
 @pytest.fixture
 def rows(tmp_path: Path, sample: Mnist) -> Path:
-    """Three files of 193 digits with more columns than predictions need; the last row is bad."""
+    """Three files of 193 digits with more columns than needed; the last row is bad."""
     (tmp_path / "rows").mkdir()
     for number in range(3):
         part = sample.test.take(slice(193 * number, 193 * (number + 1)))
@@ -84,7 +80,7 @@ def parts_in(folder: str, name: str) -> list[Path]:
     return sorted((Path(folder) / name).iterdir())
 
 
-def test_output_has_exactly_the_documented_schemas(config: PredictConfig, rows: Path) -> None:
+def test_output_files_have_the_documented_schemas(config: PredictConfig, rows: Path) -> None:
     run(config, rows)
 
     predictions, quarantine = (
@@ -143,7 +139,7 @@ def test_kept_columns_that_do_not_go_together_are_named(config: PredictConfig, r
         run(changed(config, keep=("id",)), rows)
 
 
-def test_keeping_a_column_that_no_file_has_is_refused(config: PredictConfig, rows: Path) -> None:
+def test_kept_column_that_no_file_has_is_refused(config: PredictConfig, rows: Path) -> None:
     with pytest.raises(DataError, match="no file has a column 'idd' to --keep"):
         run(changed(config, keep=("id", "idd")), rows)
 
@@ -151,7 +147,7 @@ def test_keeping_a_column_that_no_file_has_is_refused(config: PredictConfig, row
 
 
 @pytest.mark.parametrize("name", PREDICTIONS.names)
-def test_keeping_a_name_that_predictions_use_is_refused(
+def test_kept_column_with_a_name_of_predictions_is_refused(
     config: PredictConfig, rows: Path, name: str
 ) -> None:
     with pytest.raises(UsageError, match=f"--keep {name}"):
@@ -160,7 +156,7 @@ def test_keeping_a_name_that_predictions_use_is_refused(
     assert not Path(config.output).exists()
 
 
-def test_large_row_groups_are_cut_and_every_row_comes_out_once(
+def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
     config: PredictConfig, sample: Mnist, tmp_path: Path
 ) -> None:
     distinct = [image.tobytes() for image in sample.test.images[:193]]
@@ -181,7 +177,7 @@ def test_large_row_groups_are_cut_and_every_row_comes_out_once(
     np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
 
 
-def test_damaged_row_group_leaves_those_around_it(config: PredictConfig, rows: Path) -> None:
+def test_damaged_row_group_does_not_affect_others(config: PredictConfig, rows: Path) -> None:
     digits = pq.read_table(rows / "0.parquet", columns=["image"])[:192]
     table = pa.concat_tables([digits] * 22)
     pq.write_table(
@@ -211,7 +207,9 @@ def test_damaged_row_group_leaves_those_around_it(config: PredictConfig, rows: P
     assert {row["reason"] for row in bad} == {"broken_file"}
 
 
-def test_same_job_again_does_nothing_and_tells_the_same(config: PredictConfig, rows: Path) -> None:
+def test_repeated_job_does_nothing_and_has_the_same_result(
+    config: PredictConfig, rows: Path
+) -> None:
     first, _ = run(config, rows)
     out = Path(config.output)
     before, times = (
@@ -237,7 +235,9 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
 ) -> None:
     undisturbed = changed(config, output=str(tmp_path / "undisturbed"))
     run(undisturbed, rows)
-    job, work = predict.plan(config, [str(rows)])
+    job, work = predict.plan(
+        [str(rows)], model=config.model, output=config.output, options=ReadOptions()
+    )
     done: list[str] = []
 
     def failing(part: Part) -> Receipt:
@@ -311,7 +311,7 @@ def test_columns_that_a_format_cannot_hold_are_refused(
     assert not Path(config.output).exists()
 
 
-def test_summary_says_accuracy_confusion_and_the_worst_mistakes(
+def test_summary_has_accuracy_confusion_and_the_worst_mistakes(
     config: PredictConfig, rows: Path
 ) -> None:
     figures, _ = run(config, rows)
@@ -370,17 +370,19 @@ def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
 ) -> None:
     run(config, rows)
 
-    _, said = run(changed(config, model=save_model(tmp_path / "copy", seed=3)), rows)
+    _, said = run(changed(config, model=save_model(tmp_path / "copy")), rows)
     with pytest.raises(OutputExistsError, match="another job"):
         run(changed(config, model=save_model(tmp_path / "other", seed=4)), rows)
 
     assert "nothing to do" in said[0]
 
 
-def test_model_that_changes_under_a_job_stops_it(
+def test_model_that_changes_during_a_job_stops_it(
     config: PredictConfig, rows: Path, tmp_path: Path
 ) -> None:
-    job, work = predict.plan(config, [str(rows)])
+    job, work = predict.plan(
+        [str(rows)], model=config.model, output=config.output, options=ReadOptions()
+    )
     save_model(tmp_path / "model", seed=4)
 
     with pytest.raises(DataError, match="has changed since the job began"):

@@ -7,7 +7,7 @@ GROUPS = [[], [0], [1], [2499], [10_000], [50_000, 50_000, 7], [7] * 1000, [193,
 
 @pytest.mark.parametrize("all_rows", [0, 10_000, 10_000_000])
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
-def test_pieces_follow_each_other_without_gap_or_overlap(groups: list[int], all_rows: int) -> None:
+def test_pieces_have_no_gap_or_overlap(groups: list[int], all_rows: int) -> None:
     pieces = list(cut(groups, all_rows))
 
     ends = [0, *(piece.first_row + piece.num_rows for piece in pieces)]
@@ -30,7 +30,7 @@ def test_pieces_follow_each_other_without_gap_or_overlap(groups: list[int], all_
         ([60_000] * 2, 10_000_000, [60_000] * 2),
     ],
 )
-def test_pieces_are_small_enough_for_many_cores_and_large_enough_to_commit(
+def test_size_of_pieces_follows_from_the_job_and_the_row_groups(
     groups: list[int], all_rows: int, sizes: list[int]
 ) -> None:
     assert [piece.num_rows for piece in cut(groups, all_rows)] == sizes

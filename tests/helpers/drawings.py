@@ -1,4 +1,4 @@
-"""Digits as people draw them on a pad: strokes that differ in size, place, slant and pen."""
+"""Digits drawn on the pad of a report: strokes that differ in size, place, slant and pen."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -47,20 +47,20 @@ _DIGITS: list[list[Stroke]] = [
 
 
 def drawings(each: int, seed: int = 0) -> Iterator[Drawing]:
-    """So many of each digit; one size, place, slant and shape for each."""
+    """Yield several drawings of each digit, each with its own size, place, slant and shape."""
     draws = np.random.default_rng(seed)
     for label in list(range(10)) * each:
         turn, size = draws.uniform(-0.25, 0.25), draws.uniform(0.35, 1.1)
-        stretch, lean = draws.uniform(0.8, 1.2), draws.uniform(-0.25, 0.25)
+        stretch, slant = draws.uniform(0.8, 1.2), draws.uniform(-0.25, 0.25)
         middle = PAD_SIDE / 2 + draws.uniform(-0.2, 0.2, 2) * PAD_SIDE
         matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        matrix = PAD_SIDE * size * matrix @ np.array([[stretch, lean], [0, 1]])
+        matrix = PAD_SIDE * size * matrix @ np.array([[stretch, slant], [0, 1]])
         yield Drawing(label, [_moved(stroke, matrix, middle) for stroke in _DIGITS[label]])
 
 
 def _moved(stroke: Stroke, matrix: NDArray[np.floating], middle: NDArray[np.floating]) -> Stroke:
     points = (np.array(stroke) - 0.5) @ matrix.T + middle
-    # Nobody can begin a stroke beside the pad.
+    # A stroke cannot begin outside the pad.
     points = points.clip(1, PAD_SIDE - 1)
     return [(round(float(x), 1), round(float(y), 1)) for x, y in points]
 

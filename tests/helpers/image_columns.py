@@ -1,37 +1,82 @@
-"""Images as the rows of a column, and how they are read."""
+"""Images in columns of every kind, and tables read as `nanograd predict` reads them."""
 
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
-from nanograd.tables.columns import find_image_column
-from nanograd.tables.images import Decoded, read_images
-from nanograd.tables.rows import Reading
+from nanograd.digits.form import to_png
+from nanograd.errors import Rejection
+from nanograd.tables.images import Images, read
+from nanograd.tables.rows import ReadOptions
 
-Images = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def png(pixels: Images) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels.reshape(28, 28)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def bar_image() -> Images:
-    """A picture that passes the normaliser unchanged: 20 pixels tall, in the middle."""
+def bar_image() -> Pixels:
+    """An image that the normaliser leaves unchanged: 20 pixels tall, centred."""
     image = np.zeros((28, 28), np.uint8)
     image[4:24, 13:15] = 255
     return image.reshape(784)
 
 
-def read(column: pa.Array | Sequence[Any], type_: pa.DataType | None = None) -> Decoded:
+def fixed_list(images: Pixels) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), 784)
+
+
+def tensor(images: Pixels) -> pa.Array:
+    type_ = pa.fixed_shape_tensor(pa.uint8(), (28, 28))
+    return pa.ExtensionArray.from_storage(type_, fixed_list(images))
+
+
+def variable_tensors(images: Pixels) -> pa.Array:
+    type_ = pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int64()))])
+    return pa.array([{"data": image.tolist(), "shape": [28, 28]} for image in images], type_)
+
+
+def raw(images: Pixels, type_: pa.DataType | None = None) -> pa.Array:
+    return pa.array([image.tobytes() for image in images], type_)
+
+
+NUMBER_COLUMNS: dict[str, Callable[[Pixels], pa.Array]] = {
+    "fixed-size list": fixed_list,
+    "tensor": tensor,
+    "list of integers": lambda images: pa.array(images.tolist(), pa.list_(pa.int64())),
+    "large list": lambda images: pa.array(images.tolist(), pa.large_list(pa.uint8())),
+    "floats to 255": lambda images: pa.array(images.tolist(), pa.list_(pa.float32())),
+    "floats to 1": lambda images: pa.array((images / 255).tolist(), pa.list_(pa.float64())),
+    "half floats": lambda images: pa.array(list(images.astype(np.float16))),
+    "28 x 28 lists": lambda images: pa.array(images.reshape(-1, 28, 28).tolist()),
+    "1 x 28 x 28 lists": lambda images: pa.array(images.reshape(-1, 1, 28, 28).tolist()),
+    "raw bytes": raw,
+    "views of raw bytes": lambda images: raw(images, pa.binary_view()),
+    "variable tensors": variable_tensors,
+    "raw bytes in a dictionary": lambda images: raw(images).dictionary_encode(),
+    "fixed-size raw bytes": lambda images: raw(images, pa.binary(784)),
+}
+PICTURE_COLUMNS: dict[str, Callable[[Pixels], pa.Array]] = {
+    "struct": lambda images: pa.array(
+        [{"bytes": to_png(image), "path": "/never/read.png"} for image in images], PICTURE
+    ),
+    "png": lambda images: pa.array([to_png(image) for image in images], pa.binary()),
+    "large png": lambda images: pa.array([to_png(image) for image in images], pa.large_binary()),
+}
+FLAT_NAMES = {
+    "pixel0": [f"pixel{number}" for number in range(784)],
+    "pixel1": [f"pixel{number}" for number in range(1, 785)],
+    "1x1": [f"{row}x{column}" for row in range(1, 29) for column in range(1, 29)],
+}
+
+
+def read_column(
+    column: pa.Array | Sequence[Any], type_: pa.DataType | None = None, **options: Any
+) -> tuple[Images, list[Rejection]]:
     array = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, type_)
-    table = pa.table({"image": array})
-    where = find_image_column(table.schema)
-    return read_images(table, where, Reading())
+    return read(pa.table({"image": array}), ReadOptions(**options))
+
+
+def reasons(rejections: Sequence[Rejection]) -> list[tuple[int | None, str]]:
+    return [(each.row, each.reason) for each in rejections]

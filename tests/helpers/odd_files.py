@@ -1,4 +1,4 @@
-"""Picture files as they come from anywhere: odd ones of a digit, and bad ones with their reason."""
+"""Odd picture files of a digit, and bad ones with their reason."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ def drawing(mode: str = "RGB", *, paper: Any = "white", ink: Any = "black") -> I
     return picture
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     stream = BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
@@ -31,7 +31,7 @@ def sixteen_bits(highest: int) -> bytes:
 
 
 def animated(kind: str) -> bytes:
-    """The digit first, then nothing."""
+    """The digit, then an empty frame."""
     frames = [Image.new("RGB", (200, 200), "white")]
     return encoded(drawing(), kind, save_all=True, append_images=frames, duration=100)
 
@@ -44,7 +44,7 @@ def transparent_palette() -> bytes:
 
 
 def layered() -> bytes:
-    """Black ink on black that is wholly transparent."""
+    """Black ink on black that is fully transparent."""
     return encoded(drawing("RGBA", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "PNG")
 
 
@@ -80,7 +80,7 @@ def several() -> bytes:
 
 
 READABLE: dict[str, Callable[[], bytes]] = {
-    "png under.jpg": lambda: encoded(drawing(), "PNG"),
+    "png under.jpg": lambda: encoded(drawing()),
     "jpeg under.png": lambda: encoded(drawing(), "JPEG"),
     "mpo under.jpg": lambda: encoded(drawing(), "MPO", save_all=True, append_images=[drawing()]),
     "webp under.gif": lambda: encoded(drawing(), "WEBP"),
@@ -96,7 +96,7 @@ READABLE: dict[str, Callable[[], bytes]] = {
     "transparent.png": layered,
     "huge exif.jpg": lambda: with_exif(60_000),
     "bits.pbm": lambda: encoded(drawing("1", paper=1, ink=0), "PPM"),
-    "LOUD.PNG": lambda: encoded(drawing(), "PNG"),
+    "LOUD.PNG": lambda: encoded(drawing()),
 }
 
 BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -109,7 +109,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "print.png": ("broken_image", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     "archive.bmp": ("broken_image", lambda: b"PK\3\4" + bytes(100)),
     "phone.heic": ("broken_image", lambda: b"\0\0\0\x18ftypheic" + bytes(100)),
-    "half.png": ("broken_image", lambda: cut(encoded(drawing(), "PNG"), 0.5)),
+    "half.png": ("broken_image", lambda: cut(encoded(drawing()), 0.5)),
     "half.jpg": ("broken_image", lambda: cut(encoded(drawing(), "JPEG"), 0.5)),
     "half.gif": ("broken_image", lambda: cut(encoded(drawing(), "GIF"), 0.5)),
     "half.webp": ("broken_image", lambda: cut(encoded(drawing(), "WEBP"), 0.5)),
@@ -120,7 +120,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "smaller bomb.png": ("too_large", lambda: png_that_claims(10_000, 10_000)),
     "no width.png": ("broken_image", lambda: png_that_claims(0, 100)),
     "no size.pgm": ("broken_image", lambda: b"P5 0 0 255\n"),
-    "long.png": ("too_large", lambda: encoded(drawing(), "PNG") + bytes(1_000_000)),
+    "long.png": ("too_large", lambda: encoded(drawing()) + bytes(1_000_000)),
     "white.png": ("blank", lambda: encoded(Image.new("L", (200, 200), 255), "PNG")),
     "black.jpg": ("blank", lambda: encoded(Image.new("L", (200, 200)), "JPEG")),
     "clear.png": ("blank", lambda: encoded(Image.new("RGBA", (200, 200)), "PNG")),

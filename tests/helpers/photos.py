@@ -1,8 +1,8 @@
-"""Photos of handwriting that nobody took: MNIST digits redrawn with another pen on another sheet.
+"""Synthetic photos of handwriting: MNIST digits redrawn with another pen on another sheet.
 
 `photograph` follows the light: strokes cover paper, paper and ink reflect, light and shadow fall on
-them, a lens blurs, a sensor adds noise, JPEG loses. What each kind of photo adds to the plain one
-stands in `KINDS`. The same digit, kind and seed give the same picture.
+them, a lens blurs, a sensor adds noise, JPEG loses detail. `KINDS` lists how each kind of photo
+differs from the plain one. A picture follows from its digit, kind and seed.
 
 References:
     Zhang & Suen (1984), "A fast parallel algorithm for thinning digital patterns".
@@ -19,27 +19,27 @@ from PIL import Image, ImageDraw, ImageFilter
 Floats = NDArray[np.float32]
 Range = tuple[float, float]
 
-# MNIST's 28 x 28 pixels are enlarged so many times before a pen follows them: the digit has 80.
+# Factor by which MNIST's 28 x 28 pixels are enlarged before a pen follows them: the digit has 80.
 _ENLARGED = 4
 _DIGIT = 20 * _ENLARGED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is photographed, and how; pairs are the least and the most of what is drawn.
+    """The scene of a photo; pairs are the least and the greatest value of a random draw.
 
     Args:
         side: longest side of the picture, in pixels.
         digit: height of the digit as a share of the picture's shorter side.
         pen: width of the stroke as a share of the digit's longest side; None keeps MNIST's own.
-        ink: share of light that the ink takes.
+        ink: share of light that the ink absorbs.
         hue: whether the ink is coloured.
-        texture: share of the ink that the paper's grain leaves out, as with a pencil.
+        texture: share of the ink missing on the paper's grain, as with a pencil.
         paper: brightness of the sheet.
-        tint: how far the sheet is from grey.
+        tint: distance of the sheet's colour from grey.
         grain: deviation of the sheet's brightness.
         lines: none, ruled or squared.
-        light: share of the light that the darkest corner lacks.
+        light: share of the light missing in the darkest corner.
         shadow: none, soft (a gradual edge) or hard (an edge of 1 to 3 pixels).
         tilt: greatest rotation either way, in degrees.
         perspective: greatest shift of a corner, as a share of the digit.
@@ -110,12 +110,12 @@ KINDS = {
 
 
 def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
-    """A photo of a digit.
+    """Take a photo of a digit.
 
     Args:
         digit: (28, 28) uint8, ink 255 on 0.
         kind: one of `KINDS`.
-        seed: of all that is drawn by lot.
+        seed: of all random draws.
 
     Returns:
         A JPEG file.
@@ -140,7 +140,7 @@ def _size(scene: Scene, draw: Generator) -> tuple[int, int]:
 
 
 def _stroke(digit: NDArray[np.uint8], scene: Scene, draw: Generator) -> Image.Image:
-    """(112, 112) mode L: the digit as a pen of this scene would have written it."""
+    """(112, 112) mode L: the digit as written by a pen of this scene."""
     side = 28 * _ENLARGED
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     if scene.pen is None:
@@ -167,7 +167,7 @@ def _dilated(line: NDArray[np.bool_], diameter: float) -> Image.Image:
 
 
 def thinned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The middle line of strokes, one pixel wide (Zhang & Suen, 1984)."""
+    """Thin strokes to their middle line, one pixel wide (Zhang & Suen, 1984)."""
     left = np.pad(mask, 1)
     while True:
         before = left.sum()
@@ -191,7 +191,7 @@ def _removable(mask: NDArray[np.bool_], first: bool) -> NDArray[np.bool_]:
 
 
 def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Generator) -> Floats:
-    """(height, width) float32: how much of each pixel the stroke covers, somewhere on the sheet."""
+    """(height, width) float32: the share of each pixel that the stroke covers."""
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
     length = draw.uniform(*scene.digit) * min(size)
     scale = length / max(right - left, bottom - top)
@@ -201,9 +201,11 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shifts = draw.uniform(-1, 1, (4, 2)) * scene.perspective * length
     placed = (corners - middle) @ turn.T * scale + shifts
-    room = np.array(size) - np.ptp(placed, axis=0)
+    space = np.array(size) - np.ptp(placed, axis=0)
     placed += (
-        np.maximum(room, 0) * draw.uniform(0.04, 0.96, 2) - placed.min(0) + np.minimum(room, 0) / 2
+        np.maximum(space, 0) * draw.uniform(0.04, 0.96, 2)
+        - placed.min(0)
+        + np.minimum(space, 0) / 2
     )
     coefficients = _perspective(placed, corners)
     flat = stroke.transform(
@@ -213,7 +215,7 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
 
 
 def _perspective(targets: NDArray[np.float64], sources: NDArray[np.float64]) -> tuple[float, ...]:
-    """Pillow's eight coefficients of the map that takes four target points to their sources."""
+    """Pillow's eight coefficients of the map from four target points to their sources."""
     rows, values = [], []
     for (x, y), (u, v) in zip(targets, sources, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -240,7 +242,7 @@ def _smooth_noise(size: tuple[int, int], cell: int, draw: Generator) -> Floats:
 
 
 def _lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
-    """(height, width) float32: the light that printed lines take."""
+    """(height, width) float32: the light that printed lines absorb."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     slope = np.deg2rad(draw.uniform(-3, 3))
@@ -255,7 +257,7 @@ def _lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
 
 
 def _ink(scene: Scene, shape: tuple[int, ...], draw: Generator) -> Floats:
-    """(height, width, 3) float32: the share of light that the ink takes."""
+    """(height, width, 3) float32: the share of light that the ink absorbs."""
     colour = np.ones(3)
     if scene.hue:
         colour[draw.integers(3)] = draw.uniform(0.1, 0.6)
@@ -284,7 +286,7 @@ def _light(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
 
 
 def _surround(pixels: Floats, cover: Floats, scene: Scene, draw: Generator) -> Floats:
-    """What else is in the picture beside the sheet."""
+    """Add the surroundings of the sheet."""
     height, width = cover.shape
     if scene.around == "frame":
         inset, thick = draw.integers(0, 4), draw.integers(1, 4)
@@ -315,10 +317,10 @@ def _with_neighbour(pixels: Floats, cover: Floats, draw: Generator) -> Floats:
     height, width = cover.shape
     columns = np.flatnonzero(cover.max(0) > 0.2)
     before, after = columns[0], width - 1 - columns[-1]
-    room = max(before, after) // 2
+    space = max(before, after) // 2
     radius = draw.uniform(0.1, 0.2) * height
     y, x = np.mgrid[0:height, 0:width]
-    depth = max(1, min(radius, room))
+    depth = max(1, min(radius, space))
     middle = depth - radius if before >= after else width - 1 - depth + radius
     distance = np.hypot(x - middle, y - draw.uniform(0.3, 0.7) * height)
     thick = 0.03 * height

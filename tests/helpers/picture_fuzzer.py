@@ -1,11 +1,11 @@
-"""A fuzz target for the way of a picture: bytes, decoder, normaliser.
+"""A fuzz target: bytes, decoder, normaliser.
 
     python -m tests.helpers.picture_fuzzer --seconds 600 --seed 7
 
 Files of every format are changed at random (bytes flipped, cut out, doubled, swapped with another
-file's, numbers set to their extremes) and must give a 28 x 28 image or an `UnreadableError` with a
-reason that is documented, soon. What does not is written to `--save`, to become a test.
-`target` is also what a coverage-guided fuzzer calls.
+file's, numbers set to their extremes) and must soon give a 28 x 28 image or an `UnreadableError`
+with a documented reason. A file that does not is written to `--save`, to become a test. A
+coverage-guided fuzzer may call `target`, too.
 """
 
 import argparse
@@ -18,35 +18,38 @@ from time import process_time
 import numpy as np
 from numpy.random import Generator
 
-from nanograd.errors import UnreadableError
+from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 from tests.helpers.odd_files import BAD, READABLE
 
-REASONS = {"empty", "broken_image", "too_large", "blank", "low_contrast", "too_many_marks"}
-# A picture that lies about its size may be allowed no more than this, and takes no longer.
+REASONS = {
+    *(Reason.EMPTY, Reason.BROKEN_IMAGE, Reason.TOO_LARGE),
+    *(Reason.BLANK, Reason.LOW_CONTRAST, Reason.TOO_MANY_MARKS),
+}
+# Limits that hold for a picture with a false size, too.
 _MAX_PIXELS, _LONGEST_S = 4_000_000, 10.0
-# What lengths, sizes and counts in a header are set to.
+# Values for lengths, sizes and counts in a header.
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def target(data: bytes) -> str:
-    """Read a picture; gives `read` or the reason why not, and lets everything else out."""
+    """Read a picture; return `read` or the reason of its refusal."""
     began = process_time()
     try:
         picture = decode(data, max_pixels=_MAX_PIXELS)
         image = normalise(picture)
         assert (image.shape, image.dtype, image.max() > 0) == ((28, 28), np.uint8, True)
-        said = "read"
+        outcome = "read"
     except UnreadableError as error:
-        said = error.reason
-    assert said in REASONS | {"read"}, said
+        assert error.reason in REASONS
+        outcome = error.reason
     assert process_time() - began < _LONGEST_S
-    return said
+    return outcome
 
 
 def files(seed: int) -> Iterator[bytes]:
-    """Changed files without end; the same seed gives the same ones."""
+    """Yield changed files without end; they follow from the seed."""
     draw = np.random.default_rng(seed)
     originals = [make() for make in READABLE.values()] + [make() for _, make in BAD.values()]
     originals = [data[:200_000] for data in originals if data]
@@ -54,12 +57,12 @@ def files(seed: int) -> Iterator[bytes]:
         data = bytearray(originals[draw.integers(len(originals))])
         for _ in range(draw.integers(1, 6)):
             other = originals[draw.integers(len(originals))]
-            data = _changed(data, other, draw)
+            data = change(data, other, draw)
         yield bytes(data)
 
 
-def _changed(data: bytearray, other: bytes, draw: Generator) -> bytearray:
-    # Headers are where a few bytes change the most: half of all changes are made there.
+def change(data: bytearray, other: bytes, draw: Generator) -> bytearray:
+    # Half of all changes are made in the header, where a few bytes have most effect.
     reach = len(data) if draw.random() < 0.5 else min(len(data), 100)
     start = int(draw.integers(reach + 1))
     end = min(len(data), start + int(draw.geometric(0.1)))
@@ -84,18 +87,18 @@ def _changed(data: bytearray, other: bytes, draw: Generator) -> bytearray:
 
 
 def run(seconds: float, seed: int, save: Path | None = None) -> Counter[str]:
-    """Feed the target for so long; counts of what it said."""
-    end, said = process_time() + seconds, Counter[str]()
+    """Feed the target for some seconds; return counts of its outcomes."""
+    end, outcomes = process_time() + seconds, Counter[str]()
     for data in files(seed):
         if process_time() > end:
             break
         try:
-            said[target(data)] += 1
+            outcomes[target(data)] += 1
         except BaseException:
             if save is not None:
                 save.write_bytes(data)
             raise
-    return said
+    return outcomes
 
 
 def main() -> None:
@@ -105,8 +108,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, default=Path("broken-picture"))
     options = parser.parse_args()
-    said = run(options.seconds, options.seed, options.save)
-    sys.stdout.write(f"{said.total()} files: {dict(said.most_common())}\n")
+    outcomes = run(options.seconds, options.seed, options.save)
+    sys.stdout.write(f"{outcomes.total()} files: {dict(outcomes.most_common())}\n")
 
 
 if __name__ == "__main__":

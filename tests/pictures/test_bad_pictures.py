@@ -1,25 +1,25 @@
-"""Every kind of bad picture among good ones: a reason in quarantine, and no other row touched."""
+"""Every kind of bad picture among good ones: a reason in quarantine, no effect on other rows."""
 
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from nanograd import commands
-from nanograd.batch.ingest import plan
+from nanograd.batch.ingest import ROWS
 from nanograd.batch.job import run_job
-from nanograd.batch.part import run_here
-from nanograd.config.command_configs import IngestConfig
+from nanograd.batch.part import run_local
 from nanograd.errors import StorageError, UnreadableError
 from nanograd.pictures.decode import PictureReader
+from nanograd.tables.writers import QUARANTINE
+from tests.helpers import ingests
+from tests.helpers.ingests import image_of, planned, read_quarantine, read_rows
 from tests.helpers.odd_files import BAD, READABLE, cut, drawing, encoded
 
 
@@ -28,59 +28,55 @@ def good(tmp_path: Path) -> Path:
     """A folder with a good picture before and one after every other in the order of names."""
     (tmp_path / "in").mkdir()
     for name in (" first", "~ last"):
-        (tmp_path / "in" / f"{name}.png").write_bytes(encoded(drawing(), "PNG"))
+        (tmp_path / "in" / f"{name}.png").write_bytes(encoded(drawing()))
     return tmp_path / "in"
 
 
 def ingest(folder: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """Figures, rows and reasons by the file's name; what every run must hold is checked."""
+    """Return figures, rows and reasons by file name; check the invariants of every run."""
     output = folder.parent / "rows"
-    config = IngestConfig(
-        output=str(output), workers=0, **{"max_bytes": 500_000, "overwrite": True, **settings}
-    )
-    figures = commands.ingest(config, [str(folder)], lambda sentence: None)
-    rows = {Path(row["image"]["path"]).name: row for row in pq.read_table(output).to_pylist()}
-    bad = output / "_quarantine"
-    rejects = pq.read_table(bad).to_pylist() if bad.exists() else []
-    reasons = {Path(row["source_file"]).name: row["reason"] for row in rejects}
+    settings = {"max_bytes": 500_000, "overwrite": True, **settings}
+    figures = ingests.ingest(output, folder, **settings)
+    rows = {Path(row["image"]["path"]).name: row for row in read_rows(output)}
+    rejected = read_quarantine(output)
+    reasons = {Path(row["source_file"]).name: row["reason"] for row in rejected}
     assert figures["rows"] == figures["ingested"] + figures["quarantined"]
-    assert (figures["ingested"], figures["quarantined"]) == (len(rows), len(rejects))
+    assert (figures["ingested"], figures["quarantined"]) == (len(rows), len(rejected))
     assert figures["rows"] == sum(path.is_file() for path in folder.iterdir())
     assert not set(rows) & set(reasons)
-    assert all(row["detail"] and "\n" not in row["detail"] for row in rejects)
+    assert all(
+        row["source_row"] == 0 and row["detail"] and "\n" not in row["detail"] for row in rejected
+    )
     return figures, rows, reasons
 
 
-def ink_of(row: dict[str, Any]) -> Any:
-    return np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
-
-
-def test_odd_pictures_of_a_digit_are_read_as_the_plain_one_is(good: Path) -> None:
+def test_odd_picture_files_are_read_like_the_plain_one(good: Path) -> None:
     for name, data in READABLE.items():
         (good / name).write_bytes(data())
 
     _, rows, reasons = ingest(good)
 
-    plain = ink_of(rows[" first.png"]).astype(int)
-    far = {name: np.abs(ink_of(row) - plain).mean() for name, row in rows.items()}
+    plain = image_of(rows[" first.png"]).astype(int)
+    distances = {name: np.abs(image_of(row) - plain).mean() for name, row in rows.items()}
     assert reasons == {}
-    assert all(ink_of(row).shape == (28, 28) for row in rows.values())
-    assert {name: distance for name, distance in far.items() if distance >= 8} == {}
+    assert all(image_of(row).shape == (28, 28) for row in rows.values())
+    assert {name: distance for name, distance in distances.items() if distance >= 8} == {}
 
 
 @pytest.mark.parametrize("part_rows", [7, 2000])
-def test_bad_pictures_are_quarantined_each_with_its_reason_and_no_row_is_lost(
-    good: Path, part_rows: int
-) -> None:
+def test_bad_pictures_are_quarantined_each_with_its_reason(good: Path, part_rows: int) -> None:
     for name, (_, data) in BAD.items():
         (good / name).write_bytes(data())
-    (good / "M middle.png").write_bytes(encoded(drawing(), "PNG"))
+    (good / "M middle.png").write_bytes(encoded(drawing()))
 
     figures, rows, reasons = ingest(good, part_rows=part_rows)
 
+    output = good.parent / "rows"
     assert reasons == {name: reason for name, (reason, _) in BAD.items()}
     assert set(rows) == {" first.png", "M middle.png", "~ last.png"}
-    assert sum(figures["reasons"].values()) == len(BAD)
+    assert figures["reasons"] == Counter(reason for reason, _ in BAD.values())
+    assert pq.read_table(output).schema.equals(ROWS)
+    assert pq.read_table(output / "_quarantine").schema.equals(QUARANTINE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
@@ -97,7 +93,7 @@ def test_file_cut_anywhere_is_a_row_or_a_reason(good: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("formats", ["png", "PNG", "jpeg,png", "jpg, png"])
-def test_other_formats_than_the_allowed_are_refused_whatever_their_name(
+def test_formats_that_are_not_allowed_are_refused_whatever_the_suffix(
     good: Path, formats: str
 ) -> None:
     (good / "gif under.png").write_bytes(encoded(drawing(), "GIF"))
@@ -109,7 +105,7 @@ def test_other_formats_than_the_allowed_are_refused_whatever_their_name(
 
 
 def test_limits_are_inclusive(good: Path) -> None:
-    data = encoded(drawing(), "PNG")
+    data = encoded(drawing())
 
     _, at, _ = ingest(good, max_bytes=len(data), max_pixels=40_000)
     _, below, reasons = ingest(good, max_bytes=len(data) - 1)
@@ -118,45 +114,46 @@ def test_limits_are_inclusive(good: Path) -> None:
     assert (below, set(reasons.values())) == ({}, {"too_large"})
 
 
-def run_after(good: Path, change: Callable[[Path], object]) -> dict[str, str]:
-    """The reasons of a job whose last picture changes between planning and reading."""
-    output = good.parent / "rows"
-    job, work = plan(IngestConfig(output=str(output)), [str(good)], lambda sentence: None)
-    change(good / "~ last.png")
-    total = run_job(job, run_here(work), lambda sentence: None).summary
-    rejects = pq.read_table(output / "_quarantine").to_pylist()
-    assert (total["rows"], total["ingested"], total["quarantined"]) == (2, 1, 1)
-    return {Path(row["source_file"]).name: row["reason"] for row in rejects}
-
-
 def becomes_a_folder(file: Path) -> None:
     file.unlink()
     file.mkdir()
 
 
-def becomes_a_link_to_nowhere(file: Path) -> None:
+def becomes_a_dangling_link(file: Path) -> None:
     file.unlink()
     file.symlink_to("nowhere")
 
 
+def becomes_empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
 @pytest.mark.parametrize(
-    "change",
-    [Path.unlink, becomes_a_folder, becomes_a_link_to_nowhere],
-    ids=lambda each: each.__name__,
+    ("change", "reason"),
+    [
+        (Path.unlink, "no_file"),
+        (becomes_a_folder, "no_file"),
+        (becomes_a_dangling_link, "no_file"),
+        (becomes_empty, "empty"),
+    ],
+    ids=["removed", "folder", "dangling link", "empty"],
 )
-def test_file_that_is_gone_when_it_is_read_is_quarantined(
-    good: Path, change: Callable[[Path], object]
+def test_file_that_changes_after_planning_is_quarantined(
+    good: Path, change: Callable[[Path], object], reason: str
 ) -> None:
-    assert run_after(good, change) == {"~ last.png": "no_file"}
+    job, work = planned(good.parent / "rows", good)
+    change(good / "~ last.png")
 
+    total = run_job(job, run_local(work)).summary
 
-def test_file_that_is_empty_when_it_is_read_is_quarantined(good: Path) -> None:
-    assert run_after(good, lambda file: file.write_bytes(b"")) == {"~ last.png": "empty"}
+    [row] = read_quarantine(good.parent / "rows")
+    assert (row["source_file"], row["reason"]) == (str(good / "~ last.png"), reason)
+    assert (total["rows"], total["ingested"], total["quarantined"]) == (2, 1, 1)
 
 
 @pytest.fixture
 def private() -> Iterator[Path]:
-    """A file that this process may not read: root's, and for root as nobody else's."""
+    """A file that this process may not read, not even as root."""
     nobody = 65534
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -172,28 +169,28 @@ def private() -> Iterator[Path]:
             os.seteuid(before)
 
 
-def test_file_that_may_not_be_read_is_refused_alone(private: Path) -> None:
+def test_file_without_permission_is_refused(private: Path) -> None:
     reader = PictureReader(max_bytes=1000, max_pixels=1000)
 
     with pytest.raises(UnreadableError, match=f"^no_permission: cannot read {private}: "):
         reader.read(str(private))
 
 
-def test_place_that_fails_as_a_whole_stops_the_job_and_quarantines_nothing(good: Path) -> None:
+def test_failing_storage_stops_the_job_and_quarantines_nothing(good: Path) -> None:
     output = good.parent / "rows"
-    job, work = plan(IngestConfig(output=str(output)), [str(good)], lambda sentence: None)
+    job, work = planned(output, good)
     loop = good / "~ last.png"
     loop.unlink()
     loop.symlink_to(loop)
 
     with pytest.raises(StorageError, match="cannot read"):
-        run_job(job, run_here(work), lambda sentence: None)
+        run_job(job, run_local(work))
 
     assert not (output / "_SUCCESS").exists()
 
 
-def test_name_that_is_no_unicode_is_a_row_all_the_same(good: Path) -> None:
-    (good / os.fsdecode(b"7_\xff.png")).write_bytes(encoded(drawing(), "PNG"))
+def test_names_that_are_not_unicode_are_escaped(good: Path) -> None:
+    (good / os.fsdecode(b"7_\xff.png")).write_bytes(encoded(drawing()))
     (good / os.fsdecode(b"8_\xfe.png")).write_bytes(b"")
 
     figures, rows, reasons = ingest(good, label_from="name", keep_original=True)
@@ -203,7 +200,7 @@ def test_name_that_is_no_unicode_is_a_row_all_the_same(good: Path) -> None:
     assert json.dumps(figures)
 
 
-def test_original_is_kept_beside_the_normalised_form_byte_for_byte(good: Path) -> None:
+def test_original_is_kept_byte_for_byte(good: Path) -> None:
     data = encoded(drawing(), "JPEG")
     (good / "photo.jpg").write_bytes(data)
 
@@ -212,13 +209,13 @@ def test_original_is_kept_beside_the_normalised_form_byte_for_byte(good: Path) -
     row = rows["photo.jpg"]
     assert row["original"] == {"bytes": data, "path": str(good / "photo.jpg")}
     assert row["image"]["path"] == row["original"]["path"]
-    assert ink_of(row).shape == (28, 28)
+    assert image_of(row).shape == (28, 28)
 
 
 def test_large_files_make_smaller_parts(good: Path) -> None:
     for number in range(5):
         with (good / f"{number}.png").open("wb") as file:
-            file.truncate(100_000_000)  # a hole, which takes no room on the disk
+            file.truncate(100_000_000)  # a hole, which takes no space on disk
 
     _, rows, reasons = ingest(good)
 

@@ -1,6 +1,6 @@
 import zlib
 from collections.abc import Callable
-from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,22 +8,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.mnist import Mnist
-from nanograd.pictures import fast_png
-from nanograd.tables.rows import Reading
-from tests.helpers.odd_files import chunk
+from nanograd.pictures.fast_png import decode_plain
+from nanograd.tables.rows import ReadOptions, read_encoded, read_plain
+from tests.helpers.odd_files import chunk, encoded
 
-Images = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 HEADER = b"\0\0\0\x1c\0\0\0\x1c\x08\0\0\0\0"
 
 
-def saved(image: Images, **options: object) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(image.reshape(28, 28)).save(stream, "PNG", **options)
-    return stream.getvalue()
+def saved(image: Pixels, **options: Any) -> bytes:
+    return encoded(Image.fromarray(image.reshape(28, 28)), "PNG", **options)
 
 
-def filtered(image: Images, kinds: NDArray[np.int64]) -> bytes:
-    """A file whose line n is filtered as kinds[n] says, by the formulas of the specification."""
+def filtered(image: Pixels, kinds: NDArray[np.int64]) -> bytes:
+    """A file whose line n has the filter kinds[n], by the formulas of the specification."""
     lines = b""
     above = [0] * 28
     for row, kind in zip(image.reshape(28, 28).tolist(), kinds.tolist(), strict=True):
@@ -47,34 +45,34 @@ def file(lines: bytes, header: bytes = HEADER, more: bytes = b"", split: bool = 
 
 
 @pytest.fixture(scope="module")
-def noise() -> Images:
-    """193 pictures of noise: with it every filter is told from the others."""
+def noise() -> Pixels:
+    """193 pictures of noise, on which all filters differ."""
     return np.random.default_rng(7).integers(0, 256, (193, 784), np.uint8)
 
 
-def test_every_filter_is_taken_back(noise: Images) -> None:
+def test_every_filter_is_undone(noise: Pixels) -> None:
     kinds = np.random.default_rng(1).integers(0, 5, (193, 28))
     files = [filtered(image, kind) for image, kind in zip(noise, kinds, strict=True)]
 
-    images, plain = fast_png.decode(files)
+    images, plain = decode_plain(files)
 
     assert plain.all()
     assert np.array_equal(images, noise)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"compress_level": 0}])
-def test_what_pillow_writes_is_read_as_it_was(sample: Mnist, options: dict[str, object]) -> None:
+def test_files_from_pillow_keep_their_pixels(sample: Mnist, options: dict[str, Any]) -> None:
     digits = sample.test.images[:193]
 
-    images, plain = fast_png.decode([saved(digit, **options) for digit in digits])
+    images, plain = decode_plain([saved(digit, **options) for digit in digits])
 
     assert plain.all()
     assert np.array_equal(images, digits)
 
 
-def test_no_files_and_no_bytes_are_none() -> None:
-    images, plain = fast_png.decode([])
-    none, neither = fast_png.decode([None, b"", b"\x89PNG"])
+def test_no_files_or_bytes_give_no_images() -> None:
+    images, plain = decode_plain([])
+    none, neither = decode_plain([None, b"", b"\x89PNG"])
 
     assert images.shape == none.shape == (0, 784)
     assert (plain.tolist(), neither.tolist()) == ([], [False] * 3)
@@ -99,14 +97,14 @@ OTHERS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_not_plain_is_left_to_pillow(kind: str, noise: Images) -> None:
-    images, plain = fast_png.decode([saved(noise[0]), OTHERS[kind](), saved(noise[1])])
+def test_files_that_are_not_plain_are_left_to_pillow(kind: str, noise: Pixels) -> None:
+    images, plain = decode_plain([saved(noise[0]), OTHERS[kind](), saved(noise[1])])
 
     assert plain.tolist() == [True, False, True]
     assert np.array_equal(images, noise[:2])
 
 
-def test_damaged_files_come_out_as_pillow_sees_them(sample: Mnist) -> None:
+def test_damaged_files_give_what_pillow_gives(sample: Mnist) -> None:
     draw = np.random.default_rng(5)
     files = []
     for number in range(3000):
@@ -114,30 +112,30 @@ def test_damaged_files_come_out_as_pillow_sees_them(sample: Mnist) -> None:
         for _ in range(number % 3):
             data[int(draw.integers(len(data)))] ^= 1 << int(draw.integers(8))
         files.append(bytes(data[: len(data) - (number % 7 == 3)]))
-    reading = Reading(normalise="never")
+    options = ReadOptions(normalise="never")
 
-    images, plain = reading.plain(files)
+    images, plain = read_plain(files, options)
 
-    assert 850 < plain.sum() < 900  # the undamaged alone: a checksum covers every byte
+    assert 850 < plain.sum() < 900  # only the undamaged: a checksum covers every byte
     for data, image in zip(np.array(files, object)[plain], images, strict=True):
-        assert np.array_equal(reading.encoded(data), image)
+        assert np.array_equal(read_encoded(data, options), image)
 
 
 @pytest.mark.parametrize("polarity", ["auto", "light-on-dark", "dark-on-light"])
 @pytest.mark.parametrize("normalise", ["auto", "always", "never"])
-def test_all_at_once_gives_what_each_alone_gives(
-    sample: Mnist, noise: Images, polarity: str, normalise: str
+def test_reading_at_once_gives_what_each_file_alone_gives(
+    sample: Mnist, noise: Pixels, polarity: str, normalise: str
 ) -> None:
     digits = sample.test.images[:60]
     moved = np.roll(digits[:20].reshape(-1, 28, 28), 2, axis=1).reshape(-1, 784)
     blank = np.zeros((1, 784), np.uint8)
     files = [saved(image) for image in (*digits, *(255 - digits), *moved, *blank, *noise[:5])]
-    reading = Reading(polarity=polarity, normalise=normalise)
+    options = ReadOptions(polarity=polarity, normalise=normalise)
 
-    images, which = reading.plain(files)
+    images, which = read_plain(files, options)
 
     assert len(images) == which.sum()
     for data, image in zip(np.array(files, object)[which], images, strict=True):
-        assert np.array_equal(reading.encoded(data), image)
+        assert np.array_equal(read_encoded(data, options), image)
     if normalise == "auto":
         assert which.sum() == (120 if polarity == "auto" else 60)

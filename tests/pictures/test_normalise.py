@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
-from nanograd.pictures.normalise import normalise, steps
+from nanograd.pictures.normalise import normalise, trace
 
 Images = NDArray[np.uint8]
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -27,7 +27,7 @@ def mnist() -> Images:
     return np.concatenate(images).reshape(-1, 28, 28)
 
 
-def _seven(
+def seven(
     size: int = 280,
     pen: int = 20,
     ink: int = 0,
@@ -42,22 +42,22 @@ def _seven(
     return picture
 
 
-def _agreement(image: Images, other: Images) -> float:
+def agreement(image: Images, other: Images) -> float:
     """Share of ink that two images have in common, 0 to 1."""
     return float(np.minimum(image, other).sum() / np.maximum(image, other).sum())
 
 
-def _reason(picture: Image.Image) -> str:
+def reason_of(picture: Image.Image) -> str:
     with pytest.raises(UnreadableError) as caught:
         normalise(picture)
     return caught.value.reason
 
 
-def test_every_mnist_image_is_mnist_like(mnist: Images) -> None:
+def test_every_mnist_image_has_mnists_form(mnist: Images) -> None:
     assert are_mnist_like(mnist.reshape(-1, 784)).all()
 
 
-def test_mnist_images_pass_bit_for_bit(mnist: Images) -> None:
+def test_mnist_images_keep_their_bits(mnist: Images) -> None:
     for image in mnist[::350]:
         stream = BytesIO()
         Image.fromarray(image).save(stream, "PNG")
@@ -65,28 +65,28 @@ def test_mnist_images_pass_bit_for_bit(mnist: Images) -> None:
         assert np.array_equal(normalise(decode(stream.getvalue())), image)
 
 
-def test_mnist_images_in_colour_or_inverted_pass_bit_for_bit(mnist: Images) -> None:
+def test_mnist_images_in_colour_or_inverted_keep_their_bits(mnist: Images) -> None:
     for image in mnist[::700]:
         assert np.array_equal(normalise(Image.fromarray(image).convert("RGB")), image)
         assert np.array_equal(normalise(Image.fromarray(255 - image)), image)
 
 
-def test_shifted_mnist_images_are_not_mnist_like(mnist: Images) -> None:
+def test_shifted_mnist_images_do_not_have_mnists_form(mnist: Images) -> None:
     shifted = np.roll(mnist[::100], (2, -2), axis=(1, 2))
 
     assert not are_mnist_like(shifted.reshape(-1, 784)).any()
 
 
-def test_shifted_mnist_images_are_brought_back(mnist: Images) -> None:
+def test_shifted_mnist_images_are_shifted_back(mnist: Images) -> None:
     for image in mnist[::2000]:
         shifted = Image.new("L", (40, 36))
         shifted.paste(Image.fromarray(image), (9, 2))
 
-        assert _agreement(normalise(shifted), image) > 0.5
+        assert agreement(normalise(shifted), image) > 0.5
 
 
 def test_normalise_gives_mnists_form() -> None:
-    image = normalise(_seven())
+    image = normalise(seven())
 
     rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
     assert (image.shape, image.dtype, image.max()) == ((28, 28), np.uint8, 255)
@@ -95,12 +95,12 @@ def test_normalise_gives_mnists_form() -> None:
 
 
 @pytest.mark.parametrize(("ink", "paper"), [(0, 255), (255, 0), (60, 190), (150, 40), (120, 160)])
-def test_normalise_finds_the_ink_whichever_tone_it_has(ink: int, paper: int) -> None:
-    assert _agreement(normalise(_seven(ink=ink, paper=paper)), normalise(_seven())) > 0.85
+def test_normalise_finds_ink_of_any_tone(ink: int, paper: int) -> None:
+    assert agreement(normalise(seven(ink=ink, paper=paper)), normalise(seven())) > 0.85
 
 
 def test_normalise_obeys_a_forced_polarity() -> None:
-    picture = _seven(ink=0, paper=255)
+    picture = seven(ink=0, paper=255)
 
     forced = normalise(picture, polarity="dark-on-light")
 
@@ -109,77 +109,77 @@ def test_normalise_obeys_a_forced_polarity() -> None:
 
 def test_normalise_refuses_an_unknown_polarity() -> None:
     with pytest.raises(ValueError, match="polarity"):
-        normalise(_seven(), polarity="dark")
+        normalise(seven(), polarity="dark")
 
 
 @pytest.mark.parametrize("size", [56, 193, 900, 2000])
 def test_normalise_is_independent_of_the_pictures_size(size: int) -> None:
-    image = normalise(_seven(size=size, pen=round(size / 14)))
+    image = normalise(seven(size=size, pen=round(size / 14)))
 
     # The centre of mass may fall to either side of a pixel's edge.
     shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    plain = normalise(_seven())
-    assert max(_agreement(np.roll(image, shift, (0, 1)), plain) for shift in shifts) > 0.7
+    plain = normalise(seven())
+    assert max(agreement(np.roll(image, shift, (0, 1)), plain) for shift in shifts) > 0.7
 
 
 @pytest.mark.parametrize("pen", [2, 4, 8, 40])
-def test_normalise_brings_any_pen_to_mnists_width(pen: int) -> None:
-    image = normalise(_seven(pen=pen))
+def test_normalise_adjusts_any_pen_to_mnists_width(pen: int) -> None:
+    image = normalise(seven(pen=pen))
 
     assert 60 < image.sum() / 255 < 130
 
 
 @pytest.mark.parametrize("ink", ["red", "blue", "green", "goldenrod"])
 def test_normalise_reads_coloured_ink(ink: str) -> None:
-    grey = _seven()
+    grey = seven()
     picture = Image.composite(
         Image.new("RGB", grey.size, "white"), Image.new("RGB", grey.size, ink), grey
     )
 
-    assert _agreement(normalise(picture), normalise(grey)) > 0.85
+    assert agreement(normalise(picture), normalise(grey)) > 0.85
 
 
-def test_normalise_levels_uneven_light() -> None:
-    grey = np.asarray(_seven(ink=60), dtype=float)
+def test_normalise_compensates_uneven_light() -> None:
+    grey = np.asarray(seven(ink=60), dtype=float)
     y, x = np.mgrid[0:1:280j, 0:1:280j]
     noise = np.random.default_rng(3).normal(0, 3, grey.shape)
     lit = np.clip(grey * (0.95 - 0.35 * x - 0.3 * y**2) + noise, 0, 255).astype(np.uint8)
 
-    assert _agreement(normalise(Image.fromarray(lit)), normalise(_seven())) > 0.75
+    assert agreement(normalise(Image.fromarray(lit)), normalise(seven())) > 0.75
 
 
 def test_normalise_drops_specks_and_a_frame() -> None:
-    picture = _seven()
+    picture = seven()
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 0, 279, 279), outline=100)
     draw.rectangle((20, 250, 23, 253), fill=0)
 
-    assert _agreement(normalise(picture), normalise(_seven())) > 0.9
+    assert agreement(normalise(picture), normalise(seven())) > 0.9
 
 
 def test_normalise_ignores_the_edge_of_a_sheet_on_white() -> None:
     picture = Image.new("L", (400, 400), 255)
-    picture.paste(_seven(paper=225).crop((60, 40, 220, 240)), (120, 100))
+    picture.paste(seven(paper=225).crop((60, 40, 220, 240)), (120, 100))
 
-    assert _agreement(normalise(picture), normalise(_seven())) > 0.8
+    assert agreement(normalise(picture), normalise(seven())) > 0.8
 
 
 def test_normalise_keeps_a_separate_top_stroke() -> None:
-    picture = _seven()
+    picture = seven()
     ImageDraw.Draw(picture).rectangle((110, 225, 160, 240), fill=0)
 
-    whole, without = normalise(picture), normalise(_seven())
+    whole, without = normalise(picture), normalise(seven())
 
-    assert _agreement(whole, without) < 0.8
+    assert agreement(whole, without) < 0.8
 
 
 def test_normalise_keeps_a_digit_that_touches_the_frame() -> None:
-    tight = _seven().crop(ImageOps.invert(_seven()).getbbox())
+    tight = seven().crop(ImageOps.invert(seven()).getbbox())
 
-    assert _agreement(normalise(tight), normalise(_seven())) > 0.75
+    assert agreement(normalise(tight), normalise(seven())) > 0.75
 
 
-def test_normalise_draws_a_one_without_width() -> None:
+def test_normalise_widens_a_one_of_a_single_column() -> None:
     picture = Image.new("L", (28, 28), 0)
     ImageDraw.Draw(picture).line((10, 4, 10, 20), fill=255)
 
@@ -189,18 +189,18 @@ def test_normalise_draws_a_one_without_width() -> None:
     assert 1.5 < image.sum() / 255 / 20 < 3.5
 
 
-def test_steps_end_in_what_normalise_gives() -> None:
-    taken = steps(_seven())
+def test_trace_ends_in_the_image_of_normalise() -> None:
+    taken = trace(seven())
 
     assert taken.refused is None
     assert taken.search is not None
     assert taken.marks is not None
     assert taken.marks.shape == taken.search.shape[1:]
-    assert np.array_equal(taken.image, normalise(_seven()))
+    assert np.array_equal(taken.image, normalise(seven()))
 
 
-def test_steps_of_a_blank_picture_keep_what_was_seen_and_say_why() -> None:
-    taken = steps(Image.new("L", (90, 70), 128))
+def test_trace_of_a_blank_picture_has_the_steps_before_the_refusal() -> None:
+    taken = trace(Image.new("L", (90, 70), 128))
 
     assert taken.ink is not None
     assert taken.marks is taken.image is None
@@ -210,13 +210,13 @@ def test_steps_of_a_blank_picture_keep_what_was_seen_and_say_why() -> None:
 
 @pytest.mark.parametrize("tone", [0, 128, 255])
 def test_a_single_tone_is_blank(tone: int) -> None:
-    assert _reason(Image.new("L", (90, 70), tone)) == "blank"
+    assert reason_of(Image.new("L", (90, 70), tone)) == "blank"
 
 
 def test_paper_grain_is_not_a_digit() -> None:
     grain = np.random.default_rng(0).normal(200, 4, (300, 200)).astype(np.uint8)
 
-    reason = _reason(Image.fromarray(grain).filter(ImageFilter.BoxBlur(1)))
+    reason = reason_of(Image.fromarray(grain).filter(ImageFilter.BoxBlur(1)))
 
     assert reason in {"blank", "low_contrast", "too_many_marks"}
 
@@ -230,39 +230,39 @@ def test_normalise_drops_ruled_and_squared_lines(strength: int, squared: bool) -
         draw.line((0, place, 279, place + 6), fill=strength, width=3)
         if squared:
             draw.line((place, 0, place - 6, 279), fill=strength, width=3)
-    lined = ImageChops.darker(picture, _seven())
+    lined = ImageChops.darker(picture, seven())
 
-    assert _agreement(normalise(lined), normalise(_seven())) > 0.85
+    assert agreement(normalise(lined), normalise(seven())) > 0.85
 
 
 @pytest.mark.parametrize("inverted", [False, True])
-def test_normalise_tells_ink_from_paper_under_a_shadow(inverted: bool) -> None:
+def test_normalise_separates_ink_from_paper_under_a_shadow(inverted: bool) -> None:
     y, x = np.mgrid[0:1:280j, 0:1:280j]
     light = 1 - 0.5 * np.clip((x + 0.6 * y - 0.8) / 0.2, 0, 1)
-    picture = Image.fromarray((np.asarray(_seven(pen=12)) * light).astype(np.uint8))
+    picture = Image.fromarray((np.asarray(seven(pen=12)) * light).astype(np.uint8))
     if inverted:
         picture = ImageOps.invert(picture)
 
-    taken = steps(picture)
+    taken = trace(picture)
 
     assert taken.inverted is inverted
     assert taken.image is not None
-    assert _agreement(taken.image, normalise(_seven(pen=12))) > 0.7
+    assert agreement(taken.image, normalise(seven(pen=12))) > 0.7
 
 
 def test_a_piece_of_another_digit_at_the_border_is_left_out() -> None:
-    picture = _seven(pen=8)
+    picture = seven(pen=8)
     ImageDraw.Draw(picture).ellipse((250, 60, 330, 220), outline=0, width=16)
 
-    assert _agreement(normalise(picture), normalise(_seven(pen=8))) > 0.9
+    assert agreement(normalise(picture), normalise(seven(pen=8))) > 0.9
 
 
 def test_two_digits_side_by_side_are_too_many() -> None:
     picture = Image.new("L", (560, 280), 255)
-    picture.paste(_seven(shift=(60, 0)), (0, 0))
-    picture.paste(_seven(shift=(-60, 0)), (280, 0))
+    picture.paste(seven(shift=(60, 0)), (0, 0))
+    picture.paste(seven(shift=(-60, 0)), (280, 0))
 
-    assert _reason(picture) == "too_many_marks"
+    assert reason_of(picture) == "too_many_marks"
 
 
 @pytest.mark.parametrize("series", ["drawn", "photo", "scan"])

@@ -22,9 +22,9 @@ def marked(digit: float, *, across: float) -> NDArray[np.float32]:
     return ink
 
 
-def test_pale_digit_is_ink_beside_the_dark_edge_of_the_sheet() -> None:
+def test_pale_digit_is_ink_beside_a_dark_edge() -> None:
     assert ink_levels(marked(0.4, across=0.9)).strong < 0.4
 
 
-def test_dark_digit_is_ink_and_the_pale_line_it_stands_on_is_not() -> None:
+def test_pale_line_below_a_dark_digit_is_not_ink() -> None:
     assert 0.4 < ink_levels(marked(0.9, across=0.4)).strong < 0.9

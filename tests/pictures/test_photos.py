@@ -28,7 +28,7 @@ def test_photos_have_the_sizes_of_their_kind(sample: Mnist) -> None:
     assert 300 <= sides["plain"] <= 800
 
 
-def test_thinned_strokes_are_lines_that_hold_together() -> None:
+def test_thinned_strokes_are_lines_one_pixel_wide() -> None:
     mask = np.zeros((30, 40), bool)
     mask[5:12, 4:36] = mask[5:28, 20:27] = True
 

@@ -6,9 +6,9 @@ from tests.helpers.picture_fuzzer import files, run, target
 
 
 def test_changed_files_are_read_or_refused_for_a_known_reason() -> None:
-    said = {target(data) for data in islice(files(seed=1), 400)}
+    outcomes = {target(data) for data in islice(files(seed=1), 400)}
 
-    assert {"read", "broken_image", "blank"} <= said
+    assert {"read", "broken_image", "blank"} <= outcomes
 
 
 def test_changed_files_follow_from_the_seed() -> None:

@@ -1,5 +1,3 @@
-from io import BytesIO
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,25 +10,24 @@ from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
 from nanograd.pictures.marks import label_marks
 from nanograd.pictures.normalise import normalise
+from tests.helpers.odd_files import encoded
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda shape: st.one_of(arrays(np.uint8, shape), arrays(np.uint8, (*shape, 3)))
 )
 
 
-def _encoded(kind: str) -> bytes:
-    stream = BytesIO()
+def with_exif(kind: str) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = Image.linear_gradient("L").resize((37, 23)).convert("RGB")
-    picture.save(stream, kind, exif=exif)
-    return stream.getvalue()
+    return encoded(picture, kind, exif=exif)
 
 
-FILES = [_encoded(kind) for kind in ("PNG", "JPEG", "MPO", "WEBP")]
+FILES = [with_exif(kind) for kind in ("PNG", "JPEG", "MPO", "WEBP")]
 
 
-def _decodes_or_says_why(data: bytes) -> bool:
+def decodes(data: bytes) -> bool:
     """Whether the bytes decode; any exception but UnreadableError fails the test."""
     try:
         picture = decode(data, max_pixels=1_000_000)
@@ -42,39 +39,39 @@ def _decodes_or_says_why(data: bytes) -> bool:
 
 
 @given(st.binary(max_size=300))
-def test_random_bytes_decode_or_say_why(data: bytes) -> None:
-    _decodes_or_says_why(data)
+def test_random_bytes_decode_or_are_refused(data: bytes) -> None:
+    decodes(data)
 
 
 @given(
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"P6 "]), st.data()
 )
-def test_random_bytes_after_a_true_beginning_decode_or_say_why(
+def test_random_bytes_after_a_real_signature_decode_or_are_refused(
     start: bytes, data: st.DataObject
 ) -> None:
-    _decodes_or_says_why(start + data.draw(st.binary(max_size=200)))
+    decodes(start + data.draw(st.binary(max_size=200)))
 
 
 @given(st.sampled_from(FILES), st.data())
-def test_files_cut_short_never_pass_for_whole(file: bytes, data: st.DataObject) -> None:
+def test_files_cut_short_never_decode(file: bytes, data: st.DataObject) -> None:
     end = data.draw(st.integers(0, len(file) // 2))
 
-    assert not _decodes_or_says_why(file[:end])
+    assert not decodes(file[:end])
 
 
 @settings(max_examples=300)
 @given(st.sampled_from(FILES), st.data())
-def test_files_with_flipped_bytes_decode_or_say_why(file: bytes, data: st.DataObject) -> None:
+def test_files_with_flipped_bytes_decode_or_are_refused(file: bytes, data: st.DataObject) -> None:
     flips = st.dictionaries(st.integers(0, len(file) - 1), st.integers(0, 255), max_size=8)
     broken = bytearray(file)
     for place, value in data.draw(flips).items():
         broken[place] = value
 
-    _decodes_or_says_why(bytes(broken))
+    decodes(bytes(broken))
 
 
 @given(PICTURES)
-def test_any_picture_is_brought_to_mnists_form_or_refused(pixels: NDArray[np.uint8]) -> None:
+def test_any_picture_gets_mnists_form_or_is_refused(pixels: NDArray[np.uint8]) -> None:
     try:
         image = normalise(Image.fromarray(pixels))
     except UnreadableError as error:
@@ -83,21 +80,21 @@ def test_any_picture_is_brought_to_mnists_form_or_refused(pixels: NDArray[np.uin
 
     assert (image.shape, image.dtype) == ((28, 28), np.uint8)
     assert image.max() == 255 or are_mnist_like(image.reshape(1, 784)).all()
-    # Ink that weighs all on one side of a wide digit is moved as far as the frame lets it.
+    # A wide digit with its ink on one side is moved only as far as the frame allows.
     framed = [image[[0, -1]].any(), image[:, [0, -1]].any()]
     centres = centre_of_mass(image)
     assert all(13 <= place < 15 or edge for place, edge in zip(centres, framed, strict=True))
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_marks_are_what_flooding_finds(mask: NDArray[np.bool_]) -> None:
+def test_marks_equal_those_of_flood_filling(mask: NDArray[np.bool_]) -> None:
     labels, count = label_marks(mask)
 
     assert (labels > 0).tolist() == mask.tolist()
-    assert count == len(_flood(mask))
+    assert count == len(flood_fill(mask))
 
 
-def _flood(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+def flood_fill(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
     """Connected sets of pixels, found one pixel at a time."""
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     found = []

@@ -12,7 +12,7 @@ from nanograd.config.command_configs import InspectConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.preparation import Preparation
-from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
+from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.models import model
 from nanograd.models.model import Model, Net
 from nanograd.nn.mlp import Architecture, init_params
@@ -116,7 +116,7 @@ def test_model_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[s
 def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     def captions(name: str) -> list[str | None]:
         picture = Image.open(folder / name)
-        steps = normalise.steps(picture)
+        steps = normalise.trace(picture)
         inspection = Inspection(
             file=name, picture=picture, size=picture.size, steps=steps, refused=steps.refused
         )
@@ -162,7 +162,7 @@ def test_text_fits_the_given_width(text: str) -> None:
 
 
 def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
-    long = Inspection(file="\udcff" * 300, refused=UnreadableError("blank", "no ink " * 300))
+    long = Inspection(file="\udcff" * 300, refused=UnreadableError(Reason.BLANK, "no ink " * 300))
 
     data = sheet.draw_sheet([long], "model " * 99)
 

@@ -5,94 +5,70 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.tables.columns import find_image_column
-from nanograd.tables.images import PREDICTIONS, QUARANTINE, read_images, read_labels
-from nanograd.tables.rows import Reading
-from tests.helpers.image_columns import Images, bar_image, png, read
+from nanograd.digits.form import to_png
+from nanograd.tables.images import read
+from nanograd.tables.rows import ReadOptions
+from tests.helpers.image_columns import (
+    FLAT_NAMES,
+    NUMBER_COLUMNS,
+    PICTURE,
+    Pixels,
+    bar_image,
+    read_column,
+    reasons,
+    tensor,
+)
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(scope="module")
-def images() -> Images:
+def images() -> Pixels:
     """Seven arrays of 784 bytes; none begins like a picture file."""
     images = np.random.default_rng(7).integers(0, 256, (7, 784), dtype=np.uint8)
     images[:, 0] = 0
     return images
 
 
-def _fixed(images: Images) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), 784)
+@pytest.mark.parametrize("kind", NUMBER_COLUMNS)
+def test_numbers_are_read_unchanged(kind: str, images: Pixels) -> None:
+    found, rejections = read_column(NUMBER_COLUMNS[kind](images))
 
-
-def _tensor(images: Images) -> pa.Array:
-    type_ = pa.fixed_shape_tensor(pa.uint8(), (28, 28))
-    return pa.ExtensionArray.from_storage(type_, _fixed(images))
-
-
-NUMBER_COLUMNS = {
-    "fixed-size list": _fixed,
-    "tensor": _tensor,
-    "list of integers": lambda images: pa.array(images.tolist(), pa.list_(pa.int64())),
-    "large list": lambda images: pa.array(images.tolist(), pa.large_list(pa.uint8())),
-    "floats to 255": lambda images: pa.array(images.tolist(), pa.list_(pa.float32())),
-    "floats to 1": lambda images: pa.array((images / 255).tolist(), pa.list_(pa.float64())),
-    "half floats": lambda images: pa.array(list(images.astype(np.float16))),
-    "28 x 28 lists": lambda images: pa.array(images.reshape(-1, 28, 28).tolist()),
-    "1 x 28 x 28 lists": lambda images: pa.array(images.reshape(-1, 1, 28, 28).tolist()),
-    "raw bytes": lambda images: pa.array([image.tobytes() for image in images]),
-    "views of raw bytes": lambda images: pa.array(
-        [image.tobytes() for image in images], pa.binary_view()
-    ),
-    "variable tensors": lambda images: pa.array(
-        [{"data": image.tolist(), "shape": [28, 28]} for image in images],
-        pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int64()))]),
-    ),
-    "raw bytes in a dictionary": lambda images: pa.array(
-        [image.tobytes() for image in images]
-    ).dictionary_encode(),
-    "fixed-size raw bytes": lambda images: pa.array(
-        [image.tobytes() for image in images], pa.binary(784)
-    ),
-}
+    assert found.images.dtype == np.uint8
+    assert np.array_equal(found.images, images)
+    assert found.rows.tolist() == list(range(7))
+    assert found.labels.tolist() == [-1] * 7
+    assert rejections == []
 
 
 @pytest.mark.parametrize("kind", NUMBER_COLUMNS)
-def test_numbers_are_taken_as_they_are(kind: str, images: Images) -> None:
-    decoded = read(NUMBER_COLUMNS[kind](images))
-
-    assert decoded.images.dtype == np.uint8
-    assert np.array_equal(decoded.images, images)
-    assert decoded.rows.tolist() == list(range(7))
-    assert decoded.rejects == []
-
-
-@pytest.mark.parametrize("kind", NUMBER_COLUMNS)
-def test_a_slice_in_several_chunks_reads_its_own_rows(kind: str, images: Images) -> None:
+def test_slice_of_several_chunks_reads_its_own_rows(kind: str, images: Pixels) -> None:
     column = pa.chunked_array([NUMBER_COLUMNS[kind](images)] * 2).slice(5, 4)
 
-    decoded = read(column)
+    found, _ = read_column(column)
 
-    assert np.array_equal(decoded.images, images[[5, 6, 0, 1]])
+    assert np.array_equal(found.images, images[[5, 6, 0, 1]])
 
 
 @pytest.mark.parametrize("kind", NUMBER_COLUMNS)
-def test_no_rows_give_no_images(kind: str, images: Images) -> None:
-    decoded = read(NUMBER_COLUMNS[kind](images)[:0])
+def test_no_rows_give_no_images(kind: str, images: Pixels) -> None:
+    found, _ = read_column(NUMBER_COLUMNS[kind](images)[:0])
 
-    assert decoded.images.shape == (0, 784)
-    assert len(decoded.rows) == 0
+    assert found.images.shape == (0, 784)
+    assert len(found.rows) == 0
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NUMBER_COLUMNS if kind != "tensor"])
-def test_a_null_row_touches_no_other(kind: str, images: Images) -> None:
+def test_null_row_does_not_affect_others(kind: str, images: Pixels) -> None:
     column = NUMBER_COLUMNS[kind](images)
 
-    decoded = read(pa.concat_arrays([column[:2], pa.nulls(1, column.type), column[2:]]))
+    found, rejections = read_column(
+        pa.concat_arrays([column[:2], pa.nulls(1, column.type), column[2:]])
+    )
 
-    assert np.array_equal(decoded.images, images)
-    assert decoded.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
-    assert [reject.row for reject in decoded.rejects] == [2]
+    assert np.array_equal(found.images, images)
+    assert found.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert [each.row for each in rejections] == [2]
 
 
 @pytest.mark.parametrize(
@@ -107,133 +83,93 @@ def test_a_null_row_touches_no_other(kind: str, images: Images) -> None:
         ([], "wrong_shape"),
     ],
 )
-def test_a_bad_row_of_numbers_touches_no_other(value: list[float], reason: str) -> None:
-    decoded = read([[0.0] * 784, value, [255.0] * 784], pa.list_(pa.float64()))
+def test_bad_row_of_numbers_does_not_affect_others(value: list[float], reason: str) -> None:
+    found, rejections = read_column([[0.0] * 784, value, [255.0] * 784], pa.list_(pa.float64()))
 
-    assert decoded.images.max(axis=1).tolist() == [0, 255]
-    assert decoded.rows.tolist() == [0, 2]
-    assert [(reject.row, reject.reason) for reject in decoded.rejects] == [(1, reason)]
+    assert found.images.max(axis=1).tolist() == [0, 255]
+    assert found.rows.tolist() == [0, 2]
+    assert reasons(rejections) == [(1, reason)]
 
 
-def test_a_picture_struct_is_read_and_its_path_never_followed(tmp_path: Path) -> None:
-    (tmp_path / "bar.png").write_bytes(png(bar_image()))
+def test_path_of_a_picture_struct_is_not_followed_without_a_root(tmp_path: Path) -> None:
+    (tmp_path / "bar.png").write_bytes(to_png(bar_image()))
     rows = [
-        {"bytes": png(bar_image()), "path": None},
+        {"bytes": to_png(bar_image()), "path": None},
         {"bytes": None, "path": str(tmp_path / "bar.png")},
         None,
     ]
 
-    decoded = read(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    found, rejections = read_column(rows, PICTURE)
 
-    assert np.array_equal(decoded.images, [bar_image()])
-    assert [(row, reason) for row, reason, _ in decoded.rejects] == [
-        (1, "no_bytes"),
-        (2, "no_bytes"),
-    ]
+    assert np.array_equal(found.images, [bar_image()])
+    assert reasons(rejections) == [(1, "no_bytes"), (2, "no_bytes")]
 
 
 @pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary()])
-def test_pictures_and_raw_bytes_may_share_a_column(type_: pa.DataType, images: Images) -> None:
-    rows = [png(bar_image()), images[0].tobytes(), b"", b"no picture", png(bar_image())[:60]]
+def test_pictures_and_raw_bytes_may_share_a_column(type_: pa.DataType, images: Pixels) -> None:
+    bar, blank = to_png(bar_image()), to_png(np.zeros(784, np.uint8))
 
-    decoded = read(rows, type_)
+    found, rejections = read_column(
+        [bar, images[0].tobytes(), b"", b"no picture", bar[:60], blank], type_
+    )
 
-    assert np.array_equal(decoded.images, [bar_image(), images[0]])
-    assert decoded.rows.tolist() == [0, 1]
-    assert [reason for _, reason, _ in decoded.rejects] == ["empty", "broken_image", "broken_image"]
-
-
-def test_an_unreadable_picture_is_rejected_with_the_normalisers_reason() -> None:
-    blank = np.zeros(784, np.uint8)
-
-    decoded = read([png(blank), png(bar_image())])
-
-    assert [(row, reason) for row, reason, _ in decoded.rejects] == [(0, "blank")]
+    assert np.array_equal(found.images, [bar_image(), images[0]])
+    assert found.rows.tolist() == [0, 1]
+    assert reasons(rejections) == [
+        *[(2, "empty"), (3, "broken_image"), (4, "broken_image")],
+        (5, "blank"),
+    ]
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        [f"pixel{place}" for place in range(784)],
-        [f"pixel{place}" for place in range(1, 785)],
-        [f"{row}x{column}" for row in range(1, 29) for column in range(1, 29)],
-    ],
-    ids=["pixel0", "pixel1", "1x1"],
-)
-def test_flat_columns_are_put_in_order(names: list[str], images: Images) -> None:
+@pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
+def test_flat_columns_are_put_in_order(names: list[str], images: Pixels) -> None:
     shuffled = np.random.default_rng(0).permutation(784)
     table = pa.table({names[place]: images[:, place] for place in shuffled})
 
-    decoded = read_images(table, find_image_column(table.schema), Reading())
+    found, _ = read(table, ReadOptions())
 
-    assert np.array_equal(decoded.images, images)
-
-
-def test_a_tensor_column_survives_a_parquet_file(tmp_path: Path, images: Images) -> None:
-    pq.write_table(pa.table({"image": _tensor(images)}), tmp_path / "tensors.parquet")
-
-    decoded = read(pq.read_table(tmp_path / "tensors.parquet").column("image"))
-
-    assert np.array_equal(decoded.images, images)
+    assert np.array_equal(found.images, images)
 
 
-def test_rays_tensor_column_is_read_without_ray(images: Images) -> None:
-    # What a process without Ray sees of its extension type in a Parquet file.
+def test_tensor_column_survives_a_parquet_file(tmp_path: Path, images: Pixels) -> None:
+    pq.write_table(pa.table({"image": tensor(images)}), tmp_path / "tensors.parquet")
+
+    found, _ = read_column(pq.read_table(tmp_path / "tensors.parquet").column("image"))
+
+    assert np.array_equal(found.images, images)
+
+
+def test_tensor_column_of_ray_is_read_without_ray(images: Pixels) -> None:
+    # A process without Ray sees its extension type in a Parquet file as this.
     metadata = {"ARROW:extension:name": "ray.data.arrow_tensor_v2"}
     field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
     table = pa.table([pa.array(images.tolist(), field.type)], schema=pa.schema([field]))
 
-    decoded = read_images(table, find_image_column(table.schema), Reading())
+    found, _ = read(table, ReadOptions())
 
-    assert np.array_equal(decoded.images, images)
+    assert np.array_equal(found.images, images)
 
 
 @pytest.mark.parametrize("type_", [pa.int8(), pa.int64(), pa.uint64()])
-def test_labels_are_digits_or_absent_or_rejected(type_: pa.DataType) -> None:
-    table = pa.table({"label": pa.array([3, None, 10, 0], type_)})
+def test_labels_are_digits_or_null_or_rejected(type_: pa.DataType, images: Pixels) -> None:
+    highest = 2 ** (type_.bit_width - 1) - 1 if type_ != pa.uint64() else 2**64 - 1
+    rows = [*(image.tobytes() for image in images[:4]), b"no picture"]
+    labels = pa.array([3, None, 10, 0, highest], type_)
 
-    labels, rejects = read_labels(table, "label")
+    found, rejections = read(pa.table({"image": rows, "label": labels}), ReadOptions())
 
-    assert labels.dtype == np.int8
-    assert labels[[0, 1, 3]].tolist() == [3, -1, 0]
-    assert [(reject.row, reject.reason) for reject in rejects] == [(2, "bad_label")]
-
-
-def test_a_label_beyond_64_bits_is_rejected() -> None:
-    table = pa.table({"label": pa.array([2**64 - 1, 2**64 - 7], pa.uint64())})
-
-    rejects = read_labels(table, "label")[1]
-
-    assert [reject.reason for reject in rejects] == ["bad_label"] * 2
-
-
-def test_no_label_column_gives_no_labels() -> None:
-    labels, rejects = read_labels(pa.table({"image": [b"", b""]}), None)
-
-    assert (labels.tolist(), rejects) == ([-1, -1], [])
-
-
-def test_the_output_schemas_are_those_of_the_design() -> None:
-    scores = PREDICTIONS.field("scores").type
-
-    assert PREDICTIONS.names == [
-        "source_file",
-        "source_row",
-        "prediction",
-        "confidence",
-        "scores",
-        "label",
-    ]
-    assert (scores.value_type, scores.list_size) == (pa.float32(), 10)
-    assert QUARANTINE.names == ["source_file", "source_row", "reason", "detail"]
+    assert found.labels.dtype == np.int8
+    assert found.rows.tolist() == [0, 1, 3]
+    assert found.labels.tolist() == [3, -1, 0]
+    assert np.array_equal(found.images, images[[0, 1, 3]])
+    assert reasons(rejections) == [(2, "bad_label"), (4, "bad_label")]
 
 
 def test_every_picture_of_optdigits_is_read() -> None:
     file = SHARED / "handwriting/optdigits-test.parquet"
     if not file.exists():
         pytest.skip("the shared handwriting files are not here")
-    table = pq.read_table(file)
 
-    decoded = read_images(table, find_image_column(table.schema), Reading())
+    found, _ = read(pq.read_table(file), ReadOptions())
 
-    assert len(decoded.rows) == table.num_rows == 946
+    assert len(found.rows) == 946

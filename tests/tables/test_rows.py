@@ -1,22 +1,32 @@
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from nanograd.tables.columns import find_image_column
-from nanograd.tables.images import read_images
-from nanograd.tables.rows import Reading
-from tests.helpers.image_columns import PICTURE, bar_image, png
+from nanograd.digits.form import to_png
+from tests.helpers.image_columns import PICTURE, Pixels, bar_image, read_column, reasons
+
+SPARK = pa.struct(
+    [
+        ("origin", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("nChannels", pa.int32()),
+        ("mode", pa.int32()),
+        ("data", pa.binary()),
+    ]
+)
 
 
-def test_a_path_is_followed_below_the_root_alone(tmp_path: Path) -> None:
+def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "deep").mkdir(parents=True)
-    (root / "deep" / "bar.png").write_bytes(png(bar_image()))
-    (tmp_path / "secret.png").write_bytes(png(bar_image()))
+    (root / "deep" / "bar.png").write_bytes(to_png(bar_image()))
+    (tmp_path / "secret.png").write_bytes(to_png(bar_image()))
     (root / "way-out.png").symlink_to(tmp_path / "secret.png")
     paths = [
         "deep/bar.png",
@@ -29,57 +39,103 @@ def test_a_path_is_followed_below_the_root_alone(tmp_path: Path) -> None:
         "\0",
         None,
     ]
-    table = pa.table(
-        {"image": pa.array([{"bytes": None, "path": path} for path in paths], PICTURE)}
-    )
+    rows = [{"bytes": None, "path": path} for path in paths]
 
-    where = find_image_column(table.schema)
-    decoded = read_images(table, where, Reading(image_root=str(root)))
+    found, rejections = read_column(rows, PICTURE, image_root=str(root))
 
-    assert np.array_equal(decoded.images, [bar_image()] * 2)
-    assert [each.reason for each in decoded.rejects] == [
-        *["outside_root"] * 4,
-        "no_file",
-        "outside_root",
-        "no_bytes",
+    assert np.array_equal(found.images, [bar_image()] * 2)
+    assert reasons(rejections) == [
+        *((row, "outside_root") for row in range(2, 6)),
+        *[(6, "no_file"), (7, "outside_root"), (8, "no_bytes")],
     ]
 
 
-def test_bytes_are_stronger_than_a_path(tmp_path: Path) -> None:
-    rows = pa.array([{"bytes": png(bar_image()), "path": "../secret.png"}], PICTURE)
-    table = pa.table({"image": rows})
+def test_bytes_take_precedence_over_a_path(tmp_path: Path) -> None:
+    rows = [{"bytes": to_png(bar_image()), "path": "../secret.png"}]
 
-    where = find_image_column(table.schema)
-    decoded = read_images(table, where, Reading(image_root=str(tmp_path)))
+    found, _ = read_column(rows, PICTURE, image_root=str(tmp_path))
 
-    assert np.array_equal(decoded.images, [bar_image()])
+    assert np.array_equal(found.images, [bar_image()])
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["png", "raw"])
-def test_normalise_always_moves_what_has_the_form_and_never_leaves_what_has_not(raw: bool) -> None:
+def test_normalise_always_changes_and_never_keeps_every_image(raw: bool) -> None:
     low = np.roll(bar_image().reshape(28, 28), 3, axis=0).reshape(784)
-    column = pa.array([image.tobytes() if raw else png(image) for image in (bar_image(), low)])
-    table = pa.table({"image": column})
-    where = find_image_column(table.schema)
+    column = [image.tobytes() if raw else to_png(image) for image in (bar_image(), low)]
 
-    never = read_images(table, where, Reading(normalise="never")).images
-    always = read_images(table, where, Reading(normalise="always")).images
+    never, always = (
+        read_column(column, normalise=normalise)[0].images for normalise in ("never", "always")
+    )
 
     assert np.array_equal(never, [bar_image(), low])
-    assert not np.array_equal(always[0], bar_image())  # the pen is brought to MNIST's width
+    assert not np.array_equal(always[0], bar_image())  # the pen is adjusted to MNIST's width
     assert [np.flatnonzero(each.reshape(28, 28).max(1)).tolist() for each in always] == [
         list(range(4, 24))
     ] * 2
 
 
-def test_normalise_never_refuses_other_sizes_and_turns_round_what_is_said_dark() -> None:
+def test_normalise_never_rejects_other_sizes_and_inverts_dark_on_light() -> None:
     stream = BytesIO()
     Image.new("L", (29, 28)).save(stream, "PNG")
-    table = pa.table({"image": [png(bar_image()), stream.getvalue()]})
+    column = [to_png(bar_image()), stream.getvalue()]
 
-    where = find_image_column(table.schema)
-    reading = Reading(normalise="never", polarity="dark-on-light")
-    decoded = read_images(table, where, reading)
+    found, rejections = read_column(column, normalise="never", polarity="dark-on-light")
 
-    assert np.array_equal(decoded.images, [255 - bar_image()])
-    assert [each.reason for each in decoded.rejects] == ["wrong_shape"]
+    assert np.array_equal(found.images, [255 - bar_image()])
+    assert reasons(rejections) == [(1, "wrong_shape")]
+
+
+def spark(pixels: Pixels, mode: int) -> dict[str, Any]:
+    """The value that Spark stores for (height, width, channels)."""
+    height, width, channels = pixels.shape
+    return {
+        **{"origin": "file:///never/read.png", "height": height, "width": width},
+        **{"nChannels": channels, "mode": mode, "data": pixels.tobytes()},
+    }
+
+
+def test_spark_pictures_are_read_in_grey_colour_and_transparent() -> None:
+    bar = bar_image().reshape(28, 28, 1)
+    clear = np.concatenate([np.repeat(255 - bar, 3, 2), np.full_like(bar, 255)], axis=2)
+    clear[bar[:, :, 0] == 0] = 0  # black paper, fully transparent
+
+    found, rejections = read_column(
+        [spark(bar, 0), spark(np.repeat(bar, 3, 2), 16), spark(clear, 24)], SPARK
+    )
+
+    assert rejections == []
+    assert np.array_equal(found.images, [bar_image()] * 3)
+
+
+def test_spark_pictures_have_blue_first() -> None:
+    pixels = np.full((28, 28, 3), 255, np.uint8)
+    pixels[4:24, 13:15] = (255, 0, 0)
+    stream = BytesIO()
+    Image.fromarray(pixels[:, :, ::-1]).save(stream, "PNG")
+
+    (of_spark, _), (of_png, _) = (
+        read_column([spark(pixels, 16)], SPARK),
+        read_column([stream.getvalue()]),
+    )
+
+    assert np.array_equal(of_spark.images, of_png.images)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"data": None}, "no_bytes"),
+        ({"data": bytes(783)}, "broken_image"),
+        ({"height": -1, "width": -1, "nChannels": -1, "data": b""}, "broken_image"),
+        ({"nChannels": 2}, "broken_image"),
+        ({"height": None}, "broken_image"),
+        ({"height": 100_000, "width": 100_000}, "too_large"),
+    ],
+)
+def test_broken_spark_picture_does_not_affect_others(change: dict[str, Any], reason: str) -> None:
+    bar = spark(bar_image().reshape(28, 28, 1), 0)
+
+    found, rejections = read_column([bar, bar | change, None, bar], SPARK)
+
+    assert found.rows.tolist() == [0, 3]
+    assert reasons(rejections) == [(1, reason), (2, "no_bytes")]

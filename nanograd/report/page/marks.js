@@ -2,8 +2,8 @@
 
 const REACH = 0.25;
 // Weight of a mark at the border, relative to one that is not.
-const CUT_OFF = 0.5;
-const MOST_MARKS = 15;
+const BORDER_WEIGHT = 0.5;
+const MAX_MARKS = 15;
 
 // Connected marks (8 neighbours), numbered from 1 in the order of their first pixel.
 function labelMarks(mask, width, height) {
@@ -98,7 +98,7 @@ function chooseMarks(ink, level) {
   const mask = ink.data.map((value) => (value > Math.fround(level / 2) ? 1 : 0));
   const { labels, count } = labelMarks(mask, ink.width, ink.height);
   const marks = measure(ink, labels, count, level);
-  const inner = (mark) => mark.mass * (mark.atBorder > 0 ? CUT_OFF * (1 - mark.atBorder) : 1);
+  const inner = (mark) => mark.mass * (mark.atBorder > 0 ? BORDER_WEIGHT * (1 - mark.atBorder) : 1);
   const main = marks.reduce((best, each) => (inner(each) > inner(best) ? each : best), marks[0]);
   if (!main || !inner(main)) throw new Error("The drawing has only specks and a border.");
   const most = main.atBorder ? Math.max(0.5, main.atBorder) : 0;
@@ -107,6 +107,6 @@ function chooseMarks(ink, level) {
   );
   checkOneDigit(sizeable);
   const kept = new Set(growFrom(main, sizeable));
-  if (kept.size > MOST_MARKS) throw new Error("Too many marks: draw one digit.");
+  if (kept.size > MAX_MARKS) throw new Error("Too many marks: draw one digit.");
   return Float32Array.from(labels, (label) => (label && kept.has(marks[label - 1]) ? 1 : 0));
 }

@@ -1,0 +1,51 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nanograd.batch.account import count_part, summarise
+from nanograd.batch.part import Part, total
+from nanograd.errors import Reason, Rejection
+from nanograd.tables.writers import PREDICTIONS, quarantine_table
+
+
+def predictions(labels: list[int | None], best: list[int]) -> pa.Table:
+    rows = [
+        {"label": label, "prediction": prediction, "confidence": 0.25}
+        for label, prediction in zip(labels, best, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, PREDICTIONS)
+
+
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_confusion_of_receipts_adds_up_to_the_matrix_of_the_summary(num_parts: int) -> None:
+    table = predictions([7, 7, 7, 0, None], [1, 1, 7, 0, 3])
+    part = Part(id="a", files=("a.parquet",), num_rows=5)
+
+    counts = count_part(part, table, quarantine_table([]), [])
+    summary = summarise(total([counts] * num_parts))
+
+    expected = np.zeros((10, 10), int)
+    expected[7, 1], expected[7, 7], expected[0, 0] = 2, 1, 1
+    assert counts["confusion"] == {"0 as 0": 1, "7 as 1": 2, "7 as 7": 1}
+    assert summary["confusion"] == (num_parts * expected).tolist()
+    assert summary["accuracy"] == 0.5
+
+
+def test_file_that_cannot_be_read_is_no_row() -> None:
+    rejection = Rejection(None, Reason.BROKEN_FILE, "it is cut short")
+    part = Part(id="a", files=("a.parquet",), rejection=rejection)
+
+    counts = count_part(part, predictions([], []), quarantine_table([("a.parquet", rejection)]), [])
+
+    assert (counts["rows"], counts["quarantined"], counts["broken_files"]) == (0, 1, 1)
+    assert counts["reasons"] == {"broken_file": 1}
+
+
+@pytest.mark.parametrize("rejection", [None, Rejection(None, Reason.WRONG_SCHEMA, "no images")])
+def test_part_survives_the_way_to_another_process(rejection: Rejection | None) -> None:
+    part = Part(id="a", files=("a.parquet",), num_rows=5, rejection=rejection)
+
+    again = Part.from_json(part.to_json())
+
+    assert (again.id, again.num_rows, again.rejection) == ("a", 5, rejection)
+    assert again.rejection is None or isinstance(again.rejection.reason, Reason)

@@ -1,0 +1,44 @@
+"""Runs of `nanograd ingest` in this process, and their output."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd import commands
+from nanograd.batch.ingest import IngestWork, plan
+from nanograd.batch.job import Job
+from nanograd.config.command_configs import IngestConfig
+from nanograd.pictures.decode import PictureReader
+
+
+def ingest(output: Path, *inputs: Path, **settings: Any) -> dict[str, Any]:
+    """Run the command and return its result line."""
+    config = IngestConfig(output=str(output), workers=0, **settings)
+    return commands.ingest(config, [str(place) for place in inputs])
+
+
+def read_rows(output: Path) -> list[dict[str, Any]]:
+    """Return the rows in the order of their paths."""
+    rows: list[dict[str, Any]] = pq.read_table(output).to_pylist()
+    return sorted(rows, key=lambda row: str(row["image"]["path"]))
+
+
+def read_quarantine(output: Path) -> list[dict[str, Any]]:
+    place = output / "_quarantine"
+    rows: list[dict[str, Any]] = pq.read_table(place).to_pylist() if place.exists() else []
+    return rows
+
+
+def image_of(row: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
+
+
+def planned(output: Path, *inputs: Path, part_rows: int = 2000) -> tuple[Job, IngestWork]:
+    reader = PictureReader(max_bytes=100_000_000, max_pixels=50_000_000)
+    places = [str(place) for place in inputs]
+    return plan(places, output=str(output), reader=reader, part_rows=part_rows)
