@@ -79,11 +79,11 @@ def softmax(z: FloatArray) -> FloatArray:
     >>> softmax(np.float32([[1000, 1000]])).tolist()
     [[0.5, 0.5]]
     """
-    e = np.exp(subtract_row_max(z))
+    e = np.exp(subtract_max(z))
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
-def subtract_row_max(z: FloatArray) -> FloatArray:
+def subtract_max(z: FloatArray) -> FloatArray:
     """Subtract from each row its maximum: <= 0 and finite.
 
     This changes no softmax and keeps exp from overflowing.

@@ -10,13 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.nn.activations import (
-    FloatArray,
-    sigmoid,
-    sigmoid_derivative,
-    softmax,
-    subtract_row_max,
-)
+from nanograd.nn.activations import FloatArray, sigmoid, sigmoid_derivative, softmax, subtract_max
 
 
 class Loss(NamedTuple):
@@ -68,7 +62,7 @@ def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
         Bishop (2006), "Pattern recognition and machine learning", eq. 4.109.
     """
     _check_shapes(z2, targets)
-    shifted = subtract_row_max(z2)
+    shifted = subtract_max(z2)
     e = np.exp(shifted)
     total = e.sum(axis=1, keepdims=True)
     losses = np.log(total)[:, 0] - (targets * shifted).sum(axis=1)

@@ -210,26 +210,6 @@ def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
     np.sum(d1, axis=0, out=out.b1)
 
 
-def loss_and_gradients(
-    params: Params, inputs: FloatArray, targets: FloatArray
-) -> tuple[float, Params]:
-    """Compute the loss of a batch and its gradient with respect to every parameter.
-
-    Args:
-        params: of the net.
-        inputs: (B, D) float32, prepared pixels; B may be 0.
-        targets: (B, C) float32, one-hot.
-
-    Returns:
-        loss: sum over the batch (not the mean), no unit or nats.
-        gradient: sum over the batch, of the same type as the parameters.
-    """
-    signals = propagate(params, inputs, targets)
-    gradient = Params(np.empty_like(params.vector), params.architecture)
-    sum_gradients(signals, slice(None), gradient)
-    return float(signals.losses.sum(dtype=np.float64)), gradient
-
-
 def _product(left: FloatArray, right: FloatArray, parts: Sequence[slice]) -> FloatArray:
     out = np.empty((len(left), right.shape[1]), left.dtype)
     for part in parts:

@@ -114,11 +114,4 @@ def update_average(average: Vector, params: Vector, decay: float, step: int) -> 
 
 def by_name(name: str, momentum_decay: float) -> Optimizer:
     """Return the optimiser sgd, momentum or adam."""
-    match name:
-        case "sgd":
-            return sgd()
-        case "momentum":
-            return momentum(momentum_decay)
-        case "adam":
-            return adam()
-    raise ValueError(f"unknown optimiser {name!r}")
+    return {"sgd": sgd(), "momentum": momentum(momentum_decay), "adam": adam()}[name]

@@ -6,6 +6,8 @@ may ignore it.
 """
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -31,42 +33,29 @@ def use_one_thread() -> None:
             )
 
 
-class _OneThread:
-    """A limit for the whole process, which holds while any thread is inside."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = Lock(), 0
-        self._before: list[int] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._before = [library.num_threads for library in _libraries()]
-            self._inside += 1
-        try:
-            use_one_thread()
-        except InternalError:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                for library, number in zip(_libraries(), self._before, strict=True):
-                    _set(library, number)
+_LOCK = Lock()
+# For each active block of `one_thread`, in any thread, the limits before the first of them.
+_LIMITS: list[list[int]] = []
 
 
-_ONE_THREAD = _OneThread()
-
-
-def one_thread() -> _OneThread:
+@contextmanager
+def one_thread() -> Iterator[None]:
     """Limit BLAS to one thread inside a with block; blocks may be nested or concurrent.
 
     Raises:
         InternalError: the BLAS ignores the limit.
     """
-    return _ONE_THREAD
+    with _LOCK:
+        _LIMITS.append(_LIMITS[0] if _LIMITS else [each.num_threads for each in _libraries()])
+    try:
+        use_one_thread()
+        yield
+    finally:
+        with _LOCK:
+            before = _LIMITS.pop()
+            if not _LIMITS:
+                for library, number in zip(_libraries(), before, strict=True):
+                    _set(library, number)
 
 
 def fingerprint() -> str:
@@ -85,7 +74,7 @@ def fingerprint() -> str:
 
 @cache
 def _libraries() -> list[Any]:
-    """Return the BLAS of numpy; finding it takes up to 0.1 s, setting it microseconds."""
+    """Find the BLAS of numpy; this takes up to 0.1 s, setting it microseconds."""
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 

@@ -12,12 +12,12 @@ from nanograd.nn.mlp import (
     Params,
     forward,
     init_params,
-    loss_and_gradients,
     one_hot,
     predict,
     propagate,
     sum_gradients,
 )
+from tests.helpers.gradients import loss_and_gradients
 
 NETS = [
     pytest.param(activation, loss, id=f"{activation}-{loss}")

@@ -7,7 +7,8 @@ import pytest
 
 from nanograd.nn.activations import HIDDEN
 from nanograd.nn.losses import LOSSES
-from nanograd.nn.mlp import Architecture, Params, loss_and_gradients, one_hot
+from nanograd.nn.mlp import Architecture, Params, one_hot
+from tests.helpers.gradients import loss_and_gradients
 
 HIDDEN_UNITS = 3
 

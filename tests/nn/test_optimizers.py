@@ -224,5 +224,5 @@ def test_by_name_passes_the_decay_on() -> None:
 
 
 def test_by_name_refuses_an_unknown_optimizer() -> None:
-    with pytest.raises(ValueError, match="'rmsprop'"):
+    with pytest.raises(KeyError, match="'rmsprop'"):
         by_name("rmsprop", momentum_decay=0.9)

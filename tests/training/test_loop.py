@@ -14,7 +14,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import prepare
 from nanograd.errors import InternalError, Stopped
-from nanograd.nn.mlp import Params, loss_and_gradients, one_hot
+from nanograd.nn.mlp import Params, one_hot
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, WorkerState, ignore
 from nanograd.training import local, loop
@@ -24,6 +24,7 @@ from nanograd.training.local import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
 from nanograd.training.worker import Contribution, Worker
+from tests.helpers.gradients import loss_and_gradients
 
 SETTINGS = {
     "hidden": 16,

@@ -9,12 +9,13 @@ from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import prepare
-from nanograd.nn.mlp import Params, init_params, loss_and_gradients, one_hot
+from nanograd.nn.mlp import Params, init_params, one_hot
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import cover
 from nanograd.training.worker import Contribution, Worker, add
+from tests.helpers.gradients import loss_and_gradients
 
 SETTINGS = {
     "hidden": 7,
