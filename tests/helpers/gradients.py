@@ -1,0 +1,16 @@
+"""Loss and gradient of a whole batch."""
+
+import numpy as np
+
+from nanograd.nn.activations import FloatArray
+from nanograd.nn.mlp import Params, propagate, sum_gradients
+
+
+def loss_and_gradients(
+    params: Params, inputs: FloatArray, targets: FloatArray
+) -> tuple[float, Params]:
+    """Compute the loss, summed over a batch, and its gradient with respect to every parameter."""
+    signals = propagate(params, inputs, targets)
+    gradient = Params(np.empty_like(params.vector), params.architecture)
+    sum_gradients(signals, slice(None), gradient)
+    return float(signals.losses.sum(dtype=np.float64)), gradient
