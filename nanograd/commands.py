@@ -319,6 +319,7 @@ def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLin
     """Download MNIST into the cache."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
+    listener(info(f"MNIST is complete and verified in {cache}"))
     return {"cache": cache}
 
 

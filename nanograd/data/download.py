@@ -54,29 +54,10 @@ def cache_folder() -> str:
     return str((base if base.is_absolute() else Path.home() / ".cache") / "nanograd")
 
 
-def cached_place(cache: str, name: str) -> str:
-    """Return the place of a file in the cache."""
-    return storage.join(cache, f"{name}.gz")
-
-
-def cached(cache: str, name: str, sha256: str) -> bytes | None:
-    """Return a decompressed file from the cache; None if it is absent or damaged.
-
-    Raises:
-        StorageError: the file exists but cannot be read.
-    """
-    place = cached_place(cache, name)
-    try:
-        raw = decompress(storage.read(place), place)
-    except DataError:
-        return None
-    return raw if storage.checksum(raw) == sha256 else None
-
-
 def fetch(
     cache: str, mirrors: Sequence[str], listener: Listener, files: Mapping[str, str] = FILES
-) -> None:
-    """Download the files that are absent or damaged; concurrent processes download them once.
+) -> dict[str, bytes]:
+    """Return files from the cache; absent and damaged ones are downloaded, once for all processes.
 
     Args:
         cache: a local folder, created if necessary.
@@ -84,9 +65,12 @@ def fetch(
         listener: receives messages on progress and failures.
         files: SHA-256 of the decompressed bytes by name.
 
+    Returns:
+        The decompressed bytes by name.
+
     Raises:
         DataError: no mirror served a file with the right checksum.
-        StorageError: the cache cannot be written.
+        StorageError: the cache cannot be read or written.
         UsageError: no mirrors, or one that is not an http, https or file URL.
     """
     if not mirrors:
@@ -94,47 +78,55 @@ def fetch(
     for mirror in mirrors:
         if not mirror.startswith(("http://", "https://", "file://")):
             raise UsageError(f"mirror {mirror}: give a URL with http://, https:// or file://")
-
-    def missing() -> list[str]:
-        return [name for name, sha256 in files.items() if cached(cache, name, sha256) is None]
-
-    def wait() -> None:
-        listener(info("another process is downloading MNIST; waiting for it"))
-
-    if missing():
+    found = {name: _cached(cache, name, sha256) for name, sha256 in files.items()}
+    if None in found.values():
+        message = info("another process is downloading MNIST; waiting for it")
+        order = list(mirrors)
         try:
-            with storage.exclusive(cache, wait):
-                for name in missing():  # another process may have completed the cache meanwhile
-                    good = _fetch_file(cache, name, files[name], mirrors, listener)
-                    # A mirror that failed would cost its timeout again for every further file.
-                    mirrors = sorted(mirrors, key=lambda mirror: mirror != good)
+            with storage.exclusive(cache, wait=lambda: listener(message)):
+                for name, sha256 in files.items():
+                    found[name] = _cached(cache, name, sha256) or _fetch_file(
+                        cache, name, sha256, order, listener
+                    )
         except StorageError as error:
             hint = "set NANOGRAD_CACHE to a folder that you can write to"
             raise StorageError(f"{error}; {hint}") from error
-    listener(info(f"MNIST is complete and verified in {cache}"))
+    return {name: data for name, data in found.items() if data is not None}
+
+
+def _cached(cache: str, name: str, sha256: str) -> bytes | None:
+    """Return a decompressed file from the cache; None if it is absent or damaged."""
+    place = storage.join(cache, f"{name}.gz")
+    try:
+        raw = decompress(storage.read(place), place)
+    except DataError:
+        return None
+    return raw if storage.checksum(raw) == sha256 else None
 
 
 def _fetch_file(
-    cache: str, name: str, sha256: str, mirrors: Sequence[str], listener: Listener
-) -> str:
-    """Put one file into the cache; return the mirror that served it."""
-    place, subject, failures = cached_place(cache, name), f"MNIST's file {name}", []
+    cache: str, name: str, sha256: str, mirrors: list[str], listener: Listener
+) -> bytes:
+    """Download a file into the cache; move mirrors that fail to the end of the list."""
+    place, subject, failures = storage.join(cache, f"{name}.gz"), f"MNIST's file {name}", []
     if storage.exists(place):
         subject = f"{place} is damaged (wrong SHA-256) and"
         listener(warning(f"{place} is damaged (wrong SHA-256); downloading it again"))
-    for mirror in mirrors:
+    for mirror in tuple(mirrors):
         url = storage.join(mirror, f"{name}.gz")
         try:
             data = _download(url, listener)
-            found = storage.checksum(decompress(data, url))
-            if found != sha256:
+            raw = decompress(data, url)
+            if (found := storage.checksum(raw)) != sha256:
                 raise ValueError(f"wrong checksum, SHA-256 {found[:12]}... is not MNIST's")
         except (OSError, HTTPException, ValueError, DataError) as error:
             failures.append(_failure(url, error))
             listener(warning(failures[-1]))
+            # Its timeout would be due again for every further file.
+            mirrors.append(mirrors.pop(mirrors.index(mirror)))
         else:
             storage.commit(place, data)
-            return mirror
+            return raw
     raise DataError(
         f"{subject} cannot be downloaded ({'; '.join(failures)}); use --data PATH if you have it, "
         "--data sample if not, or another mirror: nanograd data fetch --mirror URL"

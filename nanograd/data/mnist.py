@@ -102,24 +102,11 @@ def _load_parts(
             )
         source = "sample"
     if source == "mnist":
-        return source, [_cached_part(part, listener, mirrors) for part in parts]
+        sha256s = {name: download.FILES[name] for part in parts for name in _IDX_NAMES[part]}
+        files = download.fetch(download.cache_folder(), mirrors, listener, sha256s)
+        return source, [_from_idx(*((files[n], n) for n in _IDX_NAMES[part])) for part in parts]
     place = SAMPLE if source == "sample" else storage.absolute(source)
     return source if source == "sample" else place, [_folder_part(place, part) for part in parts]
-
-
-def _cached_part(part: str, listener: Listener, mirrors: Sequence[str]) -> Dataset:
-    """Return a part from the cache, which is completed first if necessary."""
-    cache, files = download.cache_folder(), []
-    for name in _IDX_NAMES[part]:
-        place = download.cached_place(cache, name)
-        raw = download.cached(cache, name, download.FILES[name])
-        if raw is None:
-            download.fetch(cache, mirrors, listener)
-            raw = download.cached(cache, name, download.FILES[name])
-        if raw is None:
-            raise StorageError(f"{place} changed while it was read; run the command again")
-        files.append((raw, place))
-    return _from_idx(*files)
 
 
 def _folder_part(place: str, part: str) -> Dataset:

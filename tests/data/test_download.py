@@ -71,9 +71,12 @@ def mirror(
 
 def fetch(cache: Path, *mirrors: str) -> list[tuple[Level, str]]:
     """Fetch FILES and return the messages."""
-    events = list[tuple[Level, str]]()
-    download.fetch(str(cache), mirrors, lambda e: events.append((e.level, str(e))), FILES)
-    return events
+    messages = list[tuple[Level, str]]()
+    files = download.fetch(
+        str(cache), mirrors, lambda event: messages.append((event.level, str(event))), FILES
+    )
+    assert files == CONTENT
+    return messages
 
 
 def fetched(cache: Path) -> dict[str, bytes]:
@@ -87,12 +90,12 @@ COMPLETE = {f"{name}.gz": content for name, content in CONTENT.items()}
 def test_fetch_completes_the_cache(cache: Path) -> None:
     with mirror(SERVED) as (url, requests):
         messages = fetch(cache, url)
-        fetch(cache, url)
+        again = fetch(cache, url)
 
     assert fetched(cache) == COMPLETE
     assert sum(requests.values()) == 3
-    assert (Level.INFO, f"downloading {url}/one.gz") in messages
-    assert messages[-1] == (Level.INFO, f"MNIST is complete and verified in {cache}")
+    assert messages == [(Level.INFO, f"downloading {url}/{name}.gz") for name in CONTENT]
+    assert again == []
 
 
 def test_fetch_takes_file_urls(tmp_path: Path, cache: Path) -> None:
