@@ -11,7 +11,7 @@ Gradient = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
 
 NAMES = sorted(LOSSES)
 GRADIENTS = [squared_error, cross_entropy]
-SIZES = [1, 7, 193]
+SIZES = [0, 1, 7, 193]
 
 
 def logits(num_images: int, dtype: type = np.float32) -> FloatArray:
@@ -78,7 +78,7 @@ def test_gradient_equals_the_slope_along_a_random_direction(name: str, seed: int
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("first", [0, 1, 7, 64])
-@pytest.mark.parametrize("length", [*SIZES[:-1], 16, 65])
+@pytest.mark.parametrize("length", [1, 7, 16, 65])
 def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, length: int) -> None:
     # A worker computes the losses of all its shards at once, with the bits of each shard alone.
     z2, rows = logits(193), targets(193)
@@ -104,15 +104,6 @@ def test_loss_leaves_its_inputs_unchanged_and_keeps_their_dtype(
 
     assert gradient.dtype == dtype
     assert z2.tobytes() + rows.tobytes() == before
-
-
-@pytest.mark.parametrize("gradient_of", GRADIENTS)
-def test_loss_of_no_images_is_zero(gradient_of: Gradient) -> None:
-    losses, gradient = gradient_of(logits(0), targets(0))
-
-    assert losses.shape == (0,)
-    assert gradient.dtype == np.float32
-    assert gradient.shape == (0, 10)
 
 
 @pytest.mark.parametrize("gradient_of", GRADIENTS)
@@ -144,24 +135,13 @@ def test_gradient_of_wrong_saturated_outputs_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [1e3, 1e38])
-def test_loss_of_large_logits_is_finite(name: str, size: float) -> None:
+@pytest.mark.parametrize("size", [1e3, 1e38, np.finfo(np.float32).max])
+def test_loss_of_large_logits_raises_no_warning_and_is_finite(name: str, size: float) -> None:
     z2 = np.where(np.arange(70).reshape(7, 10) % 3, size, -size).astype(np.float32)
 
     loss, gradient = LOSSES[name].gradient(z2, targets(7))
 
-    assert np.isfinite(loss).all()
-    assert gradient.dtype == np.float32
-    assert np.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_opposite_largest_logits_raise_no_warning_and_give_no_nan(name: str) -> None:
-    largest = np.finfo(np.float32).max
-    z2 = np.tile(np.float32([largest, -largest]), (1, 5))
-
-    loss, gradient = LOSSES[name].gradient(z2, targets(1))
-
+    assert np.isfinite(loss).all() or size > 1e38
     assert not np.isnan(loss).any()
     assert gradient.dtype == np.float32
     assert np.isfinite(gradient).all()

@@ -1,5 +1,4 @@
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,23 +12,13 @@ def test_constant_does_not_depend_on_the_round() -> None:
     assert {schedule(round_) for round_ in (0, 1, 7, 193)} == {0.3}
 
 
-def test_cosine_falls_from_the_peak_to_zero() -> None:
-    rates = [cosine(0.3, 193)(round_) for round_ in range(194)]
+def test_cosine_follows_half_a_wave_from_the_peak_to_zero() -> None:
+    rates = [cosine(0.3, 193)(round_) for round_ in range(195)]
 
+    expected = [0.3 * math.cos(math.pi * round_ / 193 / 2) ** 2 for round_ in range(193)]
+    assert rates == pytest.approx([*expected, 0, 0], rel=1e-12)
     assert rates[0] == 0.3
-    assert rates[193] == 0
-    assert all(later < earlier for earlier, later in pairwise(rates))
-
-
-@pytest.mark.parametrize("round_", [0, 1, 96, 192])
-def test_cosine_follows_half_a_wave(round_: int) -> None:
-    rate = cosine(0.3, 193)(round_)
-
-    assert rate == pytest.approx(0.3 * math.cos(math.pi * round_ / 193 / 2) ** 2, rel=1e-12)
-
-
-def test_cosine_stays_at_zero_after_the_last_round() -> None:
-    assert cosine(0.3, 7)(193) == 0
+    assert rates[193:] == [0, 0]
 
 
 @pytest.mark.parametrize("num_rounds", [1, 7, 193])

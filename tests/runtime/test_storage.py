@@ -2,7 +2,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,19 @@ from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.runtime import storage
 from tests.helpers.folders import contents
 
-HOLD = """
-import sys
-from nanograd.runtime import storage
-with storage.exclusive(sys.argv[1]):
-    sys.stdout.write("held\\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-"""
+
+@contextmanager
+def held(place: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Lock a folder in another process."""
+    program = (
+        "import sys; from nanograd.runtime import storage\n"
+        "with storage.exclusive(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        yield holder
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"x" * 193])
@@ -59,32 +65,27 @@ def test_file_uri_is_a_local_path(tmp_path: Path) -> None:
     assert storage.read(f"file://{tmp_path}/file") == b"data"
 
 
-def test_commit_that_fails_at_the_rename_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "target").mkdir()
-    storage.commit(str(tmp_path / "target" / "inside"), b"kept")
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("folder", DataError, "folder: this is a folder where a file is expected"),
+        ("n" * 256, StorageError, "^cannot write .*: File name too long$"),
+        ("file/below", StorageError, "^cannot write .*"),
+        ("file/below/it", StorageError, "^cannot write .*"),
+    ],
+    ids=["folder", "long name", "below a file", "deep below a file"],
+)
+def test_commit_that_fails_leaves_nothing_behind(
+    tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    storage.commit(str(tmp_path / "folder" / "inside"), b"kept")
+    storage.commit(str(tmp_path / "file"), b"kept")
 
-    with pytest.raises((StorageError, DataError), match="target"):
-        storage.commit(str(tmp_path / "target"), b"data")
+    with pytest.raises(error, match=message):
+        storage.commit(str(tmp_path / name), b"data")
 
-    assert storage.names(str(tmp_path)) == ["target"]
-    assert contents(tmp_path) == {"target/inside": b"kept"}
-
-
-def test_commit_under_a_name_that_is_too_long_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"^cannot write .*: File name too long$"):
-        storage.commit(str(tmp_path / ("n" * 256)), b"data")
-
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("below", ["below", "below/it"])
-def test_commit_below_a_file_is_a_storage_error(tmp_path: Path, below: str) -> None:
-    (tmp_path / "file").write_bytes(b"kept")
-
-    with pytest.raises(StorageError, match="cannot write"):
-        storage.commit(str(tmp_path / "file" / below), b"data")
-
-    assert contents(tmp_path) == {"file": b"kept"}
+    assert storage.names(str(tmp_path)) == ["file", "folder"]
+    assert contents(tmp_path) == {"folder/inside": b"kept", "file": b"kept"}
 
 
 def test_commit_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -103,41 +104,36 @@ while True:
         with subprocess.Popen(
             [sys.executable, "-c", writer, str(place)], stdout=subprocess.PIPE
         ) as process:
-            assert process.stdout is not None
             process.stdout.read(7)
             process.send_signal(signal.SIGKILL)
 
         assert place.read_bytes() in (b"a" * 100_003, b"b" * 100_003)
 
 
-@pytest.mark.parametrize("name", ["missing", "missing/deeper", "file/below"])
-def test_reading_a_missing_file_is_a_data_error(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("{}/missing", "missing: there is no such file; check the path"),
+        ("{}/missing/deeper", "deeper: there is no such file; check the path"),
+        ("{}/file/below", "below: there is no such file; check the path"),
+        ("{}", "this is a folder where a file is expected"),
+        ("nowhere://bucket/key", "^nowhere://bucket/key: "),
+    ],
+)
+def test_place_without_a_file_is_a_data_error(tmp_path: Path, place: str, message: str) -> None:
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(DataError, match=f"{name}: there is no such file; check the path"):
-        storage.read(storage.join(str(tmp_path), name))
-    with pytest.raises(DataError, match=name):
-        storage.open_file(storage.join(str(tmp_path), name))
-
-
-def test_reading_a_folder_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="this is a folder where a file is expected"):
-        storage.read(str(tmp_path))
-
-
-def test_unknown_kind_of_place_is_a_data_error() -> None:
-    with pytest.raises(DataError, match=r"^nowhere://bucket/key: "):
-        storage.read("nowhere://bucket/key")
+    with pytest.raises(DataError, match=message):
+        storage.read(place.format(tmp_path))
+    if not place.endswith("{}"):
+        with pytest.raises(DataError, match=message):
+            storage.open_file(place.format(tmp_path))
 
 
 def test_exclusive_refuses_a_second_process_until_the_first_has_ended(tmp_path: Path) -> None:
     place = str(tmp_path / "run")
 
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with held(place) as holder:
         with (
             pytest.raises(OutputExistsError, match="is being written by another process"),
             storage.exclusive(place),
@@ -153,13 +149,11 @@ def test_exclusive_refuses_a_second_process_until_the_first_has_ended(tmp_path: 
 def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None:
     place, waits = str(tmp_path / "run"), list[int]()
 
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with storage.exclusive(place, lambda: (waits.append(holder.pid), holder.kill())):
-            ended = holder.wait()
+    with (
+        held(place) as holder,
+        storage.exclusive(place, lambda: (waits.append(holder.pid), holder.kill())),
+    ):
+        ended = holder.wait()
 
     assert waits == [holder.pid]
     assert ended == -signal.SIGKILL
