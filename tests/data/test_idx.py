@@ -54,6 +54,7 @@ def test_format_refuses_what_idx_cannot_hold(array: NDArray[np.uint8]) -> None:
         (IMAGES + b"\0", "too long: its header announces 2 x 1 x 3 bytes of data but 7 follow"),
         (b"\0\0\x08\x01" + bytes(4), "the file is empty"),
         (b"\0\0\x08\x03\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff", "the file is empty"),
+        (b"\0\0\x08\x03" + b"\xff" * 12 + b"few", "cut short"),  # without allocating 8e28 bytes
         (gzip.compress(IMAGES)[:-3], "gzip file is cut short"),
         (gzip.compress(IMAGES)[:5], "gzip file is cut short"),
         (gzip.compress(IMAGES)[:-8] + bytes(8), "gzip file is damaged"),
@@ -63,13 +64,6 @@ def test_format_refuses_what_idx_cannot_hold(array: NDArray[np.uint8]) -> None:
 def test_broken_file_is_an_error_that_names_file_and_fault(data: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=rf"^here/images: .*{reason}"):
         parse_idx(data, "here/images")
-
-
-def test_huge_sizes_in_a_header_allocate_nothing() -> None:
-    header = b"\0\0\x08\x03" + b"\xff" * 12
-
-    with pytest.raises(DataError, match="cut short"):
-        parse_idx(header + b"few", "images")
 
 
 def test_decompress_returns_plain_bytes_unchanged() -> None:

@@ -106,17 +106,12 @@ def test_test_images_come_from_a_folder_without_training_images(tmp_path: Path) 
         load(str(tmp_path))
 
 
-def test_test_images_come_from_one_csv_file(tmp_path: Path) -> None:
-    fill_csv(tmp_path)
+def test_one_csv_file_is_accepted_as_test_data_only(tmp_path: Path) -> None:
+    file = str(fill_csv(tmp_path) / "mnist_test.csv")
 
-    assert len(load_test(str(tmp_path / "mnist_test.csv"))) == 3
-
-
-def test_one_file_is_not_accepted_as_training_data(tmp_path: Path) -> None:
-    fill_csv(tmp_path)
-
+    assert len(load_test(file)) == 3
     with pytest.raises(DataError, match=r"mnist_test\.csv: no train images found; expected a fold"):
-        load(str(tmp_path / "mnist_test.csv"))
+        load(file)
 
 
 def test_misspelt_source_is_an_error_that_lists_the_choices() -> None:
@@ -150,12 +145,14 @@ def test_images_without_their_labels_are_an_error(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
-def test_sample_has_every_digit_equally_often() -> None:
+def test_sample_has_every_digit_equally_often_and_no_image_twice() -> None:
     data = load("sample")
 
+    train, test = ({image.tobytes() for image in part.images} for part in (data.train, data.test))
+    assert data.name == "sample"
     assert np.bincount(data.train.labels).tolist() == [400] * 10
     assert np.bincount(data.test.labels).tolist() == [100] * 10
-    assert data.name == "sample"
+    assert len(train | test) == 5000
 
 
 def test_sample_has_the_checksums_of_its_readme() -> None:
@@ -167,15 +164,6 @@ def test_sample_has_the_checksums_of_its_readme() -> None:
 
     assert len(checksums) == 4
     assert all(checksum in readme for checksum in checksums)
-
-
-def test_sample_shares_no_image_between_training_and_test() -> None:
-    data = load("sample")
-
-    train, test = ({image.tobytes() for image in part.images} for part in (data.train, data.test))
-
-    assert (len(train), len(test)) == (4000, 1000)
-    assert not train & test
 
 
 @needs_mnist
@@ -240,15 +228,13 @@ def test_auto_falls_back_if_the_cache_cannot_be_created(
     assert len(load_test("auto", mirrors=NOWHERE)) == 1000
 
 
-def test_mnist_offline_is_an_error_with_remedies(cache: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be downloaded .*nowhere.*--data PATH.*--data sam"):
-        load("mnist", mirrors=NOWHERE)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_mnist_without_a_mirror_is_an_error_with_remedies(cache: Path, damaged: bool) -> None:
+    if damaged:
+        fill(cache, pack=gzip.compress)
+    subject = rf"^{cache}/train-images-idx3-ubyte\.gz is damaged" if damaged else "^MNIST's file"
 
-
-def test_damaged_cache_is_an_error_that_names_the_file_if_it_cannot_be_replaced(
-    cache: Path,
-) -> None:
-    fill(cache, pack=gzip.compress)
-
-    with pytest.raises(DataError, match=rf"^{cache}/train-images-idx3-ubyte\.gz is damaged .*--da"):
+    with pytest.raises(
+        DataError, match=f"{subject} .*cannot be downloaded .*nowhere.*--data PATH.*--data sample"
+    ):
         load("mnist", mirrors=NOWHERE)
