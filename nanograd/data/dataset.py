@@ -41,7 +41,7 @@ class Dataset:
             object.__setattr__(self, name, view)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64] | slice) -> "Dataset":

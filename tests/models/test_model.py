@@ -66,7 +66,7 @@ def test_sha256_of_an_ensemble_depends_on_its_nets_and_their_order() -> None:
 
 
 def test_repr_names_the_nets_and_prints_no_parameters() -> None:
-    shown = repr(some_committee())
+    text = repr(some_committee())
 
-    assert shown.count("Architecture(inputs=784, hidden=") == 3
-    assert "array" not in shown
+    assert text.count("Architecture(inputs=784, hidden=") == 3
+    assert "array" not in text
