@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import Any, Self
 
 from nanograd.config.command_configs import ReportConfig
 from nanograd.config.settings import setting
 from nanograd.errors import UsageError
+
+# A setting that affects the bits of the trained model.
+hyperparameter = partial(setting, recipe=True)
 
 # Replace what a preset says about deskewing if digits are not deskewed.
 _NOT_DESLANTED = {"width": 0.0, "height": 0.0, "upright": "before"}
@@ -73,146 +77,107 @@ class TrainConfig(ReportConfig):
         "settings to start from; the defaults shown are those of fast",
         choices=tuple(PRESETS),
     )
-    shards: int = setting(
-        8, "number of shards of the training set, fixed for the run", least=1, recipe=True
+    shards: int = hyperparameter(
+        8, "number of shards of the training set, fixed for the run", least=1
     )
-    epochs: int = setting(12, "passes over the training set", least=1, recipe=True)
-    least_rounds: int = setting(
-        0,
-        "minimum number of rounds (more epochs if needed, for small training sets)",
-        least=0,
-        recipe=True,
+    epochs: int = hyperparameter(12, "passes over the training set", least=1)
+    least_rounds: int = hyperparameter(
+        0, "minimum number of rounds (more epochs if needed, for small training sets)", least=0
     )
-    batch_size: int = setting(512, "images per round, over all workers", least=1, recipe=True)
-    seed: int = setting(0, "seed of all randomness", least=0, below=2**63, recipe=True)
-    hidden: int = setting(200, "number of hidden units", least=1, recipe=True)
-    committee: int = setting(
+    batch_size: int = hyperparameter(512, "images per round, over all workers", least=1)
+    seed: int = hyperparameter(0, "seed of all randomness", least=0, below=2**63)
+    hidden: int = hyperparameter(200, "number of hidden units", least=1)
+    committee: int = hyperparameter(
         1,
         "number of nets of an ensemble, trained one after another; their scores are averaged",
         least=1,
-        recipe=True,
     )
-    activation: str = setting(
-        "relu",
-        "activation function of the hidden layer",
-        choices=("sigmoid", "tanh", "relu"),
-        recipe=True,
+    activation: str = hyperparameter(
+        "relu", "activation function of the hidden layer", choices=("sigmoid", "tanh", "relu")
     )
-    loss: str = setting(
+    loss: str = hyperparameter(
         "cross_entropy",
         "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)",
         choices=("mse", "cross_entropy"),
-        recipe=True,
     )
-    optimizer: str = setting(
-        "momentum", "optimizer", choices=("sgd", "momentum", "adam"), recipe=True
+    optimizer: str = hyperparameter("momentum", "optimizer", choices=("sgd", "momentum", "adam"))
+    learning_rate: float = hyperparameter(0.3, "peak learning rate", least=0)
+    momentum: float | None = hyperparameter(
+        None, "decay of the velocity; needs --optimizer momentum [default: 0.9]", least=0, below=1
     )
-    learning_rate: float = setting(0.3, "peak learning rate", least=0, recipe=True)
-    momentum: float | None = setting(
-        None,
-        "decay of the velocity; needs --optimizer momentum [default: 0.9]",
-        least=0,
-        below=1,
-        recipe=True,
-    )
-    schedule: str = setting(
+    schedule: str = hyperparameter(
         "cosine",
         "learning rate schedule; the warm-up scales its first rounds",
         choices=("constant", "cosine"),
-        recipe=True,
     )
-    warmup: int = setting(80, "rounds of linear warm-up", least=0, recipe=True)
-    ema: float = setting(
+    warmup: int = hyperparameter(80, "rounds of linear warm-up", least=0)
+    ema: float = hyperparameter(
         0.99,
         "decay of the exponential moving average of the weights; 0 = keep the last weights",
         least=0,
         below=1,
-        recipe=True,
     )
-    pixels: str = setting(
+    pixels: str = hyperparameter(
         "deslanted",
         "preparation of pixels: unit (0 to 1), standard (mean 0, deviation 1) or deslanted "
         "(deskewed, then standard)",
         choices=("unit", "standard", "deslanted"),
-        recipe=True,
     )
-    width: float = setting(
+    width: float = hyperparameter(
         0.0,
         "stretch deslanted digits horizontally to this standard deviation of ink, in pixels; 0 = "
         "off; varies within an ensemble",
         least=0,
         below=28,
-        recipe=True,
     )
-    height: float = setting(
+    height: float = hyperparameter(
         0.0,
         "stretch deslanted digits vertically to this standard deviation of ink, in pixels; 0 = "
         "off; varies within an ensemble",
         least=0,
         below=28,
-        recipe=True,
     )
-    elastic: float = setting(
+    elastic: float = hyperparameter(
         0.8,
         "elastic distortion of training images: root mean square displacement in pixels",
         least=0,
         below=28,
-        recipe=True,
     )
-    rotation: float = setting(
-        10.0, "maximum rotation of training images, in degrees", least=0, below=180, recipe=True
+    rotation: float = hyperparameter(
+        10.0, "maximum rotation of training images, in degrees", least=0, below=180
     )
-    scaling: float = setting(
-        0.1,
-        "maximum change of width and height of training images, as a share",
-        least=0,
-        below=1,
-        recipe=True,
+    scaling: float = hyperparameter(
+        0.1, "maximum change of width and height of training images, as a share", least=0, below=1
     )
-    shear: float = setting(
-        0.1, "maximum shear of training images, in pixels per row", least=0, below=28, recipe=True
+    shear: float = hyperparameter(
+        0.1, "maximum shear of training images, in pixels per row", least=0, below=28
     )
-    shift: float = setting(
-        0.5,
-        "maximum shift of training images along each axis, in pixels",
-        least=0,
-        below=28,
-        recipe=True,
+    shift: float = hyperparameter(
+        0.5, "maximum shift of training images along each axis, in pixels", least=0, below=28
     )
-    stroke: float = setting(
-        0.7,
-        "maximum change of stroke thickness in training images, in pixels",
-        least=0,
-        below=2,
-        recipe=True,
+    stroke: float = hyperparameter(
+        0.7, "maximum change of stroke thickness in training images, in pixels", least=0, below=2
     )
-    cool_down: float = setting(
+    cool_down: float = hyperparameter(
         0.5,
         "weaken the distortions above by this share, gradually over the last 80 % of the rounds",
         least=0,
         below=1,
-        recipe=True,
     )
-    styles: float = setting(
+    styles: float = hyperparameter(
         0.1,
         "share of ones, fours and nines added as redrawn handwriting variants: with a flag, of "
         "straight strokes, with a tail; nets after the first of an ensemble learn a fifth of them",
         least=0,
         below=1,
-        recipe=True,
     )
-    upright: str = setting(
+    upright: str = hyperparameter(
         "after",
         "deskew deslanted training images before or after distorting them",
         choices=("before", "after"),
-        recipe=True,
     )
-    validation_split: float = setting(
-        0.1,
-        "share of the training images held out for validation",
-        least=0,
-        below=1,
-        recipe=True,
+    validation_split: float = hyperparameter(
+        0.1, "share of the training images held out for validation", least=0, below=1
     )
 
     tensorboard: bool = setting(
@@ -240,19 +205,14 @@ class TrainConfig(ReportConfig):
                 f"--momentum has no effect with --optimizer {self.optimizer}; "
                 "leave it out or use --optimizer momentum"
             )
-        deskewing = {
-            "--width": self.width,
-            "--height": self.height,
-            "--upright after": self.upright == "after",
-        }
-        useless = (
-            [] if self.pixels == "deslanted" else [f for f, value in deskewing.items() if value]
-        )
-        if useless:
-            raise UsageError(
-                f"{useless[0]} has no effect with --pixels {self.pixels}; "
-                "leave it out or use --pixels deslanted"
-            )
+        deskewing = {"--width": self.width, "--height": self.height}
+        deskewing["--upright after"] = self.upright == "after"
+        for name, value in deskewing.items():
+            if value and self.pixels != "deslanted":
+                raise UsageError(
+                    f"{name} has no effect with --pixels {self.pixels}; "
+                    "leave it out or use --pixels deslanted"
+                )
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
