@@ -1,11 +1,13 @@
-"""Messages quoted in the documentation are those that the program prints."""
+"""Messages, codes and functions named in the documentation are those of the program."""
 
 import re
+from importlib import import_module
 
 import pytest
 
 from nanograd.console.log_lines import TextLog
 from nanograd.console.summaries import of_demo
+from nanograd.errors import Reason
 from nanograd.runtime.events import (
     FailureKind,
     JobProgress,
@@ -17,7 +19,9 @@ from nanograd.runtime.events import (
 from tests.conftest import ROOT
 
 CLUSTER = (ROOT / "docs/cluster.md").read_text()
-QUOTED_REASONS = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", CLUSTER, re.MULTILINE)
+INGEST = (ROOT / "docs/ingest.md").read_text()
+LABEL_SOURCES = {"folder", "name", "none"}
+QUOTED_MESSAGES = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", CLUSTER, re.MULTILINE)
 
 
 def test_readme_quotes_failures_as_logged() -> None:
@@ -69,7 +73,7 @@ def test_report_page_quotes_progress_as_logged() -> None:
     assert "```\n{}\n{}\n```\n".format(*lines) in (ROOT / "docs/report.md").read_text()
 
 
-@pytest.mark.parametrize("quoted", QUOTED_REASONS)
+@pytest.mark.parametrize("quoted", QUOTED_MESSAGES)
 def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
     sources = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")]
     events = [
@@ -83,4 +87,25 @@ def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
 
 
 def test_cluster_page_quotes_all_kinds_of_messages() -> None:
-    assert len(QUOTED_REASONS) == 8
+    assert len(QUOTED_MESSAGES) == 8
+
+
+def test_reasons_on_the_ingest_page_exist() -> None:
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", INGEST, re.MULTILINE)
+    codes = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)} - LABEL_SOURCES
+
+    assert codes <= set(Reason)
+    assert len(codes) == 12
+
+
+def test_functions_on_the_handwriting_page_exist() -> None:
+    page = (ROOT / "docs/handwriting.md").read_text()
+    names = re.findall(
+        r"`([a-z]+)\.([a-z_]+)`", "".join(re.findall(r"^\| .*$", page, re.MULTILINE))
+    )
+
+    packages = {"form": "nanograd.digits"}
+    for module, function in names:
+        found = import_module(f"{packages.get(module, 'nanograd.pictures')}.{module}")
+        assert callable(getattr(found, function))
+    assert len(names) == 12
