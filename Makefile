@@ -1,7 +1,7 @@
-# demo · test · test-browser · test-cluster · soak · bench · bench-handwriting · check · fmt · docs · clean: the whole list of commands.
+# demo · test · test-browser · test-cluster · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
 PYTHON ?= python3
 BIN := .venv/bin
-# One BLAS thread a process, here as everywhere: see docs/numerics.md.
+# One BLAS thread per process, as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
 .PHONY: demo test test-browser test-cluster soak bench bench-handwriting check fmt docs clean
@@ -12,11 +12,11 @@ demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
 	$(BIN)/pytest
 
-test-browser: .venv/installed  ## the report in Debian's Chromium, which it installs if need be
+test-browser: .venv/installed  ## the report in Debian's Chromium, installed if necessary
 	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 	$(BIN)/pytest tests/browser
 
-test-cluster: .venv/installed  ## three hosts as network namespaces; root; installs what they need on Debian
+test-cluster: .venv/installed  ## three hosts as network namespaces; needs root; installs their requirements on Debian
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { command -v sshd rsync nft tc >/dev/null \
 	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
 	$(BIN)/pytest -m hosts tests/hosts
@@ -24,14 +24,14 @@ test-cluster: .venv/installed  ## three hosts as network namespaces; root; insta
 soak: .venv/installed  ## two hundred kills in one run; ten minutes of damaged pictures
 	$(BIN)/pytest -m soak
 
-bench: .venv/installed  ## against the peers, which it installs; DATA=FOLDER says where MNIST is
+bench: .venv/installed  ## compare with the peers, installed if necessary; DATA=FOLDER of MNIST
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/run.py --data $(or $(DATA),auto)
 
-bench-handwriting: .venv/installed  ## pictures read right, and how fast; PICTURES=FOLDER and DATA=FOLDER say where they are
+bench-handwriting: .venv/installed  ## accuracy and speed on pictures; PICTURES=FOLDER, DATA=FOLDER of MNIST
 	$(BIN)/python benchmarks/run.py --only handwriting --data $(or $(DATA),auto) --pictures $(PICTURES)
 
-check: .venv/installed  ## lint, format, types, floors, doctests, README
+check: .venv/installed  ## lint, format, types, import contracts, doctests, README
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -42,7 +42,7 @@ fmt: .venv/installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: .venv/installed  ## rewrite the help texts in README.md and docs/, run the notebooks
+docs: .venv/installed  ## regenerate the help texts in README.md and docs/, run the notebooks
 	$(BIN)/python scripts/write_help.py
 	$(BIN)/python scripts/run_notebook.py
 
@@ -51,9 +51,9 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "nanograd needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3"; exit 1; }
+	  || { echo "nanograd needs Python 3.11 or newer; select it: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --without-pip .venv \
 	  && $(PYTHON) -m pip --python .venv/bin/python install -q pip; } \
-	  || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	  || { echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
