@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from io import BytesIO, StringIO
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import click
 from PIL import Image
@@ -25,7 +24,7 @@ from rich.text import Text
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.console.terminal import LiveView
-from nanograd.runtime.events import EpochFinished, Event, Message, TrainingProgress, info
+from nanograd.runtime.events import Event, Message, TrainingProgress, info
 from scripts import chromium
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -98,37 +97,33 @@ def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> str:
 
 def capture_terminal(browser: Browser) -> Iterator[tuple[str, bytes]]:
     """Yield the live view of a training run, two thirds through."""
-    with tempfile.TemporaryDirectory() as folder:
-        events = _record_run(f"{folder}/run")
     console = Console(record=True, width=88, file=StringIO(), force_terminal=True)
     console.print(
         Text("$ nanograd train --data sample --epochs 40 --workers 0 --output runs/1", style="bold")
     )
-    view = LiveView(console)
-    for event in events[:-1]:
-        if isinstance(event, Message):
-            view(info(str(event).replace(f"{folder}/run", "runs/1")))
-        elif isinstance(event, EpochFinished):
-            view(event)
-    console.print(view.view(cast("TrainingProgress", events[-1])))
-    svg = console.export_svg(title="nanograd train", theme=MONOKAI)
+    view, complete = LiveView(console), False
+
+    def draw_event(event: Event) -> None:
+        nonlocal complete
+        if complete:
+            return
+        if isinstance(event, TrainingProgress):
+            # Drawn as it comes: the bar measures the time left by its own clock.
+            drawing = view.view(event)
+            if complete := 3 * event.round >= 2 * event.rounds:
+                console.print(drawing)
+        else:
+            view(info(str(event).replace(place, "runs/1")) if isinstance(event, Message) else event)
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/run"
+        config = TrainConfig(data="sample", workers=0, epochs=40, output=place)
+        commands.train(config, draw_event)
     page = browser.new_page(viewport={"width": 1000, "height": 400}, device_scale_factor=1.25)
-    page.set_content(svg)
+    page.set_content(console.export_svg(title="nanograd train", theme=MONOKAI))
     picture = _reduce(page.locator("svg").first.screenshot)
     page.close()
     yield "terminal", picture
-
-
-def _record_run(place: str) -> list[Event]:
-    """Return the events of a training run until it is two thirds through."""
-    events: list[Event] = []
-    commands.train(TrainConfig(data="sample", workers=0, epochs=40, output=place), events.append)
-    end = next(
-        number
-        for number, event in enumerate(events)
-        if isinstance(event, TrainingProgress) and 3 * event.round >= 2 * event.rounds
-    )
-    return events[: end + 1]
 
 
 @contextmanager
