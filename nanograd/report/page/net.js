@@ -1,9 +1,11 @@
 // The net: 28 x 28 bytes to ten scores, as nanograd/digits/preparation.py, nanograd/digits/deskew.py
 // and nanograd/nn/mlp.py compute them.
 
+const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
 // 16-bit weights with a factor for each unit, 32-bit biases: see nanograd/report/drawing.py.
 function unpack(net) {
-  const bytes = Uint8Array.from(atob(net.data), (letter) => letter.charCodeAt(0));
+  const bytes = fromBase64(net.data);
   let start = 0;
   const take = (kind, length) => {
     const part = bytes.slice(start, start + length * kind.BYTES_PER_ELEMENT);
