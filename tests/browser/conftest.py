@@ -1,18 +1,15 @@
-"""One browser and one report for all tests of the page."""
+"""One browser and one report of each kind for all tests of the page."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser
 
-from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
-from nanograd.report import training_report
+from nanograd.report import prediction_report, training_report
 from scripts import chromium
+from tests.helpers.reports import predict_digits
 from tests.helpers.runs import train
 
 
@@ -28,7 +25,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small trained run with its report."""
+    """Return a small training run with its report."""
     place = tmp_path_factory.mktemp("browser") / "run"
     train(few_digits, place, hidden=32, epochs=4)
     training_report.write(str(place), few_digits.test)
@@ -44,15 +41,12 @@ def address(run: Path) -> str:
 def predictions(
     run: Path, sample: Mnist, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """Reports of two small predictions, with labels and without, each with a bad row."""
+    """Return the addresses of two reports, with labels and without, each with a bad row."""
     place = tmp_path_factory.mktemp("predictions")
     digits = sample.test.take(slice(0, 193))
-    pictures = [*(image.tobytes() for image in digits.images), b"no picture"]
-    found = {}
-    for name, labels in (("labelled", [*digits.labels.tolist(), 7]), ("unlabelled", [None] * 194)):
-        table = pa.table({"image": pictures, "label": pa.array(labels, pa.int8())})
-        pq.write_table(table, place / f"{name}.parquet")
-        config = PredictConfig(model=str(run / "model"), output=str(place / name), workers=0)
-        commands.predict(config, [str(place / f"{name}.parquet")], [].append)
-        found[name] = (place / name / training_report.NAME).as_uri()
-    return found
+    for name, num_labelled in (("labelled", 193), ("unlabelled", 0)):
+        predict_digits(run, digits, place / "rows", num_labelled, place / name)
+    return {
+        name: (place / name / prediction_report.NAME).as_uri()
+        for name in ("labelled", "unlabelled")
+    }

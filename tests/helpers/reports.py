@@ -1,9 +1,16 @@
-"""Reports as an HTML parser sees them."""
+"""Reports as an HTML parser sees them, and small predictions to report."""
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanograd import commands
+from nanograd.config.command_configs import PredictConfig
+from nanograd.data.dataset import Dataset
 from nanograd.report import html
 
 MAX_BYTES = 3_000_000
@@ -51,3 +58,14 @@ def check_page(text: str) -> Page:
 def render_source(source: str, **values: Any) -> str:
     """Fill in a template given as text, which may import those of the reports."""
     return html._environment().from_string(source).render(values)
+
+
+def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, output: Path) -> None:
+    """Predict digits, the first of them labelled, and a bad row, stored in the folder `rows`."""
+    labels = [*digits.labels[:num_labelled].tolist(), *[None] * (len(digits) + 1 - num_labelled)]
+    pictures = [*(image.tobytes() for image in digits.images), b"no picture"]
+    rows.mkdir(exist_ok=True)
+    table = pa.table({"image": pictures, "label": pa.array(labels, pa.int8())})
+    pq.write_table(table, rows / "<s>.parquet")
+    config = PredictConfig(model=str(run / "model"), output=str(output), workers=0)
+    commands.predict(config, [str(rows)], [].append)

@@ -8,7 +8,7 @@ from typing import Any
 from nanograd.data.mnist import Mnist
 from nanograd.report import prediction_report, training_report
 from nanograd.report.html import render
-from tests.helpers.pages import check_page
+from tests.helpers.reports import check_page
 from tests.report.conftest import Predict
 
 HOSTILE = "'\"></title></style></script></td><hostile onload=x>&amp;{{ 7 * 7 }}{% x %}"

@@ -169,21 +169,16 @@ def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
     assert Image.open(BytesIO(data)).format == "PNG"
 
 
-def test_earlier_sheet_is_replaced_and_not_inspected(folder: Path) -> None:
-    output = str(folder / "sheet.png")
+def test_output_replaces_an_earlier_sheet_but_no_picture(folder: Path) -> None:
+    output, before = str(folder / "sheet.png"), (folder / "mnist.png").read_bytes()
 
     first, _, _ = inspect(folder / "mnist.png", output=output)
     again, _, _ = inspect(folder, output=output)
 
+    # The sheet lies in the folder of its pictures and is none of them.
     assert (first["pictures"], again["pictures"]) == (1, 4)
-
-
-def test_picture_is_never_overwritten(folder: Path) -> None:
-    before = (folder / "mnist.png").read_bytes()
-
     with pytest.raises(OutputExistsError, match=r"is not a sheet of this command"):
         inspect(folder, output=str(folder / "mnist.png"))
-
     assert (folder / "mnist.png").read_bytes() == before
 
 

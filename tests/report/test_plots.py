@@ -1,5 +1,4 @@
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,20 +68,13 @@ def test_missing_extra_is_reported_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_plots_of_a_finished_run_are_written(tmp_path: Path) -> None:
-    without = TrainConfig(data="sample", workers=0, epochs=1, output=str(tmp_path / "run"))
-    commands.train(without, [].append)
+def test_flag_adds_plots_to_a_finished_run(tmp_path: Path) -> None:
+    words = ["train", "--data", "sample", "--workers", "0", "--epochs", "2", "--committee", "2"]
 
-    commands.train(replace(without, plots=True), [].append)
+    for flags in ([], ["--plots"]):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*words, "--output", str(tmp_path / "run"), *flags])
+        assert exit_.value.code == 0
+        assert (tmp_path / "run" / plots.FOLDER).exists() == bool(flags)
 
     assert "confusion" in written(tmp_path / "run")
-
-
-def test_flag_of_the_command_line_writes_plots(tmp_path: Path) -> None:
-    words = ["--data", "sample", "--workers", "0", "--epochs", "2", "--committee", "2"]
-
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["train", *words, "--plots", "--output", str(tmp_path / "run")])
-
-    assert exit_.value.code == 0
-    assert "speed" in written(tmp_path / "run")

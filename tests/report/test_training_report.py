@@ -8,14 +8,13 @@ import pytest
 
 from nanograd import commands
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture, Params
 from nanograd.report import accuracy, training_report
 from nanograd.report.charts import Axis, Bars, Chart, Line, Mark
 from nanograd.runtime.events import Event, Level
-from tests.helpers.pages import Page, check_page, render_source
+from tests.helpers.reports import Page, check_page, render_source
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +63,7 @@ def test_failures_are_marked_and_listed(run: Path, few_digits: Mnist) -> None:
     assert all(event["sentence"] in Page(html).text for event in events)
 
 
-def test_report_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither a finished training run"):
-        training_report.read_run(str(tmp_path))
-
-
-def test_failure_to_write_a_report_is_a_warning(tmp_path: Path, few_digits: Mnist) -> None:
+def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mnist) -> None:
     events: list[Event] = []
 
     place = str(tmp_path / "gone")
@@ -81,6 +75,7 @@ def test_failure_to_write_a_report_is_a_warning(tmp_path: Path, few_digits: Mnis
     [warning] = events
     assert warning.level is Level.WARNING
     assert str(warning).startswith("no report")
+    assert "neither a finished training run nor" in str(warning)
 
 
 def test_command_writes_the_report_again(run: Path) -> None:
