@@ -32,22 +32,14 @@ _RECORD_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job and its output.
+    """A job and its output."""
 
-    Args:
-        place: output folder or URI.
-        identity: inputs, model and settings that determine the output.
-        parts: the whole work.
-        overwrite: whether to replace another job's output.
-        max_error_rate: share of the rows that may go to quarantine.
-        summarise: turns the sum of all receipts into the summary.
-    """
-
-    place: str
-    identity: dict[str, Any]
-    parts: Sequence[Part] = field(repr=False)
-    overwrite: bool
-    max_error_rate: float = 1.0
+    place: str  # output folder or URI
+    identity: dict[str, Any]  # inputs, model and settings that determine the output
+    parts: Sequence[Part] = field(repr=False)  # the whole work
+    overwrite: bool  # whether to replace another job's output
+    max_error_rate: float = 1.0  # share of the rows that may go to quarantine
+    # Turns the sum of all receipts into the summary.
     summarise: Callable[[Receipt], dict[str, Any]] = dict
 
     def path(self, *names: str) -> str:
@@ -56,19 +48,12 @@ class Job:
 
 
 class JobResult(NamedTuple):
-    """The result of a command for a job.
+    """The result of a command for a job."""
 
-    Args:
-        summary: of the whole job, including parts that earlier commands did.
-        rows: done by this command.
-        began: `perf_counter` at the start of its first part.
-        ended: `perf_counter` after `_SUCCESS`; equal to `began` if no part was left.
-    """
-
-    summary: dict[str, Any]
-    rows: int
-    began: float
-    ended: float
+    summary: dict[str, Any]  # of the whole job, including parts that earlier commands did
+    rows: int  # done by this command
+    began: float  # `perf_counter` at the start of its first part
+    ended: float  # `perf_counter` after `_SUCCESS`; equal to `began` if no part was left
 
 
 def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobResult:

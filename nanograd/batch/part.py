@@ -21,28 +21,19 @@ _OF_PART = ("part", "inputs", "files")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of a job that is committed as a whole.
+    """A piece of a job that is committed as a whole."""
 
-    Args:
-        id: names its output files.
-        files: the input files it reads.
-        row_groups: of the one Parquet file it reads, first and end; empty for whole files.
-        skip: rows of the first of them that belong to another part.
-        first_row: number of the first of its rows in that file.
-        num_rows: rows it must account for.
-        labels: of its files, as planned; empty where labels are in the files.
-        rejection: of its file, if that cannot be read.
-        below: folder in the output for what it makes, while another job's output stands there.
-    """
-
-    id: str
-    files: tuple[str, ...]
+    id: str  # names its output files
+    files: tuple[str, ...]  # the input files it reads
+    # Of the one Parquet file it reads, first and end; empty for whole files.
     row_groups: tuple[int, ...] = ()
-    skip: int = 0
-    first_row: int = 0
-    num_rows: int = 0
+    skip: int = 0  # rows of the first of them that belong to another part
+    first_row: int = 0  # number of the first of its rows in that file
+    num_rows: int = 0  # rows it must account for
+    # Of its files, as planned; empty where labels are in the files.
     labels: tuple[int | None, ...] = ()
-    rejection: Rejection | None = None
+    rejection: Rejection | None = None  # of its file, if that cannot be read
+    # Folder in the output for what it makes, while another job's output stands there.
     below: str = ""
 
     def to_json(self) -> str:
@@ -59,15 +50,10 @@ class Part:
 
 
 class DonePart(NamedTuple):
-    """A part that was just done.
+    """A part that was just done."""
 
-    Args:
-        receipt: its account.
-        seconds: the time it took, where it ran.
-    """
-
-    receipt: Receipt
-    seconds: float
+    receipt: Receipt  # its account
+    seconds: float  # the time it took, where it ran
 
 
 Work: TypeAlias = Callable[[Part], Receipt]

@@ -31,17 +31,11 @@ CONCURRENT = "concurrent"
 
 @dataclass(frozen=True)
 class ActorIdentity:
-    """Identity of an actor's process.
+    """Identity of an actor's process."""
 
-    Args:
-        host: Ray's id of its node.
-        pid: its process id there.
-        fingerprint: of numpy and BLAS, which determine the bits.
-    """
-
-    host: str
-    pid: int
-    fingerprint: str
+    host: str  # Ray's id of its node
+    pid: int  # its process id there
+    fingerprint: str  # of numpy and BLAS, which determine the bits
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,11 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """Workers whose start has ended.
+    """Workers whose start has ended."""
 
-    Args:
-        joined: ranks that are present now; they hold no shards yet.
-        failed: why others did not start, by rank.
-    """
-
+    # Ranks that are present now; they hold no shards yet.
     joined: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)  # why others did not start, by rank
 
 
 class Members:

@@ -49,23 +49,14 @@ _CAN_SHARE = sys.platform == "linux" and platform.machine() == "x86_64"
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryAddress:
-    """Location and layout of a memory segment.
+    """Location and layout of a memory segment."""
 
-    Args:
-        pid: the process that created it.
-        descriptor: its file descriptor there; -1 without anonymous files.
-        bell: the file descriptor of the pipe there.
-        token: random; proves that the right file was opened.
-        num_parameters: P.
-        nodes: the tree nodes that workers send, in the order of their slots.
-    """
-
-    pid: int
-    descriptor: int
-    bell: int
-    token: int
-    num_parameters: int
-    nodes: tuple[TreeNode, ...]
+    pid: int  # the process that created it
+    descriptor: int  # its file descriptor there; -1 without anonymous files
+    bell: int  # the file descriptor of the pipe there
+    token: int  # random; proves that the right file was opened
+    num_parameters: int  # P
+    nodes: tuple[TreeNode, ...]  # the tree nodes that workers send, in the order of their slots
 
     @property
     def num_words(self) -> int:

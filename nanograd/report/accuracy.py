@@ -22,28 +22,18 @@ Floats = NDArray[np.floating]
 
 
 class Cell(NamedTuple):
-    """A cell of a confusion matrix.
+    """A cell of a confusion matrix."""
 
-    Args:
-        images: their number.
-        kind: hit, miss or none, a class of page.css.
-        share: strength of its shade, in percent.
-    """
-
-    images: int
-    kind: str
-    share: int
+    images: int  # their number
+    kind: str  # hit, miss or none, a class of page.css
+    share: int  # strength of its shade, in percent
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Predictions by true class.
+    """Predictions by true class."""
 
-    Args:
-        counts: (10, 10) images, row = true class.
-    """
-
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # (10, 10) images, row = true class
 
     def cells(self) -> list[list[Cell]]:
         """Return the rows; hits are shaded relative to the largest hit, misses likewise."""
@@ -116,21 +106,13 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
 
 
 class Mistake(NamedTuple):
-    """A misclassified image.
+    """A misclassified image."""
 
-    Args:
-        image: ink dark on white.
-        label: its true class.
-        prediction: its predicted class.
-        confidence: the score of the prediction.
-        origin: file and row; empty for test images.
-    """
-
-    image: InlineImage
-    label: int
-    prediction: int
-    confidence: float
-    origin: str = ""
+    image: InlineImage  # ink dark on white
+    label: int  # its true class
+    prediction: int  # its predicted class
+    confidence: float  # the score of the prediction
+    origin: str = ""  # file and row; empty for test images
 
 
 def draw_digit(pixels: NDArray[np.uint8], label: int) -> InlineImage:

@@ -7,21 +7,13 @@ from typing import ClassVar, NamedTuple
 
 
 class Axis(NamedTuple):
-    """One axis of a plot.
+    """One axis of a plot."""
 
-    Args:
-        name: quantity and unit.
-        low: value at its beginning.
-        high: value at its end.
-        spec: format of a value.
-        log: whether the scale is logarithmic.
-    """
-
-    name: str
-    low: float
-    high: float
-    spec: str
-    log: bool = False
+    name: str  # quantity and unit
+    low: float  # value at its beginning
+    high: float  # value at its end
+    spec: str  # format of a value
+    log: bool = False  # whether the scale is logarithmic
 
     def format(self, value: float) -> str:
         """Return a value as text."""
@@ -66,17 +58,11 @@ def fit_axis(values: Sequence[float], name: str, spec: str, low: float | None = 
 
 
 class Line(NamedTuple):
-    """A line through points.
+    """A line through points."""
 
-    Args:
-        name: entry in the legend.
-        points: (x, y), finite.
-        style: main, second or guide, a class of page.css.
-    """
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    style: str = "main"
+    name: str  # entry in the legend
+    points: Sequence[tuple[float, float]]  # (x, y), finite
+    style: str = "main"  # main, second or guide, a class of page.css
 
     @property
     def heights(self) -> list[float]:
@@ -85,52 +71,31 @@ class Line(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Bars that stand on the x axis.
+    """Bars that stand on the x axis."""
 
-    Args:
-        name: entry in the legend.
-        spans: beginning and end of each on the x axis.
-        heights: of each.
-        style: see Line.
-    """
-
-    name: str
-    spans: Sequence[tuple[float, float]]
-    heights: Sequence[float]
-    style: str = "main"
+    name: str  # entry in the legend
+    spans: Sequence[tuple[float, float]]  # beginning and end of each on the x axis
+    heights: Sequence[float]  # of each
+    style: str = "main"  # see Line
 
 
 class Mark(NamedTuple):
-    """An event at one place of the x axis.
+    """An event at one place of the x axis."""
 
-    Args:
-        x: the place.
-        text: description.
-        style: failed, joined or other, a class of page.css.
-    """
-
-    x: float
-    text: str
-    style: str
+    x: float  # the place
+    text: str  # description
+    style: str  # failed, joined or other, a class of page.css
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot.
+    """A plot."""
 
-    Args:
-        title: above it.
-        x: horizontal axis.
-        y: vertical axis.
-        series: lines and bars; a legend names them if there are several.
-        marks: vertical lines.
-    """
-
-    title: str
-    x: Axis
-    y: Axis
-    series: Sequence[Line | Bars]
-    marks: Sequence[Mark] = ()
+    title: str  # above it
+    x: Axis  # horizontal axis
+    y: Axis  # vertical axis
+    series: Sequence[Line | Bars]  # lines and bars; a legend names them if there are several
+    marks: Sequence[Mark] = ()  # vertical lines
 
     # The area between the axes, in pixels of the SVG, which is WIDTH x HEIGHT.
     WIDTH: ClassVar[int] = 480

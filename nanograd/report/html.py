@@ -17,19 +17,12 @@ if TYPE_CHECKING:
 
 
 class InlineImage(NamedTuple):
-    """A PNG image inside a page.
+    """A PNG image inside a page."""
 
-    Args:
-        data: the file in base64.
-        width: pixels.
-        height: pixels.
-        alt: description for screen readers.
-    """
-
-    data: str
-    width: int
-    height: int
-    alt: str
+    data: str  # the file in base64
+    width: int  # pixels
+    height: int  # pixels
+    alt: str  # description for screen readers
 
 
 def render(template: str, **values: Any) -> str:

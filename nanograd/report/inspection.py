@@ -21,23 +21,16 @@ SMALL_SIDE = 320
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """One picture, step by step.
+    """One picture, step by step."""
 
-    Args:
-        file: path or URI.
-        picture: the decoded picture, no side above SMALL_SIDE; None if decoding failed.
-        size: width and height as decoded.
-        steps: results of the steps of the normaliser.
-        scores: (10,) float32 of the model; None without a model or an image.
-        refused: the reason why there is no image.
-    """
-
-    file: str
+    file: str  # path or URI
+    # The decoded picture, no side above SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
-    size: tuple[int, int] = (0, 0)
-    steps: Steps | None = None
+    size: tuple[int, int] = (0, 0)  # width and height as decoded
+    steps: Steps | None = None  # results of the steps of the normaliser
+    # (10,) float32 of the model; None without a model or an image.
     scores: NDArray[np.float32] | None = None
-    refused: UnreadableError | None = None
+    refused: UnreadableError | None = None  # the reason why there is no image
 
     @property
     def prediction(self) -> int | None:

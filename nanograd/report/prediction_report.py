@@ -27,21 +27,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedPrediction:
-    """Contents of the output folder of a prediction.
+    """Contents of the output folder of a prediction."""
 
-    Args:
-        place: the folder.
-        summary: `_summary.json`.
-        job: settings and model that determine the output.
-        files: name and checksum of each file that was written.
-        progress: rows of `_metrics.jsonl`; may be empty.
-    """
-
-    place: str
-    summary: Row
-    job: Row
-    files: Mapping[str, str]
-    progress: Sequence[Row]
+    place: str  # the folder
+    summary: Row  # `_summary.json`
+    job: Row  # settings and model that determine the output
+    files: Mapping[str, str]  # name and checksum of each file that was written
+    progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
 
 
 def is_prediction(place: str) -> bool:

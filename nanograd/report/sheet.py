@@ -42,15 +42,10 @@ Pixels = NDArray[np.uint8]
 
 
 class Panel(NamedTuple):
-    """The picture of one step.
+    """The picture of one step."""
 
-    Args:
-        caption: text above it.
-        image: SIDE pixels high, RGB.
-    """
-
-    caption: str
-    image: Image.Image
+    caption: str  # text above it
+    image: Image.Image  # SIDE pixels high, RGB
 
 
 def check_output(place: str) -> None:

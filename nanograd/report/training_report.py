@@ -31,23 +31,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """Contents of a run directory.
+    """Contents of a run directory."""
 
-    Args:
-        place: the run directory.
-        config: its settings, resolved.
-        epochs: rows of metrics.jsonl, epochs and rounds counted through all nets.
-        events: rows of events.jsonl, rounds counted likewise.
-        model: the result.
-        versions: of the packages that trained it.
-    """
-
-    place: str
-    config: Row
-    epochs: Sequence[Row]
-    events: Sequence[Row]
-    model: Model
-    versions: Row
+    place: str  # the run directory
+    config: Row  # its settings, resolved
+    epochs: Sequence[Row]  # rows of metrics.jsonl, epochs and rounds counted through all nets
+    events: Sequence[Row]  # rows of events.jsonl, rounds counted likewise
+    model: Model  # the result
+    versions: Row  # of the packages that trained it
 
 
 def write(place: str, test: Dataset, *, as_png: bool = False) -> str:

@@ -41,14 +41,10 @@ _UNRECORDED = {"recorded": False}
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a job.
-
-    Args:
-        level: its severity.
-    """
+    """Something that happened in a job."""
 
     name: ClassVar[str]
-    level: Level = field(default=Level.INFO, metadata=_UNRECORDED)
+    level: Level = field(default=Level.INFO, metadata=_UNRECORDED)  # its severity
 
     def record(self) -> dict[str, Any]:
         """Return the event as a JSON object."""
@@ -75,14 +71,10 @@ def broadcast(*listeners: Listener) -> Listener:
 
 @dataclass(frozen=True, kw_only=True)
 class Message(Event):
-    """A sentence for people.
-
-    Args:
-        text: the sentence.
-    """
+    """A sentence for people."""
 
     name: ClassVar[str] = "message"
-    text: str
+    text: str  # the sentence
 
     def __str__(self) -> str:
         return self.text
@@ -107,41 +99,25 @@ def warning(text: str) -> Message:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
-    """Metrics of a finished epoch: a line of `metrics.jsonl`.
+    """Metrics of a finished epoch: a line of `metrics.jsonl`."""
 
-    Args:
-        epoch: its number, from 1.
-        round: the next round to compute.
-        loss: mean over the images of the epoch.
-        val_accuracy: on the validation images, 0 to 1; None without any.
-        learning_rate: of its last round.
-        train_s: seconds since training began, pauses aside.
-        images_per_s: training images a second.
-    """
-
-    epoch: int
-    round: int
-    loss: float
-    val_accuracy: float | None
-    learning_rate: float
-    train_s: float
-    images_per_s: int
+    epoch: int  # its number, from 1
+    round: int  # the next round to compute
+    loss: float  # mean over the images of the epoch
+    val_accuracy: float | None  # on the validation images, 0 to 1; None without any
+    learning_rate: float  # of its last round
+    train_s: float  # seconds since training began, pauses aside
+    images_per_s: int  # training images a second
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFinished(Event):
-    """An epoch is complete and its checkpoint is saved.
-
-    Args:
-        metrics: of the epoch.
-        net: number of the net in an ensemble, from 1.
-        nets: size of the ensemble.
-    """
+    """An epoch is complete and its checkpoint is saved."""
 
     name: ClassVar[str] = "epoch"
-    metrics: EpochMetrics
-    net: int = 1
-    nets: int = 1
+    metrics: EpochMetrics  # of the epoch
+    net: int = 1  # number of the net in an ensemble, from 1
+    nets: int = 1  # size of the ensemble
 
     def record(self) -> dict[str, Any]:
         """Return the event as a JSON object."""
@@ -151,53 +127,32 @@ class EpochFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress(Event):
-    """Progress of a training run, after each segment of rounds.
-
-    Args:
-        net: number of the net in an ensemble, from 1.
-        nets: size of the ensemble.
-        epoch: the current epoch, from 1.
-        epochs: epochs of a net.
-        round: rounds applied, over all nets.
-        rounds: rounds of the whole run.
-        image: images trained on, each counted once an epoch.
-        rounds_per_s: over the last seconds.
-        images_per_s: over the last seconds.
-        loss: mean training loss of the current epoch; None until it is known.
-        val_accuracy: of the last epoch; None without one.
-        left_s: estimated seconds to the end; None until it is known.
-        workers: state of each rank.
-        complete: whether this is the last round.
-    """
+    """Progress of a training run, after each segment of rounds."""
 
     name: ClassVar[str] = "progress"
     command: str = "train"
-    net: int = 1
-    nets: int = 1
-    epoch: int
-    epochs: int
-    round: int
-    rounds: int
-    image: int
-    rounds_per_s: float
-    images_per_s: int
-    loss: float | None
-    val_accuracy: float | None
-    left_s: float | None
-    workers: Mapping[str, WorkerState]
-    complete: bool
+    net: int = 1  # number of the net in an ensemble, from 1
+    nets: int = 1  # size of the ensemble
+    epoch: int  # the current epoch, from 1
+    epochs: int  # epochs of a net
+    round: int  # rounds applied, over all nets
+    rounds: int  # rounds of the whole run
+    image: int  # images trained on, each counted once an epoch
+    rounds_per_s: float  # over the last seconds
+    images_per_s: int  # over the last seconds
+    loss: float | None  # mean training loss of the current epoch; None until it is known
+    val_accuracy: float | None  # of the last epoch; None without one
+    left_s: float | None  # estimated seconds to the end; None until it is known
+    workers: Mapping[str, WorkerState]  # state of each rank
+    complete: bool  # whether this is the last round
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFinished(Event):
-    """A training run is complete.
-
-    Args:
-        result: the result line of `nanograd train`.
-    """
+    """A training run is complete."""
 
     name: ClassVar[str] = "result"
-    result: Mapping[str, Any]
+    result: Mapping[str, Any]  # the result line of `nanograd train`
 
     def record(self) -> dict[str, Any]:
         """Return the event as a JSON object."""
@@ -209,48 +164,29 @@ class TrainingFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress(Event):
-    """Progress of a batch job, after each part.
-
-    Args:
-        command: ingest or predict.
-        part: parts done.
-        parts: parts of the whole job.
-        row: rows accounted for.
-        rows: rows of the whole job.
-        rows_per_s: since the first part was started.
-        quarantined: rows in quarantine.
-        time_s: seconds since the first part was started.
-        left_s: estimated seconds to the end; None until it is known.
-        complete: whether this is the last part.
-    """
+    """Progress of a batch job, after each part."""
 
     name: ClassVar[str] = "progress"
-    command: str
-    part: int
-    parts: int
-    row: int
-    rows: int
-    rows_per_s: float
-    quarantined: int
-    time_s: float
-    left_s: float | None
-    complete: bool
+    command: str  # ingest or predict
+    part: int  # parts done
+    parts: int  # parts of the whole job
+    row: int  # rows accounted for
+    rows: int  # rows of the whole job
+    rows_per_s: float  # since the first part was started
+    quarantined: int  # rows in quarantine
+    time_s: float  # seconds since the first part was started
+    left_s: float | None  # estimated seconds to the end; None until it is known
+    complete: bool  # whether this is the last part
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScored(Event):
-    """A test image was classified (`nanograd evaluate --verbose`).
-
-    Args:
-        label: its class.
-        scores: one for each class.
-        prediction: the class with the best score.
-    """
+    """A test image was classified (`nanograd evaluate --verbose`)."""
 
     name: ClassVar[str] = "image"
-    label: int
-    scores: tuple[float, ...]
-    prediction: int
+    label: int  # its class
+    scores: tuple[float, ...]  # one for each class
+    prediction: int  # the class with the best score
 
     def __str__(self) -> str:
         scores = " ".join(f"{score:.6f}" for score in self.scores)
@@ -290,20 +226,15 @@ class GroupStarted(GroupEvent):
 class WorkerFailed(GroupEvent):
     """A worker failed.
 
-    Args:
-        rank: of the worker.
-        round: the round that is computed again.
-        how: the kind of failure.
-        heirs: the shards that other ranks took over.
-
     >>> str(WorkerFailed(rank=2, round=812, how=FailureKind.KILLED, heirs={0: [4, 5]}))
     'worker 2 failed at round 812 (killed); shards 4-5 now on worker 0; 0 rounds lost'
     """
 
     name: ClassVar[str] = "lost"
-    rank: int
-    round: int
-    how: FailureKind
+    rank: int  # of the worker
+    round: int  # the round that is computed again
+    how: FailureKind  # the kind of failure
+    # The shards that other ranks took over.
     heirs: Mapping[int, Sequence[int]] = field(metadata=_UNRECORDED)
 
     def __str__(self) -> str:
@@ -344,18 +275,12 @@ class RoundRetried(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFailed(GroupEvent):
-    """The parameter server failed; a new one continues from the newest copy of its state.
-
-    Args:
-        round: the round it was computing.
-        reason: what Ray reported.
-        copy: the round of the copy.
-    """
+    """The parameter server failed; a new one continues from the newest copy of its state."""
 
     name: ClassVar[str] = "server_lost"
-    round: int
-    reason: str = field(metadata=_UNRECORDED)
-    copy: int = field(metadata=_UNRECORDED)
+    round: int  # the round it was computing
+    reason: str = field(metadata=_UNRECORDED)  # what Ray reported
+    copy: int = field(metadata=_UNRECORDED)  # the round of the copy
 
     def __str__(self) -> str:
         return (

@@ -30,30 +30,20 @@ _NAME = re.compile(r"round-(\d{9})-([0-9a-f]{16})\.safetensors")
 
 @dataclass(kw_only=True)
 class History:
-    """The finished part of a run.
+    """The finished part of a run."""
 
-    Args:
-        epochs: metrics of each finished epoch.
-        train_s: seconds since training began, evaluation and checkpoints included, pauses not.
-    """
-
-    epochs: list[EpochMetrics] = field(default_factory=list)
+    epochs: list[EpochMetrics] = field(default_factory=list)  # metrics of each finished epoch
+    # Seconds since training began, evaluation and checkpoints included, pauses not.
     train_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A run as it is stored, so that another process can continue it.
+    """A run as it is stored, so that another process can continue it."""
 
-    Args:
-        identity: the settings and data that determine the run's bits.
-        snapshot: the state of training.
-        history: the finished part.
-    """
-
-    identity: dict[str, Any]
-    snapshot: Snapshot
-    history: History
+    identity: dict[str, Any]  # the settings and data that determine the run's bits
+    snapshot: Snapshot  # the state of training
+    history: History  # the finished part
 
 
 class CheckpointSaver:

@@ -13,37 +13,21 @@ from nanograd.nn.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything beside the training images that determines the bits of a trained net.
+    """Everything beside the training images that determines the bits of a trained net."""
 
-    Args:
-        architecture: the net.
-        preparation: how pixels become inputs.
-        plan: which images each round uses.
-        distortion: how strongly training images are distorted.
-        cool_down: share by which the distortion falls toward the last round.
-        upright_last: deskew images after distorting them, instead of once before.
-        epochs: passes over the training set.
-        optimizer: sgd, momentum or adam.
-        momentum: decay of the velocity.
-        schedule: constant or cosine.
-        learning_rate: its peak.
-        num_warm_up: rounds of linear warm-up.
-        ema: decay of the exponential average of the weights; 0 for none.
-    """
-
-    architecture: Architecture
-    preparation: Preparation
-    plan: BatchPlan
-    distortion: Distortion
-    cool_down: float
-    upright_last: bool
-    epochs: int
-    optimizer: str
-    momentum: float
-    schedule: str
-    learning_rate: float
-    num_warm_up: int
-    ema: float
+    architecture: Architecture  # the net
+    preparation: Preparation  # how pixels become inputs
+    plan: BatchPlan  # which images each round uses
+    distortion: Distortion  # how strongly training images are distorted
+    cool_down: float  # share by which the distortion falls toward the last round
+    upright_last: bool  # deskew images after distorting them, instead of once before
+    epochs: int  # passes over the training set
+    optimizer: str  # sgd, momentum or adam
+    momentum: float  # decay of the velocity
+    schedule: str  # constant or cosine
+    learning_rate: float  # its peak
+    num_warm_up: int  # rounds of linear warm-up
+    ema: float  # decay of the exponential average of the weights; 0 for none
 
     @property
     def num_rounds(self) -> int:

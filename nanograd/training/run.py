@@ -36,42 +36,25 @@ _RESUME = "the same settings with --output {}, without --overwrite, continue"
 
 @dataclass(frozen=True, kw_only=True)
 class NetPlan:
-    """A net to train.
+    """A net to train."""
 
-    Args:
-        recipe: the computation.
-        variants: share of ones, fours and nines added as handwriting variants.
-    """
-
-    recipe: Recipe
-    variants: float
+    recipe: Recipe  # the computation
+    variants: float  # share of ones, fours and nines added as handwriting variants
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """A run: its nets, its images and its directory.
+    """A run: its nets, its images and its directory."""
 
-    Args:
-        place: the run directory, a folder or URI.
-        settings: content of config.toml.
-        identity: the settings and data that determine the bits of the result.
-        about: facts for the model's manifest: data, preset, workers, shards, seed.
-        nets: one, or the members of an ensemble.
-        training: images to train on.
-        validation: images to evaluate each epoch on; may be empty.
-        test: images to test the finished model on, once.
-        overwrite: whether to replace an earlier run.
-    """
-
-    place: str
-    settings: bytes
-    identity: dict[str, Any]
-    about: dict[str, Any]
-    nets: Sequence[NetPlan]
-    training: Dataset
-    validation: Dataset
-    test: Dataset
-    overwrite: bool = False
+    place: str  # the run directory, a folder or URI
+    settings: bytes  # content of config.toml
+    identity: dict[str, Any]  # the settings and data that determine the bits of the result
+    about: dict[str, Any]  # facts for the model's manifest: data, preset, workers, shards, seed
+    nets: Sequence[NetPlan]  # one, or the members of an ensemble
+    training: Dataset  # images to train on
+    validation: Dataset  # images to evaluate each epoch on; may be empty
+    test: Dataset  # images to test the finished model on, once
+    overwrite: bool = False  # whether to replace an earlier run
 
 
 def train_run(

@@ -24,15 +24,10 @@ from nanograd.training.worker import Contribution, add
 
 @dataclass(frozen=True, kw_only=True)
 class LossSum:
-    """The training loss of an epoch so far, added round by round.
+    """The training loss of an epoch so far, added round by round."""
 
-    Args:
-        loss: summed over the images.
-        num_images: their number.
-    """
-
-    loss: float = 0.0
-    num_images: int = 0
+    loss: float = 0.0  # summed over the images
+    num_images: int = 0  # their number
 
     def __add__(self, other: "LossSum") -> "LossSum":
         return LossSum(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
@@ -40,20 +35,14 @@ class LossSum:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The whole state of training between two rounds.
+    """The whole state of training between two rounds."""
 
-    Args:
-        round: the next round to compute; equal to the number of rounds applied.
-        vector: (P,) float32, the parameters.
-        state: the optimiser's vectors.
-        average: (P,) float32, the exponential average of the parameters; None without one.
-        progress: training loss of the epoch of the last applied round.
-    """
-
-    round: int
-    vector: Vector
-    state: State
+    round: int  # the next round to compute; equal to the number of rounds applied
+    vector: Vector  # (P,) float32, the parameters
+    state: State  # the optimiser's vectors
+    # (P,) float32, the exponential average of the parameters; None without one.
     average: Vector | None
+    # Training loss of the epoch of the last applied round.
     progress: LossSum = field(default_factory=LossSum)
 
     def final_vector(self) -> Vector:
@@ -85,15 +74,10 @@ class RefusalReason(Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refused contribution.
+    """A refused contribution."""
 
-    Args:
-        reason: the check that it failed.
-        detail: the difference, for people.
-    """
-
-    reason: RefusalReason
-    detail: str
+    reason: RefusalReason  # the check that it failed
+    detail: str  # the difference, for people
 
     def __str__(self) -> str:
         return self.detail

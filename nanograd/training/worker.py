@@ -24,36 +24,22 @@ from nanograd.training.tree import TreeNode, children, cover
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """A worker's message for a round: the sum over the images of one tree node.
+    """A worker's message for a round: the sum over the images of one tree node."""
 
-    Args:
-        round: its round, counted over all epochs.
-        node: the range of shards it covers.
-        gradient: (P,) float32, summed over the images (not averaged).
-        loss: summed over the images.
-        num_images: number of images in the sums, so that the server can weight them.
-    """
-
-    round: int
-    node: TreeNode
-    gradient: Vector
-    loss: float
-    num_images: int
+    round: int  # its round, counted over all epochs
+    node: TreeNode  # the range of shards it covers
+    gradient: Vector  # (P,) float32, summed over the images (not averaged)
+    loss: float  # summed over the images
+    num_images: int  # number of images in the sums, so that the server can weight them
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """The images of a round from the shards of a tree node, one shard after the other.
+    """The images of a round from the shards of a tree node, one shard after the other."""
 
-    Args:
-        inputs: (B, 784) float32.
-        labels: (B,) uint8.
-        parts: the rows of each shard.
-    """
-
-    inputs: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-    parts: list[slice]
+    inputs: NDArray[np.float32]  # (B, 784) float32
+    labels: NDArray[np.uint8]  # (B,) uint8
+    parts: list[slice]  # the rows of each shard
 
 
 def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
