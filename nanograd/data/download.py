@@ -156,12 +156,12 @@ def _download(url: str, listener: Listener) -> bytes:
 
 def _failure(url: str, error: Exception) -> str:
     """Describe a failed download in one clause that names the URL."""
-    if isinstance(error, DataError):
-        return str(error).split("; ", maxsplit=1)[0]
+    cause = error.reason if isinstance(error, URLError) else error
     if isinstance(error, HTTPError):
         error.close()
-        return f"{url}: HTTP {error.code} {error.reason}"
-    cause = error.reason if isinstance(error, URLError) else error
-    if isinstance(cause, TimeoutError):
-        return f"{url}: no answer within {_TIMEOUT_S:.0f} s"
+        cause = f"HTTP {error.code} {error.reason}"
+    elif isinstance(error, DataError):
+        cause = "the gzip file is damaged"
+    elif isinstance(cause, TimeoutError):
+        cause = f"no answer within {_TIMEOUT_S:.0f} s"
     return f"{url}: {getattr(cause, 'strerror', None) or cause or type(cause).__name__}"

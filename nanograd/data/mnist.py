@@ -94,19 +94,18 @@ def _load_parts(
             return _load_parts("mnist", parts, listener, mirrors)
         except (DataError, StorageError) as error:
             listener(warning(str(error)))
-            listener(
-                warning(
-                    "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST; its "
-                    "accuracy is not MNIST's"
-                )
+            text = (
+                "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST; its accuracy "
             )
+            listener(warning(text + "is not MNIST's"))
         source = "sample"
     if source == "mnist":
         sha256s = {name: download.FILES[name] for part in parts for name in _IDX_NAMES[part]}
         files = download.fetch(download.cache_folder(), mirrors, listener, sha256s)
         return source, [_from_idx(*((files[n], n) for n in _IDX_NAMES[part])) for part in parts]
     place = SAMPLE if source == "sample" else storage.absolute(source)
-    return source if source == "sample" else place, [_folder_part(place, part) for part in parts]
+    data = [_folder_part(place, part) for part in parts]
+    return "sample" if source == "sample" else place, data
 
 
 def _folder_part(place: str, part: str) -> Dataset:

@@ -86,15 +86,12 @@ def _front(about: Mapping[str, Any]) -> str:
     }
     if data in _HUB:
         metadata["datasets"] = [_HUB[data]]
-    if about.get("test_accuracy") is not None:
-        metadata["model-index"] = [{"name": "nanograd", "results": [_result(data, about)]}]
+    if (accuracy := about.get("test_accuracy")) is not None:
+        kind, name = _TESTED.get(data, ("custom", "other data"))
+        result = {
+            "task": {"type": "image-classification", "name": "Image classification"},
+            "dataset": {"type": kind, "name": name, "split": "test"},
+            "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": accuracy}],
+        }
+        metadata["model-index"] = [{"name": "nanograd", "results": [result]}]
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in metadata.items())
-
-
-def _result(data: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    kind, name = _TESTED.get(data, ("custom", "other data"))
-    return {
-        "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {"type": kind, "name": name, "split": "test"},
-        "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": about["test_accuracy"]}],
-    }

@@ -108,13 +108,11 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
 
     with _translated("list", place):
         filesystem, path = _pyarrow(place)
-        found = [filesystem.get_file_info(path)]
-        if not found[0].is_file:
-            found = filesystem.get_file_info(FileSelector(path, recursive=True))
+        info = filesystem.get_file_info(path)
+        below = FileSelector(path, recursive=True)
+        found = [info] if info.is_file else filesystem.get_file_info(below)
         start = place.removesuffix(path)
-        return [
-            (start + each.path, each.size, each.mtime_ns or 0) for each in found if each.is_file
-        ]
+        return [(start + f.path, f.size, f.mtime_ns or 0) for f in found if f.is_file]
 
 
 def exists(place: str) -> bool:
