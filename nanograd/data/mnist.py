@@ -94,10 +94,8 @@ def _load_parts(
             return _load_parts("mnist", parts, listener, mirrors)
         except (DataError, StorageError) as error:
             listener(warning(str(error)))
-            text = (
-                "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST; its accuracy "
-            )
-            listener(warning(text + "is not MNIST's"))
+            sample = "the built-in sample of 4,000 + 1,000 images"
+            listener(warning(f"using {sample} INSTEAD OF MNIST; its accuracy is not MNIST's"))
         source = "sample"
     if source == "mnist":
         sha256s = {name: download.FILES[name] for part in parts for name in _IDX_NAMES[part]}

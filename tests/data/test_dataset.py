@@ -82,20 +82,17 @@ def test_every_round_but_the_last_is_a_full_batch_of_the_same_micro_batches(
     assert not full or all(size <= whole for size, whole in zip(last, full[0], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("other", "same"),
-    [
-        (plan().order(3, 5), True),
-        (plan().order(4, 5), False),
-        (plan(seed=6).order(3, 5), False),
-        (plan().order(3, 4), False),
-    ],
-    ids=["same", "epoch", "seed", "shard"],
-)
-def test_order_depends_on_epoch_seed_and_shard(other: NDArray[np.int64], same: bool) -> None:
-    length = min(24, len(other))
+# As float64 the large seeds would equal their neighbours.
+@pytest.mark.parametrize("seed", [5, 2**53, 2**63 - 2])
+def test_order_depends_on_epoch_seed_and_shard_only(seed: int) -> None:
+    def beginning(seed: int, epoch: int, shard: int) -> list[int]:
+        return plan(seed=seed).order(epoch, shard)[:24].tolist()
 
-    assert np.array_equal(plan().order(3, 5)[:length], other[:length]) == same
+    order = beginning(seed, 3, 5)
+
+    assert beginning(seed, 3, 5) == order
+    others = [beginning(seed, 4, 5), beginning(seed + 1, 3, 5), beginning(seed, 3, 4)]
+    assert order not in others
 
 
 def test_order_of_a_fixed_seed_is_pinned() -> None:
@@ -103,14 +100,6 @@ def test_order_of_a_fixed_seed_is_pinned() -> None:
     order = plan(num_images=96, seed=7).order(epoch=3, shard=5)
 
     assert order.tolist() == [4, 1, 7, 9, 5, 2, 0, 10, 6, 3, 8, 11]
-
-
-@pytest.mark.parametrize("seed", [2**53, 2**63 - 2])
-def test_orders_of_large_neighbouring_seeds_differ(seed: int) -> None:
-    # As float64 they would be the same number.
-    order, neighbour = plan(seed=seed).order(0, 0), plan(seed=seed + 1).order(0, 0)
-
-    assert not np.array_equal(order, neighbour)
 
 
 @pytest.mark.parametrize("num_images", SIZES)

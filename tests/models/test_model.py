@@ -32,19 +32,6 @@ def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
     np.testing.assert_allclose(alone, together[[0, 511, 512, 1030]], rtol=1e-4, atol=1e-6)
 
 
-def test_sha256_changes_with_one_parameter() -> None:
-    model = some_model()
-    vector = model.nets[0].params.vector.copy()
-    vector[7] = np.nextafter(vector[7], np.float32(1))
-
-    changed = Model(
-        nets=(replace(model.nets[0], params=Params(vector, model.nets[0].architecture)),), about={}
-    )
-
-    assert vector.dtype == np.float32
-    assert changed.params_sha256() != model.params_sha256()
-
-
 def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
     ensemble, images = some_committee(), some_images(7)
 
@@ -56,13 +43,20 @@ def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
     np.testing.assert_allclose(scores, sum(alone) / np.float32(3), rtol=1e-6)
 
 
-def test_sha256_of_an_ensemble_depends_on_its_nets_and_their_order() -> None:
-    nets = some_committee().nets
+def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets() -> None:
+    first, *rest = some_committee().nets
+    vector = first.params.vector.copy()
+    vector[7] = np.nextafter(vector[7], np.float32(1))
+    changed = replace(first, params=Params(vector, first.architecture))
 
-    others = [Model(nets=some, about={}) for some in (nets, nets[:2], nets[::-1])]
+    models = [
+        Model(nets=tuple(nets), about={})
+        for nets in ([first, *rest], [changed, *rest], [first], [*rest, first])
+    ]
 
-    assert len({other.params_sha256() for other in others}) == len(others)
-    assert len({other.sha256() for other in others}) == len(others)
+    assert vector.dtype == np.float32
+    assert len({model.params_sha256() for model in models}) == len(models)
+    assert len({model.sha256() for model in models}) == len(models)
 
 
 def test_repr_names_the_nets_and_prints_no_parameters() -> None:
