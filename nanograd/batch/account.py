@@ -28,14 +28,7 @@ Mistake = dict[str, Any]
 def count_part(
     part: Part, predictions: pa.Table, quarantine: pa.Table, mistakes: Iterable[Mistake]
 ) -> dict[str, Any]:
-    """Return the counts of a part's receipt.
-
-    Args:
-        part: the part.
-        predictions: its table.
-        quarantine: its table.
-        mistakes: from `find_mistakes`, of all its batches.
-    """
+    """Return the counts of a part's receipt, from its tables and `find_mistakes` of its batches."""
     label = predictions.column("label").fill_null(-1).to_numpy()
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()
@@ -69,14 +62,9 @@ def find_mistakes(
     labels: NDArray[np.int8],
     scores: NDArray[np.float32],
 ) -> list[Mistake]:
-    """Find the most confident mistakes of a batch, with their pictures.
+    """Find the most confident mistakes among n rows of a file, with their pictures.
 
-    Args:
-        images: (n, 784) uint8.
-        file: they are from.
-        rows: (n,) int64, their numbers in it.
-        labels: (n,) int8, -1 where there is none.
-        scores: (n, 10) float32.
+    Images are (n, 784), scores (n, 10); a label of -1 is none.
     """
     best, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero((labels >= 0) & (best != labels))
@@ -95,14 +83,10 @@ def find_mistakes(
 
 
 def summarise(total: Receipt) -> dict[str, Any]:
-    """Return the content of `_summary.json`.
+    """Return the content of `_summary.json` from the sum of all receipts.
 
-    Args:
-        total: all receipts added up.
-
-    Returns:
-        The counts; accuracy (None without labels) and confusion, 10 x 10, rows labels, columns
-        predictions; the most confident mistakes with their 28 x 28 pictures as PNG in base64.
+    It has the counts; accuracy (None without labels) and confusion, 10 x 10, rows labels, columns
+    predictions; the most confident mistakes with their 28 x 28 pictures as PNG in base64.
     """
     labelled = total["labelled"]
     return {

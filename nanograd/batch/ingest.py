@@ -107,7 +107,7 @@ def plan(
         polarity: auto, dark-on-light or light-on-dark.
         label_from: see `labels.parse_label_source`.
         keep_original: whether each row keeps its file.
-        overwrite: whether another job's output is replaced.
+        overwrite: see `Job`.
         listener: receives messages about pictures without a label.
 
     Raises:
@@ -117,34 +117,24 @@ def plan(
     """
     source = parse_label_source(label_from)
     # The parts' ids depend on the order of these.
-    choices = {"polarity": polarity, "keep_original": keep_original}
+    choices: dict[str, Any] = {"polarity": polarity, "keep_original": keep_original}
     settings = {**asdict(reader), "formats": list(reader.formats), **choices}
     files = expand_pictures(inputs)
     labels = find_labels([file.place for file in files], inputs, source, listener)
-    parts = list(_parts(files, labels, part_rows, settings))
-    place = storage.absolute(output)
-    job = Job(
-        place=place,
-        identity={"command": "ingest", **settings, "parts": [part.id for part in parts]},
-        parts=parts,
-        overwrite=overwrite,
-    )
-    return job, IngestWork(
-        place=place, reader=reader, polarity=polarity, keep_original=keep_original
-    )
-
-
-def _parts(
-    files: Sequence[InputFile], labels: Sequence[Label], part_rows: int, settings: dict[str, Any]
-) -> Iterator[Part]:
-    for part in _cut(files, part_rows):
-        group, group_labels = files[part], tuple(labels[part])
-        yield Part(
+    parts = []
+    for run in _cut(files, part_rows):
+        group, group_labels = files[run], tuple(labels[run])
+        part = Part(
             id=part_id(settings, group_labels, *group),
             files=tuple(file.place for file in group),
             num_rows=len(group),
             labels=group_labels,
         )
+        parts.append(part)
+    identity = {"command": "ingest", **settings, "parts": [part.id for part in parts]}
+    place = storage.absolute(output)
+    job = Job(place=place, identity=identity, parts=parts, overwrite=overwrite)
+    return job, IngestWork(place=place, reader=reader, **choices)
 
 
 def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:

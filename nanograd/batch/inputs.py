@@ -53,9 +53,6 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
     """List all picture files, as `expand` does; ZIP files count as folders of pictures.
 
     A damaged archive is listed itself, to be rejected when it is read.
-
-    Raises:
-        DataError: an input does not exist, or no picture is found.
     """
     files: list[InputFile] = []
     for file in expand(inputs, (*SUFFIXES, archives.SUFFIX)):
@@ -66,9 +63,7 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
             if place == file.place or _matches(place.removeprefix(f"{file.place}/"), SUFFIXES):
                 files.append(InputFile(place, num_bytes, file.mtime_ns))
     if not files:
-        raise DataError(
-            f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; check the path"
-        )
+        raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; check the path")
     return sorted(files)
 
 

@@ -20,8 +20,8 @@ Label: TypeAlias = int | None
 
 WORDS = ("auto", "folder", "name", "none")
 
-# Names of the column with the picture's path; file_name is that of Hugging Face.
-_FILE_NAMES = ("file", "file_name", "filename", "path", "image")
+# Names of the columns of a list: of the pictures, file_name being that of Hugging Face; of labels.
+_COLUMNS = (("file", "file_name", "filename", "path", "image"), LABEL_NAMES)
 
 # 7.png, 7_0012.png, 7 (2).png; or after a word: x-is-7.png, digit7.jpg, label_7-b.png.
 # A bare number at the end (img_7.png) is more often a count than a label.
@@ -35,25 +35,17 @@ _WILDCARDS = {"*": "[^/]*", "?": "[^/]"}
 
 
 class LabelSource(NamedTuple):
-    """Where labels come from.
-
-    Args:
-        text: as the user wrote it: one of WORDS, a pattern or a CSV list.
-        pattern: of a pattern.
-    """
+    """Where labels come from: one of WORDS, a CSV list or a pattern, which is compiled, too."""
 
     text: str
     pattern: re.Pattern[str] | None
 
 
 def parse_label_source(text: str) -> LabelSource:
-    r"""Parse `--label-from`: one of WORDS, a CSV list or a pattern.
+    r"""Parse `--label-from`: one of WORDS, a CSV list or a pattern; else raise UsageError.
 
     A pattern is a regular expression with a group, or a template with {label} (and `*`, `?`), which
     describes whole names at the end of a path and ignores case.
-
-    Raises:
-        UsageError: it is none of these.
 
     >>> parse_label_source("img_*_{label}.png").pattern.search("scans/IMG_12_7.PNG")["label"]
     '7'
@@ -92,16 +84,13 @@ def _expression(template: str) -> str:
 def find_labels(
     files: Sequence[str], inputs: Sequence[str], source: LabelSource, listener: Listener
 ) -> list[Label]:
-    """Find the label of each picture.
+    """Find the label of each picture, a digit or None.
 
     Args:
         files: absolute places of the pictures.
         inputs: where they were found; paths in a list may be relative to them.
         source: from `parse_label_source`.
         listener: receives a message about what a list or a pattern does not cover.
-
-    Returns:
-        A digit or None, in the order of `files`.
 
     Raises:
         DataError: the list does not exist, has a mistake or labels no picture.
@@ -127,10 +116,6 @@ def find_labels(
 
 def label_of(file: str, label_from: str) -> Label:
     """Return the digit in the name of a picture's folder or file, or None.
-
-    Args:
-        file: path or URI.
-        label_from: auto (folder, else name), folder, name or none.
 
     >>> label_of("scans/7/img_3.png", "auto"), label_of("photo-a-01-is-0.jpg", "auto")
     (7, 0)
@@ -186,10 +171,8 @@ def _look_up(
 def read_list(data: bytes, place: str) -> Iterator[tuple[int, str, Label]]:
     """Yield line number, picture and label of each line of a CSV list.
 
-    Args:
-        data: UTF-8, with a header that names the columns file and label; commas, semicolons or
-            tabs between values. An empty label is none.
-        place: the list, for error messages.
+    It is UTF-8, with a header that names the columns file and label; commas, semicolons or tabs
+    separate values. An empty label is none.
 
     Raises:
         DataError: a column is missing, a line is broken, or a label is no digit.
@@ -202,36 +185,29 @@ def read_list(data: bytes, place: str) -> Iterator[tuple[int, str, Label]]:
     separator = max(",;\t", key=header.count)
     rows = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        names = rows.fieldnames or ()
-        file, label = (_find_column(names, known) for known in (_FILE_NAMES, LABEL_NAMES))
-        if file is None or label is None:
+        names = {name.strip().lower(): name for name in reversed(rows.fieldnames or ())}
+        columns = [[names[word] for word in known if word in names] for known in _COLUMNS]
+        if not all(columns):
             raise DataError(f"{place}: its first line must name the columns file and label")
         for row in rows:
-            digit = _parse_digit(row, label, f"{place} line {rows.line_num}")
-            yield rows.line_num, (row[file] or "").strip(), digit
+            file, label = ((row[found[0]] or "").strip() for found in columns)
+            match = _DIGIT.fullmatch(label)
+            if label and not match:
+                raise DataError(
+                    f"{place} line {rows.line_num}: the label is {label!r}, which is no digit from "
+                    "0 to 9; fix it"
+                )
+            yield rows.line_num, file, int(match[1]) if match else None
     except csv.Error as error:
         raise DataError(f"{place} line {rows.reader.line_num}: this is no CSV ({error})") from error
-
-
-def _find_column(names: Sequence[str], known: Sequence[str]) -> str | None:
-    return next((each for word in known for each in names if each.strip().lower() == word), None)
-
-
-def _parse_digit(row: Mapping[str, str | None], column: str, where: str) -> Label:
-    text = (row[column] or "").strip()
-    match = _DIGIT.fullmatch(text)
-    if text and not match:
-        raise DataError(f"{where}: the label is {text!r}, which is no digit from 0 to 9; fix it")
-    return int(match[1]) if match else None
 
 
 def _find_picture(
     name: str, roots: Sequence[str], wanted: Mapping[str, str], where: str
 ) -> str | None:
     """Find the picture that a list names, relative to the list's folder or to an input."""
-    found = [wanted[place] for root in roots if (place := _resolve(root, name)) in wanted]
-    beside = wanted.get(_resolve(roots[0], name))
-    matches = [beside] if beside else sorted(set(found))
+    beside, *others = (wanted.get(_resolve(root, name)) for root in roots)
+    matches = [beside] if beside else sorted({each for each in others if each})
     if len(matches) > 1:
         raise DataError(
             f"{where}: {name} may be {matches[0]} or {matches[1]}; say more of its path"

@@ -11,7 +11,8 @@ a row number.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from nanograd.batch import account, scan
 from nanograd.batch.account import Mistake
-from nanograd.batch.inputs import InputFile, expand
+from nanograd.batch.inputs import expand
 from nanograd.batch.job import Job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.batch.scan import ScannedFile
@@ -33,15 +34,10 @@ from nanograd.tables.columns import add_partitions
 from nanograd.tables.files import RowRange, read_rows
 from nanograd.tables.images import read, required_columns
 from nanograd.tables.rows import ReadOptions
-from nanograd.tables.writers import PREDICTIONS, QUARANTINE, quarantine_table
+from nanograd.tables.writers import PREDICTIONS, quarantine_table
 
-
-class Outcome(NamedTuple):
-    """The tables of a batch of rows; each row is in exactly one of them."""
-
-    predictions: pa.Table
-    quarantine: pa.Table
-    mistakes: Sequence[Mistake] = ()
+# Predictions and quarantine of some rows, each of which is in exactly one, and the worst mistakes.
+Outcome: TypeAlias = tuple[pa.Table, pa.Table, list[Mistake]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +46,7 @@ class PredictWork:
 
     Args:
         place: output folder or URI.
-        model: model directory or URI.
-        model_sha256: its checksum.
+        model: model directory or URI, with its checksum.
         kept: the columns to copy.
         partitions: the columns in the names of folders.
         options: how images and labels are read.
@@ -69,43 +64,38 @@ class PredictWork:
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.model, self.model_sha256)
-        outcomes = list(self._outcomes(part, model))
-        predictions = pa.concat_tables([each.predictions for each in outcomes])
-        quarantine = pa.concat_tables([each.quarantine for each in outcomes])
-        mistakes = [mistake for each in outcomes for mistake in each.mistakes]
+        tables, quarantines, mistakes = zip(*self._outcomes(part, model), strict=True)
+        predictions, quarantine = pa.concat_tables(tables), pa.concat_tables(quarantines)
         files, name = {}, f"part-{part.id}.{self.format}"
         if part.rejection is None:
             files[f"predictions/{name}"] = writers.encode(predictions, self.format)
         if len(quarantine):
             files[f"quarantine/{name}"] = writers.encode(quarantine, self.format)
-        counts = account.count_part(part, predictions, quarantine, mistakes)
+        counts = account.count_part(part, predictions, quarantine, chain(*mistakes))
         return commit_part(self.place, part, files, counts)
 
     def _outcomes(self, part: Part, model: Model) -> Iterator[Outcome]:
         """Yield the tables batch by batch; together they hold each row once."""
         [file], first = part.files, part.first_row
         if part.rejection is not None:
-            yield Outcome(PREDICTIONS.empty_table(), quarantine_table([(file, part.rejection)]))
+            yield PREDICTIONS.empty_table(), quarantine_table([(file, part.rejection)]), []
             return
-        schema = pa.schema([*self.kept, *PREDICTIONS])
-        yield Outcome(schema.empty_table(), QUARANTINE.empty_table())
+        nothing = pa.schema([*self.kept, *PREDICTIONS]).empty_table()
+        yield nothing, quarantine_table([]), []
         rows = RowRange(part.row_groups, part.skip, part.first_row, part.num_rows)
         for batch in read_rows(file, rows, lambda schema: self._columns(schema, file)):
             if isinstance(batch, pa.RecordBatch):
                 table = add_partitions(pa.Table.from_batches([batch]), file, self.partitions)
-                yield self._predict(model, file, first, table, schema)
+                yield self._predict(model, file, first, table)
             else:
-                rejected = [(file, each) for each in batch]
-                yield Outcome(schema.empty_table(), quarantine_table(rejected, first))
+                yield nothing, quarantine_table([(file, each) for each in batch], first), []
             first += len(batch)
 
     def _columns(self, schema: pa.Schema, file: str) -> list[str]:
         required = required_columns(schema, file, self.partitions, self.options)
         return [name for name in schema.names if name in {*required, *self.kept.names}]
 
-    def _predict(
-        self, model: Model, file: str, first: int, table: pa.Table, schema: pa.Schema
-    ) -> Outcome:
+    def _predict(self, model: Model, file: str, first: int, table: pa.Table) -> Outcome:
         (images, rows, labels), rejections = read(table, self.options)
         scores = model.scores(images)
         best = scores.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
@@ -120,7 +110,8 @@ class PredictWork:
         }
         mistakes = account.find_mistakes(images, file, rows + first, labels, scores)
         quarantine = quarantine_table([(file, each) for each in rejections], first)
-        return Outcome(pa.table(columns, schema), quarantine, mistakes)
+        predictions = pa.table(columns, pa.schema([*self.kept, *PREDICTIONS]))
+        return predictions, quarantine, mistakes
 
 
 def plan(
@@ -143,8 +134,8 @@ def plan(
         options: how images and labels are read.
         keep: names of further columns to copy.
         format_: parquet, csv or jsonl.
-        overwrite: whether another job's output is replaced.
-        max_error_rate: share of the rows that may go to quarantine.
+        overwrite: see `Job`.
+        max_error_rate: see `Job`.
 
     Raises:
         DataError: an input does not exist, the model is damaged, a column to keep is missing.
@@ -156,7 +147,12 @@ def plan(
     model_sha256 = model_io.load(model).sha256()
     if options.image_root:
         options = replace(options, image_root=storage.absolute(options.image_root))
-    scanned, partitions = scan.scan_files(_find_files(inputs), options)
+    files = expand(inputs, (".parquet", ".pq"), "`nanograd ingest` makes them of pictures")
+    if pictures := [file.place for file in files if file.place.lower().endswith(SUFFIXES)]:
+        raise UsageError(
+            f"{pictures[0]} is a picture; `nanograd ingest` makes rows of it that can be predicted"
+        )
+    scanned, partitions = scan.scan_files(files, options)
     kept = scan.unify_kept(scanned, partitions, keep)
     writers.check_columns(kept, format_)
     work = PredictWork(
@@ -187,15 +183,6 @@ def plan(
         summarise=account.summarise,
     )
     return job, work
-
-
-def _find_files(inputs: Sequence[str]) -> list[InputFile]:
-    files = expand(inputs, (".parquet", ".pq"), "`nanograd ingest` makes them of pictures")
-    if pictures := [file.place for file in files if file.place.lower().endswith(SUFFIXES)]:
-        raise UsageError(
-            f"{pictures[0]} is a picture; `nanograd ingest` makes rows of it that can be predicted"
-        )
-    return files
 
 
 def _parts(scanned: ScannedFile, settings: dict[str, Any], num_job_rows: int) -> Iterator[Part]:

@@ -45,15 +45,7 @@ class ScannedFile(NamedTuple):
 def scan_files(
     files: Sequence[InputFile], options: ReadOptions
 ) -> tuple[list[ScannedFile], pa.Schema]:
-    """Read every footer.
-
-    Args:
-        files: Parquet files.
-        options: how images and labels are read.
-
-    Returns:
-        The content of each file, and the partition columns of all.
-    """
+    """Read every footer; return the content of each file, and the partition columns of all."""
     partitions = partition_schema(file.place for file in files)
 
     def scan(file: InputFile) -> ScannedFile:
@@ -109,7 +101,7 @@ def cut(group_rows: Sequence[int], num_job_rows: int) -> Iterator[RowRange]:
     """Cut a file into runs of row groups, and large row groups into pieces.
 
     Args:
-        group_rows: rows of each of its row groups.
+        group_rows: rows of each row group.
         num_job_rows: rows of the job; a large job has larger pieces.
     """
     wanted = min(_MAX_ROWS, max(_MIN_ROWS, num_job_rows // _NUM_PARTS))

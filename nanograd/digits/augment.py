@@ -93,16 +93,9 @@ def distort(
 
 
 def field_weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the weights of the basis functions in the source coordinates of each image.
+    """Return the weights of 1, x, y and the F elastic waves in the source coordinates.
 
-    The basis functions are 1, x, y and the F waves of the elastic field.
-
-    Args:
-        distortion: strength.
-        draws: (B, NUM_DRAWS) float32 in [-1, 1).
-
-    Returns:
-        (2, B, 3 + F) float32: of columns and rows.
+    Draws are (B, NUM_DRAWS) in [-1, 1), weights (2, B, 3 + F): of columns and rows, all float32.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
@@ -125,14 +118,7 @@ def field_weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray
 
 
 def field_coordinates(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return source coordinates: one matrix product of weights and basis for all images.
-
-    Args:
-        weights: (2, B, 3 + F) float32, from `field_weights`.
-
-    Returns:
-        (2, B, 784) float32: column and row, counted from the centre of the first pixel.
-    """
+    """Return (2, B, 784) float32 source coordinates: one matrix product for all images."""
     num_images = weights.shape[1]
     return (weights.reshape(-1, len(_BASIS)) @ _BASIS).reshape(2, num_images, SIDE * SIDE)
 
@@ -152,17 +138,10 @@ def _compose(
 
 
 def vary_stroke(images: NDArray[np.uint8], by: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make strokes thicker or thinner.
+    """Make the strokes of (B, 784) uint8 images thicker by some pixels, (B,) float32 in [-2, 2].
 
     Each image is mixed with its maximum or minimum over 3 x 3 pixels, which moves both edges of a
     stroke by one pixel.
-
-    Args:
-        images: (B, 784) uint8.
-        by: (B,) float32 in [-2, 2], pixels a stroke gains in thickness.
-
-    Returns:
-        (B, 784) float32.
     """
     # The minimum is the maximum of the negative.
     negative = np.where(by < 0, np.uint8(255), np.uint8(0))[:, None, None]

@@ -19,16 +19,13 @@ MAX_STRETCH = 1.2
 
 _FROM_CENTRE = np.arange(SIDE) - _CENTRE
 _PIECE_FROM_CENTRE = np.arange(PIECE) - _CENTRE
-# 1, x, xx of a pixel in its row; 1, y, yy of a row
-_POWERS = np.arange(SIDE)[:, None] ** np.arange(3)
-
 _ROW, _COLUMN = (axis.reshape(-1) for axis in np.mgrid[:SIDE, :SIDE])
 # 1, x, y, xx, xy, yy of every pixel
 MONOMIALS = np.stack(
     [np.ones_like(_ROW), _COLUMN, _ROW, _COLUMN * _COLUMN, _COLUMN * _ROW, _ROW * _ROW], axis=1
 ).astype(np.float64)
 
-Sums = NDArray[np.float64]
+Values = NDArray[np.float64]
 
 
 class Size(NamedTuple):
@@ -51,8 +48,6 @@ def deskew(images: NDArray[np.uint8], size: Size = UNCHANGED) -> NDArray[np.uint
 
     slant = sum p (x - mx) (y - my) / sum p (y - my)^2, over the pixels p with centre (mx, my)
 
-    The sums are whole numbers, so an image comes out the same alone and among others.
-
     Args:
         images: (B, 784) uint8, ink 255 on 0.
         size: size of the result.
@@ -69,14 +64,17 @@ def deskew(images: NDArray[np.uint8], size: Size = UNCHANGED) -> NDArray[np.uint
     deskewed = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        deskewed[block] = np.rint(_deskew_block(images[block], size))
+        if size == UNCHANGED:
+            deskewed[block] = np.rint(_deskew_rows(images[block]))
+        else:
+            coordinates = deskewed_coordinates(images[block], size)
+            deskewed[block] = np.rint(resample(images[block], coordinates))
     return deskewed
 
 
-def _deskew_block(images: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-    if size != UNCHANGED:
-        return resample(images, deskewed_coordinates(images, size))
-    mean_x, mean_y, slant, *_ = _measure(_whole_sums(images))
+def _deskew_rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Resample at `deskewed_coordinates`, bit for bit, in three quarters of the time."""
+    mean_x, mean_y, slant, *_ = _measure(images)
     x = np.empty((len(images), SIDE, PIECE), np.float32)
     across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
     np.add(across, along, out=x, casting="same_kind")
@@ -86,17 +84,8 @@ def _deskew_block(images: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
 def deskewed_coordinates(
     images: NDArray[np.uint8] | NDArray[np.float32], size: Size = UNCHANGED
 ) -> NDArray[np.float32]:
-    """Return the coordinates at which `resample` deskews the images.
-
-    Args:
-        images: (B, 784) uint8 or float32, ink 255 on 0.
-        size: size of the result.
-
-    Returns:
-        (2, B, 784) float32: column and row, counted from the centre of the first pixel.
-    """
-    sums = (images.astype(np.float64) @ MONOMIALS).T[:, :, None]
-    mean_x, mean_y, slant, deviation_x, deviation_y = _measure(sums)
+    """Return the coordinates, (2, B, 784) float32, at which `resample` deskews the images."""
+    mean_x, mean_y, slant, deviation_x, deviation_y = _measure(images)
     beside = _scaled_distances(deviation_x, size.width)
     down = _scaled_distances(deviation_y, size.height)
     coordinates = np.empty((2, len(images), SIDE, SIDE), np.float32)
@@ -106,16 +95,22 @@ def deskewed_coordinates(
     return coordinates.reshape(2, len(images), SIDE * SIDE)
 
 
-def _scaled_distances(deviation: Sums, target: float) -> Sums | NDArray[np.int64]:
+def _scaled_distances(deviation: Values, target: float) -> Values | NDArray[np.int64]:
     """Distances from the centre, in the source, of the result's 28 rows or columns."""
     if not target:
         return _FROM_CENTRE
     return _FROM_CENTRE * np.clip(deviation / target, 1 / MAX_STRETCH, MAX_STRETCH)
 
 
-def _measure(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:
+def _measure(
+    images: NDArray[np.uint8] | NDArray[np.float32],
+) -> tuple[Values, Values, Values, Values, Values]:
     """Centre (x, y), slant and, of the deskewed ink, standard deviation (x, y); (B, 1) each."""
-    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
+    # Of bytes these sums are whole numbers below 2^53: an image is deskewed to the same bits alone
+    # and among others.
+    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = (images.astype(np.float64) @ MONOMIALS).T[
+        ..., None
+    ]
     mass = np.maximum(mass, 1)
     mean_x, mean_y = sum_x / mass, sum_y / mass
     spread = sum_yy - sum_y * mean_y
@@ -125,15 +120,3 @@ def _measure(sums: Sums) -> tuple[Sums, Sums, Sums, Sums, Sums]:
     # The shear removes the part of the variance that is correlated with y.
     variance = np.maximum(sum_xx - sum_x * mean_x - slant * covariance, 0) / mass
     return mean_x, mean_y, slant, np.sqrt(variance), np.sqrt(np.maximum(spread, 0) / mass)
-
-
-def _whole_sums(images: NDArray[np.uint8]) -> Sums:
-    """Sum p times 1, x, y, xx, xy, yy, row by row first: (6, B, 1) float64.
-
-    The sums are whole numbers, of a row below 2^24 and in total below 2^53: nothing is rounded.
-    """
-    rows = images.reshape(-1, SIDE).astype(np.float32) @ _POWERS.astype(np.float32)
-    by_row = rows.astype(np.float64).reshape(-1, SIDE, 3)
-    plain, x, xx = (by_row[:, :, power] @ _POWERS.astype(np.float64) for power in range(3))
-    sums = [plain[:, 0], x[:, 0], plain[:, 1], xx[:, 0], x[:, 1], plain[:, 2]]
-    return np.stack(sums)[:, :, None]

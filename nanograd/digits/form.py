@@ -21,16 +21,10 @@ _MOMENTS = np.stack([np.ones_like(_X), _X, _Y], axis=1).astype(np.float32)
 
 
 def are_mnist_like(images: Bytes) -> NDArray[np.bool_]:
-    """Test which pictures have the form of MNIST: size, place and full black and white.
+    """Test which of (n, 784) uint8 images have the form of MNIST: size, place, black and white.
 
     All 70,000 images of MNIST have a longest side of 19 or 20 pixels, the centre of mass in
     [13.48, 14.50) on both axes and a brightest pixel of 254 or 255; the rest is slack for JPEG.
-
-    Args:
-        images: (n, 784) uint8.
-
-    Returns:
-        (n,) bool.
     """
     ink = np.where(images < _FAINT, np.uint8(0), images)
     # Whole numbers below 2 ** 24 each: float32 adds them without rounding, in any order.

@@ -59,14 +59,11 @@ class Preparation:
 
 
 def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
-    """Convert images of the usual shapes and dtypes to the rows that nets take.
+    """Convert images of the usual shapes and dtypes to (N, 784) uint8, ink 255 on 0.
 
     Args:
         images: (N, 28, 28) or (N, 784), ink on 0: whole numbers from 0 to 255, or floats from 0 to
             1, which are rounded to the nearest 1/255.
-
-    Returns:
-        (N, 784) uint8, ink 255 on 0.
 
     Raises:
         ValueError: another shape or dtype, or values out of range.
@@ -90,28 +87,12 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compute inputs from pixels: `scale` after `deskew_images`.
-
-    Args:
-        preparation: which.
-        images: (B, 784) uint8, ink 255 on 0.
-
-    Returns:
-        (B, 784) float32.
-    """
+    """Compute the inputs, (B, 784) float32, of images, (B, 784) uint8 with ink 255 on 0."""
     return scale(preparation, deskew_images(preparation, images))
 
 
 def deskew_images(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Do the part of a preparation that is needed once for each image, before any distortion.
-
-    Args:
-        preparation: which.
-        images: (B, 784) uint8, ink 255 on 0.
-
-    Returns:
-        (B, 784) uint8; the images themselves if the preparation does not deskew.
-    """
+    """Do the part of a preparation that precedes any distortion: (B, 784) uint8 to the same."""
     return deskew(images, preparation.size) if preparation.name == "deslanted" else images
 
 
@@ -123,15 +104,7 @@ def without_deskewing(preparation: Preparation) -> Preparation:
 def scale(
     preparation: Preparation, images: NDArray[np.uint8] | NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Do the last part of a preparation: the affine map of the values.
-
-    Args:
-        preparation: which.
-        images: (B, 784) uint8 or float32, 0 to 255; deskewed, perhaps distorted.
-
-    Returns:
-        (B, 784) float32.
-    """
+    """Do the last part of a preparation, (B, 784) values in 0..255 to float32."""
     factor, offset = _AFFINE[preparation.name]
     inputs = images.astype(np.float32)
     inputs *= factor
@@ -140,6 +113,6 @@ def scale(
 
 
 def affine(preparation: Preparation) -> tuple[float, float]:
-    """Return factor and offset of `scale`: float32 values."""
+    """Return factor and offset of `scale`, which are float32 values."""
     factor, offset = _AFFINE[preparation.name]
     return float(factor), float(offset)

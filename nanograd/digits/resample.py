@@ -82,20 +82,16 @@ def resample_rows(
         return resample(images, np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE))
     column = np.clip(start, -SIDE, SIDE + 1).astype(np.intp) + (_BEFORE - 1)
     index = (np.arange(len(x))[:, None] * ROW + row.astype(np.intp)) * _CANVAS_ROW + column
-    pieces = _pieces(images)
+    canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
+    canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
+    # A view of every run of PIECE pixels, by its start.
+    pieces = np.ndarray((max(canvas.size - PIECE, 0),), f"V{PIECE}", canvas, strides=(1,))
     above, below = (
         _mix_along(pieces[at].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
         for at in (index, index + _CANVAS_ROW)
     )
     result = _mix(above, below, np.repeat(down, PIECE))
     return result.reshape(-1, SIDE, PIECE)[:, :, :SIDE].reshape(-1, SIDE * SIDE)
-
-
-def _pieces(images: NDArray[np.uint8]) -> NDArray[np.void]:
-    """Return a view of every run of PIECE pixels of the zero-padded images, by its start."""
-    canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
-    canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
-    return np.ndarray((max(canvas.size - PIECE, 0),), f"V{PIECE}", canvas, strides=(1,))
 
 
 def _mix_along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:

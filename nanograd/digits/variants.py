@@ -18,7 +18,6 @@ from nanograd.runtime.randomness import FLAGS, STROKES, TAILS, stream
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
-Limits = tuple[float, float]
 
 # Rows of ink. A mark of fewer is a dot or a dash and has no stroke to extend.
 _MIN_HEIGHT = 6
@@ -34,18 +33,11 @@ _FLAG_ANGLE, _FLAG_LEVEL = (25.0, 65.0), 90.0
 _FOOTED, _FOOT_REACH = 0.3, (0.1, 0.4)
 
 # Fours, as shares of the height: left end of the bar to the stem; top to the bar; reach of the bar
-# beyond the stem; slant of the stem.
-_FOUR_WIDTH, _FOUR_BAR, _FOUR_BEYOND, _FOUR_SLANT = (
-    *((0.4, 0.8), (0.45, 0.9)),
-    *((0.0, 0.3), (-0.15, 0.15)),
-)
-# Start of the stem as a share of the way to the bar; half of them start at the top, as the stroke
-# to the bar does. For the others, start of that stroke as a share of the width. Pen in pixels.
-_FOUR_DROP, _FOUR_TIP, _FOUR_PEN = (-0.6, 0.6), (0.5, 1.0), (1.5, 4.0)
-_FOUR_LIMITS = (
-    *(_FOUR_WIDTH, _FOUR_BAR, _FOUR_BEYOND, _FOUR_SLANT),
-    *(_FOUR_DROP, _FOUR_TIP, _FOUR_PEN),
-)
+# beyond the stem; slant of the stem. Then the start of the stem as a share of the way to the bar;
+# half of them start at the top, as the stroke to the bar does. For the others, start of that stroke
+# as a share of the width. Last, the pen in pixels.
+_FOUR_SHAPE = ((0.4, 0.8), (0.45, 0.9), (0.0, 0.3), (-0.15, 0.15))
+_FOUR_LIMITS = (*_FOUR_SHAPE, (-0.6, 0.6), (0.5, 1.0), (1.5, 4.0))
 
 # Nines. Reach of the tail as a share of the digit's height, rise of its end as a share of that.
 _TAIL_REACH, _TAIL_RISE = (0.25, 0.65), (-0.1, 0.4)
@@ -75,7 +67,7 @@ def num_variants(digits: Dataset, share: float) -> int:
 
 
 def add_variants(digits: Dataset, share: float, seed: int) -> Dataset:
-    """Append redrawn copies of a share of the ones, fours and nines.
+    """Append redrawn copies, centred, of a share of the ones, fours and nines.
 
     Args:
         digits: N images.
@@ -111,12 +103,9 @@ def add_flag(one: Bytes, draw: Floats) -> Bytes:
     """Add a flag to the left of the upper end of a one, and perhaps a foot.
 
     Args:
-        one: (28, 28) uint8, ink 255 on 0, deskewed.
+        one: (28, 28) uint8, ink 255 on 0, deskewed; returned as it is if blank or a dash.
         draw: (7,) in [0, 1): of the flag's length, angle and pen; of whether there is a foot, and
             its reach to the left and to the right; of the flag's start on the stem.
-
-    Returns:
-        (28, 28) uint8, its centre of mass in the middle; the same image if it is blank or a dash.
     """
     if (extent := _tall_extent(one)) is None:
         return one
@@ -145,9 +134,6 @@ def draw_four(four: Bytes, draw: Floats) -> Bytes:
         four: (28, 28) uint8; not used.
         draw: (7,) in [0, 1): of its width, its bar's height and reach, its slant, the start of its
             stem and of the stroke to the bar, and the pen.
-
-    Returns:
-        (28, 28) uint8, its centre of mass in the middle.
     """
     width, bar, beyond, slant, drop, tip, pen = (
         _between(limits, each) for limits, each in zip(_FOUR_LIMITS, draw, strict=True)
@@ -171,11 +157,8 @@ def add_tail(nine: Bytes, draw: Floats) -> Bytes:
     """Extend the stem of a nine to the left at its lower end, and perhaps up a little.
 
     Args:
-        nine: (28, 28) uint8, ink 255 on 0, deskewed.
+        nine: (28, 28) uint8, ink 255 on 0, deskewed; returned as it is if blank or a dash.
         draw: (2,) in [0, 1): of the tail's reach and of its rise.
-
-    Returns:
-        (28, 28) uint8, its centre of mass in the middle; the same image if it is blank or a dash.
     """
     if (extent := _tall_extent(nine)) is None:
         return nine
@@ -205,7 +188,7 @@ def _tall_extent(image: Bytes) -> tuple[np.int64, np.int64, np.int64] | None:
     return rows[0], rows[-1], rows[-1] - rows[0] + 1
 
 
-def _between(limits: Limits, draw: float) -> float:
+def _between(limits: tuple[float, float], draw: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * draw
 
 
@@ -215,16 +198,7 @@ def _mean_column(rows: Bytes) -> float:
 
 
 def _draw_line(start: Floats, end: Floats, pen: float) -> Floats:
-    """Draw a straight stroke of a round pen.
-
-    Args:
-        start: (2,), column and row.
-        end: the same; another point.
-        pen: its thickness in pixels.
-
-    Returns:
-        (28, 28) float64, 0 to 1.
-    """
+    """Draw a round pen's stroke between two points, (column, row): (28, 28) float64, 0 to 1."""
     along = end - start
     x, y = _X - start[0], _Y - start[1]
     share = np.clip((x * along[0] + y * along[1]) / (along @ along), 0, 1)

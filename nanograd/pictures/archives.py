@@ -10,7 +10,7 @@ References:
 import re
 import struct
 import zlib
-from typing import NamedTuple, Self
+from typing import Self
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from nanograd.errors import DataError, Reason, UnreadableError
@@ -29,20 +29,8 @@ _BROKEN = (
 )
 
 
-class Member(NamedTuple):
-    """A file in an archive.
-
-    Args:
-        place: path or URI of the archive, a slash and its name.
-        num_bytes: its size as the archive states it.
-    """
-
-    place: str
-    num_bytes: int
-
-
-def list_members(archive: str) -> list[Member]:
-    """List the files in an archive, each name once; the archive itself if it is damaged.
+def list_members(archive: str) -> list[tuple[str, int]]:
+    """List place and stated size of the files in an archive; the archive itself if it is damaged.
 
     Raises:
         StorageError: the archive cannot be read.
@@ -51,8 +39,8 @@ def list_members(archive: str) -> list[Member]:
         with _open(archive) as found:
             infos = {info.filename: info for info in found.infolist() if not info.is_dir()}
     except (UnreadableError, DataError):
-        return [Member(archive, 0)]
-    return [Member(f"{archive}/{name}", info.file_size) for name, info in infos.items()]
+        return [(archive, 0)]
+    return [(f"{archive}/{name}", info.file_size) for name, info in infos.items()]
 
 
 class Archives:
@@ -69,11 +57,7 @@ class Archives:
         self._close()
 
     def read(self, place: str, max_bytes: int) -> bytes:
-        """Read the first bytes of a file, or a whole member of an archive.
-
-        Args:
-            place: of the file or member.
-            max_bytes: read of a file; a member must have fewer.
+        """Read at most `max_bytes` of a file, or a member of an archive that has fewer.
 
         Raises:
             DataError: the file does not exist.

@@ -58,12 +58,7 @@ class PictureReader:
     formats: tuple[str, ...] = FORMATS
 
     def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
-        """Read a file's bytes.
-
-        Args:
-            file: path or URI.
-            read: returns at most the given number of bytes of a place; `Archives.read` looks into
-                archives.
+        """Read a file's bytes, by `Archives.read` also of a file in an archive.
 
         Raises:
             UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
@@ -96,9 +91,9 @@ def decode(
     larger than the normaliser needs are decoded at 1/2, 1/4 or 1/8 of their size.
 
     Args:
-        data: a whole PNG, JPEG, MPO, GIF, BMP, TIFF, WEBP or PPM file, whatever its suffix was.
-        max_pixels: width x height allowed, from the header, before any pixel is loaded.
-        formats: those allowed.
+        data: a whole file, whatever its suffix was.
+        max_pixels: see `PictureReader`.
+        formats: some of `FORMATS`.
 
     Returns:
         The picture in mode L (8-bit grey) or RGB.
@@ -139,11 +134,7 @@ def _load(picture: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse a picture with too many pixels.
-
-    Raises:
-        UnreadableError: `too_large`.
-    """
+    """Raise UnreadableError (`too_large`) for a picture with too many pixels."""
     if width * height > max_pixels:
         detail = f"the picture has {width} x {height} pixels, more than {max_pixels}"
         raise UnreadableError(Reason.TOO_LARGE, detail)
@@ -175,10 +166,7 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def parse_formats(names: str) -> tuple[str, ...]:
-    """Parse a comma-separated list of formats.
-
-    Raises:
-        UsageError: one is unknown.
+    """Parse a comma-separated list of formats; raise UsageError for an unknown one.
 
     >>> parse_formats("png,JPG")
     ('PNG', 'JPEG')

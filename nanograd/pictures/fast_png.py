@@ -30,6 +30,7 @@ _FILTER_NUMBERS = bytes(range(5))
 _MAX_BYTES = 2000
 
 Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int16]
 
 
 def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, NDArray[np.bool_]]:
@@ -83,30 +84,30 @@ def _unfilter(lines: Bytes) -> Bytes:
     return np.ascontiguousarray(pixels[1:, :, 1:].transpose(1, 0, 2)).reshape(number, SIDE * SIDE)
 
 
-def _average(line: Bytes, above: Bytes) -> Bytes:
-    columns, before = line.T.copy(), above.T.astype(np.uint16)
-    for column in range(1, SIDE + 1):
-        mean = (columns[column - 1] + before[column]) >> 1
-        columns[column] += mean.astype(np.uint8)
-    return columns.T
+def _undo_by_column(predict: Callable[[Ints, Ints, Ints], Ints]) -> Callable[[Bytes, Bytes], Bytes]:
+    """Undo a filter that predicts a pixel from its left, upper and upper left neighbour."""
+
+    def undo(line: Bytes, above: Bytes) -> Bytes:
+        columns, before = line.T.copy(), above.T.astype(np.int16)
+        for column in range(1, SIDE + 1):
+            left = columns[column - 1].astype(np.int16)
+            columns[column] += predict(left, before[column], before[column - 1]).astype(np.uint8)
+        return columns.T
+
+    return undo
 
 
-def _paeth(line: Bytes, above: Bytes) -> Bytes:
-    columns, before = line.T.copy(), above.T.astype(np.int16)
-    for column in range(1, SIDE + 1):
-        left, up, corner = columns[column - 1].astype(np.int16), before[column], before[column - 1]
-        to_left, to_up = np.abs(up - corner), np.abs(left - corner)
-        to_corner = np.abs(left + up - 2 * corner)
-        nearest = np.where(to_up <= to_corner, up, corner)
-        nearest = np.where((to_left <= to_up) & (to_left <= to_corner), left, nearest)
-        columns[column] += nearest.astype(np.uint8)
-    return columns.T
+def _paeth(left: Ints, up: Ints, corner: Ints) -> Ints:
+    to_left, to_up = np.abs(up - corner), np.abs(left - corner)
+    to_corner = np.abs(left + up - 2 * corner)
+    nearest = np.where(to_up <= to_corner, up, corner)
+    return np.where((to_left <= to_up) & (to_left <= to_corner), left, nearest)
 
 
 # Sub, up, average, Paeth
 _FILTERS: dict[int, Callable[[Bytes, Bytes], Bytes]] = {
     1: lambda line, above: np.add.accumulate(line, axis=1, dtype=np.uint8),
     2: lambda line, above: line + above,
-    3: _average,
-    4: _paeth,
+    3: _undo_by_column(lambda left, up, corner: (left + up) >> 1),
+    4: _undo_by_column(_paeth),
 }

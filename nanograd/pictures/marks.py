@@ -19,14 +19,7 @@ _MAX_MARKS = 15
 
 
 def choose_marks(ink: Floats, levels: Levels) -> Mask:
-    """Find the pixels of the digit: its largest mark and those close to it.
-
-    Args:
-        ink: (height, width) float32, 0 to 1.
-        levels: from `paper.ink_levels`.
-
-    Returns:
-        (height, width) bool.
+    """Find the pixels of the digit: its largest mark and the marks close to it.
 
     Raises:
         UnreadableError: `blank` (nothing but specks and border) or `too_many_marks`.
@@ -95,12 +88,8 @@ def label_marks(mask: Mask) -> tuple[Ints, int]:
 
     Rows are cut into runs; runs that touch take the lowest number they can reach.
 
-    Args:
-        mask: (height, width) bool.
-
     Returns:
-        labels: (height, width) int64, 0 where the mask is not set.
-        count: number of marks.
+        (height, width) int64, 0 where the mask is not set, and the number of marks.
 
     References:
         He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".

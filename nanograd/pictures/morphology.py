@@ -21,12 +21,11 @@ _PEN_MIN, _PEN_MAX = 2.0, 2.85
 
 
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
-    """Compute the maximum over a square window of 2 x radius + 1, along the last two axes.
-
-    Bytes take a quarter of the time that float32 takes.
+    """Compute the maximum over windows of 2 x radius + 1 pixels square.
 
     Args:
-        values: (..., height, width) uint8 or float32; pixels outside do not count.
+        values: (..., height, width) uint8, or float32, which takes four times as long; pixels
+            outside do not count.
         radius: >= 0, pixels.
 
     Returns:
@@ -56,15 +55,7 @@ def _max_of_rows(values: NDArray[Any], window: int) -> NDArray[Any]:
 
 
 def closing(levels: Bytes, radius: int) -> Bytes:
-    """Compute the maximum, then the minimum, over a square window: fills what is dark and narrow.
-
-    Args:
-        levels: (..., height, width) uint8.
-        radius: >= 0, pixels.
-
-    Returns:
-        Same shape and dtype, nowhere less.
-    """
+    """Compute the maximum, then the minimum, over windows: fills what is dark and narrower."""
     return ~running_max(~running_max(levels, radius), radius)
 
 

@@ -36,8 +36,8 @@ Mask = NDArray[np.bool_]
 class Steps:
     """The result of each step of `normalise`; None from the step that failed.
 
-    A picture that is MNIST-like already has no step but `image`. H x W is the size of the reduced
-    copy, h x w that of the digit cut out.
+    A picture that is MNIST-like already has only `image`. H x W is the size of the reduced copy,
+    h x w that of the digit cut out.
 
     Args:
         search: (channels, H, W) uint8, the reduced copy, ink darker than paper.
@@ -92,7 +92,7 @@ def trace(picture: Image.Image, *, polarity: str = "auto") -> Steps:
         for name, value in _steps(picture, polarity):
             results[name] = value  # noqa: PERF403 - the results before an error count
     except UnreadableError as error:
-        return Steps(**results, refused=error)
+        results["refused"] = error
     return Steps(**results)
 
 
@@ -144,17 +144,7 @@ def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
 
 
 def _cut_out(picture: Image.Image, inverted: bool, sheet: Floats, chosen: Mask) -> Floats:
-    """Cut the ink of the chosen marks from the whole picture, resized to one size.
-
-    Args:
-        picture: mode L or RGB.
-        inverted: whether its ink is lighter than its paper.
-        sheet: (channels, H, W) float32, the paper in the reduced copy.
-        chosen: (H, W) bool, the marks in the reduced copy.
-
-    Returns:
-        (h, w) float32, at most 1, longest side `morphology.DETAIL_SIDE`.
-    """
+    """Cut the ink of the chosen marks from the whole picture, longest side DETAIL_SIDE."""
     height, width = chosen.shape
     rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
     # Two pixels round the marks: half-dark edges that the reduced copy did not show.

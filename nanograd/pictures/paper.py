@@ -53,11 +53,7 @@ def reduce(picture: Image.Image, longest: int) -> Image.Image:
 
 
 def otsu(levels: Bytes) -> tuple[float, float]:
-    """Separate the two tones of a picture.
-
-    Returns:
-        threshold: in levels; it separates two classes with the least variance within.
-        separation: the share of the variance that lies between the two, 0 to 1.
+    """Return the threshold between two tones, and the share of the variance between them.
 
     References:
         Otsu (1979), "A threshold selection method from gray-level histograms".
@@ -83,9 +79,6 @@ def is_light_on_dark(search: Image.Image) -> bool:
     Where the border has one tone, that is the paper. Where a shadow or the digit crosses it, the
     ink is what a narrow window closes first; in a bitmap, where gaps may be as narrow as strokes,
     it is the tone that covers less of the border and of the picture.
-
-    Args:
-        search: mode L or RGB.
     """
     grey = np.asarray(search.convert("L"))
     threshold, separation = otsu(grey)
@@ -104,27 +97,20 @@ def is_light_on_dark(search: Image.Image) -> bool:
 
 
 def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
-    """Yield the energy of dark structures narrower than a window, by the window's width.
+    """Yield the energy of dark (or bright) structures narrower than a window, for each radius.
 
-    For each window, the sum over pixels of (1 - pixel / closing)^2: it grows until the window is
-    wider than the pen, then hardly (a granulometry). Each value is computed on demand.
-
-    Args:
-        grey: (height, width) uint8.
-        bright: measure bright structures instead, (1 - opening / pixel)^2.
-
-    Yields:
-        The energy, for each of the radii that fit into the picture.
+    The sum over pixels of (1 - pixel / closing)^2, or (1 - opening / pixel)^2, grows until the
+    window is wider than the pen, then hardly (a granulometry). Each value is computed on demand.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
     """
     clipped = np.maximum(grey, _DARKEST)
     for radius in _radii(max(grey.shape)):
-        ratio = (
-            (~closing(~clipped, radius), clipped) if bright else (clipped, closing(clipped, radius))
-        )
-        lost = (1 - np.divide(*ratio, dtype=np.float32)).ravel()
+        low, high = clipped, closing(clipped, radius)
+        if bright:
+            low, high = ~closing(~clipped, radius), clipped
+        lost = (1 - np.divide(low, high, dtype=np.float32)).ravel()
         yield float(lost @ lost)
 
 
@@ -146,25 +132,13 @@ def _find_plateau(
 
 
 def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
-    """Split a picture into planes, inverted if need be so that ink is darker than paper.
-
-    Args:
-        picture: mode L or RGB.
-        inverted: whether its ink is lighter than its paper.
-
-    Returns:
-        (channels, height, width) uint8.
-    """
+    """Split a picture, mode L or RGB, into (channels, height, width) uint8 with dark ink."""
     planes = np.stack([np.asarray(plane) for plane in picture.split()])
     return ~planes if inverted else planes
 
 
 def pen_radius(search: Bytes) -> int:
-    """Return the radius of a window that is wider than the pen, but not much.
-
-    Args:
-        search: (channels, height, width) uint8, ink dark.
-    """
+    """Return the radius of a window that is a little wider than the pen of dark ink."""
     side = int(max(search.shape[1:]))
     if side <= _BITMAP_SIDE:
         return max(1, round(_PEN_SHARE * side / 2))
@@ -191,11 +165,8 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
     structures. It keeps shadows and, unlike a blur, also their edges and the edge of a sheet.
 
     Args:
-        search: (channels, height, width) uint8, ink dark.
-        radius: of the window, from `pen_radius`.
-
-    Returns:
-        Same shape, float32, in levels of `search`.
+        search: (channels, height, width) uint8, from `as_dark_ink`.
+        radius: from `pen_radius`.
     """
     if (sheet := _screen(search)) is not None:
         return sheet
@@ -225,10 +196,6 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
 
     ink = max over channels of 1 - pixel / paper
 
-    Args:
-        pixels: (channels, height, width) uint8.
-        paper: same shape, float32, in the same levels.
-
     Returns:
         (height, width) float32, at most 1; below 0 where the paper is brighter than expected.
     """
@@ -248,13 +215,10 @@ class Levels(NamedTuple):
 
 
 def ink_levels(ink: Floats) -> Levels:
-    """Determine the levels that separate ink from paper.
+    """Determine the levels that separate ink from paper, from `ink_strength`.
 
     Where marks (printed lines, coarse grain) lie all over the picture, and stronger ones in one
     place of it, the stronger ones are the ink.
-
-    Args:
-        ink: (height, width) float32, from `ink_strength`.
 
     Raises:
         UnreadableError: `blank` or `low_contrast`.

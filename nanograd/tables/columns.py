@@ -10,7 +10,7 @@ References:
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -27,7 +27,8 @@ LABEL_NAMES = ("label", "digit", "target", "y")
 _FLAT = (re.compile(r"pixel_?(\d+)"), re.compile(r"(\d+)x(\d+)"))
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
-# The folder value that Hive writes for null.
+# Values of folders: whole numbers that fit, and what Hive writes for null.
+_INT64 = re.compile(r"(?=.{1,18}$)-?[0-9]+")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -54,11 +55,7 @@ class ImageColumn(NamedTuple):
 
 
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
-    """Find the image column of a table.
-
-    Args:
-        schema: of the table.
-        name: of the column; None to recognise it.
+    """Find the image column of a table, by its name or by its type.
 
     Raises:
         DataError: no column, or several, can be meant, or it is pickled.
@@ -70,9 +67,7 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         raise DataError(f"two columns have the same name among {listed}")
     fields = schema if name is None else [schema.field(name)]
     found = {field.name: kind for field in fields if (kind := _kind(field))}
-    if not found and (
-        flat := _flat_columns([each.name for each in schema if _is_number(each.type)])
-    ):
+    if not found and (flat := _flat_columns(schema)):
         return ImageColumn(ImageKind.FLAT, flat)
     usual = [each for each in found if each.lower() in IMAGE_NAMES]
     chosen = usual[:1] or (list(found) if len(found) == 1 else [])
@@ -84,11 +79,7 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
 
 
 def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
-    """Find the label column of a table, which holds whole numbers; None if it has none.
-
-    Args:
-        schema: of the table.
-        name: of the column; None to recognise it.
+    """Find the label column of a table, of whole numbers, by its name or by the usual names.
 
     Raises:
         DataError: the named column does not exist or holds no whole numbers.
@@ -129,12 +120,12 @@ def _kind_of_struct(fields: dict[str, pa.DataType]) -> ImageKind | None:
     return None
 
 
-def _flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+def _flat_columns(schema: pa.Schema) -> tuple[str, ...] | None:
+    names = [field.name for field in schema if _is_number(field.type)]
     for pattern in _FLAT:
         matches = {name: match for name in names if (match := pattern.fullmatch(name))}
-        ordered = sorted(matches, key=lambda name: [int(part) for part in matches[name].groups()])
-        if len(ordered) == NUM_PIXELS:
-            return tuple(ordered)
+        if len(matches) == NUM_PIXELS:
+            return tuple(sorted(matches, key=lambda name: [*map(int, matches[name].groups())]))
     return None
 
 
@@ -185,23 +176,17 @@ def partition_schema(files: Iterable[str]) -> pa.Schema:
     >>> partition_schema(["a/year=2026/x.parquet", "a/year=2027/writer=ann/x.parquet"]).types
     [DataType(int64), DataType(string)]
     """
-    found: dict[str, bool] = {}
+    types: dict[str, pa.DataType] = {}
     for file in files:
         for name, value in partition_values(file).items():
-            found[name] = found.get(name, True) and (value is None or _is_whole_number(value))
-    return pa.schema(
-        [(name, pa.int64() if whole else pa.string()) for name, whole in found.items()]
-    )
+            types.setdefault(name, pa.int64())
+            if value is not None and not _INT64.fullmatch(value):
+                types[name] = pa.string()
+    return pa.schema(types.items())
 
 
 def add_partitions(table: pa.Table, file: str, partitions: pa.Schema) -> pa.Table:
-    """Append to the rows of a file the partition columns that it does not have itself.
-
-    Args:
-        table: n rows of the file.
-        file: its place.
-        partitions: from `partition_schema`, of all files of the job.
-    """
+    """Append to rows of a file those columns of `partition_schema` that only its folders have."""
     values = partition_values(file)
     for field in partitions:
         if field.name in values and field.name not in table.column_names:
@@ -210,7 +195,3 @@ def add_partitions(table: pa.Table, file: str, partitions: pa.Schema) -> pa.Tabl
             column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
             table = table.append_column(field, column)
     return table
-
-
-def _is_whole_number(value: str) -> bool:
-    return value.isascii() and value.removeprefix("-").isdigit() and len(value) < 19

@@ -120,11 +120,7 @@ def _read_groups(
 
 
 def _limit(batches: Iterator[pa.RecordBatch], skip: int, num_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the given number of rows after the skipped ones.
-
-    Raises:
-        pa.ArrowException: there are fewer.
-    """
+    """Yield the given number of rows after the skipped ones; raise ArrowInvalid for fewer."""
     left = num_rows
     while left:
         batch = next(batches, None)

@@ -15,24 +15,9 @@ from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_PIXELS, SIDE
 from nanograd.errors import Reason, Rejection, UnreadableError
-from nanograd.tables.columns import (
-    SPARK_FIELDS,
-    ImageColumn,
-    ImageKind,
-    add_partitions,
-    find_image_column,
-    find_label_column,
-    is_list,
-)
-from nanograd.tables.rows import (
-    PICTURE_STARTS,
-    ReadOptions,
-    read_encoded,
-    read_file,
-    read_pixels,
-    read_plain,
-    read_spark,
-)
+from nanograd.tables import columns, rows
+from nanograd.tables.columns import ImageColumn, ImageKind, is_list
+from nanograd.tables.rows import ReadOptions
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -63,20 +48,14 @@ class _Decoded(NamedTuple):
 def required_columns(
     schema: pa.Schema, file: str, partitions: pa.Schema, options: ReadOptions
 ) -> tuple[str, ...]:
-    """Name the columns that `read` needs.
-
-    Args:
-        schema: of a file.
-        file: its place.
-        partitions: of all files of the job.
-        options: how images and labels are read.
+    """Name the columns of a file, or of its folders, that `read` needs.
 
     Raises:
         DataError: the file has no image column, or a column that was named does not fit.
     """
-    images = find_image_column(schema, options.image_column).names
-    table = add_partitions(schema.empty_table(), file, partitions)
-    label = find_label_column(table.schema, options.label_column)
+    images = columns.find_image_column(schema, options.image_column).names
+    table = columns.add_partitions(schema.empty_table(), file, partitions)
+    label = columns.find_label_column(table.schema, options.label_column)
     return (*images, label) if label else images
 
 
@@ -86,25 +65,22 @@ def read(table: pa.Table, options: ReadOptions) -> tuple[Images, list[Rejection]
     Encoded pictures are normalised, which leaves those in MNIST's form unchanged; numbers and raw
     bytes are in MNIST's form by definition. Numbers up to 1 in a row are shares of full ink.
 
-    Args:
-        table: n rows.
-        options: how.
-
     Returns:
         The images that have a digit for a label, or none, and a rejection of every other row.
 
     Raises:
         DataError: see `required_columns`.
     """
-    column = find_image_column(table.schema, options.image_column)
-    images, rows, rejections = _read_images(table, column, options)
-    labels, bad_labels = _read_labels(table, find_label_column(table.schema, options.label_column))
+    column = columns.find_image_column(table.schema, options.image_column)
+    images, kept, rejections = _read_images(table, column, options)
+    name = columns.find_label_column(table.schema, options.label_column)
+    labels, bad_labels = _read_labels(table, name)
     if bad_labels:
         bad = {each.row for each in bad_labels}
-        good = np.array([row not in bad for row in rows.tolist()], dtype=bool)
-        images, rows = images[good], rows[good]
+        good = np.array([row not in bad for row in kept.tolist()], dtype=bool)
+        images, kept = images[good], kept[good]
         rejections = [*bad_labels, *(each for each in rejections if each.row not in bad)]
-    return Images(images, rows, labels[rows]), rejections
+    return Images(images, kept, labels[kept]), rejections
 
 
 def _read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], list[Rejection]]:
@@ -120,22 +96,22 @@ def _read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], l
 
 
 def _read_images(table: pa.Table, column: ImageColumn, options: ReadOptions) -> _Decoded:
+    arrays = [_to_array(table.column(name)) for name in column.names]
     if column.kind == ImageKind.FLAT:
-        arrays = [_to_array(table.column(name)) for name in column.names]
         null = np.any([_is_null(array) for array in arrays], axis=0)
-        columns = [array.fill_null(0).to_numpy(zero_copy_only=False) for array in arrays]
-        numbers = _from_numbers(np.stack(columns, axis=1)[~null], ~null, "a pixel is null")
+        pixels = [array.fill_null(0).to_numpy(zero_copy_only=False) for array in arrays]
+        numbers = _from_numbers(np.stack(pixels, axis=1)[~null], ~null, "a pixel is null")
         return _normalise_numbers(numbers, options)
-    array = _to_array(table.column(column.names[0]))
+    [array] = arrays
     if column.kind == ImageKind.NUMBERS:
         return _normalise_numbers(_from_lists(array), options)
     if column.kind == ImageKind.TENSOR:
         return _normalise_numbers(_from_lists(_child(array, "data")), options)
     if column.kind == ImageKind.SPARK:
-        names = [name for name in array.type.names if name in SPARK_FIELDS]
+        names = [name for name in array.type.names if name in columns.SPARK_FIELDS]
         children = [_child(array, name) for name in names]
         whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
-        return _read_each(enumerate(whole.to_pylist()), partial(read_spark, options=options))
+        return _read_each(enumerate(whole.to_pylist()), partial(rows.read_spark, options=options))
     return _from_pictures(array, options)
 
 
@@ -172,44 +148,35 @@ def _from_pictures(array: pa.Array, options: ReadOptions) -> _Decoded:
             paths = _child(array, "path").to_pylist()
         array = _without_views(_child(array, "bytes"))
     files = array.to_pylist()
-    if _are_raw(array, files):
-        flat = np.frombuffer(b"".join(files), np.uint8).reshape(-1, NUM_PIXELS)
-        return _normalise_numbers(_Decoded(flat, np.arange(len(files)), []), options)
+    if files and all(data is not None and rows.is_raw(data) for data in files):
+        pixels = np.frombuffer(b"".join(files), np.uint8).reshape(-1, NUM_PIXELS)
+        return _normalise_numbers(_Decoded(pixels, np.arange(len(files)), []), options)
 
     def read_row(row: int) -> Bytes:
         path = paths[row] if files[row] is None else None
-        return read_file(path, options) if path else read_encoded(files[row], options)
+        return rows.read_file(path, options) if path else rows.read_encoded(files[row], options)
 
-    plain, which = read_plain(files, options)
+    plain, which = rows.read_plain(files, options)
     if which.all():
         return _Decoded(plain, np.arange(len(files)), [])
     others = _read_each(((row, row) for row in np.flatnonzero(~which).tolist()), read_row)
-    rows = np.concatenate([np.flatnonzero(which), others.rows])
-    order = np.argsort(rows)
+    numbers = np.concatenate([np.flatnonzero(which), others.rows])
+    order = np.argsort(numbers)
     images = np.concatenate([plain, others.images])[order]
-    return _Decoded(images, rows[order], others.rejections)
-
-
-def _are_raw(array: pa.Array, files: list[bytes | None]) -> bool:
-    """Whether every row is 784 bytes that are no picture file."""
-    if array.null_count or not len(array):
-        return False
-    if not pc.all(pc.equal(pc.binary_length(array), NUM_PIXELS)).as_py():
-        return False
-    return not any(data.startswith(PICTURE_STARTS) for data in files if data)
+    return _Decoded(images, numbers[order], others.rejections)
 
 
 def _read_each(items: Iterable[tuple[int, Item]], read_item: Callable[[Item], Bytes]) -> _Decoded:
     """Read items, each given with its row, one by one."""
-    images, rows, rejections = [], [], []
+    images, numbers, rejections = [], [], []
     for row, item in items:
         try:
             images.append(read_item(item))
-            rows.append(row)
+            numbers.append(row)
         except UnreadableError as error:
             rejections.append(Rejection(row, error.reason, error.detail))
     stacked = np.stack(images) if images else np.zeros((0, NUM_PIXELS), np.uint8)
-    return _Decoded(stacked, np.array(rows, np.int64), rejections)
+    return _Decoded(stacked, np.array(numbers, np.int64), rejections)
 
 
 def _normalise_numbers(numbers: _Decoded, options: ReadOptions) -> _Decoded:
@@ -217,8 +184,8 @@ def _normalise_numbers(numbers: _Decoded, options: ReadOptions) -> _Decoded:
     if options.normalise != "always":
         return numbers
     items = zip(numbers.rows.tolist(), numbers.images, strict=True)
-    images, rows, rejections = _read_each(items, partial(read_pixels, options=options))
-    return _Decoded(images, rows, [*numbers.rejections, *rejections])
+    done = _read_each(items, partial(rows.read_pixels, options=options))
+    return done._replace(rejections=[*numbers.rejections, *done.rejections])
 
 
 def _from_lists(array: pa.Array) -> _Decoded:
@@ -247,16 +214,14 @@ def _count_leaves(array: pa.Array) -> Ints:
 
 def _from_numbers(values: NDArray[Any], whole: Mask, otherwise: str) -> _Decoded:
     """Convert numbers of the whole rows, (n, 784), to bytes; reject the other rows."""
-    rows = np.flatnonzero(whole)
-    rejections = [
-        Rejection(int(row), Reason.WRONG_SHAPE, otherwise) for row in np.flatnonzero(~whole)
-    ]
+    kept, others = np.flatnonzero(whole), np.flatnonzero(~whole)
+    rejections = [Rejection(int(row), Reason.WRONG_SHAPE, otherwise) for row in others]
     if values.dtype != np.uint8:
         with np.errstate(invalid="ignore"):
             least, most = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
             good = (least >= 0) & (most <= 255)  # false for NaN too
         detail = "a pixel is not a number from 0 to 255"
-        rejections += [Rejection(int(row), Reason.BAD_PIXEL, detail) for row in rows[~good]]
-        values, rows, most = values[good], rows[good], most[good]
+        rejections += [Rejection(int(row), Reason.BAD_PIXEL, detail) for row in kept[~good]]
+        values, kept, most = values[good], kept[good], most[good]
         values = np.rint(np.where(most[:, None] <= 1, values * 255, values))
-    return _Decoded(values.astype(np.uint8, copy=False), rows, rejections)
+    return _Decoded(values.astype(np.uint8, copy=False), kept, rejections)

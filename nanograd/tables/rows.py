@@ -18,7 +18,7 @@ from nanograd.runtime import storage
 _MAX_FILE_BYTES = 100_000_000
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
-PICTURE_STARTS = (
+_SIGNATURES = (
     *(b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0"),
     *(b"MM\0*", b"RIFF", b"P5", b"P6"),
 )
@@ -50,15 +50,16 @@ class ReadOptions:
     label_column: str | None = None
 
 
-def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
-    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8.
+def is_raw(data: bytes) -> bool:
+    """Test whether bytes are 784 pixels and no picture file."""
+    return len(data) == NUM_PIXELS and not data.startswith(_SIGNATURES)
 
-    Raises:
-        UnreadableError: no digit can be found.
-    """
+
+def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
+    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; raise UnreadableError."""
     if data is None:
         raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
-    if len(data) == NUM_PIXELS and not data.startswith(PICTURE_STARTS):
+    if is_raw(data):
         return read_pixels(np.frombuffer(data, np.uint8), options)
     return _to_form(decode.decode(data, max_pixels=options.max_pixels), options)
 
@@ -66,11 +67,7 @@ def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
 def read_plain(
     files: Sequence[bytes | None], options: ReadOptions
 ) -> tuple[Bytes, NDArray[np.bool_]]:
-    """Read the small grey PNG files that have MNIST's form at once: a tenth of the time.
-
-    Args:
-        files: n files of any kind.
-        options: how.
+    """Read the small grey PNG files in MNIST's form among n files, at once: a tenth of the time.
 
     Returns:
         images: (m, 784) uint8, equal to `read_encoded`, of the m files that were read.
@@ -92,25 +89,16 @@ def read_plain(
 
 
 def read_file(path: str, options: ReadOptions) -> Bytes:
-    """Read the picture file at a row's path, which must lie below `image_root`, as (784,) uint8.
-
-    Raises:
-        UnreadableError: it lies elsewhere, or no digit can be found.
-    """
+    """Read the file at a row's path, which must lie below `image_root`, as `read_encoded` does."""
     reader = PictureReader(max_bytes=_MAX_FILE_BYTES, max_pixels=options.max_pixels)
     return read_encoded(reader.read(_below(options.image_root or "", path)), options)
 
 
 def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
-    """Read Spark's image struct as (784,) uint8.
+    """Read Spark's image struct, of height, width, nChannels and data, as `read_encoded` does.
 
-    Args:
-        row: height, width, nChannels and data; Spark writes -1 and no bytes for pictures that it
-            could not read. `mode` adds nothing to the channels: Spark stores bytes alone.
-        options: how.
-
-    Raises:
-        UnreadableError: no digit can be found.
+    Spark writes -1 and no bytes for pictures that it could not read. `mode` adds nothing to the
+    channels: Spark stores bytes alone.
 
     References:
         Apache Spark, "Image data source" (OpenCV's layout: row by row, channels in the order BGRA).
@@ -131,11 +119,7 @@ def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
 
 
 def read_pixels(image: Bytes, options: ReadOptions) -> Bytes:
-    """Return pixels that are in MNIST's form by definition, normalised only if always asked for.
-
-    Raises:
-        UnreadableError: the normaliser finds no digit.
-    """
+    """Return pixels in MNIST's form by definition, normalised only if `normalise` is always."""
     if options.normalise != "always":
         return image
     return _to_form(Image.fromarray(image.reshape(SIDE, SIDE)), options)

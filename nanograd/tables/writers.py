@@ -36,12 +36,7 @@ QUARANTINE = pa.schema(
 
 
 def quarantine_table(rejected: Sequence[tuple[str, Rejection]], first_row: int = 0) -> pa.Table:
-    """Make the quarantine table of rejected rows.
-
-    Args:
-        rejected: files, each with a rejection.
-        first_row: added to the rows of the rejections.
-    """
+    """Make the quarantine table of files and their rejections, counted from the first row."""
     rows = [
         {
             "source_file": as_text(file),
@@ -60,24 +55,16 @@ def as_text(place: str) -> str:
 
 
 def encode(table: pa.Table, format_: str) -> bytes:
-    """Encode a table as a file.
+    """Encode a table that `check_columns` accepts as parquet, csv or jsonl.
 
     In CSV the ten scores are ten columns, `score_0` to `score_9`; null is an empty field. In JSON
     lines a row is an object, and a number that is not finite is null.
-
-    Args:
-        table: columns that `check_columns` accepts.
-        format_: parquet, csv or jsonl.
     """
     return _ENCODERS[format_](table)
 
 
 def check_columns(columns: pa.Schema, format_: str) -> None:
-    """Refuse columns that a format cannot hold.
-
-    Raises:
-        UsageError: it names the column.
-    """
+    """Raise UsageError for a column that a format cannot hold."""
     for field in columns:
         if not _fits(field.type, format_):
             raise UsageError(
@@ -99,7 +86,8 @@ def to_parquet(table: pa.Table) -> bytes:
     """Encode a table as Parquet, compressed with zstd, with a checksum a page."""
     # A dictionary of values that rarely repeat takes more time and space: half as much again of
     # scores.
-    repeating = [field.name for field in table.schema if _may_repeat(field.type)]
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
+    repeating = [each.name for each in table.schema if any(kind(each.type) for kind in kinds)]
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, compression="zstd", write_page_checksum=True, use_dictionary=repeating
@@ -107,19 +95,12 @@ def to_parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _may_repeat(type_: pa.DataType) -> bool:
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
-    return any(is_kind(type_) for is_kind in kinds)
-
-
 def _to_csv(table: pa.Table) -> bytes:
     if "scores" in table.column_names:
-        index = table.schema.get_field_index("scores")
-        scores = table.column("scores")
+        index, scores = table.column_names.index("scores"), table.column("scores")
         table = table.remove_column(index)
-        for digit in range(10):
-            column = pc.list_element(scores, digit)
-            table = table.add_column(index + digit, f"score_{digit}", column)
+        for digit in reversed(range(10)):
+            table = table.add_column(index, f"score_{digit}", pc.list_element(scores, digit))
     sink = BytesIO()
     pa_csv.write_csv(table, sink)
     return sink.getvalue()
