@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from nanograd import cli
 from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
 from tests.helpers import jobs, runs
@@ -65,21 +66,40 @@ def mnist_place() -> str:
     return str(place)
 
 
+def environment_without_ray(**more: str) -> dict[str, str]:
+    """This process's environment without Ray's variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, **more}
+
+
 @pytest.fixture
-def nanograd(tmp_path: Path) -> Nanograd:
+def nanograd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Nanograd:
+    """Run the command line in this process, in an empty folder."""
+
+    def run(*words: str, **environment: str) -> Outcome:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.chdir(tmp_path)
+            for name in os.environ.keys() - environment_without_ray().keys():
+                patch.delenv(name)
+            for name, value in {"NANOGRAD_CACHE": str(tmp_path / "cache"), **environment}.items():
+                patch.setenv(name, value)
+            cli.main(words)
+        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def nanograd_process(tmp_path: Path) -> Nanograd:
     """Run the command line in a process of its own, in an empty folder."""
 
     def run(*words: str, **environment: str) -> Outcome:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
             [sys.executable, "-m", "nanograd", *words],
             cwd=tmp_path,
-            env={**clean, "NANOGRAD_CACHE": str(tmp_path / "cache"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+            env=environment_without_ray(NANOGRAD_CACHE=str(tmp_path / "cache"), **environment),
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run

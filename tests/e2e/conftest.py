@@ -1,12 +1,11 @@
-"""A model, a picture folder and an object store that several end-to-end tests share."""
+"""A model, a picture folder, a Ray cluster and an object store shared by the end-to-end tests."""
 
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 from pyarrow.fs import FileSystem
@@ -14,10 +13,11 @@ from pyarrow.fs import FileSystem
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
+from tests.helpers.head import Head, free_port, running_head, wait_for_port
 
 
 def quiet(sentence: str) -> None:
-    """Progress is not what these tests look at."""
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="session")
@@ -37,76 +37,78 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
 
 
 class Store:
-    """A server that speaks S3, in a process of its own; it forgets everything when it ends."""
+    """A server that speaks S3, in a process of its own; its content ends with that process."""
 
     def __init__(self) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self._port = listener.getsockname()[1]
-        self.start()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment in which S3 is this server."""
-        return {
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.environment = {
             "AWS_ACCESS_KEY_ID": "me",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ENDPOINT_URL": self.url,
         }
+        self.start()
 
     def start(self) -> None:
-        """Begin, empty, on the same port."""
+        """Start, empty, on the same port."""
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        _wait_for(self._port)
+        wait_for_port(self._port)
 
     def hang(self) -> None:
-        """Answer nobody any more; connections stay."""
+        """Stop answering; connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """Answer again."""
-        self._process.send_signal(signal.SIGCONT)
+    def resume(self) -> None:
+        """Answer again, as an empty store if the process was killed."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+        else:
+            self.start()
 
     def kill(self) -> None:
-        """End at once."""
         self._process.kill()
         self._process.wait()
 
 
 @pytest.fixture(scope="session")
-def endpoint() -> Iterator[dict[str, str]]:
-    """The environment in which S3 is a server of these tests."""
+def shared_store() -> Iterator[Store]:
     store = Store()
-    try:
-        yield store.environment
-    finally:
-        store.kill()
+    yield store
+    store.kill()
 
 
-def _wait_for(port: int) -> None:
-    deadline = monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert monotonic() < deadline, "the server did not start"
-            sleep(0.1)
-        else:
-            return
+@pytest.fixture(scope="session")
+def head(shared_store: Store) -> Iterator[Head]:
+    """A Ray head in this environment: a command joins it sooner than it starts a private Ray."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder,
+        running_head(Path(sys.executable).parent, Path(folder), **shared_store.environment) as head,
+    ):
+        yield head
+
+
+@pytest.fixture
+def store(shared_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The S3 of this process and its children; a test may hang or kill it."""
+    for name, value in shared_store.environment.items():
+        monkeypatch.setenv(name, value)
+    yield shared_store
+    shared_store.resume()
+
+
+@pytest.fixture
+def bucket(store: Store, tmp_path: Path) -> str:
+    """The URI of a new bucket."""
+    return make_bucket(tmp_path.name)
 
 
 def make_bucket(name: str) -> str:
-    """A new bucket in the store that the environment names; its URI."""
+    """Create a bucket; returns its URI."""
     place = f"s3://{name.replace('_', '-').lower()}"
     filesystem, path = FileSystem.from_uri(f"{place}?allow_bucket_creation=true")
     filesystem.create_dir(path)

@@ -9,89 +9,95 @@ from PIL import Image
 
 from nanograd.runtime import storage
 from tests.conftest import Nanograd, Outcome
-from tests.e2e.conftest import make_bucket
+from tests.helpers.head import Head
 
 
 @pytest.fixture
-def bucket(
-    endpoint: dict[str, str], monkeypatch: pytest.MonkeyPatch, png_folder: Path, tmp_path: Path
-) -> str:
-    """A bucket of 14 pictures in folders, two of them bad, and a file that is none."""
-    for name, value in endpoint.items():
-        monkeypatch.setenv(name, value)
-    place = make_bucket(tmp_path.name)
+def pictures(bucket: str, png_folder: Path) -> str:
+    """14 pictures in folders of a bucket, two of them bad, and a file that is none."""
+    place = f"{bucket}/in"
     for digit in (3, 8):
         for file in sorted((png_folder / str(digit)).iterdir())[:6]:
-            storage.commit(f"{place}/in/{digit}/{file.name}", file.read_bytes())
+            storage.commit(f"{place}/{digit}/{file.name}", file.read_bytes())
     bad = {"3/empty.png": b"", "8/half.png": file.read_bytes()[:99], "8/notes.txt": b"dear"}
     for below, data in bad.items():
-        storage.commit(f"{place}/in/{below}", data)
+        storage.commit(f"{place}/{below}", data)
     return place
 
 
-def ingest(nanograd: Nanograd, bucket: str, *words: str, **environment: str) -> Outcome:
-    return nanograd("ingest", f"{bucket}/in", "--output", f"{bucket}/rows", *words, **environment)
-
-
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_pictures_go_through_the_store_and_every_one_is_accounted_for(
-    nanograd: Nanograd, endpoint: dict[str, str], bucket: str, trained: str, workers: str
-) -> None:
-    words = ["--workers", workers, "--part-rows", "5"]
-    ingested = ingest(nanograd, bucket, *words, "--keep-original", **endpoint)
-    again = ingest(nanograd, bucket, *words, "--keep-original", **endpoint)
-    predicted = nanograd(
-        "predict", f"{bucket}/rows", "--model", trained, "--output", f"{bucket}/read",
-        "--workers", workers, **endpoint,
-    )  # fmt: skip
-
-    assert ingested.code == again.code == predicted.code == 0, ingested.stderr + predicted.stderr
-    assert (ingested.last["rows"], ingested.last["ingested"]) == (14, 12)
-    assert ingested.last["labelled"] == 12
-    assert ingested.last["reasons"] == {"empty": 1, "broken_image": 1}
-    assert "nothing to do" in again.stderr
-    assert predicted.last["rows"] == predicted.last["predicted"] == 12
-    assert "_SUCCESS" in storage.names(f"{bucket}/read")
-
-
-def test_archive_in_the_store_is_read_where_it_is(
-    nanograd: Nanograd, endpoint: dict[str, str], bucket: str
-) -> None:
-    stream = BytesIO()
-    with ZipFile(stream, "w") as archive:
-        for place, _, _ in storage.files_below(f"{bucket}/in"):
-            archive.writestr(place.removeprefix(f"{bucket}/in/"), storage.read(place))
-    storage.commit(f"{bucket}/packed/all.zip", stream.getvalue())
-
-    done = nanograd(
-        "ingest", f"{bucket}/packed", "--output", f"{bucket}/rows", "--workers", "0", **endpoint
-    )  # fmt: skip
-
+def assert_ingested(done: Outcome, labelled: int = 12) -> None:
     assert done.code == 0, done.stderr
-    assert (done.last["rows"], done.last["ingested"], done.last["labelled"]) == (14, 12, 12)
+    assert [done.last[name] for name in ("rows", "ingested", "labelled")] == [14, 12, labelled]
     assert done.last["reasons"] == {"empty": 1, "broken_image": 1}
 
 
-def test_labels_come_from_a_list_in_the_store(
-    nanograd: Nanograd, endpoint: dict[str, str], bucket: str
+def test_pictures_pass_through_the_store_and_none_is_lost(
+    nanograd: Nanograd, bucket: str, pictures: str, trained: str
 ) -> None:
-    names = [Path(place).name for place, _, _ in storage.files_below(f"{bucket}/in/3")]
-    lines = "".join(f"3/{name},5\n" for name in names)
-    storage.commit(f"{bucket}/labels.csv", f"file,label\n{lines}gone.png,1\n".encode())
-
-    done = ingest(
-        nanograd, bucket, "--workers", "0", "--label-from", f"{bucket}/labels.csv", **endpoint
+    rows = f"{bucket}/rows"
+    words = ("ingest", pictures, "--output", rows, "--workers", "0", "--part-rows", "5")
+    ingested = nanograd(*words, "--keep-original")
+    again = nanograd(*words, "--keep-original")
+    predicted = nanograd(
+        "predict", rows, "--model", trained, "--output", f"{bucket}/out", "--workers", "0"
     )
 
-    assert done.code == 0, done.stderr
-    assert (done.last["ingested"], done.last["labelled"]) == (12, 6)
+    assert_ingested(ingested)
+    assert again.code == predicted.code == 0, again.stderr + predicted.stderr
+    assert "nothing to do" in again.stderr
+    assert predicted.last["rows"] == predicted.last["predicted"] == 12
+    assert "_SUCCESS" in storage.names(f"{bucket}/out")
+
+
+def test_workers_on_a_cluster_use_the_store_directly(
+    nanograd_process: Nanograd, head: Head, bucket: str, pictures: str, trained: str
+) -> None:
+    rows = f"{bucket}/rows"
+    ingested = nanograd_process(
+        "ingest", pictures, "--output", rows, "--workers", "2", "--part-rows", "5", **head.joining
+    )
+    predicted = nanograd_process(
+        "predict", rows, "--model", trained, "--output", f"{bucket}/out", "--workers", "2", **head.joining
+    )
+
+    assert_ingested(ingested)
+    assert predicted.code == 0, predicted.stderr
+    assert predicted.last["rows"] == predicted.last["predicted"] == 12
+    assert "_SUCCESS" in storage.names(f"{bucket}/out")
+
+
+def test_archive_in_the_store_is_ingested(nanograd: Nanograd, bucket: str, pictures: str) -> None:
+    stream = BytesIO()
+    with ZipFile(stream, "w") as archive:
+        for place, _, _ in storage.files_below(pictures):
+            archive.writestr(place.removeprefix(f"{pictures}/"), storage.read(place))
+    storage.commit(f"{bucket}/packed/all.zip", stream.getvalue())
+
+    done = nanograd("ingest", f"{bucket}/packed", "--output", f"{bucket}/rows", "--workers", "0")
+
+    assert_ingested(done)
+
+
+def test_labels_come_from_a_list_in_the_store(
+    nanograd: Nanograd, bucket: str, pictures: str
+) -> None:
+    names = [Path(place).name for place, _, _ in storage.files_below(f"{pictures}/3")]
+    lines = "".join(f"3/{name},5\n" for name in names)
+    labels = f"{bucket}/labels.csv"
+    storage.commit(labels, f"file,label\n{lines}gone.png,1\n".encode())
+
+    done = nanograd(
+        "ingest", pictures, "--output", f"{bucket}/rows", "--workers", "0", "--label-from", labels
+    )
+
+    assert_ingested(done, labelled=6)
     assert "1 line of" in done.stderr
 
 
-def test_sheet_is_drawn_from_the_store_into_the_store(
-    nanograd: Nanograd, endpoint: dict[str, str], bucket: str
+def test_inspection_sheet_is_drawn_from_the_store_into_the_store(
+    nanograd: Nanograd, bucket: str, pictures: str
 ) -> None:
-    done = nanograd("inspect", f"{bucket}/in", "--output", f"{bucket}/sheet.png", **endpoint)
+    done = nanograd("inspect", pictures, "--output", f"{bucket}/sheet.png")
 
     assert done.code == 0, done.stderr
     assert (done.last["pictures"], done.last["refused"]) == (14, 2)
@@ -99,13 +105,18 @@ def test_sheet_is_drawn_from_the_store_into_the_store(
         assert sheet.height > 14 * 160
 
 
-def test_store_that_is_gone_is_74_and_a_folder_that_is_not_there_65(
-    nanograd: Nanograd, endpoint: dict[str, str], bucket: str
-) -> None:
-    gone = {**endpoint, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+def test_missing_folder_is_65(nanograd: Nanograd, bucket: str) -> None:
+    done = nanograd("ingest", f"{bucket}/out", "--output", "rows", "--workers", "0")
 
-    missing = nanograd("ingest", f"{bucket}/out", "--output", "rows", "--workers", "0", **endpoint)
-    unreachable = ingest(nanograd, bucket, "--workers", "0", **gone)
+    assert done.code == 65, done.stderr
 
-    assert (missing.code, unreachable.code) == (65, 74), missing.stderr + unreachable.stderr
-    assert "\n" not in unreachable.last["reason"]
+
+@pytest.mark.slow  # the client retries for six seconds
+def test_unreachable_store_is_74(nanograd: Nanograd, pictures: str) -> None:
+    done = nanograd(
+        "ingest", pictures, "--output", "rows", "--workers", "0",
+        AWS_ENDPOINT_URL="http://127.0.0.1:1", AWS_MAX_ATTEMPTS="1",
+    )  # fmt: skip
+
+    assert done.code == 74, done.stderr
+    assert "\n" not in done.last["reason"]

@@ -1,4 +1,4 @@
-"""A batch job whose workers and drivers are killed; the same command goes on, to the same bytes."""
+"""A batch job whose workers and drivers are killed: the same command continues to the same bytes."""
 
 import json
 import os
@@ -9,26 +9,29 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
-from time import monotonic, sleep
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nanograd.data.mnist import Mnist
+from tests.conftest import environment_without_ray
 from tests.helpers.folders import untimed_contents
+from tests.helpers.head import Head
+from tests.helpers.waiting import wait_for
 
-PARTS = 60
-_ROWS = 61  # of a part
-_PATIENCE_S = 240
+NUM_PARTS, PART_ROWS = 30, 41
+_TIMEOUT_S = 240
+
+Command = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
-    """A folder of many small files, each with a row that cannot be read."""
+    """A folder of many small files, each with a row that is no picture."""
     folder = tmp_path_factory.mktemp("rows")
-    for number in range(PARTS):
-        part = sample.train.take(slice(_ROWS * number, _ROWS * number + _ROWS))
+    for number in range(NUM_PARTS):
+        part = sample.train.take(slice(PART_ROWS * number, PART_ROWS * (number + 1)))
         images = [*(image.tobytes() for image in part.images[:-1]), b"no picture"]
         table = pa.table({"image": images, "label": part.labels})
         pq.write_table(table, folder / f"{number:02d}.parquet")
@@ -36,30 +39,47 @@ def rows(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
 
 
 @pytest.fixture(scope="module")
-def command(rows: Path, trained: str) -> Callable[[Path], list[str]]:
-    """The job into a place; its pictures pass the normaliser, so that it takes its time."""
+def start(rows: Path, trained: str) -> Command:
+    """Start the job; it normalises its pictures, so that it can be disturbed in time."""
     words = [sys.executable, "-m", "nanograd", "predict", str(rows), "--model", trained]
-    return lambda place: [*words, "--normalise", "always", "--workers", "2", "--output", str(place)]
+
+    def run(place: Path, workers: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*words, "--normalise", "always", "--workers", workers, "--output", str(place)],
+            env=environment_without_ray(**environment), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return run
+
+
+def finish(process: "subprocess.Popen[str]") -> dict[str, object]:
+    stdout, stderr = process.communicate(timeout=_TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    result: dict[str, object] = json.loads(stdout.splitlines()[-1])
+    return result
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    command: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
-    """What the job leaves that nothing happens to."""
+def undisturbed(start: Command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The output of the job without disturbance."""
     place = tmp_path_factory.mktemp("undisturbed") / "out"
-    # Without Ray: the bytes are the same, and it starts at once.
-    subprocess.run([*command(place), "--workers", "0"], check=True, capture_output=True)
+    finish(start(place, "0"))
     return untimed_contents(place)
 
 
-def parts_done(place: Path) -> int:
-    folder = place / "_receipts"
-    return len([*folder.glob("*.json")]) if folder.exists() else 0
+def wait_for_parts(place: Path, num_parts: int, driver: "subprocess.Popen[str]") -> None:
+    """Wait until this many parts are done and the job is still running."""
+
+    def are_done() -> bool:
+        assert driver.poll() is None, ("ended before it was disturbed", driver.communicate())
+        return place.exists() and len([*place.glob("_receipts/*.json")]) >= num_parts
+
+    wait_for(are_done, "too few parts are done", _TIMEOUT_S, every_s=0.01)
 
 
-def workers(driver: int) -> list[int]:
-    """Processes below the driver that do parts."""
+def part_actors(head: int) -> list[int]:
+    """Processes below a head that do parts."""
     parents, names = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -67,28 +87,13 @@ def workers(driver: int) -> list[int]:
                 status = (folder / "stat").read_text().rpartition(")")[2].split()
                 parents[int(folder.name)] = int(status[1])
                 names[int(folder.name)] = (folder / "cmdline").read_bytes()
-    return [
-        pid for pid, name in names.items() if b"_PartActor" in name and below(pid, driver, parents)
-    ]
 
+    def is_below(pid: int) -> bool:
+        while pid in parents and pid != head:
+            pid = parents[pid]
+        return pid == head
 
-def below(pid: int, driver: int, parents: dict[int, int]) -> bool:
-    while pid in parents and pid != driver:
-        pid = parents[pid]
-    return pid == driver
-
-
-def kill(victim: str, driver: subprocess.Popen[bytes], place: Path, parts: int) -> None:
-    """End one of the job's processes when so many parts are done."""
-    deadline = monotonic() + _PATIENCE_S
-    while True:
-        assert driver.poll() is None, ("ended before it was disturbed", driver.communicate())
-        assert monotonic() < deadline
-        found = [driver.pid] if victim == "driver" else workers(driver.pid)
-        if parts_done(place) >= parts and found:
-            os.kill(found[0], signal.SIGKILL)
-            return
-        sleep(0.01)
+    return [pid for pid, name in names.items() if b"_PartActor" in name and is_below(pid)]
 
 
 @pytest.mark.parametrize(
@@ -100,66 +105,64 @@ def kill(victim: str, driver: subprocess.Popen[bytes], place: Path, parts: int) 
     ids=["3", "20"],
 )
 def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
-    command: Callable[[Path], list[str]],
+    start: Command,
     undisturbed: dict[str, bytes],
     tmp_path: Path,
+    head: Head,
     victims: Sequence[str],
 ) -> None:
-    place, commands = tmp_path / "out", 0
-    schedule = [*zip(victims, range(2, PARTS, (PARTS - 2) // len(victims)), strict=False)]
-    while commands == 0 or not (place / "_SUCCESS").exists():
-        commands += 1
-        driver = subprocess.Popen(command(place), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        victim = "none"
+    place, num_commands, result = tmp_path / "out", 0, None
+    step = (NUM_PARTS - 2) // len(victims)
+    schedule = [*zip(victims, range(2, NUM_PARTS, step), strict=False)]
+    while result is None:
+        num_commands += 1
+        driver, victim = start(place, "2", **head.joining), "none"
         while schedule and victim != "driver":
-            victim, parts = schedule.pop(0)
-            kill(victim, driver, place, parts)
-        said = driver.communicate(timeout=_PATIENCE_S)
-        assert driver.returncode == (-signal.SIGKILL if victim == "driver" else 0), said
+            victim, num_parts = schedule.pop(0)
+            wait_for_parts(place, num_parts, driver)
+            wait_for(lambda: part_actors(head.pid), "no worker")
+            os.kill(driver.pid if victim == "driver" else part_actors(head.pid)[0], signal.SIGKILL)
+        if victim == "driver":
+            assert driver.wait(_TIMEOUT_S) == -signal.SIGKILL
+            driver.communicate()
+            wait_for(lambda: not part_actors(head.pid), "workers outlive their driver")
+        else:
+            result = finish(driver)
 
-    assert commands == 1 + victims.count("driver")
+    assert num_commands == 1 + victims.count("driver")
     assert untimed_contents(place) == undisturbed
-    result = json.loads(said[0].splitlines()[-1])
-    assert result["rows"] == result["predicted"] + result["quarantined"] == PARTS * _ROWS
-    assert result["reasons"] == {"broken_image": PARTS}
+    assert result["rows"] == result["predicted"] + result["quarantined"] == NUM_PARTS * PART_ROWS
+    assert result["reasons"] == {"broken_image": NUM_PARTS}
 
 
-@pytest.mark.parametrize(("workers", "parts"), [("0", 2), ("2", 0), ("2", 2)])
-def test_sigterm_is_told_in_one_sentence_and_the_same_command_goes_on(
-    command: Callable[[Path], list[str]],
-    undisturbed: dict[str, bytes],
-    tmp_path: Path,
-    workers: str,
-    parts: int,
+@pytest.mark.parametrize(("workers", "num_parts"), [("0", 2), ("2", 0), ("2", 2)])
+def test_sigterm_ends_a_job_with_one_sentence_and_the_same_command_continues(
+    start: Command, undisturbed: dict[str, bytes], tmp_path: Path, workers: str, num_parts: int
 ) -> None:
-    words, place = [*command(tmp_path / "out"), "--workers", workers], tmp_path / "out"
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not place.exists() or parts_done(place) < parts:
-        assert driver.poll() is None, driver.communicate()
-        sleep(0.01)
+    place = tmp_path / "out"
+    driver = start(place, workers)
+    wait_for_parts(place, num_parts, driver)
     driver.send_signal(signal.SIGTERM)
-    stdout, stderr = driver.communicate(timeout=_PATIENCE_S)
+    stdout, stderr = driver.communicate(timeout=_TIMEOUT_S)
 
-    told = json.loads(stdout)
-    assert (driver.returncode, told["event"], told["code"]) == (75, "error", 75), stderr
-    assert stderr.splitlines()[-1] == f"nanograd: {told['reason']}"
+    error = json.loads(stdout)
+    assert (driver.returncode, error["event"], error["code"]) == (75, "error", 75), stderr
+    assert stderr.splitlines()[-1] == f"nanograd: {error['reason']}"
     assert [line for line in stderr.splitlines()[:-1] if not line.startswith("predict ")] == []
-    subprocess.run([*words, "--workers", "0"], check=True, capture_output=True)
+    finish(start(place, "0"))
     assert untimed_contents(place) == undisturbed
 
 
-def test_job_with_a_single_cpu_ends_and_leaves_the_same_bytes(
-    command: Callable[[Path], list[str]], undisturbed: dict[str, bytes], tmp_path: Path
+@pytest.mark.slow
+def test_job_with_a_single_cpu_ends_with_the_same_bytes(
+    start: Command, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    cpu = min(os.sched_getaffinity(0))
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})  # a child inherits it
+    try:
+        driver = start(tmp_path / "out", "1")
+    finally:
+        os.sched_setaffinity(0, cpus)
 
-    done = subprocess.run(
-        [*command(tmp_path / "out"), "--workers", "1"],
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-        timeout=_PATIENCE_S,
-        capture_output=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
+    finish(driver)
     assert untimed_contents(tmp_path / "out") == undisturbed

@@ -1,80 +1,92 @@
-"""A training job that is stopped or killed: the same command goes on, to the same bits."""
+"""A training job that is stopped or killed: the same command continues to the same bits."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import pytest
 
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.runtime import storage
-from tests.e2e.conftest import make_bucket
+from tests.conftest import environment_without_ray
+from tests.e2e.conftest import quiet
+from tests.helpers.head import Head
+from tests.helpers.waiting import wait_for
 
-SETTINGS = ["--data", "sample", "--epochs", "150", "--batch-size", "250"]
+EPOCHS, BATCH_SIZE = 60, 250
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The checksum that the run ends with if nobody disturbs it."""
+    """The checksum of the parameters that a run without disturbance ends with."""
+    place = str(tmp_path_factory.mktemp("undisturbed") / "run")
     config = TrainConfig(
-        data="sample",
-        epochs=150,
-        batch_size=250,
-        workers=0,
-        output=str(tmp_path_factory.mktemp("undisturbed") / "run"),
+        data="sample", epochs=EPOCHS, batch_size=BATCH_SIZE, workers=0, output=place
     )
-    return str(commands.train(config, lambda sentence: None)["params_sha256"])
+    return str(commands.train(config, quiet)["params_sha256"])
 
 
-@contextmanager
-def training(folder: Path, workers: int, output: str = "run") -> Iterator[subprocess.Popen[str]]:
-    """A training command that has saved a checkpoint."""
-    command = [sys.executable, "-m", "nanograd", "train", *SETTINGS, "--workers", str(workers)]
-    process = subprocess.Popen(
-        [*command, "--output", output],
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    deadline = monotonic() + 60
-    # A URI is joined to nothing: it is absolute.
-    place = output if "://" in output else str(folder / output)
-    while not any(name.startswith("round-") for name in storage.names(f"{place}/checkpoints")):
-        assert process.poll() is None, process.communicate()
-        assert monotonic() < deadline
-        sleep(0.02)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+@dataclass(frozen=True)
+class Training:
+    """A training command in a process of its own.
 
+    Args:
+        output: its run directory.
+        environment: variables added to ours.
+    """
 
-def finish(folder: Path, workers: int, output: str = "run") -> dict[str, object]:
-    done = subprocess.run(
-        [sys.executable, "-m", "nanograd", "train", *SETTINGS, "--workers", str(workers),
-         "--output", output],
-        cwd=folder, text=True, capture_output=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert "going on from round" in done.stderr
-    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    output: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, workers: int) -> "subprocess.Popen[str]":
+        words = [
+            sys.executable, "-m", "nanograd", "train", "--data", "sample", "--epochs", str(EPOCHS),
+            "--batch-size", str(BATCH_SIZE), "--workers", str(workers), "--output", self.output,
+        ]  # fmt: skip
+        return subprocess.Popen(
+            words, env=environment_without_ray(**self.environment), text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    @contextmanager
+    def until_a_checkpoint(self, workers: int) -> Iterator["subprocess.Popen[str]"]:
+        """Run the command until it has saved a checkpoint; it is killed at the end."""
+        process = self.start(workers)
+
+        def has_saved() -> bool:
+            assert process.poll() is None, process.communicate()
+            names = storage.names(f"{self.output}/checkpoints")
+            return any(name.startswith("round-") for name in names)
+
+        try:
+            wait_for(has_saved, "no checkpoint", every_s=0.01)
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def finish(self, workers: int) -> dict[str, object]:
+        """Run the command to its end; returns its result."""
+        process = self.start(workers)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert "from round" in stderr
+        result: dict[str, object] = json.loads(stdout.splitlines()[-1])
+        return result
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_sigterm_saves_and_exits_75_and_the_command_goes_on(
-    tmp_path: Path, undisturbed: str, workers: int
+def test_sigterm_saves_and_exits_75_and_the_command_continues(
+    tmp_path: Path, undisturbed: str, head: Head, workers: int
 ) -> None:
-    with training(tmp_path, workers) as process:
+    with Training(str(tmp_path / "run")).until_a_checkpoint(workers) as process:
         process.send_signal(signal.SIGTERM)
         began = monotonic()
         stdout, stderr = process.communicate(timeout=30)
@@ -82,34 +94,33 @@ def test_sigterm_saves_and_exits_75_and_the_command_goes_on(
     last = json.loads(stdout.splitlines()[-1])
     assert process.returncode == 75, stderr
     assert (last["event"], last["code"]) == ("error", 75)
-    assert "--output run" in last["reason"]
+    assert f"--output {tmp_path}" in last["reason"]
     assert monotonic() - began < 15
-    assert finish(tmp_path, 2 - workers)["params_sha256"] == undisturbed
+    again = Training(str(tmp_path / "run"), head.joining)
+    assert again.finish(2 - workers)["params_sha256"] == undisturbed
 
 
-def test_a_killed_driver_leaves_what_the_same_command_goes_on_from(
+def test_killed_command_continues_from_its_last_checkpoint(
     tmp_path: Path, undisturbed: str
 ) -> None:
-    with training(tmp_path, 2) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    training = Training(str(tmp_path / "run"))
+    with training.until_a_checkpoint(2) as process:
+        process.kill()
 
     assert process.returncode == -signal.SIGKILL
-    assert finish(tmp_path, 2)["params_sha256"] == undisturbed
+    assert training.finish(0)["params_sha256"] == undisturbed
 
 
 def test_checkpoints_in_an_object_store_serve_as_well(
-    tmp_path: Path, undisturbed: str, endpoint: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    bucket: str, undisturbed: str, head: Head
 ) -> None:
-    for name, value in endpoint.items():
-        monkeypatch.setenv(name, value)
-    output = f"{make_bucket(tmp_path.name)}/run"
-    with training(tmp_path, 0, output) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    training = Training(f"{bucket}/run", head.joining)
+    with training.until_a_checkpoint(2) as process:
+        process.kill()
 
-    done = finish(tmp_path, 2, output)
+    done = training.finish(2)
 
+    assert process.returncode == -signal.SIGKILL
     assert done["params_sha256"] == undisturbed
-    assert done["model"] == f"{output}/model"
-    assert len(storage.names(f"{output}/checkpoints")) <= 4
+    assert done["model"] == f"{bucket}/run/model"
+    assert len(storage.names(f"{bucket}/run/checkpoints")) <= 4

@@ -1,15 +1,24 @@
-"""What folders hold, as tests compare it before and after."""
+"""The content of output directories, as tests compare it before and after."""
 
 from pathlib import Path
+
+from nanograd.runtime import storage
 
 _TIMED = ("_metrics.jsonl", "report.html")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def contents(place: Path | str) -> dict[str, bytes]:
+    """All files below a path, or below the URI of a folder in an object store."""
+    if isinstance(place, Path):
+        files = [file for file in place.rglob("*") if file.is_file()]
+        return {str(file.relative_to(place)): file.read_bytes() for file in files}
+    return {
+        file.removeprefix(f"{place}/"): storage.read(file)
+        for file, _, _ in storage.files_below(place)
+        if not file.endswith("/")
+    }
 
 
-def untimed_contents(folder: Path) -> dict[str, bytes]:
-    """All files, but for those that tell how long a command took."""
-    found = contents(folder)
-    return {name: data for name, data in found.items() if Path(name).name not in _TIMED}
+def untimed_contents(place: Path | str) -> dict[str, bytes]:
+    """All files except those that record how long a command took."""
+    return {name: data for name, data in contents(place).items() if not name.endswith(_TIMED)}

@@ -1,5 +1,6 @@
-"""A Ray head of a test's own, with ports, a folder and a token that nobody else has."""
+"""A private Ray head with ports, a folder and a token of its own."""
 
+import json
 import os
 import secrets
 import signal
@@ -9,80 +10,107 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from urllib.request import Request, urlopen
 
 import ray.util
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment_without_ray
+from tests.helpers.waiting import wait_for
 
 
 @dataclass(frozen=True)
 class Head:
-    """A running Ray head: where jobs are submitted, and the environment that may do so."""
+    """A running Ray head.
+
+    Args:
+        url: of its dashboard, where jobs are submitted.
+        address: that a command on this machine joins.
+        environment: of processes that may do either.
+        pid: the process that all its processes belong to.
+    """
 
     url: str
     address: str
     environment: dict[str, str]
+    pid: int
+
+    @property
+    def joining(self) -> dict[str, str]:
+        """The variables that make a command join."""
+        token = {name: self.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+        return {"RAY_ADDRESS": self.address, **token}
 
     def submit(self, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
-        """Exit code and output of a job that runs our working directory."""
+        """Run a job in the project's directory; returns its exit code and output."""
         submit = ["ray", "job", "submit", "--address", self.url, "--working-dir", str(ROOT), "--"]
         done = subprocess.run(
-            [*submit, *words],
-            env=environment or self.environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+            [*submit, *words], env=environment or self.environment,
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 
 
 @contextmanager
-def running_head(programs: Path, folder: Path) -> Iterator[Head]:
-    """A head inside a with block; all its processes end with that.
+def running_head(programs: Path, folder: Path, **variables: str) -> Iterator[Head]:
+    """Run a head inside a with block; all its processes end with that.
 
     Args:
         programs: the folder of the `ray` and the `python` that it and its jobs run.
         folder: for its files; short, because sockets below it have names of at most 107 bytes.
+        variables: of the environment of the head, its workers and its jobs.
     """
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {
-        **clean,
-        "PATH": f"{programs}:{clean['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-    }
+    environment = environment_without_ray(
+        PATH=f"{programs}:{os.environ['PATH']}",
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(token),
+        **variables,
+    )
     port, dashboard = free_port(), free_port()
     process = subprocess.Popen(
-        _start(programs, folder, port, dashboard), env=environment, start_new_session=True,
+        [
+            str(programs / "ray"), "start", "--head", "--block", "--num-cpus=4",
+            f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray",
+            f"--dashboard-agent-listen-port={free_port()}",
+            f"--ray-client-server-port={free_port()}",
+            f"--metrics-export-port={free_port()}", f"--runtime-env-agent-port={free_port()}",
+            "--dashboard-host=127.0.0.1", "--disable-usage-stats",
+        ],
+        env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    address = f"{ray.util.get_node_ip_address()}:{port}"
-    head = Head(f"http://127.0.0.1:{dashboard}", address, environment)
+    url, address = f"http://127.0.0.1:{dashboard}", f"{ray.util.get_node_ip_address()}:{port}"
+    nodes = Request(  # noqa: S310 - our own server
+        f"{url}/api/v0/nodes", headers={"Authorization": f"Bearer {token.read_text()}"}
+    )
     try:
-        assert _listens(dashboard)
-        code, output = head.submit("true")
-        assert code == 0, output
-        yield head
+        wait_for(lambda: _has_node(nodes), "the head did not start")
+        yield Head(url, address, environment, process.pid)
     finally:
         # SIGTERM would take `ray start --block` half a minute; there is nothing to save.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _start(programs: Path, folder: Path, port: int, dashboard: int) -> list[str]:
-    return [
-        str(programs / "ray"), "start", "--head", "--block", "--num-cpus=2",
-        f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray",
-        f"--dashboard-agent-listen-port={free_port()}",
-        f"--ray-client-server-port={free_port()}",
-        f"--metrics-export-port={free_port()}", f"--runtime-env-agent-port={free_port()}",
-        "--dashboard-host=127.0.0.1", "--disable-usage-stats",
-    ]  # fmt: skip
+def _has_node(request: Request) -> bool:
+    try:
+        with urlopen(request, timeout=5) as answer:  # noqa: S310
+            nodes = json.load(answer)["data"]["result"]["result"]
+    except OSError:
+        return False
+    return any(node["state"] == "ALIVE" for node in nodes)
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until a process listens on a port of this machine."""
+
+    def listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listens, "the server did not start")
 
 
 def free_port() -> int:
@@ -90,16 +118,3 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def _listens(port: int) -> bool:
-    """Wait until somebody listens on a port of this machine, a minute at most."""
-    deadline = monotonic() + 60
-    while monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            sleep(0.1)
-        else:
-            return True
-    return False

@@ -1,15 +1,15 @@
-"""A way to the object store on which it can be made to fail in the middle of an upload."""
+"""A proxy before the object store that fails in the middle of an upload."""
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock, Thread
 from urllib.parse import urlsplit
 
-_BLOCK = 1 << 16
+_BLOCK_BYTES = 1 << 16
 
 
-class Way:
+class Proxy:
     """Passes bytes between its own port and a server.
 
     Args:
@@ -19,24 +19,19 @@ class Way:
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url).hostname, urlsplit(url).port
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._lock, self._then = Lock(), lambda: None
-        # How many bytes have gone to the server, and after how many something happens.
-        self.sent, self._most = 0, float("inf")
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.num_sent_bytes = 0
+        self._lock, self._limit_bytes, self._action = Lock(), float("inf"), lambda: None
         self._open: set[socket.socket] = set()
         Thread(target=self._accept, daemon=True).start()
 
-    @property
-    def url(self) -> str:
-        """What to say instead of the server's."""
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def after(self, num_bytes: int, then: Callable[[], None]) -> None:
-        """Do something once, when so many more bytes have gone to the server."""
+    def after(self, num_bytes: int, action: Callable[[], None]) -> None:
+        """Call `action` once, when this many more bytes have gone to the server."""
         with self._lock:
-            self._most, self._then = self.sent + num_bytes, then
+            self._limit_bytes, self._action = self.num_sent_bytes + num_bytes, action
 
-    def cut(self) -> None:
-        """Break every connection, and accept no more."""
+    def close(self) -> None:
+        """Break every connection and accept no more."""
         self._listener.close()
         for each in list(self._open):
             with suppress(OSError):
@@ -55,33 +50,23 @@ class Way:
             client.close()
             return
         self._open |= {client, server}
-        Thread(target=_pass_on, args=(server, client, lambda data: None), daemon=True).start()
-        _pass_on(client, server, self._count)
+        Thread(target=_forward, args=(server, client, lambda num_bytes: None), daemon=True).start()
+        _forward(client, server, self._count)
 
-    def _count(self, data: bytes) -> None:
+    def _count(self, num_bytes: int) -> None:
         with self._lock:
-            self.sent += len(data)
-            if self.sent < self._most:
+            self.num_sent_bytes += num_bytes
+            if self.num_sent_bytes < self._limit_bytes:
                 return
-            self._most, then = float("inf"), self._then
-        then()
+            self._limit_bytes, action = float("inf"), self._action
+        action()
 
 
-def _pass_on(source: socket.socket, target: socket.socket, see: Callable[[bytes], None]) -> None:
-    with suppress(OSError):  # either of them has gone
-        while data := source.recv(_BLOCK):
-            see(data)
+def _forward(source: socket.socket, target: socket.socket, count: Callable[[int], None]) -> None:
+    with suppress(OSError):  # one of them is closed
+        while data := source.recv(_BLOCK_BYTES):
+            count(len(data))
             target.sendall(data)
     for each in (source, target):
         with suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def way_to(url: str) -> Iterator[Way]:
-    """A way that is closed at the end."""
-    way = Way(url)
-    try:
-        yield way
-    finally:
-        way.cut()
