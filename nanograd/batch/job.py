@@ -104,6 +104,7 @@ def _run_parts(
         meter.add(receipt, seconds)
         _check_error_rate(job, receipts)
     _check_accounts(job, receipts)
+    storage.remove_leftovers(job.place)  # of workers that were killed in a commit
     _check_sole_writer(job, receipts)
     receipts.sort(key=lambda receipt: receipt["part"])
     storage.commit(job.path(SUMMARY), json_files.encode(job.summarise(total(receipts))))

@@ -23,6 +23,24 @@ class Miscount(Scribe):
         return {**super().counts(part), "rows": part.num_rows + (part.num_rows == 193)}
 
 
+class KilledInCommit(Scribe):
+    """Work whose first process died and left the half of a file."""
+
+    def __call__(self, part: Part) -> Receipt:
+        folder = Path(self.place, "rows")
+        folder.mkdir(exist_ok=True)
+        (folder / f".part-{part.id}.x.nanograd-tmp").write_bytes(b"ha")
+        return super().__call__(part)
+
+
+def test_leftovers_of_killed_workers_are_removed_at_the_end(
+    out: Path, undisturbed_job: dict[str, bytes]
+) -> None:
+    run(make_job(out), KilledInCommit(out))
+
+    assert untimed_contents(out) == undisturbed_job
+
+
 def test_totals_add_up_counts_and_merge_reasons(out: Path) -> None:
     total, said = run(make_job(out), Scribe(out))
 
