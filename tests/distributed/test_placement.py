@@ -11,7 +11,6 @@ from nanograd.config.train_config import TrainConfig
 from nanograd.distributed import cluster
 from nanograd.distributed.cluster import num_actors
 from nanograd.errors import ClusterError
-from tests.e2e.conftest import quiet
 
 
 def test_unless_said_otherwise_there_are_as_many_as_cpus_or_shards(ray_cpus: int) -> None:
@@ -42,13 +41,13 @@ class Other:
 
 def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:
     run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
-    commands.data_export("sample", pictures, quiet)
-    commands.ingest(IngestConfig(output=rows, part_rows=193, workers=0), [pictures], quiet)
+    commands.data_export("sample", pictures)
+    commands.ingest(IngestConfig(output=rows, part_rows=193, workers=0), [pictures])
 
     learning = TrainConfig(data="sample", output=run, epochs=1, workers=ray_cpus)
-    trained = commands.train(learning, quiet)
+    trained = commands.train(learning)
     reading = PredictConfig(model=trained["model"], output=read, workers=ray_cpus)
-    predicted = commands.predict(reading, [rows], quiet)
+    predicted = commands.predict(reading, [rows])
 
     assert trained["workers"] == ray_cpus
     assert predicted["predicted"] == 1000

@@ -16,23 +16,19 @@ from nanograd.data.mnist import Mnist
 from tests.helpers.head import Head, free_port, running_head, wait_for_port
 
 
-def quiet(sentence: str) -> None:
-    """Ignore progress."""
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model directory, trained on the sample without Ray."""
     place = tmp_path_factory.mktemp("trained") / "run"
     config = TrainConfig(data="sample", output=str(place), workers=0, epochs=2, batch_size=128)
-    return str(commands.train(config, quiet)["model"])
+    return str(commands.train(config)["model"])
 
 
 @pytest.fixture(scope="session")
 def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     """The sample's 1,000 test digits as PNG files, a folder a class."""
     place = tmp_path_factory.mktemp("pictures") / "png"
-    commands.data_export("sample", str(place), quiet)
+    commands.data_export("sample", str(place))
     return place
 
 

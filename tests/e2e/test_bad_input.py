@@ -124,7 +124,7 @@ def test_another_server_at_the_address_is_69(nanograd: Nanograd) -> None:
         outcome = nanograd(*TRAIN, "--address", f"127.0.0.1:{server.server_port}")
         server.shutdown()
 
-    assert_refused(outcome, 69, "not Ray")
+    assert_refused(outcome, 69, "Ray listens there")
 
 
 def test_predict_without_model_or_input_is_refused(

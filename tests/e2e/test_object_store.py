@@ -57,7 +57,15 @@ def test_workers_on_a_cluster_use_the_store_directly(
         "ingest", pictures, "--output", rows, "--workers", "2", "--part-rows", "5", **head.joining
     )
     predicted = nanograd_process(
-        "predict", rows, "--model", trained, "--output", f"{bucket}/out", "--workers", "2", **head.joining
+        "predict",
+        rows,
+        "--model",
+        trained,
+        "--output",
+        f"{bucket}/out",
+        "--workers",
+        "2",
+        **head.joining,
     )
 
     assert_ingested(ingested)

@@ -13,7 +13,7 @@ from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 from tests.helpers.photos import KINDS, photograph
 
-OF_EACH_KIND = 5
+OF_EACH_KIND = 3
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The default net, trained on the sample's 4,000 images."""
     place = tmp_path_factory.mktemp("net") / "run"
     config = TrainConfig(data="sample", output=str(place), workers=0, validation_split=0.0)
-    return model.load(str(commands.train(config, lambda sentence: None)["model"]))
+    return model.load(str(commands.train(config)["model"]))
 
 
 def read(net: Model, data: bytes) -> int | str:

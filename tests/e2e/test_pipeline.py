@@ -87,7 +87,9 @@ def test_verbose_evaluation_prints_a_line_an_image_then_time_and_accuracy(
 def test_settings_take_precedence_flag_environment_file_preset(
     nanograd: Nanograd, tmp_path: Path
 ) -> None:
-    (tmp_path / "my.toml").write_text('preset = "classic"\nepochs = 3\nbatch_size = 200\nseed = 5\n')
+    (tmp_path / "my.toml").write_text(
+        'preset = "classic"\nepochs = 3\nbatch_size = 200\nseed = 5\n'
+    )
     words = ["train", "--data", "sample", *NO_RAY, "--config", "my.toml", "--output", "run"]
     flags = ["--seed", "7", "--warmup", "5"]
 

@@ -1,4 +1,4 @@
-"""A batch job whose workers and drivers are killed: the same command continues to the same bytes."""
+"""A batch job whose workers and drivers are killed: the same command ends with the same bytes."""
 
 import json
 import os

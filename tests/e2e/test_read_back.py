@@ -29,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist) -
         table = pa.table({**columns, "label": pa.array(labels, pa.int64())})
         pq.write_table(table, folder / "rows" / f"{number}.parquet")
     config = PredictConfig(model=trained, output=str(folder / "out"), workers=0, keep=("id",))
-    commands.predict(config, [str(folder / "rows")], lambda sentence: None)
+    commands.predict(config, [str(folder / "rows")])
     return folder / "out"
 
 
@@ -84,7 +84,7 @@ def test_csv_and_json_lines_are_read_with_the_same_values(
         config = PredictConfig(
             model=trained, output=str(tmp_path / name), workers=0, keep=("id",), format=name
         )
-        commands.predict(config, inputs, lambda sentence: None)
+        commands.predict(config, inputs)
     columns = ["id", "source_row", "prediction", "label"]
 
     expected = pl.read_parquet(f"{out}/predictions/*.parquet").select(columns).sort("id").rows()

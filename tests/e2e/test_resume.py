@@ -16,7 +16,6 @@ from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.runtime import storage
 from tests.conftest import environment_without_ray
-from tests.e2e.conftest import quiet
 from tests.helpers.head import Head
 from tests.helpers.waiting import wait_for
 
@@ -30,7 +29,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = TrainConfig(
         data="sample", epochs=EPOCHS, batch_size=BATCH_SIZE, workers=0, output=place
     )
-    return str(commands.train(config, quiet)["params_sha256"])
+    return str(commands.train(config)["params_sha256"])
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class Training:
             "--batch-size", str(BATCH_SIZE), "--workers", str(workers), "--output", self.output,
         ]  # fmt: skip
         return subprocess.Popen(
-            words, env=environment_without_ray(**self.environment), text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            words, env=environment_without_ray(**self.environment), start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     @contextmanager

@@ -18,7 +18,6 @@ import pytest
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from tests.conftest import ROOT
-from tests.e2e.conftest import quiet
 from tests.helpers.head import Head, running_head
 from tests.helpers.hosts.cluster import events
 from tests.helpers.hosts.runbook import blocks
@@ -80,7 +79,7 @@ def head(bare: Path, folder: Path) -> Iterator[Head]:
 
 def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: Path) -> None:
     [block] = [each for each in blocks() if each.section.startswith("Another Python environment")]
-    commands.data_export("sample", str(tmp_path / "png"), quiet)
+    commands.data_export("sample", str(tmp_path / "png"))
 
     desk = {**head.environment, "RAY_API_SERVER_ADDRESS": head.url}
     done = run("bash", "-ec", block.text.replace("s3://digits", str(tmp_path)), **desk)
@@ -94,7 +93,7 @@ def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: 
 
 def alone(place: Path) -> dict[str, Any]:
     """What one process says of the same training."""
-    return commands.train(TrainConfig(data="sample", workers=0, output=str(place)), quiet)
+    return commands.train(TrainConfig(data="sample", workers=0, output=str(place)))
 
 
 def test_uv_run_trains_here_from_any_folder(bare: Path, tmp_path: Path) -> None:

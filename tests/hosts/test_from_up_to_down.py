@@ -14,7 +14,6 @@ import pytest
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.config.train_config import TrainConfig
-from tests.e2e.conftest import quiet
 from tests.helpers.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
 from tests.helpers.hosts.world import wait_for
 
@@ -26,9 +25,10 @@ PLAIN = "--data sample --batch-size 128 --shards 3 --workers 3"
 PICTURES = """
 import tempfile
 from pathlib import Path
-from nanograd import commands, storage
+from nanograd import commands
+from nanograd.runtime import storage
 with tempfile.TemporaryDirectory() as folder:
-    commands.data_export("sample", f"{folder}/png", lambda sentence: None)
+    commands.data_export("sample", f"{folder}/png")
     for digit in (3, 8):
         for file in sorted(Path(folder, "png", str(digit)).iterdir())[:6]:
             storage.commit(f"s3://digits/png/{digit}/{file.name}", file.read_bytes())
@@ -38,7 +38,7 @@ with tempfile.TemporaryDirectory() as folder:
 def alone(place: Path, **settings: int) -> str:
     """The checksum of the parameters that one process computes."""
     config = TrainConfig(data="sample", workers=0, output=str(place), **settings)
-    return str(commands.train(config, quiet)["params_sha256"])
+    return str(commands.train(config)["params_sha256"])
 
 
 def test_runbooks_three_jobs_compute_what_one_process_does(
@@ -132,7 +132,7 @@ def test_hosts_read_pictures_in_a_shared_folder_as_one_process_does(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     place = Path(cluster.world.shared)
-    commands.data_export("sample", str(tmp_path / "png"), quiet)
+    commands.data_export("sample", str(tmp_path / "png"))
     shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
 
     ingested = on_shared_folder(
@@ -149,7 +149,7 @@ def test_hosts_read_pictures_in_a_shared_folder_as_one_process_does(
     assert ingested.last["ingested"] == predicted.last["predicted"] == 100
     assert cluster.num_hosts_of_actors("MapWorker") > 1
     there = PredictConfig(model=f"{place}/slow/model", output=str(tmp_path / "read"), workers=0)
-    commands.predict(there, [f"{place}/rows"], quiet)
+    commands.predict(there, [f"{place}/rows"])
     assert predictions(place / "read") == predictions(tmp_path / "read")
 
 
