@@ -1,19 +1,22 @@
-# demo · test · test-browser · test-cluster · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
+# demo · test · test-all · test-browser · test-cluster · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
 PYTHON ?= python3
 BIN := .venv/bin
 # One BLAS thread per process, as everywhere: see docs/numerics.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-browser test-cluster soak bench bench-handwriting check fmt docs clean
+.PHONY: demo test test-all test-browser test-cluster soak bench bench-handwriting check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
-test: .venv/installed  ## the whole suite, under 12 minutes on 2 cores
+test: .venv/installed  ## the tests, without the slow ones: under 8 minutes on 2 cores
 	$(BIN)/pytest
 
+test-all: .venv/installed  ## the tests, slow ones included
+	$(BIN)/pytest -m 'not soak and not hosts'
+
 test-browser: .venv/installed  ## the report in Debian's Chromium, installed if necessary
-	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(BIN)/pytest tests/browser
 
 test-cluster: .venv/installed  ## three hosts as network namespaces; needs root; installs their requirements on Debian
