@@ -71,14 +71,14 @@ class Store:
         self._process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_store() -> Iterator[Store]:
     store = Store()
     yield store
     store.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def head(shared_store: Store) -> Iterator[Head]:
     """A Ray head in this environment: a command joins it sooner than it starts a private Ray."""
     with (

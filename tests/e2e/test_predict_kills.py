@@ -135,7 +135,9 @@ def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
     assert result["reasons"] == {"broken_image": NUM_PARTS}
 
 
-@pytest.mark.parametrize(("workers", "num_parts"), [("0", 2), ("2", 0), ("2", 2)])
+@pytest.mark.parametrize(
+    ("workers", "num_parts"), [("0", 2), pytest.param("2", 0, marks=pytest.mark.slow), ("2", 2)]
+)
 def test_sigterm_ends_a_job_with_one_sentence_and_the_same_command_continues(
     start: Command, undisturbed: dict[str, bytes], tmp_path: Path, workers: str, num_parts: int
 ) -> None:

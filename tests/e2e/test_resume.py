@@ -13,22 +13,22 @@ from time import monotonic
 import pytest
 
 from nanograd import commands
+from nanograd.config.settings import flag_name
 from nanograd.config.train_config import TrainConfig
 from nanograd.runtime import storage
 from tests.conftest import environment_without_ray
 from tests.helpers.head import Head
 from tests.helpers.waiting import wait_for
 
-EPOCHS, BATCH_SIZE = 60, 250
+SETTINGS = {"epochs": 20, "batch_size": 250, "hidden": 32}
+FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[name]))]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The checksum of the parameters that a run without disturbance ends with."""
     place = str(tmp_path_factory.mktemp("undisturbed") / "run")
-    config = TrainConfig(
-        data="sample", epochs=EPOCHS, batch_size=BATCH_SIZE, workers=0, output=place
-    )
+    config = TrainConfig(data="sample", workers=0, output=place, **SETTINGS)
     return str(commands.train(config)["params_sha256"])
 
 
@@ -46,8 +46,8 @@ class Training:
 
     def start(self, workers: int) -> "subprocess.Popen[str]":
         words = [
-            sys.executable, "-m", "nanograd", "train", "--data", "sample", "--epochs", str(EPOCHS),
-            "--batch-size", str(BATCH_SIZE), "--workers", str(workers), "--output", self.output,
+            sys.executable, "-m", "nanograd", "train", "--data", "sample", *FLAGS,
+            "--workers", str(workers), "--output", self.output,
         ]  # fmt: skip
         return subprocess.Popen(
             words, env=environment_without_ray(**self.environment), start_new_session=True,
@@ -99,6 +99,7 @@ def test_sigterm_saves_and_exits_75_and_the_command_continues(
     assert again.finish(2 - workers)["params_sha256"] == undisturbed
 
 
+@pytest.mark.slow
 def test_killed_command_continues_from_its_last_checkpoint(
     tmp_path: Path, undisturbed: str
 ) -> None:

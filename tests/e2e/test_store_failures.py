@@ -13,7 +13,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.runtime import storage
 from tests.conftest import Nanograd, Outcome
 from tests.e2e.conftest import Store, make_bucket
-from tests.helpers.folders import contents, untimed_contents
+from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, make_job, run
 from tests.helpers.store_faults import Proxy
 
@@ -170,20 +170,19 @@ def test_endless_hang_of_the_store_ends_the_job_with_74(
     assert untimed_contents(f"{bucket}/out") == expected
 
 
-def test_replacement_killed_between_two_files_is_finished_by_the_next_command(bucket: str) -> None:
-    place = f"{bucket}/undisturbed"
-    run(make_job(place), Scribe(place))
-    expected = untimed_contents(place)
+@pytest.mark.parametrize("num_files", [0, 7])
+def test_replacement_killed_between_two_files_is_finished_by_the_next_command(
+    bucket: str, undisturbed_job: dict[str, bytes], num_files: int
+) -> None:
+    out = f"{bucket}/out"
+    run(make_job(out, PARTS[:2], model="n"), Scribe(out))
+    with interrupt_after(num_files), pytest.raises(KeyboardInterrupt):
+        run(make_job(out, overwrite=True), Scribe(out))
+    complete = "_SUCCESS" in storage.names(out)
 
-    for num_files in range(0, len(contents(place)), 5):
-        out = f"{bucket}/out-{num_files}"
-        run(make_job(out, PARTS[:2], model="n"), Scribe(out))
-        with interrupt_after(num_files), pytest.raises(KeyboardInterrupt):
-            run(make_job(out, overwrite=True), Scribe(out))
-        complete = "_SUCCESS" in storage.names(out)
-        again = Scribe(out)
-        total, _ = run(make_job(out), again)
+    again = Scribe(out)
+    total, _ = run(make_job(out), again)
 
-        assert not complete
-        assert (again.done, total) == ([], TOTAL)
-        assert untimed_contents(out) == expected
+    assert not complete
+    assert (again.done, total) == ([], TOTAL)
+    assert untimed_contents(out) == undisturbed_job
