@@ -29,7 +29,7 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from nanograd.errors import ClusterError, UsageError
-from nanograd.runtime.signals import sigterm_kept
+from nanograd.runtime.signals import is_terminating, sigterm_kept
 
 LOCAL = "local"
 
@@ -53,7 +53,9 @@ class _RayStdout(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the first sentence to stderr."""
-        sys.stderr.write(text.partition(" To troubleshoot")[0])
+        # The end of the actors at SIGTERM is no failure, but Ray reports it as one.
+        if not is_terminating():
+            sys.stderr.write(text.partition(" To troubleshoot")[0])
         return len(text)
 
 

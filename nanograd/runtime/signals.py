@@ -41,6 +41,11 @@ def sigterm_raises() -> Iterator[None]:
         yield
 
 
+def is_terminating() -> bool:
+    """Return whether SIGTERM came inside `sigterm_raises`."""
+    return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
     """Keep the handler of SIGTERM through a call that replaces it, such as `ray.init`.

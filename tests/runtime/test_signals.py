@@ -6,7 +6,13 @@ from types import FrameType
 
 import pytest
 
-from nanograd.runtime.signals import Terminated, sigterm_kept, sigterm_raises, stop_signals
+from nanograd.runtime.signals import (
+    Terminated,
+    is_terminating,
+    sigterm_kept,
+    sigterm_raises,
+    stop_signals,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +39,11 @@ def test_sigterm_raises_once_and_then_is_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(Terminated), sigterm_raises():
+        assert not is_terminating()
         try:
             raise_signal()
         finally:
+            assert is_terminating()
             raise_signal()  # while files are being closed
     assert signal.getsignal(signal.SIGTERM) == before
 
