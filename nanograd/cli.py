@@ -7,8 +7,10 @@ Progress and messages go to stderr. stdout ends with `{"event": "result", ...}` 
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
 from typing import Any, TextIO
 
 import click
@@ -45,13 +47,7 @@ def cli() -> None:
 @with_settings(TrainConfig)
 def train(config: TrainConfig) -> None:
     """Train a net, with Ray workers or in this process."""
-    from nanograd import commands
-    from nanograd.console import summaries
-
-    with _listener(config) as listener:
-        result = commands.train(config, listener)
-        listener(info(summaries.of_training(result)))
-    _print_result("train", result)
+    _run("train", config, partial(_commands().train, config), _summaries().of_training)
 
 
 @cli.command()
@@ -59,13 +55,7 @@ def train(config: TrainConfig) -> None:
 @with_settings(IngestConfig)
 def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     """Convert pictures (files, folders, globs) to Parquet."""
-    from nanograd import commands
-    from nanograd.console import summaries
-
-    with _listener(config) as listener:
-        result = commands.ingest(config, inputs, listener)
-        listener(info(summaries.of_ingest(result)))
-    _print_result("ingest", result)
+    _run("ingest", config, partial(_commands().ingest, config, inputs), _summaries().of_ingest)
 
 
 @cli.command()
@@ -73,11 +63,8 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 @with_settings(InspectConfig)
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the scores."""
-    from nanograd import commands
-    from nanograd.console import summaries
-
-    result = commands.inspect(config, inputs, _echo)
-    _echo(info(summaries.of_inspection(result)))
+    result = _commands().inspect(config, inputs, _echo)
+    _echo(info(_summaries().of_inspection(result)))
     _print_result("inspect", result)
 
 
@@ -86,31 +73,22 @@ def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
 @with_settings(PredictConfig)
 def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
     """Classify the digits in Parquet files (files, folders, globs)."""
-    from nanograd import commands
-    from nanograd.console import summaries
-
-    with _listener(config) as listener:
-        result = commands.predict(config, inputs, listener)
-        listener(info(summaries.of_prediction(result, config.format)))
-    _print_result("predict", result)
+    summarise = partial(_summaries().of_prediction, format_=config.format)
+    _run("predict", config, partial(_commands().predict, config, inputs), summarise)
 
 
 @cli.command()
 @with_settings(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> None:
     """Measure a model on a labelled test set."""
-    from nanograd import commands
-
-    _print_result("evaluate", commands.evaluate(config, _echo))
+    _print_result("evaluate", _commands().evaluate(config, _echo))
 
 
 @cli.command()
 @with_settings(ExportConfig)
 def export(config: ExportConfig) -> None:
     """Write a model as an ONNX graph: pixels in, ten scores out."""
-    from nanograd import commands
-
-    _print_result("export", commands.export_model(config))
+    _print_result("export", _commands().export_model(config))
 
 
 @cli.command()
@@ -120,9 +98,7 @@ def export(config: ExportConfig) -> None:
 @debug
 def report(run: str, data: str | None, plots: bool) -> None:
     """Write the report of a run or prediction again."""
-    from nanograd import commands
-
-    _print_result("report", commands.report(run, data, _echo, as_png=plots))
+    _print_result("report", _commands().report(run, data, _echo, as_png=plots))
 
 
 @cli.command()
@@ -130,11 +106,9 @@ def report(run: str, data: str | None, plots: bool) -> None:
 @debug
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
-    from nanograd import commands
-
     stdout = sys.stdout  # while Ray is in use, prints go to stderr
     with _listener(JobConfig()) as listener:
-        for command, result in commands.demo(output, listener):
+        for command, result in _commands().demo(output, listener):
             _print_result(command, result, stdout)
 
 
@@ -148,9 +122,7 @@ def data() -> None:
 @debug
 def fetch(mirrors: tuple[str, ...]) -> None:
     """Download MNIST into the cache, verified."""
-    from nanograd import commands
-
-    _print_result("data fetch", commands.data_fetch(mirrors, _echo))
+    _print_result("data fetch", _commands().data_fetch(mirrors, _echo))
 
 
 @data.command("info")
@@ -158,9 +130,7 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 @debug
 def describe(source: str) -> None:
     """Print the counts, classes and checksum of a data set."""
-    from nanograd import commands
-
-    _print_result("data info", commands.data_info(source, _echo))
+    _print_result("data info", _commands().data_info(source, _echo))
 
 
 @data.command("export")
@@ -169,9 +139,7 @@ def describe(source: str) -> None:
 @debug
 def export_data(source: str, output: str) -> None:
     """Write a test set as a folder of pictures."""
-    from nanograd import commands
-
-    _print_result("data export", commands.data_export(source, output, _echo))
+    _print_result("data export", _commands().data_export(source, output, _echo))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -201,6 +169,32 @@ def _translated(error: BaseException) -> BaseException:
     if isinstance(error, click.ClickException):
         return UsageError(f"{error.format_message()} (--help lists all flags)")
     return KeyboardInterrupt() if isinstance(error, click.Abort) else error
+
+
+def _commands() -> ModuleType:
+    """Import the commands: `nanograd --help` answers without them."""
+    from nanograd import commands
+
+    return commands
+
+
+def _summaries() -> ModuleType:
+    from nanograd.console import summaries
+
+    return summaries
+
+
+def _run(
+    name: str,
+    config: JobConfig,
+    command: Callable[[Listener], dict[str, Any]],
+    summarise: Callable[[dict[str, Any]], str],
+) -> None:
+    """Run a command, log its summary and print its result line."""
+    with _listener(config) as listener:
+        result = command(listener)
+        listener(info(summarise(result)))
+    _print_result(name, result)
 
 
 def _print_result(command: str, result: dict[str, Any], file: TextIO | None = None) -> None:

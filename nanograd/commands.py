@@ -39,16 +39,8 @@ from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.report import plots, prediction_report, sheet, training_report
 from nanograd.report.inspection import inspect_picture, summarize
 from nanograd.report.trackers import trackers
-from nanograd.runtime import process, storage
-from nanograd.runtime.events import (
-    ImageScored,
-    Listener,
-    TrainingFinished,
-    broadcast,
-    ignore,
-    info,
-    warning,
-)
+from nanograd.runtime import events, process, storage
+from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
 from nanograd.runtime.signals import stop_signals
 from nanograd.tables.rows import ReadOptions
 from nanograd.training.recipe import Recipe, num_epochs
@@ -84,7 +76,7 @@ def train(config: TrainConfig, listener: Listener = ignore) -> ResultLine:
                 )
             )
         result = train_run(run, start_group, everyone, stop)
-        everyone(TrainingFinished(result=result))
+        everyone(events.TrainingFinished(result=result))
     write = partial(training_report.write, place, data.test, as_png=config.plots)
     return {**result, "report": write_report(place, write, listener, again=config.plots)}
 
@@ -281,7 +273,7 @@ def evaluate(config: EvaluateConfig, listener: Listener = ignore) -> ResultLine:
     if config.verbose:
         for label, row, prediction in zip(test.labels, scores, best, strict=True):
             listener(
-                ImageScored(
+                events.ImageScored(
                     label=int(label), scores=tuple(row.tolist()), prediction=int(prediction)
                 )
             )

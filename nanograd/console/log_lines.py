@@ -5,23 +5,13 @@ from collections.abc import Callable
 from time import gmtime, perf_counter, strftime
 from typing import Any
 
-from nanograd.runtime.events import (
-    EpochFinished,
-    Event,
-    GroupEvent,
-    ImageScored,
-    JobProgress,
-    Level,
-    Message,
-    TrainingProgress,
-    WorkerState,
-    duration,
-)
+from nanograd.runtime import events
+from nanograd.runtime.events import Event, Level, WorkerState, duration
 
 INTERVAL_S = 5.0
 _PREFIXES = {Level.INFO: "", Level.WARNING: "WARNING: ", Level.ERROR: "nanograd: "}
 
-AnyProgress = TrainingProgress | JobProgress
+AnyProgress = events.TrainingProgress | events.JobProgress
 
 
 class TextLog:
@@ -53,8 +43,8 @@ class TextLog:
     def progress_line(self, event: AnyProgress) -> str:
         """Return the line of progress.
 
-        >>> event = JobProgress(command="predict", part=1, parts=2, row=90, rows=180, time_s=2.0,
-        ...                     rows_per_s=45.0, quarantined=3, left_s=2.0, complete=False)
+        >>> event = events.JobProgress(command="predict", part=1, parts=2, row=90, rows=180,
+        ...     rows_per_s=45.0, quarantined=3, time_s=2.0, left_s=2.0, complete=False)
         >>> TextLog(print).progress_line(event)
         'predict  part 1/2  row 90/180  45 rows/s  3 quarantined  2 s left'
         """
@@ -75,10 +65,16 @@ class JsonLog(TextLog):
 
     def line(self, event: Event) -> str | None:
         """Return the line of an event other than progress."""
-        if isinstance(event, EpochFinished):
+        if isinstance(event, events.EpochFinished):
             return _json(event.record())
-        text = str(event) if isinstance(event, Message | GroupEvent | ImageScored) else None
-        return None if text is None else _json(Message(text=text, level=event.level).record())
+        text = (
+            str(event)
+            if isinstance(event, events.Message | events.GroupEvent | events.ImageScored)
+            else None
+        )
+        return (
+            None if text is None else _json(events.Message(text=text, level=event.level).record())
+        )
 
     def progress_line(self, event: AnyProgress) -> str:
         """Return the line of progress."""
@@ -87,14 +83,14 @@ class JsonLog(TextLog):
 
 def sentence(event: Event) -> str | None:
     """Return an event as text for people, with the prefix of its level; None if it has no text."""
-    if isinstance(event, Message | GroupEvent | ImageScored):
+    if isinstance(event, events.Message | events.GroupEvent | events.ImageScored):
         return f"{_PREFIXES[event.level]}{event}"
     return None
 
 
 def measures(event: AnyProgress) -> list[str]:
     """Return speed and quality as a few words each."""
-    if isinstance(event, JobProgress):
+    if isinstance(event, events.JobProgress):
         return [rate(event.rows_per_s, "rows"), f"{event.quarantined:,} quarantined"]
     found = [rate(event.rounds_per_s, "rounds"), f"{event.images_per_s:,} images/s"]
     if event.loss is not None:
@@ -117,7 +113,7 @@ def rate(number: float, unit: str) -> str:
 
 
 def _counts(event: AnyProgress) -> list[str]:
-    if isinstance(event, JobProgress):
+    if isinstance(event, events.JobProgress):
         return [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
     net = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
     return [

@@ -11,16 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nanograd.console.log_lines import JsonLog, TextLog, measures, sentence
-from nanograd.runtime.events import (
-    EpochFinished,
-    EpochMetrics,
-    Event,
-    JobProgress,
-    Level,
-    Listener,
-    TrainingProgress,
-    WorkerState,
-)
+from nanograd.runtime import events
+from nanograd.runtime.events import Event, Level, Listener, WorkerState
 
 _REFRESHES_PER_S = 4
 _NUM_EPOCHS = 5
@@ -76,23 +68,23 @@ class LiveView:
             console=console,
             expand=True,
         )
-        self._epochs: list[EpochMetrics] = []
+        self._epochs: list[events.EpochMetrics] = []
 
     def __call__(self, event: Event) -> None:
         """Draw an event; progress replaces the progress before it."""
-        if isinstance(event, EpochFinished):
+        if isinstance(event, events.EpochFinished):
             self._epochs.append(event.metrics)
-        elif isinstance(event, TrainingProgress | JobProgress):
+        elif isinstance(event, events.TrainingProgress | events.JobProgress):
             self._draw(event)
         elif (text := sentence(event)) is not None:
             style = "" if event.level is Level.INFO else "yellow"
             self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def view(self, event: TrainingProgress | JobProgress) -> RenderableType:
+    def view(self, event: events.TrainingProgress | events.JobProgress) -> RenderableType:
         """Return a drawing of progress: bar, measures, workers, epochs."""
         self._advance_bar(event)
         parts: list[RenderableType] = [self._bar, Text("  ".join(measures(event)))]
-        if isinstance(event, TrainingProgress):
+        if isinstance(event, events.TrainingProgress):
             parts.append(_workers(event))
             if self._epochs:
                 parts.append(_epoch_table(self._epochs))
@@ -106,7 +98,7 @@ class LiveView:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
 
-    def _draw(self, event: TrainingProgress | JobProgress) -> None:
+    def _draw(self, event: events.TrainingProgress | events.JobProgress) -> None:
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
             self._live.start()
@@ -114,8 +106,8 @@ class LiveView:
         if event.complete:
             self.close()
 
-    def _advance_bar(self, event: TrainingProgress | JobProgress) -> None:
-        if isinstance(event, TrainingProgress):
+    def _advance_bar(self, event: events.TrainingProgress | events.JobProgress) -> None:
+        if isinstance(event, events.TrainingProgress):
             net = f"net {event.net}/{event.nets} " if event.nets > 1 else ""
             title = f"train {net}epoch {event.epoch}/{event.epochs}"
             unit, done, total = "round", event.round, event.rounds
@@ -129,7 +121,7 @@ class LiveView:
         )
 
 
-def _workers(event: TrainingProgress) -> Text:
+def _workers(event: events.TrainingProgress) -> Text:
     """Return the ranks, a full circle if working and an empty one if starting, in one line."""
     line = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
     for rank, state in event.workers.items():
@@ -139,7 +131,7 @@ def _workers(event: TrainingProgress) -> Text:
     return line
 
 
-def _epoch_table(epochs: list[EpochMetrics]) -> Table:
+def _epoch_table(epochs: list[events.EpochMetrics]) -> Table:
     """Return the newest epochs as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("epoch", "loss", "validation", "images/s", "seconds"):

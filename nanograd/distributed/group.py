@@ -30,18 +30,8 @@ from nanograd.distributed.members import (
 )
 from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, DivergedError, Stopped
-from nanograd.runtime.events import (
-    BuildsDiffer,
-    FailureKind,
-    GroupStarted,
-    Listener,
-    RoundRetried,
-    ServerFailed,
-    WorkerFailed,
-    WorkerJoined,
-    WorkerState,
-    ignore,
-)
+from nanograd.runtime import events
+from nanograd.runtime.events import FailureKind, Listener, WorkerState, ignore
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Refusal, RefusalReason, Snapshot
 
@@ -130,7 +120,9 @@ class RayGroup:
                 f"the parameter server did not start ({first_line(error)}); look at `ray status`"
             ) from error
         listener(
-            GroupStarted(num_workers=len(self._members.present), num_hosts=self._members.num_hosts)
+            events.GroupStarted(
+                num_workers=len(self._members.present), num_hosts=self._members.num_hosts
+            )
         )
 
     def advance(self, until: int) -> None:
@@ -219,7 +211,9 @@ class RayGroup:
             kill_process(self._identity)
         ray.kill(self._server)
         self._listener(
-            ServerFailed(round=self._round, reason=first_line(cause), copy=self._backup.round)
+            events.ServerFailed(
+                round=self._round, reason=first_line(cause), copy=self._backup.round
+            )
         )
         self._round = self._backup.round
         self._start_server(self._backup)
@@ -245,7 +239,7 @@ class RayGroup:
             self._compare_builds(rank, server)
             if rank in self._failed_ranks:
                 self._failed_ranks.remove(rank)
-                self._listener(WorkerJoined(rank=rank, round=self._round))
+                self._listener(events.WorkerJoined(rank=rank, round=self._round))
         if arrivals.joined:
             self._assign_shards()
 
@@ -253,7 +247,7 @@ class RayGroup:
         worker = self._members.present[rank].identity
         if worker.fingerprint == server.fingerprint:
             return
-        event = BuildsDiffer(rank=rank, worker=worker.fingerprint, server=server.fingerprint)
+        event = events.BuildsDiffer(rank=rank, worker=worker.fingerprint, server=server.fingerprint)
         if self._strict:
             raise ClusterError(f"{event}; leave out --strict to continue all the same")
         self._listener(event)
@@ -270,7 +264,9 @@ class RayGroup:
         self._assign_shards()
         for rank, how in failed.items():
             self._listener(
-                WorkerFailed(rank=rank, round=self._round, how=how, heirs=self._members.heirs(rank))
+                events.WorkerFailed(
+                    rank=rank, round=self._round, how=how, heirs=self._members.heirs(rank)
+                )
             )
 
     # Segments of rounds
@@ -355,7 +351,7 @@ class RayGroup:
         for rank in list(self._members.present):
             self._members.replace(rank)
             self._failed_ranks.add(rank)
-        self._listener(RoundRetried(round=self._round, reason=str(refusal)))
+        self._listener(events.RoundRetried(round=self._round, reason=str(refusal)))
 
     def _end_if_stopped(self) -> None:
         """End the run: a service manager ends Ray's processes together with the driver."""

@@ -9,13 +9,8 @@ from typing import Any, TypeVar
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from nanograd.runtime.events import (
-    Event,
-    JobProgress,
-    TrainingProgress,
-    WorkerFailed,
-    WorkerState,
-)
+from nanograd.runtime import events
+from nanograd.runtime.events import Event, WorkerState
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -66,22 +61,24 @@ class RayMetrics:
         self._accuracy = made(
             Gauge, "nanograd_validation_accuracy", "Validation accuracy of the last epoch, 0 to 1."
         )
-        self._before: TrainingProgress | JobProgress | None = None
+        self._before: events.TrainingProgress | events.JobProgress | None = None
         self._then = 0.0
 
     def __call__(self, event: Event) -> None:
         """Update the metrics from an event."""
-        if isinstance(event, WorkerFailed):
+        if isinstance(event, events.WorkerFailed):
             self._lost.inc()
-        if not isinstance(event, TrainingProgress | JobProgress):
+        if not isinstance(event, events.TrainingProgress | events.JobProgress):
             return
         now, before = self._clock(), self._before
         if before is not None:
             for name, counter in self._counters.items():
                 if (growth := getattr(event, name, 0) - getattr(before, name, 0)) > 0:
                     counter.inc(growth)
-        if isinstance(event, TrainingProgress):
-            rounds = event.round - before.round if isinstance(before, TrainingProgress) else 0
+        if isinstance(event, events.TrainingProgress):
+            rounds = (
+                event.round - before.round if isinstance(before, events.TrainingProgress) else 0
+            )
             if rounds > 0:
                 self._round_s.observe((now - self._then) / rounds)
             self._working.set(sum(s is WorkerState.WORKING for s in event.workers.values()))

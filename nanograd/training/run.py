@@ -15,15 +15,8 @@ from nanograd.digits.variants import add_variants
 from nanograd.errors import Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
-from nanograd.runtime import storage
-from nanograd.runtime.events import (
-    EpochFinished,
-    Event,
-    GroupEvent,
-    Listener,
-    TrainingProgress,
-    info,
-)
+from nanograd.runtime import events, storage
+from nanograd.runtime.events import Event, Listener, info
 from nanograd.training import loop
 from nanograd.training.checkpoint import History
 from nanograd.training.evaluation import Evaluator, accuracy, as_model
@@ -143,12 +136,12 @@ def _net_listener(
     images = sum(recipe.epochs * recipe.plan.num_images for recipe in recipes[:number])
 
     def relay(event: Event) -> None:
-        if isinstance(event, GroupEvent):
+        if isinstance(event, events.GroupEvent):
             directory.record(number, event, listener)
-        elif isinstance(event, EpochFinished):
+        elif isinstance(event, events.EpochFinished):
             directory.write_metrics(histories, listener)
             event = replace(event, net=net, nets=len(nets))
-        elif isinstance(event, TrainingProgress):
+        elif isinstance(event, events.TrainingProgress):
             rate, done = event.rounds_per_s, rounds + event.round
             left_s = round((total - done) / rate, 1) if rate else None
             complete = event.complete and number == len(nets) - 1
