@@ -394,7 +394,3 @@ def _times(name: str, called: float, result: JobResult) -> ResultLine:
         name: round(seconds, 3),
         "rows_per_s": round(result.rows / seconds) if seconds else 0,
     }
-
-
-def _say(listener: Listener) -> Callable[[str], None]:
-    return lambda text: listener(warning(text[9:]) if text[:9] == "WARNING: " else info(text))

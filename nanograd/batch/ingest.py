@@ -36,19 +36,12 @@ _PART_BYTES = 256_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class IngestWork:
-    """The work on a part; small, because it is sent to every actor.
+    """The work on a part; small, because it is sent to every actor."""
 
-    Args:
-        place: output folder or URI.
-        reader: limits on picture files.
-        polarity: auto, dark-on-light or light-on-dark.
-        keep_original: whether each row keeps its file.
-    """
-
-    place: str
-    reader: PictureReader
-    polarity: str
-    keep_original: bool
+    place: str  # output folder or URI
+    reader: PictureReader  # limits on picture files
+    polarity: str  # auto, dark-on-light or light-on-dark
+    keep_original: bool  # whether each row keeps its file
 
     def __call__(self, part: Part) -> Receipt:
         """Read, normalise and commit the pictures of a part."""

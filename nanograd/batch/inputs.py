@@ -12,17 +12,11 @@ from nanograd.runtime import storage
 
 
 class InputFile(NamedTuple):
-    """A file to read, with the attributes that identify its version.
+    """A file to read, with the attributes that identify its version."""
 
-    Args:
-        place: absolute path or URI.
-        num_bytes: its size.
-        mtime_ns: time of its last change.
-    """
-
-    place: str
-    num_bytes: int
-    mtime_ns: int
+    place: str  # absolute path or URI
+    num_bytes: int  # its size
+    mtime_ns: int  # time of its last change
 
 
 def expand(

@@ -42,24 +42,15 @@ Outcome: TypeAlias = tuple[pa.Table, pa.Table, list[Mistake]]
 
 @dataclass(frozen=True, kw_only=True)
 class PredictWork:
-    """The work on a part; small, because it is sent to every actor, which reads the model itself.
+    """The work on a part; small, as it is sent to every actor, which loads the model itself."""
 
-    Args:
-        place: output folder or URI.
-        model: model directory or URI, with its checksum.
-        kept: the columns to copy.
-        partitions: the columns in the names of folders.
-        options: how images and labels are read.
-        format: of the output files.
-    """
-
-    place: str
-    model: str
+    place: str  # output folder or URI
+    model: str  # model directory or URI, with its checksum
     model_sha256: str
-    kept: pa.Schema
-    partitions: pa.Schema
-    options: ReadOptions
-    format: str
+    kept: pa.Schema  # the columns to copy
+    partitions: pa.Schema  # the columns in the names of folders
+    options: ReadOptions  # how images and labels are read
+    format: str  # of the output files
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""

@@ -27,19 +27,12 @@ _NUM_THREADS = 16
 
 
 class ScannedFile(NamedTuple):
-    """A Parquet file.
+    """A Parquet file."""
 
-    Args:
-        file: its place, size and time.
-        schema: its columns; empty if it cannot be read.
-        group_rows: rows of each row group.
-        rejection: why it cannot be read.
-    """
-
-    file: InputFile
-    schema: pa.Schema = pa.schema([])
-    group_rows: tuple[int, ...] = ()
-    rejection: Rejection | None = None
+    file: InputFile  # its place, size and time
+    schema: pa.Schema = pa.schema([])  # its columns; empty if it cannot be read
+    group_rows: tuple[int, ...] = ()  # rows of each row group
+    rejection: Rejection | None = None  # why it cannot be read
 
 
 def scan_files(

@@ -1,8 +1,10 @@
 """Settings of `nanograd train`, its presets and the settings of each net in an ensemble."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.resources import files
 from itertools import cycle, islice
 from typing import Any, Self
 
@@ -23,45 +25,9 @@ _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
 _ENSEMBLE_VARIANTS = 0.2
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Net and loss of the original: two sigmoids, mean squared error, plain SGD. The warm-up is
-    # necessary: at the start all hidden outputs are near 1/2, the curvature along their mean is
-    # about 6, and a learning rate above 1/3 would saturate every output at once.
-    "classic": {
-        "activation": "sigmoid",
-        "loss": "mse",
-        "optimizer": "sgd",
-        "learning_rate": 10.0,
-        "warmup": 1000,
-        "batch_size": 256,
-        "epochs": 30,
-        # More epochs than `fast`, as it deskews digits only once, which costs half as much.
-        "upright": "before",
-        "cool_down": 0.0,
-    },
-    # Also 784-200-10, with the defaults of the fields.
-    "fast": {},
-    # The best accuracy of one hidden layer within minutes: six times the units, more epochs.
-    "accurate": {
-        "hidden": 1200,
-        "epochs": 120,
-        "least_rounds": 1200,
-        # 0.3 leads to as few errors, but to a validation loss that is a tenth higher.
-        "learning_rate": 0.1,
-        "ema": 0.995,
-        # Distortions begin at about twice those of `fast`, so that 120 epochs do not exhaust them,
-        # and end as strong, so that the net settles on digits as people write them.
-        "elastic": 1.7,
-        "rotation": 15.0,
-        "scaling": 0.2,
-        "cool_down": 0.55,
-        # Matrix products of 128 rows are faster than of 64; up to four workers still get a shard.
-        "shards": 4,
-        "width": 3.5,
-        "height": 5.5,
-        "validation_split": 0.0,
-    },
-}
+PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
+    files("nanograd.config").joinpath("presets.toml").read_text()
+)
 
 
 @dataclass(frozen=True, kw_only=True)

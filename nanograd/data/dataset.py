@@ -21,15 +21,11 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images: read-only views of the given arrays, which are not copied.
+    """Labelled images: read-only views of the given arrays, which are not copied."""
 
-    Args:
-        images: (N, 784) uint8 pixels, row by row, ink 255 on 0; or (N, D) float32 features.
-        labels: (N,) class numbers, of digits uint8.
-    """
-
+    # (N, 784) uint8 pixels, row by row, ink 255 on 0; or (N, D) float32 features.
     images: NDArray[Any]
-    labels: NDArray[Any]
+    labels: NDArray[Any]  # (N,) class numbers, of digits uint8
 
     def __post_init__(self) -> None:
         width = NUM_PIXELS if self.images.dtype == np.uint8 else self.images.shape[-1]
@@ -63,18 +59,12 @@ class BatchPlan:
     into runs in the same proportion. Every image is used exactly once an epoch: each round takes
     `batch_size` images, the last one the remainder. Full batches matter: a matrix product of 15
     rows takes 1.4 times as long as one of 16.
-
-    Args:
-        num_images: N, size of the training set.
-        num_shards: S, fixed for a run and independent of the number of workers.
-        batch_size: images a round.
-        seed: 0 to 2**63 - 1.
     """
 
-    num_images: int
-    num_shards: int
-    batch_size: int
-    seed: int
+    num_images: int  # N, size of the training set
+    num_shards: int  # S, fixed for a run and independent of the number of workers
+    batch_size: int  # images a round
+    seed: int  # 0 to 2**63 - 1
 
     @property
     def rounds_per_epoch(self) -> int:

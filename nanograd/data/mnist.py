@@ -30,19 +30,12 @@ _CSV_SUFFIXES = (".csv", ".csv.gz")
 
 @dataclass(frozen=True)
 class Mnist:
-    """Training and test images.
+    """Training and test images."""
 
-    Args:
-        train: N images; a validation set may be split off.
-        test: images that never influence training or any choice.
-        name: `mnist`, `sample`, or the place of the files.
-        sha256: checksum of training and test data together.
-    """
-
-    train: Dataset
-    test: Dataset
-    name: str
-    sha256: str
+    train: Dataset  # N images; a validation set may be split off
+    test: Dataset  # images that never influence training or any choice
+    name: str  # `mnist`, `sample`, or the place of the files
+    sha256: str  # checksum of training and test data together
 
 
 def load(

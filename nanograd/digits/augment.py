@@ -32,23 +32,14 @@ _NUM_AFFINE = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Distortion:
-    """Strength of the distortions; each draw is uniform in [-strength, strength).
+    """Strength of the distortions; each draw is uniform in [-strength, strength)."""
 
-    Args:
-        elastic: pixels, root mean square over images and pixels, in x and in y.
-        rotation: degrees.
-        scaling: share by which width and height change, independently.
-        shear: pixels a row.
-        shift: pixels, in x and in y.
-        stroke: pixels by which strokes become thicker or thinner; at most 2.
-    """
-
-    elastic: float = 0.0
-    rotation: float = 0.0
-    scaling: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
-    stroke: float = 0.0
+    elastic: float = 0.0  # pixels, root mean square over images and pixels, in x and in y
+    rotation: float = 0.0  # degrees
+    scaling: float = 0.0  # share by which width and height change, independently
+    shear: float = 0.0  # pixels a row
+    shift: float = 0.0  # pixels, in x and in y
+    stroke: float = 0.0  # pixels by which strokes become thicker or thinner; at most 2
 
     def __bool__(self) -> bool:
         """Whether it changes anything."""

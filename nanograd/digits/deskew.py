@@ -29,15 +29,10 @@ Values = NDArray[np.float64]
 
 
 class Size(NamedTuple):
-    """Size to which deskewed digits are scaled, by a factor of at most MAX_STRETCH.
+    """Size to which deskewed digits are scaled, by a factor of at most MAX_STRETCH."""
 
-    Args:
-        width: standard deviation of the ink in x, in pixels; 0 keeps the width.
-        height: the same in y.
-    """
-
-    width: float = 0.0
-    height: float = 0.0
+    width: float = 0.0  # standard deviation of the ink in x, in pixels; 0 keeps the width
+    height: float = 0.0  # the same in y
 
 
 UNCHANGED = Size()

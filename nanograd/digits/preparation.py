@@ -28,21 +28,16 @@ _AFFINE = {
 class Preparation:
     """Name, version and parameters of a preparation.
 
-    Args:
-        name: plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST)
-            or deslanted (deskewed and centred, then as standard).
-        version: raised when the same name comes to mean other numbers.
-        width: of deslanted digits, see `deskew.Size`.
-        height: the same.
-
     Raises:
         ValueError: unknown name or version, or a size that has no effect.
     """
 
+    # Plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST) or
+    # deslanted (deskewed and centred, then as standard).
     name: str
-    version: int = 1
-    width: float = 0.0
-    height: float = 0.0
+    version: int = 1  # raised when the same name comes to mean other numbers
+    width: float = 0.0  # of deslanted digits, see `deskew.Size`
+    height: float = 0.0  # the same
 
     def __post_init__(self) -> None:
         if self.name not in _AFFINE or self.version != 1:

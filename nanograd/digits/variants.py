@@ -46,19 +46,13 @@ _Y, _X = np.mgrid[:SIDE, :SIDE]
 
 
 class Variant(NamedTuple):
-    """A handwriting variant of a digit.
+    """A handwriting variant of a digit."""
 
-    Args:
-        digit: its class.
-        redraw: deskewed image, (28, 28) uint8, and draws in [0, 1) to the redrawn image.
-        num_draws: number of draws.
-        purpose: of the random stream they come from.
-    """
-
-    digit: int
+    digit: int  # its class
+    # Deskewed image, (28, 28) uint8, and draws in [0, 1) to the redrawn image.
     redraw: Callable[[Bytes, Floats], Bytes]
-    num_draws: int
-    purpose: int
+    num_draws: int  # number of draws
+    purpose: int  # of the random stream they come from
 
 
 def num_variants(digits: Dataset, share: float) -> int:

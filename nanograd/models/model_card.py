@@ -7,6 +7,7 @@ References:
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from nanograd import __version__
@@ -26,56 +27,18 @@ def write(nets: Sequence[tuple[Architecture, Preparation]], about: Mapping[str, 
         nets: of the model.
         about: their provenance: data, preset, seed, accuracies.
     """
-    together = "" if len(nets) == 1 else f"The mean of the scores of {len(nets)} nets.\n\n"
-    layers = "\n\n".join(
-        f"A three-layer perceptron, {net.inputs}-{net.hidden}-{net.classes}: {net.activation} "
-        f"hidden units, {net.loss} loss, {net.num_parameters:,} float32 parameters. Pixels: "
-        f"`{preparation.name}`, version {preparation.version}."
-        for net, preparation in nets
+    from jinja2 import Template  # noqa: PLC0415 - slow to import, and only needed to save a model
+
+    template = Template(
+        files("nanograd.models").joinpath("model_card.md").read_text(), keep_trailing_newline=True
     )
-    facts = "\n".join(f"| {key} | {value} |" for key, value in about.items() if key != "identity")
-    return f"""---
-{_front(about)}---
-
-# A handwritten digit classifier
-
-{together}{layers}
-
-Made with nanograd {__version__}.
-
-| | |
-|---|---|
-{facts}
-
-## Use
-
-Input: one digit, 28 x 28, grey, ink 255 on 0, centred as in MNIST; `nanograd ingest` and
-`nanograd.read_picture` convert photos, scans and drawings to that form. Output: ten scores.
-
-    nanograd predict PARQUET --model THIS_FOLDER --output FOLDER
-
-```python
-import nanograd
-
-digits = nanograd.load_model("THIS_FOLDER").predict(images)  # (N, 28, 28) uint8
-```
-
-`nanograd export --model THIS_FOLDER --output model.onnx` writes an ONNX graph that runs without
-nanograd. The tensors are in `model.safetensors`, their architecture is in `config.json`.
-
-## Limits
-
-The prediction is always a digit, even if the picture shows none. The scores are not calibrated
-probabilities.
-
-## Licence
-
-The weights are under the MIT licence, like nanograd. The training data has its own terms.
-"""
+    facts = {key: value for key, value in about.items() if key != "identity"}
+    metadata = _metadata(about)
+    return str(template.render(metadata=metadata, nets=nets, facts=facts, version=__version__))
 
 
-def _front(about: Mapping[str, Any]) -> str:
-    """Return the metadata in YAML; its values are written as JSON, which is YAML, too."""
+def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata; its values are JSON, which YAML reads."""
     data = str(about.get("data", ""))
     metadata: dict[str, Any] = {
         "license": "mit",
@@ -94,4 +57,4 @@ def _front(about: Mapping[str, Any]) -> str:
             "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": accuracy}],
         }
         metadata["model-index"] = [{"name": "nanograd", "results": [result]}]
-    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in metadata.items())
+    return {name: json.dumps(value) for name, value in metadata.items()}

@@ -50,19 +50,12 @@ def precision_and_recall(
 
 
 class Calibration(NamedTuple):
-    """Predictions in bins of equal width of their confidence.
+    """Predictions in bins of equal width of their confidence."""
 
-    Args:
-        counts: (n,) int64, predictions in each bin.
-        confidence: (n,) float64, their mean confidence; NaN for an empty bin.
-        accuracy: (n,) float64, share of correct ones; NaN for an empty bin.
-        error: mean distance of accuracy from confidence over all predictions, 0 to 1.
-    """
-
-    counts: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    error: float
+    counts: NDArray[np.int64]  # (n,) int64, predictions in each bin
+    confidence: NDArray[np.float64]  # (n,) float64, their mean confidence; NaN for an empty bin
+    accuracy: NDArray[np.float64]  # (n,) float64, share of correct ones; NaN for an empty bin
+    error: float  # mean distance of accuracy from confidence over all predictions, 0 to 1
 
 
 def calibration(

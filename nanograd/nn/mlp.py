@@ -56,16 +56,12 @@ class Architecture:
 class Params:
     """All parameters as one contiguous vector, with named views; a gradient has the same type.
 
-    Args:
-        vector: (P,) float32; w1, b1, w2, b2 in this order.
-        architecture: gives D, H and C.
-
     Raises:
         ValueError: the vector has another length than P.
     """
 
-    vector: FloatArray = field(repr=False)
-    architecture: Architecture
+    vector: FloatArray = field(repr=False)  # (P,) float32; w1, b1, w2, b2 in this order
+    architecture: Architecture  # gives D, H and C
 
     def __post_init__(self) -> None:
         if self.vector.shape != (self.architecture.num_parameters,):
@@ -128,21 +124,13 @@ def one_hot(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32
 
 @dataclass(frozen=True)
 class Signals:
-    """Outputs of the layers and error signals for a batch.
+    """Outputs of the layers and error signals for a batch."""
 
-    Args:
-        inputs: (B, D) float32.
-        h: (B, H) float32, hidden outputs.
-        d2: (B, C) float32, dE/dz2.
-        d1: (B, H) float32, dE/dz1.
-        losses: (B,) float32, E of each image; no unit or nats.
-    """
-
-    inputs: FloatArray
-    h: FloatArray
-    d2: FloatArray
-    d1: FloatArray
-    losses: FloatArray
+    inputs: FloatArray  # (B, D) float32
+    h: FloatArray  # (B, H) float32, hidden outputs
+    d2: FloatArray  # (B, C) float32, dE/dz2
+    d1: FloatArray  # (B, H) float32, dE/dz1
+    losses: FloatArray  # (B,) float32, E of each image; no unit or nats
 
 
 def forward(

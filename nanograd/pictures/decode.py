@@ -45,17 +45,11 @@ _BROKEN = (
 
 @dataclass(frozen=True, kw_only=True)
 class PictureReader:
-    """Limits on picture files.
+    """Limits on picture files."""
 
-    Args:
-        max_bytes: size of a file; nothing of a larger one is decoded.
-        max_pixels: width x height, from the header, before any pixel is loaded.
-        formats: some of `FORMATS`.
-    """
-
-    max_bytes: int
-    max_pixels: int
-    formats: tuple[str, ...] = FORMATS
+    max_bytes: int  # size of a file; nothing of a larger one is decoded
+    max_pixels: int  # width x height, from the header, before any pixel is loaded
+    formats: tuple[str, ...] = FORMATS  # some of `FORMATS`
 
     def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
         """Read a file's bytes, by `Archives.read` also of a file in an archive.

@@ -38,30 +38,19 @@ class Steps:
 
     A picture that is MNIST-like already has only `image`. H x W is the size of the reduced copy,
     h x w that of the digit cut out.
-
-    Args:
-        search: (channels, H, W) uint8, the reduced copy, ink darker than paper.
-        inverted: whether the picture's ink is lighter than its paper.
-        paper: (channels, H, W) float32, 0 to 255, the paper without ink.
-        ink: (H, W) float32, 0 to 1, the share of light that the ink absorbs.
-        levels: the strengths above which a pixel is ink.
-        marks: (H, W) bool, the pixels of the digit.
-        detail: (h, w) float32, 0 to 1, the digit cut from the whole picture.
-        strokes: (h + 16, w + 16) float32, 0 to 1, its pen adjusted to MNIST's width.
-        image: (28, 28) uint8, ink 255 on 0.
-        refused: the reason for having no image.
     """
 
-    search: Bytes | None = None
-    inverted: bool | None = None
-    paper: Floats | None = None
-    ink: Floats | None = None
-    levels: Levels | None = None
-    marks: Mask | None = None
-    detail: Floats | None = None
+    search: Bytes | None = None  # (channels, H, W) uint8, the reduced copy, ink darker than paper
+    inverted: bool | None = None  # whether the picture's ink is lighter than its paper
+    paper: Floats | None = None  # (channels, H, W) float32, 0 to 255, the paper without ink
+    ink: Floats | None = None  # (H, W) float32, 0 to 1, the share of light that the ink absorbs
+    levels: Levels | None = None  # the strengths above which a pixel is ink
+    marks: Mask | None = None  # (H, W) bool, the pixels of the digit
+    detail: Floats | None = None  # (h, w) float32, 0 to 1, the digit cut from the whole picture
+    # (h + 16, w + 16) float32, 0 to 1, its pen adjusted to MNIST's width.
     strokes: Floats | None = None
-    image: Bytes | None = None
-    refused: UnreadableError | None = None
+    image: Bytes | None = None  # (28, 28) uint8, ink 255 on 0
+    refused: UnreadableError | None = None  # the reason for having no image
 
 
 def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Bytes:

@@ -203,15 +203,10 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
 
 
 class Levels(NamedTuple):
-    """Strengths of ink, 0 to 1.
+    """Strengths of ink, 0 to 1."""
 
-    Args:
-        strong: above it a pixel is ink.
-        weak: above it a pixel belongs to the mark of a strong one: the pale end of a stroke.
-    """
-
-    strong: float
-    weak: float
+    strong: float  # above it a pixel is ink
+    weak: float  # above it a pixel belongs to the mark of a strong one: the pale end of a stroke
 
 
 def ink_levels(ink: Floats) -> Levels:

@@ -43,15 +43,10 @@ class ImageKind(Enum):
 
 
 class ImageColumn(NamedTuple):
-    """The column of the images.
+    """The column of the images."""
 
-    Args:
-        kind: how it holds them.
-        names: of the column, or of 784 in the order of the pixels.
-    """
-
-    kind: ImageKind
-    names: tuple[str, ...]
+    kind: ImageKind  # how it holds them
+    names: tuple[str, ...]  # of the column, or of 784 in the order of the pixels
 
 
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:

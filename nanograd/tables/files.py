@@ -19,19 +19,12 @@ _CAREFUL_ROWS = 128
 
 
 class RowRange(NamedTuple):
-    """Some rows of a file.
+    """Some rows of a file."""
 
-    Args:
-        row_groups: first and end.
-        skip: rows before them in their first row group.
-        first_row: number of the first row in the file.
-        num_rows: number of rows.
-    """
-
-    row_groups: tuple[int, ...]
-    skip: int
-    first_row: int
-    num_rows: int
+    row_groups: tuple[int, ...]  # first and end
+    skip: int  # rows before them in their first row group
+    first_row: int  # number of the first row in the file
+    num_rows: int  # number of rows
 
 
 def open_parquet(file: str) -> pq.ParquetFile:

@@ -26,17 +26,11 @@ Item = TypeVar("Item")
 
 
 class Images(NamedTuple):
-    """The images of a table.
+    """The images of a table."""
 
-    Args:
-        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory.
-        rows: (n,) int64, the row of each; increasing.
-        labels: (n,) int8, -1 where there is none.
-    """
-
-    images: Bytes
-    rows: Ints
-    labels: NDArray[np.int8]
+    images: Bytes  # (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory
+    rows: Ints  # (n,) int64, the row of each; increasing
+    labels: NDArray[np.int8]  # (n,) int8, -1 where there is none
 
 
 class _Decoded(NamedTuple):

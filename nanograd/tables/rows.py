@@ -30,24 +30,17 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How images and labels are read from tables.
+    """How images and labels are read from tables."""
 
-    Args:
-        polarity: auto, dark-on-light or light-on-dark.
-        max_pixels: larger pictures are refused by their header.
-        normalise: auto (images in MNIST's form keep their bits), always, or never (a picture must
-            be 28 x 28; it is taken as it is, inverted if `polarity` is dark-on-light).
-        image_root: folder or URI below which a row's path may be followed; None follows none.
-        image_column: name; None to recognise it.
-        label_column: name; None to recognise it.
-    """
-
-    polarity: str = "auto"
-    max_pixels: int = 50_000_000
+    polarity: str = "auto"  # auto, dark-on-light or light-on-dark
+    max_pixels: int = 50_000_000  # larger pictures are refused by their header
+    # Auto (images in MNIST's form keep their bits), always, or never (a picture must be 28 x 28; it
+    # is taken as it is, inverted if `polarity` is dark-on-light).
     normalise: str = "auto"
+    # Folder or URI below which a row's path may be followed; None follows none.
     image_root: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
+    image_column: str | None = None  # name; None to recognise it
+    label_column: str | None = None  # name; None to recognise it
 
 
 def is_raw(data: bytes) -> bool:
