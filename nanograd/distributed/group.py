@@ -119,11 +119,9 @@ class RayGroup:
             raise ClusterError(
                 f"the parameter server did not start ({first_line(error)}); look at `ray status`"
             ) from error
-        listener(
-            events.GroupStarted(
-                num_workers=len(self._members.present), num_hosts=self._members.num_hosts
-            )
-        )
+        workers = self._members.present.values()
+        num_hosts = len({each.identity.host for each in workers})
+        listener(events.GroupStarted(num_workers=len(workers), num_hosts=num_hosts))
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until` through any failures, unless `stop` is set.
@@ -286,7 +284,8 @@ class RayGroup:
 
     def _open_memory(self) -> int:
         """Create memory, let the workers attach that can, and return its token."""
-        opened = self._server.open.remote(self._members.nodes())
+        nodes = tuple(node for each in self._members.present.values() for node in each.nodes)
+        opened = self._server.open.remote(nodes)
         address: MemoryAddress = ray.get(opened, timeout=_SERVER_TIMEOUT_S)
         if self._shared_memory:
             attached = [actor.attach.remote(address) for actor in self._members.actors()]
@@ -325,33 +324,28 @@ class RayGroup:
         server, *states = probe([self._server, *self._members.actors()], self._reply_s())
         if server:
             raise GetTimeoutError(server)
-        failed = {
-            rank: how
-            for rank, how in zip(self._members.present, states, strict=True)
-            if how is not None
-        }
+        probed = zip(self._members.present, states, strict=True)
+        failed = {rank: how for rank, how in probed if how is not None}
         reached = ray.get(self._server.forget.remote(), timeout=_SERVER_TIMEOUT_S)
         self._num_failures = 0 if reached > self._round else self._num_failures
         self._round = reached
-        if (
-            not failed
-            and isinstance(failure, Refusal)
-            and failure.reason is RefusalReason.NOT_FINITE
-        ):
-            self._retry_round(failure)
+        if not failed:
+            self._retry_if_not_finite(failure)
         self._replace_workers(failed)
 
-    def _retry_round(self, refusal: Refusal) -> None:
+    def _retry_if_not_finite(self, failure: SegmentFailure) -> None:
         """Let new workers repeat a round that was not finite: once may be a fault of a worker."""
+        if not isinstance(failure, Refusal) or failure.reason is not RefusalReason.NOT_FINITE:
+            return
         if self._retried_round == self._round:
             raise DivergedError(
-                f"round {self._round}: {refusal}, computed twice: lower --learning-rate"
+                f"round {self._round}: {failure}, computed twice: lower --learning-rate"
             )
         self._retried_round = self._round
         for rank in list(self._members.present):
             self._members.replace(rank)
             self._failed_ranks.add(rank)
-        self._listener(events.RoundRetried(round=self._round, reason=str(refusal)))
+        self._listener(events.RoundRetried(round=self._round, reason=str(failure)))
 
     def _end_if_stopped(self) -> None:
         """End the run: a service manager ends Ray's processes together with the driver."""

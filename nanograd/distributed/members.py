@@ -73,11 +73,6 @@ class Members:
         """Whether some worker has not started yet."""
         return bool(self._starting)
 
-    @property
-    def num_hosts(self) -> int:
-        """Number of hosts that the present workers run on."""
-        return len({each.identity.host for each in self.present.values()})
-
     def states(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
         return {
@@ -88,10 +83,6 @@ class Members:
     def actors(self) -> list[Any]:
         """Return the actors of the present workers."""
         return [each.actor for each in self.present.values()]
-
-    def nodes(self) -> tuple[TreeNode, ...]:
-        """Return the tree nodes that the present workers send."""
-        return tuple(node for each in self.present.values() for node in each.nodes)
 
     def start(self, rank: int) -> None:
         """Start a worker."""

@@ -7,7 +7,6 @@ checkpoint before it is used.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -73,19 +72,16 @@ class CheckpointSaver:
             StorageError: this was one failure too many in a row.
         """
         self._saved_s = history.train_s
+        now = Checkpoint(identity=self._identity, snapshot=snapshot, history=history)
         try:
-            save(
-                self._folder,
-                Checkpoint(identity=self._identity, snapshot=snapshot, history=history),
-            )
+            save(self._folder, now)
             self._num_failures = 0
         except StorageError as error:
             self._num_failures += 1
             if self._num_failures > _MAX_FAILED_SAVES:
                 raise
-            self._listener(
-                warning(f"{error}; training continues and the next checkpoint tries again")
-            )
+            text = f"{error}; training continues and the next checkpoint tries again"
+            self._listener(warning(text))
 
 
 def save(folder: str, checkpoint: Checkpoint) -> None:
@@ -108,7 +104,7 @@ def save(folder: str, checkpoint: Checkpoint) -> None:
     }
     best = max(accuracies, key=accuracies.__getitem__, default=-1)
     for old in _names(folder)[NUM_KEPT:]:
-        if _round(old) != best:
+        if int(old.split("-")[1]) != best:
             storage.remove(storage.join(folder, old))
 
 
@@ -119,25 +115,18 @@ def newest(folder: str, listener: Listener) -> Checkpoint | None:
         folder: folder or URI of the run's checkpoints.
         listener: receives a warning for each damaged checkpoint.
     """
-    return next(_readable(folder, listener), None)
-
-
-def _readable(folder: str, listener: Listener) -> Iterator[Checkpoint]:
     for name in _names(folder):
         file = storage.join(folder, name)
         try:
-            yield _decode(name, storage.read(file))
+            return _decode(name, storage.read(file))
         except DataError as error:
             listener(warning(f"{file} {error}; the checkpoint before it is used"))
+    return None
 
 
 def _names(folder: str) -> list[str]:
     """Return the names of checkpoints, newest first."""
     return sorted((name for name in storage.names(folder) if _NAME.fullmatch(name)), reverse=True)
-
-
-def _round(name: str) -> int:
-    return int(name.split("-")[1])
 
 
 def _encode(checkpoint: Checkpoint) -> bytes:

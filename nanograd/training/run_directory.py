@@ -58,22 +58,14 @@ class RunDirectory:
         storage.remove_leftovers(self.place)
 
     def is_complete(self) -> bool:
-        """Return whether this run's model exists.
-
-        Raises:
-            OutputExistsError: it is another run's model.
-        """
+        """Return whether this run's model exists; refuse that of another run."""
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
         self.require_same(model_io.load(self.model).about["identity"])
         return True
 
     def require_same(self, identity: dict[str, Any]) -> None:
-        """Refuse the files of another run.
-
-        Raises:
-            OutputExistsError: an identity that differs from this run's.
-        """
+        """Raise OutputExistsError for the identity of another run."""
         for name, ours in self.identity.items():
             if identity.get(name) != ours:
                 raise OutputExistsError(
@@ -82,16 +74,11 @@ class RunDirectory:
                 )
 
     def resume(self, net: int, recipe: Recipe, listener: Listener) -> Checkpoint:
-        """Return the newest checkpoint of a net, or the state before its first round.
-
-        Raises:
-            OutputExistsError: the checkpoint is another run's.
-        """
+        """Return the newest checkpoint of a net, or the state before its first round."""
         found = checkpoint.newest(self._checkpoints(net), listener)
         if found is None:
-            return Checkpoint(
-                identity=self.identity, snapshot=first_snapshot(recipe), history=History()
-            )
+            start = first_snapshot(recipe)
+            return Checkpoint(identity=self.identity, snapshot=start, history=History())
         self.require_same(found.identity)
         listener(info(f"continuing from round {found.snapshot.round} of {recipe.num_rounds}"))
         return found

@@ -9,7 +9,7 @@ References:
     architecture; here synchronous, with one server).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import numpy as np
@@ -33,7 +33,7 @@ class LossSum:
         return LossSum(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Snapshot:
     """The whole state of training between two rounds."""
 
@@ -48,6 +48,12 @@ class Snapshot:
     def final_vector(self) -> Vector:
         """Return the parameters for a model: the average if there is one."""
         return self.vector if self.average is None else self.average
+
+    def copy(self) -> "Snapshot":
+        """Return a copy, arrays included."""
+        state = {name: vector.copy() for name, vector in self.state.items()}
+        average = None if self.average is None else self.average.copy()
+        return replace(self, vector=self.vector.copy(), state=state, average=average)
 
 
 def first_snapshot(recipe: Recipe) -> Snapshot:
@@ -95,36 +101,32 @@ class ParameterServer:
         self._recipe = recipe
         self._optimizer = recipe.make_optimizer()
         self._schedule = recipe.make_schedule()
-        self._round = snapshot.round
-        self._vector = snapshot.vector.copy()
-        self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
-        self._average = None if snapshot.average is None else snapshot.average.copy()
+        self._now = snapshot.copy()
         self._root = (0, recipe.plan.num_shards)
         self._nodes = frozenset(nodes(self._root))
         self._arrived: dict[TreeNode, Contribution] = {}
-        self._sums = {node: np.empty_like(self._vector) for node in self._nodes}
-        self._progress = snapshot.progress
+        self._sums = {node: np.empty_like(snapshot.vector) for node in self._nodes}
 
     @property
     def round(self) -> int:
         """The round whose contributions are awaited."""
-        return self._round
+        return self._now.round
 
     def parameters(self) -> Vector:
         """Return a read-only view, (P,) float32, valid until the round is applied."""
-        view = self._vector.view()
+        view = self._now.vector.view()
         view.flags.writeable = False
         return view
 
     def use_memory(self, vector: Vector) -> None:
         """Keep the parameters in this memory from now on; it receives their present values."""
-        vector[...] = self._vector
-        self._vector = vector
+        vector[...] = self._now.vector
+        self._now.vector = vector
 
     def forget(self) -> int:
         """Drop the contributions of the current round and return its number."""
         self._arrived = {}
-        return self._round
+        return self.round
 
     def missing(self) -> frozenset[int]:
         """Return the shards of the current round that have not arrived."""
@@ -154,63 +156,51 @@ class ParameterServer:
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""
-        return Snapshot(
-            round=self._round,
-            vector=self._vector.copy(),
-            state={name: vector.copy() for name, vector in self._state.items()},
-            average=None if self._average is None else self._average.copy(),
-            progress=self._progress,
-        )
+        return self._now.copy()
 
     def _check(self, contribution: Contribution) -> Refusal | None:
-        gradient, node = contribution.gradient, contribution.node
-        if contribution.round != self._round:
-            return Refusal(
-                RefusalReason.WRONG_ROUND,
-                f"round {contribution.round} is not the current round {self._round}",
-            )
+        gradient, vector, node = contribution.gradient, self._now.vector, contribution.node
+        if contribution.round != self.round:
+            detail = f"round {contribution.round} is not the current round {self.round}"
+            return Refusal(RefusalReason.WRONG_ROUND, detail)
         if node not in self._nodes:
-            return Refusal(
-                RefusalReason.UNKNOWN_NODE, f"shards {node} are no node of the tree {self._root}"
-            )
+            detail = f"shards {node} are no node of the tree {self._root}"
+            return Refusal(RefusalReason.UNKNOWN_NODE, detail)
         if self.missing().isdisjoint(range(*node)):
             return Refusal(RefusalReason.REPEATED, f"shards {node} have already arrived")
-        if gradient.shape != self._vector.shape or gradient.dtype != self._vector.dtype:
-            return Refusal(
-                RefusalReason.WRONG_SHAPE, f"gradient is {gradient.dtype} {gradient.shape}"
-            )
+        if (gradient.shape, gradient.dtype) != (vector.shape, vector.dtype):
+            detail = f"gradient is {gradient.dtype} {gradient.shape}"
+            return Refusal(RefusalReason.WRONG_SHAPE, detail)
         if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
             return Refusal(RefusalReason.NOT_FINITE, "gradient or loss is not finite")
         return self._check_count(contribution)
 
     def _check_count(self, contribution: Contribution) -> Refusal | None:
         plan = self._recipe.plan
-        parts = [plan.micro_batch(self._round, shard) for shard in range(*contribution.node)]
-        planned, num_images = sum(part.stop - part.start for part in parts), contribution.num_images
-        if num_images == planned:
-            return None
-        return Refusal(
-            RefusalReason.WRONG_COUNT, f"{num_images} images where the plan has {planned}"
-        )
-
-    def _add(self, left: Contribution, right: Contribution) -> Contribution:
-        return add(left, right, out=self._sums[left.node[0], right.node[1]])
+        parts = [plan.micro_batch(self.round, shard) for shard in range(*contribution.node)]
+        planned = sum(part.stop - part.start for part in parts)
+        detail = f"{contribution.num_images} images where the plan has {planned}"
+        is_right = contribution.num_images == planned
+        return None if is_right else Refusal(RefusalReason.WRONG_COUNT, detail)
 
     def _apply(self) -> None:
-        total = tree_sum(self._root, self._arrived.get, self._add)
+        def add_into(left: Contribution, right: Contribution) -> Contribution:
+            return add(left, right, out=self._sums[left.node[0], right.node[1]])
+
+        total, now = tree_sum(self._root, self._arrived.get, add_into), self._now
         self._arrived = {}
         gradient = np.multiply(
             total.gradient, np.float32(1 / total.num_images), out=self._sums[self._root]
         )
-        rate = self._schedule(self._round)
-        if self._round % self._recipe.plan.rounds_per_epoch == 0:
-            self._progress = LossSum()
-        self._round += 1
-        self._optimizer.update(self._vector, gradient, self._state, rate, self._round)
-        if not np.isfinite(self._vector @ self._vector):
+        rate = self._schedule(now.round)
+        if now.round % self._recipe.plan.rounds_per_epoch == 0:
+            now.progress = LossSum()
+        now.round += 1
+        self._optimizer.update(now.vector, gradient, now.state, rate, now.round)
+        if not np.isfinite(now.vector @ now.vector):
             raise DivergedError(
-                f"a parameter is not finite after round {self._round - 1}: lower --learning-rate"
+                f"a parameter is not finite after round {now.round - 1}: lower --learning-rate"
             )
-        if self._average is not None:
-            optimizers.update_average(self._average, self._vector, self._recipe.ema, self._round)
-        self._progress += LossSum(loss=total.loss, num_images=total.num_images)
+        if now.average is not None:
+            optimizers.update_average(now.average, now.vector, self._recipe.ema, now.round)
+        now.progress += LossSum(loss=total.loss, num_images=total.num_images)

@@ -77,14 +77,11 @@ class Worker:
 
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Replace the shards it holds."""
-        self._shards = {
-            shard: digits if self._recipe.upright_last else self._upright(digits)
-            for shard, digits in shards.items()
-        }
-        self._ready = {}
-
-    def _upright(self, digits: Dataset) -> Dataset:
-        return Dataset(deskew_images(self._recipe.preparation, digits.images), digits.labels)
+        self._ready, self._shards = {}, dict(shards)
+        if not self._recipe.upright_last:
+            for shard, digits in shards.items():
+                images = deskew_images(self._recipe.preparation, digits.images)
+                self._shards[shard] = Dataset(images, digits.labels)
 
     def nodes(self) -> list[TreeNode]:
         """Return the largest whole tree nodes over its shards."""
@@ -140,8 +137,7 @@ class Worker:
             index, data = order[self._plan.micro_batch(round_, shard)], self._shards[shard]
             np.take(data.images, index, axis=0, out=images[part], mode="clip")
             np.take(data.labels, index, out=labels[part], mode="clip")
-        distorted = self._distorted(round_, node, parts, images)
-        inputs = scale(self._recipe.preparation, distorted)
+        inputs = scale(self._recipe.preparation, self._distorted(round_, node, parts, images))
         return _Batch(inputs=inputs, labels=labels, parts=parts)
 
     def _distorted(
@@ -167,17 +163,14 @@ class Worker:
             mlp.sum_gradients(signals, part, Params(out, self._recipe.architecture))
             return float(signals.losses[part].sum(dtype=np.float64))
         left, right = children(node)
-        buffer = self._buffer(node, out)
-        loss = self._sum(signals, parts, left, out) + self._sum(signals, parts, right, buffer)
-        out += buffer
-        return loss
-
-    def _buffer(self, node: TreeNode, like: Vector) -> Vector:
         # One buffer for each size: the one in use further up the tree has another size.
         size = node[1] - node[0]
         if size not in self._scratch:
-            self._scratch[size] = np.empty_like(like)
-        return self._scratch[size]
+            self._scratch[size] = np.empty_like(out)
+        buffer = self._scratch[size]
+        loss = self._sum(signals, parts, left, out) + self._sum(signals, parts, right, buffer)
+        out += buffer
+        return loss
 
     def _order(self, epoch: int, shard: int) -> NDArray[np.int64]:
         # A cache, not state: it saves sorting the same draws for every round of an epoch.
