@@ -11,7 +11,6 @@ from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, OutputExistsError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
-from tests.helpers.odd_files import drawing, encoded
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +44,6 @@ def test_pictures_in_mnists_form_keep_their_bytes_and_labels(
     assert np.array_equal(first, digits.images[int(Path(files[0]).stem)])
     assert figures["rows"] == figures["ingested"] == figures["labelled"] == 19
     assert (figures["quarantined"], figures["reasons"]) == (0, {})
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_every_format_becomes_28_by_28_white_on_black(tmp_path: Path, out: Path, kind: str) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / f"7.{kind.lower()}").write_bytes(encoded(drawing(), kind))
-
-    figures, [row] = ingest(out, tmp_path / "in"), read_rows(out)
-
-    image = image_of(row)
-    assert (image.shape, image.dtype) == ((28, 28), np.uint8)
-    assert (image[0, 0], image.max()) == (0, 255)
-    assert (row["label"], figures["labelled"]) == (7, 1)
 
 
 def test_label_from_none_labels_nothing(out: Path, png: Path) -> None:

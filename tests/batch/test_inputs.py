@@ -94,9 +94,10 @@ def test_missing_input_is_named_even_beside_good_ones(tree: Path, name: str) -> 
     assert str(error.value).startswith(place)
 
 
-@pytest.mark.parametrize("name", ["gone.png", "g*.png"])
-def test_dangling_link_is_a_missing_input(tree: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["gone.png", "g*.png", "pi*.png"])
+def test_dangling_link_or_pipe_is_a_missing_input(tree: Path, name: str) -> None:
     (tree / "gone.png").symlink_to(tree / "nowhere.png")
+    os.mkfifo(tree / "pipe.png")
 
     with pytest.raises(DataError, match="there is no such file or folder"):
         expand([str(tree / name)], SUFFIXES)
@@ -119,13 +120,6 @@ def test_folder_without_pictures_is_an_error_that_names_the_folder(tree: Path) -
 def part_ids(tree: Path) -> list[str]:
     job, _ = planned(tree / "out", tree, part_rows=1)
     return [part.id for part in job.parts]
-
-
-def test_named_pipe_is_a_missing_input(tree: Path) -> None:
-    os.mkfifo(tree / "pipe.png")
-
-    with pytest.raises(DataError, match="there is no such file or folder"):
-        expand([str(tree / "pi*.png")], SUFFIXES)
 
 
 def test_same_files_give_the_same_part_ids(tree: Path) -> None:

@@ -66,10 +66,10 @@ def config(model_place: str, tmp_path: Path) -> PredictConfig:
 
 
 def run(config: PredictConfig, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the result line and the messages."""
     events: list[Event] = []
-    return commands.predict(config, [str(place) for place in inputs], events.append), [
-        str(event) for event in events if isinstance(event, Message)
-    ]
+    figures = commands.predict(config, [str(place) for place in inputs], events.append)
+    return figures, [str(event) for event in events if isinstance(event, Message)]
 
 
 def changed(config: PredictConfig, **values: Any) -> PredictConfig:
@@ -78,6 +78,19 @@ def changed(config: PredictConfig, **values: Any) -> PredictConfig:
 
 def parts_in(folder: str, name: str) -> list[Path]:
     return sorted((Path(folder) / name).iterdir())
+
+
+def read_table(config: PredictConfig, name: str = "predictions") -> pa.Table:
+    order = [("source_file", "ascending"), ("source_row", "ascending")]
+    return pq.read_table(Path(config.output) / name).sort_by(order)
+
+
+def replace_id(file: Path, column: pa.Array | None) -> None:
+    """Rewrite a file with another column `id`, or without it."""
+    table = pq.read_table(file)
+    where = table.schema.get_field_index("id")
+    table = table.remove_column(where)
+    pq.write_table(table if column is None else table.add_column(where, "id", column), file)
 
 
 def test_output_files_have_the_documented_schemas(config: PredictConfig, rows: Path) -> None:
@@ -97,7 +110,7 @@ def test_kept_columns_come_first_with_their_types_and_values(
     run(changed(config, keep=("writer", "id", "box", "image")), rows)
 
     source = pq.read_schema(rows / "0.parquet")
-    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_file")
+    table = read_table(config)
     assert table.schema.names == ["writer", "id", "box", "image", *PREDICTIONS.names]
     assert table.schema.field("id").type == pa.uint16()
     assert table.schema.field("box").type == source.field("box").type
@@ -109,49 +122,47 @@ def test_kept_columns_come_first_with_their_types_and_values(
 def test_kept_column_of_some_files_is_null_for_the_others(
     config: PredictConfig, rows: Path
 ) -> None:
-    pq.write_table(pq.read_table(rows / "1.parquet").drop(["id"]), rows / "1.parquet")
+    replace_id(rows / "1.parquet", None)
 
     run(changed(config, keep=("id",)), rows)
 
-    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_file")
+    table = read_table(config)
     assert table["id"].to_pylist() == [*range(192), *[None] * 192, *range(192)]
 
 
 def test_kept_column_gets_a_type_that_holds_all_values(config: PredictConfig, rows: Path) -> None:
-    table = pq.read_table(rows / "1.parquet")
-    wide = pa.array(range(10**10, 10**10 + 193), pa.int64())
-    where = table.schema.get_field_index("id")
-    pq.write_table(table.set_column(where, "id", wide), rows / "1.parquet")
+    replace_id(rows / "1.parquet", pa.array(range(10**10, 10**10 + 193), pa.int64()))
 
     run(changed(config, keep=("id", "writer")), rows)
 
-    kept = pq.read_table(Path(config.output) / "predictions")
+    kept = read_table(config)
     assert kept.schema.field("id").type == pa.int64()
     assert max(kept["id"].to_pylist()) == 10**10 + 191
 
 
 def test_kept_columns_that_do_not_go_together_are_named(config: PredictConfig, rows: Path) -> None:
-    table = pq.read_table(rows / "1.parquet")
-    where = table.schema.get_field_index("id")
-    pq.write_table(table.set_column(where, "id", table["box"]), rows / "1.parquet")
+    replace_id(rows / "1.parquet", pa.array([{"x": row} for row in range(193)]))
 
     with pytest.raises(DataError, match=r"--keep id: .*uint16.*leave it out"):
         run(changed(config, keep=("id",)), rows)
 
 
-def test_kept_column_that_no_file_has_is_refused(config: PredictConfig, rows: Path) -> None:
-    with pytest.raises(DataError, match="no file has a column 'idd' to --keep"):
-        run(changed(config, keep=("id", "idd")), rows)
+REFUSED = [
+    ("idd", "parquet", DataError, "no file has a column 'idd' to --keep"),
+    *((name, "parquet", UsageError, f"--keep {name}: ") for name in PREDICTIONS.names),
+    *(
+        (name, format_, UsageError, f"--format {format_} cannot hold column '{name}'")
+        for format_, name in (("csv", "box"), ("csv", "image"), ("jsonl", "image"))
+    ),
+]
 
-    assert not Path(config.output).exists()
 
-
-@pytest.mark.parametrize("name", PREDICTIONS.names)
-def test_kept_column_with_a_name_of_predictions_is_refused(
-    config: PredictConfig, rows: Path, name: str
+@pytest.mark.parametrize(("name", "format_", "error", "words"), REFUSED)
+def test_column_that_cannot_be_kept_is_refused(
+    config: PredictConfig, rows: Path, name: str, format_: str, error: type[Exception], words: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"--keep {name}"):
-        run(changed(config, keep=("id", name)), rows)
+    with pytest.raises(error, match=words):
+        run(changed(config, keep=("id", name), format=format_), rows)
 
     assert not Path(config.output).exists()
 
@@ -167,8 +178,7 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
     figures, _ = run(config, tmp_path / "big.parquet")
 
     parts = [len(pq.read_table(file)) for file in parts_in(config.output, "predictions")]
-    table = pq.read_table(Path(config.output) / "predictions").sort_by("source_row")
-    bad = pq.read_table(Path(config.output) / "quarantine").sort_by("source_row")
+    table, bad = read_table(config), read_table(config, "quarantine")
     predictions = table["prediction"].to_numpy()
     assert sorted(parts) == [0, 2499, 2500, 2500, 2500]
     assert table["source_row"].to_pylist() == list(range(9_999))
@@ -179,13 +189,9 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
 
 def test_damaged_row_group_does_not_affect_others(config: PredictConfig, rows: Path) -> None:
     digits = pq.read_table(rows / "0.parquet", columns=["image"])[:192]
-    table = pa.concat_tables([digits] * 22)
+    table, options = pa.concat_tables([digits] * 22), {"use_dictionary": False}
     pq.write_table(
-        table,
-        rows / "3.parquet",
-        row_group_size=1056,
-        use_dictionary=False,
-        write_page_checksum=True,
+        table, rows / "3.parquet", row_group_size=1056, write_page_checksum=True, **options
     )
     group = pq.read_metadata(rows / "3.parquet").row_group(1).column(0)
     data = bytearray((rows / "3.parquet").read_bytes())
@@ -194,16 +200,12 @@ def test_damaged_row_group_does_not_affect_others(config: PredictConfig, rows: P
 
     figures, _ = run(config, rows / "3.parquet")
 
-    table = pq.read_table(Path(config.output) / "predictions")
-    bad = pq.read_table(Path(config.output) / "quarantine").to_pylist()
+    table, bad = read_table(config), read_table(config, "quarantine").to_pylist()
     assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 4 * 1056
     lost = [row["source_row"] for row in bad]
     assert lost == list(range(lost[0], 2 * 1056))
     assert 1056 <= lost[0] < 2 * 1056
-    assert sorted(table["source_row"].to_pylist()) == [
-        *range(lost[0]),
-        *range(2 * 1056, 4 * 1056),
-    ]
+    assert table["source_row"].to_pylist() == [*range(lost[0]), *range(2 * 1056, 4 * 1056)]
     assert {row["reason"] for row in bad} == {"broken_file"}
 
 
@@ -212,16 +214,14 @@ def test_repeated_job_does_nothing_and_has_the_same_result(
 ) -> None:
     first, _ = run(config, rows)
     out = Path(config.output)
-    before, times = (
-        untimed_contents(out),
-        {path: path.stat().st_mtime_ns for path in out.rglob("*")},
-    )
+    before = untimed_contents(out)
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 
-    again, said = run(config, rows)
+    again, messages = run(config, rows)
 
     timed = ("start_s", "predict_s", "rows_per_s")
     assert (again["predict_s"], again["rows_per_s"]) == (0, 0)
-    assert [line for line in said if "nothing to do" in line] == said
+    assert [line for line in messages if "nothing to do" in line] == messages
     assert untimed_contents(out) == before
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
     assert {k: v for k, v in again.items() if k not in timed} == {
@@ -250,10 +250,10 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
         run_job(job, run_local(failing))
     was_complete = (tmp_path / "out" / "_SUCCESS").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("part-*")}
-    figures, said = run(config, rows)
+    figures, messages = run(config, rows)
 
     assert not was_complete
-    assert f"{finished} of 3 parts are done already" in said
+    assert f"{finished} of 3 parts are done already" in messages
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert len(kept) == 2 * finished
     assert untimed_contents(tmp_path / "out") == untimed_contents(tmp_path / "undisturbed")
@@ -268,8 +268,7 @@ def test_other_formats_hold_the_same_values(
     place = tmp_path / format_
     run(changed(config, keep=("id", "writer"), format=format_, output=str(place)), rows)
 
-    order = [("source_file", "ascending"), ("source_row", "ascending")]
-    expected = pq.read_table(Path(config.output) / "predictions").sort_by(order).to_pylist()
+    expected = read_table(config).to_pylist()
     read = read_csv if format_ == "csv" else read_json_lines
     found = [row for file in sorted((place / "predictions").iterdir()) for row in read(file)]
     found.sort(key=lambda row: (row["source_file"], row["source_row"]))
@@ -299,24 +298,12 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("format_", "name"), [("csv", "box"), ("csv", "image"), ("jsonl", "image")]
-)
-def test_columns_that_a_format_cannot_hold_are_refused(
-    config: PredictConfig, rows: Path, format_: str, name: str
-) -> None:
-    with pytest.raises(UsageError, match=f"--format {format_} cannot hold column '{name}'"):
-        run(changed(config, keep=("id", name), format=format_), rows)
-
-    assert not Path(config.output).exists()
-
-
 def test_summary_has_accuracy_confusion_and_the_worst_mistakes(
     config: PredictConfig, rows: Path
 ) -> None:
     figures, _ = run(config, rows)
 
-    table = pq.read_table(Path(config.output) / "predictions")
+    table = read_table(config)
     label, prediction = table["label"].to_numpy(), table["prediction"].to_numpy()
     summary = json.loads((Path(config.output) / "_summary.json").read_text())
     confidence = table["confidence"].to_numpy()[label != prediction]
@@ -370,11 +357,11 @@ def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
 ) -> None:
     run(config, rows)
 
-    _, said = run(changed(config, model=save_model(tmp_path / "copy")), rows)
+    _, messages = run(changed(config, model=save_model(tmp_path / "copy")), rows)
     with pytest.raises(OutputExistsError, match="another job"):
         run(changed(config, model=save_model(tmp_path / "other", seed=4)), rows)
 
-    assert "nothing to do" in said[0]
+    assert "nothing to do" in messages[0]
 
 
 def test_model_that_changes_during_a_job_stops_it(

@@ -85,16 +85,11 @@ def test_images_do_not_depend_on_later_blocks() -> None:
     np.testing.assert_array_equal(few, many[:64])
 
 
-def test_ink_stays_in_range_and_images_are_not_modified() -> None:
-    images = some_images(193)
-    before = images.tobytes()
+def test_ink_stays_in_range() -> None:
+    distorted = distort(some_images(193), ALL, stream(0, 3))
 
-    distorted = distort(images, ALL, stream(0, 3))
-
-    assert distorted.dtype == np.float32
     assert distorted.min() >= 0
     assert distorted.max() <= 255
-    assert images.tobytes() == before
 
 
 @pytest.mark.parametrize("elastic", [0.5, 1.7])

@@ -85,27 +85,6 @@ def test_whole_pixels_move_the_image(right: int, down: int) -> None:
     np.testing.assert_array_equal(moved, expected)
 
 
-def test_image_is_resampled_to_the_same_bits_alone_and_among_others() -> None:
-    images = some_images(7)
-    coordinates = np.random.default_rng(1).uniform(-2, 30, (2, 7, 784)).astype(np.float32)
-
-    together = resample(images, coordinates)
-    alone = resample(images[5:6], coordinates[:, 5:6])
-
-    assert alone.dtype == np.float32
-    np.testing.assert_array_equal(alone[0], together[5])
-
-
-def test_images_and_coordinates_are_not_modified() -> None:
-    images, coordinates = some_images(7), grid(7)
-    before = images.tobytes(), coordinates.tobytes()
-
-    result = resample(images, coordinates)
-
-    assert result.dtype == np.float32
-    assert (images.tobytes(), coordinates.tobytes()) == before
-
-
 def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
     """Rows from `start` at `y`: arguments of `resample_rows`, and coordinates for `resample`."""
     x = (start[:, :, None] + np.arange(PIECE)).astype(np.float32)

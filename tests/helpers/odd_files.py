@@ -95,6 +95,7 @@ READABLE: dict[str, Callable[[], bytes]] = {
     "transparent palette.png": transparent_palette,
     "transparent.png": layered,
     "huge exif.jpg": lambda: with_exif(60_000),
+    "plain.bmp": lambda: encoded(drawing(), "BMP"),
     "bits.pbm": lambda: encoded(drawing("1", paper=1, ink=0), "PPM"),
     "LOUD.PNG": lambda: encoded(drawing()),
 }

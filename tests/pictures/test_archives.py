@@ -10,22 +10,16 @@ from hypothesis import strategies as st
 from nanograd import commands
 from nanograd.batch.inputs import expand_pictures
 from nanograd.config.command_configs import InspectConfig
-from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist, write_pictures
-from nanograd.errors import DataError, Reason, UnreadableError
+from nanograd.errors import DataError, UnreadableError
 from nanograd.pictures.archives import Archives
 from tests.helpers.ingests import ingest, read_quarantine, read_rows
 
 
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    return sample.test.take(slice(0, 7))
-
-
 @pytest.fixture
-def png(tmp_path: Path, digits: Dataset) -> Path:
+def png(tmp_path: Path, sample: Mnist) -> Path:
     """Seven digits as PNG files, a folder a class."""
-    write_pictures(digits, str(tmp_path / "png"))
+    write_pictures(sample.test.take(slice(0, 7)), str(tmp_path / "png"))
     return tmp_path / "png"
 
 
@@ -247,13 +241,9 @@ def test_damage_anywhere_raises_only_refusals(
         found = expand_pictures([str(archive)])
     except DataError:  # none of the damaged names is a picture's
         return
-    allowed = {
-        *(Reason.BROKEN_ARCHIVE, Reason.BROKEN_MEMBER),
-        *(Reason.BAD_NAME, Reason.ENCRYPTED, Reason.TOO_LARGE),
-    }
     with Archives() as archives:
         for file in found:
             try:
                 assert len(archives.read(file.place, 101)) <= 100
             except UnreadableError as error:
-                assert error.reason in allowed
+                assert error.reason.startswith(("broken", "bad", "encrypted", "too"))

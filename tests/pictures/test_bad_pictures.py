@@ -60,6 +60,7 @@ def test_odd_picture_files_are_read_like_the_plain_one(good: Path) -> None:
     distances = {name: np.abs(image_of(row) - plain).mean() for name, row in rows.items()}
     assert reasons == {}
     assert all(image_of(row).shape == (28, 28) for row in rows.values())
+    assert all(image_of(row)[0, 0] == 0 for row in rows.values())
     assert {name: distance for name, distance in distances.items() if distance >= 8} == {}
 
 
