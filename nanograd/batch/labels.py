@@ -59,11 +59,11 @@ def parse_label_source(text: str) -> LabelSource:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise UsageError(f"--label-from {text!r} is no regular expression: {error}") from error
+        raise UsageError(f"--label-from {text!r} is not a regular expression: {error}") from error
     if pattern.groups == 1 or "label" in pattern.groupindex:
         return LabelSource(text, pattern)
     raise UsageError(
-        f"--label-from {text!r}: say {', '.join(WORDS)}, a FILE.csv, a template such as "
+        f"--label-from {text!r}: use {', '.join(WORDS)}, a FILE.csv, a template such as "
         r"'img_*_{label}.png' or a regular expression with one group such as 'digit(\d)'"
     )
 
@@ -158,7 +158,7 @@ def _look_up(
             )
     if not lines:
         raise DataError(
-            f"{place} names none of the pictures; name them as seen from it or from the input"
+            f"{place} names none of the pictures; name them relative to the list or to the input"
         )
     if unused:
         line, name = unused[0]
@@ -194,12 +194,14 @@ def read_list(data: bytes, place: str) -> Iterator[tuple[int, str, Label]]:
             match = _DIGIT.fullmatch(label)
             if label and not match:
                 raise DataError(
-                    f"{place} line {rows.line_num}: the label is {label!r}, which is no digit from "
-                    "0 to 9; fix it"
+                    f"{place} line {rows.line_num}: the label is {label!r}, not a digit from "
+                    "0 to 9; correct it"
                 )
             yield rows.line_num, file, int(match[1]) if match else None
     except csv.Error as error:
-        raise DataError(f"{place} line {rows.reader.line_num}: this is no CSV ({error})") from error
+        raise DataError(
+            f"{place} line {rows.reader.line_num}: this is not valid CSV ({error})"
+        ) from error
 
 
 def _find_picture(
@@ -210,7 +212,7 @@ def _find_picture(
     matches = [beside] if beside else sorted({each for each in others if each})
     if len(matches) > 1:
         raise DataError(
-            f"{where}: {name} may be {matches[0]} or {matches[1]}; say more of its path"
+            f"{where}: {name} may be {matches[0]} or {matches[1]}; give more of its path"
         )
     return matches[0] if matches else None
 

@@ -55,7 +55,9 @@ def shrink(ink: NDArray[np.floating]) -> Bytes:
     """
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     if not len(rows):
-        raise UnreadableError(Reason.LOW_CONTRAST, "the strokes are too pale to tell from paper")
+        raise UnreadableError(
+            Reason.LOW_CONTRAST, "the strokes are too pale to distinguish from paper"
+        )
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = LONGEST_SIDE / max(crop.shape)
     size = [max(1, round(side * scale)) for side in crop.shape[::-1]]

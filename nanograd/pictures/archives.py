@@ -101,14 +101,14 @@ def _open(place: str) -> ZipFile:
         return ZipFile(file)
     except _BROKEN as error:
         storage.read(place, 1)  # raises StorageError if the storage has failed
-        detail = f"the file is no whole ZIP archive ({error or type(error).__name__})"
+        detail = f"the file is not a complete ZIP archive ({error or type(error).__name__})"
         raise UnreadableError(Reason.BROKEN_ARCHIVE, detail) from error
 
 
 def _read_member(archive: ZipFile, name: str, max_bytes: int) -> bytes:
     info = archive.getinfo(name)
     if _OUTSIDE.search(name.replace("\\", "/")):
-        raise UnreadableError(Reason.BAD_NAME, f"the name {name!r} leads out of the archive")
+        raise UnreadableError(Reason.BAD_NAME, f"the name {name!r} leads outside the archive")
     if info.flag_bits & _ENCRYPTED:
         raise UnreadableError(Reason.ENCRYPTED, f"{name} in the archive is encrypted")
     if info.compress_type not in _METHODS:

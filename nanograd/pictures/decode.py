@@ -107,7 +107,7 @@ def decode(
     except Image.DecompressionBombError as error:
         raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
     except UnidentifiedImageError as error:
-        detail = f"the {len(data)} bytes are no picture in {', '.join(formats)}"
+        detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"

@@ -254,5 +254,5 @@ def _level_above_paper(ink: Floats) -> float:
     brighter = ink[ink < 0]
     grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
     if float(ink[above].mean()) < _LEAST_SIGNAL * grain:
-        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper cannot be told apart")
+        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
     return max(level, _ABOVE_GRAIN * grain)

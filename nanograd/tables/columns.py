@@ -83,7 +83,9 @@ def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
         usual = [each for each in schema.names if each.lower() in LABEL_NAMES]
         return next((each for each in usual if _is_whole(schema.field(each).type)), None)
     if name not in schema.names or not _is_whole(schema.field(name).type):
-        raise DataError(f"{name!r} is no column of whole numbers among {', '.join(schema.names)}")
+        raise DataError(
+            f"{name!r} is not a column of whole numbers among {', '.join(schema.names)}"
+        )
     return name
 
 

@@ -40,11 +40,11 @@ def open_parquet(file: str) -> pq.ParquetFile:
         )
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name not in UTF-8
         storage.read(file, 1)  # raises StorageError if the storage has failed
-        raise DataError(f"{file} is no whole Parquet file: {error}") from error
+        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
     footer = parquet.metadata
     num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
-        raise DataError(f"{file} is no whole Parquet file: its row groups do not add up")
+        raise DataError(f"{file} is not a complete Parquet file: its row groups do not add up")
     return parquet
 
 

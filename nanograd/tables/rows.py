@@ -100,7 +100,7 @@ def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
         raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
     height, width, channels = (row[name] or 0 for name in ("height", "width", "nChannels"))
     if height < 1 or width < 1 or channels not in _LAYOUTS:
-        detail = f"{width} x {height} pixels in {channels} channels are no picture"
+        detail = f"{width} x {height} pixels in {channels} channels are not a picture"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail)
     decode.check_size(width, height, options.max_pixels)
     if len(row["data"]) != height * width * channels:
@@ -133,7 +133,7 @@ def _to_form(picture: Image.Image, options: ReadOptions) -> Bytes:
 
 def _below(root: str, path: str) -> str:
     """Resolve a row's path, which must lie below the root."""
-    outside = UnreadableError(Reason.OUTSIDE_ROOT, f"the path {path!r} leads out of {root}")
+    outside = UnreadableError(Reason.OUTSIDE_ROOT, f"the path {path!r} leads outside {root}")
     if "\0" in path:
         raise outside
     if storage.is_remote(root):

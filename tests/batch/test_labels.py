@@ -182,7 +182,7 @@ def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path: Path)
         ("file,label\nb/8.png,-1\n", "line 2: the label is '-1'"),
         ("file,label\nb/8.png,8\nb/8.png,7\n", "line 3: b/8.png has another label in line 2"),
         ("file,label\ngone.png,8\n", "names none of the pictures"),
-        ('file,label\n"b/8.png,8\n', "line 2: this is no CSV"),
+        ('file,label\n"b/8.png,8\n', "line 2: this is not valid CSV"),
     ],
 )
 def test_mistake_in_a_list_is_a_data_error_that_names_the_line(
