@@ -158,7 +158,9 @@ class ServerActor(ParameterServer):
             with self._changed:
                 memory.publish(self.round)
                 self._changed.notify_all()
-            if failure := self._wait(memory, deadline_s) or self._submit_all(memory):
+            end = monotonic() + deadline_s
+            late = memory.wait_for_slots(self.round, lambda: monotonic() < end)  # noqa: B023 - called at once
+            if failure := LateShards(late) if late else self._submit_all(memory):
                 self.stop()
                 return failure
         return None
@@ -188,11 +190,6 @@ class ServerActor(ParameterServer):
                 return None
             self._changed.wait_for(lambda: memory.stopped or memory.published >= awaited)
             return None if memory.stopped else memory.parameters.copy()
-
-    def _wait(self, memory: MemorySegment, deadline_s: float) -> LateShards | None:
-        end = monotonic() + deadline_s
-        late = memory.wait_for_slots(self.round, lambda: monotonic() < end)
-        return None if late is None else LateShards(late)
 
     def _submit_all(self, memory: MemorySegment) -> Refusal | None:
         round_ = self.round

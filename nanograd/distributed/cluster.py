@@ -110,7 +110,9 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
     total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     wanted = asked or min(total, most or total) or 1
     deadline = monotonic() + (_CPU_TIMEOUT_S if wanted <= total else 0)
-    while (free := _free_cpus()) < wanted and monotonic() < deadline:
+    while (free := int(ray.available_resources().get("CPU", 0))) < wanted:  # type: ignore[no-untyped-call]
+        if monotonic() >= deadline:
+            break
         sleep(0.05)  # Ray emits no event for it
     if free < (asked or 1):
         raise ClusterError(
@@ -120,21 +122,11 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
     return min(wanted, free)
 
 
-def _free_cpus() -> int:
-    """Return the number of whole free CPUs of all hosts."""
-    resources = ray.available_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("CPU", 0))
-
-
 def _remove_stale_folders() -> None:
     """Remove the folders of sessions whose process was killed, and Ray with it."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        pid = folder.name.split("-")[1]
-        if (
-            pid.isdigit()
-            and not Path("/proc", pid).exists()
-            and folder.stat().st_uid == os.getuid()
-        ):
+        pid, is_ours = folder.name.split("-")[1], folder.stat().st_uid == os.getuid()
+        if is_ours and pid.isdigit() and not Path("/proc", pid).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -81,9 +81,11 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         left = {part.id: part for part in parts}
         try:
             for row in done.iter_rows():
-                part = _done(row)
-                del left[part.receipt["part"]]
-                yield part
+                if row["error"]:
+                    raise getattr(errors, row["error"])(row["receipt"])
+                receipt = json.loads(row["receipt"])
+                del left[receipt["part"]]
+                yield DonePart(receipt, row["seconds"])
         except UserCodeException as error:
             last = str(error).strip().splitlines()[-1]
             raise InternalError(f"a part failed: {last}; please report this") from error
@@ -125,9 +127,3 @@ def _silence_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-
-
-def _done(row: dict[str, Any]) -> DonePart:
-    if row["error"]:
-        raise getattr(errors, row["error"])(row["receipt"])
-    return DonePart(json.loads(row["receipt"]), row["seconds"])
