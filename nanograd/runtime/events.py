@@ -1,8 +1,8 @@
-"""What happens in a job, as values: one stream of events that terminals, logs and files render.
+"""Events of a job, as values: one stream that terminals, logs and files render.
 
-A job emits frozen dataclasses to one listener. Whoever renders them decides how: a live view, lines
-of text or JSON, `events.jsonl`, `metrics.jsonl`, Prometheus, TensorBoard, MLflow. Field names are
-those of the JSON records, so that a renderer needs no second table of names.
+A job emits frozen dataclasses to one listener. Renderers turn them into a live view, lines of text
+or JSON, `events.jsonl`, `metrics.jsonl`, Prometheus, TensorBoard and MLflow. Fields have the names
+of the JSON records, so that a renderer needs no second table of names.
 """
 
 from collections import deque
