@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from time import perf_counter, strftime
 from typing import Any
 
@@ -38,6 +37,7 @@ from nanograd.nn.mlp import Architecture
 from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.report import plots, prediction_report, sheet, training_report
 from nanograd.report.inspection import inspect_picture, summarize
+from nanograd.report.plots import Report
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
@@ -77,8 +77,11 @@ def train(config: TrainConfig, listener: Listener = ignore) -> ResultLine:
             )
         result = train_run(run, start_group, everyone, stop)
         everyone(events.TrainingFinished(result=result))
-    write = partial(training_report.write, place, data.test, as_png=config.plots)
-    return {**result, "report": write_report(place, write, listener, again=config.plots)}
+
+    def build() -> Report:
+        return training_report.build(training_report.read_run(place), data.test)
+
+    return {**result, "report": write_report(place, build, listener, as_png=config.plots)}
 
 
 def run_directory(config: TrainConfig) -> str:
@@ -172,11 +175,12 @@ def report(
     if prediction_report.is_prediction(place):
         if data is not None:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
-        written = prediction_report.write(place, as_png=as_png)
+        built = prediction_report.build(prediction_report.read_prediction(place))
     else:
         run = training_report.read_run(place)
         test = mnist.load_test(data or run.model.about["data"], listener)
-        written = training_report.write(place, test, as_png=as_png)
+        built = training_report.build(run, test)
+    written = built.write(place, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
 
@@ -231,13 +235,16 @@ def predict(
     }
     files = len({file for part in job.parts for file in part.files})
     times = _times("predict_s", called, result)
-    write = partial(prediction_report.write, config.output, as_png=config.plots)
+
+    def build() -> Report:
+        return prediction_report.build(prediction_report.read_prediction(config.output))
+
     return {
         **summary,
         "files": files,
         **times,
         "summary": storage.join(config.output, SUMMARY),
-        "report": write_report(config.output, write, listener, again=config.plots),
+        "report": write_report(config.output, build, listener, as_png=config.plots),
         "output": config.output,
     }
 
@@ -360,12 +367,14 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
 
 
 def write_report(
-    place: str, write: Callable[[], str], listener: Listener, *, again: bool = False
+    place: str, build: Callable[[], Report], listener: Listener, *, as_png: bool = False
 ) -> str | None:
-    """Write a missing report, or write it again; a failure is a warning and ends no command."""
-    written = storage.join(place, training_report.NAME)
+    """Write a missing report, or again with its plots; a failure is a warning, ends no command."""
+    written = storage.join(place, plots.REPORT)
     try:
-        return written if storage.exists(written) and not again else write()
+        if as_png or not storage.exists(written):
+            build().write(place, as_png=as_png)
+        return written
     except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
         listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
         return None

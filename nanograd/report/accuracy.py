@@ -21,41 +21,36 @@ Integers = NDArray[np.integer]
 Floats = NDArray[np.floating]
 
 
-class Cell(NamedTuple):
-    """A cell of a confusion matrix."""
-
-    images: int  # their number
-    kind: str  # hit, miss or none, a class of page.css
-    share: int  # strength of its shade, in percent
-
-
 @dataclass(frozen=True)
 class ConfusionMatrix:
     """Predictions by true class."""
 
     counts: NDArray[np.int64]  # (10, 10) images, row = true class
 
-    def cells(self) -> list[list[Cell]]:
-        """Return the rows; hits are shaded relative to the largest hit, misses likewise."""
-        hits = np.diag(np.diag(self.counts))
-        most_hits, most_misses = self.counts.max(), (self.counts - hits).max()
+    def cells(self) -> list[list[tuple[int, str, int]]]:
+        """Return the images, class of page.css (hit, miss or none) and shade of each cell.
 
-        def cell(label: int, prediction: int) -> Cell:
+        Shades are percentages; those of misses are relative to the largest miss.
+        """
+        most_hits, most_misses = self.counts.max(), self._misses().max()
+
+        def cell(label: int, prediction: int) -> tuple[int, str, int]:
             count = int(self.counts[label, prediction])
             if not count:
-                return Cell(0, "none", 0)
-            hit = label == prediction
-            share = round(8 + 32 * count / (most_hits if hit else most_misses))
-            return Cell(count, "hit" if hit else "miss", share)
+                return 0, "none", 0
+            kind, most = ("hit", most_hits) if label == prediction else ("miss", most_misses)
+            return count, kind, round(8 + 32 * count / most)
 
         return [[cell(label, prediction) for prediction in _CLASSES] for label in _CLASSES]
+
+    def _misses(self) -> NDArray[np.int64]:
+        return self.counts - np.diag(np.diag(self.counts))
 
     def classes(self) -> list[list[str]]:
         """Return digit, images, precision, recall, F1 and most frequent mistake of each class."""
         precision, recall = metrics.precision_and_recall(self.counts)
         with np.errstate(invalid="ignore"):
             f1 = 2 * precision * recall / (precision + recall)
-        wrong = self.counts - np.diag(np.diag(self.counts))
         return [
             [
                 str(digit),
@@ -63,7 +58,7 @@ class ConfusionMatrix:
                 *(percent(share[digit]) for share in (precision, recall, f1)),
                 f"{row.argmax()} ({row.max()} times)" if row.any() else "-",
             ]
-            for digit, row in enumerate(wrong)
+            for digit, row in enumerate(self._misses())
         ]
 
 
@@ -73,8 +68,7 @@ def histogram_chart(groups: Mapping[str, Integers]) -> Chart:
     The scale is logarithmic: a dozen mistakes among thousands of hits would be invisible.
 
     Args:
-        groups: up to three kinds of images by name: (n,) their counts in n equal bins of the best
-            score.
+        groups: up to three kinds of images: name -> (n,) counts in n equal bins of the best score.
     """
     num_bins = len(next(iter(groups.values())))
     width = 1 / num_bins / len(groups)
@@ -106,11 +100,11 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
 
 
 class Mistake(NamedTuple):
-    """A misclassified image."""
+    """A misclassified image, ink dark on white."""
 
-    image: InlineImage  # ink dark on white
-    label: int  # its true class
-    prediction: int  # its predicted class
+    image: InlineImage
+    label: int
+    prediction: int
     confidence: float  # the score of the prediction
     origin: str = ""  # file and row; empty for test images
 
@@ -123,14 +117,7 @@ def draw_digit(pixels: NDArray[np.uint8], label: int) -> InlineImage:
 def worst_mistakes(
     images: NDArray[np.uint8], labels: Integers, predictions: Integers, best: Floats
 ) -> list[Mistake]:
-    """Return the images that were misclassified with the highest scores, the worst first.
-
-    Args:
-        images: (N, 784) uint8, ink 255 on 0.
-        labels: (N,) true classes.
-        predictions: (N,) predicted classes.
-        best: (N,) the score of each prediction.
-    """
+    """Return those of (N, 784) images misclassified with the highest scores, the worst first."""
     wrong = np.flatnonzero(predictions != labels)
     worst = wrong[np.argsort(-best[wrong], kind="stable")][:_NUM_MISTAKES]
     return [
@@ -145,13 +132,9 @@ def worst_mistakes(
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:
-    """Draw the input weights of the hidden units with the largest weights, blue above 0.
+    """Draw the hidden units with the largest weights; return also their number.
 
-    Args:
-        net: its parameters.
-
-    Returns:
-        The units as tiles of 28 x 28 pixels, and their number.
+    A tile of 28 x 28 pixels has the input weights of a unit, blue above 0, orange below.
     """
     strength = np.linalg.norm(net.w1, axis=0) * np.linalg.norm(net.w2, axis=1)
     order = np.argsort(-strength, kind="stable")[:_NUM_UNITS]

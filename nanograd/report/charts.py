@@ -1,9 +1,8 @@
 """Plots as data: `page/parts.html` draws them as SVG, `plots.py` as PNG."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 
 class Axis(NamedTuple):
@@ -19,10 +18,10 @@ class Axis(NamedTuple):
         """Return a value as text."""
         return format(value, self.spec)
 
-    def share(self, value: float) -> float:
-        """Return the position of a value: 0 at `low`, 1 at `high`."""
+    def place(self, value: float, begin: float, end: float) -> float:
+        """Return the position of a value on an axis that is drawn from pixel `begin` to `end`."""
         low, high, at = (log10(x) if self.log else x for x in (self.low, self.high, value))
-        return (at - low) / (high - low)
+        return round(begin + (end - begin) * ((at - low) / (high - low)), 1)
 
     def ticks(self, most: int = 6) -> list[float]:
         """Return round numbers from `low` to `high`, powers of ten on a logarithmic scale.
@@ -44,14 +43,7 @@ class Axis(NamedTuple):
 
 
 def fit_axis(values: Sequence[float], name: str, spec: str, low: float | None = None) -> Axis:
-    """Return an axis that contains all values, with a margin.
-
-    Args:
-        values: finite, at least one.
-        name: see Axis.
-        spec: see Axis.
-        low: value at its beginning; None begins a little below the least value.
-    """
+    """Return an axis from `low`, or a little below the least value, to a little above all."""
     least, most = min(values), max(values)
     margin = 0.06 * (most - least) or 0.06 * abs(most) or 1.0
     return Axis(name, least - margin if low is None else low, most + margin, spec)
@@ -63,11 +55,6 @@ class Line(NamedTuple):
     name: str  # entry in the legend
     points: Sequence[tuple[float, float]]  # (x, y), finite
     style: str = "main"  # main, second or guide, a class of page.css
-
-    @property
-    def heights(self) -> list[float]:
-        """The y of each point."""
-        return [y for _, y in self.points]
 
 
 class Bars(NamedTuple):
@@ -87,8 +74,7 @@ class Mark(NamedTuple):
     style: str  # failed, joined or other, a class of page.css
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A plot."""
 
     title: str  # above it
@@ -96,27 +82,3 @@ class Chart:
     y: Axis  # vertical axis
     series: Sequence[Line | Bars]  # lines and bars; a legend names them if there are several
     marks: Sequence[Mark] = ()  # vertical lines
-
-    # The area between the axes, in pixels of the SVG, which is WIDTH x HEIGHT.
-    WIDTH: ClassVar[int] = 480
-    HEIGHT: ClassVar[int] = 280
-    LEFT: ClassVar[int] = 66
-    RIGHT: ClassVar[int] = 468
-    TOP: ClassVar[int] = 14
-    BOTTOM: ClassVar[int] = 236
-
-    def to_left(self, x: float) -> float:
-        """Return the distance of an x from the left border of the SVG, in pixels."""
-        return round(self.LEFT + (self.RIGHT - self.LEFT) * self.x.share(x), 1)
-
-    def to_top(self, y: float) -> float:
-        """Return the distance of a y from the upper border of the SVG, in pixels."""
-        return round(self.BOTTOM - (self.BOTTOM - self.TOP) * self.y.share(y), 1)
-
-    def describe(self) -> str:
-        """Return a sentence for screen readers."""
-        heights = self.series[0].heights
-        if not heights:
-            return f"{self.title}: no data"
-        first, last = self.y.format(heights[0]), self.y.format(heights[-1])
-        return f"{self.title}: {self.y.name} from {first} at the left to {last} at the right"

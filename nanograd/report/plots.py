@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from nanograd.report.accuracy import ConfusionMatrix
 from nanograd.report.charts import Chart, Line
 from nanograd.runtime import storage
 
-FOLDER = "plots"
+REPORT, FOLDER = "report.html", "plots"
 
 # The light colours of page.css.
 BLUE, ORANGE, RED, GREEN = "#1d4ed8", "#b45309", "#b02018", "#1a7f37"
@@ -24,6 +24,21 @@ _DOTS_PER_INCH = 120
 
 Axes: TypeAlias = Any  # Matplotlib's, which may not be installed
 Plot: TypeAlias = Chart | ConfusionMatrix
+
+
+class Report(NamedTuple):
+    """A report: one HTML file that opens offline."""
+
+    html: str
+    plots: Mapping[str, Sequence[Plot]]  # name of a PNG file -> the plots in it, side by side
+
+    def write(self, place: str, *, as_png: bool) -> str:
+        """Write the report into a folder, and its plots if `as_png`; return its path or URI."""
+        file = storage.join(place, REPORT)
+        storage.commit(file, self.html.encode())
+        if as_png:
+            _write_plots(place, self.plots)
+        return file
 
 
 def require() -> None:
@@ -40,13 +55,7 @@ def require() -> None:
         ) from error
 
 
-def write(place: str, plots: Mapping[str, Sequence[Plot]]) -> None:
-    """Write PNG files.
-
-    Args:
-        place: folder or URI of the report.
-        plots: name of each file -> the plots in it, side by side.
-    """
+def _write_plots(place: str, plots: Mapping[str, Sequence[Plot]]) -> None:
     # No pyplot: it keeps figures and a display for the whole process.
     from matplotlib.figure import Figure
 
@@ -93,7 +102,7 @@ def _draw_confusion(axes: Axes, confusion: ConfusionMatrix) -> None:
     pale = np.array(to_rgb(PALE))
     cells = confusion.cells()
     shades = [
-        [pale + cell.share / 100 * (to_rgb(_COLOURS[cell.kind]) - pale) for cell in row]
+        [pale + share / 100 * (to_rgb(_COLOURS[kind]) - pale) for _, kind, share in row]
         for row in cells
     ]
     axes.imshow(shades)

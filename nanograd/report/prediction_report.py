@@ -14,13 +14,12 @@ from PIL import Image
 from nanograd.batch.job import MANIFEST, METRICS, SUMMARY
 from nanograd.errors import DataError
 from nanograd.nn import metrics
-from nanograd.report import accuracy, plots
+from nanograd.report import accuracy
 from nanograd.report.accuracy import ConfusionMatrix, Mistake
 from nanograd.report.charts import Axis, Bars, Chart, Line, fit_axis
 from nanograd.report.html import render
+from nanograd.report.plots import Plot, Report
 from nanograd.runtime import json_files, storage
-
-NAME = "report.html"
 
 Row = dict[str, Any]
 
@@ -40,28 +39,6 @@ def is_prediction(place: str) -> bool:
     """Return whether a folder holds a finished prediction."""
     names = storage.names(place)
     return MANIFEST in names and SUMMARY in names
-
-
-def write(place: str, *, as_png: bool = False) -> str:
-    """Write the report of a finished prediction into its output folder.
-
-    Args:
-        place: the folder or URI.
-        as_png: whether its plots are also written as PNG files.
-
-    Returns:
-        Path or URI of the report.
-
-    Raises:
-        DataError: the folder holds no finished prediction.
-        StorageError: reading or writing failed.
-    """
-    report = storage.join(place, NAME)
-    html, drawn = build(read_prediction(place))
-    storage.commit(report, html.encode())
-    if as_png:
-        plots.write(place, drawn)
-    return report
 
 
 def read_prediction(place: str) -> FinishedPrediction:
@@ -89,10 +66,10 @@ def read_prediction(place: str) -> FinishedPrediction:
     )
 
 
-def build(prediction: FinishedPrediction) -> tuple[str, dict[str, Sequence[plots.Plot]]]:
-    """Return the report of a prediction as HTML, and its plots by name."""
+def build(prediction: FinishedPrediction) -> Report:
+    """Build the report of a prediction."""
     summary, progress = prediction.summary, prediction.progress
-    drawn: dict[str, Sequence[plots.Plot]] = {"digits": [digits_chart(summary)]}
+    plots: dict[str, Sequence[Plot]] = {"digits": [digits_chart(summary)]}
     confusion = calibration = None
     if summary["labelled"]:
         confusion = ConfusionMatrix(np.array(summary["confusion"]))
@@ -101,20 +78,20 @@ def build(prediction: FinishedPrediction) -> tuple[str, dict[str, Sequence[plots
             _by_number(summary["millionths_by_confidence"]) / 1e6,
             _by_number(summary["correct_by_confidence"]),
         )
-        drawn |= {
+        plots |= {
             "confusion": [confusion],
             "calibration": [accuracy.reliability_chart(calibration)],
         }
     if summary["predicted"]:
-        drawn["confidence"] = [confidence_chart(summary)]
+        plots["confidence"] = [confidence_chart(summary)]
     if progress:
-        drawn["speed"] = [speed_chart(progress)]
+        plots["speed"] = [speed_chart(progress)]
     html = render(
         "prediction.html",
         prediction=prediction,
         summary=summary,
         predicted_as=_by_number(summary["predicted_as"]).tolist(),
-        plots=drawn,
+        plots=plots,
         confusion=confusion,
         calibration=calibration,
         mistakes=[_mistake(each) for each in summary["worst"]],
@@ -123,7 +100,7 @@ def build(prediction: FinishedPrediction) -> tuple[str, dict[str, Sequence[plots
         settings={**prediction.job, "parts": len(prediction.job["parts"])},
         manifest=MANIFEST,
     )
-    return html, drawn
+    return Report(html, plots)
 
 
 def digits_chart(summary: Row) -> Chart:

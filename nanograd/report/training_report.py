@@ -15,13 +15,12 @@ from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
-from nanograd.report import accuracy, drawing, plots
+from nanograd.report import accuracy, drawing
 from nanograd.report.accuracy import ConfusionMatrix
 from nanograd.report.charts import Axis, Chart, Line, Mark, fit_axis
 from nanograd.report.html import render
+from nanograd.report.plots import Plot, Report
 from nanograd.runtime import json_files, process, storage
-
-NAME = "report.html"
 
 # Styles of the marks, by name of the event; every other event is neither failure nor recovery.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
@@ -39,29 +38,6 @@ class FinishedRun:
     events: Sequence[Row]  # rows of events.jsonl, rounds counted likewise
     model: Model  # the result
     versions: Row  # of the packages that trained it
-
-
-def write(place: str, test: Dataset, *, as_png: bool = False) -> str:
-    """Write the report of a finished run into its directory.
-
-    Args:
-        place: the run directory, a folder or URI.
-        test: the images to classify for it.
-        as_png: whether its plots are also written as PNG files.
-
-    Returns:
-        Path or URI of the report.
-
-    Raises:
-        DataError: the run is not finished.
-        StorageError: reading or writing failed.
-    """
-    report = storage.join(place, NAME)
-    html, drawn = build(read_run(place), test)
-    storage.commit(report, html.encode())
-    if as_png:
-        plots.write(place, drawn)
-    return report
 
 
 def read_run(place: str) -> FinishedRun:
@@ -110,20 +86,15 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
     return [count_through(row) for row in rows]
 
 
-def build(run: FinishedRun, test: Dataset) -> tuple[str, dict[str, Sequence[plots.Plot]]]:
-    """Return the report of a run as HTML, and its plots by name.
-
-    Args:
-        run: contents of its directory.
-        test: the images to classify for it.
-    """
+def build(run: FinishedRun, test: Dataset) -> Report:
+    """Build the report of a run, for which it classifies the test images."""
     with process.one_thread():
         scores = run.model.scores(test.images)
     predictions, best = scores.argmax(axis=1), scores.max(axis=1)
     correct = predictions == test.labels
     calibration = metrics.calibration(best, correct)
     confusion = ConfusionMatrix(metrics.confusion_matrix(predictions, test.labels, NUM_CLASSES))
-    drawn: dict[str, Sequence[plots.Plot]] = {
+    plots: dict[str, Sequence[Plot]] = {
         "learning": learning_charts(run.epochs),
         "speed": [speed_chart(run)],
         "confusion": [confusion],
@@ -145,7 +116,7 @@ def build(run: FinishedRun, test: Dataset) -> tuple[str, dict[str, Sequence[plot
         num_images=len(test),
         num_wrong=int((~correct).sum()),
         num_failures=sum(_STYLES.get(event["event"]) == "failed" for event in run.events),
-        plots=drawn,
+        plots=plots,
         confusion=confusion,
         calibration=calibration,
         mistakes=accuracy.worst_mistakes(test.images, test.labels, predictions, best),
@@ -159,7 +130,7 @@ def build(run: FinishedRun, test: Dataset) -> tuple[str, dict[str, Sequence[plot
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         checksums=_checksums(run.place),
     )
-    return html, drawn
+    return Report(html, plots)
 
 
 def learning_charts(epochs: Sequence[Row]) -> list[Chart]:

@@ -7,9 +7,9 @@ import pytest
 from playwright.sync_api import Browser
 
 from nanograd.data.mnist import Mnist
-from nanograd.report import prediction_report, training_report
+from nanograd.report.plots import REPORT
 from scripts import chromium
-from tests.helpers.reports import predict_digits
+from tests.helpers.reports import predict_digits, write_training_report
 from tests.helpers.runs import train
 
 
@@ -28,13 +28,13 @@ def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small training run with its report."""
     place = tmp_path_factory.mktemp("browser") / "run"
     train(few_digits, place, hidden=32, epochs=4)
-    training_report.write(str(place), few_digits.test)
+    write_training_report(place, few_digits.test)
     return place
 
 
 @pytest.fixture(scope="session")
 def address(run: Path) -> str:
-    return (run / training_report.NAME).as_uri()
+    return (run / REPORT).as_uri()
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,4 @@ def predictions(
     digits = sample.test.take(slice(0, 193))
     for name, num_labelled in (("labelled", 193), ("unlabelled", 0)):
         predict_digits(run, digits, place / "rows", num_labelled, place / name)
-    return {
-        name: (place / name / prediction_report.NAME).as_uri()
-        for name in ("labelled", "unlabelled")
-    }
+    return {name: (place / name / REPORT).as_uri() for name in ("labelled", "unlabelled")}

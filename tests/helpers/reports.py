@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.dataset import Dataset
-from nanograd.report import html
+from nanograd.report import html, training_report
+from nanograd.report.plots import Report
+from nanograd.runtime.events import Listener, ignore
 
 MAX_BYTES = 3_000_000
 
@@ -58,6 +60,17 @@ def check_page(text: str) -> Page:
 def render_source(source: str, **values: Any) -> str:
     """Fill in a template given as text, which may import those of the reports."""
     return html._environment().from_string(source).render(values)
+
+
+def write_training_report(
+    run: Path, test: Dataset, listener: Listener = ignore, *, as_png: bool = False
+) -> str | None:
+    """Write the report of a run that was trained on other data than `commands.report` loads."""
+
+    def build() -> Report:
+        return training_report.build(training_report.read_run(str(run)), test)
+
+    return commands.write_report(str(run), build, listener, as_png=as_png)
 
 
 def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, output: Path) -> None:

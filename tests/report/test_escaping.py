@@ -47,7 +47,7 @@ def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> No
         versions=poison_keys(finished.versions),
     )
 
-    html, _ = training_report.build(hostile, few_digits.test)
+    html = training_report.build(hostile, few_digits.test).html
 
     about = hostile.model.about
     expected = [*hostile.config, *hostile.config.values(), *hostile.events[0].values()]
@@ -69,7 +69,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
         files=poison_keys(dict(finished.files)),
     )
 
-    html, _ = prediction_report.build(hostile)
+    html = prediction_report.build(hostile).html
 
     origin = f"{HOSTILE.replace('/', '')}, row"
     expected = [*hostile.job, *hostile.job.values(), *hostile.files, *hostile.files.values()]

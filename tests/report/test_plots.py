@@ -9,7 +9,8 @@ from nanograd import cli, commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UsageError
-from nanograd.report import html, plots, training_report
+from nanograd.report import html, plots
+from tests.helpers.reports import write_training_report
 from tests.helpers.runs import train
 from tests.report.conftest import Predict
 
@@ -31,7 +32,7 @@ def test_plots_of_a_run_are_png_files(
 ) -> None:
     train(few_digits, tmp_path / "run", validation_split=validation_split)
 
-    training_report.write(str(tmp_path / "run"), few_digits.test, as_png=True)
+    write_training_report(tmp_path / "run", few_digits.test, as_png=True)
 
     sizes = written(tmp_path / "run")
     assert sorted(sizes) == ["calibration", "confidence", "confusion", "learning", "speed"]

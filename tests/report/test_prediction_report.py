@@ -15,13 +15,13 @@ from nanograd.config.command_configs import IngestConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
-from nanograd.report import prediction_report
+from nanograd.report import plots, prediction_report
 from tests.helpers.reports import Page, check_page
 from tests.report.conftest import Predict
 
 
 def words_of(out: Path) -> str:
-    return Page((out / prediction_report.NAME).read_text()).text
+    return Page((out / plots.REPORT).read_text()).text
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def words_of(out: Path) -> str:
 def test_report_is_one_small_file_with_sections_for_its_labels(
     predict: Predict, num_labelled: int, present: list[str], absent: list[str]
 ) -> None:
-    text = check_page((predict(num_labelled) / prediction_report.NAME).read_text()).text
+    text = check_page((predict(num_labelled) / plots.REPORT).read_text()).text
 
     assert [words for words in present if words not in text] == []
     assert [words for words in absent if words in text] == []
@@ -46,7 +46,7 @@ def test_report_accounts_for_every_row(predict: Predict) -> None:
 
     table = pq.read_table(out / "predictions")
     label, read = table["label"].to_numpy(), table["prediction"].to_numpy()
-    text, words = (out / prediction_report.NAME).read_text(), words_of(out)
+    text, words = (out / plots.REPORT).read_text(), words_of(out)
     cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', text)
     assert "194 rows: 193 classified, 1 in quarantine." in words
     assert f"{100 * (label == read).mean():.2f} % were classified correctly" in words
@@ -75,17 +75,15 @@ def test_report_of_a_large_job_without_progress_and_quarantine(predict: Predict)
     files = {f"part-{number:03}": f"{number:064x}" for number in range(201)}
     summary = finished.summary | {"reasons": {}}
 
-    html, drawn = prediction_report.build(
-        replace(finished, files=files, progress=[], summary=summary)
-    )
+    report = prediction_report.build(replace(finished, files=files, progress=[], summary=summary))
 
-    text = check_page(html).text
+    text = check_page(report.html).text
     assert "201 files with their SHA-256, the first 200 (all are in _manifest.json)" in text
     assert "part-199" in text
     assert "part-200" not in text
     assert "No row is in quarantine." in text
     assert "No progress was recorded." in text
-    assert sorted(drawn) == ["confidence", "digits"]
+    assert sorted(report.plots) == ["confidence", "digits"]
 
 
 def test_metrics_count_rows_over_time(predict: Predict) -> None:
@@ -99,8 +97,8 @@ def test_metrics_count_rows_over_time(predict: Predict) -> None:
 
 def test_command_writes_the_report_again(predict: Predict) -> None:
     out = predict(7)
-    before = (out / prediction_report.NAME).read_bytes()
-    (out / prediction_report.NAME).unlink()
+    before = (out / plots.REPORT).read_bytes()
+    (out / plots.REPORT).unlink()
 
     figures = commands.report(str(out), None, [].append)
 

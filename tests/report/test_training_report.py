@@ -1,6 +1,5 @@
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,15 @@ from nanograd.data.mnist import Mnist
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture, Params
-from nanograd.report import accuracy, training_report
+from nanograd.report import accuracy, plots, training_report
 from nanograd.report.charts import Axis, Bars, Chart, Line, Mark
 from nanograd.runtime.events import Event, Level
-from tests.helpers.reports import Page, check_page, render_source
+from tests.helpers.reports import Page, check_page, render_source, write_training_report
 
 
 @pytest.fixture(scope="module")
 def text(run: Path, few_digits: Mnist) -> str:
-    return Path(training_report.write(str(run), few_digits.test)).read_text()
+    return training_report.build(training_report.read_run(str(run)), few_digits.test).html
 
 
 def svg(chart: Chart) -> str:
@@ -57,7 +56,7 @@ def test_failures_are_marked_and_listed(run: Path, few_digits: Mnist) -> None:
     ]
     finished = replace(training_report.read_run(str(run)), events=events)
 
-    html, _ = training_report.build(finished, few_digits.test.take(slice(0, 7)))
+    html = training_report.build(finished, few_digits.test.take(slice(0, 7))).html
 
     assert re.findall('class="mark (.*?)"', html) == ["failed", "joined"]
     assert all(event["sentence"] in Page(html).text for event in events)
@@ -66,10 +65,7 @@ def test_failures_are_marked_and_listed(run: Path, few_digits: Mnist) -> None:
 def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mnist) -> None:
     events: list[Event] = []
 
-    place = str(tmp_path / "gone")
-    written = commands.write_report(
-        place, partial(training_report.write, place, few_digits.test), events.append
-    )
+    written = write_training_report(tmp_path / "gone", few_digits.test, events.append)
 
     assert written is None
     [warning] = events
@@ -79,7 +75,7 @@ def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mn
 
 
 def test_command_writes_the_report_again(run: Path) -> None:
-    (run / training_report.NAME).unlink(missing_ok=True)
+    (run / plots.REPORT).unlink(missing_ok=True)
 
     figures = commands.report(str(run), "sample", [].append)
 
