@@ -18,6 +18,7 @@ from nanograd.batch.part import Part, Receipt
 from nanograd.data.dataset import NUM_CLASSES
 from nanograd.digits.form import to_png
 from nanograd.nn.metrics import confusion_matrix
+from nanograd.tables.images import Images
 
 # The most confident mistakes kept of each part, and of the whole job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20
@@ -56,23 +57,17 @@ def count_part(
 
 
 def find_mistakes(
-    images: NDArray[np.uint8],
-    file: str,
-    rows: NDArray[np.int64],
-    labels: NDArray[np.int8],
-    scores: NDArray[np.float32],
+    file: str, first_row: int, found: Images, scores: NDArray[np.float32]
 ) -> list[Mistake]:
-    """Find the most confident mistakes among n rows of a file, with their pictures.
-
-    Images are (n, 784), scores (n, 10); a label of -1 is none.
-    """
+    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures."""
+    images, rows, labels = found
     best, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero((labels >= 0) & (best != labels))
     wrong = wrong[np.lexsort((rows[wrong], -confidence[wrong]))][:_WORST_OF_PART]
     return [
         {
             "source_file": file,
-            "source_row": int(rows[at]),
+            "source_row": first_row + int(rows[at]),
             "label": int(labels[at]),
             "prediction": int(best[at]),
             "confidence": round(float(confidence[at]), 6),

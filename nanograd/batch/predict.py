@@ -87,19 +87,18 @@ class PredictWork:
         return [name for name in schema.names if name in {*required, *self.kept.names}]
 
     def _predict(self, model: Model, file: str, first: int, table: pa.Table) -> Outcome:
-        (images, rows, labels), rejections = read(table, self.options)
-        scores = model.scores(images)
-        best = scores.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
+        found, rejections = read(table, self.options)
+        rows, scores = found.rows, model.scores(found.images)
         columns = {
             **{field.name: _take(table, field, rows) for field in self.kept},
             "source_file": pa.array([file] * len(rows), pa.string()),
             "source_row": pa.array(rows + first),
-            "prediction": pa.array(best.astype(np.int8)),
-            "confidence": pa.array(scores[np.arange(len(rows)), best]),
+            "prediction": pa.array(scores.argmax(axis=1).astype(np.int8)),
+            "confidence": pa.array(scores.max(axis=1)),
             "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), 10),
-            "label": pa.array(labels, mask=labels < 0),
+            "label": pa.array(found.labels, mask=found.labels < 0),
         }
-        mistakes = account.find_mistakes(images, file, rows + first, labels, scores)
+        mistakes = account.find_mistakes(file, first, found, scores)
         quarantine = quarantine_table([(file, each) for each in rejections], first)
         predictions = pa.table(columns, pa.schema([*self.kept, *PREDICTIONS]))
         return predictions, quarantine, mistakes

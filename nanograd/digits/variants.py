@@ -51,7 +51,7 @@ class Variant(NamedTuple):
     digit: int  # its class
     # Deskewed image, (28, 28) uint8, and draws in [0, 1) to the redrawn image.
     redraw: Callable[[Bytes, Floats], Bytes]
-    num_draws: int  # number of draws
+    num_draws: int
     purpose: int  # of the random stream they come from
 
 

@@ -84,7 +84,7 @@ def _check_one_digit(boxes: Floats, mass: Floats) -> None:
 
 
 def label_marks(mask: Mask) -> tuple[Ints, int]:
-    """Number connected marks (8 neighbours) from 1, in the order of their first pixel.
+    """Label connected marks (8 neighbours) from 1, in the order of their first pixel.
 
     Rows are cut into runs; runs that touch take the lowest number they can reach.
 

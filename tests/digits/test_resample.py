@@ -56,7 +56,6 @@ def test_every_point_is_interpolated_as_by_the_definition() -> None:
         [by_hand(image, float(x), float(y)) for x, y in zip(*coordinates[:, i], strict=True)]
         for i, image in enumerate(images)
     ]
-    assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -81,7 +80,6 @@ def test_whole_pixels_move_the_image(right: int, down: int) -> None:
 
     padded = np.pad(images.reshape(7, SIDE, SIDE), ((0, 0), (28, 28), (28, 28)))
     expected = padded[:, 28 - down : 56 - down, 28 - right : 56 - right]
-    assert moved.dtype == np.float32
     np.testing.assert_array_equal(moved, expected)
 
 
@@ -103,7 +101,6 @@ def test_resample_rows_gives_the_bits_of_resample(num_images: int) -> None:
 
     result = resample_rows(images, x, rows)
 
-    assert result.dtype == np.float32
     np.testing.assert_array_equal(result, resample(images, coordinates))
 
 
