@@ -14,19 +14,26 @@ from nanograd.digits.preparation import (
 NAMES = ["plain", "unit", "standard", "deslanted"]
 
 
-def every_value() -> NDArray[np.uint8]:
-    images = np.resize(np.arange(256, dtype=np.uint8), (7, 784))
+def every_value(num_images: int = 7) -> NDArray[np.uint8]:
+    """Read-only images."""
+    images = np.resize(np.arange(256, dtype=np.uint8), (num_images, 784))
     images.flags.writeable = False
     return images
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_images", [0, 1, 7, 193])
-def test_inputs_are_float32_of_the_same_shape(name: str, num_images: int) -> None:
-    inputs = prepare(Preparation(name=name), np.zeros((num_images, 784), np.uint8))
+def test_images_are_prepared_to_the_same_float32_bits_alone_and_among_others(
+    name: str, num_images: int
+) -> None:
+    images = every_value(num_images)
 
-    assert inputs.dtype == np.float32
-    assert inputs.shape == (num_images, 784)
+    together = prepare(Preparation(name=name), images)
+
+    assert (together.dtype, together.shape) == (np.float32, (num_images, 784))
+    for place in range(num_images):
+        alone = prepare(Preparation(name=name), images[place : place + 1])
+        np.testing.assert_array_equal(alone[0], together[place])
 
 
 @pytest.mark.parametrize(

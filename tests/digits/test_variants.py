@@ -54,14 +54,8 @@ def test_larger_share_adds_to_the_smaller_one(sample: Mnist) -> None:
     assert some < more
 
 
-def test_originals_are_not_modified_and_may_be_empty(sample: Mnist) -> None:
-    before = sample.train.images.tobytes()
-
-    add_variants(sample.train, 0.5, 0)
-    none = add_variants(sample.train.take(np.arange(0)), 0.5, 0)
-
-    assert sample.train.images.tobytes() == before
-    assert none.images.shape == (0, 784)
+def test_no_digits_have_no_variants(sample: Mnist) -> None:
+    assert add_variants(sample.train.take(slice(0)), 0.5, 0).images.shape == (0, 784)
 
 
 @pytest.mark.parametrize("digit", [1, 4, 9])
