@@ -71,6 +71,11 @@ def png_that_claims(width: int, height: int) -> bytes:
     )
 
 
+def bmp_bomb() -> bytes:
+    data = encoded(Image.new("L", (9, 9)), "BMP")
+    return data[:18] + struct.pack("<ii", 20_000, 20_000) + data[26:]
+
+
 def several() -> bytes:
     picture = Image.new("L", (400, 200), 255)
     draw = ImageDraw.Draw(picture)
@@ -103,6 +108,7 @@ READABLE: dict[str, Callable[[], bytes]] = {
 BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "empty.png": ("empty", bytes),
     "one byte.png": ("broken_image", lambda: b"\x89"),
+    "signature.png": ("broken_image", lambda: b"\x89PNG\r\n\x1a\n"),
     "text.png": ("broken_image", lambda: b"this is no picture\n" * 100),
     "page.jpg": ("broken_image", lambda: b"<html><body>404</body></html>"),
     "script.gif": ("broken_image", lambda: b"#!/bin/sh\n"),
@@ -118,6 +124,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "half.tif": ("broken_image", lambda: cut(encoded(drawing(), "TIFF"), 0.5)),
     "half.ppm": ("broken_image", lambda: cut(encoded(drawing(), "PPM"), 0.5)),
     "bomb.png": ("too_large", lambda: png_that_claims(60_000, 60_000)),
+    "bomb.bmp": ("too_large", bmp_bomb),
     "smaller bomb.png": ("too_large", lambda: png_that_claims(10_000, 10_000)),
     "no width.png": ("broken_image", lambda: png_that_claims(0, 100)),
     "no size.pgm": ("broken_image", lambda: b"P5 0 0 255\n"),

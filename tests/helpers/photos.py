@@ -156,13 +156,7 @@ def _dilated(line: NDArray[np.bool_], diameter: float) -> Image.Image:
     picture = Image.new("L", (side, side))
     pen = ImageDraw.Draw(picture)
     for y, x in np.argwhere(line):
-        box = [
-            2 * x + 1 - diameter,
-            2 * y + 1 - diameter,
-            2 * x + 1 + diameter,
-            2 * y + 1 + diameter,
-        ]
-        pen.ellipse(box, fill=255)
+        pen.circle((2 * x + 1, 2 * y + 1), diameter, fill=255)
     return picture.resize((side // 2, side // 2), Image.Resampling.BOX)
 
 

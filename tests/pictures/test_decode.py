@@ -21,12 +21,6 @@ def transparent(mode: str) -> bytes:
     return encoded(picture, transparency={"P": 1, "L": 7}.get(mode))
 
 
-def reason_of(data: bytes, **options: int) -> str:
-    with pytest.raises(UnreadableError) as caught:
-        decode(data, **options)
-    return caught.value.reason
-
-
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "PPM"])
 def test_lossless_format_keeps_the_pixels(kind: str) -> None:
     picture = decode(encoded(gradient(), kind))
@@ -95,34 +89,8 @@ def test_large_jpeg_keeps_the_size_that_the_normaliser_needs() -> None:
 def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
     header_only = encoded(Image.new("L", (101, 10)))[:60]
 
-    assert reason_of(header_only, max_pixels=1000) == "too_large"
-
-
-def test_bomb_is_refused_without_a_warning() -> None:
-    bomb = bytearray(encoded(Image.new("L", (9, 9)), "BMP"))
-    bomb[18:26] = np.array([20_000, 20_000], "<i4").tobytes()
-
-    assert reason_of(bytes(bomb)) == "too_large"
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
-def test_file_cut_short_is_broken(kind: str) -> None:
-    data = encoded(Image.effect_noise((64, 48), 90), kind)
-
-    assert reason_of(data[: len(data) // 2]) == "broken_image"
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"no picture", "broken_image"),
-        (b"\x89PNG\r\n\x1a\n", "broken_image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "broken_image"),
-        (b"", "empty"),
-    ],
-)
-def test_other_bytes_are_refused(data: bytes, reason: str) -> None:
-    assert reason_of(data) == reason
+    with pytest.raises(UnreadableError, match=r"^too_large"):
+        decode(header_only, max_pixels=1000)
 
 
 def test_unreadable_error_survives_pickling() -> None:

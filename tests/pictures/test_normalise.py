@@ -1,4 +1,3 @@
-import gzip
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -9,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
+from nanograd.data.mnist import load
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
@@ -19,14 +19,9 @@ SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(scope="module")
-def mnist() -> Images:
-    if not (SHARED / "mnist").is_dir():
-        pytest.skip("the shared MNIST files are not here")
-    files = [SHARED / f"mnist/{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
-    images = [
-        np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=16) for file in files
-    ]
-    return np.concatenate(images).reshape(-1, 28, 28)
+def mnist(mnist_place: str) -> Images:
+    loaded = load(mnist_place)
+    return np.concatenate([loaded.train.images, loaded.test.images]).reshape(-1, 28, 28)
 
 
 def seven(
@@ -59,16 +54,12 @@ def test_every_mnist_image_has_mnists_form(mnist: Images) -> None:
     assert are_mnist_like(mnist.reshape(-1, 784)).all()
 
 
-def test_mnist_images_keep_their_bits(mnist: Images) -> None:
+def test_mnist_images_also_in_colour_or_inverted_keep_their_bits(mnist: Images) -> None:
     for image in mnist[::350]:
         stream = BytesIO()
         Image.fromarray(image).save(stream, "PNG")
 
         assert np.array_equal(normalise(decode(stream.getvalue())), image)
-
-
-def test_mnist_images_in_colour_or_inverted_keep_their_bits(mnist: Images) -> None:
-    for image in mnist[::700]:
         assert np.array_equal(normalise(Image.fromarray(image).convert("RGB")), image)
         assert np.array_equal(normalise(Image.fromarray(255 - image)), image)
 
@@ -218,18 +209,17 @@ def test_trace_ends_in_the_image_of_normalise() -> None:
     assert np.array_equal(taken.image, normalise(seven()))
 
 
-def test_trace_of_a_blank_picture_has_the_steps_before_the_refusal() -> None:
-    taken = trace(Image.new("L", (90, 70), 128))
+@pytest.mark.parametrize("tone", [0, 128, 255])
+def test_trace_of_a_single_tone_has_the_steps_before_its_refusal(tone: int) -> None:
+    picture = Image.new("L", (90, 70), tone)
 
+    taken = trace(picture)
+
+    assert reason_of(picture) == "blank"
     assert taken.ink is not None
     assert taken.marks is taken.image is None
     assert taken.refused is not None
     assert taken.refused.reason == "blank"
-
-
-@pytest.mark.parametrize("tone", [0, 128, 255])
-def test_a_single_tone_is_blank(tone: int) -> None:
-    assert reason_of(Image.new("L", (90, 70), tone)) == "blank"
 
 
 def test_paper_grain_is_not_a_digit() -> None:

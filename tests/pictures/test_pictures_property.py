@@ -8,7 +8,6 @@ from PIL import Image
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
-from nanograd.pictures.marks import label_marks
 from nanograd.pictures.normalise import normalise
 from tests.helpers.odd_files import encoded
 
@@ -84,27 +83,3 @@ def test_any_picture_gets_mnists_form_or_is_refused(pixels: NDArray[np.uint8]) -
     framed = [image[[0, -1]].any(), image[:, [0, -1]].any()]
     centres = centre_of_mass(image)
     assert all(13 <= place < 15 or edge for place, edge in zip(centres, framed, strict=True))
-
-
-@given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_marks_equal_those_of_flood_filling(mask: NDArray[np.bool_]) -> None:
-    labels, count = label_marks(mask)
-
-    assert (labels > 0).tolist() == mask.tolist()
-    assert count == len(flood_fill(mask))
-
-
-def flood_fill(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
-    """Connected sets of pixels, found one pixel at a time."""
-    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
-    found = []
-    while left:
-        mark, edge = set(), [left.pop()]
-        while edge:
-            y, x = edge.pop()
-            mark.add((y, x))
-            near = {(y + down, x + right) for down in (-1, 0, 1) for right in (-1, 0, 1)} & left
-            left -= near
-            edge += near
-        found.append(mark)
-    return found
