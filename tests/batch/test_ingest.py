@@ -6,33 +6,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, OutputExistsError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
 
 
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    """19 digits of the sample."""
-    return sample.test.take(slice(0, 19))
-
-
 @pytest.fixture
-def png(tmp_path: Path, digits: Dataset) -> Path:
-    """The digits as PNG files, a folder a class."""
-    write_pictures(digits, str(tmp_path / "png"))
+def png(tmp_path: Path, sample: Mnist) -> Path:
+    """19 digits of the sample as PNG files, a folder a class."""
+    write_pictures(sample.test.take(slice(0, 19)), str(tmp_path / "png"))
     return tmp_path / "png"
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "rows"
-
-
 def test_pictures_in_mnists_form_keep_their_bytes_and_labels(
-    out: Path, png: Path, digits: Dataset
+    out: Path, png: Path, sample: Mnist
 ) -> None:
     figures, rows = ingest(out, png), read_rows(out)
 
@@ -41,7 +29,7 @@ def test_pictures_in_mnists_form_keep_their_bytes_and_labels(
     assert [row["label"] for row in rows] == [int(Path(file).parent.name) for file in files]
     assert [row["image"]["bytes"] for row in rows] == [Path(file).read_bytes() for file in files]
     first = image_of(rows[0]).reshape(784)
-    assert np.array_equal(first, digits.images[int(Path(files[0]).stem)])
+    assert np.array_equal(first, sample.test.images[int(Path(files[0]).stem)])
     assert figures["rows"] == figures["ingested"] == figures["labelled"] == 19
     assert (figures["quarantined"], figures["reasons"]) == (0, {})
 

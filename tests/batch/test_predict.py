@@ -25,7 +25,6 @@ from tests.helpers.image_columns import (
 )
 from tests.helpers.models import some_model
 
-NOISE = np.random.default_rng(7).integers(0, 256, 784, np.uint8)
 COLUMNS = PICTURE_COLUMNS | NUMBER_COLUMNS
 
 
@@ -111,12 +110,8 @@ BROKEN_ROWS = [
     pytest.param("struct", {"bytes": None, "path": "x.png"}, "no_bytes", id="null bytes"),
     pytest.param("struct", None, "no_bytes", id="null struct"),
     pytest.param("png", None, "no_bytes", id="null binary"),
-    pytest.param("png", b"", "empty", id="no bytes"),
-    pytest.param("png", to_png(NOISE)[:400], "broken_image", id="cut"),
-    pytest.param("png", to_png(np.zeros(784, np.uint8)), "blank", id="blank"),
     pytest.param("raw bytes", bytes(783), "broken_image", id="783 bytes"),
     pytest.param("list of integers", None, "wrong_shape", id="null list"),
-    pytest.param("list of integers", [], "wrong_shape", id="empty list"),
     pytest.param("large list", [0] * 785, "wrong_shape", id="785 numbers"),
     pytest.param("fixed-size list", None, "wrong_shape", id="null fixed-size list"),
     pytest.param("28 x 28 lists", [[0] * 27] * 28, "wrong_shape", id="28 x 27"),

@@ -134,6 +134,7 @@ def test_stroke_gains_the_stated_number_of_pixels(by: float) -> None:
 
     changed = vary_stroke(bar.reshape(1, 784), np.array([by], np.float32)).reshape(28, 28)
 
+    assert changed.dtype == np.float32
     # Outside counts as paper, so the first and last row are thinned lengthwise too.
     np.testing.assert_allclose(changed[1:-1].sum(axis=1) / 255, 5 + by, rtol=1e-6)
 

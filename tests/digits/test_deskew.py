@@ -45,7 +45,7 @@ def test_slanted_stroke_becomes_vertical(slant: float) -> None:
 def test_blank_images_stay_blank(num_images: int) -> None:
     deskewed = deskew(np.zeros((num_images, 784), np.uint8))
 
-    assert deskewed.shape == (num_images, 784)
+    assert (deskewed.dtype, deskewed.shape) == (np.uint8, (num_images, 784))
     assert not deskewed.any()
 
 

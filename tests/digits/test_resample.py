@@ -93,6 +93,7 @@ def test_resample_rows_gives_the_bits_of_resample(num_images: int) -> None:
 
     result = resample_rows(images, x, rows)
 
+    assert result.dtype == np.float32
     np.testing.assert_array_equal(result, resample(images, coordinates))
 
 
