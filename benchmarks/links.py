@@ -28,7 +28,8 @@ from statistics import median
 from common import HERE, Row, arguments, report, tree
 
 sys.path.insert(0, str(HERE.parent))
-from tests.helpers.hosts.world import RC, Machine, World, wait_for
+from tests.helpers.hosts.machines import RC, Machine, Network
+from tests.helpers.waiting import wait_for
 
 _PORT, _FOLDER = 6379, "/mnt/all"
 _HOSTS = (("first", 11), ("second", 12), ("third", 13))
@@ -57,11 +58,11 @@ class Limit:
 class Driver:
     """The program on the first host that trains on request."""
 
-    def __init__(self, world: World, *numbers: int) -> None:
-        self._world, first = world, world.hosts["first"]
+    def __init__(self, network: Network, *numbers: int) -> None:
+        self._network, first = network, network.hosts["first"]
         words = ["python", f"{_FOLDER}/links_driver.py", *map(str, numbers)]
         self._process = subprocess.Popen(
-            first.inside("bash", "-c", f"{RC}\ncd {_FOLDER}; exec {' '.join(words)}"),
+            first.command("bash", "-c", f"{RC}\ncd {_FOLDER}; exec {' '.join(words)}"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         if self._process.stdin is None or self._process.stdout is None:
@@ -71,11 +72,11 @@ class Driver:
 
     def run(self, rounds: int, limit: Limit) -> None:
         """Train rounds under a limit, and add the measurements to it."""
-        self._world.limit("first", limit.mbit_s)
-        before, cpu_before = self._world.num_bytes("first"), self._cpu_s()
+        self._network.limit("first", limit.mbit_s)
+        before, cpu_before = self._network.num_bytes("first"), self._cpu_s()
         seconds = self._request(rounds)
-        after, cpu_after = self._world.num_bytes("first"), self._cpu_s()
-        self._world.limit("first", None)
+        after, cpu_after = self._network.num_bytes("first"), self._cpu_s()
+        self._network.limit("first", None)
         first, others = ((y - x) / rounds for x, y in zip(cpu_before, cpu_after, strict=True))
         limit.cpu_s = first, others
         limit.seconds.append(seconds / rounds)
@@ -87,7 +88,7 @@ class Driver:
 
     def _cpu_s(self) -> tuple[float, float]:
         """Return the processor seconds of the first host and of the others."""
-        first, *others = map(_cpu_s, self._world.hosts.values())
+        first, *others = map(_cpu_s, self._network.hosts.values())
         return first, sum(others)
 
     def _request(self, rounds: int) -> float:
@@ -110,14 +111,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    world = World()
+    network = Network()
     try:
         for name, number in _HOSTS:
-            world.add(name, number)
-        _start_ray(world, given.workers // 3)
-        rows = [row for hidden in given.hidden for row in _measure(world, hidden, given)]
+            network.add(name, number)
+        _start_ray(network, given.workers // 3)
+        rows = [row for hidden in given.hidden for row in _measure(network, hidden, given)]
     finally:
-        world.close()
+        network.close()
     report(rows, given.json)
 
 
@@ -131,25 +132,27 @@ def _cpu_s(machine: Machine) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _start_ray(world: World, cpus: int) -> None:
-    first, *others = world.hosts.values()
+def _start_ray(network: Network, cpus: int) -> None:
+    first, *others = network.hosts.values()
     settings = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" + "3" * 64
     common = f"--block --num-cpus={cpus} --disable-usage-stats --node-ip-address={first.address}"
-    for machine in (world.desk, first, *others):
-        machine.must(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
-    world.desk.must(f"cp -r ~/nanograd/nanograd ~/nanograd/benchmarks/{_PROGRAM.name} {_FOLDER}/")
-    first.serve(
+    for machine in (network.client, first, *others):
+        machine.check_run(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
+    network.client.check_run(
+        f"cp -r ~/nanograd/nanograd ~/nanograd/benchmarks/{_PROGRAM.name} {_FOLDER}/"
+    )
+    first.start_service(
         "bash", "-c", f"{RC}\nray start --head --port={_PORT} {common} --include-dashboard=false"
     )
     for other in others:
         start = f"ray start --address={first.address}:{_PORT} --block --num-cpus={cpus}"
         knock = f"exec 3<>/dev/tcp/{first.address}/{_PORT}"
         wait_for(lambda host=other, knock=knock: host.run(knock).returncode == 0, "no head", 60)
-        other.serve("bash", "-c", f"{RC}\n{start}")
+        other.start_service("bash", "-c", f"{RC}\n{start}")
 
 
-def _measure(world: World, hidden: int, given: Namespace) -> Sequence[Row]:
-    driver = Driver(world, hidden, given.workers, given.images)
+def _measure(network: Network, hidden: int, given: Namespace) -> Sequence[Row]:
+    driver = Driver(network, hidden, given.workers, given.images)
     limits = [Limit(link or None) for link in given.links]
     for limit in limits:  # to estimate the number of rounds that fill a block
         driver.run(10, limit)

@@ -81,11 +81,12 @@ def shared_store() -> Iterator[Store]:
 @pytest.fixture(scope="package")
 def head(shared_store: Store) -> Iterator[Head]:
     """A Ray head in this environment: a command joins it sooner than it starts a private Ray."""
+    programs, variables = Path(sys.executable).parent, shared_store.environment
     with (
         tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder,
-        running_head(Path(sys.executable).parent, Path(folder), **shared_store.environment) as head,
+        running_head(programs, Path(folder), num_cpus=4, **variables) as running,
     ):
-        yield head
+        yield running
 
 
 @pytest.fixture

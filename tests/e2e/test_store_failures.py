@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,12 +53,18 @@ def predict(nanograd_process: Nanograd, rows: Path, trained: str) -> Predict:
     return lambda place: nanograd_process(*words, place)
 
 
+class Undisturbed(NamedTuple):
+    """The job without a failure: half of the bytes that it sends, and its output."""
+
+    half_bytes: int
+    files: dict[str, bytes]
+
+
 @pytest.fixture
-def undisturbed(proxy: Proxy, predict: Predict, bucket: str) -> tuple[int, dict[str, bytes]]:
-    """Half the bytes that the job sends, and what it leaves."""
+def undisturbed(proxy: Proxy, predict: Predict, bucket: str) -> Undisturbed:
     done = predict(f"{bucket}/undisturbed")
     assert done.code == 0, done.stderr
-    return proxy.num_sent_bytes // 2, untimed_contents(f"{bucket}/undisturbed")
+    return Undisturbed(proxy.num_sent_bytes // 2, untimed_contents(f"{bucket}/undisturbed"))
 
 
 @contextmanager
@@ -78,96 +85,57 @@ def interrupt_after(num_files: int) -> Iterator[None]:
 
 
 def test_hang_of_the_store_is_waited_for(
-    store: Store,
-    proxy: Proxy,
-    predict: Predict,
-    bucket: str,
-    undisturbed: tuple[int, dict[str, bytes]],
+    store: Store, proxy: Proxy, predict: Predict, bucket: str, undisturbed: Undisturbed
 ) -> None:
-    half, expected = undisturbed
     end_of_hang = Timer(_HANG_S, store.resume)
 
-    proxy.after(half, lambda: (store.hang(), end_of_hang.start()))
+    proxy.after(undisturbed.half_bytes, lambda: (store.hang(), end_of_hang.start()))
     done = predict(f"{bucket}/out")
 
     assert end_of_hang.finished.is_set()
     assert done.code == 0, done.stderr
-    assert untimed_contents(f"{bucket}/out") == expected
+    assert untimed_contents(f"{bucket}/out") == undisturbed.files
     assert done.last["rows"] == done.last["predicted"] + done.last["quarantined"] == 4 * 193
 
 
-@pytest.mark.slow
-def test_store_killed_in_an_upload_ends_the_job_with_74_and_the_next_one_starts_again(
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "lost connection",
+        pytest.param("killed store", marks=pytest.mark.slow),
+        pytest.param("endless hang", marks=pytest.mark.soak),
+    ],
+)
+def test_failure_in_an_upload_ends_the_job_with_74_and_the_next_one_does_the_rest(
     store: Store,
     proxy: Proxy,
     predict: Predict,
     bucket: str,
-    undisturbed: tuple[int, dict[str, bytes]],
-) -> None:
-    half, expected = undisturbed
-
-    proxy.after(half, store.kill)
-    failed = predict(f"{bucket}/out")
-    store.resume()  # moto keeps everything in memory: all files are lost
-    make_bucket(bucket.removeprefix("s3://"))
-    left = storage.names(f"{bucket}/out")
-    done = predict(f"{bucket}/out")
-
-    assert failed.code == 74, failed.stderr
-    assert "cannot write s3://" in failed.last["reason"]
-    assert "\n" not in failed.last["reason"]
-    assert "Traceback" not in failed.stderr
-    assert left == []
-    assert done.code == 0, done.stderr
-    assert untimed_contents(f"{bucket}/out") == expected
-
-
-def test_connection_lost_in_an_upload_ends_the_job_with_74_and_the_next_one_does_the_rest(
-    store: Store,
-    proxy: Proxy,
-    predict: Predict,
-    bucket: str,
-    undisturbed: tuple[int, dict[str, bytes]],
+    undisturbed: Undisturbed,
     monkeypatch: pytest.MonkeyPatch,
+    failure: str,
 ) -> None:
-    half, expected = undisturbed
+    out = f"{bucket}/out"
+    fail = {"lost connection": proxy.close, "killed store": store.kill, "endless hang": store.hang}
 
-    proxy.after(half, proxy.close)
-    failed = predict(f"{bucket}/out")
+    proxy.after(undisturbed.half_bytes, fail[failure])
+    failed = predict(out)
+    store.resume()
     monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
-    num_done = len(storage.names(f"{bucket}/out/_receipts"))
-    complete = "_SUCCESS" in storage.names(f"{bucket}/out")
-    done = predict(f"{bucket}/out")
+    if failure == "killed store":  # moto keeps everything in memory: all files are lost
+        make_bucket(bucket.removeprefix("s3://"))
+    num_done, names = len(storage.names(f"{out}/_receipts")), storage.names(out)
+    done = predict(out)
 
     assert failed.code == 74, failed.stderr
     assert "cannot write s3://" in failed.last["reason"]
     assert "\n" not in failed.last["reason"]
     assert "Traceback" not in failed.stderr
-    assert not complete
-    assert 0 < num_done < NUM_FILES
-    assert f"{num_done} of {NUM_FILES} parts" in done.stderr
-    assert untimed_contents(f"{bucket}/out") == expected
-
-
-@pytest.mark.soak
-def test_endless_hang_of_the_store_ends_the_job_with_74(
-    store: Store,
-    proxy: Proxy,
-    predict: Predict,
-    bucket: str,
-    undisturbed: tuple[int, dict[str, bytes]],
-) -> None:
-    half, expected = undisturbed
-
-    proxy.after(half, store.hang)
-    failed = predict(f"{bucket}/out")
-    store.resume()
-    done = predict(f"{bucket}/out")
-
-    assert failed.code == 74, failed.stderr
-    assert "Timeout" in failed.last["reason"]
+    assert "_SUCCESS" not in names
     assert done.code == 0, done.stderr
-    assert untimed_contents(f"{bucket}/out") == expected
+    assert num_done == 0 or f"{num_done} of {NUM_FILES} parts" in done.stderr
+    assert (num_done > 0) == (failure != "killed store")
+    assert untimed_contents(out) == undisturbed.files
 
 
 @pytest.mark.parametrize("num_files", [0, 7])

@@ -51,12 +51,15 @@ class Head:
 
 
 @contextmanager
-def running_head(programs: Path, folder: Path, **variables: str) -> Iterator[Head]:
+def running_head(
+    programs: Path, folder: Path, num_cpus: int = 2, **variables: str
+) -> Iterator[Head]:
     """Run a head inside a with block; all its processes end with that.
 
     Args:
         programs: the folder of the `ray` and the `python` that it and its jobs run.
         folder: for its files; short, because sockets below it have names of at most 107 bytes.
+        num_cpus: that it offers.
         variables: of the environment of the head, its workers and its jobs.
     """
     token = folder / "token"
@@ -71,7 +74,7 @@ def running_head(programs: Path, folder: Path, **variables: str) -> Iterator[Hea
     port, dashboard = free_port(), free_port()
     process = subprocess.Popen(
         [
-            str(programs / "ray"), "start", "--head", "--block", "--num-cpus=4",
+            str(programs / "ray"), "start", "--head", "--block", f"--num-cpus={num_cpus}",
             f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray",
             f"--dashboard-agent-listen-port={free_port()}",
             f"--ray-client-server-port={free_port()}",

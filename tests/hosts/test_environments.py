@@ -1,23 +1,21 @@
 """Jobs that bring their Python environment, on a host that has Ray and nothing else.
 
-One Ray of the test's own, in this machine's network: hosts of namespaces reach no package index.
+The Ray runs in this machine's own network: hosts of namespaces reach no package index.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment_without_ray
 from tests.helpers.head import Head, running_head
 from tests.helpers.hosts.cluster import events
 from tests.helpers.hosts.runbook import blocks
@@ -29,38 +27,31 @@ _PIP = ["-m", "pip", "--disable-pip-version-check"]
 
 
 def run(*words: str, cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """A command, its output in one stream."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """Run a command; both its output streams are in stdout."""
     return subprocess.run(
-        words,
-        cwd=cwd,
-        env={**kept, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+        words, cwd=cwd, env=environment_without_ray(**environment), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """Where there is room for environments, which are ten thousand files each."""
+    """A folder with space for environments, which are ten thousand files each."""
     memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
+    has_space = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
     # Not pytest's own folder: the paths of Ray's sockets would be too long.
-    made = Path(tempfile.mkdtemp(prefix="ray-", dir=memory if roomy else None))
+    made = Path(tempfile.mkdtemp(prefix="ray-", dir=memory if has_space else None))
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def bare(folder: Path) -> Path:
-    """A Python with Ray, uv and what Ray needs: not even numpy."""
-    download = ["download", "-q", "--no-deps", "-d", str(folder), *_CONSTRAINTS, "uv"]
-    tried = run(sys.executable, *_PIP, *download)
-    if tried.returncode:
-        pytest.skip(f"no package index answers: {tried.stdout.strip().splitlines()[-1]}")
+    """A Python with Ray, its requirements and uv: not even numpy."""
+    words = ["download", "-q", "--no-deps", "-d", str(folder), *_CONSTRAINTS, "uv"]
+    download = run(sys.executable, *_PIP, *words)
+    if download.returncode:
+        pytest.skip(f"no package index replies: {download.stdout.strip().splitlines()[-1]}")
     run(sys.executable, "-m", "venv", str(folder / "venv"))
     python = str(folder / "venv/bin/python")
     install = ["install", "-q", "--no-compile", *_CONSTRAINTS, "ray[default]", "uv"]
@@ -72,7 +63,7 @@ def bare(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def head(bare: Path, folder: Path) -> Iterator[Head]:
-    """A head that runs in that Python."""
+    """A head in that Python."""
     with running_head(bare / "bin", folder) as running:
         yield running
 
@@ -81,22 +72,18 @@ def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: 
     [block] = [each for each in blocks() if each.section.startswith("Another Python environment")]
     commands.data_export("sample", str(tmp_path / "png"))
 
-    desk = {**head.environment, "RAY_API_SERVER_ADDRESS": head.url}
-    done = run("bash", "-ec", block.text.replace("s3://digits", str(tmp_path)), **desk)
+    client = {**head.environment, "RAY_API_SERVER_ADDRESS": head.url}
+    done = run("bash", "-ec", block.text.replace("s3://digits", str(tmp_path)), **client)
 
     assert done.returncode == 0, done.stdout
-    taught, ingested = events(done.stdout)
-    assert taught["workers"] == 2
-    assert taught["params_sha256"] == alone(tmp_path / "alone")["params_sha256"]
+    trained, ingested = events(done.stdout)
+    assert trained["workers"] == 2
+    alone = commands.train(TrainConfig(data="sample", workers=0, output=str(tmp_path / "alone")))
+    assert trained["params_sha256"] == alone["params_sha256"]
     assert ingested["ingested"] == 1000
 
 
-def alone(place: Path) -> dict[str, Any]:
-    """What one process says of the same training."""
-    return commands.train(TrainConfig(data="sample", workers=0, output=str(place)))
-
-
-def test_uv_run_trains_here_from_any_folder(bare: Path, tmp_path: Path) -> None:
+def test_uv_run_trains_from_any_folder(bare: Path, tmp_path: Path) -> None:
     with (tmp_path / "more-than-ray-would-send").open("wb") as sparse:
         sparse.truncate(1 << 30)
     requirements = str(ROOT / "jobs/requirements.txt")

@@ -1,6 +1,6 @@
-"""docs/cluster.md followed as it stands, on hosts that are cut off, killed and slowed down.
+"""The commands of docs/cluster.md, on hosts that are disconnected, killed and slowed down.
 
-The tests share one cluster and stand in the order of the runbook.
+The tests share one cluster and are in the order of the runbook.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.config.train_config import TrainConfig
 from tests.helpers.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
-from tests.helpers.hosts.world import wait_for
+from tests.helpers.waiting import wait_for
 
 pytestmark = pytest.mark.hosts
 
@@ -35,43 +35,43 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def alone(place: Path, **settings: int) -> str:
+def one_process(place: Path, **settings: int) -> str:
     """The checksum of the parameters that one process computes."""
     config = TrainConfig(data="sample", workers=0, output=str(place), **settings)
     return str(commands.train(config)["params_sha256"])
 
 
-def test_runbooks_three_jobs_compute_what_one_process_does(
+def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(
     cluster: Cluster, store: str, tmp_path: Path
 ) -> None:
-    put = cluster.desk.run("cd ~/nanograd && python -", stdin=PICTURES)
+    put = cluster.client.run("cd ~/nanograd && python -", stdin=PICTURES)
     assert put.returncode == 0, put.stdout
 
-    [said] = cluster.follow("Jobs")
+    [output] = cluster.run_section("Jobs")
 
-    ingested, trained, predicted = events(said)
+    ingested, trained, predicted = events(output)
     assert (ingested["rows"], ingested["ingested"]) == (12, 12)
     assert trained["workers"] == 6
-    assert "6 workers on 3 hosts" in said
-    assert trained["params_sha256"] == alone(tmp_path / "run")
+    assert "6 workers on 3 hosts" in output
+    assert trained["params_sha256"] == one_process(tmp_path / "run")
     assert (predicted["rows"], predicted["predicted"]) == (12, 12)
 
 
-def test_a_stopped_job_goes_on_after_hosts_were_changed(cluster: Cluster, tmp_path: Path) -> None:
+def test_stopped_job_resumes_on_other_hosts(cluster: Cluster, tmp_path: Path) -> None:
     section = "Watch, stop, resume"
-    cluster.give(section, 0)
-    cluster.wait_for_line("long", "rounds/s")
-    cluster.give(section, 1)
-    stopped = cluster.ended("long")
+    cluster.run_block(section, 0)
+    cluster.wait_for_text("long", "rounds/s")
+    cluster.run_block(section, 1)
+    stopped = cluster.wait_for_end("long")
     cluster.edit("/10.77.0.13/d; s/^    - 10.77.0.12/&\\n    - 10.77.0.14/")
-    cluster.follow("Add a host, remove a host")
+    cluster.run_section("Add a host, remove a host")
     cluster.wait_for_hosts(3)
-    said = cluster.give(section, 2)
+    output = cluster.run_block(section, 2)
 
     assert stopped.last["code"] == 75  # Ray itself keeps no code of a stopped job
-    assert "going on from round" in said
-    assert events(said)[-1]["params_sha256"] == alone(tmp_path / "run", epochs=120)
-    assert cluster.world.hosts["south"].processes("raylet") == []
+    assert "from round" in output
+    assert events(output)[-1]["params_sha256"] == one_process(tmp_path / "run", epochs=120)
+    assert cluster.network.hosts["south"].processes("raylet") == []
 
 
 TOKEN, WRONG = "RAY_AUTH_MODE=token", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab' * 32}"
@@ -84,15 +84,12 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_who_cannot_take_part_is_told_so_within_seconds(cluster: Cluster, case: str) -> None:
+def test_host_that_cannot_join_is_refused_within_seconds(cluster: Cluster, case: str) -> None:
     where, environment, words = REFUSALS[case]
     began = monotonic()
 
-    done = cluster.on_host(
-        where,
-        f"train --data sample --workers 8 --output {SHARED}/no --address 10.77.0.11:6379",
-        environment,
-    )
+    train = f"train --data sample --workers 8 --output {SHARED}/no --address 10.77.0.11:6379"
+    done = cluster.run_on(where, train, environment)
 
     assert done.code == 69, done.output
     assert words in done.last["reason"]
@@ -100,9 +97,9 @@ def test_who_cannot_take_part_is_told_so_within_seconds(cluster: Cluster, case: 
     assert monotonic() - began < 20
 
 
-def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
+def test_job_without_the_token_is_refused(cluster: Cluster) -> None:
     for environment in ("-u RAY_AUTH_MODE HOME=/tmp", WRONG):
-        done = cluster.desk.run(
+        done = cluster.client.run(
             f"env {environment} ray job submit --address http://127.0.0.1:8265 -- true"
         )
 
@@ -110,37 +107,39 @@ def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
         assert "token" in done.stdout
 
 
-def test_a_slow_link_costs_time_and_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, tmp_path: Path) -> None:
     vector = NUM_PARAMETERS * BYTES
-    before = cluster.world.num_bytes("head")
-    cluster.world.limit("head", 100)
+    before = cluster.network.num_bytes("head")
+    cluster.network.limit("head", 100)
 
     done = on_shared_folder(cluster, f"train {PLAIN} --epochs 2 --output {SHARED}/slow")
 
-    cluster.world.limit("head", None)
-    after = cluster.world.num_bytes("head")
+    cluster.network.limit("head", None)
+    after = cluster.network.num_bytes("head")
     rounds = done.last["rounds"]
-    # Two of the three workers are on other hosts; beyond vectors there are shards, and Ray's talk.
+    # Two of the three workers are on other hosts; the rest is shards and Ray's own messages.
     for received_or_sent in (0, 1):
         carried = after[received_or_sent] - before[received_or_sent]
         assert 1 <= carried / (rounds * 2 * vector) < 1.2
     assert rounds / done.last["train_s"] < 100e6 / 8 / (2 * vector)
-    assert done.last["params_sha256"] == alone(tmp_path / "run", epochs=2, batch_size=128, shards=3)
+    assert done.last["params_sha256"] == one_process(
+        tmp_path / "run", epochs=2, batch_size=128, shards=3
+    )
 
 
-def test_hosts_read_pictures_in_a_shared_folder_as_one_process_does(
+def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    place = Path(cluster.world.shared)
+    place = Path(cluster.network.shared)
     commands.data_export("sample", str(tmp_path / "png"))
     shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
 
     ingested = on_shared_folder(
         cluster, f"ingest {SHARED}/png --workers 3 --output {SHARED}/rows --part-rows 16"
     )
-    predicted = cluster.on_host(
+    predicted = cluster.run_on(
         "north",
-        f"predict {SHARED}/rows --workers 3 --model {SHARED}/slow/model --output {SHARED}/read "
+        f"predict {SHARED}/rows --workers 3 --model {SHARED}/slow/model --output {SHARED}/out "
         "--address 10.77.0.11:6379",
         TOKEN,
     )
@@ -148,54 +147,56 @@ def test_hosts_read_pictures_in_a_shared_folder_as_one_process_does(
     assert predicted.code == 0, predicted.output
     assert ingested.last["ingested"] == predicted.last["predicted"] == 100
     assert cluster.num_hosts_of_actors("MapWorker") > 1
-    there = PredictConfig(model=f"{place}/slow/model", output=str(tmp_path / "read"), workers=0)
+    there = PredictConfig(model=f"{place}/slow/model", output=str(tmp_path / "out"), workers=0)
     commands.predict(there, [f"{place}/rows"])
-    assert predictions(place / "read") == predictions(tmp_path / "read")
+    assert predictions(place / "out") == predictions(tmp_path / "out")
 
 
 def predictions(place: Path) -> list[tuple[Any, ...]]:
-    """The rows of a prediction's output in the order of its input, wherever that was."""
+    """Rows of a prediction's output in the order of its input, folders of files left out."""
     rows = pq.read_table(place / "predictions").to_pylist()
     return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
 
 
-def test_a_host_cut_off_and_one_killed_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+def test_host_disconnected_and_host_killed_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
     epochs = 40
-    cluster.start("lossy", f"python jobs/train.py {PLAIN} --epochs {epochs} --output s3://digits/l")
-    cluster.wait_for_line("lossy", "rounds/s")
-    cluster.world.cut("north")
-    cluster.wait_for_line("lossy", " lost at round", 60)
-    cluster.world.hosts["west"].kill()
-    done = cluster.ended("lossy")
-    cluster.world.mend("north")
+    cluster.start_job(
+        "lossy", f"python jobs/train.py {PLAIN} --epochs {epochs} --output s3://digits/l"
+    )
+    cluster.wait_for_text("lossy", "rounds/s")
+    cluster.network.disconnect("north")
+    cluster.wait_for_text("lossy", " failed at round", 60)
+    cluster.network.hosts["west"].kill()
+    done = cluster.wait_for_end("lossy")
+    cluster.network.reconnect("north")
 
     assert done.code == 0, done.output
     assert "3 workers on 3 hosts" in done.output
-    assert done.output.count(" lost at round") >= 2
-    assert done.last["params_sha256"] == alone(
+    assert done.output.count(" failed at round") >= 2
+    assert done.last["params_sha256"] == one_process(
         tmp_path / "run", epochs=epochs, batch_size=128, shards=3
     )
 
 
-def test_down_leaves_nothing_running_and_another_users_ray_alone(
+def test_down_ends_all_processes_except_those_of_another_user(
     cluster: Cluster, other_ray: tuple[OtherRay, str]
 ) -> None:
     theirs, before = other_ray
-    cluster.follow("Down")
+    cluster.run_section("Down")
 
-    hosts = [cluster.world.hosts[name] for name in ("head", "north", "south")]
+    hosts = [cluster.network.hosts[name] for name in ("head", "north", "south")]
 
     def left() -> list[str]:
         lines = [line for host in hosts for line in host.processes("ray")]
         return [line for line in lines if line.startswith("nanograd")]
 
     # The head's connections to the others stay open for ten idle seconds (ssh's ControlPersist).
-    wait_for(lambda: not left(), "something is left", 30)
+    wait_for(lambda: not left(), "a process is left", 30)
     assert theirs.nodes() == before
 
 
 def on_shared_folder(cluster: Cluster, words: str) -> Ended:
-    """A command in the head's own shell, with RAY_ADDRESS, everything in the shared folder."""
-    done = cluster.on_host("head", words, f"{TOKEN} RAY_ADDRESS=10.77.0.11:6379")
+    """Run a command on the head, with RAY_ADDRESS; all its files are in the shared folder."""
+    done = cluster.run_on("head", words, f"{TOKEN} RAY_ADDRESS=10.77.0.11:6379")
     assert done.code == 0, done.output
     return done

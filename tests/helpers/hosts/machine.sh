@@ -1,4 +1,4 @@
-# Makes a machine of new namespaces (see world.py), which lasts until its input ends.
+# Makes a machine of new namespaces (see machines.py) that ends with its input.
 set -euo pipefail
 hostname "$NAME"
 ip link set lo up

@@ -1,0 +1,223 @@
+"""Several machines on one: namespaces with an address, files, processes and users of their own.
+
+A machine is a set of Linux namespaces (network, mounts, processes, host name) kept by a shell that
+waits for the end of its input: when this process ends, all machines end with all their processes.
+The client is the user's machine: it has the checkout, and the bridge that joins the others. A host
+has no checkout, only Python and what the set-up commands would install. All share the folder
+/mnt/all, as if from a file server.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.helpers.waiting import wait_for
+
+SUBNET = "10.77.0"
+USER, HOME = "nanograd", "/home/nanograd"
+USER_ID, OTHER_ID = 1000, 1001
+# Read by a login shell, and so by Ray's own commands.
+RC = "for file in ~/.profile ~/.bashrc; do [ ! -f $file ] || . $file; done"
+_OBJECT_STORE_BYTES = 200_000_000
+_PREFIXES = dict.fromkeys(map(str, (Path(sys.base_prefix), Path(sys.prefix))))
+
+# The environment that the set-up commands find: ours without this checkout, in ~/venv.
+_OWN_ENVIRONMENT = f"""
+cd {HOME}/venv
+rm -f lib/python3*/site-packages/*nanograd* bin/ruff bin/uv*
+rm -rf lib/python3*/site-packages/nanograd*
+grep -IlZ '^#!{sys.prefix}/' bin/* | xargs -0 sed -i '1s#{sys.prefix}#{HOME}/venv#'
+find . -path './lib/python3*/site-packages/*' -prune -o -exec chown -h {USER}: {{}} +
+"""
+
+
+def unavailable() -> str:
+    """Return why there can be no machines here; empty if there can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "needs root on Linux"
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    programs = ("sshd", "ssh", "rsync", "ip", "tc", "nft")
+    if missing := [name for name in programs if not shutil.which(name, path=path)]:
+        return f"needs {', '.join(missing)}; `make test-cluster` installs them on Debian"
+    trial = ["unshare", "-nmpui", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "trial", "/run"]
+    done = subprocess.run(trial, capture_output=True, text=True, check=False)
+    return f"cannot make namespaces: {done.stderr.strip()}" if done.returncode else ""
+
+
+@dataclass
+class Machine:
+    """A running machine.
+
+    Args:
+        name: its host name.
+        address: its IP address.
+        holder: the process that made it; the machine ends with it.
+        pid: of its first process, as seen from here.
+    """
+
+    name: str
+    address: str
+    holder: "subprocess.Popen[str]"
+    pid: int
+    _services: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+
+    def command(self, *words: str, user: int = USER_ID) -> list[str]:
+        """Return the command that runs a command here, in a login shell's environment."""
+        home = {0: "/root", USER_ID: HOME}.get(user, "/home/other")
+        ids = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        variables = [f"HOME={home}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin"]
+        enter = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "-u", "-i", f"--wdns={home}"]
+        return [*enter, "setpriv", *ids, "env", "-i", *variables, "TERM=dumb", *words]
+
+    def run(
+        self, script: str, user: int = USER_ID, timeout_s: float = 240, stdin: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a script by bash, as a login shell; both output streams are in stdout."""
+        return subprocess.run(
+            self.command("bash", "-c", f"{RC}\n{script}", user=user), input=stdin or "",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def check_run(self, script: str, user: int = USER_ID, stdin: str | None = None) -> str:
+        """Run a script that must succeed; return its output."""
+        done = self.run(script, user, stdin=stdin)
+        assert done.returncode == 0, f"{self.name}: {script}\n{done.stdout}"
+        return done.stdout
+
+    def start_service(self, *words: str, user: int = USER_ID) -> None:
+        """Start a program that runs until the machine ends."""
+        service = subprocess.Popen(
+            self.command(*words, user=user),
+            stdin=subprocess.PIPE,  # `ssh -tt` ends with its input
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._services.append(service)
+
+    def processes(self, word: str) -> list[str]:
+        """Return the command lines of processes that contain a word, `ps` itself left out."""
+        lines = self.run("ps -ww -eo user:16,args", user=0).stdout.splitlines()[1:]
+        return [line for line in lines if word in line and "ps -ww -eo" not in line]
+
+    def kill(self) -> None:
+        """End the machine as a power cut would."""
+        for process in (self.holder, *self._services):
+            process.kill()
+            process.wait()
+
+
+class Network:
+    """A client and hosts on one network."""
+
+    def __init__(self) -> None:
+        self._ports: dict[str, str] = {}
+        self.shared = tempfile.mkdtemp(prefix="shared-")
+        os.chown(self.shared, USER_ID, USER_ID)
+        over = f"{HOME}/nanograd"
+        self.client = _start("client", f"{SUBNET}.1", over, str(ROOT), self.shared, client=True)
+        self._configure("ip link add bridge type bridge", "ip link set bridge up")
+        self._configure(f"ip address add {self.client.address}/24 dev bridge")
+        self.hosts: dict[str, Machine] = {}
+
+    def add(self, name: str, number: int) -> None:
+        """Add a host with a running sshd that the client's user may enter."""
+        over = f"{HOME}/venv"
+        machine = _start(name, f"{SUBNET}.{number}", over, sys.prefix, self.shared, client=False)
+        port = f"port{len(self._ports)}"
+        self._configure(
+            f"ip link add {port} type veth peer name eth0 netns {machine.pid}",
+            f"ip link set {port} master bridge up",
+        )
+        address = f"ip address add {machine.address}/24 dev eth0; ip link set eth0 up"
+        machine.check_run(address, user=0)
+        self._ports[name], self.hosts[name] = port, machine
+        machine.check_run(_OWN_ENVIRONMENT, user=0)
+        self._start_sshd(machine)
+
+    def disconnect(self, name: str) -> None:
+        """Pull the network cable of a host."""
+        self._configure(f"ip link set {self._ports[name]} down")
+
+    def reconnect(self, name: str) -> None:
+        """Plug it in again."""
+        self._configure(f"ip link set {self._ports[name]} up")
+
+    def limit(self, name: str, mbit_s: int | None) -> None:
+        """Limit the rate from and to a host, in each direction; None for no limit."""
+        port, machine = self._ports[name], self.hosts[name]
+        shape = f"root tbf rate {mbit_s}mbit burst 64kb latency 200ms"
+        for at, device in ((self.client, port), (machine, "eth0")):
+            at.run(f"tc qdisc del dev {device} root 2>/dev/null", user=0)
+            if mbit_s is not None:
+                at.check_run(f"tc qdisc add dev {device} {shape}", user=0)
+
+    def num_bytes(self, name: str) -> tuple[int, int]:
+        """Return the bytes that a host has received and sent since it was added."""
+        # Not from /sys, which has the devices of the network where it was mounted.
+        [device] = json.loads(self.hosts[name].check_run("ip -s -j link show dev eth0", user=0))
+        traffic = device["stats64"]
+        return traffic["rx"]["bytes"], traffic["tx"]["bytes"]
+
+    def close(self) -> None:
+        """End all machines."""
+        for machine in [*self.hosts.values(), self.client]:
+            machine.kill()
+        shutil.rmtree(self.shared)
+
+    def _configure(self, *commands: str) -> None:
+        # With the client's network, but the process numbers of this machine.
+        enter = ["nsenter", "-t", str(self.client.pid), "-n"]
+        for command in commands:
+            done = subprocess.run([*enter, *command.split()], capture_output=True, check=False)
+            assert done.returncode == 0, f"{command}: {done.stderr!r}"
+
+    def _start_sshd(self, machine: Machine) -> None:
+        key = f"{HOME}/.ssh/id_ed25519"
+        public_key = self.client.check_run(
+            f"[ -f {key} ] || {{ mkdir -pm 700 ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f {key}; }}"
+            f"; cat {key}.pub"
+        )
+        keys = "umask 077; mkdir -p ~/.ssh; cat > ~/.ssh/authorized_keys"
+        machine.check_run(keys, stdin=public_key)
+        machine.check_run("ssh-keygen -q -t ed25519 -N '' -f /run/host_key", user=0)
+        options = [
+            "HostKey=/run/host_key", "PidFile=none", "PasswordAuthentication=no", "UsePAM=no",
+            f"AllowUsers={USER}", "MaxStartups=100", "MaxSessions=100",
+        ]  # fmt: skip
+        flags = [word for option in options for word in ("-o", option)]
+        machine.start_service("/usr/sbin/sshd", "-D", "-f", os.devnull, *flags, user=0)
+        enter = f"ssh -o StrictHostKeyChecking=no -o BatchMode=yes -o ConnectTimeout=2 -i {key}"
+        wait_for(
+            lambda: self.client.run(f"{enter} {machine.address} true").returncode == 0,
+            f"sshd of {machine.name} did not start",
+        )
+
+
+def _start(name: str, address: str, over: str, lower: str, shared: str, client: bool) -> Machine:
+    before = [f"{sys.prefix}/bin"] if client else []
+    keep = [each for each in _PREFIXES if client or each != sys.prefix]
+    environment = {
+        "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+        "NAME": name, "OVER": over, "LOWER": lower, "SHARED": shared, "SHM": "300m",
+        "VARIABLES": f"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES={_OBJECT_STORE_BYTES}",
+        "HIDE": "/nowhere" if client else str(ROOT),
+        "KEEP": " ".join(each for each in keep if not each.startswith("/usr")),
+        "BEFORE": ":".join([*before, f"{sys.base_prefix}/bin"]),
+    }  # fmt: skip
+    script = str(Path(__file__).with_name("machine.sh"))
+    make = ["unshare", "-nmpui", "--fork", "--kill-child", "--mount-proc"]
+    holder = subprocess.Popen(
+        [*make, "bash", script],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n", f"{name} did not start"
+    children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
+    return Machine(name, address, holder, int(children))
