@@ -83,19 +83,6 @@ def test_replacement_killed_at_any_move_is_finished_by_the_next_command(
     assert untimed_contents(out) == undisturbed_job
 
 
-def test_overwriting_an_unfinished_output_of_ones_own_goes_on(
-    out: Path, undisturbed_job: dict[str, bytes]
-) -> None:
-    with pytest.raises(StorageError):
-        run(make_job(out, overwrite=True), Scribe(out, fails_at=2))
-    again = Scribe(out)
-
-    run(make_job(out, overwrite=True), again)
-
-    assert again.done == [part.id for part in PARTS[2:]]
-    assert untimed_contents(out) == undisturbed_job
-
-
 def test_what_another_job_wrote_meanwhile_is_found(out: Path) -> None:
     class Disturbed(Scribe):
         def __call__(self, part: Part) -> Receipt:

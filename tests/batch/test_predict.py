@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
-from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files
 from tests.helpers.image_columns import (
@@ -142,19 +141,6 @@ def test_broken_row_is_quarantined_and_does_not_affect_others(
     )
     assert done.figures["reasons"] == {reason: 1}
     assert (done.figures["rows"], done.figures["predicted"]) == (29, 28)
-
-
-@pytest.mark.parametrize("label", [10, -1, 127])
-def test_row_whose_label_is_no_digit_is_quarantined_once(
-    label: int, images: Pixels, predict: Predict
-) -> None:
-    rows = [None if row == 5 else to_png(image) for row, image in enumerate(images)]
-    labels = pa.array([label if row in (5, 7) else 3 for row in range(29)], pa.int8())
-
-    done = predict({"a.parquet": pa.table({"image": rows, "label": labels})})
-
-    assert done.quarantine == [("a.parquet", 5, "bad_label"), ("a.parquet", 7, "bad_label")]
-    assert done.table["source_row"].to_pylist() == [r for r in range(29) if r not in (5, 7)]
 
 
 def test_accuracy_counts_only_the_labelled_rows(

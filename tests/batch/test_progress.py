@@ -43,8 +43,8 @@ def test_time_left_follows_from_the_speed_so_far() -> None:
     assert [event.left_s for event in progress(2.5)] == [22.5 - 2.5 * part for part in range(10)]
 
 
-def test_rows_of_an_earlier_command_do_not_count_for_the_speed() -> None:
-    events = progress(5, done_before=8)
+def test_rows_and_time_before_the_first_part_do_not_count_for_the_speed() -> None:
+    events = progress(5, done_before=8, waited=7)
 
     assert [event.row for event in events] == [900, 1000]
     assert [event.rows_per_s for event in events] == [20, 20]
@@ -52,10 +52,6 @@ def test_rows_of_an_earlier_command_do_not_count_for_the_speed() -> None:
 
 def test_clock_that_stands_still_divides_by_no_zero() -> None:
     assert [event.rows_per_s for event in progress(0, parts=1)] == [100_000]
-
-
-def test_time_before_the_first_part_does_not_count_for_the_speed() -> None:
-    assert [event.rows_per_s for event in progress(2.5, parts=1, waited=7)] == [40]
 
 
 def test_running_phase_begins_with_the_earliest_part() -> None:

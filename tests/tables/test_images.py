@@ -146,8 +146,9 @@ def test_tensor_column_of_ray_is_read_without_ray(images: Pixels) -> None:
 @pytest.mark.parametrize("type_", [pa.int8(), pa.int64(), pa.uint64()])
 def test_labels_are_digits_or_null_or_rejected(type_: pa.DataType, images: Pixels) -> None:
     highest = 2 ** (type_.bit_width - 1) - 1 if type_ != pa.uint64() else 2**64 - 1
-    rows = [*(image.tobytes() for image in images[:4]), b"no picture"]
-    labels = pa.array([3, None, 10, 0, highest], type_)
+    lowest = 10 if type_ == pa.uint64() else -1
+    rows = [*(image.tobytes() for image in images[:4]), b"no picture", None]
+    labels = pa.array([3, None, 10, 0, highest, lowest], type_)
 
     found, rejections = read(pa.table({"image": rows, "label": labels}), ReadOptions())
 
@@ -155,7 +156,7 @@ def test_labels_are_digits_or_null_or_rejected(type_: pa.DataType, images: Pixel
     assert found.rows.tolist() == [0, 1, 3]
     assert found.labels.tolist() == [3, -1, 0]
     assert np.array_equal(found.images, images[[0, 1, 3]])
-    assert reasons(rejections) == [(2, "bad_label"), (4, "bad_label")]
+    assert reasons(rejections) == [(row, "bad_label") for row in (2, 4, 5)]
 
 
 def test_every_picture_of_optdigits_is_read() -> None:

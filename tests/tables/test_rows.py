@@ -13,10 +13,7 @@ from tests.helpers.image_columns import PICTURE, Pixels, bar_image, read_column,
 SPARK = pa.struct(
     [
         ("origin", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("nChannels", pa.int32()),
-        ("mode", pa.int32()),
+        *((name, pa.int32()) for name in ("height", "width", "nChannels", "mode")),
         ("data", pa.binary()),
     ]
 )
