@@ -147,10 +147,7 @@ def predict(params: Params, inputs: FloatArray) -> FloatArray:
 
 
 def propagate(
-    params: Params,
-    inputs: FloatArray,
-    targets: FloatArray,
-    parts: Sequence[slice] = (slice(None),),
+    params: Params, inputs: FloatArray, targets: FloatArray, parts: Sequence[slice] = (slice(None),)
 ) -> Signals:
     """Compute the loss of each image and propagate its error back to the hidden layer.
 
