@@ -6,7 +6,7 @@ classify
 - the development set (`--pictures`): photos, scans and drawings by series, and optdigits, 946
   bitmaps of 32 x 32 pixels;
 - MNIST's 10,000 test images as they are, and as PNG files through the normaliser;
-- `--photos` test images for each kind of photo that `tests/helpers/photos.py` simulates.
+- `--photos` test images for each kind of photo that `simulators/photos.py` simulates.
 
 A refused picture counts as an error. Misclassified pictures, at most `--drawn` of a group, are
 drawn on the contact sheet: the picture, the input of the nets, the label, the predictions.

@@ -28,7 +28,7 @@ from statistics import median
 from common import HERE, Row, arguments, report, tree
 
 sys.path.insert(0, str(HERE.parent))
-from tests.helpers.hosts.machines import RC, Machine, Network
+from simulators.machines import RC, Machine, Network
 from tests.helpers.waiting import wait_for
 
 _PORT, _FOLDER = 6379, "/mnt/all"

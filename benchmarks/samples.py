@@ -20,7 +20,7 @@ from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 
 sys.path.append(str(HERE.parent))
-from tests.helpers.photos import KINDS, photograph
+from simulators.photos import KINDS, photograph
 
 Bytes = NDArray[np.uint8]
 

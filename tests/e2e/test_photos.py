@@ -11,7 +11,7 @@ from nanograd.models import model
 from nanograd.models.model import Model
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
-from tests.helpers.photos import KINDS, photograph
+from simulators.photos import KINDS, photograph
 
 OF_EACH_KIND = 3
 

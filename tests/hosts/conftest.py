@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from simulators.machines import Network, unavailable
 from tests.helpers.hosts.cluster import SHARED, Cluster, OtherRay, start_store, write_credentials
-from tests.helpers.hosts.machines import Network, unavailable
 from tests.helpers.waiting import wait_for
 
 # The runbook's three, and the one that is added.

@@ -3,7 +3,7 @@ import pytest
 
 from nanograd.data.mnist import Mnist
 from nanograd.pictures.decode import decode
-from tests.helpers.photos import KINDS, photograph, thinned
+from simulators.photos import KINDS, photograph, thinned
 
 
 @pytest.mark.parametrize("kind", KINDS)

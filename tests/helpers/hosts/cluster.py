@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from tests.helpers.hosts.machines import HOME, OTHER_ID, RC, Machine, Network
+from simulators.machines import HOME, OTHER_ID, RC, Machine, Network
 from tests.helpers.hosts.runbook import Terminal, blocks
 from tests.helpers.waiting import wait_for
 

@@ -1,0 +1,1 @@
+"""Simulators for tests and benchmarks: photos of digits, and several hosts on one machine."""
