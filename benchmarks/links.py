@@ -29,7 +29,7 @@ from common import HERE, Row, arguments, report, tree
 
 sys.path.insert(0, str(HERE.parent))
 from simulators.machines import RC, Machine, Network
-from tests.helpers.waiting import wait_for
+from simulators.waiting import wait_for
 
 _PORT, _FOLDER = 6379, "/mnt/all"
 _HOSTS = (("first", 11), ("second", 12), ("third", 13))

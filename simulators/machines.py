@@ -16,9 +16,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import ROOT
-from tests.helpers.waiting import wait_for
+from simulators.waiting import wait_for
 
+ROOT = Path(__file__).parents[1]
 SUBNET = "10.77.0"
 USER, HOME = "nanograd", "/home/nanograd"
 USER_ID, OTHER_ID = 1000, 1001

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.data.mnist import Mnist
+from simulators.waiting import wait_for
 from tests.conftest import environment_without_ray
 from tests.helpers.folders import untimed_contents
 from tests.helpers.head import Head
-from tests.helpers.waiting import wait_for
 
 NUM_PARTS, PART_ROWS = 30, 41
 _TIMEOUT_S = 240

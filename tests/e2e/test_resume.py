@@ -16,9 +16,9 @@ from nanograd import commands
 from nanograd.config.settings import flag_name
 from nanograd.config.train_config import TrainConfig
 from nanograd.runtime import storage
+from simulators.waiting import wait_for
 from tests.conftest import environment_without_ray
 from tests.helpers.head import Head
-from tests.helpers.waiting import wait_for
 
 SETTINGS = {"epochs": 20, "batch_size": 250, "hidden": 32}
 FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[name]))]

@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 
 import ray.util
 
+from simulators.waiting import wait_for
 from tests.conftest import ROOT, environment_without_ray
-from tests.helpers.waiting import wait_for
 
 
 @dataclass(frozen=True)

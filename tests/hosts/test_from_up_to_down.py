@@ -14,8 +14,8 @@ import pytest
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.config.train_config import TrainConfig
+from simulators.waiting import wait_for
 from tests.helpers.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
-from tests.helpers.waiting import wait_for
 
 pytestmark = pytest.mark.hosts
 
