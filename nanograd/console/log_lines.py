@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from time import gmtime, perf_counter, strftime
-from typing import Any
 
 from nanograd.runtime import events
 from nanograd.runtime.events import Event, Level, WorkerState, duration
@@ -12,6 +11,8 @@ INTERVAL_S = 5.0
 _PREFIXES = {Level.INFO: "", Level.WARNING: "WARNING: ", Level.ERROR: "nanograd: "}
 
 AnyProgress = events.TrainingProgress | events.JobProgress
+# Events whose text is a sentence for people.
+_Sentence = events.Message | events.GroupEvent | events.ImageScored
 
 
 class TextLog:
@@ -30,24 +31,21 @@ class TextLog:
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
-        if isinstance(event, AnyProgress):
-            if self._is_due(event):
-                self._write(self.progress_line(event))
-        elif (line := self.line(event)) is not None:
+        if isinstance(event, AnyProgress) and not self._is_due(event):
+            return
+        if (line := self.line(event)) is not None:
             self._write(line)
 
     def line(self, event: Event) -> str | None:
-        """Return the line of an event other than progress."""
-        return sentence(event)
-
-    def progress_line(self, event: AnyProgress) -> str:
-        """Return the line of progress.
+        """Return the line of an event, or None.
 
         >>> event = events.JobProgress(command="predict", part=1, parts=2, row=90, rows=180,
         ...     rows_per_s=45.0, quarantined=3, time_s=2.0, left_s=2.0, complete=False)
-        >>> TextLog(print).progress_line(event)
+        >>> TextLog(print).line(event)
         'predict  part 1/2  row 90/180  45 rows/s  3 quarantined  2 s left'
         """
+        if not isinstance(event, AnyProgress):
+            return sentence(event)
         left = "" if event.complete or event.left_s is None else f"{duration(event.left_s)} left"
         return "  ".join(filter(None, [event.command, *_counts(event), *measures(event), left]))
 
@@ -64,28 +62,17 @@ class JsonLog(TextLog):
     """A listener that writes lines of JSON; each finished epoch has one, too."""
 
     def line(self, event: Event) -> str | None:
-        """Return the line of an event other than progress."""
-        if isinstance(event, events.EpochFinished):
-            return _json(event.record())
-        text = (
-            str(event)
-            if isinstance(event, events.Message | events.GroupEvent | events.ImageScored)
-            else None
-        )
-        return (
-            None if text is None else _json(events.Message(text=text, level=event.level).record())
-        )
-
-    def progress_line(self, event: AnyProgress) -> str:
-        """Return the line of progress."""
-        return _json(event.record())
+        """Return the line of an event, or None."""
+        if isinstance(event, _Sentence):
+            event = events.Message(text=str(event), level=event.level)
+        elif not isinstance(event, events.EpochFinished | AnyProgress):
+            return None
+        return json.dumps({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **event.record()})
 
 
 def sentence(event: Event) -> str | None:
     """Return an event as text for people, with the prefix of its level; None if it has no text."""
-    if isinstance(event, events.Message | events.GroupEvent | events.ImageScored):
-        return f"{_PREFIXES[event.level]}{event}"
-    return None
+    return f"{_PREFIXES[event.level]}{event}" if isinstance(event, _Sentence) else None
 
 
 def measures(event: AnyProgress) -> list[str]:
@@ -116,12 +103,5 @@ def _counts(event: AnyProgress) -> list[str]:
     if isinstance(event, events.JobProgress):
         return [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
     net = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
-    return [
-        *net,
-        f"epoch {event.epoch:,}/{event.epochs:,}",
-        f"round {event.round:,}/{event.rounds:,}",
-    ]
-
-
-def _json(record: dict[str, Any]) -> str:
-    return json.dumps({"time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()), **record})
+    epoch, round_ = f"{event.epoch:,}/{event.epochs:,}", f"{event.round:,}/{event.rounds:,}"
+    return [*net, f"epoch {epoch}", f"round {round_}"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from nanograd.console.log_lines import JsonLog, TextLog, measures, sentence
+from nanograd.console.log_lines import AnyProgress, JsonLog, TextLog, measures, sentence
 from nanograd.runtime import events
 from nanograd.runtime.events import Event, Level, Listener, WorkerState
 
@@ -51,11 +51,7 @@ def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator
 
 
 class LiveView:
-    """A listener that draws progress in place, with sentences above it.
-
-    Args:
-        console: the terminal.
-    """
+    """A listener that draws progress in place, with sentences above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -74,13 +70,18 @@ class LiveView:
         """Draw an event; progress replaces the progress before it."""
         if isinstance(event, events.EpochFinished):
             self._epochs.append(event.metrics)
-        elif isinstance(event, events.TrainingProgress | events.JobProgress):
-            self._draw(event)
+        elif isinstance(event, AnyProgress):
+            if self._live is None:
+                self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
+                self._live.start()
+            self._live.update(self.view(event))
+            if event.complete:
+                self.close()
         elif (text := sentence(event)) is not None:
             style = "" if event.level is Level.INFO else "yellow"
             self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def view(self, event: events.TrainingProgress | events.JobProgress) -> RenderableType:
+    def view(self, event: AnyProgress) -> RenderableType:
         """Return a drawing of progress: bar, measures, workers, epochs."""
         self._advance_bar(event)
         parts: list[RenderableType] = [self._bar, Text("  ".join(measures(event)))]
@@ -98,27 +99,21 @@ class LiveView:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
 
-    def _draw(self, event: events.TrainingProgress | events.JobProgress) -> None:
-        if self._live is None:
-            self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
-            self._live.start()
-        self._live.update(self.view(event))
-        if event.complete:
-            self.close()
-
-    def _advance_bar(self, event: events.TrainingProgress | events.JobProgress) -> None:
+    def _advance_bar(self, event: AnyProgress) -> None:
         if isinstance(event, events.TrainingProgress):
             net = f"net {event.net}/{event.nets} " if event.nets > 1 else ""
             title = f"train {net}epoch {event.epoch}/{event.epochs}"
             unit, done, total = "round", event.round, event.rounds
         else:
             title, unit, done, total = event.command, "row", event.row, event.rows
-        count = f"{unit} {done:,}/{total:,}"
-        if not self._bar.task_ids:
-            self._bar.add_task(title, total=total, completed=done, count=count)
-        self._bar.update(
-            self._bar.task_ids[0], description=title, total=total, completed=done, count=count
-        )
+        state: dict[str, Any] = {
+            "description": title,
+            "total": total,
+            "completed": done,
+            "count": f"{unit} {done:,}/{total:,}",
+        }
+        [task] = self._bar.task_ids or [self._bar.add_task(**state)]
+        self._bar.update(task, **state)
 
 
 def _workers(event: events.TrainingProgress) -> Text:

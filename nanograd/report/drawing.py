@@ -24,12 +24,7 @@ _LARGEST = np.float32(2**15 - 1)
 def pack_nets(model: Model, max_bytes: int = MAX_NETS_BYTES) -> list[dict[str, Any]]:
     """Return the first nets of a model, as many as fit into a page, maybe none.
 
-    Args:
-        model: an ensemble of one or more nets.
-        max_bytes: limit for all nets together, as JSON.
-
-    Returns:
-        A JSON object for each net, the argument of `unpack` in net.js.
+    Each is a JSON object, the argument of `unpack` in net.js.
     """
     packed, left = [], max_bytes
     for net in map(_pack_net, model.nets):
@@ -61,14 +56,9 @@ def _pack_net(net: Net) -> dict[str, Any]:
 
 
 def quantise(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """Round weights to 16-bit integers with a factor for each unit: weight = factor x number.
+    """Round (inputs, units) weights to 16-bit integers and a factor for each unit.
 
-    Args:
-        weights: (inputs, units) float32.
-
-    Returns:
-        factors: (units,) float32; the largest weight of a unit becomes +-32767.
-        numbers: (inputs, units) int16.
+    weight = factor x number; the largest weight of a unit becomes +-32767.
     """
     factors = np.abs(weights).max(axis=0) / _LARGEST
     numbers = np.rint(weights / np.where(factors > 0, factors, 1))

@@ -26,12 +26,7 @@ class InlineImage(NamedTuple):
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template of `page/`.
-
-    Args:
-        template: file name.
-        values: what it refers to; a missing one is an error.
-    """
+    """Fill in a template of `page/`; a missing value is an error."""
     return _environment().get_template(template).render(values)
 
 
@@ -66,12 +61,7 @@ def percent(share: float | None) -> str:
 
 
 def embed_image(pixels: NDArray[np.uint8], alt: str) -> InlineImage:
-    """Encode pixels as PNG.
-
-    Args:
-        pixels: (height, width) grey or (height, width, 4) RGBA, uint8.
-        alt: description for screen readers.
-    """
+    """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", optimize=True)
     height, width = pixels.shape[:2]

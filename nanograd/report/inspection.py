@@ -24,13 +24,12 @@ class Inspection:
     """One picture, step by step."""
 
     file: str  # path or URI
+    steps: Steps  # results of the steps of the normaliser; the reason of a refusal
     # The decoded picture, no side above SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
-    steps: Steps | None = None  # results of the steps of the normaliser
     # (10,) float32 of the model; None without a model or an image.
     scores: NDArray[np.float32] | None = None
-    refused: UnreadableError | None = None  # the reason why there is no image
 
     @property
     def prediction(self) -> int | None:
@@ -46,13 +45,7 @@ class Inspection:
 def inspect_picture(
     file: str, reader: PictureReader, polarity: str, model: Model | None
 ) -> Inspection:
-    """Decode, normalise and classify a picture, and keep every step.
-
-    Args:
-        file: path or URI, possibly inside a ZIP file.
-        reader: limits and formats.
-        polarity: see `normalise.normalise`.
-        model: computes the scores; None skips them.
+    """Decode and normalise a picture, classify it if there is a model, and keep every step.
 
     Raises:
         StorageError: the storage fails as a whole.
@@ -61,37 +54,30 @@ def inspect_picture(
         with Archives() as archives:
             picture = reader.decode(reader.read(file, archives.read))
     except UnreadableError as error:
-        return Inspection(file=file, refused=error)
+        return Inspection(file=file, steps=Steps(refused=error))
     steps = normalise.trace(picture, polarity=polarity)
     small = picture.copy()
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))
     scores = None
     if model is not None and steps.image is not None:
         [scores] = model.scores(steps.image.reshape(1, -1))
-    return Inspection(
-        file=file,
-        picture=small,
-        size=picture.size,
-        steps=steps,
-        scores=scores,
-        refused=steps.refused,
-    )
+    return Inspection(file=file, picture=small, size=picture.size, steps=steps, scores=scores)
 
 
 def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
     """Return the counts and the outcome of each picture, for the result line."""
-    refused = sum(each.refused is not None for each in inspections)
+    num_refused = sum(each.steps.refused is not None for each in inspections)
     return {
         "pictures": len(inspections),
-        "read": len(inspections) - refused,
-        "refused": refused,
+        "read": len(inspections) - num_refused,
+        "refused": num_refused,
         "results": [
             {
                 "file": each.file,
                 "prediction": each.prediction,
                 "confidence": each.confidence,
-                "reason": each.refused.reason if each.refused else None,
-                "detail": each.refused.detail if each.refused else None,
+                "reason": each.steps.refused and each.steps.refused.reason,
+                "detail": each.steps.refused and each.steps.refused.detail,
             }
             for each in inspections
         ],

@@ -13,11 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from PIL.ImageFont import FreeTypeFont
 from PIL.PngImagePlugin import PngInfo
 
-from nanograd.errors import OutputExistsError, UsageError
-from nanograd.pictures.normalise import Steps
+from nanograd.errors import OutputExistsError, UnreadableError, UsageError
 from nanograd.report.inspection import Inspection
 from nanograd.runtime import storage
 
@@ -38,7 +36,10 @@ _STRIDE = SIDE + _GAP
 _PANELS_WIDTH = NUM_PANELS * _STRIDE - _GAP
 
 Colour = tuple[int, int, int]
+Draw = ImageDraw.ImageDraw
 Pixels = NDArray[np.uint8]
+
+load_font = cache(ImageFont.load_default)  # Pillow's own; the argument is its height
 
 
 class Panel(NamedTuple):
@@ -49,12 +50,7 @@ class Panel(NamedTuple):
 
 
 def check_output(place: str) -> None:
-    """Refuse to overwrite anything but a sheet.
-
-    Raises:
-        UsageError: the name does not end in .png.
-        OutputExistsError: the file exists and is not a sheet.
-    """
+    """Refuse a name that does not end in .png, and a file that exists and is not a sheet."""
     if not place.lower().endswith(".png"):
         raise UsageError(f"--output {place}: the sheet is a PNG file, so its name ends in .png")
     if storage.exists(place) and not is_sheet(storage.read(place)):
@@ -73,14 +69,9 @@ def is_sheet(data: bytes) -> bool:
 
 
 def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
-    """Return the bytes of a PNG file, marked as a sheet.
-
-    Args:
-        inspections: from top to bottom.
-        model: path of the model that computed the scores; None omits their column.
-    """
+    """Return the bytes of a PNG file, marked as a sheet; without a model it has no scores."""
     width = 2 * _MARGIN + _PANELS_WIDTH + (_GAP + SCORES_WIDTH) * (model is not None)
-    refused = sum(each.refused is not None for each in inspections)
+    refused = sum(each.steps.refused is not None for each in inspections)
     plural = "s" * (len(inspections) != 1)
     title = f"{len(inspections)} picture{plural}, {refused} refused; model: {model or 'none'}"
     sheet = Image.new("RGB", (width, _HEAD + len(inspections) * _ROW), "white")
@@ -99,17 +90,17 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
     draw = ImageDraw.Draw(sheet)
     right = sheet.width - _MARGIN
     draw.line((_MARGIN, top, right, top), fill=LINE)
-    name = shorten_text(short_path(inspection.file), 15, right - _MARGIN - 320)
-    draw_text(draw, (_MARGIN, top + 9), name, size=15)
+    name = "/".join(Path(inspection.file).parts[-2:])
+    draw_text(draw, (_MARGIN, top + 9), shorten_text(name, 15, right - _MARGIN - 320), size=15)
     outcome, colour = "accepted", GREY
-    if inspection.refused:
-        outcome, colour = f"refused: {inspection.refused.reason}", RED
+    if refused := inspection.steps.refused:
+        outcome, colour = f"refused: {refused.reason}", RED
     elif inspection.confidence is not None:
         score = format_score(inspection.confidence)
         outcome, colour = f"predicted {inspection.prediction}, score {score}", BLUE
     draw_text(draw, (right, top + 9), outcome, size=15, colour=colour, align_right=True)
     panels = draw_panels(inspection)
-    _explain_gap(draw, top + _NAME + _CAPTION, inspection, panels)
+    _explain_gap(draw, top + _NAME + _CAPTION, refused, panels)
     if inspection.scores is not None:
         panels.append(draw_scores(inspection.scores))
     for place, panel in enumerate(panels):
@@ -120,32 +111,23 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
 
 
 def _explain_gap(
-    draw: ImageDraw.ImageDraw, top: int, inspection: Inspection, panels: Sequence[Panel | None]
+    draw: Draw, top: int, refused: UnreadableError | None, panels: Sequence[Panel | None]
 ) -> None:
     """Write in place of the missing steps why they are missing."""
     missing = [place for place, panel in enumerate(panels) if panel is None]
     if not missing:
         return
     reason, colour = "This picture has the form of MNIST already: it is used unchanged.", GREY
-    if inspection.refused:
-        reason, colour = f"{inspection.refused.reason}: {inspection.refused.detail}", RED
+    if refused:
+        reason, colour = str(refused), RED
     left, width = _MARGIN + missing[0] * _STRIDE, len(missing) * _STRIDE - _GAP
     draw.rectangle((left, top, left + width - 1, top + SIDE - 1), fill=PALE)
     for number, line in enumerate(wrap_text(reason, 14, width - 32)[:6]):
         draw_text(draw, (left + 16, top + 16 + 21 * number), line, size=14, colour=colour)
 
 
-@cache
-def load_font(size: int) -> FreeTypeFont:
-    """Return the font that comes with Pillow, `size` pixels high."""
-    font = ImageFont.load_default(size)
-    if not isinstance(font, FreeTypeFont):
-        raise TypeError("this Pillow was built without FreeType")
-    return font
-
-
 def draw_text(
-    draw: ImageDraw.ImageDraw,
+    draw: Draw,
     corner: tuple[int, int],
     text: str,
     *,
@@ -194,18 +176,9 @@ def format_score(score: float) -> str:
     return f"{floor(1000 * score) / 10}%"
 
 
-def short_path(place: str) -> str:
-    """Return the folder and the name of a file.
-
-    >>> short_path("s3://bucket/scans/7/img.png")
-    '7/img.png'
-    """
-    return "/".join(Path(place).parts[-2:])
-
-
 def draw_panels(inspection: Inspection) -> list[Panel | None]:
     """Return NUM_PANELS steps in their order, from the decoded picture on; None if skipped."""
-    steps, mask = inspection.steps or Steps(), None
+    steps, mask = inspection.steps, None
     if steps.ink is not None and steps.levels is not None:
         mask = steps.ink > steps.levels.weak
     width, height = inspection.size
@@ -255,11 +228,7 @@ def frame_image(image: Image.Image) -> Image.Image:
 
 
 def draw_scores(scores: NDArray[np.float32]) -> Panel:
-    """Draw ten scores as bars, the best one in colour, SCORES_WIDTH x SIDE.
-
-    Args:
-        scores: (10,) float32, 0 to 1.
-    """
+    """Draw (10,) scores of 0 to 1 as bars, the best one in colour, SCORES_WIDTH x SIDE."""
     image = Image.new("RGB", (SCORES_WIDTH, SIDE), "white")
     draw = ImageDraw.Draw(image)
     height, left, right = SIDE // 10, 18, SCORES_WIDTH - 46

@@ -27,21 +27,21 @@ def trackers(
     """Provide the listeners that track a run, until it ends.
 
     Args:
-        place: the run directory.
+        place: the run directory; TensorBoard's files go to its folder tensorboard.
         settings: of the run, resolved.
-        tensorboard: whether to write RUN/tensorboard.
+        tensorboard: whether to write them.
         mlflow: an MLflow tracking URI, or None.
         listener: receives a warning when a tracker fails; the run continues.
 
     Raises:
         UsageError: an extra is not installed, or a tracker cannot be reached.
     """
+    found: list[TensorBoard | MLflow] = []
+    if tensorboard:
+        found.append(TensorBoard(storage.join(place, "tensorboard")))
+    if mlflow is not None:
+        found.append(MLflow(mlflow, place, settings))
     with ExitStack() as stack:
-        found: list[TensorBoard | MLflow] = []
-        if tensorboard:
-            found.append(TensorBoard(storage.join(place, "tensorboard")))
-        if mlflow is not None:
-            found.append(MLflow(mlflow, place, settings))
         for each in found:
             stack.push(each.close)
         yield [guarded(each, listener) for each in found]
@@ -72,14 +72,7 @@ def scalars(event: EpochFinished) -> dict[str, float]:
 
 
 class TensorBoard:
-    """A listener that writes event files.
-
-    Args:
-        folder: where to write; created with the first epoch.
-
-    Raises:
-        UsageError: the extra is not installed, or the folder is in an object store.
-    """
+    """A listener that writes event files into a local folder, created with the first epoch."""
 
     def __init__(self, folder: str) -> None:
         try:
@@ -107,16 +100,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A listener that logs a run to an MLflow server or folder.
-
-    Args:
-        uri: its tracking URI.
-        name: of the run.
-        settings: logged as its parameters.
-
-    Raises:
-        UsageError: the extra is not installed, the URI holds a password, or no server replies.
-    """
+    """A listener that logs a run, with its settings, to an MLflow server or folder."""
 
     def __init__(self, uri: str, name: str, settings: Mapping[str, Any]) -> None:
         if "@" in uri:
@@ -136,9 +120,8 @@ class MLflow:
         try:
             self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(EXPERIMENT)
-            self._experiment = (
-                found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
-            )
+            create = self._client.create_experiment
+            self._experiment = found.experiment_id if found else create(EXPERIMENT)
         except (MlflowException, OSError) as error:
             raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
         self._name, self._settings, self._run = name, settings, ""

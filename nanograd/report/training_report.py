@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         scripts=drawing.SCRIPTS,
         nets=drawing.pack_nets(run.model),
         fingerprint=process.fingerprint(),
-        ray=_installed("ray"),
+        ray=next((each.version for each in distributions(name="ray")), "not installed"),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         checksums=_checksums(run.place),
     )
@@ -170,19 +170,9 @@ def speed_chart(run: FinishedRun) -> Chart:
     )
 
 
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _checksums(place: str) -> list[tuple[str, str]]:
+    present = storage.names(place)
     names = ["config.toml", "metrics.jsonl", "events.jsonl"]
+    names = [name for name in names if name in present]
     names += [f"model/{name}" for name in storage.names(storage.join(place, "model"))]
-    places = {name: storage.join(place, name) for name in names}
-    return [
-        (name, storage.checksum(storage.read(file)))
-        for name, file in places.items()
-        if storage.exists(file)
-    ]
+    return [(name, storage.checksum(storage.read(storage.join(place, name)))) for name in names]

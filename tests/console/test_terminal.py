@@ -124,10 +124,10 @@ def test_progress_has_a_line_every_five_seconds_and_one_at_the_end() -> None:
 def test_line_of_each_job_has_counts_speed_quality_and_time() -> None:
     log = TextLog(print)
 
-    assert log.progress_line(ROWS) == (
+    assert log.line(ROWS) == (
         "predict  part 2/10  row 2,000/10,000  412 rows/s  3 quarantined  19 s left"
     )
-    assert log.progress_line(ROUNDS) == (
+    assert log.line(ROUNDS) == (
         "train  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s  loss 0.0812  "
         "validation 98.71 %  1 of 2 workers  6 s left"
     )
@@ -136,7 +136,7 @@ def test_line_of_each_job_has_counts_speed_quality_and_time() -> None:
 def test_line_leaves_out_unknown_values() -> None:
     event = replace(ROUNDS, loss=None, val_accuracy=None, left_s=None, workers={}, nets=3)
 
-    assert TextLog(print).progress_line(event) == (
+    assert TextLog(print).line(event) == (
         "train  net 1/3  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s"
     )
 

@@ -68,7 +68,7 @@ def test_report_page_quotes_progress_as_logged() -> None:
         complete=False,
     )
 
-    lines = [TextLog(print).progress_line(each) for each in (training, prediction)]
+    lines = [TextLog(print).line(each) for each in (training, prediction)]
 
     assert "```\n{}\n{}\n```\n".format(*lines) in (ROOT / "docs/report.md").read_text()
 

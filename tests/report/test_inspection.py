@@ -17,6 +17,7 @@ from nanograd.models import model
 from nanograd.models.model import Model, Net
 from nanograd.nn.mlp import Architecture, init_params
 from nanograd.pictures import normalise
+from nanograd.pictures.normalise import Steps
 from nanograd.report import sheet
 from nanograd.report.inspection import Inspection
 from nanograd.runtime.events import Event
@@ -117,9 +118,7 @@ def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     def captions(name: str) -> list[str | None]:
         picture = Image.open(folder / name)
         steps = normalise.trace(picture)
-        inspection = Inspection(
-            file=name, picture=picture, size=picture.size, steps=steps, refused=steps.refused
-        )
+        inspection = Inspection(file=name, picture=picture, size=picture.size, steps=steps)
         return [panel and panel.caption for panel in sheet.draw_panels(inspection)]
 
     assert captions("drawing.png") == [
@@ -128,7 +127,7 @@ def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     ]  # fmt: skip
     assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, input of the net"]
     assert captions("blank.png")[2:] == [None] * 4
-    assert sheet.draw_panels(Inspection(file="x")) == [None] * sheet.NUM_PANELS
+    assert sheet.draw_panels(Inspection(file="x", steps=Steps())) == [None] * sheet.NUM_PANELS
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])
@@ -162,7 +161,8 @@ def test_text_fits_the_given_width(text: str) -> None:
 
 
 def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
-    long = Inspection(file="\udcff" * 300, refused=UnreadableError(Reason.BLANK, "no ink " * 300))
+    refused = UnreadableError(Reason.BLANK, "no ink " * 300)
+    long = Inspection(file="\udcff" * 300, steps=Steps(refused=refused))
 
     data = sheet.draw_sheet([long], "model " * 99)
 
