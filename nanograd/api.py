@@ -19,7 +19,6 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives
-from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, ignore
 
@@ -73,10 +72,9 @@ def train(*, workers: int | None = 0, listener: Listener = ignore, **settings: A
     config = TrainConfig.resolve({"workers": workers, **given})
     directory = commands.run_directory(config)
     result = commands.train(replace(config, output=directory), listener)
-    rows = storage.read(storage.join(directory, "metrics.jsonl"))
     return Training(
         model=model_io.load(result["model"]),
-        metrics=json_files.parse_lines(rows),
+        metrics=json_files.read_lines(storage.join(directory, "metrics.jsonl")),
         figures=result,
         directory=directory,
     )
@@ -107,13 +105,9 @@ def read_picture(
     Raises:
         UnreadableError: no digit was found; `reason` and `detail` say why.
     """
-    limits = PictureFilesConfig(polarity=polarity)
-    reader = PictureReader(
-        max_bytes=limits.max_bytes,
-        max_pixels=limits.max_pixels,
-        formats=parse_formats(limits.formats),
-    )
+    config = PictureFilesConfig(polarity=polarity)
+    reader = commands.picture_reader(config)
     if not isinstance(picture, bytes):
         with Archives() as archives:
             picture = reader.read(storage.absolute(fspath(picture)), archives.read)
-    return normalise.normalise(reader.decode(picture), polarity=limits.polarity)
+    return normalise.normalise(reader.decode(picture), polarity=config.polarity)

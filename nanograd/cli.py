@@ -143,11 +143,7 @@ def export_data(source: str, output: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its code.
-
-    Args:
-        arguments: command and flags; None for those of the process.
-    """
+    """Run a command, by default that of this process, and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     memory: dict[str, Any] = {"debug": False, "log_format": "auto"}
     try:
@@ -157,18 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the entry point: one line, one code
         if memory["debug"]:
             traceback.print_exc()
-        code = _print_error(words, _translated(error), as_json=memory["log_format"] == "json")
+        code = _print_error(words, error, as_json=memory["log_format"] == "json")
     sys.exit(code)
-
-
-def _translated(error: BaseException) -> BaseException:
-    """Return click's errors as our own."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        _echo(info(error.format_message()))
-        return UsageError("name a command (--help lists them)")
-    if isinstance(error, click.ClickException):
-        return UsageError(f"{error.format_message()} (--help lists all flags)")
-    return KeyboardInterrupt() if isinstance(error, click.Abort) else error
 
 
 def _commands() -> ModuleType:
@@ -208,7 +194,12 @@ def _print_error(words: list[str], error: BaseException, *, as_json: bool) -> in
     code, reason = 70, f"{type(error).__name__}: {error}; please report this (--debug shows where)"
     if isinstance(error, NanogradError):
         code, reason = error.exit_code, str(error)
-    elif isinstance(error, KeyboardInterrupt):
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError):
+        _echo(info(error.format_message()))
+        code, reason = UsageError.exit_code, "name a command (--help lists them)"
+    elif isinstance(error, click.ClickException):
+        code, reason = UsageError.exit_code, f"{error.format_message()} (--help lists all flags)"
+    elif isinstance(error, KeyboardInterrupt | click.Abort):
         resumable = words[:1] in (["ingest"], ["predict"])
         code, reason = 130, "interrupted" + "; the same command continues" * resumable
     elif isinstance(error, Terminated):

@@ -90,11 +90,7 @@ def run_directory(config: TrainConfig) -> str:
 
 
 def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
-    """Return the run that a configuration describes.
-
-    Raises:
-        DataError: too few images for the number of shards.
-    """
+    """Return the run that a configuration describes; DataError if images cannot fill the shards."""
     training, validation = split(data.train, config.validation_split, config.seed)
     nets = []
     for net in config.nets():
@@ -160,14 +156,7 @@ def report(
 ) -> ResultLine:
     """Write the report of a finished run or prediction.
 
-    Args:
-        place: the run directory, or the output folder of a prediction.
-        data: data set whose test images the report uses; None for that of the run.
-        listener: receives messages.
-        as_png: also write its plots as PNG files.
-
-    Raises:
-        UsageError: a prediction has no test images; or Matplotlib is missing.
+    That of a run uses the test images of `data`, by default those of its own data set.
     """
     if as_png:
         plots.require()
@@ -190,7 +179,7 @@ def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ign
     job, work = ingest_parts.plan(
         inputs,
         output=config.output,
-        reader=_reader(config),
+        reader=picture_reader(config),
         part_rows=config.part_rows,
         polarity=config.polarity,
         label_from=config.label_from,
@@ -256,7 +245,7 @@ def inspect(
     output = storage.absolute(config.output)
     sheet.check_output(output)
     model = model_io.load(config.model) if config.model else None
-    reader = _reader(config)
+    reader = picture_reader(config)
     files = [file.place for file in expand_pictures(inputs) if file.place != output]
     if len(files) > config.limit:
         listener(
@@ -380,7 +369,8 @@ def write_report(
         return None
 
 
-def _reader(config: PictureFilesConfig) -> PictureReader:
+def picture_reader(config: PictureFilesConfig) -> PictureReader:
+    """Return a reader of picture files with the limits of a configuration."""
     return PictureReader(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,

@@ -8,6 +8,7 @@ References:
     scikit-learn, "Developing scikit-learn estimators".
 """
 
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -97,7 +98,14 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         self._mean, self._deviation = rows.mean(axis=0), rows.std(axis=0)
         self._deviation[self._deviation == 0] = 1
-        self._train(Dataset(self._inputs(rows), numbers))
+        dataset = Dataset(self._inputs(rows), numbers)
+        recipe = self._recipe(dataset)
+        with closing(LocalGroup(recipe, dataset, first_snapshot(recipe))) as group:
+            group.advance(recipe.num_rounds)
+            snapshot = group.snapshot()
+        self._model = as_model(recipe, snapshot)
+        self.n_iter_ = recipe.epochs
+        self.loss_ = snapshot.progress.loss / snapshot.progress.num_images
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:  # noqa: N803
@@ -116,24 +124,21 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
     def _inputs(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
         return np.asarray((rows - self._mean) / self._deviation, np.float32)
 
-    def _train(self, rows: Dataset) -> None:
-        recipe = self._recipe(rows)
-        group = LocalGroup(recipe, rows, first_snapshot(recipe))
-        try:
-            group.advance(recipe.num_rounds)
-            snapshot = group.snapshot()
-        finally:
-            group.close()
-        self._model = as_model(recipe, snapshot)
-        self.n_iter_ = recipe.epochs
-        self.loss_ = snapshot.progress.loss / snapshot.progress.num_images
-
     def _recipe(self, rows: Dataset) -> Recipe:
-        params = {name: _plain(value) for name, value in self.get_params().items()}
+        # A search over parameters may set numbers of numpy's types.
+        params = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in self.get_params().items()
+        }
         seed = int(check_random_state(params.pop("random_state")).randint(2**31))
         params["batch_size"] = min(params["batch_size"], len(rows))
         params["shards"] = min(params["shards"], params["batch_size"])
-        _check(params)
+        unused = {} if params["optimizer"] == "momentum" else {"momentum": None}
+        try:
+            # Its settings of the same names have the same bounds.
+            TrainConfig.resolve(params, unused)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
         plan = BatchPlan(
             num_images=len(rows),
             num_shards=params["shards"],
@@ -161,17 +166,3 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
             num_warm_up=params["warmup"],
             ema=float(params["ema"]),
         )
-
-
-def _check(params: dict[str, Any]) -> None:
-    """Check parameters by the bounds of the settings of `nanograd train` with the same names."""
-    of_others = {} if params["optimizer"] == "momentum" else {"momentum": None}
-    try:
-        TrainConfig.resolve(params, of_others)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
-def _plain(value: Any) -> Any:
-    """Return Python's own number for one of numpy, which a search over parameters may give."""
-    return value.item() if isinstance(value, np.generic) else value
