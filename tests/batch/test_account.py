@@ -31,16 +31,6 @@ def test_confusion_of_receipts_adds_up_to_the_matrix_of_the_summary(num_parts: i
     assert summary["accuracy"] == 0.5
 
 
-def test_file_that_cannot_be_read_is_no_row() -> None:
-    rejection = Rejection(None, Reason.BROKEN_FILE, "it is cut short")
-    part = Part(id="a", files=("a.parquet",), rejection=rejection)
-
-    counts = count_part(part, predictions([], []), quarantine_table([("a.parquet", rejection)]), [])
-
-    assert (counts["rows"], counts["quarantined"], counts["broken_files"]) == (0, 1, 1)
-    assert counts["reasons"] == {"broken_file": 1}
-
-
 @pytest.mark.parametrize("rejection", [None, Rejection(None, Reason.WRONG_SCHEMA, "no images")])
 def test_part_survives_the_way_to_another_process(rejection: Rejection | None) -> None:
     part = Part(id="a", files=("a.parquet",), num_rows=5, rejection=rejection)

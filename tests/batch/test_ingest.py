@@ -69,7 +69,7 @@ def test_input_without_pictures_is_an_error_that_leaves_no_output(
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "rows.parquet").write_bytes(b"")
 
-    with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*in"):
+    with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*/in; check"):
         ingest(out, tmp_path / "in")
 
     assert not out.exists()

@@ -107,14 +107,6 @@ def test_dangling_link_is_skipped_among_others(tree: Path) -> None:
     assert names(tree, str(tree / "[a-z]*.png")) == ["b.png"]
 
 
-def test_folder_without_pictures_is_an_error_that_names_the_folder(tree: Path) -> None:
-    (tree / "empty").mkdir()
-    (tree / "empty" / "notes.txt").write_bytes(b"")
-
-    with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*empty; check"):
-        expand([str(tree / "empty")], SUFFIXES)
-
-
 def part_ids(tree: Path) -> list[str]:
     job, _ = planned(tree / "out", tree, part_rows=1)
     return [part.id for part in job.parts]

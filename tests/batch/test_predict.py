@@ -196,6 +196,7 @@ def test_broken_file_is_one_row_of_quarantine_among_good_ones(
 
     assert done.quarantine == [("b.parquet", None, "broken_file")]
     assert done.figures["predicted"] == done.figures["rows"] == 58
+    assert (done.figures["quarantined"], done.figures["reasons"]) == (1, {"broken_file": 1})
     assert (done.figures["broken_files"], done.figures["files"]) == (1, 3)
 
 

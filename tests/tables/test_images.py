@@ -16,7 +16,6 @@ from tests.helpers.image_columns import (
     bar_image,
     read_column,
     reasons,
-    tensor,
 )
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -120,14 +119,6 @@ def test_flat_columns_are_put_in_order(names: list[str], images: Pixels) -> None
     table = pa.table({names[place]: images[:, place] for place in shuffled})
 
     found, _ = read(table, ReadOptions())
-
-    assert np.array_equal(found.images, images)
-
-
-def test_tensor_column_survives_a_parquet_file(tmp_path: Path, images: Pixels) -> None:
-    pq.write_table(pa.table({"image": tensor(images)}), tmp_path / "tensors.parquet")
-
-    found, _ = read_column(pq.read_table(tmp_path / "tensors.parquet").column("image"))
 
     assert np.array_equal(found.images, images)
 
