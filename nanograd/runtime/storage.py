@@ -53,21 +53,18 @@ def checksum(data: bytes) -> str:
 
 
 def read(place: str, max_bytes: int | None = None) -> bytes:
-    """Read a file, or at most max_bytes from its beginning.
+    """Read a file.
+
+    Args:
+        place: path or URI.
+        max_bytes: bytes to read from its beginning; None for all.
 
     Raises:
         DataError: the file does not exist.
         StorageError: it cannot be read.
     """
     with _translated("read", place):
-        if is_remote(place):
-            filesystem, path = _pyarrow(place)
-            with filesystem.open_input_stream(path) as stream:
-                return bytes(stream.read(max_bytes))
-        with local_path(place).open("rb") as file:
-            # read(n) allocates n bytes first: 35 us for half a megabyte.
-            whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
-            return file.read(None if whole else max_bytes)
+        return _store(place).read(max_bytes)
 
 
 def open_file(place: str) -> Any:
@@ -89,25 +86,13 @@ def commit(place: str, data: bytes) -> None:
         StorageError: disk full, no permission, object store unreachable; nothing is left behind.
     """
     with _translated("write", place):
-        if is_remote(place):
-            filesystem, path = _pyarrow(place)
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(data)
-        else:
-            _commit_local(local_path(place), data)
+        _store(place).commit(data)
 
 
 def names(place: str) -> list[str]:
     """List the names of files and folders in a folder, sorted; none if it does not exist."""
     with _translated("list", place):
-        if is_remote(place):
-            from pyarrow.fs import FileSelector
-
-            filesystem, path = _pyarrow(place)
-            selector = FileSelector(path, allow_not_found=True)
-            return sorted(info.base_name for info in filesystem.get_file_info(selector))
-        folder = local_path(place)
-        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+        return _store(place).names()
 
 
 def files_below(place: str) -> list[tuple[str, int, int]]:
@@ -133,49 +118,31 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
 def exists(place: str) -> bool:
     """Return whether a file or folder exists."""
     with _translated("look for", place):
-        if is_remote(place):
-            return bool(_info(place).type.name != "NotFound")
-        return local_path(place).exists()
+        return _store(place).exists()
 
 
 def is_file(place: str) -> bool:
     """Return whether a place is a file."""
     with _translated("look for", place):
-        return bool(_info(place).is_file) if is_remote(place) else local_path(place).is_file()
+        return _store(place).is_file()
 
 
 def remove(place: str) -> None:
     """Remove a file, or a folder and its content, if it exists."""
     with _translated("remove", place):
-        if is_remote(place):
-            filesystem, path = _pyarrow(place)
-            info = filesystem.get_file_info(path)
-            if info.is_file:
-                filesystem.delete_file(path)
-            elif info.type.name == "Directory":
-                filesystem.delete_dir(path)
-        elif local_path(place).is_dir():
-            shutil.rmtree(local_path(place))
-        else:
-            local_path(place).unlink(missing_ok=True)
+        _store(place).remove()
 
 
 def move(place: str, target: str) -> None:
     """Rename a file or folder; a folder's target must not exist.
 
     In an object store each file is copied, then removed.
+
+    Raises:
+        StorageError: it cannot be moved.
     """
     with _translated("move", place):
-        if not is_remote(place):
-            local_path(place).replace(local_path(target))
-            _sync_folder(local_path(target).parent)
-            return
-        filesystem, path = _pyarrow(place)
-        _, target_path = _pyarrow(target)
-        for file, _, _ in files_below(place):
-            name = file.removeprefix(place)
-            filesystem.copy_file(path + name, target_path + name)
-            filesystem.delete_file(path + name)
+        _store(place).move(target)
 
 
 @contextmanager
@@ -227,19 +194,99 @@ def remove_leftovers(place: str) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _commit_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.urandom(8).hex()}{_TEMPORARY}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+class _LocalStore:
+    """A path on a local disk."""
+
+    def __init__(self, place: str) -> None:
+        self._path = local_path(place)
+
+    def read(self, max_bytes: int | None) -> bytes:
+        with self._path.open("rb") as file:
+            # read(n) allocates n bytes first: 35 us for half a megabyte.
+            whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
+            return file.read(None if whole else max_bytes)
+
+    def commit(self, data: bytes) -> None:
+        folder = self._path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{self._path.name}.{os.urandom(8).hex()}{_TEMPORARY}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(folder)
+
+    def names(self) -> list[str]:
+        return sorted(p.name for p in self._path.iterdir()) if self._path.is_dir() else []
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def is_file(self) -> bool:
+        return self._path.is_file()
+
+    def remove(self) -> None:
+        if self._path.is_dir():
+            shutil.rmtree(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def move(self, target: str) -> None:
+        self._path.replace(local_path(target))
+        _sync_folder(local_path(target).parent)
+
+
+class _RemoteStore:
+    """A key in an object store, or the keys below it."""
+
+    def __init__(self, place: str) -> None:
+        self._place, (self._filesystem, self._path) = place, _pyarrow(place)
+
+    def read(self, max_bytes: int | None) -> bytes:
+        with self._filesystem.open_input_stream(self._path) as stream:
+            return bytes(stream.read(max_bytes))
+
+    def commit(self, data: bytes) -> None:
+        with self._filesystem.open_output_stream(self._path) as stream:
+            stream.write(data)
+
+    def names(self) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self._path, allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def exists(self) -> bool:
+        return self._kind() != "NotFound"
+
+    def is_file(self) -> bool:
+        return self._kind() == "File"
+
+    def remove(self) -> None:
+        kind = self._kind()
+        if kind == "Directory":
+            self._filesystem.delete_dir(self._path)
+        elif kind == "File":
+            self._filesystem.delete_file(self._path)
+
+    def move(self, target: str) -> None:
+        _, target_path = _pyarrow(target)
+        for file, _, _ in files_below(self._place):
+            name = file.removeprefix(self._place)
+            self._filesystem.copy_file(self._path + name, target_path + name)
+            self._filesystem.delete_file(self._path + name)
+
+    def _kind(self) -> str:
+        return str(self._filesystem.get_file_info(self._path).type.name)
+
+
+def _store(place: str) -> _LocalStore | _RemoteStore:
+    return _RemoteStore(place) if is_remote(place) else _LocalStore(place)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -258,11 +305,6 @@ def _pyarrow(place: str) -> tuple[Any, str]:
         filesystem, path = FileSystem.from_uri(place)
         return filesystem, path
     return LocalFileSystem(), str(local_path(place))
-
-
-def _info(place: str) -> Any:
-    filesystem, path = _pyarrow(place)
-    return filesystem.get_file_info(path)
 
 
 @contextmanager
