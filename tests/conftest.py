@@ -73,15 +73,18 @@ def environment_without_ray(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def nanograd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Nanograd:
+def nanograd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Nanograd:
     """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - environment_without_ray().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "cache"))
 
     def run(*words: str, **environment: str) -> Outcome:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-            patch.chdir(tmp_path)
-            for name in os.environ.keys() - environment_without_ray().keys():
-                patch.delenv(name)
-            for name, value in {"NANOGRAD_CACHE": str(tmp_path / "cache"), **environment}.items():
+            for name, value in environment.items():
                 patch.setenv(name, value)
             cli.main(words)
         return Outcome(int(ended.value.code or 0), *capsys.readouterr())

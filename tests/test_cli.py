@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,11 +27,10 @@ from nanograd.config.command_configs import (
 from nanograd.config.settings import REQUIRED, Config, flag_name
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
-from nanograd.digits.preparation import Preparation
 from nanograd.models import model
-from nanograd.models.model import Model, Net
-from nanograd.nn.mlp import Architecture, init_params
 from nanograd.runtime import json_files
+from tests.conftest import Nanograd
+from tests.helpers.models import some_model
 
 CONFIGS: dict[str, type[Config]] = {
     "train": TrainConfig,
@@ -52,43 +51,10 @@ finally:
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended in this process."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def last(self) -> dict[str, Any]:
-        line: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
-        return line
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def main(*words: str) -> Done:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(words)
-        out, err = capsys.readouterr()
-        return Done(int(exit_.value.code or 0), out, err)
-
-    return main
-
-
 @pytest.fixture
 def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
     """Words of a command that predicts 7 digits with two more columns."""
-    architecture = Architecture(
-        inputs=784, classes=10, hidden=7, activation="relu", loss="cross_entropy"
-    )
-    params, preparation = init_params(architecture, 0), Preparation(name="unit")
-    net = Net(params=params, preparation=preparation)
-    model.save(Model(nets=(net,), about={}), str(tmp_path / "model"))
+    model.save(some_model(), str(tmp_path / "model"))
     images = [image.tobytes() for image in sample.test.images[:7]]
     table = pa.table({"image": images, "id": range(7), "a b": range(7)})
     pq.write_table(table, tmp_path / "rows.parquet")
@@ -96,8 +62,8 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
 
 
 @pytest.mark.parametrize("command", CONFIGS)
-def test_help_has_every_field_of_the_config(run: Any, command: str) -> None:
-    done = run(command, "--help")
+def test_help_has_every_field_of_the_config(nanograd: Nanograd, command: str) -> None:
+    done = nanograd(command, "--help")
 
     entries = re.split(r"\n  (?=-)", done.stdout)  # one a flag, wrapped anyhow
     helps = {entry.split()[0]: "".join(entry.split()[1:]) for entry in entries}
@@ -112,9 +78,9 @@ def test_help_has_every_field_of_the_config(run: Any, command: str) -> None:
         assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
 
 
-def test_only_required_settings_are_marked_required(run: Any) -> None:
+def test_only_required_settings_are_marked_required(nanograd: Nanograd) -> None:
     marked = {
-        command: re.findall(r"(--[a-z-]+) TEXT [^\[]*\[required\]", run(command, "-h").stdout)
+        command: re.findall(r"(--[a-z-]+) TEXT [^\[]*\[required\]", nanograd(command, "-h").stdout)
         for command in CONFIGS
     }
 
@@ -124,8 +90,8 @@ def test_only_required_settings_are_marked_required(run: Any) -> None:
     }
 
 
-def test_help_of_the_whole_names_every_command(run: Any) -> None:
-    done = run("--help")
+def test_help_of_the_whole_names_every_command(nanograd: Nanograd) -> None:
+    done = nanograd("--help")
 
     assert done.code == 0
     assert re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE) == [
@@ -134,8 +100,10 @@ def test_help_of_the_whole_names_every_command(run: Any) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("data",)])
-def test_missing_command_shows_the_help_and_is_a_usage_error(run: Any, words: list[str]) -> None:
-    done = run(*words)
+def test_missing_command_shows_the_help_and_is_a_usage_error(
+    nanograd: Nanograd, words: list[str]
+) -> None:
+    done = nanograd(*words)
 
     assert (done.code, done.last["code"]) == (2, 2)
     assert "Commands:" in done.stderr
@@ -162,9 +130,9 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(run: Any, words: li
     ],
 )
 def test_usage_error_is_one_json_line_and_code_2(
-    run: Any, words: list[str], command: str | None, named: str
+    nanograd: Nanograd, words: list[str], command: str | None, named: str
 ) -> None:
-    done = run(*words)
+    done = nanograd(*words)
 
     line = done.last
     assert (done.code, done.stdout.count("\n")) == (2, 1)
@@ -175,9 +143,9 @@ def test_usage_error_is_one_json_line_and_code_2(
 
 
 def test_result_is_one_json_line_with_the_documented_figures(
-    run: Any, predicting: list[str]
+    nanograd: Nanograd, predicting: list[str]
 ) -> None:
-    done = run(*predicting)
+    done = nanograd(*predicting)
 
     documented = (
         "event command rows predicted quarantined files accuracy start_s predict_s rows_per_s "
@@ -197,13 +165,13 @@ def test_result_is_one_json_line_with_the_documented_figures(
     ],
 )
 def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
-    run: Any, predicting: list[str], changed: dict[str, Any], named: str
+    nanograd: Nanograd, predicting: list[str], changed: dict[str, Any], named: str
 ) -> None:
     place = predicting[predicting.index("--model") + 1]
     manifest = json_files.read_manifest(f"{place}/manifest.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_files, "read_manifest", lambda file: {**manifest, **changed})
-        done = run(*predicting)
+        done = nanograd(*predicting)
 
     assert (done.code, done.last["code"]) == (65, 65)
     assert named in done.last["reason"]
@@ -221,11 +189,9 @@ def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
     ],
 )
 def test_columns_to_keep_come_from_environment_or_flags(
-    run: Any, predicting: list[str], environment: str, words: list[str], kept: list[str]
+    nanograd: Nanograd, predicting: list[str], environment: str, words: list[str], kept: list[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NANOGRAD_PREDICT_KEEP", environment)
-        done = run(*predicting, *words)
+    done = nanograd(*predicting, *words, NANOGRAD_PREDICT_KEEP=environment)
 
     assert done.code == 0, done.stderr
     table = pq.read_table(Path(predicting[5]) / "predictions")
@@ -233,8 +199,10 @@ def test_columns_to_keep_come_from_environment_or_flags(
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
-def test_next_command_prints_the_predictions(run: Any, predicting: list[str], format_: str) -> None:
-    done = run(*predicting, "--format", format_)
+def test_next_command_prints_the_predictions(
+    nanograd: Nanograd, predicting: list[str], format_: str
+) -> None:
+    done = nanograd(*predicting, "--format", format_)
 
     words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
     shown = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
@@ -243,7 +211,7 @@ def test_next_command_prints_the_predictions(run: Any, predicting: list[str], fo
 
 
 def test_demo_prints_its_results_on_stdout_while_ray_has_it(
-    run: Any, monkeypatch: pytest.MonkeyPatch
+    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def steps(*_: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         with redirect_stdout(sys.stderr):  # as in a session of Ray
@@ -251,17 +219,17 @@ def test_demo_prints_its_results_on_stdout_while_ray_has_it(
         yield "demo", {}
 
     monkeypatch.setattr("nanograd.commands.demo", steps)
-    done = run("demo")
+    done = nanograd("demo")
 
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
 
 
-def test_picture_to_predict_is_sent_to_ingest(run: Any, predicting: list[str]) -> None:
+def test_picture_to_predict_is_sent_to_ingest(nanograd: Nanograd, predicting: list[str]) -> None:
     Path("pictures").mkdir()
     Path("pictures/a.PNG").touch()
 
-    named = run("predict", "rows.parquet", "pictures/a.PNG", *predicting[2:])
-    below = run("predict", "pictures", *predicting[2:])
+    named = nanograd("predict", "rows.parquet", "pictures/a.PNG", *predicting[2:])
+    below = nanograd("predict", "pictures", *predicting[2:])
 
     assert (named.code, below.code) == (2, 65)
     assert "a.PNG is a picture; `nanograd ingest`" in named.last["reason"]
@@ -270,11 +238,11 @@ def test_picture_to_predict_is_sent_to_ingest(run: Any, predicting: list[str]) -
 
 
 def test_config_file_keeps_columns_and_is_weaker_than_a_flag(
-    run: Any, predicting: list[str], tmp_path: Path
+    nanograd: Nanograd, predicting: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "my.toml").write_text('keep = ["a b", "id"]\noutput = "elsewhere"\n')
 
-    done = run(*predicting, "--config", "my.toml")
+    done = nanograd(*predicting, "--config", "my.toml")
 
     assert done.code == 0, done.stderr
     assert pq.read_table("out/predictions").schema.names[:3] == ["a b", "id", "source_file"]
@@ -282,8 +250,10 @@ def test_config_file_keeps_columns_and_is_weaker_than_a_flag(
 
 
 @pytest.mark.parametrize("words", [["evaluate", "--model", "gone"], ["train", "--data", "gone"]])
-def test_debug_shows_the_traceback_that_is_hidden_otherwise(run: Any, words: list[str]) -> None:
-    quiet, debug = run(*words), run(*words, "--debug")
+def test_debug_shows_the_traceback_that_is_hidden_otherwise(
+    nanograd: Nanograd, words: list[str]
+) -> None:
+    quiet, debug = nanograd(*words), nanograd(*words, "--debug")
 
     assert quiet.code == debug.code == 65
     assert quiet.stderr.count("\n") == 1
@@ -312,11 +282,15 @@ def fail_with(error: BaseException) -> click.Command:
     ],
 )
 def test_unexpected_exception_is_one_line_and_its_code(
-    run: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, reason: str
+    nanograd: Nanograd,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    reason: str,
 ) -> None:
     monkeypatch.setitem(cli.cli.commands, "broken", fail_with(error))
 
-    done, debug = run("broken"), run("broken", "--debug")
+    done, debug = nanograd("broken"), nanograd("broken", "--debug")
 
     assert done.code == debug.code == code
     assert (done.last["event"], done.last["command"], done.last["code"]) == (
@@ -329,11 +303,11 @@ def test_unexpected_exception_is_one_line_and_its_code(
 
 @pytest.mark.parametrize("command", ["ingest", "predict"])
 def test_interrupted_batch_job_says_that_it_can_go_on(
-    run: Any, monkeypatch: pytest.MonkeyPatch, command: str
+    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setitem(cli.cli.commands, command, fail_with(KeyboardInterrupt()))
 
-    done = run(command)
+    done = nanograd(command)
 
     assert (done.code, done.last["reason"]) == (130, "interrupted; the same command continues")
 

@@ -1,4 +1,4 @@
-"""Small batch jobs, as several test files begin, kill and look at them."""
+"""Small batch jobs that several test files start, stop and compare."""
 
 from collections.abc import Sequence
 from pathlib import Path

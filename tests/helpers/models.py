@@ -1,4 +1,4 @@
-"""Small models that nobody trained."""
+"""Small untrained models."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
     return Model(nets=(some_net(hidden, loss),), about=dict(ABOUT))
 
 
-def some_committee() -> Model:
-    """Three nets that differ in all they can differ in."""
+def some_ensemble() -> Model:
+    """Three nets, no two of the same size or preparation."""
     nets = (some_net(), some_net(9, seed=6), some_net(7, seed=7, name="deslanted", width=4.0))
     return Model(nets=nets, about=dict(ABOUT))
 

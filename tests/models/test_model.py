@@ -6,7 +6,7 @@ import pytest
 from nanograd.models.model import Model
 from nanograd.nn.mlp import Params
 from nanograd.runtime import process
-from tests.helpers.models import some_committee, some_images, some_model
+from tests.helpers.models import some_ensemble, some_images, some_model
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
@@ -33,7 +33,7 @@ def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
 
 
 def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
-    ensemble, images = some_committee(), some_images(7)
+    ensemble, images = some_ensemble(), some_images(7)
 
     with process.one_thread():
         scores = ensemble.scores(images)
@@ -44,7 +44,7 @@ def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
 
 
 def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets() -> None:
-    first, *rest = some_committee().nets
+    first, *rest = some_ensemble().nets
     vector = first.params.vector.copy()
     vector[7] = np.nextafter(vector[7], np.float32(1))
     changed = replace(first, params=Params(vector, first.architecture))
@@ -60,7 +60,7 @@ def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets() -> None:
 
 
 def test_repr_names_the_nets_and_prints_no_parameters() -> None:
-    text = repr(some_committee())
+    text = repr(some_ensemble())
 
     assert text.count("Architecture(inputs=784, hidden=") == 3
     assert "array" not in text

@@ -4,12 +4,12 @@ from pathlib import Path
 import yaml
 
 from nanograd.models.model import save
-from tests.helpers.models import some_committee, some_model
+from tests.helpers.models import some_ensemble, some_model
 
 
 def test_card_has_the_metadata_that_hugging_face_reads(tmp_path: Path) -> None:
     about = {"data": "mnist", "test_accuracy": 0.9903, "val_accuracy": None}
-    save(replace(some_committee(), about=about), str(tmp_path / "model"))
+    save(replace(some_ensemble(), about=about), str(tmp_path / "model"))
 
     _, front, text = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
 

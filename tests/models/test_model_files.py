@@ -12,7 +12,7 @@ from safetensors.numpy import save as save_tensors
 from nanograd.errors import DataError
 from nanograd.models.model import Model, load, save
 from nanograd.runtime import json_files, process, storage
-from tests.helpers.models import ABOUT, some_committee, some_images, some_model
+from tests.helpers.models import ABOUT, some_ensemble, some_images, some_model
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "model",
-    [some_model(1), some_model(7), some_model(193), some_committee()],
+    [some_model(1), some_model(7), some_model(193), some_ensemble()],
     ids=["1", "7", "193", "ensemble"],
 )
 @pytest.mark.parametrize("writeable", [True, False])
