@@ -1,16 +1,12 @@
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from nanograd.nn.activations import FloatArray
-from nanograd.nn.losses import LOSSES, cross_entropy, squared_error
-
-Gradient = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+from nanograd.nn.losses import LOSSES
 
 NAMES = sorted(LOSSES)
-GRADIENTS = [squared_error, cross_entropy]
 SIZES = [0, 1, 7, 193]
 
 
@@ -70,7 +66,6 @@ def test_gradient_equals_the_slope_along_a_random_direction(name: str, seed: int
 
     ahead, _ = LOSSES[name].gradient(z2 + step * direction, rows)
     behind, _ = LOSSES[name].gradient(z2 - step * direction, rows)
-    assert gradient.dtype == np.float64
     assert float(np.sum(gradient * direction)) == pytest.approx(
         float(np.sum(ahead - behind)) / (2 * step), rel=1e-6
     )
@@ -87,30 +82,27 @@ def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, leng
     losses, gradient = LOSSES[name].gradient(z2, rows)
     losses_alone, gradient_alone = LOSSES[name].gradient(z2[part].copy(), rows[part].copy())
 
-    assert gradient_alone.dtype == losses_alone.dtype == np.float32
     np.testing.assert_array_equal(gradient_alone, gradient[part])
     np.testing.assert_array_equal(losses_alone, losses[part])
 
 
-@pytest.mark.parametrize("gradient_of", GRADIENTS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_loss_leaves_its_inputs_unchanged_and_keeps_their_dtype(
-    gradient_of: Gradient, dtype: type
-) -> None:
+def test_loss_leaves_its_inputs_unchanged_and_keeps_their_dtype(name: str, dtype: type) -> None:
     z2, rows = logits(7, dtype), targets(7, dtype)
     before = z2.tobytes() + rows.tobytes()
 
-    _, gradient = gradient_of(z2, rows)
+    _, gradient = LOSSES[name].gradient(z2, rows)
 
     assert gradient.dtype == dtype
     assert z2.tobytes() + rows.tobytes() == before
 
 
-@pytest.mark.parametrize("gradient_of", GRADIENTS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(6, 10), (7, 9), (7, 1), (10,)])
-def test_different_shapes_are_refused(gradient_of: Gradient, shape: tuple[int, ...]) -> None:
+def test_different_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        gradient_of(logits(7), np.zeros(shape, np.float32))
+        LOSSES[name].gradient(logits(7), np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,17 +112,15 @@ def test_perfect_outputs_have_no_loss_and_no_gradient(name: str) -> None:
     loss, gradient = LOSSES[name].gradient((rows - np.float32(0.5)) * 1000, rows)
 
     assert not loss.any()
-    assert gradient.dtype == np.float32
     assert not gradient.any()
 
 
 def test_gradient_of_wrong_saturated_outputs_is_not_zero() -> None:
     rows = np.float32([[1, 0]])
 
-    loss, gradient = cross_entropy(np.float32([[-500, 500]]), rows)
+    loss, gradient = LOSSES["cross_entropy"].gradient(np.float32([[-500, 500]]), rows)
 
     assert loss.tolist() == [1000]
-    assert gradient.dtype == np.float32
     assert gradient.tolist() == [[-1, 1]]
 
 
@@ -143,5 +133,4 @@ def test_loss_of_large_logits_raises_no_warning_and_is_finite(name: str, size: f
 
     assert np.isfinite(loss).all() or size > 1e38
     assert not np.isnan(loss).any()
-    assert gradient.dtype == np.float32
     assert np.isfinite(gradient).all()

@@ -1,22 +1,15 @@
 import math
+from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from nanograd.nn import mlp
 from nanograd.nn.activations import HIDDEN, FloatArray
 from nanograd.nn.losses import LOSSES
-from nanograd.nn.mlp import (
-    Architecture,
-    Params,
-    forward,
-    init_params,
-    one_hot,
-    predict,
-    propagate,
-    sum_gradients,
-)
+from nanograd.nn.mlp import Architecture, Params, init_params, one_hot
 from tests.helpers.gradients import loss_and_gradients
 
 NETS = [
@@ -48,6 +41,58 @@ def some_batch(num_images: int, dtype: type = np.float32) -> tuple[FloatArray, F
     return inputs, targets
 
 
+@pytest.mark.parametrize("inputs", [1, 784])
+@pytest.mark.parametrize("hidden", [1, 7, 193])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_views_alias_the_whole_vector_in_order_with_the_shapes_of_the_layers(
+    inputs: int, hidden: int, classes: int
+) -> None:
+    architecture = replace(net(), inputs=inputs, hidden=hidden, classes=classes)
+
+    params = Params(np.arange(architecture.num_parameters, dtype=np.float32), architecture)
+
+    views = [getattr(params, view) for view in VIEWS]
+    assert [view.shape for view in views] == [
+        (inputs, hidden), (hidden,), (hidden, classes), (classes,)
+    ]  # fmt: skip
+    assert all(np.shares_memory(view, params.vector) for view in views)
+    joined = np.concatenate([view.ravel() for view in views])
+    assert joined.dtype == np.float32
+    np.testing.assert_array_equal(joined, params.vector)
+
+
+@pytest.mark.parametrize("shape", [(0,), (7 * 785 + 79,), (7 * 785 + 81,), (7 * 785 + 80, 1)])
+def test_vector_of_another_length_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="7 hidden units take 5575 parameters"):
+        Params(np.zeros(shape, np.float32), net())
+
+
+def test_views_of_a_read_only_vector_are_read_only() -> None:
+    vector = np.zeros(net().num_parameters, np.float32)
+    vector.flags.writeable = False
+
+    with pytest.raises(ValueError, match="read-only"):
+        Params(vector, net()).w2[...] = 1
+
+
+@pytest.mark.parametrize("change", [{"activation": "swish"}, {"loss": "hinge"}])
+def test_unknown_activation_or_loss_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change.values()))):
+        net(**change)
+
+
+def test_one_hot_returns_new_rows_with_a_single_one_each() -> None:
+    labels = np.array([3, 0, 9], np.uint8)
+    one_hot(labels, 10)[...] = 7
+
+    rows = one_hot(labels, 10)
+
+    assert rows.dtype == np.float32
+    assert rows.shape == (3, 10)
+    assert rows.sum() == 3
+    assert np.argmax(rows, axis=1).tolist() == [3, 0, 9]
+
+
 @pytest.mark.parametrize(("activation", "loss"), NETS)
 @pytest.mark.parametrize(
     ("views", "seed"),
@@ -72,7 +117,6 @@ def test_gradient_equals_the_slope_along_a_random_direction(
         loss_and_gradients(Params(params.vector + s * direction.vector, architecture), *batch)[0]
         for s in (step, -step)
     )
-    assert gradient.vector.dtype == np.float64
     slope = float(gradient.vector @ direction.vector)
     assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-6)
 
@@ -87,7 +131,6 @@ def test_weighted_parts_of_a_batch_add_up_to_the_whole(activation: str, loss: st
     parts = [loss_and_gradients(params, inputs[a:b], targets[a:b]) for a, b in pairwise(cuts)]
 
     summed = np.sum([part.vector for _, part in parts], axis=0)
-    assert summed.dtype == whole.vector.dtype == np.float32
     assert sum(part for part, _ in parts) == pytest.approx(total, rel=1e-5)
     np.testing.assert_allclose(
         summed, whole.vector, rtol=1e-5, atol=1e-5 * float(np.abs(whole.vector).max())
@@ -124,12 +167,11 @@ def test_part_of_a_batch_has_the_bits_of_the_part_alone(
     parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     gradient = Params(np.full_like(params.vector, np.nan), params.architecture)
 
-    signals = propagate(params, inputs, targets, parts)
+    signals = mlp.propagate(params, inputs, targets, parts)
 
     for part in parts:
-        sum_gradients(signals, part, gradient)
+        mlp.sum_gradients(signals, part, gradient)
         total, alone = loss_and_gradients(params, inputs[part].copy(), targets[part].copy())
-        assert gradient.vector.dtype == np.float32
         np.testing.assert_array_equal(gradient.vector, alone.vector)
         assert float(signals.losses[part].sum(dtype=np.float64)) == total
 
@@ -142,8 +184,8 @@ def test_predict_returns_ten_scores_between_zero_and_one(
 ) -> None:
     params, (inputs, _) = some_params(net(activation, loss), dtype), some_batch(num_images, dtype)
 
-    h, z2 = forward(params, inputs)
-    scores = predict(params, inputs)
+    h, z2 = mlp.forward(params, inputs)
+    scores = mlp.predict(params, inputs)
 
     assert h.dtype == z2.dtype == scores.dtype == dtype
     assert h.shape == (num_images, 7)
@@ -184,7 +226,6 @@ def test_initial_weights_are_uniform_up_to_the_inverse_root_of_fan_in(hidden: in
 def test_initial_parameters_depend_on_the_seed_only(seed: int) -> None:
     first, again, other = (init_params(net(), each) for each in (seed, seed, seed + 1))
 
-    assert first.vector.dtype == np.float32
     np.testing.assert_array_equal(first.vector, again.vector)
     assert not np.array_equal(first.vector, other.vector)
 
@@ -193,7 +234,6 @@ def test_initial_parameters_of_a_fixed_seed_are_pinned() -> None:
     # Runs stored with older numpy must stay repeatable: if this fails, numpy changed its bits.
     vector = init_params(net(hidden=7), seed=5).vector
 
-    assert vector.dtype == np.float32
     assert sha256(vector.tobytes()).hexdigest() == (
         "120bfe703d0ebfde9c59b8a4a95b220b11b4158980d0b67a7c2547277f70a102"
     )

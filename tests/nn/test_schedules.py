@@ -21,37 +21,27 @@ def test_cosine_follows_half_a_wave_from_the_peak_to_zero() -> None:
     assert rates[193:] == [0, 0]
 
 
-@pytest.mark.parametrize("num_rounds", [1, 7, 193])
+@pytest.mark.parametrize("num_rounds", [0, 1, 7, 193])
 def test_warm_up_rises_linearly_from_above_zero(num_rounds: int) -> None:
     schedule = warm_up(constant(0.3), num_rounds)
 
     rates = [schedule(round_) for round_ in range(num_rounds + 2)]
 
     expected = [0.3 * (round_ + 1) / num_rounds for round_ in range(num_rounds)]
-    assert rates == pytest.approx([*expected, 0.3, 0.3], rel=1e-12)
-
-
-def test_warm_up_of_no_rounds_changes_nothing() -> None:
-    schedule = warm_up(constant(0.3), 0)
-
-    assert [schedule(round_) for round_ in (0, 1, 7)] == [0.3, 0.3, 0.3]
+    assert rates[:num_rounds] == pytest.approx(expected, rel=1e-12)
+    assert rates[num_rounds:] == [0.3, 0.3]
 
 
 @pytest.mark.parametrize("num_warm_up", [0, 7])
-def test_by_name_returns_the_named_schedule_with_its_warm_up(num_warm_up: int) -> None:
+def test_by_name_returns_a_positive_schedule_with_its_warm_up(num_warm_up: int) -> None:
     named = by_name("cosine", 0.3, 193, num_warm_up)
     flat = by_name("constant", 0.3, 193, num_warm_up)
 
-    for round_ in (0, 1, 6, 7, 192):
+    for round_ in range(193):
         share = min((round_ + 1) / max(num_warm_up, 1), 1)
         assert named(round_) == pytest.approx(cosine(0.3, 193)(round_) * share, rel=1e-12)
         assert flat(round_) == pytest.approx(0.3 * share, rel=1e-12)
-
-
-def test_every_round_of_a_run_has_a_positive_rate() -> None:
-    schedule = by_name("cosine", 0.3, 193, 7)
-
-    assert all(0 < schedule(round_) <= 0.3 for round_ in range(193))
+        assert 0 < named(round_) <= 0.3
 
 
 @pytest.mark.parametrize("by", [0.0, 0.3, 0.9])
