@@ -8,12 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.idx import format_idx
-from nanograd.data.mnist import SAMPLE, load, load_test
+from nanograd.data.mnist import SAMPLE, Mnist, load, load_test
 from nanograd.errors import DataError
 from nanograd.runtime.events import Event, Level
-
-MNIST = Path(__file__).parents[2].parent / "shared/data/mnist"
-needs_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason=f"MNIST is not in {MNIST}")
 
 NOWHERE = ["file:///nowhere/at/all"]
 
@@ -145,14 +142,13 @@ def test_images_without_their_labels_are_an_error(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
-def test_sample_has_every_digit_equally_often_and_no_image_twice() -> None:
-    data = load("sample")
+def test_sample_has_every_digit_equally_often_and_no_image_twice(sample: Mnist) -> None:
+    train, test = sample.train, sample.test
 
-    train, test = ({image.tobytes() for image in part.images} for part in (data.train, data.test))
-    assert data.name == "sample"
-    assert np.bincount(data.train.labels).tolist() == [400] * 10
-    assert np.bincount(data.test.labels).tolist() == [100] * 10
-    assert len(train | test) == 5000
+    assert sample.name == "sample"
+    assert np.bincount(train.labels).tolist() == [400] * 10
+    assert np.bincount(test.labels).tolist() == [100] * 10
+    assert len({image.tobytes() for part in (train, test) for image in part.images}) == 5000
 
 
 def test_sample_has_the_checksums_of_its_readme() -> None:
@@ -166,9 +162,8 @@ def test_sample_has_the_checksums_of_its_readme() -> None:
     assert all(checksum in readme for checksum in checksums)
 
 
-@needs_mnist
-def test_sample_has_no_image_of_the_test_set() -> None:
-    sample, full = load("sample"), load_test(str(MNIST))
+def test_sample_has_no_image_of_the_test_set(sample: Mnist, mnist_place: str) -> None:
+    full = load_test(mnist_place)
 
     test = {image.tobytes() for image in full.images}
 
@@ -177,9 +172,8 @@ def test_sample_has_no_image_of_the_test_set() -> None:
     )
 
 
-@needs_mnist
-def test_mnist_has_its_known_size_and_first_labels() -> None:
-    data = load(str(MNIST))
+def test_mnist_has_its_known_size_and_first_labels(mnist_place: str) -> None:
+    data = load(mnist_place)
 
     assert data.train.images.shape == (60_000, 784)
     assert data.test.images.shape == (10_000, 784)
@@ -187,21 +181,21 @@ def test_mnist_has_its_known_size_and_first_labels() -> None:
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 
 
-@needs_mnist
-def test_mnist_is_downloaded_once_and_then_cached(cache: Path) -> None:
-    first = load("mnist", mirrors=[f"file://{MNIST}/"])
+def test_mnist_is_downloaded_once_and_then_cached(cache: Path, mnist_place: str) -> None:
+    first = load("mnist", mirrors=[f"file://{mnist_place}/"])
     again = load("mnist", mirrors=NOWHERE)
 
-    assert {file.name for file in cache.glob("*.gz")} == {file.name for file in MNIST.iterdir()}
-    assert first.sha256 == again.sha256 == load(str(MNIST)).sha256
+    assert {file.name for file in cache.glob("*.gz")} == {
+        file.name for file in Path(mnist_place).iterdir()
+    }
+    assert first.sha256 == again.sha256 == load(mnist_place).sha256
     assert first.name == again.name == "mnist"
 
 
-@needs_mnist
-def test_auto_is_mnist_if_it_is_available(cache: Path) -> None:
+def test_auto_is_mnist_if_it_is_available(cache: Path, mnist_place: str) -> None:
     events = list[Event]()
 
-    data = load("auto", events.append, mirrors=[f"file://{MNIST}"])
+    data = load("auto", events.append, mirrors=[f"file://{mnist_place}"])
 
     assert data.name == "mnist"
     assert len(load_test("auto", mirrors=NOWHERE)) == 10_000

@@ -15,17 +15,6 @@ def num_threads() -> set[int]:
     return {each["num_threads"] for each in threadpool_info() if each["filepath"] in NUMPYS}
 
 
-def test_one_thread_holds_inside_the_block_only() -> None:
-    with threadpool_limits(limits=2, user_api="blas"):
-        before = num_threads()
-        with process.one_thread():
-            inside = num_threads()
-        after = num_threads()
-
-    assert inside == {1}
-    assert after == before
-
-
 def test_use_one_thread_holds_permanently() -> None:
     with threadpool_limits(limits=2, user_api="blas"):
         process.use_one_thread()
@@ -33,7 +22,7 @@ def test_use_one_thread_holds_permanently() -> None:
         assert num_threads() == {1}
 
 
-def test_blocks_may_be_nested() -> None:
+def test_one_thread_holds_until_the_outermost_block_ends() -> None:
     with threadpool_limits(limits=2, user_api="blas"):
         with process.one_thread():
             with process.one_thread():

@@ -6,13 +6,7 @@ from types import FrameType
 
 import pytest
 
-from nanograd.runtime.signals import (
-    Terminated,
-    is_terminating,
-    sigterm_kept,
-    sigterm_raises,
-    stop_signals,
-)
+from nanograd.runtime import signals
 
 
 @pytest.fixture(autouse=True)
@@ -27,72 +21,72 @@ def raise_signal() -> None:
 
 
 def ours(number: int, frame: FrameType | None) -> None:
-    """Somebody's handler."""
+    """A handler of the calling program."""
 
 
 def exits(number: int, frame: FrameType | None) -> None:
-    """What `ray.init` sets."""
+    """Exit, as the handler that `ray.init` installs."""
     raise SystemExit(number)
 
 
-def test_sigterm_raises_once_and_then_is_as_before() -> None:
+def test_sigterm_raises_once_and_its_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
-    with pytest.raises(Terminated), sigterm_raises():
-        assert not is_terminating()
+    with pytest.raises(signals.Terminated), signals.sigterm_raises():
+        assert not signals.is_terminating()
         try:
             raise_signal()
         finally:
-            assert is_terminating()
+            assert signals.is_terminating()
             raise_signal()  # while files are being closed
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_sigterm_asks_for_a_stop_where_one_is_possible() -> None:
-    with sigterm_raises(), stop_signals() as stop:
+def test_sigterm_requests_a_stop_where_one_is_possible() -> None:
+    with signals.sigterm_raises(), signals.stop_signals() as stop:
         raise_signal()
 
         assert stop.is_set()
 
 
-def test_handler_that_is_there_is_kept() -> None:
+def test_existing_handler_is_kept() -> None:
     signal.signal(signal.SIGTERM, ours)
 
-    with sigterm_kept():
+    with signals.sigterm_kept():
         signal.signal(signal.SIGTERM, exits)
 
     assert signal.getsignal(signal.SIGTERM) is ours
 
 
-def test_handler_is_left_to_whoever_sets_one_where_none_was() -> None:
+def test_first_handler_set_inside_the_block_stays() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    with sigterm_kept():
+    with signals.sigterm_kept():
         signal.signal(signal.SIGTERM, exits)
 
     assert signal.getsignal(signal.SIGTERM) is exits
 
 
-def test_sigterm_meanwhile_is_told_as_what_it_is() -> None:
-    with pytest.raises(Terminated), sigterm_raises(), sigterm_kept():
+def test_sigterm_during_the_block_raises_terminated() -> None:
+    with pytest.raises(signals.Terminated), signals.sigterm_raises(), signals.sigterm_kept():
         signal.signal(signal.SIGTERM, exits)
         raise_signal()
 
 
-def test_another_exit_meanwhile_stays_what_it_is() -> None:
-    with pytest.raises(SystemExit) as exit_, sigterm_raises(), sigterm_kept():
+def test_another_exit_during_the_block_is_unchanged() -> None:
+    with pytest.raises(SystemExit) as exit_, signals.sigterm_raises(), signals.sigterm_kept():
         raise SystemExit(7)
 
     assert (type(exit_.value), exit_.value.code) == (SystemExit, 7)
 
 
-def test_other_threads_leave_signals_alone() -> None:
-    def look() -> None:
-        with sigterm_raises(), sigterm_kept(), stop_signals():
+def test_other_threads_do_not_change_handlers() -> None:
+    def record_handler() -> None:
+        with signals.sigterm_raises(), signals.sigterm_kept(), signals.stop_signals():
             found.append(signal.getsignal(signal.SIGTERM))
 
     found, before = list[object](), signal.getsignal(signal.SIGTERM)
-    thread = Thread(target=look)
+    thread = Thread(target=record_handler)
     thread.start()
     thread.join()
 
