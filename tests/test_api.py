@@ -1,9 +1,6 @@
 """nanograd from Python: what the commands do, without them."""
 
-import os
 import signal
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -22,6 +19,7 @@ from nanograd.errors import DataError, Stopped, UsageError
 from nanograd.pictures import normalise
 from nanograd.runtime.events import EpochFinished, Event, broadcast
 from tests.helpers.drawings import drawings, painted
+from tests.helpers.processes import run_python
 
 SETTINGS: dict[str, Any] = {
     "data": "sample", "hidden": 8, "epochs": 2, "warmup": 2, "batch_size": 512, "elastic": 0.0
@@ -33,21 +31,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> nanograd.Training:
     return nanograd.train(output=tmp_path_factory.mktemp("api") / "run", **SETTINGS)
 
 
-def in_new_process(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def printed(code: str, **environment: str) -> str:
+    done = run_python(code, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_importing_the_package_imports_nothing_that_is_slow() -> None:
-    loaded = in_new_process("import sys, nanograd; print(*sys.modules)").split()
+    loaded = printed("import sys, nanograd; print(*sys.modules)").split()
 
     assert {"numpy", "ray", "pyarrow", "PIL", "click", "sklearn"}.isdisjoint(loaded)
 
@@ -123,7 +114,7 @@ nanograd.train(output={str(tmp_path / "run")!r}, **{SETTINGS!r})
 print("ray" in sys.modules)
 """
 
-    assert in_new_process(code) == "False\n"
+    assert printed(code) == "False\n"
 
 
 def test_thread_of_another_program_may_train(tmp_path: Path) -> None:
@@ -147,12 +138,6 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
         nanograd.train(preset="fsat")
     with pytest.raises(DataError, match="is not a model directory"):
         nanograd.load_model(tmp_path)
-
-
-def test_preset_gives_what_is_not_said() -> None:
-    config = TrainConfig.resolve({"preset": "classic"}, {"epochs": 3})
-
-    assert (config.loss, config.activation, config.epochs) == ("mse", "sigmoid", 3)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +176,7 @@ print(len(set(found)))
 """
 
     # As many BLAS threads as a machine may have: a limit that ended early would show.
-    assert in_new_process(code, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2") == "1\n"
+    assert printed(code, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2") == "1\n"
 
 
 def test_no_images_are_no_digits(run: nanograd.Training) -> None:

@@ -1,7 +1,6 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -17,38 +16,14 @@ import pytest
 
 from nanograd import cli
 from nanograd.config import flags
-from nanograd.config.command_configs import (
-    EvaluateConfig,
-    ExportConfig,
-    IngestConfig,
-    InspectConfig,
-    PredictConfig,
-)
-from nanograd.config.settings import REQUIRED, Config, flag_name
-from nanograd.config.train_config import TrainConfig
+from nanograd.config.settings import REQUIRED, flag_name
 from nanograd.data.mnist import Mnist
 from nanograd.models import model
 from nanograd.runtime import json_files
+from tests.config.test_flags import CONFIGS
 from tests.conftest import Nanograd
 from tests.helpers.models import some_model
-
-CONFIGS: dict[str, type[Config]] = {
-    "train": TrainConfig,
-    "ingest": IngestConfig,
-    "inspect": InspectConfig,
-    "predict": PredictConfig,
-    "evaluate": EvaluateConfig,
-    "export": ExportConfig,
-}
-IMPORTS = """
-import sys
-from nanograd.cli import main
-try:
-    main(["--help"])
-finally:
-    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors", "jinja2"} & set(sys.modules)
-    sys.stderr.write(f"imported: {sorted(slow)}")
-"""
+from tests.helpers.processes import run, run_python
 
 
 @pytest.fixture
@@ -62,7 +37,9 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
 
 
 @pytest.mark.parametrize("command", CONFIGS)
-def test_help_has_every_field_of_the_config(nanograd: Nanograd, command: str) -> None:
+def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
+    nanograd: Nanograd, command: str
+) -> None:
     done = nanograd(command, "--help")
 
     entries = re.split(r"\n  (?=-)", done.stdout)  # one a flag, wrapped anyhow
@@ -76,18 +53,6 @@ def test_help_has_every_field_of_the_config(nanograd: Nanograd, command: str) ->
         elif each.default or type(each.default) in (int, float):
             expected += f"[default: {each.default}]"
         assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
-
-
-def test_only_required_settings_are_marked_required(nanograd: Nanograd) -> None:
-    marked = {
-        command: re.findall(r"(--[a-z-]+) TEXT [^\[]*\[required\]", nanograd(command, "-h").stdout)
-        for command in CONFIGS
-    }
-
-    assert marked == {
-        command: [flag_name(each.name) for each in fields(class_) if each.default is REQUIRED]
-        for command, class_ in CONFIGS.items()
-    }
 
 
 def test_help_of_the_whole_names_every_command(nanograd: Nanograd) -> None:
@@ -167,8 +132,7 @@ def test_result_is_one_json_line_with_the_documented_figures(
 def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
     nanograd: Nanograd, predicting: list[str], changed: dict[str, Any], named: str
 ) -> None:
-    place = predicting[predicting.index("--model") + 1]
-    manifest = json_files.read_manifest(f"{place}/manifest.json")
+    manifest = json_files.read_manifest("model/manifest.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_files, "read_manifest", lambda file: {**manifest, **changed})
         done = nanograd(*predicting)
@@ -194,7 +158,7 @@ def test_columns_to_keep_come_from_environment_or_flags(
     done = nanograd(*predicting, *words, NANOGRAD_PREDICT_KEEP=environment)
 
     assert done.code == 0, done.stderr
-    table = pq.read_table(Path(predicting[5]) / "predictions")
+    table = pq.read_table("out/predictions")
     assert table.schema.names[: len(kept) + 1] == [*kept, "source_file"]
 
 
@@ -205,7 +169,8 @@ def test_next_command_prints_the_predictions(
     done = nanograd(*predicting, "--format", format_)
 
     words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
-    shown = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    shown = run(sys.executable, *words)
+    assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.split()[0] == "source_file"
     assert "[7 rows x " in shown.stdout
 
@@ -238,15 +203,15 @@ def test_picture_to_predict_is_sent_to_ingest(nanograd: Nanograd, predicting: li
 
 
 def test_config_file_keeps_columns_and_is_weaker_than_a_flag(
-    nanograd: Nanograd, predicting: list[str], tmp_path: Path
+    nanograd: Nanograd, predicting: list[str]
 ) -> None:
-    (tmp_path / "my.toml").write_text('keep = ["a b", "id"]\noutput = "elsewhere"\n')
+    Path("my.toml").write_text('keep = ["a b", "id"]\noutput = "elsewhere"\n')
 
     done = nanograd(*predicting, "--config", "my.toml")
 
     assert done.code == 0, done.stderr
     assert pq.read_table("out/predictions").schema.names[:3] == ["a b", "id", "source_file"]
-    assert not (tmp_path / "elsewhere").exists()
+    assert not Path("elsewhere").exists()
 
 
 @pytest.mark.parametrize("words", [["evaluate", "--model", "gone"], ["train", "--data", "gone"]])
@@ -315,18 +280,24 @@ def test_interrupted_batch_job_says_that_it_can_go_on(
 def test_help_answers_at_once() -> None:
     def measured() -> float:
         began = perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "nanograd", "--help"], check=True, capture_output=True
-        )
+        assert run(sys.executable, "-m", "nanograd", "--help").returncode == 0
         return perf_counter() - began
 
     assert min(measured() for _ in range(5)) < 0.5
 
 
 def test_help_imports_nothing_slow() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False
-    )
+    code = """
+import sys
+from nanograd.cli import main
+try:
+    main(["--help"])
+finally:
+    slow = {"numpy", "ray", "pyarrow", "PIL", "safetensors", "jinja2"} & set(sys.modules)
+    sys.stderr.write(f"imported: {sorted(slow)}")
+"""
+
+    done = run_python(code)
 
     assert done.returncode == 0
     assert "Usage: nanograd" in done.stdout

@@ -15,13 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nanograd import MLPClassifier
 
-# check -> why it cannot hold
-EXPECTED_FAILURES: dict[str, str] = {}
 
-
-@parametrize_with_checks(
-    [MLPClassifier()], expected_failed_checks=lambda estimator: EXPECTED_FAILURES
-)
+@parametrize_with_checks([MLPClassifier()])
 def test_scikit_learns_own_checks(estimator: MLPClassifier, check: Any) -> None:
     check(estimator)
 

@@ -9,24 +9,18 @@ import click
 import pytest
 
 from nanograd.cli import cli
-from nanograd.config.command_configs import (
-    EvaluateConfig,
-    ExportConfig,
-    IngestConfig,
-    InspectConfig,
-    PredictConfig,
-)
+from nanograd.config import command_configs
 from nanograd.config.settings import REQUIRED, Config
 from nanograd.config.train_config import PRESETS, TrainConfig
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "flags.json").read_text())
 CONFIGS: dict[str, type[Config]] = {
     "train": TrainConfig,
-    "ingest": IngestConfig,
-    "inspect": InspectConfig,
-    "predict": PredictConfig,
-    "evaluate": EvaluateConfig,
-    "export": ExportConfig,
+    "ingest": command_configs.IngestConfig,
+    "inspect": command_configs.InspectConfig,
+    "predict": command_configs.PredictConfig,
+    "evaluate": command_configs.EvaluateConfig,
+    "export": command_configs.ExportConfig,
 }
 
 

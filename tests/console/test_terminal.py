@@ -14,57 +14,8 @@ from rich.console import Console
 from nanograd.console import summaries
 from nanograd.console.log_lines import JsonLog, TextLog
 from nanograd.console.terminal import LiveView, stderr_listener
-from nanograd.runtime.events import (
-    EpochFinished,
-    EpochMetrics,
-    Event,
-    JobProgress,
-    Level,
-    Listener,
-    Message,
-    TrainingProgress,
-    WorkerState,
-    info,
-    warning,
-)
-
-ROWS = JobProgress(
-    command="predict",
-    part=2,
-    parts=10,
-    row=2000,
-    rows=10_000,
-    rows_per_s=412.4,
-    quarantined=3,
-    time_s=4.8,
-    left_s=19.4,
-    complete=False,
-)
-ROUNDS = TrainingProgress(
-    epoch=4,
-    epochs=10,
-    round=412,
-    rounds=1060,
-    image=240_000,
-    rounds_per_s=104.2,
-    images_per_s=53_120,
-    loss=0.08123,
-    val_accuracy=0.9871,
-    left_s=6.2,
-    workers={"0": WorkerState.WORKING, "1": WorkerState.STARTING},
-    complete=False,
-)
-EPOCH = EpochFinished(
-    metrics=EpochMetrics(
-        epoch=3,
-        round=318,
-        loss=0.0912,
-        val_accuracy=0.9852,
-        learning_rate=0.3,
-        train_s=3.1,
-        images_per_s=52_000,
-    )
-)
+from nanograd.runtime.events import Event, Level, Listener, Message, WorkerState, info, warning
+from tests.helpers.events import EPOCH, ROUNDS, ROWS
 
 
 def lines_of(events: list[tuple[float, Event]], log_class: type[TextLog] = TextLog) -> list[str]:
@@ -78,7 +29,7 @@ def lines_of(events: list[tuple[float, Event]], log_class: type[TextLog] = TextL
     return written
 
 
-def drawn(event: TrainingProgress | JobProgress, width: int, num_epochs: int = 0) -> str:
+def drawn(event: Event, width: int, num_epochs: int = 0) -> str:
     console = Console(file=StringIO(), width=width)
     view = LiveView(console)
     for _ in range(num_epochs):
@@ -181,9 +132,7 @@ def test_quiet_passes_on_only_warnings_and_errors() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(("event", "num_epochs"), [(ROWS, 0), (ROUNDS, 7)])
-def test_view_fits_the_terminal(
-    width: int, event: TrainingProgress | JobProgress, num_epochs: int
-) -> None:
+def test_view_fits_the_terminal(width: int, event: Event, num_epochs: int) -> None:
     rows = drawn(event, width, num_epochs).splitlines()
 
     assert max(map(len, rows)) <= width

@@ -1,9 +1,7 @@
 """The documentation is correct: links resolve, quotations are exact, help texts are current."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from nanograd.config.command_configs import ExportConfig
 from nanograd.data import mnist
 from scripts import write_help
 from tests.conftest import ROOT
+from tests.helpers.processes import run, run_python
 
 FOLDERS = ("benchmarks", "deploy", "docs", "examples", "nanograd")
 DOCUMENTS = sorted(
@@ -96,18 +95,11 @@ def plain_python(document: Path) -> list[str]:
     return found
 
 
-def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in a separate process and an empty folder."""
+def run_alone(code: str, folder: Path) -> tuple[int, str, str]:
+    """Run Python in an empty folder that is also its home; return its exit code and output."""
     folders = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(folder))
-    return subprocess.run(
-        [sys.executable, "-B", "-c", code],
-        cwd=folder,
-        env={**os.environ, **folders, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python(code, folder, PYTHONPATH=str(ROOT), **folders)
+    return done.returncode, done.stdout, done.stderr
 
 
 def module_names(*packages: str) -> list[str]:
@@ -170,9 +162,9 @@ def test_python_in_numerics_names_its_file() -> None:
 
 @pytest.mark.parametrize("document", [ROOT / "docs/python.md"], ids=name_of)
 def test_python_of_a_page_runs(document: Path, tmp_path: Path) -> None:
-    done = run_python("\n".join(plain_python(document)), tmp_path)
+    code, _, stderr = run_alone("\n".join(plain_python(document)), tmp_path)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (code, stderr) == (0, "")
 
 
 def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
@@ -195,9 +187,7 @@ def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
         "assert list(weights) == ['0.b1', '0.b2', '0.w1', '0.w2']",
     ]
 
-    done = run_python("\n".join(code), tmp_path)
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run_alone("\n".join(code), tmp_path) == (0, "", "")
 
 
 @pytest.mark.parametrize("document", write_help.documents(ROOT), ids=name_of)
@@ -232,21 +222,13 @@ def test_check_of_help_texts_lists_stale_files(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/write_help.py", tmp_path / "scripts")
     (tmp_path / "README.md").write_text("<!-- help: nanograd demo -->\n<!-- /help -->\n")
-    command = [sys.executable, "-B", "scripts/write_help.py"]
 
-    def code(*words: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [*command, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def write_help_texts(*words: str) -> tuple[int, str]:
+        script = [sys.executable, "-B", "scripts/write_help.py"]
+        done = run(*script, *words, folder=tmp_path, PYTHONPATH=str(ROOT))
         return done.returncode, done.stderr
 
-    before, written, after = code("--check"), code(), code("--check")
+    before, written, after = (write_help_texts(*words) for words in (["--check"], [], ["--check"]))
 
     assert before == (1, "README.md is out of date; run `make docs`\n")
     assert written == (0, "README.md rewritten\n")
@@ -266,9 +248,8 @@ for module in {module_names("nanograd", "jobs")!r}:
     importlib.import_module(module)
 assert threads() == before, (threads(), before)
 """
-    done = run_python(code, tmp_path)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run_alone(code, tmp_path) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,29 +263,20 @@ for module in {modules!r}:
     importlib.import_module(module)
 assert 'ray' not in sys.modules
 """
-    done = run_python(code, tmp_path)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run_alone(code, tmp_path) == (0, "", "")
 
 
 def test_no_tracked_file_names_local_folders() -> None:
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a git checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"],  # noqa: S607 - any git will do
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    files = [name for name in listed.stdout.split("\0") if name]
-    product = [name for name in files if not name.startswith(("tests/", ".ci/"))]
+    names = run("git", "ls-files", folder=ROOT).stdout.splitlines()
+    product = [ROOT / name for name in names if not name.startswith(("tests/", ".ci/"))]
 
     guilty = [
-        name
-        for name in product
-        if (ROOT / name).is_file()
-        and any(each.encode() in (ROOT / name).read_bytes() for each in LOCAL_FOLDERS)
+        file
+        for file in product
+        if file.is_file() and any(each.encode() in file.read_bytes() for each in LOCAL_FOLDERS)
     ]
 
     assert product

@@ -1,6 +1,7 @@
 """Messages, codes and functions named in the documentation are those of the program."""
 
 import re
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -8,15 +9,9 @@ import pytest
 from nanograd.console.log_lines import TextLog
 from nanograd.console.summaries import of_demo
 from nanograd.errors import Reason
-from nanograd.runtime.events import (
-    FailureKind,
-    JobProgress,
-    ServerFailed,
-    TrainingProgress,
-    WorkerFailed,
-    WorkerJoined,
-)
+from nanograd.runtime.events import FailureKind, ServerFailed, WorkerFailed, WorkerJoined
 from tests.conftest import ROOT
+from tests.helpers.events import ROUNDS, ROWS
 
 CLUSTER = (ROOT / "docs/cluster.md").read_text()
 INGEST = (ROOT / "docs/ingest.md").read_text()
@@ -41,34 +36,7 @@ def test_readme_quotes_the_summary_of_the_demo() -> None:
 
 
 def test_report_page_quotes_progress_as_logged() -> None:
-    training = TrainingProgress(
-        epoch=4,
-        epochs=10,
-        round=412,
-        rounds=1060,
-        image=210_944,
-        rounds_per_s=104.0,
-        images_per_s=53_120,
-        loss=0.0812,
-        val_accuracy=0.9871,
-        left_s=6.0,
-        workers={},
-        complete=False,
-    )
-    prediction = JobProgress(
-        command="predict",
-        part=2,
-        parts=10,
-        row=2000,
-        rows=10_000,
-        rows_per_s=412.0,
-        quarantined=3,
-        time_s=4.9,
-        left_s=19.0,
-        complete=False,
-    )
-
-    lines = [TextLog(print).line(each) for each in (training, prediction)]
+    lines = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
 
     assert "```\n{}\n{}\n```\n".format(*lines) in (ROOT / "docs/report.md").read_text()
 
