@@ -18,7 +18,16 @@ def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> f
 def confusion_matrix(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count images by true class (row) and predicted class (column), each 0 to num_classes - 1."""
+    """Count images by true class (row) and predicted class (column).
+
+    Args:
+        predictions: (N,) integers, 0 to C - 1.
+        labels: (N,) integers, 0 to C - 1.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64.
+    """
     cells = labels.astype(np.int64) * num_classes + predictions
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -26,7 +35,10 @@ def confusion_matrix(
 def precision_and_recall(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute precision and recall of each class from a confusion matrix.
+    """Compute precision and recall of each class.
+
+    Args:
+        confusion: (C, C) counts, row = true class.
 
     Returns:
         precision: (C,) float64, share of a class's predictions that are correct; NaN without any.
@@ -73,7 +85,13 @@ def calibration(
 def calibration_from_counts(
     counts: NDArray[np.int64], confidence: NDArray[Any], correct: NDArray[Any]
 ) -> Calibration:
-    """Compute `calibration` from the count, summed confidence and correct ones of each bin."""
+    """Compute `calibration` of predictions that are already in bins.
+
+    Args:
+        counts: (n,) predictions in each bin.
+        confidence: (n,) the sum of their confidences.
+        correct: (n,) the number of correct ones.
+    """
     with np.errstate(invalid="ignore"):
         means, shares = confidence / counts, correct / counts
     error = float(np.abs(confidence - correct).sum() / max(counts.sum(), 1))

@@ -12,12 +12,20 @@ from nanograd.nn.mlp import Architecture, init_params
 ABOUT = {"seed": 5, "data": "sample", "val_accuracy": 0.1 + 0.2, "identity": {"ema": 0.0}}
 
 
-def some_net(hidden: int = 7, loss: str = "cross_entropy", seed: int = 5, **pixels: Any) -> Net:
-    architecture = Architecture(inputs=784, classes=10, hidden=hidden, activation="relu", loss=loss)
-    params = init_params(architecture, seed)
+def some_net(
+    hidden: int = 7,
+    loss: str = "cross_entropy",
+    seed: int = 5,
+    activation: str = "relu",
+    scale: float = 1.0,
+    **pixels: Any,
+) -> Net:
+    """Return a net with biases; a scale of 3 makes its scores as far from 0.1 as training does."""
+    layers = {"inputs": 784, "hidden": hidden, "classes": 10}
+    params = init_params(Architecture(**layers, activation=activation, loss=loss), seed)
     params.vector[:] += np.random.default_rng(seed).uniform(-0.1, 0.1, len(params.vector))
-    preparation = Preparation(**{"name": "standard", **pixels})
-    return Net(params=params, preparation=preparation)
+    params.vector[:] *= np.float32(scale)
+    return Net(params=params, preparation=Preparation(**{"name": "standard", **pixels}))
 
 
 def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
@@ -25,7 +33,7 @@ def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
 
 
 def some_ensemble() -> Model:
-    """Three nets, no two of the same size or preparation."""
+    """Three nets, no two of the same size and preparation."""
     nets = (some_net(), some_net(9, seed=6), some_net(7, seed=7, name="deslanted", width=4.0))
     return Model(nets=nets, about=dict(ABOUT))
 

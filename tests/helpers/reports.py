@@ -57,6 +57,12 @@ def check_page(text: str) -> Page:
     return page
 
 
+def confusion_cells(html: str) -> list[int]:
+    """Return the counts of a confusion matrix, row by row."""
+    cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', html)
+    return [int(cell or 0) for cell in cells]
+
+
 def render_source(source: str, **values: Any) -> str:
     """Fill in a template given as text, which may import those of the reports."""
     return html._environment().from_string(source).render(values)

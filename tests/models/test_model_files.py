@@ -50,9 +50,10 @@ def folder(tmp_path: Path) -> Path:
     ids=["1", "7", "193", "ensemble"],
 )
 @pytest.mark.parametrize("writeable", [True, False])
-def test_model_survives_a_round_trip_bit_by_bit(
+def test_loaded_model_has_the_bits_of_the_saved_one_and_is_read_only(
     tmp_path: Path, model: Model, writeable: bool
 ) -> None:
+    images = some_images(193)
     for net in model.nets:
         net.params.vector.flags.writeable = writeable
 
@@ -62,17 +63,13 @@ def test_model_survives_a_round_trip_bit_by_bit(
     for net, other in zip(model.nets, again.nets, strict=True):
         assert other.params.vector.dtype == np.float32
         assert other.params.vector.tobytes() == net.params.vector.tobytes()
+        assert not other.params.vector.flags.writeable
         assert other.config() == net.config()
+    with process.one_thread():
+        assert again.scores(images).tobytes() == model.scores(images).tobytes()
     assert again.params_sha256() == model.params_sha256()
     assert again.sha256() == model.sha256()
     assert again.about == ABOUT
-
-
-def test_loaded_parameters_are_read_only(folder: Path) -> None:
-    model = load(str(folder))
-
-    with pytest.raises(ValueError, match="read-only"):
-        model.nets[0].params.w1[...] = 0
 
 
 def test_model_directory_holds_the_documented_files(folder: Path) -> None:
@@ -82,16 +79,6 @@ def test_model_directory_holds_the_documented_files(folder: Path) -> None:
     assert set(storage.names(str(folder))) == files | {"README.md", "manifest.json"}
     assert set(manifest["files"]) == files
     assert manifest["params_sha256"] == some_model().params_sha256()
-
-
-def test_scores_of_the_loaded_model_have_the_bits_of_the_saved_one(folder: Path) -> None:
-    images = some_images(193)
-
-    with process.one_thread():
-        before, after = some_model().scores(images), load(str(folder)).scores(images)
-
-    assert after.dtype == np.float32
-    np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "model.safetensors"])

@@ -1,9 +1,7 @@
 """A model as an ONNX graph, run by onnxruntime: the scores of this program."""
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,26 +12,14 @@ from numpy.typing import NDArray
 from nanograd import commands
 from nanograd.config.command_configs import ExportConfig
 from nanograd.data.mnist import Mnist
-from nanograd.digits.preparation import Preparation
 from nanograd.errors import UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net
 from nanograd.models.onnx import graph
-from nanograd.nn.mlp import Architecture, init_params
+from tests.helpers.models import some_model, some_net
+from tests.helpers.processes import run_python
 
-
-def some_net(
-    seed: int, *, size: tuple[float, float] = (0.0, 0.0), pixels: str = "deslanted", **shape: Any
-) -> Net:
-    settings = {"hidden": 37, "activation": "relu", "loss": "cross_entropy", **shape}
-    architecture = Architecture(inputs=784, classes=10, **settings)
-    params = init_params(architecture, seed)
-    # Weights and biases as large as training makes them: scores far from one tenth.
-    params.vector[:] = 3 * params.vector + np.float32(0.01)
-    return Net(
-        params=params,
-        preparation=Preparation(name=pixels, width=size[0], height=size[1]),
-    )
+net = partial(some_net, name="deslanted", scale=3)
 
 
 def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -47,12 +33,16 @@ def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 @pytest.mark.parametrize(
     "nets",
     [
-        [some_net(0, pixels="unit")],
-        [some_net(1, pixels="standard", activation="tanh")],
-        [some_net(2, pixels="deslanted", activation="sigmoid", loss="mse")],
-        [some_net(3, size=(3.5, 0), hidden=193)],
-        [some_net(7, size=(3.5, 5.5), hidden=7)],
-        [some_net(4), some_net(5, size=(3, 0)), some_net(6, size=(4, 5), hidden=7, loss="mse")],
+        [net(37, name="unit")],
+        [net(37, name="standard", activation="tanh")],
+        [net(37, activation="sigmoid", loss="mse")],
+        [net(193, width=3.5)],
+        [net(7, width=3.5, height=5.5)],
+        [
+            net(37),
+            net(37, seed=6, width=3),
+            net(7, loss="mse", width=4, height=5),
+        ],
     ],
     ids=["unit", "standard", "deslanted", "width", "size", "ensemble"],
 )
@@ -73,7 +63,8 @@ def test_graph_deskews_unusual_images_like_the_model() -> None:
     images[::3] = np.where(draws.random((65, 784)) < 0.02, images[::3], 0)
     images[0], images[1], images[2] = 0, 255, 0
     images[2, 28 * 13 : 28 * 14] = 255  # ink in a single row
-    model = Model(nets=(some_net(0), some_net(1, size=(3.5, 5.5))), about={})
+    nets = (net(37), net(37, seed=6, width=3.5, height=5.5))
+    model = Model(nets=nets, about={})
 
     scores = run_graph(graph(model), images)
 
@@ -81,7 +72,7 @@ def test_graph_deskews_unusual_images_like_the_model() -> None:
 
 
 def test_graph_names_its_input_and_output() -> None:
-    proto = onnx.load_model_from_string(graph(Model(nets=(some_net(0),), about={})))
+    proto = onnx.load_model_from_string(graph(some_model()))
 
     [images], [scores] = proto.graph.input, proto.graph.output
     assert (images.name, scores.name) == ("images", "scores")
@@ -94,7 +85,7 @@ def test_graph_names_its_input_and_output() -> None:
 
 
 def test_command_writes_the_graph_of_a_model_directory(tmp_path: Path, sample: Mnist) -> None:
-    model = Model(nets=(some_net(0),), about={})
+    model = some_model()
     model_io.save(model, str(tmp_path / "model"))
     config = ExportConfig(model=str(tmp_path / "model"), output=str(tmp_path / "out" / "m.onnx"))
 
@@ -113,7 +104,7 @@ def test_another_ending_is_refused() -> None:
 
 
 def test_missing_package_is_named(tmp_path: Path) -> None:
-    model_io.save(Model(nets=(some_net(0),), about={}), str(tmp_path / "model"))
+    model_io.save(some_model(), str(tmp_path / "model"))
     code = f"""
 import sys
 sys.modules["onnx"] = None
@@ -121,7 +112,7 @@ from nanograd.cli import main
 main(["export", "--model", {str(tmp_path / "model")!r}, "--output", "m.onnx"])
 """
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
 
     assert done.returncode == 2
     assert "nanograd export needs the package onnx: pip install" in done.stderr

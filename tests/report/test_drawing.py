@@ -18,14 +18,13 @@ from nanograd import commands
 from nanograd.config.command_configs import IngestConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.deskew import Size, deskew
-from nanograd.digits.preparation import Preparation
 from nanograd.errors import UnreadableError
-from nanograd.models.model import Model, Net
-from nanograd.nn.mlp import Architecture, init_params
+from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.report.drawing import PAD_SIDE, SCRIPTS, pack_nets, quantise
 from nanograd.report.html import asset, render
 from tests.helpers.drawings import Drawing, drawings, painted
+from tests.helpers.models import some_ensemble, some_model, some_net
 
 _NODE = Path(playwright.__file__).parent / "driver" / "node"
 _RUN = """
@@ -64,25 +63,6 @@ def normalise_in_page(pictures: list[Image.Image]) -> list[Any]:
     return run_in_node("normalise({...each, data: Uint8ClampedArray.from(each.data)})", values)
 
 
-def some_model(*nets: tuple[Architecture, Preparation]) -> Model:
-    def net(number: int, architecture: Architecture, preparation: Preparation) -> Net:
-        params = init_params(architecture, number)
-        # Weights and biases as large as training makes them: scores far from one tenth.
-        params.vector[:] = 2 * params.vector + np.float32(0.01)
-        return Net(params=params, preparation=preparation)
-
-    made = tuple(net(number, *each) for number, each in enumerate(nets))
-    return Model(nets=made, about={})
-
-
-def architecture(**changes: Any) -> Architecture:
-    return Architecture(
-        **{"hidden": 37, "activation": "relu", "loss": "cross_entropy", **changes},
-        inputs=784,
-        classes=10,
-    )
-
-
 @pytest.mark.parametrize("pen", [6, 18, 30])
 def test_page_and_python_normalise_drawings_to_the_same_bytes(pen: int) -> None:
     pictures = [painted(drawing, pen) for drawing in drawings(4, seed=pen)]
@@ -117,19 +97,18 @@ def test_page_and_python_deskew_digits_to_the_same_bytes(sample: Mnist, size: Si
 
 
 @pytest.mark.parametrize(
-    ("changes", "preparation"),
+    "settings",
     [
-        ({}, Preparation(name="unit")),
-        ({"activation": "tanh"}, Preparation(name="standard")),
-        ({"activation": "sigmoid", "loss": "mse"}, Preparation(name="deslanted")),
-        ({"hidden": 1}, Preparation(name="deslanted", width=3.0)),
-        ({"hidden": 7}, Preparation(name="deslanted", width=3.5, height=5.5)),
+        {"name": "unit"},
+        {"name": "standard", "activation": "tanh"},
+        {"name": "deslanted", "activation": "sigmoid", "loss": "mse"},
+        {"name": "deslanted", "width": 3.0, "hidden": 1},
+        {"name": "deslanted", "width": 3.5, "height": 5.5, "hidden": 7},
     ],
 )
-def test_page_and_python_compute_the_same_scores(
-    sample: Mnist, changes: dict[str, Any], preparation: Preparation
-) -> None:
-    model = some_model((architecture(**changes), preparation), (architecture(), preparation))
+def test_page_and_python_compute_the_same_scores(sample: Mnist, settings: dict[str, Any]) -> None:
+    settings = {"hidden": 37, "scale": 3, **settings}
+    model = Model(nets=(some_net(**settings), some_net(37, seed=6, scale=3)), about={})
     images, nets = sample.test.images[:23], pack_nets(model)
 
     in_page = run_in_node(
@@ -162,10 +141,10 @@ def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Pat
 
 
 def test_only_nets_that_fit_are_packed() -> None:
-    pair = (architecture(), Preparation(name="unit"))
-    size = len(json.dumps(pack_nets(some_model(pair))[0]))
+    ensemble = Model(nets=(some_net(37),) * 3, about={})
+    size = len(json.dumps(pack_nets(ensemble)[0]))
 
-    assert len(pack_nets(some_model(pair, pair, pair), 2 * size + 7)) == 2
+    assert len(pack_nets(ensemble, 2 * size + 7)) == 2
 
 
 def draw_section(model: Model, nets: list[dict[str, Any]]) -> str:
@@ -175,7 +154,7 @@ def draw_section(model: Model, nets: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize(("hidden", "fits"), [(1200, True), (1300, False)])
 def test_net_too_large_for_a_page_is_reported(hidden: int, fits: bool) -> None:
-    model = some_model((architecture(hidden=hidden), Preparation(name="unit")))
+    model = some_model(hidden)
 
     section = draw_section(model, pack_nets(model))
 
@@ -184,11 +163,10 @@ def test_net_too_large_for_a_page_is_reported(hidden: int, fits: bool) -> None:
 
 
 def test_number_of_nets_in_the_page_is_reported() -> None:
-    pair = (architecture(), Preparation(name="unit"))
-    model = some_model(pair, pair)
+    model = some_ensemble()
     nets = pack_nets(model)
 
-    assert "The page holds 1 of the model's 2 nets." in draw_section(model, nets[:1])
+    assert "The page holds 1 of the model's 3 nets." in draw_section(model, nets[:1])
     assert "The page holds" not in draw_section(model, nets)
 
 

@@ -11,16 +11,14 @@ from nanograd import commands
 from nanograd.config.command_configs import InspectConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
-from nanograd.digits.preparation import Preparation
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.models import model
-from nanograd.models.model import Model, Net
-from nanograd.nn.mlp import Architecture, init_params
 from nanograd.pictures import normalise
 from nanograd.pictures.normalise import Steps
 from nanograd.report import sheet
 from nanograd.report.inspection import Inspection
 from nanograd.runtime.events import Event
+from tests.helpers.models import some_model
 
 SEVEN = ((50, 50), (150, 50), (90, 160))
 
@@ -46,15 +44,9 @@ def folder(tmp_path: Path, digits: Dataset) -> Path:
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> tuple[str, Model]:
-    architecture = Architecture(
-        inputs=784, classes=10, hidden=7, activation="relu", loss="cross_entropy"
-    )
-    params, preparation = init_params(architecture, 0), Preparation(name="unit")
-    net = Net(params=params, preparation=preparation)
-    made = Model(nets=(net,), about={})
-    model.save(made, str(tmp_path / "model"))
-    return str(tmp_path / "model"), made
+def model_directory(tmp_path: Path) -> str:
+    model.save(some_model(), str(tmp_path / "model"))
+    return str(tmp_path / "model")
 
 
 def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
@@ -66,12 +58,12 @@ def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image
 
 
 def test_result_has_prediction_or_reason_of_each_picture(
-    folder: Path, net: tuple[str, Model], digits: Dataset
+    folder: Path, model_directory: str, digits: Dataset
 ) -> None:
-    figures, _, _ = inspect(folder, model=net[0])
+    figures, _, _ = inspect(folder, model=model_directory)
 
     found = {Path(each["file"]).name: each for each in figures["results"]}
-    [scores] = net[1].scores(digits.images[:1])
+    [scores] = some_model().scores(digits.images[:1])
     assert (found["mnist.png"]["prediction"], found["mnist.png"]["confidence"]) == (
         int(scores.argmax()),
         float(scores.max()),
@@ -102,9 +94,10 @@ def test_sheet_grows_by_the_same_for_every_picture(folder: Path) -> None:
     assert four - two == 2 * (two - one) > 2 * sheet.SIDE
 
 
-def test_model_adds_a_column_and_changes_nothing_else(folder: Path, net: tuple[str, Model]) -> None:
+def test_model_adds_a_column_and_changes_nothing_else(folder: Path, model_directory: str) -> None:
     without, first, _ = inspect(folder, output=str(folder.parent / "a.png"))
-    with_net, second, _ = inspect(folder, model=net[0], output=str(folder.parent / "b.png"))
+    output = str(folder.parent / "b.png")
+    with_net, second, _ = inspect(folder, model=model_directory, output=output)
 
     one, two = np.asarray(first), np.asarray(second)
     assert {each["prediction"] for each in without["results"]} == {None}

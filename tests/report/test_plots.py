@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +5,7 @@ import pytest
 from PIL import Image
 
 from nanograd import cli, commands
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
-from nanograd.errors import UsageError
 from nanograd.report import html, plots
 from tests.helpers.reports import write_training_report
 from tests.helpers.runs import train
@@ -55,18 +52,6 @@ def test_colours_are_those_of_the_page() -> None:
 
     for name in ("blue", "orange", "red", "green", "grey", "pale"):
         assert f"--{name}: {getattr(plots, name.upper())};" in light
-
-
-def test_missing_extra_is_reported_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    config = TrainConfig(data="sample", workers=0, plots=True, output=str(tmp_path / "run"))
-
-    with pytest.raises(UsageError, match=r"pip install 'nanograd\[plots\]'"):
-        commands.train(config, [].append)
-
-    assert not (tmp_path / "run").exists()
 
 
 def test_flag_adds_plots_to_a_finished_run(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
 from nanograd.report import plots, prediction_report
-from tests.helpers.reports import Page, check_page
+from tests.helpers.reports import Page, check_page, confusion_cells
 from tests.report.conftest import Predict
 
 
@@ -47,12 +46,9 @@ def test_report_accounts_for_every_row(predict: Predict) -> None:
     table = pq.read_table(out / "predictions")
     label, read = table["label"].to_numpy(), table["prediction"].to_numpy()
     text, words = (out / plots.REPORT).read_text(), words_of(out)
-    cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', text)
     assert "194 rows: 193 classified, 1 in quarantine." in words
     assert f"{100 * (label == read).mean():.2f} % were classified correctly" in words
-    assert [int(cell or 0) for cell in cells] == metrics.confusion_matrix(
-        read, label, 10
-    ).ravel().tolist()
+    assert confusion_cells(text) == metrics.confusion_matrix(read, label, 10).ravel().tolist()
     assert "broken_image" in words
     assert f"{(label != read).sum()} of 193 images were misclassified" in words
     assert "<s>.parquet, row" in words

@@ -2,7 +2,9 @@ import json
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +12,10 @@ from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import UsageError
 from nanograd.report.trackers import EXPERIMENT, guarded, trackers
-from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, Level, info
+from nanograd.runtime.events import Event, Level, info
+from tests.helpers.events import EPOCH
 
-# What MLflow and TensorBoard's writer do themselves is not ours to mend.
+# Warnings of MLflow and of TensorBoard's writer themselves.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::mlflow"),
     pytest.mark.filterwarnings("ignore:::tensorboardX"),
@@ -44,6 +47,14 @@ def events(folder: Path) -> Iterator[tuple[int, str, float]]:
                 yield event.step, value.tag, value.simple_value
 
 
+def mlflow_run(uri: str) -> tuple[Any, Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    [run] = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    return client, run
+
+
 def test_tensorboard_has_the_figures_of_every_epoch(tmp_path: Path) -> None:
     rows = train(tmp_path, tensorboard=True, committee=2)
 
@@ -68,11 +79,7 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path: Path) -> None:
 
     rows = train(tmp_path, mlflow=uri)
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    [run] = client.search_runs([experiment.experiment_id])
+    client, run = mlflow_run(uri)
     loss = client.get_metric_history(run.info.run_id, "loss")
     assert [(each.step, each.value) for each in loss] == [
         (row["round"], row["loss"]) for row in rows
@@ -82,18 +89,9 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
-def test_mlflow_knows_a_run_that_failed(tmp_path: Path) -> None:
+def test_mlflow_marks_a_run_that_failed(tmp_path: Path) -> None:
     uri = (tmp_path / "mlruns").as_uri()
-    metrics = EpochMetrics(
-        epoch=1,
-        round=7,
-        loss=0.5,
-        val_accuracy=None,
-        learning_rate=0.1,
-        train_s=1.0,
-        images_per_s=193,
-    )
-    epoch = EpochFinished(metrics=metrics)
+    epoch = replace(EPOCH, metrics=replace(EPOCH.metrics, val_accuracy=None))
 
     with (
         pytest.raises(KeyboardInterrupt),
@@ -102,10 +100,7 @@ def test_mlflow_knows_a_run_that_failed(tmp_path: Path) -> None:
         tracker(epoch)
         raise KeyboardInterrupt
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    [run] = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    _, run = mlflow_run(uri)
     assert run.info.status == "FAILED"
 
 
@@ -131,6 +126,7 @@ def test_tracker_that_fails_is_reported_once_and_dropped() -> None:
     [
         ("tensorboardX", {"tensorboard": True}, "tensorboard"),
         ("mlflow", {"mlflow": "file:///tmp"}, "mlflow"),
+        ("matplotlib.figure", {"plots": True}, "plots"),
     ],
 )
 def test_missing_extra_is_named_before_anything_is_trained(
@@ -148,7 +144,7 @@ def test_missing_extra_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+def test_unusable_destination_of_metrics_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="MLFLOW_TRACKING_PASSWORD"):
         train(tmp_path, mlflow="https://ann:secret@example.org")
     with (

@@ -13,7 +13,13 @@ from nanograd.nn.mlp import Architecture, Params
 from nanograd.report import accuracy, plots, training_report
 from nanograd.report.charts import Axis, Bars, Chart, Line, Mark
 from nanograd.runtime.events import Event, Level
-from tests.helpers.reports import Page, check_page, render_source, write_training_report
+from tests.helpers.reports import (
+    Page,
+    check_page,
+    confusion_cells,
+    render_source,
+    write_training_report,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +48,8 @@ def test_report_has_accuracy_and_confusion_of_the_model(
 
     accuracy = metrics.accuracy(predictions, few_digits.test.labels)
     assert f"{100 * accuracy:.2f} % of 193 test images" in words
-    cells = re.findall(r'<td class="(?:hit|miss|none)"[^>]*>(\d*)·?</td>', text)
     matrix = metrics.confusion_matrix(predictions, few_digits.test.labels, 10)
-    assert [int(cell or 0) for cell in cells] == matrix.ravel().tolist()
+    assert confusion_cells(text) == matrix.ravel().tolist()
     assert model.params_sha256() in words
 
 
