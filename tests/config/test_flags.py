@@ -48,23 +48,14 @@ def describe(parameter: click.Parameter, config: type[Config] | None) -> dict[st
     }
 
 
-def today() -> dict[str, Any]:
-    return {
-        "commands": {
-            name: {each.name: describe(each, CONFIGS.get(name)) for each in command.params}
-            for name, command in commands(cli)
-        },
-        "presets": PRESETS,
-    }
-
-
 @pytest.mark.parametrize("name", RECORDED["commands"])
 def test_flags_and_arguments_are_those_recorded_in_their_order(name: str) -> None:
-    recorded = RECORDED["commands"][name]
+    command = dict(commands(cli))[name]
 
-    assert list(today()["commands"][name].items()) == list(recorded.items())
+    found = [(each.name, describe(each, CONFIGS.get(name))) for each in command.params]
+    assert found == list(RECORDED["commands"][name].items())
 
 
 def test_commands_and_presets_are_those_recorded() -> None:
-    assert list(today()["commands"]) == list(RECORDED["commands"])
-    assert today()["presets"] == RECORDED["presets"]
+    assert list(dict(commands(cli))) == list(RECORDED["commands"])
+    assert RECORDED["presets"] == PRESETS

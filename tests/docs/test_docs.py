@@ -147,16 +147,12 @@ def test_quoted_lines_exist_in_their_file_in_order(quotation: Quotation) -> None
     )
 
 
-def test_numerics_quotes_every_module_that_it_derives() -> None:
+def test_numerics_quotes_every_module_that_it_derives_and_no_other_python() -> None:
     quoted = {each.file for each in quotations() if each.document.name == "numerics.md"}
+    infos = [block["info"] for block in FENCE.finditer((ROOT / "docs/numerics.md").read_text())]
 
     modules = ("mlp", "losses", "activations", "optimizers")
     assert {f"nanograd/nn/{module}.py" for module in modules} <= quoted
-
-
-def test_python_in_numerics_names_its_file() -> None:
-    infos = [block["info"] for block in FENCE.finditer((ROOT / "docs/numerics.md").read_text())]
-
     assert [info for info in infos if info.startswith("python") and "title=" not in info] == []
 
 

@@ -26,33 +26,24 @@ def strict_object(required: str, **properties: Any) -> dict[str, Any]:
     }
 
 
+def array(items: dict[str, Any], **limits: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **limits}
+
+
 TEXT, COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 AMOUNTS = strict_object("cpu memory", cpu=TEXT, memory=TEXT)
 KEY = strict_object("secretKeyRef", secretKeyRef=strict_object("name key", name=TEXT, key=TEXT))
+GIVEN = strict_object("name value", name=TEXT, value={"type": "string"})
+SECRET = strict_object("name valueFrom", name=TEXT, valueFrom=KEY)
+PORT = strict_object("containerPort", containerPort=COUNT, name={"maxLength": 15, **TEXT})
 CONTAINER = strict_object(
     "name image",
     name=TEXT,
     image=TEXT,
-    ports={
-        "type": "array",
-        "items": strict_object(
-            "containerPort", containerPort=COUNT, name={"maxLength": 15, **TEXT}
-        ),
-    },
-    env={
-        "type": "array",
-        "items": {
-            "oneOf": [
-                strict_object("name value", name=TEXT, value={"type": "string"}),
-                strict_object("name valueFrom", name=TEXT, valueFrom=KEY),
-            ]
-        },
-    },
-    envFrom={
-        "type": "array",
-        "items": strict_object("secretRef", secretRef=strict_object("name", name=TEXT)),
-    },
+    ports=array(PORT),
+    env=array({"oneOf": [GIVEN, SECRET]}),
+    envFrom=array(strict_object("secretRef", secretRef=strict_object("name", name=TEXT))),
     resources=strict_object("requests limits", requests=AMOUNTS, limits=AMOUNTS),
 )
 POD = strict_object(
@@ -60,7 +51,7 @@ POD = strict_object(
     spec=strict_object(
         "containers",
         restartPolicy={"enum": ["Never", "OnFailure", "Always"]},
-        containers={"type": "array", "items": CONTAINER, "minItems": 1},
+        containers=array(CONTAINER, minItems=1),
     ),
 )
 HEAD = strict_object("rayStartParams template", rayStartParams=TEXTS, template=POD)
@@ -93,7 +84,7 @@ RAY_JOB = strict_object(
             "headGroupSpec",
             rayVersion=TEXT,
             headGroupSpec=HEAD,
-            workerGroupSpecs={"type": "array", "items": WORKERS},
+            workerGroupSpecs=array(WORKERS),
         ),
     ),
 )

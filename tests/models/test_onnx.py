@@ -38,11 +38,7 @@ def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         [net(37, activation="sigmoid", loss="mse")],
         [net(193, width=3.5)],
         [net(7, width=3.5, height=5.5)],
-        [
-            net(37),
-            net(37, seed=6, width=3),
-            net(7, loss="mse", width=4, height=5),
-        ],
+        [net(37), net(37, seed=6, width=3), net(7, loss="mse", width=4, height=5)],
     ],
     ids=["unit", "standard", "deslanted", "width", "size", "ensemble"],
 )

@@ -105,9 +105,7 @@ def test_loss_and_gradient_equal_a_scalar_autograd(activation: str, loss: str) -
     )
 
     actual_loss, actual = loss_and_gradients(
-        Params(vector, architecture),
-        inputs,
-        one_hot(labels, 10).astype(np.float64),
+        Params(vector, architecture), inputs, one_hot(labels, 10).astype(np.float64)
     )
 
     values = [Value(number) for number in vector.tolist()]

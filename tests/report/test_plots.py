@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nanograd import cli, commands
+from nanograd import commands
 from nanograd.data.mnist import Mnist
 from nanograd.report import html, plots
+from tests.conftest import Nanograd
 from tests.helpers.reports import write_training_report
 from tests.helpers.runs import train
 from tests.report.conftest import Predict
@@ -54,13 +55,11 @@ def test_colours_are_those_of_the_page() -> None:
         assert f"--{name}: {getattr(plots, name.upper())};" in light
 
 
-def test_flag_adds_plots_to_a_finished_run(tmp_path: Path) -> None:
+def test_flag_adds_plots_to_a_finished_run(nanograd: Nanograd, tmp_path: Path) -> None:
     words = ["train", "--data", "sample", "--workers", "0", "--epochs", "2", "--committee", "2"]
 
     for flags in ([], ["--plots"]):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([*words, "--output", str(tmp_path / "run"), *flags])
-        assert exit_.value.code == 0
+        assert nanograd(*words, "--output", "run", *flags).code == 0
         assert (tmp_path / "run" / plots.FOLDER).exists() == bool(flags)
 
     assert "confusion" in written(tmp_path / "run")

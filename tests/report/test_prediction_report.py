@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nanograd import cli, commands
+from nanograd import commands
 from nanograd.config.command_configs import IngestConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
 from nanograd.report import plots, prediction_report
+from tests.conftest import Nanograd
 from tests.helpers.reports import Page, check_page, confusion_cells
 from tests.report.conftest import Predict
 
@@ -40,7 +41,7 @@ def test_report_is_one_small_file_with_sections_for_its_labels(
     assert [words for words in absent if words in text] == []
 
 
-def test_report_accounts_for_every_row(predict: Predict) -> None:
+def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
     out = predict(193)
 
     table = pq.read_table(out / "predictions")
@@ -54,6 +55,10 @@ def test_report_accounts_for_every_row(predict: Predict) -> None:
     assert "<s>.parquet, row" in words
     calibration = metrics.calibration(table["confidence"].to_numpy(), label == read)
     assert f"Expected calibration error {100 * calibration.error:.2f} %" in words
+    rows = [json.loads(line) for line in (out / "_metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["complete"]
+    assert rows[-1]["row"] == rows[-1]["rows"] == 194
+    assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
 
 
 def test_job_without_a_single_readable_row_has_a_report(run: Path, tmp_path: Path) -> None:
@@ -80,15 +85,6 @@ def test_report_of_a_large_job_without_progress_and_quarantine(predict: Predict)
     assert "No row is in quarantine." in text
     assert "No progress was recorded." in text
     assert sorted(report.plots) == ["confidence", "digits"]
-
-
-def test_metrics_count_rows_over_time(predict: Predict) -> None:
-    out = predict(7)
-
-    rows = [json.loads(line) for line in (out / "_metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["complete"]
-    assert rows[-1]["row"] == rows[-1]["rows"] == 194
-    assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
 
 
 def test_command_writes_the_report_again(predict: Predict) -> None:
@@ -124,15 +120,14 @@ def test_report_of_an_ingest_is_refused(sample: Mnist, tmp_path: Path) -> None:
 def test_bug_in_a_report_is_a_warning_and_exit_code_0(
     predict: Predict,
     run: Path,
-    tmp_path: Path,
+    nanograd: Nanograd,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
     predict(7)
     words = {
         "train": ["--data", "sample", "--epochs", "1"],
-        "predict": [str(tmp_path / "rows"), "--model", str(run / "model")],
+        "predict": ["rows", "--model", str(run / "model")],
     }[command]
 
     def bug(*_: Any) -> str:
@@ -140,10 +135,8 @@ def test_bug_in_a_report_is_a_warning_and_exit_code_0(
 
     for module in ("training_report", "prediction_report"):
         monkeypatch.setattr(f"nanograd.report.{module}.build", bug)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([command, *words, "--workers", "0", "--output", str(tmp_path / "new")])
+    done = nanograd(command, *words, "--workers", "0", "--output", "new")
 
-    stdout, stderr = capsys.readouterr()
-    assert exit_.value.code == 0
-    assert "WARNING: no report (ZeroDivisionError('a bug'))" in stderr
-    assert json.loads(stdout.splitlines()[-1])["report"] is None
+    assert done.code == 0
+    assert "WARNING: no report (ZeroDivisionError('a bug'))" in done.stderr
+    assert done.last["report"] is None

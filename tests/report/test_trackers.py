@@ -93,10 +93,7 @@ def test_mlflow_marks_a_run_that_failed(tmp_path: Path) -> None:
     uri = (tmp_path / "mlruns").as_uri()
     epoch = replace(EPOCH, metrics=replace(EPOCH.metrics, val_accuracy=None))
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        trackers("run", {}, False, uri, [].append) as [tracker],
-    ):
+    with pytest.raises(KeyboardInterrupt), trackers("run", {}, False, uri, [].append) as [tracker]:
         tracker(epoch)
         raise KeyboardInterrupt
 

@@ -31,26 +31,21 @@ def svg(chart: Chart) -> str:
     return render_source('{% import "parts.html" as parts %}{{ parts.figure(chart) }}', chart=chart)
 
 
-def test_report_is_one_small_file_without_requests(text: str) -> None:
-    page = check_page(text)
-
-    assert {"learning", "draw", "digits", "confidence", "mistakes", "units"} < set(
-        page.values("id")
-    )
-
-
-def test_report_has_accuracy_and_confusion_of_the_model(
+def test_report_is_one_small_file_with_accuracy_and_confusion_of_the_model(
     text: str, run: Path, few_digits: Mnist
 ) -> None:
     model = model_io.load(str(run / "model"))
     predictions = model.scores(few_digits.test.images).argmax(axis=1)
-    words = Page(text).text
 
+    page = check_page(text)
+
+    sections = {"learning", "draw", "digits", "confidence", "mistakes", "units"}
+    assert sections < set(page.values("id"))
     accuracy = metrics.accuracy(predictions, few_digits.test.labels)
-    assert f"{100 * accuracy:.2f} % of 193 test images" in words
+    assert f"{100 * accuracy:.2f} % of 193 test images" in page.text
     matrix = metrics.confusion_matrix(predictions, few_digits.test.labels, 10)
     assert confusion_cells(text) == matrix.ravel().tolist()
-    assert model.params_sha256() in words
+    assert model.params_sha256() in page.text
 
 
 def test_failures_are_marked_and_listed(run: Path, few_digits: Mnist) -> None:

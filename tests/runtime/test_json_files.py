@@ -8,20 +8,21 @@ from nanograd.runtime import json_files, storage
 MANIFEST = {"rows": 193, "name": "über", "files": {"a": "0f"}, "rate": 0.1, "none": None}
 
 
-def test_manifest_round_trip_gives_the_same_object(tmp_path: Path) -> None:
-    place = str(tmp_path / "manifest.json")
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A committed manifest."""
+    json_files.commit_manifest(str(tmp_path / "manifest.json"), MANIFEST)
+    return tmp_path / "manifest.json"
 
-    json_files.commit_manifest(place, MANIFEST)
 
-    assert json_files.read_manifest(place) == MANIFEST
+def test_manifest_round_trip_gives_the_same_object(file: Path) -> None:
+    assert json_files.read_manifest(str(file)) == MANIFEST
 
 
 @pytest.mark.parametrize("bit", [0, 2, 5, 7])
 def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(
-    tmp_path: Path, bit: int
+    file: Path, bit: int
 ) -> None:
-    file = tmp_path / "manifest.json"
-    json_files.commit_manifest(str(file), MANIFEST)
     whole = file.read_bytes()
     refused = 0
 
@@ -39,9 +40,7 @@ def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(
     assert refused >= len(whole) - whitespace
 
 
-def test_manifest_cut_short_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "manifest.json"
-    json_files.commit_manifest(str(file), MANIFEST)
+def test_manifest_cut_short_is_refused(file: Path) -> None:
     whole = file.read_bytes().rstrip()
 
     for length in range(len(whole)):
