@@ -92,33 +92,20 @@ class Reason(StrEnum):
 
 
 class UnreadableError(Exception):
-    """A picture in which no digit can be found: a row for quarantine, not a failure of the job.
-
-    Args:
-        reason: its code.
-        detail: one sentence for people.
-    """
+    """A picture in which no digit can be found: a row for quarantine, not a failure of the job."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        super().__init__(reason, detail)  # pickle passes both to a new instance
+        self.reason, self.detail = reason, detail
 
-    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[Reason, str]]:
-        """Keep both arguments when pickled."""
-        return UnreadableError, (self.reason, self.detail)
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A row or file that goes to quarantine.
+    """A row or file that goes to quarantine."""
 
-    Args:
-        row: its position in the table or file that was read; None for a whole file.
-        reason: its code.
-        detail: one sentence for people.
-    """
-
-    row: int | None
+    row: int | None  # its position in the table or file that was read; None for a whole file
     reason: Reason
-    detail: str
+    detail: str  # one sentence for people

@@ -2,25 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import Field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, value_type
 
-C = TypeVar("C", bound=Config)
 Command = Callable[..., Any]
 
-_CLICK_TYPES = {int: int, float: float, str: str, bool: bool, tuple: str}
 
-
-def with_settings(config_class: type[C]) -> Callable[[Command], Command]:
+def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
     """Add a flag for each field of a config, and pass the config to the command first."""
 
     def decorate(command: Command) -> Command:
         def run(config: str | None, **given: Any) -> None:
+            from nanograd.runtime import storage
+
             arguments = [given.pop("inputs")] if "inputs" in given else []
-            command(_resolve(config_class, config, given), *arguments)
+            flags = {name: value for name, value in given.items() if value not in (None, ())}
+            text = storage.read(config).decode(errors="replace") if config else ""
+            # Config file < environment < flag; click has merged the last two.
+            settings = config_class.resolve(from_toml(text, str(config)), flags)
+            command(settings, *arguments)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = debug(run)
@@ -49,26 +52,17 @@ def debug(command: Command) -> Command:
     )(command)
 
 
-def _resolve(config_class: type[C], file: str | None, flags: dict[str, Any]) -> C:
-    """Merge config file < environment < flag; click has merged the last two."""
-    from nanograd.runtime import storage
-
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    in_file = from_toml(storage.read(file).decode(errors="replace"), file) if file else {}
-    return config_class.resolve(in_file, given)
-
-
 def _option(each: Field[Any]) -> Callable[[Command], Command]:
-    metadata, type_ = each.metadata, value_type(each)
-    help_ = metadata["help"]
+    type_, choices, help_ = value_type(each), each.metadata["choices"], each.metadata["help"]
     if each.default is REQUIRED:
         help_ += " [required]"
-    elif each.default is not None and each.default is not False and each.default != ():
+    elif each.default not in (None, ()) and each.default is not False:
         help_ += f" [default: {each.default}]"
+    scalar = str if type_ is tuple else type_  # a tuple's flag is repeated
     return click.option(
         flag_name(each.name),
         each.name,
-        type=click.Choice(metadata["choices"]) if metadata["choices"] else _CLICK_TYPES[type_],
+        type=click.Choice(choices) if choices else scalar,
         is_flag=type_ is bool,
         multiple=type_ is tuple,
         default=None,

@@ -70,7 +70,12 @@ class Config:
         for name, each in known.items():
             if each.default is REQUIRED and name not in values:
                 raise UsageError(f"{flag_name(name)} is missing: {each.metadata['help']}")
-        return cls(**{name: _convert(known[name], value) for name, value in values.items()})
+        for name, value in values.items():
+            if isinstance(value, list):  # TOML has no tuples
+                values[name] = tuple(value)
+            elif type(value) is int and value_type(known[name]) is float:  # `ema = 0`
+                values[name] = float(value)
+        return cls(**values)
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that affect the bits of the trained model."""
@@ -89,11 +94,7 @@ class Config:
 
 
 def from_toml(text: str, file: str) -> dict[str, Any]:
-    """Parse the text of a config file.
-
-    Raises:
-        UsageError: the text is not TOML.
-    """
+    """Parse the text of a config file; if it is not TOML, raise UsageError with its name."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -122,15 +123,6 @@ def value_type(each: Field[Any]) -> type:
     if isinstance(each.type, UnionType):
         return next(cast("type", type_) for type_ in get_args(each.type) if type_ is not type(None))
     return cast("type", get_origin(each.type) or each.type)
-
-
-def _convert(each: Field[Any], value: Any) -> Any:
-    """Convert lists to tuples, which TOML lacks, and whole numbers to float (`ema = 0`)."""
-    if isinstance(value, list):
-        return tuple(value)
-    if value_type(each) is float and type(value) is int:
-        return float(value)
-    return value
 
 
 def _validate(each: Field[Any], value: Any) -> None:

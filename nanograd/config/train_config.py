@@ -24,7 +24,6 @@ _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
 # them, and one net that knows them well makes up for the others (docs/accuracy.md).
 _ENSEMBLE_VARIANTS = 0.2
 
-
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     files("nanograd.config").joinpath("presets.toml").read_text()
 )
@@ -166,27 +165,21 @@ class TrainConfig(ReportConfig):
                 f"--workers {self.workers} is more than --shards {self.shards}: every worker needs "
                 "a shard; lower --workers or raise --shards"
             )
-        if self.momentum is not None and self.optimizer != "momentum":
-            raise UsageError(
-                f"--momentum has no effect with --optimizer {self.optimizer}; "
-                "leave it out or use --optimizer momentum"
-            )
-        deskewing = {"--width": self.width, "--height": self.height}
-        deskewing["--upright after"] = self.upright == "after"
-        for name, value in deskewing.items():
-            if value and self.pixels != "deslanted":
+        for flag, is_given, setting_, needed in (
+            ("--momentum", self.momentum is not None, "optimizer", "momentum"),
+            ("--width", self.width, "pixels", "deslanted"),
+            ("--height", self.height, "pixels", "deslanted"),
+            ("--upright after", self.upright == "after", "pixels", "deslanted"),
+        ):
+            if is_given and (actual := getattr(self, setting_)) != needed:
                 raise UsageError(
-                    f"{name} has no effect with --pixels {self.pixels}; "
-                    "leave it out or use --pixels deslanted"
+                    f"{flag} has no effect with --{setting_} {actual}; "
+                    f"leave it out or use --{setting_} {needed}"
                 )
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Create settings from layers of values, all of which override the preset they name.
-
-        Raises:
-            UsageError: a name is unknown, or a value is missing or not allowed.
-        """
+        """Create settings from layers of values, all of which override the preset they name."""
         given = {name: value for layer in layers for name, value in layer.items()}
         preset = PRESETS.get(str(given.get("preset")), {})
         if "epochs" in given:  # an explicit number of epochs is exact

@@ -1,7 +1,4 @@
-"""MNIST as comma-separated values: a label and 784 pixels a line.
-
-The label is the first value and pixel 0 the second. (The program this one descends from took the
-label for pixel 0, which shifted every picture by one and gave the net the answer.)
+"""MNIST as comma-separated values: a line is the label, then 784 pixels.
 
 References:
     Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv.
@@ -24,13 +21,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def parse_csv(data: bytes, name: str) -> Dataset:
     """Parse an MNIST CSV file, raw or gzipped, with or without a header line.
 
-    Args:
-        data: the file's bytes.
-        name: the file, for error messages.
-
     Raises:
         DataError: no rows, a wrong number of columns, or an invalid label or pixel; the message
-            names the line.
+            names the file (`name`) and the line.
 
     >>> parse_csv(b"7" + 783 * b",0" + b",255", "one.csv").labels.tolist()
     [7]

@@ -37,7 +37,6 @@ class Dataset:
             object.__setattr__(self, name, view)
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64] | slice) -> "Dataset":
@@ -107,13 +106,7 @@ class BatchPlan:
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split a data set at random into the rest and `share` of it, each in the original order.
-
-    Args:
-        dataset: N images.
-        share: 0 <= share < 1; round(share * N) images are held out.
-        seed: 0 to 2**63 - 1; the same seed holds out the same images.
-    """
+    """Split N images at random into the rest and round(share * N), each in the original order."""
     draws = stream(seed, SPLIT).random_raw(len(dataset))
     order = np.argsort(draws, kind="stable")
     held_out, rest = np.split(order, [round(share * len(dataset))])

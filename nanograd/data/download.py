@@ -63,10 +63,7 @@ def fetch(
         cache: a local folder, created if necessary.
         mirrors: base URLs (http, https, file) of `<name>.gz`, tried in turn.
         listener: receives messages on progress and failures.
-        files: SHA-256 of the decompressed bytes by name.
-
-    Returns:
-        The decompressed bytes by name.
+        files: SHA-256 of the decompressed bytes, which are returned, by name.
 
     Raises:
         DataError: no mirror served a file with the right checksum.
@@ -80,10 +77,10 @@ def fetch(
             raise UsageError(f"mirror {mirror}: give a URL with http://, https:// or file://")
     found = {name: _cached(cache, name, sha256) for name, sha256 in files.items()}
     if None in found.values():
-        message = info("another process is downloading MNIST; waiting for it")
+        waiting = info("another process is downloading MNIST; waiting for it")
         order = list(mirrors)
         try:
-            with storage.exclusive(cache, wait=lambda: listener(message)):
+            with storage.exclusive(cache, wait=lambda: listener(waiting)):
                 for name, sha256 in files.items():
                     found[name] = _cached(cache, name, sha256) or _fetch_file(
                         cache, name, sha256, order, listener

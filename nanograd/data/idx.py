@@ -24,17 +24,11 @@ _IMAGES = 3  # dimensions of an image file
 
 
 def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Parse an IDX file, raw or gzipped.
-
-    Args:
-        data: the file's bytes.
-        name: the file, for error messages.
-
-    Returns:
-        (N,) uint8 labels or (N, rows, columns) uint8 images, read-only.
+    """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped, read-only.
 
     Raises:
-        DataError: no IDX, another type or number of dimensions, empty, cut short or too long.
+        DataError: no IDX, another type or number of dimensions, empty, cut short or too long; the
+            message names the file (`name`).
 
     >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
     [5, 0, 4]
@@ -53,13 +47,10 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def format_idx(array: NDArray[np.uint8]) -> bytes:
-    """Return the IDX file of an array, not compressed.
-
-    Args:
-        array: (N,) or (N, rows, columns) uint8, not empty.
+    """Return the IDX file, not compressed, of (N,) labels or (N, rows, columns) images.
 
     Raises:
-        ValueError: another dtype, another number of dimensions, or empty.
+        ValueError: not uint8, another number of dimensions, or empty.
 
     >>> format_idx(np.array([5, 0, 4], dtype=np.uint8)).hex(" ")
     '00 00 08 01 00 00 00 03 05 00 04'

@@ -66,12 +66,7 @@ def load(
 def load_test(
     source: str, listener: Listener = ignore, mirrors: Sequence[str] = download.MIRRORS
 ) -> Dataset:
-    """Load test images: as `load`, or from a folder without training images or one CSV file.
-
-    Raises:
-        DataError: the data does not exist, is broken, or cannot be downloaded.
-        StorageError: it cannot be read, or the cache cannot be written.
-    """
+    """Load test images: as `load`, or from a folder without training images or one CSV file."""
     if source.endswith(_CSV_SUFFIXES):
         return parse_csv(*_read(storage.absolute(source)))
     _, (test,) = _load_parts(source, ("test",), listener, mirrors)
@@ -153,11 +148,7 @@ def _first(found: Iterable[str], candidates: Sequence[str]) -> str:
 
 
 def write_pictures(dataset: Dataset, folder: str) -> None:
-    """Write each image as `folder/LABEL/NUMBER.png`; existing files of these names are replaced.
-
-    Args:
-        dataset: N images.
-        folder: a local folder.
+    """Write or replace `LABEL/NUMBER.png` of each image in a local folder.
 
     Raises:
         StorageError: it cannot be written.

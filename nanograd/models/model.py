@@ -45,15 +45,10 @@ _CHUNK_ROWS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Net:
-    """A trained net.
-
-    Args:
-        params: float32.
-        preparation: turns pixels into its inputs.
-    """
+    """A trained net."""
 
     params: Params
-    preparation: Preparation
+    preparation: Preparation  # turns pixels into its inputs
 
     @property
     def architecture(self) -> Architecture:
@@ -74,21 +69,13 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A net, or an ensemble of nets whose scores are averaged.
+    """A net, or an ensemble of nets whose scores are averaged."""
 
-    Args:
-        nets: at least one.
-        about: their provenance (data, seed, settings, accuracies); stored in the manifest.
-    """
-
-    nets: tuple[Net, ...]
-    about: dict[str, Any]
+    nets: tuple[Net, ...]  # at least one
+    about: dict[str, Any]  # their provenance (data, seed, settings, accuracies), in the manifest
 
     def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the mean of the nets' scores.
-
-        Args:
-            images: (N, 784) uint8, ink 255 on 0.
+        """Compute the mean of the nets' scores of (N, 784) uint8 images, ink 255 on 0.
 
         Returns:
             (N, 10) float32 in [0, 1]; the largest is the prediction.
@@ -148,10 +135,6 @@ class Model:
 def save(model: Model, place: str) -> None:
     """Write a model directory, its manifest last.
 
-    Args:
-        model: the model.
-        place: a folder or URI.
-
     Raises:
         StorageError: it cannot be written.
     """
@@ -180,9 +163,6 @@ def save(model: Model, place: str) -> None:
 def load(place: str) -> Model:
     """Read a model directory and check every file against the manifest.
 
-    Args:
-        place: a folder or URI.
-
     Raises:
         DataError: not a model directory, a wrong checksum, an unknown format or preparation.
         StorageError: it cannot be read.
@@ -200,7 +180,13 @@ def load(place: str) -> Model:
                 f"{FORMAT!r}; use the version that wrote it or train again"
             )
         _refuse_unknown(place, "file", manifest["files"], (*_FILES, _CARD))
-        files = {name: _read_checked(place, name, manifest["files"][name]) for name in _FILES}
+        files = {name: storage.read(storage.join(place, name)) for name in _FILES}
+        for name, data in files.items():
+            if storage.checksum(data) != manifest["files"][name]:
+                raise DataError(
+                    f"{storage.join(place, name)} is damaged: its SHA-256 is not the one in "
+                    f"{MANIFEST}; restore the model directory or train again"
+                )
         config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
         _check_names(place, config, tensors)
         nets = tuple(
@@ -213,17 +199,6 @@ def load(place: str) -> Model:
         ) from error
     about = {key: value for key, value in manifest.items() if key not in _STRUCTURE}
     return Model(nets=nets, about=about)
-
-
-def _read_checked(place: str, name: str, sha256: str) -> bytes:
-    file = storage.join(place, name)
-    data = storage.read(file)
-    if storage.checksum(data) != sha256:
-        raise DataError(
-            f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}; "
-            "restore the model directory or train again"
-        )
-    return data
 
 
 def _check_names(place: str, config: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -21,12 +21,7 @@ _TESTED = {"mnist": ("ylecun/mnist", "MNIST"), "sample": ("custom", "nanograd's 
 
 
 def write(nets: Sequence[tuple[Architecture, Preparation]], about: Mapping[str, Any]) -> str:
-    """Return the README.md of a model directory.
-
-    Args:
-        nets: of the model.
-        about: their provenance: data, preset, seed, accuracies.
-    """
+    """Return the README.md of a model directory with this provenance (data, seed, accuracies)."""
     from jinja2 import Template  # noqa: PLC0415 - slow to import, and only needed to save a model
 
     template = Template(

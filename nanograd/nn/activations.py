@@ -21,15 +21,9 @@ class Activation(NamedTuple):
 
 
 def sigmoid(z: FloatArray) -> FloatArray:
-    """Compute 1 / (1 + exp(-z)) elementwise.
+    """Compute 1 / (1 + exp(-z)) elementwise; same shape and dtype, in [0, 1].
 
     The form used, (1 + tanh(z / 2)) / 2, is the same function and cannot overflow.
-
-    Args:
-        z: any shape, float32 or float64.
-
-    Returns:
-        Same shape and dtype, in [0, 1].
 
     >>> sigmoid(np.float32([-1000, 0, 1000])).tolist()
     [0.0, 0.5, 1.0]
@@ -41,11 +35,6 @@ def sigmoid(z: FloatArray) -> FloatArray:
 def sigmoid_derivative(output: FloatArray) -> FloatArray:
     """Compute o (1 - o) for o = sigmoid(z)."""
     return output * (1 - output)
-
-
-def tanh(z: FloatArray) -> FloatArray:
-    """Compute the hyperbolic tangent elementwise; same shape and dtype, in [-1, 1]."""
-    return np.tanh(z)
 
 
 def tanh_derivative(output: FloatArray) -> FloatArray:
@@ -68,13 +57,7 @@ def relu_derivative(output: FloatArray) -> FloatArray:
 
 
 def softmax(z: FloatArray) -> FloatArray:
-    """Compute exp(z_k) / sum_j exp(z_j) for each row.
-
-    Args:
-        z: (B, C), float32 or float64.
-
-    Returns:
-        (B, C), same dtype; each row is positive and sums to 1.
+    """Compute exp(z_k) / sum_j exp(z_j) for each row of (B, C); a row of the result sums to 1.
 
     >>> softmax(np.float32([[1000, 1000]])).tolist()
     [[0.5, 0.5]]
@@ -95,6 +78,6 @@ def subtract_max(z: FloatArray) -> FloatArray:
 
 HIDDEN = {
     "sigmoid": Activation(sigmoid, sigmoid_derivative),
-    "tanh": Activation(tanh, tanh_derivative),
+    "tanh": Activation(np.tanh, tanh_derivative),
     "relu": Activation(relu, relu_derivative),
 }

@@ -14,7 +14,12 @@ from nanograd.nn.activations import FloatArray, sigmoid, sigmoid_derivative, sof
 
 
 class Loss(NamedTuple):
-    """An output activation; the loss of each image and its gradient, from (z2, targets)."""
+    """An output activation, and the function of (z2, targets) that returns losses and gradient.
+
+    z2 are output pre-activations, (B, C) float32; targets (B, C) float32, each row sums to 1. The
+    losses are (B,) float32, >= 0; the gradient dE/dz2 is (B, C) float32. Targets of another shape
+    than z2 raise ValueError.
+    """
 
     output: Callable[[FloatArray], FloatArray]
     gradient: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
@@ -24,17 +29,6 @@ def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
     """Compute the squared error of sigmoid outputs, summed over classes, and its gradient.
 
     E_b = sum_k (t - o)^2 with o = sigmoid(z2);  dE/dz2 = 2 (o - t) o (1 - o)
-
-    Args:
-        z2: (B, C) float32, output pre-activations.
-        targets: (B, C) float32, one-hot.
-
-    Returns:
-        losses: (B,) float32, >= 0, no unit.
-        gradient: (B, C) float32, dE/dz2.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     _check_shapes(z2, targets)
     outputs = sigmoid(z2)
@@ -43,20 +37,9 @@ def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
 
 
 def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Compute the cross-entropy of softmax outputs and its gradient.
+    """Compute the cross-entropy of softmax outputs, in nats, and its gradient.
 
     E_b = -sum_k t log o = log sum_j exp z_j - sum_k t_k z_k  with o = softmax(z2);  dE/dz2 = o - t
-
-    Args:
-        z2: (B, C) float32, output pre-activations (logits).
-        targets: (B, C) float32, each row sums to 1.
-
-    Returns:
-        losses: (B,) float32, >= 0, in nats.
-        gradient: (B, C) float32, dE/dz2.
-
-    Raises:
-        ValueError: the shapes differ.
 
     References:
         Bishop (2006), "Pattern recognition and machine learning", eq. 4.109.

@@ -18,16 +18,7 @@ def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> f
 def confusion_matrix(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count images by true class (row) and predicted class (column).
-
-    Args:
-        predictions: (N,) integers, 0 to C - 1.
-        labels: (N,) integers, 0 to C - 1.
-        num_classes: C.
-
-    Returns:
-        (C, C) int64.
-    """
+    """Count images by true class (row) and predicted class (column), each 0 to num_classes - 1."""
     cells = labels.astype(np.int64) * num_classes + predictions
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -35,10 +26,7 @@ def confusion_matrix(
 def precision_and_recall(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute precision and recall of each class.
-
-    Args:
-        confusion: (C, C) counts, row = true class.
+    """Compute precision and recall of each class from a confusion matrix.
 
     Returns:
         precision: (C,) float64, share of a class's predictions that are correct; NaN without any.
@@ -85,13 +73,7 @@ def calibration(
 def calibration_from_counts(
     counts: NDArray[np.int64], confidence: NDArray[Any], correct: NDArray[Any]
 ) -> Calibration:
-    """Compute `calibration` of predictions that are already in bins.
-
-    Args:
-        counts: (n,) predictions in each bin.
-        confidence: (n,) the sum of their confidences.
-        correct: (n,) the number of correct ones.
-    """
+    """Compute `calibration` from the count, summed confidence and correct ones of each bin."""
     with np.errstate(invalid="ignore"):
         means, shares = confidence / counts, correct / counts
     error = float(np.abs(confidence - correct).sum() / max(counts.sum(), 1))

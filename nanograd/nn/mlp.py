@@ -26,21 +26,13 @@ from nanograd.runtime.randomness import INIT, stream
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Layers of a net.
+    """Layers of a net."""
 
-    Args:
-        inputs: D.
-        hidden: H.
-        classes: C.
-        activation: of the hidden layer: sigmoid, tanh or relu.
-        loss: mse (sigmoid outputs) or cross_entropy (softmax outputs).
-    """
-
-    inputs: int
-    hidden: int
-    classes: int
-    activation: str
-    loss: str
+    inputs: int  # D
+    hidden: int  # H
+    classes: int  # C
+    activation: str  # of the hidden layer: sigmoid, tanh or relu
+    loss: str  # mse (sigmoid outputs) or cross_entropy (softmax outputs)
 
     def __post_init__(self) -> None:
         if self.activation not in HIDDEN or self.loss not in LOSSES:
@@ -54,11 +46,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Params:
-    """All parameters as one contiguous vector, with named views; a gradient has the same type.
-
-    Raises:
-        ValueError: the vector has another length than P.
-    """
+    """All parameters as one contiguous vector, with named views; a gradient has the same type."""
 
     vector: FloatArray = field(repr=False)  # (P,) float32; w1, b1, w2, b2 in this order
     architecture: Architecture  # gives D, H and C
@@ -99,10 +87,6 @@ def init_params(architecture: Architecture, seed: int) -> Params:
     """Draw initial parameters: weights uniform in ±1/sqrt(fan_in), biases zero.
 
     The draws are the top 24 bits of raw 64-bit output, exact in float32.
-
-    Args:
-        architecture: gives D, H and C.
-        seed: 0 to 2**63 - 1.
 
     References:
         LeCun, Bottou, Orr & Müller (1998), "Efficient backprop", section 4.6 (scale by fan-in).
@@ -163,18 +147,12 @@ def predict(params: Params, inputs: FloatArray) -> FloatArray:
 
 
 def propagate(
-    params: Params,
-    inputs: FloatArray,
-    targets: FloatArray,
-    parts: Sequence[slice] = (slice(None),),
+    params: Params, inputs: FloatArray, targets: FloatArray, parts: Sequence[slice] = (slice(None),)
 ) -> Signals:
     """Compute the loss of each image and propagate its error back to the hidden layer.
 
-    Args:
-        params: of the net.
-        inputs: (B, D) float32, prepared pixels; B may be 0.
-        targets: (B, C) float32, one-hot.
-        parts: as in `forward`; the rows of a part get the bits that the part alone would get.
+    The arguments are those of `forward` and (B, C) targets; B may be 0. The rows of a part get the
+    bits that the part alone would get.
     """
     h, z2 = forward(params, inputs, parts)
     losses, d2 = LOSSES[params.architecture.loss].gradient(z2, targets)
@@ -184,13 +162,7 @@ def propagate(
 
 
 def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
-    """Sum the gradient with respect to every parameter over some images.
-
-    Args:
-        signals: of a batch.
-        part: the images.
-        out: overwritten with the sum.
-    """
+    """Overwrite `out` with the sum of the gradients of some images of a batch."""
     d2, d1 = signals.d2[part], signals.d1[part]
     np.matmul(signals.h[part].T, d2, out=out.w2)
     np.sum(d2, axis=0, out=out.b2)

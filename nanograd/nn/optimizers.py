@@ -39,9 +39,6 @@ def sgd() -> Optimizer:
 def momentum(decay: float = 0.9) -> Optimizer:
     """Return gradient descent with momentum: v <- decay v + g;  w <- w - lr v.
 
-    Args:
-        decay: 0 <= decay < 1.
-
     References:
         Polyak (1964), "Some methods of speeding up the convergence of iteration methods";
         Sutskever, Martens, Dahl & Hinton (2013), section 2.
@@ -97,13 +94,7 @@ def update_average(average: Vector, params: Vector, decay: float, step: int) -> 
     """Update an exponential average of the parameters in place.
 
     average <- d average + (1 - d) params, with d = min(decay, step / (step + 10)), so that the
-    average soon forgets the first steps.
-
-    Args:
-        average: (P,) float32, changed.
-        params: (P,) float32.
-        decay: 0 <= decay < 1.
-        step: counts from 1.
+    average soon forgets the first steps; step counts from 1.
 
     References:
         Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".

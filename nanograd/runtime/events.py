@@ -326,12 +326,7 @@ def _count(number: int, noun: str) -> str:
 
 
 class Rate:
-    """Growth of a counter over the last seconds.
-
-    Args:
-        over_s: length of the window.
-        clock: monotonic seconds.
-    """
+    """Growth of a counter over the last `over_s` seconds of a monotonic clock."""
 
     def __init__(self, over_s: float = 10.0, clock: Callable[[], float] = perf_counter) -> None:
         self._over_s, self._clock = over_s, clock
