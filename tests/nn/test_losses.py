@@ -24,11 +24,8 @@ def targets(num_images: int, dtype: type = np.float32) -> FloatArray:
 
 
 def squared_error_by_loops(z2: FloatArray, rows: FloatArray) -> float:
-    total = 0.0
-    for row_z, row_t in zip(z2.tolist(), rows.tolist(), strict=True):
-        for z, t in zip(row_z, row_t, strict=True):
-            total += (t - 1 / (1 + math.exp(-z))) ** 2
-    return total
+    pairs = zip(z2.ravel().tolist(), rows.ravel().tolist(), strict=True)
+    return sum((t - 1 / (1 + math.exp(-z))) ** 2 for z, t in pairs)
 
 
 def cross_entropy_by_loops(z2: FloatArray, rows: FloatArray) -> float:

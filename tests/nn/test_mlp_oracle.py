@@ -1,6 +1,8 @@
 """The gradient against an independent scalar autograd, as in micrograd."""
 
 import math
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -65,13 +67,6 @@ def tanh(z: Value) -> Value:
 ACTIVATIONS = {"sigmoid": sigmoid, "tanh": tanh, "relu": Value.relu}
 
 
-def total_of(values: list[Value]) -> Value:
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
-
-
 def loss_of_image(
     values: list[Value], pixels: list[float], label: int, activation: str, loss: str
 ) -> Value:
@@ -81,15 +76,15 @@ def loss_of_image(
     hidden = []
     for j in range(HIDDEN_UNITS):
         terms = [values[i * HIDDEN_UNITS + j].times(x) for i, x in enumerate(pixels)]
-        hidden.append(ACTIVATIONS[activation](total_of([*terms, values[b1 + j]])))
+        hidden.append(ACTIVATIONS[activation](reduce(add, [*terms, values[b1 + j]])))
     logits = []
     for k in range(10):
         terms = [h * values[w2 + j * 10 + k] for j, h in enumerate(hidden)]
-        logits.append(total_of([*terms, values[b2 + k]]))
+        logits.append(reduce(add, [*terms, values[b2 + k]]))
     if loss == "mse":
         errors = [sigmoid(z).minus(float(k == label)) for k, z in enumerate(logits)]
-        return total_of([error * error for error in errors])
-    return total_of([z.exp() for z in logits]).log() + logits[label].times(-1.0)
+        return reduce(add, [error * error for error in errors])
+    return reduce(add, [z.exp() for z in logits]).log() + logits[label].times(-1.0)
 
 
 @pytest.mark.parametrize("activation", sorted(HIDDEN))
@@ -110,7 +105,8 @@ def test_loss_and_gradient_equal_a_scalar_autograd(activation: str, loss: str) -
 
     values = [Value(number) for number in vector.tolist()]
     images = zip(inputs.tolist(), labels.tolist(), strict=True)
-    expected = total_of([loss_of_image(values, x, label, activation, loss) for x, label in images])
+    losses = [loss_of_image(values, x, label, activation, loss) for x, label in images]
+    expected = reduce(add, losses)
     expected.backward()
     assert actual.vector.dtype == np.float64
     assert actual_loss == pytest.approx(expected.data, rel=1e-12)

@@ -9,10 +9,10 @@ from nanograd import commands
 from nanograd.data.mnist import Mnist
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
-from nanograd.nn.mlp import Architecture, Params
 from nanograd.report import accuracy, plots, training_report
 from nanograd.report.charts import Axis, Bars, Chart, Line, Mark
 from nanograd.runtime.events import Event, Level
+from tests.helpers.models import some_net
 from tests.helpers.reports import (
     Page,
     check_page,
@@ -96,10 +96,7 @@ def test_model_without_mistakes_has_none_to_show() -> None:
 
 @pytest.mark.parametrize("hidden", [1, 7, 193])
 def test_any_number_of_hidden_units_is_drawn(hidden: int) -> None:
-    layers = Architecture(inputs=784, hidden=hidden, classes=10, activation="relu", loss="mse")
-    net = Params(np.zeros(layers.num_parameters, np.float32), layers)
-
-    image, num_units = accuracy.draw_units(net)
+    image, num_units = accuracy.draw_units(some_net(hidden).params)
 
     assert num_units == min(hidden, 60)
     assert f"weights of {num_units} hidden units" in image.alt

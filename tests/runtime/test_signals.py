@@ -1,4 +1,3 @@
-import os
 import signal
 from collections.abc import Iterator
 from threading import Thread
@@ -16,10 +15,6 @@ def as_before() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def raise_signal() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def ours(number: int, frame: FrameType | None) -> None:
     """A handler of the calling program."""
 
@@ -35,16 +30,16 @@ def test_sigterm_raises_once_and_its_handler_is_restored() -> None:
     with pytest.raises(signals.Terminated), signals.sigterm_raises():
         assert not signals.is_terminating()
         try:
-            raise_signal()
+            signal.raise_signal(signal.SIGTERM)
         finally:
             assert signals.is_terminating()
-            raise_signal()  # while files are being closed
+            signal.raise_signal(signal.SIGTERM)  # while files are being closed
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_requests_a_stop_where_one_is_possible() -> None:
     with signals.sigterm_raises(), signals.stop_signals() as stop:
-        raise_signal()
+        signal.raise_signal(signal.SIGTERM)
 
         assert stop.is_set()
 
@@ -70,7 +65,7 @@ def test_first_handler_set_inside_the_block_stays() -> None:
 def test_sigterm_during_the_block_raises_terminated() -> None:
     with pytest.raises(signals.Terminated), signals.sigterm_raises(), signals.sigterm_kept():
         signal.signal(signal.SIGTERM, exits)
-        raise_signal()
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_another_exit_during_the_block_is_unchanged() -> None:
