@@ -1,14 +1,14 @@
-"""The loss of every round of two short runs, as it was when it was last looked at.
+"""Losses of every round of two short runs, against stored ones.
 
 A refactoring leaves the curves alone. A change of the numbers says why, shows the accuracy before
-and after, and writes them anew:
+and after, and stores new curves:
 
     .venv/bin/python tests/golden/test_golden_curve.py
 
 With this processor's BLAS kernel the losses must agree to a part in ten thousand (a relative
 change of 3e-7 in all initial weights moves them by 2e-7). The bits of the parameters
-(`params_sha256`) are compared in a process that has the stored run's kernel, wherever numpy and
-OpenBLAS are those of the stored run and the processor can run it.
+(`params_sha256`) are compared in a process with the kernel of the stored run, if numpy and OpenBLAS
+are the same and the processor supports the kernel.
 """
 
 import json
@@ -69,7 +69,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def record(name: str, sample: Mnist) -> dict[str, Any]:
-    """The run's loss per image in each round, and the checksum of where it ends."""
+    """Return the loss per image of each round, and the checksum of the final parameters."""
     config = TrainConfig.resolve(COMMON, RUNS[name])
     recipe = make_recipe(config, len(sample.train))
     group = LocalGroup(recipe, sample.train, first_snapshot(recipe))
@@ -81,27 +81,24 @@ def record(name: str, sample: Mnist) -> dict[str, Any]:
         losses.append((now.loss - before.loss) / (now.num_images - before.num_images))
         before = now
     vector = group.snapshot().final_vector()
-    return {
-        "losses": losses,
-        "params_sha256": storage.checksum(vector.tobytes()),
-    }
+    return {"losses": losses, "params_sha256": storage.checksum(vector.tobytes())}
 
 
 def machine() -> dict[str, Any]:
-    """What the bits depend on beside the program."""
+    """Return the versions and the BLAS kernel that the bits depend on."""
     kernels = [each for each in threadpool_info() if each["user_api"] == "blas"]
     names = ("internal_api", "version", "architecture")
     return {"numpy": np.__version__, "blas": [[each.get(n) for n in names] for each in kernels]}
 
 
 def record_all() -> dict[str, Any]:
-    """Both runs, and on what they were made."""
+    """Return both runs and the machine that computed them."""
     sample = mnist.load("sample")
     return {"machine": machine(), "runs": {name: record(name, sample) for name in RUNS}}
 
 
 def record_with_kernel(name: str) -> dict[str, Any]:
-    """Both runs by a process of its own, since OpenBLAS chooses its kernel once."""
+    """Record both runs in another process, since OpenBLAS chooses its kernel once."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.golden.test_golden_curve", "print"],
         env=os.environ | {"OPENBLAS_CORETYPE": name},
@@ -110,8 +107,8 @@ def record_with_kernel(name: str) -> dict[str, Any]:
         text=True,
         check=True,
     )
-    made: dict[str, Any] = json.loads(done.stdout)
-    return made
+    recorded: dict[str, Any] = json.loads(done.stdout)
+    return recorded
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +128,12 @@ def test_loss_of_every_round_is_as_stored(sample: Mnist, golden: dict[str, Any],
 
 def test_bits_of_the_parameters_are_as_stored(golden: dict[str, Any]) -> None:
     [[_, _, kernel]] = golden["machine"]["blas"]
-    made = record_with_kernel(kernel)
-    if made["machine"] != golden["machine"]:
-        pytest.skip(f"stored on {golden['machine']}, this is {made['machine']}")
+    actual = record_with_kernel(kernel)
+    if actual["machine"] != golden["machine"]:
+        pytest.skip(f"stored on {golden['machine']}, this is {actual['machine']}")
 
     for name in RUNS:
-        assert made["runs"][name]["params_sha256"] == golden["runs"][name]["params_sha256"], name
+        assert actual["runs"][name]["params_sha256"] == golden["runs"][name]["params_sha256"], name
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))

@@ -10,9 +10,11 @@ import pytest
 
 from nanograd.commands import make_run
 from nanograd.config.train_config import TrainConfig
+from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.errors import Stopped
+from nanograd.runtime import storage
 from nanograd.runtime.events import Event, Listener, Message, ignore
 from nanograd.training.local import LocalGroup, StartGroup
 from nanograd.training.run import train_run
@@ -40,15 +42,15 @@ Figures = dict[str, Any]
 
 
 class StopAt(StopSignal):
-    """A stop signal that is set from the n-th time on that it is read."""
+    """A stop signal that is set from its n-th check on."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self._asked, self._count = 0, count
+        self._checks, self._count = 0, count
 
     def is_set(self) -> bool:
-        self._asked += 1
-        return self._asked >= self._count
+        self._checks += 1
+        return self._checks >= self._count
 
 
 def refuse_to_compute(*about: object) -> LocalGroup:
@@ -68,7 +70,7 @@ def train(
 
 
 def messages(events: list[Event]) -> list[str]:
-    """The texts of the messages among events."""
+    """Return the texts of the messages among events."""
     return [str(event) for event in events if isinstance(event, Message)]
 
 
@@ -78,15 +80,24 @@ def without_times(figures: Figures) -> Figures:
 
 
 def stopped(data: Mnist, place: Path, **settings: object) -> Path:
-    """A run that was stopped after its first round."""
+    """Stop a run after its first round and return its directory."""
     with pytest.raises(Stopped):
         train(data, place, StopAt(1), **settings)
     return place
 
 
 def bits(snapshot: Snapshot) -> tuple[object, ...]:
-    """All of a snapshot that the next rounds depend on."""
-    assert snapshot.vector.dtype == np.float32
-    average = None if snapshot.average is None else snapshot.average.tobytes()
-    state = [(name, vector.tobytes()) for name, vector in sorted(snapshot.state.items())]
-    return snapshot.round, snapshot.vector.tobytes(), state, average
+    """Return a snapshot as values to compare: its round and loss, and checksums of its vectors."""
+    vectors = {"parameters": snapshot.vector, **snapshot.state}
+    if snapshot.average is not None:
+        vectors["average"] = snapshot.average
+    assert {vector.dtype for vector in vectors.values()} == {np.dtype(np.float32)}
+    sums = {name: storage.checksum(vector.tobytes()) for name, vector in sorted(vectors.items())}
+    return snapshot.round, snapshot.progress, sums
+
+
+def noise(num_images: int) -> Dataset:
+    """Return images of random pixels with random labels."""
+    generator = np.random.default_rng(7)
+    images = generator.integers(0, 256, (num_images, 784)).astype(np.uint8)
+    return Dataset(images, generator.integers(0, 10, num_images).astype(np.uint8))

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import EpochMetrics, Event
 from nanograd.training.checkpoint import Checkpoint, History, newest, save
 from nanograd.training.server import LossSum, Snapshot
+from tests.helpers.runs import bits
 
 IDENTITY = {"seed": 2**63 - 1, "ema": 0.1 + 0.2, "loss": "mse", "momentum": None}
 Events = list[Event]
@@ -17,7 +19,7 @@ Events = list[Event]
 def some_checkpoint(
     round_: int, accuracies: list[float | None] | None = None, adam: bool = False
 ) -> Checkpoint:
-    """Seven parameters after some rounds; an epoch for each accuracy, of ten rounds each."""
+    """Return a checkpoint of seven parameters, with an epoch of ten rounds for each accuracy."""
     generator = np.random.default_rng(round_)
     vector, mean, square = generator.normal(size=(3, 7)).astype(np.float32)
     state: State = {"mean": mean, "square": square} if adam else {}
@@ -52,10 +54,6 @@ def vector_bits(checkpoint: Checkpoint | None) -> bytes:
     return checkpoint.snapshot.vector.tobytes()
 
 
-def rounds(folder: Path) -> list[int]:
-    return [int(name.split("-")[1]) for name in storage.names(str(folder))]
-
-
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
     """A folder with two checkpoints, of rounds 1 and 2, and the file of the newer one."""
@@ -71,17 +69,9 @@ def test_checkpoint_survives_a_round_trip_bit_by_bit(tmp_path: Path, adam: bool)
     save(str(tmp_path), checkpoint)
     again = newest(str(tmp_path), events.append)
 
-    assert again is not None
     assert events == []
-    assert vector_bits(again) == vector_bits(checkpoint)
-    assert again.snapshot.round == 7
-    assert sorted(again.snapshot.state) == sorted(checkpoint.snapshot.state)
-    for name, vector in checkpoint.snapshot.state.items():
-        assert again.snapshot.state[name].dtype == np.float32
-        assert again.snapshot.state[name].tobytes() == vector.tobytes()
-    assert (again.snapshot.average is None) == (not adam)
-    if again.snapshot.average is not None:
-        np.testing.assert_array_equal(again.snapshot.average, checkpoint.snapshot.average)
+    assert again is not None
+    assert bits(again.snapshot) == bits(checkpoint.snapshot)
     assert again.identity == IDENTITY
     assert again.history == checkpoint.history
 
@@ -103,37 +93,33 @@ def test_newest_is_the_one_of_the_latest_round(tmp_path: Path) -> None:
     assert vector_bits(found) == vector_bits(some_checkpoint(100))
 
 
-def test_every_truncation_is_detected_and_the_one_before_is_used(two: tuple[Path, Path]) -> None:
-    folder, file = two
-    whole, expected = file.read_bytes(), vector_bits(some_checkpoint(1))
-
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        events = Events()
-
-        assert vector_bits(newest(str(folder), events.append)) == expected
-        assert len(events) == 1
-        assert str(file) in str(events[0])
-        assert "damaged" in str(events[0])
-        assert "before it is used" in str(events[0])
+DAMAGES: dict[str, Callable[[bytes, int], bytes]] = {
+    "truncated": lambda data, position: data[:position],
+    "lowest bit flipped": lambda data, position: flipped(data, position, 1),
+    "highest bit flipped": lambda data, position: flipped(data, position, 128),
+}
 
 
-@pytest.mark.parametrize("bit", [0, 7])
-def test_every_flipped_byte_is_detected_and_the_one_before_is_used(
-    two: tuple[Path, Path], bit: int
+def flipped(data: bytes, position: int, bits: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ bits]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_at_every_byte_is_detected_and_the_checkpoint_before_is_used(
+    two: tuple[Path, Path], damage: Callable[[bytes, int], bytes]
 ) -> None:
     folder, file = two
     whole, expected = file.read_bytes(), vector_bits(some_checkpoint(1))
 
     for position in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << bit
-        file.write_bytes(damaged)
+        file.write_bytes(damage(whole, position))
         events = Events()
 
         assert vector_bits(newest(str(folder), events.append)) == expected
-        assert len(events) == 1
-        assert file.name in str(events[0])
+        [event] = events
+        assert str(file) in str(event)
+        assert "damaged" in str(event)
+        assert "before it is used" in str(event)
 
 
 def test_all_damaged_checkpoints_are_named_and_none_is_used(two: tuple[Path, Path]) -> None:
@@ -177,34 +163,22 @@ def test_foreign_files_are_ignored(two: tuple[Path, Path]) -> None:
     assert events == []
 
 
-def test_three_newest_are_kept(tmp_path: Path) -> None:
-    for round_ in range(1, 8):
-        save(str(tmp_path), some_checkpoint(round_))
-
-    assert rounds(tmp_path) == [5, 6, 7]
-
-
-def test_best_epoch_is_kept_beside_the_three_newest(tmp_path: Path) -> None:
-    accuracies: list[float | None] = [0.5, 0.9, 0.8, 0.7, 0.9, 0.6, 0.6]
-    for epoch in range(1, 8):
-        save(str(tmp_path), some_checkpoint(10 * epoch, accuracies[:epoch]))
-
-    assert rounds(tmp_path) == [20, 50, 60, 70]
+KEPT: dict[str, tuple[list[float | None], list[int]]] = {
+    "no epoch": ([], [70, 80, 90]),
+    "no validation": ([None] * 9, [70, 80, 90]),
+    "the first of two": ([0.5, 0.9, 0.8, 0.7, 0.9, 0.6, 0.6, 0.6, 0.6], [20, 70, 80, 90]),
+    "a later one": ([0.8, 0.7, 0.7, 0.7, 0.9, 0.6, 0.6, 0.6, 0.6], [50, 70, 80, 90]),
+}
 
 
-def test_best_epoch_gives_way_to_a_better_one(tmp_path: Path) -> None:
-    accuracies: list[float | None] = [0.8, 0.7, 0.7, 0.7, 0.9, 0.6, 0.6, 0.6, 0.6]
-    for epoch in range(1, 10):
-        save(str(tmp_path), some_checkpoint(10 * epoch, accuracies[:epoch]))
+@pytest.mark.parametrize(("accuracies", "kept"), KEPT.values(), ids=KEPT.keys())
+def test_three_newest_and_the_best_epoch_are_kept(
+    tmp_path: Path, accuracies: list[float | None], kept: list[int]
+) -> None:
+    for number in range(1, 10):
+        save(str(tmp_path), some_checkpoint(10 * number, accuracies[:number]))
 
-    assert rounds(tmp_path) == [50, 70, 80, 90]
-
-
-def test_run_without_validation_keeps_the_three_newest_alone(tmp_path: Path) -> None:
-    for epoch in range(1, 8):
-        save(str(tmp_path), some_checkpoint(10 * epoch, [None] * epoch))
-
-    assert rounds(tmp_path) == [50, 60, 70]
+    assert [int(name.split("-")[1]) for name in storage.names(str(tmp_path))] == kept
 
 
 def test_save_that_fails_leaves_the_earlier_ones(two: tuple[Path, Path]) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -6,29 +6,25 @@ import pytest
 
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import PRESETS, TrainConfig
-from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import process
 from nanograd.training.local import shards_of
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import LossSum, ParameterServer, Snapshot, first_snapshot
+from nanograd.training.server import ParameterServer, Snapshot, first_snapshot
 from nanograd.training.worker import Worker
+from tests.helpers import runs
 from tests.helpers.runs import bits
 
 NUM_IMAGES = 193
 SETTINGS = {
-    "hidden": 7,
-    "shards": 8,
-    "batch_size": 64,
-    "epochs": 3,
-    "learning_rate": 0.01,
-    "schedule": "cosine",
-    "warmup": 3,
-    "pixels": "standard",
+    **runs.SETTINGS,
     **asdict(Distortion()),
-    "shift": 1.0,
+    "hidden": 7,
+    "activation": "tanh",
+    "learning_rate": 0.001,
+    "shards": 8,
+    "epochs": 3,
     "cool_down": 0.0,
-    "upright": "before",
     "ema": 0.9,
 }
 DISTORTION = {
@@ -40,27 +36,33 @@ DISTORTION = {
     "stroke": 0.5,
 }
 COOLING = {"cool_down": 0.5}
+SHORT = {"epochs": 2, "least_rounds": 0, "batch_size": 64, "warmup": 2}
+BEFORE = {"pixels": "deslanted", "upright": "before"}
+AFTER = {"pixels": "deslanted", "upright": "after"}
+Settings = Mapping[str, object]
+RUNS: dict[str, tuple[Settings, Settings]] = {
+    **{
+        f"{optimizer}, {num_shards} shards": (
+            SETTINGS,
+            {"shift": 1.0, "optimizer": optimizer, "shards": num_shards},
+        )
+        for optimizer in ("sgd", "momentum", "adam")
+        for num_shards in (7, 8)
+    },
+    "deskewed before": (SETTINGS, {**BEFORE, **DISTORTION, **COOLING}),
+    "deskewed after": (SETTINGS, {**AFTER, **DISTORTION, **COOLING}),
+    "accurate preset": (PRESETS["accurate"], SHORT),
+}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with process.one_thread():
-        yield
+def recipe_for(*layers: Settings) -> Recipe:
+    return make_recipe(TrainConfig.resolve(*layers), NUM_IMAGES)
 
 
-def recipe_for(**settings: object) -> Recipe:
-    return make_recipe(TrainConfig.resolve(SETTINGS, settings), NUM_IMAGES)
-
-
-def some_digits() -> Dataset:
-    generator = np.random.default_rng(7)
-    images = generator.integers(0, 256, (NUM_IMAGES, 784)).astype(np.uint8)
-    return Dataset(images, generator.integers(0, 10, NUM_IMAGES).astype(np.uint8))
-
-
-def trained(recipe: Recipe, owners: list[list[int]], seed: int) -> tuple[Snapshot, LossSum]:
-    """All rounds, computed by workers with the given shards, arriving in random order."""
-    digits, plan, generator = some_digits(), recipe.plan, np.random.default_rng(seed)
+@process.one_thread()
+def trained(recipe: Recipe, owners: Iterable[Collection[int]], seed: int = 0) -> Snapshot:
+    """Compute all rounds by workers with the given shards, arriving in random order."""
+    digits, plan, generator = runs.noise(NUM_IMAGES), recipe.plan, np.random.default_rng(seed)
     workers = [
         Worker(recipe, {s: digits.take(plan.shard_slice(s)) for s in shards}) for shards in owners
     ]
@@ -70,51 +72,32 @@ def trained(recipe: Recipe, owners: list[list[int]], seed: int) -> tuple[Snapsho
         for index in generator.permutation(len(contributions)):
             assert server.submit(contributions[index]) is None
         assert server.round == round_ + 1
-    return server.snapshot(), server.snapshot().progress
+    return server.snapshot()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("num_shards", [7, 8])
-def test_any_number_of_workers_gives_the_same_bits(optimizer: str, num_shards: int) -> None:
-    recipe = recipe_for(optimizer=optimizer, shards=num_shards)
-    expected, progress = trained(recipe, [list(range(num_shards))], seed=0)
+@pytest.mark.parametrize("layers", RUNS.values(), ids=RUNS.keys())
+def test_any_assignment_of_shards_to_workers_gives_the_same_bits(
+    layers: tuple[Settings, Settings],
+) -> None:
+    recipe = recipe_for(*layers)
+    num_shards = recipe.plan.num_shards
+    even = [
+        [shards_of(num_shards, rank, num_workers) for rank in range(num_workers)]
+        for num_workers in (2, 3, 5, num_shards)
+    ]
+    random = [
+        [np.flatnonzero(owners == rank).tolist() for rank in range(3)]
+        for owners in np.random.default_rng(7).integers(0, 3, (3, num_shards))
+    ]
 
-    for num_workers in (2, 3, 5, num_shards):
-        owners = [list(shards_of(num_shards, r, num_workers)) for r in range(num_workers)]
-        snapshot, figures = trained(recipe, owners, seed=num_workers)
+    snapshots = [trained(recipe, owners, seed) for seed, owners in enumerate([*even, *random])]
 
-        assert bits(snapshot) == bits(expected)
-        assert figures == progress
-
-
-@pytest.mark.parametrize("upright", ["before", "after"])
-def test_distorted_and_deslanted_images_give_the_same_bits_too(upright: str) -> None:
-    recipe = recipe_for(pixels="deslanted", upright=upright, **DISTORTION, **COOLING)
-    expected, progress = trained(recipe, [list(range(8))], seed=0)
-
-    for num_workers in (2, 3, 4):
-        owners = [list(shards_of(8, r, num_workers)) for r in range(num_workers)]
-        snapshot, figures = trained(recipe, owners, seed=num_workers)
-
-        assert bits(snapshot) == bits(expected)
-        assert figures == progress
-
-
-def test_accurate_preset_gives_the_same_bits_with_any_number_of_workers() -> None:
-    few = {"epochs": 2, "least_rounds": 0, "batch_size": 64, "warmup": 2}
-    recipe = make_recipe(TrainConfig.resolve(PRESETS["accurate"], few), NUM_IMAGES)
-    expected, progress = trained(recipe, [[0, 1, 2, 3]], seed=0)
-
-    for num_workers in (2, 4):
-        owners = [list(shards_of(4, r, num_workers)) for r in range(num_workers)]
-        snapshot, figures = trained(recipe, owners, seed=num_workers)
-
-        assert bits(snapshot) == bits(expected)
-        assert figures == progress
+    expected = bits(trained(recipe, [range(num_shards)]))
+    assert [bits(snapshot) for snapshot in snapshots] == [expected] * 7
 
 
 def test_cooling_down_changes_the_last_rounds_and_no_round_before_them() -> None:
-    still, cooling = recipe_for(**DISTORTION), recipe_for(**DISTORTION, **COOLING)
+    still, cooling = recipe_for(SETTINGS, DISTORTION), recipe_for(SETTINGS, DISTORTION, COOLING)
     rounds = range(still.num_rounds)
     first = still.num_rounds * 2 // 10
 
@@ -122,35 +105,13 @@ def test_cooling_down_changes_the_last_rounds_and_no_round_before_them() -> None
 
     assert same == [round_ <= first for round_ in rounds]
     assert cooling.distortion_in(still.num_rounds) == still.distortion * 0.5
-    results = [trained(recipe, [list(range(8))], seed=0)[0] for recipe in (still, cooling)]
-    assert bits(results[0]) != bits(results[1])
+    assert bits(trained(still, [range(8)])) != bits(trained(cooling, [range(8)]))
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {},
-        {"pixels": "deslanted"},
-        {"pixels": "deslanted", "upright": "after"},
-        *({k: v} for k, v in DISTORTION.items()),
-    ],
-)
-def test_every_distortion_changes_the_result(setting: dict[str, object]) -> None:
-    still = recipe_for(shift=0.0, epochs=1)
-    results = [trained(still, [list(range(8))], seed=0)]
+@pytest.mark.parametrize("setting", [{}, BEFORE, AFTER, *({k: v} for k, v in DISTORTION.items())])
+def test_every_distortion_changes_the_result(setting: Settings) -> None:
+    still, distorted = (recipe_for(SETTINGS, {"epochs": 1}, more) for more in ({}, setting))
 
-    recipe = recipe_for(**{"shift": 0.0, "epochs": 1, **setting})
-    results.append(trained(recipe, [list(range(8))], seed=0))
+    same = bits(trained(still, [range(8)])) == bits(trained(distorted, [range(8)]))
 
-    assert (bits(results[0][0]) == bits(results[1][0])) == (not setting)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_any_shards_of_any_worker_give_the_same_bits(seed: int) -> None:
-    recipe = recipe_for(optimizer="adam")
-    expected, _ = trained(recipe, [list(range(8))], seed=0)
-
-    owner = np.random.default_rng(seed).integers(0, 3, 8)
-    snapshot, _ = trained(recipe, [np.flatnonzero(owner == w).tolist() for w in range(3)], seed)
-
-    assert bits(snapshot) == bits(expected)
+    assert same == (not setting)

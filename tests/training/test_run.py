@@ -15,43 +15,31 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Event, ignore
 from nanograd.training import checkpoint
 from nanograd.training.evaluation import accuracy
+from tests.helpers import runs
 from tests.helpers.folders import contents
-from tests.helpers.runs import (
-    SETTINGS,
-    Figures,
-    StopAt,
-    messages,
-    refuse_to_compute,
-    stopped,
-    train,
-    without_times,
-)
+from tests.helpers.runs import Figures, messages, train, without_times
 
 
-def test_run_directory_holds_what_is_documented(few_digits: Mnist, tmp_path: Path) -> None:
+def test_run_directory_holds_the_settings_the_metrics_and_the_model_of_the_figures(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
     figures = train(few_digits, tmp_path / "run")
 
     run = tmp_path / "run"
     names = ["checkpoints", "config.toml", "metrics.jsonl", "model"]
     assert storage.names(str(run)) == names
     config = TrainConfig.resolve(from_toml((run / "config.toml").read_text(), "config.toml"))
-    assert config == TrainConfig.resolve(SETTINGS)
+    assert config == TrainConfig.resolve(runs.SETTINGS)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert figures["val_accuracy"] == rows[1]["val_accuracy"]
-
-
-def test_figures_describe_the_model_that_was_saved(few_digits: Mnist, tmp_path: Path) -> None:
-    figures = train(few_digits, tmp_path / "run")
-
     model = model_io.load(figures["model"])
-    assert figures["model"] == str(tmp_path / "run" / "model")
+    assert figures["model"] == str(run / "model")
     assert figures["params_sha256"] == model.params_sha256()
     assert figures["test_accuracy"] == accuracy(model, few_digits.test) > 0.3
     assert (figures["data"], figures["shards"], figures["epochs"]) == ("some", 3, 2)
     # 631 images, and some of them redrawn, in batches of 64
     assert figures["rounds"] == 2 * 11
-    assert model.nets[0].params.vector.dtype == np.float32
 
 
 def test_same_settings_give_the_same_bits(
@@ -69,7 +57,7 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, count: int
 ) -> None:
     with pytest.raises(Stopped, match="the same settings with --output"):
-        train(few_digits, tmp_path / "run", StopAt(count))
+        train(few_digits, tmp_path / "run", runs.StopAt(count))
     assert not (tmp_path / "run" / "model").exists()
     events: list[Event] = []
 
@@ -80,27 +68,17 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_lost_model_is_made_again_from_the_last_checkpoint(
-    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures
+@pytest.mark.parametrize("missing", [["model"], ["model", "metrics.jsonl"]])
+def test_files_that_a_kill_prevented_are_made_from_the_last_checkpoint(
+    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, missing: list[str]
 ) -> None:
     train(few_digits, tmp_path / "run")
-    storage.remove(str(tmp_path / "run" / "model"))
-
-    figures = train(few_digits, tmp_path / "run")
-
-    assert without_times(figures) == without_times(undisturbed_run)
-
-
-def test_metrics_that_a_kill_prevented_are_written_by_the_next_command(
-    few_digits: Mnist, tmp_path: Path
-) -> None:
-    # Killed between the last checkpoint and the rows that go with it.
-    train(few_digits, tmp_path / "run")
-    for name in ("model", "metrics.jsonl"):
+    for name in missing:
         storage.remove(str(tmp_path / "run" / name))
 
-    train(few_digits, tmp_path / "run")
+    figures = train(few_digits, tmp_path / "run", start_group=runs.refuse_to_compute)
 
+    assert without_times(figures) == without_times(undisturbed_run)
     assert storage.read(str(tmp_path / "run" / "metrics.jsonl")).count(b"\n") == 2
 
 
@@ -130,7 +108,7 @@ def test_finished_run_repeats_its_result_without_computing(
     events: list[Event] = []
 
     again = train(
-        few_digits, tmp_path / "run", start_group=refuse_to_compute, listener=events.append
+        few_digits, tmp_path / "run", start_group=runs.refuse_to_compute, listener=events.append
     )
 
     assert again == figures
@@ -142,7 +120,7 @@ def test_finished_run_repeats_its_result_without_computing(
 def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: Path) -> None:
     # The first round leaves parameters of about 1e13, still finite; the second one does not.
     absurd = {"optimizer": "sgd", "learning_rate": 1e15, "schedule": "constant", "warmup": 0}
-    run = stopped(few_digits, tmp_path / "run", **absurd)
+    run = runs.stopped(few_digits, tmp_path / "run", **absurd)
     before = contents(run / "checkpoints")
 
     with np.errstate(over="ignore"), pytest.raises(DivergedError, match="lower --learning-rate"):

@@ -10,13 +10,7 @@ from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event
 from tests.helpers.folders import contents
-from tests.helpers.runs import (
-    Figures,
-    refuse_to_compute,
-    stopped,
-    train,
-    without_times,
-)
+from tests.helpers.runs import Figures, refuse_to_compute, stopped, train, without_times
 
 
 def test_settings_that_change_no_bit_may_differ(few_digits: Mnist, tmp_path: Path) -> None:
@@ -49,21 +43,19 @@ def test_another_recipe_is_refused_and_changes_nothing(
 ) -> None:
     begin(few_digits, tmp_path / "run")
     before, name = contents(tmp_path), next(iter(other))
-
-    with pytest.raises(OutputExistsError, match=rf"holds a run with {name} .*, not .*; choose"):
-        train(few_digits, tmp_path / "run", start_group=refuse_to_compute, **other)
-
-    assert contents(tmp_path) == before
-
-
-def test_another_finished_run_is_not_called_this_run(few_digits: Mnist, tmp_path: Path) -> None:
-    train(few_digits, tmp_path / "run")
     events: list[Event] = []
 
-    with pytest.raises(OutputExistsError):
-        train(few_digits, tmp_path / "run", listener=events.append, seed=6)
+    with pytest.raises(OutputExistsError, match=rf"holds a run with {name} .*, not .*; choose"):
+        train(
+            few_digits,
+            tmp_path / "run",
+            start_group=refuse_to_compute,
+            listener=events.append,
+            **other,
+        )
 
     assert events == []
+    assert contents(tmp_path) == before
 
 
 def test_other_data_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
@@ -75,7 +67,7 @@ def test_other_data_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["thesis.txt", "models", "config.toml.bak", ".git"])
-def test_stranger_in_the_directory_is_left_alone(
+def test_unknown_file_in_the_directory_is_left_alone(
     few_digits: Mnist, tmp_path: Path, name: str, overwrite: bool
 ) -> None:
     stopped(few_digits, tmp_path / "run")
@@ -89,7 +81,7 @@ def test_stranger_in_the_directory_is_left_alone(
 
 
 @pytest.mark.parametrize("name", [".metrics.jsonl.k3.nanograd-tmp", ".config.toml.k3.nanograd-tmp"])
-def test_what_a_killed_commit_left_does_not_block_the_run(
+def test_file_of_a_killed_commit_does_not_block_the_run(
     few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, name: str
 ) -> None:
     stopped(few_digits, tmp_path / "run")

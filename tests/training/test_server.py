@@ -1,13 +1,13 @@
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import DivergedError
-from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import (
     LossSum,
@@ -16,7 +16,8 @@ from nanograd.training.server import (
     RefusalReason,
     first_snapshot,
 )
-from nanograd.training.worker import Contribution
+from nanograd.training.tree import TreeNode, cover, tree_sum
+from nanograd.training.worker import Contribution, add
 from tests.helpers.runs import bits
 
 NUM_IMAGES = 193
@@ -31,13 +32,6 @@ SETTINGS = {
     "warmup": 0,
     "ema": 0.0,
 }
-Change = Callable[[Contribution], Contribution]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with process.one_thread():
-        yield
 
 
 def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
@@ -49,13 +43,15 @@ def server_for(recipe: Recipe) -> ParameterServer:
 
 
 def planned(recipe: Recipe, first: int, end: int, round_: int = 0) -> int:
-    """How many images the shards have in a round."""
+    """Return the number of images of the shards in a round."""
     parts = [recipe.plan.micro_batch(round_, shard) for shard in range(first, end)]
     return sum(part.stop - part.start for part in parts)
 
 
-def sent(recipe: Recipe, first: int, end: int, value: float = 1.0, round_: int = 0) -> Contribution:
-    """A contribution whose gradient is the same number everywhere."""
+def contribution(
+    recipe: Recipe, first: int, end: int, value: float = 1.0, round_: int = 0
+) -> Contribution:
+    """Return a contribution whose gradient is the same number everywhere."""
     return Contribution(
         round=round_,
         node=(first, end),
@@ -71,7 +67,7 @@ def test_update_divides_by_the_number_of_images_of_the_round() -> None:
     start = server.snapshot().vector
 
     for shard, value in enumerate((1.0, 2.0, 5.0)):
-        server.submit(sent(recipe, shard, shard + 1, value))
+        server.submit(contribution(recipe, shard, shard + 1, value))
 
     after = server.snapshot().vector
     expected = start - np.float32(0.5 * (1 + 2 + 5) / 4)
@@ -88,7 +84,7 @@ def test_rate_of_each_round_comes_from_the_schedule() -> None:
 
     for round_ in range(recipe.num_rounds):
         before = server.snapshot().vector
-        server.submit(sent(recipe, 0, 1, planned(recipe, 0, 1, round_), round_))
+        server.submit(contribution(recipe, 0, 1, planned(recipe, 0, 1, round_), round_))
         step = before - server.snapshot().vector
 
         assert step.dtype == np.float32
@@ -101,11 +97,11 @@ def test_round_waits_for_every_shard() -> None:
     before = bits(server.snapshot())
 
     for first, end in ((4, 8), (0, 2), (3, 4)):
-        assert server.submit(sent(recipe, first, end)) is None
+        assert server.submit(contribution(recipe, first, end)) is None
 
     assert server.missing() == {2}
     assert bits(server.snapshot()) == before
-    assert server.submit(sent(recipe, 2, 3)) is None
+    assert server.submit(contribution(recipe, 2, 3)) is None
     assert server.round == 1
     assert server.missing() == set(range(8))
 
@@ -115,78 +111,71 @@ def test_larger_node_replaces_its_parts_and_counts_once(halves: list[tuple[int, 
     recipe = recipe_for()
     server = server_for(recipe)
     for first, end in halves:
-        assert server.submit(sent(recipe, first, end, value=float(end - first))) is None
+        assert server.submit(contribution(recipe, first, end, value=float(end - first))) is None
 
-    assert server.submit(sent(recipe, 0, 8, value=8.0)) is None
+    assert server.submit(contribution(recipe, 0, 8, value=8.0)) is None
 
     alone = server_for(recipe)
-    alone.submit(sent(recipe, 0, 8, value=8.0))
+    alone.submit(contribution(recipe, 0, 8, value=8.0))
     assert bits(server.snapshot()) == bits(alone.snapshot())
     assert server.snapshot().progress == LossSum(loss=8.0, num_images=planned(recipe, 0, 8))
 
 
-MALFORMED: dict[str, tuple[Change, RefusalReason]] = {
-    "an earlier round": (lambda c: replace(c, round=-1), RefusalReason.WRONG_ROUND),
-    "a future round": (lambda c: replace(c, round=1), RefusalReason.WRONG_ROUND),
-    "too long": (
-        lambda c: replace(c, gradient=np.append(c.gradient, np.float32(0))),
-        RefusalReason.WRONG_SHAPE,
-    ),
-    "another rank": (lambda c: replace(c, gradient=c.gradient[None]), RefusalReason.WRONG_SHAPE),
-    "float64": (
-        lambda c: replace(c, gradient=c.gradient.astype(np.float64)),
-        RefusalReason.WRONG_SHAPE,
-    ),
+# The gradient of a net of 784-7-10.
+ONES = np.ones(7 * 785 + 10 * 8, np.float32)
+MALFORMED: dict[str, tuple[RefusalReason, dict[str, object]]] = {
+    "an earlier round": (RefusalReason.WRONG_ROUND, {"round": -1}),
+    "a future round": (RefusalReason.WRONG_ROUND, {"round": 1}),
+    "too long": (RefusalReason.WRONG_SHAPE, {"gradient": np.append(ONES, ONES[:1])}),
+    "another rank": (RefusalReason.WRONG_SHAPE, {"gradient": ONES[None]}),
+    "float64": (RefusalReason.WRONG_SHAPE, {"gradient": ONES.astype(np.float64)}),
     "not a number": (
-        lambda c: replace(c, gradient=np.append(c.gradient[1:], np.float32(np.nan))),
         RefusalReason.NOT_FINITE,
+        {"gradient": np.append(ONES[1:], np.float32(np.nan))},
     ),
-    "infinite": (
-        lambda c: replace(c, gradient=np.append(c.gradient[1:], np.float32(-np.inf))),
-        RefusalReason.NOT_FINITE,
-    ),
-    "loss not a number": (lambda c: replace(c, loss=float("nan")), RefusalReason.NOT_FINITE),
-    "across nodes": (lambda c: replace(c, node=(1, 3)), RefusalReason.UNKNOWN_NODE),
-    "two nodes": (lambda c: replace(c, node=(0, 6)), RefusalReason.UNKNOWN_NODE),
-    "empty": (lambda c: replace(c, node=(2, 2)), RefusalReason.UNKNOWN_NODE),
-    "backwards": (lambda c: replace(c, node=(4, 2)), RefusalReason.UNKNOWN_NODE),
-    "outside": (lambda c: replace(c, node=(8, 9)), RefusalReason.UNKNOWN_NODE),
-    "negative": (lambda c: replace(c, node=(-1, 1)), RefusalReason.UNKNOWN_NODE),
-    "arrived": (lambda c: replace(c, node=(4, 8)), RefusalReason.REPEATED),
-    "part arrived": (lambda c: replace(c, node=(6, 8)), RefusalReason.REPEATED),
-    "too few images": (lambda c: replace(c, num_images=0), RefusalReason.WRONG_COUNT),
-    "too many images": (lambda c: replace(c, num_images=10**6), RefusalReason.WRONG_COUNT),
+    "infinite": (RefusalReason.NOT_FINITE, {"gradient": np.append(ONES[1:], np.float32(-np.inf))}),
+    "loss not a number": (RefusalReason.NOT_FINITE, {"loss": float("nan")}),
+    "across nodes": (RefusalReason.UNKNOWN_NODE, {"node": (1, 3)}),
+    "two nodes": (RefusalReason.UNKNOWN_NODE, {"node": (0, 6)}),
+    "empty": (RefusalReason.UNKNOWN_NODE, {"node": (2, 2)}),
+    "backwards": (RefusalReason.UNKNOWN_NODE, {"node": (4, 2)}),
+    "outside": (RefusalReason.UNKNOWN_NODE, {"node": (8, 9)}),
+    "negative": (RefusalReason.UNKNOWN_NODE, {"node": (-1, 1)}),
+    "arrived": (RefusalReason.REPEATED, {"node": (4, 8)}),
+    "part arrived": (RefusalReason.REPEATED, {"node": (6, 8)}),
+    "too few images": (RefusalReason.WRONG_COUNT, {"num_images": 0}),
+    "too many images": (RefusalReason.WRONG_COUNT, {"num_images": 10**6}),
 }
 
 
-@pytest.mark.parametrize(("change", "reason"), MALFORMED.values(), ids=MALFORMED.keys())
+@pytest.mark.parametrize(("reason", "fields"), MALFORMED.values(), ids=MALFORMED.keys())
 def test_malformed_contribution_is_refused_without_effect(
-    change: Change, reason: RefusalReason
+    reason: RefusalReason, fields: dict[str, object]
 ) -> None:
     recipe = recipe_for(optimizer="momentum", ema=0.9)
     server = server_for(recipe)
-    server.submit(sent(recipe, 4, 8))
+    server.submit(contribution(recipe, 4, 8))
     before, missing = bits(server.snapshot()), server.missing()
 
-    refusal = server.submit(change(sent(recipe, 0, 2)))
+    refusal = server.submit(replace(contribution(recipe, 0, 2), **fields))
 
     assert refusal is not None
     assert refusal.reason is reason
     assert (bits(server.snapshot()), server.missing()) == (before, missing)
-    assert server.submit(sent(recipe, 0, 4)) is None
+    assert server.submit(contribution(recipe, 0, 4)) is None
     undisturbed = server_for(recipe)
     for first, end in ((4, 8), (0, 4)):
-        undisturbed.submit(sent(recipe, first, end))
+        undisturbed.submit(contribution(recipe, first, end))
     assert bits(server.snapshot()) == bits(undisturbed.snapshot())
 
 
 def test_repeated_round_is_refused_without_effect() -> None:
     recipe = recipe_for()
     server = server_for(recipe)
-    server.submit(sent(recipe, 0, 8))
+    server.submit(contribution(recipe, 0, 8))
     before = bits(server.snapshot())
 
-    refusal = server.submit(sent(recipe, 0, 8))
+    refusal = server.submit(contribution(recipe, 0, 8))
 
     assert refusal == Refusal(RefusalReason.WRONG_ROUND, "round 0 is not the current round 1")
     assert bits(server.snapshot()) == before
@@ -196,11 +185,11 @@ def test_server_goes_on_from_a_snapshot_with_the_same_bits() -> None:
     recipe = recipe_for(optimizer="adam", ema=0.9)
     first = server_for(recipe)
     for round_ in range(3):
-        first.submit(sent(recipe, 0, 8, round_=round_))
+        first.submit(contribution(recipe, 0, 8, round_=round_))
 
     second = ParameterServer(recipe, first.snapshot())
     for server in (first, second):
-        server.submit(sent(recipe, 0, 8, round_=3))
+        server.submit(contribution(recipe, 0, 8, round_=3))
 
     assert bits(second.snapshot()) == bits(first.snapshot())
 
@@ -231,27 +220,44 @@ def test_first_snapshot_is_the_average_too_and_follows_from_the_seed() -> None:
     assert bits(snapshot) != bits(first_snapshot(recipe_for(ema=0.9, seed=1)))
 
 
-def test_progress_adds_up_the_rounds_of_an_epoch() -> None:
-    recipe = recipe_for()
-    server = server_for(recipe)
-    for round_ in range(3):
-        server.submit(sent(recipe, 0, 8, value=2.0, round_=round_))
-
-    assert server.snapshot().progress == LossSum(
-        loss=6.0, num_images=sum(planned(recipe, 0, 8, round_) for round_ in range(3))
-    )
-
-
-def test_update_beyond_the_finite_numbers_is_divergence() -> None:
-    recipe = recipe_for(shards=1, learning_rate=1e18)
-    server = server_for(recipe)
-
-    with np.errstate(over="ignore"), pytest.raises(DivergedError, match="after round 0: lower"):
-        server.submit(sent(recipe, 0, 1, value=1e17))
-
-
-def test_divergence_is_one_sentence_without_warnings() -> None:
+def test_update_beyond_the_finite_numbers_is_divergence_without_a_warning() -> None:
     recipe = recipe_for(shards=1, learning_rate=1e18)
 
-    with pytest.raises(DivergedError, match="lower --learning-rate"):
-        server_for(recipe).submit(sent(recipe, 0, 1, value=1e17))
+    with pytest.raises(DivergedError, match="after round 0: lower --learning-rate"):
+        server_for(recipe).submit(contribution(recipe, 0, 1, value=1e17))
+
+
+OWNERS = st.integers(1, 16).flatmap(
+    lambda num_shards: st.lists(st.integers(0, 4), min_size=num_shards, max_size=num_shards)
+)
+
+
+@settings(max_examples=50)
+@given(OWNERS, st.data())
+def test_any_owners_order_and_repetition_give_the_same_bits(
+    owners: list[int], data: st.DataObject
+) -> None:
+    num_shards = len(owners)
+    recipe = recipe_for(hidden=1, shards=num_shards, optimizer="adam", ema=0.9)
+    generator = np.random.default_rng(num_shards)
+    leaves = [
+        replace(
+            contribution(recipe, shard, shard + 1, value=float(generator.uniform())),
+            gradient=generator.normal(size=recipe.architecture.num_parameters).astype(np.float32),
+        )
+        for shard in range(num_shards)
+    ]
+
+    def sum_of(node: TreeNode) -> Contribution:
+        return tree_sum(node, lambda n: leaves[n[0]] if n[1] - n[0] == 1 else None, add)
+
+    held = [frozenset(s for s, o in enumerate(owners) if o == w) for w in set(owners)]
+    nodes = [node for shards in held for node in cover((0, num_shards), shards)]
+    server, alone = server_for(recipe), server_for(recipe)
+
+    for node in data.draw(st.permutations(nodes + nodes[::2])):
+        server.submit(sum_of(node))
+    alone.submit(sum_of((0, num_shards)))
+
+    assert server.round == alone.round == 1
+    assert bits(server.snapshot()) == bits(alone.snapshot())

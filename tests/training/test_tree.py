@@ -1,24 +1,35 @@
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from nanograd.training.tree import TreeNode, children, cover, tree_sum
+from nanograd.training.tree import TreeNode, children, cover, nodes, tree_sum
 
 NUM_SHARDS = [1, 2, 3, 5, 7, 8, 193]
+HELD = st.integers(1, 40).flatmap(
+    lambda num_shards: st.tuples(st.just(num_shards), st.frozensets(st.integers(0, num_shards - 1)))
+)
+OWNERS = st.integers(1, 16).flatmap(
+    lambda num_shards: st.lists(st.integers(0, 4), min_size=num_shards, max_size=num_shards)
+)
 
 
-def leaves(node: TreeNode) -> str:
-    """How the sum of a node is bracketed."""
-    first, end = node
-    if end - first == 1:
-        return str(first)
+def is_leaf(node: TreeNode) -> bool:
+    return node[1] - node[0] == 1
+
+
+def brackets(node: TreeNode) -> str:
+    """Return the documented order of a sum."""
+    if is_leaf(node):
+        return str(node[0])
     left, right = children(node)
-    return f"({leaves(left)}+{leaves(right)})"
+    return f"({brackets(left)}+{brackets(right)})"
 
 
 def test_tree_is_the_documented_one() -> None:
-    brackets = [leaves((0, num_shards)) for num_shards in (1, 2, 3, 6, 8)]
+    sums = [brackets((0, num_shards)) for num_shards in (1, 2, 3, 6, 8)]
 
-    assert brackets == [
+    assert sums == [
         "0",
         "(0+1)",
         "((0+1)+2)",
@@ -29,57 +40,55 @@ def test_tree_is_the_documented_one() -> None:
 
 @pytest.mark.parametrize("num_shards", NUM_SHARDS)
 def test_children_split_every_node_without_gap_or_overlap(num_shards: int) -> None:
-    def check(node: TreeNode) -> int:
-        first, end = node
-        if end - first == 1:
-            return 1
-        (left_first, middle), (again, right_end) = children(node)
-        assert first == left_first < middle == again < right_end == end
-        return check((first, middle)) + check((middle, end))
+    tree = nodes((0, num_shards))
 
-    assert check((0, num_shards)) == num_shards
+    assert len(set(tree)) == 2 * num_shards - 1
+    for first, end in tree:
+        if not is_leaf((first, end)):
+            (left_first, middle), (again, right_end) = children((first, end))
+            assert first == left_first < middle == again < right_end == end
 
 
-@pytest.mark.parametrize("num_shards", NUM_SHARDS)
-def test_cover_of_all_shards_is_the_root_and_of_none_is_nothing(num_shards: int) -> None:
-    whole = (0, num_shards)
+@given(HELD)
+@example((193, frozenset(range(193))))
+@example((193, frozenset()))
+@example((8, frozenset({1, 2, 3, 4})))  # neighbours that are no tree node
+def test_cover_divides_the_held_shards_into_their_largest_nodes(
+    held: tuple[int, frozenset[int]],
+) -> None:
+    num_shards, shards = held
+    tree = nodes((0, num_shards))
 
-    assert cover(whole, frozenset(range(num_shards))) == [whole]
-    assert cover(whole, frozenset()) == []
+    covering = cover((0, num_shards), shards)
 
-
-def test_cover_does_not_join_neighbours_that_are_no_node() -> None:
-    assert cover((0, 8), frozenset({1, 2, 3, 4})) == [(1, 2), (2, 4), (4, 5)]
+    assert [shard for node in covering for shard in range(*node)] == sorted(shards)
+    whole = {node for node in tree if shards.issuperset(range(*node))}
+    below = {child for node in whole if not is_leaf(node) for child in children(node)}
+    assert set(covering) == whole - below
 
 
 @pytest.mark.parametrize("num_shards", NUM_SHARDS)
 def test_sum_adds_in_the_order_of_the_tree(num_shards: int) -> None:
     total = tree_sum(
         (0, num_shards),
-        lambda node: str(node[0]) if node[1] - node[0] == 1 else None,
+        lambda node: str(node[0]) if is_leaf(node) else None,
         lambda left, right: f"({left}+{right})",
     )
 
-    assert total == leaves((0, num_shards))
+    assert total == brackets((0, num_shards))
 
 
-def test_sum_prefers_the_largest_known_node() -> None:
+def test_sum_prefers_the_largest_known_node_even_if_it_is_zero() -> None:
     asked = []
 
     def known(node: TreeNode) -> int | None:
         asked.append(node)
-        return {(0, 4): 10, (4, 5): 1, (5, 6): 2}.get(node)
+        return {(0, 4): 0, (4, 5): 1, (5, 6): 2}.get(node)
 
     total = tree_sum((0, 6), known, lambda left, right: left + right)
 
-    assert total == 13
+    assert total == 3
     assert asked == [(0, 6), (0, 4), (4, 6), (4, 5), (5, 6)]
-
-
-def test_sum_takes_a_known_zero_as_known() -> None:
-    total = tree_sum((0, 2), lambda node: 0 if node == (0, 2) else None, lambda a, b: a + b)
-
-    assert total == 0
 
 
 def test_sum_without_a_leaf_names_the_leaf() -> None:
@@ -87,11 +96,21 @@ def test_sum_without_a_leaf_names_the_leaf() -> None:
         tree_sum((0, 3), {(0, 2): 1}.get, lambda left, right: left + right)
 
 
-def test_order_of_a_float32_sum_matters_so_the_tree_is_needed() -> None:
-    vectors = [np.float32([1e8]), np.float32([-1e8]), np.float32([1.0])]
+@given(OWNERS, st.integers(0, 2**32 - 1))
+def test_sum_has_the_same_bits_for_any_decomposition(owners: list[int], seed: int) -> None:
+    root = (0, len(owners))
+    scales = 10.0 ** np.random.default_rng(seed).uniform(-6, 6, (len(owners), 1))
+    leaves = (np.random.default_rng(seed).normal(size=(len(owners), 7)) * scales).astype(np.float32)
 
-    total = tree_sum((0, 3), lambda n: vectors[n[0]] if n[1] - n[0] == 1 else None, np.add)
+    def leaf(node: TreeNode) -> np.ndarray | None:
+        return leaves[node[0]] if is_leaf(node) else None
+
+    sums = {
+        node: tree_sum(node, leaf, np.add)
+        for owner in set(owners)
+        for node in cover(root, frozenset(s for s, o in enumerate(owners) if o == owner))
+    }
+    total = tree_sum(root, sums.get, np.add)
 
     assert total.dtype == np.float32
-    assert total.tolist() == [1.0]
-    assert (vectors[0] + (vectors[1] + vectors[2])).tolist() == [0.0]
+    assert total.tobytes() == tree_sum(root, leaf, np.add).tobytes()

@@ -14,8 +14,9 @@ from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import cover
-from nanograd.training.worker import Contribution, Worker, add
+from nanograd.training.worker import Contribution, Worker
 from tests.helpers.gradients import loss_and_gradients
+from tests.helpers.runs import noise
 
 SETTINGS = {
     "hidden": 7,
@@ -33,12 +34,6 @@ NUM_IMAGES = 193
 def one_thread() -> Iterator[None]:
     with process.one_thread():
         yield
-
-
-def some_digits(num_images: int = NUM_IMAGES) -> Dataset:
-    generator = np.random.default_rng(7)
-    images = generator.integers(0, 256, (num_images, 784)).astype(np.uint8)
-    return Dataset(images, generator.integers(0, 10, num_images).astype(np.uint8))
 
 
 def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
@@ -69,40 +64,24 @@ def assert_same_bits(actual: list[Contribution], expected: list[Contribution]) -
         np.testing.assert_array_equal(one.gradient, other.gradient)
 
 
-@pytest.mark.parametrize("shards", [{0}, {4}, {0, 1}, {1, 2, 3}, {0, 2, 4}, set(range(5))])
+@pytest.mark.parametrize("shards", [set(), {0}, {4}, {0, 1}, {1, 2, 3}, {0, 2, 4}, {*range(5)}])
 def test_worker_sends_the_largest_nodes_of_its_shards(shards: set[int]) -> None:
     recipe = recipe_for()
+    vector = start_of(recipe)
 
-    contributions = worker_for(recipe, some_digits(), shards).contribute(1, start_of(recipe))
+    contributions = worker_for(recipe, noise(NUM_IMAGES), shards).contribute(1, vector)
 
     assert [c.node for c in contributions] == cover((0, 5), frozenset(shards))
     for contribution in contributions:
         assert contribution.round == 1
         assert contribution.gradient.dtype == np.float32
         assert contribution.gradient.shape == (recipe.architecture.num_parameters,)
-
-
-def test_worker_without_shards_sends_nothing() -> None:
-    recipe = recipe_for()
-
-    assert Worker(recipe, {}).contribute(0, start_of(recipe)) == []
-
-
-def test_parameters_are_left_alone() -> None:
-    recipe = recipe_for()
-    vector = start_of(recipe)
-    before = vector.tobytes()
-
-    (contribution,) = worker_for(recipe, some_digits(), range(5)).contribute(0, vector)
-
-    assert vector.tobytes() == before
-    assert not np.shares_memory(contribution.gradient, vector)
-    assert contribution.gradient.dtype == np.float32
+        assert not np.shares_memory(contribution.gradient, vector)
 
 
 @pytest.mark.parametrize("pixels", ["unit", "deslanted"])
 def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> None:
-    recipe, digits = recipe_for(pixels=pixels), some_digits()
+    recipe, digits = recipe_for(pixels=pixels), noise(NUM_IMAGES)
     plan, shard, round_ = recipe.plan, 3, 5
 
     (contribution,) = worker_for(recipe, digits, {shard}).contribute(round_, start_of(recipe))
@@ -121,24 +100,17 @@ def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> Non
 
 
 @pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
-def test_worker_keeps_no_state_that_matters(settings: dict[str, object]) -> None:
-    recipe, digits = recipe_for(**settings), some_digits()
-    vector, old = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
-
-    for round_ in (9, 0, 4, 4):
-        old.contribute(round_, vector)
-    actual = old.contribute(6, vector)
-
-    expected = worker_for(recipe, digits, {0, 1, 3}).contribute(6, vector)
-    assert_same_bits(actual, expected)
-
-
-@pytest.mark.parametrize("prepared", [5, 6, 7])
-def test_inputs_made_ahead_change_no_bit(prepared: int) -> None:
-    recipe, digits = recipe_for(**DISTORTED), some_digits()
+@pytest.mark.parametrize("prepared", [[], [5], [6], [7]])
+def test_earlier_rounds_and_inputs_made_ahead_change_no_bit(
+    settings: dict[str, object], prepared: list[int]
+) -> None:
+    recipe, digits = recipe_for(**settings), noise(NUM_IMAGES)
     vector, worker = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
 
-    worker.prepare(prepared)
+    for round_ in (9, 0, 4, 4):
+        worker.contribute(round_, vector)
+    for round_ in prepared:
+        worker.prepare(round_)
     actual = [worker.contribute(6, vector), worker.contribute(6, vector)]
 
     expected = worker_for(recipe, digits, {0, 1, 3}).contribute(6, vector)
@@ -147,42 +119,30 @@ def test_inputs_made_ahead_change_no_bit(prepared: int) -> None:
 
 
 def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
-    recipe, digits = recipe_for(**DISTORTED), some_digits()
+    recipe, digits = recipe_for(**DISTORTED), noise(NUM_IMAGES)
     plan, vector, worker = recipe.plan, start_of(recipe), worker_for(recipe, digits, {2, 3})
 
     worker.prepare(6)
     # Another shard 2, so that what was made ahead would be wrong.
-    others = {s: some_digits(400).take(slice(200, 393)).take(plan.shard_slice(s)) for s in (2, 4)}
+    others = {s: noise(400).take(slice(200, 393)).take(plan.shard_slice(s)) for s in (2, 4)}
     worker.hold(others)
 
     assert_same_bits(worker.contribute(6, vector), Worker(recipe, others).contribute(6, vector))
 
 
-@pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
-def test_parent_has_the_bits_of_its_children_from_different_workers(
-    settings: dict[str, object],
-) -> None:
-    recipe, digits = recipe_for(**settings), some_digits()
-    vector = start_of(recipe)
+def test_the_same_image_is_distorted_otherwise_in_every_epoch() -> None:
+    # A shard of one image, so that every round uses it.
+    sizes = {"num_images": 5, "batch_size": 5}
+    recipes = recipe_for(**sizes, pixels="deslanted"), recipe_for(**sizes, **DISTORTED)
 
-    (together,) = worker_for(recipe, digits, {2, 3}).contribute(4, vector)
-    (left,) = worker_for(recipe, digits, {2}).contribute(4, vector)
-    (right,) = worker_for(recipe, digits, {3}).contribute(4, vector)
+    still, distorted = (
+        [worker.contribute(round_, start_of(recipe))[0].gradient.tobytes() for round_ in range(3)]
+        for recipe in recipes
+        for worker in [worker_for(recipe, noise(5), {0})]
+    )
 
-    assert_same_bits([add(left, right)], [together])
-
-
-def test_distorted_images_give_another_gradient_in_every_epoch() -> None:
-    recipe, still = recipe_for(**DISTORTED), recipe_for(pixels="deslanted")
-    digits, vector = some_digits(), start_of(recipe)
-
-    gradients = [
-        worker_for(r, digits, {0}).contribute(k, vector)[0].gradient
-        for r, k in ((still, 0), (recipe, 0), (recipe, recipe.plan.rounds_per_epoch))
-    ]
-
-    assert {gradient.dtype for gradient in gradients} == {np.dtype(np.float32)}
-    assert len({gradient.tobytes() for gradient in gradients}) == 3
+    assert len(set(still)) == 1
+    assert len({*still, *distorted}) == 4
 
 
 @pytest.mark.parametrize("num_images", [7, 193])
@@ -217,7 +177,7 @@ def test_every_image_counts_exactly_once_an_epoch(
 def test_round_in_which_a_shard_has_no_image_contributes_zeros() -> None:
     recipe = recipe_for(9, shards=8, batch_size=8)
 
-    contributions = worker_for(recipe, some_digits(9), {0}).contribute(1, start_of(recipe))
+    contributions = worker_for(recipe, noise(9), {0}).contribute(1, start_of(recipe))
 
     assert [(c.num_images, c.loss) for c in contributions] == [(0, 0.0)]
     assert contributions[0].gradient.dtype == np.float32
@@ -238,7 +198,7 @@ def test_label_never_reaches_the_inputs(loss: str) -> None:
             .gradient,
             recipe.architecture,
         )
-        for labels in (some_digits().labels, np.full(NUM_IMAGES, 9, np.uint8))
+        for labels in (noise(NUM_IMAGES).labels, np.full(NUM_IMAGES, 9, np.uint8))
     ]
 
     for gradient in gradients:
@@ -252,7 +212,7 @@ def test_labels_act_through_the_targets_alone() -> None:
     # With softmax d2 = o - t, and the outputs o depend on the images only: between two labellings
     # of the same images, db2 differs by the difference of the label counts.
     recipe = recipe_for(batch_size=NUM_IMAGES)
-    digits = some_digits()
+    digits = noise(NUM_IMAGES)
     other = Dataset(digits.images, np.roll(digits.labels, 7) // 2)
 
     first, second = (
