@@ -17,8 +17,9 @@ from nanograd.errors import Stopped
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, Listener, Message, ignore
 from nanograd.training.local import LocalGroup, StartGroup
+from nanograd.training.recipe import Recipe
 from nanograd.training.run import train_run
-from nanograd.training.server import Snapshot
+from nanograd.training.server import Snapshot, first_snapshot
 
 SETTINGS = {
     "hidden": 16,
@@ -84,6 +85,13 @@ def stopped(data: Mnist, place: Path, **settings: object) -> Path:
     with pytest.raises(Stopped):
         train(data, place, StopAt(1), **settings)
     return place
+
+
+def train_locally(recipe: Recipe, digits: Dataset, num_rounds: int | None = None) -> Snapshot:
+    """Train in this process for some rounds; for all of them by default."""
+    group = LocalGroup(recipe, digits, first_snapshot(recipe))
+    group.advance(num_rounds or recipe.num_rounds)
+    return group.snapshot()
 
 
 def bits(snapshot: Snapshot) -> tuple[object, ...]:

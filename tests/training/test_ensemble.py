@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nanograd.config.train_config import TrainConfig
@@ -59,7 +58,6 @@ def test_members_have_the_bits_of_nets_trained_alone(few_digits: Mnist, tmp_path
             name: alone[name] for name in ("params_sha256", "val_accuracy", "test_accuracy")
         }
         [theirs] = model_io.load(alone["model"]).nets
-        assert theirs.params.vector.dtype == np.float32
         assert model.nets[number].params.vector.tobytes() == theirs.params.vector.tobytes()
         assert model.nets[number].preparation == theirs.preparation
 

@@ -11,8 +11,6 @@ from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.models.model import Model
 from nanograd.training.evaluation import accuracy, as_model
-from nanograd.training.local import LocalGroup
-from nanograd.training.server import first_snapshot
 from tests.helpers import runs
 
 SETTINGS = {
@@ -44,9 +42,7 @@ NETS: dict[str, dict[str, Any]] = {
 
 def trained(images: Dataset, **settings: object) -> Model:
     recipe = make_recipe(TrainConfig.resolve(SETTINGS, settings), len(images))
-    group = LocalGroup(recipe, images, first_snapshot(recipe))
-    group.advance(recipe.num_rounds)
-    return as_model(recipe, group.snapshot())
+    return as_model(recipe, runs.train_locally(recipe, images))
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())

@@ -153,6 +153,7 @@ def test_each_epoch_has_metrics_and_a_checkpoint(digits: Dataset) -> None:
     assert [row.learning_rate for row in rows] == rates
     assert rows[0].train_s <= rows[1].train_s <= rows[2].train_s
     assert snapshot.round == recipe.num_rounds
+    assert snapshot.progress.num_images == len(digits)
     assert saved.rounds == [7, 14, 21]
     assert saved.history.epochs == rows
 
@@ -265,14 +266,12 @@ def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
 
 def test_local_group_has_the_bits_of_one_blas_thread(digits: Dataset) -> None:
     recipe = recipe_for(digits)
-    group = LocalGroup(recipe, digits, first_snapshot(recipe))
 
-    group.advance(2)
+    snapshot = runs.train_locally(recipe, digits, 2)
 
     with process.one_thread():
-        again = LocalGroup(recipe, digits, first_snapshot(recipe))
-        again.advance(2)
-    assert bits(group.snapshot()) == bits(again.snapshot())
+        expected = runs.train_locally(recipe, digits, 2)
+    assert bits(snapshot) == bits(expected)
 
 
 class WrongCount(Worker):

@@ -52,16 +52,8 @@ def start_of(recipe: Recipe) -> Vector:
     return vector
 
 
-def assert_same_bits(actual: list[Contribution], expected: list[Contribution]) -> None:
-    for one, other in zip(actual, expected, strict=True):
-        assert (one.round, one.node, one.loss, one.num_images) == (
-            other.round,
-            other.node,
-            other.loss,
-            other.num_images,
-        )
-        assert one.gradient.dtype == np.float32
-        np.testing.assert_array_equal(one.gradient, other.gradient)
+def bits(contributions: list[Contribution]) -> list[tuple[object, ...]]:
+    return [(c.round, c.node, c.loss, c.num_images, c.gradient.tobytes()) for c in contributions]
 
 
 @pytest.mark.parametrize("shards", [set(), {0}, {4}, {0, 1}, {1, 2, 3}, {0, 2, 4}, {*range(5)}])
@@ -95,7 +87,6 @@ def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> Non
     )
     assert contribution.num_images == len(batch)
     assert contribution.loss == loss
-    assert contribution.gradient.dtype == np.float32
     np.testing.assert_array_equal(contribution.gradient, gradient.vector)
 
 
@@ -114,20 +105,20 @@ def test_earlier_rounds_and_inputs_made_ahead_change_no_bit(
     actual = [worker.contribute(6, vector), worker.contribute(6, vector)]
 
     expected = worker_for(recipe, digits, {0, 1, 3}).contribute(6, vector)
-    for contributions in actual:
-        assert_same_bits(contributions, expected)
+    assert [bits(contributions) for contributions in actual] == [bits(expected)] * 2
 
 
 def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
     recipe, digits = recipe_for(**DISTORTED), noise(NUM_IMAGES)
-    plan, vector, worker = recipe.plan, start_of(recipe), worker_for(recipe, digits, {2, 3})
+    plan, vector, worker = recipe.plan, start_of(recipe), worker_for(recipe, digits, {1, 2})
 
     worker.prepare(6)
     # Another shard 2, so that what was made ahead would be wrong.
     others = {s: noise(400).take(slice(200, 393)).take(plan.shard_slice(s)) for s in (2, 4)}
     worker.hold(others)
 
-    assert_same_bits(worker.contribute(6, vector), Worker(recipe, others).contribute(6, vector))
+    expected = Worker(recipe, others).contribute(6, vector)
+    assert bits(worker.contribute(6, vector)) == bits(expected)
 
 
 def test_the_same_image_is_distorted_otherwise_in_every_epoch() -> None:
@@ -169,7 +160,6 @@ def test_every_image_counts_exactly_once_an_epoch(
     assert sum(c.num_images for c in contributions) == num_images
     gradients = [Params(c.gradient, recipe.architecture) for c in contributions]
     seen = sum(gradient.w1[:num_images, 0].astype(np.float64) for gradient in gradients)
-    assert {c.gradient.dtype for c in contributions} == {np.dtype(np.float32)}
     np.testing.assert_allclose(seen, np.full(num_images, seen[0]), rtol=1e-5)
     assert seen[0] != 0
 
@@ -180,7 +170,6 @@ def test_round_in_which_a_shard_has_no_image_contributes_zeros() -> None:
     contributions = worker_for(recipe, noise(9), {0}).contribute(1, start_of(recipe))
 
     assert [(c.num_images, c.loss) for c in contributions] == [(0, 0.0)]
-    assert contributions[0].gradient.dtype == np.float32
     assert not contributions[0].gradient.any()
 
 
@@ -202,7 +191,6 @@ def test_label_never_reaches_the_inputs(loss: str) -> None:
     ]
 
     for gradient in gradients:
-        assert gradient.vector.dtype == np.float32
         assert not gradient.w1.any()
         assert gradient.b1.all()
     assert not np.array_equal(gradients[0].b2, gradients[1].b2)
@@ -224,5 +212,4 @@ def test_labels_act_through_the_targets_alone() -> None:
     )
 
     counts = [np.bincount(d.labels, minlength=10) for d in (digits, other)]
-    assert first.vector.dtype == second.vector.dtype == np.float32
     np.testing.assert_allclose(first.b2 - second.b2, counts[1] - counts[0], rtol=0, atol=1e-4)
