@@ -117,7 +117,7 @@ class RayGroup:
             self._await_workers()
         except RayError as error:  # nothing is trained yet: a report is better than a retry
             raise ClusterError(
-                f"the parameter server did not start ({first_line(error)}); look at `ray status`"
+                f"the parameter server did not start ({first_line(error)}); see `ray status`"
             ) from error
         workers = self._members.present.values()
         num_hosts = len({each.identity.host for each in workers})
@@ -359,5 +359,5 @@ class RayGroup:
         if self._num_failures > _MAX_FAILURES:
             raise ClusterError(
                 f"round {self._round} failed {self._num_failures} times, most recently because "
-                f"{detail}; look at the logs of Ray's actors"
+                f"{detail}; see the logs of Ray's actors"
             )

@@ -104,7 +104,7 @@ class Members:
         if wait and not done:
             raise ClusterError(
                 f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
-                "look at `ray status`, or ask for fewer with --workers"
+                "see `ray status`, or ask for fewer with --workers"
             )
         arrivals = Arrivals()
         for rank in [rank for rank, (_, ready) in self._starting.items() if ready in done]:
