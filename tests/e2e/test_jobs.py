@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from simulators.clusters import events
 from tests.helpers.head import Head
-from tests.helpers.hosts.cluster import events
 
 Submissions = dict[str, "Future[tuple[int, str]]"]
 

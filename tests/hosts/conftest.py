@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from simulators.clusters import SHARED, Cluster, OtherRay, start_store, write_credentials
 from simulators.machines import Network, unavailable
 from simulators.waiting import wait_for
-from tests.helpers.hosts.cluster import SHARED, Cluster, OtherRay, start_store, write_credentials
 
 # The runbook's three, and the one that is added.
 HOSTS = (("head", 11), ("north", 12), ("south", 13), ("west", 14))

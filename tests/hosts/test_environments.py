@@ -15,10 +15,10 @@ import pytest
 
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
+from simulators.clusters import events
+from simulators.runbook import blocks
 from tests.conftest import ROOT, environment_without_ray
 from tests.helpers.head import Head, running_head
-from tests.helpers.hosts.cluster import events
-from tests.helpers.hosts.runbook import blocks
 
 pytestmark = pytest.mark.hosts
 

@@ -14,8 +14,8 @@ import pytest
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.config.train_config import TrainConfig
+from simulators.clusters import SHARED, Cluster, Ended, OtherRay, events
 from simulators.waiting import wait_for
-from tests.helpers.hosts.cluster import SHARED, Cluster, Ended, OtherRay, events
 
 pytestmark = pytest.mark.hosts
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulators.machines import HOME, OTHER_ID, RC, Machine, Network
+from simulators.runbook import Terminal, blocks
 from simulators.waiting import wait_for
-from tests.helpers.hosts.runbook import Terminal, blocks
 
 URL = "http://127.0.0.1:8265"
 FILE = "cluster-onpremise.yaml"

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from shlex import quote
 from threading import Timer
 
-from simulators.machines import RC, SUBNET, Machine
-from tests.conftest import ROOT
+from simulators.machines import RC, ROOT, SUBNET, Machine
 
 # A reader replaces the documented addresses (RFC 5737) by those of the hosts.
 _DOCUMENTED, _OURS = "192.0.2.", f"{SUBNET}."
