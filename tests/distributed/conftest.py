@@ -1,4 +1,4 @@
-"""One private Ray for all of this folder: late threads of a first one can end a second."""
+"""One private Ray for this folder: late threads of a first one can kill a second one."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,12 @@ from nanograd.distributed.cluster import session
 
 @pytest.fixture(scope="package")
 def ray_cpus() -> Iterator[int]:
-    """A private Ray; how many CPUs it offers."""
+    """Start a private Ray and return the number of its CPUs."""
     with session("local", num_cpus=4):
         yield 4
 
 
 @pytest.fixture(scope="package")
 def digits(sample: Mnist) -> Dataset:
-    """What is trained on here."""
+    """Return the training images of this folder."""
     return sample.train.take(slice(0, 1931))

@@ -1,16 +1,16 @@
-"""Workers and server are killed, frozen and replaced from outside: the bits stay the same."""
+"""Workers and server that are killed or frozen: the bits stay the same."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event as StopSignal
 from threading import Timer
 from time import monotonic, sleep
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 import ray.cloudpickle
@@ -22,13 +22,15 @@ from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import Stopped
 from nanograd.runtime.events import Event
-from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
+from tests.helpers.runs import bits, train_locally
 
 Records = list[dict[str, Any]]
+Fault = Callable[[RayGroup], None]
+Run = Callable[..., tuple[Snapshot, Records]]
 
-# Actors cannot import this module: it travels with them.
+# Actors cannot import this module, so its classes are pickled by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -39,33 +41,22 @@ def recipe(digits: Dataset) -> Recipe:
 
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Recipe, digits: Dataset) -> Snapshot:
-    group = LocalGroup(recipe, digits, first_snapshot(recipe))
-    group.advance(recipe.num_rounds)
-    return group.snapshot()
+    return train_locally(recipe, digits)
 
 
-def assert_same_bits(actual: Snapshot, expected: Snapshot) -> None:
-    assert actual.round == expected.round
-    assert actual.progress == expected.progress
-    np.testing.assert_array_equal(actual.vector, expected.vector)
-    np.testing.assert_array_equal(actual.final_vector(), expected.final_vector())
-    np.testing.assert_array_equal(actual.state["square"], expected.state["square"])
-
-
-def run(
+def train_with_faults(
     recipe: Recipe,
     digits: Dataset,
     num_workers: int,
-    faults: dict[int, Callable[[RayGroup], None]],
+    faults: dict[int, Fault],
     shared_memory: bool = True,
 ) -> tuple[Snapshot, Records]:
     """Train to the end, with a fault injected after each of the given rounds."""
     events: Records = []
-    start = first_snapshot(recipe)
     group = RayGroup(
         recipe,
         digits,
-        start,
+        first_snapshot(recipe),
         lambda event: events.append(event.record()),
         num_workers=num_workers,
         shared_memory=shared_memory,
@@ -80,7 +71,12 @@ def run(
         group.close()
 
 
-def send(number: signal.Signals, *names: str) -> Callable[[RayGroup], None]:
+@pytest.fixture
+def run(ray_cpus: int, recipe: Recipe, digits: Dataset) -> Run:
+    return partial(train_with_faults, recipe, digits)
+
+
+def send(number: signal.Signals, *names: str) -> Fault:
     def fault(group: RayGroup) -> None:
         group.settle()
         pids = group.pids()
@@ -92,13 +88,13 @@ def send(number: signal.Signals, *names: str) -> Callable[[RayGroup], None]:
 
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_killed_worker_changes_no_bit_and_is_reported(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+    run: Run, undisturbed: Snapshot, shared_memory: bool
 ) -> None:
     faults = {13: send(signal.SIGKILL, "1")}
 
-    actual, events = run(recipe, digits, 3, faults, shared_memory)
+    actual, events = run(3, faults, shared_memory)
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     lost = next(event for event in events if event["event"] == "lost")
     assert lost["sentence"].startswith("worker 1 failed at round 13 (killed); shard")
     assert lost["sentence"].endswith("; 0 rounds lost")
@@ -126,68 +122,58 @@ def test_no_failure_is_repaired_after_a_stop(
     assert [event.name for event in events] == ["started"]
 
 
-def test_worker_killed_within_a_segment_changes_no_bit(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
-) -> None:
+def test_worker_killed_within_a_segment_changes_no_bit(run: Run, undisturbed: Snapshot) -> None:
     def kill_soon(group: RayGroup) -> None:
         Timer(0.05, os.kill, (group.pids()["0"], signal.SIGKILL)).start()
 
-    actual, events = run(recipe, digits, 2, {1: kill_soon})
+    actual, events = run(2, {1: kill_soon})
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert [event["rank"] for event in events if event["event"] == "lost"] == [0]
 
 
-def test_all_workers_killed_wait_for_replacements(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
-) -> None:
-    actual, events = run(recipe, digits, 2, {7: send(signal.SIGKILL, "0", "1")})
+def test_all_workers_killed_wait_for_replacements(run: Run, undisturbed: Snapshot) -> None:
+    actual, events = run(2, {7: send(signal.SIGKILL, "0", "1")})
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert {event["rank"] for event in events if event["event"] == "joined"} == {0, 1}
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_killed_server_continues_from_its_copy(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+    run: Run, undisturbed: Snapshot, shared_memory: bool
 ) -> None:
     faults = {11: send(signal.SIGKILL, "server")}
 
-    actual, events = run(recipe, digits, 2, faults, shared_memory)
+    actual, events = run(2, faults, shared_memory)
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert [event["round"] for event in events if event["event"] == "server_lost"] == [11]
 
 
-def test_frozen_worker_is_replaced(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
-) -> None:
+def test_frozen_worker_is_replaced(run: Run, undisturbed: Snapshot) -> None:
     began = monotonic()
 
-    actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "1")})
+    actual, events = run(2, {5: send(signal.SIGSTOP, "1")})
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert "(hung)" in next(e["sentence"] for e in events if e["event"] == "lost")
     assert monotonic() - began < 25
 
 
-def test_slow_first_round_is_no_failure(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
-) -> None:
+def test_slow_first_round_is_no_failure(run: Run, undisturbed: Snapshot) -> None:
     def slow_down(group: RayGroup) -> None:
         pid = group.pids()["0"]
         os.kill(pid, signal.SIGSTOP)
         Timer(9, os.kill, (pid, signal.SIGCONT)).start()
 
-    actual, events = run(recipe, digits, 2, {0: slow_down})
+    actual, events = run(2, {0: slow_down})
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert [event["event"] for event in events] == ["started"]
 
 
-def test_worker_frozen_while_another_joins_is_replaced(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot
-) -> None:
+def test_worker_frozen_while_another_joins_is_replaced(run: Run, undisturbed: Snapshot) -> None:
     def freeze_when_the_other_is_ready(group: RayGroup) -> None:
         starts = [ready for _, ready in group._members._starting.values()]
         ray.wait(starts, num_returns=len(starts))
@@ -195,22 +181,22 @@ def test_worker_frozen_while_another_joins_is_replaced(
 
     faults = {5: send(signal.SIGKILL, "0"), 7: freeze_when_the_other_is_ready}
 
-    actual, events = run(recipe, digits, 2, faults)
+    actual, events = run(2, faults)
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     losses = [(e["rank"], e["how"]) for e in events if e["event"] == "lost"]
     assert losses == [(0, "killed"), (1, "hung")]
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_frozen_server_is_replaced_and_no_worker(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, undisturbed: Snapshot, shared_memory: bool
+    run: Run, undisturbed: Snapshot, shared_memory: bool
 ) -> None:
     began = monotonic()
 
-    actual, events = run(recipe, digits, 2, {5: send(signal.SIGSTOP, "server")}, shared_memory)
+    actual, events = run(2, {5: send(signal.SIGSTOP, "server")}, shared_memory)
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert [event["event"] for event in events] == ["started", "server_lost"]
     assert monotonic() - began < 25
 
@@ -224,19 +210,15 @@ class SlowToStart(ServerActor):
 
 
 def test_slow_start_of_a_new_server_is_no_failure(
-    ray_cpus: int,
-    recipe: Recipe,
-    digits: Dataset,
-    undisturbed: Snapshot,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, undisturbed: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_and_be_slow(group: RayGroup) -> None:
         monkeypatch.setattr("nanograd.distributed.group.ServerActor", SlowToStart)
         os.kill(group.pids()["server"], signal.SIGKILL)
 
-    actual, events = run(recipe, digits, 2, {5: kill_and_be_slow})
+    actual, events = run(2, {5: kill_and_be_slow})
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert [event["event"] for event in events] == ["started", "server_lost"]
 
 
@@ -253,21 +235,16 @@ class DiesAtFirst(WorkerActor):
 
 
 def test_group_without_workers_waits_for_one(
-    ray_cpus: int,
-    recipe: Recipe,
-    digits: Dataset,
-    undisturbed: Snapshot,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    run: Run, undisturbed: Snapshot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for number in range(2):
         (tmp_path / str(number)).touch()
     mortal = type("Mortal", (DiesAtFirst,), {"marks": str(tmp_path)})
     monkeypatch.setattr("nanograd.distributed.members.WorkerActor", mortal)
 
-    actual, events = run(recipe, digits, 1, {})
+    actual, events = run(1, {})
 
-    assert_same_bits(actual, undisturbed)
+    assert bits(actual) == bits(undisturbed)
     assert [event["sentence"] for event in events] == ["1 worker on 1 host"]
 
 
@@ -280,22 +257,18 @@ def test_many_kills_in_one_run_change_no_bit(
     settings = TrainConfig(batch_size=193, epochs=num_kills // 3, optimizer="adam")
     recipe = make_recipe(settings, len(digits))
 
-    actual, events = run(recipe, digits, 3, faults)
+    actual, events = train_with_faults(recipe, digits, 3, faults)
 
-    local = LocalGroup(recipe, digits, first_snapshot(recipe))
-    local.advance(recipe.num_rounds)
-    assert_same_bits(actual, local.snapshot())
+    assert bits(actual) == bits(train_locally(recipe, digits))
     assert [str(event.get("rank", "server")) for event in events if "lost" in event["event"]] == (
         victims
     )
 
 
-def test_no_kill_leaves_named_shared_memory_behind(
-    ray_cpus: int, recipe: Recipe, digits: Dataset
-) -> None:
+def test_no_kill_leaves_named_shared_memory_behind(run: Run) -> None:
     memory = Path("/dev/shm")
     before = set(memory.iterdir())
 
-    run(recipe, digits, 2, {4: send(signal.SIGKILL, "0", "server")})
+    run(2, {4: send(signal.SIGKILL, "0", "server")})
 
     assert set(memory.iterdir()) <= before

@@ -1,4 +1,4 @@
-"""Workers that cannot reach the server's memory, beside some that can: one round for all."""
+"""Groups in which only some workers can reach the memory of the server."""
 
 import os
 import signal
@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray.cloudpickle
 
@@ -17,20 +16,20 @@ from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
-from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
+from tests.helpers.runs import bits, train_locally
 
-# Actors cannot import this module: their classes travel by value.
+# Actors cannot import this module, so its classes are pickled by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROUNDS = 20
 
 
 class Far(WorkerActor):
-    """Wraps the worker: only one for each memory reaches it, as if the others were on other hosts.
+    """A worker that may be far: only the first to attach to a memory reaches it.
 
-    Each notes in the folder which way it went.
+    Each creates a file that is named after its kind, near or far, and its process.
     """
 
     folder = ""
@@ -53,9 +52,7 @@ def recipe(digits: Dataset) -> Recipe:
 
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Recipe, digits: Dataset) -> Snapshot:
-    group = LocalGroup(recipe, digits, first_snapshot(recipe))
-    group.advance(ROUNDS)
-    return group.snapshot()
+    return train_locally(recipe, digits, ROUNDS)
 
 
 @pytest.fixture
@@ -77,8 +74,7 @@ def test_near_and_far_workers_share_a_round_and_give_the_same_bits(
 ) -> None:
     group.advance(ROUNDS)
 
-    np.testing.assert_array_equal(group.snapshot().vector, undisturbed.vector)
-    np.testing.assert_array_equal(group.snapshot().state["square"], undisturbed.state["square"])
+    assert bits(group.snapshot()) == bits(undisturbed)
     assert (len(pids(tmp_path, "near")), len(pids(tmp_path, "far"))) == (1, 2)
 
 
@@ -90,4 +86,4 @@ def test_a_killed_worker_of_either_kind_changes_no_bit(
     os.kill(pids(tmp_path, which).pop(), signal.SIGKILL)
     group.advance(ROUNDS)
 
-    np.testing.assert_array_equal(group.snapshot().vector, undisturbed.vector)
+    assert bits(group.snapshot()) == bits(undisturbed)
