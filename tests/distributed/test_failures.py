@@ -173,6 +173,7 @@ def test_slow_first_round_is_no_failure(run: Run, undisturbed: Snapshot) -> None
     assert [event["event"] for event in events] == ["started"]
 
 
+@pytest.mark.slow
 def test_worker_frozen_while_another_joins_is_replaced(run: Run, undisturbed: Snapshot) -> None:
     def freeze_when_the_other_is_ready(group: RayGroup) -> None:
         starts = [ready for _, ready in group._members._starting.values()]
@@ -188,7 +189,7 @@ def test_worker_frozen_while_another_joins_is_replaced(run: Run, undisturbed: Sn
     assert losses == [(0, "killed"), (1, "hung")]
 
 
-@pytest.mark.parametrize("shared_memory", [True, False])
+@pytest.mark.parametrize("shared_memory", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_frozen_server_is_replaced_and_no_worker(
     run: Run, undisturbed: Snapshot, shared_memory: bool
 ) -> None:

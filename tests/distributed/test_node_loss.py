@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["shared", "calls"])
 def test_lost_host_changes_no_bit_and_a_new_one_takes_its_share(way: str) -> None:
     script = ROOT / "tests" / "helpers" / "node_loss.py"
