@@ -54,6 +54,7 @@ JARGON = {
     r"(is|are|was|were) (not )?there(?! (a|an|any|no|are|is)\b)": "exists",
     r"look(s|ed|ing)? at": "inspect, query",
     r"(tells?|told) (of|in|about)|is told|are told": "log, emit, report",
+    r"def _?(say|tell|ask|look_at|show)": "log, emit, query, inspect, render",
     r"how far": "progress",
     r"who (does|do|computes|reads|holds|takes|hangs)": "the thing by its name",
     r"set upright|leans?|leaning": "deskew, slant",
