@@ -8,14 +8,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname, socket
 from threading import Condition
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
+import ray.util
 
 from nanograd.data.dataset import Dataset
-from nanograd.distributed import shared_memory
+from nanograd.distributed import mesh, shared_memory
+from nanograd.distributed.all_reduce import (
+    DIGEST_ROUNDS,
+    Fail,
+    FailureCause,
+    MeshPlan,
+    NodeSum,
+    digest_of,
+)
+from nanograd.distributed.mesh import Endpoint, Formation, Mesh
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import InternalError
 from nanograd.nn.optimizers import Vector
@@ -27,6 +38,8 @@ from nanograd.training.worker import Contribution, Worker
 
 # Concurrency group of the server's methods that may run during a segment of rounds.
 CONCURRENT = "concurrent"
+# A server that receives nothing checks its deadline and the stop flag this often.
+_POLL_S = 20e-3
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,29 @@ class LateShards:
         return f"shards {self.node[0]}-{self.node[1] - 1} did not arrive"
 
 
+@dataclass(frozen=True)
+class ExchangeFailed:
+    """The exchange of sums with the servers of other hosts failed.
+
+    Args:
+        cause: of the failure.
+        waiting_for: names of the hosts whose sums are missing.
+        peer: name of the host that caused it, if one did.
+    """
+
+    cause: FailureCause
+    waiting_for: tuple[str, ...]
+    peer: str | None
+
+    def __str__(self) -> str:
+        cause = self.cause.name.lower().replace("_", " ")
+        hosts = ", ".join(self.waiting_for) or "no host"
+        return f"{cause}{f' (host {self.peer})' if self.peer else ''}, waiting for {hosts}"
+
+
+SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
+
+
 class WorkerActor(Worker):
     """A worker that holds no shards until it receives some."""
 
@@ -77,8 +113,9 @@ class WorkerActor(Worker):
 
     def attach(self, address: MemoryAddress) -> bool:
         """Open the server's memory; return whether that is possible from here."""
-        if self._memory is not None:
-            self._memory.close()
+        before, self._memory = self._memory, None
+        if before is not None:
+            before.close()
         self._memory = shared_memory.attach(address)
         return self._memory is not None
 
@@ -117,12 +154,15 @@ class WorkerActor(Worker):
 
 
 class ServerActor(ParameterServer):
-    """A parameter server that runs segments of rounds."""
+    """A parameter server that runs segments of rounds, alone or with those of other hosts."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         process.use_one_thread()
         super().__init__(recipe, snapshot)
         self._memory: MemorySegment | None = None
+        self._listener: socket | None = None
+        self._mesh: Mesh | None = None
+        self._hosts: tuple[str, ...] = ()
         # Held while the memory is replaced or filled; notified when parameters are published.
         self._changed = Condition()
 
@@ -134,6 +174,8 @@ class ServerActor(ParameterServer):
         """Create memory for workers that send these tree nodes, in place of the one before."""
         self.stop()
         with self._changed:
+            self._leave_mesh()
+            self.own(frozenset(shard for node in nodes for shard in range(*node)))
             self.forget()
             before = self._memory
             self._memory = shared_memory.create(len(self.parameters()), nodes)
@@ -142,6 +184,33 @@ class ServerActor(ParameterServer):
                 before.close()
             return self._memory.address
 
+    def listen(self, ports: Sequence[int]) -> Endpoint:
+        """Listen for the servers of other hosts, until `join`.
+
+        Raises:
+            MeshError: no port is free.
+        """
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._leave_mesh()
+        self._listener = mesh.listen(address, ports)
+        return Endpoint(gethostname(), address, self._listener.getsockname()[1])
+
+    def join(self, plan: MeshPlan, key: bytes, endpoints: Sequence[Endpoint]) -> int:
+        """Connect to the servers of all other hosts; return the number of refused connections.
+
+        Raises:
+            MeshError: a host cannot be reached.
+        """
+        memory = _opened(self._memory)
+        if self._listener is None:
+            raise InternalError("a mesh was joined without listening; please report this")
+        formation = Formation(plan.me, plan.generation, key, endpoints)
+        listener, self._listener = self._listener, None
+        sockets = formation.run(listener)
+        self._hosts = tuple(endpoint.host for endpoint in endpoints)
+        self._mesh = Mesh(plan, sockets, self.round, memory.bell)
+        return formation.num_refused
+
     def stop(self) -> None:
         """End the segment of rounds that is running, if any; call it concurrently."""
         with self._changed:
@@ -149,7 +218,7 @@ class ServerActor(ParameterServer):
                 self._memory.stop()
             self._changed.notify_all()
 
-    def run(self, until: int, deadline_s: float) -> Refusal | LateShards | None:
+    def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
         """Apply a segment of rounds.
 
         Args:
@@ -159,13 +228,17 @@ class ServerActor(ParameterServer):
         Returns:
             None if all rounds were applied, else the cause of the failure.
         """
-        memory = _opened(self._memory)
+        memory, step = (
+            _opened(self._memory),
+            self._exchange_round if self._mesh else self._run_round,
+        )
         while self.round < until:
             with self._changed:
                 memory.publish(self.round)
                 self._changed.notify_all()
-            if failure := self._wait(memory, deadline_s) or self._submit_all(memory):
+            if failure := step(memory, monotonic() + deadline_s):
                 self.stop()
+                self._leave_mesh()
                 return failure
         return None
 
@@ -188,6 +261,8 @@ class ServerActor(ParameterServer):
                 return None  # a late call: the memory has been replaced
             for each in contributions:
                 slot = memory.address.nodes.index(each.node)
+                if memory.sent(slot).round >= each.round or each.round != memory.published:
+                    return None  # a late or repeated contribution
                 memory.gradients[slot][...] = each.gradient
                 memory.send(slot, each.round, each.loss, each.num_images)
             if awaited is None:
@@ -195,22 +270,72 @@ class ServerActor(ParameterServer):
             self._changed.wait_for(lambda: memory.stopped or memory.published >= awaited)
             return None if memory.stopped else memory.parameters.copy()
 
-    def _wait(self, memory: MemorySegment, deadline_s: float) -> LateShards | None:
-        end = monotonic() + deadline_s
-        late = memory.wait_for_slots(self.round, lambda: monotonic() < end)
-        return None if late is None else LateShards(late)
+    def _run_round(self, memory: MemorySegment, deadline: float) -> SegmentFailure | None:
+        late = memory.wait_for_slots(self.round, lambda: monotonic() < deadline)
+        return LateShards(late) if late else self._submit_all(memory)
+
+    def _exchange_round(self, memory: MemorySegment, deadline: float) -> SegmentFailure | None:
+        """Apply a round together with the servers of the other hosts."""
+        links = self._mesh
+        if links is None:
+            raise InternalError("rounds were exchanged without a mesh; please report this")
+        digest = None if self.round % DIGEST_ROUNDS else digest_of(self.parameters())
+        links.start_round(deadline, digest)
+        is_sent = False
+        while links.ready is None:
+            if not is_sent and memory.late_slot(self.round) is None:
+                is_sent = True
+                if refusal := self._submit_all(memory):
+                    links.stop()
+                    return refusal
+                links.add_local(
+                    {s.node: NodeSum(s.gradient, s.loss, s.num_images) for s in self.sums()}
+                )
+                continue
+            links.poll(_POLL_S)
+            if memory.stopped:
+                links.stop()
+            if (failure := links.machine.failure) is not None:
+                if failure.cause is FailureCause.LATE and not is_sent:
+                    return LateShards(memory.late_slot(self.round) or (0, 0))
+                return self._describe(failure)
+        total = links.ready
+        self.apply(
+            Contribution(
+                round=total.round,
+                node=links.machine.plan.root,
+                gradient=total.total,
+                loss=total.loss,
+                num_images=total.num_images,
+            )
+        )
+        links.applied()
+        return None
+
+    def _describe(self, failure: Fail) -> ExchangeFailed:
+        return ExchangeFailed(
+            failure.cause,
+            tuple(self._hosts[peer] for peer in sorted(failure.waiting_for)),
+            None if failure.peer is None else self._hosts[failure.peer],
+        )
+
+    def _leave_mesh(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._mesh is not None:
+            self._mesh.close()
+        self._listener = self._mesh = None
 
     def _submit_all(self, memory: MemorySegment) -> Refusal | None:
-        round_ = self.round
         for slot, node in enumerate(memory.address.nodes):
-            loss, num_images = memory.sent(slot)
+            sent = memory.sent(slot)
             refusal = self.submit(
                 Contribution(
-                    round=round_,
+                    round=sent.round,
                     node=node,
                     gradient=memory.gradients[slot],
-                    loss=loss,
-                    num_images=num_images,
+                    loss=sent.loss,
+                    num_images=sent.num_images,
                 )
             )
             if refusal is not None:

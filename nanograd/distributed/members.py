@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
+from threading import Event as StopSignal
+from time import monotonic
 from typing import Any
 
 import ray
@@ -26,6 +28,9 @@ START_TIMEOUT_S = 60
 _TAKE_S = 5.0
 # Longer than a worker is busy with shards that have arrived.
 _BUSY_S = 10.0
+# A healthy worker that still has not received its shards is given up.
+_MAX_TAKE_S = 120.0
+_STOP_CHECK_S = 0.5
 
 
 @dataclass
@@ -66,6 +71,8 @@ class Members:
             ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
         ]
         self._starting: dict[int, tuple[Any, Any]] = {}
+        # Place of each rank in the order of the shards: the ranks of a host are neighbours.
+        self._places = list(range(world_size))
         self.present: dict[int, Member] = {}
         # Counts how often the shards were assigned.
         self.generation = 0
@@ -77,10 +84,13 @@ class Members:
         """Whether some worker has not started yet."""
         return bool(self._starting)
 
-    @property
-    def num_hosts(self) -> int:
-        """Number of hosts that the present workers run on."""
-        return len({each.identity.host for each in self.present.values()})
+    def hosts(self) -> dict[str, list[Member]]:
+        """Return the present workers by host, in the order of their shards."""
+        found: dict[str, list[Member]] = {}
+        for rank in sorted(self.present, key=self._places.__getitem__):
+            member = self.present[rank]
+            found.setdefault(member.identity.host, []).append(member)
+        return found
 
     def states(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
@@ -93,28 +103,29 @@ class Members:
         """Return the actors of the present workers."""
         return [each.actor for each in self.present.values()]
 
-    def nodes(self) -> tuple[TreeNode, ...]:
-        """Return the tree nodes that the present workers send."""
-        return tuple(node for each in self.present.values() for node in each.nodes)
-
     def start(self, rank: int) -> None:
         """Start a worker."""
         actor: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(WorkerActor)
         started = actor.remote(self._recipe)
         self._starting[rank] = (started, started.identify.remote())
 
-    def collect(self, *, wait: bool) -> Arrivals:
+    def collect(self, stop: StopSignal | None = None) -> Arrivals:
         """Collect the workers whose start has ended.
 
         Args:
-            wait: for all of them, at most a minute.
+            stop: wait for all workers, at most a minute or until this is set; None not to wait.
 
         Raises:
             ClusterError: no worker started in that time.
         """
         refs = [ready for _, ready in self._starting.values()]
-        done, late = ray.wait(refs, num_returns=len(refs), timeout=START_TIMEOUT_S if wait else 0)
-        if wait and not done:
+        end = monotonic() + START_TIMEOUT_S
+        while True:
+            timeout = 0 if stop is None else _STOP_CHECK_S
+            done, late = ray.wait(refs, num_returns=len(refs), timeout=timeout)
+            if stop is None or not late or stop.is_set() or monotonic() > end:
+                break
+        if stop is not None and not done and not stop.is_set():
             raise ClusterError(
                 f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
                 "look at `ray status`, or ask for fewer with --workers"
@@ -125,7 +136,7 @@ class Members:
             try:
                 self.present[rank] = Member(actor, ray.get(ready))
                 arrivals.joined.append(rank)
-            except RayActorError as error:
+            except RayError as error:  # also an environment that cannot be built
                 arrivals.failed[rank] = first_line(error)
         return arrivals
 
@@ -136,6 +147,10 @@ class Members:
             reply_s: seconds that a busy worker may take to reply to a probe.
         """
         self.generation += 1
+        if len(self.present) == self._world_size:
+            ranks = [rank for members in self.hosts().values() for rank in self._ranks(members)]
+            for place, rank in enumerate(ranks):
+                self._places[rank] = place
         calls = {
             rank: self.present[rank].actor.take.remote(shards, *(self._shards[s] for s in shards))
             for rank, shards in self._assignment(list(self.present)).items()
@@ -163,8 +178,10 @@ class Members:
             ray.kill(actor)
 
     def _await_take(self, rank: int, call: Any, reply_s: float) -> FailureKind | None:
-        member = self.present[rank]
+        member, end = self.present[rank], monotonic() + _MAX_TAKE_S
         while not ray.wait([call], timeout=_TAKE_S)[0]:
+            if monotonic() > end:
+                return FailureKind.UNRESPONSIVE
             # Shards may still be in transit over a slow link: only a probe finds a frozen worker.
             if failure := probe([member.actor], max(_BUSY_S, reply_s))[0]:
                 return failure
@@ -174,8 +191,15 @@ class Members:
             return FailureKind.KILLED
         return None
 
+    def _ranks(self, members: Sequence[Member]) -> list[int]:
+        return [rank for rank, each in self.present.items() if each in members]
+
     def _assignment(self, ranks: Sequence[int]) -> dict[int, list[int]]:
-        return assign_shards(len(self._shards), self._world_size, ranks) if ranks else {}
+        if not ranks:
+            return {}
+        places = [self._places[rank] for rank in ranks]
+        held = assign_shards(len(self._shards), self._world_size, places)
+        return {rank: held[place] for rank, place in zip(ranks, places, strict=True)}
 
 
 def this_host() -> dict[str, str]:
@@ -217,7 +241,9 @@ def error_of(ref: Any) -> str | None:
     return None
 
 
-def probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
+def probe(
+    actors: list[Any], reply_s: float, concurrency_group: str | None = None
+) -> list[FailureKind | None]:
     """Ask actors for a reply and return how each failed; None for a healthy one.
 
     A process of its own asks: a call of this process waits for its earlier calls, which may wait
@@ -226,10 +252,11 @@ def probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
     Args:
         actors: with a method `identify`.
         reply_s: seconds without a reply before an actor counts as unresponsive.
+        concurrency_group: where to call them; None for where they do their work.
     """
     task: Any = ray.remote(num_cpus=0, label_selector=this_host())(_probe)
     states: list[FailureKind | None] = ray.get(
-        task.remote(actors, reply_s), timeout=reply_s + START_TIMEOUT_S
+        task.remote(actors, reply_s, concurrency_group), timeout=reply_s + START_TIMEOUT_S
     )
     return states
 
@@ -241,8 +268,11 @@ def kill_process(identity: ActorIdentity) -> None:
     kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(identity.pid)
 
 
-def _probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
-    replies = [actor.identify.remote() for actor in actors]
+def _probe(
+    actors: list[Any], reply_s: float, concurrency_group: str | None
+) -> list[FailureKind | None]:
+    options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
+    replies = [actor.identify.options(**options).remote() for actor in actors]
     done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
     return [
         (FailureKind.KILLED if error_of(each) else None)

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import sleep
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,14 @@ class MemoryAddress:
         )
 
 
+class SlotState(NamedTuple):
+    """The round, the loss and the number of images of a slot's gradient."""
+
+    round: int
+    loss: float
+    num_images: int
+
+
 class MemorySegment:
     """Memory shared by one server and its workers, as numpy arrays.
 
@@ -102,6 +111,11 @@ class MemorySegment:
         self._slots = words[3:]
         self.parameters: Vector = vectors[0]
         self.gradients: NDArray[np.float32] = vectors[1:]
+
+    @property
+    def bell(self) -> int:
+        """The file descriptor that becomes readable when a gradient arrives."""
+        return self._bell[0]
 
     def close(self) -> None:
         """Close the descriptors; the memory is freed with the last one."""
@@ -146,22 +160,25 @@ class MemorySegment:
         with suppress(BlockingIOError):  # a full pipe has already rung
             os.write(self._bell[1], b"\0")
 
+    def late_slot(self, round_: int) -> TreeNode | None:
+        """Return the tree node of a gradient of a round that has not arrived, or None."""
+        late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
+        return self.address.nodes[late[0]] if len(late) else None
+
     def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> TreeNode | None:
         """Wait for all gradients of a round; return the tree node of one that does not arrive."""
-        while True:
-            late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
-            if not len(late):
-                return None
-            rung, _, _ = select.select([self._bell[0]], [], [], _CHECK_S)
+        while (late := self.late_slot(round_)) is not None:
+            rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
             if rung:
-                os.read(self._bell[0], 4096)
+                os.read(self.bell, 4096)
             elif self.stopped or not alive():
-                return self.address.nodes[late[0]]
+                return late
+        return None
 
-    def sent(self, slot: int) -> tuple[float, int]:
-        """Return the loss and the number of images of a slot."""
+    def sent(self, slot: int) -> SlotState:
+        """Return the round, loss and number of images of a slot's gradient."""
         line = self._slots[slot]
-        return float(line[1:2].view(np.float64)[0]), int(line[2])
+        return SlotState(int(line[0]) - 1, float(line[1:2].view(np.float64)[0]), int(line[2]))
 
 
 def create(num_parameters: int, nodes: tuple[TreeNode, ...]) -> MemorySegment:

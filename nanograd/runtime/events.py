@@ -365,6 +365,19 @@ class ServerFailed(GroupEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostFailed(GroupEvent):
+    """The parameter server of a host failed; the others have the whole state."""
+
+    name: ClassVar[str] = "host_lost"
+    host: str
+    round: int
+    how: FailureKind
+
+    def __str__(self) -> str:
+        return f"host {self.host} failed at round {self.round} ({self.how}); 0 rounds lost"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildsDiffer(GroupEvent):
     """A worker computes with another numpy or BLAS than the parameter server."""
 

@@ -18,7 +18,7 @@ from nanograd.errors import DivergedError
 from nanograd.nn import mlp, optimizers
 from nanograd.nn.optimizers import State, Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import TreeNode, nodes, tree_sum
+from nanograd.training.tree import TreeNode, cover, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
 
 
@@ -111,15 +111,12 @@ class ParameterServer:
         self._recipe = recipe
         self._optimizer = recipe.make_optimizer()
         self._schedule = recipe.make_schedule()
-        self._round = snapshot.round
         self._vector = snapshot.vector.copy()
-        self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
-        self._average = None if snapshot.average is None else snapshot.average.copy()
         self._root = (0, recipe.plan.num_shards)
         self._nodes = frozenset(nodes(self._root))
-        self._arrived: dict[TreeNode, Contribution] = {}
+        self.own(frozenset(range(recipe.plan.num_shards)))
         self._sums = {node: np.empty_like(self._vector) for node in self._nodes}
-        self._progress = snapshot.progress
+        self.restore(snapshot)
 
     @property
     def round(self) -> int:
@@ -137,15 +134,32 @@ class ParameterServer:
         vector[...] = self._vector
         self._vector = vector
 
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from another state; its arrays are copied."""
+        self._round = snapshot.round
+        self._vector[...] = snapshot.vector
+        self._state = {name: vector.copy() for name, vector in snapshot.state.items()}
+        self._average = None if snapshot.average is None else snapshot.average.copy()
+        self._progress = snapshot.progress
+        self._arrived: dict[TreeNode, Contribution] = {}
+
+    def own(self, shards: frozenset[int]) -> None:
+        """Expect contributions only for these shards; other servers sum the rest.
+
+        With fewer than all shards, `submit` applies no round: `sums` returns the sums of the own
+        shards, and `apply` takes the sum over all of them.
+        """
+        self._own = shards
+        self._own_nodes = cover(self._root, shards)
+
     def forget(self) -> int:
         """Drop the contributions of the current round and return its number."""
         self._arrived = {}
         return self._round
 
     def missing(self) -> frozenset[int]:
-        """Return the shards of the current round that have not arrived."""
-        arrived = {shard for node in self._arrived for shard in range(*node)}
-        return frozenset(range(self._recipe.plan.num_shards)) - arrived
+        """Return the own shards of the current round that have not arrived."""
+        return self._own - {shard for node in self._arrived for shard in range(*node)}
 
     def submit(self, contribution: Contribution) -> Refusal | None:
         """Accept a contribution; apply the round if it was the last one missing.
@@ -156,7 +170,6 @@ class ParameterServer:
         Raises:
             DivergedError: a parameter is not finite after the update.
         """
-        # Overflow is found by the checks of the results, here and in _apply.
         with np.errstate(over="ignore", invalid="ignore"):
             if refusal := self._check(contribution):
                 return refusal
@@ -164,9 +177,26 @@ class ParameterServer:
             for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
                 del self._arrived[node]  # the new sum covers it, with the same bits
             self._arrived[contribution.node] = contribution
-            if not self.missing():
-                self._apply()
+        if self._own_nodes == [self._root] and not self.missing():
+            self.apply(self.sums()[0])
         return None
+
+    def sums(self) -> list[Contribution]:
+        """Return the sums over the largest tree nodes of the own shards, when all have arrived."""
+        return [tree_sum(node, self._arrived.get, self._add) for node in self._own_nodes]
+
+    def apply(self, total: Contribution) -> None:
+        """Apply a round.
+
+        Args:
+            total: the sum over all shards; its gradient is not changed.
+
+        Raises:
+            DivergedError: a parameter is not finite after the update.
+        """
+        # Overflow is found by the check of the result.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._update(total)
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""
@@ -195,7 +225,7 @@ class ParameterServer:
             return Refusal(
                 RefusalReason.WRONG_SHAPE, f"gradient is {gradient.dtype} {gradient.shape}"
             )
-        if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
+        if not (_is_finite(gradient) and np.isfinite(contribution.loss)):
             return Refusal(RefusalReason.NOT_FINITE, "gradient or loss is not finite")
         return self._check_count(contribution)
 
@@ -212,8 +242,7 @@ class ParameterServer:
     def _add(self, left: Contribution, right: Contribution) -> Contribution:
         return add(left, right, out=self._sums[left.node[0], right.node[1]])
 
-    def _apply(self) -> None:
-        total = tree_sum(self._root, self._arrived.get, self._add)
+    def _update(self, total: Contribution) -> None:
         self._arrived = {}
         gradient = np.multiply(
             total.gradient, np.float32(1 / total.num_images), out=self._sums[self._root]
@@ -230,3 +259,8 @@ class ParameterServer:
         if self._average is not None:
             optimizers.update_average(self._average, self._vector, self._recipe.ema, self._round)
         self._progress += LossSum(loss=total.loss, num_images=total.num_images)
+
+
+def _is_finite(vector: Vector) -> bool:
+    # The sum of squares is cheaper, but may overflow where every element is finite.
+    return bool(np.isfinite(vector @ vector) or np.isfinite(vector).all())

@@ -231,7 +231,7 @@ def test_slow_start_of_a_new_server_is_no_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def kill_and_be_slow(group: RayGroup) -> None:
-        monkeypatch.setattr("nanograd.distributed.group.ServerActor", SlowToStart)
+        monkeypatch.setattr("nanograd.distributed.servers.ServerActor", SlowToStart)
         os.kill(group.pids()["server"], signal.SIGKILL)
 
     actual, events = run(recipe, digits, 2, {5: kill_and_be_slow})

@@ -4,7 +4,7 @@ import pytest
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.distributed import group as ray_group
+from nanograd.distributed import servers
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.training.local import LocalGroup
@@ -74,7 +74,7 @@ def test_progress_counts_loss_and_images_as_the_local_group_does(
 def test_server_that_does_not_start_in_time_is_no_bug_of_ours(
     ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_group, "START_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(servers, "START_TIMEOUT_S", 0.001)
     recipe = recipe_for(digits)
 
     with pytest.raises(ClusterError, match=r"the parameter server did not start .*`ray status`"):
