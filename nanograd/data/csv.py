@@ -1,8 +1,15 @@
-"""MNIST as comma-separated values: a line is the label, then 784 pixels.
+"""Digits as comma-separated values: 784 pixels and a label in each line.
+
+A header names the columns, in any order and among others: the label as in LABEL_NAMES, the pixels
+as `flat_columns` recognises them. Without one, a line is the label, then the pixels.
 
 References:
     Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv.
 """
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,88 +18,222 @@ from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
 from nanograd.data.idx import decompress
 from nanograd.errors import DataError
 
-_NUM_COLUMNS = 1 + NUM_PIXELS
+# Endings of such files.
+CSV = (".csv", ".csv.gz")
+# In order of precedence.
+LABEL_NAMES = ("label", "digit", "target")
+# Spellings of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
+_FLAT = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (r"pixel_?(\d{1,4})", r"(\d\d?)x(\d\d?)", r"px_?(\d{1,4})", r"(\d{1,4})")
+]
+_LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
+# A column of labels has at least so many of the digits, and none in more than this share of rows:
+# pixels of the border are almost always 0.
+_LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
 _BLOCK_BYTES = 1 << 24
 _LABELS = frozenset(str(label).encode() for label in range(NUM_CLASSES))
 _PIXELS = frozenset(str(pixel).encode() for pixel in range(256))
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# A comma in quotes separates nothing.
+_CELL = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class UnlabelledError(DataError):
+    """A file of images without labels."""
+
+
+class _Layout(NamedTuple):
+    """The columns of a file."""
+
+    names: tuple[str, ...]  # unique
+    label: int  # index of the label
+    pixels: tuple[int, ...]  # indices of the 784 pixels, in their order
+
+
+def flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names of 784 columns of pixels, in the order of the pixels; None without them.
+
+    >>> flat_columns(["label", *(f"pixel{number}" for number in range(783, -1, -1))])[:2]
+    ('pixel0', 'pixel1')
+    """
+    for pattern in _FLAT:
+        matches = {name: match for name in names if (match := pattern.fullmatch(name))}
+        if len(matches) == NUM_PIXELS:
+            return tuple(sorted(matches, key=lambda name: [*map(int, matches[name].groups())]))
+    return None
 
 
 def parse_csv(data: bytes, name: str) -> Dataset:
-    """Parse an MNIST CSV file, raw or gzipped, with or without a header line.
+    """Parse a CSV file of labelled digits, raw or gzipped.
 
     Raises:
-        DataError: no rows, a wrong number of columns, or an invalid label or pixel; the message
-            names the file (`name`) and the line.
+        UnlabelledError: there are no labels.
+        DataError: no rows, no such columns, a wrong number of them, or an invalid label or pixel;
+            the message names the file (`name`) and the line.
 
     >>> parse_csv(b"7" + 783 * b",0" + b",255", "one.csv").labels.tolist()
     [7]
     """
-    text = decompress(data, name).removeprefix(_BYTE_ORDER_MARK)
+    text = decompress(data, name).removeprefix(BYTE_ORDER_MARK)
     start = _header_bytes(text)
     if not text[start:].strip():
         raise DataError(f"{name}: there are no images in this file; expected 785 values a line")
+    layout = _layout(text[:start], name) if start else _without_header(text, name)
     try:
-        columns = _read_columns(text, start)
+        columns = _read_columns(text, start, layout)
         if columns[0].max() >= NUM_CLASSES:
             raise ValueError("a label is not 0 to 9")
     except ValueError as error:  # of pyarrow, too: ArrowInvalid
-        reason = _first_fault(text, start) or f": {str(error)[:200]}"
+        reason = _first_fault(text, start, layout) or f": {str(error)[:200]}"
         raise DataError(f"{name}{reason}") from error
+    if not start:
+        check_label_first(columns, name)
     return Dataset(images=np.ascontiguousarray(columns[1:].T), labels=columns[0].copy())
 
 
-def _read_columns(text: bytes, start: int) -> NDArray[np.uint8]:
+def _layout(header: bytes, name: str) -> _Layout:
+    """Find label and pixels by the names in the header."""
+    names, pixels = _named_columns(header, name)
+    others = [each for each in names if each not in pixels]
+    labels = [each for word in LABEL_NAMES for each in others if each.lower() == word]
+    if not labels:
+        raise UnlabelledError(
+            f"{name} has no labels: no column is called {', '.join(LABEL_NAMES[:-1])} or "
+            f"{LABEL_NAMES[-1]}"
+        )
+    return _Layout(names, names.index(labels[0]), tuple(map(names.index, pixels)))
+
+
+def column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Return the columns of a CSV file, those of its pixels in order, and whether a header is read.
+
+    Args:
+        line: the first line of the file, without a byte order mark.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: there are no 784 columns of pixels.
+    """
+    if _header_bytes(line):
+        return *_named_columns(line, name), True
+    number = len(split_cells(line))
+    if number not in (NUM_PIXELS, NUM_PIXELS + 1):
+        raise DataError(
+            f"{name}: the first line has {number:,} values; expected a header, 784 pixels, or a "
+            "label and 784 pixels, separated by commas"
+        )
+    return _LABEL_FIRST[-number:], _LABEL_FIRST[1:], False
+
+
+def _named_columns(header: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names in a header, and those of the pixels in their order."""
+    names = tuple(cell.decode(errors="replace") for cell in split_cells(header.rstrip(b"\r\n")))
+    if len(set(names)) < len(names):
+        raise DataError(f"{name}: two columns have the same name; name each column once")
+    pixels = flat_columns(names)
+    if not pixels:
+        raise DataError(
+            f"{name}: the header names no 784 columns of pixels; expected pixel0 to pixel783 or "
+            "1x1 to 28x28, separated by commas, or no header, with the label first"
+        )
+    return names, pixels
+
+
+def _without_header(text: bytes, name: str) -> _Layout:
+    # A single line without a label is a damaged one.
+    ends = text.strip().split(b"\n", 1)[0], text.strip().rsplit(b"\n", 1)[-1]
+    if all(len(split_cells(line)) == NUM_PIXELS for line in ends):
+        raise UnlabelledError(f"{name} has no labels: 784 values a line, expected the label first")
+    return _Layout(_LABEL_FIRST, 0, tuple(range(1, 1 + NUM_PIXELS)))
+
+
+def check_label_first(columns: NDArray[np.uint8], name: str) -> None:
+    """Raise DataError if labels are in another column than the first, and taken as pixels.
+
+    Args:
+        columns: (785, N) uint8, the columns of a file.
+        name: of the file.
+    """
+    if _are_labels(columns[0]):
+        return
+    small = np.flatnonzero(columns.max(axis=1) < NUM_CLASSES)
+    if others := [int(each) for each in small if each and _are_labels(columns[each])]:
+        raise DataError(
+            f"{name}: the labels seem to be in column {others[0] + 1}, not in the first; put them "
+            "first, or name all columns in a header (label, pixel0 to pixel783)"
+        )
+
+
+def _are_labels(values: NDArray[np.uint8]) -> bool:
+    counts = np.bincount(values)
+    return bool((counts > 0).sum() >= _LEAST_DIGITS and counts.max() <= _MOST_OF_ONE * len(values))
+
+
+def _read_columns(text: bytes, start: int, layout: _Layout) -> NDArray[np.uint8]:
     """Return (785, N) uint8: the labels, then one row for each pixel position."""
     # Imported here: it takes 0.1 s.
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import csv  # noqa: PLC0415
 
-    fields = [str(column) for column in range(_NUM_COLUMNS)]
+    wanted = [layout.names[index] for index in (layout.label, *layout.pixels)]
     table = csv.read_csv(
         pa.BufferReader(pa.py_buffer(text).slice(start)),
         # One thread and 16 MB: 0.7 s for 60,000 rows; two threads and 1 MB took twice that.
         read_options=csv.ReadOptions(
-            column_names=fields, use_threads=False, block_size=_BLOCK_BYTES
+            column_names=layout.names, use_threads=False, block_size=_BLOCK_BYTES
         ),
         # Without null_values an empty cell is an error, not a missing number.
         convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(fields, pa.uint8()), null_values=[]
+            column_types=dict.fromkeys(wanted, pa.uint8()), null_values=[], include_columns=wanted
         ),
     )
     return np.stack([column.to_numpy() for column in table.columns])
 
 
 def _header_bytes(text: bytes) -> int:
-    """Return the length of the header line, 0 if the first line starts with a number."""
+    """Return the length of the header line; 0 if the first line is a row."""
     line = text.split(b"\n", maxsplit=1)[0]
-    first = _cells(line)[0]
-    try:
-        float(first)
-    except ValueError:
-        # A first line that starts with an empty cell is a damaged row, not a header.
-        return min(len(line) + 1, len(text)) if first else 0
+    cells = split_cells(line)
+    # A first line that starts with an empty cell, or has a wrong pixel, is a damaged row, unless it
+    # has a label or pixels by name: 784 different numbers are no levels.
+    names = [cell.decode(errors="replace") for cell in cells]
+    is_named = not {each.lower() for each in names}.isdisjoint(LABEL_NAMES) or flat_columns(names)
+    if is_named or (cells[0] and not _is_number(cells[0])):
+        return min(len(line) + 1, len(text))
     return 0
 
 
-def _first_fault(text: bytes, start: int) -> str:
+def _is_number(cell: bytes) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_fault(text: bytes, start: int, layout: _Layout) -> str:
     """Describe the first invalid line; empty if all are valid."""
     for number, line in enumerate(text[start:].splitlines(), start=2 if start else 1):
         cells = line.split(b",")
         # A look-up in a set passes the valid lines several times as fast as int() does.
-        if len(cells) == _NUM_COLUMNS and cells[0] in _LABELS and _PIXELS.issuperset(cells):
+        is_whole = len(cells) == len(layout.names) and cells[layout.label] in _LABELS
+        if is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels):
             continue
-        if line and (fault := _fault(_cells(line))):
+        if line and (fault := _fault(split_cells(line), layout)):
             return f", line {number}: {fault}"
     return ""
 
 
-def _fault(cells: list[bytes]) -> str:
-    if len(cells) != _NUM_COLUMNS:
-        hint = " (is the label missing?)" if len(cells) == NUM_PIXELS else ""
-        return f"expected a label and 784 pixels, 785 values, found {len(cells)}{hint}"
-    for column, cell in enumerate(cells):
-        name, largest = ("label", NUM_CLASSES - 1) if column == 0 else (f"pixel {column - 1}", 255)
+def _fault(cells: list[bytes], layout: _Layout) -> str:
+    if len(cells) != len(layout.names):
+        hint = " (is the label missing?)" if len(cells) == len(layout.names) - 1 else ""
+        return f"expected {len(layout.names)} values, found {len(cells)}{hint}"
+    for position, index in enumerate((layout.label, *layout.pixels)):
+        cell = cells[index]
+        name, largest = (
+            ("label", NUM_CLASSES - 1) if not position else (f"pixel {position - 1}", 255)
+        )
         # int() alone would also accept "1_0" and "+5", and refuses thousands of digits.
         if not (cell.isdigit() and len(cell) < 10 and int(cell) <= largest):
             value = cell[:20].decode(errors="replace")
@@ -100,6 +241,7 @@ def _fault(cells: list[bytes]) -> str:
     return ""
 
 
-def _cells(line: bytes) -> list[bytes]:
-    cells = [cell.strip(b" \t\r") for cell in line.split(b",")]
+def split_cells(line: bytes) -> list[bytes]:
+    """Return the values of a line, without quotes and the space around them."""
+    cells = [cell.strip(b" \t\r") for cell in _CELL.findall(line)]
     return [c[1:-1] if len(c) > 1 and c[:1] == c[-1:] == b'"' else c for c in cells]

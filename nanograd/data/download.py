@@ -16,6 +16,7 @@ from nanograd.data.idx import decompress
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
+from nanograd.runtime.lease import exclusive
 
 # SHA-256 of the decompressed files: mirrors compress them differently.
 FILES = {
@@ -80,7 +81,7 @@ def fetch(
         waiting = info("another process is downloading MNIST; waiting for it")
         order = list(mirrors)
         try:
-            with storage.exclusive(cache, wait=lambda: listener(waiting)):
+            with exclusive(cache, listener, wait=lambda: listener(waiting)):
                 for name, sha256 in files.items():
                     found[name] = _cached(cache, name, sha256) or _fetch_file(
                         cache, name, sha256, order, listener
@@ -95,7 +96,7 @@ def _cached(cache: str, name: str, sha256: str) -> bytes | None:
     """Return a decompressed file from the cache; None if it is absent or damaged."""
     place = storage.join(cache, f"{name}.gz")
     try:
-        raw = decompress(storage.read(place), place)
+        raw = decompress(storage.read(place), place, _MAX_BYTES)
     except DataError:
         return None
     return raw if storage.checksum(raw) == sha256 else None
@@ -113,7 +114,7 @@ def _fetch_file(
         url = storage.join(mirror, f"{name}.gz")
         try:
             data = _download(url, listener)
-            raw = decompress(data, url)
+            raw = decompress(data, url, _MAX_BYTES)
             if (found := storage.checksum(raw)) != sha256:
                 raise ValueError(f"wrong checksum, SHA-256 {found[:12]}... is not MNIST's")
         except (OSError, HTTPException, ValueError, DataError) as error:
@@ -158,7 +159,7 @@ def _failure(url: str, error: Exception) -> str:
         error.close()
         cause = f"HTTP {error.code} {error.reason}"
     elif isinstance(error, DataError):
-        cause = "the gzip file is damaged"
+        cause = "the gzip file is damaged or too long"
     elif isinstance(cause, TimeoutError):
         cause = f"no answer within {_TIMEOUT_S:.0f} s"
     return f"{url}: {getattr(cause, 'strerror', None) or cause or type(cause).__name__}"

@@ -8,6 +8,7 @@ References:
 """
 
 import gzip
+import io
 import struct
 import zlib
 from math import prod
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from nanograd.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_BYTES = 4 << 30  # a million images as CSV
 _UNSIGNED_BYTE = 0x08
 _LABELS = 1  # dimensions of a label file
 _IMAGES = 3  # dimensions of an image file
@@ -61,22 +63,29 @@ def format_idx(array: NDArray[np.uint8]) -> bytes:
     return magic + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def decompress(data: bytes, name: str) -> bytes:
-    """Decompress a gzip file; return anything else unchanged.
+def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
+    """Decompress a gzip file, as far as it is allowed to grow; return anything else unchanged.
 
     Gzip is recognised by its magic number, since files get renamed.
 
     Raises:
-        DataError: the gzip stream is cut short or damaged.
+        DataError: the gzip stream is cut short, damaged or too long.
     """
     if not data.startswith(_GZIP_MAGIC):
         return data
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            raw = file.read(max_bytes + 1)
     except EOFError as error:
         raise DataError(f"{name}: the gzip file is cut short; get the file again") from error
     except (OSError, zlib.error) as error:
         raise DataError(f"{name}: the gzip file is damaged ({error}); get it again") from error
+    if len(raw) > max_bytes:
+        raise DataError(
+            f"{name}: the gzip file holds more than {max_bytes:,} bytes; decompress it first if it "
+            "is what you want"
+        )
+    return raw
 
 
 def _parse_shape(raw: bytes, name: str) -> tuple[int, ...]:

@@ -8,16 +8,18 @@ References:
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from nanograd.data import download
-from nanograd.data.csv import parse_csv
+from nanograd.data.csv import CSV, UnlabelledError, parse_csv
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.data.idx import parse_idx
-from nanograd.errors import DataError, StorageError
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, ignore, warning
+from nanograd.runtime.events import Listener, ignore, info, warning
 
 SAMPLE = str(Path(__file__).parent / "sample")
 
@@ -25,7 +27,14 @@ _IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-_CSV_SUFFIXES = (".csv", ".csv.gz")
+WORDS = ("auto", "mnist", "sample")
+
+# Share of the images that become test images if there are none.
+_TEST_SPLIT = 0.1
+
+
+class MissingError(DataError):
+    """A folder without the files of a data set, or of a part of it."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,25 @@ class Mnist:
 
     train: Dataset  # N images; a validation set may be split off
     test: Dataset  # images that never influence training or any choice
-    name: str  # `mnist`, `sample`, or the place of the files
+    name: str  # `mnist`, `sample`, or the place of the files; of several with + between them
     sha256: str  # checksum of training and test data together
+    test_split: float | None = None  # share of the images held out as test images; None if given
+    sources: tuple[str, ...] = ()  # the names of all data sets
+
+
+class Source(NamedTuple):
+    """A data set as it was found."""
+
+    name: str  # `mnist`, `sample`, or its place
+    train: Dataset  # labelled images
+    test: Dataset | None  # None without labelled test images
 
 
 def load(
-    source: str, listener: Listener = ignore, mirrors: Sequence[str] = download.MIRRORS
+    source: str,
+    listener: Listener = ignore,
+    mirrors: Sequence[str] = download.MIRRORS,
+    test_split: float | None = None,
 ) -> Mnist:
     """Load training and test images from `auto | mnist | sample | PATH | URI`.
 
@@ -48,29 +70,119 @@ def load(
     - `auto`: `mnist`, or the sample, with a warning, if MNIST is not available.
     - a folder (`./mnist` if its name is one of these words) with the four IDX files or with two CSV
       files, gzipped or not.
+    - a CSV file, or a folder whose test images are missing or have no labels (as Kaggle's): the
+      last images of each digit become the test images.
 
     Args:
         source: the data.
         listener: receives warnings and progress messages.
         mirrors: base URLs for a download, tried in turn.
+        test_split: share of the images that become test images; None for a tenth. Only for data
+            without test images.
 
     Raises:
         DataError: the data does not exist, is broken, or cannot be downloaded.
         StorageError: it cannot be read, or the cache cannot be written.
+        UsageError: the data has test images, so there is nothing to split.
     """
-    name, (train, test) = _load_parts(source, ("train", "test"), listener, mirrors)
+    return join([load_source(source, listener, mirrors)], listener, test_split)
+
+
+def join(found: Sequence[Source], listener: Listener, test_split: float | None) -> Mnist:
+    """Join data sets, in their order: training images, and test images.
+
+    Of a data set without test images, the last of each digit are held out, whatever its order.
+
+    Raises:
+        DataError: there are no test images, or only one digit to learn.
+        UsageError: all have test images, so there is nothing to split.
+    """
+    name = " + ".join(each.name for each in found)
+    if test_split is not None and all(each.test is not None for each in found):
+        raise UsageError(f"{name} has test images of its own; leave --test-split out")
+    share = None
+    pairs = list[tuple[Dataset, Dataset]]()
+    for source, train, test in found:
+        if test is None:
+            share = _TEST_SPLIT if test_split is None else test_split
+            pairs.append(_hold_out(train, share))
+            listener(
+                info(
+                    f"{source} has no labelled test images: the last {len(pairs[-1][1]):,} of its "
+                    "images, counted by digit, are held out as such (--test-split)"
+                )
+            )
+        else:
+            pairs.append((train, test))
+    train, test = (concatenate(each) for each in zip(*pairs, strict=True))
+    if not len(test):
+        raise DataError(
+            f"{name}: {len(train):,} images are too few to hold out a share of {share} for testing"
+        )
+    if len(np.unique(train.labels)) == 1:
+        raise DataError(
+            f"{name}: all {len(train):,} training images have the label {train.labels[0]}; there "
+            "is nothing to learn (in a CSV file without a header, the label comes first)"
+        )
     both = f"{train.sha256()} {test.sha256()}".encode()
-    return Mnist(train=train, test=test, name=name, sha256=storage.checksum(both))
+    return Mnist(
+        train=train,
+        test=test,
+        name=name,
+        sha256=storage.checksum(both),
+        test_split=share,
+        sources=tuple(each.name for each in found),
+    )
+
+
+def concatenate(sets: Sequence[Dataset]) -> Dataset:
+    """Join labelled images, in their order."""
+    if len(sets) == 1:
+        return sets[0]
+    images, labels = ([getattr(each, n) for each in sets] for n in ("images", "labels"))
+    return Dataset(np.concatenate(images), np.concatenate(labels))
 
 
 def load_test(
     source: str, listener: Listener = ignore, mirrors: Sequence[str] = download.MIRRORS
 ) -> Dataset:
     """Load test images: as `load`, or from a folder without training images or one CSV file."""
-    if source.endswith(_CSV_SUFFIXES):
-        return parse_csv(*_read(storage.absolute(source)))
+    if source.lower().endswith(CSV):
+        data = parse_csv(*_read(storage.absolute(source)))
+        listener(info(f"all {len(data):,} images of {source} are used, even if a net learnt them"))
+        return data
     _, (test,) = _load_parts(source, ("test",), listener, mirrors)
     return test
+
+
+def load_source(
+    source: str, listener: Listener, mirrors: Sequence[str] = download.MIRRORS
+) -> Source:
+    """Load a data set as `load` does, without holding out test images."""
+    if source.lower().endswith(CSV):
+        place = storage.absolute(source)
+        return Source(place, parse_csv(*_read(place)), None)
+    if source in WORDS:
+        name, (train, test) = _load_parts(source, ("train", "test"), listener, mirrors)
+        return Source(name, train, test)
+    name, (train,) = _load_parts(source, ("train",), listener, mirrors)
+    try:
+        return Source(name, train, _load_parts(name, ("test",), listener, mirrors)[1][0])
+    except (UnlabelledError, MissingError):
+        return Source(name, train, None)
+
+
+def _hold_out(images: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Split off the last images of each digit, one at least if it has two; all for training at 0.
+
+    Files may be sorted by digit, and the last images of a digit are often of other writers.
+    """
+    is_test = np.zeros(len(images), np.bool_)
+    for digit in np.unique(images.labels) if share else ():
+        rows = np.flatnonzero(images.labels == digit)
+        number = min(max(round(share * len(rows)), 1), len(rows) - 1)
+        is_test[rows[len(rows) - number :]] = True
+    return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
 
 
 def _load_parts(
@@ -94,27 +206,36 @@ def _load_parts(
     return "sample" if source == "sample" else place, data
 
 
-def _folder_part(place: str, part: str) -> Dataset:
+def is_data_set(place: str) -> bool:
+    """Return whether a folder has files that `load` knows by their names."""
     found = storage.names(place)
+    return any(any(_part_files(found, part)) for part in _IDX_NAMES)
+
+
+def _part_files(found: Sequence[str], part: str) -> list[str]:
+    """Return the names of the images, the labels and the table of a part; "" for none."""
     images, labels = (
         # Both common spellings, raw or gzipped.
         _first(found, [s + end for s in (n, n.replace("-idx", ".idx")) for end in ("", ".gz")])
         for n in _IDX_NAMES[part]
     )
-    table = _first(
-        found, [f"{stem}{part}{end}" for stem in ("mnist_", "") for end in _CSV_SUFFIXES]
-    )
+    tables = [f"{stem}{part}{end}" for stem in ("mnist_", "") for end in CSV]
+    return [images, labels, _first(found, tables)]
+
+
+def _folder_part(place: str, part: str) -> Dataset:
+    images, labels, table = _part_files(storage.names(place), part)
     if images and labels:
         return _from_idx(*(_read(storage.join(place, name)) for name in (images, labels)))
     if table:
         return parse_csv(*_read(storage.join(place, table)))
     if not storage.exists(place):
-        hint = "--data takes auto, mnist, sample or a folder"
+        hint = f"--data takes {', '.join(WORDS)} or a folder"
         raise DataError(f"{place}: there is no such folder; {hint}")
     both = " and ".join(_IDX_NAMES[part])
     if images or labels:
         raise DataError(f"{place} has {images or labels} only; {both} belong together")
-    raise DataError(
+    raise MissingError(
         f"{place}: no {part} images found; expected a folder with {both} (or .gz) or "
         f"mnist_{part}.csv"
     )

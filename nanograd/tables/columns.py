@@ -1,35 +1,40 @@
 """The columns of a table that hold images and labels, found by the Arrow schema alone.
 
-Recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or binary; 784 raw bytes; 784
-numbers as a list, a nested 28 x 28 list or a tensor; Spark's image struct; 784 flat columns. A
-pickled column is refused. Folders named `name=value` are columns, too.
+Recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or binary; 784 raw bytes;
+numbers as a list, nested lists or a tensor; Spark's image struct; 784 flat columns. A pickled
+column is refused. Folders named `name=value` are columns, too.
 
 References:
     Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);
-    Apache Arrow, "Canonical extension types" (fixed and variable shape tensor).
+    Apache Arrow, "Canonical extension types" (fixed and variable shape tensor);
+    Hugging Face Datasets, "Dataset features" (in the schema's metadata, as JSON).
 """
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
 
+from nanograd.data.csv import LABEL_NAMES, flat_columns
 from nanograd.data.dataset import NUM_PIXELS
 from nanograd.errors import DataError
+from nanograd.tables.shapes import is_list, leaf, picture_axes, tensor_of
 
+# In order of precedence.
 IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")
-LABEL_NAMES = ("label", "digit", "target", "y")
+NO_LABELS = "none"  # in place of the name of a label column
 
-# Spellings of 784 flat columns: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28.
-_FLAT = (re.compile(r"pixel_?(\d+)"), re.compile(r"(\d+)x(\d+)"))
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
+_FEATURES_OF_IMAGES = ("Image", "Array2D", "Array3D")
 # Values of folders: whole numbers that fit, and what Hive writes for null.
 _INT64 = re.compile(r"(?=.{1,18}$)-?[0-9]+")
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_NAMES_IN_MESSAGE = 20
 
 
 class ImageKind(Enum):
@@ -47,46 +52,119 @@ class ImageColumn(NamedTuple):
 
     kind: ImageKind  # how it holds them
     names: tuple[str, ...]  # of the column, or of 784 in the order of the pixels
+    choice: str = ""  # why it was chosen, for people
 
 
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
-    """Find the image column of a table, by its name or by its type.
+    """Find the image column of a table.
+
+    By its name; else by the features of Hugging Face, as 784 flat columns, by the usual names, or
+    as the only column whose type can hold images.
 
     Raises:
         DataError: no column, or several, can be meant, or it is pickled.
     """
-    listed = ", ".join(schema.names)
+    listed = list_names(schema.names) or "no columns"
     if name is not None and name not in schema.names:
         raise DataError(f"there is no column {name!r} among {listed}")
     if len(set(schema.names)) < len(schema.names):
         raise DataError(f"two columns have the same name among {listed}")
     fields = schema if name is None else [schema.field(name)]
     found = {field.name: kind for field in fields if (kind := _kind(field))}
-    if not found and (flat := _flat_columns(schema)):
-        return ImageColumn(ImageKind.FLAT, flat)
-    usual = [each for each in found if each.lower() in IMAGE_NAMES]
-    chosen = usual[:1] or (list(found) if len(found) == 1 else [])
+    flat = None if name else flat_columns([f.name for f in schema if _is_number(f.type)])
+    features = _features(schema)
+    featured = [each for each in found if features.get(each) in _FEATURES_OF_IMAGES]
+    if flat and not featured:
+        return ImageColumn(ImageKind.FLAT, flat, "784 columns of pixels")
+    candidates = featured or list(found)
+    chosen = candidates if len(candidates) == 1 else _first_usual(candidates, IMAGE_NAMES)
+    if len(chosen or candidates) > 1:
+        raise DataError(
+            f"the images may be in {' or '.join(chosen or candidates)}; choose with --image-column"
+        )
+    if not chosen and name:
+        raise DataError(
+            f"column {name!r} holds {schema.field(name).type}, which cannot be images; choose "
+            "another --image-column"
+        )
     if not chosen:
         raise DataError(
             f"no image column is recognised among {listed}; name one with --image-column"
         )
-    return ImageColumn(found[chosen[0]], (chosen[0],))
+    reasons = {"named": bool(name), "declared by Hugging Face's metadata": bool(featured)}
+    reasons |= {"by its name": chosen[0].lower() in IMAGE_NAMES}
+    only = "the only column that can hold images"
+    reason = next((each for each, holds in reasons.items() if holds), only)
+    return ImageColumn(found[chosen[0]], (chosen[0],), reason)
 
 
 def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
-    """Find the label column of a table, of whole numbers, by its name or by the usual names.
+    """Find the label column of a table, by its name or the first of the usual names.
+
+    Args:
+        schema: of the table, with the columns of its folders.
+        name: of the column; NO_LABELS for none. A table without it has no labels.
 
     Raises:
-        DataError: the named column does not exist or holds no whole numbers.
+        DataError: the named column cannot hold digits, or several can be meant.
     """
-    if name is None:
-        usual = [each for each in schema.names if each.lower() in LABEL_NAMES]
-        return next((each for each in usual if _is_whole(schema.field(each).type)), None)
-    if name not in schema.names or not _is_whole(schema.field(name).type):
-        raise DataError(
-            f"{name!r} is not a column of whole numbers among {', '.join(schema.names)}"
-        )
-    return name
+    if name == NO_LABELS or (name and name not in schema.names):
+        return None
+    if name:
+        if not holds_digits(schema.field(name).type):
+            raise DataError(
+                f"column {name!r} holds {schema.field(name).type}, which cannot be digits; choose "
+                "another --label-column"
+            )
+        return name
+    usual = [each for each in schema if each.name.lower() in LABEL_NAMES]
+    chosen = _first_usual([each.name for each in usual if holds_digits(each.type)], LABEL_NAMES)
+    if len(chosen) > 1:
+        raise DataError(f"the labels may be in {' or '.join(chosen)}; choose with --label-column")
+    return chosen[0] if chosen else None
+
+
+def unusable_labels(schema: pa.Schema) -> list[pa.Field]:
+    """Return the columns with a usual name for labels whose type cannot hold digits."""
+    return [
+        field
+        for field in schema
+        if field.name.lower() in LABEL_NAMES and not holds_digits(field.type)
+    ]
+
+
+def holds_digits(type_: pa.DataType) -> bool:
+    """Test whether a type can hold digits: numbers, text, or a dictionary of these."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
+    is_text |= pa.types.is_string_view(type_) or pa.types.is_null(type_)
+    return bool(is_text or (_is_number(type_) and not pa.types.is_boolean(type_)))
+
+
+def list_names(names: Sequence[str]) -> str:
+    """List names of columns for a message.
+
+    >>> list_names([f"pixel{number}" for number in range(784)])[-31:]
+    'pixel18, pixel19 and 764 others'
+    """
+    more = f" and {len(names) - _NAMES_IN_MESSAGE} others" * (len(names) > _NAMES_IN_MESSAGE)
+    return ", ".join(names[:_NAMES_IN_MESSAGE]) + more
+
+
+def _first_usual(names: Sequence[str], usual: Iterable[str]) -> list[str]:
+    """Return the names that are the first usual one, in any case; [] if there is none."""
+    matches = ([each for each in names if each.lower() == word] for word in usual)
+    return next((each for each in matches if each), [])
+
+
+def _features(schema: pa.Schema) -> dict[str, str]:
+    """Return the types of Hugging Face's features by column; {} for other tables."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: str(feature["_type"]) for name, feature in stored.items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _kind(field: pa.Field) -> ImageKind | None:
@@ -103,8 +181,13 @@ def _kind(field: pa.Field) -> ImageKind | None:
     if pa.types.is_struct(type_):
         return _kind_of_struct({each.name: each.type for each in type_.fields})
     if is_binary(type_):
-        return ImageKind.ENCODED
-    return ImageKind.NUMBERS if is_list(type_) and _is_number(_leaf(type_)) else None
+        fixed = pa.types.is_fixed_size_binary(type_)
+        return None if fixed and type_.byte_width != NUM_PIXELS else ImageKind.ENCODED
+    if is_list(type_) and _is_number(leaf(type_)):
+        shape, permutation = tensor_of(field)
+        known = shape is None or picture_axes(shape, permutation)
+        return ImageKind.NUMBERS if known else None
+    return None
 
 
 def _kind_of_struct(fields: dict[str, pa.DataType]) -> ImageKind | None:
@@ -117,13 +200,22 @@ def _kind_of_struct(fields: dict[str, pa.DataType]) -> ImageKind | None:
     return None
 
 
-def _flat_columns(schema: pa.Schema) -> tuple[str, ...] | None:
-    names = [field.name for field in schema if _is_number(field.type)]
-    for pattern in _FLAT:
-        matches = {name: match for name in names if (match := pattern.fullmatch(name))}
-        if len(matches) == NUM_PIXELS:
-            return tuple(sorted(matches, key=lambda name: [*map(int, matches[name].groups())]))
-    return None
+def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column; in text, bytes that are not UTF-8 become escapes.
+
+    Arrow reads such text without a check, and refuses it only here.
+    """
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        if not is_text:
+            raise DataError(f"text in a column of {column.type} is not UTF-8") from None
+        found = column.cast(pa.large_binary()).to_pylist()
+        values = [
+            None if each is None else each.decode(errors="backslashreplace") for each in found
+        ]
+    return values
 
 
 def is_binary(type_: pa.DataType) -> bool:
@@ -133,22 +225,10 @@ def is_binary(type_: pa.DataType) -> bool:
     return any(test(type_) for test in tests)
 
 
-def is_list(type_: pa.DataType) -> bool:
-    """Test for any of Arrow's list types."""
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(type_) for test in tests)
-
-
 def _is_number(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
-
-
-def _is_whole(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type_.value_type if pa.types.is_dictionary(type_) else type_))
-
-
-def _leaf(type_: pa.DataType) -> pa.DataType:
-    return _leaf(type_.value_type) if is_list(type_) else type_
+    is_ = pa.types
+    tests = (is_.is_integer, is_.is_floating, is_.is_decimal, is_.is_boolean)
+    return any(test(type_) for test in tests)
 
 
 # Not by pyarrow.dataset.HivePartitioning: it parses only names of a given schema, and what it
@@ -161,7 +241,7 @@ def partition_values(file: str) -> dict[str, str | None]:
     """
     pairs = (folder.partition("=") for folder in file.split("/")[:-1])
     return {
-        unquote(name): None if value == _HIVE_NULL else unquote(value)
+        unquote(name): None if value == HIVE_NULL else unquote(value)
         for name, equals, value in pairs
         if equals and name
     }
@@ -182,13 +262,22 @@ def partition_schema(files: Iterable[str]) -> pa.Schema:
     return pa.schema(types.items())
 
 
-def add_partitions(table: pa.Table, file: str, partitions: pa.Schema) -> pa.Table:
-    """Append to rows of a file those columns of `partition_schema` that only its folders have."""
+def schema_with_partitions(schema: pa.Schema, file: str, partitions: pa.Schema) -> pa.Schema:
+    """Append to a file's schema the columns of `partition_schema` that only its folders have."""
     values = partition_values(file)
     for field in partitions:
-        if field.name in values and field.name not in table.column_names:
-            text = values[field.name]
-            value = int(text) if text is not None and field.type == pa.int64() else text
-            column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
-            table = table.append_column(field, column)
+        if field.name in values and field.name not in schema.names:
+            schema = schema.append(field)
+    return schema
+
+
+def add_partitions(table: pa.Table, file: str, partitions: pa.Schema) -> pa.Table:
+    """Append to rows of a file the columns of `schema_with_partitions`."""
+    if not partitions.names:
+        return table
+    values = partition_values(file)
+    for field in list(schema_with_partitions(table.schema, file, partitions))[table.num_columns :]:
+        text = values[field.name]
+        value = int(text) if text is not None and field.type == pa.int64() else text
+        table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
     return table

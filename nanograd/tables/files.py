@@ -1,21 +1,48 @@
-"""Rows of Parquet files, in batches of bounded size, and rejections of damaged rows."""
+"""Rows of Parquet and CSV files, in batches of bounded size, and rejections of damaged rows."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from nanograd.data.csv import (
+    BYTE_ORDER_MARK,
+    CSV,
+    check_label_first,
+    column_names,
+    split_cells,
+)
 from nanograd.errors import DataError, Reason, Rejection, StorageError
 from nanograd.runtime import storage
+from nanograd.tables.large import BATCH_BYTES, MAX_ROWS, LargeColumns
 
 # Bytes of a row group read at a time: a whole one could be larger than the memory.
 _READ_BYTES = 4 << 20
-# Rows read, decoded and predicted at once: many, because fixed costs are per batch; fewer where a
-# row is large, because all of them are in memory.
-_MAX_ROWS, _BATCH_BYTES = 8192, 32_000_000
+# Numbers of rows of a batch are multiples of this: scores may differ in their last bits by the rows
+# that share a matrix product, which has so many.
+_CHUNK_ROWS = 512
+# Bytes of numbers in memory; in a file, those of lists may take a bit each.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 # In a damaged row group: the fewer, the fewer intact rows are lost with it.
 _CAREFUL_ROWS = 128
+# Attempts at the same rows before they count as damaged.
+_MAX_FAILURES = 2
+# What Arrow raises for damage, failures of the storage and lack of memory; for names not in UTF-8
+# and types of Ray that Ray refuses to decode.
+_FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
+
+_MAX_LINE_BYTES = 16 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+_NUMBER = re.compile(r"\s*-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*|nan|-?inf", re.A | re.I)
+_TEXT, _WHOLE = pa.string(), r"^(0|-?[1-9][0-9]{0,17})$"
 
 
 class RowRange(NamedTuple):
@@ -35,16 +62,30 @@ def open_parquet(file: str) -> pq.ParquetFile:
         StorageError: it cannot be read; that is no damage.
     """
     try:
-        parquet = pq.ParquetFile(
-            storage.open_file(file), buffer_size=_READ_BYTES, page_checksum_verification=True
-        )
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name not in UTF-8
-        storage.read(file, 1)  # raises StorageError if the storage has failed
-        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
+        parquet = _open(file)
+    except _FAILURES as error:
+        _check_storage(file, error, num_bytes=1)
+        try:
+            parquet = _open(file)  # the storage may have failed only for a moment
+        except _FAILURES as again:
+            _check_storage(file, again, num_bytes=1)
+            raise DataError(f"{file} is not a complete Parquet file: {again}") from again
     footer = parquet.metadata
     num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
         raise DataError(f"{file} is not a complete Parquet file: its row groups do not add up")
+    return parquet
+
+
+def _open(file: str) -> pq.ParquetFile:
+    stream = storage.open_file(file)
+    parquet = pq.ParquetFile(
+        stream,
+        buffer_size=_READ_BYTES,
+        pre_buffer=False,  # it would hold whole row groups
+        page_checksum_verification=True,
+    )
+    parquet.schema_arrow  # noqa: B018 - it is decoded here
     return parquet
 
 
@@ -53,10 +94,11 @@ def read_rows(
 ) -> Iterator[pa.RecordBatch | list[Rejection]]:
     """Read rows of a file in their order.
 
-    A damaged page takes the rest of its row group with it, of these rows, and nothing else.
+    A damaged page takes the rest of its row group with it, of these rows, and nothing else; a
+    damaged line of a CSV file itself. Columns of a CSV file other than pixels are text.
 
     Args:
-        file: path or URI of a Parquet file.
+        file: path or URI of a Parquet or CSV file.
         rows: which of its rows.
         columns: selects columns from the file's schema.
 
@@ -67,49 +109,268 @@ def read_rows(
         DataError: the file is no longer the one that was planned.
         StorageError: the file cannot be read; that is no damage.
     """
+    if file.lower().endswith(CSV):
+        yield from _CsvFile(file).read(rows, columns)
+        return
     with open_parquet(file) as parquet:
-        names = list(columns(parquet.schema_arrow))
-        groups = range(*rows.row_groups)
+        if parquet.metadata.num_row_groups < rows.row_groups[1]:
+            raise DataError(f"{file} was changed after the job began; start the job again")
+        schema = parquet.schema_arrow
+        names = list(columns(schema))
         done = 0
         try:
-            for batch in _limit(_read_groups(parquet, groups, names), rows.skip, rows.num_rows):
+            for batch in _read_some(file, parquet, names, rows):
                 yield batch
                 done += len(batch)
-        except (pa.ArrowException, OSError):
-            _require_readable(file)
-            yield from _read_carefully(parquet, rows, names, done)
+        except _FAILURES as error:
+            if not isinstance(error, MemoryError):  # fewer rows at a time may fit
+                _check_storage(file, error)
+            yield from _read_carefully(file, parquet, rows, names, done)
+
+
+def scan_csv(file: str, *, typed: bool) -> tuple[pa.Schema, int, int]:
+    """Return columns, number of rows, and bytes of a CSV file's rows, for which all of it is read.
+
+    Pixels are float64. Other columns are text or, if `typed` and all their values are whole numbers
+    as they would be written again, int64.
+
+    Raises:
+        DataError: it is damaged, has no lines, or no 784 columns of pixels.
+        StorageError: it cannot be read.
+    """
+    found = _CsvFile(file)
+    others = [name for name in found.names if name not in found.pixels] if typed else []
+    whole, num_rows, num_bytes = set(others), 0, 0
+    for lines in found.batches():
+        if not num_rows and not found.has_header and len(found.names) > len(found.pixels):
+            with suppress(pa.ArrowInvalid, ValueError):
+                columns = found.parse(lines, found.names, pa.uint8(), text=pa.uint8()).columns
+                check_label_first(np.stack([each.to_numpy() for each in columns]), file)
+        num_rows, num_bytes = num_rows + len(lines), num_bytes + sum(map(len, lines))
+        for part in found.parse_each(lines, others) if whole else ():
+            if isinstance(part, pa.RecordBatch):
+                matches = {name: pc.match_substring_regex(part[name], _WHOLE) for name in whole}
+                whole = {name for name in whole if pc.all(matches[name]).as_py() in (True, None)}
+    types = {name: pa.int64() if name in whole else found.types[name] for name in found.names}
+    return pa.schema(types.items()), num_rows, num_bytes
+
+
+class _CsvFile:
+    """A CSV file, raw or gzipped: a row is a line that is not empty."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        first = next(self._lines(), None)
+        if first is None:
+            raise DataError(f"{file} is empty; expected a header or rows of 784 pixels")
+        self.names, self.pixels, self.has_header = column_names(first[0], file)
+        self.types = dict.fromkeys(self.names, _TEXT)
+        self.types |= dict.fromkeys(self.pixels, pa.float64())
+
+    def read(
+        self, rows: RowRange, columns: Callable[[pa.Schema], Sequence[str]]
+    ) -> Iterator[pa.RecordBatch | list[Rejection]]:
+        """Read rows, as `read_rows` does."""
+        wanted, left = list(columns(pa.schema(self.types.items()))), rows.num_rows
+        for lines in self.batches(rows.skip):
+            yield from self.parse_each(lines[:left], wanted)
+            left -= len(lines[:left])
+            if not left:
+                return
+        if left:
+            raise DataError(f"{self._file} was changed after the job began; start the job again")
+
+    def batches(self, skip: int = 0) -> Iterator[list[bytes]]:
+        """Yield the lines of rows, without the first, many at a time but of bounded size."""
+        held, skip = list[bytes](), skip + self.has_header
+        num_bytes = 0
+        for lines in self._lines():
+            held += lines[skip:]
+            num_bytes += sum(map(len, lines[skip:]))
+            skip = max(skip - len(lines), 0)
+            while len(held) >= MAX_ROWS or num_bytes >= BATCH_BYTES:
+                yield held[:MAX_ROWS]
+                held = held[MAX_ROWS:]
+                num_bytes = sum(map(len, held))
+        if held:
+            yield held
+
+    def parse_each(
+        self, lines: list[bytes], wanted: list[str]
+    ) -> Iterator[pa.RecordBatch | list[Rejection]]:
+        """Parse lines; those that are damaged become rejections."""
+        for pixels in (pa.uint8(), pa.float64()):
+            with suppress(pa.ArrowInvalid):
+                yield self.parse(lines, wanted, pixels)
+                return
+        indices = [self.names.index(name) for name in self.pixels]
+        faults = [_find_fault(line, len(self.names), indices) for line in lines]
+        for is_bad, run in groupby(range(len(lines)), key=lambda row: faults[row] is not None):
+            some = list(run)
+            found = [faults[row] for row in some]
+            if not is_bad:
+                try:
+                    yield self.parse([lines[row] for row in some], wanted, pa.float64())
+                    continue
+                except pa.ArrowInvalid as error:
+                    found = [Rejection(None, Reason.BROKEN_FILE, str(error)[:200])] * len(some)
+            yield [replace(each, row=row) for row, each in enumerate(found) if each]
+
+    def parse(
+        self,
+        lines: list[bytes],
+        wanted: Sequence[str],
+        pixels: pa.DataType,
+        text: pa.DataType = _TEXT,
+    ) -> pa.RecordBatch:
+        """Parse columns of lines, in the order of `wanted`; raise ArrowInvalid for damage."""
+        table = pa_csv.read_csv(
+            pa.py_buffer(b"\n".join(lines)),
+            read_options=pa_csv.ReadOptions(
+                column_names=self.names, use_threads=False, block_size=_MAX_LINE_BYTES
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={
+                    name: pixels if self.types[name] == pa.float64() else text for name in wanted
+                },
+                include_columns=wanted,
+                null_values=[""],
+                strings_can_be_null=True,
+                check_utf8=False,
+            ),
+        )
+        if table.num_rows != len(lines):
+            raise pa.ArrowInvalid("a quoted value goes on in the next line")
+        [batch] = table.combine_chunks().to_batches(len(lines))
+        return batch
+
+    def _lines(self) -> Iterator[list[bytes]]:
+        """Yield the lines that are not empty, some at a time."""
+        with storage.open_file(self._file) as raw:
+            packed = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            rest, is_first = b"", True
+            stream = pa.CompressedInputStream(raw, "gzip") if packed else raw
+            while True:
+                try:
+                    data = stream.read(_READ_BYTES)
+                except OSError as error:
+                    _check_storage(self._file, error)
+                    raise DataError(
+                        f"{self._file}: the gzip file is damaged or cut short: {error}"
+                    ) from error
+                text = (rest + data).removeprefix(BYTE_ORDER_MARK) if is_first else rest + data
+                end = text.rfind(b"\n") + 1 if data else len(text)
+                rest, is_first = text[end:], False
+                if len(rest) > _MAX_LINE_BYTES:
+                    raise DataError(f"{self._file} is no CSV file: a line has more than 16 MB")
+                if lines := [line for line in text[:end].splitlines() if line.strip()]:
+                    yield lines
+                if not data:
+                    return
+
+
+def _find_fault(line: bytes, number: int, pixels: Sequence[int]) -> Rejection | None:
+    """Find what is wrong with a line of CSV."""
+    if line.count(b'"') % 2:
+        return Rejection(None, Reason.WRONG_SHAPE, "a quoted value does not end in its line")
+    cells = [cell.decode(errors="replace") for cell in split_cells(line)]
+    if len(cells) != number:
+        detail = f"the line has {len(cells):,} values, and not {number:,}"
+        return Rejection(None, Reason.WRONG_SHAPE, detail)
+    for index in pixels:
+        if cells[index] and not _NUMBER.fullmatch(cells[index]):
+            detail = f"a pixel is {cells[index][:20]!r}, not a number"
+            return Rejection(None, Reason.BAD_PIXEL, detail)
+    return None
 
 
 def _read_carefully(
-    parquet: pq.ParquetFile, rows: RowRange, names: list[str], done: int
+    file: str, parquet: pq.ParquetFile, rows: RowRange, names: list[str], done: int
 ) -> Iterator[pa.RecordBatch | list[Rejection]]:
     """Read the rows after the first `done`, row group by row group."""
     skip, left = rows.skip + done, rows.num_rows - done
     for group in range(*rows.row_groups):
         group_rows = parquet.metadata.row_group(group).num_rows
         wanted = min(max(group_rows - skip, 0), left)
-        num_read = 0
-        try:
-            batches = _read_groups(parquet, [group], names, _CAREFUL_ROWS)
-            for batch in _limit(batches, skip, wanted):
-                yield batch
-                num_read += len(batch)
-        except (pa.ArrowException, OSError) as error:
-            detail = f"row group {group} is damaged: {error}"
-            yield [Rejection(row, Reason.BROKEN_FILE, detail) for row in range(wanted - num_read)]
+        num_read, failures, by_arrow = 0, 0, False
+        # The same rows fail again if they are damaged, not if the storage failed for a moment.
+        while num_read < wanted:
+            some = RowRange((group, group + 1), skip + num_read, 0, wanted - num_read)
+            try:
+                for batch in _read_some(
+                    file, parquet, names, some, max_rows=_CAREFUL_ROWS, by_arrow=by_arrow
+                ):
+                    yield batch
+                    num_read, failures = num_read + len(batch), 0
+            except _FAILURES as error:
+                _check_storage(file, error)
+                # Arrow knows more writers, and decides what is damaged; it needs more memory.
+                by_arrow |= not (isinstance(error, OSError) and error.errno)
+                failures += 1
+                if failures == _MAX_FAILURES:
+                    detail = f"row group {group} is damaged: {error}"
+                    lost = range(wanted - num_read)
+                    yield [Rejection(row, Reason.BROKEN_FILE, detail) for row in lost]
+                    break
         skip, left = max(skip - group_rows, 0), left - wanted
 
 
-def _read_groups(
-    parquet: pq.ParquetFile, groups: Sequence[int], names: list[str], max_rows: int = _MAX_ROWS
+def _read_some(
+    file: str,
+    parquet: pq.ParquetFile,
+    names: list[str],
+    rows: RowRange,
+    *,
+    max_rows: int = MAX_ROWS,
+    by_arrow: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    sizes = [parquet.metadata.row_group(group) for group in groups]
-    row_bytes = max((each.total_byte_size / max(each.num_rows, 1) for each in sizes), default=1)
-    rows = int(max(1, min(max_rows, _BATCH_BYTES / max(row_bytes, 1))))
+    """Read rows in batches of bounded size, large values page by page unless `by_arrow`."""
+    groups, skip, left = range(*rows.row_groups), rows.skip, rows.num_rows
+    with LargeColumns(file, parquet, names) as columns:
+        large = {} if by_arrow else {group: columns.find(group) for group in groups}
+        if not any(large.values()):
+            yield from _limit(_read_groups(parquet, groups, names, max_rows), skip, left)
+            return
+        for group in groups:
+            group_rows = parquet.metadata.row_group(group).num_rows
+            wanted = min(max(group_rows - skip, 0), left)
+            others = _read_groups(parquet, [group], columns.others(large[group]), max_rows)
+            limited = _limit(others, skip, wanted)
+            yield from (
+                columns.join(large[group], limited, skip, wanted) if large[group] else limited
+            )
+            skip, left = max(skip - group_rows, 0), left - wanted
+
+
+def _read_groups(
+    parquet: pq.ParquetFile, groups: Sequence[int], names: list[str], max_rows: int
+) -> Iterator[pa.RecordBatch]:
+    row_bytes = max((_row_bytes(parquet, group, names) for group in groups), default=0)
+    num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
+    if num_rows > _CHUNK_ROWS:
+        num_rows -= num_rows % _CHUNK_ROWS
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
-        rows, row_groups=list(groups), columns=names, use_threads=False
+        num_rows, row_groups=list(groups), columns=names, use_threads=False
     )
     return batches
+
+
+def _row_bytes(parquet: pq.ParquetFile, group: int, names: list[str]) -> float:
+    """Estimate the bytes of a row in memory."""
+    row_group, arrow = parquet.metadata.row_group(group), parquet.schema_arrow
+    num_rows, stored = max(row_group.num_rows, 1), row_group.total_byte_size
+    types = [arrow.field(name).type for name in names if name in arrow.names]
+    is_plain = len(types) == len(names) and not any(map(pa.types.is_nested, types))
+    if is_plain and stored * MAX_ROWS <= num_rows * BATCH_BYTES:
+        return float(stored / num_rows)
+    chunks = (row_group.column(place) for place in range(row_group.num_columns))
+    sizes = (
+        max(chunk.total_uncompressed_size, chunk.num_values * _WIDTHS.get(chunk.physical_type, 0))
+        for chunk in chunks
+        if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)
+    )
+    return float(sum(sizes) / num_rows)
 
 
 def _limit(batches: Iterator[pa.RecordBatch], skip: int, num_rows: int) -> Iterator[pa.RecordBatch]:
@@ -125,11 +386,15 @@ def _limit(batches: Iterator[pa.RecordBatch], skip: int, num_rows: int) -> Itera
             yield rows
 
 
-def _require_readable(file: str) -> None:
-    """Raise StorageError if reading fails: Arrow's errors do not separate it from damage."""
+def _check_storage(file: str, error: Exception, num_bytes: int | None = None) -> None:
+    """Raise StorageError if reading a file fails: Arrow's errors do not separate it from damage."""
+    if isinstance(error, MemoryError):
+        raise StorageError(
+            f"cannot read {file}: not enough memory ({error}); ask for fewer --workers"
+        ) from error
     try:
         with storage.open_file(file) as stream:
-            while stream.read(_READ_BYTES):
+            while stream.read(num_bytes or _READ_BYTES) and num_bytes is None:
                 pass
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error}") from error
+    except OSError as failure:
+        raise StorageError(f"cannot read {file}: {failure}") from failure

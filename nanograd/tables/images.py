@@ -4,25 +4,29 @@ A row that cannot be read is rejected with its reason and does not affect other 
 table is followed only where `image_root` allows it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_PIXELS, SIDE
-from nanograd.errors import Reason, Rejection, UnreadableError
-from nanograd.tables import columns, rows
-from nanograd.tables.columns import ImageColumn, ImageKind, is_list
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
+from nanograd.errors import DataError, Reason, Rejection, UnreadableError
+from nanograd.tables import columns, pixels, rows
+from nanograd.tables.columns import ImageColumn, ImageKind, to_python
+from nanograd.tables.pixels import Ints, Mask, Pixels
 from nanograd.tables.rows import ReadOptions
+from nanograd.tables.shapes import is_list, tensor_of, without_views
 
 Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 Item = TypeVar("Item")
+
+# A digit or -1 as text; pandas writes 7.0 where other values of the column are missing.
+_LABEL_TEXT = r"^(?:-1|[0-9])(?:\.0*)?$"
 
 
 class Images(NamedTuple):
@@ -31,12 +35,15 @@ class Images(NamedTuple):
     images: Bytes  # (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory
     rows: Ints  # (n,) int64, the row of each; increasing
     labels: NDArray[np.int8]  # (n,) int8, -1 where there is none
+    num_bad_labels: int  # labels of them that are no digit, and are left out
+    num_dark: int  # raw pixels that `auto` takes for dark ink on light paper
 
 
 class _Decoded(NamedTuple):
     images: Bytes
     rows: Ints
     rejections: list[Rejection]
+    num_dark: int = 0
 
 
 def required_columns(
@@ -48,65 +55,109 @@ def required_columns(
         DataError: the file has no image column, or a column that was named does not fit.
     """
     images = columns.find_image_column(schema, options.image_column).names
-    table = columns.add_partitions(schema.empty_table(), file, partitions)
-    label = columns.find_label_column(table.schema, options.label_column)
+    whole = columns.schema_with_partitions(schema, file, partitions)
+    label = columns.find_label_column(whole, options.label_column)
     return (*images, label) if label else images
 
 
 def read(table: pa.Table, options: ReadOptions) -> tuple[Images, list[Rejection]]:
     """Read the images and labels of a table.
 
-    Encoded pictures are normalised, which leaves those in MNIST's form unchanged; numbers and raw
-    bytes are in MNIST's form by definition. Numbers up to 1 in a row are shares of full ink.
+    Pictures are normalised, whether encoded or arrays of pixels; those in MNIST's form are left
+    unchanged. `nanograd.digits.levels` has the rule for the scale of numbers.
 
     Returns:
-        The images that have a digit for a label, or none, and a rejection of every other row.
+        The images, with their labels, and a rejection of every other row.
 
     Raises:
         DataError: see `required_columns`.
     """
     column = columns.find_image_column(table.schema, options.image_column)
-    images, kept, rejections = _read_images(table, column, options)
+    found = _merge([*_read_images(table, column, options)])
     name = columns.find_label_column(table.schema, options.label_column)
-    labels, bad_labels = _read_labels(table, name)
-    if bad_labels:
-        bad = {each.row for each in bad_labels}
-        good = np.array([row not in bad for row in kept.tolist()], dtype=bool)
-        images, kept = images[good], kept[good]
-        rejections = [*bad_labels, *(each for each in rejections if each.row not in bad)]
-    return Images(images, kept, labels[kept]), rejections
+    labels, bad = _read_labels(table, name)
+    num_bad = int(bad[found.rows].sum())
+    images = Images(found.images, found.rows, labels[found.rows], num_bad, found.num_dark)
+    return images, found.rejections
 
 
-def _read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], list[Rejection]]:
+def read_with(
+    table: pa.Table, options: ReadOptions, retries: Sequence[ReadOptions]
+) -> tuple[Images, list[Rejection]]:
+    """Read a table as `read` does, and the rows that are rejected again with other options.
+
+    Raises:
+        DataError: no options fit the columns of the table.
+    """
+    try:
+        found, rejections = read(table, options)
+    except DataError as error:
+        if not retries:
+            raise
+        rejected = range(table.num_rows)
+        rejections = [Rejection(row, Reason.WRONG_SCHEMA, str(error)) for row in rejected]
+        nothing = np.zeros(0, np.int64)
+        found = Images(np.zeros((0, NUM_PIXELS), np.uint8), nothing, nothing.astype(np.int8), 0, 0)
+    for others in retries:
+        if not rejections:
+            break
+        rows = np.array([each.row for each in rejections], np.int64)
+        try:
+            more, again = read(table.take(pa.array(rows)), others)
+        except DataError:
+            continue
+        where = np.concatenate([found.rows, rows[more.rows]])
+        order = np.argsort(where)
+        found = Images(
+            np.concatenate([found.images, more.images])[order],
+            where[order],
+            np.concatenate([found.labels, more.labels])[order],
+            found.num_bad_labels + more.num_bad_labels,
+            found.num_dark + more.num_dark,
+        )
+        rejections = [replace(each, row=int(rows[each.row or 0])) for each in again]
+    return found, rejections
+
+
+def _read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Mask]:
+    """Return the label of each row, -1 where there is none, and which are no digit.
+
+    Whole numbers of any type count, also as text. -1, null, NaN and empty text are no label; pandas
+    writes NaN as text, too.
+    """
     if name is None:
-        return np.full(table.num_rows, -1, np.int8), []
-    array = _to_array(table.column(name)).cast(pa.int64(), safe=False)
-    values = array.fill_null(0).to_numpy()
-    labels = np.where(_is_null(array), -1, values.clip(0, 9)).astype(np.int8)
-    return labels, [
-        Rejection(int(row), Reason.BAD_LABEL, f"the label is {values[row]}, not 0 to 9")
-        for row in np.flatnonzero((values < 0) | (values > 9))
-    ]
+        return np.full(table.num_rows, -1, np.int8), np.zeros(table.num_rows, np.bool_)
+    array = _to_array(table.column(name))
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        text = pc.ascii_trim_whitespace(array)
+        text = pc.if_else(pc.is_in(pc.ascii_lower(text), pa.array(["", "nan"])), None, text)
+        other = pc.invert(pc.match_substring_regex(text, _LABEL_TEXT))
+        array = pc.if_else(other, "10", text)  # no digit
+    values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    none = np.isnan(values) | (values == -1)
+    digit = np.isin(values, range(NUM_CLASSES))
+    return np.where(digit, values, -1).astype(np.int8), ~none & ~digit
 
 
-def _read_images(table: pa.Table, column: ImageColumn, options: ReadOptions) -> _Decoded:
+def _read_images(table: pa.Table, column: ImageColumn, options: ReadOptions) -> Iterator[_Decoded]:
     arrays = [_to_array(table.column(name)) for name in column.names]
-    if column.kind == ImageKind.FLAT:
-        null = np.any([_is_null(array) for array in arrays], axis=0)
-        pixels = [array.fill_null(0).to_numpy(zero_copy_only=False) for array in arrays]
-        numbers = _from_numbers(np.stack(pixels, axis=1)[~null], ~null, "a pixel is null")
-        return _normalise_numbers(numbers, options)
-    [array] = arrays
-    if column.kind == ImageKind.NUMBERS:
-        return _normalise_numbers(_from_lists(array), options)
-    if column.kind == ImageKind.TENSOR:
-        return _normalise_numbers(_from_lists(_child(array, "data")), options)
-    if column.kind == ImageKind.SPARK:
-        names = [name for name in array.type.names if name in columns.SPARK_FIELDS]
-        children = [_child(array, name) for name in names]
-        whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
-        return _read_each(enumerate(whole.to_pylist()), partial(rows.read_spark, options=options))
-    return _from_pictures(array, options)
+    array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
+    match column.kind:
+        case ImageKind.FLAT:
+            yield from _from_pixels(pixels.from_flat_columns(arrays), options)
+        case ImageKind.NUMBERS:
+            yield from _from_pixels(pixels.from_lists(array, tensor), options)
+        case ImageKind.TENSOR:
+            data, shapes = _child(array, "data"), _child(array, "shape")
+            yield from _from_pixels(pixels.from_tensors(data, shapes, tensor), options)
+        case ImageKind.SPARK:
+            names = [name for name in array.type.names if name in columns.SPARK_FIELDS]
+            children = [_child(array, name) for name in names]
+            whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
+            items = enumerate(whole.to_pylist())
+            yield _read_each(items, partial(rows.read_spark, options=options))
+        case ImageKind.ENCODED:
+            yield from _from_pictures(array, options)
 
 
 def _to_array(column: pa.ChunkedArray) -> pa.Array:
@@ -122,7 +173,11 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _without_views(array: pa.Array) -> pa.Array:
-    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
+    if pa.types.is_binary_view(array.type):
+        return array.cast(pa.large_binary())
+    if is_list(array.type):
+        return without_views(array)
+    return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
 
 
 def _child(array: pa.StructArray, name: str) -> pa.Array:
@@ -130,38 +185,62 @@ def _child(array: pa.StructArray, name: str) -> pa.Array:
     return array.flatten()[array.type.get_field_index(name)]
 
 
-def _is_null(array: pa.Array) -> Mask:
-    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
-    return mask
+def _from_pixels(found: Iterable[Pixels], options: ReadOptions) -> Iterator[_Decoded]:
+    for pictures, numbers, rejections in found:
+        dark = _are_dark_on_light(pictures) if options.polarity == "auto" else np.zeros(0)
+        num_dark = 0 if options.normalise == "never" else int(dark.sum())
+        images, ready = rows.select_ready(_as_grey(pictures), options)
+        left = np.ones(len(numbers), np.bool_)
+        left[: len(ready)] = ~ready
+        yield _Decoded(images, numbers[~left], rejections, num_dark)
+        items = zip(numbers[left].tolist(), pictures[left], strict=True)
+        yield _read_each(items, partial(rows.read_array, options=options))
 
 
-def _from_pictures(array: pa.Array, options: ReadOptions) -> _Decoded:
-    paths: list[str | None] = [None] * len(array)
+def _as_grey(pictures: Bytes) -> Bytes:
+    """Return pictures of 28 x 28 without colour as (n, 784); none of others."""
+    if pictures.shape[1:3] != (SIDE, SIDE) or pictures.shape[3] == 4:
+        return np.zeros((0, NUM_PIXELS), np.uint8)
+    if pictures.shape[3] == 3 and (pictures != pictures[..., :1]).any():
+        return np.zeros((0, NUM_PIXELS), np.uint8)
+    return pictures[..., 0].reshape(len(pictures), NUM_PIXELS)
+
+
+def _are_dark_on_light(pictures: Bytes) -> Mask:
+    """Test for bright corners: no ink reaches them."""
+    height, width = pictures.shape[1:3]
+    corners = pictures[:, :: max(height - 1, 1), :: max(width - 1, 1)]
+    bright: Mask = corners.mean(axis=(1, 2, 3)) > 127
+    return bright
+
+
+def _from_pictures(array: pa.Array, options: ReadOptions) -> Iterator[_Decoded]:
+    paths: Sequence[str | None] = [None] * len(array)
     if pa.types.is_struct(array.type):
         if options.image_root and array.type.get_field_index("path") >= 0:
-            paths = _child(array, "path").to_pylist()
+            paths = to_python(_child(array, "path"))
         array = _without_views(_child(array, "bytes"))
     files = array.to_pylist()
-    if files and all(data is not None and rows.is_raw(data) for data in files):
-        pixels = np.frombuffer(b"".join(files), np.uint8).reshape(-1, NUM_PIXELS)
-        return _normalise_numbers(_Decoded(pixels, np.arange(len(files)), []), options)
+    raw = np.array([data is not None and rows.is_raw(data) for data in files], np.bool_)
+    numbers = np.flatnonzero(raw)
+    yield from _from_pixels([pixels.from_raw([files[row] for row in numbers], numbers)], options)
+    encoded = [None if is_raw else data for is_raw, data in zip(raw, files, strict=True)]
+    images, plain = rows.read_plain(encoded, options)
+    yield _Decoded(images, np.flatnonzero(plain), [])
 
     def read_row(row: int) -> Bytes:
         path = paths[row] if files[row] is None else None
-        return rows.read_file(path, options) if path else rows.read_encoded(files[row], options)
+        return (
+            rows.read_encoded(files[row], options)
+            if path is None
+            else rows.read_file(path, options)
+        )
 
-    plain, which = rows.read_plain(files, options)
-    if which.all():
-        return _Decoded(plain, np.arange(len(files)), [])
-    others = _read_each(((row, row) for row in np.flatnonzero(~which).tolist()), read_row)
-    numbers = np.concatenate([np.flatnonzero(which), others.rows])
-    order = np.argsort(numbers)
-    images = np.concatenate([plain, others.images])[order]
-    return _Decoded(images, numbers[order], others.rejections)
+    yield _read_each(((row, row) for row in np.flatnonzero(~plain & ~raw).tolist()), read_row)
 
 
 def _read_each(items: Iterable[tuple[int, Item]], read_item: Callable[[Item], Bytes]) -> _Decoded:
-    """Read items, each given with its row, one by one."""
+    """Read each row, one by one."""
     images, numbers, rejections = [], [], []
     for row, item in items:
         try:
@@ -173,49 +252,17 @@ def _read_each(items: Iterable[tuple[int, Item]], read_item: Callable[[Item], By
     return _Decoded(stacked, np.array(numbers, np.int64), rejections)
 
 
-def _normalise_numbers(numbers: _Decoded, options: ReadOptions) -> _Decoded:
-    """Normalise images that are in MNIST's form by definition, if all shall be normalised."""
-    if options.normalise != "always":
-        return numbers
-    items = zip(numbers.rows.tolist(), numbers.images, strict=True)
-    done = _read_each(items, partial(rows.read_pixels, options=options))
-    return done._replace(rejections=[*numbers.rejections, *done.rejections])
-
-
-def _from_lists(array: pa.Array) -> _Decoded:
-    whole = _count_leaves(array) == NUM_PIXELS
-    flat = array if whole.all() else array.filter(pa.array(whole))
-    while is_list(flat.type):
-        flat = flat.flatten()
-    values = flat.fill_null(0).to_numpy(zero_copy_only=False).reshape(-1, NUM_PIXELS)
-    if flat.null_count:
-        null = _is_null(flat).reshape(-1, NUM_PIXELS).any(axis=1)
-        whole[np.flatnonzero(whole)[null]] = False
-        values = values[~null]
-    return _from_numbers(values, whole, "the row does not hold 28 x 28 numbers")
-
-
-def _count_leaves(array: pa.Array) -> Ints:
-    """Count the numbers in each row of nested lists; lists of other lengths count as none."""
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
-    total = lengths
-    if is_list(array.type.value_type):
-        below = _count_leaves(array.flatten())
-        owner = np.repeat(np.arange(len(array)), lengths)
-        total = np.bincount(owner, below, len(array)).astype(np.int64)
-    return np.where(np.isin(lengths, (1, SIDE, NUM_PIXELS)), total, 0)
-
-
-def _from_numbers(values: NDArray[Any], whole: Mask, otherwise: str) -> _Decoded:
-    """Convert numbers of the whole rows, (n, 784), to bytes; reject the other rows."""
-    kept, others = np.flatnonzero(whole), np.flatnonzero(~whole)
-    rejections = [Rejection(int(row), Reason.WRONG_SHAPE, otherwise) for row in others]
-    if values.dtype != np.uint8:
-        with np.errstate(invalid="ignore"):
-            least, most = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
-            good = (least >= 0) & (most <= 255)  # false for NaN too
-        detail = "a pixel is not a number from 0 to 255"
-        rejections += [Rejection(int(row), Reason.BAD_PIXEL, detail) for row in kept[~good]]
-        values, kept, most = values[good], kept[good], most[good]
-        values = np.rint(np.where(most[:, None] <= 1, values * 255, values))
-    return _Decoded(values.astype(np.uint8, copy=False), kept, rejections)
+def _merge(parts: Sequence[_Decoded]) -> _Decoded:
+    """Put rows that were read in several ways in their order."""
+    nothing = _Decoded(np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(0, np.int64), [])
+    filled = [part for part in parts if len(part.rows)] or [nothing]
+    rejections = [each for part in parts for each in part.rejections]
+    num_dark = sum(part.num_dark for part in parts)
+    if len(filled) == 1:
+        images, numbers = filled[0].images, filled[0].rows
+    else:
+        numbers = np.concatenate([part.rows for part in filled])
+        order = np.argsort(numbers)
+        images, numbers = np.concatenate([part.images for part in filled])[order], numbers[order]
+    rejections.sort(key=lambda each: each.row or 0)
+    return _Decoded(images, numbers, rejections, num_dark)

@@ -1,4 +1,4 @@
-"""One row's picture, from bytes, a file or Spark's pixels, to the 784 bytes that a net takes."""
+"""One row's picture, from bytes, a file, numbers or Spark's pixels, to the 784 bytes of a net."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.dataset import NUM_PIXELS, SIDE
-from nanograd.digits import form
-from nanograd.errors import Reason, UnreadableError
+from nanograd.digits import form, levels
+from nanograd.errors import ArgumentError, Reason, UnreadableError
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import storage
 
-_MAX_FILE_BYTES = 100_000_000
+NORMALISE = ("auto", "always", "never")
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
 _SIGNATURES = (
@@ -33,14 +33,19 @@ class ReadOptions:
     """How images and labels are read from tables."""
 
     polarity: str = "auto"  # auto, dark-on-light or light-on-dark
-    max_pixels: int = 50_000_000  # larger pictures are refused by their header
+    max_pixels: int = decode.MAX_PIXELS  # larger pictures are refused by their header
     # Auto (images in MNIST's form keep their bits), always, or never (a picture must be 28 x 28; it
     # is taken as it is, inverted if `polarity` is dark-on-light).
     normalise: str = "auto"
     # Folder or URI below which a row's path may be followed; None follows none.
     image_root: str | None = None
     image_column: str | None = None  # name; None to recognise it
-    label_column: str | None = None  # name; None to recognise it
+    label_column: str | None = None  # name, or "none"; None to recognise it
+
+    def __post_init__(self) -> None:
+        for name, known in (("polarity", normalise.POLARITIES), ("normalise", NORMALISE)):
+            if (value := getattr(self, name)) not in known:
+                raise ArgumentError(f"{name} is {value!r}: choose {' or '.join(known)}")
 
 
 def is_raw(data: bytes) -> bool:
@@ -52,9 +57,12 @@ def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
     """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; raise UnreadableError."""
     if data is None:
         raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
-    if is_raw(data):
-        return read_pixels(np.frombuffer(data, np.uint8), options)
-    return _to_form(decode.decode(data, max_pixels=options.max_pixels), options)
+    if not is_raw(data):
+        return _to_form(decode.decode(data, max_pixels=options.max_pixels), options)
+    found, [problem] = levels.to_levels(np.frombuffer(data, np.uint8).reshape(1, SIDE, SIDE, 1))
+    if problem >= 0:
+        raise UnreadableError(Reason.BAD_PIXEL, levels.describe(problem))
+    return read_array(found[0], options)
 
 
 def read_plain(
@@ -69,21 +77,35 @@ def read_plain(
     if options.normalise == "always":
         return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(len(files), np.bool_)
     images, which = fast_png.decode_plain(files)
+    ready, like = select_ready(images, options)
+    which[which] = like
+    return ready, which
+
+
+def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, NDArray[np.bool_]]:
+    """Select the grey images, (n, 784) uint8, that need no steps of normalisation.
+
+    Returns:
+        images: (m, 784) uint8, equal to `read_array`, of the m images that are ready.
+        which: (n,) bool, those images.
+    """
+    if options.normalise == "always":
+        return images[:0], np.zeros(len(images), np.bool_)
     if options.normalise == "never":
-        return (255 - images if options.polarity == "dark-on-light" else images), which
+        inverted = options.polarity == "dark-on-light"
+        return (255 - images if inverted else images), np.ones(len(images), np.bool_)
     like = np.zeros(len(images), np.bool_)
     if options.polarity != "dark-on-light":
         like = form.are_mnist_like(images)
     if options.polarity != "light-on-dark" and not like.all():
         images = np.where(like[:, None], images, 255 - images)
         like[~like] = form.are_mnist_like(images[~like])
-    which[which] = like
-    return images[like], which
+    return (images if like.all() else images[like]), like
 
 
 def read_file(path: str, options: ReadOptions) -> Bytes:
     """Read the file at a row's path, which must lie below `image_root`, as `read_encoded` does."""
-    reader = PictureReader(max_bytes=_MAX_FILE_BYTES, max_pixels=options.max_pixels)
+    reader = PictureReader(max_pixels=options.max_pixels)
     return read_encoded(reader.read(_below(options.image_root or "", path)), options)
 
 
@@ -111,11 +133,12 @@ def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
     return _to_form(decode.over_white(picture) if mode == "RGBA" else picture, options)
 
 
-def read_pixels(image: Bytes, options: ReadOptions) -> Bytes:
-    """Return pixels in MNIST's form by definition, normalised only if `normalise` is always."""
-    if options.normalise != "always":
-        return image
-    return _to_form(Image.fromarray(image.reshape(SIDE, SIDE)), options)
+def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:
+    """Read the pixels of a picture, (height, width, channels), as `read_encoded` reads a file."""
+    height, width, channels = pixels.shape
+    decode.check_size(width, height, options.max_pixels)
+    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else np.ascontiguousarray(pixels))
+    return _to_form(decode.over_white(picture) if channels == 4 else picture, options)
 
 
 def _to_form(picture: Image.Image, options: ReadOptions) -> Bytes:

@@ -1,7 +1,7 @@
 """Schemas of predictions and quarantine, and tables as the bytes of Parquet, CSV or JSON lines."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from nanograd.errors import Rejection, UsageError
-from nanograd.tables.columns import is_binary
+from nanograd.tables.columns import is_binary, to_python
 
 PREDICTIONS = pa.schema(
     [
@@ -20,6 +20,7 @@ PREDICTIONS = pa.schema(
         ("source_row", pa.int64()),
         ("prediction", pa.int8()),
         ("confidence", pa.float32()),
+        ("unfamiliar", pa.float32()),
         ("scores", pa.list_(pa.float32(), 10)),
         ("label", pa.int8()),
     ]
@@ -54,13 +55,18 @@ def as_text(place: str) -> str:
     return place.encode(errors="backslashreplace").decode()
 
 
-def encode(table: pa.Table, format_: str) -> bytes:
-    """Encode a table that `check_columns` accepts as parquet, csv or jsonl.
+def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
+    """Encode a table that `check_columns` accepts as csv or jsonl.
 
     In CSV the ten scores are ten columns, `score_0` to `score_9`; null is an empty field. In JSON
     lines a row is an object, and a number that is not finite is null.
+
+    Args:
+        table: the rows.
+        format_: csv or jsonl.
+        header: whether CSV begins with the names of the columns.
     """
-    return _ENCODERS[format_](table)
+    return _to_csv(table, header) if format_ == "csv" else _to_json_lines(table)
 
 
 def check_columns(columns: pa.Schema, format_: str) -> None:
@@ -83,26 +89,29 @@ def _fits(type_: pa.DataType, format_: str) -> bool:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Encode a table as Parquet, compressed with zstd, with a checksum a page."""
-    # A dictionary of values that rarely repeat takes more time and space: half as much again of
-    # scores.
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
-    repeating = [each.name for each in table.schema if any(kind(each.type) for kind in kinds)]
+    """Encode a table as Parquet."""
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", write_page_checksum=True, use_dictionary=repeating
-    )
+    pq.write_table(table, sink, **parquet_options(table.schema))
     return bytes(sink.getvalue())
 
 
-def _to_csv(table: pa.Table) -> bytes:
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how tables are written: compressed with zstd, with a checksum a page."""
+    # A dictionary of values that rarely repeat takes more time and space: half as much again of
+    # scores.
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
+    repeating = [each.name for each in schema if any(kind(each.type) for kind in kinds)]
+    return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": repeating}
+
+
+def _to_csv(table: pa.Table, header: bool) -> bytes:
     if "scores" in table.column_names:
         index, scores = table.column_names.index("scores"), table.column("scores")
         table = table.remove_column(index)
         for digit in reversed(range(10)):
             table = table.add_column(index, f"score_{digit}", pc.list_element(scores, digit))
     sink = BytesIO()
-    pa_csv.write_csv(table, sink)
+    pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=header))
     return sink.getvalue()
 
 
@@ -122,7 +131,7 @@ def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
         numbers, size = iter(_shortest(pc.list_flatten(column))), column.type.list_size
         valid = column.is_valid().to_pylist()
         return [list(islice(numbers, size)) if each else None for each in valid]
-    return [_finite(value) for value in column.to_pylist()]
+    return [_finite(value) for value in to_python(column)]
 
 
 def _shortest(numbers: pa.ChunkedArray) -> list[float | None]:
@@ -141,10 +150,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     return value
-
-
-_ENCODERS: dict[str, Callable[[pa.Table], bytes]] = {
-    "parquet": to_parquet,
-    "csv": _to_csv,
-    "jsonl": _to_json_lines,
-}

@@ -3,8 +3,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nanograd.data.csv import parse_csv
+from nanograd.data.csv import UnlabelledError, parse_csv
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DataError
 
@@ -105,6 +107,57 @@ def test_first_bad_row_below_the_first_line_is_named(rows: list[str]) -> None:
 def test_file_without_rows_is_an_error(text: str) -> None:
     with pytest.raises(DataError, match=r"^digits\.csv: there are no images"):
         parse(text)
+
+
+DIGITS = [row(number % 10, p400=number, p783=255) for number in range(40)]
+
+
+@pytest.mark.parametrize("spelling", ["pixel{}", "pixel_{}", "{}"])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_columns_are_found_by_their_names_in_any_order(spelling: str, data: st.DataObject) -> None:
+    names = ["Label", *(spelling.format(number) for number in range(784)), "id"]
+    order = data.draw(st.permutations(range(len(names))))
+    lines = [names, *(f"{line},{9_999 + number}".split(",") for number, line in enumerate(DIGITS))]
+
+    dataset = parse(*(",".join(cells[index] for index in order) for cells in lines))
+
+    expected = parse(*DIGITS)
+    assert dataset.labels.tolist() == expected.labels.tolist()
+    assert np.array_equal(dataset.images, expected.images)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("label,name", "the header names no 784 columns of pixels"),
+        (HEADER.replace("label", "0x0"), "two columns have the same name"),
+        (HEADER.replace("label", "y"), "has no labels: no column is called label, digit or targ"),
+    ],
+)
+def test_header_without_these_columns_is_an_error(header: str, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"^digits\.csv:? {reason}"):
+        parse(header, *DIGITS)
+
+
+def test_commas_in_quotes_separate_nothing() -> None:
+    header, noted = f'"note, of whom",{HEADER}', '"seven, slim"'
+
+    assert parse(header, f"{noted},{row(7)}", f"{noted},{row(3)}").labels.tolist() == [7, 3]
+    with pytest.raises(DataError, match="line 3: label is '10'"):
+        parse(header, f"{noted},{row(7)}", f"{noted},{row(10)}")
+
+
+def test_labels_in_the_last_column_are_not_taken_as_pixels() -> None:
+    moved = [",".join(line.split(",")[1:] + line.split(",")[:1]) for line in DIGITS]
+
+    with pytest.raises(DataError, match="the labels seem to be in column 785, not in the first"):
+        parse(*moved)
+
+
+def test_rows_without_a_label_are_an_error_of_their_own() -> None:
+    with pytest.raises(UnlabelledError, match="784 values a line, expected the label first"):
+        parse(*(line.split(",", 1)[1] for line in DIGITS))
 
 
 def test_truncated_gzip_is_an_error() -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,3 +230,18 @@ def test_cache_in_an_object_store_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(UsageError, match="must be a local folder"):
         download.cache_folder()
+
+
+def test_gzip_bomb_is_refused_before_it_fills_the_memory(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    bomb = gzip.compress(bytes(1 << 28), compresslevel=1)
+    for name in CONTENT:
+        (tmp_path / "mirror" / f"{name}.gz").write_bytes(bomb)
+    tracemalloc.start()
+
+    with pytest.raises(DataError, match="the gzip file is damaged or too long"):
+        fetch(cache, f"file://{tmp_path}/mirror")
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6

@@ -71,10 +71,10 @@ def test_format_refuses_what_idx_cannot_hold(array: NDArray[np.uint8]) -> None:
         (b"\0\0\x08\x01" + bytes(4), "the file is empty"),
         (b"\0\0\x08\x03\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff", "the file is empty"),
         (b"\0\0\x08\x03" + b"\xff" * 12 + b"few", "cut short"),  # without allocating 8e28 bytes
-        (gzip.compress(IMAGES)[:-3], "gzip file is cut short"),
-        (gzip.compress(IMAGES)[:5], "gzip file is cut short"),
-        (gzip.compress(IMAGES)[:-8] + bytes(8), "gzip file is damaged"),
-        (gzip.compress(IMAGES) + b"more", "gzip file is damaged"),
+        (gzip.compress(IMAGES, mtime=0)[:-3], "gzip file is cut short"),
+        (gzip.compress(IMAGES, mtime=0)[:5], "gzip file is cut short"),
+        (gzip.compress(IMAGES, mtime=0)[:-8] + bytes(8), "gzip file is damaged"),
+        (gzip.compress(IMAGES, mtime=0) + b"more", "gzip file is damaged"),
     ],
 )
 def test_broken_file_is_an_error_that_names_file_and_fault(data: bytes, reason: str) -> None:
@@ -128,3 +128,12 @@ def test_arbitrary_bytes_raise_nothing_but_data_errors(noise: bytes) -> None:
     parses_or_complains(bytes([0, 0, 8, 3]) + noise)
     parses_or_complains(bytes([0, 0, 8, 1]) + noise)
     parses_or_complains(b"\x1f\x8b" + noise)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_gzip_file_grows_no_further_than_allowed(members: int) -> None:
+    packed = members * gzip.compress(bytes(1000))
+
+    assert decompress(packed, "f", members * 1000) == bytes(members * 1000)
+    with pytest.raises(DataError, match=r"^f: the gzip file holds more than "):
+        decompress(packed, "f", members * 1000 - 1)

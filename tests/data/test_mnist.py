@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nanograd.data.idx import format_idx
 from nanograd.data.mnist import SAMPLE, Mnist, load, load_test
-from nanograd.errors import DataError
+from nanograd.errors import DataError, UsageError
 from nanograd.runtime.events import Event, Level
 
 NOWHERE = ["file:///nowhere/at/all"]
@@ -33,7 +33,7 @@ def fill(
     folder.mkdir(exist_ok=True)
     for prefix, num_images in (("train", num_train), ("t10k", num_test)):
         images = np.full((num_images, 28, 28), num_images, np.uint8)
-        labels = (np.arange(num_images) % 10).astype(np.uint8)
+        labels = (np.arange(num_images) % 3).astype(np.uint8)
         for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
             spelling = name.replace("-idx", ".idx") if dotted else name
             ending = "" if pack is bytes else ".gz"
@@ -45,7 +45,7 @@ def fill_csv(
     folder: Path, stem: str = "mnist_", ending: str = ".csv", pack: Callable[[bytes], bytes] = bytes
 ) -> Path:
     for part, num_images in (("train", 7), ("test", 3)):
-        lines = [f"{number % 10}" + f",{num_images}" * 784 for number in range(num_images)]
+        lines = [f"{number % 3}" + f",{num_images}" * 784 for number in range(num_images)]
         (folder / f"{stem}{part}{ending}").write_bytes(pack("\n".join(lines).encode()))
     return folder
 
@@ -103,12 +103,42 @@ def test_test_images_come_from_a_folder_without_training_images(tmp_path: Path) 
         load(str(tmp_path))
 
 
-def test_one_csv_file_is_accepted_as_test_data_only(tmp_path: Path) -> None:
-    file = str(fill_csv(tmp_path) / "mnist_test.csv")
+def test_last_images_of_each_digit_of_one_csv_file_are_held_out(tmp_path: Path) -> None:
+    file = str(fill_csv(tmp_path) / "mnist_train.csv")
+    events = list[Event]()
 
-    assert len(load_test(file)) == 3
-    with pytest.raises(DataError, match=r"mnist_test\.csv: no train images found; expected a fold"):
-        load(file)
+    data, half = load(file, events.append), load(file, test_split=0.5)
+
+    assert data.train.labels.tolist() == [0, 1, 2, 0]
+    assert data.test.labels.tolist() == [1, 2, 0]
+    assert half.test.labels.tolist() == [0, 1, 2, 0]
+    assert "the last 3 of its images, counted by digit, are held out as such" in str(events[0])
+    assert len(load_test(file)) == 7
+
+
+def test_unlabelled_test_images_are_none(tmp_path: Path) -> None:
+    fill_csv(tmp_path, stem="")
+    pixels = ",".join(f"pixel{number}" for number in range(784))
+    (tmp_path / "test.csv").write_text(f"{pixels}\n{','.join(['0'] * 784)}\n")
+
+    data = load(str(tmp_path))
+
+    assert (len(data.train), len(data.test)) == (4, 3)
+    with pytest.raises(DataError, match=r"test\.csv has no labels: no column is called label"):
+        load_test(str(tmp_path))
+
+
+def test_split_of_data_with_test_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has test images of its own; leave --test-split out"):
+        load(str(fill(tmp_path)), test_split=0.1)
+
+
+def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
+    row = "3" + ",0" * 784
+    (tmp_path / "digits.csv").write_text("\n".join([row] * 20))
+
+    with pytest.raises(DataError, match="all 18 training images have the label 3"):
+        load(str(tmp_path / "digits.csv"))
 
 
 def test_misspelt_source_is_an_error_that_lists_the_choices() -> None:
@@ -133,6 +163,37 @@ def test_files_that_do_not_match_are_an_error_that_names_one(
 
     with pytest.raises(DataError, match=rf"{name}.*{reason}|{reason}"):
         load(str(tmp_path))
+
+
+def test_auto_is_the_sample_where_the_cache_lacks_test_images(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*arguments: object) -> dict[str, bytes]:
+        if any(name.startswith("t10k") for name in arguments[-1]):  # type: ignore[attr-defined]
+            raise DataError("no mirror replies")
+        return {}
+
+    monkeypatch.setattr("nanograd.data.mnist.download.fetch", fetch)
+
+    assert load("auto").name == "sample"
+
+
+def test_file_sorted_by_label_is_split_by_label(tmp_path: Path) -> None:
+    lines = [f"{number // 20},{number}" + ",0" * 783 for number in range(200)]
+    (tmp_path / "digits.csv").write_text("\n".join(lines))
+
+    data = load(str(tmp_path / "digits.csv"))
+
+    expected = [number for number in range(200) if number % 20 >= 18]
+    assert data.test.images[:, 0].tolist() == expected
+    assert (len(data.train), len(data.test)) == (180, 20)
+
+
+def test_too_few_images_to_hold_any_out_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "digits.csv").write_text("\n".join(f"{digit}" + ",0" * 784 for digit in range(9)))
+
+    with pytest.raises(DataError, match="9 images are too few to hold out a share of"):
+        load(str(tmp_path / "digits.csv"))
 
 
 def test_images_without_their_labels_are_an_error(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.tables.images import read
 from nanograd.tables.rows import ReadOptions
@@ -22,11 +24,9 @@ SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(scope="module")
-def images() -> Pixels:
-    """Seven arrays of 784 bytes; none begins like a picture file."""
-    images = np.random.default_rng(7).integers(0, 256, (7, 784), dtype=np.uint8)
-    images[:, 0] = 0
-    return images
+def images(sample: Mnist) -> Pixels:
+    """Seven digits."""
+    return sample.test.images[:7]
 
 
 @pytest.mark.parametrize("kind", NUMBER_COLUMNS)
@@ -76,9 +76,11 @@ def test_null_row_does_not_affect_others(kind: str, images: Pixels) -> None:
     ],
 )
 def test_bad_row_of_numbers_does_not_affect_others(value: list[float], reason: str) -> None:
-    found, rejections = read_column([[0.0] * 784, value, [255.0] * 784], pa.list_(pa.float64()))
+    bar = bar_image().astype(float).tolist()
 
-    assert found.images.max(axis=1).tolist() == [0, 255]
+    found, rejections = read_column([bar, value, bar], pa.list_(pa.float64()))
+
+    assert np.array_equal(found.images, [bar_image()] * 2)
     assert found.rows.tolist() == [0, 2]
     assert reasons(rejections) == [(1, reason)]
 
@@ -134,20 +136,42 @@ def test_tensor_column_of_ray_is_read_without_ray(images: Pixels) -> None:
     assert np.array_equal(found.images, images)
 
 
-@pytest.mark.parametrize("type_", [pa.int8(), pa.int64(), pa.uint64()])
-def test_labels_are_digits_or_null_or_rejected(type_: pa.DataType, images: Pixels) -> None:
-    highest = 2 ** (type_.bit_width - 1) - 1 if type_ != pa.uint64() else 2**64 - 1
-    lowest = 10 if type_ == pa.uint64() else -1
-    rows = [*(image.tobytes() for image in images[:4]), b"no picture", None]
-    labels = pa.array([3, None, 10, 0, highest, lowest], type_)
+LABELS = {
+    "int8": pa.array([3, None, 10, 0, 127, -1], pa.int8()),
+    "uint64": pa.array([3, None, 10, 0, 2**64 - 1, None], pa.uint64()),
+    "float with NaN": pa.array([3.0, None, 7.5, 0.0, np.inf, np.nan], pa.float64()),
+    "half": pa.array(np.array([3, -1, 7.5, 0, 11, np.nan], np.float16)),
+    "decimal": pa.array(
+        [Decimal(3), None, Decimal("7.5"), Decimal("0.0"), Decimal(10), Decimal(-1)]
+    ),
+    "text": pa.array(["3", None, "10", " 0.0 ", "seven", "-1"]),
+    "large text": pa.array(["3.", "", "07", "0", "3e0", " "], pa.large_string()),
+    "text view": pa.array(["3", "NaN", "07", "0", "none", " "], pa.string_view()),
+    "dictionary of text": pa.array(["3", None, "10", "0", "x", "-1"]).dictionary_encode(),
+    "dictionary of integers": pa.array([3, None, 10, 0, 11, -1]).dictionary_encode(),
+}
 
-    found, rejections = read(pa.table({"image": rows, "label": labels}), ReadOptions())
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_any_type_are_digits_none_or_counted_as_bad(kind: str, images: Pixels) -> None:
+    rows = [*(image.tobytes() for image in images[:5]), b"no picture"]
+
+    found, rejections = read(pa.table({"image": rows, "label": LABELS[kind]}), ReadOptions())
 
     assert found.labels.dtype == np.int8
-    assert found.rows.tolist() == [0, 1, 3]
-    assert found.labels.tolist() == [3, -1, 0]
-    assert np.array_equal(found.images, images[[0, 1, 3]])
-    assert reasons(rejections) == [(row, "bad_label") for row in (2, 4, 5)]
+    assert found.labels.tolist() == [3, -1, -1, 0, -1]
+    assert found.num_bad_labels == 2
+    assert np.array_equal(found.images, images[:5])
+    assert reasons(rejections) == [(5, "broken_image")]
+
+
+@pytest.mark.parametrize("label", [1, 10, None])
+def test_no_labels_are_read_if_none_are_wanted(label: int | None) -> None:
+    table = pa.table({"image": [bar_image().tobytes()], "label": pa.array([label], pa.int8())})
+
+    found, _ = read(table, ReadOptions(label_column="none"))
+
+    assert (found.labels.tolist(), found.num_bad_labels) == ([-1], 0)
 
 
 def test_every_picture_of_optdigits_is_read() -> None:

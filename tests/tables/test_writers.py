@@ -9,7 +9,7 @@ from nanograd.tables.writers import PREDICTIONS, QUARANTINE, encode, quarantine_
 REASONS = [
     *("broken_file", "wrong_schema", "no_file", "no_permission", "outside_root"),
     *("broken_archive", "broken_member", "bad_name", "encrypted"),
-    *("no_bytes", "empty", "broken_image", "too_large", "wrong_shape", "bad_pixel", "bad_label"),
+    *("no_bytes", "empty", "broken_image", "too_large", "wrong_shape", "bad_pixel"),
     *("blank", "low_contrast", "too_many_marks"),
 ]
 
@@ -17,7 +17,7 @@ REASONS = [
 def test_output_schemas_are_as_documented() -> None:
     assert PREDICTIONS.names == [
         *("source_file", "source_row", "prediction"),
-        *("confidence", "scores", "label"),
+        *("confidence", "unfamiliar", "scores", "label"),
     ]
     assert PREDICTIONS.field("scores").type == pa.list_(pa.float32(), 10)
     assert QUARANTINE.names == ["source_file", "source_row", "reason", "detail"]
