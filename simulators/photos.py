@@ -1,14 +1,14 @@
 """Synthetic photos of handwriting: MNIST digits redrawn with another pen on another sheet.
 
 `photograph` follows the light: strokes cover paper, paper and ink reflect, light and shadow fall on
-them, a lens blurs, a sensor adds noise, JPEG loses detail. `KINDS` lists how each kind of photo
-differs from the plain one. A picture follows from its digit, kind and seed.
+them, a lens blurs, a sensor adds noise, JPEG loses detail. A picture follows from its digit, its
+kind, which is one of `scenes.KINDS`, and its seed.
 
 References:
     Zhang & Suen (1984), "A fast parallel algorithm for thinning digital patterns".
 """
 
-from dataclasses import dataclass, replace
+import colorsys
 from io import BytesIO
 
 import numpy as np
@@ -16,97 +16,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from simulators.scenes import KINDS, Scene
+
 Floats = NDArray[np.float32]
-Range = tuple[float, float]
 
 # Factor by which MNIST's 28 x 28 pixels are enlarged before a pen follows them: the digit has 80.
 _ENLARGED = 4
 _DIGIT = 20 * _ENLARGED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """The scene of a photo; pairs are the least and the greatest value of a random draw.
-
-    Args:
-        side: longest side of the picture, in pixels.
-        digit: height of the digit as a share of the picture's shorter side.
-        pen: width of the stroke as a share of the digit's longest side; None keeps MNIST's own.
-        ink: share of light that the ink absorbs.
-        hue: whether the ink is coloured.
-        texture: share of the ink missing on the paper's grain, as with a pencil.
-        paper: brightness of the sheet.
-        tint: distance of the sheet's colour from grey.
-        grain: deviation of the sheet's brightness.
-        lines: none, ruled or squared.
-        light: share of the light missing in the darkest corner.
-        shadow: none, soft (a gradual edge) or hard (an edge of 1 to 3 pixels).
-        tilt: greatest rotation either way, in degrees.
-        perspective: greatest shift of a corner, as a share of the digit.
-        blur: radius in pixels of a picture of 1,000.
-        noise: deviation of the sensor's noise, in grey levels.
-        quality: of the JPEG file.
-        around: nothing, frame, neighbour, edge (of a sheet on a table) or pasted (on white).
-        light_ink: whether the picture is a negative, as chalk on a board.
-    """
-
-    side: Range = (300, 800)
-    digit: Range = (0.3, 0.8)
-    pen: Range | None = (0.07, 0.13)
-    ink: Range = (0.65, 0.95)
-    hue: bool = False
-    texture: float = 0.0
-    paper: Range = (0.75, 0.95)
-    tint: float = 0.02
-    grain: float = 0.008
-    lines: str = "none"
-    light: float = 0.15
-    shadow: str = "none"
-    tilt: float = 10.0
-    perspective: float = 0.03
-    blur: Range = (0.5, 1.5)
-    noise: float = 2.0
-    quality: Range = (70, 95)
-    around: str = "nothing"
-    light_ink: bool = False
-
-
-PLAIN = Scene()
-KINDS = {
-    "plain": PLAIN,
-    "mnist's pen": replace(PLAIN, pen=None),
-    "uneven light": replace(PLAIN, light=0.6),
-    "soft shadow": replace(PLAIN, shadow="soft"),
-    "hard shadow": replace(PLAIN, shadow="hard"),
-    "grain": replace(PLAIN, grain=0.04),
-    "coloured paper": replace(PLAIN, tint=0.3, paper=(0.5, 0.9)),
-    "ruled": replace(PLAIN, lines="ruled"),
-    "squared": replace(PLAIN, lines="squared"),
-    "blur": replace(PLAIN, blur=(4, 8)),
-    "jpeg": replace(PLAIN, quality=(8, 25)),
-    "noise": replace(PLAIN, noise=14.0),
-    "thin pen": replace(PLAIN, pen=(0.012, 0.04)),
-    "pencil": replace(PLAIN, pen=(0.02, 0.06), ink=(0.2, 0.45), texture=0.5),
-    "coloured ink": replace(PLAIN, hue=True, ink=(0.8, 0.95)),
-    "marker": replace(PLAIN, pen=(0.14, 0.2)),
-    "perspective": replace(PLAIN, perspective=0.12),
-    "small digit": replace(PLAIN, digit=(0.1, 0.2), side=(600, 1500)),
-    "small picture": replace(PLAIN, side=(200, 250)),
-    "large picture": replace(PLAIN, side=(1500, 1600)),
-    "fills the frame": replace(PLAIN, digit=(0.97, 0.99), tilt=0, perspective=0),
-    "frame": replace(PLAIN, around="frame"),
-    "neighbour": replace(PLAIN, around="neighbour", digit=(0.3, 0.6)),
-    "edge of the sheet": replace(PLAIN, around="edge", digit=(0.3, 0.6)),
-    "pasted on white": replace(PLAIN, around="pasted", paper=(0.6, 0.85)),
-    "light on dark": replace(PLAIN, light_ink=True),
-    "all at once": replace(
-        PLAIN,
-        **{"side": (200, 1500), "digit": (0.2, 0.9), "pen": (0.025, 0.15), "ink": (0.45, 0.95)},
-        **{"hue": True, "tint": 0.15, "grain": 0.02, "lines": "ruled", "light": 0.4},
-        **{"shadow": "soft", "perspective": 0.08, "blur": (0.5, 3), "noise": 5.0},
-        quality=(40, 95),
-    ),
-}
 
 
 def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
@@ -118,19 +34,66 @@ def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
         seed: of all random draws.
 
     Returns:
-        A JPEG file.
+        A JPEG file; a PNG file if it is cropped to a digit.
     """
     scene = KINDS[kind]
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
+    if scene.tight:
+        return _crop(_stroke(digit, scene, draw), scene, draw)
     width, height = _size(scene, draw)
     cover = _lay_down(_stroke(digit, scene, draw), (width, height), scene, draw)
     sheet = _sheet(scene, (width, height), draw)
-    reflected = sheet * (1 - cover[..., None] * _ink(scene, cover.shape, draw))
+    ink = _ink(scene, cover.shape, draw)
+    if scene.equal_light:
+        colour, other = _equal_light(draw)
+        sheet, ink = sheet / sheet.mean() * colour, 1 - other / colour
+    reflected = sheet * (1 - cover[..., None] * ink)
     reflected *= _light(scene, (width, height), draw)[..., None]
     picture = _camera(_surround(reflected, cover, scene, draw), scene, draw)
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=int(draw.uniform(*scene.quality)))
     return stream.getvalue()
+
+
+def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
+    """A PNG file, grey, of nothing but the digit, with a margin or, half of them, without."""
+    stroke = stroke.filter(ImageFilter.MaxFilter(int(draw.choice([1, 3, 5, 7, 9]))))
+    left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
+    side, length = round(draw.uniform(*scene.side)), max(right - left, bottom - top)
+    margin = int(draw.integers(2)) * draw.uniform(*scene.tight) * length
+    box = (left - margin, top - margin, right + margin, bottom + margin)
+    scale = side / (length + 2 * margin)
+    size = [max(1, round((end - start) * scale)) for start, end in zip(box, box[2:], strict=False)]
+    canvas = Image.new("L", [3 * each for each in stroke.size])
+    canvas.paste(stroke, stroke.size)
+    moved = [edge + offset for edge, offset in zip(box, 2 * stroke.size, strict=True)]
+    cover = np.asarray(canvas.resize(size, Image.Resampling.BOX, moved), np.float32) / 255
+    paper, ink = draw.uniform(*scene.paper), draw.uniform(*scene.ink)
+    if side < 100:  # bitmaps are black and white
+        paper, ink = 1.0, 1 - 0.2 * draw.random()
+    grey = 255 * paper * (1 - cover * ink)
+    if side >= 100:
+        grey += scene.noise * draw.standard_normal(grey.shape, np.float32)
+    grey = np.clip(grey, 0, 255).astype(np.uint8)
+    stream = BytesIO()
+    Image.fromarray(~grey if draw.random() < 0.5 else grey).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _equal_light(draw: Generator) -> tuple[Floats, Floats]:
+    """Two colours far apart, of nearly the same brightness: sheet and ink."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    while True:
+        hue, saturation, value = draw.random(), draw.uniform(0.5, 1), draw.uniform(0.5, 1)
+        other_hue = hue + draw.uniform(-0.5, 0.5)
+        other = draw.choice([0.0, draw.uniform(0.4, 1)])  # a quarter to a half of inks are grey
+        sheet, ink = (
+            np.asarray(colorsys.hsv_to_rgb(*each), np.float32)
+            for each in ((hue, saturation, value), (other_hue, other, draw.uniform(0.3, 1)))
+        )
+        sheet = np.maximum(sheet, 0.02)
+        if abs((sheet - ink) @ weights) < 0.08 and np.abs(sheet - ink).max() > 0.3:
+            return sheet, ink
 
 
 def _size(scene: Scene, draw: Generator) -> tuple[int, int]:
@@ -196,8 +159,10 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
     shifts = draw.uniform(-1, 1, (4, 2)) * scene.perspective * length
     placed = (corners - middle) @ turn.T * scale + shifts
     space = np.array(size) - np.ptp(placed, axis=0)
+    # Digits are written on the sheet, not on what is beside it.
+    least = 0.3 if scene.around in ("binding", "table") else 0.04
     placed += (
-        np.maximum(space, 0) * draw.uniform(0.04, 0.96, 2)
+        np.maximum(space, 0) * draw.uniform(least, 1 - least, 2)
         - placed.min(0)
         + np.minimum(space, 0) / 2
     )
@@ -224,7 +189,9 @@ def _sheet(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
     sheet = np.ones((height, width), np.float32)
     for cell in (1, 3):
         sheet += scene.grain * _smooth_noise(size, cell, draw)
-    if scene.lines != "none":
+    if scene.lines in ("squares", "dots"):
+        sheet *= 1 - _strong_lines(scene, size, draw)
+    elif scene.lines != "none":
         sheet *= 1 - _lines(scene, size, draw)
     return np.asarray(sheet[..., None] * colour, np.float32)
 
@@ -250,6 +217,32 @@ def _lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
     return np.asarray(np.clip(thick / 2 + 0.5 - distance, 0, 1) * strength, np.float32)
 
 
+def _strong_lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
+    """(height, width) float32: the light that squares, or dots at their corners, absorb."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    short, bent = min(size), draw.uniform(-0.015, 0.015, 2)
+    gap = draw.uniform(0.12, 0.45) * short
+    thick, strength = draw.uniform(0.005, 0.012) * short, draw.uniform(0.15, 0.45)
+    strength *= 1.4 if scene.lines == "dots" else 1
+    halves = scene.lines == "squares" and gap > 0.25 * short and draw.random() < 0.4
+    distances = []
+    for along, across, bend in ((x, y, bent[0]), (y, x, bent[1])):
+        slope = np.deg2rad(draw.uniform(-2.5, 2.5))
+        place = across + slope * along + bend * short * (along / short - 0.5) ** 2
+        phase = draw.uniform(0, gap)
+        distances.append([np.abs((place + phase) % each - each / 2) for each in (gap, gap / 2)])
+    if scene.lines == "dots":
+        away = np.hypot(distances[0][0], distances[1][0])
+        return np.asarray(np.clip(1.2 * thick + 0.5 - away, 0, 1) * strength, np.float32)
+    taken = np.zeros((height, width), np.float32)
+    for near, half in distances:
+        taken = np.maximum(taken, np.clip(thick / 2 + 0.5 - near, 0, 1) * strength)
+        if halves:
+            taken = np.maximum(taken, np.clip(thick / 2 + 0.5 - half, 0, 1) * strength / 2)
+    return np.asarray(taken, np.float32)
+
+
 def _ink(scene: Scene, shape: tuple[int, ...], draw: Generator) -> Floats:
     """(height, width, 3) float32: the share of light that the ink absorbs."""
     colour = np.ones(3)
@@ -268,6 +261,11 @@ def _light(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
     angle, bend = draw.uniform(0, 2 * np.pi), draw.uniform(0, 0.6)
     slope = (x * np.cos(angle) + y * np.sin(angle)) / 1.42 + bend * (x**2 + y**2) / 2
     light = 1 - draw.uniform(0.5, 1) * scene.light * (slope - slope.min()) / np.ptp(slope)
+    if scene.vignette:
+        strength, power = draw.uniform(*scene.vignette), draw.uniform(1, 2)
+        middle = draw.uniform(-0.2, 0.2, 2)
+        radius = ((x - middle[0]) ** 2 + (y - middle[1]) ** 2) / 2
+        light = light * np.exp(-strength * radius**power)
     if scene.shadow == "none":
         return np.asarray(light, np.float32)
     angle, offset = draw.uniform(0, 2 * np.pi), draw.uniform(-0.6, 0.6)
@@ -292,6 +290,10 @@ def _surround(pixels: Floats, cover: Floats, scene: Scene, draw: Generator) -> F
         pixels = np.rot90(pixels, turns := draw.integers(4)).copy()
         pixels[:depth] *= draw.uniform(0.2, 0.6)
         pixels = np.rot90(pixels, -turns)
+    if scene.around == "binding":
+        pixels = _with_binding(pixels, draw)
+    if scene.around == "table":
+        pixels = _with_table(pixels, draw)
     if scene.around == "neighbour":
         pixels = _with_neighbour(pixels, cover, draw)
     if scene.around == "pasted":
@@ -304,6 +306,56 @@ def _surround(pixels: Floats, cover: Floats, scene: Scene, draw: Generator) -> F
         ] = True
         pixels = np.where(kept[..., None], pixels, np.float32(1))
     return pixels
+
+
+def _with_binding(pixels: Floats, draw: Generator) -> Floats:
+    """A spiral along one side: holes, wires, and beyond them the dark; half with a second side."""
+    turned = np.rot90(pixels, turns := int(draw.integers(4))).copy()
+    height, width = turned.shape[:2]
+    depth = draw.uniform(0.03, 0.1) * min(height, width)
+    dark = draw.uniform(0.08, 0.4) * (1 - 0.2 * draw.random(3))
+    rings = int(draw.integers(18, 37) * width / max(height, width))
+    pitch, hole = width / rings, draw.uniform(0.12, 0.3)
+    shape = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(shape)
+    pen.rectangle((0, 0, width, depth * draw.uniform(0.3, 1)), fill=255)
+    slant, phase, below = draw.uniform(-0.3, 0.3), draw.random(), depth * draw.uniform(1.1, 1.5)
+    for ring in range(rings + 1):
+        x = (ring + phase) * pitch
+        radius = hole * pitch
+        pen.ellipse((x - radius, below - radius, x + radius, below + radius), fill=255)
+        wire = (x, below, x + slant * pitch, 0)
+        pen.line(wire, fill=int(draw.uniform(150, 255)), width=max(1, round(radius * 0.7)))
+    if draw.random() < 0.5:
+        edge = draw.uniform(0.01, 0.06) * min(height, width)
+        shift = draw.uniform(-0.03, 0.03) * height
+        pen.polygon(((0, 0), (edge, 0), (max(0, edge + shift), height), (0, height)), fill=255)
+    share = np.asarray(shape, np.float32)[..., None] / 255
+    lit = turned / max(float(turned.max()), 0.1)
+    return np.rot90(turned * (1 - share) + share * dark * lit, -turns).astype(np.float32)
+
+
+def _with_table(pixels: Floats, draw: Generator) -> Floats:
+    """Beyond a slanted edge of the sheet, with its shadow, a table, a cloth or a second sheet."""
+    turned = np.rot90(pixels, turns := int(draw.integers(4))).copy()
+    height, width = turned.shape[:2]
+    short = min(height, width)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    tilt, depth = np.tan(np.deg2rad(draw.uniform(-5, 5))), draw.uniform(0.03, 0.13) * short
+    away = y + (x - width / 2) * tilt - depth  # negative beyond the edge
+    beyond = np.clip(0.5 - away, 0, 1)[..., None]
+    if draw.random() < 0.4:
+        other = turned.mean((0, 1)) * draw.uniform(0.75, 1.15)
+    else:
+        other = draw.uniform(0.15, 0.6) * np.array([1, draw.uniform(0.6, 1), draw.uniform(0.4, 1)])
+        weave = np.sin(2 * np.pi * np.stack([x, y]) / draw.uniform(0.01, 0.04) / short)
+        grain = _smooth_noise((width, height), 3, draw)
+        pattern = [1 + 0.1 * grain, 1 + 0.2 * weave.prod(0), 1 + 0.15 * weave[0] + 0.05 * grain]
+        other = other * pattern[draw.integers(3)][..., None]
+    soft = draw.uniform(0.003, 0.02) * short
+    shadow = draw.uniform(0.2, 0.7) * np.exp(-np.abs(away) / soft) * (away < 0.5)
+    mixed = (turned * (1 - beyond) + beyond * other) * (1 - shadow[..., None])
+    return np.rot90(mixed, -turns).astype(np.float32)
 
 
 def _with_neighbour(pixels: Floats, cover: Floats, draw: Generator) -> Floats:

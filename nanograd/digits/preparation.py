@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanograd.data.dataset import SIDE
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
+from nanograd.digits.levels import describe, to_levels
+from nanograd.errors import ArgumentError
 
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
 _MEAN, _DEVIATION = 0.1307, 0.3081
@@ -57,28 +59,28 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
     """Convert images of the usual shapes and dtypes to (N, 784) uint8, ink 255 on 0.
 
     Args:
-        images: (N, 28, 28) or (N, 784), ink on 0: whole numbers from 0 to 255, or floats from 0 to
-            1, which are rounded to the nearest 1/255.
+        images: (N, 28, 28) or (N, 784), ink on 0: levels from 0 to 255, or shares of full ink from
+            0 to 1, which are rounded to the nearest 1/255; see `nanograd.digits.levels`.
 
     Raises:
-        ValueError: another shape or dtype, or values out of range.
+        ArgumentError: another shape or dtype, or an image whose scale is unclear.
 
     >>> as_rows(np.ones((2, 28, 28))).max(axis=1).tolist()
     [255, 255]
     """
-    given = np.asarray(images)
+    try:
+        given = np.asarray(images)
+    except ValueError as error:  # lists of other lengths
+        raise ArgumentError(f"images are (N, 28, 28) or (N, 784): {error}") from error
     if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)):
-        raise ValueError(f"images are (N, 28, 28) or (N, 784), not {given.shape}")
-    floats = given.dtype.kind == "f"
-    if not floats and given.dtype.kind not in "bui":
-        raise ValueError(f"images are whole numbers or floats, not {given.dtype}")
-    if given.size and not (given.min() >= 0 and given.max() <= (1 if floats else 255)):
-        raise ValueError(
-            f"images reach from {given.min()} to {given.max()}: floats must lie in 0 to 1, whole "
-            "numbers in 0 to 255"
-        )
-    rows = given.reshape(len(given), SIDE * SIDE)
-    return (np.rint(rows * 255) if floats else rows).astype(np.uint8)
+        raise ArgumentError(f"images are (N, 28, 28) or (N, 784), not {given.shape}")
+    if given.dtype.kind not in "bfui":
+        raise ArgumentError(f"images are whole numbers or floats, not {given.dtype}")
+    rows, problems = to_levels(given.reshape(len(given), SIDE * SIDE))
+    if (problems >= 0).any():
+        first = int((problems >= 0).argmax())
+        raise ArgumentError(f"image {first}: {describe(problems[first])}")
+    return rows
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -28,6 +28,9 @@ SUFFIXES = (
     ".heic", ".heif", ".avif",
 )  # fmt: skip
 
+# Of a file, and of a picture, unless a caller sets others.
+MAX_BYTES, MAX_PIXELS = 100_000_000, 50_000_000
+
 # Three times the side of the normaliser's reduced copy is kept of a large JPEG.
 _JPEG_SIDE = 480
 
@@ -47,8 +50,8 @@ _BROKEN = (
 class PictureReader:
     """Limits on picture files."""
 
-    max_bytes: int  # size of a file; nothing of a larger one is decoded
-    max_pixels: int  # width x height, from the header, before any pixel is loaded
+    max_bytes: int = MAX_BYTES  # size of a file; nothing of a larger one is decoded
+    max_pixels: int = MAX_PIXELS  # width x height, from the header, before any pixel is loaded
     formats: tuple[str, ...] = FORMATS  # some of `FORMATS`
 
     def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
@@ -77,7 +80,7 @@ class PictureReader:
 
 
 def decode(
-    data: bytes, *, max_pixels: int = 50_000_000, formats: tuple[str, ...] = FORMATS
+    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
 ) -> Image.Image:
     """Decode the first frame of a picture file.
 
@@ -109,6 +112,20 @@ def decode(
     except UnidentifiedImageError as error:
         detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
+    except _BROKEN as error:
+        detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
+        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
+
+
+def from_pillow(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return a picture in mode L or RGB, as `decode` does; the given one is not changed.
+
+    Raises:
+        UnreadableError: its file is damaged, or it has more than `max_pixels`.
+    """
+    check_size(*picture.size, max_pixels)
+    try:
+        return _load(picture.copy(), max_pixels)
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error

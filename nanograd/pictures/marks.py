@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.errors import Reason, UnreadableError
+from nanograd.pictures.morphology import label_marks
 from nanograd.pictures.paper import Levels
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
@@ -14,6 +15,9 @@ Ints = NDArray[np.int64]
 _REACH = 0.25
 # Weight of a mark that touches the border, beside one that does not.
 _BORDER_WEIGHT = 0.5
+# Dots of dotted paper: greatest side as a share of the picture's, least number, and the greatest
+# factor between the ink of one and their median.
+_DOT, _LEAST_DOTS, _ALIKE = 0.06, 6, 3.0
 # More pieces than any broken stroke has.
 _MAX_MARKS = 15
 
@@ -34,6 +38,8 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     # If the main mark is inside the picture, marks at the border are not part of the digit.
     limit = max(0.5, at_border[main]) if at_border[main] else 0
     sizeable = (at_border <= limit) & (mass > 0.02 * mass[main])
+    sizeable &= ~_are_dots(boxes, mass, max(ink.shape))
+    sizeable[main] = True
     _check_one_digit(boxes[sizeable], mass[sizeable])
     kept = _grow(main, boxes, sizeable)
     if kept.sum() > _MAX_MARKS:
@@ -56,6 +62,15 @@ def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Float
         np.minimum.at(side, number, position)
     strong = np.bincount(number, values > level, count) > 0
     return mass * strong, at_border, sides.T.astype(np.float32)
+
+
+def _are_dots(boxes: Floats, mass: Floats, side: int) -> Mask:
+    """Which marks are the dots of dotted paper: many, small, alike, and apart from each other."""
+    small = (1 - (boxes[:, :2] + boxes[:, 2:]).min(1) <= _DOT * side) & (mass > 0)
+    if small.sum() < _LEAST_DOTS:
+        return np.zeros(len(mass), bool)
+    ratio = mass / np.median(mass[small])
+    return np.asarray(small & (ratio > 1 / _ALIKE) & (ratio < _ALIKE))
 
 
 def _grow(start: int, boxes: Floats, allowed: Mask) -> Mask:
@@ -81,40 +96,3 @@ def _check_one_digit(boxes: Floats, mass: Floats) -> None:
     gaps = (big[:, None] + np.roll(big, 2, axis=1)).max(2)
     if gaps.max() > _REACH * height:
         raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
-
-
-def label_marks(mask: Mask) -> tuple[Ints, int]:
-    """Label connected marks (8 neighbours) from 1, in the order of their first pixel.
-
-    Rows are cut into runs; runs that touch take the lowest number they can reach.
-
-    Returns:
-        (height, width) int64, 0 where the mask is not set, and the number of marks.
-
-    References:
-        He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".
-    """
-    # First pixel and end of every run, as positions in rows that are one pixel wider.
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
-    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    above, below = _touching_runs(starts, ends, mask.shape[1] + 1)
-    lowest = np.arange(len(starts))
-    while (lowest[above] != lowest[below]).any():
-        low = np.minimum(lowest[above], lowest[below])
-        np.minimum.at(lowest, lowest[above], low)
-        np.minimum.at(lowest, lowest[below], low)
-        lowest = lowest[lowest]
-    roots, numbers = np.unique(lowest, return_inverse=True)
-    labels = np.zeros(mask.shape, np.int64)
-    labels[mask] = np.repeat(numbers + 1, ends - starts)
-    return labels, len(roots)
-
-
-def _touching_runs(starts: Ints, ends: Ints, stride: int) -> tuple[Ints, Ints]:
-    """Pairs of runs in neighbouring rows that touch, also across a corner."""
-    first = np.searchsorted(ends, starts + stride, side="left")
-    stop = np.searchsorted(starts, ends + stride, side="right")
-    counts = np.maximum(stop - first, 0)
-    above = np.repeat(np.arange(len(starts)), counts)
-    offset = np.arange(len(above)) - np.repeat(counts.cumsum() - counts, counts)
-    return above, np.repeat(first, counts) + offset

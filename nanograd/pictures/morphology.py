@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from nanograd.digits.form import LONGEST_SIDE
 
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 
 # Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
 DETAIL_SIDE = 80
 # `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
 _PEN_MIN, _PEN_MAX = 2.0, 2.85
+# Share of the ink that thinning must leave once it is thickened again.
+_KEPT = 0.985
 
 
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
@@ -77,5 +81,54 @@ def adjust_pen(ink: Floats) -> Floats:
     if pen < _PEN_MIN:
         return running_max(ink, round((_PEN_MIN - pen) / 2 * scale))
     if pen > _PEN_MAX:
-        return -running_max(-ink, round((pen - _PEN_MAX) / 2 * scale))
+        return _thinned(ink, round((pen - _PEN_MAX) / 2 * scale))
     return ink
+
+
+def _thinned(ink: Floats, radius: int) -> Floats:
+    """Thin strokes by a radius, or by the greatest below it at which no stroke vanishes.
+
+    Thickening again what is left shows what has vanished: thin strokes beside a filled loop.
+    """
+    for less in range(radius, 0, -1):
+        left = -running_max(-ink, less)
+        if (running_max(left, less) > 0.5).sum() > _KEPT * (ink > 0.5).sum():
+            return left
+    return ink
+
+
+def label_marks(mask: Mask) -> tuple[Ints, int]:
+    """Label connected marks (8 neighbours) from 1, in the order of their first pixel.
+
+    Rows are cut into runs; runs that touch take the lowest number they can reach.
+
+    Returns:
+        (height, width) int64, 0 where the mask is not set, and the number of marks.
+
+    References:
+        He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".
+    """
+    # First pixel and end of every run, as positions in rows that are one pixel wider.
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    above, below = _touching_runs(starts, ends, mask.shape[1] + 1)
+    lowest = np.arange(len(starts))
+    while (lowest[above] != lowest[below]).any():
+        low = np.minimum(lowest[above], lowest[below])
+        np.minimum.at(lowest, lowest[above], low)
+        np.minimum.at(lowest, lowest[below], low)
+        lowest = lowest[lowest]
+    roots, numbers = np.unique(lowest, return_inverse=True)
+    labels = np.zeros(mask.shape, np.int64)
+    labels[mask] = np.repeat(numbers + 1, ends - starts)
+    return labels, len(roots)
+
+
+def _touching_runs(starts: Ints, ends: Ints, stride: int) -> tuple[Ints, Ints]:
+    """Pairs of runs in neighbouring rows that touch, also across a corner."""
+    first = np.searchsorted(ends, starts + stride, side="left")
+    stop = np.searchsorted(starts, ends + stride, side="right")
+    counts = np.maximum(stop - first, 0)
+    above = np.repeat(np.arange(len(starts)), counts)
+    offset = np.arange(len(above)) - np.repeat(counts.cumsum() - counts, counts)
+    return above, np.repeat(first, counts) + offset

@@ -20,12 +20,19 @@ from nanograd.data.dataset import SIDE
 from nanograd.digits import form
 from nanograd.errors import UnreadableError
 from nanograd.pictures import marks, morphology, paper
+from nanograd.pictures.colour import by_hue
+from nanograd.pictures.light import divide, light_surface
+from nanograd.pictures.lines import find_lines
 from nanograd.pictures.paper import Levels
+from nanograd.pictures.surroundings import Box, find_sheet
 
 POLARITIES = ("auto", "dark-on-light", "light-on-dark")
 
 # Longest side of the reduced copy in which the digit is found.
 _SEARCH_SIDE = 160
+
+# Larger pictures of digits in MNIST's form, with a border, are not usual.
+_MAX_BORDERED_SIDE = 64
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 Bytes = NDArray[np.uint8]
@@ -40,6 +47,11 @@ class Steps:
     h x w that of the digit cut out.
     """
 
+    box: Box | None = None  # the sheet in the picture, if anything is beside it; H x W is its copy
+    # Weights of red, green, blue and 1 that make ink dark on a coloured sheet.
+    hue: tuple[float, float, float, float] | None = None
+    light: Floats | None = None  # (H, W) float32, 0 to 1, the light on the paper unless it is even
+    lines: Floats | None = None  # (H, W) float32, 0 to 1, the light that printed lines absorb
     search: Bytes | None = None  # (channels, H, W) uint8, the reduced copy, ink darker than paper
     inverted: bool | None = None  # whether the picture's ink is lighter than its paper
     paper: Floats | None = None  # (channels, H, W) float32, 0 to 255, the paper without ink
@@ -76,13 +88,7 @@ def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = Fa
 
 def trace(picture: Image.Image, *, polarity: str = "auto") -> Steps:
     """Normalise a picture and return the result of each step, and any UnreadableError."""
-    results: dict[str, Any] = {}
-    try:
-        for name, value in _steps(picture, polarity):
-            results[name] = value  # noqa: PERF403 - the results before an error count
-    except UnreadableError as error:
-        results["refused"] = error
-    return Steps(**results)
+    return Steps(**_attempt(_steps(picture, polarity)))
 
 
 def _steps(picture: Image.Image, polarity: str, always: bool = False) -> Iterator[tuple[str, Any]]:
@@ -95,45 +101,139 @@ def _steps(picture: Image.Image, polarity: str, always: bool = False) -> Iterato
         yield "image", ready
         return
     reduced = paper.reduce(picture, _SEARCH_SIDE)
-    inverted = polarity == "light-on-dark"
-    if polarity == "auto":
-        inverted = paper.is_light_on_dark(reduced)
-    yield "inverted", inverted
-    search = paper.as_dark_ink(reduced, inverted)
-    yield "search", search
-    sheet = paper.estimate_paper(search, paper.pen_radius(search))
-    yield "paper", sheet
-    strength = paper.ink_strength(search, sheet)
-    ink = np.maximum(strength, 0)
-    yield "ink", ink
-    levels = paper.ink_levels(strength)
-    yield "levels", levels
-    chosen = marks.choose_marks(ink, levels)
-    yield "marks", chosen
+    if picture.mode == "RGB" and not np.ptp(np.asarray(reduced), axis=-1).any():
+        picture, reduced = picture.convert("L"), reduced.convert("L")  # grey: the same bits as L
+    found: dict[str, Any] = {}
+    weights = by_hue(reduced) if polarity == "auto" else None
+    if weights is not None:
+        seen = picture.convert("L", weights)
+        found = _find(seen, reduced.convert("L", weights), "dark-on-light") | {"hue": weights}
+    if _looks_wrong(found):
+        found = _find(picture, reduced, polarity)
+    yield from ((name, found[name]) for name in found if name != "picture")
+    if "refused" in found:
+        raise found["refused"]
     # Ink at the level becomes one half, paper below half the level 0, a stroke's core 1.
-    detail = np.clip(_cut_out(picture, inverted, sheet, chosen) / levels.strong - 0.5, 0, 1)
+    cut = _cut_out(found)
+    detail = np.clip(cut / found["levels"].strong - 0.5, 0, 1)
     yield "detail", detail
     strokes = morphology.adjust_pen(detail)
     yield "strokes", strokes
     yield "image", form.centre(form.shrink(strokes))
 
 
+def _attempt(steps: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """Collect the results of steps, and any UnreadableError as `refused`."""
+    results: dict[str, Any] = {}
+    try:
+        for name, value in steps:
+            results[name] = value  # noqa: PERF403 - the results before an error count
+    except UnreadableError as error:
+        results["refused"] = error
+    return results
+
+
+def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str, Any]:
+    """Find the digit; where that fails or surroundings disturb it, in other ways.
+
+    Returns:
+        The steps up to `marks`, or `refused`; and `picture`, from which the marks are to be cut.
+    """
+    found = _attempt(_locate(reduced, polarity)) | {"picture": picture}
+    is_bitmap = max(picture.size) <= paper.BITMAP_SIDE
+    if "levels" in found and not is_bitmap:
+        box = find_sheet(found["ink"] > found["levels"].weak)
+        if box is not None:
+            edges = np.round(np.array(box) * (*picture.size, *picture.size)).astype(int)
+            sheet = picture.crop(tuple(edges.tolist()))
+            within = _attempt(_locate(paper.reduce(sheet, _SEARCH_SIDE), polarity))
+            if "marks" in within:
+                found = within | {"picture": sheet, "box": box}
+    if "marks" not in found:
+        found = _retry(found, paper.two_tones(found["search"]))
+    if _looks_wrong(found) and not is_bitmap:
+        lines = find_lines(found["ink"])
+        if lines is not None:
+            other = _retry(found, found["paper"], lines)
+            found = found if _looks_wrong(other) else other
+    return found
+
+
+def _locate(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
+    """Yield the steps from a reduced picture to the marks of its digit."""
+    light = light_surface(reduced) if max(reduced.size) > paper.BITMAP_SIDE else None
+    yield "light", light
+    if light is not None:
+        reduced = divide(reduced, light)
+    inverted = polarity == "light-on-dark"
+    if polarity == "auto":
+        inverted = paper.is_light_on_dark(reduced)
+    yield "inverted", inverted
+    search = paper.as_dark_ink(reduced, inverted)
+    yield "search", search
+    yield from _mark(search, paper.estimate_paper(search, paper.pen_radius(search)))
+
+
+def _mark(search: Bytes, sheet: Floats, lines: Floats | None = None) -> Iterator[tuple[str, Any]]:
+    sheet = sheet if lines is None else sheet * (1 - lines)
+    yield "paper", sheet
+    strength = paper.ink_strength(search, sheet)
+    if lines is not None:
+        yield "lines", lines
+        # Where a line is paler than its strength, the paper is no brighter: that is not its grain.
+        strength = np.where(lines > 0, np.maximum(strength, 0), strength)
+    ink = np.maximum(strength, 0)
+    yield "ink", ink
+    levels = paper.ink_levels(strength)
+    yield "levels", levels
+    yield "marks", marks.choose_marks(ink, levels)
+
+
+def _looks_wrong(found: dict[str, Any]) -> bool:
+    """Whether nothing was found, or marks that touch more than one side."""
+    if "marks" not in found:
+        return True
+    chosen = found["marks"]
+    sides = (chosen[0], chosen[-1], chosen[:, 0], chosen[:, -1])
+    return sum(bool(side.any()) for side in sides) > 1
+
+
+def _retry(
+    found: dict[str, Any], sheet: Floats | None, lines: Floats | None = None
+) -> dict[str, Any]:
+    """Find the marks on another paper; keep what was found before if that fails, too."""
+    if sheet is None:
+        return found
+    other = _attempt(_mark(found["search"], sheet, lines))
+    if "marks" not in other:
+        return found
+    return {name: found[name] for name in found if name != "refused"} | other
+
+
 def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
-    """Return the image if it has MNIST's form already, in one of the polarities allowed."""
-    if picture.size != (SIDE, SIDE):
+    """Return the image if it has MNIST's form already, in one of the polarities allowed.
+
+    It may have a border without ink, as digits of 32 x 32 often have.
+    """
+    if min(picture.size) < SIDE or max(picture.size) > _MAX_BORDERED_SIDE:
         return None
-    pixels = np.asarray(picture).reshape(SIDE, SIDE, -1)
+    pixels = np.asarray(picture).reshape(picture.height, picture.width, -1)
     if (pixels != pixels[:, :, :1]).any():
         return None
-    image = pixels[:, :, 0].copy()
-    for other, candidate in (("dark-on-light", image), ("light-on-dark", 255 - image)):
-        if polarity != other and form.are_mnist_like(candidate.reshape(1, -1)).all():
+    top, left = (picture.height - SIDE) // 2, (picture.width - SIDE) // 2
+    image = pixels[top : top + SIDE, left : left + SIDE, 0].copy()
+    for other, sheet in (("dark-on-light", 0), ("light-on-dark", 255)):
+        bordered = (pixels[:, :, 0] != sheet).sum() == (image != sheet).sum()
+        candidate = np.abs(image.astype(np.int16) - sheet).astype(np.uint8)
+        if polarity != other and bordered and form.are_mnist_like(candidate.reshape(1, -1)).all():
             return candidate
     return None
 
 
-def _cut_out(picture: Image.Image, inverted: bool, sheet: Floats, chosen: Mask) -> Floats:
+def _cut_out(found: dict[str, Any]) -> Floats:
     """Cut the ink of the chosen marks from the whole picture, longest side DETAIL_SIDE."""
+    picture = found["picture"]
+    chosen, sheet, light = found["marks"], found["paper"], found["light"]
     height, width = chosen.shape
     rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
     # Two pixels round the marks: half-dark edges that the reduced copy did not show.
@@ -144,8 +244,10 @@ def _cut_out(picture: Image.Image, inverted: bool, sheet: Floats, chosen: Mask) 
     scale = np.array([picture.width / width, picture.height / height] * 2)
     cut = picture.resize(size, Image.Resampling.BICUBIC, tuple(box * scale), 2.0)
     near = morphology.running_max(chosen.astype(np.float32), 1)
+    if light is not None:
+        cut = divide(cut, _resize(light, size, box))
     *channels, mask = (_resize(plane, size, box) for plane in (*sheet, near))
-    return paper.ink_strength(paper.as_dark_ink(cut, inverted), np.stack(channels)) * mask
+    return paper.ink_strength(paper.as_dark_ink(cut, found["inverted"]), np.stack(channels)) * mask
 
 
 def _resize(plane: Floats, size: NDArray[np.int64], box: NDArray[np.float64]) -> Floats:

@@ -11,20 +11,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.pictures.morphology import closing
+from nanograd.pictures.morphology import closing, label_marks
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 # Otsu's criterion above which two tones are ink and paper: 0.82 and more in drawings and crops of
 # MNIST, 0.5 to 0.75 in photos under uneven light.
 _TWO_TONES = 0.8
+# Tones and votes of pictures that are cropped to the digit: 0.94 and 0.19 at least; beside shadows
+# votes are seldom as clear.
+_SHARP_TONES, _CLEAR_VOTE = 0.93, 0.17
 # A border with more than this share of either tone has two of them.
 _MIXED = 0.1
 # Longest side of a bitmap, and of the copy in which the width of the pen is measured.
-_BITMAP_SIDE, _COARSE_SIDE = 64, 80
+BITMAP_SIDE, _COARSE_SIDE = 64, 80
 # Darker levels are noise: their ratios carry no information.
 _DARKEST = np.uint8(5)
+# Channels darker than this share of the brightest count less.
+_DARK_CHANNEL = 0.3
 # Share of the pixels of a drawing on a screen, and of its border, that are exactly the paper's.
 _BARE_SCREEN = 0.5
 # Half the window widths that are tried, in pixels of the coarse copy.
@@ -34,6 +40,9 @@ _RADII = (1, 2, 3, 5, 8, 13)
 # before wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong,
 # then 16).
 _ALL_OF_PEN, _MOST_OF_PEN = 1.25, 1.5
+# In a bitmap: side of its corners, least piece, weight of a piece, and the quantile of the brighter
+# tone that is bare paper.
+_CORNER, _SPECK, _PIECE_WEIGHT, _BARE_TONE = 0.15, 0.004, 0.06, 0.9
 # No pen in a bitmap is wider than this share of its longest side.
 _PEN_SHARE = 0.3
 # Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
@@ -87,13 +96,33 @@ def is_light_on_dark(search: Image.Image) -> bool:
     border = np.ones(grey.shape, bool)
     border[width:-width, width:-width] = False
     share = float(bright[border].mean())
-    border_decides = not _MIXED <= share <= 1 - _MIXED and separation > _TWO_TONES
-    if not border_decides and max(grey.shape) > _BITMAP_SIDE:
+    if separation > _TWO_TONES and not _MIXED <= share <= 1 - _MIXED:
+        return bool(share + bright.mean() < 1)
+    vote = _vote(bright, share)
+    is_crop = separation > _SHARP_TONES and abs(vote) > _CLEAR_VOTE
+    if max(grey.shape) > BITMAP_SIDE and not is_crop:
         coarse = np.asarray(reduce(search, _COARSE_SIDE).convert("L"))
         both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
         _, (dark, light) = _find_plateau(both, _MOST_OF_PEN)
         return light > dark
-    return bool(share + bright.mean() < 1)
+    return vote < 0
+
+
+def _vote(bright: Mask, border: float) -> float:
+    """Vote for the paper of a bitmap, above 0 if it is bright.
+
+    Paper covers more of the border, of the picture and of its corners, and ink divides it into
+    more pieces. Chosen on 600 simulated crops: border and picture alone mistake 15, all four none.
+    """
+    side = max(1, round(_CORNER * min(bright.shape)))
+    ends = (slice(None, side), slice(-side, None))
+    corners = np.mean([bright[y, x].mean() for y in ends for x in ends])
+    pieces = [
+        (np.bincount(label_marks(tone)[0].ravel())[1:] > _SPECK * bright.size).sum()
+        for tone in (bright, ~bright)
+    ]
+    share = (border + bright.mean() + corners) / 3 - 0.5
+    return float(share + _PIECE_WEIGHT * (int(pieces[0]) - int(pieces[1])))
 
 
 def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
@@ -101,16 +130,18 @@ def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
 
     The sum over pixels of (1 - pixel / closing)^2, or (1 - opening / pixel)^2, grows until the
     window is wider than the pen, then hardly (a granulometry). Each value is computed on demand.
+    The outer eighths do not count: light that falls off towards the border appears narrow there.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
     """
     clipped = np.maximum(grey, _DARKEST)
+    inner = tuple(slice(side // 8, side - side // 8) for side in grey.shape)
     for radius in _radii(max(grey.shape)):
         low, high = clipped, closing(clipped, radius)
         if bright:
             low, high = ~closing(~clipped, radius), clipped
-        lost = (1 - np.divide(low, high, dtype=np.float32)).ravel()
+        lost = (1 - np.divide(low[inner], high[inner], dtype=np.float32)).ravel()
         yield float(lost @ lost)
 
 
@@ -140,7 +171,7 @@ def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
 def pen_radius(search: Bytes) -> int:
     """Return the radius of a window that is a little wider than the pen of dark ink."""
     side = int(max(search.shape[1:]))
-    if side <= _BITMAP_SIDE:
+    if side <= BITMAP_SIDE:
         return max(1, round(_PEN_SHARE * side / 2))
     scale: int = -(-side // _COARSE_SIDE)
     coarse = _block_means(search, scale)
@@ -168,7 +199,10 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
         search: (channels, height, width) uint8, from `as_dark_ink`.
         radius: from `pen_radius`.
     """
-    if (sheet := _screen(search)) is not None:
+    sheet = _screen(search)
+    if sheet is None and max(search.shape) <= BITMAP_SIDE:
+        sheet = two_tones(search)
+    if sheet is not None:
         return sheet
     paper = np.maximum(closing(search, radius), 2 * _DARKEST).astype(np.float32)
     # The closing follows the brightest grain of the paper. Most of a picture is bare paper, and a
@@ -191,15 +225,35 @@ def _screen(search: Bytes) -> Floats | None:
     return sheet
 
 
+def two_tones(search: Bytes) -> Floats | None:
+    """Return the paper of a picture that has two tones and even light; None for any other.
+
+    Where strokes are as wide as the gaps between them, no window is wider than the pen alone.
+    """
+    grey = search.mean(0, dtype=np.float32).astype(np.uint8)
+    threshold, separation = otsu(grey)
+    if separation < _TWO_TONES:
+        return None
+    tones = np.quantile(search[:, grey > threshold], _BARE_TONE, axis=1)
+    return np.broadcast_to(
+        np.maximum(tones, _DARKEST).astype(np.float32)[:, None, None], search.shape
+    )
+
+
 def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
     """Compute the share of the paper's light that the ink absorbs, in its strongest channel.
 
-    ink = max over channels of 1 - pixel / paper
+    ink = max over channels of (paper - pixel) / max(paper, 0.3 brightest paper)
+
+    In a channel in which saturated paper is dark, ratios are those of noise.
 
     Returns:
         (height, width) float32, at most 1; below 0 where the paper is brighter than expected.
     """
-    return np.asarray(1 - (pixels / paper).min(0))
+    if len(paper) == 1:
+        return np.asarray(1 - pixels[0] / paper[0])
+    light = np.maximum(paper, _DARK_CHANNEL * paper.max(0))
+    return np.asarray(((paper - pixels) / light).max(0))
 
 
 class Levels(NamedTuple):

@@ -1,5 +1,6 @@
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.mnist import Mnist
-from nanograd.pictures.fast_png import decode_plain
+from nanograd.pictures.fast_png import decode_plain, encode_plain
 from nanograd.tables.rows import ReadOptions, read_encoded, read_plain
 from tests.helpers.odd_files import chunk, encoded
 
@@ -139,3 +140,15 @@ def test_reading_at_once_gives_what_each_file_alone_gives(
         assert np.array_equal(read_encoded(data, options), image)
     if normalise == "auto":
         assert which.sum() == (120 if polarity == "auto" else 60)
+
+
+def test_encoded_files_are_plain_and_pillow_reads_them(sample: Mnist) -> None:
+    images = sample.test.images[:193]
+
+    files = [encode_plain(image.tobytes()) for image in images]
+
+    decoded, plain = decode_plain(files)
+    assert plain.all()
+    assert np.array_equal(decoded, images)
+    for file, image in zip(files, images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(BytesIO(file))).ravel(), image)

@@ -64,6 +64,26 @@ def test_mnist_images_also_in_colour_or_inverted_keep_their_bits(mnist: Images) 
         assert np.array_equal(normalise(Image.fromarray(255 - image)), image)
 
 
+@pytest.mark.parametrize("border", [(0, 0), (2, 2), (1, 0), (6, 18), (18, 18)])
+def test_mnist_images_with_a_border_keep_their_bits(border: tuple[int, int], mnist: Images) -> None:
+    for image in mnist[::700]:
+        bordered = np.pad(image, [(each, each) for each in border])
+
+        for picture in (bordered, 255 - bordered):
+            assert np.array_equal(normalise(Image.fromarray(picture)), image)
+            colour = Image.fromarray(picture).convert("RGB")
+            assert np.array_equal(normalise(colour), image)
+
+
+def test_border_with_ink_or_of_large_pictures_is_not_cut_off(mnist: Images) -> None:
+    image = mnist[7]
+    marked, large = np.pad(image, 2), np.pad(image, 19)
+    marked[0, 0] = 1
+
+    for picture in (marked, large):
+        assert not np.array_equal(normalise(Image.fromarray(picture)), image)
+
+
 def test_shifted_mnist_images_do_not_have_mnists_form(mnist: Images) -> None:
     shifted = np.roll(mnist[::100], (2, -2), axis=(1, 2))
 

@@ -3,7 +3,8 @@ import pytest
 
 from nanograd.data.mnist import Mnist
 from nanograd.pictures.decode import decode
-from simulators.photos import KINDS, photograph, thinned
+from simulators.photos import photograph, thinned
+from simulators.scenes import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

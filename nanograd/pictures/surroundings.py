@@ -1,0 +1,80 @@
+"""The surroundings of a sheet: a binding, a table, a second sheet beside it.
+
+Dark bands along the border would be the strongest ink of a picture. They have next to nothing in
+its middle, where digits are; a tight crop of a digit has.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.pictures.morphology import label_marks
+
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+# Left, top, right, bottom, as shares of the picture.
+Box = tuple[float, float, float, float]
+
+# Share of a side that a mark covers if it is the edge of something, the share of such a mark that
+# may be in the middle, and the share of a row that still belongs to it.
+_EDGE, _IN_MIDDLE, _ROW = 0.25, 0.02, 0.12
+# Marks across a row that are the rings of a binding, and how near to the border they begin.
+_RINGS, _RINGS_START = 8, 0.12
+# Greatest gap between rows of a band, and its greatest depth, as shares of the picture.
+_GAP, _DEEPEST = 0.04, 0.3
+# Share of a digit's pixels that a cut may remove.
+_LOSS = 0.02
+
+
+def find_sheet(mask: Mask) -> Box | None:
+    """Find the box within the surroundings.
+
+    Args:
+        mask: (height, width) bool, all that is darker than paper.
+
+    Returns:
+        The box; None if nothing is beside the sheet.
+    """
+    sides = [np.rot90(mask, turns) for turns in range(4)]  # top, right, bottom, left first
+    if not any(_has_edge(side) or _num_rings(side)[: _start(side)].any() for side in sides):
+        return None
+    labels, count = label_marks(mask)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    height, width = mask.shape
+    middle = labels[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    inner = np.bincount(middle.ravel(), minlength=count + 1) > _IN_MIDDLE * sizes
+    inner[0] = True
+    depths = [_depth(np.rot90(labels, turns), inner, sizes) for turns in range(4)]
+    if not any(depths):
+        return None
+    top, right, bottom, left = depths
+    return left / width, top / height, 1 - right / width, 1 - bottom / height
+
+
+def _start(side: Mask) -> int:
+    return max(2, round(_RINGS_START * len(side)))
+
+
+def _has_edge(side: Mask) -> bool:
+    return bool(side[:3].mean(1).max() > _EDGE)
+
+
+def _num_rings(side: Mask) -> Ints:
+    """Per row, its number of runs."""
+    return np.asarray((side[:, 1:] > side[:, :-1]).sum(1) + side[:, 0])
+
+
+def _depth(labels: Ints, inner: Mask, sizes: Ints) -> int:
+    """Return the rows from the first on that are not of the sheet."""
+    height, width = labels.shape
+    near = np.bincount(labels[:3].max(0), minlength=len(inner)) > _EDGE * width
+    edges = (near & ~inner)[labels]
+    rings = _num_rings(~inner[labels]) >= _RINGS
+    rows = np.flatnonzero((edges.mean(1) > _ROW) | rings)
+    if not len(rows) or rows[0] >= _start(edges):
+        return 0
+    gaps = np.flatnonzero(np.diff(rows) > max(2, _GAP * height))
+    depth = int(rows[gaps[0]] if len(gaps) else rows[-1]) + 2 + round(0.01 * height)
+    lost = np.bincount(labels[:depth].ravel(), minlength=len(inner))
+    if depth > _DEEPEST * height or (lost > _LOSS * sizes)[inner][1:].any():
+        return 0
+    return int(depth)

@@ -1,0 +1,98 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nanograd.digits.levels import describe, to_levels
+
+DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float16, np.float64, bool]
+
+
+def some_levels(dtype: Any) -> NDArray[Any]:
+    """(5, 784): the largest pixel of each image is that of the dtype, if it is at most 255."""
+    highest = 1 if dtype is bool else min(255, np.iinfo(dtype).max if dtype(0.5) == 0 else 255)
+    images = np.random.default_rng(3).integers(0, highest + 1, (5, 784))
+    images[:, 7] = highest
+    return images.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_levels_of_any_dtype_are_kept(dtype: Any) -> None:
+    images = some_levels(dtype)
+
+    found = to_levels(images)
+
+    assert (found.problems == -1).all()
+    assert np.array_equal(found.levels, images.astype(np.uint8) * (255 if dtype is bool else 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_and_ones_of_any_dtype_are_no_and_full_ink(dtype: Any) -> None:
+    bits = np.random.default_rng(3).integers(0, 2, (5, 28, 28))
+
+    found = to_levels(bits.astype(dtype))
+
+    assert np.array_equal(found.levels, bits * 255)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_shares_of_full_ink_are_rounded_to_the_nearest_level(dtype: Any) -> None:
+    images = some_levels(np.uint8)
+
+    assert np.array_equal(to_levels((images / 255).astype(dtype)).levels, images)
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        (np.nan, "not a finite number"),
+        (np.inf, "not a finite number"),
+        (-np.inf, "not a finite number"),
+        (-0.4242, "below 0, as in standardised images"),
+        (-1, "below 0"),
+        (-128, "below 0"),
+        (256, "above 255"),
+        (65535, "above 255"),
+        (2**60, "above 255"),
+        (1.5, "scale is unclear"),
+        (2.82, "scale is unclear"),
+        (16, "scale is unclear"),
+    ],
+)
+def test_image_without_a_clear_scale_does_not_affect_others(value: float, detail: str) -> None:
+    images = np.zeros((3, 784))
+    images[:, 3], images[1, 7] = 0.5, value
+
+    found = to_levels(images)
+
+    assert found.problems.tolist() == [-1, found.problems[1], -1]
+    assert detail in describe(found.problems[1])
+    assert found.levels[[0, 2]].max() == 128
+
+
+@given(
+    st.lists(st.sampled_from([0, 0.25, 1, 1.001, 2, 17, 255, 255.4, 256, -0.001, -1]), min_size=1)
+)
+def test_scale_of_an_image_does_not_depend_on_its_neighbours(largest: list[float]) -> None:
+    images = np.zeros((len(largest), 7))
+    images[:, 5] = largest
+
+    together, alone = to_levels(images), [to_levels(image[None]) for image in images]
+
+    assert together.problems.tolist() == [each.problems[0] for each in alone]
+    usable = together.problems < 0
+    expected = np.concatenate([each.levels for each in alone])
+    assert np.array_equal(together.levels[usable], expected[usable])
+
+
+def test_bytes_that_are_levels_are_not_copied() -> None:
+    images = some_levels(np.uint8)
+
+    assert np.shares_memory(to_levels(images).levels, images)
+
+
+def test_no_images_have_no_problem() -> None:
+    assert to_levels(np.zeros((0, 784))).problems.shape == (0,)
