@@ -1,17 +1,17 @@
 """A trained model: one net or an ensemble, with the pixel preparation of each net.
 
 A model directory holds `model.safetensors` (0.w1, 0.b1, 0.w2, 0.b2 of the first net, 1.w1 and so
-on), `config.json` (architecture and pixel preparation of each net), `README.md` (the model card,
-which may be edited) and, written last, `manifest.json` with the SHA-256 of the first two. No pickle
-is involved. A directory whose checksums are wrong, or that holds something unknown to this version,
-is refused.
+on; reference.means and others, see `nanograd.models.reference`), `config.json` (architecture and
+pixel preparation of each net, temperature), `README.md` (the model card, which may be edited) and,
+written last, `manifest.json` with the SHA-256 of the first two. No pickle is involved. A directory
+whose checksums are wrong, or that holds something unknown to this version, is refused.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from platform import python_version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,9 +21,10 @@ from safetensors.numpy import save as save_tensors
 
 from nanograd import __version__
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS
-from nanograd.digits.preparation import Preparation, as_rows, prepare
+from nanograd.digits.preparation import Preparation, as_rows, deskew_images, scale
 from nanograd.errors import DataError
 from nanograd.models import model_card
+from nanograd.models.reference import REFERENCE_TENSORS, Reference, to_probabilities
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Architecture, Params
 from nanograd.runtime import json_files, process, storage
@@ -55,10 +56,6 @@ class Net:
         """Its layers."""
         return self.params.architecture
 
-    def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the scores of (B, 784) uint8 images: (B, 10) float32."""
-        return mlp.predict(self.params, prepare(self.preparation, images))
-
     def config(self) -> dict[str, Any]:
         """Return its entry in `config.json`."""
         return {
@@ -67,45 +64,69 @@ class Net:
         }
 
 
+class Assessment(NamedTuple):
+    """What a model predicts of N images."""
+
+    scores: NDArray[np.float32]  # (N, 10) in [0, 1]; the largest is the prediction
+    unfamiliar: NDArray[np.float32] | None  # (N,) in [0, 1]; None without a reference
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A net, or an ensemble of nets whose scores are averaged."""
 
     nets: tuple[Net, ...]  # at least one
     about: dict[str, Any]  # their provenance (data, seed, settings, accuracies), in the manifest
+    reference: Reference | None = None  # models of earlier versions have none
 
-    def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the mean of the nets' scores of (N, 784) uint8 images, ink 255 on 0.
+    def assess(self, images: NDArray[Any]) -> Assessment:
+        """Compute probabilities of the digits of (N, 784) uint8 images, ink 255 on 0.
 
-        Returns:
-            (N, 10) float32 in [0, 1]; the largest is the prediction.
+        They are the means of the nets' scores, made probabilities by the temperature; without a
+        reference the means themselves. How unfamiliar an image is follows from its predicted class.
         """
-        result = np.empty((len(images), self.nets[0].architecture.classes), np.float32)
+        scores = np.empty((len(images), self.nets[0].architecture.classes), np.float32)
+        unfamiliar = np.empty(len(images), np.float32)
         for start in range(0, len(images), _CHUNK_ROWS):
             chunk = slice(start, start + _CHUNK_ROWS)
-            scores = [net.scores(images[chunk]) for net in self.nets]
-            result[chunk] = np.mean(scores, axis=0)
-        return result
+            pixels = [deskew_images(net.preparation, images[chunk]) for net in self.nets]
+            scores[chunk] = np.mean(
+                [
+                    mlp.predict(net.params, scale(net.preparation, each))
+                    for net, each in zip(self.nets, pixels, strict=True)
+                ],
+                axis=0,
+            )
+            if self.reference is not None:
+                best = scores[chunk].argmax(axis=1)
+                unfamiliar[chunk] = self.reference.unfamiliar(pixels[0], best)
+        if self.reference is None:
+            return Assessment(scores, None)
+        return Assessment(to_probabilities(scores, self.reference.temperature), unfamiliar)
+
+    def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Compute the scores of `assess`, (N, 10) float32, alone."""
+        return self.assess(images).scores
 
     def predict(self, images: ArrayLike) -> NDArray[np.int64]:
         """Classify images.
 
         Args:
-            images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST: whole
-                numbers from 0 to 255 or floats from 0 to 1.
+            images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST:
+                numbers of any type, from 0 to 255 or from 0 to 1 (see `nanograd.digits.levels`).
 
         Returns:
             (N,) int64, 0 to 9.
 
         Raises:
-            ValueError: another shape or dtype, or values out of range.
+            ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
         """
         return np.asarray(self.predict_proba(images).argmax(axis=1), np.int64)
 
     def predict_proba(self, images: ArrayLike) -> NDArray[np.float32]:
-        """Compute ten scores for each image.
+        """Compute the probability of each digit for each image.
 
-        They are not calibrated probabilities, and with `mse` a row does not sum to 1.
+        A model that an earlier version trained returns scores that are not calibrated.
 
         Args:
             images: as in `predict`.
@@ -114,10 +135,26 @@ class Model:
             (N, 10) float32 in [0, 1], with the bits that `nanograd predict` writes.
 
         Raises:
-            ValueError: another shape or dtype, or values out of range.
+            ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
         """
         with process.one_thread():
             return self.scores(as_rows(images))
+
+    def unfamiliar(self, images: ArrayLike) -> NDArray[np.float32] | None:
+        """Compute how unlike the digits of the training set each image is.
+
+        Args:
+            images: as in `predict`.
+
+        Returns:
+            (N,) float32 in [0, 1]; above 0.5 are six of a hundred strongly distorted training
+            images. None if an earlier version trained the model.
+
+        Raises:
+            ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
+        """
+        with process.one_thread():
+            return self.assess(as_rows(images)).unfamiliar
 
     def params_sha256(self) -> str:
         """Return the checksum of all parameters, which identifies a training result."""
@@ -126,7 +163,11 @@ class Model:
     def sha256(self) -> str:
         """Return the checksum of everything that a prediction depends on."""
         config = json.dumps([net.config() for net in self.nets])
-        return storage.checksum(config.encode() + self._parameters())
+        data = config.encode() + self._parameters()
+        if self.reference is not None:
+            data += json.dumps(self.reference.config()).encode()
+            data += b"".join(each.tobytes() for each in self.reference.tensors().values())
+        return storage.checksum(data)
 
     def _parameters(self) -> bytes:
         return b"".join(net.params.vector.tobytes() for net in self.nets)
@@ -143,12 +184,15 @@ def save(model: Model, place: str) -> None:
         for number, net in enumerate(model.nets)
         for name in _TENSORS
     }
-    config = {"format": FORMAT, "nets": [net.config() for net in model.nets]}
+    config: dict[str, Any] = {"format": FORMAT, "nets": [net.config() for net in model.nets]}
+    if model.reference is not None:
+        config["reference"] = model.reference.config()
+        tensors |= {f"reference.{name}": each for name, each in model.reference.tensors().items()}
     files = {"model.safetensors": save_tensors(tensors), "config.json": json_files.encode(config)}
     card = model_card.write(
         [(net.architecture, net.preparation) for net in model.nets], model.about
     )
-    for name, data in {_CARD: card.encode(), **files}.items():
+    for name, data in {_CARD: card.encode(errors="backslashreplace"), **files}.items():
         storage.commit(storage.join(place, name), data)
     manifest = {
         "format": FORMAT,
@@ -171,7 +215,10 @@ def load(place: str) -> Model:
         below = storage.join(place, "model")
         found = storage.exists(storage.join(below, MANIFEST))
         hint = f"use {below}" if found else "check the path"
-        raise DataError(f"{place} is not a model directory: it has no {MANIFEST}; {hint}")
+        what = f"is not a model directory: it has no {MANIFEST}"
+        if not storage.exists(place):
+            what = "does not exist"
+        raise DataError(f"{place} {what}; {hint}")
     manifest = json_files.read_manifest(storage.join(place, MANIFEST))
     try:
         if manifest["format"] != FORMAT:
@@ -193,25 +240,33 @@ def load(place: str) -> Model:
             _net(each, {name: tensors[f"{number}.{name}"] for name in _TENSORS})
             for number, each in enumerate(config["nets"])
         )
+        reference = None
+        if "reference" in config:
+            statistics: dict[str, Any] = {
+                name: tensors[f"reference.{name}"] for name in REFERENCE_TENSORS
+            }
+            reference = Reference(**config["reference"], **statistics)
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise DataError(
             f"{place} cannot be read as a model ({error}); restore it or train again"
         ) from error
     about = {key: value for key, value in manifest.items() if key not in _STRUCTURE}
-    return Model(nets=nets, about=about)
+    return Model(nets=nets, about=about, reference=reference)
 
 
 def _check_names(place: str, config: dict[str, Any], tensors: dict[str, Any]) -> None:
     """Refuse what a later version may have added: ignoring it would change the scores."""
     if not config["nets"]:
         raise ValueError("it has no nets")
-    _refuse_unknown(place, "setting", config, ("format", "nets"))
+    _refuse_unknown(place, "setting", config, ("format", "nets", "reference"))
     for net in config["nets"]:
         _refuse_unknown(place, "setting", net, _SETTINGS)
         for section, known in _SETTINGS.items():
             _refuse_unknown(place, "setting", net[section], known)
     numbers = range(len(config["nets"]))
     expected = [f"{number}.{name}" for number in numbers for name in _TENSORS]
+    if "reference" in config:
+        expected += [f"reference.{name}" for name in REFERENCE_TENSORS]
     _refuse_unknown(place, "tensor", tensors, expected)
 
 

@@ -1,4 +1,4 @@
-"""ONNX export: a graph from pixels to ten scores.
+"""ONNX export: a graph from pixels to ten scores, and how unfamiliar the pixels are.
 
 The graph includes pixel preparation, deskewing and the average over an ensemble. Its operations and
 their order are those of this package, so that the net's inputs are the same to the byte.
@@ -21,6 +21,7 @@ from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
 from nanograd.digits.preparation import Preparation, affine
 from nanograd.digits.resample import ROW
 from nanograd.models.model import Model, Net
+from nanograd.models.reference import FAINT, INNER, LEAST_SCORE, Reference
 
 OPSET = 18
 _IR_VERSION = 9  # of onnx 1.14 (2023), which reads opset 18
@@ -30,20 +31,28 @@ _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
 def graph(model: Model) -> bytes:
     """Return a model as the bytes of an `.onnx` file.
 
-    Its input `images` is (N, 28, 28) uint8, ink 255 on 0, in the form of MNIST; its output
-    `scores` is (N, 10) float32, in [0, 1].
+    Its input `images` is (N, 28, 28) uint8, ink 255 on 0, in the form of MNIST; its outputs
+    are `scores`, (N, 10) float32, and of a model with a reference `unfamiliar`, (N,) float32, both
+    in [0, 1].
     """
     build = _Builder()
     images = build("Reshape", "images", build.constant(np.array([-1, NUM_PIXELS])))
-    scores = [_add_scores(build, net, images) for net in model.nets]
+    pixels = [_add_deskewing(build, net.preparation, images) for net in model.nets]
+    scores = [_add_scores(build, *each) for each in zip(model.nets, pixels, strict=True)]
     together = scores[0] if len(scores) == 1 else build("Mean", *scores)
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", NUM_CLASSES])]
+    if model.reference is not None:
+        best = build("ArgMax", together, axis=1, keepdims=0)
+        _add_unfamiliar(build, model.reference, pixels[0], best)
+        outputs.append(helper.make_tensor_value_info("unfamiliar", TensorProto.FLOAT, ["N"]))
+        together = _add_probabilities(build, together, model.reference.temperature)
     build("Identity", together, output="scores")
     proto = helper.make_model(
         helper.make_graph(
             build.nodes,
             "nanograd",
             [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE])],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", NUM_CLASSES])],
+            outputs,
             build.constants,
         ),
         producer_name="nanograd",
@@ -83,9 +92,10 @@ class _Builder:
         return self("Clip", value, self.number(least), self.number(most))
 
 
-def _add_scores(build: _Builder, net: Net, images: str) -> str:
+def _add_scores(build: _Builder, net: Net, pixels: str) -> str:
     params, architecture = net.params, net.architecture
-    inputs = _add_preparation(build, net.preparation, images)
+    factor, offset = (build.constant(np.float32(each)) for each in affine(net.preparation))
+    inputs = build("Add", build("Mul", pixels, factor), offset)
     hidden = build(
         _ACTIVATIONS[architecture.activation],
         build("Gemm", inputs, build.constant(params.w1), build.constant(params.b1)),
@@ -94,15 +104,58 @@ def _add_scores(build: _Builder, net: Net, images: str) -> str:
     return build("Sigmoid", z2) if architecture.loss == "mse" else build("Softmax", z2, axis=1)
 
 
-def _add_preparation(build: _Builder, preparation: Preparation, images: str) -> str:
-    """Add pixel preparation: (N, 784) uint8 to (N, 784) float32."""
+def _add_probabilities(build: _Builder, scores: str, temperature: float) -> str:
+    """Add `to_probabilities`: (N, 10) float32 to the same."""
+    power = build.constant(np.float32(1 / temperature))
+    shares, classes = (
+        build("Max", scores, build.constant(LEAST_SCORE)),
+        build.constant(np.array([1])),
+    )
+    shares = build("Div", shares, build("ReduceMax", shares, classes))
+    powers = build("Pow", shares, power)
+    return build("Div", powers, build("ReduceSum", powers, classes))
+
+
+def _add_unfamiliar(build: _Builder, reference: Reference, pixels: str, best: str) -> None:
+    """Add `Reference.unfamiliar` of deskewed pixels, (N, 784) float32, and predicted classes."""
+    brightest = build("ReduceMax", pixels, build.constant(np.array([1])))
+    brightest = build("Max", brightest, build.constant(np.float32(1)))
+    stretched = build("Mul", pixels, build("Div", build.constant(np.float32(255)), brightest))
+    means = reference.means.astype(np.float32)
+    z = build("Sub", stretched, build("Gather", build.constant(means), best))
+    # The products with the directions of all classes, then those of the predicted one.
+    directions = reference.directions.astype(np.float32)
+    offsets = np.einsum("ckp,cp->ck", directions, means[:, INNER])
+    flat = directions.reshape(-1, len(INNER)).T
+    products = build(
+        "MatMul", build("Gather", stretched, build.constant(INNER), axis=1), build.constant(flat)
+    )
+    products = build("Sub", products, build.constant(offsets.reshape(-1)))
+    squares = build("Mul", products, products)
+    weighted = build("Mul", squares, build.constant(reference.weights.reshape(-1)))
+    shape = build.constant(np.array([-1, *reference.weights.shape]))
+    along = build(
+        "ReduceSum", build("Reshape", weighted, shape), build.constant(np.array([2])), keepdims=0
+    )
+    column = build("Unsqueeze", best, build.constant(np.array([1])))
+    residual = build(
+        "Mul",
+        build("ReduceSumSquare", z, build.constant(np.array([1]))),
+        build("Gather", build.constant(reference.scales), column),
+    )
+    distance = build("Add", residual, build("GatherElements", along, column, axis=1))
+    distance = build("Max", distance, build("Div", build.constant(FAINT), brightest))
+    fourth = build("Pow", distance, build.constant(np.float32(4)))
+    share = build("Div", fourth, build("Add", fourth, build.constant(np.float32(1))))
+    build("Squeeze", share, build.constant(np.array([1])), output="unfamiliar")
+
+
+def _add_deskewing(build: _Builder, preparation: Preparation, images: str) -> str:
+    """Add deskewing: (N, 784) uint8 to (N, 784) float32."""
     pixels = build.cast(images, TensorProto.FLOAT)
-    if preparation.name == "deslanted":
-        pixels = build(
-            "Round", _add_resampling(build, pixels, *_add_places(build, images, preparation))
-        )
-    factor, offset = (build.constant(np.float32(each)) for each in affine(preparation))
-    return build("Add", build("Mul", pixels, factor), offset)
+    if preparation.name != "deslanted":
+        return pixels
+    return build("Round", _add_resampling(build, pixels, *_add_places(build, images, preparation)))
 
 
 def _add_places(build: _Builder, images: str, preparation: Preparation) -> tuple[str, str]:

@@ -138,7 +138,7 @@ def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
 
     with pytest.raises(DataError, match=r"is not a model directory: it has no manifest\.json"):
         load(str(folder))
-    with pytest.raises(DataError, match="is not a model directory"):
+    with pytest.raises(DataError, match="/nowhere does not exist; check the path"):
         load(str(folder / "nowhere"))
 
 

@@ -16,7 +16,7 @@ from nanograd.errors import UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net
 from nanograd.models.onnx import graph
-from tests.helpers.models import some_model, some_net
+from tests.helpers.models import some_images, some_model, some_net, some_reference
 from tests.helpers.processes import run_python
 
 net = partial(some_net, name="deslanted", scale=3)
@@ -28,6 +28,25 @@ def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     [scores] = session.run(["scores"], {"images": images.reshape(-1, 28, 28)})
     return np.asarray(scores)
+
+
+@pytest.mark.parametrize("net", [net(37, name="unit"), net(37, width=3.5, loss="mse")])
+def test_graph_computes_probabilities_and_unfamiliarity(sample: Mnist, net: Net) -> None:
+    model = Model(nets=(net, some_net()), about={}, reference=some_reference())
+    session = onnxruntime.InferenceSession(graph(model), providers=["CPUExecutionProvider"])
+    images = np.concatenate(
+        [sample.test.images[:193], some_images(7), np.zeros((1, 784), np.uint8)]
+    )
+    images[5] //= 9
+
+    scores, unfamiliar = session.run(
+        ["scores", "unfamiliar"], {"images": images.reshape(-1, 28, 28)}
+    )
+
+    expected = model.assess(images)
+    np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(unfamiliar, expected.unfamiliar, rtol=0, atol=1e-5)
+    assert 0.1 < np.median(unfamiliar) < 0.9 < unfamiliar[-1]
 
 
 @pytest.mark.parametrize(
@@ -70,13 +89,14 @@ def test_graph_deskews_unusual_images_like_the_model() -> None:
 def test_graph_names_its_input_and_output() -> None:
     proto = onnx.load_model_from_string(graph(some_model()))
 
-    [images], [scores] = proto.graph.input, proto.graph.output
-    assert (images.name, scores.name) == ("images", "scores")
+    [images], outputs = proto.graph.input, proto.graph.output
+    names = [each.name for each in (images, *outputs)]
+    assert names == ["images", "scores", "unfamiliar"]
     shapes = [
         [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
-        for value in (images, scores)
+        for value in (images, *outputs)
     ]
-    assert shapes == [["N", 28, 28], ["N", 10]]
+    assert shapes == [["N", 28, 28], ["N", 10], ["N"]]
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nanograd.models.model import Model
+from nanograd.models.reference import Reference, fit_temperature, to_probabilities
+from nanograd.nn.activations import softmax
+from tests.helpers.models import some_ensemble, some_images, some_model, some_reference
+
+
+def logits(number: int = 4096) -> np.ndarray:
+    return np.random.default_rng(1).normal(0, 4, (number, 10)).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_probabilities_are_the_softmax_of_divided_logits(temperature: float) -> None:
+    z = logits(193)
+
+    found = to_probabilities(softmax(z), temperature)
+
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, softmax(z / np.float32(temperature)), atol=2e-6)
+    assert (found.argmax(axis=1) == z.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.5])
+def test_rows_of_any_scores_sum_to_one(temperature: float) -> None:
+    scores = np.array([[0, 0, 0], [1, 1, 0], [0.2, 0, 0]], np.float32)
+
+    found = to_probabilities(scores, temperature)
+
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 0], [1 / 3, 0.5, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.9])
+def test_temperature_of_labels_that_follow_it_is_found(temperature: float) -> None:
+    z = logits(20_000)
+    shares = softmax(z / np.float32(temperature)).cumsum(axis=1)
+    labels = (np.random.default_rng(2).random((len(z), 1)) > shares[:, :-1]).sum(axis=1)
+
+    assert fit_temperature(softmax(z), labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_mean_of_a_class_is_familiar_and_a_blank_image_is_not() -> None:
+    reference = some_reference()
+    means = reference.means.copy()
+    means[:, 300] = 255  # the brightest pixel, so nothing is stretched
+    reference = replace(reference, means=means)
+
+    assert reference.unfamiliar(means, np.arange(10)).max() < 1e-3
+    assert reference.unfamiliar(np.zeros((10, 784), np.uint8), np.arange(10)).min() > 0.99
+    assert reference.unfamiliar(means[:0], np.arange(0)).shape == (0,)
+
+
+def test_reference_changes_no_prediction_and_makes_rows_sum_to_one() -> None:
+    images = some_images(193)
+    for model in (replace(some_model(loss="mse"), reference=None), some_ensemble()):
+        judged = replace(model, reference=some_reference())
+
+        scores, unfamiliar = judged.assess(images)
+
+        assert (scores.argmax(axis=1) == model.scores(images).argmax(axis=1)).all()
+        np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+        assert np.array_equal(unfamiliar, judged.unfamiliar(images))
+        assert model.assess(images).unfamiliar is None
+        assert judged.params_sha256() == model.params_sha256()
+
+
+def test_sha256_depends_on_every_statistic() -> None:
+    model, reference = some_model(), some_reference()
+    changes = [{"temperature": 1.31}]
+    changes += [{name: np.roll(each, 1)} for name, each in reference.tensors().items()]
+
+    references = [None, reference, *(replace(reference, **change) for change in changes)]
+    sums = {replace(model, reference=each).sha256() for each in references}
+
+    assert len(sums) == len(references)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"temperature": 0.0}, {"temperature": np.nan}, {"scales": np.full(10, np.inf, np.float32)},
+     {"means": np.zeros((10, 784), np.float32)}, {"directions": np.zeros((10, 3, 576), np.int8)}],
+    ids=["zero", "nan", "infinite", "type", "shape"],
+)  # fmt: skip
+def test_statistics_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"temperature|tensor"):
+        replace(some_reference(), **change)
+
+
+def test_classes_are_judged_alone() -> None:
+    reference: Reference = some_reference()
+    images, classes = some_images(20), np.arange(20) % 10
+
+    together = reference.unfamiliar(images, classes)
+
+    alone = [reference.unfamiliar(images[n : n + 1], classes[n : n + 1])[0] for n in range(20)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+    assert Model(nets=some_model().nets, about={}).unfamiliar(images) is None
