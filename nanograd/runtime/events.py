@@ -239,7 +239,7 @@ class WorkerFailed(GroupEvent):
 
     def __str__(self) -> str:
         moved = [
-            f"{_range(shards)} now on worker {heir}"
+            f"{name_shards(shards)} now on worker {heir}"
             for heir, shards in self.heirs.items()
             if shards
         ]
@@ -274,6 +274,23 @@ class RoundRetried(GroupEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundWaits(GroupEvent):
+    """A round takes longer than usual.
+
+    >>> str(RoundWaits(round=340, seconds=3, waits_for="host north at 192.0.2.12"))
+    'round 340 waits for host north at 192.0.2.12 (3 s)'
+    """
+
+    name: ClassVar[str] = "waiting"
+    round: int
+    seconds: int  # since it began
+    waits_for: str  # a host, or shards on a host
+
+    def __str__(self) -> str:
+        return f"round {self.round} waits for {self.waits_for} ({self.seconds} s)"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerFailed(GroupEvent):
     """The parameter server failed; a new one continues from the newest copy of its state."""
 
@@ -287,6 +304,19 @@ class ServerFailed(GroupEvent):
             f"the parameter server failed at round {self.round} ({self.reason}); "
             f"a new one continues from the copy of round {self.copy}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFailed(GroupEvent):
+    """The parameter server of a host failed; the others have the whole state."""
+
+    name: ClassVar[str] = "host_lost"
+    host: str
+    round: int
+    how: FailureKind
+
+    def __str__(self) -> str:
+        return f"host {self.host} failed at round {self.round} ({self.how}); 0 rounds lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,10 +335,10 @@ class BuildsDiffer(GroupEvent):
         )
 
 
-def _range(shards: Sequence[int]) -> str:
+def name_shards(shards: Sequence[int]) -> str:
     """Name some shards, neighbours as a range.
 
-    >>> _range([4, 5, 6]), _range([1]), _range([1, 4])
+    >>> name_shards([4, 5, 6]), name_shards([1]), name_shards([1, 4])
     ('shards 4-6', 'shard 1', 'shards 1, 4')
     """
     if len(shards) == 1:

@@ -53,9 +53,13 @@ def read_lines(place: str) -> list[dict[str, Any]]:
     """Read JSON objects, one a line; none if the file does not exist.
 
     Raises:
+        DataError: a line is damaged.
         StorageError: it cannot be read.
     """
-    return parse_lines(storage.read(place)) if storage.exists(place) else []
+    try:
+        return parse_lines(storage.read(place)) if storage.exists(place) else []
+    except ValueError as error:
+        raise DataError(f"{place} is damaged: it is not JSON in lines") from error
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

@@ -1,22 +1,27 @@
 """Committed files, on a local disk or in an object store.
 
-A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). A commit is all or
+A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). What follows the bucket
+is the key itself and not parsed: spaces, `?`, `#` and `%27` are part of it. A commit is all or
 nothing: locally a temporary file beside the target, fsync, rename, fsync of the folder; in an
 object store one upload, which becomes visible when it is complete.
 """
 
-import fcntl
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.runtime import machine
 
-_TEMPORARY = ".nanograd-tmp"
+# The ends of names of files that hold no data.
+_TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
 
 
 def is_remote(place: str) -> bool:
@@ -28,14 +33,28 @@ def is_remote(place: str) -> bool:
     return "://" in place and not place.startswith("file://")
 
 
+def refuse_credentials(place: str) -> None:
+    """Raise UsageError for a URI with a user or a password: files and logs would keep them.
+
+    >>> refuse_credentials("s3://bucket/user@home")
+    """
+    if found := re.match(r"([a-z0-9+.-]+://)[^/]*@", place, re.IGNORECASE):
+        raise UsageError(
+            f"a URI {found[1]}...@... holds credentials, which files and logs would keep; give "
+            "them in the environment (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD)"
+        )
+
+
 def local_path(place: str) -> Path:
-    """Return the path of a local place; `~` is the home folder."""
-    return Path(place.removeprefix("file://")).expanduser()
+    """Return the path of a local place; `~` is the home folder, and a URI's `%20` is a space."""
+    if place.startswith("file://"):
+        return Path(unquote(place.removeprefix("file://"), errors="surrogateescape"))
+    return Path(place).expanduser() if place.startswith("~") else Path(place)
 
 
 def absolute(place: str) -> str:
-    """Return the place independent of the working directory."""
-    return place if is_remote(place) else str(local_path(place).absolute())
+    """Return the place independent of the working directory, without a slash at its end."""
+    return place.rstrip("/") if is_remote(place) else str(local_path(place).absolute())
 
 
 def join(place: str, *names: str) -> str:
@@ -76,7 +95,7 @@ def open_file(place: str) -> Any:
     """
     with _translated("open", place):
         filesystem, path = _pyarrow(place)
-        return filesystem.open_input_file(path)
+        return filesystem.open_input_file(os.fsencode(path))
 
 
 def commit(place: str, data: bytes) -> None:
@@ -90,9 +109,13 @@ def commit(place: str, data: bytes) -> None:
 
 
 def names(place: str) -> list[str]:
-    """List the names of files and folders in a folder, sorted; none if it does not exist."""
+    """List the names of files and folders in a folder, sorted; none if it does not exist.
+
+    Leases and the temporary files of commits are left out.
+    """
     with _translated("list", place):
-        return _store(place).names()
+        found = _store(place).names()
+        return [name for name in found if not name.endswith((_TEMPORARY, LEASE))]
 
 
 def files_below(place: str) -> list[tuple[str, int, int]]:
@@ -107,12 +130,18 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
     from pyarrow.fs import FileSelector
 
     with _translated("list", place):
+        if not is_remote(place) and local_path(place).is_file():
+            status = local_path(place).stat()  # any name, also one that is not UTF-8
+            return [(place, status.st_size, status.st_mtime_ns)]
         filesystem, path = _pyarrow(place)
         info = filesystem.get_file_info(path)
         below = FileSelector(path, recursive=True)
         found = [info] if info.is_file else filesystem.get_file_info(below)
-        start = place.removesuffix(path)
-        return [(start + f.path, f.size, f.mtime_ns or 0) for f in found if f.is_file]
+        return [
+            (place.rstrip("/") + f.path.removeprefix(path), f.size, f.mtime_ns or 0)
+            for f in found
+            if f.is_file
+        ]
 
 
 def exists(place: str) -> bool:
@@ -128,7 +157,11 @@ def is_file(place: str) -> bool:
 
 
 def remove(place: str) -> None:
-    """Remove a file, or a folder and its content, if it exists."""
+    """Remove a file, or a folder and its content, if it exists.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
     with _translated("remove", place):
         _store(place).remove()
 
@@ -145,53 +178,28 @@ def move(place: str, target: str) -> None:
         _store(place).move(target)
 
 
-@contextmanager
-def exclusive(place: str, wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Lock a local folder, which is created, for this process.
+def leases(place: str) -> list[str]:
+    """List the names of the leases on a folder, which `names` leaves out."""
+    with _translated("list", place):
+        return [name for name in _store(place).names() if name.endswith(LEASE)]
 
-    An object store has no locks: the user must not start two writers.
+
+def remove_leftovers(place: str, *, below: bool = True) -> None:
+    """Remove the temporary files of commits whose process has ended.
 
     Args:
-        place: the folder.
-        wait: called before waiting for another process; None raises instead.
-
-    Raises:
-        OutputExistsError: another process holds the lock.
+        place: a folder that this process holds; an object store has no such files.
+        below: also in the folders below. Known to belong to this program: below a folder of the
+            user's the commits of other hosts would fail.
     """
     if is_remote(place):
-        yield
         return
-    with _translated("create", place):
-        local_path(place).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(local_path(place), os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if wait is None:
-                raise OutputExistsError(
-                    f"{place} is being written by another process; wait for it or choose another "
-                    "--output"
-                ) from error
-            wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for leftover in local_path(place).glob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)  # of a killed commit
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def remove_leftovers(place: str) -> None:
-    """Remove the temporary files of killed commits in a local folder and below.
-
-    Args:
-        place: locked, and known to belong to this program: below a folder of the user's the
-            commits of other processes would fail.
-    """
-    if not is_remote(place):
-        for leftover in local_path(place).rglob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+    pattern = f".*{_TEMPORARY}"
+    folder = local_path(place)
+    with _translated("clean", place):
+        for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
+            if not machine.is_alive(leftover.name.split(".")[-3]):
+                leftover.unlink(missing_ok=True)
 
 
 class _LocalStore:
@@ -208,8 +216,9 @@ class _LocalStore:
 
     def commit(self, data: bytes) -> None:
         folder = self._path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{self._path.name}.{os.urandom(8).hex()}{_TEMPORARY}"
+        _make_folder(folder)
+        unique = f"{machine.owner()}.{os.urandom(8).hex()}"
+        temporary = folder / f".{self._path.name}.{unique}{_TEMPORARY}"
         try:
             with temporary.open("xb") as file:
                 file.write(data)
@@ -233,8 +242,11 @@ class _LocalStore:
     def remove(self) -> None:
         if self._path.is_dir():
             shutil.rmtree(self._path)
-        else:
+        elif self._path.exists() or self._path.is_symlink():
             self._path.unlink(missing_ok=True)
+        else:
+            return
+        _sync_folder(self._path.parent)  # or a power failure could bring it back
 
     def move(self, target: str) -> None:
         self._path.replace(local_path(target))
@@ -252,8 +264,10 @@ class _RemoteStore:
             return bytes(stream.read(max_bytes))
 
     def commit(self, data: bytes) -> None:
-        with self._filesystem.open_output_stream(self._path) as stream:
-            stream.write(data)
+        # In a thread of its own: an exception in this one, such as that of SIGTERM, would close the
+        # stream before all data is in it, and to close it is what makes it visible.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self._upload, data).result()
 
     def names(self) -> list[str]:
         from pyarrow.fs import FileSelector
@@ -272,7 +286,8 @@ class _RemoteStore:
         if kind == "Directory":
             self._filesystem.delete_dir(self._path)
         elif kind == "File":
-            self._filesystem.delete_file(self._path)
+            with suppress(FileNotFoundError):  # another process removed it meanwhile
+                self._filesystem.delete_file(self._path)
 
     def move(self, target: str) -> None:
         _, target_path = _pyarrow(target)
@@ -281,12 +296,24 @@ class _RemoteStore:
             self._filesystem.copy_file(self._path + name, target_path + name)
             self._filesystem.delete_file(self._path + name)
 
+    def _upload(self, data: bytes) -> None:
+        with self._filesystem.open_output_stream(self._path) as stream:
+            stream.write(data)
+
     def _kind(self) -> str:
         return str(self._filesystem.get_file_info(self._path).type.name)
 
 
 def _store(place: str) -> _LocalStore | _RemoteStore:
     return _RemoteStore(place) if is_remote(place) else _LocalStore(place)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, safe from a power failure."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -301,9 +328,13 @@ def _pyarrow(place: str) -> tuple[Any, str]:
     # Imported here: half of all commands never touch an object store, and it takes 0.1 s.
     from pyarrow.fs import FileSystem, LocalFileSystem
 
+    if "://" in place:
+        refuse_credentials(place)
     if is_remote(place):
-        filesystem, path = FileSystem.from_uri(place)
-        return filesystem, path
+        scheme, _, rest = place.partition("://")
+        bucket, _, key = rest.strip("/").partition("/")
+        filesystem, root = FileSystem.from_uri(f"{scheme}://{bucket}")
+        return filesystem, f"{root.rstrip('/')}/{key}" if key else root
     return LocalFileSystem(), str(local_path(place))
 
 
@@ -313,7 +344,7 @@ def _translated(verb: str, place: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        if verb in ("write", "create"):
+        if verb in ("write", "remove", "clean"):
             raise StorageError(f"cannot {verb} {place}: {error.strerror}") from error
         raise DataError(f"{place}: there is no such file; check the path") from error
     except IsADirectoryError as error:

@@ -2,29 +2,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from tests.helpers.folders import contents
-
-
-@contextmanager
-def held(place: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Lock a folder in another process."""
-    program = (
-        "import sys; from nanograd.runtime import storage\n"
-        "with storage.exclusive(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        yield holder
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"x" * 193])
@@ -124,35 +109,6 @@ def test_place_without_a_file_is_a_data_error(tmp_path: Path, place: str, messag
             storage.open_file(place.format(tmp_path))
 
 
-def test_exclusive_refuses_a_second_process_until_the_first_has_ended(tmp_path: Path) -> None:
-    place = str(tmp_path / "run")
-
-    with held(place) as holder:
-        with (
-            pytest.raises(OutputExistsError, match="is being written by another process"),
-            storage.exclusive(place),
-        ):
-            pytest.fail("two processes locked one folder")
-        holder.kill()
-    with storage.exclusive(place):
-        locked = storage.exists(place)
-
-    assert locked
-
-
-def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None:
-    place, waits = str(tmp_path / "run"), list[int]()
-
-    with (
-        held(place) as holder,
-        storage.exclusive(place, lambda: (waits.append(holder.pid), holder.kill())),
-    ):
-        ended = holder.wait()
-
-    assert waits == [holder.pid]
-    assert ended == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("prefix", ["", "file://"])
 def test_files_below_lists_a_folder_or_the_file_itself(tmp_path: Path, prefix: str) -> None:
     for name in ("a", "b/c", "b/d/e"):
@@ -168,15 +124,6 @@ def test_files_below_lists_a_folder_or_the_file_itself(tmp_path: Path, prefix: s
     assert found[0][2] == (tmp_path / "in" / "a").stat().st_mtime_ns
     with pytest.raises(DataError, match="there is no such file"):
         storage.files_below(f"{place}/missing")
-
-
-def test_exclusive_unlocks_the_folder_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="mine"), storage.exclusive(str(tmp_path)):
-        raise RuntimeError("mine")
-    with storage.exclusive(str(tmp_path)):
-        names = storage.names(str(tmp_path))
-
-    assert names == []  # no lock file either
 
 
 def test_names_are_sorted_and_empty_for_a_missing_folder(tmp_path: Path) -> None:
@@ -201,15 +148,40 @@ def test_remove_leaves_nothing_of_a_file_a_folder_or_nothing(
     assert storage.exists(str(tmp_path))
 
 
-def test_exclusive_removes_leftovers_of_the_folder_itself_only(tmp_path: Path) -> None:
-    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # possibly of a running commit
-    killed = tmp_path / ".config.toml.k3.nanograd-tmp"
-    below.parent.mkdir()
-    below.touch()
-    killed.touch()
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files and folders that were synced."""
+    paths, fsync = list[str](), os.fsync
 
-    with storage.exclusive(str(tmp_path)):
-        assert (below.exists(), killed.exists()) == (True, False)
-        storage.remove_leftovers(str(tmp_path))
+    def record(descriptor: int) -> None:
+        paths.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
 
-    assert not below.exists()
+    monkeypatch.setattr(os, "fsync", record)
+    return paths
+
+
+def test_each_new_folder_is_synced_into_the_one_above_it(tmp_path: Path, synced: list[str]) -> None:
+    storage.commit(str(tmp_path / "a" / "b" / "c" / "file"), b"data")
+
+    folders = [place for place in synced if ".nanograd-tmp" not in place]
+    assert folders == [str(tmp_path / below) for below in ("", "a", "a/b", "a/b/c")]
+
+
+def test_removed_file_is_synced_out_of_its_folder(tmp_path: Path, synced: list[str]) -> None:
+    for name in ("file", "folder/file"):
+        storage.commit(str(tmp_path / name), b"data")
+    synced.clear()
+
+    for name in ("file", "folder", "nothing"):
+        storage.remove(str(tmp_path / name))
+
+    assert synced == [str(tmp_path)] * 2
+
+
+@pytest.mark.parametrize("place", ["s3://KEY:SECRET@bucket/key", "s3://KEY@bucket", "GS://a:b@c/d"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(place: str) -> None:
+    for use in (storage.read, storage.names, storage.files_below, storage.exists):
+        with pytest.raises(UsageError, match=r"holds credentials.*environment") as raised:
+            use(place)
+        assert "SECRET" not in str(raised.value)

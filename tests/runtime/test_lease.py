@@ -1,0 +1,302 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from threading import Barrier, Event, Thread
+
+import pytest
+
+from nanograd.errors import OutputExistsError
+from nanograd.runtime import lease, machine, storage
+from nanograd.runtime.events import Event as Message
+from nanograd.runtime.events import Level
+from nanograd.runtime.lease import exclusive
+from simulators.waiting import wait_for
+from tests.helpers.folders import contents
+
+# Of the test's own processes: short, but many times what a renewal takes.
+LEASE_S = 1.0
+PROGRAM = f"""
+import sys
+from nanograd.runtime.lease import exclusive
+with exclusive(sys.argv[1], lease_s={LEASE_S}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+BIND = 'mkdir -p "$0.mount" && mount --bind "$0" "$0.mount" && place="$0.mount" && '
+
+
+@contextmanager
+def held(place: str, *prefix: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold a place in another process."""
+    with subprocess.Popen(
+        [*prefix, sys.executable, "-c", PROGRAM, place],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        if holder.stdout.readline() != b"held\n":
+            pytest.skip("needs namespaces")
+        yield holder
+
+
+@contextmanager
+def held_elsewhere(place: str, owner: str = "0123456789-7-7") -> Iterator[str]:
+    """A claim as another machine holds and renews it; returns its place."""
+    claim, ended = storage.join(place, f".{owner}.k3{storage.LEASE}"), Event()
+
+    def renew() -> None:
+        renewals = 1
+        while not ended.wait(LEASE_S / 4):
+            renewals += 1
+            storage.commit(claim, json.dumps(["process 7 on far", renewals]).encode())
+
+    storage.commit(claim, json.dumps(["process 7 on far", 1]).encode())
+    thread = Thread(target=renew)
+    thread.start()
+    yield claim
+    ended.set()
+    thread.join()
+
+
+def test_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    place = str(tmp_path / "run")
+
+    with held(place) as holder:
+        named = rf"is being written by another process \(process {holder.pid} on "
+        with pytest.raises(OutputExistsError, match=named), exclusive(place):
+            pytest.fail("two processes hold one folder")
+        holder.kill()
+    with exclusive(place):
+        locked = storage.exists(place)
+
+    assert locked
+    assert contents(tmp_path) == {}  # no claim is left
+
+
+def test_stopped_process_of_this_machine_keeps_its_lease(tmp_path: Path) -> None:
+    with held(str(tmp_path)) as holder:
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(OutputExistsError), exclusive(str(tmp_path), lease_s=0.0):
+            pytest.fail("two processes hold one folder")
+        holder.send_signal(signal.SIGCONT)
+
+
+def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None:
+    place, waits = str(tmp_path / "run"), list[int]()
+
+    with (
+        held(place) as holder,
+        exclusive(place, wait=lambda: (waits.append(holder.pid), holder.kill())),
+    ):
+        ended = holder.wait()
+
+    assert waits == [holder.pid]
+    assert ended == -signal.SIGKILL
+
+
+def test_lease_ends_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="mine"), exclusive(str(tmp_path)):
+        raise RuntimeError("mine")
+    with exclusive(str(tmp_path)):
+        names = storage.names(str(tmp_path))
+
+    assert names == []  # no claim either
+
+
+@pytest.mark.parametrize("mount", ["", BIND], ids=["one folder", "two mounts"])
+def test_process_in_another_container_is_refused_while_the_holder_lives(
+    tmp_path: Path, mount: str
+) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    events: list[Message] = []
+    script = f'place="$0" && {mount} exec "$@" "$place"'
+    words = ["unshare", "--mount", *CONTAINER[1:], "sh", "-c", script, str(place)]
+    with subprocess.Popen(
+        [*words, sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        if holder.stdout.readline() != b"held\n":
+            pytest.skip("needs namespaces")
+        with (
+            pytest.raises(OutputExistsError, match="is being written by another process"),
+            exclusive(str(place), events.append, lease_s=LEASE_S),
+        ):
+            pytest.fail("two processes hold one folder")
+        refused = [event.level for event in events]
+        holder.kill()
+        holder.wait()  # or the end of its input could end it first
+    with exclusive(str(place), events.append, lease_s=LEASE_S):
+        pass
+
+    assert refused == [Level.INFO]
+    assert events[-1].level is Level.WARNING
+    assert f"did not renew its lease for {LEASE_S:.0f} s; taking it over" in str(events[-1])
+    assert contents(place) == {}
+
+
+def test_living_process_of_another_machine_is_named(tmp_path: Path) -> None:
+    with (
+        held_elsewhere(str(tmp_path)),
+        pytest.raises(OutputExistsError, match=r"another process \(process 7 on far\)"),
+        exclusive(str(tmp_path), lease_s=LEASE_S),
+    ):
+        pytest.fail("two machines hold one folder")
+
+
+def test_dead_process_of_another_machine_is_taken_over_with_a_warning(tmp_path: Path) -> None:
+    events: list[Message] = []
+    with held_elsewhere(str(tmp_path)) as claim:
+        pass
+
+    with exclusive(str(tmp_path), events.append, lease_s=0.3):
+        taken = not storage.exists(claim)
+
+    assert taken
+    assert [event.level for event in events] == [Level.INFO, Level.WARNING]
+
+
+def test_one_of_many_simultaneous_starts_holds_the_place(tmp_path: Path) -> None:
+    start, end = Barrier(7), Barrier(7)
+
+    def contend(number: int) -> bool:
+        start.wait()
+        try:
+            with exclusive(str(tmp_path)):
+                end.wait()
+                return True
+        except OutputExistsError:
+            end.wait()
+            return False
+
+    with ThreadPoolExecutor(7) as pool:
+        held_by = list(pool.map(contend, range(7)))
+
+    assert sorted(held_by) == [False] * 6 + [True]
+    assert contents(tmp_path) == {}
+
+
+def test_holder_whose_lease_was_taken_over_is_told_before_it_commits(tmp_path: Path) -> None:
+    def is_taken_over() -> bool:
+        try:
+            held_lease.check()
+        except OutputExistsError:
+            return True
+        return False
+
+    with exclusive(str(tmp_path), lease_s=0.2) as held_lease:
+        held_lease.check()
+        [claim] = storage.leases(str(tmp_path))
+        storage.remove(str(tmp_path / claim))
+
+        wait_for(is_taken_over, "the lease was not missed")
+
+    assert contents(tmp_path) == {}  # nor is it written again
+
+
+def test_machine_that_was_suspended_finds_the_takeover_before_it_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with exclusive(str(tmp_path)) as held_lease:
+        [claim] = storage.leases(str(tmp_path))
+        storage.remove(str(tmp_path / claim))
+        later = lease.clock_gettime(lease._CLOCK) + 3600
+        monkeypatch.setattr(lease, "clock_gettime", lambda clock: later)
+
+        with pytest.raises(OutputExistsError, match=r"no longer held .* for 20 s; nothing more is"):
+            held_lease.check()
+
+
+def test_process_stopped_before_it_confirms_its_claim_is_named(tmp_path: Path) -> None:
+    claim = tmp_path / f".{machine.owner()}.k3{storage.LEASE}"
+    claim.write_text('["process 7 on near", 0]')
+
+    with (
+        pytest.raises(OutputExistsError, match="process 7 on near"),
+        exclusive(str(tmp_path), lease_s=0.3),
+    ):
+        pytest.fail("the claim was ignored")
+
+
+def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = count(step=1000)
+    monkeypatch.setattr(lease, "clock_gettime", lambda clock: next(times))
+    held_lease = lease.Lease(str(tmp_path), 20.0)
+
+    assert not held_lease._claim()
+    assert contents(tmp_path) == {}
+
+
+DAMAGED = {
+    "garbage": b"\xff{",
+    "null": b"null",
+    "one value": b"[1]",
+    "other types": b'{"a": 1, "b": 2}',
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_lease_of_another_machine_is_taken_over_with_a_warning(
+    tmp_path: Path, data: bytes
+) -> None:
+    events: list[Message] = []
+    claim = tmp_path / f".0123456789-7-7.k3{storage.LEASE}"
+    claim.write_bytes(data)
+
+    with exclusive(str(tmp_path), events.append, lease_s=0.3):
+        assert not claim.exists()
+
+    assert [event.level for event in events] == [Level.INFO, Level.WARNING]
+    assert claim.name in str(events[1])
+
+
+def test_damaged_lease_of_a_living_process_is_respected(tmp_path: Path) -> None:
+    claim = tmp_path / f".{machine.owner()}.k3{storage.LEASE}"
+    claim.write_bytes(b"")
+
+    with pytest.raises(OutputExistsError, match=claim.name), exclusive(str(tmp_path)):
+        pytest.fail("the lease was ignored")
+
+
+def test_folder_with_the_name_of_a_lease_is_no_lease(tmp_path: Path) -> None:
+    (tmp_path / f".0123456789-7-7.k3{storage.LEASE}").mkdir()
+
+    with exclusive(str(tmp_path)):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_the_folder_itself_are_removed(tmp_path: Path) -> None:
+    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # possibly of a running commit
+    killed = tmp_path / ".config.toml.k3.nanograd-tmp"
+    below.parent.mkdir()
+    below.touch()
+    killed.touch()
+
+    with exclusive(str(tmp_path)):
+        assert (below.exists(), killed.exists()) == (True, False)
+        storage.remove_leftovers(str(tmp_path))
+
+    assert not below.exists()
+
+
+@pytest.mark.parametrize("below", ["", "run/deep"])
+def test_temporary_file_of_a_living_process_is_no_leftover(tmp_path: Path, below: str) -> None:
+    folder = tmp_path / below
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f".a.b.{machine.owner()}.k3.nanograd-tmp").touch()
+    dead = f"{machine.owner().split('-')[0]}-{2**22}-7"
+    (folder / f".a.b.{dead}.k3.nanograd-tmp").touch()
+
+    storage.remove_leftovers(str(tmp_path))
+
+    assert list(contents(tmp_path)) == [
+        str(Path(below) / f".a.b.{machine.owner()}.k3.nanograd-tmp")
+    ]
