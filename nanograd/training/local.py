@@ -1,6 +1,5 @@
 """Groups of workers: the protocol that the training loop uses, and a group in this process."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event as StopSignal
@@ -10,7 +9,7 @@ import numpy as np
 
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DivergedError, InternalError
-from nanograd.runtime import process
+from nanograd.runtime import machine, process
 from nanograd.runtime.events import Listener, WorkerState
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, RefusalReason, Snapshot
@@ -36,6 +35,9 @@ class WorkerGroup(Protocol):
 
     def workers(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
+
+    def fingerprint(self) -> str:
+        """Describe the arithmetic that determines the bits, see `process.fingerprint`."""
 
     def close(self) -> None:
         """Release the workers."""
@@ -94,7 +96,7 @@ class LocalGroup:
         self, recipe: Recipe, dataset: Dataset, snapshot: Snapshot, *ignored: object
     ) -> None:
         plan = recipe.plan
-        world_size = min(plan.num_shards, len(os.sched_getaffinity(0)))
+        world_size = min(plan.num_shards, machine.num_cpus())
         self._server = ParameterServer(recipe, snapshot)
         self._workers = [
             Worker(recipe, {s: dataset.take(plan.shard_slice(s)) for s in shards})
@@ -124,8 +126,12 @@ class LocalGroup:
         return self._server.snapshot()
 
     def workers(self) -> dict[int, WorkerState]:
-        """Return the state of each rank; threads always work."""
-        return dict.fromkeys(range(len(self._workers)), WorkerState.WORKING)
+        """Return {}: threads of this process have no ranks."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Describe the arithmetic of this process."""
+        return process.fingerprint()
 
     def close(self) -> None:
         """End the threads."""

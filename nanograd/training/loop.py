@@ -37,9 +37,9 @@ def train(
         stop: set to end the run early, resumable.
 
     Raises:
-        Stopped: `stop` was set; a checkpoint has been saved.
+        Stopped: `stop` was set; the newest round has been saved.
         DivergedError: a gradient, loss or parameter is not finite.
-        StorageError: checkpoints cannot be written.
+        StorageError: checkpoints cannot be written; after a stop, for the grace period.
     """
     snapshot, segments = group.snapshot(), _Segments(group)
     round_, started = snapshot.round, perf_counter() - history.train_s
@@ -48,18 +48,20 @@ def train(
         epoch_end = recipe.plan.rounds_per_epoch * (len(history.epochs) + 1)
         round_ = segments.advance(round_, epoch_end)
         history.train_s = perf_counter() - started
-        if round_ == epoch_end:
+        is_end = round_ == epoch_end
+        if is_end:
             snapshot = group.snapshot()
             history.epochs.append(evaluator.epoch(snapshot, history))
+        is_needed = is_end and (round_ == recipe.num_rounds or not saver.is_slow)
+        if is_needed or saver.is_due(history):
+            snapshot = snapshot if is_end else group.snapshot()
             saver.save(snapshot, history)
+        if is_end:
             listener(EpochFinished(metrics=history.epochs[-1]))
-        elif stop.is_set() or saver.is_due(history):
-            snapshot = group.snapshot()
-            saver.save(snapshot, history)
         listener(evaluator.progress(round_, snapshot, history, group.workers()))
-        # A stop that came after the checkpoint above waits for the next one.
-        if stop.is_set() and snapshot.round == round_ < recipe.num_rounds:
-            raise Stopped(f"stopped after round {round_ - 1}, saved")
+        if round_ < recipe.num_rounds and stop.is_set():
+            saver.save_last(group.snapshot(), history)
+            raise Stopped(f"stopped after {round_:,} of {recipe.num_rounds:,} rounds, saved")
     return snapshot
 
 

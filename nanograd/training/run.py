@@ -11,13 +11,15 @@ from threading import Event as StopSignal
 from typing import Any
 
 from nanograd.data.dataset import Dataset
-from nanograd.digits.variants import add_variants
-from nanograd.errors import Stopped
+from nanograd.digits.allographs import add_allographs
+from nanograd.errors import ClusterError, Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
-from nanograd.runtime import events, storage
-from nanograd.runtime.events import Event, Listener, info
+from nanograd.runtime import events
+from nanograd.runtime.events import Event, Listener, info, warning
+from nanograd.runtime.lease import exclusive
 from nanograd.training import loop
+from nanograd.training.calibration import with_reference
 from nanograd.training.checkpoint import History
 from nanograd.training.evaluation import Evaluator, accuracy, as_model
 from nanograd.training.local import StartGroup
@@ -32,7 +34,7 @@ class NetPlan:
     """A net to train."""
 
     recipe: Recipe  # the computation
-    variants: float  # share of ones, fours and nines added as handwriting variants
+    allographs: float  # images added from the table of allographs, per training image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class TrainingRun:
     validation: Dataset  # images to evaluate each epoch on; may be empty
     test: Dataset  # images to test the finished model on, once
     overwrite: bool = False  # whether to replace an earlier run
+    strict: bool = False  # whether to refuse to go on with other arithmetic
 
 
 def train_run(
@@ -70,8 +73,8 @@ def train_run(
         DivergedError: a gradient, loss or parameter is not finite.
         StorageError: the directory cannot be written.
     """
-    directory = RunDirectory(run.place, run.identity, len(run.nets))
-    with storage.exclusive(run.place):
+    with exclusive(run.place, listener) as lease:
+        directory = RunDirectory(run.place, run.identity, len(run.nets), lease.check)
         directory.prepare(overwrite=run.overwrite)
         if directory.is_complete():
             listener(info(f"{run.place} holds this run, complete; --overwrite trains it again"))
@@ -80,6 +83,7 @@ def train_run(
                 model = _train_ensemble(run, directory, start_group, listener, stop)
             except Stopped as error:
                 raise Stopped(f"{error}; {_RESUME.format(run.place)}") from error
+            lease.check()
             model_io.save(model, directory.model)
     model = model_io.load(directory.model)
     directory.require_same(model.about["identity"])
@@ -106,20 +110,34 @@ def _train_ensemble(
         directory.write_metrics(histories, listener)
         snapshot = start.snapshot
         if snapshot.round < plan.recipe.num_rounds:
-            training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
+            training = add_allographs(run.training, plan.allographs, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
             with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
+                _compare_arithmetic(start.history, group.fingerprint(), run.strict, listener)
                 snapshot = loop.train(
                     plan.recipe,
                     group,
                     start.history,
                     evaluator=Evaluator(plan.recipe, run.validation),
-                    saver=directory.saver(number, start.history, listener),
+                    saver=directory.saver(number, start, listener),
                     listener=relay,
                     stop=stop,
                 )
         models.append(as_model(plan.recipe, snapshot))
     return _combine(run, models, histories)
+
+
+def _compare_arithmetic(history: History, now: str, strict: bool, listener: Listener) -> None:
+    """Warn, or refuse, if the rounds so far were computed by other arithmetic; record today's."""
+    if history.fingerprint not in ("", now):
+        text = (
+            f"this run was computed with {history.fingerprint} so far and continues with {now}: "
+            "its bits will be those of neither"
+        )
+        if strict:
+            raise ClusterError(f"{text}; --strict and --kernel portable refuse that")
+        listener(warning(text))
+    history.fingerprint = now
 
 
 def _net_listener(
@@ -154,8 +172,9 @@ def _net_listener(
 
 def _combine(run: TrainingRun, models: Sequence[Model], histories: Sequence[History]) -> Model:
     """Return the nets as one model, tested, with the facts of its manifest."""
-    model = Model(nets=tuple(net for each in models for net in each.nets), about={})
     recipes = [net.recipe for net in run.nets]
+    model = Model(nets=tuple(net for each in models for net in each.nets), about={})
+    model = with_reference(model, run.training, recipes[0].plan.seed)
     train_s = sum(history.train_s for history in histories)
     num_images = sum(recipe.plan.num_images * recipe.epochs for recipe in recipes)
     about = {

@@ -6,15 +6,17 @@ Checkpoints and model carry the identity of the run, the settings and data that 
 The same command again continues the run or finds it complete; another run is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from time import gmtime, strftime
 from typing import Any
 
-from nanograd.errors import OutputExistsError, StorageError
+from nanograd.config.train_config import MOMENTUM
+from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import GroupEvent, Listener, info, warning
+from nanograd.runtime.kernel import NATIVE
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
 from nanograd.training.recipe import Recipe
@@ -24,6 +26,9 @@ _CONTENTS = (
     "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
     "checkpoints", "model",
 )  # fmt: skip
+# Parts of an identity that earlier versions did not store, with the value that they had.
+_ADDED = {"kernel": NATIVE}
+_LATER = "this line will be written with the next one"
 
 
 class RunDirectory:
@@ -33,11 +38,21 @@ class RunDirectory:
         place: folder or URI.
         identity: the settings and data that determine the bits of the result.
         num_nets: nets of the ensemble; records of several nets carry the number of theirs.
+        check: raises if the directory no longer belongs to this process.
     """
 
-    def __init__(self, place: str, identity: dict[str, Any], num_nets: int) -> None:
-        self.place, self.identity, self._num_nets = place, identity, num_nets
+    def __init__(
+        self,
+        place: str,
+        identity: dict[str, Any],
+        num_nets: int,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        self.place, self.identity, self._num_nets, self._check = place, identity, num_nets, check
         self.model = self._join("model")
+        # Lines of events.jsonl: those of earlier commands, unless it was not read yet, and ours.
+        self._earlier: list[dict[str, Any]] | None = None
+        self._events: list[dict[str, Any]] = []
 
     def prepare(self, *, overwrite: bool) -> None:
         """Refuse a directory with foreign files; with `overwrite`, remove an earlier run.
@@ -52,7 +67,8 @@ class RunDirectory:
                 "choose another --output"
             )
         if overwrite:
-            # The model goes first: without it, the rest is an unfinished run at any moment.
+            # The model's manifest goes first: without it, the rest is an unfinished run.
+            storage.remove(storage.join(self.model, model_io.MANIFEST))
             for name in reversed(_CONTENTS):
                 storage.remove(self._join(name))
         storage.remove_leftovers(self.place)
@@ -66,10 +82,13 @@ class RunDirectory:
 
     def require_same(self, identity: dict[str, Any]) -> None:
         """Raise OutputExistsError for the identity of another run."""
+        theirs = {**_ADDED, **identity}
+        if theirs.get("optimizer") == "momentum" and theirs.get("momentum") is None:
+            theirs["momentum"] = MOMENTUM
         for name, ours in self.identity.items():
-            if identity.get(name) != ours:
+            if theirs.get(name) != ours:
                 raise OutputExistsError(
-                    f"{self.place} holds a run with {name} {identity.get(name)!r}, not {ours!r}; "
+                    f"{self.place} holds a run with {name} {theirs.get(name)!r}, not {ours!r}; "
                     "choose another --output or replace it with --overwrite"
                 )
 
@@ -80,12 +99,19 @@ class RunDirectory:
             start = first_snapshot(recipe)
             return Checkpoint(identity=self.identity, snapshot=start, history=History())
         self.require_same(found.identity)
-        listener(info(f"continuing from round {found.snapshot.round} of {recipe.num_rounds}"))
+        listener(info(f"continuing after {found.snapshot.round:,} of {recipe.num_rounds:,} rounds"))
         return found
 
-    def saver(self, net: int, history: History, listener: Listener) -> CheckpointSaver:
-        """Return the writer of a net's checkpoints."""
-        return CheckpointSaver(self._checkpoints(net), self.identity, listener, history.train_s)
+    def saver(self, net: int, start: Checkpoint, listener: Listener) -> CheckpointSaver:
+        """Return the writer of the checkpoints of a net that continues from `start`."""
+        return CheckpointSaver(
+            self._checkpoints(net),
+            self.identity,
+            listener,
+            round_=start.snapshot.round,
+            train_s=start.history.train_s,
+            check=self._check,
+        )
 
     def write_settings(self, toml: bytes) -> None:
         """Write config.toml."""
@@ -102,16 +128,31 @@ class RunDirectory:
 
     def record(self, net: int, event: GroupEvent, listener: Listener) -> None:
         """Append an event with its time (UTC) to events.jsonl; a failure is a warning."""
-        rows = json_files.read_lines(self._join("events.jsonl"))
         time = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime())
-        rows.append({"time": time, **self._of_net(net, event.record())})
-        self._write_lines("events.jsonl", rows, listener)
+        self._events.append({"time": time, **self._of_net(net, event.record())})
+        try:
+            rows = [*self._read_events(listener), *self._events]
+        except StorageError as error:
+            listener(warning(f"{error}; {_LATER}"))
+        else:
+            self._write_lines("events.jsonl", rows, listener)
+
+    def _read_events(self, listener: Listener) -> list[dict[str, Any]]:
+        if self._earlier is None:
+            try:
+                self._earlier = json_files.read_lines(self._join("events.jsonl"))
+            except DataError as error:
+                self._earlier = []
+                listener(warning(f"{error}; its lines are replaced"))
+        return self._earlier
 
     def _write_lines(self, name: str, rows: list[dict[str, Any]], listener: Listener) -> None:
         try:
+            if self._check is not None:
+                self._check()
             storage.commit(self._join(name), json_files.encode_lines(rows))
         except StorageError as error:
-            listener(warning(f"{error}; the next line is written together with this one"))
+            listener(warning(f"{error}; {_LATER}"))
 
     def _of_net(self, net: int, row: dict[str, Any]) -> dict[str, Any]:
         return {"net": net + 1, **row} if self._num_nets > 1 else row

@@ -18,8 +18,12 @@ from nanograd.errors import DivergedError
 from nanograd.nn import mlp, optimizers
 from nanograd.nn.optimizers import State, Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import TreeNode, nodes, tree_sum
+from nanograd.training.tree import TreeNode, cover, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
+
+# Parameters updated at a time: all arrays of an optimiser stay in the cache. A hidden layer of 800
+# took 0.92 ms in one piece and 0.63 ms so (momentum, Intel Xeon, 2026-11-26).
+_CHUNK = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,7 @@ class ParameterServer:
         self._nodes = frozenset(nodes(self._root))
         self._arrived: dict[TreeNode, Contribution] = {}
         self._sums = {node: np.empty_like(snapshot.vector) for node in self._nodes}
+        self.own(frozenset(range(recipe.plan.num_shards)))
 
     @property
     def round(self) -> int:
@@ -123,15 +128,29 @@ class ParameterServer:
         vector[...] = self._now.vector
         self._now.vector = vector
 
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from another state; its arrays are copied."""
+        vector, self._now = self._now.vector, snapshot.copy()
+        self.use_memory(vector)
+        self._arrived = {}
+
+    def own(self, shards: frozenset[int]) -> None:
+        """Expect contributions only for these shards; other servers sum the rest.
+
+        With fewer than all shards, `submit` applies no round: `sums` returns the sums of the own
+        shards, and `apply` takes the sum over all of them.
+        """
+        self._own = shards
+        self._own_nodes = cover(self._root, shards)
+
     def forget(self) -> int:
         """Drop the contributions of the current round and return its number."""
         self._arrived = {}
         return self.round
 
     def missing(self) -> frozenset[int]:
-        """Return the shards of the current round that have not arrived."""
-        arrived = {shard for node in self._arrived for shard in range(*node)}
-        return frozenset(range(self._recipe.plan.num_shards)) - arrived
+        """Return the own shards of the current round that have not arrived."""
+        return self._own - {shard for node in self._arrived for shard in range(*node)}
 
     def submit(self, contribution: Contribution) -> Refusal | None:
         """Accept a contribution; apply the round if it was the last one missing.
@@ -142,7 +161,6 @@ class ParameterServer:
         Raises:
             DivergedError: a parameter is not finite after the update.
         """
-        # Overflow is found by the checks of the results, here and in _apply.
         with np.errstate(over="ignore", invalid="ignore"):
             if refusal := self._check(contribution):
                 return refusal
@@ -150,9 +168,26 @@ class ParameterServer:
             for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
                 del self._arrived[node]  # the new sum covers it, with the same bits
             self._arrived[contribution.node] = contribution
-            if not self.missing():
-                self._apply()
+        if self._own_nodes == [self._root] and not self.missing():
+            self.apply(self.sums()[0])
         return None
+
+    def sums(self) -> list[Contribution]:
+        """Return the sums over the largest tree nodes of the own shards, when all have arrived."""
+        return [tree_sum(node, self._arrived.get, self._add) for node in self._own_nodes]
+
+    def apply(self, total: Contribution) -> None:
+        """Apply a round.
+
+        Args:
+            total: the sum over all shards; its gradient is not changed.
+
+        Raises:
+            DivergedError: a parameter is not finite after the update.
+        """
+        # Overflow is found by the check of the result.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._update(total)
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""
@@ -171,7 +206,7 @@ class ParameterServer:
         if (gradient.shape, gradient.dtype) != (vector.shape, vector.dtype):
             detail = f"gradient is {gradient.dtype} {gradient.shape}"
             return Refusal(RefusalReason.WRONG_SHAPE, detail)
-        if not (np.isfinite(gradient @ gradient) and np.isfinite(contribution.loss)):
+        if not (_is_finite(gradient) and np.isfinite(contribution.loss)):
             return Refusal(RefusalReason.NOT_FINITE, "gradient or loss is not finite")
         return self._check_count(contribution)
 
@@ -183,20 +218,22 @@ class ParameterServer:
         is_right = contribution.num_images == planned
         return None if is_right else Refusal(RefusalReason.WRONG_COUNT, detail)
 
-    def _apply(self) -> None:
-        def add_into(left: Contribution, right: Contribution) -> Contribution:
-            return add(left, right, out=self._sums[left.node[0], right.node[1]])
+    def _add(self, left: Contribution, right: Contribution) -> Contribution:
+        return add(left, right, out=self._sums[left.node[0], right.node[1]])
 
-        total, now = tree_sum(self._root, self._arrived.get, add_into), self._now
+    def _update(self, total: Contribution) -> None:
+        now = self._now
         self._arrived = {}
-        gradient = np.multiply(
-            total.gradient, np.float32(1 / total.num_images), out=self._sums[self._root]
-        )
         rate = self._schedule(now.round)
         if now.round % self._recipe.plan.rounds_per_epoch == 0:
             now.progress = LossSum()
         now.round += 1
-        self._optimizer.update(now.vector, gradient, now.state, rate, now.round)
+        for start in range(0, len(now.vector), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            gradient = self._sums[self._root][part]
+            np.multiply(total.gradient[part], np.float32(1 / total.num_images), out=gradient)
+            state = {name: vector[part] for name, vector in now.state.items()}
+            self._optimizer.update(now.vector[part], gradient, state, rate, now.round)
         if not np.isfinite(now.vector @ now.vector):
             raise DivergedError(
                 f"a parameter is not finite after round {now.round - 1}: lower --learning-rate"
@@ -204,3 +241,8 @@ class ParameterServer:
         if now.average is not None:
             optimizers.update_average(now.average, now.vector, self._recipe.ema, now.round)
         now.progress += LossSum(loss=total.loss, num_images=total.num_images)
+
+
+def _is_finite(vector: Vector) -> bool:
+    # The sum of squares is cheaper, but may overflow where every element is finite.
+    return bool(np.isfinite(vector @ vector) or np.isfinite(vector).all())

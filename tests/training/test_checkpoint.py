@@ -7,8 +7,16 @@ import pytest
 from nanograd.errors import StorageError
 from nanograd.nn.optimizers import State
 from nanograd.runtime import storage
-from nanograd.runtime.events import EpochMetrics, Event
-from nanograd.training.checkpoint import Checkpoint, History, newest, save
+from nanograd.runtime.events import EpochMetrics, Event, Listener, ignore
+from nanograd.training import checkpoint as checkpoints
+from nanograd.training.checkpoint import (
+    Checkpoint,
+    CheckpointSaver,
+    History,
+    newest,
+    prune,
+    save,
+)
 from nanograd.training.server import LossSum, Snapshot
 from tests.helpers.runs import bits
 
@@ -176,7 +184,8 @@ def test_three_newest_and_the_best_epoch_are_kept(
     tmp_path: Path, accuracies: list[float | None], kept: list[int]
 ) -> None:
     for number in range(1, 10):
-        save(str(tmp_path), some_checkpoint(10 * number, accuracies[:number]))
+        some = some_checkpoint(10 * number, accuracies[:number])
+        prune(str(tmp_path), save(str(tmp_path), some), some.history)
 
     assert [int(name.split("-")[1]) for name in storage.names(str(tmp_path))] == kept
 
@@ -190,3 +199,116 @@ def test_save_that_fails_leaves_the_earlier_ones(two: tuple[Path, Path]) -> None
         save(str(blocked.parent), some_checkpoint(3))
 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def saver(folder: Path, listener: Listener = ignore) -> CheckpointSaver:
+    return CheckpointSaver(str(folder), IDENTITY, listener)
+
+
+def save_with(writer: CheckpointSaver, round_: int) -> None:
+    some = some_checkpoint(round_)
+    writer.save(some.snapshot, some.history)
+
+
+@pytest.mark.parametrize("num_damaged", [1, 3, 7])
+@pytest.mark.parametrize("first_damaged", [5, 4])
+def test_damaged_checkpoints_of_later_rounds_displace_no_saved_one(
+    tmp_path: Path, num_damaged: int, first_damaged: int
+) -> None:
+    for round_ in range(first_damaged, first_damaged + num_damaged):
+        name = save(str(tmp_path), some_checkpoint(round_))
+        (tmp_path / name).write_bytes(b"damaged")
+
+    for round_ in (1, 2, 3, 4, 5):
+        save_with(saver(tmp_path), round_)
+        events = Events()
+        found = newest(str(tmp_path), events.append)
+
+        assert vector_bits(found) == vector_bits(some_checkpoint(round_))
+        assert events == []
+    assert [int(name.split("-")[1]) for name in storage.names(str(tmp_path))] == [3, 4, 5]
+
+
+def test_third_failure_in_a_row_ends_the_run_and_names_the_newest_checkpoint(
+    tmp_path: Path,
+) -> None:
+    events, folder = Events(), tmp_path / "checkpoints"
+    writer = saver(folder, events.append)
+    save_with(writer, 7)
+    folder.rename(tmp_path / "kept")
+    folder.write_bytes(b"")  # no folder can be made here
+
+    for round_ in (8, 9):
+        save_with(writer, round_)
+    with pytest.raises(StorageError, match="the newest checkpoint is of round 6; repair"):
+        save_with(writer, 10)
+
+    assert len(events) == 2
+    assert all("training continues" in str(event) for event in events)
+
+
+def test_slow_saves_are_further_apart_and_a_warning_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, commit = [0.0], storage.commit
+
+    def commit_slowly(place: str, data: bytes) -> None:
+        commit(place, data)
+        clock[0] += 3.0  # as with a disk whose fsync takes so long
+
+    monkeypatch.setattr(storage, "commit", commit_slowly)
+    monkeypatch.setattr(checkpoints, "monotonic", lambda: clock[0])
+    events, history = Events(), History(train_s=10.0)
+    writer = saver(tmp_path, events.append)
+
+    due = []
+    for round_ in (1, 2):
+        writer.save(some_checkpoint(round_).snapshot, history)
+        due += [writer.is_due(History(train_s=history.train_s + each)) for each in (29, 31)]
+        history.train_s += 31
+
+    assert due == [False, True, False, True]
+    [event] = events
+    assert f"3.0 s to write to {tmp_path}: the next ones are 30 s apart" in str(event)
+
+
+@pytest.mark.parametrize("round_", [0, 7])
+def test_last_round_that_cannot_be_saved_is_never_called_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round_: int
+) -> None:
+    monkeypatch.setattr(checkpoints, "_GRACE_S", 0.3)
+    monkeypatch.setattr(checkpoints, "_RETRY_S", 0.1)
+    (tmp_path / "checkpoints").write_bytes(b"")
+    events, some = Events(), some_checkpoint(8)
+    writer = CheckpointSaver(str(tmp_path / "checkpoints"), IDENTITY, events.append, round_=round_)
+
+    newest_one = f"of round {round_ - 1}" if round_ else "none"
+    message = f"^cannot write .*; the newest checkpoint is {newest_one}; repair the storage"
+    with pytest.raises(StorageError, match=message):
+        writer.save_last(some.snapshot, some.history)
+
+    [event] = events
+    assert "trying again" in str(event)
+
+
+def test_last_round_is_saved_once_the_disk_has_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_RETRY_S", 0.01)
+    folder, some = tmp_path / "checkpoints", some_checkpoint(8)
+    folder.write_bytes(b"")
+
+    saver(folder, lambda event: folder.unlink()).save_last(some.snapshot, some.history)
+
+    assert vector_bits(newest(str(folder), ignore)) == vector_bits(some)
+
+
+def test_last_round_that_is_saved_already_is_not_written_again(tmp_path: Path) -> None:
+    writer, some = saver(tmp_path), some_checkpoint(8)
+    writer.save(some.snapshot, some.history)
+    [name] = storage.names(str(tmp_path))
+    storage.remove(str(tmp_path / name))
+
+    writer.save_last(some.snapshot, some.history)
+
+    assert storage.names(str(tmp_path)) == []

@@ -9,7 +9,7 @@ from nanograd.config.settings import from_toml
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, DivergedError, Stopped
+from nanograd.errors import DataError, DivergedError, Stopped, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, ignore
@@ -29,7 +29,7 @@ def test_run_directory_holds_the_settings_the_metrics_and_the_model_of_the_figur
     names = ["checkpoints", "config.toml", "metrics.jsonl", "model"]
     assert storage.names(str(run)) == names
     config = TrainConfig.resolve(from_toml((run / "config.toml").read_text(), "config.toml"))
-    assert config == TrainConfig.resolve(runs.SETTINGS)
+    assert config == TrainConfig.resolve(runs.SETTINGS, {"output": str(run)})
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert figures["val_accuracy"] == rows[1]["val_accuracy"]
@@ -52,7 +52,7 @@ def test_same_settings_give_the_same_bits(
     assert other["params_sha256"] != undisturbed_run["params_sha256"]
 
 
-@pytest.mark.parametrize("count", [1, 3, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, count: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     figures = train(few_digits, tmp_path / "run", listener=events.append)
 
     assert without_times(figures) == without_times(undisturbed_run)
-    assert messages(events)[0].startswith("continuing from round ")
+    assert messages(events)[0].startswith("continuing after ")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -97,7 +97,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert without_times(figures) == without_times(undisturbed_run)
     damaged, resumed = messages(events)
     assert newest.name in damaged
-    assert resumed == "continuing from round 11 of 22"
+    assert resumed == "continuing after 11 of 22 rounds"
 
 
 def test_finished_run_repeats_its_result_without_computing(
@@ -158,3 +158,15 @@ def test_too_few_images_for_the_shards_are_refused(few_digits: Mnist, tmp_path: 
 
     with pytest.raises(DataError, match="6 training images cannot fill 8 shards; lower --shards"):
         train(few, tmp_path / "run", shards=8)
+
+
+def test_stop_whose_round_cannot_be_saved_is_a_storage_error(
+    few_digits: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_GRACE_S", 0.0)
+
+    def block(event: Event) -> None:
+        (tmp_path / "run" / "checkpoints").touch()  # no folder can be made here
+
+    with pytest.raises(StorageError, match=r"^cannot write .*; the newest checkpoint is none; "):
+        train(few_digits, tmp_path / "run", runs.StopAt(1), listener=block)

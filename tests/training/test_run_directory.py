@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, OutputExistsError
-from nanograd.runtime import storage
-from nanograd.runtime.events import Event
+from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.runtime import json_files, storage
+from nanograd.runtime.events import Event, Level, WorkerJoined
+from nanograd.runtime.lease import exclusive
+from nanograd.training.run_directory import RunDirectory
 from tests.helpers.folders import contents
 from tests.helpers.runs import Figures, refuse_to_compute, stopped, train, without_times
 
@@ -106,7 +108,7 @@ def test_overwrite_replaces_another_run(
 
 def test_directory_that_another_process_holds_is_refused(few_digits: Mnist, tmp_path: Path) -> None:
     with (
-        storage.exclusive(str(tmp_path / "run")),
+        exclusive(str(tmp_path / "run")),
         pytest.raises(OutputExistsError, match="is being written by another process"),
     ):
         train(few_digits, tmp_path / "run", overwrite=True)
@@ -120,3 +122,53 @@ def test_damaged_model_of_a_finished_run_is_a_data_error(few_digits: Mnist, tmp_
 
     with pytest.raises(DataError, match=r"config\.json is damaged"):
         train(few_digits, tmp_path / "run", start_group=refuse_to_compute)
+
+
+def record(directory: RunDirectory, round_: int) -> list[Event]:
+    """Record an event of a round; return the messages."""
+    events: list[Event] = []
+    directory.record(0, WorkerJoined(rank=0, round=round_), events.append)
+    return events
+
+
+def recorded(directory: RunDirectory) -> list[int]:
+    return [row["round"] for row in json_files.read_lines(f"{directory.place}/events.jsonl")]
+
+
+@pytest.mark.parametrize("call", ["read", "commit"])
+def test_event_that_cannot_be_recorded_is_a_warning_and_written_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*about: object) -> None:
+        raise StorageError("the store is down")
+
+    record(RunDirectory(str(tmp_path), {}, 1), 1)
+    directory = RunDirectory(str(tmp_path), {}, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, call, fail)
+        [event] = record(directory, 2)
+    now = recorded(directory)
+
+    assert record(directory, 3) == []
+    assert (event.level, now) == (Level.WARNING, [1])
+    assert recorded(directory) == [1, 2, 3]
+
+
+def test_damaged_record_of_events_is_replaced_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(b"\0" * 193)
+    directory = RunDirectory(str(tmp_path), {}, 1)
+
+    events = record(directory, 1) + record(directory, 2)
+
+    assert [str(event).split(":")[0] for event in events] == [f"{tmp_path}/events.jsonl is damaged"]
+    assert recorded(directory) == [1, 2]
+
+
+def test_nothing_is_recorded_in_a_directory_that_was_taken_over(tmp_path: Path) -> None:
+    def taken_over() -> None:
+        raise OutputExistsError("it is another's")
+
+    with pytest.raises(OutputExistsError):
+        record(RunDirectory(str(tmp_path), {}, 1, taken_over), 1)
+
+    assert contents(tmp_path) == {}

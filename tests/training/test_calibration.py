@@ -1,0 +1,81 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nanograd.data.mnist import Mnist
+from nanograd.models import model as model_io
+from nanograd.models.model import Model
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.nn import metrics
+from nanograd.training.calibration import with_reference
+from tests.helpers.models import some_images
+from tests.helpers.runs import train
+
+
+@pytest.fixture(scope="module")
+def model(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A net that memorised its images: without distortions, for many epochs."""
+    place = tmp_path_factory.mktemp("run")
+    settings = {"hidden": 64, "epochs": 20, "shift": 0.0, "pixels": "deslanted"}
+    return model_io.load(train(sample, place / "run", **settings)["model"])
+
+
+def test_training_fits_the_statistics_once_and_leaves_the_parameters(
+    sample: Mnist, model: Model
+) -> None:
+    bare = replace(model, reference=None)
+
+    again = with_reference(bare, sample.train, seed=model.about["seed"])
+
+    assert model.reference is not None
+    assert again.params_sha256() == bare.params_sha256()
+    assert again.sha256() != bare.sha256()
+    assert again.sha256() == with_reference(again, sample.train, again.about["seed"]).sha256()
+
+
+def test_probabilities_are_calibrated_though_the_images_were_learnt(
+    sample: Mnist, model: Model
+) -> None:
+    errors = []
+    for each in (model, replace(model, reference=None)):
+        scores = each.scores(sample.test.images)
+        correct = scores.argmax(axis=1) == sample.test.labels
+        errors.append(metrics.calibration(scores.max(axis=1), correct, 15).error)
+
+    assert errors[0] < 0.03
+    assert errors[0] < errors[1]
+
+
+def test_what_is_no_digit_is_unfamiliar(sample: Mnist, model: Model) -> None:
+    digits = model.unfamiliar(sample.test.images)
+    side_by_side = np.concatenate(
+        [sample.test.images.reshape(-1, 28, 28)[start : start + 500, :, ::2] for start in (0, 500)],
+        axis=2,
+    )
+    frame = np.zeros((28, 28), np.uint8)
+    frame[4:24, 5:23], frame[7:21, 8:20] = 255, 0
+
+    assert (digits > UNFAMILIAR).mean() < 0.1
+    for others in (some_images(193), side_by_side, frame[None], np.zeros((1, 784))):
+        unfamiliar = model.unfamiliar(others)
+        order = np.searchsorted(np.sort(digits), unfamiliar) / len(digits)
+        assert order.mean() > 0.95  # the area under the ROC curve
+
+
+def test_class_without_images_gets_statistics_too(sample: Mnist, model: Model) -> None:
+    some = sample.train.take(np.flatnonzero(sample.train.labels < 7))
+
+    found = with_reference(model, some)
+
+    assert found.reference is not None
+    assert np.isfinite(found.assess(sample.test.images).unfamiliar).all()
+
+
+@pytest.mark.parametrize("number", [10, 40, 1200])
+def test_few_images_give_finite_statistics(sample: Mnist, model: Model, number: int) -> None:
+    found = with_reference(model, sample.train.take(slice(number)))
+
+    unfamiliar = found.unfamiliar(sample.test.images)
+    assert np.isfinite(unfamiliar).all()
+    assert np.isfinite(found.scores(sample.test.images)).all()
