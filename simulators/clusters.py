@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from simulators.waiting import wait_for
 
 URL = "http://127.0.0.1:8265"
 FILE = "cluster-onpremise.yaml"
-STORE_PORT, OTHER_PORT = 9000, 7379
+RAY_PORT, STORE_PORT, OTHER_PORT = 6379, 9000, 7379
 BUCKET = "s3://digits"
 SHARED = "/mnt/all"
 _DRIVER_LOG = "/tmp/ray/session_latest/logs/job-driver-{}.log"
@@ -140,6 +142,67 @@ class Cluster:
         command = f"cd {SHARED} && env {environment} ~/venv/bin/python -m nanograd {words}"
         done = self.network.hosts[name].run(command, timeout_s=300)
         return Ended(done.returncode, done.stdout)
+
+
+@contextmanager
+def running(hosts: Sequence[tuple[str, int]], *files: str) -> Iterator[Network]:
+    """Run a client and hosts inside a with block, with files of the checkout in the shared folder.
+
+    Args:
+        hosts: name of each, and the last number of its address.
+        files: files and folders of the checkout.
+    """
+    network = Network()
+    try:
+        for name, number in hosts:
+            network.add(name, number)
+        for file in files:
+            network.client.check_run(f"cp -r ~/nanograd/{file} {SHARED}/")
+        yield network
+    finally:
+        network.close()
+
+
+def start_ray(network: Network, cpus: int) -> str:
+    """Start Ray on all hosts, the head on the first; return its address.
+
+    Args:
+        network: with the hosts.
+        cpus: of each host; as many of the resource `train` come with them.
+    """
+    first, *others = network.hosts.values()
+    address = f"{first.address}:{RAY_PORT}"
+    common = f"--block --num-cpus={cpus} --resources='{{\"train\": {cpus}}}'"
+    head = f"--head --port={RAY_PORT} --node-ip-address={first.address}"
+    start_node(first, f"{head} {common} --disable-usage-stats --include-dashboard=false")
+    knock = f"exec 3<>/dev/tcp/{first.address}/{RAY_PORT}"
+    for other in others:
+        wait_for(lambda host=other: host.run(knock).returncode == 0, "no head", 60)
+        start_node(other, f"--address={address} {common}")
+    wait_for_hosts(network)
+    return address
+
+
+def wait_for_hosts(network: Network) -> None:
+    """Wait until all hosts are nodes of Ray, and nothing else is."""
+    expected = sorted(host.address for host in network.hosts.values())
+    wait_for(lambda: nodes(network) == expected, "not all hosts are nodes of Ray", 180)
+
+
+def nodes(network: Network) -> list[str]:
+    """Return the addresses of Ray's present nodes, sorted."""
+    program = (
+        "import ray; ray.init(address='auto')\n"
+        "print(*sorted(n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']))"
+    )
+    return network.hosts["first"].run("python - 2>/dev/null", stdin=program).stdout.split()
+
+
+def start_node(machine: Machine, flags: str) -> None:
+    """Start Ray on a host, with the token of all."""
+    settings = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" + "3" * 64
+    machine.check_run(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
+    machine.start_service("bash", "-c", f"{RC}\nray start {flags}")
 
 
 def start_store(head: Machine) -> str:

@@ -118,6 +118,7 @@ class Network:
 
     def __init__(self) -> None:
         self._ports: dict[str, str] = {}
+        self._num_ports = 0
         self.shared = tempfile.mkdtemp(prefix="shared-")
         os.chown(self.shared, USER_ID, USER_ID)
         over = f"{HOME}/nanograd"
@@ -127,10 +128,14 @@ class Network:
         self.hosts: dict[str, Machine] = {}
 
     def add(self, name: str, number: int) -> None:
-        """Add a host with a running sshd that the client's user may enter."""
+        """Add a host with a running sshd that the client's user may enter.
+
+        One that takes the name and the number of a killed host replaces it.
+        """
         over = f"{HOME}/venv"
         machine = _start(name, f"{SUBNET}.{number}", over, sys.prefix, self.shared, client=False)
-        port = f"port{len(self._ports)}"
+        self._num_ports += 1
+        port = f"port{self._num_ports}"
         self._configure(
             f"ip link add {port} type veth peer name eth0 netns {machine.pid}",
             f"ip link set {port} master bridge up",

@@ -7,19 +7,33 @@ server's memory through that, any other through calls. The server's rounds are t
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from socket import gethostname, socket
 from threading import Condition
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import ray
+import ray.util
 
 from nanograd.data.dataset import Dataset
-from nanograd.distributed import shared_memory
+from nanograd.distributed import formation, shared_memory
+from nanograd.distributed.all_reduce import (
+    DIGEST_ROUNDS,
+    Fail,
+    FailureCause,
+    MeshPlan,
+    NodeSum,
+    digest_of,
+)
+from nanograd.distributed.formation import Endpoint, Formation, MeshError
+from nanograd.distributed.mesh import Mesh
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import InternalError
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
+from nanograd.runtime.events import name_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, Refusal, Snapshot
 from nanograd.training.tree import TreeNode
@@ -27,6 +41,8 @@ from nanograd.training.worker import Contribution, Worker
 
 # Concurrency group of the server's methods that may run during a segment of rounds.
 CONCURRENT = "concurrent"
+# A server that receives nothing checks its deadline and the stop flag this often.
+_POLL_S = 20e-3
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,21 @@ class ActorIdentity:
 
     host: str  # Ray's id of its node
     pid: int  # its process id there
-    fingerprint: str  # of numpy and BLAS, which determine the bits
+    name: str  # host name
+    address: str  # IP address of the host, as Ray knows it
+    fingerprint: str  # of numpy, BLAS and the processor, which determine the bits
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.address}"
+
+
+class Wait(NamedTuple):
+    """What a round waits for."""
+
+    round: int  # the current round
+    seconds: float  # since it began
+    waits_for: tuple[str, ...]  # hosts, or shards of this host
+    is_remote: bool  # whether only other hosts are awaited
 
 
 @dataclass(frozen=True)
@@ -45,7 +75,30 @@ class LateShards:
     node: TreeNode
 
     def __str__(self) -> str:
-        return f"shards {self.node[0]}-{self.node[1] - 1} did not arrive"
+        return f"{name_shards(range(*self.node))} did not arrive"
+
+
+@dataclass(frozen=True)
+class ExchangeFailed:
+    """The exchange of sums with the servers of other hosts failed.
+
+    Args:
+        cause: of the failure.
+        waiting_for: names of the hosts whose sums are missing.
+        peer: name of the host that caused it, if one did.
+    """
+
+    cause: FailureCause
+    waiting_for: tuple[str, ...]
+    peer: str | None
+
+    def __str__(self) -> str:
+        cause = self.cause.name.lower().replace("_", " ")
+        hosts = ", ".join(self.waiting_for) or "no host"
+        return f"{cause}{f' (host {self.peer})' if self.peer else ''}, waiting for {hosts}"
+
+
+SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
 
 
 class WorkerActor(Worker):
@@ -54,6 +107,7 @@ class WorkerActor(Worker):
     def __init__(self, recipe: Recipe) -> None:
         process.use_one_thread()
         process.keep_freed()
+        process.ignore_loaded_modules()
         super().__init__(recipe, {})
         self._memory: MemorySegment | None = None
 
@@ -71,8 +125,9 @@ class WorkerActor(Worker):
 
     def attach(self, address: MemoryAddress) -> bool:
         """Open the server's memory; return whether that is possible from here."""
-        if self._memory is not None:
-            self._memory.close()
+        before, self._memory = self._memory, None
+        if before is not None:
+            before.close()
         self._memory = shared_memory.attach(address)
         return self._memory is not None
 
@@ -111,12 +166,18 @@ class WorkerActor(Worker):
 
 
 class ServerActor(ParameterServer):
-    """A parameter server that runs segments of rounds."""
+    """A parameter server that runs segments of rounds, alone or with those of other hosts."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         process.use_one_thread()
+        process.keep_freed()
+        process.ignore_loaded_modules()
         super().__init__(recipe, snapshot)
         self._memory: MemorySegment | None = None
+        self._listener: socket | None = None
+        self._mesh: Mesh | None = None
+        self._hosts: tuple[str, ...] = ()
+        self._began: float | None = None  # time when the current round began
         # Held while the memory is replaced or filled; notified when parameters are published.
         self._changed = Condition()
 
@@ -124,17 +185,57 @@ class ServerActor(ParameterServer):
         """Return the identity of this process."""
         return _identity()
 
-    def open(self, nodes: tuple[TreeNode, ...]) -> MemoryAddress:
-        """Create memory for workers that send these tree nodes, in place of the one before."""
+    def open(self, nodes: tuple[TreeNode, ...], is_alone: bool) -> MemoryAddress:
+        """Create memory in place of the one before.
+
+        Args:
+            nodes: the tree nodes that workers send.
+            is_alone: whether this is the only server.
+        """
         self.stop()
         with self._changed:
+            self._leave_mesh()
+            self.own(frozenset(shard for node in nodes for shard in range(*node)))
             self.forget()
             before = self._memory
-            self._memory = shared_memory.create(len(self.parameters()), nodes)
+            self._memory = shared_memory.create(len(self.parameters()), nodes, is_alone=is_alone)
             self.use_memory(self._memory.parameters)
             if before is not None:
                 before.close()
             return self._memory.address
+
+    def listen(self, ports: Sequence[int]) -> Endpoint | MeshError:
+        """Listen for the servers of other hosts, until `join`; return where, or why not.
+
+        Args:
+            ports: to try, in this order; 0 for any.
+        """
+        address = _node_address()
+        self._leave_mesh()
+        try:
+            self._listener = formation.listen(address, ports)
+        except MeshError as error:
+            return error
+        return Endpoint(gethostname(), address, self._listener.getsockname()[1])
+
+    def join(self, plan: MeshPlan, key: bytes, endpoints: Sequence[Endpoint]) -> int | MeshError:
+        """Connect to the servers of all other hosts.
+
+        Returns:
+            The number of refused connections, or which hosts cannot be reached and why.
+        """
+        memory = _opened(self._memory)
+        if self._listener is None:
+            raise InternalError("a mesh was joined without listening; please report this")
+        handshakes = Formation(plan.me, plan.generation, key, endpoints)
+        listener, self._listener = self._listener, None
+        try:
+            sockets = handshakes.run(listener)
+        except MeshError as error:
+            return error
+        self._hosts = tuple(each.name for each in endpoints)
+        self._mesh = Mesh(plan, sockets, self.round, memory.bell)
+        return handshakes.num_refused
 
     def stop(self) -> None:
         """End the segment of rounds that is running, if any; call it concurrently."""
@@ -143,7 +244,21 @@ class ServerActor(ParameterServer):
                 self._memory.stop()
             self._changed.notify_all()
 
-    def run(self, until: int, deadline_s: float) -> Refusal | LateShards | None:
+    def waiting(self) -> Wait | None:
+        """Return what the current round waits for, if one is computed; call it concurrently."""
+        began, links, memory = self._began, self._mesh, _opened(self._memory)
+        if began is None:
+            return None
+        round_, seconds = self.round, monotonic() - began
+        if late := memory.late_slot(round_):
+            name = self._hosts[links.machine.plan.me] if links else gethostname()
+            here = (f"{name_shards(range(*late))} on host {name}",)
+            return Wait(round_, seconds, here, is_remote=False)
+        hosts = sorted(links.machine.waiting_for()) if links else []
+        names = tuple(f"host {self._hosts[each]}" for each in hosts)
+        return Wait(round_, seconds, names, is_remote=True)
+
+    def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
         """Apply a segment of rounds.
 
         Args:
@@ -153,17 +268,21 @@ class ServerActor(ParameterServer):
         Returns:
             None if all rounds were applied, else the cause of the failure.
         """
-        memory = _opened(self._memory)
-        while self.round < until:
-            with self._changed:
-                memory.publish(self.round)
-                self._changed.notify_all()
-            end = monotonic() + deadline_s
-            late = memory.wait_for_slots(self.round, lambda: monotonic() < end)  # noqa: B023 - called at once
-            if failure := LateShards(late) if late else self._submit_all(memory):
-                self.stop()
-                return failure
-        return None
+        memory, links = _opened(self._memory), self._mesh
+        step = partial(self._exchange_round, links) if links else self._run_round
+        try:
+            while self.round < until:
+                with self._changed:
+                    memory.publish(self.round)
+                    self._changed.notify_all()
+                self._began = monotonic()
+                if failure := step(memory, self._began + deadline_s):
+                    self.stop()
+                    self._leave_mesh()
+                    return failure
+            return None
+        finally:
+            self._began = None
 
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
@@ -184,6 +303,8 @@ class ServerActor(ParameterServer):
                 return None  # a late call: the memory has been replaced
             for each in contributions:
                 slot = memory.address.nodes.index(each.node)
+                if memory.sent(slot).round >= each.round or each.round != memory.published:
+                    return None  # a late or repeated contribution
                 memory.gradients[slot][...] = each.gradient
                 memory.send(slot, each.round, each.loss, each.num_images)
             if awaited is None:
@@ -191,17 +312,71 @@ class ServerActor(ParameterServer):
             self._changed.wait_for(lambda: memory.stopped or memory.published >= awaited)
             return None if memory.stopped else memory.parameters.copy()
 
+    def _run_round(self, memory: MemorySegment, deadline: float) -> SegmentFailure | None:
+        late = memory.wait_for_slots(self.round, lambda: monotonic() < deadline)
+        return LateShards(late) if late else self._submit_all(memory)
+
+    def _exchange_round(
+        self, links: Mesh, memory: MemorySegment, deadline: float
+    ) -> SegmentFailure | None:
+        """Apply a round together with the servers of the other hosts."""
+        digest = None if self.round % DIGEST_ROUNDS else digest_of(self.parameters())
+        links.start_round(deadline, digest)
+        is_sent = False
+        while links.ready is None:
+            if not is_sent and memory.late_slot(self.round) is None:
+                is_sent = True
+                if refusal := self._submit_all(memory):
+                    links.stop()
+                    return refusal
+                links.add_local(
+                    {s.node: NodeSum(s.gradient, s.loss, s.num_images) for s in self.sums()}
+                )
+                continue
+            links.poll(_POLL_S)
+            if memory.stopped:
+                links.stop()
+            if (failure := links.machine.failure) is not None:
+                if failure.cause is FailureCause.LATE and not is_sent:
+                    return LateShards(memory.late_slot(self.round) or (0, 0))
+                return self._describe(failure)
+        total = links.ready
+        self.apply(
+            Contribution(
+                round=total.round,
+                node=links.machine.plan.root,
+                gradient=total.total,
+                loss=total.loss,
+                num_images=total.num_images,
+            )
+        )
+        links.applied()
+        return None
+
+    def _describe(self, failure: Fail) -> ExchangeFailed:
+        return ExchangeFailed(
+            failure.cause,
+            tuple(self._hosts[peer] for peer in sorted(failure.waiting_for)),
+            None if failure.peer is None else self._hosts[failure.peer],
+        )
+
+    def _leave_mesh(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._mesh is not None:
+            self._mesh.close()
+        self._listener = self._mesh = None
+
     def _submit_all(self, memory: MemorySegment) -> Refusal | None:
-        round_ = self.round
         for slot, node in enumerate(memory.address.nodes):
-            loss, num_images = memory.sent(slot)
+            sent = memory.sent(slot)
             refusal = self.submit(
                 Contribution(
-                    round=round_,
+                    round=sent.round,
                     node=node,
                     gradient=memory.gradients[slot],
-                    loss=loss,
-                    num_images=num_images,
+                    loss=sent.loss,
+                    num_images=sent.num_images,
                 )
             )
             if refusal is not None:
@@ -211,8 +386,16 @@ class ServerActor(ParameterServer):
 
 def _identity() -> ActorIdentity:
     return ActorIdentity(
-        ray.get_runtime_context().get_node_id(), os.getpid(), process.fingerprint()
+        host=ray.get_runtime_context().get_node_id(),
+        pid=os.getpid(),
+        name=gethostname(),
+        address=_node_address(),
+        fingerprint=process.fingerprint(),
     )
+
+
+def _node_address() -> str:
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _opened(memory: MemorySegment | None) -> MemorySegment:

@@ -6,6 +6,7 @@ a problem, or end the process. (`GcsClient` is internal to Ray and may change: c
 Ray, and tests/hosts check it.)
 """
 
+import fcntl
 import io
 import logging
 import os
@@ -16,25 +17,28 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, BinaryIO
 
 import ray
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
-from nanograd.errors import ClusterError, UsageError
+from nanograd.errors import ClusterError, InternalError, NanogradError, StorageError, UsageError
+from nanograd.runtime import machine
+from nanograd.runtime.events import Listener, ignore, info
 from nanograd.runtime.signals import is_terminating, sigterm_kept
 
 LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
-_PREFIX = "nanograd-"
+_PREFIX, _LOCK = "nanograd-", "lock"
 # Ray reads the environment variable of this name when it is imported, which may be long ago. The
 # constant is internal to Ray and may be missing in another version.
 _UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
@@ -55,44 +59,50 @@ class _RayStdout(io.TextIOBase):
         """Write the first sentence to stderr."""
         # The end of the actors at SIGTERM is no failure, but Ray reports it as one.
         if not is_terminating():
-            sys.stderr.write(text.partition(" To troubleshoot")[0])
+            with suppress(OSError):
+                sys.stderr.write(text.partition(" To troubleshoot")[0])
         return len(text)
 
 
 @contextmanager
-def session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+def session(
+    address: str | None, num_cpus: int | None = None, listener: Listener = ignore
+) -> Iterator[None]:
     """Use Ray inside a with block; an open connection is used and left open.
 
     Without an address and without RAY_ADDRESS, start a private Ray on this machine, with its own
     folder and token, and end it afterwards. Never join another program's Ray without being asked,
-    as `ray.init()` without an address would.
+    as `ray.init()` without an address would. After a failure its logs are kept, and the exception
+    has a note that names their folder.
 
     Args:
         address: as for Ray; None for RAY_ADDRESS, else a private Ray.
         num_cpus: minimum number of CPUs of a private Ray; None for those of the machine.
+        listener: receives a message before Ray starts, which takes seconds.
 
     Raises:
         ClusterError: no cluster replies, or it refuses the connection.
+        StorageError: the files of a private Ray have no place.
     """
     if ray.is_initialized():
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    is_private = address == LOCAL
+    what = "starting Ray" if is_private else f"joining the Ray cluster at {address}"
+    listener(info(f"{what} ..."))
     with redirect_stdout(_RayStdout()):  # until Ray has ended: it prints then, too
-        folder = None
+        if is_private:
+            with _private_ray(num_cpus):
+                yield
+            return
         try:
-            if address == LOCAL:
-                _remove_stale_folders()
-                folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-                _start_private(folder, num_cpus)
-            else:
-                with sigterm_kept():
-                    join(address)
+            _forget_token()
+            with sigterm_kept():
+                join(address)
             yield
         finally:
             ray.shutdown()
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def num_actors(asked: int | None, most: int | None = None) -> int:
@@ -122,12 +132,104 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
     return min(wanted, free)
 
 
+@contextmanager
+def _private_ray(num_cpus: int | None) -> Iterator[None]:
+    """Run a private Ray inside a with block; keep its logs after a failure."""
+    folder, lock = _make_folder()
+    with lock:
+        try:
+            with _environment():
+                try:
+                    _forget_token()
+                    _start(folder, num_cpus)
+                    yield
+                finally:
+                    ray.shutdown()
+        except Exception as error:
+            of_ray = isinstance(error, ClusterError | InternalError)
+            if of_ray or not isinstance(error, NanogradError):
+                _keep_logs(folder, error)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.is_dir():  # a process of Ray still wrote: the next start removes it
+                (folder / _LOCK).touch()
+
+
+def _make_folder() -> tuple[Path, BinaryIO]:
+    """Make a folder for a private Ray, whose lock keeps it from being removed as stale.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        _remove_stale_folders()
+        made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
+        lock = (made / _LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now has it a name that other processes look for.
+        return made.rename(made.with_name(made.name[1:])), lock
+    except OSError as error:
+        raise StorageError(
+            f"cannot make a folder for Ray ({error.strerror}); set TMPDIR to a local folder"
+        ) from error
+
+
 def _remove_stale_folders() -> None:
     """Remove the folders of sessions whose process was killed, and Ray with it."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        pid, is_ours = folder.name.split("-")[1], folder.stat().st_uid == os.getuid()
-        if is_ours and pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    for lock_file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        # OSError: in use, another user's, or removed by another process meanwhile.
+        with suppress(OSError), lock_file.open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock_file.parent, ignore_errors=True)
+
+
+def _keep_logs(folder: Path, error: Exception) -> None:
+    """Move the logs of a private Ray out of its folder, and note in the exception where to."""
+    with suppress(OSError):  # the disk is full: the failure itself matters more
+        if found := list(folder.glob("session_2*/logs")):
+            kept = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}logs-"))
+            for logs in found:
+                logs.rename(kept / logs.parent.name)
+            error.add_note(f"Ray's logs are in {kept}")
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Set Ray's variables, where they are not set, inside a with block."""
+    defaults = {
+        # Without a token in the environment Ray writes one to ~/.ray, mode 0644.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }
+    before = dict(os.environ)
+    os.environ.update({**defaults, **before})
+    try:
+        yield
+    finally:
+        # Ray itself sets RAY_AUTH_MODE and PYTHONBREAKPOINT.
+        for name in [each for each in os.environ if each.startswith(("RAY_", "PYTHONBREAK"))]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _forget_token() -> None:
+    """Let Ray read its token again: it keeps that of an earlier session of this process."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _encodable_command() -> Iterator[None]:
+    """Let Ray record this command even if a name of a file in it is not UTF-8."""
+    before: Any = ray_utils.get_entrypoint_name
+    ray_utils.get_entrypoint_name = lambda: before().encode(errors="backslashreplace").decode()
+    try:
+        yield
+    finally:
+        ray_utils.get_entrypoint_name = before
 
 
 @contextmanager
@@ -145,27 +247,34 @@ def _without_uv_hook() -> Iterator[None]:
         setattr(ray_constants, _UV_HOOK, before)
 
 
-def _start_private(folder: str, num_cpus: int | None) -> None:
-    # A token in the environment: without one Ray writes it to ~/.ray, mode 0644.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cores = len(os.sched_getaffinity(0))
+def _start(folder: Path, num_cpus: int | None) -> None:
+    cores = machine.num_cpus()
     try:
-        with sigterm_kept(), without_core_messages(), _without_uv_hook():
+        _check_loopback()
+        with (
+            sigterm_kept(),
+            without_core_messages(),
+            _without_uv_hook(),
+            _encodable_command(),
+        ):
             ray.init(
                 address=LOCAL,
                 num_cpus=max(num_cpus or cores, cores),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _temp_dir=folder,
+                _temp_dir=str(folder),
             )
     except Exception as error:  # a slow start has no exception class of its own
         raise ClusterError(
             f"cannot start Ray on this machine ({first_line(error)}); --workers 0 works without it"
         ) from error
+
+
+def _check_loopback() -> None:
+    """Fail at once where this machine cannot connect to itself: Ray would wait for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        socket.create_connection(listener.getsockname(), timeout=_REPLY_S).close()
 
 
 def join(address: str) -> None:
@@ -193,7 +302,8 @@ def join(address: str) -> None:
             client: Any = GcsClient(address=found)
         _compare_versions(client, address)
         _find_this_host(client, address)
-        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+        with _encodable_command():
+            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise ClusterError(
             f"the Ray cluster at {address} refuses our token; put the cluster's token into "

@@ -1,34 +1,34 @@
-"""The group of workers and the parameter server as Ray actors, which survives failures.
+"""The group of workers and parameter servers as Ray actors, which survives failures.
 
-Ray places, starts, watches and replaces the actors. Rounds run in segments with fixed membership,
-without the driver: vectors travel through memory where a worker shares the server's host, else as
-arguments of calls to it. A failure or a deadline ends the segment; the shards of a failed worker go
-to the others at once, and the next segment begins at the round after the last one applied. A
-replacement takes its shards back between two segments. None of this changes a bit.
+Ray places, starts, watches and replaces the actors. Each host with workers has a parameter server;
+all servers hold the same state. Rounds run in segments with fixed membership, without the driver:
+vectors travel through shared memory inside a host and over TCP between the servers. A failure or a
+deadline ends the segment; the shards of a failed worker go to the others at once, and the next
+segment begins at the round after the last one applied. A replacement takes its shards back between
+two segments. A failed host costs no round, because every other host has the whole state; the copy
+of the driver is for the failure of all. None of this changes a bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event as StopSignal
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 
 from nanograd.data.dataset import Dataset
-from nanograd.distributed.actors import CONCURRENT, ActorIdentity, LateShards, ServerActor
-from nanograd.distributed.cluster import first_line
-from nanograd.distributed.members import (
-    START_TIMEOUT_S,
-    Members,
-    error_of,
-    kill_process,
-    probe,
-    result_of,
-    this_host,
+from nanograd.distributed.actors import (
+    ActorIdentity,
+    ExchangeFailed,
+    LateShards,
+    SegmentFailure,
 )
-from nanograd.distributed.shared_memory import MemoryAddress
+from nanograd.distributed.all_reduce import FailureCause
+from nanograd.distributed.cluster import first_line
+from nanograd.distributed.members import MAX_FAILURES, Members, error_of, probe, result_of
+from nanograd.distributed.servers import Servers
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener, WorkerState, ignore
@@ -40,12 +40,13 @@ _MIN_DEADLINE_S = 5.0
 # Before the usual time of a round is known.
 _FIRST_DEADLINE_S = 60.0
 _REPLY_TIMEOUT_S = 3.0
-# Copying its state is the longest that a server is busy between two segments.
-_SERVER_TIMEOUT_S = 10.0
-# Failures in a row without any round applied between them.
-_MAX_FAILURES = 5
-# The server's state is copied to the driver this often, in case the server fails.
-_BACKUP_S = 1.0
+# A round that takes longer, and three times as long as usual, is reported: what it waits for.
+_REPORT_S, _CHECK_S = 3.0, 1.0
+# A host that fails so often within a minute gets no more work.
+_MAX_LOSSES, _LOSSES_S = 3, 60.0
+# The servers' state is copied to the driver this often, in case all servers fail; or so seldom that
+# it takes no more than this share of the time.
+_BACKUP_S, _BACKUP_SHARE = 1.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class CallFailed:
         return self.detail
 
 
-SegmentFailure = Refusal | LateShards | CallFailed
+Failure = SegmentFailure | CallFailed
+_T = TypeVar("_T")
 
 
 def deadline_s(round_s: float, num_failures: int) -> float:
@@ -76,7 +78,7 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 
 
 class RayGroup:
-    """Worker actors, one CPU each, that own neighbouring shards; and a server actor.
+    """Worker actors, one CPU each, that own neighbouring shards; and a server actor on each host.
 
     Args:
         recipe: the computation.
@@ -87,6 +89,8 @@ class RayGroup:
         num_workers: W, 1 to S.
         strict: refuse workers whose BLAS or numpy differ, instead of reporting them.
         shared_memory: use it where possible; without it all vectors travel through calls.
+        ports: TCP ports for the connections between hosts; 0 for any.
+        variables: environment variables of the actors' processes.
 
     Raises:
         ClusterError: the actors do not start.
@@ -103,25 +107,36 @@ class RayGroup:
         num_workers: int,
         strict: bool = False,
         shared_memory: bool = True,
+        ports: Sequence[int] = (0,),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self._recipe, self._listener, self._stop = recipe, listener, stop or StopSignal()
-        self._strict, self._shared_memory = strict, shared_memory
-        self._num_threads = num_workers + 1
-        self._backup, self._backup_time = snapshot, monotonic()
+        self._strict = strict
+        self._backup, self._backup_time = snapshot, monotonic() + _BACKUP_S
         self._round, self._round_s = snapshot.round, 0.0
-        self._num_failures, self._retried_round = 0, -1
+        self._num_failures, self._retried_round, self._reported = 0, -1, -_REPORT_S
         self._failed_ranks = set[int]()
-        self._start_server(snapshot)
-        self._members = Members(recipe, dataset, num_workers)
+        self._losses: dict[str, list[float]] = {}
+        self._prepared = -1
+        options = {"runtime_env": {"env_vars": dict(variables)}} if variables else {}
+        self._servers = Servers(
+            recipe,
+            listener,
+            num_workers=num_workers,
+            ports=ports,
+            shared_memory=shared_memory,
+            options=options,
+        )
+        self._members = Members(recipe, dataset, num_workers, listener, self._stop, options=options)
         try:
             self._await_workers()
+            self._prepare()
         except RayError as error:  # nothing is trained yet: a report is better than a retry
             raise ClusterError(
                 f"the parameter server did not start ({first_line(error)}); see `ray status`"
             ) from error
-        workers = self._members.present.values()
-        num_hosts = len({each.identity.host for each in workers})
-        listener(events.GroupStarted(num_workers=len(workers), num_hosts=num_hosts))
+        hosts = self._members.hosts()
+        listener(events.GroupStarted(num_workers=len(self._members.present), num_hosts=len(hosts)))
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until` through any failures, unless `stop` is set.
@@ -131,127 +146,109 @@ class RayGroup:
             ClusterError: failures repeat without any round applied.
             Stopped: `stop` is set and the group has failed.
         """
-        failure: SegmentFailure | None = None
+        failures: dict[str, Failure] = {}
         while self._round < until:
             try:
-                if failure is not None:
-                    self._recover(failure)
+                if failures:
+                    self._recover(failures)
                 self._await_workers()
+                self._prepare()
                 began = monotonic()
-                failure = self._run_segment(until)
-                if failure is None:
+                failures = self._run_segment(until)
+                if not failures:
                     self._round_s = (monotonic() - began) / (until - self._round)
                     self._num_failures, self._round = 0, until
             except RayError as error:
-                self._replace_server(error)
-                failure = CallFailed("the parameter server failed")
-        if monotonic() - self._backup_time > _BACKUP_S:
+                # A server failed between two segments: the probe of the recovery finds it.
+                failures = {"": CallFailed(first_line(error))}
+        if monotonic() > self._backup_time:
             self.snapshot()
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state of training."""
-        try:
-            self._backup = ray.get(self._server.snapshot.remote(), timeout=_SERVER_TIMEOUT_S)
-        except RayError as error:
-            until = self._round
-            self._replace_server(error)
-            self.advance(until)
-            return self.snapshot()
-        self._backup_time = monotonic()
+        while self._servers.present:
+            try:
+                self._copy_state()
+                break
+            except RayError as error:
+                until = self._round
+                self._recover({"": CallFailed(first_line(error))})
+                self.advance(until)
         return self._backup
+
+    def _copy_state(self) -> None:
+        began = monotonic()
+        self._backup = self._servers.snapshot(self._reply_s())
+        took_s = monotonic() - began
+        self._backup_time = began + max(_BACKUP_S, took_s / _BACKUP_SHARE)
 
     def workers(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
         return self._members.states()
 
+    def fingerprint(self) -> str:
+        """Describe the arithmetic of the first worker."""
+        return next(iter(self._members.present.values())).identity.fingerprint
+
     def settle(self) -> None:
         """Wait until every replacement has joined."""
         while self._members.are_starting:
             self._collect_workers(wait=True)
+        self._prepare()
 
     def pids(self) -> dict[str, int]:
-        """Return the process ids of `server` and of the ranks of the workers."""
-        return {"server": self._server_identity().pid} | {
+        """Return the process ids of `server` (the first one) and of the ranks of the workers."""
+        host = next(iter(self._servers.present))
+        return {"server": self._servers.identity(host).pid} | {
             str(rank): each.identity.pid for rank, each in self._members.present.items()
         }
 
     def close(self) -> None:
         """End the actors, so that their CPUs are free."""
         self._members.close()
-        ray.kill(self._server)
+        self._servers.close()
 
-    # The server
-
-    def _start_server(self, snapshot: Snapshot) -> None:
-        remote: Any = ray.remote  # its types do not know concurrency groups
-        actor = remote(
-            num_cpus=0,
-            concurrency_groups={CONCURRENT: self._num_threads},
-            label_selector=this_host(),
-        )(ServerActor)
-        self._server = actor.remote(self._recipe, snapshot)
-        self._server_ready = self._server.identify.remote()
-        self._identity: ActorIdentity | None = None
-        self._token, self._opened = 0, -1
-
-    def _server_identity(self) -> ActorIdentity:
-        if self._identity is None:
-            self._identity = ray.get(self._server_ready, timeout=START_TIMEOUT_S)
-        return self._identity
-
-    def _replace_server(self, error: RayError) -> None:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if not isinstance(cause, RayError):
-            raise cause from error
-        self._end_if_stopped()
-        # Known since its start: if its host is gone, a call cannot ask any more.
-        if isinstance(cause, GetTimeoutError) and self._identity is not None:
-            kill_process(self._identity)
-        ray.kill(self._server)
-        self._listener(
-            events.ServerFailed(
-                round=self._round, reason=first_line(cause), copy=self._backup.round
-            )
-        )
-        self._round = self._backup.round
-        self._start_server(self._backup)
-
-    # Workers
+    # Membership
 
     def _await_workers(self) -> None:
         """Take in workers that have started; wait as long as there are none."""
         if self._members.present:
             self._collect_workers(wait=False)
         while not self._members.present:
+            self._end_if_stopped()
             self._collect_workers(wait=True)
 
     def _collect_workers(self, *, wait: bool) -> None:
         if not self._members.are_starting:
             return
-        server = self._server_identity()
         arrivals = self._members.collect(wait=wait)
         for rank, reason in arrivals.failed.items():
-            self._count_failure(f"worker {rank} did not start: {reason}")
+            self._listener(events.warning(f"worker {rank} did not start: {reason}"))
             self._members.start(rank)
         for rank in arrivals.joined:
-            self._compare_builds(rank, server)
+            self._compare_builds(rank)
             if rank in self._failed_ranks:
                 self._failed_ranks.remove(rank)
                 self._listener(events.WorkerJoined(rank=rank, round=self._round))
         if arrivals.joined:
             self._assign_shards()
 
-    def _compare_builds(self, rank: int, server: ActorIdentity) -> None:
-        worker = self._members.present[rank].identity
-        if worker.fingerprint == server.fingerprint:
+    def _compare_builds(self, rank: int) -> None:
+        """Compare a worker with the first one: servers run where workers do."""
+        ours = self.fingerprint()
+        worker = self._members.present[rank].identity.fingerprint
+        if worker == ours:
             return
-        event = events.BuildsDiffer(rank=rank, worker=worker.fingerprint, server=server.fingerprint)
+        event = events.BuildsDiffer(rank=rank, worker=worker, server=ours)
         if self._strict:
-            raise ClusterError(f"{event}; leave out --strict to continue all the same")
+            raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
         self._listener(event)
 
     def _assign_shards(self) -> None:
         if failed := self._members.assign(self._reply_s()):
+            late = [rank for rank, how in failed.items() if how is FailureKind.UNRESPONSIVE]
+            if late:
+                self._count_failure(f"shards did not reach worker {late[0]}")
             self._replace_workers(failed)
 
     def _replace_workers(self, failed: Mapping[int, FailureKind]) -> None:
@@ -267,45 +264,72 @@ class RayGroup:
                 )
             )
 
+    def _prepare(self) -> None:
+        """Provide servers, memory and connections, after any change of the workers."""
+        if self._prepared != self._members.generation:
+            self._servers.prepare(self._members.hosts(), self._members.generation, self._newest)
+            self._prepared = self._members.generation
+
+    def _newest(self) -> Snapshot:
+        """Return the state for new servers."""
+        if self._servers.present and self._backup.round < self._round:
+            self._copy_state()
+        return self._backup
+
     # Segments of rounds
 
-    def _run_segment(self, until: int) -> SegmentFailure | None:
-        """Run rounds to `until` or to the first failure, which is returned."""
-        if self._opened != self._members.generation:
-            self._token, self._opened = self._open_memory(), self._members.generation
-        runs = [
-            actor.run.remote(self._round, until, self._server, self._token)
-            for actor in self._members.actors()
-        ]
-        deadline_s = self._deadline_s()
-        served = self._server.run.remote(until, deadline_s)
-        whole_s = deadline_s + 1 + 3 * (until - self._round) * self._round_s
+    def _run_segment(self, until: int) -> dict[str, Failure]:
+        """Run rounds to `until` or to the first failure; return the failures by host."""
+        num_rounds, deadline_s = until - self._round, self._deadline_s()
+        runs = []
+        for member in self._members.present.values():
+            server = self._servers.of(member.identity.host)
+            runs.append(member.actor.run.remote(self._round, until, server.actor, server.token))
+        served = self._servers.run(until, deadline_s)
+        whole_s = deadline_s + 1 + 3 * num_rounds * self._round_s
         return self._watch(served, runs, monotonic() + whole_s)
 
-    def _open_memory(self) -> int:
-        """Create memory, let the workers attach that can, and return its token."""
-        nodes = tuple(node for each in self._members.present.values() for node in each.nodes)
-        opened = self._server.open.remote(nodes)
-        address: MemoryAddress = ray.get(opened, timeout=_SERVER_TIMEOUT_S)
-        if self._shared_memory:
-            attached = [actor.attach.remote(address) for actor in self._members.actors()]
-            ray.wait(attached, num_returns=len(attached), timeout=_REPLY_TIMEOUT_S)
-        return address.token
-
-    def _watch(self, served: Any, runs: list[Any], end_time: float) -> SegmentFailure | None:
-        """Wait for the server's end of a segment; the failure of a worker ends it, too."""
-        waiting: list[Any] = [served, *runs]
-        first: CallFailed | None = None
-        while served in waiting:
-            timeout = max(0.0, end_time - monotonic())
-            done, waiting = ray.wait(waiting, timeout=timeout)
+    def _watch(
+        self, served: Mapping[str, Any], runs: Sequence[Any], end_time: float
+    ) -> dict[str, Failure]:
+        """Wait until all servers have ended a segment; any failure ends it."""
+        hosts = {ref: host for host, ref in served.items()}
+        waiting = [*hosts, *runs]
+        failures: dict[str, Failure] = {}
+        while any(ref in hosts for ref in waiting):
+            done, waiting = ray.wait(waiting, timeout=_CHECK_S)
             if not done:
-                raise GetTimeoutError("it did not end a segment of rounds in time")
-            if done[0] is not served and (error := error_of(done[0])):
-                first = first or CallFailed(error)
-                self._server.stop.options(concurrency_group=CONCURRENT).remote()
-        failure: SegmentFailure | None = result_of(served)
-        return failure and (first or failure)
+                if monotonic() > end_time:
+                    raise GetTimeoutError("a segment of rounds did not end in time")
+                self._report_wait()
+                continue
+            failure = self._failure_of(done[0], done[0] in hosts)
+            if failure is not None:
+                failures.setdefault(hosts.get(done[0], ""), failure)
+                self._servers.stop()
+        return failures
+
+    def _report_wait(self) -> None:
+        wait = self._servers.wait()
+        if wait is None or wait.seconds < max(_REPORT_S, 3 * self._round_s):
+            return
+        if monotonic() - self._reported < _REPORT_S:
+            return
+        self._reported = monotonic()
+        for name in wait.waits_for:
+            self._listener(
+                events.RoundWaits(round=wait.round, seconds=round(wait.seconds), waits_for=name)
+            )
+
+    def _failure_of(self, ref: Any, is_server: bool) -> Failure | None:
+        if not is_server:
+            error = error_of(ref)
+            return CallFailed(error) if error else None
+        try:
+            failure: Failure | None = result_of(ref)
+        except RayError as error:
+            return CallFailed(first_line(error))
+        return failure
 
     def _deadline_s(self) -> float:
         return deadline_s(self._round_s, self._num_failures)
@@ -316,36 +340,70 @@ class RayGroup:
 
     # Failures
 
-    def _recover(self, failure: SegmentFailure) -> None:
+    def _recover(self, failures: Mapping[str, Failure]) -> None:
         """Find the failed actors, give their shards to the others, start replacements."""
         self._end_if_stopped()
-        self._count_failure(str(failure))  # first: the steps below may fail, too, but not forever
-        self._server_identity()  # a new one may take its time to start
-        server, *states = probe([self._server, *self._members.actors()], self._reply_s())
-        if server:
-            raise GetTimeoutError(server)
-        probed = zip(self._members.present, states, strict=True)
-        failed = {rank: how for rank, how in probed if how is not None}
-        reached = ray.get(self._server.forget.remote(), timeout=_SERVER_TIMEOUT_S)
-        self._num_failures = 0 if reached > self._round else self._num_failures
-        self._round = reached
-        if not failed:
-            self._retry_if_not_finite(failure)
+        _refuse_differing_hosts(failures)
+        cause = _first_cause(failures)
+        self._count_failure(str(cause))  # first: the steps below may fail, too, but not forever
+        self._servers.await_started()
+        # The servers first: workers of a frozen one wait for it until it is gone.
+        failed_servers = self._probe(
+            {host: each.actor for host, each in self._servers.present.items()}
+        )
+        lost = {host: self._servers.present[host].neighbour for host in failed_servers}
+        for host, how in failed_servers.items():
+            self._servers.drop(host, how)
+        failed = self._probe({rank: each.actor for rank, each in self._members.present.items()})
+        if self._servers.present:
+            for host, how in failed_servers.items():
+                self._listener(events.HostFailed(host=str(lost[host]), round=self._round, how=how))
+                failed = self._count_loss(lost[host]) | failed
+            reached = self._servers.level()
+            self._num_failures = 0 if reached > self._round else self._num_failures
+            self._round = reached
+        elif failed_servers:
+            self._listener(
+                events.ServerFailed(round=self._round, reason=str(cause), copy=self._backup.round)
+            )
+            self._round = self._backup.round
+        is_not_finite = isinstance(cause, Refusal) and cause.reason is RefusalReason.NOT_FINITE
+        if is_not_finite and not failed and not failed_servers:
+            self._retry_round(cause)
         self._replace_workers(failed)
 
-    def _retry_if_not_finite(self, failure: SegmentFailure) -> None:
+    def _count_loss(self, actor: ActorIdentity) -> dict[int, FailureKind]:
+        """Give no more work to a host that fails again and again; return its workers then."""
+        # By address: a host that comes back is another node of Ray.
+        losses, now = self._losses.setdefault(actor.address, []), monotonic()
+        losses[:] = [*(each for each in losses if now - each < _LOSSES_S), now]
+        there = [r for r, m in self._members.present.items() if m.identity.address == actor.address]
+        if len(losses) < _MAX_LOSSES or len(there) == len(self._members.present):
+            return {}
+        self._members.exclude(actor)
+        self._listener(
+            events.warning(
+                f"host {actor} failed {len(losses)} times in a minute: it gets no more work"
+            )
+        )
+        return dict.fromkeys(there, FailureKind.KILLED)
+
+    def _probe(self, actors: Mapping[_T, Any]) -> dict[_T, FailureKind]:
+        """Return the failed ones of some actors."""
+        states = probe(list(actors.values()), self._reply_s()) if actors else []
+        return {name: how for name, how in zip(actors, states, strict=True) if how is not None}
+
+    def _retry_round(self, cause: Failure) -> None:
         """Let new workers repeat a round that was not finite: once may be a fault of a worker."""
-        if not isinstance(failure, Refusal) or failure.reason is not RefusalReason.NOT_FINITE:
-            return
         if self._retried_round == self._round:
             raise DivergedError(
-                f"round {self._round}: {failure}, computed twice: lower --learning-rate"
+                f"round {self._round}: {cause}, computed twice: lower --learning-rate"
             )
         self._retried_round = self._round
         for rank in list(self._members.present):
             self._members.replace(rank)
             self._failed_ranks.add(rank)
-        self._listener(events.RoundRetried(round=self._round, reason=str(failure)))
+        self._listener(events.RoundRetried(round=self._round, reason=str(cause)))
 
     def _end_if_stopped(self) -> None:
         """End the run: a service manager ends Ray's processes together with the driver."""
@@ -356,8 +414,21 @@ class RayGroup:
 
     def _count_failure(self, detail: str) -> None:
         self._num_failures += 1
-        if self._num_failures > _MAX_FAILURES:
+        if self._num_failures > MAX_FAILURES:
             raise ClusterError(
                 f"round {self._round} failed {self._num_failures} times, most recently because "
                 f"{detail}; see the logs of Ray's actors"
             )
+
+
+def _refuse_differing_hosts(failures: Mapping[str, Failure]) -> None:
+    """Raise ClusterError if a host has other parameters: to go on would spread them."""
+    for failure in failures.values():
+        if isinstance(failure, ExchangeFailed) and failure.cause is FailureCause.DIGESTS_DIFFER:
+            raise ClusterError(f"{failure}: its memory or processor is faulty; leave it out")
+
+
+def _first_cause(failures: Mapping[str, Failure]) -> Failure:
+    """Return the most telling failure: one that is not the effect of another."""
+    order: list[type] = [Refusal, LateShards, CallFailed, ExchangeFailed]
+    return min(failures.values(), key=lambda each: order.index(type(each)))

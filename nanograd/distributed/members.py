@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
+from threading import Event as StopSignal
+from time import monotonic
 from typing import Any
 
 import ray
@@ -15,17 +17,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.cluster import first_line
-from nanograd.errors import ClusterError, DivergedError
-from nanograd.runtime.events import FailureKind, WorkerState
+from nanograd.errors import ClusterError, DivergedError, Stopped
+from nanograd.runtime import events
+from nanograd.runtime.events import FailureKind, Listener, WorkerState
 from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode
 
 START_TIMEOUT_S = 60
+# Failures in a row that a group survives.
+MAX_FAILURES = 5
 # A worker that has not confirmed its shards after this time is probed.
 _TAKE_S = 5.0
 # Longer than a worker is busy with shards that have arrived.
 _BUSY_S = 10.0
+# A healthy worker that still has not received its shards is given up.
+_MAX_TAKE_S = 120.0
+_STOP_CHECK_S = 0.5
 
 
 @dataclass
@@ -53,15 +61,33 @@ class Members:
         recipe: the computation.
         dataset: the training images; each shard is shipped once to its holder.
         world_size: W, the number of ranks.
+        listener: receives warnings.
+        stop: set when the run should end; then nothing is waited for.
+        options: of the actors, beside their place.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, world_size: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        world_size: int,
+        listener: Listener,
+        stop: StopSignal,
+        *,
+        options: Mapping[str, Any],
+    ) -> None:
         plan = recipe.plan
+        self._listener, self._stop, self._options = listener, stop, options
         self._recipe, self._world_size = recipe, world_size
         self._shards = [
             ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
         ]
         self._starting: dict[int, tuple[Any, Any]] = {}
+        self._failed_starts: dict[int, int] = {}  # in a row, by rank
+        self._excluded: list[str] = []  # nodes of Ray that get no more workers
+        self._excluded_addresses = set[str]()  # their hosts, which may come back as other nodes
+        # Place of each rank in the order of the shards: the ranks of a host are neighbours.
+        self._places = list(range(world_size))
         self.present: dict[int, Member] = {}
         # Counts how often the shards were assigned.
         self.generation = 0
@@ -72,6 +98,14 @@ class Members:
     def are_starting(self) -> bool:
         """Whether some worker has not started yet."""
         return bool(self._starting)
+
+    def hosts(self) -> dict[str, list[Member]]:
+        """Return the present workers by host, in the order of their shards."""
+        found: dict[str, list[Member]] = {}
+        for rank in sorted(self.present, key=self._places.__getitem__):
+            member = self.present[rank]
+            found.setdefault(member.identity.host, []).append(member)
+        return found
 
     def states(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
@@ -86,22 +120,40 @@ class Members:
 
     def start(self, rank: int) -> None:
         """Start a worker."""
-        actor: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(WorkerActor)
+        options = {**self._options, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        if self._excluded:
+            others = f"!in({','.join(self._excluded)})"
+            options["label_selector"] = {"ray.io/node-id": others}
+        remote: Any = ray.remote
+        actor = remote(**options)(WorkerActor)
         started = actor.remote(self._recipe)
         self._starting[rank] = (started, started.identify.remote())
+
+    def exclude(self, actor: ActorIdentity) -> None:
+        """Start no more workers on an actor's host, not even those that wait for a CPU now."""
+        self._excluded_addresses.add(actor.address)
+        self._excluded.append(actor.host)
+        for rank, (starting, _) in list(self._starting.items()):
+            ray.kill(starting)
+            self.start(rank)
 
     def collect(self, *, wait: bool) -> Arrivals:
         """Collect the workers whose start has ended.
 
         Args:
-            wait: for all of them, at most a minute.
+            wait: wait for all workers, at most a minute or until the run should end.
 
         Raises:
-            ClusterError: no worker started in that time.
+            ClusterError: no worker started in that time, or one failed to start too often.
         """
         refs = [ready for _, ready in self._starting.values()]
-        done, late = ray.wait(refs, num_returns=len(refs), timeout=START_TIMEOUT_S if wait else 0)
-        if wait and not done:
+        end = monotonic() + START_TIMEOUT_S * wait
+        while True:
+            timeout = _STOP_CHECK_S if wait else 0
+            done, late = ray.wait(refs, num_returns=len(refs), timeout=timeout)
+            if not late or self._stop.is_set() or monotonic() > end:
+                break
+        if wait and not done and not self._stop.is_set():
             raise ClusterError(
                 f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
                 "see `ray status`, or ask for fewer with --workers"
@@ -110,11 +162,24 @@ class Members:
         for rank in [rank for rank, (_, ready) in self._starting.items() if ready in done]:
             actor, ready = self._starting.pop(rank)
             try:
-                self.present[rank] = Member(actor, ray.get(ready))
-                arrivals.joined.append(rank)
-            except RayActorError as error:
-                arrivals.failed[rank] = first_line(error)
+                identity: ActorIdentity = ray.get(ready)
+                self._failed_starts.pop(rank, None)
+                if identity.address in self._excluded_addresses:
+                    ray.kill(actor)
+                    self._excluded.append(identity.host)
+                    self.start(rank)
+                else:
+                    self.present[rank] = Member(actor, identity)
+                    arrivals.joined.append(rank)
+            except RayError as error:  # also an environment that cannot be built
+                arrivals.failed[rank] = _cause_of(error)
+                self._count_start(rank, arrivals.failed[rank])
         return arrivals
+
+    def _count_start(self, rank: int, reason: str) -> None:
+        self._failed_starts[rank] = count = self._failed_starts.get(rank, 0) + 1
+        if count > MAX_FAILURES:
+            raise ClusterError(f"worker {rank} did not start {count} times in a row: {reason}")
 
     def assign(self, reply_s: float) -> dict[int, FailureKind]:
         """Give the present workers their shards, all at once; return who failed meanwhile.
@@ -123,6 +188,10 @@ class Members:
             reply_s: seconds that a busy worker may take to reply to a probe.
         """
         self.generation += 1
+        if len(self.present) == self._world_size:
+            ranks = [rank for members in self.hosts().values() for rank in self._ranks(members)]
+            for place, rank in enumerate(ranks):
+                self._places[rank] = place
         calls = {
             rank: self.present[rank].actor.take.remote(shards, *(self._shards[s] for s in shards))
             for rank, shards in self._assignment(list(self.present)).items()
@@ -150,19 +219,37 @@ class Members:
             ray.kill(actor)
 
     def _await_take(self, rank: int, call: Any, reply_s: float) -> FailureKind | None:
-        member = self.present[rank]
+        member, began = self.present[rank], monotonic()
         while not ray.wait([call], timeout=_TAKE_S)[0]:
+            if self._stop.is_set():
+                raise Stopped(f"stopped while worker {rank} waited for its shards")
+            waited_s = monotonic() - began
+            if waited_s > _MAX_TAKE_S:
+                return FailureKind.UNRESPONSIVE
             # Shards may still be in transit over a slow link: only a probe finds a frozen worker.
             if failure := probe([member.actor], max(_BUSY_S, reply_s))[0]:
                 return failure
+            self._listener(
+                events.warning(
+                    f"worker {rank} on host {member.identity} waits for its shards "
+                    f"({waited_s:.0f} s); is a firewall in the way? docs/cluster.md lists the ports"
+                )
+            )
         try:
             member.nodes = tuple(ray.get(call))
         except RayActorError:
             return FailureKind.KILLED
         return None
 
+    def _ranks(self, members: Sequence[Member]) -> list[int]:
+        return [rank for rank, each in self.present.items() if each in members]
+
     def _assignment(self, ranks: Sequence[int]) -> dict[int, list[int]]:
-        return assign_shards(len(self._shards), self._world_size, ranks) if ranks else {}
+        if not ranks:
+            return {}
+        places = [self._places[rank] for rank in ranks]
+        held = assign_shards(len(self._shards), self._world_size, places)
+        return {rank: held[place] for rank, place in zip(ranks, places, strict=True)}
 
 
 def this_host() -> dict[str, str]:
@@ -173,6 +260,12 @@ def this_host() -> dict[str, str]:
     itself (4 of 10 while a host joined); hard, it fails. For a label it waits.
     """
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+
+
+def _cause_of(error: RayError) -> str:
+    """Return in one line why an actor did not start: the exception of its code, if there is one."""
+    failed_in_code = isinstance(error, RayActorError) and error.actor_init_failed
+    return str(error).strip().splitlines()[-1] if failed_in_code else first_line(error)
 
 
 def result_of(ref: Any) -> Any:
@@ -204,7 +297,9 @@ def error_of(ref: Any) -> str | None:
     return None
 
 
-def probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
+def probe(
+    actors: list[Any], reply_s: float, concurrency_group: str | None = None
+) -> list[FailureKind | None]:
     """Ask actors for a reply and return how each failed; None for a healthy one.
 
     A process of its own asks: a call of this process waits for its earlier calls, which may wait
@@ -213,10 +308,11 @@ def probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
     Args:
         actors: with a method `identify`.
         reply_s: seconds without a reply before an actor counts as unresponsive.
+        concurrency_group: where to call them; None for where they do their work.
     """
     task: Any = ray.remote(num_cpus=0, label_selector=this_host())(_probe)
     states: list[FailureKind | None] = ray.get(
-        task.remote(actors, reply_s), timeout=reply_s + START_TIMEOUT_S
+        task.remote(actors, reply_s, concurrency_group), timeout=reply_s + START_TIMEOUT_S
     )
     return states
 
@@ -228,8 +324,11 @@ def kill_process(identity: ActorIdentity) -> None:
     kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(identity.pid)
 
 
-def _probe(actors: list[Any], reply_s: float) -> list[FailureKind | None]:
-    replies = [actor.identify.remote() for actor in actors]
+def _probe(
+    actors: list[Any], reply_s: float, concurrency_group: str | None
+) -> list[FailureKind | None]:
+    options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
+    replies = [actor.identify.options(**options).remote() for actor in actors]
     done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
     return [
         (FailureKind.KILLED if error_of(each) else None)

@@ -10,9 +10,12 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
 import ray
+import ray.data.extensions  # registers _RAY_TYPES
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayActorError, RayError, UserCodeException
 from ray.util.annotations import RayDeprecationWarning
@@ -25,6 +28,13 @@ from nanograd.runtime import process
 
 # More blocks than this only cost scheduling; a block runs part by part.
 _MAX_BLOCKS = 5000
+# Arrow calls Ray to decode these types, and Ray refuses those that Ray 2.49 to 2.54 wrote. Without
+# them a process reads tensors as one without Ray does, by `nanograd.tables.shapes`.
+_RAY_TYPES = (
+    "ray.data.arrow_tensor",
+    "ray.data.arrow_tensor_v2",
+    "ray.data.arrow_variable_shaped_tensor",
+)
 # Ray Data would restart an actor that dies of a part forever.
 _MAX_DEATHS = 5
 
@@ -34,6 +44,9 @@ class _PartActor:
 
     def __init__(self, work: Work) -> None:
         process.use_one_thread()
+        for name in _RAY_TYPES:
+            with suppress(KeyError):  # another actor of this process did it
+                pa.unregister_extension_type(name)
         self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 Ray puts `ray_` before each name and `_total` after those of counters.
 """
 
+import os
+import string
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -31,14 +34,16 @@ class RayMetrics:
 
     Args:
         command: of the job.
-        output: folder of its result.
+        output: folder of its result; other characters than ASCII are percent-encoded.
         clock: monotonic seconds.
     """
 
     def __init__(
         self, command: str, output: str, clock: Callable[[], float] = perf_counter
     ) -> None:
-        tags = {"command": command, "output": output}
+        # Ray takes ASCII alone.
+        escaped = quote(os.fsencode(output), safe=string.punctuation + " ")
+        tags = {"command": command, "output": escaped}
 
         def made(kind: type[M], name: str, about: str, **more: Any) -> M:
             metric = kind(name, about, tag_keys=_TAGS, **more)

@@ -2,10 +2,11 @@
 
 One memory segment holds the parameters, a gradient for each tree node that a worker sends, and for
 each of them a counter on a cache line of its own. The server publishes the parameters of round k
-by setting its counter to k; a worker writes its sums, sets its counter to k + 1 and rings the bell:
-one byte into a pipe, on which the server sleeps. There are no locks. (A server that spins takes its
-time from the workers that it waits for: with two on two cores a round of 512 images took 2.4 ms
-instead of 1.9.)
+by setting its counter to k, which is also a futex on which workers sleep; a worker writes its sums,
+sets its counter to k + 1 and rings the bell: one byte into a pipe, on which the server sleeps, as
+it does on its sockets. There are no locks. (A server that spins takes its time from the workers
+that it waits for: with two on two cores a round of 512 images took 2.4 ms instead of 1.9. A worker
+spins for the time of an update, which is shorter than a wake-up; not for that of a round trip.)
 
 Segment and pipe have no names: the segment is an anonymous file (`memfd_create`), and the other
 processes open both through `/proc/<pid>/fd/<number>`, so that a kill leaves nothing behind. The
@@ -16,9 +17,10 @@ vectors of its calls; the rest of a round is the same.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
-    multiprocessors"; memfd_create(2).
+    multiprocessors"; memfd_create(2); futex(2).
 """
 
+import ctypes
 import mmap
 import os
 import platform
@@ -28,23 +30,32 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from time import sleep
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.errors import UnavailableError
 from nanograd.nn.optimizers import Vector
 from nanograd.training.tree import TreeNode
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
 # A worker spins this often before it sleeps: longer than an update of the parameters takes.
-_SPINS = 500
-_NAP_S = 100e-6
-# A server whose bell is silent checks its deadline this often.
+_SPINS = 2000
+# A process whose bell or futex is silent checks its deadline and its peers this often.
 _CHECK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
 _CAN_SHARE = sys.platform == "linux" and platform.machine() == "x86_64"
+_SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE, _ALL = 202, 0, 1, 2**31 - 1
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+_CHECK = ctypes.byref(_Timespec(0, int(_CHECK_S * 1e9)))
+_syscall = ctypes.CDLL(None).syscall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,7 @@ class MemoryAddress:
     token: int  # random; proves that the right file was opened
     num_parameters: int  # P
     nodes: tuple[TreeNode, ...]  # the tree nodes that workers send, in the order of their slots
+    spins: int  # how often a worker polls for parameters before it sleeps
 
     @property
     def num_words(self) -> int:
@@ -69,6 +81,14 @@ class MemoryAddress:
         return self.num_words * _WORD_BYTES + (
             (1 + len(self.nodes)) * self.num_parameters * _FLOAT_BYTES
         )
+
+
+class SlotState(NamedTuple):
+    """The round, the loss and the number of images of a slot's gradient."""
+
+    round: int
+    loss: float
+    num_images: int
 
 
 class MemorySegment:
@@ -91,8 +111,14 @@ class MemorySegment:
         )
         self._token, self._stop, self._published = words[0], words[1], words[2]
         self._slots = words[3:]
+        self._futex = ctypes.c_void_p(self._published.ctypes.data)
         self.parameters: Vector = vectors[0]
         self.gradients: NDArray[np.float32] = vectors[1:]
+
+    @property
+    def bell(self) -> int:
+        """The file descriptor that becomes readable when a gradient arrives."""
+        return self._bell[0]
 
     def close(self) -> None:
         """Close the descriptors; the memory is freed with the last one."""
@@ -100,12 +126,14 @@ class MemorySegment:
             os.close(descriptor)
 
     def publish(self, round_: int) -> None:
-        """Mark the parameters as those of a round."""
+        """Mark the parameters as those of a round, and wake the workers."""
         self._published[0] = round_
+        self._wake()
 
     def stop(self) -> None:
         """Ask all processes to end the segment of rounds."""
         self._stop[0] = 1
+        self._wake()
 
     @property
     def published(self) -> int:
@@ -119,14 +147,24 @@ class MemorySegment:
 
     def wait_for_round(self, round_: int, alive: Callable[[], bool]) -> bool:
         """Wait for the parameters of a round; return False if the segment of rounds ends first."""
-        while True:
-            for _ in range(_SPINS):
-                if self._published[0] >= round_:
-                    return True
-                os.sched_yield()
+        for _ in range(self.address.spins):
+            if self._published[0] >= round_:
+                return True
+            os.sched_yield()
+        while (seen := self.published) < round_:
             if self.stopped or not alive():
                 return False
-            sleep(_NAP_S)
+            self._sleep(seen)
+        return True
+
+    def _sleep(self, seen: int) -> None:
+        """Sleep until the counter is not `seen` any more, or for a moment."""
+        # The kernel compares the lower half of the counter. No error needs an answer: we check.
+        _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK, None, 0)
+
+    def _wake(self) -> None:
+        if _CAN_SHARE:
+            _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAKE, _ALL, None, None, 0)
 
     def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
         """Mark a slot's gradient as that of a round, and ring the bell."""
@@ -137,47 +175,72 @@ class MemorySegment:
         with suppress(BlockingIOError):  # a full pipe has already rung
             os.write(self._bell[1], b"\0")
 
+    def late_slot(self, round_: int) -> TreeNode | None:
+        """Return the tree node of a gradient of a round that has not arrived, or None."""
+        late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
+        return self.address.nodes[late[0]] if len(late) else None
+
     def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> TreeNode | None:
         """Wait for all gradients of a round; return the tree node of one that does not arrive."""
-        while True:
-            late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
-            if not len(late):
-                return None
-            rung, _, _ = select.select([self._bell[0]], [], [], _CHECK_S)
+        while (late := self.late_slot(round_)) is not None:
+            rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
             if rung:
-                os.read(self._bell[0], 4096)
+                os.read(self.bell, 4096)
             elif self.stopped or not alive():
-                return self.address.nodes[late[0]]
+                return late
+        return None
 
-    def sent(self, slot: int) -> tuple[float, int]:
-        """Return the loss and the number of images of a slot."""
+    def sent(self, slot: int) -> SlotState:
+        """Return the round, loss and number of images of a slot's gradient."""
         line = self._slots[slot]
-        return float(line[1:2].view(np.float64)[0]), int(line[2])
+        return SlotState(int(line[0]) - 1, float(line[1:2].view(np.float64)[0]), int(line[2]))
 
 
-def create(num_parameters: int, nodes: tuple[TreeNode, ...]) -> MemorySegment:
+def create(
+    num_parameters: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
+) -> MemorySegment:
     """Create a segment in the server's process.
 
+    Args:
+        num_parameters: P.
+        nodes: the tree nodes that workers send.
+        is_alone: whether no other host takes part in a round.
+
     Raises:
-        OSError: not enough memory.
+        UnavailableError: not enough memory.
     """
     bell = os.pipe()
     os.set_blocking(bell[1], False)
     address = MemoryAddress(
         pid=os.getpid(),
-        descriptor=os.memfd_create("nanograd", os.MFD_CLOEXEC) if _CAN_SHARE else -1,
+        descriptor=_anonymous_file() if _CAN_SHARE else -1,
         bell=bell[0],
         token=secrets.randbits(62),
         num_parameters=num_parameters,
         nodes=nodes,
+        spins=_SPINS if is_alone else 0,
     )
-    if _CAN_SHARE:
-        # Allocates the memory now: a full /dev/shm is an error here, not a SIGBUS later.
-        os.posix_fallocate(address.descriptor, 0, address.num_bytes)
-    segment = MemorySegment(address, address.descriptor, bell)
+    try:
+        if address.descriptor >= 0:
+            # Allocates the memory now: a lack of it is an error here, not a SIGBUS later.
+            os.posix_fallocate(address.descriptor, 0, address.num_bytes)
+        segment = MemorySegment(address, address.descriptor, bell)
+    except OSError as error:
+        raise UnavailableError(
+            f"no memory for the vectors of the workers, {address.num_bytes / 1e6:,.0f} MB "
+            f"({error.strerror}); lower --hidden or --shards, or use --workers 0"
+        ) from error
     segment._token[0] = address.token
     segment.publish(-1)
     return segment
+
+
+def _anonymous_file() -> int:
+    """Open one; return -1 without, so that vectors travel through calls."""
+    try:
+        return os.memfd_create("nanograd", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):  # Python or Linux is too old, or a sandbox refuses it
+        return -1
 
 
 def attach(address: MemoryAddress) -> MemorySegment | None:

@@ -5,14 +5,22 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 import ray.cloudpickle
 
+from nanograd import commands
 from nanograd.batch.part import Part, Receipt
+from nanograd.config.command_configs import PredictConfig
+from nanograd.data.mnist import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
+from nanograd.models import model as model_io
+from tests.helpers.folders import untimed_contents
+from tests.helpers.models import some_model
 
 # Actors cannot import this module: it travels with the work.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -75,6 +83,30 @@ def test_two_actors_are_at_work_at_once_however_small_the_input(
     done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
 
     assert len({each.receipt["pid"] for each in done}) == 2
+
+
+def test_many_small_files_are_predicted_as_without_ray(
+    ray_cpus: int, tmp_path: Path, sample: Mnist
+) -> None:
+    model_io.save(some_model(), str(tmp_path / "model"))
+    (tmp_path / "lä ufe").mkdir()
+    for number in range(300):
+        images = [sample.test.images[number].tobytes()] * (number % 40)
+        table = pa.table({"image": pa.array(images, pa.binary())})
+        pq.write_table(table, tmp_path / "lä ufe" / f"{number}.parquet")
+
+    figures = [
+        commands.predict(
+            PredictConfig(
+                model=f"{tmp_path}/model", output=f"{tmp_path}/{workers}", workers=workers
+            ),
+            [str(tmp_path / "lä ufe")],
+        )
+        for workers in (0, 2)
+    ]
+
+    assert [each["rows"] for each in figures] == [sum(number % 40 for number in range(300))] * 2
+    assert untimed_contents(tmp_path / "0") == untimed_contents(tmp_path / "2")
 
 
 def test_no_parts_need_no_actors(ray_cpus: int) -> None:

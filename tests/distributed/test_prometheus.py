@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as StopSignal
 from time import monotonic, sleep
@@ -15,13 +16,14 @@ import pytest
 import ray
 
 from nanograd import commands
+from nanograd.backends import ray_metrics
 from nanograd.commands import make_run
 from nanograd.config.command_configs import PredictConfig
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.prometheus import RayMetrics
-from nanograd.runtime.events import Event, TrainingProgress, broadcast
+from nanograd.runtime.events import Event, JobProgress, TrainingProgress, broadcast
 from nanograd.training.run import train_run
 
 Labels = dict[str, str]
@@ -52,12 +54,12 @@ def wait_for(output: str, **expected: float) -> dict[str, float]:
 
 
 def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path) -> None:
-    place = str(tmp_path / "run")
+    place = str(tmp_path / "läufe 1" / "run")
     config = TrainConfig(data="sample", workers=2, epochs=3, hidden=8, styles=0.0, output=place)
 
     figures = commands.train(config, [].append)
 
-    found = wait_for(place, rounds_total=figures["rounds"])
+    found = wait_for(place.replace("ä", "%C3%A4"), rounds_total=figures["rounds"])
     assert found["ray_nanograd_images_total"] == 3 * 3600
     assert found["ray_nanograd_workers"] == 2
     assert found["ray_nanograd_validation_accuracy"] == pytest.approx(figures["val_accuracy"])
@@ -94,7 +96,7 @@ def test_prediction_counts_rows_and_quarantine(
     model = commands.train(config, [].append)["model"]
     digits: list[Any] = [image.tobytes() for image in sample.test.images[:193]]
     pq.write_table(pa.table({"image": [*digits, b"no picture"]}), tmp_path / "rows.parquet")
-    out = str(tmp_path / "out")
+    out = str(tmp_path / os.fsdecode(b"l\xe4ufe"))
 
     commands.predict(
         PredictConfig(model=model, output=out, workers=1),
@@ -102,5 +104,20 @@ def test_prediction_counts_rows_and_quarantine(
         [].append,
     )
 
-    found = wait_for(out, rows_total=194)
+    found = wait_for(str(tmp_path / "l%E4ufe"), rows_total=194)
     assert found["ray_nanograd_quarantined_total"] == 1
+
+
+def test_metric_that_fails_is_a_warning_and_ends_no_job(ray_cpus: int) -> None:
+    events: list[Event] = []
+    [update] = ray_metrics(PredictConfig(model="m", output="o"), "predict", "o", events.append)
+    progress = JobProgress(
+        command="predict", part=1, parts=2, row=7, rows=9, rows_per_s=1.0, quarantined=0,
+        time_s=1.0, left_s=None, complete=False,
+    )  # fmt: skip
+
+    update(progress)
+    update(replace(progress, row="no number"))
+    update(replace(progress, row=9))
+
+    assert ["metrics are no longer tracked" in str(event) for event in events] == [True]

@@ -1,14 +1,24 @@
+import os
+import sys
+from dataclasses import replace
+
 import pytest
+import ray.cloudpickle
 
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.distributed import group as ray_group
+from nanograd.distributed import servers
+from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.errors import ClusterError, DivergedError
+from nanograd.runtime.events import BuildsDiffer, Event
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
+
+# Actors cannot import this module, so its classes are pickled by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROUNDS = 7
 DISTORTED = {"shards": 5, "pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "stroke": 0.5}
@@ -65,7 +75,7 @@ def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(
 def test_server_that_does_not_start_in_time_is_a_cluster_error(
     ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_group, "START_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(servers, "START_TIMEOUT_S", 0.001)
     recipe = recipe_for(digits)
 
     with pytest.raises(ClusterError, match=r"the parameter server did not start .*`ray status`"):
@@ -78,3 +88,26 @@ def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits
 
     with pytest.raises(DivergedError, match="round 0"):
         snapshot_after(group, ROUNDS)
+
+
+class OtherBuild(WorkerActor):
+    """A worker whose arithmetic is that of no other process."""
+
+    def identify(self) -> ActorIdentity:
+        return replace(super().identify(), fingerprint=f"numpy of process {os.getpid()}")
+
+
+def test_worker_with_other_arithmetic_is_reported_or_refused(
+    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanograd.distributed.members.WorkerActor", OtherBuild)
+    recipe, events = recipe_for(digits), list[Event]()
+    start = first_snapshot(recipe)
+
+    RayGroup(recipe, digits, start, events.append, num_workers=2).close()
+    with pytest.raises(
+        ClusterError, match=r"numpy of process .* --strict and --kernel portable refuse that"
+    ):
+        RayGroup(recipe, digits, start, num_workers=2, strict=True)
+
+    assert [event.rank for event in events if isinstance(event, BuildsDiffer)] == [1]

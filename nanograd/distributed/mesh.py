@@ -1,0 +1,200 @@
+"""Frames between the parameter servers of several hosts, over the sockets of a formation.
+
+A thin driver of `all_reduce`: it waits for bytes, for the bell of the host's own workers and for
+time, passes them to the state machine, and carries out its actions. Payloads are received into
+their final memory and sent from it.
+"""
+
+import os
+import selectors
+import socket
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
+
+from nanograd.distributed.all_reduce import (
+    HEADER_BYTES,
+    Action,
+    AllReduce,
+    Apply,
+    FailureCause,
+    FrameError,
+    Header,
+    MeshPlan,
+    NodeSum,
+    Send,
+)
+from nanograd.nn.optimizers import Vector
+from nanograd.training.tree import TreeNode
+
+# A slow link delivers a slice in a hundred pieces. A wake-up for each costs more than the transfer.
+_WAKE_BYTES = 2**18
+
+
+class _Connection:
+    """A socket to a peer, with the frame that is arriving and those that wait to be sent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.is_watched = False  # whether the selector waits until it can send
+        self._outgoing: deque[memoryview] = deque()
+        self._head = memoryview(bytearray(HEADER_BYTES))
+        self._header: Header | None = None
+        self._target, self._filled = self._head, 0
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether bytes wait to be sent."""
+        return bool(self._outgoing)
+
+    def send(self, header: Header, payload: Vector | None) -> None:
+        """Queue a frame and send as much as possible."""
+        self._outgoing.append(memoryview(header.pack()))
+        if payload is not None:
+            self._outgoing.append(payload.data.cast("B"))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send queued bytes until the socket is full.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        while self._outgoing:
+            try:
+                sent = self.sock.sendmsg(list(self._outgoing)[:16])
+            except BlockingIOError:
+                return
+            while self._outgoing and sent >= len(self._outgoing[0]):
+                sent -= len(self._outgoing.popleft())
+            if sent:
+                self._outgoing[0] = self._outgoing[0][sent:]
+
+    def receive(self, machine: AllReduce) -> Header | None:
+        """Read bytes that have arrived; return the header of a complete frame.
+
+        Raises:
+            FrameError: the frame does not follow the protocol.
+            OSError: the connection is lost.
+        """
+        while True:
+            try:
+                count = self.sock.recv_into(self._target[self._filled :])
+            except BlockingIOError:
+                self._wait()
+                return None
+            if not count:
+                raise ConnectionResetError("the peer closed the connection")
+            self._filled += count
+            if self._filled < len(self._target):
+                continue
+            self._filled = 0
+            if self._header is None:
+                header = Header.unpack(bytes(self._head))
+                buffer = machine.buffer_for(header)
+                if buffer is None or not len(buffer):
+                    return header
+                self._header, self._target = header, buffer.data.cast("B")
+            else:
+                header, self._header, self._target = self._header, None, self._head
+                return header
+
+    def _wait(self) -> None:
+        """Let the selector wake only when all of what is awaited, or a good part, has arrived."""
+        awaited = min(len(self._target) - self._filled, _WAKE_BYTES)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, awaited)
+
+
+class Mesh:
+    """The connections of one host to all others, for one generation.
+
+    Args:
+        plan: who sends what.
+        sockets: one for each peer.
+        first_round: the first round to exchange.
+        bell: a file descriptor that becomes readable when local sums arrive.
+    """
+
+    def __init__(
+        self, plan: MeshPlan, sockets: Mapping[int, socket.socket], first_round: int, bell: int
+    ) -> None:
+        self.machine = AllReduce(plan, first_round)
+        self.ready: Apply | None = None
+        self._bell = bell
+        self._connections = {peer: _Connection(sock) for peer, sock in sockets.items()}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(bell, selectors.EVENT_READ)
+        for peer, connection in self._connections.items():
+            self._selector.register(connection.sock, selectors.EVENT_READ, peer)
+
+    def start_round(self, deadline: float, digest: int | None) -> None:
+        """Start a round; see `AllReduce.start_round`."""
+        self._carry_out(self.machine.start_round(deadline, digest))
+
+    def add_local(self, sums: Mapping[TreeNode, NodeSum]) -> None:
+        """Exchange the sums of this host."""
+        self._carry_out(self.machine.add_local(sums))
+
+    def applied(self) -> None:
+        """Go on to the next round."""
+        self.ready = None
+        self.machine.applied()
+
+    def stop(self) -> None:
+        """End the exchange and let the peers know."""
+        self._carry_out(self.machine.stop())
+
+    def poll(self, timeout: float) -> None:
+        """Wait for bytes or for the bell, and process them."""
+        for key, events in self._selector.select(timeout):
+            if key.data is None:
+                os.read(self._bell, 4096)
+            elif self.machine.failure is None:
+                self._process(key.data, events)
+        self._carry_out(self.machine.tick(monotonic()))
+
+    def close(self) -> None:
+        """Send what is queued if possible, and close all connections."""
+        self._selector.close()
+        for connection in self._connections.values():
+            with suppress(OSError):
+                connection.flush()
+            connection.sock.close()
+
+    def _process(self, peer: int, events: int) -> None:
+        connection = self._connections[peer]
+        try:
+            if events & selectors.EVENT_WRITE:
+                connection.flush()
+                self._watch(peer)
+            while events & selectors.EVENT_READ and self.machine.failure is None:
+                header = connection.receive(self.machine)
+                if header is None:
+                    break
+                self._carry_out(self.machine.receive(header))
+        except FrameError:
+            self._carry_out(self.machine.lose(peer, FailureCause.BAD_FRAME))
+        except OSError:
+            self._carry_out(self.machine.lose(peer))
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Apply):
+                self.ready = action
+            elif isinstance(action, Send):
+                try:
+                    self._connections[action.peer].send(action.header, action.payload)
+                    self._watch(action.peer)
+                except OSError:
+                    if self.machine.failure is None:
+                        self._carry_out(self.machine.lose(action.peer))
+                        return
+
+    def _watch(self, peer: int) -> None:
+        """Wait for a socket to become writable only while bytes wait to be sent."""
+        connection = self._connections[peer]
+        if connection.is_sending is not connection.is_watched:
+            connection.is_watched = connection.is_sending
+            write = selectors.EVENT_WRITE if connection.is_sending else 0
+            self._selector.modify(connection.sock, selectors.EVENT_READ | write, peer)

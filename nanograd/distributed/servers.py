@@ -1,0 +1,339 @@
+"""The parameter servers of a group, one on each host with workers, all with the same state."""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from nanograd.distributed import formation
+from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait
+from nanograd.distributed.all_reduce import MeshPlan
+from nanograd.distributed.formation import MeshError
+from nanograd.distributed.members import START_TIMEOUT_S, Member, kill_process, probe
+from nanograd.distributed.shared_memory import MemoryAddress
+from nanograd.runtime import events
+from nanograd.runtime.events import FailureKind, Listener
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import Snapshot
+from nanograd.training.tree import TreeNode, cover
+
+# Longer than a server is busy between two segments, unless its state is large.
+_REPLY_S = 10.0
+# Longer than a server takes to say what it waits for.
+_STATUS_S = 1.0
+
+Hosts = Mapping[str, Sequence[Member]]
+
+
+@dataclass
+class Server:
+    """A parameter server actor."""
+
+    actor: Any
+    ready: Any
+    neighbour: ActorIdentity  # a worker of its host, which is known before the server has started
+    identity: ActorIdentity | None = None
+    token: int = 0
+
+
+class Servers:
+    """Parameter server actors by host.
+
+    Args:
+        recipe: the computation.
+        listener: receives warnings.
+        num_workers: of the whole group, each of which may call a server during a segment.
+        ports: TCP ports for the connections between hosts, in the order to try; 0 for any.
+        shared_memory: whether workers use it where they can.
+        options: of the actors, beside their place.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        listener: Listener,
+        *,
+        num_workers: int,
+        ports: Sequence[int],
+        shared_memory: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._recipe, self._listener, self._options = recipe, listener, options
+        # One thread for each worker that calls, one for `stop` and one for `waiting`.
+        self._num_threads, self._ports, self._shared_memory = num_workers + 2, ports, shared_memory
+        # Hosts that cannot be connected to the others: their workers call the first server.
+        self._outside = set[str]()
+        self.present: dict[str, Server] = {}
+
+    # Membership
+
+    def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
+        """Provide a server on each host, its memory and the connections between them.
+
+        Args:
+            hosts: the present workers by host.
+            generation: number of the membership.
+            state: returns the state from which new servers start.
+        """
+        while True:
+            groups = self._groups(hosts)
+            new = [host for host in groups if host not in self.present]
+            if new:
+                snapshot = state()
+                for host in new:
+                    self._start(host, snapshot, hosts[host][0].identity)
+            for host in [host for host in self.present if host not in groups]:
+                self.drop(host)
+            self.present = {host: self.present[host] for host in groups}
+            for host in groups:
+                self.identity(host)
+            self._open(groups)
+            try:
+                if len(groups) > 1:
+                    self._connect(groups, generation)
+                return
+            except MeshError as error:
+                self._leave_out(error, list(groups))
+
+    def of(self, host: str) -> Server:
+        """Return the server for the workers of a host."""
+        return self.present.get(host) or next(iter(self.present.values()))
+
+    def identity(self, host: str) -> ActorIdentity:
+        """Return the identity of a server, when it has started."""
+        server = self.present[host]
+        if server.identity is None:
+            server.identity = ray.get(server.ready, timeout=START_TIMEOUT_S)
+        return server.identity
+
+    def await_started(self) -> None:
+        """Wait for the servers that are starting: they do not reply to a probe yet."""
+        for host in self.present:
+            with suppress(RayError):  # a probe finds the failure
+                self.identity(host)
+
+    def drop(self, host: str, how: FailureKind | None = None) -> None:
+        """Remove a server, by force if it still runs."""
+        server = self.present.pop(host)
+        if how is not None:  # what comes back may be reached again
+            self._outside.discard(host)
+        # Its identity is known since its start: if its host is gone, a call cannot ask any more.
+        if how is FailureKind.UNRESPONSIVE and server.identity is not None:
+            kill_process(server.identity)
+        ray.kill(server.actor)
+
+    def close(self) -> None:
+        """End all servers."""
+        for host in list(self.present):
+            self.drop(host)
+
+    # State
+
+    def level(self) -> int:
+        """Bring all servers to the round of the one that is ahead, and return the round."""
+        reached = self._call("forget")
+        ahead = max(reached, key=reached.__getitem__)
+        behind = [host for host, round_ in reached.items() if round_ < reached[ahead]]
+        if behind:
+            state = self.present[ahead].actor.snapshot.remote()
+            ray.get([self.present[host].actor.restore.remote(state) for host in behind])
+        return int(reached[ahead])
+
+    def snapshot(self, reply_s: float) -> Snapshot:
+        """Return a copy of the state of the first server that answers, this host's if possible.
+
+        Raises:
+            RayError: none does.
+        """
+        error: RayError | None = None
+        here = ray.get_runtime_context().get_node_id()
+        for host in sorted(self.present, key=lambda host: host != here):
+            server = self.present[host]
+            ref = server.actor.snapshot.remote()
+            try:
+                while True:
+                    try:
+                        snapshot: Snapshot = ray.get(ref, timeout=_REPLY_S)
+                        return snapshot
+                    except GetTimeoutError:  # a large state over a slow link is no failure
+                        if how := probe([server.actor], reply_s, CONCURRENT)[0]:
+                            raise GetTimeoutError(how) from None
+            except RayError as failure:
+                error = failure
+        raise error or GetTimeoutError("no server")
+
+    # Rounds
+
+    def run(self, until: int, deadline_s: float) -> dict[str, Any]:
+        """Start a segment of rounds on all servers, and return the calls."""
+        return {
+            host: server.actor.run.remote(until, deadline_s)
+            for host, server in self.present.items()
+        }
+
+    def stop(self) -> None:
+        """End the segment of rounds on all servers."""
+        for server in self.present.values():
+            server.actor.stop.options(concurrency_group=CONCURRENT).remote()
+
+    def wait(self) -> Wait | None:
+        """Return what the current round waits for: the host that is behind and waits for no other.
+
+        A host that does not reply is behind. None between two segments.
+        """
+        calls = {
+            server.actor.waiting.options(concurrency_group=CONCURRENT).remote(): server
+            for server in self.present.values()
+        }
+        done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_STATUS_S)
+        waits = []
+        for ref in done:
+            try:
+                waits.append(ray.get(ref))
+            except RayError:
+                silent.append(ref)
+        waits = [each for each in waits if each is not None]
+        if not waits:
+            return None
+        slowest = min(waits, key=lambda each: (each.round, each.is_remote))
+        names = [f"host {calls[ref].neighbour}" for ref in silent] or slowest.waits_for
+        seconds = max(each.seconds for each in waits)
+        return Wait(slowest.round, seconds, tuple(names), is_remote=bool(silent))
+
+    # One membership
+
+    def _groups(self, hosts: Hosts) -> dict[str, list[Member]]:
+        """Return the workers by the host of their server."""
+        inside = [host for host in hosts if host not in self._outside] or [next(iter(hosts))]
+        groups: dict[str, list[Member]] = {host: [] for host in inside}
+        for host, members in hosts.items():
+            groups[host if host in groups else inside[0]] += members
+        return groups
+
+    def _start(self, host: str, snapshot: Snapshot, neighbour: ActorIdentity) -> None:
+        remote: Any = ray.remote  # its types do not know concurrency groups
+        actor = remote(
+            **self._options,
+            num_cpus=0,
+            concurrency_groups={CONCURRENT: self._num_threads},
+            # Node affinity does not help: a host that is asked to place an actor may have joined a
+            # moment ago and not know that one yet. Soft, it then keeps the actor itself (4 of 10
+            # while a host joined); hard, it fails. For a label it waits.
+            label_selector={"ray.io/node-id": host},
+        )(ServerActor).remote(self._recipe, snapshot)
+        self.present[host] = Server(actor, actor.identify.remote(), neighbour)
+
+    def _open(self, groups: Hosts) -> None:
+        """Create memory on each host for the tree nodes of its workers, and let them attach."""
+        nodes = {host: tuple(n for m in each for n in m.nodes) for host, each in groups.items()}
+        addresses: dict[str, MemoryAddress] = self._call(
+            "open", {host: (each, len(nodes) == 1) for host, each in nodes.items()}
+        )
+        for host, address in addresses.items():
+            self.present[host].token = address.token
+        if not self._shared_memory:
+            return
+        calls = {
+            each.actor.attach.remote(addresses[host]): each
+            for host, members in groups.items()
+            for each in members
+        }
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPLY_S)
+        for ref in done:
+            with suppress(RayError):  # the segment that follows finds the failure
+                if not ray.get(ref) and calls[ref].identity.host in groups:
+                    self._warn_of_calls(calls[ref].identity)
+
+    def _warn_of_calls(self, worker: ActorIdentity) -> None:
+        self._listener(
+            events.warning(
+                f"process {worker.pid} on {worker} cannot open the memory of the parameter server "
+                "of its own host: its vectors travel in calls, which are slower"
+            )
+        )
+
+    def _connect(self, groups: Hosts, generation: int) -> None:
+        """Form a mesh between all hosts.
+
+        Raises:
+            MeshError: two hosts cannot be connected.
+        """
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            raise MeshError("RAY_USE_TLS demands encryption, which connections of ours lack")
+        endpoints = _results(self._call("listen", dict.fromkeys(groups, (self._ports,))))
+        key = secrets.token_bytes(formation.KEY_BYTES)
+        root = (0, self._recipe.plan.num_shards)
+        nodes = tuple(_cover(root, members) for members in groups.values())
+        num_parameters = self._recipe.architecture.num_parameters
+        plans = {
+            host: MeshPlan(
+                generation=generation,
+                me=index,
+                nodes=nodes,
+                root=root,
+                num_parameters=num_parameters,
+            )
+            for index, host in enumerate(groups)
+        }
+        joined = {host: (plan, key, endpoints) for host, plan in plans.items()}
+        refused = sum(_results(self._call("join", joined, formation.FORMATION_S + _REPLY_S)))
+        if refused:
+            self._listener(
+                events.warning(f"{refused} connections to the parameter servers were refused")
+            )
+
+    def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
+        """Let the workers of hosts that cannot be connected call the first server."""
+        ends = [host for pair in failure.pairs for host in pair]
+        counts = [ends.count(host) for host in range(len(hosts))]
+        # The one that misses most connections, the last of them; all but the first without a clue.
+        worst = max(range(len(hosts)), key=lambda index: (counts[index], index))
+        out = [hosts[worst]] if failure.pairs else hosts[1:]
+        names = ", ".join(str(self.present[host].neighbour) for host in out)
+        self._outside |= set(out)
+        self._listener(
+            events.warning(f"vectors of {names} travel in calls, which are slower: {failure}")
+        )
+
+    def _call(
+        self,
+        method: str,
+        arguments: Mapping[str, tuple[Any, ...]] | None = None,
+        timeout_s: float = _REPLY_S,
+    ) -> dict[str, Any]:
+        """Call a method of all servers at once; raise an error of their code as it was raised."""
+        refs = {
+            host: getattr(server.actor, method).remote(*(arguments or {}).get(host, ()))
+            for host, server in self.present.items()
+        }
+        try:
+            return dict(zip(refs, ray.get(list(refs.values()), timeout=timeout_s), strict=True))
+        except RayTaskError as error:
+            if isinstance(error.cause, RayError):
+                raise
+            raise error.cause from error
+
+
+def _results(results: Mapping[str, Any]) -> list[Any]:
+    """Return the results of a call to all servers, by index.
+
+    Raises:
+        MeshError: some are such errors, or a server has no port.
+    """
+    errors = [each for each in results.values() if isinstance(each, MeshError)]
+    if not errors:
+        return list(results.values())
+    pairs = frozenset[tuple[int, int]]().union(*(each.pairs for each in errors))
+    alone = [i for i, each in enumerate(results.values()) if isinstance(each, MeshError)]
+    raise MeshError(str(errors[0]), pairs or frozenset((index, index) for index in alone))
+
+
+def _cover(root: TreeNode, members: Sequence[Member]) -> tuple[TreeNode, ...]:
+    """Return the tree nodes of a host's sums, the largest over the shards of its workers."""
+    shards = frozenset(s for each in members for node in each.nodes for s in range(*node))
+    return tuple(cover(root, shards))

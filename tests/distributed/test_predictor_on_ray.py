@@ -1,0 +1,52 @@
+"""The example of `nanograd.Predictor` in Ray Data gives the predictions of the command."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanograd import commands
+from nanograd.config.command_configs import PredictConfig
+from nanograd.data.mnist import Mnist
+from nanograd.digits.form import to_png
+from nanograd.models import model as model_io
+from tests.conftest import ROOT
+from tests.helpers.image_columns import raw
+from tests.helpers.models import some_model
+from tests.helpers.processes import run_python
+
+PAGE = (ROOT / "docs/ray-data.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_documented_pipeline_has_the_predictions_of_the_command(
+    sample: Mnist, tmp_path: Path
+) -> None:
+    model_io.save(some_model(), str(tmp_path / "runs/1/model"))
+    images = sample.test.images[:193]
+    rows = [b"no picture", *raw(images).to_pylist()]
+    (tmp_path / "rows").mkdir()
+    table = pa.table({"id": range(194), "image": rows, "label": [7] * 194})
+    pq.write_table(table, tmp_path / "rows/a.parquet")
+    parquet, photos = BLOCKS
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/7.png").write_bytes(to_png(images[0]))
+    start = 'import ray\nray.init(address="local", num_cpus=2, include_dashboard=False)\n'
+
+    done = run_python(start + parquet + photos, tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "7.png" in done.stdout
+    settings = {"model": str(tmp_path / "runs/1/model"), "workers": 0, "keep": ("id",)}
+    config = PredictConfig(**settings, output=str(tmp_path / "out"))
+    commands.predict(config, [str(tmp_path / "rows")])
+    expected = pq.read_table(tmp_path / "out/predictions").sort_by("id")
+    found = pq.read_table(tmp_path / "read").sort_by("id")
+    assert found["reason"].to_pylist() == ["broken_image", *[None] * 193]
+    assert found["prediction"].to_pylist() == [None, *expected["prediction"].to_pylist()]
+    assert found["label"].to_pylist() == [None, *expected["label"].to_pylist()]
+    np.testing.assert_allclose(
+        found["confidence"].to_numpy()[1:], expected["confidence"].to_numpy(), rtol=1e-5
+    )
