@@ -1,29 +1,70 @@
-"""The account of a prediction: counts of a part, and the summary of all parts.
+"""The account of a prediction: counts, their summary, and the list of the most doubtful rows.
 
 Counts are whole numbers by name, so that receipts can be added up in any order. `confusion` counts
 (label, prediction) as "7 as 1"; `..._by_confidence` counts by tenths, and
-`millionths_by_confidence` adds up the confidences of rows with a label, in millionths.
+`millionths_by_confidence` adds up the confidences of rows with a label, in millionths;
+`..._by_doubt` counts by twentieths of a power of ten, from 1 to a millionth. `details` lists the
+commonest details of quarantine, each with its number of rows and the first of them.
+
+    OUT/_review/part-NAME.parquet   the most doubtful rows of a part, as many as the list may need
+    OUT/review.parquet              those of all parts, the most doubtful first, with pictures
+
+Doubt is 1 - confidence x (1 - unfamiliar / 4). Equal rows are ordered by file and number, so the
+list does not depend on the order in which parts are done.
 """
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanograd.batch.part import Part, Receipt
-from nanograd.data.dataset import NUM_CLASSES
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.form import to_png
+from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
+from nanograd.pictures.fast_png import encode_plain
+from nanograd.runtime import storage
 from nanograd.tables.images import Images
+from nanograd.tables.writers import PREDICTIONS, to_parquet
 
 # The most confident mistakes kept of each part, and of the whole job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20
+# The commonest details of quarantine, the same.
+_DETAILS_OF_PART, _DETAILS_OF_JOB = 10, 10
 
+# Levels of doubt: twentieths of a power of ten, from 1 to a millionth.
+NUM_LEVELS = 121
 Mistake = dict[str, Any]
+Detail = dict[str, Any]
+
+
+# The columns of predictions that are counted.
+COUNTED = ("label", "prediction", "confidence", "unfamiliar")
+
+REVIEW, _OF_PARTS = "review.parquet", "_review"
+
+# The most rows of the list, of a part, and the least that a part keeps if it has them.
+MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
+# Rows that a part keeps at most, as a multiple of its share.
+_CONCENTRATION = 4
+# Files of parts that are read at once.
+_NUM_THREADS = 16
+
+_COLUMNS = ("source_file", "source_row", "prediction", "confidence", "unfamiliar", "label")
+_KEPT = pa.schema([("doubt", pa.float32()), *(PREDICTIONS.field(name) for name in _COLUMNS)])
+_PART = _KEPT.append(pa.field("pixels", pa.binary(NUM_PIXELS)))
+_LIST = _KEPT.append(pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+_ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
 
 
 def count_part(
@@ -34,16 +75,22 @@ def count_part(
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()
     tenths = np.minimum(confidence * 10, 9).astype(np.int64)
+    levels = np.floor(-20 * np.log10(np.maximum(doubt_of(predictions), 1e-6))).astype(np.int64)
+    doubt = np.clip(levels, 0, NUM_LEVELS - 1)
     known, correct = label >= 0, label == prediction
-    num_broken = int(part.rejection is not None)
+    details = _count_details(part, quarantine)
+    quarantined = sum(each["rows"] for each in details)
+    # The line of a file counts for its rows, or if they are unknown for one that is no row.
+    num_broken = int(part.rejection is not None and part.num_rows == 0)
     return {
-        "rows": len(predictions) + len(quarantine) - num_broken,
+        "rows": len(predictions) + quarantined - num_broken,
         "predicted": len(predictions),
-        "quarantined": len(quarantine),
+        "quarantined": quarantined,
         "broken_files": num_broken,
         "labelled": int(known.sum()),
         "correct": int(correct.sum()),
-        "reasons": dict(sorted(Counter(quarantine.column("reason").to_pylist()).items())),
+        "reasons": _count_reasons(details),
+        "details": details[:_DETAILS_OF_PART],
         "predicted_as": _count(prediction),
         "confusion": _confusion_to_receipt(
             confusion_matrix(prediction[known], label[known], NUM_CLASSES)
@@ -52,22 +99,30 @@ def count_part(
         "labelled_by_confidence": _count(tenths[known]),
         "millionths_by_confidence": _sum_millionths(tenths[known], confidence[known]),
         "correct_by_confidence": _count(tenths[correct]),
+        "labelled_by_doubt": _count(doubt[known]),
+        "correct_by_doubt": _count(doubt[correct]),
+        "unfamiliar": pc.sum(pc.greater(predictions.column("unfamiliar"), UNFAMILIAR)).as_py() or 0,
         "worst": _most_confident(mistakes, _WORST_OF_PART),
     }
 
 
 def find_mistakes(
-    file: str, first_row: int, found: Images, scores: NDArray[np.float32]
+    sources: Callable[[int], tuple[str, int]], found: Images, scores: NDArray[np.float32]
 ) -> list[Mistake]:
-    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures."""
-    images, rows, labels = found
+    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures.
+
+    Args:
+        sources: the file of a row, and its number there.
+        found: the images.
+        scores: of the images.
+    """
+    images, rows, labels = found.images, found.rows, found.labels
     best, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero((labels >= 0) & (best != labels))
     wrong = wrong[np.lexsort((rows[wrong], -confidence[wrong]))][:_WORST_OF_PART]
     return [
         {
-            "source_file": file,
-            "source_row": first_row + int(rows[at]),
+            **dict(zip(("source_file", "source_row"), sources(int(rows[at])), strict=True)),
             "label": int(labels[at]),
             "prediction": int(best[at]),
             "confidence": round(float(confidence[at]), 6),
@@ -81,15 +136,69 @@ def summarise(total: Receipt) -> dict[str, Any]:
     """Return the content of `_summary.json` from the sum of all receipts.
 
     It has the counts; accuracy (None without labels) and confusion, 10 x 10, rows labels, columns
-    predictions; the most confident mistakes with their 28 x 28 pictures as PNG in base64.
+    predictions; the most confident mistakes with their 28 x 28 pictures as PNG in base64; the
+    commonest details of quarantine, each with a row.
     """
     labelled = total["labelled"]
+    counts = {name: dict(sorted(v.items())) for name, v in total.items() if isinstance(v, dict)}
     return {
         **total,
+        **counts,
         "accuracy": total["correct"] / labelled if labelled else None,
         "confusion": _confusion_of_receipt(total["confusion"]).tolist() if labelled else None,
         "worst": _most_confident(total["worst"], _WORST_OF_JOB),
+        "details": _commonest(total.get("details", []))[:_DETAILS_OF_JOB],  # receipts had none
     }
+
+
+def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to check about the rows of a finished job, as sentences."""
+    if dark := summary.get("dark_on_light"):
+        yield (
+            f"{dark:,} rows of raw pixels have a bright border and were taken for dark ink on "
+            "light paper; confirm with --polarity dark-on-light, or set light-on-dark"
+        )
+    if bad := summary.get("bad_labels"):
+        yield (
+            f"{bad:,} rows have a label that is not a digit; they are predicted, and their label "
+            "is null"
+        )
+
+
+def describe(detail: Mapping[str, Any]) -> str:
+    """Describe one of `details` with its first row.
+
+    >>> describe({"reason": "blank", "detail": "no ink", "source_file": "a", "source_row": 7})
+    'blank: no ink (first: row 7 of a)'
+    """
+    return f"{detail['reason']}: {detail['detail']} (first: {first_row(detail)})"
+
+
+def first_row(detail: Mapping[str, Any]) -> str:
+    """Name the first row of one of `details`, or the file if no row of it was read."""
+    row = "" if detail["source_row"] is None else f"row {detail['source_row']:,} of "
+    return f"{row}{detail['source_file']}"
+
+
+def _count_details(part: Part, quarantine: pa.Table) -> list[Detail]:
+    each = max(part.num_rows, 1) if part.rejection else 1
+    return _commonest({**row, "rows": each} for row in quarantine.to_pylist())
+
+
+def _commonest(details: Iterable[Detail]) -> list[Detail]:
+    """Add up the rows of equal details and keep the first row of each, the commonest first."""
+    found: dict[tuple[str, str], Detail] = {}
+    for each in sorted(details, key=lambda each: (each["source_file"], each["source_row"] or 0)):
+        first = found.setdefault((each["reason"], each["detail"]), {**each, "rows": 0})
+        first["rows"] += each["rows"]
+    return sorted(found.values(), key=lambda each: (-each["rows"], each["reason"], each["detail"]))
+
+
+def _count_reasons(details: Iterable[Detail]) -> dict[str, int]:
+    reasons: Counter[str] = Counter()
+    for each in details:
+        reasons[each["reason"]] += each["rows"]
+    return dict(sorted(reasons.items()))
 
 
 def _confusion_to_receipt(confusion: NDArray[np.int64]) -> dict[str, int]:
@@ -121,3 +230,117 @@ def _sum_millionths(tenths: NDArray[np.int64], confidence: NDArray[np.floating])
     """Sum confidences as whole millionths, whose sum does not depend on the order."""
     millionths = np.rint(confidence * 1e6).astype(np.int64)
     return {str(each): int(millionths[tenths == each].sum()) for each in np.unique(tenths)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The rows to list; of each part at most `_CONCENTRATION` times its share."""
+
+    share: float = 0.02  # of the predicted rows, the most doubtful ones; 0 for no list
+    below: float | None = None  # instead, all rows less certain than this, 1 - doubt
+
+    def of_part(self, num_rows: int) -> int:
+        """Return how many rows a part of so many keeps."""
+        if self.below is not None:
+            return MAX_OF_PART
+        wanted = ceil(_CONCENTRATION * self.share * num_rows)
+        return min(max(wanted, LEAST_OF_PART), MAX_OF_PART) if self.share else 0
+
+    def of_job(self, num_rows: int) -> int:
+        """Return how many rows the list of a job with so many predictions has."""
+        wanted = MAX_ROWS if self.below is not None else ceil(self.share * num_rows)
+        return min(wanted, MAX_ROWS)
+
+
+TWO_PERCENT = Selection()
+
+
+class PartReview:
+    """The most doubtful rows of a part, collected batch by batch."""
+
+    def __init__(self, selection: Selection, num_rows: int) -> None:
+        self._limit, self._below = selection.of_part(num_rows), selection.below
+        self._rows = pa.Table.from_batches([], _PART)
+
+    def add(self, predictions: pa.Table, images: NDArray[np.uint8]) -> None:
+        """Add rows of predictions and their (n, 784) uint8 images."""
+        doubt = doubt_of(predictions)
+        chosen = np.arange(len(doubt))
+        if self._below is not None:
+            chosen = chosen[doubt > np.float32(1 - self._below)]
+        if len(self._rows) == self._limit > 0:
+            chosen = chosen[doubt[chosen] >= self._rows.column("doubt")[-1].as_py()]
+        if len(chosen) > self._limit > 0:
+            least = np.partition(doubt[chosen], -self._limit)[-self._limit]
+            chosen = chosen[doubt[chosen] >= least]
+        if not self._limit or not len(chosen):
+            return
+        rows = predictions.select(_COLUMNS).take(pa.array(chosen))
+        buffers = [None, pa.py_buffer(np.ascontiguousarray(images[chosen]))]
+        pixels = pa.Array.from_buffers(_PART.field("pixels").type, len(chosen), buffers)
+        rows = pa.table([pa.array(doubt[chosen]), *rows.columns, pixels], _PART)
+        self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
+
+    def finish(self, stem: str) -> dict[str, bytes]:
+        """Return the content of the part's file by its name; none without rows."""
+        if not len(self._rows):
+            return {}
+        return {f"{_OF_PARTS}/{stem}.parquet": to_parquet(self._rows)}
+
+
+def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
+    """Compute the doubt of each row of predictions, (n,) float32 in [0, 1]."""
+    unfamiliar = predictions.column("unfamiliar").fill_null(0).to_numpy()
+    confidence = predictions.column("confidence").to_numpy()
+    return np.asarray(1 - confidence * (1 - unfamiliar / 4), np.float32)
+
+
+def gather(
+    selection: Selection, receipts: Sequence[Receipt], place_of: Callable[[Receipt], str]
+) -> dict[str, bytes]:
+    """Make the list of a job from the files of its parts.
+
+    Args:
+        selection: the rows to list.
+        receipts: of all parts.
+        place_of: returns the folder or URI below which the files of a part are.
+
+    Returns:
+        The content of the list by its name; none if no list is wanted.
+    """
+    if not selection.of_part(1):
+        return {}
+    number = selection.of_job(sum(receipt["predicted"] for receipt in receipts))
+    rows, waiting = pa.Table.from_batches([], _PART), list[pa.Table]()
+    for table in _read(receipts, place_of):
+        waiting.append(table)
+        if sum(map(len, waiting)) > number:
+            rows, waiting = _first(pa.concat_tables([rows, *waiting]), number), []
+    return {REVIEW: to_parquet(_with_pictures(_first(pa.concat_tables([rows, *waiting]), number)))}
+
+
+def _read(receipts: Iterable[Receipt], place_of: Callable[[Receipt], str]) -> Iterator[pa.Table]:
+    places = [
+        storage.join(place_of(receipt), name)
+        for receipt in receipts
+        for name in receipt["files"]
+        if name.startswith(f"{_OF_PARTS}/")
+    ]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for start in range(0, len(places), _NUM_THREADS):
+            for data in pool.map(storage.read, places[start : start + _NUM_THREADS]):
+                yield pq.read_table(pa.BufferReader(data)).cast(_PART)
+
+
+def _first(rows: pa.Table, number: int) -> pa.Table:
+    """Return the most doubtful rows in their order."""
+    return rows.take(pc.sort_indices(rows, _ORDER)[:number])
+
+
+def _with_pictures(rows: pa.Table) -> pa.Table:
+    images = [
+        {"bytes": encode_plain(pixels), "path": None}
+        for pixels in rows.column("pixels").to_pylist()
+    ]
+    pictures = pa.array(images, _LIST.field("image").type)
+    return pa.table([*rows.drop("pixels").columns, pictures], _LIST)

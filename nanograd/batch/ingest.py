@@ -8,10 +8,11 @@ OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from nanograd.batch.earlier import Earlier, find_earlier
 from nanograd.batch.inputs import InputFile, expand_pictures
 from nanograd.batch.job import Job
 from nanograd.batch.labels import Label, find_labels, parse_label_source
@@ -24,6 +25,12 @@ from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
 from nanograd.tables.writers import as_text, quarantine_table, to_parquet
+
+# Size, time of change and label of each file.
+Versions: TypeAlias = dict[str, tuple[int, int, Label]]
+
+# Raised with each change of what the same picture becomes.
+REVISION = 1
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -58,10 +65,10 @@ class IngestWork:
                 except UnreadableError as error:
                     rejected.append((file, Rejection(0, error.reason, error.detail)))
         schema = ROWS_WITH_ORIGINALS if self.keep_original else ROWS
-        files = {f"part-{part.id}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
+        files = {f"{part.stem}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejected:
             table = quarantine_table(rejected)
-            files[f"_quarantine/part-{part.id}.parquet"] = to_parquet(table)
+            files[f"_quarantine/{part.stem}.parquet"] = to_parquet(table)
         counts = {
             "rows": len(part.files),
             "ingested": len(rows),
@@ -88,6 +95,8 @@ def plan(
     label_from: str = "auto",
     keep_original: bool = False,
     overwrite: bool = False,
+    sync: bool = False,
+    limit: int | None = None,
     listener: Listener = ignore,
 ) -> tuple[Job, IngestWork]:
     """Plan an ingestion: find every file and its label, and cut them into parts.
@@ -101,6 +110,8 @@ def plan(
         label_from: see `labels.parse_label_source`.
         keep_original: whether each row keeps its file.
         overwrite: see `Job`.
+        sync: whether to replace rows of changed pictures and drop those of removed ones.
+        limit: number of pictures to read; None for all.
         listener: receives messages about pictures without a label.
 
     Raises:
@@ -109,25 +120,45 @@ def plan(
         UsageError: the pattern of labels is invalid.
     """
     source = parse_label_source(label_from)
-    # The parts' ids depend on the order of these.
     choices: dict[str, Any] = {"polarity": polarity, "keep_original": keep_original}
     settings = {**asdict(reader), "formats": list(reader.formats), **choices}
-    files = expand_pictures(inputs)
-    labels = find_labels([file.place for file in files], inputs, source, listener)
-    parts = []
-    for run in _cut(files, part_rows):
-        group, group_labels = files[run], tuple(labels[run])
-        part = Part(
-            id=part_id(settings, group_labels, *group),
-            files=tuple(file.place for file in group),
-            num_rows=len(group),
-            labels=group_labels,
-        )
-        parts.append(part)
-    identity = {"command": "ingest", **settings, "parts": [part.id for part in parts]}
+    identity = {"command": "ingest", "revision": REVISION, "limit": limit, **settings}
     place = storage.absolute(output)
-    job = Job(place=place, identity=identity, parts=parts, overwrite=overwrite)
+    files = expand_pictures(inputs)[:limit]
+    labels = find_labels([file.place for file in files], inputs, source, listener)
+    versions = {
+        file.place: (file.num_bytes, file.mtime_ns, label)
+        for file, label in zip(files, labels, strict=True)
+    }
+    earlier = Earlier()
+    if not overwrite:
+        earlier = find_earlier(place, identity, versions, sync=sync, listener=listener)
+    done = earlier.files()
+    new_files = [file for file in files if file.place not in done]
+    # The parts' ids depend on the order of the settings.
+    parts = [_part(settings, new_files[run], versions) for run in _cut(new_files, part_rows)]
+    job = Job(
+        place=place,
+        identity=identity,
+        parts=parts,
+        earlier=earlier,
+        overwrite=overwrite,
+        describe=lambda: {"files": len(files), "new_files": len(new_files)},
+    )
     return job, IngestWork(place=place, reader=reader, **choices)
+
+
+def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versions) -> Part:
+    places = tuple(file.place for file in files)
+    labels = tuple(versions[place][2] for place in places)
+    return Part(
+        id=part_id(settings, labels, *files),
+        name=part_id(places[0]),
+        files=places,
+        versions=tuple(versions[place] for place in places),
+        num_rows=len(places),
+        labels=labels,
+    )
 
 
 def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
@@ -138,4 +169,5 @@ def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
         if end > start and (end - start == part_rows or num_bytes > _PART_BYTES):
             yield slice(start, end)
             start, num_bytes = end, file.num_bytes
-    yield slice(start, len(files))
+    if files:
+        yield slice(start, len(files))

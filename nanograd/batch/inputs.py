@@ -1,14 +1,33 @@
 """The input files of a batch job: files, folder trees and globs, local or in an object store."""
 
 import glob
+import os
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from nanograd.errors import DataError
+from fsspec.utils import glob_translate
+
+from nanograd.data.csv import CSV
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
 from nanograd.runtime import storage
+from nanograd.runtime.events import Listener, ignore, warning
+
+TABLES = (".parquet", ".pq")
+
+# Files of tables whose Parquet files also hold rows that were deleted or replaced; kind, package.
+_LAKES = {
+    "_delta_log/*": ("a Delta table", "deltalake"),
+    "metadata/*.metadata.json": ("an Iceberg table", "pyiceberg"),
+    ".hoodie/*": ("a Hudi table", "hudi"),
+}
+
+
+_LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
 
 
 class InputFile(NamedTuple):
@@ -22,7 +41,7 @@ class InputFile(NamedTuple):
 def expand(
     inputs: Sequence[str], suffixes: tuple[str, ...], hint: str = "check the path"
 ) -> list[InputFile]:
-    """List all input files, sorted, none twice.
+    """List all input files, sorted, none twice, also if links lead to it.
 
     In folders only files with one of the suffixes count, and names that begin with `_` or `.` are
     skipped, as Spark, Hive and Arrow do. A file named directly is always taken.
@@ -33,14 +52,77 @@ def expand(
         hint: advice if none is found.
 
     Raises:
-        DataError: an input does not exist, or no file is found.
+        DataError: an input does not exist, no file is found, or tables are looked for in a Delta,
+            Iceberg or Hudi table.
+        StorageError: a folder cannot be listed.
     """
-    found: set[InputFile] = set()
-    for place in inputs:
-        found |= set(_expand_one(storage.absolute(place), suffixes))
+    found: dict[str, InputFile] = {}
+    for place in map(storage.absolute, inputs):
+        find = _find_remote if storage.is_remote(place) else _find_local
+        for real, file in find(place, suffixes):
+            same = (file, found.get(real, file))
+            found[real] = min(same, key=lambda each: (each.place != real, each.place))
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
-    return sorted(found)
+    return sorted(found.values())
+
+
+def expand_tables(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    pictures_expected: bool = False,
+    listener: Listener = ignore,
+) -> list[InputFile]:
+    """List all Parquet and CSV files, as `expand` does.
+
+    CSV files beside Parquet files may be lists of labels or outputs: they count if an input names
+    their ending.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        output: absolute place of a file that the job will write.
+        pictures_expected: whether rows refer to pictures, which may be beside them.
+        listener: receives a warning about files that are not read.
+
+    Raises:
+        UsageError: an input is a picture, or the inputs include the output.
+    """
+    named = {storage.absolute(each) for each in inputs}
+    hint = "`nanograd ingest` makes them of pictures"
+    files = expand(inputs, (*TABLES, *CSV, *SUFFIXES), hint)
+    pictures = [file.place for file in files if file.place.lower().endswith(SUFFIXES)]
+    if direct := named.intersection(pictures):
+        raise UsageError(
+            f"{min(direct)} is a picture; `nanograd ingest` makes rows of it that can be predicted"
+        )
+    if len(pictures) == len(files):
+        raise DataError(f"no {', '.join(TABLES)} or .csv files in {', '.join(inputs)}; {hint}")
+    texts = [file.place for file in files if file.place.lower().endswith(CSV)]
+    takes_csv = len(texts) + len(pictures) == len(files) or any(
+        each.lower().endswith(CSV) for each in inputs
+    )
+    if around := [each for each in sorted(named) if _includes(each, output, csv=takes_csv)]:
+        raise UsageError(
+            f"the output, {output.rpartition('/')[0]}, lies in the input {around[0]} and would be "
+            "input next time; choose another --output"
+        )
+    if pictures and not pictures_expected:
+        listener(
+            warning(
+                f"{len(pictures):,} pictures, such as {pictures[0]}, are not predicted; "
+                "`nanograd ingest` makes rows of them"
+            )
+        )
+    if texts and not takes_csv:
+        listener(
+            warning(
+                f"{len(texts):,} CSV files beside Parquet files, such as {texts[0]}, are not "
+                "predicted; name them to predict them"
+            )
+        )
+    left_out = {*pictures, *([] if takes_csv else texts)}
+    return [file for file in files if file.place not in left_out]
 
 
 def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
@@ -61,35 +143,133 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
     return sorted(files)
 
 
-def _expand_one(place: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
-    if storage.is_remote(place):
-        for each in storage.files_below(place):
-            file = InputFile(*each)
-            name = file.place.removeprefix(place.rstrip("/") + "/")
-            if file.place == place or _matches(name, suffixes):
-                yield file
+def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
+    """Raise DataError unless a file is the one that was planned.
+
+    Args:
+        file: path or URI.
+        version: size, time of change and, in an object store that has one, `entity_tag`.
+    """
+    try:
+        if storage.is_remote(file) and len(version) > 2:
+            with storage.open_file(file) as stream:
+                found = [stream.size(), version[1], entity_tag(stream)]
+        elif storage.is_remote(file):
+            [(_, *found)] = storage.files_below(file)
+        else:
+            status = os.stat(file)  # noqa: PTH116 - a Path takes three times as long
+            found = [status.st_size, status.st_mtime_ns]
+    except (FileNotFoundError, DataError):
+        found = []
+    if found != list(version):
+        raise DataError(f"{file} was changed after the job began; start the job again")
+
+
+def entity_tag(stream: Any) -> str | None:
+    """Return the tag that an object store gave to the content of a file; None without one."""
+    tag = (stream.metadata() or {}).get("ETag")
+    return None if tag is None else tag.decode(errors="replace")
+
+
+def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, InputFile]]:
+    """Yield files, each after its place without links."""
+    # Path.glob takes no absolute pattern.
+    found = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))  # noqa: PTH207
+    # A dangling link or a pipe is found, too.
+    matches = [each for each in map(Path, found) if each.is_file() or each.is_dir()]
+    if not matches:
+        raise DataError(f"{place}: there is no such file or folder; check the path")
+    seen: set[str] = set()
+    for match in matches:
+        if match.is_dir():
+            yield from _walk(match, suffixes, seen)
+        else:
+            _check_plain(str(match.parent), suffixes)
+            status = match.stat()
+            file = InputFile(str(match), status.st_size, status.st_mtime_ns)
+            yield os.path.realpath(match), file
+
+
+def _walk(
+    folder: Path, suffixes: tuple[str, ...], seen: set[str]
+) -> Iterator[tuple[str, InputFile]]:
+    """Yield the visible files below a folder; linked folders last, and none that was seen."""
+    direct = [(str(folder), os.path.realpath(folder))]
+    linked: list[tuple[str, str]] = []
+    while direct or linked:
+        path, real = (direct or linked).pop(0)
+        if real in seen:
+            continue
+        seen.add(real)
+        _check_plain(path, suffixes)
+        for entry in _visible_entries(path):
+            is_link = entry.is_symlink()
+            target = os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
+            if entry.is_dir():
+                (linked if is_link else direct).append((entry.path, target))
+            elif entry.name.lower().endswith(suffixes) and entry.is_file():
+                status = entry.stat()
+                yield target, InputFile(entry.path, status.st_size, status.st_mtime_ns)
+
+
+def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [each for each in entries if not each.name.startswith(("_", "."))]
+    except OSError as error:
+        raise StorageError(f"cannot list {folder}: {error.strerror}") from error
+
+
+def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, InputFile]]:
+    """Yield files, each after its place."""
+    base = place
+    if glob.has_magic(place) and not storage.exists(place):
+        base = re.split(r"[*?[]", place)[0].rpartition("/")[0]
+    empty = base != place and not storage.exists(base)
+    listed = [] if empty else storage.files_below(base)
+    for name, _, _ in listed:
+        if any(word in name for word in _LAKE_FOLDERS):
+            _check_plain(name, suffixes)
+    found = [InputFile(*each) for each in listed if _takes(place, each[0], suffixes)]
+    if base != place and not found:
+        raise DataError(f"{place}: there is no such file or folder; check the path")
+    yield from ((file.place, file) for file in found)
+
+
+def _includes(place: str, file: str, *, csv: bool) -> bool:
+    """Return whether the files of a folder or glob include a file that does not exist yet."""
+    if not storage.is_remote(place):
+        place, file = os.path.realpath(place), os.path.realpath(file)
+    return _takes(place, file, (*TABLES, *CSV) if csv else TABLES)
+
+
+def _takes(place: str, file: str, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a file is the one named by a place, matches its glob or is in its folders."""
+    matches = _glob(place).fullmatch
+    if file == place or matches(file):
+        return True
+    names = file.split("/")
+    ends = (n for n in range(1, len(names)) if (at := "/".join(names[:n])) == place or matches(at))
+    return any(_matches("/".join(names[end:]), suffixes) for end in ends)
+
+
+@lru_cache
+def _glob(place: str) -> re.Pattern[str]:
+    return re.compile(glob_translate(place))
+
+
+def _check_plain(place: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse a local folder, or a remote file, of a table with a log of its own."""
+    if not set(TABLES) <= set(suffixes):
         return
-    path = Path(place)
-    if path.is_file():
-        yield _local_file(path)
-    elif path.is_dir():
-        for below in sorted(path.rglob("*")):
-            if below.is_file() and _matches(str(below.relative_to(path)), suffixes):
-                yield _local_file(below)
-    else:
-        # Path.glob takes no absolute pattern.
-        found = sorted(glob.glob(place, recursive=True))  # noqa: PTH207
-        # A dangling link or a pipe is found, too, and would match itself for ever.
-        matches = [each for each in found if Path(each).is_file() or Path(each).is_dir()]
-        if not matches:
-            raise DataError(f"{place}: there is no such file or folder; check the path")
-        for match in matches:
-            yield from _expand_one(match, suffixes)
-
-
-def _local_file(path: Path) -> InputFile:
-    status = path.stat()
-    return InputFile(str(path), status.st_size, status.st_mtime_ns)
+    remote = storage.is_remote(place)
+    folder = place.rsplit("/", 2)[0] if remote else place
+    for pattern, (kind, package) in _LAKES.items():
+        if PurePosixPath(place).match(pattern) if remote else any(Path(place).glob(pattern)):
+            raise DataError(
+                f"{folder} is {kind}, whose files also hold rows that were deleted or replaced; "
+                f"export its current rows, for example with the package {package}, and predict them"
+            )
 
 
 def _matches(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -2,32 +2,46 @@
 
     OUT/_receipts/ID.json   receipt of a part; a part with a receipt is done
     OUT/_summary.json       sum of all receipts
+    OUT/review.parquet      gathered from the files of all parts, by `predict`
     OUT/_metrics.jsonl      progress of the last command, with times
-    OUT/_manifest.json      identity of the job; when complete, the receipt of every part
+    OUT/_manifest.json      identity of the job; receipts and runs of the complete parts
     OUT/_SUCCESS            written last of all
-    OUT/_next/...           with --overwrite, the new output while the old one is still in place
+    OUT/_next/...           new parts while those that they replace are still in place
 
 A part's id follows from its input and the job, so the same command again finds the parts that are
-done and finishes the rest. The output of another job is refused, or with --overwrite replaced once
-the new output is complete. A replacement that is killed is finished by the next command. It removes
-the old output first and records that before it moves anything: an object store moves a folder file
-by file, and half of a new output must not be mistaken for an old one.
+done and finishes the rest. When the input has grown, it does the parts of the new files, and the
+manifest lists them as another run. The output of another job is refused, or with --overwrite
+replaced once the new output is complete, as `replacement` describes; so are parts that --sync or
+--retry-quarantine replace.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from nanograd.batch import account
+from nanograd.batch.earlier import MANIFEST, Earlier
 from nanograd.batch.part import RECEIPTS, Part, Receipt, RunParts, total
+from nanograd.batch.replacement import (
+    METRICS,
+    NEXT,
+    SUCCESS,
+    SUMMARY,
+    files_of,
+    finish_replacement,
+    part_files,
+    receipt_of,
+)
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import JobProgress, Listener, ignore, info
+from nanograd.runtime.lease import Lease, exclusive
 
-SUMMARY, METRICS = "_summary.json", "_metrics.jsonl"
-MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
-_NEXT, _CLEARED = "_next", "_cleared"
 _RECORD_S = 1.0
+# Receipts in an object store take a round trip each; so many are read at once.
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +49,19 @@ class Job:
     """A job and its output."""
 
     place: str  # output folder or URI
-    identity: dict[str, Any]  # inputs, model and settings that determine the output
-    parts: Sequence[Part] = field(repr=False)  # the whole work
+    identity: dict[str, Any]  # model and settings, which determine the output of an input
+    parts: Sequence[Part] = field(repr=False)  # all but those that `earlier` keeps
+    earlier: Earlier = field(default=Earlier(), repr=False)  # complete parts
     overwrite: bool  # whether to replace another job's output
     max_error_rate: float = 1.0  # share of the rows that may go to quarantine
+    allow_none: bool = True  # whether all rows may go there
     # Turns the sum of all receipts into the summary.
     summarise: Callable[[Receipt], dict[str, Any]] = dict
+    # Makes further files, contents by name, of all receipts and the place of each part's files.
+    gather: Callable[[Sequence[Receipt], Callable[[Receipt], str]], dict[str, bytes]] = (
+        lambda receipts, place_of: {}
+    )
+    describe: Callable[[], dict[str, Any]] = dict  # returns facts about the input for a dry run
 
     def path(self, *names: str) -> str:
         """Return a place in the output."""
@@ -54,6 +75,7 @@ class JobResult(NamedTuple):
     rows: int  # done by this command
     began: float  # `perf_counter` at the start of its first part
     ended: float  # `perf_counter` after `_SUCCESS`; equal to `began` if no part was left
+    changed: bool  # whether this command wrote the output
 
 
 def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobResult:
@@ -67,56 +89,127 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
     Raises:
         OutputExistsError: the place holds another job's output or foreign files.
         UsageError: the output to overwrite holds the input.
-        DataError: more rows than allowed go to quarantine.
+        DataError: more rows than allowed go to quarantine, or all.
         InternalError: a row is not accounted for exactly once.
         StorageError: a file cannot be written.
     """
     meter = ProgressMeter(job, listener)
-    with storage.exclusive(job.place):
+    with exclusive(job.place, listener) as lease:
         if MANIFEST in storage.names(job.place):
             storage.remove_leftovers(job.place)
-        finish_replacement(job.place)
+        finish_replacement(job.place, lease.check)
         below = _folder_below(job)
         if below is None:
             listener(info(f"{job.place} holds this job's result, complete; nothing to do"))
-            receipts = json_files.read_manifest(job.path(MANIFEST))["receipts"]
-            _check_error_rate(job, receipts)
+            receipts = _read_manifest(job)["receipts"]
+            _check_error_rate(job, receipts, _num_quarantined(receipts), _num_rows(job))
         else:
-            stage = replace(
-                job,
-                place=job.path(*below),
-                parts=[replace(part, below="".join(below)) for part in job.parts],
-            )
-            receipts = _run_parts(stage, run_parts, meter, listener)
-            finish_replacement(job.place)
-    return JobResult(job.summarise(total(receipts)), *meter.running())
+            parts = [replace(part, below="".join(below)) for part in job.parts]
+            stage = replace(job, place=job.path(*below), parts=parts)
+            receipts = _run_parts(job, stage, run_parts, meter, listener=listener, lease=lease)
+            finish_replacement(job.place, lease.check)
+    return JobResult(job.summarise(total(receipts)), *meter.running(), below is not None)
+
+
+def describe_job(job: Job) -> dict[str, Any]:
+    """Return what a job would do, without a change to its output; raise as `run_job` would.
+
+    `estimated_s` follows from the speed of an earlier command in this output, if one is known.
+    """
+    below = _folder_below(job, clean=False)
+    stage = job.path(*below) if below is not None else job.place
+    names = set(storage.names(storage.join(stage, RECEIPTS)))
+    left = [part for part in job.parts if f"{part.id}.json" not in names]
+    rows = sum(part.num_rows for part in left)
+    speeds = [line["rows_per_s"] for line in json_files.read_lines(job.path(METRICS))][-1:]
+    return {
+        **job.describe(),
+        "parts": len(job.parts) + len(job.earlier.kept),
+        "parts_to_do": 0 if below is None else len(left),
+        "rows_to_do": 0 if below is None else rows,
+        "estimated_s": round(rows / speeds[0], 1) if speeds and speeds[0] else None,
+    }
 
 
 def _run_parts(
-    job: Job, run_parts: RunParts, meter: "ProgressMeter", listener: Listener
+    job: Job,
+    stage: Job,
+    run_parts: RunParts,
+    meter: "ProgressMeter",
+    *,
+    listener: Listener,
+    lease: Lease,
 ) -> list[Receipt]:
-    json_files.commit_manifest(job.path(MANIFEST), {"job": job.identity, "receipts": []})
-    receipts = [*_earlier_receipts(job, listener)]
-    done = {receipt["part"] for receipt in receipts}
+    """Run the parts of a job that have no receipt, in a stage of it or in its own place."""
+    runs = _begin_run(job, stage)
+    found = _find_receipts(stage)
+    done = {part.id: found[part.id] for part in job.parts if part.id in found}
+    if num_done := len(done) + len(job.earlier.kept):
+        num_parts = len(job.parts) + len(job.earlier.kept)
+        listener(info(f"{num_done} of {num_parts} parts are done already"))
+    receipts = [*job.earlier.kept, *done.values()]
+    _remove_others(stage, found, receipts)
     meter.start(receipts)
-    for receipt, seconds in run_parts([part for part in job.parts if part.id not in done]):
+    bad, rows = _num_quarantined(receipts), _num_rows(job)
+    _check_error_rate(stage, receipts, bad, rows)  # an earlier command may have ended here
+    for receipt, seconds in run_parts([part for part in stage.parts if part.id not in done]):
         receipts.append(receipt)
         meter.add(receipt, seconds)
-        _check_error_rate(job, receipts)
+        bad += receipt["quarantined"]
+        _check_error_rate(stage, receipts, bad, rows)
     _check_accounts(job, receipts)
-    storage.remove_leftovers(job.place)  # of workers that were killed in a commit
-    _check_sole_writer(job, receipts)
+    storage.remove_leftovers(stage.place)  # of workers that were killed in a commit
+    lease.check()
+    _check_sole_writer(stage, receipts[len(job.earlier.kept) if stage.place != job.place else 0 :])
     receipts.sort(key=lambda receipt: receipt["part"])
-    storage.commit(job.path(SUMMARY), json_files.encode(job.summarise(total(receipts))))
-    storage.commit(job.path(METRICS), meter.recorded())
-    json_files.commit_manifest(job.path(MANIFEST), {"job": job.identity, "receipts": receipts})
-    storage.commit(job.path(SUCCESS), b"")
+    kept = {receipt["part"] for receipt in job.earlier.kept}
+    gathered = job.gather(
+        receipts, lambda receipt: job.place if receipt["part"] in kept else stage.place
+    )
+    for name, data in gathered.items():
+        storage.commit(stage.path(name), data)
+    storage.commit(stage.path(SUMMARY), json_files.encode(job.summarise(total(receipts))))
+    storage.commit(stage.path(METRICS), meter.recorded())
+    runs = [*runs, sorted({part.id for part in job.parts}.difference(*runs))]
+    _commit_manifest(stage, receipts, [run for run in runs if run])
+    storage.commit(stage.path(SUCCESS), b"")
     return receipts
 
 
-def _folder_below(job: Job) -> tuple[str, ...] | None:
-    """Return where in the output this job works: at the top, in _next, or None if it is done."""
-    contents = [name for name in storage.names(job.place) if name != _NEXT]
+def _begin_run(job: Job, stage: Job) -> list[list[str]]:
+    """Check, or commit, the manifest; return the parts of earlier runs that stay."""
+    is_other = job.overwrite and stage.place != job.place
+    manifest = _read_manifest(job) if not is_other and MANIFEST in storage.names(job.place) else {}
+    recorded = {receipt["part"] for receipt in manifest.get("receipts", ())}
+    stale = {receipt["part"] for receipt in job.earlier.stale}
+    kept = {receipt["part"] for receipt in job.earlier.kept}
+    if recorded - stale - kept - {part.id for part in job.parts} or kept - recorded:
+        raise OutputExistsError(
+            f"{job.place} was changed by another command while this one was planned; start it again"
+        )
+    if MANIFEST not in storage.names(stage.place):
+        _commit_manifest(stage, [], [])
+    runs = [sorted(set(run) - stale) for run in manifest.get("runs", ())]
+    return [run for run in runs if run]
+
+
+def _commit_manifest(job: Job, receipts: Sequence[Receipt], runs: list[list[str]]) -> None:
+    manifest = {"job": job.identity, "receipts": receipts, "runs": runs}
+    json_files.commit_manifest(job.path(MANIFEST), manifest)
+
+
+def _read_manifest(job: Job) -> dict[str, Any]:
+    return json_files.read_manifest(job.path(MANIFEST))
+
+
+def _folder_below(job: Job, *, clean: bool = True) -> tuple[str, ...] | None:
+    """Return where in the output this job works: at the top, in _next, or None if it is done.
+
+    Args:
+        job: the job.
+        clean: whether to remove an unfinished replacement that is not continued.
+    """
+    contents = [name for name in storage.names(job.place) if name != NEXT]
     if not contents:
         return ()
     if MANIFEST not in contents:
@@ -124,20 +217,31 @@ def _folder_below(job: Job) -> tuple[str, ...] | None:
             f"{job.place} holds {contents[0]!r}, which no job of this program wrote; "
             "choose another --output"
         )
-    ours = _is_ours(job, job.place)
-    if ours and (SUCCESS not in contents or not job.overwrite):
-        storage.remove(job.path(_NEXT))
-        return None if SUCCESS in contents else ()
+    if _is_ours(job, job.place) and (SUCCESS not in contents or not job.overwrite):
+        done = SUCCESS in contents and _is_complete(job)
+        below = (NEXT,) if job.earlier.stale and not done else ()
+        if clean and not (below and _is_ours(job, job.path(NEXT))):
+            storage.remove(job.path(NEXT))
+        return None if done else below
     _check_replaceable(job)
-    if not _is_ours(job, job.path(_NEXT)):
-        storage.remove(job.path(_NEXT))
-    return (_NEXT,)
+    if clean and not _is_ours(job, job.path(NEXT)):
+        storage.remove(job.path(NEXT))
+    return (NEXT,)
+
+
+def _is_complete(job: Job) -> bool:
+    """Return whether the manifest lists the very parts of the job."""
+    listed = {receipt["part"] for receipt in _read_manifest(job)["receipts"]}
+    return not job.earlier.stale and listed >= {part.id for part in job.parts}
 
 
 def _check_replaceable(job: Job) -> None:
     if not job.overwrite:
+        before = _read_manifest(job)["job"]
+        both = before | job.identity
+        names = [name for name in both if before.get(name) != job.identity.get(name)]
         raise OutputExistsError(
-            f"{job.place} holds the output of another job (other input, model or settings); "
+            f"{job.place} holds the output of another job (other {', '.join(names)}); "
             "choose another --output or replace it with --overwrite"
         )
     inputs = (file for part in job.parts for file in part.files)
@@ -157,22 +261,33 @@ def _is_ours(job: Job, place: str) -> bool:
         raise
 
 
-def _earlier_receipts(job: Job, listener: Listener) -> Iterator[Receipt]:
-    """Yield the receipts of the parts that an earlier command finished."""
-    planned = {f"{part.id}.json" for part in job.parts}
-    names = [name for name in storage.names(job.path(RECEIPTS)) if name in planned]
-    if names:
-        listener(info(f"{len(names)} of {len(job.parts)} parts are done already"))
-    for name in names:
-        yield json_files.read_manifest(job.path(RECEIPTS, name))
+def _find_receipts(job: Job) -> dict[str, Receipt]:
+    """Read the receipts that no manifest lists, of killed commands or to be replaced."""
+    kept = {f"{receipt['part']}.json" for receipt in job.earlier.kept}
+    names = [name for name in storage.names(job.path(RECEIPTS)) if name.endswith(".json")]
+    places = [job.path(RECEIPTS, name) for name in names if name not in kept]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        receipts = list(pool.map(json_files.read_manifest, places))
+    return {receipt["part"]: receipt for receipt in receipts}
+
+
+def _remove_others(job: Job, found: Mapping[str, Receipt], receipts: Sequence[Receipt]) -> None:
+    """Remove parts that are not among the receipts: replaced, planned otherwise, or half done."""
+    wanted = {receipt["part"] for receipt in receipts}
+    others = [receipt for part, receipt in found.items() if part not in wanted]
+    for receipt in others:
+        storage.remove(job.path(receipt_of(receipt)))
+    for name in {*part_files(job.place), *files_of(others)} - files_of(receipts):
+        storage.remove(job.path(name))
 
 
 def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
-    seen = sorted(receipt["part"] for receipt in receipts)
+    done = receipts[len(job.earlier.kept) :]
+    seen = sorted(receipt["part"] for receipt in done)
     if seen != sorted(part.id for part in job.parts):
         raise InternalError(f"{job.place}: {len(seen)} parts done of {len(job.parts)} planned")
     planned = {part.id: part.num_rows for part in job.parts}
-    for receipt in receipts:
+    for receipt in done:
         if receipt["rows"] != planned[receipt["part"]]:
             raise InternalError(
                 f"{receipt['inputs'][0]}: {receipt['rows']} rows accounted for of "
@@ -181,63 +296,54 @@ def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
 
 
 def _check_sole_writer(job: Job, receipts: Sequence[Receipt]) -> None:
-    """Detect a second job at the same place: in an object store no lock keeps two apart."""
-    files = {name for receipt in receipts for name in receipt["files"]}
+    """Detect the files of a second job at the same place, whatever let it write there."""
+    files = files_of(receipts)
     folders = {name.rpartition("/")[0] for name in files if "/" in name}
-    found = {f"{folder}/{name}" for folder in folders for name in storage.names(job.path(folder))}
-    if not _is_ours(job, job.place) or found - files:
-        foreign = min(found - files, default=MANIFEST)
+    found = {
+        f"{folder}/{name}"
+        for folder in folders
+        for name in storage.names(job.path(folder))
+        if not name.startswith(".")  # of file systems, or of a commit that goes on after its part
+    }
+    differing = found ^ {name for name in files if "/" in name}
+    if differing or not _is_ours(job, job.place):
         raise OutputExistsError(
-            f"{job.place} holds {foreign!r}, which another job wrote meanwhile; "
+            f"{job.place} holds or lacks {min(differing, default=MANIFEST)!r} because another job "
+            "wrote there meanwhile; "
             "run each job with an --output of its own"
         )
 
 
-def _check_error_rate(job: Job, receipts: Sequence[Receipt]) -> None:
-    if job.max_error_rate == 1:
+def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int, rows: int) -> None:
+    """Raise DataError if more of the job's rows are quarantined than may be, or all."""
+    none_left = bad == rows > 0 and not job.allow_none
+    if bad <= job.max_error_rate * rows and not none_left:
         return
-    bad = sum(receipt["quarantined"] for receipt in receipts)
-    rows = sum(part.num_rows + (part.rejection is not None) for part in job.parts)
-    if bad > job.max_error_rate * rows:
-        reasons = total(receipts)["reasons"]
-        most = max(reasons, key=reasons.get)
-        raise DataError(
-            f"{bad:,} of {rows:,} rows are unusable (most often {most}), "
-            f"more than --max-error-rate {job.max_error_rate}; see {job.place}/quarantine, then "
-            "repair the input or allow more"
-        )
+    limit = "" if none_left else f", more than --max-error-rate {job.max_error_rate}"
+    remedy = "change the settings" if none_left else "allow more"
+    raise DataError(
+        f"{bad:,} of {rows:,} rows are unusable ({_describe_worst(job, receipts)}){limit}; see "
+        f"{job.place}/quarantine, then repair the input or {remedy}"
+    )
 
 
-def finish_replacement(place: str) -> None:
-    """Move a complete new output into the place of the old one; do nothing if there is none.
+def _num_rows(job: Job) -> int:
+    """Count the rows of a job; a file whose rows are unknown counts as one."""
+    kept = sum(int(each["rows"] or each.get("broken_files", 0)) for each in job.earlier.kept)
+    return kept + sum(part.num_rows or int(part.rejection is not None) for part in job.parts)
 
-    Args:
-        place: output folder or URI, locked by this process.
 
-    Raises:
-        DataError: the new output's manifest is damaged.
-        StorageError: a file cannot be moved.
-    """
-    stage = storage.join(place, _NEXT)
-    waiting = storage.names(stage)
-    if SUCCESS not in waiting:
-        return
-    # A half must not pass for the whole: the mark of completeness goes first and comes last.
-    storage.remove(storage.join(place, SUCCESS))
-    if MANIFEST in waiting:
-        if _CLEARED not in waiting:
-            # Raises if it is damaged: then the old output, which is whole, stays.
-            json_files.read_manifest(storage.join(stage, MANIFEST))
-            for name in storage.names(place):
-                if name not in (_NEXT, MANIFEST):
-                    storage.remove(storage.join(place, name))
-            storage.commit(storage.join(stage, _CLEARED), b"")
-        for name in waiting:
-            if name not in (MANIFEST, SUCCESS, _CLEARED):
-                storage.move(storage.join(stage, name), storage.join(place, name))
-        storage.move(storage.join(stage, MANIFEST), storage.join(place, MANIFEST))
-    storage.move(storage.join(stage, SUCCESS), storage.join(place, SUCCESS))
-    storage.remove(stage)
+def _num_quarantined(receipts: Sequence[Receipt]) -> int:
+    return sum(receipt["quarantined"] for receipt in receipts)
+
+
+def _describe_worst(job: Job, receipts: Sequence[Receipt]) -> str:
+    """Describe what is most often wrong with rows, with an example where a job keeps one."""
+    summary = job.summarise(total(receipts))
+    if details := summary.get("details"):
+        return f"most often {account.describe(details[0])}"
+    reasons = summary["reasons"]
+    return f"most often {max(reasons, key=reasons.get)}"
 
 
 class ProgressMeter:
@@ -252,8 +358,10 @@ class ProgressMeter:
     def __init__(
         self, job: Job, listener: Listener, clock: Callable[[], float] = perf_counter
     ) -> None:
-        self._command, self._num_parts = job.identity["command"], len(job.parts)
+        kept = job.earlier.kept
+        self._command, self._num_parts = job.identity["command"], len(job.parts) + len(kept)
         self._num_rows = sum(part.num_rows for part in job.parts)
+        self._num_rows += sum(receipt["rows"] for receipt in kept)
         self._listener, self._clock = listener, clock
         self._parts = self._rows = self._quarantined = self._rows_before = 0
         self._began: float | None = None

@@ -11,17 +11,17 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from nanograd.data.csv import LABEL_NAMES
 from nanograd.errors import DataError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info
-from nanograd.tables.columns import LABEL_NAMES
 
 Label: TypeAlias = int | None
 
 WORDS = ("auto", "folder", "name", "none")
 
 # Names of the columns of a list: of the pictures, file_name being that of Hugging Face; of labels.
-_COLUMNS = (("file", "file_name", "filename", "path", "image"), LABEL_NAMES)
+_COLUMNS = (("file", "file_name", "filename", "path", "image"), (*LABEL_NAMES, "y"))
 
 # 7.png, 7_0012.png, 7 (2).png; or after a word: x-is-7.png, digit7.jpg, label_7-b.png.
 # A bare number at the end (img_7.png) is more often a count than a label.

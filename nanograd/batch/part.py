@@ -12,29 +12,36 @@ from typing import Any, NamedTuple, TypeAlias
 
 from nanograd.errors import Reason, Rejection
 from nanograd.runtime import json_files, storage
+from nanograd.tables.files import RowRange
 
 Receipt: TypeAlias = dict[str, Any]
 
 RECEIPTS = "_receipts"
-_OF_PART = ("part", "inputs", "files")
+_OF_PART = ("part", "inputs", "versions", "files", "retries")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A piece of a job that is committed as a whole."""
 
-    id: str  # names its output files
+    id: str  # names its receipt
     files: tuple[str, ...]  # the input files it reads
-    # Of the one Parquet file it reads, first and end; empty for whole files.
-    row_groups: tuple[int, ...] = ()
-    skip: int = 0  # rows of the first of them that belong to another part
-    first_row: int = 0  # number of the first of its rows in that file
+    # Size and time of change of each, and whatever else determines its rows.
+    versions: tuple[tuple[int | str | None, ...], ...] = ()
+    ranges: tuple[RowRange, ...] = ()  # of each, if they are Parquet files
     num_rows: int = 0  # rows it must account for
     # Of its files, as planned; empty where labels are in the files.
     labels: tuple[int | None, ...] = ()
     rejection: Rejection | None = None  # of its file, if that cannot be read
-    # Folder in the output for what it makes, while another job's output stands there.
+    # Names its output files, whatever the version of its input; the id if empty.
+    name: str = ""
+    # Folder in the output for what it makes, while what it replaces stands there.
     below: str = ""
+
+    @property
+    def stem(self) -> str:
+        """Return the name of its output files, without an ending."""
+        return f"part-{self.name or self.id}"
 
     def to_json(self) -> str:
         """Encode the part, to be sent to another process."""
@@ -46,6 +53,10 @@ class Part:
         values = json.loads(text)
         if found := values["rejection"]:
             values["rejection"] = Rejection(found["row"], Reason(found["reason"]), found["detail"])
+        values["ranges"] = [RowRange(tuple(groups), *rows) for groups, *rows in values["ranges"]]
+        values["versions"] = map(tuple, values["versions"])
+        for name in ("files", "versions", "ranges", "labels"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 
@@ -90,7 +101,13 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
     for name, data in files.items():
         storage.commit(storage.join(place, name), data)
     checksums = {name: storage.checksum(data) for name, data in files.items()}
-    receipt = {"part": part.id, "inputs": list(part.files), "files": checksums, **counts}
+    receipt = {
+        "part": part.id,
+        "inputs": list(part.files),
+        "versions": [list(each) for each in part.versions],
+        "files": checksums,
+        **counts,
+    }
     json_files.commit_manifest(storage.join(place, RECEIPTS, f"{part.id}.json"), receipt)
     return receipt
 

@@ -1,43 +1,70 @@
-"""Parquet to predictions: one part is one file, or some row groups of a large one.
+"""Parquet or CSV to predictions: one part is one file, or some rows of a large one.
 
-    OUT/predictions/part-ID.parquet   kept columns, source_file, source_row, prediction,
-                                      confidence, scores, label
-    OUT/quarantine/part-ID.parquet    source_file, source_row, reason, detail
+    OUT/predictions/part-NAME.parquet   kept columns, source_file, source_row, prediction,
+                                        confidence, unfamiliar, scores, label
+    OUT/quarantine/part-NAME.parquet    source_file, source_row, reason, detail
 
-A row is in exactly one of them. A file that cannot be read at all is one row of quarantine without
-a row number.
+    OUT/review.parquet                  the most doubtful rows with their pictures, see `account`
+
+A row is in exactly one of the first two. A file that cannot be used at all is one row of quarantine
+without a row number. Both folders exist, even if no row is in one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.batch import account, scan
-from nanograd.batch.account import Mistake
-from nanograd.batch.inputs import expand
+from nanograd.batch.account import TWO_PERCENT, Mistake, PartReview, Selection
+from nanograd.batch.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
+from nanograd.batch.inputs import check_version, expand_tables
 from nanograd.batch.job import Job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.batch.scan import ScannedFile
-from nanograd.errors import DataError, UsageError
+from nanograd.errors import DataError
 from nanograd.models import model as model_io
-from nanograd.models.model import Model
-from nanograd.pictures.decode import SUFFIXES
+from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
+from nanograd.runtime.events import Listener, ignore, warning
 from nanograd.tables import writers
 from nanograd.tables.columns import add_partitions
 from nanograd.tables.files import RowRange, read_rows
-from nanograd.tables.images import read, required_columns
+from nanograd.tables.images import Images, read_with
+from nanograd.tables.large import BATCH_BYTES, MAX_ROWS
+from nanograd.tables.outputs import OutputFiles, check_partition_columns, rename_taken
 from nanograd.tables.rows import ReadOptions
-from nanograd.tables.writers import PREDICTIONS, quarantine_table
+from nanograd.tables.writers import PREDICTIONS, QUARANTINE, quarantine_table
 
-# Predictions and quarantine of some rows, each of which is in exactly one, and the worst mistakes.
-Outcome: TypeAlias = tuple[pa.Table, pa.Table, list[Mistake]]
+# Raised with each change of what the same row becomes.
+REVISION = 3
+
+_FOLDERS = ("predictions", "quarantine")
+
+
+class Outcome(NamedTuple):
+    """What became of some rows."""
+
+    predictions: pa.Table
+    quarantine: pa.Table  # each row is in exactly one of the two
+    mistakes: Sequence[Mistake] = ()  # the worst
+    num_bad_labels: int = 0  # see `Images`
+    num_dark: int = 0  # the same
+    images: NDArray[np.uint8] | None = None  # (n, 784), of the predictions if there are any
+
+
+class _Rows(NamedTuple):
+    """Some rows of a file."""
+
+    file: str
+    first: int  # number of the first
+    table: pa.Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,61 +74,175 @@ class PredictWork:
     place: str  # output folder or URI
     model: str  # model directory or URI, with its checksum
     model_sha256: str
-    kept: pa.Schema  # the columns to copy
+    keep: tuple[str, ...]  # the columns to copy
+    kept: pa.Schema  # these columns in the output, renamed where predictions use their name
+    scores: bool  # whether to write the ten scores
     partitions: pa.Schema  # the columns in the names of folders
     options: ReadOptions  # how images and labels are read
+    retries: tuple[ReadOptions, ...] = ()  # how rows are read that these options reject
     format: str  # of the output files
+    rows_per_file: int | None = None  # at most; None for one file
+    partition_by: tuple[str, ...] = ()  # columns of the predictions that become folders
+    first_part: str  # the part that writes its tables even if they are empty
+    selection: Selection = TWO_PERCENT  # the rows to review
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the predictions."""
+        return output_schema(self.kept, scores=self.scores)
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.model, self.model_sha256)
-        tables, quarantines, mistakes = zip(*self._outcomes(part, model), strict=True)
-        predictions, quarantine = pa.concat_tables(tables), pa.concat_tables(quarantines)
-        files, name = {}, f"part-{part.id}.{self.format}"
-        if part.rejection is None:
-            files[f"predictions/{name}"] = writers.encode(predictions, self.format)
-        if len(quarantine):
-            files[f"quarantine/{name}"] = writers.encode(quarantine, self.format)
-        counts = account.count_part(part, predictions, quarantine, chain(*mistakes))
+        predictions = OutputFiles(
+            part.stem, self.schema, self.format, self.rows_per_file, self.partition_by
+        )
+        quarantine = OutputFiles(part.stem, QUARANTINE, self.format)
+        counted, rejected = list[pa.Table](), list[pa.Table]()
+        mistakes, num_bad_labels, num_dark = list[Mistake](), 0, 0
+        doubtful = PartReview(self.selection, part.num_rows)
+        for outcome in self._outcomes(part, model):
+            predictions.write(outcome.predictions)
+            quarantine.write(outcome.quarantine)
+            counted.append(outcome.predictions.select(account.COUNTED))
+            if outcome.images is not None:
+                doubtful.add(outcome.predictions, outcome.images)
+            rejected.append(outcome.quarantine)
+            mistakes += outcome.mistakes
+            num_bad_labels += outcome.num_bad_labels
+            num_dark += outcome.num_dark
+        bad, is_first = pa.concat_tables(rejected), part.id == self.first_part
+        written = predictions.finish(even_empty=part.rejection is None or is_first)
+        files = {f"predictions/{name}": data for name, data in written.items()}
+        if len(bad) or is_first:
+            written = quarantine.finish(even_empty=True)
+            files |= {f"quarantine/{name}": data for name, data in written.items()}
+        files |= doubtful.finish(part.stem)
+        counts = {
+            **account.count_part(part, pa.concat_tables(counted), bad, mistakes),
+            "bad_labels": num_bad_labels,
+            "dark_on_light": num_dark,
+            **({"retries": [asdict(each) for each in self.retries]} if self.retries else {}),
+        }
         return commit_part(self.place, part, files, counts)
 
     def _outcomes(self, part: Part, model: Model) -> Iterator[Outcome]:
         """Yield the tables batch by batch; together they hold each row once."""
-        [file], first = part.files, part.first_row
+        nothing = pa.Table.from_batches([], self.schema)  # empty_table fails for some tensors
+        rejected = [(part.files[0], part.rejection)] if part.rejection else []
+        yield Outcome(nothing, quarantine_table(rejected))
         if part.rejection is not None:
-            yield PREDICTIONS.empty_table(), quarantine_table([(file, part.rejection)]), []
             return
-        nothing = pa.schema([*self.kept, *PREDICTIONS]).empty_table()
-        yield nothing, quarantine_table([]), []
-        rows = RowRange(part.row_groups, part.skip, part.first_row, part.num_rows)
-        for batch in read_rows(file, rows, lambda schema: self._columns(schema, file)):
-            if isinstance(batch, pa.RecordBatch):
-                table = add_partitions(pa.Table.from_batches([batch]), file, self.partitions)
-                yield self._predict(model, file, first, table)
-            else:
-                yield nothing, quarantine_table([(file, each) for each in batch], first), []
-            first += len(batch)
+        for rows in _hold(self._read(part)):
+            yield rows if isinstance(rows, Outcome) else self._predict(model, rows)
+
+    def _read(self, part: Part) -> Iterator[_Rows | Outcome]:
+        """Read the rows of a part, and the outcome of those that cannot be read."""
+        nothing = pa.Table.from_batches([], self.schema)
+        names = scan.remember(self._columns, self.partitions)
+
+        def columns_of(file: str) -> Callable[[pa.Schema], list[str]]:
+            return lambda schema: names(schema, file)
+
+        for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
+            check_version(file, version)
+            first = rows.first_row
+            for batch in read_rows(file, rows, columns_of(file)):
+                if isinstance(batch, pa.RecordBatch):
+                    table = pa.Table.from_batches([batch])
+                    yield _Rows(file, first, add_partitions(table, file, self.partitions))
+                else:
+                    rejected = [(file, each) for each in batch]
+                    yield Outcome(nothing, quarantine_table(rejected, first))
+                first += len(batch)
+            check_version(file, version)
 
     def _columns(self, schema: pa.Schema, file: str) -> list[str]:
-        required = required_columns(schema, file, self.partitions, self.options)
-        return [name for name in schema.names if name in {*required, *self.kept.names}]
+        readings = (self.options, *self.retries)
+        required = scan.columns_to_read(schema, file, self.partitions, readings)
+        return [name for name in schema.names if name in {*required, *self.keep}]
 
-    def _predict(self, model: Model, file: str, first: int, table: pa.Table) -> Outcome:
-        found, rejections = read(table, self.options)
-        rows, scores = found.rows, model.scores(found.images)
-        columns = {
-            **{field.name: _take(table, field, rows) for field in self.kept},
-            "source_file": pa.array([file] * len(rows), pa.string()),
-            "source_row": pa.array(rows + first),
-            "prediction": pa.array(scores.argmax(axis=1).astype(np.int8)),
-            "confidence": pa.array(scores.max(axis=1)),
-            "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), 10),
-            "label": pa.array(found.labels, mask=found.labels < 0),
+    def _predict(self, model: Model, held: Sequence[_Rows]) -> Outcome:
+        """Predict rows of files whose columns are alike."""
+        table = pa.concat_tables(each.table for each in held)
+        found, rejections = read_with(table, self.options, self.retries)
+        rows, assessed = found.rows, model.assess(found.images)
+        starts = np.cumsum([0, *(each.table.num_rows for each in held)])
+        firsts = np.array([each.first for each in held])
+        owner = np.searchsorted(starts, rows, side="right") - 1
+
+        def source(row: int) -> tuple[str, int]:
+            at = int(np.searchsorted(starts, row, side="right")) - 1
+            return held[at].file, held[at].first + row - int(starts[at])
+
+        kept = {
+            field.name: scan.take_kept(table, name, field.type, rows)
+            for name, field in zip(self.keep, self.kept, strict=True)
         }
-        mistakes = account.find_mistakes(file, first, found, scores)
-        quarantine = quarantine_table([(file, each) for each in rejections], first)
-        predictions = pa.table(columns, pa.schema([*self.kept, *PREDICTIONS]))
-        return predictions, quarantine, mistakes
+        names = pa.array([writers.as_text(each.file) for each in held], pa.string())
+        columns = {
+            **kept,
+            "source_file": names.take(pa.array(owner)),
+            "source_row": pa.array(rows - starts[owner] + firsts[owner]),
+            **predicted_columns(found, assessed),
+        }
+        rejected = []
+        for each in rejections:
+            file, row = source(each.row or 0)
+            rejected.append((file, replace(each, row=row)))
+        return Outcome(
+            pa.table({name: columns[name] for name in self.schema.names}, self.schema),
+            quarantine_table(rejected),
+            account.find_mistakes(source, found, assessed.scores),
+            found.num_bad_labels,
+            found.num_dark,
+            found.images,
+        )
+
+
+def _hold(read: Iterable[_Rows | Outcome]) -> Iterator[list[_Rows] | Outcome]:
+    """Collect the rows of small files, up to a batch: few rows take as long as many."""
+    held, num_rows, num_bytes = list[_Rows](), 0, 0
+    for rows in read:
+        if isinstance(rows, Outcome):
+            yield rows
+            continue
+        if held and not _are_alike(held[-1].table, rows.table):
+            yield held
+            held, num_rows, num_bytes = [], 0, 0
+        held.append(rows)
+        num_rows, num_bytes = num_rows + rows.table.num_rows, num_bytes + rows.table.nbytes
+        if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
+            yield held
+            held, num_rows, num_bytes = [], 0, 0
+    if held:
+        yield held
+
+
+def _are_alike(one: pa.Table, other: pa.Table) -> bool:
+    """Return whether two tables may be read as one, whatever pandas notes of their rows."""
+    schemas = [each.schema.remove_metadata() for each in (one, other)]
+    features = [(each.schema.metadata or {}).get(b"huggingface") for each in (one, other)]
+    return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
+
+
+def output_schema(kept: pa.Schema, *, scores: bool) -> pa.Schema:
+    """Return the columns of predictions, the kept ones first."""
+    own = [field for field in PREDICTIONS if scores or field.name != "scores"]
+    return pa.schema([*kept, *own])
+
+
+def predicted_columns(found: Images, assessed: Assessment) -> dict[str, pa.Array]:
+    """Return the columns that follow from n images and what a model predicts of them."""
+    scores, unfamiliar = assessed
+    none = pa.nulls(len(scores), pa.float32())
+    return {
+        "prediction": pa.array(scores.argmax(axis=1).astype(np.int8)),
+        "confidence": pa.array(scores.max(axis=1)),
+        "unfamiliar": none if unfamiliar is None else pa.array(unfamiliar),
+        "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), 10),
+        "label": pa.array(found.labels, mask=found.labels < 0),
+    }
 
 
 def plan(
@@ -111,49 +252,90 @@ def plan(
     output: str,
     options: ReadOptions,
     keep: Sequence[str] = (),
+    scores: bool = True,
     format_: str = "parquet",
+    rows_per_file: int | None = None,
+    partition_by: Sequence[str] = (),
     overwrite: bool = False,
+    sync: bool = False,
+    retry: bool = False,
+    limit: int | None = None,
     max_error_rate: float = 1.0,
+    selection: Selection = TWO_PERCENT,
+    listener: Listener = ignore,
 ) -> tuple[Job, PredictWork]:
     """Plan a prediction: load the model, read every file's footer and cut the rows into parts.
 
     Args:
-        inputs: Parquet files, folders or globs, local or in an object store.
+        inputs: Parquet or CSV files, folders or globs, local or in an object store.
         model: model directory or URI.
         output: folder or URI.
         options: how images and labels are read.
-        keep: names of further columns to copy.
+        keep: names of further columns to copy; "*" for all but the images.
+        scores: whether to write the ten scores.
         format_: parquet, csv or jsonl.
+        rows_per_file: rows of an output file, at most; None for one file a part.
+        partition_by: columns of the predictions that become folders.
         overwrite: see `Job`.
+        sync: whether to replace rows of changed files and drop those of removed ones.
+        retry: whether to read files with quarantined rows again; rows that the options of the
+            output reject are then read with the given ones.
+        limit: number of rows to read; None for all.
         max_error_rate: see `Job`.
+        selection: the rows to review.
+        listener: receives warnings about inputs and labels that cannot be used.
 
     Raises:
-        DataError: an input does not exist, the model is damaged, a column to keep is missing.
-        UsageError: an input is a picture; a column to keep has a name that predictions use, or does
-            not fit the format.
+        DataError: an input does not exist, no file can be used, the model is damaged, the values
+            of a column to keep have no common type.
+        UsageError: an input is a picture or would include the output; no file has a column that is
+            named; a column to keep or to partition by does not fit the format.
     """
-    if taken := sorted(set(keep) & set(PREDICTIONS.names)):
-        raise UsageError(f"--keep {taken[0]}: the predictions have a column of that name already")
-    model_sha256 = model_io.load(model).sha256()
+    place, loaded = storage.absolute(output), model_io.load(model)
+    model_sha256 = loaded.sha256()
+    if loaded.reference is None:
+        listener(
+            warning(
+                f"an earlier version trained {model}: its scores are not calibrated, and the "
+                "column unfamiliar is null; train again for both"
+            )
+        )
     if options.image_root:
         options = replace(options, image_root=storage.absolute(options.image_root))
-    files = expand(inputs, (".parquet", ".pq"), "`nanograd ingest` makes them of pictures")
-    if pictures := [file.place for file in files if file.place.lower().endswith(SUFFIXES)]:
-        raise UsageError(
-            f"{pictures[0]} is a picture; `nanograd ingest` makes rows of it that can be predicted"
-        )
-    scanned, partitions = scan.scan_files(files, options)
+    files = expand_tables(
+        inputs,
+        storage.join(place, "predictions", f"part.{format_}"),
+        pictures_expected=options.image_root is not None,
+        listener=listener,
+    )
+    options, given = _options_of(place, options) if retry else options, options
+    shape = {
+        **({"rows_per_file": rows_per_file} if rows_per_file else {}),
+        **({"partition_by": list(partition_by)} if partition_by else {}),
+    }
+    shape["review"] = asdict(selection)
+    chosen = {"model_sha256": model_sha256, **asdict(options), "format": format_, **shape}
+    identity = {"command": "predict", "revision": REVISION, "limit": limit, **chosen}
+    versions = {file.place: (file.num_bytes, file.mtime_ns) for file in files}
+    earlier = Earlier()
+    if not overwrite:
+        earlier = find_earlier(place, identity, versions, sync=sync, retry=retry, listener=listener)
+        if versions.keys() <= earlier.files():
+            earlier = earlier.with_files_in(*_FOLDERS)
+    again = [ReadOptions(**each) for each in earlier.retries()]
+    retries = tuple(dict.fromkeys([*again, *([given] if given != options else [])]))
+    readings = (options, *retries)
+    done = earlier.files()
+    # The types of columns to keep depend on all files.
+    unread = [file for file in files if keep or file.place not in done]
+    scanned, partitions = scan.scan_files(unread, files, readings, typed=bool(keep))
+    scan.warn_of_unusable_labels(scanned, partitions, options, listener)
+    keep = scan.expand_kept(scanned, partitions, keep, readings[:1])
     kept = scan.unify_kept(scanned, partitions, keep)
     writers.check_columns(kept, format_)
-    work = PredictWork(
-        place=storage.absolute(output),
-        model=storage.absolute(model),
-        model_sha256=model_sha256,
-        kept=kept,
-        partitions=partitions,
-        options=options,
-        format=format_,
-    )
+    names = rename_taken(kept.names, PREDICTIONS.names)
+    renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
+    check_partition_columns(output_schema(renamed, scores=scores), partition_by)
     # The parts' ids depend on the order of these.
     settings = {
         "model_sha256": model_sha256,
@@ -161,28 +343,86 @@ def plan(
         "keep": {field.name: str(field.type) for field in kept},
         "format": format_,
         "folders": {field.name: str(field.type) for field in partitions},
+        **({} if scores else {"scores": False}),
+        **shape,
     }
-    num_rows = sum(sum(each.group_rows) for each in scanned)
-    parts = [part for each in scanned for part in _parts(each, settings, num_rows)]
+    to_do = [each for each in scanned if each.file.place not in done]
+    groups = scan.group(to_do, rows_per_file, [each["inputs"] for each in earlier.stale])
+    if limit is not None:
+        groups = scan.limit(groups, limit - sum(receipt["rows"] for receipt in earlier.kept))
+    told = {"retries": [asdict(each) for each in retries]} if retries else {}
+    parts = _parts({**settings, **told}, groups)
+    work = PredictWork(
+        place=place,
+        model=storage.absolute(model),
+        model_sha256=model_sha256,
+        keep=tuple(keep),
+        kept=renamed,
+        scores=scores,
+        partitions=partitions,
+        options=options,
+        retries=retries,
+        format=format_,
+        rows_per_file=rows_per_file,
+        partition_by=tuple(partition_by),
+        selection=selection,
+        first_part=parts[0].id if parts and not earlier.has_files_in(*_FOLDERS) else "",
+    )
+    places = [writers.as_text(storage.absolute(each)) for each in (model, *inputs)]
+    about = {"ingest_quarantined": rejected_by_ingest(inputs), "model": places[0]}
     job = Job(
-        place=work.place,
-        identity={"command": "predict", **settings, "parts": [part.id for part in parts]},
+        place=place,
+        identity={**identity, **settings},
         parts=parts,
+        earlier=earlier,
         overwrite=overwrite,
         max_error_rate=max_error_rate,
-        summarise=account.summarise,
+        allow_none=False,
+        gather=partial(account.gather, selection),
+        summarise=lambda total: {**account.summarise(total), **about, "inputs": places[1:]},
+        describe=lambda: {
+            "files": len(files),
+            "new_files": len(files) - len(done & versions.keys()),
+            "columns": scan.describe_columns(scanned, partitions, readings),
+        },
     )
     return job, work
 
 
-def _parts(scanned: ScannedFile, settings: dict[str, Any], num_job_rows: int) -> Iterator[Part]:
-    """Yield the parts of a file; one that cannot be read is a part with a rejection."""
-    file, files = scanned.file, (scanned.file.place,)
-    if scanned.rejection:
-        yield Part(id=part_id(settings, *file), files=files, rejection=scanned.rejection)
-        return
-    for rows in scan.cut(scanned.group_rows, num_job_rows):
-        yield Part(id=part_id(settings, *file, *rows), files=files, **rows._asdict())
+def _options_of(place: str, options: ReadOptions) -> ReadOptions:
+    """Return the options with which the rows of an output were read first; these if it has none."""
+    job, names = read_manifest(place).get("job", {}), asdict(options)
+    return (
+        ReadOptions(**{name: job[name] for name in names})
+        if names.keys() <= job.keys()
+        else options
+    )
+
+
+def _parts(
+    settings: dict[str, Any], groups: Iterable[Sequence[tuple[ScannedFile, RowRange]]]
+) -> list[Part]:
+    """Return the parts; a file that cannot be read is one alone."""
+    parts, numbers = list[Part](), Counter[str]()
+    for contents in groups:
+        files, rejection = [scanned.file for scanned, _ in contents], contents[0][0].rejection
+        ranges = tuple(rows for _, rows in contents)
+        what = zip(files, ranges, strict=True)
+        first = files[0].place
+        part = Part(
+            id=part_id(
+                settings, *chain(*((*file, *(() if rejection else rows)) for file, rows in what))
+            ),
+            name=part_id(first, numbers[first]),
+            files=tuple(file.place for file in files),
+            versions=tuple(scanned.version for scanned, _ in contents),
+            ranges=ranges,
+            num_rows=sum(rows.num_rows for rows in ranges),
+            rejection=rejection,
+        )
+        numbers[first] += 1
+        parts.append(part)
+    return parts
 
 
 @lru_cache(maxsize=1)
@@ -192,11 +432,3 @@ def _load_model(place: str, sha256: str) -> Model:
     if model.sha256() != sha256:
         raise DataError(f"{place} has changed since the job began; start the job again")
     return model
-
-
-def _take(table: pa.Table, field: pa.Field, rows: NDArray[np.int64]) -> Any:
-    """Return some rows of a column to keep; null in a file that does not have it."""
-    if field.name not in table.column_names:
-        return pa.nulls(len(rows), field.type)
-    column = table.column(field.name).take(pa.array(rows))
-    return column if column.type == field.type else column.cast(field.type)

@@ -10,6 +10,7 @@ from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, OutputExistsError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
+from tests.helpers.jobs import forget_completion
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_repeated_command_does_only_the_missing_parts(out: Path, png: Path) -> N
     before = untimed_contents(out)
     again = ingest(out, png, part_rows=7)
     unchanged = untimed_contents(out)
-    (out / "_SUCCESS").unlink()
+    forget_completion(out)
     next((out / "_receipts").iterdir()).unlink()
 
     ingest(out, png, part_rows=7)
@@ -91,7 +92,7 @@ def test_repeated_command_does_only_the_missing_parts(out: Path, png: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{"label_from": "none"}, {"polarity": "dark-on-light"}, {"part_rows": 7}]
+    "settings", [{"max_pixels": 784}, {"polarity": "dark-on-light"}, {"keep_original": True}]
 )
 def test_other_settings_are_another_job(out: Path, png: Path, settings: dict[str, Any]) -> None:
     ingest(out, png)
@@ -100,12 +101,26 @@ def test_other_settings_are_another_job(out: Path, png: Path, settings: dict[str
         ingest(out, png, **settings)
 
 
-def test_another_picture_is_another_job_until_overwritten(out: Path, png: Path) -> None:
-    ingest(out, png)
+@pytest.mark.parametrize("settings", [{}, {"part_rows": 3}, {"sync": True}, {"overwrite": True}])
+def test_more_pictures_are_added(out: Path, png: Path, settings: dict[str, Any]) -> None:
+    ingest(out, png, part_rows=7)
+    before = untimed_contents(out)
     shutil.copy(next(png.rglob("*.png")), png / "7_more.png")
 
-    with pytest.raises(OutputExistsError, match="another job"):
-        ingest(out, png)
-    figures = ingest(out, png, overwrite=True)
+    figures = ingest(out, png, **settings)
 
+    kept = {name for name, data in untimed_contents(out).items() if before.get(name) == data}
+    parts = {name for name in kept if name.startswith("part-")}
     assert figures["ingested"] == len(read_rows(out)) == 20
+    assert len(parts) == (0 if "overwrite" in settings else 3)
+
+
+def test_other_labels_are_named_and_replaced_by_sync(out: Path, png: Path) -> None:
+    ingest(out, png)
+
+    with pytest.raises(OutputExistsError, match=r"19 input files or their labels have changed"):
+        ingest(out, png, label_from="none")
+    figures = ingest(out, png, label_from="none", sync=True)
+
+    assert figures["labelled"] == 0
+    assert {row["label"] for row in read_rows(out)} == {None}

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.batch.inputs import expand
-from nanograd.errors import DataError
+from nanograd.batch.inputs import expand, expand_tables
+from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.runtime.events import Event
 from tests.helpers.ingests import planned
 
 SUFFIXES = (".png", ".jpg")
@@ -105,6 +106,131 @@ def test_dangling_link_is_skipped_among_others(tree: Path) -> None:
     (tree / "gone.png").symlink_to(tree / "nowhere.png")
 
     assert names(tree, str(tree / "[a-z]*.png")) == ["b.png"]
+
+
+def test_links_are_followed_and_lead_to_each_file_once(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "e.png").touch()
+    (tree / "linked").symlink_to(tmp_path / "elsewhere")
+    (tree / "again").symlink_to(tmp_path / "elsewhere" / "deep")
+    (tree / "a-link.png").symlink_to(tree / "b.png")
+    (tree / "loop").symlink_to(tree)
+    (tmp_path / "elsewhere" / "back").symlink_to(tree / "sub")
+
+    found = names(tree, str(tree), str(tree / "loop" / "sub"), str(tree / "**" / "[b-d].png"))
+
+    assert found == sorted([*TREE, "again/e.png"])
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    for here, there in ("ab", "ba"):
+        (tmp_path / here).mkdir()
+        (tmp_path / here / "link").symlink_to(tmp_path / there)
+        (tmp_path / here / f"{here}.png").touch()
+
+    found = [Path(each.place).name for each in expand([str(tmp_path / "a")], SUFFIXES)]
+
+    assert found == ["a.png", "b.png"]
+
+
+def test_uri_of_a_file_may_be_percent_encoded(tmp_path: Path) -> None:
+    file = tmp_path / "läufe #1 50%.png"
+    file.touch()
+
+    [found] = expand([file.as_uri()], SUFFIXES)
+
+    assert found.place == str(file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_folder_that_cannot_be_listed_is_named(tree: Path) -> None:
+    (tree / "sub").chmod(0)
+
+    with pytest.raises(StorageError, match=r"cannot list .*/sub: Permission denied"):
+        expand([str(tree)], SUFFIXES)
+
+
+LAKES = {
+    "Delta": "_delta_log/00000000000000000000.json",
+    "Iceberg": "metadata/00000-a.metadata.json",
+    "Hudi": ".hoodie/hoodie.properties",
+}
+
+
+@pytest.mark.parametrize("place", ["", "in", "in/x.parquet", "in/*.parquet", "*"])
+@pytest.mark.parametrize("kind", LAKES)
+def test_table_with_a_log_of_its_own_is_refused(tmp_path: Path, kind: str, place: str) -> None:
+    log = tmp_path / "in" / LAKES[kind]
+    log.parent.mkdir(parents=True)
+    log.touch()
+    (tmp_path / "in" / "x.parquet").touch()
+
+    with pytest.raises(DataError, match=rf"/in is an? {kind} table.*export its current rows"):
+        expand_tables([f"{tmp_path}/{place}"], "/out/predictions/part.parquet")
+
+
+def test_folder_named_metadata_is_no_iceberg_table(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "notes.json").touch()
+    (tmp_path / "x.parquet").touch()
+
+    assert len(expand_tables([str(tmp_path)], "/out/predictions/part.parquet")) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "output", "refused"),
+    [
+        ("in", "in/out", True),
+        ("in/", "in", True),
+        (".", "in/../out", True),
+        ("*", "in/out", True),
+        ("in/**/*.parquet", "in/out", True),
+        ("link", "in/out", True),
+        ("in", "in/_out", False),
+        ("in", "in2", False),
+        ("in/*.parquet", "in/out", False),
+        ("in/x.parquet", "in/out", False),
+    ],
+)
+def test_output_that_would_be_input_next_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, output: str, refused: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.parquet").touch()
+    (tmp_path / "link").symlink_to("in")
+
+    def run() -> int:
+        return len(expand_tables([place], f"{tmp_path}/{output}/predictions/part.parquet"))
+
+    if refused:
+        with pytest.raises(UsageError, match=r"the output.*lies in the input.*another --output"):
+            run()
+    else:
+        assert run() == 1
+
+
+@pytest.mark.parametrize(
+    ("pictures", "expected", "warned"), [(85, False, True), (85, True, False), (0, False, False)]
+)
+def test_pictures_beside_tables_are_named_in_a_warning(
+    tmp_path: Path, pictures: int, expected: bool, warned: bool
+) -> None:
+    for number in range(pictures):
+        (tmp_path / f"{number}.jpg").touch()
+    (tmp_path / "x.parquet").touch()
+    events: list[Event] = []
+
+    found = expand_tables(
+        [str(tmp_path)],
+        "/out/predictions/part.parquet",
+        pictures_expected=expected,
+        listener=events.append,
+    )
+
+    assert [Path(file.place).name for file in found] == ["x.parquet"]
+    assert len(events) == warned
+    assert all("85 pictures" in str(each) and "nanograd ingest" in str(each) for each in events)
 
 
 def part_ids(tree: Path) -> list[str]:

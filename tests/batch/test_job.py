@@ -6,8 +6,9 @@ import pytest
 
 from nanograd.batch.job import run_job
 from nanograd.batch.part import Part, Receipt, part_id, run_part
-from nanograd.errors import InternalError, StorageError
+from nanograd.errors import InternalError, Reason, Rejection, StorageError
 from nanograd.runtime import json_files, storage
+from nanograd.tables.files import RowRange
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, make_job, run
 
@@ -142,6 +143,27 @@ def test_lost_or_repeated_part_is_an_internal_error(out: Path, done: list[Part])
         run_job(make_job(out), lambda _: (run_part(work, part) for part in done))
 
     assert not (out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *PARTS[:1],
+        Part(id="0", files=("7.png", "ä"), versions=((1, 2, 7), (3, 4, None)), labels=(7, None)),
+        Part(
+            id="1",
+            files=("a.parquet", "l\udce4ufe.parquet"),
+            versions=((1, 2), (3, 4)),
+            ranges=(RowRange((0, 1), 0, 0, 9), RowRange((1, 3), 5, 12, 7)),
+            num_rows=16,
+            below="_next",
+        ),
+        Part(id="2", files=("b",), rejection=Rejection(None, Reason.BROKEN_FILE, "cut short")),
+    ],
+    ids=lambda part: part.id,
+)
+def test_part_arrives_in_another_process_as_it_was(part: Part) -> None:
+    assert Part.from_json(part.to_json()) == part
 
 
 def test_part_ids_are_short_and_tell_their_ingredients_apart() -> None:

@@ -95,6 +95,28 @@ def test_what_another_job_wrote_meanwhile_is_found(out: Path) -> None:
     assert not (out / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize("name", [".nfs000193", ".DS_Store", ".part-0.1.nanograd-tmp"])
+def test_hidden_files_in_the_output_do_not_matter(out: Path, name: str) -> None:
+    class Disturbed(Scribe):
+        def __call__(self, part: Part) -> Receipt:
+            storage.commit(str(out / "rows" / name), b"")
+            return super().__call__(part)
+
+    total, _ = run(make_job(out), Disturbed(out))
+
+    assert total == TOTAL
+
+
+def test_part_that_another_job_removed_is_found(out: Path) -> None:
+    class Disturbed(Scribe):
+        def __call__(self, part: Part) -> Receipt:
+            storage.remove(str(out / "rows" / f"part-{PARTS[0].id}"))
+            return super().__call__(part)
+
+    with pytest.raises(OutputExistsError, match=rf"lacks 'rows/part-{PARTS[0].id}'.*another job"):
+        run(make_job(out), Disturbed(out))
+
+
 def test_too_many_unreadable_rows_end_the_job_and_allowing_more_finishes_it(
     out: Path, undisturbed_job: dict[str, bytes]
 ) -> None:

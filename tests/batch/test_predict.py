@@ -113,7 +113,7 @@ BROKEN_ROWS = [
     pytest.param("list of integers", None, "wrong_shape", id="null list"),
     pytest.param("large list", [0] * 785, "wrong_shape", id="785 numbers"),
     pytest.param("fixed-size list", None, "wrong_shape", id="null fixed-size list"),
-    pytest.param("28 x 28 lists", [[0] * 27] * 28, "wrong_shape", id="28 x 27"),
+    pytest.param("28 x 28 lists", [[0] * 27] * 27 + [[0]], "wrong_shape", id="ragged"),
     pytest.param("floats to 1", [float("nan")] + [0.5] * 783, "bad_pixel", id="NaN"),
     pytest.param("floats to 255", [-1.0] + [0.5] * 783, "bad_pixel", id="below 0"),
 ]
@@ -132,8 +132,8 @@ def test_broken_row_is_quarantined_and_does_not_affect_others(
 
     others = [row for row in range(29) if row != 11]
     assert done.quarantine == [("a.parquet", 11, reason)]
-    assert done.table.drop(["confidence", "scores"]).equals(
-        expected.take(others).drop(["confidence", "scores"])
+    assert done.table.drop(["confidence", "unfamiliar", "scores"]).equals(
+        expected.take(others).drop(["confidence", "unfamiliar", "scores"])
     )
     # The rounding of a matrix product depends on its number of rows.
     np.testing.assert_allclose(
@@ -200,18 +200,19 @@ def test_broken_file_is_one_row_of_quarantine_among_good_ones(
     assert (done.figures["broken_files"], done.figures["files"]) == (1, 3)
 
 
-def test_file_whose_name_is_not_unicode_is_quarantined(
+def test_file_whose_name_is_not_unicode_is_predicted(
     images: Pixels, tmp_path: Path, predict: Predict
 ) -> None:
     good = pa.table({"image": fixed_list(images)})
     (tmp_path / "in").mkdir()
     pq.write_table(good, tmp_path / "b.parquet")
-    shutil.copy(tmp_path / "b.parquet", tmp_path / "in" / os.fsdecode(b"\xff.parquet"))
+    shutil.copy(tmp_path / "b.parquet", tmp_path / "in" / os.fsdecode(b"l\xe4ufe.parquet"))
 
     done = predict({"a.parquet": good})
 
-    assert done.quarantine == [(r"\udcff.parquet", None, "broken_file")]
-    assert done.figures["predicted"] == 29
+    names = {Path(file).name for file in done.table["source_file"].to_pylist()}
+    assert names == {"a.parquet", r"l\udce4ufe.parquet"}
+    assert done.figures["predicted"] == 2 * 29
 
 
 WRONG_SCHEMAS = {
@@ -249,7 +250,9 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     )
     assert {Path(file).name for file in done.table["source_file"].to_pylist()} == {"good.parquet"}
     np.testing.assert_array_equal(scores_of(done.table), expected)
-    assert (done.figures["rows"], done.figures["broken_files"]) == (58, 6)
+    # A file of a wrong schema counts for the rows of its footer.
+    assert (done.figures["rows"], done.figures["broken_files"]) == (58 + 6, 1)
+    assert done.figures["reasons"] == {"broken_file": 30, "wrong_schema": 6}
 
 
 def test_hive_folders_give_labels_and_columns_to_keep(

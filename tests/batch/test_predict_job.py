@@ -26,11 +26,12 @@ from nanograd.runtime.events import Event, Message
 from nanograd.tables.rows import ReadOptions
 from nanograd.tables.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
-from tests.helpers.models import some_net
+from tests.helpers.models import some_net, some_reference
 
 
 def save_model(place: Path, seed: int = 3) -> str:
-    model_io.save(Model(nets=(some_net(seed=seed, loss="mse"),), about={}), str(place))
+    nets = (some_net(seed=seed, loss="mse"),)
+    model_io.save(Model(nets=nets, about={}, reference=some_reference()), str(place))
     return str(place)
 
 
@@ -144,8 +145,12 @@ def test_kept_columns_that_do_not_go_together_are_named(config: PredictConfig, r
 @pytest.mark.parametrize(
     ("name", "format_", "error", "words"),
     [
-        ("idd", "parquet", DataError, "no file has a column 'idd' to --keep"),
-        *((name, "parquet", UsageError, f"--keep {name}: ") for name in PREDICTIONS.names),
+        ("idd", "parquet", UsageError, "--keep idd: no file has this column; there are label, id"),
+        *(
+            (name, "parquet", UsageError, f"--keep {name}: ")
+            for name in PREDICTIONS.names
+            if name != "label"
+        ),
         ("box", "csv", UsageError, "--format csv cannot hold column 'box'"),
         ("image", "csv", UsageError, "--format csv cannot hold column 'image'"),
         ("image", "jsonl", UsageError, "--format jsonl cannot hold column 'image'"),
@@ -248,7 +253,7 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
     assert not was_complete
     assert f"{finished} of 3 parts are done already" in messages
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert len(kept) == 2 * finished
+    assert len(kept) == 3 * finished
     assert untimed_contents(tmp_path / "out") == untimed_contents(tmp_path / "undisturbed")
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (579, 576, 3)
 
@@ -268,7 +273,8 @@ def test_other_formats_hold_the_same_values(
     assert len(found) == 576
     for row, other in zip(found, expected, strict=True):
         assert np.array_equal(np.float32(row.pop("scores")), np.float32(other.pop("scores")))
-        assert np.float32(row.pop("confidence")) == np.float32(other.pop("confidence"))
+        for name in ("confidence", "unfamiliar"):
+            assert np.float32(row.pop(name)) == np.float32(other.pop(name))
         assert row == other
     bad = [row for file in (place / "quarantine").iterdir() for row in read(file)]
     assert [row["source_row"] for row in bad] == [192] * 3

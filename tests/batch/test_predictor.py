@@ -1,0 +1,177 @@
+"""`nanograd.Predictor`, in batches of every format."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import nanograd
+from nanograd import commands
+from nanograd.config.command_configs import PredictConfig
+from nanograd.data.mnist import Mnist
+from nanograd.digits.form import to_png
+from nanograd.errors import DataError
+from nanograd.models import model as model_io
+from tests.helpers.image_columns import Pixels, tensor
+from tests.helpers.models import some_model
+
+ROWS = 29
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("predictor") / "model")
+    model_io.save(some_model(), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def images(sample: Mnist) -> Pixels:
+    return sample.test.images[:ROWS]
+
+
+def squares(images: Pixels) -> Any:
+    return images.reshape(-1, 28, 28)
+
+
+def objects(values: list[Any]) -> Any:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+BATCHES: dict[str, Callable[[Pixels], Any]] = {
+    "Arrow tensors": lambda images: pa.table({"image": tensor(images)}),
+    "Arrow bytes": lambda images: pa.table({"image": [to_png(image) for image in images]}),
+    "numpy": lambda images: {"image": squares(images)},
+    "numpy, flat": lambda images: {"image": images},
+    "numpy, transposed": lambda images: {"image": np.asfortranarray(squares(images))},
+    "numpy, channels first": lambda images: {"image": squares(images)[:, None]},
+    "numpy, floats": lambda images: {"image": squares(images) / np.float32(255)},
+    "numpy, bytes": lambda images: {"image": objects([to_png(image) for image in images])},
+    "numpy, arrays": lambda images: {"image": objects(list(squares(images)))},
+    "numpy, structs": lambda images: {
+        "image": objects([{"bytes": to_png(image), "path": None} for image in images])
+    },
+    "pandas, bytes": lambda images: pd.DataFrame({"image": [to_png(image) for image in images]}),
+    "pandas, arrays": lambda images: pd.DataFrame({"image": list(squares(images))}),
+    "pandas, flat": lambda images: pd.DataFrame(
+        images, columns=[f"pixel{number}" for number in range(784)]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", BATCHES)
+def test_batch_of_any_format_has_the_predictions_of_the_model(
+    form: str, images: Pixels, model: str
+) -> None:
+    batch = BATCHES[form](images)
+
+    result = nanograd.Predictor(model)(batch)
+
+    assert type(result) is type(batch)
+    expected = nanograd.load_model(model).predict_proba(images)
+    assert np.array_equal(np.asarray(result["prediction"]), expected.argmax(axis=1))
+    scores = result["scores"].to_pylist() if isinstance(result, pa.Table) else result["scores"]
+    assert np.array_equal(np.stack(list(scores)), expected)
+    assert "image" not in result
+    assert "pixel0" not in result
+
+
+@pytest.mark.parametrize("form", ["arrow", "pandas", "numpy"])
+def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(
+    form: str, images: Pixels, model: str
+) -> None:
+    rows = [to_png(image) for image in images]
+    rows[3], rows[7] = b"no picture", b""
+    columns = {"id": np.arange(ROWS), "image": objects(rows), "label": np.full(ROWS, "7", object)}
+    batch: Any = columns
+    if form == "pandas":
+        batch = pd.DataFrame(columns, index=range(100, 100 + ROWS))
+    elif form == "arrow":
+        batch = pa.table(columns)
+
+    result = nanograd.Predictor(model)(batch)
+
+    names = ["id", "input_label", "prediction", "confidence", "unfamiliar", "scores", "label"]
+    found = list(result.column_names if form == "arrow" else result)
+    assert found == [*names, "reason", "detail"]
+    none = None if form == "arrow" else -1
+    values = result.to_pydict() if form == "arrow" else result
+    assert list(values["id"]) == list(range(ROWS))
+    assert list(values["input_label"]) == ["7"] * ROWS
+    assert [row for row in range(ROWS) if list(values["prediction"])[row] == none] == [3, 7]
+    assert [row for row in range(ROWS) if list(values["label"])[row] == 7] == [
+        row for row in range(ROWS) if row not in (3, 7)
+    ]
+    reasons = [None if pd.isna(each) else each for each in values["reason"]]
+    assert reasons[3:8] == ["broken_image", None, None, None, "empty"]
+    assert form != "pandas" or list(result.index) == list(range(100, 100 + ROWS))
+
+
+def test_batches_have_the_predictions_of_the_command(
+    images: Pixels, model: str, tmp_path: Path
+) -> None:
+    dark = 255 - images
+    pq.write_table(pa.table({"image": tensor(dark), "id": range(ROWS)}), tmp_path / "a.parquet")
+    settings = {"model": model, "output": str(tmp_path / "out"), "workers": 0}
+    commands.predict(
+        PredictConfig(**settings, polarity="dark-on-light"), [str(tmp_path / "a.parquet")]
+    )
+    table = pq.read_table(tmp_path / "a.parquet")
+    predictor = nanograd.Predictor(model, polarity="dark-on-light")
+
+    batches = [predictor(table.slice(start, 7)) for start in range(0, ROWS, 7)]
+
+    expected = pq.read_table(tmp_path / "out/predictions")
+    assert pa.concat_tables(batches)["prediction"].equals(expected["prediction"])
+
+
+@pytest.mark.parametrize("form", ["arrow", "numpy", "pandas"])
+def test_empty_batch_stays_empty_with_the_same_columns(
+    form: str, images: Pixels, model: str
+) -> None:
+    predictor = nanograd.Predictor(model)
+    batch: Any = {"image": squares(images)}
+    if form == "arrow":
+        batch = pa.table({"image": tensor(images)})
+    elif form == "pandas":
+        batch = pd.DataFrame(images, columns=[f"pixel{number}" for number in range(784)])
+
+    full = predictor(batch)
+    none = predictor({"image": batch["image"][:0]} if form == "numpy" else batch[:0])
+
+    assert list(getattr(none, "column_names", none)) == list(getattr(full, "column_names", full))
+    assert len(none["prediction"]) == 0
+
+
+def test_booleans_are_full_ink(images: Pixels, model: str) -> None:
+    bits = squares(images) > 127
+    predictor = nanograd.Predictor(model)
+
+    found, expected = predictor({"image": bits}), predictor({"image": bits * np.uint8(255)})
+
+    assert np.array_equal(found["scores"], expected["scores"])
+
+
+def test_mistakes_are_named(images: Pixels, model: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a model directory"):
+        nanograd.Predictor(tmp_path)
+    with pytest.raises(TypeError, match="polarty"):
+        nanograd.Predictor(model, polarty="auto")
+    with pytest.raises(TypeError, match=r"arrays by name, not <class 'list'>"):
+        nanograd.Predictor(model)([images])
+    with pytest.raises(DataError, match="no image column is recognised among id"):
+        nanograd.Predictor(model)({"id": np.arange(7)})
+
+
+def test_predictor_can_be_sent_to_another_process(images: Pixels, model: str) -> None:
+    predictor = pickle.loads(pickle.dumps(nanograd.Predictor(model)))  # noqa: S301 - our own
+
+    assert len(predictor({"image": images})["prediction"]) == ROWS

@@ -1,0 +1,221 @@
+"""`review.parquet`: the most doubtful rows of a job, whatever became of it on the way."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from nanograd import commands
+from nanograd.batch import account
+from nanograd.batch.account import PartReview, Selection, doubt_of
+from nanograd.config.command_configs import InspectConfig, PredictConfig
+from nanograd.data.mnist import Mnist
+from nanograd.errors import DataError, UsageError
+from nanograd.models import model as model_io
+from nanograd.models.model import Model
+from nanograd.runtime import storage
+from nanograd.tables.writers import PREDICTIONS
+from tests.helpers.growth import Run
+from tests.helpers.models import some_net
+
+Row = dict[str, Any]
+
+
+def listed(out: Path) -> list[Row]:
+    rows: list[Row] = pq.read_table(out / "review.parquet").to_pylist()
+    return rows
+
+
+def most_doubtful(out: Path) -> list[Row]:
+    """All rows of the predictions in the order of their doubt."""
+    table = pq.read_table(out / "predictions")
+    rows = [
+        {**row, "doubt": doubt}
+        for row, doubt in zip(table.to_pylist(), doubt_of(table).tolist(), strict=True)
+    ]
+    return sorted(rows, key=lambda row: (-row["doubt"], row["source_file"], row["source_row"]))
+
+
+def places(rows: list[Row]) -> list[tuple[str, int]]:
+    return [(Path(row["source_file"]).name, row["source_row"]) for row in rows]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(
+    run: Run, add: Callable[..., Path], out: Path, sample: Mnist, share: float
+) -> None:
+    for number in range(5):
+        add(100 * number, rows=23)
+
+    figures = run(review_share=share)
+
+    expected = most_doubtful(out)
+    rows = listed(out)
+    assert len(expected) == 5 * 22
+    assert places(rows) == places(expected[: -int(-share * len(expected) // 1)])
+    assert figures["review"] == str(out / "review.parquet")
+    for row in rows:
+        image = np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
+        first = int(Path(row["source_file"]).stem)
+        assert np.array_equal(image.ravel(), sample.test.images[first + row["source_row"]])
+        assert row["label"] == sample.test.labels[first + row["source_row"]]
+
+
+def test_list_of_rows_below_a_certainty_has_all_of_them(
+    run: Run, add: Callable[..., Path], out: Path
+) -> None:
+    for number in range(3):
+        add(100 * number, rows=40)
+    run(review_share=1.0)
+    limit = sorted(1 - row["doubt"] for row in listed(out))[50]
+
+    run(review_below=limit, overwrite=True)
+
+    expected = [
+        row for row in most_doubtful(out) if np.float32(row["doubt"]) > np.float32(1 - limit)
+    ]
+    assert places(listed(out)) == places(expected)
+    assert 45 <= len(expected) <= 55
+
+
+def test_list_follows_growth_replacement_and_removal(
+    run: Run, add: Callable[..., Path], out: Path
+) -> None:
+    settings = {"review_share": 0.5}
+    files = [add(100 * number, rows=9) for number in range(3)]
+    run(**settings)
+    add(300, rows=9)
+    run(**settings)
+    grown = places(listed(out))
+    files[0].unlink()
+    add(500, files[1].name, rows=12)
+    run(**settings, sync=True)
+    replaced = places(listed(out))
+    whole = (out / "review.parquet").read_bytes()
+    run(**settings, overwrite=True)
+
+    assert len(grown) == 16
+    assert replaced == places(most_doubtful(out)[: len(replaced)])
+    assert len(replaced) == 14
+    assert {name for name, _ in replaced} <= {"00100.parquet", "00200.parquet", "00300.parquet"}
+    assert (out / "review.parquet").read_bytes() == whole
+
+
+@pytest.mark.parametrize("when", range(3))
+def test_kill_while_files_are_committed_leaves_the_list_to_the_next_command(
+    run: Run, add: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    add(0)
+    run()
+    undisturbed = (out / "review.parquet").read_bytes()
+    commit, seen = storage.commit, list[str]()
+
+    def kill(place: str, data: bytes) -> None:
+        if "review" in place or "_review" in place or place.endswith("_summary.json"):
+            seen.append(place)
+            if len(seen) == when + 1:
+                raise KeyboardInterrupt
+        commit(place, data)
+
+    storage.remove(str(out))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "commit", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    run()
+
+    assert (out / "review.parquet").read_bytes() == undisturbed
+
+
+def test_no_list_is_written_or_left_where_none_is_wanted(
+    run: Run, add: Callable[..., Path], out: Path
+) -> None:
+    add(0)
+    run()
+    figures = run(review_share=0.0, overwrite=True)
+
+    assert figures["review"] is None
+    assert not [path for path in out.rglob("*") if "review" in path.name]
+
+
+def some_predictions(confidence: np.ndarray) -> pa.Table:
+    rows = np.arange(len(confidence))
+    values = {
+        "source_file": ["a"] * len(rows), "source_row": rows, "prediction": rows % 10,
+        "confidence": confidence, "unfamiliar": [None] * len(rows),
+        "scores": [[0.1] * 10] * len(rows), "label": [None] * len(rows),
+    }  # fmt: skip
+    return pa.table([pa.array(values[each.name], each.type) for each in PREDICTIONS], PREDICTIONS)
+
+
+def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive() -> None:
+    confidence = np.random.default_rng(0).permutation(np.arange(1000, dtype=np.float32) // 7 / 150)
+    predictions = some_predictions(confidence)
+    images = np.random.default_rng(0).integers(0, 256, (1000, 784), dtype=np.uint8)
+    kept = []
+    for step in (7, 193, 1000):
+        part = PartReview(Selection(share=0.01), 1000)
+        for start in range(0, 1000, step):
+            part.add(predictions.slice(start, step), images[start : start + step])
+        kept.append(part.finish("part-1")["_review/part-1.parquet"])
+
+    assert kept[0] == kept[1] == kept[2]
+    table = pq.read_table(pa.BufferReader(kept[0]))
+    assert len(table) == account.LEAST_OF_PART
+    order = np.lexsort((np.arange(1000), confidence))[: account.LEAST_OF_PART]
+    assert table["source_row"].to_pylist() == order.tolist()
+    assert table["pixels"][3].as_py() == images[order[3]].tobytes()
+
+
+def test_number_of_rows_is_bounded() -> None:
+    assert Selection(share=0.02).of_part(50_000) == 4000
+    assert Selection(share=0.5).of_part(50_000) == account.MAX_OF_PART
+    assert Selection(share=0.02).of_job(10**9) == account.MAX_ROWS
+    assert Selection(below=0.9).of_part(10) == account.MAX_OF_PART
+
+
+def test_two_ways_to_choose_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        PredictConfig(model="m", output="o", review_share=0.1, review_below=0.5)
+
+
+def test_model_without_statistics_gives_nulls_and_one_warning(
+    run: Run, add: Callable[..., Path], out: Path, model: str, messages: list[str]
+) -> None:
+    model_io.save(Model(nets=(some_net(seed=3),), about={}), model)
+    add(0)
+
+    run(review_share=1.0)
+
+    rows = pq.read_table(out / "predictions").to_pylist()
+    assert {row["unfamiliar"] for row in rows} == {None}
+    assert [text for text in messages if "an earlier version trained" in text] == messages[:1]
+    certain = sorted(row["confidence"] for row in rows)
+    assert [row["confidence"] for row in listed(out)] == certain
+
+
+def test_inspect_draws_the_first_rows_of_the_list(
+    run: Run, add: Callable[..., Path], out: Path, model: str, folder: Path
+) -> None:
+    add(0)
+    run(review_share=1.0)
+    config = InspectConfig(model=model, output=str(out.parent / "sheet.png"), limit=3)
+
+    figures = commands.inspect(config, [str(out / "review.parquet")])
+
+    rows = listed(out)
+    assert (figures["pictures"], figures["left_out"]) == (3, len(rows) - 3)
+    for row, found in zip(rows, figures["results"], strict=False):
+        assert found["file"] == f"{row['source_file']}, row {row['source_row']}"
+        assert found["prediction"] == row["prediction"]
+        assert found["confidence"] == pytest.approx(row["confidence"], abs=1e-5)
+        assert found["unfamiliar"] == pytest.approx(row["unfamiliar"], abs=1e-5)
+    pq.write_table(pa.table({"text": ["x"]}), folder / "no.parquet")
+    with pytest.raises(DataError, match="inspect takes pictures, and rows with pictures"):
+        commands.inspect(config, [str(folder / "no.parquet")])
