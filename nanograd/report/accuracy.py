@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nanograd.data.dataset import NUM_CLASSES
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
-from nanograd.report.charts import Axis, Bars, Chart, Line
+from nanograd.report.charts import Axis, Bars, Chart, Line, fit_axis
 from nanograd.report.html import InlineImage, embed_image, percent
 
 _NUM_MISTAKES = 24
@@ -56,7 +56,9 @@ class ConfusionMatrix:
                 str(digit),
                 f"{self.counts[digit].sum():,}",
                 *(percent(share[digit]) for share in (precision, recall, f1)),
-                f"{row.argmax()} ({row.max()} times)" if row.any() else "-",
+                f"{row.argmax()} ({'once' if row.max() == 1 else f'{row.max():,} times'})"
+                if row.any()
+                else "-",
             ]
             for digit, row in enumerate(self._misses())
         ]
@@ -97,6 +99,46 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
             Line("perfect calibration", [(0, 0), (1, 1)], "guide"),
         ],
     )
+
+
+class Review(NamedTuple):
+    """Accuracy of the rows that are left when the most doubtful ones are reviewed by people."""
+
+    shares: list[float]  # of the rows that are reviewed, from 0 on
+    accuracies: list[float]  # of the others
+
+    def share_for(self, accuracy: float) -> float | None:
+        """Return the least share to review for an accuracy of the rest; None if none suffices."""
+        pairs = zip(self.shares, self.accuracies, strict=True)
+        return next((share for share, reached in pairs if reached >= accuracy), None)
+
+    def chart(self) -> Chart:
+        """Plot the accuracy of the rest by the share that is reviewed."""
+        points = list(zip(self.shares, self.accuracies, strict=True))
+        return Chart(
+            "Accuracy of the rest by the share of rows reviewed",
+            Axis("share of rows reviewed, the most doubtful first", 0, self.shares[-1] or 1, ".1%"),
+            fit_axis([*self.accuracies, 1], "accuracy", ".1%"),
+            [Line("accuracy of the rest", points)],
+        )
+
+
+def review_by_doubt(labelled: Integers, correct: Integers) -> Review:
+    """Review rows by their doubt, up to a quarter of them or until the rest is right.
+
+    Args:
+        labelled: (n,) rows at each level of doubt, the most doubtful first.
+        correct: (n,) those of them that are predicted correctly.
+    """
+    reviewed, total = np.cumsum([0, *labelled]), labelled.sum()
+    rest = total - reviewed
+    wrong = (total - correct.sum()) - np.cumsum([0, *(labelled - correct)])
+    keep = np.flatnonzero(
+        (rest > 0) & (reviewed <= total / 4) & (np.diff(reviewed, prepend=-1) > 0)
+    )
+    end = next((at for at, place in enumerate(keep, 1) if not wrong[place]), len(keep))
+    keep = keep[: max(end, 2)]
+    return Review((reviewed[keep] / total).tolist(), (1 - wrong[keep] / rest[keep]).tolist())
 
 
 class Mistake(NamedTuple):

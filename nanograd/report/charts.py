@@ -26,8 +26,12 @@ class Axis(NamedTuple):
     def ticks(self, most: int = 6) -> list[float]:
         """Return round numbers from `low` to `high`, powers of ten on a logarithmic scale.
 
+        They are far enough apart that no two are the same text.
+
         >>> Axis("x", 0, 8, "g").ticks(), Axis("x", 0.03, 0.31, "g").ticks(4)
         ([0.0, 2.0, 4.0, 6.0, 8.0], [0.1, 0.2, 0.3])
+        >>> Axis("rows", 0, 1.06, ".0f").ticks()
+        [0.0, 1.0]
         >>> Axis("x", 0.4, 300, "g", log=True).ticks()
         [1.0, 10.0, 100.0]
         """
@@ -36,10 +40,14 @@ class Axis(NamedTuple):
             return [10.0**power for power in powers]
         rough = (self.high - self.low) / (most - 1)
         power = 10.0 ** floor(log10(rough))
-        step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough * (1 - 1e-9))
-        digits = max(0, -floor(log10(step)))
-        first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
-        return [round(each * step, digits) for each in range(first, last + 1)]
+        for each in (1, 2, 5, 10, 20, 50, 100, 1000):
+            step = power * each
+            digits = max(0, -floor(log10(step)))
+            first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
+            found = [round(number * step, digits) for number in range(first, last + 1)]
+            if step >= rough * (1 - 1e-9) and len(set(map(self.format, found))) == len(found):
+                break
+        return found
 
 
 def fit_axis(values: Sequence[float], name: str, spec: str, low: float | None = None) -> Axis:

@@ -1,19 +1,24 @@
 """The steps from a picture to its scores, as values that a sheet draws."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.errors import UnreadableError
+from nanograd.batch.inputs import TABLES, expand_pictures
+from nanograd.errors import DataError, UnreadableError
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import PictureReader
 from nanograd.pictures.normalise import Steps
+from nanograd.runtime import storage
+from nanograd.tables.columns import ImageKind, find_image_column
 
 # Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
 SMALL_SIDE = 320
@@ -30,6 +35,7 @@ class Inspection:
     size: tuple[int, int] = (0, 0)  # width and height as decoded
     # (10,) float32 of the model; None without a model or an image.
     scores: NDArray[np.float32] | None = None
+    unfamiliar: float | None = None  # 0 to 1; None also with a model without a reference
 
     @property
     def prediction(self) -> int | None:
@@ -42,26 +48,104 @@ class Inspection:
         return None if self.scores is None else float(self.scores.max())
 
 
+def find_pictures(
+    inputs: Sequence[str], limit: int, output: str
+) -> tuple[dict[str, bytes | None], int]:
+    """Find picture files, and rows of Parquet files that hold pictures.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        limit: pictures to return.
+        output: absolute place of a file that is not one of them.
+
+    Returns:
+        The name of each picture with its bytes, None for a file; the number of all pictures.
+
+    Raises:
+        DataError: an input does not exist or has no pictures.
+    """
+    tables = [each for each in inputs if each.lower().endswith(TABLES)]
+    others = [each for each in inputs if each not in tables]
+    found: dict[str, bytes | None] = {}
+    total = 0
+    for table in tables:
+        rows, number = row_pictures(storage.absolute(table), max(limit - len(found), 0))
+        found, total = {**found, **rows}, total + number
+    files = [file.place for file in expand_pictures(others)] if others or not tables else []
+    files = [file for file in files if file != output]
+    return found | dict.fromkeys(files[: limit - len(found)]), total + len(files)
+
+
+def row_pictures(place: str, limit: int) -> tuple[dict[str, bytes], int]:
+    """Read the pictures of a Parquet file such as `review.parquet`.
+
+    Args:
+        place: path or URI.
+        limit: rows to read.
+
+    Returns:
+        The picture of each row by a name, that of its source where it has one; the number of rows.
+
+    Raises:
+        DataError: it is no Parquet file, or has no column of picture files.
+    """
+    try:
+        with storage.open_file(place) as stream:
+            file = pq.ParquetFile(stream)
+            column = find_image_column(file.schema_arrow)
+            if column.kind != ImageKind.ENCODED:
+                raise DataError(f"column {column.names[0]!r} holds no picture files")
+            names = [
+                name for name in ("source_file", "source_row") if name in file.schema_arrow.names
+            ]
+            batches = file.iter_batches(max(limit, 1), columns=[*column.names, *names])
+            rows = next(batches).to_pylist() if limit and file.metadata.num_rows else []
+    except (pa.ArrowException, DataError) as error:
+        raise DataError(
+            f"{place}: {error}; inspect takes pictures, and rows with pictures as in review.parquet"
+        ) from error
+    found = {}
+    for number, row in enumerate(rows):
+        image = row[column.names[0]]
+        data = image.get("bytes") if isinstance(image, dict) else image
+        source = (row.get("source_file") or place, row.get("source_row", number))
+        found["{}, row {}".format(*source)] = data or b""
+    return found, file.metadata.num_rows
+
+
 def inspect_picture(
-    file: str, reader: PictureReader, polarity: str, model: Model | None
+    file: str,
+    reader: PictureReader,
+    polarity: str,
+    model: Model | None,
+    data: bytes | None = None,
 ) -> Inspection:
     """Decode and normalise a picture, classify it if there is a model, and keep every step.
+
+    Args:
+        file: path or URI, or the name of the data.
+        reader: limits on picture files.
+        polarity: auto, dark-on-light or light-on-dark.
+        model: to classify with; None for no scores.
+        data: the bytes of the picture; None reads the file.
 
     Raises:
         StorageError: the storage fails as a whole.
     """
     try:
         with Archives() as archives:
-            picture = reader.decode(reader.read(file, archives.read))
+            picture = reader.decode(reader.read(file, archives.read) if data is None else data)
     except UnreadableError as error:
         return Inspection(file=file, steps=Steps(refused=error))
     steps = normalise.trace(picture, polarity=polarity)
     small = picture.copy()
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))
-    scores = None
-    if model is not None and steps.image is not None:
-        [scores] = model.scores(steps.image.reshape(1, -1))
-    return Inspection(file=file, picture=small, size=picture.size, steps=steps, scores=scores)
+    found = Inspection(file=file, picture=small, size=picture.size, steps=steps)
+    if model is None or steps.image is None:
+        return found
+    scores, unfamiliar = model.assess(steps.image.reshape(1, -1))
+    strange = None if unfamiliar is None else float(unfamiliar[0])
+    return replace(found, scores=scores[0], unfamiliar=strange)
 
 
 def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
@@ -76,6 +160,7 @@ def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
                 "file": each.file,
                 "prediction": each.prediction,
                 "confidence": each.confidence,
+                "unfamiliar": each.unfamiliar,
                 "reason": each.steps.refused and each.steps.refused.reason,
                 "detail": each.steps.refused and each.steps.refused.detail,
             }

@@ -35,7 +35,7 @@ class Report(NamedTuple):
     def write(self, place: str, *, as_png: bool) -> str:
         """Write the report into a folder, and its plots if `as_png`; return its path or URI."""
         file = storage.join(place, REPORT)
-        storage.commit(file, self.html.encode())
+        storage.commit(file, self.html.encode(errors="backslashreplace"))
         if as_png:
             _write_plots(place, self.plots)
         return file
@@ -51,7 +51,7 @@ def require() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"--plots needs an extra: pip install 'nanograd[plots]' ({error})"
+            f"--plots needs the package matplotlib: pip install matplotlib ({error})"
         ) from error
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.batch.job import MANIFEST, METRICS, SUMMARY
+from nanograd.batch.account import NUM_LEVELS, REVIEW, first_row
+from nanograd.batch.earlier import MANIFEST
+from nanograd.batch.replacement import METRICS, SUMMARY
 from nanograd.errors import DataError
 from nanograd.nn import metrics
 from nanograd.report import accuracy
@@ -32,6 +34,7 @@ class FinishedPrediction:
     summary: Row  # `_summary.json`
     job: Row  # settings and model that determine the output
     files: Mapping[str, str]  # name and checksum of each file that was written
+    num_parts: int  # into which the job was cut
     progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
 
 
@@ -62,6 +65,7 @@ def read_prediction(place: str) -> FinishedPrediction:
             for receipt in manifest["receipts"]
             for name, checksum in receipt["files"].items()
         },
+        num_parts=len(manifest["receipts"]),
         progress=json_files.read_lines(storage.join(place, METRICS)),
     )
 
@@ -70,7 +74,7 @@ def build(prediction: FinishedPrediction) -> Report:
     """Build the report of a prediction."""
     summary, progress = prediction.summary, prediction.progress
     plots: dict[str, Sequence[Plot]] = {"digits": [digits_chart(summary)]}
-    confusion = calibration = None
+    confusion = calibration = review = None
     if summary["labelled"]:
         confusion = ConfusionMatrix(np.array(summary["confusion"]))
         calibration = metrics.calibration_from_counts(
@@ -82,6 +86,11 @@ def build(prediction: FinishedPrediction) -> Report:
             "confusion": [confusion],
             "calibration": [accuracy.reliability_chart(calibration)],
         }
+        # Earlier summaries have no doubt, and without mistakes every share is right.
+        if "labelled_by_doubt" in summary and summary["correct"] < summary["labelled"]:
+            levels = (summary["labelled_by_doubt"], summary["correct_by_doubt"])
+            review = accuracy.review_by_doubt(*(_by_number(each, NUM_LEVELS) for each in levels))
+            plots["review"] = [review.chart()]
     if summary["predicted"]:
         plots["confidence"] = [confidence_chart(summary)]
     if progress:
@@ -94,10 +103,18 @@ def build(prediction: FinishedPrediction) -> Report:
         plots=plots,
         confusion=confusion,
         calibration=calibration,
+        review=review,
+        review_file=storage.join(prediction.place, REVIEW),
         mistakes=[_mistake(each) for each in summary["worst"]],
         quarantine=storage.join(prediction.place, "quarantine"),
+        details=[
+            (each["reason"], each["detail"], f"{each['rows']:,}", first_row(each))
+            for each in summary.get("details", [])  # earlier summaries had none
+        ],
         reasons=sorted(summary["reasons"].items(), key=lambda each: -each[1]),
-        settings={**prediction.job, "parts": len(prediction.job["parts"])},
+        # Earlier summaries have no places.
+        settings={name: summary[name] for name in ("inputs", "model") if name in summary}
+        | {**prediction.job, "parts": prediction.num_parts},
         manifest=MANIFEST,
     )
     return Report(html, plots)
@@ -153,10 +170,10 @@ def _mistake(worst: Row) -> Mistake:
     )
 
 
-def _by_number(counts: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return counts by "0" to "9" as an array.
+def _by_number(counts: Mapping[str, int], number: int = 10) -> NDArray[np.int64]:
+    """Return counts by "0", "1", ... as an array.
 
     >>> _by_number({"1": 7}).tolist()
     [0, 7, 0, 0, 0, 0, 0, 0, 0, 0]
     """
-    return np.array([counts.get(str(number), 0) for number in range(10)], np.int64)
+    return np.array([counts.get(str(each), 0) for each in range(number)], np.int64)

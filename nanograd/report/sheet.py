@@ -16,6 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from nanograd.errors import OutputExistsError, UnreadableError, UsageError
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.pictures.normalise import Steps
+from nanograd.pictures.surroundings import Box
 from nanograd.report.inspection import Inspection
 from nanograd.runtime import storage
 
@@ -98,6 +101,8 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
     elif inspection.confidence is not None:
         score = format_score(inspection.confidence)
         outcome, colour = f"predicted {inspection.prediction}, score {score}", BLUE
+        if (inspection.unfamiliar or 0) > UNFAMILIAR:
+            outcome, colour = f"{outcome}, unfamiliar", RED
     draw_text(draw, (right, top + 9), outcome, size=15, colour=colour, align_right=True)
     panels = draw_panels(inspection)
     _explain_gap(draw, top + _NAME + _CAPTION, refused, panels)
@@ -185,8 +190,11 @@ def draw_panels(inspection: Inspection) -> list[Panel | None]:
     light = ", light ink" if steps.inverted else ""
     dropped = mask is not None and steps.marks is not None and bool((mask & ~steps.marks).any())
     drawn = {
-        f"picture, {width} x {height}": inspection.picture and inspection.picture.convert("RGB"),
-        f"paper removed{light}": None if steps.ink is None else _darken(steps.ink),
+        f"picture, {width} x {height}": inspection.picture
+        and _outline(inspection.picture.convert("RGB"), steps.box),
+        f"{_removed(steps)} removed{light}": None
+        if steps.ink is None
+        else _draw_ink(steps.ink, steps.lines),
         "all marks": None if mask is None else _darken(mask),
         f"marks kept{', orange: dropped' * dropped}": None
         if mask is None or steps.marks is None
@@ -197,6 +205,29 @@ def draw_panels(inspection: Inspection) -> list[Panel | None]:
         else Image.fromarray(steps.image).convert("RGB"),
     }
     return [Panel(name, frame_image(image)) if image else None for name, image in drawn.items()]
+
+
+def _removed(steps: Steps) -> str:
+    """Name what was removed from a picture beside its ink."""
+    names = {"light": steps.light, "hue": steps.hue, "lines": steps.lines}
+    return ", ".join(["paper", *(name for name, step in names.items() if step is not None)])
+
+
+def _outline(image: Image.Image, box: Box | None) -> Image.Image:
+    """Draw the sheet that was cut out of its surroundings."""
+    if box is not None:
+        edges = [round(edge * side) for edge, side in zip(box, 2 * image.size, strict=True)]
+        ImageDraw.Draw(image).rectangle(edges, outline=ORANGE, width=max(1, max(image.size) // 80))
+    return image
+
+
+def _draw_ink(ink: NDArray[np.floating], lines: NDArray[np.floating] | None) -> Image.Image:
+    """Draw the ink, and in orange the printed lines that were removed."""
+    image = _darken(ink)
+    if lines is not None:
+        strength = np.round(255 * lines / max(float(lines.max()), 1e-3))
+        image.paste(ORANGE, mask=Image.fromarray(strength.astype(np.uint8)))
+    return image
 
 
 def _darken(share: NDArray[np.floating] | NDArray[np.bool_]) -> Image.Image:

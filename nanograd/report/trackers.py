@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
-from nanograd.errors import UsageError
+from nanograd.errors import UnavailableError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import EpochFinished, Event, Listener, TrainingFinished, warning
 
@@ -28,13 +30,14 @@ def trackers(
 
     Args:
         place: the run directory; TensorBoard's files go to its folder tensorboard.
-        settings: of the run, resolved.
+        settings: those that affect the bits of the model.
         tensorboard: whether to write them.
         mlflow: an MLflow tracking URI, or None.
         listener: receives a warning when a tracker fails; the run continues.
 
     Raises:
-        UsageError: an extra is not installed, or a tracker cannot be reached.
+        UsageError: an extra is not installed, or a tracking URI is invalid.
+        UnavailableError: the tracking server does not answer.
     """
     found: list[TensorBoard | MLflow] = []
     if tensorboard:
@@ -59,7 +62,7 @@ def guarded(tracker: Listener, listener: Listener) -> Listener:
             tracker(event)
         except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run continues
             works = False
-            listener(warning(f"metrics are no longer tracked ({error!r}); metrics.jsonl has them"))
+            listener(warning(f"metrics are no longer tracked ({error!r}); the output has them"))
 
     return relay
 
@@ -78,7 +81,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise _missing("--tensorboard", "tensorboard", error) from error
+            raise _missing("--tensorboard", "tensorboardX", error) from error
         if "://" in folder:
             raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
         self._open: Callable[[], Any] = partial(SummaryWriter, logdir=folder)
@@ -103,26 +106,27 @@ class MLflow:
     """A listener that logs a run, with its settings, to an MLflow server or folder."""
 
     def __init__(self, uri: str, name: str, settings: Mapping[str, Any]) -> None:
-        if "@" in uri:
-            raise UsageError(
-                "--mlflow is stored in files: put user and password into MLFLOW_TRACKING_USERNAME "
-                "and MLFLOW_TRACKING_PASSWORD"
-            )
         # Otherwise it reports each run to its makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # By default it tries for minutes; later failures end the tracking, not the run.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         # The small client brings no database: a folder is the only local store.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
         except ImportError as error:
-            raise _missing("--mlflow", "mlflow", error) from error
+            raise _missing("--mlflow", "mlflow-skinny", error) from error
         try:
             self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(EXPERIMENT)
             create = self._client.create_experiment
             self._experiment = found.experiment_id if found else create(EXPERIMENT)
         except (MlflowException, OSError) as error:
+            if uri.startswith(("http://", "https://")):
+                raise UnavailableError(
+                    f"--mlflow {uri}: the server does not answer as MLflow"
+                ) from error
             raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
         self._name, self._settings, self._run = name, settings, ""
 
@@ -133,6 +137,7 @@ class MLflow:
         elif isinstance(event, TrainingFinished) and self._run:
             result = event.result
             self._log({"test_accuracy": result["test_accuracy"]}, result["rounds"])
+            self._log_model(result["model"])
 
     def close(self, error: object = None, *_: object) -> None:
         """Set the state of the run: finished or failed."""
@@ -147,6 +152,12 @@ class MLflow:
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._run or self._begin(), metrics=metrics)
 
+    def _log_model(self, place: str) -> None:
+        with TemporaryDirectory() as folder:  # the model may be in an object store
+            for name in storage.names(place):
+                Path(folder, name).write_bytes(storage.read(storage.join(place, name)))
+            self._client.log_artifacts(self._run, folder, "model")
+
     def _begin(self) -> str:
         from mlflow.entities import Param
 
@@ -156,5 +167,5 @@ class MLflow:
         return self._run
 
 
-def _missing(flag: str, extra: str, error: ImportError) -> UsageError:
-    return UsageError(f"{flag} needs an extra: pip install 'nanograd[{extra}]' ({error})")
+def _missing(flag: str, package: str, error: ImportError) -> UsageError:
+    return UsageError(f"{flag} needs the package {package}: pip install {package} ({error})")

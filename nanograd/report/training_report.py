@@ -59,7 +59,7 @@ def read_run(place: str) -> FinishedRun:
     events = json_files.read_lines(storage.join(place, "events.jsonl"))
     return FinishedRun(
         place=place,
-        config=from_toml(storage.read(config).decode(), config),
+        config=from_toml(storage.read(config).decode(errors="surrogateescape"), config),
         epochs=_count_through(epochs, epochs),
         events=_count_through(events, epochs),
         model=model_io.load(folder),
@@ -124,7 +124,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         num_units=num_units,
         pad_side=drawing.PAD_SIDE,
         scripts=drawing.SCRIPTS,
-        nets=drawing.pack_nets(run.model),
+        packed=drawing.pack_model(run.model),
         fingerprint=process.fingerprint(),
         ray=next((each.version for each in distributions(name="ray")), "not installed"),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",

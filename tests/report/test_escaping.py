@@ -65,7 +65,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
         finished,
         place=HOSTILE,
         summary=finished.summary | {"reasons": {HOSTILE: 1}, "worst": worst},
-        job=poison_keys(finished.job) | {"parts": []},
+        job=poison_keys(finished.job),
         files=poison_keys(dict(finished.files)),
     )
 
@@ -79,7 +79,9 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
 def test_drawing_pad_escapes_the_nets() -> None:
     run = SimpleNamespace(model=SimpleNamespace(nets=[None]))
 
-    html = render("draw.html", run=run, nets=[{"data": HOSTILE}], pad_side=240, scripts=[])
+    html = render(
+        "draw.html", run=run, packed={"nets": [{"data": HOSTILE}]}, pad_side=240, scripts=[]
+    )
 
     check_escaped(html, [])
     assert html.count("</script>") == 2

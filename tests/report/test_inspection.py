@@ -19,6 +19,7 @@ from nanograd.report import sheet
 from nanograd.report.inspection import Inspection
 from nanograd.runtime.events import Event
 from tests.helpers.models import some_model
+from tests.pictures.test_everyday import bound, lit, pale_seven, squared, vignette
 
 SEVEN = ((50, 50), (150, 50), (90, 160))
 
@@ -121,6 +122,28 @@ def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, input of the net"]
     assert captions("blank.png")[2:] == [None] * 4
     assert sheet.draw_panels(Inspection(file="x", steps=Steps())) == [None] * sheet.NUM_PANELS
+
+
+def test_panels_show_the_light_lines_and_surroundings_that_were_removed() -> None:
+    def panels(picture: Image.Image) -> list[sheet.Panel]:
+        steps = normalise.trace(picture)
+        inspection = Inspection(file="x", picture=picture, size=picture.size, steps=steps)
+        return [panel for panel in sheet.draw_panels(inspection) if panel]
+
+    def has_orange(panel: sheet.Panel) -> bool:
+        red, _, blue = np.asarray(panel.image, np.int16).transpose(2, 0, 1)
+        return bool((red - blue > 80).any())
+
+    dark_corners, on_squares = (
+        panels(lit(pale_seven(), vignette(0.8))),
+        panels(squared(pale_seven(), 0.35)),
+    )
+
+    assert dark_corners[1].caption == "paper, light removed"
+    assert on_squares[1].caption == "paper, lines removed"
+    assert has_orange(on_squares[1])
+    assert not has_orange(dark_corners[1])
+    assert has_orange(panels(bound(pale_seven(), 0))[0])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])

@@ -37,7 +37,9 @@ def test_plots_of_a_run_are_png_files(
     assert sizes["learning"] == (num_curves * 624, 480)
 
 
-@pytest.mark.parametrize(("labelled", "names"), [(0, []), (193, ["calibration", "confusion"])])
+@pytest.mark.parametrize(
+    ("labelled", "names"), [(0, []), (193, ["calibration", "confusion", "review"])]
+)
 def test_plots_of_a_prediction_are_png_files(
     predict: Predict, labelled: int, names: list[str]
 ) -> None:

@@ -11,10 +11,12 @@ from PIL import Image
 
 from nanograd import commands
 from nanograd.config.command_configs import IngestConfig, PredictConfig
+from nanograd.console import summaries
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
-from nanograd.report import plots, prediction_report
+from nanograd.report import accuracy, plots, prediction_report
+from nanograd.report.charts import fit_axis
 from tests.conftest import Nanograd
 from tests.helpers.reports import Page, check_page, confusion_cells
 from tests.report.conftest import Predict
@@ -61,14 +63,62 @@ def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
     assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
 
 
-def test_job_without_a_single_readable_row_has_a_report(run: Path, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": [b"no", b"picture"]}), tmp_path / "bad.parquet")
+def test_report_names_input_and_model(predict: Predict) -> None:
+    out = predict(0)
+
+    summary = json.loads((out / "_summary.json").read_text())
+    page = (out / "report.html").read_text()
+
+    for place in (*summary["inputs"], summary["model"]):
+        assert Path(place).exists()
+        assert place in page
+    assert list(summary["predicted_as"]) == sorted(summary["predicted_as"])
+
+
+@pytest.mark.parametrize(("high", "spec"), [(1, ",.0f"), (3, ",.0f"), (1e-4, ".2%"), (0.9, ".0f")])
+def test_no_two_ticks_of_an_axis_have_the_same_text(high: float, spec: str) -> None:
+    axis = fit_axis([0, high], "rows", spec, 0)
+
+    texts = [axis.format(value) for value in axis.ticks()]
+
+    assert len(texts) == len(set(texts)) > 0
+
+
+def test_job_without_rows_has_a_report(run: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
     config = PredictConfig(model=str(run / "model"), output=str(tmp_path / "out"), workers=0)
 
-    figures = commands.predict(config, [str(tmp_path / "bad.parquet")], [].append)
+    figures = commands.predict(config, [str(tmp_path / "none.parquet")], [].append)
 
-    assert figures["quarantined"] == 2
-    assert "2 rows: 0 classified, 2 in quarantine" in words_of(tmp_path / "out")
+    assert figures["rows"] == 0
+    assert "0 rows: 0 classified, 0 in quarantine" in words_of(tmp_path / "out")
+
+
+def test_report_has_the_details_of_quarantine_with_an_example(predict: Predict) -> None:
+    words = words_of(predict(0))
+
+    assert "the 10 bytes are not a picture" in words
+    assert "row 193 of" in words
+
+
+def test_report_counts_the_pictures_that_ingest_rejected(
+    run: Path, sample: Mnist, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(7):
+        picture = Image.fromarray(sample.test.images[number].reshape(28, 28))
+        picture.save(tmp_path / f"in/{number}.png")
+    for number in range(3):
+        (tmp_path / f"in/bad-{number}.png").write_bytes(b"no picture" * (number % 2))
+    rows, out = str(tmp_path / "rows"), tmp_path / "out"
+    commands.ingest(IngestConfig(output=rows, workers=0), [str(tmp_path / "in")], [].append)
+    config = PredictConfig(model=str(run / "model"), output=str(out), workers=0)
+
+    figures = commands.predict(config, [rows], [].append)
+
+    assert figures["ingest_quarantined"] == {"broken_image": 1, "empty": 2}
+    assert "Pictures that ingest put into quarantine" in words_of(out)
+    assert "ingest had quarantined 3 pictures" in summaries.of_prediction(figures, "parquet")
 
 
 def test_report_of_a_large_job_without_progress_and_quarantine(predict: Predict) -> None:
@@ -140,3 +190,35 @@ def test_bug_in_a_report_is_a_warning_and_exit_code_0(
     assert done.code == 0
     assert "WARNING: no report (ZeroDivisionError('a bug'))" in done.stderr
     assert done.last["report"] is None
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_share_to_review_is_the_least_that_leaves_the_accuracy(seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    labelled = draws.integers(0, 40, 61)
+    labelled[0] = 0
+    wrong = draws.binomial(labelled, np.linspace(0.6, 0, 61))
+
+    review = accuracy.review_by_doubt(labelled, labelled - wrong)
+
+    total = labelled.sum()
+    assert review.shares[0] == 0
+    assert review.accuracies[0] == pytest.approx(1 - wrong.sum() / total)
+    for share, reached in zip(review.shares, review.accuracies, strict=True):
+        level = np.searchsorted(np.cumsum(labelled), round(share * total)) + 1 if share else 0
+        assert labelled[:level].sum() == round(share * total)
+        assert reached == pytest.approx(1 - wrong[level:].sum() / labelled[level:].sum())
+    assert review.share_for(review.accuracies[0]) == 0
+    assert review.share_for(1.01) is None
+    better = [s for s, a in zip(review.shares, review.accuracies, strict=True) if a >= 0.8]
+    assert review.share_for(0.8) == (min(better) if better else None)
+
+
+def test_report_tells_how_many_rows_to_review(predict: Predict) -> None:
+    out = predict(193)
+
+    words = words_of(out)
+
+    assert "Rows to review" in words
+    assert f"{out}/review.parquet" in words
+    assert "Rows to review" not in words_of(predict(0))

@@ -6,7 +6,7 @@ const PEN = 18; // of the 240 pixels of the pad
 const pad = byId("pad"), input = byId("input"), status = byId("status");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const rows = [...document.querySelectorAll(".scores li")];
-const nets = JSON.parse(byId("nets").textContent).map(unpack);
+const model = unpack(JSON.parse(byId("model").textContent));
 const kept = [];
 let strokes = [], drawing = null, scheduled = false;
 
@@ -50,7 +50,7 @@ function showScores(values) {
 // Normalise and classify the drawing.
 function classify() {
   const image = normalise(padPixels());
-  return { image, scores: scores(nets, image) };
+  return { image, ...assess(model, image) };
 }
 
 function update() {
@@ -65,7 +65,8 @@ function update() {
   }
   showInput(result && result.image);
   const best = showScores(result && result.scores);
-  if (result && !drawing) status.textContent = `The net predicts ${best}.`;
+  const doubt = result && result.unfamiliar > 0.5 ? " The drawing is unlike the digits it learnt." : "";
+  if (result && !drawing) status.textContent = `The net predicts ${best}.${doubt}`;
   for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !result;
 }
 

@@ -3,8 +3,15 @@
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// 16-bit weights with a factor for each unit, 32-bit biases: see nanograd/report/drawing.py.
-function unpack(net) {
+// See nanograd/report/drawing.py.
+function unpack({ nets, reference }) {
+  const means = reference && fromBase64(reference.means);
+  const directions = reference && new Int8Array(fromBase64(reference.directions).buffer);
+  return { nets: nets.map(unpackNet), reference: reference && { ...reference, means, directions } };
+}
+
+// 32-bit weights and biases, or 16-bit weights of the first layer and a factor for each unit.
+function unpackNet(net) {
   const bytes = fromBase64(net.data);
   let start = 0;
   const take = (kind, length) => {
@@ -12,13 +19,13 @@ function unpack(net) {
     start += part.length;
     return new kind(part.buffer);
   };
-  const layer = (inputs, outputs) => ({
+  const layer = (inputs, outputs, exact) => ({
     inputs, outputs,
-    factors: take(Float32Array, outputs),
+    factors: exact ? new Float32Array(outputs).fill(1) : take(Float32Array, outputs),
+    weights: take(exact ? Float32Array : Int16Array, inputs * outputs),
     biases: take(Float32Array, outputs),
-    weights: take(Int16Array, inputs * outputs),
   });
-  return { ...net, data: null, layers: [layer(784, net.hidden), layer(net.hidden, 10)] };
+  return { ...net, data: null, layers: [layer(784, net.hidden, net.exact), layer(net.hidden, 10, true)] };
 }
 
 function applyLayer({ inputs, outputs, factors, biases, weights }, values) {
@@ -42,18 +49,45 @@ function softmax(values) {
 const logistic = (value) => 1 / (1 + Math.exp(-value));
 const ACTIVATIONS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.max(0, value) };
 
-function scoresOf(net, image) {
-  const prepared = net.deskewed ? deskew(image, net.width, net.height) : image;
-  const inputs = Float32Array.from(prepared, (value) => f(value * f(net.factor)) + f(net.offset));
+function scoresOf(net, pixels) {
+  const inputs = Float32Array.from(pixels, (value) => f(value * f(net.factor)) + f(net.offset));
   const hidden = applyLayer(net.layers[0], inputs).map(ACTIVATIONS[net.activation]);
   const outputs = applyLayer(net.layers[1], hidden);
   return net.loss === "mse" ? outputs.map(logistic) : softmax(outputs);
 }
 
-// The mean of the scores of all nets.
-function scores(nets, image) {
-  const all = nets.map((net) => scoresOf(net, image));
-  return Array.from(all[0], (_, digit) => all.reduce((sum, each) => sum + each[digit], 0) / all.length);
+// Ten scores and, with a reference, how unfamiliar the image is: nanograd/models/model.py.
+function assess({ nets, reference }, image) {
+  const pixels = nets.map((net) => (net.deskewed ? deskew(image, net.width, net.height) : image));
+  const all = nets.map((net, place) => scoresOf(net, pixels[place]));
+  const scores = Array.from(all[0], (_, digit) => sum(all.map((each) => each[digit])) / all.length);
+  if (!reference) return { scores, unfamiliar: null };
+  const best = scores.indexOf(Math.max(...scores));
+  const powers = scores.map((score) => Math.max(score, 1e-20) ** (1 / reference.temperature));
+  const total = sum(powers);
+  return {
+    scores: powers.map((each) => each / total),
+    unfamiliar: unfamiliarity(reference, pixels[0], best),
+  };
+}
+
+const sum = (values) => values.reduce((total, each) => total + each, 0);
+
+// As nanograd/models/reference.py.
+function unfamiliarity({ means, directions, scales, weights }, pixels, digit) {
+  const brightest = Math.max(1, ...pixels);
+  const z = Array.from(pixels, (ink, place) => (ink * 255) / brightest - means[784 * digit + place]);
+  const inner = z.filter((_, place) => {
+    const row = Math.floor(place / 28), column = place % 28;
+    return row > 1 && row < 26 && column > 1 && column < 26;
+  });
+  const along = weights[digit].map((weight, number) => {
+    const start = (weights[digit].length * digit + number) * inner.length;
+    return weight * sum(inner.map((value, place) => value * directions[start + place])) ** 2;
+  });
+  const distance = scales[digit] * sum(z.map((value) => value * value)) + sum(along);
+  const fourth = Math.max(distance, 16 / brightest) ** 4;
+  return fourth / (1 + fourth);
 }
 
 // A digit deskewed and centred.

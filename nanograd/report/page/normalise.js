@@ -3,7 +3,7 @@
 
 const SEARCH_SIDE = 160;
 const DETAIL_SIDE = 80;
-const PEN_MIN = 2.0, PEN_MAX = 2.85;
+const PEN_MIN = 2.0, PEN_MAX = 2.85, KEPT = 0.985;
 const f = Math.fround;
 
 // The share of light that the ink absorbs.
@@ -105,7 +105,13 @@ function adjustPen(detail) {
   const negative = (image) => ({ ...image, data: image.data.map((value) => -value) });
   if (pen < PEN_MIN) return runningMax(ink, round(((PEN_MIN - pen) / 2) * scale));
   if (pen <= PEN_MAX) return ink;
-  return negative(runningMax(negative(ink), round(((pen - PEN_MAX) / 2) * scale)));
+  const covered = (image) => image.data.reduce((sum, value) => sum + (value > 0.5), 0);
+  // As far as no stroke vanishes, which thickening again what is left would show.
+  for (let radius = round(((pen - PEN_MAX) / 2) * scale); radius > 0; radius--) {
+    const left = negative(runningMax(negative(ink), radius));
+    if (covered(runningMax(left, radius)) > KEPT * covered(ink)) return left;
+  }
+  return ink;
 }
 
 // Crop to the ink and scale its longest side to 20, grey levels stretched to 255.
