@@ -3,7 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanograd.api import Training, load_model, read_picture, train
+    from nanograd.api import (
+        Evaluation,
+        Export,
+        Ingestion,
+        Prediction,
+        Training,
+        evaluate,
+        export,
+        ingest,
+        load_model,
+        predict,
+        read_picture,
+        train,
+    )
+    from nanograd.batch.predictor import Predictor
     from nanograd.console.log_lines import TextLog
     from nanograd.errors import NanogradError, UnreadableError
     from nanograd.models.model import Model
@@ -12,28 +26,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Evaluation",
+    "Export",
+    "Ingestion",
     "MLPClassifier",
     "Model",
     "NanogradError",
+    "Prediction",
+    "Predictor",
     "TextLog",
     "Training",
     "UnreadableError",
+    "evaluate",
+    "export",
+    "ingest",
     "load_model",
+    "predict",
     "read_picture",
     "train",
 ]
 
 # Names that are slow to import are imported on first use (PEP 562).
-_MODULES = {
+_MODULES = dict.fromkeys(__all__, "nanograd.api") | {
     "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",
+    "Predictor": "nanograd.batch.predictor",
     "TextLog": "nanograd.console.log_lines",
-    "Training": "nanograd.api",
     "UnreadableError": "nanograd.errors",
-    "load_model": "nanograd.api",
-    "read_picture": "nanograd.api",
-    "train": "nanograd.api",
 }
 
 

@@ -7,13 +7,16 @@ from functools import partial
 from nanograd.batch.part import RunParts, Work, run_local
 from nanograd.config.command_configs import JobConfig
 from nanograd.config.train_config import TrainConfig
-from nanograd.runtime import process
-from nanograd.runtime.events import Listener
+from nanograd.report.trackers import guarded
+from nanograd.runtime import kernel, process
+from nanograd.runtime.events import Listener, ignore
 from nanograd.training.local import LocalGroup, StartGroup
 
 
 @contextmanager
-def group_starter(config: TrainConfig) -> Iterator[tuple[int, StartGroup]]:
+def group_starter(
+    config: TrainConfig, listener: Listener = ignore
+) -> Iterator[tuple[int, StartGroup]]:
     """Provide the number of workers, and the function that starts them."""
     if config.workers == 0:
         yield 0, LocalGroup
@@ -21,13 +24,22 @@ def group_starter(config: TrainConfig) -> Iterator[tuple[int, StartGroup]]:
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.group import RayGroup
 
-    with session(config.address, config.workers):
+    with session(config.address, config.workers, listener):
         workers = num_actors(config.workers, config.shards)
-        yield workers, partial(RayGroup, num_workers=workers, strict=config.strict)
+        yield (
+            workers,
+            partial(
+                RayGroup,
+                num_workers=workers,
+                strict=config.is_strict,
+                ports=config.port_range(),
+                variables=kernel.variables() if config.kernel == kernel.PORTABLE else {},
+            ),
+        )
 
 
 @contextmanager
-def part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
+def part_runner(config: JobConfig, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
     """Provide the function that runs the parts of a batch job."""
     if config.workers == 0:
         with process.one_thread():
@@ -36,14 +48,14 @@ def part_runner(config: JobConfig, work: Work) -> Iterator[RunParts]:
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.part_pool import run_on_ray
 
-    with session(config.address, config.workers):
+    with session(config.address, config.workers, listener):
         yield run_on_ray(work, num_actors(config.workers))
 
 
-def ray_metrics(config: JobConfig, command: str, output: str) -> list[Listener]:
-    """Return the listener that updates Ray's own metrics, if the job runs on Ray."""
+def ray_metrics(config: JobConfig, command: str, output: str, listener: Listener) -> list[Listener]:
+    """Return what updates Ray's own metrics, if the job runs on Ray; it fails with a warning."""
     if config.workers == 0:
         return []
     from nanograd.distributed.prometheus import RayMetrics
 
-    return [RayMetrics(command, output)]
+    return [guarded(RayMetrics(command, output), listener)]

@@ -1,14 +1,18 @@
 """The command line: flags in, one JSON line out, a documented exit code.
 
 Progress and messages go to stderr. stdout ends with `{"event": "result", ...}` or
-`{"event": "error", ...}`, because `ray job submit` flattens every failure to exit code 1.
+`{"event": "error", ...}`, because `ray job submit` flattens every failure to exit code 1. On a
+terminal it does so only with `--json`: the summary on stderr says the same.
 """
 
 import json
+import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import partial
 from types import ModuleType
 from typing import Any, TextIO
@@ -24,11 +28,15 @@ from nanograd.config.command_configs import (
     JobConfig,
     PredictConfig,
 )
-from nanograd.config.flags import debug, with_settings
+from nanograd.config.flags import common_flags, with_settings
 from nanograd.config.train_config import TrainConfig
-from nanograd.errors import NanogradError, UsageError
+from nanograd.errors import NanogradError, StorageError, UsageError
+from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
 from nanograd.runtime.signals import Terminated, sigterm_raises
+
+# Kubernetes sets these for each service, here one whose name begins with nanograd.
+_OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
 @click.group(
@@ -47,6 +55,8 @@ def cli() -> None:
 @with_settings(TrainConfig)
 def train(config: TrainConfig) -> None:
     """Train a net, with Ray workers or in this process."""
+    if config.kernel == kernel.PORTABLE:
+        kernel.pin()  # before the commands load numpy
     _run("train", config, partial(_commands().train, config), _summaries().of_training)
 
 
@@ -55,7 +65,8 @@ def train(config: TrainConfig) -> None:
 @with_settings(IngestConfig)
 def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     """Convert pictures (files, folders, globs) to Parquet."""
-    _run("ingest", config, partial(_commands().ingest, config, inputs), _summaries().of_ingest)
+    summarise = _summaries().of_plan if config.dry_run else _summaries().of_ingest
+    _run("ingest", config, partial(_commands().ingest, config, inputs), summarise)
 
 
 @cli.command()
@@ -64,16 +75,17 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the scores."""
     result = _commands().inspect(config, inputs, _echo)
-    _echo(info(_summaries().of_inspection(result)))
-    _print_result("inspect", result)
+    _print_result("inspect", result, _summaries().of_inspection)
 
 
 @cli.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @with_settings(PredictConfig)
 def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
-    """Classify the digits in Parquet files (files, folders, globs)."""
+    """Classify the digits in Parquet or CSV files (files, folders, globs)."""
     summarise = partial(_summaries().of_prediction, format_=config.format)
+    if config.dry_run:
+        summarise = _summaries().of_plan
     _run("predict", config, partial(_commands().predict, config, inputs), summarise)
 
 
@@ -88,28 +100,31 @@ def evaluate(config: EvaluateConfig) -> None:
 @with_settings(ExportConfig)
 def export(config: ExportConfig) -> None:
     """Write a model as an ONNX graph: pixels in, ten scores out."""
-    _print_result("export", _commands().export_model(config))
+    _print_result("export", _commands().export_model(config), _summaries().of_file)
 
 
 @cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--data", help="data set whose test images to use [default: that of the run]")
-@click.option("--plots", is_flag=True, help="also write its plots as PNG files (extra: plots)")
-@debug
+@click.option(
+    "--plots", is_flag=True, help="also write its plots as PNG files (package: matplotlib)"
+)
+@common_flags
 def report(run: str, data: str | None, plots: bool) -> None:
     """Write the report of a run or prediction again."""
-    _print_result("report", _commands().report(run, data, _echo, as_png=plots))
+    result = _commands().report(run, data, _echo, as_png=plots)
+    _print_result("report", result, _summaries().of_report)
 
 
 @cli.command()
 @click.option("--output", default="demo", show_default=True, help="folder for all its output")
-@debug
+@common_flags
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
     stdout = sys.stdout  # while Ray is in use, prints go to stderr
     with _listener(JobConfig()) as listener:
         for command, result in _commands().demo(output, listener):
-            _print_result(command, result, stdout)
+            _print_result(command, result, file=stdout)
 
 
 @cli.group()
@@ -119,42 +134,93 @@ def data() -> None:
 
 @data.command()
 @click.option("--mirror", "mirrors", multiple=True, help="URL to try first; may be repeated")
-@debug
+@common_flags
 def fetch(mirrors: tuple[str, ...]) -> None:
     """Download MNIST into the cache, verified."""
     _print_result("data fetch", _commands().data_fetch(mirrors, _echo))
 
 
 @data.command("info")
-@click.option("--data", "source", default="auto", show_default=True, help="as in `train`")
-@debug
+@click.option(
+    "--data", "source", default="auto", show_default=True, help="data set, as for nanograd train"
+)
+@common_flags
 def describe(source: str) -> None:
     """Print the counts, classes and checksum of a data set."""
-    _print_result("data info", _commands().data_info(source, _echo))
+    _print_result("data info", _commands().data_info(source, _echo), _summaries().of_data)
 
 
 @data.command("export")
-@click.option("--data", "source", default="auto", show_default=True, help="as in `train`")
+@click.option(
+    "--data", "source", default="auto", show_default=True, help="data set, as for nanograd train"
+)
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
-@debug
+@common_flags
 def export_data(source: str, output: str) -> None:
     """Write a test set as a folder of pictures."""
-    _print_result("data export", _commands().data_export(source, output, _echo))
+    result = _commands().data_export(source, output, _echo)
+    _print_result("data export", result, _summaries().of_pictures)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, by default that of this process, and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    memory: dict[str, Any] = {"debug": False, "log_format": "auto"}
+    memory: dict[str, Any] = {"debug": False, "json": False, "log_format": "auto"}
+    _open_closed_streams()
     try:
         with sigterm_raises():
+            _refuse_unknown_variables()
             cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
         code = 0
     except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the entry point: one line, one code
         if memory["debug"]:
-            traceback.print_exc()
-        code = _print_error(words, error, as_json=memory["log_format"] == "json")
+            _echo_error("".join(traceback.format_exception(error)))
+        code = _print_error(
+            words,
+            error,
+            as_json=memory["log_format"] == "json",
+            as_line=memory["json"] or not sys.stdout.isatty(),
+        )
+    _drop_unwritten()
     sys.exit(code)
+
+
+def _refuse_unknown_variables() -> None:
+    """Refuse an environment variable that looks like a setting and is none."""
+    known = {"NANOGRAD_CACHE", *_variables(cli, "NANOGRAD")}
+    for name in os.environ:
+        is_ours = name.startswith("NANOGRAD_") and not _OF_SERVICES.search(name)
+        if is_ours and name not in known:
+            near = get_close_matches(name, known, 1, 0.8)
+            hint = f"do you mean {near[0]}?" if near else "unset it"
+            raise UsageError(f"the environment variable {name} sets nothing; {hint}")
+
+
+def _variables(command: click.Command, prefix: str) -> Iterator[str]:
+    """Yield the names of the variables from which click takes flags."""
+    for each in command.params:
+        if isinstance(each, click.Option) and each.name:
+            yield f"{prefix}_{each.name.upper()}"
+    for name, each in getattr(command, "commands", {}).items():
+        yield from _variables(each, f"{prefix}_{name.upper()}")
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for a closed standard stream, so that no file takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
+
+
+def _drop_unwritten() -> None:
+    """Drop what a full disk or a closed pipe did not take: at exit it would change the code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _commands() -> ModuleType:
@@ -183,11 +249,30 @@ def _run(
     _print_result(name, result)
 
 
-def _print_result(command: str, result: dict[str, Any], file: TextIO | None = None) -> None:
-    click.echo(json.dumps({"event": "result", "command": command, **result}), file)
+def _print_result(
+    command: str,
+    result: dict[str, Any],
+    summarise: Callable[[dict[str, Any]], str] | None = None,
+    file: TextIO | None = None,
+) -> None:
+    """Log the summary of a result, if it has one, and print its line unless on a terminal."""
+    if summarise is not None:
+        _echo(info(summarise(result)))
+    if not _prints_json(file or sys.stdout):
+        return
+    line = json.dumps({"event": "result", "command": command, **result})
+    try:
+        click.echo(line, file)
+    except OSError as error:
+        reason = f"cannot write the result to standard output: {error.strerror}"
+        raise StorageError(reason) from error
 
 
-def _print_error(words: list[str], error: BaseException, *, as_json: bool) -> int:
+def _prints_json(file: TextIO) -> bool:
+    return click.get_current_context().ensure_object(dict)["json"] or not file.isatty()
+
+
+def _print_error(words: list[str], error: BaseException, *, as_json: bool, as_line: bool) -> int:
     """Print the error line and return the exit code."""
     from nanograd.console.log_lines import JsonLog, TextLog
 
@@ -204,12 +289,16 @@ def _print_error(words: list[str], error: BaseException, *, as_json: bool) -> in
         code, reason = 130, "interrupted" + "; the same command continues" * resumable
     elif isinstance(error, Terminated):
         code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
-    log = (JsonLog if as_json else TextLog)(lambda line: click.echo(line, err=True))
+    reason = "; ".join([reason, *getattr(error, "__notes__", [])])
+    log = (JsonLog if as_json else TextLog)(_echo_error)
     log(Message(text=reason, level=Level.ERROR))
     known = words[0] if words and words[0] in cli.commands else None
     if known == "data" and len(words) > 1 and words[1] in data.commands:
         known = f"data {words[1]}"
-    click.echo(json.dumps({"event": "error", "command": known, "code": code, "reason": reason}))
+    if not as_line:
+        return code
+    with suppress(OSError):  # the code says the same
+        click.echo(json.dumps({"event": "error", "command": known, "code": code, "reason": reason}))
     return code
 
 
@@ -227,4 +316,13 @@ def _echo(event: Event) -> None:
     """Print an event as text, scored images to stdout and the rest to stderr."""
     from nanograd.console.log_lines import sentence
 
-    click.echo(sentence(event), err=not isinstance(event, ImageScored))
+    if isinstance(event, ImageScored):
+        click.echo(sentence(event))
+    else:
+        _echo_error(sentence(event))
+
+
+def _echo_error(line: str | None) -> None:
+    """Print to stderr; a log that cannot be written ends no command."""
+    with suppress(OSError):
+        click.echo(line, err=True)

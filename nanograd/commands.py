@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
+from nanograd.batch import account
 from nanograd.batch import ingest as ingest_parts
 from nanograd.batch import predict as predict_parts
-from nanograd.batch.inputs import expand_pictures
-from nanograd.batch.job import SUMMARY, Job, JobResult, run_job
+from nanograd.batch.job import Job, JobResult, describe_job, run_job
 from nanograd.batch.part import Work
+from nanograd.batch.replacement import SUMMARY
 from nanograd.config.command_configs import (
     EvaluateConfig,
     ExportConfig,
@@ -22,25 +24,26 @@ from nanograd.config.command_configs import (
     PictureFilesConfig,
     PredictConfig,
 )
-from nanograd.config.train_config import TrainConfig
+from nanograd.config.train_config import MOMENTUM, TrainConfig
 from nanograd.console import summaries
 from nanograd.data import download, mnist
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, split
-from nanograd.data.mnist import Mnist
+from nanograd.data.mnist import Mnist, Source
+from nanograd.digits.allographs import num_allographs
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
-from nanograd.digits.variants import num_variants
 from nanograd.errors import DataError, UsageError
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture
 from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.report import plots, prediction_report, sheet, training_report
-from nanograd.report.inspection import inspect_picture, summarize
+from nanograd.report.inspection import find_pictures, inspect_picture, summarize
 from nanograd.report.plots import Report
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
+from nanograd.runtime.kernel import PORTABLE
 from nanograd.runtime.signals import stop_signals
 from nanograd.tables.rows import ReadOptions
 from nanograd.training.recipe import Recipe, num_epochs
@@ -49,23 +52,25 @@ from nanograd.training.run import NetPlan, TrainingRun, train_run
 ResultLine = dict[str, Any]
 
 
-def train(config: TrainConfig, listener: Listener = ignore) -> ResultLine:
-    """Train a net, or an ensemble, in its run directory."""
+def train(
+    config: TrainConfig, listener: Listener = ignore, arrays: Source | None = None
+) -> ResultLine:
+    """Train a net, or an ensemble, in its run directory; on arrays in place of data sets."""
     place = run_directory(config)
+    if config.kernel == PORTABLE:
+        process.require_portable()
     if config.plots:
         plots.require()
-    data = mnist.load(config.data, listener)
-    listener(
-        info(
-            f"{len(data.train):,} + {len(data.test):,} images of {data.name}; run directory {place}"
-        )
-    )
+    columns = (config.image_column, config.label_column)
+    data = sources.load(config.data, listener, config.test_split, columns, arrays)
+    images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
+    listener(info(f"{images}; run directory {place}"))
     with (
-        trackers(place, vars(config), config.tensorboard, config.mlflow, listener) as tracking,
-        group_starter(config) as (workers, start_group),
+        trackers(place, config.recipe(), config.tensorboard, config.mlflow, listener) as tracking,
+        group_starter(config, listener) as (workers, start_group),
         stop_signals() as stop,
     ):
-        everyone = broadcast(listener, *tracking, *ray_metrics(config, "train", place))
+        everyone = broadcast(listener, *tracking, *ray_metrics(config, "train", place, listener))
         run = make_run(replace(config, workers=workers), place, data)
         recipe = run.nets[0].recipe
         if recipe.num_warm_up >= recipe.num_rounds:
@@ -92,20 +97,22 @@ def run_directory(config: TrainConfig) -> str:
 def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
     """Return the run that a configuration describes; DataError if images cannot fill the shards."""
     training, validation = split(data.train, config.validation_split, config.seed)
+    settings = replace(config, output=place, test_split=data.test_split)
     nets = []
     for net in config.nets():
-        num_images = len(training) + num_variants(training, net.styles)
+        num_images = len(training) + num_allographs(len(training), net.styles)
         if num_images < net.shards:
             raise DataError(
                 f"{num_images} training images cannot fill {net.shards} shards; lower --shards"
             )
-        nets.append(NetPlan(recipe=make_recipe(net, num_images), variants=net.styles))
+        nets.append(NetPlan(recipe=make_recipe(net, num_images), allographs=net.styles))
     return TrainingRun(
         place=place,
-        settings=config.to_toml().encode(),
+        settings=settings.to_toml().encode(errors="surrogateescape"),
         identity={**config.recipe(), "data_sha256": data.sha256},
         about={
-            "data": data.name,
+            "data": data.name if len(data.sources) < 2 else list(data.sources),
+            **({} if data.test_split is None else {"test_split": data.test_split}),
             "preset": config.preset,
             "workers": config.workers,
             "shards": config.shards,
@@ -116,6 +123,7 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
         validation=validation,
         test=data.test,
         overwrite=config.overwrite,
+        strict=config.is_strict,
     )
 
 
@@ -143,7 +151,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         upright_last=config.upright == "after",
         epochs=num_epochs(config.epochs, config.least_rounds, plan.rounds_per_epoch),
         optimizer=config.optimizer,
-        momentum=0.9 if config.momentum is None else config.momentum,
+        momentum=MOMENTUM if config.momentum is None else config.momentum,
         schedule=config.schedule,
         learning_rate=config.learning_rate,
         num_warm_up=config.warmup,
@@ -167,7 +175,7 @@ def report(
         built = prediction_report.build(prediction_report.read_prediction(place))
     else:
         run = training_report.read_run(place)
-        test = mnist.load_test(data or run.model.about["data"], listener)
+        test = sources.reload_test(data, run.model.about, run.config, listener)
         built = training_report.build(run, test)
     written = built.write(place, as_png=as_png)
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
@@ -185,8 +193,12 @@ def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ign
         label_from=config.label_from,
         keep_original=config.keep_original,
         overwrite=config.overwrite,
+        sync=config.sync,
+        limit=config.limit,
         listener=listener,
     )
+    if config.dry_run:
+        return describe_job(job)
     result = _run(config, job, work, listener)
     return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
 
@@ -194,7 +206,7 @@ def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ign
 def predict(
     config: PredictConfig, inputs: Sequence[str], listener: Listener = ignore
 ) -> ResultLine:
-    """Classify the digits in Parquet files."""
+    """Classify the digits in Parquet or CSV files."""
     called = perf_counter()
     if config.plots:
         plots.require()
@@ -211,18 +223,31 @@ def predict(
             label_column=config.label_column,
         ),
         keep=config.keep,
+        scores=not config.no_scores,
         format_=config.format,
+        rows_per_file=config.rows_per_file,
+        partition_by=config.partition_by,
         overwrite=config.overwrite,
+        sync=config.sync,
+        retry=config.retry_quarantine,
+        limit=config.limit,
         max_error_rate=config.max_error_rate,
+        selection=account.Selection(share=config.review_share, below=config.review_below),
+        listener=listener,
     )
+    if config.dry_run:
+        return describe_job(job)
     result = _run(config, job, work, listener)
+    for text in account.remarks(result.summary):
+        listener(warning(text))
     # What only the report uses would make a long line.
     summary = {
         name: value
         for name, value in result.summary.items()
-        if name != "worst" and not name.endswith("_by_confidence")
+        if name not in ("worst", "inputs", "model")
+        and not name.endswith(("_by_confidence", "_by_doubt"))
     }
-    files = len({file for part in job.parts for file in part.files})
+    files = len({file for part in job.parts for file in part.files} | job.earlier.files())
     times = _times("predict_s", called, result)
 
     def build() -> Report:
@@ -233,7 +258,10 @@ def predict(
         "files": files,
         **times,
         "summary": storage.join(config.output, SUMMARY),
-        "report": write_report(config.output, build, listener, as_png=config.plots),
+        "review": None if config.review_share == 0 else storage.join(config.output, account.REVIEW),
+        "report": write_report(
+            config.output, build, listener, as_png=config.plots, again=result.changed
+        ),
         "output": config.output,
     }
 
@@ -246,22 +274,25 @@ def inspect(
     sheet.check_output(output)
     model = model_io.load(config.model) if config.model else None
     reader = picture_reader(config)
-    files = [file.place for file in expand_pictures(inputs) if file.place != output]
-    if len(files) > config.limit:
-        listener(
-            info(f"{len(files):,} pictures; the sheet shows the first {config.limit} (--limit)")
-        )
+    shown, total = find_pictures(inputs, config.limit, output)
+    if total > config.limit:
+        listener(info(f"{total:,} pictures; the sheet shows the first {config.limit} (--limit)"))
     with process.one_thread():
-        shown = files[: config.limit]
-        found = [inspect_picture(file, reader, config.polarity, model) for file in shown]
+        found = [
+            inspect_picture(name, reader, config.polarity, model, data)
+            for name, data in shown.items()
+        ]
     storage.commit(output, sheet.draw_sheet(found, config.model))
-    return {**summarize(found), "left_out": len(files) - len(found), "output": config.output}
+    return {**summarize(found), "left_out": total - len(found), "output": config.output}
 
 
-def evaluate(config: EvaluateConfig, listener: Listener = ignore) -> ResultLine:
-    """Measure a model on a test set; with `verbose`, emit an event for each image."""
+def evaluate(
+    config: EvaluateConfig, listener: Listener = ignore, arrays: Source | None = None
+) -> ResultLine:
+    """Measure a model on test sets, or arrays; with `verbose`, emit an event for each image."""
     model = model_io.load(config.model)
-    test = mnist.load_test(config.data, listener)
+    columns = (config.image_column, config.label_column)
+    test = sources.load_test(config.data, listener, columns, arrays)
     began = perf_counter()
     with process.one_thread():
         scores = model.scores(test.images)
@@ -278,6 +309,7 @@ def evaluate(config: EvaluateConfig, listener: Listener = ignore) -> ResultLine:
     return {
         "images": len(test),
         "accuracy": accuracy,
+        "calibration_error": metrics.calibration(scores.max(axis=1), best == test.labels, 15).error,
         "confusion": metrics.confusion_matrix(best, test.labels, NUM_CLASSES).tolist(),
         "evaluate_s": round(seconds, 3),
         "params_sha256": model.params_sha256(),
@@ -313,7 +345,7 @@ def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLin
 
 def data_info(source: str, listener: Listener = ignore) -> ResultLine:
     """Count the images of a data set and compute its checksum."""
-    data = mnist.load(source, listener)
+    data = sources.load([source], listener)
     return {
         "data": data.name,
         "sha256": data.sha256,
@@ -326,7 +358,7 @@ def data_info(source: str, listener: Listener = ignore) -> ResultLine:
 
 def data_export(source: str, output: str, listener: Listener = ignore) -> ResultLine:
     """Write a test set as PNG files, a folder for each class."""
-    test = mnist.load_test(source, listener)
+    test = sources.load_test([source], listener)
     mnist.write_pictures(test, output)
     return {"images": len(test), "output": output}
 
@@ -338,7 +370,7 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
     began = perf_counter()
     run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
     settings = {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
-    with session(None, 2):
+    with session(None, 2, listener):
         listener(info("training on the built-in sample with two Ray workers"))
         trained = train(TrainConfig.resolve(settings, {"output": run}), listener)
         yield "train", trained
@@ -356,12 +388,17 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
 
 
 def write_report(
-    place: str, build: Callable[[], Report], listener: Listener, *, as_png: bool = False
+    place: str,
+    build: Callable[[], Report],
+    listener: Listener,
+    *,
+    as_png: bool = False,
+    again: bool = False,
 ) -> str | None:
-    """Write a missing report, or again with its plots; a failure is a warning, ends no command."""
+    """Write a missing report, or again, or with plots; a failure is a warning, ends no command."""
     written = storage.join(place, plots.REPORT)
     try:
-        if as_png or not storage.exists(written):
+        if as_png or again or not storage.exists(written):
             build().write(place, as_png=as_png)
         return written
     except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
@@ -379,9 +416,11 @@ def picture_reader(config: PictureFilesConfig) -> PictureReader:
 
 
 def _run(config: JobConfig, job: Job, work: Work, listener: Listener) -> JobResult:
-    """Run a batch job in this process or on Ray."""
-    with part_runner(config, work) as run_parts:
-        ray = ray_metrics(config, job.identity["command"], job.place)
+    """Run a batch job in this process or on Ray, which is not started for nothing."""
+    if not job.parts:
+        config = replace(config, workers=0)
+    with part_runner(config, work, listener) as run_parts:
+        ray = ray_metrics(config, job.identity["command"], job.place, listener)
         return run_job(job, run_parts, broadcast(listener, *ray))
 
 

@@ -22,16 +22,24 @@ class UsageError(NanogradError):
     exit_code = 2
 
 
+class ArgumentError(UsageError, ValueError, TypeError):
+    """An argument of a Python function that it cannot use."""
+
+
 class DataError(NanogradError):
     """Input that is missing, broken or of another kind than expected."""
 
     exit_code = 65
 
 
-class ClusterError(NanogradError):
-    """The Ray cluster does not answer, refuses the connection or has no free resources."""
+class UnavailableError(NanogradError):
+    """A server does not answer, or the machine lacks memory or a feature that a command needs."""
 
     exit_code = 69
+
+
+class ClusterError(UnavailableError):
+    """The Ray cluster does not answer, refuses the connection or has no free resources."""
 
 
 class InternalError(NanogradError):
@@ -84,15 +92,16 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     WRONG_SHAPE = "wrong_shape"
     BAD_PIXEL = "bad_pixel"
-    BAD_LABEL = "bad_label"
     # Pictures
     BLANK = "blank"
     LOW_CONTRAST = "low_contrast"
     TOO_MANY_MARKS = "too_many_marks"
 
 
-class UnreadableError(Exception):
+class UnreadableError(NanogradError):
     """A picture in which no digit can be found: a row for quarantine, not a failure of the job."""
+
+    exit_code = 65
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)  # pickle passes both to a new instance

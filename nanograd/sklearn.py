@@ -24,6 +24,7 @@ from nanograd.data.dataset import BatchPlan, Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import UsageError
+from nanograd.models.reference import to_probabilities
 from nanograd.nn.mlp import Architecture
 from nanograd.runtime import process
 from nanograd.training.evaluation import as_model
@@ -109,12 +110,15 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:  # noqa: N803
-        """Return the score of each class, (N, C) float32; a row sums to 1."""
+        """Return the score of each class, (N, C) float32; a row sums to 1.
+
+        They are not calibrated, as no row is held out: scikit-learn's CalibratedClassifierCV does.
+        """
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         with process.one_thread():
             scores = self._model.scores(self._inputs(rows))
-        return np.asarray(scores / scores.sum(axis=1, keepdims=True), np.float32)
+        return to_probabilities(scores)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Return the label with the best score, (N,)."""

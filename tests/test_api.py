@@ -1,24 +1,36 @@
 """nanograd from Python: what the commands do, without them."""
 
 import signal
-from io import BytesIO
+from collections.abc import Callable
+from io import BytesIO, StringIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import nanograd
 from nanograd import commands
+from nanograd.config.command_configs import (
+    EvaluateConfig,
+    ExportConfig,
+    IngestConfig,
+    PredictConfig,
+)
 from nanograd.config.train_config import TrainConfig
+from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, Stopped, UsageError
+from nanograd.errors import ArgumentError, DataError, Stopped, UsageError
 from nanograd.pictures import normalise
+from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, Event, broadcast
 from tests.helpers.drawings import drawings, painted
+from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import run_python
 
 SETTINGS: dict[str, Any] = {
@@ -49,6 +61,122 @@ def test_every_name_it_offers_is_there_and_others_are_not() -> None:
         assert getattr(nanograd, name).__module__.startswith("nanograd.")
     with pytest.raises(AttributeError, match="module 'nanograd' has no attribute 'trian'"):
         _ = nanograd.trian  # type: ignore[attr-defined]
+
+
+def untimed(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return a result line without times and places."""
+    left_out = {"start_s", "rows_per_s", "output", "summary", "report", "review", "evaluate_s"}
+    timed = {*left_out, "predict_s", "ingest_s"}
+    return {name: value for name, value in figures.items() if name not in timed}
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_function_and_command_predict_to_the_same_files(
+    tmp_path: Path, run: nanograd.Training, sample: Mnist, as_list: bool
+) -> None:
+    images = [image.tobytes() for image in sample.test.images[:7]]
+    pq.write_table(pa.table({"image": images, "id": range(7)}), tmp_path / "rows.parquet")
+    model, file = Path(run.directory) / "model", tmp_path / "rows.parquet"
+    by_command = PredictConfig(
+        model=str(model), output=str(tmp_path / "command"), workers=0, keep=("id",)
+    )
+    figures = commands.predict(by_command, [str(file)])
+
+    result = nanograd.predict(
+        [file] if as_list else file, model=model, output=tmp_path / "function", keep=["id"]
+    )
+
+    assert untimed(result.figures) == untimed(figures)
+    assert (result.rows, result.predicted, result.accuracy) == (7, 7, None)
+    assert result.output == str(tmp_path / "function")
+    assert untimed_contents(tmp_path / "function") == untimed_contents(tmp_path / "command")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "m"}, "--output is missing"),
+        ({"model": "m", "output": "o", "quiet": True}, "pass listener= instead"),
+        ({"model": "m", "output": "o", "modle": 1}, "unknown setting 'modle'"),
+    ],
+)
+def test_settings_of_a_prediction_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        nanograd.predict("rows.parquet", **settings)
+
+
+def test_functions_and_commands_ingest_evaluate_and_export_the_same(
+    tmp_path: Path, run: nanograd.Training, sample: Mnist
+) -> None:
+    mnist.write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "pictures"))
+    pictures, model = tmp_path / "pictures", f"{run.directory}/model"
+    outputs = [str(tmp_path / name) for name in ("a", "b", "a.onnx", "b.onnx")]
+
+    ingested = nanograd.ingest(pictures, output=outputs[0])
+    evaluated = nanograd.evaluate(Path(model), data=pictures)
+    exported = nanograd.export(model, Path(outputs[2]))
+
+    figures = commands.ingest(IngestConfig(output=outputs[1], workers=0), [str(pictures)])
+    assert untimed(ingested.figures) == untimed(figures)
+    assert (ingested.rows, ingested.labelled, ingested.quarantined) == (31, 31, 0)
+    assert untimed_contents(Path(outputs[0])) == untimed_contents(Path(outputs[1]))
+    figures = commands.evaluate(EvaluateConfig(model=model, data=str(pictures)))
+    assert untimed(evaluated.figures) == untimed(figures)
+    assert (evaluated.images, np.sum(evaluated.confusion)) == (31, 31)
+    rows = nanograd.evaluate(model, data=[outputs[0], str(pictures)])
+    arrays = nanograd.evaluate(model, data=(sample.test.images[:31], sample.test.labels[:31]))
+    assert (rows.images, rows.accuracy) == (62, evaluated.accuracy)
+    assert arrays.accuracy == evaluated.accuracy
+    commands.export_model(ExportConfig(model=model, output=outputs[3]))
+    assert Path(outputs[2]).read_bytes() == Path(outputs[3]).read_bytes()
+    assert (exported.bytes, exported.output) == (Path(outputs[2]).stat().st_size, outputs[2])
+
+
+def test_dry_run_predicts_nothing(tmp_path: Path, run: nanograd.Training) -> None:
+    pq.write_table(pa.table({"image": [bytes(784)]}), tmp_path / "a.parquet")
+    settings = {"model": f"{run.directory}/model", "output": tmp_path / "out"}
+
+    plan = nanograd.predict(tmp_path / "a.parquet", dry_run=True, **settings)
+
+    assert (plan.predicted, plan.figures["rows_to_do"]) == (0, 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: nanograd.predict([], model="m", output="o"),
+        lambda: nanograd.predict(7, model="m", output="o"),  # type: ignore[arg-type]
+        lambda: nanograd.predict([7], model="m", output="o"),  # type: ignore[list-item]
+        lambda: nanograd.ingest("nowhere", output=7),
+        lambda: nanograd.ingest("nowhere", output="o"),
+        lambda: nanograd.evaluate(None),  # type: ignore[arg-type]
+        lambda: nanograd.evaluate("nowhere"),
+        lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])),
+        lambda: nanograd.export("nowhere", "o"),
+        lambda: nanograd.load_model(7),  # type: ignore[arg-type]
+        lambda: nanograd.train(data=7),
+        lambda: nanograd.train(data=(1, 2, 3)),
+        lambda: nanograd.train(data=["sample", 7]),
+        lambda: nanograd.train(data="nowhere"),
+        lambda: nanograd.train(data="sample", epochs="3"),
+        lambda: nanograd.read_picture(b""),
+        lambda: nanograd.read_picture("nowhere.png"),
+        lambda: nanograd.read_picture(None),  # type: ignore[arg-type]
+        lambda: nanograd.read_picture(np.zeros(7)),
+        lambda: nanograd.read_picture(np.full((28, 28), 7.0)),
+        lambda: nanograd.read_picture(StringIO("text")),  # type: ignore[arg-type]
+        lambda: nanograd.read_picture(b"", polarity="inverted"),
+        lambda: nanograd.Predictor("nowhere", polarity="inverted"),
+        lambda: nanograd.Predictor("nowhere", polarty="auto"),
+    ],
+)
+def test_bad_arguments_are_errors_of_its_own(call: Callable[[], Any]) -> None:
+    with pytest.raises(nanograd.NanogradError) as caught:
+        call()
+
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_function_and_command_train_to_the_same_bits(
@@ -148,6 +276,9 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
         lambda images: images.astype(np.int64),
         lambda images: images / 255,
         lambda images: (images / 255).astype(np.float32).reshape(-1, 28, 28),
+        lambda images: (images / 255).astype(np.float16),
+        lambda images: images.astype(np.float64),
+        lambda images: images.astype(np.uint16),
         lambda images: images.tolist(),
         np.asfortranarray,
     ],
@@ -159,8 +290,21 @@ def test_every_form_of_the_same_images_is_read_alike(
 
     scores = run.model.predict_proba(form(images))
 
-    assert np.array_equal(scores, run.model.scores(images))
+    with process.one_thread():
+        assert np.array_equal(scores, run.model.scores(images))
     assert np.array_equal(run.model.predict(form(images)), scores.argmax(axis=1))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.int64, np.float16, np.float64])
+def test_zeros_and_ones_of_any_dtype_are_no_and_full_ink(
+    sample: Mnist, run: nanograd.Training, dtype: Any
+) -> None:
+    bits = sample.test.images[:193] > 127
+
+    scores = run.model.predict_proba(bits.astype(dtype))
+
+    with process.one_thread():
+        assert np.array_equal(scores, run.model.scores(bits * np.uint8(255)))
 
 
 def test_threads_that_predict_at_once_get_the_same_bits(run: nanograd.Training) -> None:
@@ -188,34 +332,51 @@ def test_no_images_are_no_digits(run: nanograd.Training) -> None:
     [
         (np.zeros((28, 28), np.uint8), r"not \(28, 28\)"),
         (np.zeros((1, 1, 28, 28), np.uint8), r"not \(1, 1, 28, 28\)"),
-        (np.full((1, 784), 255.0), "from 255.0 to 255.0: floats must lie in 0 to 1"),
-        (np.full((1, 784), -1), "from -1 to -1"),
-        (np.full((1, 784), 256), "from 256 to 256"),
-        (np.full((1, 784), np.nan), "from nan to nan"),
+        (np.full((1, 784), 16.0), r"image 0: .* the scale is unclear; scale pixels to 0 to 1"),
+        (np.full((1, 784), -1), "image 0: a pixel is below 0"),
+        (np.full((1, 784), 256), "image 0: a pixel is above 255"),
+        (np.full((1, 784), np.nan), "image 0: a pixel is not a finite number"),
+        (np.repeat([[0.5], [-0.42], [2.0]], 784, axis=1), "image 1: a pixel is below 0"),
         (np.full((1, 784), "7"), "not <U1"),
         (np.full((1, 784), 1j), "not complex128"),
     ],
 )
 def test_images_of_another_kind_are_refused(run: nanograd.Training, images: Any, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ArgumentError, match=why) as caught:
         run.model.predict(images)
+    assert isinstance(caught.value, ValueError)
 
 
-def test_pictures_are_read_from_paths_archives_and_bytes(tmp_path: Path) -> None:
+def test_pictures_are_read_from_every_kind_of_source(tmp_path: Path) -> None:
     picture = painted(next(iter(drawings(1, seed=2))))
     stream = BytesIO()
     picture.save(stream, "PNG")
     (tmp_path / "0.png").write_bytes(stream.getvalue())
     with ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr("0/x.png", stream.getvalue())
+    pixels = np.asarray(picture)
 
-    found = [
-        nanograd.read_picture(place)
-        for place in (tmp_path / "0.png", f"{tmp_path}/in.zip/0/x.png", stream.getvalue())
+    sources: list[Any] = [
+        *(tmp_path / "0.png", f"{tmp_path}/in.zip/0/x.png", stream.getvalue()),
+        *(BytesIO(stream.getvalue()), picture, picture.convert("RGBA"), Image.open(stream)),
+        *(pixels, pixels / 255, np.stack([pixels] * 3, axis=-1), pixels.tolist()),
     ]
+    for source in sources:
+        assert np.array_equal(nanograd.read_picture(source), normalise.normalise(picture))
 
-    for image in found:
-        assert np.array_equal(image, normalise.normalise(picture))
+
+def test_pillow_image_is_rotated_as_it_states_and_not_changed() -> None:
+    picture = painted(next(iter(drawings(1, seed=2))))
+    turned, stream = picture.rotate(90, expand=True), BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(stream, "PNG", exif=exif)
+
+    opened = Image.open(stream)
+    image = nanograd.read_picture(opened)
+
+    assert np.array_equal(image, normalise.normalise(picture))
+    assert opened.size == turned.size
 
 
 def test_picture_in_which_nothing_can_be_read_says_why(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import click
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +22,7 @@ from nanograd.config.settings import REQUIRED, flag_name
 from nanograd.data.mnist import Mnist
 from nanograd.models import model
 from nanograd.runtime import json_files
-from tests.config.test_flags import CONFIGS
+from scripts.write_pages import SETTINGS
 from tests.conftest import Nanograd
 from tests.helpers.models import some_model
 from tests.helpers.processes import run, run_python
@@ -36,7 +38,7 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
     return ["predict", "rows.parquet", "--model", "model", "--output", "out", "--workers", "0"]
 
 
-@pytest.mark.parametrize("command", CONFIGS)
+@pytest.mark.parametrize("command", SETTINGS)
 def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
     nanograd: Nanograd, command: str
 ) -> None:
@@ -46,13 +48,20 @@ def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
     helps = {entry.split()[0]: "".join(entry.split()[1:]) for entry in entries}
     assert done.code == 0
     assert {"--config", "--debug", "-h,"} <= set(helps)
-    for each in fields(CONFIGS[command]):
+    for each in fields(SETTINGS[command]):
         expected = each.metadata["help"]
         if each.default is REQUIRED:
             expected += "[required]"
         elif each.default or type(each.default) in (int, float):
-            expected += f"[default: {each.default}]"
+            words = each.default if isinstance(each.default, tuple) else [each.default]
+            expected += f"[default: {' '.join(map(str, words))}]"
         assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
+
+
+def test_data_sets_of_the_environment_are_lines(nanograd: Nanograd) -> None:
+    done = nanograd("train", NANOGRAD_TRAIN_DATA="no folder\nsample")
+
+    assert (done.code, done.last["reason"][:60]) == (65, f"{Path('no folder').absolute()}"[:60])
 
 
 def test_help_of_the_whole_names_every_command(nanograd: Nanograd) -> None:
@@ -122,6 +131,24 @@ def test_result_is_one_json_line_with_the_documented_figures(
     assert (done.last["rows"], done.last["predicted"], done.last["files"]) == (7, 7, 1)
 
 
+def test_names_of_folders_need_not_be_unicode(
+    nanograd_process: Nanograd, tmp_path: Path, few_digits: Mnist
+) -> None:
+    data, run = (os.fsdecode(name) for name in (b"Z\xfcge", b"gr\xfc\xdfe aus K\xc3\xb6ln"))
+    (tmp_path / data).mkdir()
+    for name, part in (("train", few_digits.train), ("test", few_digits.test)):
+        table = np.column_stack([part.labels, part.images])
+        np.savetxt(tmp_path / data / f"{name}.csv", table, "%d", ",")
+    words = ["train", "--data", data, "--epochs", "1", "--hidden", "2", "--output", run]
+
+    outcome = nanograd_process(*words, "--workers", "0")
+    again = nanograd_process("train", "--config", f"{run}/config.toml")
+
+    assert outcome.code == again.code == 0, outcome.stderr + again.stderr
+    assert "WARNING: no report" not in outcome.stderr
+    assert "holds this run, complete" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -166,13 +193,45 @@ def test_columns_to_keep_come_from_environment_or_flags(
 def test_next_command_prints_the_predictions(
     nanograd: Nanograd, predicting: list[str], format_: str
 ) -> None:
-    done = nanograd(*predicting, "--format", format_)
+    done = nanograd(*predicting, "--format", format_, "--output", "my $HOME's out")
 
     words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
     shown = run(sys.executable, *words)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.split()[0] == "source_file"
     assert "[7 rows x " in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--image-column", "imge"], 2, "--image-column imge: no file has this column; there are"),
+        (["--label-column", "lable"], 2, "--label-column lable: no file has this column"),
+        (["--keep", "idd"], 2, "--keep idd: no file has this column"),
+        (["--image-column", "id"], 65, "column 'id' holds int64, which cannot be images"),
+    ],
+)
+def test_mistakes_in_columns_end_with_their_code_and_leave_no_output(
+    nanograd: Nanograd, predicting: list[str], words: list[str], code: int, message: str
+) -> None:
+    done = nanograd(*predicting, *words)
+
+    assert done.code == code
+    assert message in done.stderr
+    assert not Path("out").exists()
+
+
+def test_prediction_of_no_row_ends_with_65_and_the_commonest_detail(
+    nanograd: Nanograd, predicting: list[str], tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"image": [[-0.42] * 784] * 7}), tmp_path / "standardised.parquet")
+    inputs = [str(tmp_path / "standardised.parquet"), *predicting[2:]]
+
+    done = nanograd("predict", *inputs)
+
+    assert done.code == 65
+    assert "7 of 7 rows are unusable (most often bad_pixel: a pixel is below 0" in done.stderr
+    assert "row 0 of" in done.stderr
 
 
 def test_demo_prints_its_results_on_stdout_while_ray_has_it(
@@ -198,7 +257,7 @@ def test_picture_to_predict_is_sent_to_ingest(nanograd: Nanograd, predicting: li
 
     assert (named.code, below.code) == (2, 65)
     assert "a.PNG is a picture; `nanograd ingest`" in named.last["reason"]
-    assert "no .parquet or .pq files in pictures; `nanograd ingest`" in below.last["reason"]
+    assert "no .parquet, .pq or .csv files in pictures; `nanograd ingest`" in below.last["reason"]
     assert not Path("out").exists()
 
 
@@ -248,7 +307,7 @@ def test_unexpected_exception_is_one_line_and_its_code(
     reason: str,
 ) -> None:
     @click.command()
-    @flags.debug
+    @flags.common_flags
     def broken() -> None:
         raise error
 

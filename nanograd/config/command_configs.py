@@ -3,10 +3,26 @@
 Functions below `commands` take the values they need, never a config.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from nanograd.config.settings import REQUIRED, Config, setting
 from nanograd.errors import UsageError
+
+# Set by Ray in the environment of a submitted job.
+_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+# Settings of several commands.
+DATA = setting(
+    ("auto",),
+    "data set: auto, mnist, sample, or a path or URI of IDX, CSV or Parquet files or of pictures; "
+    "may be repeated",
+)
+IMAGE_COLUMN = setting(None, "image column [default: detected from the schema]")
+LABEL_COLUMN = setting(None, "label column of Parquet files [default: label, digit or target]")
+_REVIEW_SHARE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +46,43 @@ class JobConfig(Config):
         choices=("auto", "text", "json"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if _IN_JOB not in os.environ or not hasattr(self, "output"):
+            return
+        output = self.output or ""
+        if not Path(output).is_absolute() and "://" not in output:
+            given = f"--output {output} is relative" if output else "--output is missing"
+            raise UsageError(
+                f"{given}, and the folder of a Ray job is a temporary copy; give an absolute path "
+                "that all hosts share, or a URI"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(JobConfig):
     """Settings of every command that writes a report."""
 
     plots: bool = setting(
-        False, "also write the plots of the report to plots/ as PNG files (extra: plots)"
+        False, "also write the plots of the report to plots/ as PNG files (package: matplotlib)"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsConfig(JobConfig):
+    """Settings of every command that works part by part."""
+
+    sync: bool = setting(
+        False, "replace the rows of changed input files, drop those of removed ones"
+    )
+    dry_run: bool = setting(False, "print what would be done and write nothing")
+    limit: int | None = setting(None, "read the first rows only, so many [default: all]", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overwrite and (self.sync or getattr(self, "retry_quarantine", False)):
+            flag = "--sync" if self.sync else "--retry-quarantine"
+            raise UsageError(f"{flag} has no effect with --overwrite, which reads every file again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +112,7 @@ class PictureFilesConfig(PictureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(JobConfig, PictureFilesConfig):
+class IngestConfig(PartsConfig, PictureFilesConfig):
     """Settings of `nanograd ingest`."""
 
     output: str = setting(REQUIRED, "directory or URI for the Parquet files")
@@ -94,26 +139,55 @@ class InspectConfig(PictureFilesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(ReportConfig, PictureConfig):
+class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
     """Settings of `nanograd predict`."""
 
     model: str = setting(REQUIRED, "model directory or URI")
     output: str = setting(REQUIRED, "directory or URI for predictions, quarantine and manifest")
-    image_column: str | None = setting(None, "image column [default: detected from the schema]")
-    label_column: str | None = setting(None, "label column [default: label, digit, target or y]")
+    image_column: str | None = IMAGE_COLUMN
+    label_column: str | None = setting(
+        None, "label column, or none to ignore labels [default: label, digit or target]"
+    )
     normalise: str = setting(
         "auto",
-        "convert pictures to MNIST's form: auto (except those already in that form), always (raw "
-        "pixels too) or never (use 28 x 28 pictures as they are)",
+        "normalise pictures to MNIST's form (size 20, centre of mass in 28 x 28): auto (those that "
+        "do not have it), always or never (use 28 x 28 pictures as they are)",
         choices=("auto", "always", "never"),
     )
     image_root: str | None = setting(
         None,
         "folder or URI of pictures that rows without bytes may refer to by name [default: none]",
     )
-    keep: tuple[str, ...] = setting((), "input column to copy to the output; may be repeated")
+    keep: tuple[str, ...] = setting(
+        (), "input column to copy to the output, or '*' for all but the images; may be repeated"
+    )
+    no_scores: bool = setting(False, "leave out the ten scores of each row")
+    review_share: float = setting(
+        _REVIEW_SHARE,
+        "share of the rows, the most doubtful ones, to list in review.parquet with their pictures; "
+        "0 = no list",
+        least=0,
+        below=1.01,
+    )
+    review_below: float | None = setting(
+        None, "list all rows that are less certain than this instead", least=0, below=1.01
+    )
+    rows_per_file: int | None = setting(
+        None,
+        "rows of an output file, at most; small input files share one up to a million "
+        "[default: one file for each part of the work]",
+        least=1,
+    )
+    partition_by: tuple[str, ...] = setting(
+        (), "column of the predictions that becomes folders, as in Hive; may be repeated"
+    )
     format: str = setting(
         "parquet", "file format of predictions and quarantine", choices=("parquet", "csv", "jsonl")
+    )
+    retry_quarantine: bool = setting(
+        False,
+        "read files with quarantined rows again, after a repair of what they need, or these rows "
+        "with other settings",
     )
     max_error_rate: float = setting(
         1.0,
@@ -122,15 +196,20 @@ class PredictConfig(ReportConfig, PictureConfig):
         below=1.01,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.review_below is not None and self.review_share != _REVIEW_SHARE:
+            raise UsageError("--review-share and --review-below exclude each other; give one")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
     """Settings of `nanograd evaluate`."""
 
     model: str = setting(REQUIRED, "model directory or URI")
-    data: str = setting(
-        "auto", "data set: auto, mnist, sample, or a path or URI of IDX or CSV files"
-    )
+    data: tuple[str, ...] | str = DATA  # one is stored as a tuple
+    image_column: str | None = IMAGE_COLUMN
+    label_column: str | None = LABEL_COLUMN
     verbose: bool = setting(
         False, "print one line per image: label, ten scores, best score, best class"
     )

@@ -11,6 +11,12 @@ from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, val
 Command = Callable[..., Any]
 
 
+class _Places(click.types.StringParamType):
+    """Paths or URIs, which may have spaces: in an environment variable, each is a line."""
+
+    envvar_list_splitter = "\n"
+
+
 def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
     """Add a flag for each field of a config, and pass the config to the command first."""
 
@@ -20,13 +26,13 @@ def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
 
             arguments = [given.pop("inputs")] if "inputs" in given else []
             flags = {name: value for name, value in given.items() if value not in (None, ())}
-            text = storage.read(config).decode(errors="replace") if config else ""
+            text = storage.read(config).decode(errors="surrogateescape") if config else ""
             # Config file < environment < flag; click has merged the last two.
             settings = config_class.resolve(from_toml(text, str(config)), flags)
             command(settings, *arguments)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run = debug(run)
+        run = common_flags(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
         own = config_class.__annotations__
         own_first = sorted(fields(config_class), key=lambda each: each.name not in own)
@@ -37,19 +43,20 @@ def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
     return decorate
 
 
-def debug(command: Command) -> Command:
-    """Add the flag `--debug`, whose value is stored in the click context."""
+def common_flags(command: Command) -> Command:
+    """Add the flags of all commands, whose values are stored in the click context."""
 
-    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
-        context.ensure_object(dict)["debug"] = value
+    def remember(context: click.Context, flag: click.Parameter, value: bool) -> None:
+        context.ensure_object(dict)[flag.name] = value
 
-    return click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        callback=remember,
-        help="print the traceback of an error",
-    )(command)
+    for name, help_ in (
+        ("json", "print the result line on a terminal, too"),
+        ("debug", "print the traceback of an error"),
+    ):
+        command = click.option(
+            f"--{name}", is_flag=True, expose_value=False, callback=remember, help=help_
+        )(command)
+    return command
 
 
 def _option(each: Field[Any]) -> Callable[[Command], Command]:
@@ -57,8 +64,11 @@ def _option(each: Field[Any]) -> Callable[[Command], Command]:
     if each.default is REQUIRED:
         help_ += " [required]"
     elif each.default not in (None, ()) and each.default is not False:
-        help_ += f" [default: {each.default}]"
-    scalar = str if type_ is tuple else type_  # a tuple's flag is repeated
+        default = " ".join(each.default) if type_ is tuple else each.default
+        help_ += f" [default: {default}]"
+    scalar: Any = str if type_ is tuple else type_  # a tuple's flag is repeated
+    if each.name == "data":
+        scalar = _Places()
     return click.option(
         flag_name(each.name),
         each.name,

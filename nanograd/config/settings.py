@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, Self, cast, get_args, get_origin
 
 from nanograd.errors import UsageError
+from nanograd.runtime.storage import refuse_credentials
 
 REQUIRED = MISSING
 
@@ -21,7 +22,7 @@ _TYPE_NAMES = {
     float: "a number",
     bool: "true or false",
     str: "a string",
-    tuple: "a list",
+    tuple: "a string or a list of strings",
 }
 
 
@@ -54,6 +55,9 @@ class Config:
 
     def __post_init__(self) -> None:
         for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, str) and value_type(each) is tuple:
+                object.__setattr__(self, each.name, (value,))
             _validate(each, getattr(self, each.name))
 
     @classmethod
@@ -84,13 +88,20 @@ class Config:
         }
 
     def to_toml(self) -> str:
-        """Return the settings as TOML, one per line, without those that are None."""
+        """Return the settings as TOML, one per line, without those that are None.
+
+        A list of one value is written as the value.
+        """
         # TOML spells basic strings, numbers, booleans and arrays as JSON does.
         return "".join(
-            f"{name} = {dumps(value, ensure_ascii=False)}\n"
+            f"{name} = {dumps(_unpack(value), ensure_ascii=False)}\n"
             for name, value in asdict(self).items()
             if value is not None
         )
+
+
+def _unpack(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
 def from_toml(text: str, file: str) -> dict[str, Any]:
@@ -120,18 +131,20 @@ def value_type(each: Field[Any]) -> type:
     >>> [value_type(each).__name__ for each in fields(Example)]
     ['int', 'tuple']
     """
-    if isinstance(each.type, UnionType):
-        return next(cast("type", type_) for type_ in get_args(each.type) if type_ is not type(None))
-    return cast("type", get_origin(each.type) or each.type)
+    found = get_args(each.type) if isinstance(each.type, UnionType) else (each.type,)
+    return next(
+        cast("type", get_origin(type_) or type_) for type_ in found if type_ is not type(None)
+    )
 
 
 def _validate(each: Field[Any], value: Any) -> None:
     """Raise UsageError unless the value has the type, choices and bounds of its field."""
     if value is None and each.default is None:
         return
-    type_, problem = value_type(each), ""
+    type_: Any = value_type(each)
+    problem = ""
     choices, least, below = (each.metadata[name] for name in ("choices", "least", "below"))
-    if type(value) is not type_:
+    if type(value) is not type_ or (type_ is tuple and not all(type(v) is str for v in value)):
         problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
     elif choices and value not in choices:
         problem = f"{value!r}: choose {' or '.join(choices)}"
@@ -141,5 +154,8 @@ def _validate(each: Field[Any], value: Any) -> None:
         problem = f"{value}: it must be at least {least}"
     elif below is not None and value >= below:
         problem = f"{value}: it must be less than {below}"
+    for text in value if type(value) is tuple else [value]:
+        if isinstance(text, str):
+            refuse_credentials(text)
     if problem:
         raise UsageError(f"{flag_name(each.name)} is {problem}")

@@ -6,35 +6,63 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from itertools import cycle, islice
+from re import fullmatch
 from typing import Any, Self
 
-from nanograd.config.command_configs import ReportConfig
+from nanograd.config.command_configs import (
+    DATA,
+    IMAGE_COLUMN,
+    LABEL_COLUMN,
+    ReportConfig,
+)
 from nanograd.config.settings import setting
 from nanograd.errors import UsageError
+from nanograd.runtime.kernel import NATIVE, PORTABLE
 
 # A setting that affects the bits of the trained model.
 hyperparameter = partial(setting, recipe=True)
 
+# Of --optimizer momentum, if none is given.
+MOMENTUM = 0.9
 # Replace what a preset says about deskewing if digits are not deskewed.
 _NOT_DESLANTED = {"width": 0.0, "height": 0.0, "upright": "before"}
 # Width and height of the digits of the nets after the first, in turn; where set, they average 3.5
 # and 5.5, the values of the preset `accurate`.
 _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
-# Share of the handwriting variants that each net after the first learns. MNIST has next to none of
-# them, and one net that knows them well makes up for the others (docs/accuracy.md).
-_ENSEMBLE_VARIANTS = 0.2
+# Share of the allographs that each net after the first learns. MNIST has few of them, and one net
+# that knows them well makes up for the others (docs/accuracy.md).
+_ENSEMBLE_ALLOGRAPHS = 0.2
 
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     files("nanograd.config").joinpath("presets.toml").read_text()
 )
 
 
+def default_shards(batch_size: int) -> int:
+    """Return S for a batch size.
+
+    A matrix product is efficient with 64 rows or more, and there can be no more workers than
+    shards; benchmarks/results has the figures.
+
+    >>> [default_shards(size) for size in (32, 128, 256, 384, 512, 1024)]
+    [2, 2, 4, 6, 8, 8]
+    """
+    return min(max(batch_size // 64, 2), 8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ReportConfig):
     """Settings of `nanograd train`."""
 
-    data: str = setting(
-        "auto", "data set: auto, mnist, sample, or a path or URI of IDX or CSV files"
+    data: tuple[str, ...] | str = DATA  # one is stored as a tuple
+    image_column: str | None = IMAGE_COLUMN
+    label_column: str | None = LABEL_COLUMN
+    test_split: float | None = setting(
+        None,
+        "share of the images of a data set without test images that is held out for testing, the "
+        "last of each digit [default: 0.1]",
+        least=0,
+        below=1,
     )
     output: str | None = setting(None, "run directory or URI [default: runs/PRESET-TIME]")
     preset: str = setting(
@@ -43,11 +71,14 @@ class TrainConfig(ReportConfig):
         choices=tuple(PRESETS),
     )
     shards: int = hyperparameter(
-        8, "number of shards of the training set, fixed for the run", least=1
+        0,
+        "number of shards of the training set, fixed for the run; at most as many workers; 0 = one "
+        "for each 64 images of a batch, 2 to 8",
+        least=0,
     )
     epochs: int = hyperparameter(12, "passes over the training set", least=1)
     least_rounds: int = hyperparameter(
-        0, "minimum number of rounds (more epochs if needed, for small training sets)", least=0
+        0, "minimum optimiser steps: more epochs if needed, for small training sets", least=0
     )
     batch_size: int = hyperparameter(512, "images per round, over all workers", least=1)
     seed: int = hyperparameter(0, "seed of all randomness", least=0, below=2**63)
@@ -90,15 +121,15 @@ class TrainConfig(ReportConfig):
     )
     width: float = hyperparameter(
         0.0,
-        "stretch deslanted digits horizontally to this standard deviation of ink, in pixels; 0 = "
-        "off; varies within an ensemble",
+        "stretch digits horizontally to this standard deviation of ink, in pixels; 0 = off; needs "
+        "--pixels deslanted",
         least=0,
         below=28,
     )
     height: float = hyperparameter(
         0.0,
-        "stretch deslanted digits vertically to this standard deviation of ink, in pixels; 0 = "
-        "off; varies within an ensemble",
+        "stretch digits vertically to this standard deviation of ink, in pixels; 0 = off; needs "
+        "--pixels deslanted",
         least=0,
         below=28,
     )
@@ -125,14 +156,15 @@ class TrainConfig(ReportConfig):
     )
     cool_down: float = hyperparameter(
         0.5,
-        "weaken the distortions above by this share, gradually over the last 80 % of the rounds",
+        "linear decay of the distortions, by this share of their strength, over the last 80 % of "
+        "the optimiser steps",
         least=0,
         below=1,
     )
     styles: float = hyperparameter(
-        0.1,
-        "share of ones, fours and nines added as redrawn handwriting variants: with a flag, of "
-        "straight strokes, with a tail; nets after the first of an ensemble learn a fifth of them",
+        0.08,
+        "drawn digits added per training image, in shapes that are rare in MNIST: ones with flags, "
+        "open fours, hooked nines, ...; nets after the first of an ensemble learn a fifth of them",
         least=0,
         below=1,
     )
@@ -145,16 +177,37 @@ class TrainConfig(ReportConfig):
         0.1, "share of the training images held out for validation", least=0, below=1
     )
 
+    kernel: str = hyperparameter(
+        NATIVE,
+        "code to compute with: native (the fastest of each processor) or portable (the same bits "
+        "on every x86-64 processor with AVX2)",
+        choices=(NATIVE, PORTABLE),
+    )
+
     tensorboard: bool = setting(
-        False, "also write the metrics of each epoch to RUN/tensorboard (extra: tensorboard)"
+        False, "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)"
     )
     mlflow: str | None = setting(
-        None, "also log settings and metrics to this MLflow tracking URI (extra: mlflow)"
+        None,
+        "also log settings, metrics and model to this MLflow tracking URI (package: mlflow-skinny)",
     )
-    strict: bool = setting(False, "refuse workers whose BLAS or numpy differs from the server's")
+    strict: bool = setting(
+        False,
+        "refuse to go on where numpy, BLAS or processor compute other bits; --kernel portable does",
+    )
+    ports: str | None = setting(
+        None, "TCP ports for the connections between hosts, as A-B [default: any free port]"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.port_range()
+        if self.momentum is None and self.optimizer == "momentum":
+            object.__setattr__(self, "momentum", MOMENTUM)
+        if not self.shards:  # before it is recorded: the number is part of the identity of a run
+            object.__setattr__(
+                self, "shards", min(default_shards(self.batch_size), self.batch_size)
+            )
         if self.batch_size < self.shards:
             raise UsageError(
                 f"--batch-size {self.batch_size} is less than --shards {self.shards}: every shard "
@@ -187,11 +240,26 @@ class TrainConfig(ReportConfig):
         deslanted = given.get("pixels", "deslanted") == "deslanted"
         return super().resolve(preset, {} if deslanted else _NOT_DESLANTED, given)
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether to refuse to go on where other bits are computed."""
+        return self.strict or self.kernel == PORTABLE
+
+    def port_range(self) -> range:
+        """Return the ports for connections between hosts; 0 alone for any."""
+        if self.ports is None:
+            return range(1)
+        match = fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", self.ports)
+        first, last = map(int, match.groups()) if match else (0, 0)
+        if not 0 < first <= last < 2**16:
+            raise UsageError(f"--ports {self.ports} is no range A-B of ports from 1 to 65535")
+        return range(first, last + 1)
+
     def nets(self) -> list["TrainConfig"]:
         """Return the settings of each net to train.
 
         The nets of an ensemble differ in seed and in the size of digits, and all but the first
-        learn fewer handwriting variants.
+        learn fewer allographs.
         """
         deslanted = self.pixels == "deslanted"
         sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deslanted else ()))
@@ -202,7 +270,7 @@ class TrainConfig(ReportConfig):
                 seed=self.seed + n,
                 width=width,
                 height=height,
-                styles=self.styles * (_ENSEMBLE_VARIANTS if n else 1.0),
+                styles=self.styles * (_ENSEMBLE_ALLOGRAPHS if n else 1.0),
             )
             for n, (width, height) in enumerate(islice(cycle(sizes), self.committee))
         ]

@@ -1,8 +1,11 @@
 """Summaries of finished jobs: result, places, and the next command."""
 
+import shlex
 from typing import Any
 
+from nanograd.batch.account import describe
 from nanograd.runtime import storage
+from nanograd.runtime.events import duration
 
 ResultLine = dict[str, Any]
 
@@ -15,7 +18,7 @@ def of_training(result: ResultLine) -> str:
         ("model", result["model"]),
         ("report", result["report"]),
         next_=f"nanograd ingest PICTURES --output rows\n"
-        f"      nanograd predict rows --model {result['model']} --output read",
+        f"      nanograd predict rows --model {shlex.quote(result['model'])} --output read",
     )
 
 
@@ -27,9 +30,23 @@ def of_ingest(result: ResultLine) -> str:
         f"{_quarantined(result)}",
         ("rows", output),
         ("quarantine", storage.join(output, "_quarantine") if result["quarantined"] else None),
-        next_=f"nanograd predict {output} --model RUN/model --output read"
+        next_=f"nanograd predict {shlex.quote(output)} --model RUN/model --output read"
         if result["ingested"]
         else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
+    )
+
+
+def of_plan(result: ResultLine) -> str:
+    """Summarise a dry run."""
+    columns = [
+        f"\n  {count:,} files: {names}" for names, count in result.get("columns", {}).items()
+    ]
+    left = result["estimated_s"]
+    time = "" if left is None else f", about {duration(left)} at the speed of the last command"
+    return (
+        f"{result['files']:,} files, {result['new_files']:,} of them not in the output yet"
+        f"{''.join(columns)}\n{result['rows_to_do']:,} rows to read in {result['parts_to_do']:,} "
+        f"of {result['parts']:,} parts{time}; nothing was written"
     )
 
 
@@ -39,30 +56,55 @@ def of_inspection(result: ResultLine) -> str:
     return f"{result['pictures']:,} pictures drawn{refused}: {result['output']}"
 
 
+def of_file(result: ResultLine) -> str:
+    """Summarise a file that was written."""
+    return f"{result['bytes']:,} bytes written: {result['output']}"
+
+
+def of_report(result: ResultLine) -> str:
+    """Summarise a report."""
+    return f"written in {result['report_s']:.1f} s: {result['report']}"
+
+
+def of_pictures(result: ResultLine) -> str:
+    """Summarise images written as picture files."""
+    return f"{result['images']:,} pictures written: {result['output']}"
+
+
+def of_data(result: ResultLine) -> str:
+    """Summarise a data set."""
+    counts = []
+    for name in ("train", "test"):
+        digits = ", ".join(map(str, result[name]["per_class"]))
+        counts.append(f"  {name:<5} {result[name]['images']:>7,} images; of each digit {digits}")
+    return "\n".join([f"{result['data']}, SHA-256 {result['sha256']}", *counts])
+
+
 def of_prediction(result: ResultLine, format_: str) -> str:
     """Summarise a prediction whose tables have this format."""
     output, accuracy = result["output"], result["accuracy"]
     right = "" if accuracy is None else f", {100 * accuracy:.2f} % of the labelled rows correctly"
     predictions = storage.join(output, "predictions")
     quarantine = storage.join(output, "quarantine") if result["quarantined"] else None
-    shown = quarantine if quarantine and not result["predicted"] else predictions
     return _lines(
-        f"{result['predicted']:,} rows classified{right}{_quarantined(result)}",
+        f"{result['predicted']:,} rows classified{right}{_quarantined(result)}"
+        f"{_rejected_by_ingest(result)}",
         ("predictions", predictions),
         ("quarantine", quarantine),
+        *(("most often", describe(each)) for each in result["details"][:1]),
+        ("review", result["review"]),
         ("report", result["report"]),
-        next_=_show_table(shown, format_),
+        next_=_show_table(predictions, format_),
     )
 
 
 def _show_table(place: str, format_: str) -> str:
-    """Return a command that prints a folder of tables."""
-    if format_ == "parquet":
-        library, table = "parquet as pq", f"pq.read_table('{place}')"
-    else:
-        kind = {"csv": "csv", "jsonl": "json"}[format_]
-        library, table = "dataset as ds", f"ds.dataset('{place}', format='{kind}').to_table()"
-    return f'python -c "import pyarrow.{library}; print({table}.to_pandas())"'
+    """Return a command that prints the columns that matter of a folder of predictions."""
+    kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
+    columns = ["source_file", "source_row", "prediction", "confidence", "label"]
+    table = f"ds.dataset({place!r}, format={kind!r}, partitioning='hive').to_table({columns})"
+    code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
+    return f"python -c {shlex.quote(code)}"
 
 
 def of_demo(result: ResultLine, *, pictures: str, rows: str, model: str) -> str:
@@ -75,7 +117,7 @@ def of_demo(result: ResultLine, *, pictures: str, rows: str, model: str) -> str:
         ("predictions", result["output"]),
         ("the model", model),
         next_=f"nanograd ingest YOUR_PICTURES --output rows; "
-        f"nanograd predict rows --model {model} --output read",
+        f"nanograd predict rows --model {shlex.quote(model)} --output read",
     )
 
 
@@ -83,6 +125,11 @@ def _quarantined(result: ResultLine) -> str:
     reasons = sorted(result["reasons"].items(), key=lambda each: -each[1])
     named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
     return f"; {result['quarantined']:,} quarantined ({named})" if reasons else ""
+
+
+def _rejected_by_ingest(result: ResultLine) -> str:
+    number = sum(result.get("ingest_quarantined", {}).values())
+    return f"; ingest had quarantined {number:,} pictures" if number else ""
 
 
 def _lines(first: str, *places: tuple[str, str | None], next_: str) -> str:

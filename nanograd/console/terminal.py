@@ -1,7 +1,8 @@
 """Listeners for standard error: a live view on a terminal, lines of text or JSON elsewhere."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import accumulate
 from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -20,7 +21,7 @@ _NUM_EPOCHS = 5
 
 @contextmanager
 def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
-    """Provide the listener that the settings ask for.
+    """Provide the listener that the settings ask for. It never raises: a log ends no job.
 
     Args:
         log_format: auto (a live view if the stream is a terminal, else text), text or json.
@@ -38,8 +39,9 @@ def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator
             return
 
     def write(line: str) -> None:
-        stream.write(f"{line}\n")
-        stream.flush()
+        with suppress(OSError):  # a full disk, or no reader
+            stream.write(f"{line}\n")
+            stream.flush()
 
     log = (JsonLog if log_format == "json" else TextLog)(write)
 
@@ -68,6 +70,10 @@ class LiveView:
 
     def __call__(self, event: Event) -> None:
         """Draw an event; progress replaces the progress before it."""
+        with suppress(OSError):  # the terminal was closed
+            self._draw(event)
+
+    def _draw(self, event: Event) -> None:
         if isinstance(event, events.EpochFinished):
             self._epochs.append(event.metrics)
         elif isinstance(event, AnyProgress):
@@ -88,13 +94,14 @@ class LiveView:
         if isinstance(event, events.TrainingProgress):
             parts.append(_workers(event))
             if self._epochs:
-                parts.append(_epoch_table(self._epochs))
+                parts.append(_epoch_table(self._epochs, self._console.width))
         return Group(*parts)
 
     def close(self) -> None:
         """End the drawing; its last state stays on the terminal."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live, self._epochs = None, []
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
@@ -118,6 +125,8 @@ class LiveView:
 
 def _workers(event: events.TrainingProgress) -> Text:
     """Return the ranks, a full circle if working and an empty one if starting, in one line."""
+    if not event.workers:
+        return Text("in this process", style="dim")
     line = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
     for rank, state in event.workers.items():
         working = state is WorkerState.WORKING
@@ -126,17 +135,24 @@ def _workers(event: events.TrainingProgress) -> Text:
     return line
 
 
-def _epoch_table(epochs: list[events.EpochMetrics]) -> Table:
-    """Return the newest epochs as a table."""
+def _epoch_table(epochs: list[events.EpochMetrics], width: int) -> Table:
+    """Return the newest epochs as a table, without the last columns if they do not fit."""
+    columns: dict[str, Callable[[events.EpochMetrics], str]] = {
+        "epoch": lambda row: str(row.epoch),
+        "loss": lambda row: f"{row.loss:.4f}",
+        "validation": lambda row: (
+            "-" if row.val_accuracy is None else f"{100 * row.val_accuracy:.2f} %"
+        ),
+        "images/s": lambda row: f"{row.images_per_s:,}",
+        "seconds": lambda row: f"{row.train_s:.1f}",
+    }
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("epoch", "loss", "validation", "images/s", "seconds"):
-        table.add_column(name, justify="right")
-    for row in epochs[-_NUM_EPOCHS:]:
-        table.add_row(
-            str(row.epoch),
-            f"{row.loss:.4f}",
-            "-" if row.val_accuracy is None else f"{100 * row.val_accuracy:.2f} %",
-            f"{row.images_per_s:,}",
-            f"{row.train_s:.1f}",
-        )
+    newest = epochs[-_NUM_EPOCHS:]
+    cells = [[name, *map(text, newest)] for name, text in columns.items()]
+    used = accumulate(2 + max(map(len, column)) for column in cells)
+    shown = [column for column, end in zip(cells, used, strict=True) if end <= width]
+    for name, *_ in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in zip(*(column[1:] for column in shown), strict=True):
+        table.add_row(*row)
     return table

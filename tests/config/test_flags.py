@@ -9,19 +9,11 @@ import click
 import pytest
 
 from nanograd.cli import cli
-from nanograd.config import command_configs
 from nanograd.config.settings import REQUIRED, Config
-from nanograd.config.train_config import PRESETS, TrainConfig
+from nanograd.config.train_config import PRESETS
+from scripts.write_pages import SETTINGS
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "flags.json").read_text())
-CONFIGS: dict[str, type[Config]] = {
-    "train": TrainConfig,
-    "ingest": command_configs.IngestConfig,
-    "inspect": command_configs.InspectConfig,
-    "predict": command_configs.PredictConfig,
-    "evaluate": command_configs.EvaluateConfig,
-    "export": command_configs.ExportConfig,
-}
 
 
 def commands(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]]:
@@ -52,7 +44,7 @@ def describe(parameter: click.Parameter, config: type[Config] | None) -> dict[st
 def test_flags_and_arguments_are_those_recorded_in_their_order(name: str) -> None:
     command = dict(commands(cli))[name]
 
-    found = [(each.name, describe(each, CONFIGS.get(name))) for each in command.params]
+    found = [(each.name, describe(each, SETTINGS.get(name))) for each in command.params]
     assert found == list(RECORDED["commands"][name].items())
 
 

@@ -8,9 +8,9 @@ from nanograd.config.command_configs import EvaluateConfig, IngestConfig, Predic
 from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, value_type
 from nanograd.config.train_config import PRESETS, TrainConfig
 from nanograd.errors import UsageError
-from tests.config.test_flags import CONFIGS
+from scripts.write_pages import SETTINGS
 
-CLASSES = list(CONFIGS.values())
+CLASSES = list(SETTINGS.values())
 FIELDS = [
     pytest.param(each, id=f"{class_.__name__}.{each.name}")
     for class_ in CLASSES
@@ -94,7 +94,11 @@ REFUSED = [
     ({"loss": "MSE"}, "--loss is 'MSE': choose mse or cross_entropy"),
     ({"preset": "slow"}, "--preset is 'slow': choose classic or fast or accurate"),
     ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
-    ({"shards": 0}, "--shards is 0: it must be at least 1"),
+    ({"shards": -1}, "--shards is -1: it must be at least 0"),
+    *(
+        ({"ports": ports}, f"--ports {ports} is no range A-B of ports from 1 to 65535")
+        for ports in ("8000", "9-8", "0-9", "1-65536", "a-b", "-", "1-2-3", "٣-٤")
+    ),
     ({"hidden": -7}, "--hidden is -7: it must be at least 1"),
     ({"seed": -1}, "--seed is -1: it must be at least 0"),
     ({"seed": 2**63}, f"--seed is {2**63}: it must be less than {2**63}"),
@@ -114,7 +118,8 @@ REFUSED = [
     ({"epochs": [3]}, "--epochs is (3,): it must be a whole number"),
     ({"learning_rate": "fast"}, "--learning-rate is 'fast': it must be a number"),
     ({"overwrite": 1}, "--overwrite is 1: it must be true or false"),
-    ({"data": 7}, "--data is 7: it must be a string"),
+    ({"data": 7}, "--data is 7: it must be a string or a list of strings"),
+    ({"data": ["a", 7]}, "--data is ('a', 7): it must be a string or a list of strings"),
     (
         {"batch_size": 7, "shards": 8},
         "--batch-size 7 is less than --shards 8: every shard needs an image per round; "
@@ -183,6 +188,7 @@ def test_whole_numbers_for_floats_and_lists_for_tuples_are_converted() -> None:
         (TrainConfig, {}),
         (TrainConfig, {"learning_rate": 1e-05, "workers": 0, "seed": 2**63 - 1, "ema": 0.999}),
         (TrainConfig, {"output": 'a "quoted"\\path\nüber', "overwrite": True}),
+        (TrainConfig, {"data": ["mnist", "a folder"]}),
         (TrainConfig, {"output": "beyond/the/basic/plane/\N{INPUT SYMBOL FOR NUMBERS}"}),
         (TrainConfig, {"momentum": 0.1 + 0.2, "optimizer": "momentum"}),
         (IngestConfig, {"output": "s3://bucket/rows"}),
@@ -203,9 +209,20 @@ def test_settings_survive_a_round_trip_through_toml(
 def test_toml_has_a_line_for_every_setting_that_is_not_none() -> None:
     lines = TrainConfig(workers=2).to_toml().splitlines()
 
-    unset = {"address", "output", "momentum", "mlflow"}
+    unset = {"address", "output", "image_column", "label_column", "test_split", "mlflow", "ports"}
     names = [each.name for each in fields(TrainConfig) if each.name not in unset]
     assert [line.split(" = ")[0] for line in lines] == names
+
+
+def test_one_data_set_is_a_string_in_toml_as_in_earlier_versions() -> None:
+    assert 'data = "my rows"\n' in TrainConfig(data="my rows").to_toml()
+    assert TrainConfig(data="my rows").data == ("my rows",)
+
+
+def test_default_of_a_setting_that_applies_is_recorded() -> None:
+    assert "momentum = 0.9\n" in TrainConfig().to_toml()
+    assert "momentum" not in TrainConfig(optimizer="sgd").to_toml()
+    assert TrainConfig(momentum=0.9).recipe() == TrainConfig().recipe()
 
 
 def test_invalid_toml_is_refused_and_its_file_named() -> None:
@@ -217,7 +234,7 @@ def test_recipe_omits_settings_that_do_not_affect_the_bits() -> None:
     recipe = TrainConfig().recipe()
 
     others = (
-        "data output preset workers address overwrite quiet log_format strict tensorboard mlflow "
-        "plots"
+        "data image_column label_column test_split output preset workers address overwrite quiet "
+        "log_format strict tensorboard mlflow plots ports"
     )
     assert set(recipe) == {each.name for each in fields(TrainConfig)} - set(others.split())

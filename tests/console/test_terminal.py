@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import pty
@@ -17,6 +16,7 @@ from nanograd.console.log_lines import JsonLog, TextLog
 from nanograd.console.terminal import LiveView, stderr_listener
 from nanograd.runtime.events import Event, Level, Listener, Message, WorkerState, info, warning
 from tests.helpers.events import EPOCH, ROUNDS, ROWS
+from tests.helpers.terminal import read_all
 
 
 def lines_of(events: list[tuple[float, Event]], log_class: type[TextLog] = TextLog) -> list[str]:
@@ -53,17 +53,6 @@ def on_a_terminal(use: Callable[[Listener], None]) -> str:
         text = written.result()
     os.close(ours)
     return text
-
-
-def read_all(terminal: int) -> str:
-    """Read a terminal until its other side is closed."""
-    data = b""
-    try:
-        while new := os.read(terminal, 10_000):
-            data += new
-    except OSError as error:
-        assert error.errno == errno.EIO  # how Linux says that
-    return data.decode()
 
 
 def test_progress_has_a_line_every_five_seconds_and_one_at_the_end() -> None:
@@ -143,6 +132,25 @@ def test_view_fits_the_terminal(width: int, event: Event, num_epochs: int) -> No
     assert ("round 412/1,060" if num_epochs else "row 2,000/10,000") in rows[0]
 
 
+@pytest.mark.parametrize(
+    ("width", "names"),
+    [(46, "epoch loss validation images/s seconds"), (45, "epoch loss validation images/s"),
+     (36, "epoch loss validation"), (20, "epoch loss")],
+)  # fmt: skip
+def test_narrow_terminal_has_fewer_columns_of_epochs(width: int, names: str) -> None:
+    rows = [row.split() for row in drawn(ROUNDS, width, 2).splitlines()]
+
+    assert names.split() in rows
+    assert len(rows[-1]) == len(rows[-2]) == len(names.split()) + ("validation" in names)
+
+
+def test_view_without_workers_is_of_this_process() -> None:
+    view = drawn(replace(ROUNDS, workers={}), 80)
+
+    assert "in this process" in view
+    assert "workers" not in view
+
+
 def test_view_marks_workers_that_are_starting() -> None:
     assert "● 0 ○ 1 starting" in drawn(ROUNDS, 80)
 
@@ -205,8 +213,8 @@ def test_summary_names_the_output_and_the_next_command() -> None:
     ingested = summaries.of_ingest(
         {"output": "rows", "ingested": 20, "labelled": 7, "quarantined": 1, "reasons": {"empty": 1}}
     )
-    counts = {"predicted": 20, "quarantined": 0, "reasons": {}, "accuracy": None}
-    where = {"output": "s3://b/o", "report": "s3://b/o/report.html"}
+    counts = {"predicted": 20, "quarantined": 0, "reasons": {}, "details": [], "accuracy": None}
+    where = {"output": "s3://b/o", "report": "s3://b/o/report.html", "review": None}
     read = summaries.of_prediction(where | counts, "parquet")
 
     assert "99.03 %" in trained
@@ -220,11 +228,23 @@ def test_summary_names_the_output_and_the_next_command() -> None:
 
 def test_summary_of_an_empty_result_names_no_next_step() -> None:
     none = {"output": "out", "quarantined": 2, "reasons": {"empty": 2}}
+
     ingested = summaries.of_ingest(none | {"ingested": 0, "labelled": 0})
-    read = summaries.of_prediction(
-        none | {"predicted": 0, "accuracy": None, "report": None}, "parquet"
-    )
 
     assert "nanograd predict" not in ingested
     assert "nanograd inspect" in ingested
-    assert "read_table('out/quarantine')" in read
+
+
+def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
+    detail = {"reason": "blank", "detail": "no ink", "rows": 2}
+    result = {"quarantined": 2, "reasons": {"blank": 2}, "predicted": 1, "accuracy": None}
+
+    read = summaries.of_prediction(
+        result
+        | {"output": "out", "report": None, "review": None}
+        | {"details": [detail | {"source_file": "a.parquet", "source_row": 1234}]},
+        "parquet",
+    )
+
+    assert "2 quarantined (2 blank)" in read
+    assert "blank: no ink (first: row 1,234 of a.parquet)" in read

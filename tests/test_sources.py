@@ -1,0 +1,293 @@
+"""Data sets of `--data`: the same digits are the same data in every form."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import nanograd as api
+from nanograd import commands, sources
+from nanograd.config.command_configs import IngestConfig
+from nanograd.data.dataset import Dataset
+from nanograd.data.idx import format_idx
+from nanograd.data.mnist import Mnist
+from nanograd.digits.form import to_png
+from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
+from nanograd.models import model as model_io
+from nanograd.runtime.events import Event
+from tests.conftest import Nanograd
+from tests.helpers.image_columns import raw
+from tests.helpers.models import some_model
+from tests.helpers.runs import SETTINGS
+
+NAMES = ",".join(f"pixel{number}" for number in range(784))
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Dataset:
+    """131 digits, of each digit some."""
+    return sample.train.take(slice(0, 131))
+
+
+def lines(data: Dataset, header: str = "") -> bytes:
+    rows = np.column_stack([data.labels, data.images])
+    return "\n".join([header] * bool(header) + [",".join(map(str, row)) for row in rows]).encode()
+
+
+def write_pictures(data: Dataset, folder: Path) -> Path:
+    """Write digits as pictures whose names are in the order of the digits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        (folder / f"{number:04d}-is-{label}.png").write_bytes(to_png(image))
+    return folder
+
+
+def as_csv(data: Dataset, folder: Path) -> str:
+    (folder / "digits.csv").write_bytes(lines(data))
+    return str(folder / "digits.csv")
+
+
+def as_kaggle(data: Dataset, folder: Path) -> str:
+    (folder / "train.csv").write_bytes(lines(data, f"label,{NAMES}"))
+    (folder / "test.csv").write_text(f"{NAMES}\n{','.join(['0'] * 784)}\n")
+    return f"{folder}/"
+
+
+def as_parquet(data: Dataset, folder: Path) -> str:
+    pq.write_table(pa.table({"label": data.labels, "img": raw(data.images)}), folder / "a.parquet")
+    return str(folder / "a.parquet")
+
+
+def as_ingested(data: Dataset, folder: Path) -> str:
+    pictures = write_pictures(data, folder / "in")
+    commands.ingest(IngestConfig(output=str(folder / "rows"), workers=0), [str(pictures)])
+    return str(folder / "rows")
+
+
+FORMS: dict[str, Callable[[Dataset, Path], str]] = {
+    "csv": as_csv,
+    "kaggle": as_kaggle,
+    "parquet": as_parquet,
+    "glob": lambda data, folder: as_parquet(data, folder).replace("a.parquet", "?.parquet"),
+    "ingested": as_ingested,
+    "pictures": lambda data, folder: str(write_pictures(data, folder)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_same_digits_train_to_the_same_parameters_in_every_form(
+    form: str, digits: Dataset, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {**SETTINGS, "epochs": 1, "test_split": 0.2}
+    arrays = api.train(data=(digits.images, digits.labels), output=tmp_path / "arrays", **settings)
+    (tmp_path / "data").mkdir()
+    place = FORMS[form](digits, tmp_path / "data")
+
+    run = api.train(data=place, output=tmp_path / "run", **settings)
+
+    assert run.figures["params_sha256"] == arrays.figures["params_sha256"]
+    assert run.figures["test_accuracy"] == arrays.figures["test_accuracy"]
+    assert commands.report(str(tmp_path / "run"), None)["report"]
+    with pytest.raises(UsageError, match="trained on arrays; name its test images with --data"):
+        commands.report(str(tmp_path / "arrays"), None)
+
+
+def test_idx_csv_and_rows_with_test_images_are_the_same_data(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    parts = {"train": digits.take(slice(0, 100)), "test": digits.take(slice(100, 131))}
+    for each in ("idx", "csv", "hub", "pictures"):
+        (tmp_path / each).mkdir()
+    for name, part in parts.items():
+        prefix = {"train": "train", "test": "t10k"}[name]
+        images = format_idx(part.images.reshape(-1, 28, 28))
+        (tmp_path / "idx" / f"{prefix}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / "idx" / f"{prefix}-labels-idx1-ubyte").write_bytes(format_idx(part.labels))
+        (tmp_path / "csv" / f"{name}.csv.gz").write_bytes(gzip.compress(lines(part)))
+        table = pa.table({"image": raw(part.images), "label": part.labels})
+        pq.write_table(table, tmp_path / "hub" / f"{name}-00000-of-00001.parquet")
+        write_pictures(part, tmp_path / "pictures" / f"{name}ing".replace("train", "train"))
+
+    found = [sources.load([str(folder)]) for folder in (tmp_path / "idx").parent.iterdir()]
+
+    assert len(found) == 4
+    assert len({data.sha256 for data in found}) == 1
+    assert [len(sources.load_test([each.name])) for each in found] == [31] * 4
+    with pytest.raises(UsageError, match="has test images of its own"):
+        sources.load([found[0].name], test_split=0.1)
+
+
+def test_several_data_sets_are_joined_in_their_order(
+    digits: Dataset, sample: Mnist, tmp_path: Path
+) -> None:
+    own = as_parquet(digits, tmp_path)
+
+    data = sources.load(["sample", own], test_split=0.2)
+    other = sources.load([own, "sample"], test_split=0.2)
+
+    alone = sources.load([own], test_split=0.2)
+    assert np.array_equal(data.train.images[:4000], sample.train.images)
+    assert np.array_equal(data.train.images[4000:], alone.train.images)
+    assert np.array_equal(data.test.labels[1000:], alone.test.labels)
+    assert (data.name, data.test_split) == (f"sample + {own}", 0.2)
+    assert data.sha256 != other.sha256
+    assert len(sources.load(["sample", own], test_split=0.0).test) == 1000
+    assert len(sources.load_test(["sample", own])) == 1131
+
+
+def test_every_data_set_belongs_to_the_identity_of_a_run(
+    nanograd: Nanograd, digits: Dataset, tmp_path: Path
+) -> None:
+    as_parquet(digits, tmp_path)
+    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--styles", "0"]
+    words += ["--workers", "0", "--output", "run"]
+
+    first = nanograd(*words, "--data", "sample", "--data", "a.parquet")
+    again = nanograd(*words, "--config", "run/config.toml")
+    other = nanograd(*words, "--data", "sample")
+    report = nanograd("report", "run")
+    evaluated = nanograd("evaluate", "--model", "run/model", "--data", "a.parquet")
+
+    assert first.code == 0, first.stderr
+    assert 'data = ["sample", "a.parquet"]' in Path("run/config.toml").read_text()
+    assert again.last["params_sha256"] == first.last["params_sha256"]
+    assert "holds this run, complete" in again.stderr
+    assert (other.code, report.code) == (73, 0)
+    assert evaluated.last["images"] == 131
+    as_parquet(digits.take(slice(0, 90)), tmp_path)
+    changed = nanograd("report", "run")
+    assert (changed.code, "has changed since the run" in changed.last["reason"]) == (65, True)
+
+
+def test_pictures_by_class_are_normalised_as_by_ingest(
+    nanograd: Nanograd, sample: Mnist, tmp_path: Path
+) -> None:
+    nanograd("data", "export", "--data", "sample", "--output", "pictures")
+    nanograd("ingest", "pictures", "--output", "rows", "--workers", "0")
+    model_io.save(some_model(), "model")
+
+    found = [nanograd("evaluate", "--model", "model", "--data", d) for d in ("pictures", "rows")]
+
+    assert [each.last["images"] for each in found] == [1000, 1000]
+    assert found[0].last["confusion"] == found[1].last["confusion"]
+    expected = some_model().predict(sample.test.images) == sample.test.labels
+    assert found[0].last["accuracy"] == expected.mean()
+
+
+def test_rows_without_label_or_picture_are_left_out_with_a_warning(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    files = write_pictures(digits, tmp_path / "pictures")
+    (files / "unknown.png").write_bytes(to_png(digits.images[0]))
+    (files / "0200-is-7.png").write_bytes(b"no picture")
+    labels: list[int | None] = [None, *digits.labels[1:-1].tolist(), 7]
+    images = [*(image.tobytes() for image in digits.images[:-1]), b"no picture"]
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "a.parquet")
+
+    for place, number, what in ((files, 131, "pictures"), (tmp_path / "a.parquet", 129, "rows")):
+        events = list[Event]()
+        assert len(sources.load_test([str(place)], events.append)) == number
+        said = [str(event) for event in events]
+        total = f"1 of {number + 2} {what} are left out"
+        assert f"{place}: {total}, without a label" in said
+        assert any(f"{total}, unreadable (1 broken_image; first " in each for each in said)
+
+
+def table(digits: Dataset, **columns: Any) -> pa.Table:
+    return pa.table({"image": raw(digits.images), **columns})
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, "none of 131 rows has a label and can be read; labels come from a column label"),
+        ({"label": [None] * 131}, "none of 131 rows has a label"),
+        ({"label": [10] * 131}, "131 of the first 131 rows have a label that is no digit"),
+        ({"label": [1.5] * 131}, "rows have a label that is no digit from 0 to 9; correct them"),
+        ({"label": [b"7"] * 131}, "the images may be in"),
+        ({"label": [3] * 131}, "all 118 training images have the label 3"),
+    ],
+)
+def test_rows_that_teach_nothing_are_one_sentence(
+    columns: dict[str, Any], message: str, digits: Dataset, tmp_path: Path
+) -> None:
+    rows = table(digits, **columns)
+    if "may be" in message:
+        rows = rows.rename_columns(["a", "b"])
+    pq.write_table(rows, tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match=message):
+        sources.load([str(tmp_path)])
+
+
+def test_columns_and_folders_of_hive_name_images_and_labels(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    for label in (3, 4):
+        folder = tmp_path / f"label={label}"
+        folder.mkdir()
+        pq.write_table(table(digits.take(slice(0, 20))), folder / "a.parquet")
+    rows = pa.table({"a": raw(digits.images), "b": raw(digits.images), "y": digits.labels})
+    pq.write_table(rows, tmp_path / "columns.parquet")
+
+    columns = ("a", "y")
+    named = sources.load_test([str(tmp_path / "columns.parquet")], columns=columns)
+    folders = sources.load_test([f"{tmp_path}/label=*"])
+
+    assert named.sha256() == digits.sha256()
+    assert folders.labels.tolist() == [3] * 20 + [4] * 20
+    with pytest.raises(UsageError, match="sample: there are no Parquet files; leave --image"):
+        sources.load(["sample"], columns=columns)
+
+
+@pytest.mark.parametrize("name", ["empty", "missing", "x.parquet", "text", "csv"])
+def test_source_without_data_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("seven")
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/digits.csv").write_text("7")
+    (tmp_path / "x.parquet").write_bytes(b"")
+    messages = {
+        "empty": "no .parquet or .pq files in .*empty; expected MNIST's IDX files",
+        "missing": "there is no such folder; --data takes auto, mnist, sample or a folder",
+        "x.parquet": "x.parquet is not a complete Parquet file",
+        "text": "text: no train images found; expected a folder with",
+        "csv": r"expected MNIST.s .* \(a CSV file of another name is named itself\)",
+    }
+
+    with pytest.raises(DataError, match=messages[name]):
+        sources.load([str(tmp_path / name)])
+
+
+def test_empty_name_is_not_the_working_directory() -> None:
+    with pytest.raises(UsageError, match="--data is empty; name a data set"):
+        sources.load(["sample", ""])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 784)), [1], r"2 images need as many labels, not \(1,\)"),
+        (np.zeros((2, 784)), [1, 10], "label 1 is .*10.*, expected 0 to 9"),
+        (np.zeros((2, 784)), ["1", "x"], "label 0 is .*, expected 0 to 9"),
+        (np.zeros((0, 784)), [], "there are no images"),
+        (np.full((2, 784), 7.5), [1, 2], "image 0: .* the scale is unclear"),
+        ([[1], [1, 2]], [1, 2], r"images are \(N, 28, 28\) or \(N, 784\)"),
+    ],
+)
+def test_arrays_that_are_no_digits_are_refused(images: Any, labels: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        sources.from_arrays(images, labels)
+
+
+def test_run_of_one_form_is_not_that_of_other_digits(digits: Dataset, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**SETTINGS, "epochs": 1, "output": tmp_path / "run"}
+    api.train(data=(digits.images, digits.labels), **settings)
+
+    with pytest.raises(OutputExistsError, match="holds a run with data_sha256"):
+        api.train(data=(digits.images[::-1], digits.labels[::-1]), **settings)
