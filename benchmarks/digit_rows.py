@@ -44,6 +44,36 @@ def write_rows(folder: Path, images: Dataset, form: str, number: int, files: int
             pq.write_table(pa.table(columns), place)
 
 
+def write_small_files(folder: Path, images: Dataset, number: int, rows: int = 10) -> None:
+    """Write files of a few raw images and their labels, a thousand to a folder."""
+    for file in range(number):
+        place = folder / f"{file // 1000:04d}" / f"{file:06d}.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        chosen = images.take(np.arange(file * rows, (file + 1) * rows) % len(images))
+        columns = {"image": [image.tobytes() for image in chosen.images], "label": chosen.labels}
+        pq.write_table(pa.table(columns), place)
+
+
+def write_pictures(file: Path, images: Dataset, number: int, side: int = 1220) -> None:
+    """Write one row group of uncompressed pictures of 1.5 MB, all distinct."""
+    file.parent.mkdir()
+    enlarged = [
+        np.asarray(Image.fromarray(image.reshape(28, 28)).resize((side, side)))
+        for image in images.images[:20]
+    ]
+    noise = np.random.default_rng(0)
+    pictures = []
+    for row in range(number):
+        picture = enlarged[row % 20] // 8 * 8 + noise.integers(0, 8, (side, side), np.uint8)
+        stream = BytesIO()
+        Image.fromarray(255 - picture).save(stream, "BMP")
+        pictures.append(stream.getvalue())
+    labels = pa.array(images.labels[np.arange(number) % 20], pa.int64())
+    pq.write_table(
+        pa.table([pa.array(pictures, pa.large_binary()), labels], ["image", "label"]), file
+    )
+
+
 def as_png(image: Images) -> bytes:
     """Encode a (784,) uint8 image with Pillow."""
     stream = BytesIO()

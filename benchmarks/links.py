@@ -1,16 +1,20 @@
-"""Claim: between hosts, a round costs the transfer through the server's link, and calls.
+"""Claim: between hosts, a round costs what its sums need on the wire, and less than DDP's.
 
 Three hosts, each with an address, files and a raylet: network namespaces of this machine, so they
-share its cores (needs root). W workers, a third of them on each host, with one shard each; server
-and driver are on the first. Both directions of the first host's link are limited with tbf. The
-vectors of workers on other hosts travel in calls. Each receives the parameters and sends a
-gradient, 4 P bytes each way, and none sends before all have received:
+share its cores (needs root). W workers, a third of them on each host. Both directions of the first
+host's link are limited with tbf. The contenders train the same net on batches of the same size with
+the same optimizer (momentum), on undistorted images, and take turns: in each turn every contender
+runs a block of rounds under every limit.
 
-    bound = link / (2 directions x 2/3 W workers on other hosts x 4 P bytes)
+Each of K hosts sends its part of every sum to the host that adds it, and that host sends the total
+to all others: 2 (K-1)/K vectors of 4 P bytes each way, as in a ring.
 
-Rounds/s are medians over blocks that take turns between the limits. MB per round were counted by
-the network device of the first host; CPU ms per round are the processor time of all processes of
-that host, and of the others. The constants are those of scripts/simulate_scaling.py: the time of a
+    bound = link / (2 (K-1)/K x 8 x 4 P bits)
+
+Rounds/s are medians over the turns; the ratio is to nanograd's of the same run. MB per round were
+counted by the network device of the first host, TCP's and Ethernet's headers and Ray's own traffic
+included; CPU ms per round are the processor time of all processes of that host, and of the others,
+idle contenders included. The constants are those of scripts/simulate_scaling.py: the time of a
 worker per image and of the server per round, measured on the first host while the group waits.
 """
 
@@ -20,28 +24,30 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
 from common import HERE, Row, arguments, report, tree
+from contenders.base import Setting
 
 sys.path.insert(0, str(HERE.parent))
+from simulators.clusters import SHARED as _FOLDER
+from simulators.clusters import running, start_ray
 from simulators.machines import RC, Machine, Network
-from simulators.waiting import wait_for
 
-_PORT, _FOLDER = 6379, "/mnt/all"
 _HOSTS = (("first", 11), ("second", 12), ("third", 13))
-_PROGRAM = Path(__file__).with_name("links_driver.py")
+_CONTENDERS = ("nanograd", "pytorch-ddp", "ray-train")
 
 
 @dataclass
-class Limit:
-    """A limit of the link and its measurements.
+class Measurement:
+    """A contender under a limit of the link.
 
     Args:
         mbit_s: the limit; None for no limit.
+        rounds: rounds of a block.
         seconds: seconds per round, of each block.
         received: bytes per round.
         sent: bytes per round.
@@ -49,6 +55,7 @@ class Limit:
     """
 
     mbit_s: int | None
+    rounds: int = 10
     seconds: list[float] = field(default_factory=list)
     received: float = 0.0
     sent: float = 0.0
@@ -56,35 +63,43 @@ class Limit:
 
 
 class Driver:
-    """The program on the first host that trains on request."""
+    """The processes of a contender: one on the first host, or one on each."""
 
-    def __init__(self, network: Network, *numbers: int) -> None:
-        self._network, first = network, network.hosts["first"]
-        words = ["python", f"{_FOLDER}/links_driver.py", *map(str, numbers)]
-        self._process = subprocess.Popen(
-            first.command("bash", "-c", f"{RC}\ncd {_FOLDER}; exec {' '.join(words)}"),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("no pipes")
-        self._requests, self._replies = self._process.stdin, self._process.stdout
-        self.constants = self._receive()
+    def __init__(self, network: Network, setting: Setting) -> None:
+        self.setting, self._network = setting, network
+        first, *others = network.hosts.values()
+        hosts = [first, *others] if setting.name == "pytorch-ddp" else [first]
+        self._processes = [
+            _start(host, f"links_driver.py '{json.dumps(asdict(setting))}' {first.address} {rank}")
+            for rank, host in enumerate(hosts)
+        ]
+        facts = [_receive(each) for each in self._processes]
+        self.facts = facts[0]
 
-    def run(self, rounds: int, limit: Limit) -> None:
-        """Train rounds under a limit, and add the measurements to it."""
-        self._network.limit("first", limit.mbit_s)
+    def run(self, measurement: Measurement) -> None:
+        """Train a block of rounds, and add what it took to the measurement."""
+        rounds = measurement.rounds
+        self._network.limit("first", measurement.mbit_s)
         before, cpu_before = self._network.num_bytes("first"), self._cpu_s()
         seconds = self._request(rounds)
         after, cpu_after = self._network.num_bytes("first"), self._cpu_s()
         self._network.limit("first", None)
         first, others = ((y - x) / rounds for x, y in zip(cpu_before, cpu_after, strict=True))
-        limit.cpu_s = first, others
-        limit.seconds.append(seconds / rounds)
-        limit.received, limit.sent = ((y - x) / rounds for x, y in zip(before, after, strict=True))
+        measurement.cpu_s = first, others
+        measurement.seconds.append(seconds / rounds)
+        received, sent = ((y - x) / rounds for x, y in zip(before, after, strict=True))
+        measurement.received, measurement.sent = received, sent
 
     def close(self) -> None:
-        """End the program."""
-        self._process.communicate()
+        """End the processes."""
+        for each in self._processes:
+            if each.stdin is not None:
+                each.stdin.close()
+        for each in self._processes:
+            try:
+                each.wait(30)
+            except subprocess.TimeoutExpired:
+                each.kill()
 
     def _cpu_s(self) -> tuple[float, float]:
         """Return the processor seconds of the first host and of the others."""
@@ -92,34 +107,46 @@ class Driver:
         return first, sum(others)
 
     def _request(self, rounds: int) -> float:
-        self._requests.write(f"{rounds}\n")
-        self._requests.flush()
-        return float(self._receive()["seconds"])
-
-    def _receive(self) -> Row:
-        reply: Row = json.loads(self._replies.readline())
-        return reply
+        for each in self._processes:
+            if each.stdin is not None:
+                each.stdin.write(f"{rounds}\n")
+                each.stdin.flush()
+        return max(float(_receive(each)["seconds"]) for each in self._processes)
 
 
 def main() -> None:
-    """Measure and print a row for each limit and net."""
+    """Measure and print a row for each net, contender and limit."""
     parser = arguments(__doc__)
-    parser.add_argument("--links", type=int, nargs="*", default=[0, 1000, 300, 100])
-    parser.add_argument("--hidden", type=int, nargs="*", default=[200])
+    parser.add_argument("--links", type=int, nargs="*", default=[0, 1000, 100])
+    parser.add_argument("--hidden", type=int, nargs="*", default=[200, 800])
+    parser.add_argument("--contenders", nargs="*", default=_CONTENDERS)
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--images", type=int, default=42, help="images per worker and round")
+    parser.add_argument("--shards", type=int, default=0, help="0 for the default of the batch")
+    parser.add_argument("--images", type=int, default=128, help="images per worker and round")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    network = Network()
-    try:
-        for name, number in _HOSTS:
-            network.add(name, number)
-        _start_ray(network, given.workers // 3)
+    files = ("nanograd", "benchmarks/contenders", "benchmarks/links_driver.py")
+    with running(_HOSTS, *files) as network:
+        # Workers of nanograd take CPUs, Ray Train's the other resource: so both are spread.
+        start_ray(network, given.workers // 3)
         rows = [row for hidden in given.hidden for row in _measure(network, hidden, given)]
-    finally:
-        network.close()
     report(rows, given.json)
+
+
+def _start(host: Machine, arguments: str) -> "subprocess.Popen[str]":
+    log = subprocess.DEVNULL if not os.environ.get("BENCH_DEBUG") else None
+    return subprocess.Popen(
+        host.command("bash", "-c", f"{RC}\ncd {_FOLDER}; exec python {arguments}"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+    )  # fmt: skip
+
+
+def _receive(process: "subprocess.Popen[str]") -> Row:
+    if process.stdout is None or not (line := process.stdout.readline()):
+        raise RuntimeError("a contender ended; BENCH_DEBUG=1 shows why")
+    reply: Row = json.loads(line)
+    return reply
 
 
 def _cpu_s(machine: Machine) -> float:
@@ -132,55 +159,58 @@ def _cpu_s(machine: Machine) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _start_ray(network: Network, cpus: int) -> None:
-    first, *others = network.hosts.values()
-    settings = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" + "3" * 64
-    common = f"--block --num-cpus={cpus} --disable-usage-stats --node-ip-address={first.address}"
-    for machine in (network.client, first, *others):
-        machine.check_run(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
-    network.client.check_run(
-        f"cp -r ~/nanograd/nanograd ~/nanograd/benchmarks/{_PROGRAM.name} {_FOLDER}/"
-    )
-    first.start_service(
-        "bash", "-c", f"{RC}\nray start --head --port={_PORT} {common} --include-dashboard=false"
-    )
-    for other in others:
-        start = f"ray start --address={first.address}:{_PORT} --block --num-cpus={cpus}"
-        knock = f"exec 3<>/dev/tcp/{first.address}/{_PORT}"
-        wait_for(lambda host=other, knock=knock: host.run(knock).returncode == 0, "no head", 60)
-        other.start_service("bash", "-c", f"{RC}\n{start}")
-
-
 def _measure(network: Network, hidden: int, given: Namespace) -> Sequence[Row]:
-    driver = Driver(network, hidden, given.workers, given.images)
-    limits = [Limit(link or None) for link in given.links]
-    for limit in limits:  # to estimate the number of rounds that fill a block
-        driver.run(10, limit)
-    lengths = [max(5, int(given.seconds / limit.seconds.pop())) for limit in limits]
-    for _ in range(given.repeats):
-        for limit, rounds in zip(limits, lengths, strict=True):
-            driver.run(rounds, limit)
-    driver.close()
-    return [_row(limit, hidden, given.workers, driver.constants) for limit in limits]
+    with ExitStack() as stack:
+        drivers = []
+        for name in given.contenders:
+            driver = Driver(network, _setting(name, hidden, given))
+            stack.callback(driver.close)
+            drivers.append(driver)
+        measured = [
+            (driver, Measurement(link or None)) for link in given.links for driver in drivers
+        ]
+        for driver, each in measured:  # to estimate the number of rounds that fill a block
+            driver.run(each)
+            each.rounds = max(5, int(given.seconds / each.seconds.pop()))
+        for _ in range(given.repeats):
+            for driver, each in measured:
+                driver.run(each)
+        return [_row(driver, each, measured) for driver, each in measured]
 
 
-def _row(limit: Limit, hidden: int, workers: int, constants: Row) -> Row:
-    vectors = 4 * constants["num_parameters"] * 2 * workers // 3
-    return {
-        "link Mbit/s": limit.mbit_s or "none",
-        "H": hidden,
-        "W": workers,
-        "rounds/s": 1 / median(limit.seconds),
-        "fastest": 1 / min(limit.seconds),
-        "bound": limit.mbit_s * 1e6 / 8 / (2 * vectors) if limit.mbit_s else "",
-        "MB in": limit.received / 1e6,
-        "MB out": limit.sent / 1e6,
-        "vectors MB": vectors / 1e6,
-        "CPU ms": limit.cpu_s[0] * 1e3,
-        "others": limit.cpu_s[1] * 1e3,
-        "us/image": constants["image_s"] * 1e6,
-        "server ms": constants["server_s"] * 1e3,
+def _setting(name: str, hidden: int, given: Namespace) -> Setting:
+    return Setting(
+        name=name, data="sample", batch=given.workers * given.images, workers=given.workers,
+        hidden=hidden, shards=given.shards,
+    )  # fmt: skip
+
+
+def _row(driver: Driver, each: Measurement, measured: Sequence[tuple[Driver, Measurement]]) -> Row:
+    peers = [m for d, m in measured if m.mbit_s == each.mbit_s and d.setting.name == "nanograd"]
+    setting, facts = driver.setting, measured[0][0].facts
+    vector = 4 * facts.get("num_parameters", 0)
+    share = 2 * (len(_HOSTS) - 1) / len(_HOSTS)
+    row = {
+        "link Mbit/s": each.mbit_s or "none",
+        "H": setting.hidden,
+        "W": setting.workers,
+        "contender": setting.name,
+        "rounds/s": 1 / median(each.seconds),
+        "fastest": 1 / min(each.seconds),
+        "nanograd is x times": median(each.seconds) / median(peers[0].seconds) if peers else "",
+        "bound": each.mbit_s * 1e6 / 8 / (share * vector) if each.mbit_s and vector else "",
+        "MB in": each.received / 1e6,
+        "MB out": each.sent / 1e6,
+        "least MB": share * vector / 1e6,
+        "CPU ms": each.cpu_s[0] * 1e3,
+        "others": each.cpu_s[1] * 1e3,
     }
+    if driver.facts:
+        row |= {
+            "us/image": driver.facts["image_s"] * 1e6,
+            "server ms": driver.facts["server_s"] * 1e3,
+        }
+    return row
 
 
 if __name__ == "__main__":

@@ -1,49 +1,109 @@
-"""The program of links.py on its first host: trains as many rounds as each input line names.
+"""One contender of links.py on one of its hosts: trains as many rounds as each input line names.
 
-It first prints the time of a worker per image and of the server per round, then the seconds of each
-run.
+It first prints facts about itself as JSON, then the seconds of each run.
 """
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from time import perf_counter, sleep
+from typing import Any
 
 import numpy as np
-import ray
+from contenders.base import Setting, load_images
 
-from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
-from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
-from nanograd.distributed.group import RayGroup
 from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, first_snapshot
 from nanograd.training.worker import Worker
 
-_ADDRESS, _WARM_UP, _TIMED = "10.77.0.11:6379", 5, 40
+_RAY_PORT, _GLOO_PORT, _WARM_UP, _TIMED = 6379, 29_500, 20, 40
+Run = Callable[[int], object]
 
 
-def main(hidden: int, num_workers: int, images: int) -> None:
-    """Train until the input ends."""
-    digits = mnist.load("sample").train
-    recipe = make_recipe(
-        TrainConfig(
-            hidden=hidden, batch_size=num_workers * images, shards=num_workers, epochs=10_000
-        ),
-        len(digits),
-    )
-    ray.init(address=_ADDRESS, log_to_driver=False, logging_level="ERROR")
-    while ray.cluster_resources().get("CPU", 0) < num_workers:  # type: ignore[no-untyped-call]
-        sleep(0.2)  # Ray has no event for this
-    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=num_workers)
-    group.advance(done := _WARM_UP)
-    _reply(_constants(recipe, digits))
+def main(setting: Setting, first: str, rank: int) -> None:
+    """Train until the input ends.
+
+    Args:
+        setting: the contender and its training.
+        first: address of the first host.
+        rank: of this process, where each host has one.
+    """
+    run, close, facts = _CONTENDERS[setting.name](setting, first, rank)
+    run(_WARM_UP)
+    _reply(facts)
     for line in sys.stdin:
         began = perf_counter()
-        group.advance(done := done + int(line))
+        run(int(line))
         _reply({"seconds": perf_counter() - began})
-    group.close()
+    close()
+
+
+def _nanograd(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[str, float]]:
+    import ray
+    from contenders.ours import recipe_of
+
+    from nanograd.distributed.group import RayGroup
+
+    digits = load_images(setting).train
+    recipe = recipe_of(setting, len(digits))
+    _connect(first, setting.workers)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=setting.workers)
+    done = 0
+
+    def run(rounds: int) -> None:
+        nonlocal done
+        group.advance(done := done + rounds)
+
+    def close(_: int = 0) -> None:
+        group.close()
+        ray.shutdown()
+
+    return run, close, _constants(recipe, digits)
+
+
+def _ddp(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[str, float]]:
+    from contenders.ddp import wrap
+    from contenders.pytorch import Pytorch
+    from torch import distributed
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
+    distributed.init_process_group(
+        "gloo", f"tcp://{first}:{_GLOO_PORT}", rank=rank, world_size=setting.workers
+    )
+    net = Pytorch(setting, rank, setting.workers, wrap)
+    return net.run, lambda _=0: distributed.destroy_process_group(), {}
+
+
+def _ray_train(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[str, float]]:
+    from contenders.ray_train import RayTrain
+
+    # Else gloo connects to the address of the host's name, which is the loopback device.
+    _connect(first, setting.workers, GLOO_SOCKET_IFNAME="eth0")
+    trainer = RayTrain(setting, first)
+    return trainer.run, lambda _=0: trainer.close(), {}
+
+
+_CONTENDERS: dict[str, Any] = {
+    "nanograd": _nanograd,
+    "pytorch-ddp": _ddp,
+    "ray-train": _ray_train,
+}
+
+
+def _connect(first: str, num_workers: int, **environment: str) -> None:
+    import ray
+
+    ray.init(
+        address=f"{first}:{_RAY_PORT}",
+        runtime_env={"env_vars": environment},
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    while ray.cluster_resources().get("CPU", 0) < num_workers:  # type: ignore[no-untyped-call]
+        sleep(0.2)  # Ray has no event for this
 
 
 def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
@@ -78,4 +138,4 @@ def _reply(values: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(Setting(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))

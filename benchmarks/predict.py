@@ -6,7 +6,9 @@ unless a row says `standard` pixels. Each trial is a new command with two worker
 A B A C A:
 
 - a plain loop in one process: pyarrow, Pillow, numpy and the same net (`readers/plain_loop.py`);
-- Ray Data's documented batch inference with the same decoder and net (`readers/ray_data.py`).
+- Ray Data's documented batch inference with the same decoder and net (`readers/ray_data.py`);
+- `nanograd.Predictor` in the same pipeline (`readers/predictor.py`);
+- for files of ten rows, a bare pool of two processes that only read them (`readers/bare_pool.py`).
 
 `running` is the time from the start of the first part or batch to `_SUCCESS` or the end of writing;
 `start` the time from the command to there. A ratio is the rows per second of the running phases of
@@ -32,7 +34,7 @@ from time import perf_counter, time
 from typing import NamedTuple
 
 from common import HERE, Row, arguments, busy_ticks, report, tree
-from digit_rows import write_rows
+from digit_rows import write_pictures, write_rows, write_small_files
 
 from nanograd.data import mnist
 
@@ -69,6 +71,7 @@ class Workspace:
 
     def __init__(self, folder: Path, data: str) -> None:
         self._folder, self._data, self._number = folder, data, count()
+        self._last: list[str] = []
 
     def rows(self, form: str, number: int, part: str = "train") -> Path:
         """Return a folder of rows, created on first use."""
@@ -92,9 +95,29 @@ class Workspace:
         output = self._folder / f"out-{next(self._number)}"
         words = ["--model", str(model), "--output", str(output), "--workers", str(workers)]
         trial, result, began = _run(_nanograd("predict", str(rows), *words))
+        self._last = words
         ended = (output / "_SUCCESS").stat().st_mtime
         running = float(result["predict_s"])
         return trial(int(result["rows"]), ended - running - began, running)
+
+    def again(self, rows: Path) -> Trial:
+        """Run the last command of `ours` again, which has nothing to do."""
+        trial, result, _ = _run(_nanograd("predict", str(rows), *self._last))
+        return trial(int(result["rows"]), 0.0, float("inf"))
+
+    def small_files(self, number: int) -> Path:
+        """Return a folder of so many files of ten rows, created on first use."""
+        folder = self._folder / f"files-{number}"
+        if not folder.exists():
+            write_small_files(folder, mnist.load(self._data).train, number)
+        return folder
+
+    def pictures(self, number: int) -> Path:
+        """Return a file of one row group of pictures of 1.5 MB, all distinct."""
+        file = self._folder / f"pictures-{number}" / "rows.parquet"
+        if not file.exists():
+            write_pictures(file, mnist.load(self._data).train, number)
+        return file
 
     def peer(self, script: str, rows: Path, model: Path, form: str) -> Trial:
         """Run the script of a peer."""
@@ -123,13 +146,53 @@ def _png(space: Workspace, options: Namespace) -> Iterator[Row]:
     yield _row("png: nanograd --workers 2", ours)
     for place, (script, trials) in enumerate(peers.items()):
         around = list(pairwise(ours))[place :: len(peers)]
-        ratios = [
-            (a.rows_per_s + b.rows_per_s) / 2 / peer.rows_per_s
-            for (a, b), peer in zip(around, trials, strict=True)
-        ]
-        low, middle, high = min(ratios), median(ratios), max(ratios)
-        spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-        yield _row(f"png: {script}", trials) | {"ours over it": spread}
+        yield _row(f"png: {script}", trials) | _ratios(around, trials)
+
+
+def _predictor(space: Workspace, options: Namespace) -> Iterator[Row]:
+    """`nanograd.Predictor` in Ray Data and the command, in turn."""
+    for form in ("png", "raw"):
+        rows, model = space.rows(form, options.rows), space.model()
+        ours, peers = [space.ours(rows, model)], []
+        for _ in range(options.repeats):
+            peers.append(space.peer("predictor", rows, model, form))
+            ours.append(space.ours(rows, model))
+        yield _row(f"{form}: nanograd --workers 2", ours)
+        yield _row(f"{form}: Predictor in map_batches", peers) | _ratios(
+            list(pairwise(ours)), peers
+        )
+
+
+def _files(space: Workspace, options: Namespace) -> Iterator[Row]:
+    """Many files of ten rows: a bare pool of processes that read them, and the command, in turn."""
+    rows, model = space.small_files(options.files), space.model("standard")
+    ours, peers = [space.ours(rows, model)], {"ParquetFile": [], "read_table": []}
+    for _ in range(options.repeats):
+        for form, trials in peers.items():
+            trials.append(space.peer("bare_pool", rows, model, form))
+            ours.append(space.ours(rows, model))
+    yield _row(f"{options.files:,} files of 10 rows: nanograd --workers 2", ours)
+    for place, (form, trials) in enumerate(peers.items()):
+        around = list(pairwise(ours))[place :: len(peers)]
+        yield _row(f"{options.files:,} files: bare pool, {form}", trials) | _ratios(around, trials)
+    yield _row("nothing to do", [space.again(rows)])
+
+
+def _pictures(space: Workspace, options: Namespace) -> Iterator[Row]:
+    """Peak memory of one row group of large pictures."""
+    rows, model = space.pictures(options.pictures), space.model("standard")
+    for workers in (0, 2):
+        trials = [space.ours(rows, model, workers)]
+        yield _row(f"{options.pictures:,} pictures of 1.5 MB: nanograd --workers {workers}", trials)
+
+
+def _ratios(around: Sequence[tuple[Trial, Trial]], peers: Sequence[Trial]) -> Row:
+    """Compare each trial of a peer with those of ours before and after it."""
+    ratios = [
+        (before.rows_per_s + after.rows_per_s) / 2 / peer.rows_per_s
+        for (before, after), peer in zip(around, peers, strict=True)
+    ]
+    return {"ours over it": f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"}
 
 
 def _raw(space: Workspace, options: Namespace) -> Iterator[Row]:
@@ -159,6 +222,9 @@ _MEASURES = {
     "raw": _raw,
     "test": _test,
     "memory": _memory,
+    "predictor": _predictor,
+    "files": _files,
+    "pictures": _pictures,
 }
 
 
@@ -232,6 +298,8 @@ def main() -> None:
     parser.add_argument(
         "--memory-rows", nargs="+", type=int, default=[100_000, 1_000_000, 10_000_000]
     )
+    parser.add_argument("--files", type=int, default=100_000, help="files of ten rows")
+    parser.add_argument("--pictures", type=int, default=2000, help="pictures in a row group")
     parser.add_argument("--folder", type=Path, help="folder for the rows; 3 GB")
     options = parser.parse_args()
     report(list(measure(options)), options.json)

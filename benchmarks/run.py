@@ -25,7 +25,7 @@ _THEMES = (
     "predict",
 )
 # Run only on request: they need more data, or half an hour.
-_ON_REQUEST = ("handwriting", "accuracy")
+_ON_REQUEST = ("handwriting", "accuracy", "scores")
 # Pictures of a benchmark: the flag for its file, and the caption.
 _PICTURES = {
     "scaling": ("--plot", "images/s by workers"),
@@ -85,13 +85,13 @@ def main() -> None:
     """Run the selected benchmarks."""
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", choices=(*_THEMES, *_ON_REQUEST), default=_THEMES)
-    parser.add_argument("--pictures", help="folder of the development set, for handwriting")
+    parser.add_argument("--pictures", help="folder of the development set: handwriting, scores")
     parser.add_argument("--place", type=Path, default=HERE / "results")
     options = parser.parse_args()
     options.place.mkdir(exist_ok=True)
     for theme in options.only:
         flags = ["--data", options.data]
-        flags += ["--pictures", options.pictures] if theme == "handwriting" else []
+        flags += ["--pictures", options.pictures] if theme in ("handwriting", "scores") else []
         write(theme, flags, options.place)
 
 

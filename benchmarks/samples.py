@@ -20,7 +20,8 @@ from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 
 sys.path.append(str(HERE.parent))
-from simulators.photos import KINDS, photograph
+from simulators.photos import photograph
+from simulators.scenes import KINDS
 
 Bytes = NDArray[np.uint8]
 

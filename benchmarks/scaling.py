@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="a PNG file")
     options = parser.parse_args()
-    net = Setting(name="nanograd", data=options.data)
+    net = Setting(name="nanograd", data=options.data, shards=8)
     nets = [replace(net, hidden=units) for units in options.hidden]
     distorted = [replace(net, elastic=pixels) for pixels in options.elastic]
     rows = list(measure(options.workers, [*nets, *distorted], options.seconds, options.repeats))

@@ -3,8 +3,8 @@
 Images per second of training steps alone (no evaluation, no checkpoint): 784-200-10, ReLU,
 cross-entropy, momentum SGD at a constant rate, no average of the weights, images in memory.
 
-- `--shards 8`, the default, so that up to 8 workers give the same bits, and `--shards 2`, enough
-  for two.
+- `--shards 8`, so that up to 8 workers give the same bits (the default at 512), and `--shards 2`,
+  enough for two (the default at 128).
 - `--workers 2` (RayGroup, shared memory, one BLAS thread per process) against PyTorch DDP over gloo
   (2 processes of one thread), PyTorch in one process with 2 threads, Ray Train's TorchTrainer with
   2 workers, and the parameter server of Ray's documentation (waiting for the parameters every tenth

@@ -1,12 +1,12 @@
-"""Simulate rounds per second for many workers on many hosts, with one parameter server or several.
+"""Simulate rounds per second for many workers on many hosts.
 
     python scripts/simulate_scaling.py
 
-A round has phases, each of which ends before the next begins: the server's host sends the
-parameters, its link transfers them, the workers compute, the link transfers their sums, and the
-server's host receives them and updates. With K servers, each has a K-th of every vector and its own
-host and link. The constants were measured on hosts that shared two cores. The first table compares
-the model with measurements, to show how reliable the second one is.
+A round has phases, each of which ends before the next begins: the workers of a host compute; its
+server adds their sums; the servers exchange slices, first of the sums, then of the total; each
+updates the parameters. Processor time of a server grows with the bytes and the frames that it sends
+and receives. The constants were measured, or fitted to measurements, on hosts that shared two
+cores. The first table compares the model with them, to show how reliable the second one is.
 """
 
 import sys
@@ -16,124 +16,129 @@ from math import ceil
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Cluster, net and batch of a simulated round.
+    """Cluster, net and batch of a simulated round."""
 
-    Args:
-        near: number of workers on the server's host, which share its memory.
-        far: number of workers on other hosts, which call it.
-        num_servers: K, which share each vector.
-        num_parameters: P.
-        images: images per worker and round.
-        distorted: whether images are distorted.
-        link: speed of a host's link in bit/s, each way; None for no limit.
-        cores: cores per host.
-        hosts_share: whether all hosts are one machine with these cores.
-        bytes_per_parameter: bytes of a parameter on the wire.
-    """
-
-    near: int = 1
-    far: int
-    num_servers: int = 1
-    num_parameters: int = 159_010
-    images: float = 128
-    distorted: bool = True
-    link: float | None = 1e9
-    cores: int = 8
-    hosts_share: bool = False
-    bytes_per_parameter: int = 4
+    hosts: int = 1  # K, each with a server
+    workers: int = 1  # on each host
+    num_parameters: int = 159_010  # P
+    images: float = 128  # per worker and round
+    distorted: bool = True  # whether images are distorted
+    link: float | None = None  # speed of a host's link in bit/s, each way; None for no limit
+    cores: int = 8  # per host
+    is_one_machine: bool = False  # whether all hosts share these cores
+    nodes: float = 1.0  # tree nodes of a host's sums
 
 
-# From benchmarks/results/links_amd-epyc_2026-11-25.md. Measured: seconds of a worker per image, for
-# distortion, and per parameter for the gradient; seconds of the server per parameter and worker.
-DISTORT_S, IMAGE_S_PER_PARAMETER = 12.6e-6, 77.4e-12
-SERVER_S_PER_PARAMETER = 1.1e-9
-# Fitted to the four rows without a limit: processor time of a host to send or receive a vector in a
-# call, and the latency between two hosts, in which neither works.
-CALL_S, CALL_S_PER_BYTE = 3.8e-3, 1.8e-9
-LATENCY_S = 4.9e-3
-
-_LINKS = Cluster(near=1, far=2, images=42, cores=2, hosts_share=True)
-_SMALL, _LARGE, _LOCAL = 159_010, 636_010, (79_510, 159_010, 636_010, 2_544_010)
-# (cluster, rounds per second): the figures of links_*.md and, with two cores, of scaling_*.md.
-MEASURED = (
-    *(
-        (replace(_LINKS, near=far // 2, far=far, num_parameters=num_parameters, link=link), speed)
-        for far, num_parameters, link, speed in (
-            (2, _SMALL, None, 31.8), (2, _SMALL, 1e9, 18.7), (2, _SMALL, 3e8, 10.9),
-            (2, _SMALL, 1e8, 4.61), (2, _LARGE, None, 20.6), (2, _LARGE, 1e9, 8.0),
-            (2, _LARGE, 3e8, 3.27), (2, _LARGE, 1e8, 1.22), (4, _SMALL, None, 24.1),
-            (4, _SMALL, 1e9, 12.0), (6, _SMALL, None, 15.0), (6, _SMALL, 1e9, 8.37),
-        )
-    ),
-    *(
-        (
-            Cluster(near=near, far=0, num_parameters=num_parameters, images=512 / near,
-                    distorted=False, cores=2),
-            speed,
-        )
-        for near, speeds in ((1, (352, 178, 44.3, 11.8)), (2, (564, 317, 59.5, 17.7)))
-        for num_parameters, speed in zip(_LOCAL, speeds, strict=True)
-    ),
+# Measured, seconds: of a worker to distort an image.
+DISTORT_S = 12.6e-6
+# The same, of a server per parameter to add a worker's sum.
+ADD_S = 0.35e-9
+# Fitted, seconds: of a worker per image and parameter; of a server per parameter to update it.
+IMAGE_S_PER_PARAMETER, UPDATE_S = 4.55e-11, 4.05e-10
+# Fitted: how much slower workers are that share caches and memory with those on all other cores.
+BUSY = 1.38
+# Fitted, seconds: of a round of a host without any bytes, of a server per byte that it sends and
+# receives, per frame, and per packet of a limited link; latency of a step between hosts.
+ROUND_S, BYTE_S, FRAME_S = 8.06e-05, 4.99e-10, 0.000179
+PACKET_S, LATENCY_S = 4.56e-07, 0.000368
+# Bytes on the wire per byte of a vector: packets of 1,500 bytes, 66 of them headers.
+WIRE = 1.046
+# (hosts, workers on each, parameters, images per worker, link, rounds per second): the figures of
+# benchmarks/results for an Intel Xeon, undistorted, all hosts on one machine of two cores.
+_FIGURES = (
+    (1, 1, 159_010, 512, None, 255),
+    (1, 1, 636_010, 512, None, 72),
+    (1, 1, 2_544_010, 512, None, 15.2),
+    (1, 2, 159_010, 256, None, 366),
+    (1, 2, 636_010, 256, None, 108),
+    (1, 2, 2_544_010, 256, None, 23.7),
+    (3, 1, 159_010, 128, None, 185),
+    (3, 1, 159_010, 128, 1e9, 79.3),
+    (3, 1, 159_010, 128, 1e8, 13.5),
+    (3, 1, 636_010, 128, None, 65.9),
+    (3, 1, 636_010, 128, 1e9, 19.7),
+    (3, 1, 636_010, 128, 1e8, 3.31),
+    (3, 2, 159_010, 128, None, 123),
+    (3, 2, 159_010, 128, 1e9, 63),
+    (3, 2, 159_010, 128, 1e8, 12.8),
+    (3, 3, 159_010, 128, None, 85.4),
+    (3, 3, 159_010, 128, 1e9, 51.7),
+    (3, 3, 159_010, 128, 1e8, 12.5),
+)
+MEASURED = tuple(
+    (
+        Cluster(
+            hosts=hosts, workers=workers, num_parameters=num_parameters, images=images,
+            distorted=False, link=link, cores=2, is_one_machine=True,
+        ),
+        speed,
+    )
+    for hosts, workers, num_parameters, images, link, speed in _FIGURES
 )  # fmt: skip
+
+
+def bytes_each_way(cluster: Cluster) -> float:
+    """Return the bytes that a host sends, and receives, in a round: its sums and the totals."""
+    share = (cluster.hosts - 1) / cluster.hosts
+    return 4 * cluster.num_parameters * share * (cluster.nodes + 1)
+
+
+def wire_s(cluster: Cluster) -> float:
+    """Return the seconds in which a link transfers the bytes of a round."""
+    return 8 * WIRE * bytes_each_way(cluster) / cluster.link if cluster.link else 0.0
+
+
+def worker_s(cluster: Cluster) -> float:
+    """Return the seconds of processor time of a worker."""
+    image_s = IMAGE_S_PER_PARAMETER * cluster.num_parameters
+    num_here = cluster.workers * (cluster.hosts if cluster.is_one_machine else 1)
+    busy = BUSY if num_here >= cluster.cores else 1.0
+    return busy * cluster.images * (DISTORT_S * cluster.distorted + image_s)
+
+
+def server_s(cluster: Cluster) -> float:
+    """Return the seconds of processor time of a server."""
+    parameters = cluster.num_parameters
+    alone_s = ROUND_S + UPDATE_S * parameters + ADD_S * parameters * (cluster.workers - 1)
+    if cluster.hosts == 1:
+        return alone_s
+    frames = 2 * (cluster.hosts - 1) * (cluster.nodes + 1)
+    num_bytes = bytes_each_way(cluster)
+    packets = 2 * num_bytes / 1434 if cluster.link else 0.0
+    return alone_s + 2 * BYTE_S * num_bytes + FRAME_S * frames + PACKET_S * packets
 
 
 def round_s(cluster: Cluster) -> float:
     """Return the seconds of a round."""
-    return hosts_s(cluster) + 2 * wire_s(cluster)
-
-
-def wire_s(cluster: Cluster) -> float:
-    """Return the seconds in which a link transfers a vector to, or from, all far workers."""
-    num_bytes = cluster.num_parameters / cluster.num_servers * cluster.bytes_per_parameter
-    return 8 * num_bytes * cluster.far / cluster.link if cluster.link else 0.0
-
-
-def hosts_s(cluster: Cluster) -> float:
-    """Return the seconds in which hosts compute, copy vectors, and wait for each other."""
-    part = cluster.num_parameters / cluster.num_servers
-    call_s = CALL_S + CALL_S_PER_BYTE * part * cluster.bytes_per_parameter
-    image_s = DISTORT_S * cluster.distorted + IMAGE_S_PER_PARAMETER * cluster.num_parameters
-    near_s = cluster.images * image_s
-    far_s = near_s + 2 * cluster.num_servers * call_s
-    update_s = SERVER_S_PER_PARAMETER * part * (cluster.near + cluster.far)
-    calls_s = 2 * call_s * ceil(cluster.far / cluster.cores)
-    sequence_s = near_s + update_s
-    if cluster.far:
-        sequence_s = calls_s + far_s + update_s + 2 * LATENCY_S
-    if not cluster.hosts_share:
-        return sequence_s
-    work = near_s * cluster.near + (far_s + 2 * call_s) * cluster.far + update_s
-    return max(sequence_s, work / cluster.cores)
+    waves = ceil(cluster.workers / cluster.cores)
+    sequence_s = waves * worker_s(cluster) + server_s(cluster)
+    if cluster.is_one_machine:
+        work_s = cluster.workers * worker_s(cluster) + server_s(cluster)
+        sequence_s = max(sequence_s, cluster.hosts * work_s / cluster.cores)
+    latency_s = 2 * LATENCY_S if cluster.hosts > 1 else 0.0
+    return sequence_s + wire_s(cluster) + latency_s
 
 
 def main() -> None:
     """Print measurements beside their simulation, then simulations without measurements."""
-    _print("near", "far", "P", "link Mbit/s", "measured", "simulated", "ratio")
+    _print("hosts", "workers on each", "P", "link Mbit/s", "measured", "simulated", "ratio")
     _print(*["---"] * 7)
     for cluster, speed in MEASURED:
         simulated = 1 / round_s(cluster)
-        link = f"{cluster.link / 1e6:,.0f}" if cluster.link and cluster.far else "none"
+        link = f"{cluster.link / 1e6:,.0f}" if cluster.link else "none"
         numbers = f"{speed:.3g}", f"{simulated:.3g}", f"{simulated / speed:.2f}"
-        _print(cluster.near, cluster.far, f"{cluster.num_parameters:,}", link, *numbers)
+        _print(cluster.hosts, cluster.workers, f"{cluster.num_parameters:,}", link, *numbers)
     sys.stdout.write("\n")
-    _print(
-        "workers",
-        "servers",
-        "1 Gbit/s",
-        "10 Gbit/s",
-        "25 Gbit/s",
-        "images/s at 25",
-        "hosts' work, ms",
-    )
-    _print(*["---"] * 7)
-    for workers in (8, 64, 1000):
-        for servers in (1, 4, 16, 64):
-            if servers <= workers:
-                cluster = Cluster(far=workers - 1, num_servers=servers)
-                speeds = [1 / round_s(replace(cluster, link=link)) for link in (1e9, 1e10, 2.5e10)]
-                images = f"{speeds[-1] * workers * cluster.images:,.0f}"
-                hosts_ms = f"{hosts_s(cluster) * 1e3:.0f}"
-                _print(f"{workers:,}", servers, *(f"{s:.3g}" for s in speeds), images, hosts_ms)
+    links = (1e9, 1e10, 2.5e10, 1e11)
+    _print("hosts", "workers", *(f"{link / 1e9:.0f} Gbit/s" for link in links), "images/s at 25",
+           "server, ms")  # fmt: skip
+    _print(*["---"] * 8)
+    for hosts in (1, 2, 8, 64, 256, 1000):
+        cluster = Cluster(hosts=hosts, workers=8)
+        speeds = [1 / round_s(replace(cluster, link=link)) for link in links]
+        images = f"{speeds[2] * hosts * 8 * cluster.images:,.0f}"
+        server_ms = f"{server_s(cluster) * 1e3:.1f}"
+        _print(hosts, hosts * 8, *(f"{speed:.3g}" for speed in speeds), images, server_ms)
 
 
 def _print(*cells: object) -> None:

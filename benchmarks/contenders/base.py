@@ -26,7 +26,7 @@ class Setting:
         workers: processes that compute gradients; 0 to use the contender's process.
         threads: threads for arithmetic in each process.
         hidden: H.
-        shards: shards of nanograd.
+        shards: shards of nanograd; 0 for its default.
         elastic: elastic distortion by nanograd, in pixels; 0 = off.
         seed: seed of the initial weights and of the order of the images.
     """
@@ -38,7 +38,7 @@ class Setting:
     workers: int = 2
     threads: int = 1
     hidden: int = 200
-    shards: int = 8
+    shards: int = 0
     elastic: float = 0.0
     seed: int = 0
 

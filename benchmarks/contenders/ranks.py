@@ -12,11 +12,12 @@ class Ranks:
 
     Args:
         workers: number of ranks.
+        host: address of this host, where ranks of others connect, too.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, host: str = "127.0.0.1") -> None:
         self._workers = workers
-        self._listener = Listener(("127.0.0.1", 0), authkey=_KEY)
+        self._listener = Listener((host, 0), authkey=_KEY)
         self._connections: list[Connection] = []
 
     @property

@@ -1,6 +1,8 @@
 """Ray Train's TorchTrainer: PyTorch DDP in workers started by Ray."""
 
 import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -19,18 +21,25 @@ class RayTrain(Ranks):
 
     Args:
         setting: the training.
+        host: address of this host in a cluster that is connected already; None to start one here.
     """
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting.workers)
-        self._session = session(None, setting.workers)
-        self._session.__enter__()
-        self._place = tempfile.TemporaryDirectory()
+    def __init__(self, setting: Setting, host: str | None = None) -> None:
+        super().__init__(setting.workers, host or "127.0.0.1")
+        self._stack = ExitStack()
+        if host is None:
+            self._stack.enter_context(session(None, setting.workers))
+        # Ray Train wants one folder for all hosts: in a cluster, the working directory is shared.
+        place = tempfile.TemporaryDirectory(dir=None if host is None else ".")
+        storage = str(Path(self._stack.enter_context(place)).resolve())
         trainer = TorchTrainer(
             _loop,
             train_loop_config={"setting": vars(setting), "address": self.address},
-            scaling_config=ray.train.ScalingConfig(num_workers=setting.workers),
-            run_config=ray.train.RunConfig(storage_path=self._place.name),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=setting.workers,
+                resources_per_worker=None if host is None else {"CPU": 0, "train": 1},
+            ),
+            run_config=ray.train.RunConfig(storage_path=storage),
         )
         self._thread = Thread(target=trainer.fit)
         self._thread.start()
@@ -40,8 +49,7 @@ class RayTrain(Ranks):
         """End the loops and Ray."""
         super().close()
         self._thread.join()
-        self._session.__exit__(None, None, None)
-        self._place.cleanup()
+        self._stack.close()
 
 
 def _loop(config: dict[str, Any]) -> None:
