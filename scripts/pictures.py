@@ -1,9 +1,10 @@
-"""Make the pictures of README.md: screenshots of reports, drawing pad and terminal in Chromium.
+"""Make the pictures of README.md and docs/: reports, drawing pad and terminal in Chromium.
 
     python -m scripts.pictures RUN PREDICTION
 
 RUN is a finished training run, PREDICTION the output of a prediction; the pictures go to
-docs/pictures/. The terminal shows a training run of its own, on the built-in sample.
+docs/pictures/. The terminal shows a training run of its own, on the built-in sample, with two
+workers, at the speed at which it ran; a pause, such as the start of Ray, is cut to two seconds.
 """
 
 import sys
@@ -11,27 +12,33 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO, StringIO
-from itertools import chain
+from itertools import chain, pairwise
+from math import ceil
 from pathlib import Path
+from time import perf_counter
 
 import click
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
+from nanograd.console.log_lines import sentence
+from nanograd.console.summaries import of_training
 from nanograd.console.terminal import LiveView
-from nanograd.runtime.events import Event, Message, TrainingProgress, info
+from nanograd.runtime.events import EpochFinished, Event, TrainingProgress
 from scripts import chromium
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 
 _DESK, _PHONE = {"width": 1100, "height": 820}, {"width": 390, "height": 820}
 # Enough for text, plots and handwriting, with a third of the bytes.
-_NUM_COLOURS = 256
+_NUM_COLOURS, _NUM_COLOURS_MOVING = 256, 32
+_MAX_FRAMES, _MAX_PAUSE_S, _LAST_FRAME_S = 60, 2.0, 4.0
+_COLUMNS, _LINES = 84, 20
 # A seven with its bar, in shares of the pad's side.
 _SEVEN = [
     [(0.27, 0.22), (0.42, 0.2), (0.58, 0.21), (0.73, 0.19), (0.66, 0.36), (0.57, 0.55),
@@ -49,14 +56,15 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with chromium.launch(path) as browser:
         for name, picture in chain(
-            capture_reports(browser, run, prediction), capture_terminal(browser)
+            capture_reports(browser, run, prediction),
+            [("draw.gif", capture_drawing(browser, run)), ("train.gif", capture_terminal(browser))],
         ):
-            (FOLDER / f"{name}.png").write_bytes(picture)
-            click.echo(f"{name}.png {len(picture):,} bytes", err=True)
+            (FOLDER / name).write_bytes(picture)
+            click.echo(f"{name} {len(picture):,} bytes", err=True)
 
 
 def capture_reports(browser: Browser, run: Path, prediction: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and PNG of each picture: a run in light, dark, on a phone, a seven; a prediction.
+    """Yield name and PNG of each picture: a run in light, dark and on a phone; a prediction.
 
     Args:
         browser: takes the screenshots.
@@ -65,65 +73,106 @@ def capture_reports(browser: Browser, run: Path, prediction: Path) -> Iterator[t
     """
     for scheme in ("light", "dark"):
         with _page(browser, run.as_uri(), scheme, _DESK) as page:
-            yield f"report-{scheme}", _reduce(page.screenshot)
+            yield f"report-{scheme}.png", _reduce(page.screenshot)
     with _page(browser, run.as_uri(), "light", _PHONE) as page:
         page.locator("#digits").scroll_into_view_if_needed()
         page.evaluate("document.getElementById('digits').scrollIntoView()")
-        yield "report-phone", _reduce(page.screenshot)
-    with _page(browser, run.as_uri(), "light", _DESK) as page:
-        draw(page, _SEVEN)
-        yield "draw", _reduce(page.locator("#draw").screenshot)
+        yield "report-phone.png", _reduce(page.screenshot)
     with _page(browser, prediction.as_uri(), "light", _DESK) as page:
         page.evaluate("document.getElementById('mistakes').scrollIntoView()")
-        yield "prediction", _reduce(page.screenshot)
+        yield "prediction.png", _reduce(page.screenshot)
 
 
-def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> str:
+def capture_drawing(browser: Browser, run: Path) -> bytes:
+    """Return a moving picture of a seven that is drawn and classified in a report."""
+    frames: list[tuple[float, bytes]] = []
+    with _page(browser, run.as_uri(), "light", {"width": 760, "height": 820}) as page:
+        section = page.locator("#draw")
+
+        def take() -> None:
+            frames.append((0.12 * len(frames), section.screenshot()))
+
+        draw(page, _SEVEN, take)
+    return _moving(frames)
+
+
+def draw(page: Page, strokes: list[list[tuple[float, float]]], moved: Callable[[], None]) -> str:
     """Draw strokes on the pad of a report with the mouse; return the status line."""
     page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     if box is None:
         raise ValueError("the page has no pad to draw on")
+    moved()
     for stroke in strokes:
         points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
         page.mouse.move(*points[0])
         page.mouse.down()
-        for x, y in points[1:]:
-            page.mouse.move(x, y, steps=6)
+        for before, after in pairwise(points):
+            for share in (0.25, 0.5, 0.75, 1):
+                page.mouse.move(*(a + share * (b - a) for a, b in zip(before, after, strict=True)))
+                page.evaluate("new Promise(requestAnimationFrame)")
+            moved()
         page.mouse.up()
-    page.evaluate("new Promise(requestAnimationFrame)")
+        page.evaluate("new Promise(requestAnimationFrame)")
+        moved()
     return page.locator("#status").inner_text()
 
 
-def capture_terminal(browser: Browser) -> Iterator[tuple[str, bytes]]:
-    """Yield the live view of a training run, two thirds through."""
-    console = Console(record=True, width=88, file=StringIO(), force_terminal=True)
-    console.print(
-        Text("$ nanograd train --data sample --epochs 40 --workers 0 --output runs/1", style="bold")
-    )
-    view, complete = LiveView(console), False
+def capture_terminal(browser: Browser) -> bytes:
+    """Return a moving picture of the live view of a training run."""
+    command = "nanograd train --data sample --epochs 30 --workers 2 --output runs/1"
+    lines: list[RenderableType] = [Text(f"$ {command}", style="bold")]
+    view = LiveView(Console(width=_COLUMNS, file=StringIO(), force_terminal=True))
+    frames: list[tuple[float, str]] = []
+    drawing: RenderableType = ""
+
+    def add(*drawing: RenderableType) -> None:
+        console = Console(record=True, width=_COLUMNS, file=StringIO(), force_terminal=True)
+        console.print(*lines, *drawing, sep="\n")
+        blank = _LINES - len(console.export_text(clear=False).splitlines())
+        console.print("\n" * (blank - 1))
+        frames.append((perf_counter(), console.export_svg(title="nanograd", theme=MONOKAI)))
 
     def draw_event(event: Event) -> None:
-        nonlocal complete
-        if complete:
-            return
+        nonlocal drawing
         if isinstance(event, TrainingProgress):
-            # Drawn as it comes: the bar measures the time left by its own clock.
-            drawing = view.view(event)
-            if complete := 3 * event.round >= 2 * event.rounds:
-                console.print(drawing)
-        else:
-            view(info(str(event).replace(place, "runs/1")) if isinstance(event, Message) else event)
+            add(drawing := view.view(event))
+        elif isinstance(event, EpochFinished):
+            view(event)
+        elif (text := sentence(event)) is not None:
+            lines.append(Text(text.replace(place, "runs/1")))
+            add()
 
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/run"
-        config = TrainConfig(data="sample", workers=0, epochs=40, output=place)
-        commands.train(config, draw_event)
-    page = browser.new_page(viewport={"width": 1000, "height": 400}, device_scale_factor=1.25)
-    page.set_content(console.export_svg(title="nanograd train", theme=MONOKAI))
-    picture = _reduce(page.locator("svg").first.screenshot)
+        add()
+        config = TrainConfig(data="sample", workers=2, epochs=30, output=place)
+        result = commands.train(config, draw_event)
+        add(drawing, Text(of_training(result).replace(place, "runs/1")))
+    page = browser.new_page(viewport={"width": 860, "height": 400})
+    pictures = []
+    for time_s, svg in frames:
+        page.set_content(svg)
+        pictures.append((time_s, page.locator("svg").first.screenshot()))
     page.close()
-    yield "terminal", picture
+    return _moving(pictures)
+
+
+def _moving(frames: list[tuple[float, bytes]]) -> bytes:
+    """Return frames and their times in seconds as a GIF that repeats."""
+    frames = frames[:: ceil(len(frames) / _MAX_FRAMES)][:-1] + frames[-1:]
+    times_s = [min(after - before, _MAX_PAUSE_S) for (before, _), (after, _) in pairwise(frames)]
+    images = [Image.open(BytesIO(data)).convert("RGB") for _, data in frames]
+    # Colours of the whole: a bar is of another colour when it is full.
+    sheet = Image.new("RGB", (images[0].width, 3 * images[0].height))
+    for place, image in enumerate((images[0], images[len(images) // 2], images[-1])):
+        sheet.paste(image, (0, place * image.height))
+    palette = sheet.quantize(_NUM_COLOURS_MOVING, Image.Quantize.MAXCOVERAGE)
+    first, *rest = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in images]
+    stream = BytesIO()
+    durations = [round(1000 * each) for each in (*times_s, _LAST_FRAME_S)]
+    first.save(stream, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    return stream.getvalue()
 
 
 @contextmanager

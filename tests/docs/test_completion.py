@@ -1,4 +1,4 @@
-"""Shell completion works with the lines of the README."""
+"""Shell completion works with the lines of docs/commands.md."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.helpers.processes import run
 
 _NANOGRAD = Path(sys.executable).parent / "nanograd"
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/commands.md").read_text()
 
 
 def complete(*words: str) -> set[str]:
@@ -32,18 +32,18 @@ def test_commands_flags_and_choices_are_completed() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_readme_has_the_line_for_each_shell(shell: str) -> None:
+def test_page_has_the_line_for_each_shell(shell: str) -> None:
     done = run(_NANOGRAD, _NANOGRAD_COMPLETE=f"{shell}_source")
 
     assert done.returncode == 0
-    assert f"_NANOGRAD_COMPLETE={shell}_source nanograd" in README
+    assert f"_NANOGRAD_COMPLETE={shell}_source nanograd" in PAGE
     assert f"_NANOGRAD_COMPLETE={shell}_complete" in done.stdout
 
 
-def test_bash_accepts_the_line_of_the_readme() -> None:
+def test_bash_accepts_the_line_of_the_page() -> None:
     bash = shutil.which("bash")
     assert bash
-    [line] = re.findall(r"^eval \"\$\(.*bash_source nanograd\)\"", README, re.MULTILINE)
+    [line] = re.findall(r"^eval \"\$\(.*bash_source nanograd\)\"", PAGE, re.MULTILINE)
 
     path = f"{_NANOGRAD.parent}:{os.environ['PATH']}"
     done = run(bash, "--norc", "-c", f"{line}\ncomplete -p nanograd", PATH=path)

@@ -9,7 +9,14 @@ import pytest
 from nanograd.console.log_lines import TextLog
 from nanograd.console.summaries import of_demo
 from nanograd.errors import Reason
-from nanograd.runtime.events import FailureKind, ServerFailed, WorkerFailed, WorkerJoined
+from nanograd.runtime.events import (
+    FailureKind,
+    HostFailed,
+    RoundWaits,
+    ServerFailed,
+    WorkerFailed,
+    WorkerJoined,
+)
 from tests.conftest import ROOT
 from tests.helpers.events import ROUNDS, ROWS
 
@@ -47,6 +54,8 @@ def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
     events = [
         str(WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={})),
         str(ServerFailed(round=340, reason="", copy=300)),
+        str(HostFailed(host="north", round=340, how=FailureKind.KILLED)),
+        str(RoundWaits(round=340, seconds=3, waits_for="host north")),
     ]
 
     pieces = [each.strip() for each in re.split(r"\.\.\.|\d+-\d+", quoted) if each.strip()]
@@ -55,7 +64,7 @@ def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
 
 
 def test_cluster_page_quotes_all_kinds_of_messages() -> None:
-    assert len(QUOTED_MESSAGES) == 8
+    assert len(QUOTED_MESSAGES) == 13
 
 
 def test_reasons_on_the_ingest_page_exist() -> None:
@@ -76,4 +85,4 @@ def test_functions_on_the_handwriting_page_exist() -> None:
     for module, function in names:
         found = import_module(f"{packages.get(module, 'nanograd.pictures')}.{module}")
         assert callable(getattr(found, function))
-    assert len(names) == 12
+    assert len(names) == 17

@@ -8,6 +8,7 @@ References:
 """
 
 import re
+import tomllib
 from typing import Any
 
 import jsonschema
@@ -141,3 +142,17 @@ def test_lost_pod_is_detected_as_soon_as_a_lost_host(manifest: dict[str, Any]) -
     checks = {e["name"]: e["value"] for e in head["env"] if e["name"].startswith("RAY_health")}
 
     assert checks == dict(re.findall(r"(RAY_health_check_\w+)=(\d+)", start))
+
+
+def test_job_that_failed_for_its_own_reason_is_not_repeated(manifest: dict[str, Any]) -> None:
+    assert manifest["spec"]["backoffLimit"] == 0
+
+
+def test_newest_ray_allowed_is_the_one_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [ray] = [each for each in project["dependencies"] if each.startswith("ray[")]
+    [(major, minor)] = re.findall(
+        r"^ray==(\d+)\.(\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )
+
+    assert ray.rpartition("<")[2] == f"{major}.{int(minor) + 1}"

@@ -1,0 +1,90 @@
+"""Draw the Mermaid diagrams of docs/ as SVG for the site, which makes no requests.
+
+    npm install mermaid
+    python -m scripts.diagrams node_modules/mermaid/dist/mermaid.min.js
+
+A drawing is named for the SHA-256 of its text, so a changed diagram without one fails the build.
+Its colours are those of the page, in light and in dark.
+"""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from scripts import chromium
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# A colour of Mermaid's theme, and the one of the page that takes its place.
+_COLOURS = {
+    "#010203": "var(--color-foreground-primary)",
+    "#a1a2a3": "var(--color-foreground-border)",
+    "#f1f2f3": "var(--color-background-secondary)",
+}
+_TEXT, _LINE, _FILL = _COLOURS
+_THEME = {
+    "fontFamily": "inherit",
+    "background": _FILL,
+    "primaryColor": _FILL,
+    "primaryTextColor": _TEXT,
+    "primaryBorderColor": _LINE,
+    "secondaryColor": _FILL,
+    "tertiaryColor": _FILL,
+    "lineColor": _LINE,
+    "textColor": _TEXT,
+    "mainBkg": _FILL,
+    "actorBkg": _FILL,
+    "actorBorder": _LINE,
+    "actorTextColor": _TEXT,
+    "actorLineColor": _LINE,
+    "signalColor": _TEXT,
+    "signalTextColor": _TEXT,
+    "labelBoxBkgColor": _FILL,
+    "labelBoxBorderColor": _LINE,
+    "labelTextColor": _TEXT,
+    "loopTextColor": _TEXT,
+    "edgeLabelBackground": _FILL,
+}
+_RENDER = """
+async ([text, name, themeVariables]) => {
+    mermaid.initialize({startOnLoad: false, theme: 'base', themeVariables, htmlLabels: false,
+                        flowchart: {htmlLabels: false}, deterministicIds: true});
+    return (await mermaid.render(name, text)).svg;
+}
+"""
+
+
+def file_of(text: str) -> Path:
+    """Return the drawing of a diagram's text."""
+    return DOCS / "pictures" / f"diagram-{hashlib.sha256(text.encode()).hexdigest()[:12]}.svg"
+
+
+def main() -> None:
+    """Draw every diagram, and remove drawings that no page has."""
+    path = chromium.find_program()
+    if path is None:
+        sys.exit("needs Chromium; `make test-browser` installs it")
+    texts = [text for file in DOCS.rglob("*.md") for text in DIAGRAM.findall(file.read_text())]
+    for old in {*DOCS.glob("pictures/diagram-*.svg")} - {file_of(text) for text in texts}:
+        old.unlink()
+    with chromium.launch(path) as browser:
+        page = browser.new_page()
+        page.add_script_tag(path=sys.argv[1])
+        for text in texts:
+            file_of(text).write_text(draw(page, text))
+
+
+def draw(page: Page, text: str) -> str:
+    """Return a diagram as SVG."""
+    svg: str = page.evaluate(_RENDER, [text, file_of(text).stem, _THEME])
+    for colour, of_page in _COLOURS.items():
+        svg = svg.replace(colour, of_page)
+    return svg + "\n"
+
+
+if __name__ == "__main__":
+    main()

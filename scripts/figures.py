@@ -1,0 +1,269 @@
+"""Tables and plots of the figures in benchmarks/results, for README.md and docs/figures.md.
+
+A figure is looked up in the newest file of its topic that has it, and carries the processor and
+date of that file. `scripts/write_pages.py` writes the tables and plots.
+"""
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+Row = dict[str, str]
+
+
+class Result(NamedTuple):
+    """A file of results."""
+
+    file: Path
+    cpu: str
+    date: str
+    rows: list[Row]
+
+    @property
+    def place(self) -> str:
+        """Return processor and date."""
+        return f"{self.cpu}, {self.date}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Cells of a row of results, and where they come from."""
+
+    row: Row
+    source: Result
+
+    def __getitem__(self, column: str) -> str:
+        """Return a cell without emphasis."""
+        return self.row[column].strip("*")
+
+    def number(self, column: str) -> str:
+        """Return the first number in a cell."""
+        found = re.search(r"\d[\d,.]*\d|\d", self[column])
+        return found[0] if found else "-"
+
+
+@cache
+def results(topic: str) -> list[Result]:
+    """Return the results of a topic, the newest first."""
+    found = [_read(file) for file in RESULTS.glob(f"{topic}_*_20*.md")]
+    return sorted(found, key=lambda each: (each.date, each.cpu), reverse=True)
+
+
+def _read(file: Path) -> Result:
+    rows = list(_rows(file.read_text()))
+    cpu = next(row["cpu"] for row in reversed(rows) if "cpu" in row)
+    cpu = cpu.replace("(R)", "").replace(" Processor", "")
+    return Result(file, cpu, file.stem.rpartition("_")[2], [r for r in rows if "cpu" not in r])
+
+
+def _rows(text: str) -> Iterator[Row]:
+    header: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|"):
+            header = []
+        elif not header:
+            header = cells
+        elif set(line) - set("|- :"):
+            yield dict(zip(header, cells, strict=False))
+
+
+def find(topic: str, **cells: str) -> Figure:
+    """Return the newest figure of a topic whose cells begin so; underscores stand for spaces."""
+    wanted = {name.replace("_", " "): value for name, value in cells.items()}
+    for result in results(topic):
+        for row in result.rows:
+            if all(row.get(name, "").startswith(value) for name, value in wanted.items()):
+                return Figure(row, result)
+    raise LookupError(f"no row of benchmarks/results/{topic}_* has {wanted}")
+
+
+def render(words: Sequence[str]) -> str:
+    """Return the text of a block `<!-- figures: WORDS -->`.
+
+    Args:
+        words: `summary` or `comparison` and a language; or a topic and the columns of its tables,
+            separated by semicolons.
+    """
+    kind, _, rest = " ".join(words).partition(" ")
+    if kind in _TABLES:
+        return _TABLES[kind](rest or "en")
+    tables = "\n".join(_tables(kind, [column.strip() for column in rest.split(";")]))
+    return tables or sys.exit(f"benchmarks/results has no figures {' '.join(words)!r}")
+
+
+def _tables(topic: str, columns: list[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for result in results(topic):
+        rows = [row for row in result.rows if row.keys() & set(columns)]
+        if result.cpu in seen or not rows:
+            continue
+        seen.add(result.cpu)
+        yield f"[{result.place}](../benchmarks/results/{result.file.name}):\n"
+        known = [column for column in columns if any(column in row for row in rows)]
+        yield _table(known, [[row.get(column, "") for column in known] for row in rows])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+# Tables of the readme
+
+
+def _words(language: str) -> Callable[[str], str]:
+    if language == "en":
+        return lambda text: text
+    file = Path(__file__).with_name(f"figures.{language}.toml")
+    return tomllib.loads(file.read_text()).__getitem__
+
+
+def summary(language: str) -> str:
+    """Return accuracy and time of each preset."""
+    say = _words(language)
+    flags = ["", "--preset classic", "--preset accurate", "--preset accurate --committee 5"]
+    rows = []
+    for flag in flags:
+        found = find("accuracy", command=f"`{flag or '--preset fast'} --workers")
+        accuracy, seconds = found.number("test accuracy"), found.number("seconds of training")
+        workers = re.findall(r"--workers \d", found["command"])[0]
+        command = f"`nanograd train {' '.join(filter(None, [flag, workers]))}`"
+        rows.append([command, f"{accuracy} %", f"{seconds} s", found.source.place])
+    rows.append([say("the Go program that this one descends from"), "97.72 %", "5-10 min", ""])
+    return _table(["", *map(say, ("test accuracy", "training", "measured on"))], rows)
+
+
+def comparison(language: str) -> str:
+    """Return nanograd beside PyTorch DDP, Ray Train and Ray Data, in ten rows."""
+    say = _words(language)
+    sources: dict[str, Result] = {}
+
+    def cells(topic: str, column: str, *rows: Row) -> list[str]:
+        found = [find(topic, **row) for row in rows]
+        sources.setdefault(topic, found[0].source)
+        return [each.number(column) for each in found]
+
+    def speed(batch: str) -> list[str]:
+        ddp, ray = (
+            find("throughput", ours="--workers 2 --shards 8", peer=peer, batch=batch)
+            for peer in ("pytorch-ddp", "ray-train")
+        )
+        sources.setdefault("throughput", ddp.source)
+        name = "its images/s"
+        return [ddp["our images/s"], *(f"{each[name]} ({each['ratio']})" for each in (ddp, ray))]
+
+    names = ("nanograd", "pytorch-ddp", "ray-train")
+    first = "2 workers: from the command to the end of the first round"
+    start = cells("start_up", "seconds", *({"what": f"{name}, {first}"} for name in names))
+    link = {"link_Mbit/s": "1,000", "H": "200", "W": "3"}
+    hosts = cells("links", "rounds/s", *({**link, "contender": name} for name in names))
+    adam = [{"peer": name, "recipe": "adam"} for name in names[1:]]
+    to_accuracy = cells("time_to_accuracy", "its seconds", *adam)
+    ours = cells("time_to_accuracy", "--workers 2", adam[0])
+    jobs = ("nanograd --workers 2", "ray_data")
+    rows_per_s = cells("predict", "running, rows/s", *({"what": f"png: {job}"} for job in jobs))
+    ends = say("the run ends; restarts from your checkpoint")
+    table = [
+        ["nets", say("one hidden layer, on CPUs"), *[say("any, on GPUs")] * 3],
+        ["same bits for any number of workers", say("yes"), say("no"), say("no"), ""],
+        ["a worker is killed", say("the run goes on, 0 rounds lost"), ends, ends,
+         say("its tasks are repeated")],
+        ["images/s, 2 workers, batch 128", *speed("128"), ""],
+        ["images/s, 2 workers, batch 512", *speed("512"), ""],
+        ["seconds to 97.72 %, each with its usual recipe", *ours, *to_accuracy, ""],
+        ["seconds to the end of the first round", *start, ""],
+        ["rounds/s, 3 hosts, 1 Gbit/s", *hosts, ""],
+        ["PNG rows/s predicted, 2 workers", rows_per_s[0], "", "", rows_per_s[1]],
+        ["each row once after any kill", say("yes"), say("you write it"), say("you write it"),
+         say("by an id column (alpha)")],
+    ]  # fmt: skip
+    head = ["", "nanograd", "PyTorch DDP", "Ray Train", "Ray Data"]
+    named = "; ".join(
+        f"[{topic.replace('_', ' ')}](benchmarks/results/{source.file.name}) {source.place}"
+        for topic, source in sorted(sources.items())
+    )
+    alone = ", ".join(
+        f"{each['its images/s']} ({each['ratio']})"
+        for each in (
+            find("throughput", ours="--workers 2 --shards 8", peer="pytorch", batch=batch,
+                 processes_x_threads="1 x 2")
+            for batch in ("128", "512")
+        )
+    )  # fmt: skip
+    return _table(head, [[say(name), *rest] for name, *rest in table]) + (
+        f"\n{say('PyTorch in one process, 2 threads, images/s, batch 128 and 512')}: {alone}. "
+        f"{say('Sources')}: {named}.\n"
+    )
+
+
+_TABLES = {"summary": summary, "comparison": comparison}
+
+
+# Plots
+
+_STYLE = (
+    "text{font:13px sans-serif;fill:#333}rect{fill:#3b82c4}.peer{fill:#9aa5b1}"
+    "line{stroke:#c33;stroke-dasharray:4 3}.page{fill:#fff}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.peer{fill:#66707c}.page{fill:#131416}}"
+)
+
+
+def plots() -> dict[str, str]:
+    """Return the plots as SVG, by their file names."""
+    throughput, threads = results("throughput")[0], "processes x threads"
+    ratios = [
+        (f"{row['ours']}, batch {row['batch']} / {row['peer']} {row[threads]}", float(row["ratio"]))
+        for row in throughput.rows
+        if "ratio" in row and row["peer"] in ("pytorch-ddp", "pytorch", "ray-train")
+    ]
+    times = results("time_to_accuracy")[0]
+    seconds: list[tuple[str, float]] = [
+        (f"{row['peer']}, {row['recipe']}", float(row["its seconds"]))
+        for row in times.rows
+        if "recipe" in row and float(row["its seconds"]) < 20
+    ]
+    predict = results("predict")[0]
+    speeds = [
+        (row["what"], float(row["running, rows/s"].replace(",", "")))
+        for row in predict.rows
+        if row.get("rows") == "1,000,000"
+    ]
+    return {
+        "figure-training.svg": _bars(f"images/s over the peer's; {throughput.place}", ratios, 1),
+        "figure-97.svg": _bars(f"seconds of training to 97.72 %; {times.place}", seconds),
+        "figure-predict.svg": _bars(f"rows/s, a million rows; {predict.place}", speeds),
+    }
+
+
+def _bars(title: str, bars: Sequence[tuple[str, float]], line: float | None = None) -> str:
+    """Return a horizontal bar for each name, and a line at a value."""
+    left, width, step = 360, 300, 22
+    scale = width / max(value for _, value in bars)
+    parts = [
+        '<rect class="page" width="100%" height="100%"/>',
+        f'<text x="0" y="15" font-weight="bold">{escape(title)}</text>',
+    ]
+    for place, (name, value) in enumerate(bars):
+        y = 28 + step * place
+        kind = "" if "workers" in name or "nanograd" in name else ' class="peer"'
+        parts += [
+            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
+            f'<rect{kind} x="{left}" y="{y}" width="{value * scale:.1f}" height="{step - 6}"/>',
+            f'<text x="{left + value * scale + 5:.1f}" y="{y + 14}">{value:,g}</text>',
+        ]
+    height = 32 + step * len(bars)
+    if line is not None:
+        x = left + line * scale
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height}"/>')
+    size = f'viewBox="0 0 {left + width + 70} {height}" width="{left + width + 70}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size}>'
+    return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"

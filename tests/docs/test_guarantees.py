@@ -1,0 +1,50 @@
+"""The tests that docs/guarantees.md names for its promises."""
+
+import ast
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
+ROWS = [line for line in GUARANTEES.splitlines() if line.startswith("| ") and "---" not in line]
+PROMISES = [row for row in ROWS if row != "| promise | tests |"]
+
+PAGES = [
+    "README.md",
+    *(
+        f"docs/{n}.md"
+        for n in [
+            "architecture",
+            "cluster",
+            "guarantees",
+            "ingest",
+            "models",
+            "predict",
+            "python",
+            "report",
+            "train",
+        ]
+    ),
+]
+TIME = re.compile(
+    r"\b(within|at most|no more than|less than) [\d.]+ (s|seconds?|minutes?)\b|\bat once\b"
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_promises_no_time(page: str) -> None:
+    text = (ROOT / page).read_text()
+
+    assert [found[0] for found in TIME.finditer(text)] == []
+
+
+@pytest.mark.parametrize("row", PROMISES, ids=lambda row: row.split("|")[1].strip()[:60])
+def test_promise_names_tests_that_exist(row: str) -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", row)
+
+    assert named
+    for file, test in named:
+        tree = ast.parse((ROOT / file).read_text())
+        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test

@@ -1,0 +1,46 @@
+"""The site builds without a warning, with every page in its list, and makes no requests."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.helpers.processes import run
+
+REQUEST = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^\s"'>]+"""
+    r"""|<link\b[^>]*\bhref=["']?(?:https?:)?//[^\s"'>]+|url\(["']?(?:https?:)?//[^)]+|@import\b"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "."]
+    done = run(*build, str(folder), "-d", f"{folder}-doctrees", folder=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+def test_site_makes_no_requests(site: Path) -> None:
+    files = [file for kind in ("html", "css", "js") for file in site.rglob(f"*.{kind}")]
+
+    found = [
+        (file.name, match[0]) for file in files for match in REQUEST.finditer(file.read_text())
+    ]
+
+    assert len(files) > 50
+    assert found == []
+
+
+def test_relative_links_of_the_site_resolve(site: Path) -> None:
+    broken = [
+        (page.name, link)
+        for page in site.rglob("*.html")
+        for link in re.findall(r'(?:href|src)="([^"#?:]+)(?=["#?])', page.read_text())
+        if not (page.parent / link).exists()
+    ]
+
+    assert broken == []
