@@ -1,19 +1,19 @@
-# demo · test · test-all · test-browser · test-cluster · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
+# demo · test · test-all · test-browser · test-cluster · test-places · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
 PYTHON ?= python3
 BIN := .venv/bin
-# One BLAS thread per process, as everywhere: see docs/numerics.md.
+# One BLAS thread per process, as everywhere: see docs/exactness.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all test-browser test-cluster soak bench bench-handwriting check fmt docs clean
+.PHONY: demo test test-all test-browser test-cluster test-places soak bench bench-handwriting check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
-test: .venv/installed  ## the tests, without the slow ones: under 8 minutes on 2 cores
-	$(BIN)/pytest
+test: .venv/installed  ## the tests, without the slow ones: about 11 minutes on 2 cores
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: .venv/installed  ## the tests, slow ones included
-	$(BIN)/pytest -m 'not soak and not hosts'
+	$(BIN)/pytest -m 'not soak and not hosts and not places'
 
 test-browser: .venv/installed  ## the report in Debian's Chromium, installed if necessary
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
@@ -24,7 +24,10 @@ test-cluster: .venv/installed  ## three hosts as network namespaces; needs root;
 	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
 	$(BIN)/pytest -m hosts tests/hosts
 
-soak: .venv/installed  ## two hundred kills in one run; ten minutes of damaged pictures
+test-places: .venv/installed  ## machines with limits, other Pythons and versions; needs root and the package index
+	$(BIN)/pytest -m places tests/places
+
+soak: .venv/installed  ## two hundred kills in one run; 10,000 changes of membership; ten minutes of damaged pictures
 	$(BIN)/pytest -m soak
 
 bench: .venv/installed  ## compare with the peers, installed if necessary; DATA=FOLDER of MNIST
@@ -45,9 +48,11 @@ fmt: .venv/installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: .venv/installed  ## regenerate the help texts in README.md and docs/, run the notebooks
-	$(BIN)/python scripts/write_help.py
+docs: .venv/installed  ## regenerate what pages take from the code, run the notebooks, build the site
+	$(BIN)/python scripts/write_pages.py
 	$(BIN)/python scripts/run_notebook.py
+	$(BIN)/sphinx-build -E -W --keep-going -q -c docs . build/site
+	@echo "open build/site/index.html"
 
 clean:
 	rm -rf .venv demo

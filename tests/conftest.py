@@ -21,9 +21,20 @@ from tests.helpers.folders import untimed_contents
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
+# Folders whose fixtures are made once for all of their tests.
+_SHARING = ("tests/distributed", "tests/e2e")
+
 # A busy machine is no failure: by default an example may take 200 ms.
 settings.register_profile("any-pace", deadline=None)
 settings.load_profile("any-pace")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares a Ray, a store or a model, where tests run in several processes."""
+    for item in items:
+        name = item.nodeid.split("::")[0]
+        shared = next((each for each in _SHARING if name.startswith(f"{each}/")), name)
+        item.add_marker(pytest.mark.xdist_group(shared))
 
 
 @dataclass(frozen=True)

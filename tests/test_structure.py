@@ -22,12 +22,16 @@ TEXTS = [
     ROOT / "CONTRIBUTING.md",
 ]
 
-MAX_LINES = {"nanograd": 12_900, "tests": 16_000}
+# Raised from 12,900 and 16,000 for servers on every host, leases, one rule for the pixels of all
+# kinds of columns, outputs that grow, portable bits, pages that do not fit into memory, files of an
+# output cut by rows and values, faults at each request to a store, pages whose blocks all run,
+# rows, pictures and CSV files as input of every command, pictures as people take them, allographs,
+# probabilities, what is unfamiliar, and rows to review. Lower them whenever something can go.
+MAX_LINES = {"nanograd": 21_000, "tests": 25_600}
 MAX_TOP_MODULES, MAX_MODULES = 9, 11
 MIN_MODULE_LINES, MAX_MODULE_LINES = 60, 450
 # Modules outside the limits of lines, each with the reason.
 OTHER_SIZES: dict[str, str] = {
-    "nanograd/backends.py": "the one choice between this process and Ray, which it alone imports",
     "nanograd/models/model_card.py": "its text is in model_card.md",
     "nanograd/nn/schedules.py": "a topic of its own in every training library",
     "nanograd/runtime/randomness.py": "the one place where random streams are keyed",

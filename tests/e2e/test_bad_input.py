@@ -13,6 +13,7 @@ import pytest
 from nanograd.data import mnist
 from nanograd.data.idx import format_idx
 from tests.conftest import Nanograd, Outcome
+from tests.helpers.folders import contents
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 TRAIN = ("train", "--data", "sample", "--epochs", "1", "--output", "run")
@@ -86,7 +87,7 @@ def test_flipped_bit_in_a_model_is_65(
         (2, "--epochs many", "many --epochs"),
         (2, "--epochs 0", "--epochs"),
         (2, "--no-such-flag", "--no-such-flag"),
-        (2, "--batch-size 3", "--batch-size --shards"),
+        (2, "--batch-size 3 --shards 8", "--batch-size --shards"),
         (2, "--optimizer sgd --momentum 0.5", "--momentum"),
         (2, "--workers 9", "--workers --shards"),
         (2, "--address ray://127.0.0.1:10001", "submit"),
@@ -134,3 +135,75 @@ def test_predict_without_model_or_input_is_refused(
 
     assert_refused(nanograd_process(*words), 2, "--model")
     assert_refused(nanograd_process(*words, "--model", trained), 65, "rows")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("NANOGRAD_TRAIN_EPOCH", "do you mean NANOGRAD_TRAIN_EPOCHS?"), ("NANOGRAD_X", "unset it")],
+)
+def test_environment_variable_that_sets_nothing_is_refused(
+    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, "3")
+
+    assert_refused(nanograd(*TRAIN), 2, f"the environment variable {name} sets nothing; {hint}")
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["NANOGRAD_PORT", "NANOGRAD_TRAIN_HEAD_SVC_SERVICE_HOST", "NANOGRAD_PORT_8265_TCP"]
+)
+def test_environment_variable_of_kubernetes_is_ignored(
+    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "10.0.0.1")
+
+    assert nanograd("data", "info", "--data", "sample").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("train --data sample --output runs/1", "--output runs/1 is relative"),
+        ("train --data sample", "--output is missing"),
+        ("ingest pictures --output rows", "--output rows is relative"),
+        ("predict rows --model /model --output read", "--output read is relative"),
+    ],
+)
+def test_relative_output_of_a_job_is_refused(
+    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, given: str
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+
+    assert_refused(nanograd(*words.split()), 2, given, "absolute path that all hosts share")
+    assert contents(tmp_path) == {}
+
+
+URI = "s3://KEY:SECRET@bucket/key"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"train --data {URI} --output run",
+        f"train --data sample --output {URI} --workers 0",
+        f"train --data sample --output run --mlflow {URI.replace('s3', 'https')}",
+        f"predict rows --model {URI} --output out",
+        f"ingest {URI} --output out",
+        f"ingest pictures --output {URI}",
+        f"inspect {URI} --output sheet.png",
+        f"evaluate --model {URI}",
+        f"export --model {URI} --output model.onnx",
+        f"report {URI}",
+        f"data info --data {URI}",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_kept_nowhere(
+    nanograd: Nanograd, tmp_path: Path, words: str
+) -> None:
+    done = nanograd(*words.split())
+
+    assert done.code == 2
+    assert "credentials" in done.last["reason"]
+    assert "SECRET" not in done.stdout + done.stderr
+    assert contents(tmp_path) == {}

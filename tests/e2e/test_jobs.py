@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from nanograd.runtime import kernel
 from simulators.clusters import events
 from tests.helpers.head import Head
 
+# In a job the driver chooses the code for its actors.
+PORTABLE = [] if kernel.missing_features() else ["--kernel", "portable", "--strict"]
 Submissions = dict[str, "Future[tuple[int, str]]"]
 
 
@@ -39,9 +42,13 @@ def submissions(
     ingest = ["python", "jobs/ingest.py", "--workers", "2", str(png_folder / "4")]
     with ThreadPoolExecutor() as pool:
         yield {
-            "train": pool.submit(head.submit, *train, "sample", "--output", f"{folder}/run"),
+            "train": pool.submit(
+                head.submit, *train, "sample", *PORTABLE, "--output", f"{folder}/run"
+            ),
             "ingest": pool.submit(head.submit, *ingest, "--output", f"{folder}/rows"),
-            "bad path": pool.submit(head.submit, *train, "/no/such/data", "--output", "run"),
+            "bad path": pool.submit(
+                head.submit, *train, "/no/such/data", "--output", f"{folder}/bad"
+            ),
             "wrong token": pool.submit(head.submit, "true", environment=others_environment),
         }
 

@@ -1,13 +1,24 @@
 """Pictures from an object store to an object store, against a server that speaks S3."""
 
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from nanograd.batch.inputs import expand, expand_tables
+from nanograd.batch.job import run_job
+from nanograd.batch.part import run_local
+from nanograd.batch.predict import plan
+from nanograd.data.mnist import Mnist
+from nanograd.errors import DataError, UsageError
+from nanograd.models.model import load as load_model
 from nanograd.runtime import storage
+from nanograd.tables.rows import ReadOptions
 from tests.conftest import Nanograd, Outcome
 from tests.helpers.head import Head
 
@@ -105,6 +116,143 @@ def test_missing_folder_is_65(nanograd: Nanograd, bucket: str) -> None:
     assert done.code == 65, done.stderr
 
 
+ODD_KEYS = ["a b", "c#d", "e?f", "g%27h", "%2e%2e", "k=l&m", "n[1]", "ö", "x*y"]
+
+
+@pytest.fixture
+def tables(bucket: str, sample: Mnist) -> str:
+    """A folder of Parquet files with odd keys, one row each, and one in an odd folder below."""
+    for number, key in enumerate([*ODD_KEYS, "p #q?r/%41"]):
+        sink = pa.BufferOutputStream()
+        image = sample.test.images[number].tobytes()
+        pq.write_table(pa.table({"image": [image], "label": [number]}), sink)
+        storage.commit(f"{bucket}/in/{key}.parquet", sink.getvalue().to_pybytes())
+    return f"{bucket}/in"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "num_files"),
+    [
+        (("",), 10),
+        (("/",), 10),
+        (("/*.parquet",), 9),
+        (("/**/*.parquet",), 10),
+        (("/[a-e]*",), 3),
+        (("/p*",), 1),
+        (("/p #q?r/",), 1),
+        (tuple(f"/{key}.parquet" for key in ODD_KEYS), 9),
+        (("/", "", "/n[1].parquet", "/*"), 10),
+    ],
+)
+def test_rows_of_every_key_in_the_store_are_predicted_once(
+    nanograd: Nanograd, tables: str, trained: str, inputs: tuple[str, ...], num_files: int
+) -> None:
+    places = [f"{tables}{below}" for below in inputs]
+
+    done = nanograd("predict", *places, "--model", trained, "--output", "out", "--workers", "0")
+
+    rows = pq.read_table("out/predictions").to_pylist()
+    listed = {place for place, _, _ in storage.files_below(tables)}
+    assert done.code == 0, done.stderr
+    assert [done.last[name] for name in ("rows", "predicted")] == [num_files, num_files]
+    assert len({row["source_file"] for row in rows} & listed) == num_files
+
+
+@pytest.mark.parametrize("below", ["nothing", "nothing/", "*.csv", "no/*.parquet", "a?b?.parquet"])
+def test_place_in_the_store_without_files_is_named(tables: str, below: str) -> None:
+    place = f"{tables}/{below}"
+
+    with pytest.raises(DataError, match="there is no such file") as error:
+        expand([place], (".parquet",))
+
+    assert str(error.value).startswith(place.rstrip("/"))
+
+
+def test_folder_in_the_store_grows_changes_and_shrinks(
+    nanograd: Nanograd, tables: str, bucket: str, trained: str
+) -> None:
+    words = ("predict", tables, "--model", trained, "--output", f"{bucket}/out", "--workers", "0")
+    first = nanograd(*words)
+    storage.commit(f"{tables}/new.parquet", storage.read(f"{tables}/a b.parquet"))
+    grown = nanograd(*words)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": [bytes(784)] * 7}), sink)
+    storage.commit(f"{tables}/c#d.parquet", sink.getvalue().to_pybytes())
+    storage.remove(f"{tables}/e?f.parquet")
+    changed = nanograd(*words)
+    synced = nanograd(*words, "--sync")
+    complete = nanograd(*words)
+
+    rows = [each.last.get("rows") for each in (first, grown, synced, complete)]
+    assert rows == [10, 11, 16, 16], grown.stderr + synced.stderr
+    assert "10 of 11 parts are done already" in grown.stderr
+    assert (changed.code, "c#d.parquet" in changed.last["reason"]) == (73, True)
+    assert "9 of 10 parts are done already" in synced.stderr
+    assert "nothing to do" in complete.stderr
+
+
+def test_file_rewritten_in_the_store_after_planning_ends_the_job(
+    nanograd: Nanograd, tables: str, bucket: str, trained: str
+) -> None:
+    job, work = plan([tables], model=trained, output=f"{bucket}/out", options=ReadOptions())
+    storage.commit(f"{tables}/c#d.parquet", storage.read(f"{tables}/c#d.parquet") * 2)
+
+    with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
+        run_job(job, run_local(work))
+
+
+@pytest.mark.parametrize("when", ["before", "in"])
+def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
+    nanograd: Nanograd, tables: str, bucket: str, trained: str, when: str
+) -> None:
+    def commit(pixel: int) -> None:
+        sink, image = pa.BufferOutputStream(), bytes(400) + bytes([pixel]) + bytes(383)
+        pq.write_table(pa.table({"image": [image]}), sink, compression="none")
+        storage.commit(f"{tables}/c#d.parquet", sink.getvalue().to_pybytes())
+
+    commit(100)
+    job, work = plan([tables], model=trained, output=f"{bucket}/out", options=ReadOptions())
+    [part] = [part for part in job.parts if part.files[0].endswith("c#d.parquet")]
+    if when == "before":
+        commit(200)
+
+    with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
+        for _ in work._outcomes(part, load_model(trained)):
+            commit(200)
+
+
+def test_tables_with_a_log_and_outputs_in_the_input_are_refused(tables: str, bucket: str) -> None:
+    with pytest.raises(UsageError, match="lies in the input"):
+        expand_tables([f"{tables}/"], f"{tables}/out/predictions/part.parquet")
+    storage.commit(f"{tables}/_delta_log/00000000000000000000.json", b"{}")
+
+    for place in (tables, f"{bucket}/", f"{tables}/*.parquet"):
+        with pytest.raises(DataError, match=rf"^{tables} is a Delta table"):
+            expand_tables([place], f"{bucket}/out/predictions/part.parquet")
+
+
+def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
+    nanograd: Nanograd, bucket: str, pictures: str, trained: str
+) -> None:
+    name = next(name for name in storage.names(f"{pictures}/3") if name[0].isdigit())
+    data = storage.read(f"{pictures}/3/{name}")
+    paths = [f"3/{name}", f"{pictures}/3/{name}", "3/odd #?%27.png"]
+    storage.commit(f"{pictures}/{paths[2]}", data)
+    paths += [f"3/{name}?endpoint_override=127.0.0.1:1", f"{bucket}/labels/x?scheme=http"]
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.table({"image": pa.array([{"path": path} for path in paths], struct)})
+    pq.write_table(rows, "rows.parquet")
+
+    done = nanograd(
+        "predict", "rows.parquet", "--model", trained, "--output", "out", "--workers", "0",
+        "--image-root", f"{pictures}/",
+    )  # fmt: skip
+
+    assert done.code == 0, done.stderr
+    assert done.last["predicted"] == 3
+    assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
+
+
 @pytest.mark.slow  # the client retries for six seconds
 def test_unreachable_store_is_74(nanograd: Nanograd, pictures: str) -> None:
     done = nanograd(
@@ -114,3 +262,15 @@ def test_unreachable_store_is_74(nanograd: Nanograd, pictures: str) -> None:
 
     assert done.code == 74, done.stderr
     assert "\n" not in done.last["reason"]
+
+
+def test_file_that_two_processes_remove_at_once_is_no_failure(bucket: str) -> None:
+    places = [f"{bucket}/{number}" for number in range(30)]
+    for place in places:
+        storage.commit(place, b"data")
+
+    with ThreadPoolExecutor(8) as pool:
+        for place in places:
+            list(pool.map(storage.remove, [place] * 8))
+
+    assert storage.names(bucket) == []

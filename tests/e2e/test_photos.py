@@ -11,9 +11,13 @@ from nanograd.models import model
 from nanograd.models.model import Model
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
-from simulators.photos import KINDS, photograph
+from simulators.photos import photograph
+from simulators.scenes import KINDS
 
 OF_EACH_KIND = 3
+# The first kinds are of good paper and light; the later ones are harder, three in ten of them were
+# misclassified before the normaliser had methods for each.
+GOOD, HARD = list(KINDS)[:27], list(KINDS)[27:]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +37,14 @@ def read(net: Model, data: bytes) -> int | str:
     return int(net.scores(image.reshape(1, 784)).argmax())
 
 
+@pytest.mark.parametrize(
+    ("group", "least", "difference"), [(GOOD, 0.9, 0.06), (HARD, 0.8, 0.15)], ids=["good", "hard"]
+)
 def test_simulated_photos_of_every_kind_are_read_nearly_as_well_as_the_images(
-    net: Model, sample: Mnist
+    net: Model, sample: Mnist, group: list[str], least: float, difference: float
 ) -> None:
-    test = sample.test.take(slice(len(KINDS) * OF_EACH_KIND))
-    kinds = [kind for kind in KINDS for _ in range(OF_EACH_KIND)]
+    test = sample.test.take(slice(len(group) * OF_EACH_KIND))
+    kinds = [kind for kind in group for _ in range(OF_EACH_KIND)]
 
     photos = [
         photograph(image.reshape(28, 28), kind, seed)
@@ -49,7 +56,7 @@ def test_simulated_photos_of_every_kind_are_read_nearly_as_well_as_the_images(
     right = [digit == label for digit, label in zip(said, test.labels.tolist(), strict=True)]
     misread = {
         kind: OF_EACH_KIND - sum(right[place * OF_EACH_KIND :][:OF_EACH_KIND])
-        for place, kind in enumerate(KINDS)
+        for place, kind in enumerate(group)
     }
-    assert np.mean(right) >= 0.9, misread
-    assert np.mean(right) >= (direct == test.labels).mean() - 0.06, misread
+    assert np.mean(right) >= least, misread
+    assert np.mean(right) >= (direct == test.labels).mean() - difference, misread

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -66,6 +67,32 @@ def test_predicting_twice_does_nothing_and_another_model_is_refused(
     assert again.last["predicted"] == first.last["predicted"] == 100
     assert other.code == 73
     assert other.last["event"] == "error"
+
+
+def test_dry_run_describes_the_job_and_the_next_files_are_added(
+    nanograd: Nanograd, trained: str, png_folder: Path, tmp_path: Path
+) -> None:
+    ingest = ["ingest", "in", "--output", "rows", *NO_RAY]
+    predict = ["predict", "rows", "--output", "out", "--model", trained, *NO_RAY]
+    shutil.copytree(png_folder / "3", tmp_path / "in" / "3")
+    tried = nanograd(*ingest, "--dry-run")
+    written = [path.name for path in tmp_path.iterdir()]
+    nanograd(*ingest)
+    tried_too = nanograd(*predict, "--dry-run")
+    nanograd(*predict)
+    shutil.copytree(png_folder / "8", tmp_path / "in" / "8")
+    ingested, predicted = nanograd(*ingest), nanograd(*predict)
+
+    num_first, num_all = (len(list(tmp_path.glob(f"in/{glob}/*"))) for glob in ("3", "*"))
+    assert tried.code == tried_too.code == ingested.code == predicted.code == 0
+    assert "in" in written
+    assert "rows" not in written
+    assert f"{num_first} rows to read in 1 of 1 parts; nothing was written" in tried.stderr
+    assert "1 files: images in image (struct<" in tried_too.stderr
+    assert tried_too.last["rows_to_do"] == num_first
+    assert "1 of 2 parts are done already" in ingested.stderr
+    assert "1 of 2 parts are done already" in predicted.stderr
+    assert predicted.last["rows"] == ingested.last["rows"] == num_all
 
 
 def test_verbose_evaluation_prints_a_line_an_image_then_time_and_accuracy(

@@ -150,7 +150,8 @@ def test_sigterm_ends_a_job_with_one_sentence_and_the_same_command_continues(
     error = json.loads(stdout)
     assert (driver.returncode, error["event"], error["code"]) == (75, "error", 75), stderr
     assert stderr.splitlines()[-1] == f"nanograd: {error['reason']}"
-    assert [line for line in stderr.splitlines()[:-1] if not line.startswith("predict ")] == []
+    others = [line for line in stderr.splitlines()[:-1] if not line.startswith("predict ")]
+    assert others == (["starting Ray ..."] if workers != "0" else [])
     finish(start(place, "0"))
     assert untimed_contents(place) == undisturbed
 

@@ -15,10 +15,11 @@ import pytest
 from nanograd import commands
 from nanograd.config.settings import flag_name
 from nanograd.config.train_config import TrainConfig
-from nanograd.runtime import storage
+from nanograd.runtime import kernel, storage
 from simulators.waiting import wait_for
 from tests.conftest import environment_without_ray
 from tests.helpers.head import Head
+from tests.runtime.test_kernel import PROCESSORS
 
 SETTINGS = {"epochs": 20, "batch_size": 250, "hidden": 32}
 FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[name]))]
@@ -76,7 +77,7 @@ class Training:
         process = self.start(workers)
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
-        assert "from round" in stderr
+        assert "continuing after" in stderr
         result: dict[str, object] = json.loads(stdout.splitlines()[-1])
         return result
 
@@ -124,3 +125,47 @@ def test_checkpoints_in_an_object_store_serve_as_well(
     assert done["params_sha256"] == undisturbed
     assert done["model"] == f"{bucket}/run/model"
     assert len(storage.names(f"{bucket}/run/checkpoints")) <= 4
+
+
+def numpy_code_that_can_be_switched_off() -> str:
+    """Return numpy's features beyond its base that this processor has, as its variable wants."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    return " ".join(each for each in __cpu_dispatch__ if __cpu_features__.get(each))
+
+
+@pytest.mark.skipif(not numpy_code_that_can_be_switched_off(), reason="numpy has one code only")
+def test_run_continued_on_another_processor_is_warned_of_or_refused(tmp_path: Path) -> None:
+    output = str(tmp_path / "run")
+    with Training(output).until_a_checkpoint(0):
+        pass
+    other = Training(output, {"NPY_DISABLE_CPU_FEATURES": numpy_code_that_can_be_switched_off()})
+
+    refused = Training(output, other.environment | {"NANOGRAD_TRAIN_STRICT": "true"}).start(0)
+    words = refused.communicate(timeout=120)[1]
+    process = other.start(0)
+    stderr = process.communicate(timeout=120)[1]
+
+    assert refused.returncode == 69
+    assert "its bits will be those of neither; --strict and --kernel portable refuse that" in words
+    assert process.returncode == 0
+    assert "WARNING: this run was computed with numpy" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
+def test_portable_run_continued_on_another_processor_has_the_bits_of_one_machine(
+    tmp_path: Path,
+) -> None:
+    portable = {"NANOGRAD_TRAIN_KERNEL": "portable"}
+    places = [str(tmp_path / name) for name in ("moved", "alone")]
+    for place in places:
+        with Training(place, portable | PROCESSORS["SkylakeX"]).until_a_checkpoint(0):
+            pass
+
+    moved, alone = (
+        Training(place, portable | PROCESSORS[processor]).finish(0)
+        for place, processor in zip(places, ("Nehalem", "SkylakeX"), strict=True)
+    )
+
+    assert moved["params_sha256"] == alone["params_sha256"]

@@ -54,17 +54,22 @@ def predict(nanograd_process: Nanograd, rows: Path, trained: str) -> Predict:
 
 
 class Undisturbed(NamedTuple):
-    """The job without a failure: half of the bytes that it sends, and its output."""
+    """The job without a failure: half of its requests, and its output."""
 
-    half_bytes: int
+    half: int
     files: dict[str, bytes]
 
 
 @pytest.fixture
-def undisturbed(proxy: Proxy, predict: Predict, bucket: str) -> Undisturbed:
+def undisturbed(proxy: Proxy, predict: Predict, bucket: str, name: str) -> Undisturbed:
     done = predict(f"{bucket}/undisturbed")
     assert done.code == 0, done.stderr
-    return Undisturbed(proxy.num_sent_bytes // 2, untimed_contents(f"{bucket}/undisturbed"))
+    return Undisturbed(proxy.num_requests[name] // 2, untimed_contents(f"{bucket}/undisturbed"))
+
+
+@pytest.fixture
+def name(bucket: str) -> str:
+    return bucket.removeprefix("s3://")
 
 
 @contextmanager
@@ -85,11 +90,11 @@ def interrupt_after(num_files: int) -> Iterator[None]:
 
 
 def test_hang_of_the_store_is_waited_for(
-    store: Store, proxy: Proxy, predict: Predict, bucket: str, undisturbed: Undisturbed
+    store: Store, proxy: Proxy, predict: Predict, bucket: str, name: str, undisturbed: Undisturbed
 ) -> None:
     end_of_hang = Timer(_HANG_S, store.resume)
 
-    proxy.after(undisturbed.half_bytes, lambda: (store.hang(), end_of_hang.start()))
+    proxy.after(name, undisturbed.half, lambda: (store.hang(), end_of_hang.start()))
     done = predict(f"{bucket}/out")
 
     assert end_of_hang.finished.is_set()
@@ -111,6 +116,7 @@ def test_failure_in_an_upload_ends_the_job_with_74_and_the_next_one_does_the_res
     proxy: Proxy,
     predict: Predict,
     bucket: str,
+    name: str,
     undisturbed: Undisturbed,
     monkeypatch: pytest.MonkeyPatch,
     failure: str,
@@ -118,12 +124,12 @@ def test_failure_in_an_upload_ends_the_job_with_74_and_the_next_one_does_the_res
     out = f"{bucket}/out"
     fail = {"lost connection": proxy.close, "killed store": store.kill, "endless hang": store.hang}
 
-    proxy.after(undisturbed.half_bytes, fail[failure])
+    proxy.after(name, undisturbed.half, fail[failure])
     failed = predict(out)
     store.resume()
     monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
     if failure == "killed store":  # moto keeps everything in memory: all files are lost
-        make_bucket(bucket.removeprefix("s3://"))
+        make_bucket(name)
     num_done, names = len(storage.names(f"{out}/_receipts")), storage.names(out)
     done = predict(out)
 

@@ -51,6 +51,10 @@ NUMBER_COLUMNS: dict[str, Callable[[Pixels], pa.Array]] = {
     "half floats": lambda images: pa.array(list(images.astype(np.float16))),
     "28 x 28 lists": lambda images: pa.array(images.reshape(-1, 28, 28).tolist()),
     "1 x 28 x 28 lists": lambda images: pa.array(images.reshape(-1, 1, 28, 28).tolist()),
+    "list views": lambda images: pa.array(images.tolist(), pa.list_view(pa.uint8())),
+    "28 x 28 list views": lambda images: pa.array(
+        images.reshape(-1, 28, 28).tolist(), pa.large_list(pa.large_list_view(pa.int16()))
+    ),
     "raw bytes": raw,
     "views of raw bytes": lambda images: raw(images, pa.binary_view()),
     "variable tensors": variable_tensors,
@@ -67,15 +71,22 @@ PICTURE_COLUMNS: dict[str, Callable[[Pixels], pa.Array]] = {
 FLAT_NAMES = {
     "pixel0": [f"pixel{number}" for number in range(784)],
     "pixel1": [f"pixel{number}" for number in range(1, 785)],
+    "Pixel_0": [f"Pixel_{number}" for number in range(784)],
+    "px0": [f"px{number}" for number in range(784)],
+    "0": [str(number) for number in range(784)],
     "1x1": [f"{row}x{column}" for row in range(1, 29) for column in range(1, 29)],
 }
 
 
 def read_column(
-    column: pa.Array | Sequence[Any], type_: pa.DataType | None = None, **options: Any
+    column: pa.Array | Sequence[Any],
+    type_: pa.DataType | None = None,
+    metadata: dict[str, str] | None = None,
+    **options: Any,
 ) -> tuple[Images, list[Rejection]]:
     array = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, type_)
-    return read(pa.table({"image": array}), ReadOptions(**options))
+    schema = pa.schema([pa.field("image", array.type, metadata=metadata)])
+    return read(pa.table([array], schema), ReadOptions(**options))
 
 
 def reasons(rejections: Sequence[Rejection]) -> list[tuple[int | None, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from nanograd.batch.job import Job, run_job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id, run_local
 from nanograd.errors import StorageError
+from nanograd.runtime import json_files
 from nanograd.runtime.events import Event, Message
 
 ROWS = [1, 7, 193, 0, 28]
@@ -48,6 +49,14 @@ def make_job(
 ) -> Job:
     identity = {"command": "copy", "model": model, "parts": [part.id for part in parts]}
     return Job(place=str(place), identity=identity, parts=parts, overwrite=overwrite)
+
+
+def forget_completion(place: Path) -> None:
+    """Change a complete output to one that a killed command left after its last part."""
+    (place / "_SUCCESS").unlink()
+    job = json_files.read_manifest(f"{place}/_manifest.json")["job"]
+    unfinished = {"job": job, "receipts": [], "runs": []}
+    json_files.commit_manifest(f"{place}/_manifest.json", unfinished)
 
 
 def run(job: Job, work: Scribe) -> tuple[Receipt, list[str]]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.preparation import Preparation
 from nanograd.models.model import Model, Net
+from nanograd.models.reference import INNER, NUM_DIRECTIONS, Reference
 from nanograd.nn.mlp import Architecture, init_params
 
 ABOUT = {"seed": 5, "data": "sample", "val_accuracy": 0.1 + 0.2, "identity": {"ema": 0.0}}
@@ -29,7 +30,8 @@ def some_net(
 
 
 def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
-    return Model(nets=(some_net(hidden, loss),), about=dict(ABOUT))
+    nets = (some_net(hidden, loss),)
+    return Model(nets=nets, about=dict(ABOUT), reference=some_reference())
 
 
 def some_ensemble() -> Model:
@@ -42,3 +44,15 @@ def some_images(num_images: int) -> NDArray[np.uint8]:
     images = np.random.default_rng(7).integers(0, 256, (num_images, 784)).astype(np.uint8)
     images.flags.writeable = False
     return images
+
+
+def some_reference(temperature: float = 1.3) -> Reference:
+    """Statistics by which random digits are neither familiar nor unfamiliar."""
+    draws = np.random.default_rng(9)
+    return Reference(
+        temperature=temperature,
+        means=draws.integers(0, 90, (10, 784)).astype(np.uint8),
+        directions=draws.integers(-127, 128, (10, NUM_DIRECTIONS, len(INNER))).astype(np.int8),
+        scales=np.linspace(1e-7, 3e-7, 10, dtype=np.float32),
+        weights=draws.uniform(-1e-13, 1e-13, (10, NUM_DIRECTIONS)).astype(np.float32),
+    )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from simulators.clusters import SHARED, Cluster, OtherRay, start_store, write_credentials
+from simulators.clusters import Cluster, OtherRay, running, start_store, write_credentials
 from simulators.machines import Network, unavailable
 from simulators.waiting import wait_for
 
@@ -23,14 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     """A client and the hosts."""
-    made = Network()
-    try:
-        for name, number in HOSTS:
-            made.add(name, number)
-        made.client.check_run(f"cp -r ~/nanograd/nanograd {SHARED}/")
+    with running(HOSTS, "nanograd") as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="module")

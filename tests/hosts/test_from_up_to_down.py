@@ -20,7 +20,7 @@ from simulators.waiting import wait_for
 pytestmark = pytest.mark.hosts
 
 NUM_PARAMETERS, BYTES = 159_010, 4
-# One shard a worker: each sends one vector a round.
+# One shard a worker: each host has the sum of one tree node.
 PLAIN = "--data sample --batch-size 128 --shards 3 --workers 3"
 PICTURES = """
 import tempfile
@@ -69,7 +69,7 @@ def test_stopped_job_resumes_on_other_hosts(cluster: Cluster, tmp_path: Path) ->
     output = cluster.run_block(section, 2)
 
     assert stopped.last["code"] == 75  # Ray itself keeps no code of a stopped job
-    assert "from round" in output
+    assert "continuing after" in output
     assert events(output)[-1]["params_sha256"] == one_process(tmp_path / "run", epochs=120)
     assert cluster.network.hosts["south"].processes("raylet") == []
 
@@ -117,11 +117,12 @@ def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, tmp_path: Pat
     cluster.network.limit("head", None)
     after = cluster.network.num_bytes("head")
     rounds = done.last["rounds"]
-    # Two of the three workers are on other hosts; the rest is shards and Ray's own messages.
+    # Two thirds of its sum and two thirds of the total; the rest is shards and Ray's own messages.
+    least = 4 / 3 * vector
     for received_or_sent in (0, 1):
         carried = after[received_or_sent] - before[received_or_sent]
-        assert 1 <= carried / (rounds * 2 * vector) < 1.2
-    assert rounds / done.last["train_s"] < 100e6 / 8 / (2 * vector)
+        assert 1 <= carried / (rounds * least) < 1.3
+    assert rounds / done.last["train_s"] < 100e6 / 8 / least
     assert done.last["params_sha256"] == one_process(
         tmp_path / "run", epochs=2, batch_size=128, shards=3
     )
@@ -159,7 +160,7 @@ def predictions(place: Path) -> list[tuple[Any, ...]]:
 
 
 def test_host_disconnected_and_host_killed_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
-    epochs = 40
+    epochs = 160
     cluster.start_job(
         "lossy", f"python jobs/train.py {PLAIN} --epochs {epochs} --output s3://digits/l"
     )

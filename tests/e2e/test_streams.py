@@ -1,0 +1,132 @@
+"""Standard streams that are closed or on a full disk."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nanograd.console.terminal import stderr_listener
+from nanograd.runtime.events import warning
+from tests.conftest import environment_without_ray
+from tests.helpers.events import EPOCH, ROUNDS, ROWS
+from tests.helpers.terminal import read_all
+
+TRAIN = ["train", "--data", "sample", "--output", "run", "--epochs", "1", "--workers"]
+MISSING = ["evaluate", "--model", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("words", "summary"),
+    [
+        ("data info --data sample", "train   4,000 images; of each digit 400, 400"),
+        ("data export --data sample --output pictures", "1,000 pictures written: pictures"),
+        ("evaluate --model missing", "missing does not exist"),
+        ("evaluate", "--model is missing"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_terminal_has_a_summary_and_json_on_request(
+    tmp_path: Path, words: str, summary: str, as_json: bool
+) -> None:
+    command = [sys.executable, "-m", "nanograd", *words.split(), *(["--json"] if as_json else [])]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        written = read_all(ours)
+        process.wait()
+    os.close(ours)
+
+    assert summary in written
+    assert ('{"event"' in written) is as_json
+
+
+def run(folder: Path, redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "nanograd"]
+    return subprocess.run(
+        [*shell, *words], cwd=folder, env=environment_without_ray(),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "0<&- 2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([*TRAIN, "0"], 0),
+        ([*TRAIN, "0", "--log-format", "json"], 0),
+        (["data", "info", "--data", "sample"], 0),
+        (MISSING, 65),
+        ([*MISSING, "--debug"], 65),
+        (["evaluate"], 2),
+        ([], 2),
+    ],
+    ids=lambda value: " ".join(value[:3] + value[5:]) if isinstance(value, list) else str(value),
+)
+def test_log_that_cannot_be_written_changes_neither_result_nor_code(
+    tmp_path: Path, redirection: str, words: list[str], code: int
+) -> None:
+    done = run(tmp_path, redirection, *words)
+
+    assert done.returncode == code, done.stdout
+    assert json.loads(done.stdout)["event"] == ("error" if code else "result")
+
+
+def test_ray_runs_without_standard_streams(tmp_path: Path) -> None:
+    done = run(tmp_path, "0<&- 2>&-", *TRAIN, "1")
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&-"])
+def test_result_that_cannot_be_written_is_a_storage_error(tmp_path: Path, redirection: str) -> None:
+    done = run(tmp_path, redirection, "data", "info", "--data", "sample")
+
+    assert done.returncode == 74
+    if "2>" not in redirection:
+        assert done.stderr.splitlines()[-1] == (
+            "nanograd: cannot write the result to standard output: No space left on device"
+        )
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", ">&- 2>&-"])
+def test_error_whose_line_cannot_be_written_keeps_its_code(
+    tmp_path: Path, redirection: str
+) -> None:
+    done = run(tmp_path, redirection, *MISSING)
+
+    assert done.returncode == 65
+    if "2>" not in redirection:
+        assert done.stderr.startswith("nanograd: missing")
+
+
+class FullDisk(io.StringIO):
+    """A terminal, or a file, that nothing can be written to."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("log_format", ["auto", "text", "json"])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_no_event_raises(
+    monkeypatch: pytest.MonkeyPatch, log_format: str, is_terminal: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = FullDisk(is_terminal=is_terminal)
+
+    with stderr_listener(log_format, quiet=False, stream=stream) as listener:
+        for event in (warning("mine"), ROUNDS, EPOCH, ROUNDS, replace(ROUNDS, complete=True), ROWS):
+            listener(event)

@@ -1,0 +1,120 @@
+"""Runs with `--kernel portable` end with the stored bits, whatever the processor is.
+
+The checksums hold for the stored versions of numpy, OpenBLAS and the C library, all of which were
+tried. To store others:
+
+    .venv/bin/python -m tests.golden.test_portable_bits
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanograd.runtime import kernel
+from tests.conftest import ROOT, environment_without_ray
+from tests.helpers.processes import run_python
+from tests.runtime.test_kernel import PROCESSORS
+
+FILE = Path(__file__).parent / "portable_bits.json"
+# One with long products, and one with every function that training computes.
+RUNS = {
+    "fast": ["--epochs", "2", "--warmup", "4"],
+    "classic": [
+        "--preset",
+        "classic",
+        "--epochs",
+        "1",
+        "--warmup",
+        "4",
+        "--least-rounds",
+        "0",
+        "--hidden",
+        "64",
+    ],
+}
+ABOUT = """
+import json, platform
+import numpy
+from nanograd.runtime import process
+blas = [each["version"] for each in process._blas()]
+print(json.dumps({"versions": [numpy.__version__, *blas, "".join(platform.libc_ver())],
+                  "canaries": [process._canary(), process._wide_canary()]}))
+"""
+# The canary of tests/runtime covers them each time.
+OFTEN_ENOUGH, SLOW = ("Zen", "Sandybridge"), [pytest.mark.slow]
+
+pytestmark = pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
+
+
+def train(name: str, folder: Path, workers: int = 0, **variables: str) -> dict[str, Any]:
+    """Train in a process of its own, and return the result line."""
+    words = [
+        sys.executable, "-m", "nanograd", "train", "--data", "sample", "--workers", str(workers),
+        "--kernel", "portable", "--output", str(folder / "run"), *RUNS[name],
+    ]  # fmt: skip
+    done = subprocess.run(
+        words, cwd=folder, env=environment_without_ray(PYTHONPATH=str(ROOT), **variables),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def about() -> dict[str, Any]:
+    """Return the versions of the libraries, and the portable arithmetic of this processor."""
+    done = run_python(ABOUT, **kernel.variables())
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads(FILE.read_text())
+    here = about()
+    if here["versions"] not in stored["versions"]:
+        pytest.skip(f"stored with {stored['versions']}, these are {here['versions']}")
+    assert here["canaries"] == stored["canaries"]
+    return stored
+
+
+@pytest.mark.parametrize(
+    "processor", [pytest.param(each, marks=SLOW * (each in OFTEN_ENOUGH)) for each in PROCESSORS]
+)
+def test_bits_are_the_stored_ones_on_every_processor(
+    golden: dict[str, Any], tmp_path: Path, processor: str
+) -> None:
+    result = train("fast", tmp_path, **PROCESSORS[processor])
+
+    assert result["params_sha256"] == golden["params_sha256"]["fast"]
+
+
+def test_bits_of_the_other_functions_are_the_stored_ones(
+    golden: dict[str, Any], tmp_path: Path
+) -> None:
+    assert train("classic", tmp_path)["params_sha256"] == golden["params_sha256"]["classic"]
+
+
+@pytest.mark.slow
+def test_bits_of_ray_workers_are_the_stored_ones(golden: dict[str, Any], tmp_path: Path) -> None:
+    result = train("fast", tmp_path, 2, **PROCESSORS["Nehalem"])
+
+    assert result["params_sha256"] == golden["params_sha256"]["fast"]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        sums = {}
+        for run in RUNS:
+            (place := Path(made, run)).mkdir()
+            sums[run] = train(run, place)["params_sha256"]
+    here = about()
+    stored = {**here, "versions": [here["versions"]], "params_sha256": sums}
+    FILE.write_text(json.dumps(stored, indent=1) + "\n")

@@ -1,0 +1,31 @@
+"""An output of predictions that changes, and the rows in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from nanograd.runtime import json_files
+
+Run = Callable[..., dict[str, Any]]
+FILE_ROWS = 7
+
+
+def sources(out: Path) -> list[tuple[str, int]]:
+    """File and number of each row of the output, whichever table it is in."""
+    rows = [
+        row
+        for name in ("predictions", "quarantine")
+        for row in pq.read_table(out / name, columns=["source_file", "source_row"]).to_pylist()
+    ]
+    return sorted((Path(row["source_file"]).stem, row["source_row"]) for row in rows)
+
+
+def runs(out: Path) -> list[int]:
+    """The number of parts of each run in the manifest."""
+    return [len(parts) for parts in json_files.read_manifest(f"{out}/_manifest.json")["runs"]]
+
+
+def every_row(*numbers: int) -> list[tuple[str, int]]:
+    return [(f"{number:05d}", row) for number in numbers for row in range(FILE_ROWS)]
