@@ -29,6 +29,8 @@ from tests.helpers.runs import bits, train_locally
 
 # Of connections to processes of Ray that have just started or are about to end.
 SLACK = 8
+# From a fault until it is noticed; the start of Ray's processes, which is most of a test, apart.
+LONGEST_S = 25.0
 Records = list[dict[str, Any]]
 Fault = Callable[[RayGroup], None]
 Run = Callable[..., tuple[Snapshot, Records]]
@@ -60,7 +62,7 @@ def train_with_faults(
         recipe,
         digits,
         first_snapshot(recipe),
-        lambda event: events.append(event.record()),
+        lambda event: events.append(event.record() | {"at": monotonic()}),
         num_workers=num_workers,
         shared_memory=shared_memory,
     )
@@ -68,6 +70,7 @@ def train_with_faults(
         for round_, fault in sorted(faults.items()):
             group.advance(round_)
             fault(group)
+            events.append({"event": "fault", "at": monotonic()})
         group.advance(recipe.num_rounds)
         return group.snapshot(), events
     finally:
@@ -81,7 +84,13 @@ def run(ray_cpus: int, recipe: Recipe, digits: Dataset) -> Run:
 
 def changes(events: Records) -> list[str]:
     """Return the kinds of events, those of slow rounds left out."""
-    return [event["event"] for event in events if event["event"] != "waiting"]
+    return [event["event"] for event in events if event["event"] not in ("fault", "waiting")]
+
+
+def noticed_s(events: Records, name: str) -> float:
+    """Return the seconds from the fault to the first event of a kind."""
+    at = {event["event"]: event["at"] for event in reversed(events)}
+    return float(at[name] - at["fault"])
 
 
 def send(number: signal.Signals, *names: str) -> Fault:
@@ -127,7 +136,7 @@ def test_no_failure_is_repaired_after_a_stop(
     finally:
         group.close()
 
-    assert [event.name for event in events] == ["started"]
+    assert {event.name for event in events} - {"waiting"} == {"started"}
 
 
 def test_worker_killed_within_a_segment_changes_no_bit(run: Run, undisturbed: Snapshot) -> None:
@@ -160,13 +169,11 @@ def test_killed_server_continues_from_its_copy(
 
 
 def test_frozen_worker_is_replaced(run: Run, undisturbed: Snapshot) -> None:
-    began = monotonic()
-
     actual, events = run(2, {5: send(signal.SIGSTOP, "1")})
 
     assert bits(actual) == bits(undisturbed)
     assert "(hung)" in next(e["sentence"] for e in events if e["event"] == "lost")
-    assert monotonic() - began < 25
+    assert noticed_s(events, "lost") < LONGEST_S
 
 
 def test_slow_first_round_is_no_failure(run: Run, undisturbed: Snapshot) -> None:
@@ -178,8 +185,9 @@ def test_slow_first_round_is_no_failure(run: Run, undisturbed: Snapshot) -> None
     actual, events = run(2, {0: slow_down})
 
     assert bits(actual) == bits(undisturbed)
-    assert {event["event"] for event in events} == {"started", "waiting"}
-    assert events[1]["sentence"].startswith("round 0 waits for shard 0 on host ")
+    assert changes(events) == ["started"]
+    waiting = next(event for event in events if event["event"] == "waiting")
+    assert waiting["sentence"].startswith("round 0 waits for shard 0 on host ")
 
 
 @pytest.mark.slow
@@ -202,13 +210,11 @@ def test_worker_frozen_while_another_joins_is_replaced(run: Run, undisturbed: Sn
 def test_frozen_server_is_replaced_and_no_worker(
     run: Run, undisturbed: Snapshot, shared_memory: bool
 ) -> None:
-    began = monotonic()
-
     actual, events = run(2, {5: send(signal.SIGSTOP, "server")}, shared_memory)
 
     assert bits(actual) == bits(undisturbed)
     assert changes(events) == ["started", "server_lost"]
-    assert monotonic() - began < 25
+    assert noticed_s(events, "server_lost") < LONGEST_S
 
 
 class SlowToStart(ServerActor):
