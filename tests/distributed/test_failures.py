@@ -287,9 +287,15 @@ def test_many_kills_in_one_run_change_no_bit(
     actual, events = train_with_faults(recipe, digits, 3, faults)
 
     assert bits(actual) == bits(train_locally(recipe, digits))
-    assert [str(event.get("rank", "server")) for event in events if "lost" in event["event"]] == (
-        victims
-    )
+    lost: list[list[str]] = []
+    for event in events:
+        if event["event"] == "fault":
+            lost.append([])
+        elif event["event"] in ("lost", "server_lost"):
+            lost[-1].append(str(event.get("rank", "server")))
+            # A machine that is busy with others may be too slow for an actor's deadline.
+            assert lost[-1][-1] == victims[len(lost) - 1] or event.get("how") != "killed"
+    assert all(victim in those for victim, those in zip(victims, lost, strict=True))
     assert held[-1].descriptors <= held[num_kills // 2].descriptors + SLACK
     assert held[-1].threads <= held[num_kills // 2].threads + SLACK
 
