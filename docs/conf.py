@@ -111,6 +111,13 @@ class LinkFiles(SphinxPostTransform):
         return f"files/{place}"
 
 
+def leave_records_unsearched(app: Sphinx, _: nodes.document) -> None:
+    """Let the search find pages for readers, not the records of decisions and measurements."""
+    name = app.env.docname
+    if name.startswith(("docs/decisions/", "benchmarks/results/", "CHANGELOG")):
+        app.env.metadata[name]["nosearch"] = ""
+
+
 def _folder(node: nodes.Node) -> bool:
     return isinstance(node, pending_xref) and node.get("reftarget", "").endswith("/")
 
@@ -156,6 +163,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.add_post_transform(LinkFiles)
     app.connect("source-read", prepare)
+    app.connect("doctree-read", leave_records_unsearched)
     app.connect("html-collect-pages", file_pages)
     app.connect("html-page-context", make_accessible, priority=900)  # after the theme
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -34,7 +34,7 @@ def test_readme_quotes_failures_as_logged() -> None:
 
 
 def test_readme_quotes_the_summary_of_the_demo() -> None:
-    result = {"predicted": 1000, "accuracy": 0.985, "output": "demo/read"}
+    result = {"predicted": 1000, "accuracy": 0.988, "output": "demo/read"}
 
     summary = of_demo(result, pictures="demo/png", rows="demo/rows", model="demo/run/model")
 

@@ -1,5 +1,6 @@
 """The site builds without a warning, with every page in its list, and makes no requests."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,16 @@ def test_site_makes_no_requests(site: Path) -> None:
 
     assert len(files) > 50
     assert found == []
+
+
+def test_search_finds_pages_and_no_records_of_decisions(site: Path) -> None:
+    text = (site / "searchindex.js").read_text()
+    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    places = index["terms"]["accuraci"]
+    found = {index["docnames"][place] for place in places}
+
+    assert {"README", "docs/first-digits"} <= found
+    assert not any(name.startswith(("docs/decisions", "benchmarks")) for name in found)
 
 
 def test_relative_links_of_the_site_resolve(site: Path) -> None:
