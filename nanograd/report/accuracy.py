@@ -79,7 +79,9 @@ def histogram_chart(groups: Mapping[str, Integers]) -> Chart:
         filled = np.flatnonzero(counts)
         starts = (filled / num_bins + width * place).tolist()
         spans = [(start, start + width) for start in starts]
-        bars.append(Bars(name, spans, counts[filled].tolist(), ("main", "second", "guide")[place]))
+        labels = [f"{each / num_bins:.2f} to {(each + 1) / num_bins:.2f}" for each in filled]
+        style = ("main", "second", "guide")[place]
+        bars.append(Bars(name, spans, counts[filled].tolist(), labels, style))
     most = max(1, *(int(counts.max()) for counts in groups.values()))
     y = Axis("images", 10**-0.4, most * 10**0.2, ",.0f", log=True)
     return Chart("Images by best score (logarithmic)", Axis("best score", 0, 1, ".1f"), y, bars)

@@ -71,6 +71,7 @@ class Bars(NamedTuple):
     name: str  # entry in the legend
     spans: Sequence[tuple[float, float]]  # beginning and end of each on the x axis
     heights: Sequence[float]  # of each
+    labels: Sequence[str]  # what each counts
     style: str = "main"  # see Line
 
 

@@ -123,11 +123,12 @@ def build(prediction: FinishedPrediction) -> Report:
 def digits_chart(summary: Row) -> Chart:
     """Plot the number of rows predicted as each digit, and labelled as each if there are labels."""
     predicted = _by_number(summary["predicted_as"]).tolist()
-    bars = [Bars("predicted", [(digit - 0.4, digit - 0.02) for digit in range(10)], predicted)]
+    labels, spans = list("0123456789"), [(digit - 0.4, digit - 0.02) for digit in range(10)]
+    bars = [Bars("predicted", spans, predicted, labels)]
     if summary["labelled"]:
         labelled = np.array(summary["confusion"]).sum(axis=1).tolist()
         spans = [(digit, digit + 0.38) for digit in range(10)]
-        bars.append(Bars("labelled", spans, labelled, "second"))
+        bars.append(Bars("labelled", spans, labelled, labels, "second"))
     y = fit_axis([0, *predicted], "rows", ",.0f", 0)
     return Chart("Rows by digit", Axis("digit", -0.5, 9.5, ".0f"), y, bars)
 

@@ -3,6 +3,7 @@
 Sizes are pixels. A row has a line with the file's name, captions, panels and the scores.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -168,8 +169,16 @@ def shorten_text(text: str, size: int, width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    encodable = text.encode(errors="replace").decode()
-    return "".join(letter if letter.isprintable() else "?" for letter in encodable)
+    """Replace what the font cannot draw: accented letters by their letters, others by "?".
+
+    >>> _printable("höher 七")
+    'hoher ?'
+    """
+    # The font has ASCII only; accents are letters of their own in this form.
+    letters = (
+        each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each)
+    )
+    return "".join(each if each.isascii() and each.isprintable() else "?" for each in letters)
 
 
 def format_score(score: float) -> str:

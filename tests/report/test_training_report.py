@@ -104,13 +104,14 @@ def test_any_number_of_hidden_units_is_drawn(hidden: int) -> None:
 
 def test_series_and_marks_lie_inside_their_chart() -> None:
     x, y = Axis("x", 0, 10, "g"), Axis("y", 0, 1, "g")
-    series = [Line("a", [(0, 0), (10, 1)]), Bars("b", [(0, 1), (9, 10)], [1, 0.5])]
+    series = [Line("a", [(0, 0), (10, 1)]), Bars("b", [(0, 1), (9, 10)], [1, 0.5], ["0", "9"])]
 
     drawn = svg(Chart("t", x, y, series, [Mark(10, "end", "failed")]))
 
     xs = [float(value) for value in re.findall(r'\bc?x="([\d.-]+)"', drawn)]
     ys = [float(value) for value in re.findall(r'\bc?y="([\d.-]+)"', drawn)]
     assert (drawn.count("<circle"), drawn.count("<rect")) == (3, 2)
+    assert re.findall(r"<title>(b.*?)</title>", drawn) == ["b, x 0: 1", "b, x 9: 0.5"]
     assert 0 <= min(xs) <= max(xs) <= 480
     assert 0 <= min(ys) <= max(ys) <= 280
 
