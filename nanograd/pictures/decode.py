@@ -28,6 +28,9 @@ SUFFIXES = (
     ".heic", ".heif", ".avif",
 )  # fmt: skip
 
+# Where files of phones that Pillow does not read state their kind.
+_PHONES = [b"ftyp" + kind for kind in (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1", b"avif")]
+
 # Of a file, and of a picture, unless a caller sets others.
 MAX_BYTES, MAX_PIXELS = 100_000_000, 50_000_000
 
@@ -111,6 +114,8 @@ def decode(
         raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
     except UnidentifiedImageError as error:
         detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
+        if data[4:12] in _PHONES:
+            detail = "HEIC and AVIF are not read; export the picture as JPEG"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"

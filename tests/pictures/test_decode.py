@@ -93,6 +93,12 @@ def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
         decode(header_only, max_pixels=1000)
 
 
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_picture_of_a_phone_is_refused_with_its_remedy(brand: bytes) -> None:
+    with pytest.raises(UnreadableError, match="export the picture as JPEG"):
+        decode(b"\0\0\0\x18ftyp" + brand + bytes(100))
+
+
 def test_unreadable_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(UnreadableError(Reason.BLANK, "nothing there")))  # noqa: S301
 
