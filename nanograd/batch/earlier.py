@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from nanograd.batch.part import Receipt
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import Listener, ignore, warning
+from nanograd.runtime.events import Listener, ignore, info, warning
 
 MANIFEST = "_manifest.json"
 
@@ -103,6 +103,12 @@ def find_earlier(
     if removed - again:
         text = f"{len(removed):,} input files of {place} no longer exist, such as {min(removed)}"
         listener(warning(f"{text}; their rows are kept (--sync drops them)"))
+    for files, what in (
+        (changed, "replaces the rows of changed"),
+        (removed, "drops those of removed"),
+    ):
+        if sync and files:
+            listener(info(f"--sync {what} input files: {len(files):,}, such as {min(files)}"))
     kept = [receipt for receipt in receipts if not again.intersection(receipt["inputs"])]
     return Earlier(tuple(kept), tuple(stale))
 

@@ -1,5 +1,6 @@
 """Summaries of finished jobs: result, places, and the next command."""
 
+import json
 import shlex
 from typing import Any
 
@@ -44,7 +45,7 @@ def of_plan(result: ResultLine) -> str:
     left = result["estimated_s"]
     time = "" if left is None else f", about {duration(left)} at the speed of the last command"
     return (
-        f"{result['files']:,} files, {result['new_files']:,} of them not in the output yet"
+        f"{result['files']:,} files, {result['new_files']:,} of them to read"
         f"{''.join(columns)}\n{result['rows_to_do']:,} rows to read in {result['parts_to_do']:,} "
         f"of {result['parts']:,} parts{time}; nothing was written"
     )
@@ -102,7 +103,9 @@ def _show_table(place: str, format_: str) -> str:
     """Return a command that prints the columns that matter of a folder of predictions."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
     columns = ["source_file", "source_row", "prediction", "confidence", "label"]
-    table = f"ds.dataset({place!r}, format={kind!r}, partitioning='hive').to_table({columns})"
+    # Double quotes inside, so that the shell needs no more than a pair of single ones.
+    quoted, names = json.dumps(place, ensure_ascii=False), json.dumps(columns)
+    table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").to_table({names})'
     code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
     return f"python -c {shlex.quote(code)}"
 

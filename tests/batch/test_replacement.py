@@ -174,6 +174,7 @@ def test_removed_file_keeps_its_rows_until_sync(
     assert any("1 input files" in text and "--sync drops them" in text for text in messages)
     assert (rows, kept["rows"]) == (every_row(0, 1, 2), 21)
     assert (sources(out), dropped["rows"]) == (every_row(0, 2), 14)
+    assert f"--sync drops those of removed input files: 1, such as {file}" in messages
     assert runs(out) == [1, 1]
 
 
