@@ -1,5 +1,6 @@
 """Pictures from an object store to an object store, against a server that speaks S3."""
 
+import gzip
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -251,6 +252,19 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     assert done.code == 0, done.stderr
     assert done.last["predicted"] == 3
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.bz2", "a.zst"])
+def test_content_is_what_was_written_whatever_the_ending_of_its_name(
+    bucket: str, name: str
+) -> None:
+    place, data = f"{bucket}/{name}", gzip.compress(b"data")
+
+    storage.commit(place, data)
+
+    with storage.open_file(place) as stream:
+        assert stream.read() == storage.read(place) == data
+    assert storage.read(place, max_bytes=3) == data[:3]
 
 
 @pytest.mark.slow  # the client retries for six seconds
