@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md, run in a terminal as they are written there."""
+"""The commands of pages about clusters, run in a terminal as they are written there."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ _END = "--end-of-commands--"
 
 @dataclass(frozen=True)
 class Block:
-    """A block of commands in the runbook.
+    """A block of commands in a page.
 
     Args:
         section: the headline above it.
@@ -28,9 +28,9 @@ class Block:
     text: str
 
 
-def blocks() -> list[Block]:
-    """Return all blocks of commands, in order, with the addresses of the hosts."""
-    text = (ROOT / "docs/cluster.md").read_text()
+def blocks(page: str = "docs/cluster.md") -> list[Block]:
+    """Return all blocks of commands in a page, in order, with the addresses of the hosts."""
+    text = (ROOT / page).read_text()
     found = re.finditer(
         r"^##+ (?P<section>.+)$|^```sh ?(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", text, re.MULTILINE
     )

@@ -260,7 +260,7 @@ class _RemoteStore:
         self._place, (self._filesystem, self._path) = place, _pyarrow(place)
 
     def read(self, max_bytes: int | None) -> bytes:
-        with self._filesystem.open_input_stream(self._path) as stream:
+        with self._filesystem.open_input_stream(self._path, compression=None) as stream:
             return bytes(stream.read(max_bytes))
 
     def commit(self, data: bytes) -> None:
@@ -297,7 +297,7 @@ class _RemoteStore:
             self._filesystem.delete_file(self._path + name)
 
     def _upload(self, data: bytes) -> None:
-        with self._filesystem.open_output_stream(self._path) as stream:
+        with self._filesystem.open_output_stream(self._path, compression=None) as stream:
             stream.write(data)
 
     def _kind(self) -> str:

@@ -38,6 +38,14 @@ def test_ray_has_the_version_of_the_constraints(cluster: dict[str, Any]) -> None
     assert installed == pinned
 
 
+@pytest.mark.parametrize("page", ["cluster.md", "own-cluster.md"])
+def test_token_that_a_page_makes_is_closed_to_other_users(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+
+    made = re.findall(r"^ray get-auth-token --generate(.*)$", text, re.MULTILINE)
+    assert made == [" && chmod 600 ~/.ray/auth_token"]
+
+
 def dependencies() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return {re.split(r"[\[<>=]", each)[0] for each in project["dependencies"]}

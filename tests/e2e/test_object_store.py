@@ -1,8 +1,10 @@
 """Pictures from an object store to an object store, against a server that speaks S3."""
 
+import gzip
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pyarrow as pa
@@ -251,6 +253,62 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     assert done.code == 0, done.stderr
     assert done.last["predicted"] == 3
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.bz2", "a.zst"])
+def test_content_is_what_was_written_whatever_the_ending_of_its_name(
+    bucket: str, name: str
+) -> None:
+    place, data = f"{bucket}/{name}", gzip.compress(b"data")
+
+    storage.commit(place, data)
+
+    with storage.open_file(place) as stream:
+        assert stream.read() == storage.read(place) == data
+    assert storage.read(place, max_bytes=3) == data[:3]
+
+
+@pytest.fixture
+def csv_folder(sample: Mnist, tmp_path: Path) -> Path:
+    """Three CSV files of 60 rows: plain, gzipped and, in a folder below, with quoted values."""
+    digits, folder = sample.test, tmp_path / "csv"
+    header = ",".join(["id", "label", *(f"pixel{number}" for number in range(784))])
+    (folder / "below").mkdir(parents=True)
+    for number, name in enumerate(["a.csv", "b.csv.gz", "below/c.csv"]):
+        quote = '"' if name.startswith("below") else ""
+        rows = [
+            f"{quote}row{', ' if quote else ' '}{row}{quote},{digits.labels[row]},"
+            + ",".join(f"{quote}{pixel}{quote}" for pixel in digits.images[row])
+            for row in range(60 * number, 60 * (number + 1))
+        ]
+        text = "\n".join([header, *rows]).encode()
+        (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return folder
+
+
+def predictions(place: Path) -> list[tuple[Any, ...]]:
+    """Rows of a prediction's output in the order of its input, folders of files left out."""
+    rows = pq.read_table(place / "predictions").to_pylist()
+    return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
+
+
+@pytest.mark.parametrize("at", ["disk", "store"])
+def test_two_workers_predict_csv_as_one_process_does_in_a_folder(
+    nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, csv_folder: Path,
+    trained: str, tmp_path: Path, at: str,
+) -> None:  # fmt: skip
+    for file in filter(Path.is_file, csv_folder.rglob("*")):
+        storage.commit(f"{bucket}/csv/{file.relative_to(csv_folder)}", file.read_bytes())
+    place = f"{csv_folder}/**/*.csv*" if at == "disk" else f"{bucket}/csv/"
+    words = ("--model", trained, "--rows-per-file", "25", "--keep", "id")
+    two = ("--workers", "2", "--output", f"{tmp_path}/two")
+
+    alone = nanograd("predict", str(csv_folder), *words, "--workers", "0", "--output", "one")
+    done = nanograd_process("predict", place, *words, *two, **head.joining)
+
+    assert done.code == alone.code == 0, done.stderr + alone.stderr
+    assert done.last["rows"] == done.last["predicted"] == len(predictions(tmp_path / "one")) == 180
+    assert predictions(tmp_path / "two") == predictions(tmp_path / "one")
 
 
 @pytest.mark.slow  # the client retries for six seconds
