@@ -21,8 +21,8 @@ from nanograd.config.command_configs import (
     PredictConfig,
 )
 from nanograd.config.train_config import TrainConfig
+from nanograd.data import levels
 from nanograd.data.mnist import Source
-from nanograd.digits import levels
 from nanograd.errors import ArgumentError, Reason, UnreadableError, UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -224,7 +224,7 @@ def read_picture(
     Args:
         picture: path or URI of a file (also inside a ZIP file), its bytes, a file opened for these,
             a Pillow image, or an array (H, W) or of 3 or 4 channels, first or last, of booleans or
-            numbers whose scale `nanograd.digits.levels` recognises.
+            numbers whose scale `nanograd.data.levels` recognises.
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
 from nanograd.data.idx import decompress
+from nanograd.data.levels import describe, to_levels
 from nanograd.errors import DataError
 
 # Endings of such files.
@@ -69,8 +70,8 @@ def parse_csv(data: bytes, name: str) -> Dataset:
 
     Raises:
         UnlabelledError: there are no labels.
-        DataError: no rows, no such columns, a wrong number of them, or an invalid label or pixel;
-            the message names the file (`name`) and the line.
+        DataError: no rows, no such columns, a wrong number of them, an invalid label or pixel, or
+            an image whose scale is unclear; the message names the file (`name`) and the line.
 
     >>> parse_csv(b"7" + 783 * b",0" + b",255", "one.csv").labels.tolist()
     [7]
@@ -89,7 +90,12 @@ def parse_csv(data: bytes, name: str) -> Dataset:
         raise DataError(f"{name}{reason}") from error
     if not start:
         check_label_first(columns, name)
-    return Dataset(images=np.ascontiguousarray(columns[1:].T), labels=columns[0].copy())
+    images, problems = to_levels(np.ascontiguousarray(columns[1:].T))
+    if (problems >= 0).any():
+        row = int((problems >= 0).argmax())
+        lines = [number for number, line in enumerate(text.splitlines(), start=1) if line]
+        raise DataError(f"{name}, line {lines[row + bool(start)]}: {describe(problems[row])}")
+    return Dataset(images=images, labels=columns[0].copy())
 
 
 def _layout(header: bytes, name: str) -> _Layout:

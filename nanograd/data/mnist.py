@@ -17,6 +17,7 @@ from nanograd.data import download
 from nanograd.data.csv import CSV, UnlabelledError, parse_csv
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.data.idx import parse_idx
+from nanograd.data.levels import describe, to_levels
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
@@ -257,7 +258,11 @@ def _from_idx(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) ->
     if labels.max() >= NUM_CLASSES:
         worst = int((labels >= NUM_CLASSES).argmax())
         raise DataError(f"{labels_name}: label {worst} is {labels[worst]}, expected 0 to 9")
-    return Dataset(images.reshape(-1, NUM_PIXELS), labels)
+    rows, problems = to_levels(images.reshape(-1, NUM_PIXELS))
+    if (problems >= 0).any():
+        first = int((problems >= 0).argmax())
+        raise DataError(f"{images_name}: image {first}: {describe(problems[first])}")
+    return Dataset(rows, labels)
 
 
 def _read(place: str) -> tuple[bytes, str]:

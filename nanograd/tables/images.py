@@ -64,7 +64,7 @@ def read(table: pa.Table, options: ReadOptions) -> tuple[Images, list[Rejection]
     """Read the images and labels of a table.
 
     Pictures are normalised, whether encoded or arrays of pixels; those in MNIST's form are left
-    unchanged. `nanograd.digits.levels` has the rule for the scale of numbers.
+    unchanged. `nanograd.data.levels` has the rule for the scale of numbers.
 
     Returns:
         The images, with their labels, and a rejection of every other row.

@@ -12,6 +12,8 @@ from nanograd.data.mnist import SAMPLE, Mnist, load, load_test
 from nanograd.errors import DataError, UsageError
 from nanograd.runtime.events import Event, Level
 
+FAINT = np.full((7, 28, 28), 255, np.uint8)
+FAINT[4] = 15
 NOWHERE = ["file:///nowhere/at/all"]
 
 
@@ -32,7 +34,7 @@ def fill(
     """A folder with four small IDX files."""
     folder.mkdir(exist_ok=True)
     for prefix, num_images in (("train", num_train), ("t10k", num_test)):
-        images = np.full((num_images, 28, 28), num_images, np.uint8)
+        images = np.full((num_images, 28, 28), 30 * num_images, np.uint8)
         labels = (np.arange(num_images) % 3).astype(np.uint8)
         for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
             spelling = name.replace("-idx", ".idx") if dotted else name
@@ -45,7 +47,7 @@ def fill_csv(
     folder: Path, stem: str = "mnist_", ending: str = ".csv", pack: Callable[[bytes], bytes] = bytes
 ) -> Path:
     for part, num_images in (("train", 7), ("test", 3)):
-        lines = [f"{number % 3}" + f",{num_images}" * 784 for number in range(num_images)]
+        lines = [f"{number % 3}" + f",{30 * num_images}" * 784 for number in range(num_images)]
         (folder / f"{stem}{part}{ending}").write_bytes(pack("\n".join(lines).encode()))
     return folder
 
@@ -62,8 +64,8 @@ def test_folder_of_idx_files_is_loaded(
     data = load(f"{prefix}{tmp_path}", events.append)
 
     assert (len(data.train), len(data.test)) == (7, 3)
-    assert (data.train.images == 7).all()
-    assert (data.test.images == 3).all()
+    assert (data.train.images == 210).all()
+    assert (data.test.images == 90).all()
     assert data.test.labels.tolist() == [0, 1, 2]
     assert data.name == str(tmp_path)
     assert events == []
@@ -154,6 +156,7 @@ def test_misspelt_source_is_an_error_that_lists_the_choices() -> None:
         ("train-labels-idx1-ubyte", np.zeros((7, 28, 28), np.uint8), "expected labels, found imag"),
         ("train-images-idx3-ubyte", np.zeros((7, 28, 27), np.uint8), r"found shape \(7, 28, 27\)"),
         ("train-images-idx3-ubyte", np.zeros(7, np.uint8), r"found shape \(7,\)"),
+        ("train-images-idx3-ubyte", FAINT, "image 4: the largest pixel is above 1 but at most 16"),
     ],
 )
 def test_files_that_do_not_match_are_an_error_that_names_one(
@@ -179,7 +182,7 @@ def test_auto_is_the_sample_where_the_cache_lacks_test_images(
 
 
 def test_file_sorted_by_label_is_split_by_label(tmp_path: Path) -> None:
-    lines = [f"{number // 20},{number}" + ",0" * 783 for number in range(200)]
+    lines = [f"{number // 20},{number}" + ",0" * 782 + ",255" for number in range(200)]
     (tmp_path / "digits.csv").write_text("\n".join(lines))
 
     data = load(str(tmp_path / "digits.csv"))
