@@ -19,7 +19,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
 from nanograd.models import model as model_io
-from nanograd.runtime.events import Event
+from nanograd.runtime.events import Event, Level
 from tests.conftest import Nanograd
 from tests.helpers.image_columns import raw
 from tests.helpers.models import some_model
@@ -74,6 +74,8 @@ FORMS: dict[str, Callable[[Dataset, Path], str]] = {
     "kaggle": as_kaggle,
     "parquet": as_parquet,
     "glob": lambda data, folder: as_parquet(data, folder).replace("a.parquet", "?.parquet"),
+    "csv-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*.csv"),
+    "csv-in-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*"),
     "ingested": as_ingested,
     "pictures": lambda data, folder: str(write_pictures(data, folder)),
 }
@@ -120,6 +122,54 @@ def test_idx_csv_and_rows_with_test_images_are_the_same_data(
     assert [len(sources.load_test([each.name])) for each in found] == [31] * 4
     with pytest.raises(UsageError, match="has test images of its own"):
         sources.load([found[0].name], test_split=0.1)
+
+
+def test_globs_of_csv_files_are_joined_by_name_but_test_images(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    for number, name in enumerate(["b", "A", "c", "test"]):
+        part = digits.take(slice(30 * number, 30 * number + 30))
+        (tmp_path / f"{name}.{'CSV' if name == 'A' else 'csv'}").write_bytes(lines(part))
+    events = list[Event]()
+
+    data = sources.load([f"{tmp_path}/*"], events.append)
+    some = sources.load_test([f"{tmp_path}/[a-c].csv"], events.append)
+
+    labels = digits.labels.tolist()
+    assert data.train.labels.tolist() == labels[30:60] + labels[:30] + labels[60:90]
+    assert data.test.labels.tolist() == labels[90:120]
+    assert some.labels.tolist() == labels[:30] + labels[60:90]
+    assert [str(each) for each in events] == [
+        f"all 60 images of {tmp_path}/[a-c].csv are used, even if a net learnt them"
+    ]
+    with pytest.raises(DataError, match=r"x\*\.csv: there is no such file or folder"):
+        sources.load([f"{tmp_path}/x*.csv"])
+
+
+def as_idx(data: Dataset, folder: Path) -> str:
+    (folder / "train-images-idx3-ubyte").write_bytes(format_idx(data.images.reshape(-1, 28, 28)))
+    (folder / "train-labels-idx1-ubyte").write_bytes(format_idx(data.labels))
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", [as_csv, as_kaggle, as_idx])
+@pytest.mark.parametrize("grey", [True, False])
+def test_dark_ink_on_light_paper_is_read_as_from_parquet(
+    form: Callable[[Dataset, Path], str], grey: bool, digits: Dataset, tmp_path: Path
+) -> None:
+    images = 255 - digits.images if grey else (digits.images < 128).astype(np.uint8)
+    dark = Dataset(images, digits.labels)
+    (tmp_path / "rows").mkdir()
+    expected = sources.load_test([as_parquet(dark, tmp_path / "rows")])
+    events = list[Event]()
+
+    found = sources.load_test([form(dark, tmp_path)], events.append)
+
+    assert found.sha256() == expected.sha256()
+    assert not grey or found.sha256() == digits.sha256()
+    [warned] = [str(each) for each in events if each.level == Level.WARNING]
+    assert "131 of 131 images have a bright border and are taken for dark ink on light" in warned
+    assert sources.load([form(dark, tmp_path)]).train.images[:, 0].max() == 0
 
 
 def test_several_data_sets_are_joined_in_their_order(

@@ -25,8 +25,6 @@ _LAKES = {
     "metadata/*.metadata.json": ("an Iceberg table", "pyiceberg"),
     ".hoodie/*": ("a Hudi table", "hudi"),
 }
-
-
 _LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
 
 

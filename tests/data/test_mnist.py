@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nanograd import sources
 from nanograd.data.idx import format_idx
 from nanograd.data.mnist import SAMPLE, Mnist, load, load_test
 from nanograd.errors import DataError, UsageError
@@ -34,7 +35,7 @@ def fill(
     """A folder with four small IDX files."""
     folder.mkdir(exist_ok=True)
     for prefix, num_images in (("train", num_train), ("t10k", num_test)):
-        images = np.full((num_images, 28, 28), 30 * num_images, np.uint8)
+        images = np.full((num_images, 28, 28), 20 + num_images, np.uint8)
         labels = (np.arange(num_images) % 3).astype(np.uint8)
         for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
             spelling = name.replace("-idx", ".idx") if dotted else name
@@ -47,7 +48,7 @@ def fill_csv(
     folder: Path, stem: str = "mnist_", ending: str = ".csv", pack: Callable[[bytes], bytes] = bytes
 ) -> Path:
     for part, num_images in (("train", 7), ("test", 3)):
-        lines = [f"{number % 3}" + f",{30 * num_images}" * 784 for number in range(num_images)]
+        lines = [f"{number % 3}" + f",{20 + num_images}" * 784 for number in range(num_images)]
         (folder / f"{stem}{part}{ending}").write_bytes(pack("\n".join(lines).encode()))
     return folder
 
@@ -64,8 +65,8 @@ def test_folder_of_idx_files_is_loaded(
     data = load(f"{prefix}{tmp_path}", events.append)
 
     assert (len(data.train), len(data.test)) == (7, 3)
-    assert (data.train.images == 210).all()
-    assert (data.test.images == 90).all()
+    assert (data.train.images == 27).all()
+    assert (data.test.images == 23).all()
     assert data.test.labels.tolist() == [0, 1, 2]
     assert data.name == str(tmp_path)
     assert events == []
@@ -109,25 +110,31 @@ def test_last_images_of_each_digit_of_one_csv_file_are_held_out(tmp_path: Path) 
     file = str(fill_csv(tmp_path) / "mnist_train.csv")
     events = list[Event]()
 
-    data, half = load(file, events.append), load(file, test_split=0.5)
+    data, half = sources.load([file], events.append), sources.load([file], test_split=0.5)
 
     assert data.train.labels.tolist() == [0, 1, 2, 0]
     assert data.test.labels.tolist() == [1, 2, 0]
     assert half.test.labels.tolist() == [0, 1, 2, 0]
     assert "the last 3 of its images, counted by digit, are held out as such" in str(events[0])
-    assert len(load_test(file)) == 7
+    assert len(sources.load_test([file])) == 7
 
 
 def test_unlabelled_test_images_are_none(tmp_path: Path) -> None:
     fill_csv(tmp_path, stem="")
     pixels = ",".join(f"pixel{number}" for number in range(784))
     (tmp_path / "test.csv").write_text(f"{pixels}\n{','.join(['0'] * 784)}\n")
+    events = list[Event]()
 
     data = load(str(tmp_path))
 
     assert (len(data.train), len(data.test)) == (4, 3)
+    assert len(sources.load_test([str(tmp_path)], events.append)) == 7
+    assert "all 7 images of" in str(events[0])
+    (tmp_path / "train.csv").rename(tmp_path / "digits.csv")
+    with pytest.raises(DataError, match="no train images found; expected a folder with"):
+        sources.load_test([str(tmp_path)])
     with pytest.raises(DataError, match=r"test\.csv has no labels: no column is called label"):
-        load_test(str(tmp_path))
+        sources.load_test([str(tmp_path / "test.csv")])
 
 
 def test_split_of_data_with_test_images_is_refused(tmp_path: Path) -> None:
@@ -140,7 +147,7 @@ def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
     (tmp_path / "digits.csv").write_text("\n".join([row] * 20))
 
     with pytest.raises(DataError, match="all 18 training images have the label 3"):
-        load(str(tmp_path / "digits.csv"))
+        sources.load([str(tmp_path / "digits.csv")])
 
 
 def test_misspelt_source_is_an_error_that_lists_the_choices() -> None:
@@ -185,7 +192,7 @@ def test_file_sorted_by_label_is_split_by_label(tmp_path: Path) -> None:
     lines = [f"{number // 20},{number}" + ",0" * 782 + ",255" for number in range(200)]
     (tmp_path / "digits.csv").write_text("\n".join(lines))
 
-    data = load(str(tmp_path / "digits.csv"))
+    data = sources.load([str(tmp_path / "digits.csv")])
 
     expected = [number for number in range(200) if number % 20 >= 18]
     assert data.test.images[:, 0].tolist() == expected
@@ -196,7 +203,7 @@ def test_too_few_images_to_hold_any_out_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "digits.csv").write_text("\n".join(f"{digit}" + ",0" * 784 for digit in range(9)))
 
     with pytest.raises(DataError, match="9 images are too few to hold out a share of"):
-        load(str(tmp_path / "digits.csv"))
+        sources.load([str(tmp_path / "digits.csv")])
 
 
 def test_images_without_their_labels_are_an_error(tmp_path: Path) -> None:
