@@ -160,7 +160,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
 
 
 def report(
-    place: str, data: str | None, listener: Listener = ignore, *, as_png: bool = False
+    place: str, data: Sequence[str], listener: Listener = ignore, *, as_png: bool = False
 ) -> ResultLine:
     """Write the report of a finished run or prediction.
 
@@ -170,7 +170,7 @@ def report(
         plots.require()
     began = perf_counter()
     if prediction_report.is_prediction(place):
-        if data is not None:
+        if data:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
         built = prediction_report.build(prediction_report.read_prediction(place))
     else:
@@ -343,9 +343,9 @@ def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLin
     return {"cache": cache}
 
 
-def data_info(source: str, listener: Listener = ignore) -> ResultLine:
-    """Count the images of a data set and compute its checksum."""
-    data = sources.load([source], listener)
+def data_info(names: Sequence[str], listener: Listener = ignore) -> ResultLine:
+    """Count the images of data sets and compute their checksum."""
+    data = sources.load(names, listener)
     return {
         "data": data.name,
         "sha256": data.sha256,
@@ -356,9 +356,9 @@ def data_info(source: str, listener: Listener = ignore) -> ResultLine:
     }
 
 
-def data_export(source: str, output: str, listener: Listener = ignore) -> ResultLine:
-    """Write a test set as PNG files, a folder for each class."""
-    test = sources.load_test([source], listener)
+def data_export(names: Sequence[str], output: str, listener: Listener = ignore) -> ResultLine:
+    """Write test sets as PNG files, a folder for each class."""
+    test = sources.load_test(names, listener)
     mnist.write_pictures(test, output)
     return {"images": len(test), "output": output}
 
@@ -375,7 +375,7 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         trained = train(TrainConfig.resolve(settings, {"output": run}), listener)
         yield "train", trained
         listener(info("writing its test digits as PNG files, like a folder of your own digits"))
-        data_export("sample", pictures, listener)
+        data_export(["sample"], pictures, listener)
         yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], listener)
         config = PredictConfig(output=read, model=trained["model"], overwrite=True)
         predicted = predict(config, [rows], listener)

@@ -112,7 +112,7 @@ def load_test(
 
 
 def reload_test(
-    data: str | None, about: Mapping[str, Any], settings: Mapping[str, Any], listener: Listener
+    data: Sequence[str], about: Mapping[str, Any], settings: Mapping[str, Any], listener: Listener
 ) -> Dataset:
     """Load test images for the report of a run: of `data`, else its own.
 
@@ -122,8 +122,8 @@ def reload_test(
         DataError: the data has changed.
         UsageError: the run was trained on arrays.
     """
-    if data is not None:
-        return load_test([data], listener)
+    if data:
+        return load_test(data, listener)
     if about["data"] == ARRAYS:
         raise UsageError("the run was trained on arrays; name its test images with --data")
     names = about["data"] if isinstance(about["data"], list) else [about["data"]]

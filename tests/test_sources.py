@@ -94,9 +94,9 @@ def test_same_digits_train_to_the_same_parameters_in_every_form(
 
     assert run.figures["params_sha256"] == arrays.figures["params_sha256"]
     assert run.figures["test_accuracy"] == arrays.figures["test_accuracy"]
-    assert commands.report(str(tmp_path / "run"), None)["report"]
+    assert commands.report(str(tmp_path / "run"), [])["report"]
     with pytest.raises(UsageError, match="trained on arrays; name its test images with --data"):
-        commands.report(str(tmp_path / "arrays"), None)
+        commands.report(str(tmp_path / "arrays"), [])
 
 
 def test_idx_csv_and_rows_with_test_images_are_the_same_data(
@@ -188,6 +188,32 @@ def test_several_data_sets_are_joined_in_their_order(
     assert data.sha256 != other.sha256
     assert len(sources.load(["sample", own], test_split=0.0).test) == 1000
     assert len(sources.load_test(["sample", own])) == 1131
+
+
+def test_every_command_joins_all_data_sets(
+    nanograd: Nanograd, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_parquet(digits, tmp_path)
+    both = ["--data", "sample", "--data", "a.parquet"]
+    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--styles", "0"]
+    nanograd(*words, "--workers", "0", "--data", "sample", "--output", "run")
+    asked = list[int]()
+    build = commands.training_report.build
+    monkeypatch.setattr(
+        "nanograd.report.training_report.build",
+        lambda run, test: (asked.append(len(test)), build(run, test))[1],
+    )
+
+    found = nanograd("data", "info", *both)
+    exported = nanograd("data", "export", *both, "--output", "pictures")
+    report = nanograd("report", "run", *both)
+    monkeypatch.setenv("NANOGRAD_DATA_INFO_DATA", f"a.parquet\n{tmp_path}/a.parquet")
+
+    assert found.last["data"] == f"sample + {tmp_path}/a.parquet"
+    assert found.last["train"]["images"] + found.last["test"]["images"] == 5131
+    assert exported.last["images"] == len([*tmp_path.glob("pictures/*/*.png")]) == 1131
+    assert (report.code, asked) == (0, [1131])
+    assert nanograd("data", "info").last["data"] == f"{tmp_path}/a.parquet + {tmp_path}/a.parquet"
 
 
 def test_every_data_set_belongs_to_the_identity_of_a_run(
