@@ -74,12 +74,8 @@ def train(
         run = make_run(replace(config, workers=workers), place, data)
         recipe = run.nets[0].recipe
         if recipe.num_warm_up >= recipe.num_rounds:
-            listener(
-                warning(
-                    f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
-                    f"{recipe.num_rounds}: lower --warmup or raise --epochs"
-                )
-            )
+            text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
+            listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
         result = train_run(run, start_group, everyone, stop)
         everyone(events.TrainingFinished(result=result))
 
@@ -102,9 +98,9 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
     for net in config.nets():
         num_images = len(training) + num_allographs(len(training), net.styles)
         if num_images < net.shards:
-            raise DataError(
-                f"{num_images} training images cannot fill {net.shards} shards; lower --shards"
-            )
+            flag = "shards" if len(data.train) < net.shards else "validation-split"
+            text = f"{num_images} training images cannot fill {net.shards} shards"
+            raise DataError(f"{text}; lower --{flag}")
         nets.append(NetPlan(recipe=make_recipe(net, num_images), allographs=net.styles))
     return TrainingRun(
         place=place,
@@ -298,12 +294,9 @@ def evaluate(
         scores = model.scores(test.images)
     best = np.argmax(scores, axis=1)
     if config.verbose:
-        for label, row, prediction in zip(test.labels, scores, best, strict=True):
-            listener(
-                events.ImageScored(
-                    label=int(label), scores=tuple(row.tolist()), prediction=int(prediction)
-                )
-            )
+        found = test.labels.tolist(), scores.tolist(), best.tolist()
+        for label, row, prediction in zip(*found, strict=True):
+            listener(events.ImageScored(label=label, scores=tuple(row), prediction=prediction))
     seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
     listener(info(f"evaluated in {seconds:.3f} s\naccuracy: {accuracy:.4f}"))
     return {
