@@ -143,20 +143,20 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 
 
 @data.command("info")
-@_data_option(default=["auto"], show_default=True, help=_DATA)
+@_data_option("source", default=["auto"], show_default=True, help=_DATA)
 @common_flags
-def describe(data: tuple[str, ...]) -> None:
+def describe(source: tuple[str, ...]) -> None:
     """Print the counts, classes and checksum of a data set."""
-    _print_result("data info", _commands().data_info(data, _echo), _summaries().of_data)
+    _print_result("data info", _commands().data_info(source, _echo), _summaries().of_data)
 
 
 @data.command("export")
-@_data_option(default=["auto"], show_default=True, help=_DATA)
+@_data_option("source", default=["auto"], show_default=True, help=_DATA)
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
 @common_flags
-def export_data(data: tuple[str, ...], output: str) -> None:
+def export_data(source: tuple[str, ...], output: str) -> None:
     """Write a test set as a folder of pictures."""
-    result = _commands().data_export(data, output, _echo)
+    result = _commands().data_export(source, output, _echo)
     _print_result("data export", result, _summaries().of_pictures)
 
 
