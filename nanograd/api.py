@@ -291,8 +291,11 @@ def _separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source |
     names = data if isinstance(data, list | tuple) else [data]
     if data is None or all(isinstance(each, str | PathLike) for each in names):
         return settings, None
-    if len(names) != 2:
-        raise ArgumentError("data is the name of a data set, several, or a pair (images, labels)")
+    if len(names) != 2 or any(isinstance(each, str | PathLike) for each in names):
+        raise ArgumentError(
+            "data is the name of a data set, several, or one pair (images, labels), not in a list "
+            "with others; save the pair as a Parquet file to join it"
+        )
     return {**settings, "data": sources.ARRAYS}, sources.from_arrays(*names)
 
 
