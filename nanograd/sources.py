@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from nanograd.batch.inputs import TABLES, InputFile, expand, expand_pictures
 from nanograd.batch.labels import label_of
 from nanograd.data import mnist
-from nanograd.data.csv import CSV, UnlabelledError, parse_csv
+from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.data.mnist import WORDS, MissingError, Mnist, Source
 from nanograd.digits.preparation import as_rows
@@ -147,7 +147,7 @@ def from_arrays(images: ArrayLike, labels: ArrayLike) -> Source:
         raise ArgumentError(f"{len(rows):,} images need as many labels, not {numbers.shape}")
     if not len(rows):
         raise ArgumentError("there are no images")
-    is_digit = np.isin(numbers, range(NUM_CLASSES))
+    is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype != np.bool_)
     if not is_digit.all():
         first = is_digit.argmin()
         raise ArgumentError(f"label {first} is {numbers[first]}, expected 0 to 9")
@@ -173,10 +173,10 @@ def _row_files(source: str, listener: Listener) -> list[InputFile]:
     if source in WORDS:
         return []
     place = storage.absolute(source)
-    is_csv = place.lower().endswith(CSV)
-    is_other = mnist.is_data_set(place) or (
-        storage.is_file(place) and not place.lower().endswith(_ENDINGS)
-    )
+    is_csv, is_file = place.lower().endswith(CSV), storage.is_file(place)
+    if is_file:
+        check_ending(place)
+    is_other = mnist.is_data_set(place) or (is_file and not place.lower().endswith(_ENDINGS))
     exists = storage.exists(place) or re.search(r"[*?[]", place)
     if not is_csv and (is_other or not exists):
         return []
@@ -294,8 +294,9 @@ def _read_pictures(files: Sequence[InputFile]) -> Iterator[_Batch]:
     reader = PictureReader()
     with Archives() as pack:
         for file, _, _ in files:
-            label = label_of(file, "auto")
-            if label is None:
+            found = label_of(file, "auto")
+            label = -1 if found is None else found
+            if found is None and not file.lower().endswith(archives.SUFFIX):  # a damaged archive
                 yield np.zeros((1, NUM_PIXELS), np.uint8), np.full(1, -1, np.int8), []
                 continue
             try:

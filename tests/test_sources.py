@@ -1,6 +1,7 @@
 """Data sets of `--data`: the same digits are the same data in every form."""
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ def as_ingested(data: Dataset, folder: Path) -> str:
     return str(folder / "rows")
 
 
+def with_line_ends(ends: bytes, place: str) -> str:
+    file = Path(place)
+    file.write_bytes(file.read_bytes().replace(b"\n", ends) + ends)
+    return place
+
+
 FORMS: dict[str, Callable[[Dataset, Path], str]] = {
     "csv": as_csv,
     "kaggle": as_kaggle,
@@ -77,6 +84,8 @@ FORMS: dict[str, Callable[[Dataset, Path], str]] = {
     "csv-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*.csv"),
     "csv-in-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*"),
     "ingested": as_ingested,
+    "cr": lambda data, folder: with_line_ends(b"\r", as_csv(data, folder)),
+    "crlf": lambda data, folder: with_line_ends(b"\r\n", as_csv(data, folder)),
     "pictures": lambda data, folder: str(write_pictures(data, folder)),
 }
 
@@ -207,7 +216,7 @@ def test_every_command_joins_all_data_sets(
     found = nanograd("data", "info", *both)
     exported = nanograd("data", "export", *both, "--output", "pictures")
     report = nanograd("report", "run", *both)
-    monkeypatch.setenv("NANOGRAD_DATA_INFO_DATA", f"a.parquet\n{tmp_path}/a.parquet")
+    monkeypatch.setenv("NANOGRAD_DATA_INFO_SOURCE", f"a.parquet\n{tmp_path}/a.parquet")
 
     assert found.last["data"] == f"sample + {tmp_path}/a.parquet"
     assert found.last["train"]["images"] + found.last["test"]["images"] == 5131
@@ -350,6 +359,7 @@ def test_empty_name_is_not_the_working_directory() -> None:
     [
         (np.zeros((2, 784)), [1], r"2 images need as many labels, not \(1,\)"),
         (np.zeros((2, 784)), [1, 10], "label 1 is .*10.*, expected 0 to 9"),
+        (np.zeros((2, 784)), np.array([3, 7]) > 4, "label 0 is False, expected 0 to 9"),
         (np.zeros((2, 784)), ["1", "x"], "label 0 is .*, expected 0 to 9"),
         (np.zeros((0, 784)), [], "there are no images"),
         (np.full((2, 784), 7.5), [1, 2], "image 0: .* the scale is unclear"),
@@ -359,6 +369,53 @@ def test_empty_name_is_not_the_working_directory() -> None:
 def test_arrays_that_are_no_digits_are_refused(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         sources.from_arrays(images, labels)
+
+
+def test_pair_of_arrays_in_a_list_is_refused(digits: Dataset) -> None:
+    pair = (digits.images, digits.labels)
+
+    for data in (["sample", pair], [pair, "sample"], ("sample", "sample", pair), [digits.images]):
+        with pytest.raises(ArgumentError, match=r"one pair .* not in a list with others; save"):
+            api.evaluate("model", data=data)
+
+
+@pytest.mark.parametrize("name", ["a.csv.zip", "a.CSV.bz2", "a.csv.zst", "a.tsv", "a.txt.gz"])
+def test_table_of_another_format_is_one_true_sentence(
+    nanograd: Nanograd, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    model_io.save(some_model(), "model")
+    predict = ("predict", name, "--output", "read", "--workers", "0")
+
+    for words in (("evaluate", "--data", name), predict):
+        outcome = nanograd(*words, "--model", "model")
+        assert (outcome.code, outcome.last["reason"]) == (
+            65,
+            f"{tmp_path}/{name}: tables of text are read from .csv and .csv.gz files, in UTF-8, "
+            "with commas; convert it",
+        )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_text_in_utf_16_is_one_true_sentence(
+    nanograd: Nanograd, digits: Dataset, encoding: str, tmp_path: Path
+) -> None:
+    text = lines(digits, f"label,{NAMES}").decode().encode(encoding)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text))
+    model_io.save(some_model(), "model")
+    predict = ("predict", "a.csv.gz", "--output", "read", "--workers", "0")
+
+    for words in (("evaluate", "--data", "a.csv.gz"), predict):
+        reason = json.dumps(nanograd(*words, "--model", "model").last)
+        assert "no text in UTF-8 (UTF-16, as of Excel?); tables of text are read from" in reason
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\5\6" + bytes(18)])
+def test_zip_without_pictures_is_not_called_a_picture(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+
+    with pytest.raises(DataError, match=r"1 broken_archive; first .*no|no \.png or \.jpg files in"):
+        sources.load([str(tmp_path / "a.zip")])
 
 
 def test_run_of_one_form_is_not_that_of_other_digits(digits: Dataset, tmp_path: Path) -> None:

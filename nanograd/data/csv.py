@@ -21,6 +21,10 @@ from nanograd.errors import DataError
 
 # Endings of such files.
 CSV = (".csv", ".csv.gz")
+_OTHER = re.compile(r"\.(tsv|txt|csv\.\w+)(\.\w+)?$", re.IGNORECASE)
+_TAKEN = (
+    f"tables of text are read from {' and '.join(CSV)} files, in UTF-8, with commas; convert it"
+)
 # In order of precedence.
 LABEL_NAMES = ("label", "digit", "target")
 # Spellings of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
@@ -77,6 +81,9 @@ def parse_csv(data: bytes, name: str) -> Dataset:
     [7]
     """
     text = decompress(data, name).removeprefix(BYTE_ORDER_MARK)
+    check_encoding(text, name)
+    if b"\r" in text:  # with line feeds, as in Windows, or alone
+        text = b"\n".join(text.splitlines())
     start = _header_bytes(text)
     if not text[start:].strip():
         raise DataError(f"{name}: there are no images in this file; expected 785 values a line")
@@ -96,6 +103,18 @@ def parse_csv(data: bytes, name: str) -> Dataset:
         lines = [number for number, line in enumerate(text.splitlines(), start=1) if line]
         raise DataError(f"{name}, line {lines[row + bool(start)]}: {describe(problems[row])}")
     return Dataset(images=images, labels=columns[0].copy())
+
+
+def check_encoding(text: bytes, name: str) -> None:
+    """Raise DataError if text begins as UTF-16 does, or as no text does."""
+    if b"\0" in text[:1000] or text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{name}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
+
+
+def check_ending(place: str) -> None:
+    """Raise DataError for a table of text in another format than CSV, by the ending of its name."""
+    if _OTHER.search(place) and not place.lower().endswith(CSV):
+        raise DataError(f"{place}: {_TAKEN}")
 
 
 def _layout(header: bytes, name: str) -> _Layout:
@@ -121,6 +140,7 @@ def column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ..
     Raises:
         DataError: there are no 784 columns of pixels.
     """
+    check_encoding(line, name)
     if _header_bytes(line):
         return *_named_columns(line, name), True
     number = len(split_cells(line))
@@ -220,30 +240,25 @@ def _is_number(cell: bytes) -> bool:
 
 def _first_fault(text: bytes, start: int, layout: _Layout) -> str:
     """Describe the first invalid line; empty if all are valid."""
+    columns = [("label", layout.label, _LABELS)]
+    columns += [(f"pixel {n}", index, _PIXELS) for n, index in enumerate(layout.pixels)]
     for number, line in enumerate(text[start:].splitlines(), start=2 if start else 1):
         cells = line.split(b",")
         # A look-up in a set passes the valid lines several times as fast as int() does.
         is_whole = len(cells) == len(layout.names) and cells[layout.label] in _LABELS
-        if is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels):
+        if not line or (is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels)):
             continue
-        if line and (fault := _fault(split_cells(line), layout)):
-            return f", line {number}: {fault}"
-    return ""
-
-
-def _fault(cells: list[bytes], layout: _Layout) -> str:
-    if len(cells) != len(layout.names):
-        hint = " (is the label missing?)" if len(cells) == len(layout.names) - 1 else ""
-        return f"expected {len(layout.names)} values, found {len(cells)}{hint}"
-    for position, index in enumerate((layout.label, *layout.pixels)):
-        cell = cells[index]
-        name, largest = (
-            ("label", NUM_CLASSES - 1) if not position else (f"pixel {position - 1}", 255)
-        )
-        # int() alone would also accept "1_0" and "+5", and refuses thousands of digits.
-        if not (cell.isdigit() and len(cell) < 10 and int(cell) <= largest):
-            value = cell[:20].decode(errors="replace")
-            return f"{name} is {value!r}, expected a whole number from 0 to {largest}"
+        cells = split_cells(line)
+        if len(cells) != len(layout.names):
+            hint = " (is the label missing?)" if len(cells) == len(layout.names) - 1 else ""
+            found = f"expected {len(layout.names)} values, found {len(cells)}{hint}"
+            return f", line {number}: {found}"
+        for name, index, known in columns:
+            cell = cells[index]
+            if not cell.isdigit() or (cell.lstrip(b"0") or b"0") not in known:
+                value = cell[:20].decode(errors="replace")
+                expected = f"expected a whole number from 0 to {len(known) - 1}"
+                return f", line {number}: {name} is {value!r}, {expected}"
     return ""
 
 

@@ -58,16 +58,6 @@ class Source(NamedTuple):
     test: Dataset | None  # None without labelled test images
 
 
-def load(
-    source: str,
-    listener: Listener = ignore,
-    mirrors: Sequence[str] = download.MIRRORS,
-    test_split: float | None = None,
-) -> Mnist:
-    """Load training and test images, as `load_source` and `join`."""
-    return join([load_source(source, listener, mirrors)], listener, test_split)
-
-
 def join(found: Sequence[Source], listener: Listener, test_split: float | None) -> Mnist:
     """Join data sets, in their order: training images, and test images.
 
@@ -123,7 +113,7 @@ def concatenate(sets: Sequence[Dataset]) -> Dataset:
 def load_test(
     source: str, listener: Listener = ignore, mirrors: Sequence[str] = download.MIRRORS
 ) -> Dataset:
-    """Load test images: as `load`, or from a folder without training images."""
+    """Load test images: as `load_source`, or from a folder without training images."""
     _, (test,) = _load_parts(source, ("test",), listener, mirrors)
     return test
 
@@ -188,20 +178,21 @@ def _load_parts(
 
 
 def is_data_set(place: str) -> bool:
-    """Return whether a folder has files that `load` knows by their names."""
+    """Return whether a folder has files that `load_source` knows by their names."""
     found = storage.names(place)
     return any(any(_part_files(found, part)) for part in _IDX_NAMES)
 
 
 def _part_files(found: Sequence[str], part: str) -> list[str]:
     """Return the names of the images, the labels and the table of a part; "" for none."""
+    known = {name.lower(): name for name in found}
     wanted = [
         # Both common spellings, raw or gzipped.
         [s + end for s in (n, n.replace("-idx", ".idx")) for end in ("", ".gz")]
         for n in _IDX_NAMES[part]
     ]
     wanted.append([f"{stem}{part}{end}" for stem in ("mnist_", "") for end in CSV])
-    return [next((name for name in names if name in found), "") for names in wanted]
+    return [next((known[name] for name in names if name in known), "") for names in wanted]
 
 
 def _folder_part(place: str, part: str) -> Dataset:

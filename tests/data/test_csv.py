@@ -55,10 +55,21 @@ def test_rows_keep_their_order(num_rows: int) -> None:
         f"{HEADER}\r\n{row(3)}\r\n{row(4)}\r\n",
         f"\ufeff{HEADER}\r\n{row(3)}\r\n{row(4)}\r\n",
         "label," + ",".join(map(str, range(784))) + f"\n{row(3)}\n{row(4)}",
+        f"{HEADER}\r{row(3)}\r{row(4)}\r",
         f"{row(3)}\n\n{row(4)}\n\n\n",
         f"{row(3).replace('0', chr(34) + '0' + chr(34))}\n{row(4)}",
     ],
-    ids=["plain", "newline", "header", "crlf", "bom", "numbered-header", "blank-lines", "quoted"],
+    ids=[
+        "plain",
+        "newline",
+        "header",
+        "crlf",
+        "bom",
+        "numbered-header",
+        "cr",
+        "blank-lines",
+        "quoted",
+    ],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
 def test_every_common_form_is_parsed(text: str, pack: Callable[[bytes], bytes]) -> None:

@@ -1,5 +1,5 @@
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,14 +8,24 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import sources
+from nanograd.data.download import MIRRORS
 from nanograd.data.idx import format_idx
-from nanograd.data.mnist import SAMPLE, Mnist, load, load_test
+from nanograd.data.mnist import SAMPLE, Mnist, join, load_source, load_test
 from nanograd.errors import DataError, UsageError
-from nanograd.runtime.events import Event, Level
+from nanograd.runtime.events import Event, Level, Listener, ignore
 
 FAINT = np.full((7, 28, 28), 255, np.uint8)
 FAINT[4] = 15
 NOWHERE = ["file:///nowhere/at/all"]
+
+
+def load(
+    source: str,
+    listener: Listener = ignore,
+    mirrors: Sequence[str] = MIRRORS,
+    test_split: float | None = None,
+) -> Mnist:
+    return join([load_source(source, listener, mirrors)], listener, test_split)
 
 
 @pytest.fixture
@@ -74,7 +84,10 @@ def test_folder_of_idx_files_is_loaded(
 
 @pytest.mark.parametrize(
     ("stem", "ending", "pack"),
-    [("mnist_", ".csv", bytes), ("", ".csv", bytes), ("mnist_", ".csv.gz", gzip.compress)],
+    [
+        *(("mnist_", ".csv", bytes), ("", ".csv", bytes), ("mnist_", ".csv.gz", gzip.compress)),
+        ("Mnist_", ".CSV", bytes),
+    ],
 )
 def test_folder_of_csv_files_is_the_same_data(
     tmp_path: Path, stem: str, ending: str, pack: Callable[[bytes], bytes]
@@ -85,6 +98,9 @@ def test_folder_of_csv_files_is_the_same_data(
     from_csv = load(str(fill_csv(tmp_path / "csv", stem, ending, pack)))
 
     assert from_csv.sha256 == from_idx.sha256
+    for file in (tmp_path / "idx").iterdir():
+        file.rename(file.with_name(file.name.upper()))
+    assert sources.load([str(tmp_path / "idx")]).sha256 == from_idx.sha256
 
 
 def test_sha256_changes_with_training_and_with_test_data(tmp_path: Path) -> None:
