@@ -373,9 +373,8 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         config = PredictConfig(output=read, model=trained["model"], overwrite=True)
         predicted = predict(config, [rows], listener)
         yield "predict", predicted
-    listener(
-        info(summaries.of_demo(predicted, pictures=pictures, rows=rows, model=trained["model"]))
-    )
+    places = {"pictures": pictures, "rows": rows, "model": trained["model"]}
+    listener(info(summaries.of_demo(predicted, **places)))
     accuracies = {"test_accuracy": trained["test_accuracy"], "accuracy": predicted["accuracy"]}
     yield "demo", {**accuracies, "demo_s": round(perf_counter() - began, 3), "output": output}
 

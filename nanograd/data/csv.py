@@ -41,6 +41,7 @@ _LABELS = frozenset(str(label).encode() for label in range(NUM_CLASSES))
 _PIXELS = frozenset(str(pixel).encode() for pixel in range(256))
 # A comma in quotes separates nothing.
 _CELL = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
+_NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -225,17 +226,9 @@ def _header_bytes(text: bytes) -> int:
     # has a label or pixels by name: 784 different numbers are no levels.
     names = [cell.decode(errors="replace") for cell in cells]
     is_named = not {each.lower() for each in names}.isdisjoint(LABEL_NAMES) or flat_columns(names)
-    if is_named or (cells[0] and not _is_number(cells[0])):
+    if is_named or (cells[0] and not _NUMBER.fullmatch(cells[0])):
         return min(len(line) + 1, len(text))
     return 0
-
-
-def _is_number(cell: bytes) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _first_fault(text: bytes, start: int, layout: _Layout) -> str:
