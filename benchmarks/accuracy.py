@@ -19,7 +19,7 @@ from statistics import mean
 import numpy as np
 from common import Row, arguments, report
 
-from nanograd.data import mnist
+from nanograd import sources
 from nanograd.data.dataset import Dataset, split
 from nanograd.models import model
 from nanograd.runtime import process
@@ -59,7 +59,7 @@ def measure(
     data: str, folder: Path, only: Sequence[str], epochs: int, seeds: Sequence[int]
 ) -> Iterator[tuple[Row, list[list[int]]]]:
     """Yield a row for each variation, and the errors after each epoch of each seed."""
-    training = mnist.load(data).train
+    training = sources.load([data]).train
     held_out = {seed: split(training, _HELD_OUT, seed)[1] for seed in seeds}
     for name in only or VARIATIONS:
         runs = {seed: train(data, folder, name, epochs, seed) for seed in seeds}

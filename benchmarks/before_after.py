@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from nanograd.data import mnist
+from nanograd import sources
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import trace
 from nanograd.report.inspection import Inspection
@@ -35,7 +35,7 @@ def main() -> None:
     """Draw a column for each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="sample")
-    images = mnist.load(parser.parse_args().data).test.images
+    images = sources.load([parser.parse_args().data]).test.images
     side, gap, caption = 100, 6, 18
     sheet = Image.new("RGB", (len(NAMES) * (side + gap) - gap, caption + 3 * (side + gap)), "white")
     for column, (kind, name) in enumerate(NAMES.items()):

@@ -35,7 +35,7 @@ from contact_sheet import contact_sheet
 from PIL import Image
 from samples import KINDS, Result, as_png, classify, development, optdigits, photo, simulated
 
-from nanograd.data import mnist
+from nanograd import sources
 from nanograd.data.dataset import Dataset
 from nanograd.models.model import Model, load
 from nanograd.pictures.decode import decode
@@ -49,7 +49,7 @@ Models = Mapping[str, Model]
 
 def measure(options: Namespace, models: Models) -> Iterator[Group]:
     """Measure the selected groups."""
-    data = mnist.load(options.data)
+    data = sources.load([options.data])
     chosen = data.test if options.images == "test" else data.train
     if "development" in options.only:
         yield from measure_development(options.pictures, models)

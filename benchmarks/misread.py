@@ -14,7 +14,7 @@ from common import Row, arguments, report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd.data import mnist
+from nanograd import sources
 from nanograd.data.dataset import Dataset
 from nanograd.models import model
 from nanograd.report.sheet import draw_text
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="model directories")
     parser.add_argument("--sheet", type=Path, help="a PNG file")
     options = parser.parse_args()
-    test = mnist.load(options.data).test
+    test = sources.load([options.data]).test
     rows, predicted = measure(options.models, test)
     report(rows, options.json)
     if options.sheet is not None:

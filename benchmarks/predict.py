@@ -36,7 +36,7 @@ from typing import NamedTuple
 from common import HERE, Row, arguments, busy_ticks, report, tree
 from digit_rows import write_pictures, write_rows, write_small_files
 
-from nanograd.data import mnist
+from nanograd import sources
 
 _FILE_ROWS = 10_000
 _EVERY_S = 0.3
@@ -77,7 +77,7 @@ class Workspace:
         """Return a folder of rows, created on first use."""
         folder = self._folder / f"{form}-{part}-{number}"
         if not folder.exists():
-            images = getattr(mnist.load(self._data), part)
+            images = getattr(sources.load([self._data]), part)
             write_rows(folder, images, form, number, max(1, number // _FILE_ROWS))
         return folder
 
@@ -109,14 +109,14 @@ class Workspace:
         """Return a folder of so many files of ten rows, created on first use."""
         folder = self._folder / f"files-{number}"
         if not folder.exists():
-            write_small_files(folder, mnist.load(self._data).train, number)
+            write_small_files(folder, sources.load([self._data]).train, number)
         return folder
 
     def pictures(self, number: int) -> Path:
         """Return a file of one row group of pictures of 1.5 MB, all distinct."""
         file = self._folder / f"pictures-{number}" / "rows.parquet"
         if not file.exists():
-            write_pictures(file, mnist.load(self._data).train, number)
+            write_pictures(file, sources.load([self._data]).train, number)
         return file
 
     def peer(self, script: str, rows: Path, model: Path, form: str) -> Trial:

@@ -21,9 +21,9 @@ from time import monotonic
 
 from common import Row, arguments, report
 
+from nanograd import sources
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
-from nanograd.data import mnist
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
 from nanograd.training import checkpoint
@@ -44,7 +44,7 @@ class Trainer:
     """
 
     def __init__(self, data: str) -> None:
-        train = mnist.load(data).train
+        train = sources.load([data]).train
         recipe = make_recipe(TrainConfig(epochs=1000), len(train))
         self._group = RayGroup(recipe, train, first_snapshot(recipe), num_workers=2)
         self._round = 0

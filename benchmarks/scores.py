@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from samples import KINDS, classify, development, optdigits, simulated
 
+from nanograd import sources
 from nanograd.batch.account import doubt_of
-from nanograd.data import mnist
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion, distort
@@ -60,7 +60,7 @@ _BENT = Distortion(elastic=1.2, rotation=10, scaling=0.15, shear=0.15, shift=0.5
 
 def measure(options: Namespace, models: Mapping[str, Model]) -> Iterator[Row]:
     """Measure each group of pictures with each model."""
-    data = mnist.load(options.data)
+    data = sources.load([options.data])
     digits = dict(labelled(options, data))
     others = dict(no_digits(data.test, options.number))
     for name, model in models.items():
@@ -254,7 +254,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {Path(each).parent.name: load(each) for each in options.models}
         models = models or {"accurate": train("accurate", options.data, f"{folder}/accurate")}
-    training = mnist.load(options.data).train
+    training = sources.load([options.data]).train
     for name, model in models.items():
         models[name] = model if model.reference else with_reference(model, training)
     report(list(measure(options, models)), options.json)

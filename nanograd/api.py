@@ -21,8 +21,8 @@ from nanograd.config.command_configs import (
     PredictConfig,
 )
 from nanograd.config.train_config import TrainConfig
+from nanograd.data import levels
 from nanograd.data.mnist import Source
-from nanograd.digits import levels
 from nanograd.errors import ArgumentError, Reason, UnreadableError, UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -224,7 +224,7 @@ def read_picture(
     Args:
         picture: path or URI of a file (also inside a ZIP file), its bytes, a file opened for these,
             a Pillow image, or an array (H, W) or of 3 or 4 channels, first or last, of booleans or
-            numbers whose scale `nanograd.digits.levels` recognises.
+            numbers whose scale `nanograd.data.levels` recognises.
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:
@@ -291,8 +291,11 @@ def _separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source |
     names = data if isinstance(data, list | tuple) else [data]
     if data is None or all(isinstance(each, str | PathLike) for each in names):
         return settings, None
-    if len(names) != 2:
-        raise ArgumentError("data is the name of a data set, several, or a pair (images, labels)")
+    if len(names) != 2 or any(isinstance(each, str | PathLike) for each in names):
+        raise ArgumentError(
+            "data is the name of a data set, several, or one pair (images, labels), not in a list "
+            "with others; save the pair as a Parquet file to join it"
+        )
     return {**settings, "data": sources.ARRAYS}, sources.from_arrays(*names)
 
 

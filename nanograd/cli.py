@@ -28,7 +28,7 @@ from nanograd.config.command_configs import (
     JobConfig,
     PredictConfig,
 )
-from nanograd.config.flags import common_flags, with_settings
+from nanograd.config.flags import Places, common_flags, with_settings
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import NanogradError, StorageError, UsageError
 from nanograd.runtime import kernel
@@ -37,6 +37,8 @@ from nanograd.runtime.signals import Terminated, sigterm_raises
 
 # Kubernetes sets these for each service, here one whose name begins with nanograd.
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
+_DATA = "data set, as for nanograd train; may be repeated"
+_data_option = partial(click.option, "--data", type=Places(), multiple=True)
 
 
 @click.group(
@@ -105,12 +107,12 @@ def export(config: ExportConfig) -> None:
 
 @cli.command()
 @click.argument("run", metavar="RUN")
-@click.option("--data", help="data set whose test images to use [default: that of the run]")
+@_data_option(help="data set whose test images to use; may be repeated [default: that of the run]")
 @click.option(
     "--plots", is_flag=True, help="also write its plots as PNG files (package: matplotlib)"
 )
 @common_flags
-def report(run: str, data: str | None, plots: bool) -> None:
+def report(run: str, data: tuple[str, ...], plots: bool) -> None:
     """Write the report of a run or prediction again."""
     result = _commands().report(run, data, _echo, as_png=plots)
     _print_result("report", result, _summaries().of_report)
@@ -141,22 +143,18 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 
 
 @data.command("info")
-@click.option(
-    "--data", "source", default="auto", show_default=True, help="data set, as for nanograd train"
-)
+@_data_option("source", default=["auto"], show_default=True, help=_DATA)
 @common_flags
-def describe(source: str) -> None:
+def describe(source: tuple[str, ...]) -> None:
     """Print the counts, classes and checksum of a data set."""
     _print_result("data info", _commands().data_info(source, _echo), _summaries().of_data)
 
 
 @data.command("export")
-@click.option(
-    "--data", "source", default="auto", show_default=True, help="data set, as for nanograd train"
-)
+@_data_option("source", default=["auto"], show_default=True, help=_DATA)
 @click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
 @common_flags
-def export_data(source: str, output: str) -> None:
+def export_data(source: tuple[str, ...], output: str) -> None:
     """Write a test set as a folder of pictures."""
     result = _commands().data_export(source, output, _echo)
     _print_result("data export", result, _summaries().of_pictures)

@@ -74,12 +74,8 @@ def train(
         run = make_run(replace(config, workers=workers), place, data)
         recipe = run.nets[0].recipe
         if recipe.num_warm_up >= recipe.num_rounds:
-            listener(
-                warning(
-                    f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of "
-                    f"{recipe.num_rounds}: lower --warmup or raise --epochs"
-                )
-            )
+            text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
+            listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
         result = train_run(run, start_group, everyone, stop)
         everyone(events.TrainingFinished(result=result))
 
@@ -102,9 +98,9 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
     for net in config.nets():
         num_images = len(training) + num_allographs(len(training), net.styles)
         if num_images < net.shards:
-            raise DataError(
-                f"{num_images} training images cannot fill {net.shards} shards; lower --shards"
-            )
+            flag = "shards" if len(data.train) < net.shards else "validation-split"
+            text = f"{num_images} training images cannot fill {net.shards} shards"
+            raise DataError(f"{text}; lower --{flag}")
         nets.append(NetPlan(recipe=make_recipe(net, num_images), allographs=net.styles))
     return TrainingRun(
         place=place,
@@ -160,7 +156,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
 
 
 def report(
-    place: str, data: str | None, listener: Listener = ignore, *, as_png: bool = False
+    place: str, data: Sequence[str], listener: Listener = ignore, *, as_png: bool = False
 ) -> ResultLine:
     """Write the report of a finished run or prediction.
 
@@ -170,7 +166,7 @@ def report(
         plots.require()
     began = perf_counter()
     if prediction_report.is_prediction(place):
-        if data is not None:
+        if data:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
         built = prediction_report.build(prediction_report.read_prediction(place))
     else:
@@ -298,12 +294,9 @@ def evaluate(
         scores = model.scores(test.images)
     best = np.argmax(scores, axis=1)
     if config.verbose:
-        for label, row, prediction in zip(test.labels, scores, best, strict=True):
-            listener(
-                events.ImageScored(
-                    label=int(label), scores=tuple(row.tolist()), prediction=int(prediction)
-                )
-            )
+        found = test.labels.tolist(), scores.tolist(), best.tolist()
+        for label, row, prediction in zip(*found, strict=True):
+            listener(events.ImageScored(label=label, scores=tuple(row), prediction=prediction))
     seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
     listener(info(f"evaluated in {seconds:.3f} s\naccuracy: {accuracy:.4f}"))
     return {
@@ -343,9 +336,9 @@ def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLin
     return {"cache": cache}
 
 
-def data_info(source: str, listener: Listener = ignore) -> ResultLine:
-    """Count the images of a data set and compute its checksum."""
-    data = sources.load([source], listener)
+def data_info(names: Sequence[str], listener: Listener = ignore) -> ResultLine:
+    """Count the images of data sets and compute their checksum."""
+    data = sources.load(names, listener)
     return {
         "data": data.name,
         "sha256": data.sha256,
@@ -356,9 +349,9 @@ def data_info(source: str, listener: Listener = ignore) -> ResultLine:
     }
 
 
-def data_export(source: str, output: str, listener: Listener = ignore) -> ResultLine:
-    """Write a test set as PNG files, a folder for each class."""
-    test = sources.load_test([source], listener)
+def data_export(names: Sequence[str], output: str, listener: Listener = ignore) -> ResultLine:
+    """Write test sets as PNG files, a folder for each class."""
+    test = sources.load_test(names, listener)
     mnist.write_pictures(test, output)
     return {"images": len(test), "output": output}
 
@@ -375,14 +368,13 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         trained = train(TrainConfig.resolve(settings, {"output": run}), listener)
         yield "train", trained
         listener(info("writing its test digits as PNG files, like a folder of your own digits"))
-        data_export("sample", pictures, listener)
+        data_export(["sample"], pictures, listener)
         yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], listener)
         config = PredictConfig(output=read, model=trained["model"], overwrite=True)
         predicted = predict(config, [rows], listener)
         yield "predict", predicted
-    listener(
-        info(summaries.of_demo(predicted, pictures=pictures, rows=rows, model=trained["model"]))
-    )
+    places = {"pictures": pictures, "rows": rows, "model": trained["model"]}
+    listener(info(summaries.of_demo(predicted, **places)))
     accuracies = {"test_accuracy": trained["test_accuracy"], "accuracy": predicted["accuracy"]}
     yield "demo", {**accuracies, "demo_s": round(perf_counter() - began, 3), "output": output}
 

@@ -1,12 +1,13 @@
 """Training and test images of every kind of source that `--data` names.
 
-MNIST, IDX and CSV files are loaded by `data.mnist`, as they are. Parquet files are read as by
-`predict` and pictures as by `ingest`: those in MNIST's form keep their bits, others are normalised.
+Folders of IDX and CSV files are loaded by `data.mnist`. Parquet files are read as by `predict`, and
+so are digits of IDX and CSV files if most are dark on light. Pictures are read as by `ingest`:
+those in MNIST's form keep their bits, others are normalised.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from nanograd.batch.inputs import TABLES, InputFile, expand, expand_pictures
 from nanograd.batch.labels import label_of
 from nanograd.data import mnist
-from nanograd.data.csv import CSV
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
-from nanograd.data.mnist import WORDS, Mnist, Source
+from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
+from nanograd.data.mnist import WORDS, MissingError, Mnist, Source
 from nanograd.digits.preparation import as_rows
 from nanograd.errors import ArgumentError, DataError, Rejection, UnreadableError, UsageError
 from nanograd.pictures import archives, normalise
@@ -28,14 +29,18 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 from nanograd.tables.columns import add_partitions, partition_schema
 from nanograd.tables.files import RowRange, open_parquet, read_rows
-from nanograd.tables.images import read, required_columns
+from nanograd.tables.images import are_dark_on_light, read, required_columns
 from nanograd.tables.rows import ReadOptions
 
 Columns = tuple[str | None, str | None]
 ARRAYS = "arrays"  # the name of a data set that no file holds
 
-# Folders, and names of Parquet files, of test images, as on the Hugging Face hub.
+# Folders, and names of Parquet and CSV files, of test images, as on the Hugging Face hub.
 _TEST = re.compile(r"(^|/)(split=|mnist[-_])?(test|testing)(?![a-z])", re.IGNORECASE)
+_LABELS_FROM = {
+    "rows": "a column label, digit or target",
+    "pictures": "folders or names, as 7/img.png",
+}
 _ENDINGS = (*TABLES, *SUFFIXES, archives.SUFFIX)
 
 # The images and labels of some rows, -1 for none, and the rows that cannot be read.
@@ -52,8 +57,8 @@ def load(
 ) -> Mnist:
     """Load and join data sets: `auto`, `mnist`, `sample`, or paths or URIs.
 
-    See `mnist.load` for IDX and CSV files. Pictures in a folder `test`, and Parquet files in one or
-    of such a name, are test images, if there are others.
+    See `mnist.load_source` for folders of IDX and CSV files. Pictures in a folder `test`, and files
+    of Parquet or of a glob of CSV in one or of such a name, are test images, if there are others.
 
     Args:
         sources: one or several.
@@ -74,7 +79,9 @@ def load(
             parts = [_read(each, source, columns, listener) for each in (train, test) if each]
             found.append(Source(storage.absolute(source), parts[0], parts[1] if test else None))
         else:
-            found.append(mnist.load_source(source, listener))
+            name, each, other = mnist.load_source(source, listener)
+            each, other = _invert(each, name, listener), other and _invert(other, name, listener)
+            found.append(Source(name, each, other))
     return mnist.join(found, listener, test_split)
 
 
@@ -89,18 +96,23 @@ def load_test(
         return arrays.train
     found = []
     for source, train, test in _find(sources, columns, listener):
-        if not train:
-            found.append(mnist.load_test(source, listener))
-            continue
-        found.append(_read(test or train, source, columns, listener))
-        if not test:
+        uses_all = not test
+        if train:
+            found.append(_read(test or train, source, columns, listener))
+        else:
+            try:
+                data, uses_all = mnist.load_test(source, listener), False
+            except (UnlabelledError, MissingError):
+                data = mnist.load_source(source, listener).train
+            found.append(_invert(data, source, listener))
+        if uses_all:
             text = f"all {len(found[-1]):,} images of {source} are used, even if a net learnt them"
             listener(info(text))
     return mnist.concatenate(found)
 
 
 def reload_test(
-    data: str | None, about: Mapping[str, Any], settings: Mapping[str, Any], listener: Listener
+    data: Sequence[str], about: Mapping[str, Any], settings: Mapping[str, Any], listener: Listener
 ) -> Dataset:
     """Load test images for the report of a run: of `data`, else its own.
 
@@ -110,8 +122,8 @@ def reload_test(
         DataError: the data has changed.
         UsageError: the run was trained on arrays.
     """
-    if data is not None:
-        return load_test([data], listener)
+    if data:
+        return load_test(data, listener)
     if about["data"] == ARRAYS:
         raise UsageError("the run was trained on arrays; name its test images with --data")
     names = about["data"] if isinstance(about["data"], list) else [about["data"]]
@@ -135,11 +147,10 @@ def from_arrays(images: ArrayLike, labels: ArrayLike) -> Source:
         raise ArgumentError(f"{len(rows):,} images need as many labels, not {numbers.shape}")
     if not len(rows):
         raise ArgumentError("there are no images")
-    is_digit = np.isin(numbers, range(NUM_CLASSES))
+    is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype != np.bool_)
     if not is_digit.all():
-        raise ArgumentError(
-            f"label {is_digit.argmin()} is {numbers[is_digit.argmin()]}, expected 0 to 9"
-        )
+        first = is_digit.argmin()
+        raise ArgumentError(f"label {first} is {numbers[first]}, expected 0 to 9")
     return Source(ARRAYS, Dataset(rows, numbers.astype(np.uint8)), None)
 
 
@@ -156,24 +167,30 @@ def _find(
 
 
 def _row_files(source: str, listener: Listener) -> list[InputFile]:
-    """List the Parquet files of a source, else its pictures; [] if it is of another kind."""
+    """List the CSV or Parquet files of a source, else its pictures; [] if it is of another kind."""
     if not source:
         raise UsageError("--data is empty; name a data set")
-    if source in WORDS or source.lower().endswith(CSV):
+    if source in WORDS:
         return []
     place = storage.absolute(source)
-    is_other = mnist.is_data_set(place) or (
-        storage.is_file(place) and not place.lower().endswith(_ENDINGS)
-    )
-    if is_other or not (storage.exists(place) or re.search(r"[*?[]", place)):
+    is_csv, is_file = place.lower().endswith(CSV), storage.is_file(place)
+    if is_file:
+        check_ending(place)
+    is_other = mnist.is_data_set(place) or (is_file and not place.lower().endswith(_ENDINGS))
+    exists = storage.exists(place) or re.search(r"[*?[]", place)
+    if not is_csv and (is_other or not exists):
         return []
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
-    files = expand([place], _ENDINGS, f"{hint} (a CSV file of another name is named itself)")
-    tables = [file for file in files if file.place.lower().endswith(TABLES)]
-    if tables and len(tables) < len(files):
-        text = f"{source}: {len(files) - len(tables):,} pictures or ZIP files beside Parquet files"
-        listener(warning(f"{text} are not used"))
-    return tables or expand_pictures([place])
+    hint += " (a CSV file of another name is named itself)"
+    files = expand([place], CSV if is_csv else _ENDINGS, hint)
+    for ending in (TABLES, CSV):
+        tables = [file for file in files if file.place.lower().endswith(ending)]
+        if tables and (number := len(files) - len(tables)):
+            text = f"{number:,} other files beside {ending[0][1:]} files are not used"
+            listener(warning(f"{source}: {text}"))
+        if tables:
+            return tables
+    return expand_pictures([place])
 
 
 def _split_files(
@@ -184,15 +201,36 @@ def _split_files(
     parts: tuple[list[InputFile], list[InputFile]] = [], []
     for file in files:
         below = file.place.removeprefix(root)
-        below = below if below.lower().endswith(TABLES) else below.rpartition("/")[0]
+        below = below if below.lower().endswith((*TABLES, *CSV)) else below.rpartition("/")[0]
         parts[bool(_TEST.search(below))].append(file)
     return parts if parts[0] else (parts[1], [])
 
 
 def _read(files: Sequence[InputFile], source: str, columns: Columns, listener: Listener) -> Dataset:
     """Read labelled images; rows without a label or a picture are left out, with a warning."""
-    is_table = files[0].place.lower().endswith(TABLES)
-    batches = _read_tables(files, columns) if is_table else _read_pictures(files)
+    ending = files[0].place.lower()
+    if ending.endswith(CSV):
+        parts = [(parse_csv(storage.read(place), place), place) for place, _, _ in files]
+        return mnist.concatenate([_invert(*part, listener) for part in parts])
+    if ending.endswith(TABLES):
+        return _collect(_read_tables(files, columns), source, "rows", listener)
+    return _collect(_read_pictures(files), source, "pictures", listener)
+
+
+def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
+    """Return digits of a CSV or IDX file; if most are dark on light, as Parquet rows are read."""
+    dark = int(are_dark_on_light(data.images.reshape(-1, SIDE, SIDE, 1)).sum())
+    if 2 * dark <= len(data):
+        return data
+    text = f"{dark:,} of {len(data):,} images have a bright border and are taken for dark ink on"
+    listener(warning(f"{name}: {text} light paper"))
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(data.images.ravel()), NUM_PIXELS)
+    found, bad = read(pa.table({"image": pixels, "label": data.labels}), ReadOptions())
+    batch = found.images, found.labels, [(name, each) for each in bad]
+    return _collect([batch], name, "rows", listener)
+
+
+def _collect(batches: Iterable[_Batch], source: str, what: str, listener: Listener) -> Dataset:
     images, labels, rejected = [_NOTHING[0]], [_NOTHING[1]], list[tuple[str, Rejection]]()
     for some, of_them, bad in batches:
         images.append(some)
@@ -200,22 +238,17 @@ def _read(files: Sequence[InputFile], source: str, columns: Columns, listener: L
         rejected += bad
     known = np.concatenate(labels)
     has_label = known >= 0
-    what = "rows" if is_table else "pictures"
     if not has_label.any():
-        where = "a column label, digit or target" if is_table else "folders or names, as 7/img.png"
         raise DataError(
             f"{source}: none of {len(known) + len(rejected):,} {what} has a label and can be read; "
-            f"labels come from {where}{_describe(rejected)}"
+            f"labels come from {_LABELS_FROM[what]}{_describe(rejected)}"
         )
     total = f"of {len(known) + len(rejected):,} {what}"
     if missing := int((~has_label).sum()):
         listener(warning(f"{source}: {missing:,} {total} are left out, without a label"))
     if rejected:
-        listener(
-            warning(
-                f"{source}: {len(rejected):,} {total} are left out, unreadable{_describe(rejected)}"
-            )
-        )
+        text = f"{len(rejected):,} {total} are left out, unreadable{_describe(rejected)}"
+        listener(warning(f"{source}: {text}"))
     return Dataset(np.concatenate(images)[has_label], known[has_label].astype(np.uint8))
 
 
@@ -261,8 +294,9 @@ def _read_pictures(files: Sequence[InputFile]) -> Iterator[_Batch]:
     reader = PictureReader()
     with Archives() as pack:
         for file, _, _ in files:
-            label = label_of(file, "auto")
-            if label is None:
+            found = label_of(file, "auto")
+            label = -1 if found is None else found
+            if found is None and not file.lower().endswith(archives.SUFFIX):  # a damaged archive
                 yield np.zeros((1, NUM_PIXELS), np.uint8), np.full(1, -1, np.int8), []
                 continue
             try:

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from nanograd import cli
-from nanograd.data import mnist
+from nanograd import cli, sources
 from nanograd.data.mnist import Mnist
 from tests.helpers import jobs, runs
 from tests.helpers.folders import untimed_contents
@@ -58,7 +57,7 @@ Nanograd = Callable[..., Outcome]
 @pytest.fixture(scope="session")
 def sample() -> Mnist:
     """The built-in sample: 4,000 and 1,000 digits."""
-    return mnist.load("sample")
+    return sources.load(["sample"])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Data sets of `--data`: the same digits are the same data in every form."""
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
 from nanograd.models import model as model_io
-from nanograd.runtime.events import Event
+from nanograd.runtime.events import Event, Level
 from tests.conftest import Nanograd
 from tests.helpers.image_columns import raw
 from tests.helpers.models import some_model
@@ -69,12 +70,22 @@ def as_ingested(data: Dataset, folder: Path) -> str:
     return str(folder / "rows")
 
 
+def with_line_ends(ends: bytes, place: str) -> str:
+    file = Path(place)
+    file.write_bytes(file.read_bytes().replace(b"\n", ends) + ends)
+    return place
+
+
 FORMS: dict[str, Callable[[Dataset, Path], str]] = {
     "csv": as_csv,
     "kaggle": as_kaggle,
     "parquet": as_parquet,
     "glob": lambda data, folder: as_parquet(data, folder).replace("a.parquet", "?.parquet"),
+    "csv-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*.csv"),
+    "csv-in-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*"),
     "ingested": as_ingested,
+    "cr": lambda data, folder: with_line_ends(b"\r", as_csv(data, folder)),
+    "crlf": lambda data, folder: with_line_ends(b"\r\n", as_csv(data, folder)),
     "pictures": lambda data, folder: str(write_pictures(data, folder)),
 }
 
@@ -92,9 +103,9 @@ def test_same_digits_train_to_the_same_parameters_in_every_form(
 
     assert run.figures["params_sha256"] == arrays.figures["params_sha256"]
     assert run.figures["test_accuracy"] == arrays.figures["test_accuracy"]
-    assert commands.report(str(tmp_path / "run"), None)["report"]
+    assert commands.report(str(tmp_path / "run"), [])["report"]
     with pytest.raises(UsageError, match="trained on arrays; name its test images with --data"):
-        commands.report(str(tmp_path / "arrays"), None)
+        commands.report(str(tmp_path / "arrays"), [])
 
 
 def test_idx_csv_and_rows_with_test_images_are_the_same_data(
@@ -122,6 +133,54 @@ def test_idx_csv_and_rows_with_test_images_are_the_same_data(
         sources.load([found[0].name], test_split=0.1)
 
 
+def test_globs_of_csv_files_are_joined_by_name_but_test_images(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    for number, name in enumerate(["b", "A", "c", "test"]):
+        part = digits.take(slice(30 * number, 30 * number + 30))
+        (tmp_path / f"{name}.{'CSV' if name == 'A' else 'csv'}").write_bytes(lines(part))
+    events = list[Event]()
+
+    data = sources.load([f"{tmp_path}/*"], events.append)
+    some = sources.load_test([f"{tmp_path}/[a-c].csv"], events.append)
+
+    labels = digits.labels.tolist()
+    assert data.train.labels.tolist() == labels[30:60] + labels[:30] + labels[60:90]
+    assert data.test.labels.tolist() == labels[90:120]
+    assert some.labels.tolist() == labels[:30] + labels[60:90]
+    assert [str(each) for each in events] == [
+        f"all 60 images of {tmp_path}/[a-c].csv are used, even if a net learnt them"
+    ]
+    with pytest.raises(DataError, match=r"x\*\.csv: there is no such file or folder"):
+        sources.load([f"{tmp_path}/x*.csv"])
+
+
+def as_idx(data: Dataset, folder: Path) -> str:
+    (folder / "train-images-idx3-ubyte").write_bytes(format_idx(data.images.reshape(-1, 28, 28)))
+    (folder / "train-labels-idx1-ubyte").write_bytes(format_idx(data.labels))
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", [as_csv, as_kaggle, as_idx])
+@pytest.mark.parametrize("grey", [True, False])
+def test_dark_ink_on_light_paper_is_read_as_from_parquet(
+    form: Callable[[Dataset, Path], str], grey: bool, digits: Dataset, tmp_path: Path
+) -> None:
+    images = 255 - digits.images if grey else (digits.images < 128).astype(np.uint8)
+    dark = Dataset(images, digits.labels)
+    (tmp_path / "rows").mkdir()
+    expected = sources.load_test([as_parquet(dark, tmp_path / "rows")])
+    events = list[Event]()
+
+    found = sources.load_test([form(dark, tmp_path)], events.append)
+
+    assert found.sha256() == expected.sha256()
+    assert not grey or found.sha256() == digits.sha256()
+    [warned] = [str(each) for each in events if each.level == Level.WARNING]
+    assert "131 of 131 images have a bright border and are taken for dark ink on light" in warned
+    assert sources.load([form(dark, tmp_path)]).train.images[:, 0].max() == 0
+
+
 def test_several_data_sets_are_joined_in_their_order(
     digits: Dataset, sample: Mnist, tmp_path: Path
 ) -> None:
@@ -138,6 +197,32 @@ def test_several_data_sets_are_joined_in_their_order(
     assert data.sha256 != other.sha256
     assert len(sources.load(["sample", own], test_split=0.0).test) == 1000
     assert len(sources.load_test(["sample", own])) == 1131
+
+
+def test_every_command_joins_all_data_sets(
+    nanograd: Nanograd, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_parquet(digits, tmp_path)
+    both = ["--data", "sample", "--data", "a.parquet"]
+    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--styles", "0"]
+    nanograd(*words, "--workers", "0", "--data", "sample", "--output", "run")
+    asked = list[int]()
+    build = commands.training_report.build
+    monkeypatch.setattr(
+        "nanograd.report.training_report.build",
+        lambda run, test: (asked.append(len(test)), build(run, test))[1],
+    )
+
+    found = nanograd("data", "info", *both)
+    exported = nanograd("data", "export", *both, "--output", "pictures")
+    report = nanograd("report", "run", *both)
+    monkeypatch.setenv("NANOGRAD_DATA_INFO_SOURCE", f"a.parquet\n{tmp_path}/a.parquet")
+
+    assert found.last["data"] == f"sample + {tmp_path}/a.parquet"
+    assert found.last["train"]["images"] + found.last["test"]["images"] == 5131
+    assert exported.last["images"] == len([*tmp_path.glob("pictures/*/*.png")]) == 1131
+    assert (report.code, asked) == (0, [1131])
+    assert nanograd("data", "info").last["data"] == f"{tmp_path}/a.parquet + {tmp_path}/a.parquet"
 
 
 def test_every_data_set_belongs_to_the_identity_of_a_run(
@@ -274,6 +359,7 @@ def test_empty_name_is_not_the_working_directory() -> None:
     [
         (np.zeros((2, 784)), [1], r"2 images need as many labels, not \(1,\)"),
         (np.zeros((2, 784)), [1, 10], "label 1 is .*10.*, expected 0 to 9"),
+        (np.zeros((2, 784)), np.array([3, 7]) > 4, "label 0 is False, expected 0 to 9"),
         (np.zeros((2, 784)), ["1", "x"], "label 0 is .*, expected 0 to 9"),
         (np.zeros((0, 784)), [], "there are no images"),
         (np.full((2, 784), 7.5), [1, 2], "image 0: .* the scale is unclear"),
@@ -283,6 +369,61 @@ def test_empty_name_is_not_the_working_directory() -> None:
 def test_arrays_that_are_no_digits_are_refused(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         sources.from_arrays(images, labels)
+
+
+def test_pair_of_arrays_in_a_list_is_refused(digits: Dataset) -> None:
+    pair = (digits.images, digits.labels)
+
+    for data in (["sample", pair], [pair, "sample"], ("sample", "sample", pair), [digits.images]):
+        with pytest.raises(ArgumentError, match=r"one pair .* not in a list with others; save"):
+            api.evaluate("model", data=data)
+
+
+@pytest.mark.parametrize("name", ["a.csv.zip", "a.CSV.bz2", "a.csv.zst", "a.tsv", "a.txt.gz"])
+def test_table_of_another_format_is_one_true_sentence(
+    nanograd: Nanograd, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    model_io.save(some_model(), "model")
+    predict = ("predict", name, "--output", "read", "--workers", "0")
+
+    for words in (("evaluate", "--data", name), predict):
+        outcome = nanograd(*words, "--model", "model")
+        assert (outcome.code, outcome.last["reason"]) == (
+            65,
+            f"{tmp_path}/{name}: tables of text are read from .csv and .csv.gz files, in UTF-8, "
+            "with commas; convert it",
+        )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_text_in_utf_16_is_one_true_sentence(
+    nanograd: Nanograd, digits: Dataset, encoding: str, tmp_path: Path
+) -> None:
+    text = lines(digits, f"label,{NAMES}").decode().encode(encoding)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text))
+    model_io.save(some_model(), "model")
+    predict = ("predict", "a.csv.gz", "--output", "read", "--workers", "0")
+
+    for words in (("evaluate", "--data", "a.csv.gz"), predict):
+        reason = json.dumps(nanograd(*words, "--model", "model").last)
+        assert "no text in UTF-8 (UTF-16, as of Excel?); tables of text are read from" in reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"1 broken_archive; first .*a\.zip: the file is not a complete ZIP archive"),
+        (b"PK\5\6" + bytes(18), r"^no \.png or \.jpg files in .*a\.zip; check the path"),
+    ],
+)
+def test_zip_without_files_is_not_called_a_picture(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+
+    with pytest.raises(DataError, match=reason):
+        sources.load([str(tmp_path / "a.zip")])
 
 
 def test_run_of_one_form_is_not_that_of_other_digits(digits: Dataset, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.mnist import Mnist, load
+from nanograd import sources
+from nanograd.data.mnist import Mnist
 from nanograd.digits.preparation import Preparation, prepare
 
 # Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `averaged`.
@@ -61,7 +62,7 @@ class Contender(Protocol):
 
 def load_images(setting: Setting) -> Mnist:
     """Load the images without logging."""
-    return load(setting.data)
+    return sources.load([setting.data])
 
 
 def standardised(images: NDArray[np.uint8]) -> NDArray[np.float32]:

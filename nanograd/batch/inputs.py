@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from nanograd.data.csv import CSV
+from nanograd.data.csv import CSV, check_ending
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
@@ -25,8 +25,6 @@ _LAKES = {
     "metadata/*.metadata.json": ("an Iceberg table", "pyiceberg"),
     ".hoodie/*": ("a Hudi table", "hudi"),
 }
-
-
 _LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
 
 
@@ -96,6 +94,8 @@ def expand_tables(
         raise UsageError(
             f"{min(direct)} is a picture; `nanograd ingest` makes rows of it that can be predicted"
         )
+    for place in named.intersection(file.place for file in files):
+        check_ending(place)
     if len(pictures) == len(files):
         raise DataError(f"no {', '.join(TABLES)} or .csv files in {', '.join(inputs)}; {hint}")
     texts = [file.place for file in files if file.place.lower().endswith(CSV)]
@@ -108,19 +108,13 @@ def expand_tables(
             "input next time; choose another --output"
         )
     if pictures and not pictures_expected:
-        listener(
-            warning(
-                f"{len(pictures):,} pictures, such as {pictures[0]}, are not predicted; "
-                "`nanograd ingest` makes rows of them"
-            )
-        )
+        text = f"{len(pictures):,} pictures, such as {pictures[0]}, are not predicted"
+        listener(warning(f"{text}; `nanograd ingest` makes rows of them"))
     if texts and not takes_csv:
-        listener(
-            warning(
-                f"{len(texts):,} CSV files beside Parquet files, such as {texts[0]}, are not "
-                "predicted; name them to predict them"
-            )
+        text = (
+            f"{len(texts):,} CSV files beside Parquet files, such as {texts[0]}, are not predicted"
         )
+        listener(warning(f"{text}; name them to predict them"))
     left_out = {*pictures, *([] if takes_csv else texts)}
     return [file for file in files if file.place not in left_out]
 

@@ -11,7 +11,7 @@ from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, val
 Command = Callable[..., Any]
 
 
-class _Places(click.types.StringParamType):
+class Places(click.types.StringParamType):
     """Paths or URIs, which may have spaces: in an environment variable, each is a line."""
 
     envvar_list_splitter = "\n"
@@ -68,7 +68,7 @@ def _option(each: Field[Any]) -> Callable[[Command], Command]:
         help_ += f" [default: {default}]"
     scalar: Any = str if type_ is tuple else type_  # a tuple's flag is repeated
     if each.name == "data":
-        scalar = _Places()
+        scalar = Places()
     return click.option(
         flag_name(each.name),
         each.name,

@@ -107,7 +107,7 @@ def _unpack(value: Any) -> Any:
 def from_toml(text: str, file: str) -> dict[str, Any]:
     """Parse the text of a config file; if it is not TOML, raise UsageError with its name."""
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file} is not TOML: {error}") from error
 

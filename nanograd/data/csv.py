@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
 from nanograd.data.idx import decompress
+from nanograd.data.levels import describe, to_levels
 from nanograd.errors import DataError
 
 # Endings of such files.
 CSV = (".csv", ".csv.gz")
+_OTHER = re.compile(r"\.(tsv|txt|csv\.\w+)(\.\w+)?$", re.IGNORECASE)
+_TAKEN = (
+    f"tables of text are read from {' and '.join(CSV)} files, in UTF-8, with commas; convert it"
+)
 # In order of precedence.
 LABEL_NAMES = ("label", "digit", "target")
 # Spellings of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
@@ -36,6 +41,7 @@ _LABELS = frozenset(str(label).encode() for label in range(NUM_CLASSES))
 _PIXELS = frozenset(str(pixel).encode() for pixel in range(256))
 # A comma in quotes separates nothing.
 _CELL = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
+_NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -69,13 +75,16 @@ def parse_csv(data: bytes, name: str) -> Dataset:
 
     Raises:
         UnlabelledError: there are no labels.
-        DataError: no rows, no such columns, a wrong number of them, or an invalid label or pixel;
-            the message names the file (`name`) and the line.
+        DataError: no rows, no such columns, a wrong number of them, an invalid label or pixel, or
+            an image whose scale is unclear; the message names the file (`name`) and the line.
 
     >>> parse_csv(b"7" + 783 * b",0" + b",255", "one.csv").labels.tolist()
     [7]
     """
     text = decompress(data, name).removeprefix(BYTE_ORDER_MARK)
+    check_encoding(text, name)
+    if b"\r" in text:  # with line feeds, as in Windows, or alone
+        text = b"\n".join(text.splitlines())
     start = _header_bytes(text)
     if not text[start:].strip():
         raise DataError(f"{name}: there are no images in this file; expected 785 values a line")
@@ -89,7 +98,24 @@ def parse_csv(data: bytes, name: str) -> Dataset:
         raise DataError(f"{name}{reason}") from error
     if not start:
         check_label_first(columns, name)
-    return Dataset(images=np.ascontiguousarray(columns[1:].T), labels=columns[0].copy())
+    images, problems = to_levels(np.ascontiguousarray(columns[1:].T))
+    if (problems >= 0).any():
+        row = int((problems >= 0).argmax())
+        lines = [number for number, line in enumerate(text.splitlines(), start=1) if line]
+        raise DataError(f"{name}, line {lines[row + bool(start)]}: {describe(problems[row])}")
+    return Dataset(images=images, labels=columns[0].copy())
+
+
+def check_encoding(text: bytes, name: str) -> None:
+    """Raise DataError if text begins as UTF-16 does, or as no text does."""
+    if b"\0" in text[:1000] or text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{name}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
+
+
+def check_ending(place: str) -> None:
+    """Raise DataError for a table of text in another format than CSV, by the ending of its name."""
+    if _OTHER.search(place) and not place.lower().endswith(CSV):
+        raise DataError(f"{place}: {_TAKEN}")
 
 
 def _layout(header: bytes, name: str) -> _Layout:
@@ -115,6 +141,7 @@ def column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ..
     Raises:
         DataError: there are no 784 columns of pixels.
     """
+    check_encoding(line, name)
     if _header_bytes(line):
         return *_named_columns(line, name), True
     number = len(split_cells(line))
@@ -199,45 +226,32 @@ def _header_bytes(text: bytes) -> int:
     # has a label or pixels by name: 784 different numbers are no levels.
     names = [cell.decode(errors="replace") for cell in cells]
     is_named = not {each.lower() for each in names}.isdisjoint(LABEL_NAMES) or flat_columns(names)
-    if is_named or (cells[0] and not _is_number(cells[0])):
+    if is_named or (cells[0] and not _NUMBER.fullmatch(cells[0])):
         return min(len(line) + 1, len(text))
     return 0
 
 
-def _is_number(cell: bytes) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _first_fault(text: bytes, start: int, layout: _Layout) -> str:
     """Describe the first invalid line; empty if all are valid."""
+    columns = [("label", layout.label, _LABELS)]
+    columns += [(f"pixel {n}", index, _PIXELS) for n, index in enumerate(layout.pixels)]
     for number, line in enumerate(text[start:].splitlines(), start=2 if start else 1):
         cells = line.split(b",")
         # A look-up in a set passes the valid lines several times as fast as int() does.
         is_whole = len(cells) == len(layout.names) and cells[layout.label] in _LABELS
-        if is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels):
+        if not line or (is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels)):
             continue
-        if line and (fault := _fault(split_cells(line), layout)):
-            return f", line {number}: {fault}"
-    return ""
-
-
-def _fault(cells: list[bytes], layout: _Layout) -> str:
-    if len(cells) != len(layout.names):
-        hint = " (is the label missing?)" if len(cells) == len(layout.names) - 1 else ""
-        return f"expected {len(layout.names)} values, found {len(cells)}{hint}"
-    for position, index in enumerate((layout.label, *layout.pixels)):
-        cell = cells[index]
-        name, largest = (
-            ("label", NUM_CLASSES - 1) if not position else (f"pixel {position - 1}", 255)
-        )
-        # int() alone would also accept "1_0" and "+5", and refuses thousands of digits.
-        if not (cell.isdigit() and len(cell) < 10 and int(cell) <= largest):
-            value = cell[:20].decode(errors="replace")
-            return f"{name} is {value!r}, expected a whole number from 0 to {largest}"
+        cells = split_cells(line)
+        if len(cells) != len(layout.names):
+            hint = " (is the label missing?)" if len(cells) == len(layout.names) - 1 else ""
+            found = f"expected {len(layout.names)} values, found {len(cells)}{hint}"
+            return f", line {number}: {found}"
+        for name, index, known in columns:
+            cell = cells[index]
+            if not cell.isdigit() or (cell.lstrip(b"0") or b"0") not in known:
+                value = cell[:20].decode(errors="replace")
+                expected = f"expected a whole number from 0 to {len(known) - 1}"
+                return f", line {number}: {name} is {value!r}, {expected}"
     return ""
 
 

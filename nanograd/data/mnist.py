@@ -5,7 +5,7 @@ References:
     recognition", section III.A.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from nanograd.data import download
 from nanograd.data.csv import CSV, UnlabelledError, parse_csv
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.data.idx import parse_idx
+from nanograd.data.levels import describe, to_levels
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
@@ -57,37 +58,6 @@ class Source(NamedTuple):
     test: Dataset | None  # None without labelled test images
 
 
-def load(
-    source: str,
-    listener: Listener = ignore,
-    mirrors: Sequence[str] = download.MIRRORS,
-    test_split: float | None = None,
-) -> Mnist:
-    """Load training and test images from `auto | mnist | sample | PATH | URI`.
-
-    - `mnist`: from the cache, downloaded if necessary.
-    - `sample`: 4,000 + 1,000 images in this package.
-    - `auto`: `mnist`, or the sample, with a warning, if MNIST is not available.
-    - a folder (`./mnist` if its name is one of these words) with the four IDX files or with two CSV
-      files, gzipped or not.
-    - a CSV file, or a folder whose test images are missing or have no labels (as Kaggle's): the
-      last images of each digit become the test images.
-
-    Args:
-        source: the data.
-        listener: receives warnings and progress messages.
-        mirrors: base URLs for a download, tried in turn.
-        test_split: share of the images that become test images; None for a tenth. Only for data
-            without test images.
-
-    Raises:
-        DataError: the data does not exist, is broken, or cannot be downloaded.
-        StorageError: it cannot be read, or the cache cannot be written.
-        UsageError: the data has test images, so there is nothing to split.
-    """
-    return join([load_source(source, listener, mirrors)], listener, test_split)
-
-
 def join(found: Sequence[Source], listener: Listener, test_split: float | None) -> Mnist:
     """Join data sets, in their order: training images, and test images.
 
@@ -105,15 +75,12 @@ def join(found: Sequence[Source], listener: Listener, test_split: float | None) 
     for source, train, test in found:
         if test is None:
             share = _TEST_SPLIT if test_split is None else test_split
-            pairs.append(_hold_out(train, share))
-            listener(
-                info(
-                    f"{source} has no labelled test images: the last {len(pairs[-1][1]):,} of its "
-                    "images, counted by digit, are held out as such (--test-split)"
-                )
+            parts = _hold_out(train, share)
+            text = (
+                f"the last {len(parts[1]):,} of its images, counted by digit, are held out as such"
             )
-        else:
-            pairs.append((train, test))
+            listener(info(f"{source} has no labelled test images: {text} (--test-split)"))
+        pairs.append(parts if test is None else (train, test))
     train, test = (concatenate(each) for each in zip(*pairs, strict=True))
     if not len(test):
         raise DataError(
@@ -146,11 +113,7 @@ def concatenate(sets: Sequence[Dataset]) -> Dataset:
 def load_test(
     source: str, listener: Listener = ignore, mirrors: Sequence[str] = download.MIRRORS
 ) -> Dataset:
-    """Load test images: as `load`, or from a folder without training images or one CSV file."""
-    if source.lower().endswith(CSV):
-        data = parse_csv(*_read(storage.absolute(source)))
-        listener(info(f"all {len(data):,} images of {source} are used, even if a net learnt them"))
-        return data
+    """Load test images: as `load_source`, or from a folder without training images."""
     _, (test,) = _load_parts(source, ("test",), listener, mirrors)
     return test
 
@@ -158,10 +121,18 @@ def load_test(
 def load_source(
     source: str, listener: Listener, mirrors: Sequence[str] = download.MIRRORS
 ) -> Source:
-    """Load a data set as `load` does, without holding out test images."""
-    if source.lower().endswith(CSV):
-        place = storage.absolute(source)
-        return Source(place, parse_csv(*_read(place)), None)
+    """Load a data set from `auto | mnist | sample | PATH | URI`.
+
+    - `mnist`: from the cache, downloaded from one of the mirrors if necessary.
+    - `sample`: 4,000 + 1,000 images in this package.
+    - `auto`: `mnist`, or the sample, with a warning, if MNIST is not available.
+    - a folder (`./mnist` if its name is one of these words) with the four IDX files or with two CSV
+      files, gzipped or not; test images may be missing, or have no labels (as Kaggle's).
+
+    Raises:
+        DataError: the data does not exist, is broken, or cannot be downloaded.
+        StorageError: it cannot be read, or the cache cannot be written.
+    """
     if source in WORDS:
         name, (train, test) = _load_parts(source, ("train", "test"), listener, mirrors)
         return Source(name, train, test)
@@ -207,20 +178,21 @@ def _load_parts(
 
 
 def is_data_set(place: str) -> bool:
-    """Return whether a folder has files that `load` knows by their names."""
+    """Return whether a folder has files that `load_source` knows by their names."""
     found = storage.names(place)
     return any(any(_part_files(found, part)) for part in _IDX_NAMES)
 
 
 def _part_files(found: Sequence[str], part: str) -> list[str]:
     """Return the names of the images, the labels and the table of a part; "" for none."""
-    images, labels = (
+    known = {name.lower(): name for name in found}
+    wanted = [
         # Both common spellings, raw or gzipped.
-        _first(found, [s + end for s in (n, n.replace("-idx", ".idx")) for end in ("", ".gz")])
+        [s + end for s in (n, n.replace("-idx", ".idx")) for end in ("", ".gz")]
         for n in _IDX_NAMES[part]
-    )
-    tables = [f"{stem}{part}{end}" for stem in ("mnist_", "") for end in CSV]
-    return [images, labels, _first(found, tables)]
+    ]
+    wanted.append([f"{stem}{part}{end}" for stem in ("mnist_", "") for end in CSV])
+    return [next((known[name] for name in names if name in known), "") for names in wanted]
 
 
 def _folder_part(place: str, part: str) -> Dataset:
@@ -257,15 +229,15 @@ def _from_idx(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) ->
     if labels.max() >= NUM_CLASSES:
         worst = int((labels >= NUM_CLASSES).argmax())
         raise DataError(f"{labels_name}: label {worst} is {labels[worst]}, expected 0 to 9")
-    return Dataset(images.reshape(-1, NUM_PIXELS), labels)
+    rows, problems = to_levels(images.reshape(-1, NUM_PIXELS))
+    if (problems >= 0).any():
+        first = int((problems >= 0).argmax())
+        raise DataError(f"{images_name}: image {first}: {describe(problems[first])}")
+    return Dataset(rows, labels)
 
 
 def _read(place: str) -> tuple[bytes, str]:
     return storage.read(place), place
-
-
-def _first(found: Iterable[str], candidates: Sequence[str]) -> str:
-    return next((name for name in candidates if name in found), "")
 
 
 def write_pictures(dataset: Dataset, folder: str) -> None:

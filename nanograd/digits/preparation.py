@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanograd.data.dataset import SIDE
+from nanograd.data.levels import describe, to_levels
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
-from nanograd.digits.levels import describe, to_levels
 from nanograd.errors import ArgumentError
 
 # Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
@@ -60,7 +60,7 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
 
     Args:
         images: (N, 28, 28) or (N, 784), ink on 0: levels from 0 to 255, or shares of full ink from
-            0 to 1, which are rounded to the nearest 1/255; see `nanograd.digits.levels`.
+            0 to 1, which are rounded to the nearest 1/255; see `nanograd.data.levels`.
 
     Raises:
         ArgumentError: another shape or dtype, or an image whose scale is unclear.

@@ -113,7 +113,7 @@ class Model:
 
         Args:
             images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST:
-                numbers of any type, from 0 to 255 or from 0 to 1 (see `nanograd.digits.levels`).
+                numbers of any type, from 0 to 255 or from 0 to 1 (see `nanograd.data.levels`).
 
         Returns:
             (N,) int64, 0 to 9.

@@ -20,6 +20,7 @@ SUFFIX = ".zip"
 # Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
 _METHODS = (ZIP_STORED, ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_EMPTY = b"PK\5\6"  # an archive without files begins with the record of its end
 # An absolute name, a drive letter, or a parent folder.
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 # Raised by `zipfile` for damaged bytes.
@@ -36,6 +37,8 @@ def list_members(archive: str) -> list[tuple[str, int]]:
         StorageError: the archive cannot be read.
     """
     try:
+        if storage.read(archive, 4) == _EMPTY:
+            return []
         with _open(archive) as found:
             infos = {info.filename: info for info in found.infolist() if not info.is_dir()}
     except (UnreadableError, DataError):

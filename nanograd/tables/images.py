@@ -64,7 +64,7 @@ def read(table: pa.Table, options: ReadOptions) -> tuple[Images, list[Rejection]
     """Read the images and labels of a table.
 
     Pictures are normalised, whether encoded or arrays of pixels; those in MNIST's form are left
-    unchanged. `nanograd.digits.levels` has the rule for the scale of numbers.
+    unchanged. `nanograd.data.levels` has the rule for the scale of numbers.
 
     Returns:
         The images, with their labels, and a rejection of every other row.
@@ -187,7 +187,7 @@ def _child(array: pa.StructArray, name: str) -> pa.Array:
 
 def _from_pixels(found: Iterable[Pixels], options: ReadOptions) -> Iterator[_Decoded]:
     for pictures, numbers, rejections in found:
-        dark = _are_dark_on_light(pictures) if options.polarity == "auto" else np.zeros(0)
+        dark = are_dark_on_light(pictures) if options.polarity == "auto" else np.zeros(0)
         num_dark = 0 if options.normalise == "never" else int(dark.sum())
         images, ready = rows.select_ready(_as_grey(pictures), options)
         left = np.ones(len(numbers), np.bool_)
@@ -206,8 +206,8 @@ def _as_grey(pictures: Bytes) -> Bytes:
     return pictures[..., 0].reshape(len(pictures), NUM_PIXELS)
 
 
-def _are_dark_on_light(pictures: Bytes) -> Mask:
-    """Test for bright corners: no ink reaches them."""
+def are_dark_on_light(pictures: Bytes) -> Mask:
+    """Test pictures, (n, height, width, channels), for bright corners: no ink reaches them."""
     height, width = pictures.shape[1:3]
     corners = pictures[:, :: max(height - 1, 1), :: max(width - 1, 1)]
     bright: Mask = corners.mean(axis=(1, 2, 3)) > 127

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nanograd.data import levels
 from nanograd.data.dataset import NUM_PIXELS
-from nanograd.digits import levels
 from nanograd.errors import Reason, Rejection
 from nanograd.tables.shapes import (
     Shape,

@@ -139,12 +139,11 @@ class CheckpointSaver:
     def _pace(self, save_s: float) -> None:
         """Set the interval after a save; warn when a save first takes longer than INTERVAL_S."""
         if save_s > INTERVAL_S >= self._interval_s:
-            self._listener(
-                warning(
-                    f"a checkpoint took {save_s:.1f} s to write to {self._folder}: the next ones "
-                    f"are {save_s / _SAVE_SHARE:.0f} s apart, so that training goes on"
-                )
+            apart = (
+                f"the next ones are {save_s / _SAVE_SHARE:.0f} s apart, so that training goes on"
             )
+            text = f"a checkpoint took {save_s:.1f} s to write to {self._folder}: {apart}"
+            self._listener(warning(text))
         self._interval_s = max(INTERVAL_S, save_s / _SAVE_SHARE)
 
     def _final(self, error: StorageError) -> StorageError:

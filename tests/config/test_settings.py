@@ -228,6 +228,7 @@ def test_default_of_a_setting_that_applies_is_recorded() -> None:
 def test_invalid_toml_is_refused_and_its_file_named() -> None:
     with pytest.raises(UsageError, match=r"^my\.toml is not TOML: .*line 1"):
         from_toml("epochs: 3", "my.toml")
+    assert from_toml("\ufeffepochs = 3", "my.toml") == {"epochs": 3}
 
 
 def test_recipe_omits_settings_that_do_not_affect_the_bits() -> None:

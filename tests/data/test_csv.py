@@ -36,7 +36,7 @@ def test_label_is_not_a_pixel_and_no_pixel_is_shifted() -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 7, 193])
 def test_rows_keep_their_order(num_rows: int) -> None:
-    lines = [row(number % 10, p5=number) for number in range(num_rows)]
+    lines = [row(number % 10, p5=number, p9=255) for number in range(num_rows)]
 
     dataset = parse(*lines)
 
@@ -55,10 +55,21 @@ def test_rows_keep_their_order(num_rows: int) -> None:
         f"{HEADER}\r\n{row(3)}\r\n{row(4)}\r\n",
         f"\ufeff{HEADER}\r\n{row(3)}\r\n{row(4)}\r\n",
         "label," + ",".join(map(str, range(784))) + f"\n{row(3)}\n{row(4)}",
+        f"{HEADER}\r{row(3)}\r{row(4)}\r",
         f"{row(3)}\n\n{row(4)}\n\n\n",
         f"{row(3).replace('0', chr(34) + '0' + chr(34))}\n{row(4)}",
     ],
-    ids=["plain", "newline", "header", "crlf", "bom", "numbered-header", "blank-lines", "quoted"],
+    ids=[
+        "plain",
+        "newline",
+        "header",
+        "crlf",
+        "bom",
+        "numbered-header",
+        "cr",
+        "blank-lines",
+        "quoted",
+    ],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
 def test_every_common_form_is_parsed(text: str, pack: Callable[[bytes], bytes]) -> None:
@@ -87,6 +98,7 @@ def test_every_common_form_is_parsed(text: str, pack: Callable[[bytes], bytes]) 
         (row()[:-2], r"785 values, found 784 .is the label missing\?"),
         (row() + ",0", "785 values, found 786"),
         ("5", "785 values, found 1"),
+        (row(p5=15), "the largest pixel is above 1 but at most 16, so the scale is unclear; scale"),
     ],
 )
 @pytest.mark.parametrize(("lines_before", "number"), [([], 1), ([HEADER], 2), ([row(), ""], 3)])
@@ -138,6 +150,12 @@ def test_columns_are_found_by_their_names_in_any_order(spelling: str, data: st.D
 def test_header_without_these_columns_is_an_error(header: str, reason: str) -> None:
     with pytest.raises(DataError, match=rf"^digits\.csv:? {reason}"):
         parse(header, *DIGITS)
+
+
+def test_zeros_and_ones_are_no_and_full_ink() -> None:
+    dataset = parse(row(p3=1), row(p3=1, p4=200), row())
+
+    assert dataset.images[:, 3:5].tolist() == [[255, 0], [1, 200], [0, 0]]
 
 
 def test_commas_in_quotes_separate_nothing() -> None:

@@ -1,5 +1,5 @@
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -7,12 +7,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nanograd import sources
+from nanograd.data.download import MIRRORS
 from nanograd.data.idx import format_idx
-from nanograd.data.mnist import SAMPLE, Mnist, load, load_test
+from nanograd.data.mnist import SAMPLE, Mnist, join, load_source, load_test
 from nanograd.errors import DataError, UsageError
-from nanograd.runtime.events import Event, Level
+from nanograd.runtime.events import Event, Level, Listener, ignore
 
+FAINT = np.full((7, 28, 28), 255, np.uint8)
+FAINT[4] = 15
 NOWHERE = ["file:///nowhere/at/all"]
+
+
+def load(
+    source: str,
+    listener: Listener = ignore,
+    mirrors: Sequence[str] = MIRRORS,
+    test_split: float | None = None,
+) -> Mnist:
+    return join([load_source(source, listener, mirrors)], listener, test_split)
 
 
 @pytest.fixture
@@ -32,7 +45,7 @@ def fill(
     """A folder with four small IDX files."""
     folder.mkdir(exist_ok=True)
     for prefix, num_images in (("train", num_train), ("t10k", num_test)):
-        images = np.full((num_images, 28, 28), num_images, np.uint8)
+        images = np.full((num_images, 28, 28), 20 + num_images, np.uint8)
         labels = (np.arange(num_images) % 3).astype(np.uint8)
         for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
             spelling = name.replace("-idx", ".idx") if dotted else name
@@ -45,7 +58,7 @@ def fill_csv(
     folder: Path, stem: str = "mnist_", ending: str = ".csv", pack: Callable[[bytes], bytes] = bytes
 ) -> Path:
     for part, num_images in (("train", 7), ("test", 3)):
-        lines = [f"{number % 3}" + f",{num_images}" * 784 for number in range(num_images)]
+        lines = [f"{number % 3}" + f",{20 + num_images}" * 784 for number in range(num_images)]
         (folder / f"{stem}{part}{ending}").write_bytes(pack("\n".join(lines).encode()))
     return folder
 
@@ -62,8 +75,8 @@ def test_folder_of_idx_files_is_loaded(
     data = load(f"{prefix}{tmp_path}", events.append)
 
     assert (len(data.train), len(data.test)) == (7, 3)
-    assert (data.train.images == 7).all()
-    assert (data.test.images == 3).all()
+    assert (data.train.images == 27).all()
+    assert (data.test.images == 23).all()
     assert data.test.labels.tolist() == [0, 1, 2]
     assert data.name == str(tmp_path)
     assert events == []
@@ -71,7 +84,10 @@ def test_folder_of_idx_files_is_loaded(
 
 @pytest.mark.parametrize(
     ("stem", "ending", "pack"),
-    [("mnist_", ".csv", bytes), ("", ".csv", bytes), ("mnist_", ".csv.gz", gzip.compress)],
+    [
+        *(("mnist_", ".csv", bytes), ("", ".csv", bytes), ("mnist_", ".csv.gz", gzip.compress)),
+        ("Mnist_", ".CSV", bytes),
+    ],
 )
 def test_folder_of_csv_files_is_the_same_data(
     tmp_path: Path, stem: str, ending: str, pack: Callable[[bytes], bytes]
@@ -82,6 +98,9 @@ def test_folder_of_csv_files_is_the_same_data(
     from_csv = load(str(fill_csv(tmp_path / "csv", stem, ending, pack)))
 
     assert from_csv.sha256 == from_idx.sha256
+    for file in (tmp_path / "idx").iterdir():
+        file.rename(file.with_name(file.name.upper()))
+    assert sources.load([str(tmp_path / "idx")]).sha256 == from_idx.sha256
 
 
 def test_sha256_changes_with_training_and_with_test_data(tmp_path: Path) -> None:
@@ -107,25 +126,31 @@ def test_last_images_of_each_digit_of_one_csv_file_are_held_out(tmp_path: Path) 
     file = str(fill_csv(tmp_path) / "mnist_train.csv")
     events = list[Event]()
 
-    data, half = load(file, events.append), load(file, test_split=0.5)
+    data, half = sources.load([file], events.append), sources.load([file], test_split=0.5)
 
     assert data.train.labels.tolist() == [0, 1, 2, 0]
     assert data.test.labels.tolist() == [1, 2, 0]
     assert half.test.labels.tolist() == [0, 1, 2, 0]
     assert "the last 3 of its images, counted by digit, are held out as such" in str(events[0])
-    assert len(load_test(file)) == 7
+    assert len(sources.load_test([file])) == 7
 
 
 def test_unlabelled_test_images_are_none(tmp_path: Path) -> None:
     fill_csv(tmp_path, stem="")
     pixels = ",".join(f"pixel{number}" for number in range(784))
     (tmp_path / "test.csv").write_text(f"{pixels}\n{','.join(['0'] * 784)}\n")
+    events = list[Event]()
 
     data = load(str(tmp_path))
 
     assert (len(data.train), len(data.test)) == (4, 3)
+    assert len(sources.load_test([str(tmp_path)], events.append)) == 7
+    assert "all 7 images of" in str(events[0])
+    (tmp_path / "train.csv").rename(tmp_path / "digits.csv")
+    with pytest.raises(DataError, match="no train images found; expected a folder with"):
+        sources.load_test([str(tmp_path)])
     with pytest.raises(DataError, match=r"test\.csv has no labels: no column is called label"):
-        load_test(str(tmp_path))
+        sources.load_test([str(tmp_path / "test.csv")])
 
 
 def test_split_of_data_with_test_images_is_refused(tmp_path: Path) -> None:
@@ -138,7 +163,7 @@ def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
     (tmp_path / "digits.csv").write_text("\n".join([row] * 20))
 
     with pytest.raises(DataError, match="all 18 training images have the label 3"):
-        load(str(tmp_path / "digits.csv"))
+        sources.load([str(tmp_path / "digits.csv")])
 
 
 def test_misspelt_source_is_an_error_that_lists_the_choices() -> None:
@@ -154,6 +179,7 @@ def test_misspelt_source_is_an_error_that_lists_the_choices() -> None:
         ("train-labels-idx1-ubyte", np.zeros((7, 28, 28), np.uint8), "expected labels, found imag"),
         ("train-images-idx3-ubyte", np.zeros((7, 28, 27), np.uint8), r"found shape \(7, 28, 27\)"),
         ("train-images-idx3-ubyte", np.zeros(7, np.uint8), r"found shape \(7,\)"),
+        ("train-images-idx3-ubyte", FAINT, "image 4: the largest pixel is above 1 but at most 16"),
     ],
 )
 def test_files_that_do_not_match_are_an_error_that_names_one(
@@ -179,10 +205,10 @@ def test_auto_is_the_sample_where_the_cache_lacks_test_images(
 
 
 def test_file_sorted_by_label_is_split_by_label(tmp_path: Path) -> None:
-    lines = [f"{number // 20},{number}" + ",0" * 783 for number in range(200)]
+    lines = [f"{number // 20},{number}" + ",0" * 782 + ",255" for number in range(200)]
     (tmp_path / "digits.csv").write_text("\n".join(lines))
 
-    data = load(str(tmp_path / "digits.csv"))
+    data = sources.load([str(tmp_path / "digits.csv")])
 
     expected = [number for number in range(200) if number % 20 >= 18]
     assert data.test.images[:, 0].tolist() == expected
@@ -193,7 +219,7 @@ def test_too_few_images_to_hold_any_out_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "digits.csv").write_text("\n".join(f"{digit}" + ",0" * 784 for digit in range(9)))
 
     with pytest.raises(DataError, match="9 images are too few to hold out a share of"):
-        load(str(tmp_path / "digits.csv"))
+        sources.load([str(tmp_path / "digits.csv")])
 
 
 def test_images_without_their_labels_are_an_error(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Other:
 
 def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:
     run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
-    commands.data_export("sample", pictures)
+    commands.data_export(["sample"], pictures)
     commands.ingest(IngestConfig(output=rows, part_rows=193, workers=0), [pictures])
 
     learning = TrainConfig(data="sample", output=run, epochs=1, workers=ray_cpus)

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import nanograd
-from nanograd import commands
+from nanograd import commands, sources
 from nanograd.config.command_configs import PredictConfig
-from nanograd.data import mnist
 from tests.conftest import ROOT
 from tests.helpers.image_columns import (
     FLAT_NAMES,
@@ -183,7 +182,7 @@ PIPELINES = [
 
 def some_digits(number: int) -> Pixels:
     """Return so many digits, at most 10,000: those of the sample and their transposed images."""
-    data = mnist.load("sample")
+    data = sources.load(["sample"])
     images = np.concatenate([data.test.images, data.train.images])
     transposed = squares(images).swapaxes(1, 2).reshape(-1, 784)
     return np.concatenate([images, transposed])[:number]

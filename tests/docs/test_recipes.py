@@ -56,7 +56,7 @@ def test_pictures_become_predictions_and_a_list(
     nanograd: Nanograd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_io.save(some_model(), str(tmp_path / "runs/1/model"))
-    commands.data_export("sample", str(tmp_path / "all"))
+    commands.data_export(["sample"], str(tmp_path / "all"))
     for digit in ("3", "7"):
         (tmp_path / "my-pictures" / digit).mkdir(parents=True)
         for file in sorted((tmp_path / "all" / digit).iterdir())[:5]:

@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
 def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     """The sample's 1,000 test digits as PNG files, a folder a class."""
     place = tmp_path_factory.mktemp("pictures") / "png"
-    commands.data_export("sample", str(place))
+    commands.data_export(["sample"], str(place))
     return place
 
 

@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from nanograd import sources
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
-from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import storage
@@ -93,7 +93,7 @@ def machine() -> dict[str, Any]:
 
 def record_all() -> dict[str, Any]:
     """Return both runs and the machine that computed them."""
-    sample = mnist.load("sample")
+    sample = sources.load(["sample"])
     return {"machine": machine(), "runs": {name: record(name, sample) for name in RUNS}}
 
 

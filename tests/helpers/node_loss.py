@@ -10,9 +10,9 @@ import sys
 import ray
 from ray.cluster_utils import Cluster
 
+from nanograd import sources
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
-from nanograd.data import mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event
@@ -27,7 +27,7 @@ def checksum(snapshot: Snapshot) -> str:
 
 
 def main(shared_memory: bool) -> None:
-    digits = mnist.load("sample").train.take(slice(0, 1931))
+    digits = sources.load(["sample"]).train.take(slice(0, 1931))
     recipe = make_recipe(TrainConfig(batch_size=193, epochs=4), len(digits))
     start = first_snapshot(recipe)
     local = LocalGroup(recipe, digits, start)

@@ -70,7 +70,7 @@ def head(bare: Path, folder: Path) -> Iterator[Head]:
 
 def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: Path) -> None:
     [block] = [each for each in blocks() if each.section.startswith("Another Python environment")]
-    commands.data_export("sample", str(tmp_path / "png"))
+    commands.data_export(["sample"], str(tmp_path / "png"))
 
     client = {**head.environment, "RAY_API_SERVER_ADDRESS": head.url}
     done = run("bash", "-ec", block.text.replace("s3://digits", str(tmp_path)), **client)

@@ -28,7 +28,7 @@ from pathlib import Path
 from nanograd import commands
 from nanograd.runtime import storage
 with tempfile.TemporaryDirectory() as folder:
-    commands.data_export("sample", f"{folder}/png")
+    commands.data_export(["sample"], f"{folder}/png")
     for digit in (3, 8):
         for file in sorted(Path(folder, "png", str(digit)).iterdir())[:6]:
             storage.commit(f"s3://digits/png/{digit}/{file.name}", file.read_bytes())
@@ -132,7 +132,7 @@ def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     place = Path(cluster.network.shared)
-    commands.data_export("sample", str(tmp_path / "png"))
+    commands.data_export(["sample"], str(tmp_path / "png"))
     shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
 
     ingested = on_shared_folder(

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from nanograd.data.mnist import load
+from nanograd import sources
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 @pytest.fixture(scope="module")
 def mnist(mnist_place: str) -> Images:
-    loaded = load(mnist_place)
+    loaded = sources.load([mnist_place])
     return np.concatenate([loaded.train.images, loaded.test.images]).reshape(-1, 28, 28)
 
 

@@ -45,7 +45,7 @@ def test_plots_of_a_prediction_are_png_files(
 ) -> None:
     out = predict(labelled)
 
-    commands.report(str(out), None, [].append, as_png=True)
+    commands.report(str(out), [], [].append, as_png=True)
 
     assert sorted(written(out)) == sorted([*names, "confidence", "digits", "speed"])
 

@@ -142,11 +142,11 @@ def test_command_writes_the_report_again(predict: Predict) -> None:
     before = (out / plots.REPORT).read_bytes()
     (out / plots.REPORT).unlink()
 
-    figures = commands.report(str(out), None, [].append)
+    figures = commands.report(str(out), [], [].append)
 
     assert Path(figures["report"]).read_bytes() == before
     with pytest.raises(UsageError, match="--data has no effect"):
-        commands.report(str(out), "sample", [].append)
+        commands.report(str(out), ["sample"], [].append)
 
 
 def test_report_of_an_unfinished_prediction_is_refused(predict: Predict) -> None:
@@ -154,7 +154,7 @@ def test_report_of_an_unfinished_prediction_is_refused(predict: Predict) -> None
     (out / "_summary.json").unlink()
 
     with pytest.raises(DataError, match="neither a finished training run nor a finished"):
-        commands.report(str(out), None, [].append)
+        commands.report(str(out), [], [].append)
 
 
 def test_report_of_an_ingest_is_refused(sample: Mnist, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_report_of_an_ingest_is_refused(sample: Mnist, tmp_path: Path) -> None:
     commands.ingest(IngestConfig(output=rows, workers=0), [str(picture)], [].append)
 
     with pytest.raises(DataError, match="was written by ingest"):
-        commands.report(rows, None, [].append)
+        commands.report(rows, [], [].append)
 
 
 @pytest.mark.parametrize("command", ["train", "predict"])

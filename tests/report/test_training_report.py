@@ -77,7 +77,7 @@ def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mn
 def test_command_writes_the_report_again(run: Path) -> None:
     (run / plots.REPORT).unlink(missing_ok=True)
 
-    figures = commands.report(str(run), "sample", [].append)
+    figures = commands.report(str(run), ["sample"], [].append)
 
     assert Path(figures["report"]).exists()
 

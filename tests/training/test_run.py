@@ -158,6 +158,8 @@ def test_too_few_images_for_the_shards_are_refused(few_digits: Mnist, tmp_path: 
 
     with pytest.raises(DataError, match="6 training images cannot fill 8 shards; lower --shards"):
         train(few, tmp_path / "run", shards=8)
+    with pytest.raises(DataError, match=r"0 training .* fill 2 shards; lower --validation-split"):
+        train(few_digits, tmp_path / "run", shards=2, validation_split=0.9999)
 
 
 def test_stop_whose_round_cannot_be_saved_is_a_storage_error(
