@@ -328,7 +328,7 @@ def plan(
     done = earlier.files()
     # The types of columns to keep depend on all files.
     unread = [file for file in files if keep or file.place not in done]
-    scanned, partitions = scan.scan_files(unread, files, readings, typed=bool(keep))
+    scanned, partitions = scan.scan_files(unread, files, readings)
     scan.warn_of_unusable_labels(scanned, partitions, options, listener)
     keep = scan.expand_kept(scanned, partitions, keep, readings[:1])
     kept = scan.unify_kept(scanned, partitions, keep)

@@ -68,8 +68,6 @@ def scan_files(
     files: Sequence[InputFile],
     all_files: Sequence[InputFile],
     readings: Sequence[ReadOptions],
-    *,
-    typed: bool = False,
 ) -> tuple[list[ScannedFile], pa.Schema]:
     """Read footers, and whole CSV files.
 
@@ -77,7 +75,6 @@ def scan_files(
         files: whose footers to read.
         all_files: of the job.
         readings: how images and labels are read: by the first of them that can.
-        typed: see `scan_csv`.
 
     Returns:
         The content of each file, and the partition columns of all files of the job.
@@ -98,7 +95,7 @@ def scan_files(
                 with storage.open_file(file.place) as stream:
                     tag = entity_tag(stream)
             if file.place.lower().endswith(CSV):
-                schema, num_rows, num_bytes = scan_csv(file.place, typed=typed)
+                schema, num_rows, num_bytes = scan_csv(file.place)
                 rows: tuple[int, ...] = (num_rows,)
             else:
                 with open_parquet(file.place) as parquet:

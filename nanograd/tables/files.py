@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -42,7 +41,7 @@ _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
 _MAX_LINE_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _NUMBER = re.compile(r"\s*-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*|nan|-?inf", re.A | re.I)
-_TEXT, _WHOLE = pa.string(), r"^(0|-?[1-9][0-9]{0,17})$"
+_TEXT = pa.string()
 
 
 class RowRange(NamedTuple):
@@ -128,31 +127,24 @@ def read_rows(
             yield from _read_carefully(file, parquet, rows, names, done)
 
 
-def scan_csv(file: str, *, typed: bool) -> tuple[pa.Schema, int, int]:
+def scan_csv(file: str) -> tuple[pa.Schema, int, int]:
     """Return columns, number of rows, and bytes of a CSV file's rows, for which all of it is read.
 
-    Pixels are float64. Other columns are text or, if `typed` and all their values are whole numbers
-    as they would be written again, int64.
+    Pixels are float64. Other columns are text: what their values look like may differ by the file.
 
     Raises:
         DataError: it is damaged, has no lines, or no 784 columns of pixels.
         StorageError: it cannot be read.
     """
     found = _CsvFile(file)
-    others = [name for name in found.names if name not in found.pixels] if typed else []
-    whole, num_rows, num_bytes = set(others), 0, 0
+    num_rows, num_bytes = 0, 0
     for lines in found.batches():
         if not num_rows and not found.has_header and len(found.names) > len(found.pixels):
             with suppress(pa.ArrowInvalid, ValueError):
                 columns = found.parse(lines, found.names, pa.uint8(), text=pa.uint8()).columns
                 check_label_first(np.stack([each.to_numpy() for each in columns]), file)
         num_rows, num_bytes = num_rows + len(lines), num_bytes + sum(map(len, lines))
-        for part in found.parse_each(lines, others) if whole else ():
-            if isinstance(part, pa.RecordBatch):
-                matches = {name: pc.match_substring_regex(part[name], _WHOLE) for name in whole}
-                whole = {name for name in whole if pc.all(matches[name]).as_py() in (True, None)}
-    types = {name: pa.int64() if name in whole else found.types[name] for name in found.names}
-    return pa.schema(types.items()), num_rows, num_bytes
+    return pa.schema(found.types.items()), num_rows, num_bytes
 
 
 class _CsvFile:

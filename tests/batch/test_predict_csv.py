@@ -16,6 +16,7 @@ from nanograd.batch.part import Part, Receipt
 from nanograd.batch.predict import PredictWork
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.tables import files
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import Run
 from tests.helpers.image_columns import FLAT_NAMES
@@ -120,7 +121,7 @@ def test_damaged_lines_are_quarantined_alone_with_their_reasons(
     )
 
 
-def test_kept_columns_are_whole_numbers_or_text_as_written(
+def test_kept_columns_are_text_as_written(
     images: NDArray[Any], folder: Path, out: Path, run: Run
 ) -> None:
     columns = {
@@ -128,7 +129,6 @@ def test_kept_columns_are_whole_numbers_or_text_as_written(
         "zip": [f"0{number}" for number in range(ROWS)],
         "share": [0.5] * (ROWS - 1) + [""],
         "name": ['"Ångström, A."'] * ROWS,
-        "late": [*range(ROWS - 1), "x"],
     }
     (folder / "a.csv").write_text(text([*columns, *NAMES], *columns.values(), *images.T))
 
@@ -136,10 +136,39 @@ def test_kept_columns_are_whole_numbers_or_text_as_written(
 
     table = pq.read_table(out / "predictions").sort_by("source_row")
     types = {field.name: str(field.type) for field in table.schema if field.name in columns}
-    assert types == dict.fromkeys(columns, "string") | {"id": "int64"}
+    assert types == dict.fromkeys(columns, "string")
+    assert table["id"].to_pylist() == [str(number) for number in range(ROWS)]
     assert table["zip"].to_pylist()[:2] == ["00", "01"]
     assert table["share"].to_pylist()[-2:] == ["0.5", None]
     assert table["name"].to_pylist()[0] == "Ångström, A."
+
+
+def test_kept_columns_of_a_growing_input_may_look_like_numbers_or_not(
+    images: NDArray[Any], folder: Path, out: Path, run: Run
+) -> None:
+    for name, ids in {
+        "a": range(12345, 12345 + ROWS),
+        "b": [f"000{n}" for n in range(ROWS)],
+    }.items():
+        (folder / f"{name}.csv").write_text(text(["id", *NAMES], ids, *images.T))
+        figures = run(keep=("id",))
+
+    assert figures["predicted"] == 2 * ROWS
+    assert {"12345", "0001"} <= set(pq.read_table(out / "predictions")["id"].to_pylist())
+
+
+def test_output_whose_kept_column_was_a_number_ends_with_a_remedy(
+    images: NDArray[Any], folder: Path, out: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.csv").write_text(text(["id", *NAMES], range(ROWS), *images.T))
+    with monkeypatch.context() as patch:  # as an earlier version would
+        patch.setattr(files, "_TEXT", pa.int64())
+        run(keep=("id",))
+    (folder / "b.csv").write_text(text(["id", *NAMES], range(ROWS), *images.T))
+
+    with pytest.raises(OutputExistsError, match=r"other keep\); .* replace it with --overwrite"):
+        run(keep=("id",))
+    assert run(keep=("id",), overwrite=True)["predicted"] == 2 * ROWS
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
