@@ -17,7 +17,6 @@ from nanograd.data.csv import (
     CSV,
     check_label_first,
     column_names,
-    split_cells,
 )
 from nanograd.errors import DataError, Reason, Rejection, StorageError
 from nanograd.runtime import storage
@@ -40,7 +39,12 @@ _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
 
 _MAX_LINE_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
-_NUMBER = re.compile(r"\s*-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*|nan|-?inf", re.A | re.I)
+# What Arrow may take for a number, without the space around it, and how it divides a line: quotes
+# count only at the start of a value, what follows them belongs to it, and open ones take the rest.
+_NUMBER = re.compile(
+    r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|0x[\da-f]{1,2}|nan(\(\w*\))?|inf(inity)?)", re.A | re.I
+)
+_CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
 _TEXT = pa.string()
 
 
@@ -195,18 +199,23 @@ class _CsvFile:
             with suppress(pa.ArrowInvalid):
                 yield self.parse(lines, wanted, pixels)
                 return
+        # Whatever Arrow refuses, only single lines are lost.
         indices = [self.names.index(name) for name in self.pixels]
         faults = [_find_fault(line, len(self.names), indices) for line in lines]
-        for is_bad, run in groupby(range(len(lines)), key=lambda row: faults[row] is not None):
-            some = list(run)
-            found = [faults[row] for row in some]
-            if not is_bad:
-                try:
-                    yield self.parse([lines[row] for row in some], wanted, pa.float64())
-                    continue
-                except pa.ArrowInvalid as error:
-                    found = [Rejection(None, Reason.BROKEN_FILE, str(error)[:200])] * len(some)
-            yield [replace(each, row=row) for row, each in enumerate(found) if each]
+        if len(lines) == 1:
+            detail = "the line cannot be read as values separated by commas"
+            yield [faults[0] or Rejection(0, Reason.WRONG_SHAPE, detail)]
+        elif not any(faults):
+            for half in (lines[: len(lines) // 2], lines[len(lines) // 2 :]):
+                yield from self.parse_each(half, wanted)
+        else:
+            pairs = zip(lines, faults, strict=True)
+            for is_good, run in groupby(pairs, key=lambda pair: pair[1] is None):
+                some, found = zip(*run, strict=True)
+                if is_good:
+                    yield from self.parse_each(list(some), wanted)
+                else:
+                    yield [replace(each, row=row) for row, each in enumerate(found)]
 
     def parse(
         self,
@@ -231,7 +240,7 @@ class _CsvFile:
                 check_utf8=False,
             ),
         )
-        if table.num_rows != len(lines):
+        if table.num_rows != len(lines) or _is_open(_CELL.findall(lines[-1])):
             raise pa.ArrowInvalid("a quoted value goes on in the next line")
         [batch] = table.combine_chunks().to_batches(len(lines))
         return batch
@@ -262,18 +271,24 @@ class _CsvFile:
                     return
 
 
+def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
+    return bool(cells[-1][0] and not cells[-1][1])
+
+
 def _find_fault(line: bytes, number: int, pixels: Sequence[int]) -> Rejection | None:
-    """Find what is wrong with a line of CSV."""
-    if line.count(b'"') % 2:
-        return Rejection(None, Reason.WRONG_SHAPE, "a quoted value does not end in its line")
-    cells = [cell.decode(errors="replace") for cell in split_cells(line)]
+    """Find what is wrong with a line of CSV; nothing in a line that Arrow takes."""
+    cells = _CELL.findall(line)
+    if _is_open(cells):
+        return Rejection(0, Reason.WRONG_SHAPE, "a quoted value does not end in its line")
     if len(cells) != number:
         detail = f"the line has {len(cells):,} values, and not {number:,}"
-        return Rejection(None, Reason.WRONG_SHAPE, detail)
-    for index in pixels:
-        if cells[index] and not _NUMBER.fullmatch(cells[index]):
-            detail = f"a pixel is {cells[index][:20]!r}, not a number"
-            return Rejection(None, Reason.BAD_PIXEL, detail)
+        return Rejection(0, Reason.WRONG_SHAPE, detail)
+    for quoted, end, plain in (cells[index] for index in pixels):
+        value = (quoted[1:] + end[1:] + plain).decode(errors="replace")
+        if value and not value.strip(" \t"):
+            return Rejection(0, Reason.WRONG_SHAPE, "a pixel is null")
+        if value and not _NUMBER.fullmatch(value.strip(" \t")):
+            return Rejection(0, Reason.BAD_PIXEL, f"a pixel is {value[:20]!r}, not a number")
     return None
 
 

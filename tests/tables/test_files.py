@@ -7,11 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from nanograd.errors import DataError, Rejection, StorageError
 from nanograd.runtime import storage
 from nanograd.tables import files
 from nanograd.tables.files import RowRange, open_parquet, read_rows
+from tests.helpers.image_columns import FLAT_NAMES
 
 NUM_ROWS, GROUP_ROWS = 1000, 250
 ALL = RowRange((0, 4), 0, 0, NUM_ROWS)
@@ -171,3 +174,84 @@ def test_footer_is_read_again_before_a_file_counts_as_broken(
     assert footer.num_rows == NUM_ROWS
     with pytest.raises(DataError, match="is not a complete Parquet file"):
         open_parquet(str(broken))
+
+
+Line = tuple[
+    str | None, bytes | None, str
+]  # a pixel and the text of a line, or what is wrong with it
+
+
+def read_csv(place: Path, lines: list[bytes]) -> list[Line]:
+    """Read one line after another, each as pixel783 and note."""
+    header = ",".join([*FLAT_NAMES["pixel0"], "note"]).encode()
+    place.write_bytes(b"\n".join([header, *(b"0," * 783 + line for line in lines)]))
+    found: list[Line] = []
+    rows = RowRange((0, 1), 0, 0, len(lines))
+    for part in read_rows(str(place), rows, lambda _: ["pixel783", "note"]):
+        if isinstance(part, pa.RecordBatch):
+            pixels = part["pixel783"].cast(pa.float64()).to_pylist()
+            notes = part["note"].cast(pa.binary()).to_pylist()
+            found += [(str(pixel), note, "") for pixel, note in zip(pixels, notes, strict=True)]
+        else:
+            assert [each.row for each in part] == list(range(len(part)))
+            found += [(None, None, each.detail) for each in part]
+    return found
+
+
+PIECES = st.sampled_from(
+    [*' \t\f\v",."5', '""', "0x1", "-1", "+", "e1", "nan", "inf", "x", "\0", "é"]
+)
+LINES = st.lists(st.lists(PIECES, max_size=6).map("".join).map(str.encode), min_size=1, max_size=7)
+
+
+@example([b"1, ", b" ,", b"2,\t"])
+@example([b'1,"a', b'2,b"', b'"3,c'])
+@example([b'1,12" pipe', b'2,"open', b"3,c"])
+@example([b"0x1,a", b"0.5,b", b"x,c"])
+@settings(max_examples=50)
+@given(LINES)
+def test_each_line_of_csv_is_read_as_if_it_were_alone(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    place = tmp_path_factory.getbasetemp() / "lines.csv"
+
+    found = read_csv(place, lines)
+
+    assert found == [each for line in lines for each in read_csv(place, [line])]
+    assert not any("Arrow" in why or "CSV" in why for _, _, why in found)
+
+
+@pytest.mark.parametrize(
+    ("cell", "detail"),
+    [
+        (b" ", "a pixel is null"),
+        (b'"\t"', "a pixel is null"),
+        (b' "5"', "a pixel is ' \"5\"', not a number"),
+        (b"\f5", "a pixel is '\\x0c5', not a number"),
+        (b'5, "a, b"', "the line has 787 values, and not 785"),
+    ],
+)
+def test_cell_that_arrow_refuses_takes_no_other_line_with_it(
+    cell: bytes, detail: str, tmp_path: Path
+) -> None:
+    lines = [b"%d,a" % number for number in range(200)]
+    lines[3] = cell + b",a"
+
+    found = read_csv(tmp_path / "a.csv", lines)
+
+    assert found[3] == (None, None, detail)
+    assert [pixel for pixel, _, _ in found[4:]] == [f"{number}.0" for number in range(4, 200)]
+
+
+def test_line_is_lost_alone_also_if_arrow_alone_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_find_fault", lambda *_: None)
+    lines = [b"1,a"] * 57
+    lines[3] = lines[40] = b"x,a"
+
+    found = read_csv(tmp_path / "a.csv", lines)
+
+    detail = "the line cannot be read as values separated by commas"
+    assert [row for row, each in enumerate(found) if each == (None, None, detail)] == [3, 40]
+    assert found.count(("1.0", b"a", "")) == 55
