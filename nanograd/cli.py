@@ -256,7 +256,8 @@ def _print_result(
     """Log the summary of a result, if it has one, and print its line unless on a terminal."""
     if summarise is not None:
         _echo(info(summarise(result)))
-    if not _prints_json(file or sys.stdout):
+    as_json = click.get_current_context().ensure_object(dict)["json"]
+    if (file or sys.stdout).isatty() and not as_json:
         return
     line = json.dumps({"event": "result", "command": command, **result})
     try:
@@ -264,10 +265,6 @@ def _print_result(
     except OSError as error:
         reason = f"cannot write the result to standard output: {error.strerror}"
         raise StorageError(reason) from error
-
-
-def _prints_json(file: TextIO) -> bool:
-    return click.get_current_context().ensure_object(dict)["json"] or not file.isatty()
 
 
 def _print_error(words: list[str], error: BaseException, *, as_json: bool, as_line: bool) -> int:

@@ -45,8 +45,6 @@ class ClusterError(UnavailableError):
 class InternalError(NanogradError):
     """A defect of this program; please report it."""
 
-    exit_code = 70
-
 
 class OutputExistsError(NanogradError):
     """The output already exists with other content, or another process is writing it."""

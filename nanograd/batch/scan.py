@@ -175,10 +175,9 @@ def _check_named_columns(
     if options.label_column not in (columns.NO_LABELS, *partitions.names):
         named["--label-column"] = options.label_column
     for flag, name in named.items():
-        if name and not any(each.schema.get_all_field_indices(name) for each in scanned):
-            present = _list_columns(scanned, partitions)
-            if present:
-                raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
+        lacks = name and not any(each.schema.get_all_field_indices(name) for each in scanned)
+        if lacks and (present := _list_columns(scanned, partitions)):
+            raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
 
 
 def _list_columns(scanned: Sequence[ScannedFile], partitions: pa.Schema) -> str:
@@ -196,14 +195,12 @@ def warn_of_unusable_labels(
     """Emit a warning of each column that is named like labels but cannot hold digits."""
     if options.label_column is not None:
         return
-    found: dict[tuple[str, str], int] = {}
+    found = Counter[tuple[str, str]]()
     for each in scanned:
         schema = schema_with_partitions(each.schema, each.file.place, partitions)
         unusable = columns.unusable_labels(schema) if each.rejection is None else []
         if unusable and columns.find_label_column(schema) is None:
-            for field in unusable:
-                key = field.name, str(field.type)
-                found[key] = found.get(key, 0) + 1
+            found.update((field.name, str(field.type)) for field in unusable)
     for (name, type_), num_files in found.items():
         listener(
             warning(

@@ -189,7 +189,8 @@ class Members:
         """
         self.generation += 1
         if len(self.present) == self._world_size:
-            ranks = [rank for members in self.hosts().values() for rank in self._ranks(members)]
+            hosts = self.hosts().values()
+            ranks = [rank for host in hosts for rank, each in self.present.items() if each in host]
             for place, rank in enumerate(ranks):
                 self._places[rank] = place
         calls = {
@@ -240,9 +241,6 @@ class Members:
         except RayActorError:
             return FailureKind.KILLED
         return None
-
-    def _ranks(self, members: Sequence[Member]) -> list[int]:
-        return [rank for rank, each in self.present.items() if each in members]
 
     def _assignment(self, ranks: Sequence[int]) -> dict[int, list[int]]:
         if not ranks:

@@ -37,11 +37,6 @@ def sigmoid_derivative(output: FloatArray) -> FloatArray:
     return output * (1 - output)
 
 
-def tanh_derivative(output: FloatArray) -> FloatArray:
-    """Compute 1 - o^2 for o = tanh(z)."""
-    return 1 - output * output
-
-
 def relu(z: FloatArray) -> FloatArray:
     """Compute max(z, 0) elementwise; same shape and dtype.
 
@@ -49,11 +44,6 @@ def relu(z: FloatArray) -> FloatArray:
         Nair & Hinton (2010), "Rectified linear units improve restricted Boltzmann machines".
     """
     return np.maximum(z, z.dtype.type(0))
-
-
-def relu_derivative(output: FloatArray) -> FloatArray:
-    """Return 1 where the output is positive, else 0 (0 at the kink)."""
-    return (output > 0).astype(output.dtype)
 
 
 def softmax(z: FloatArray) -> FloatArray:
@@ -78,6 +68,6 @@ def subtract_max(z: FloatArray) -> FloatArray:
 
 HIDDEN = {
     "sigmoid": Activation(sigmoid, sigmoid_derivative),
-    "tanh": Activation(np.tanh, tanh_derivative),
-    "relu": Activation(relu, relu_derivative),
+    "tanh": Activation(np.tanh, lambda output: 1 - output * output),
+    "relu": Activation(relu, lambda output: (output > 0).astype(output.dtype)),
 }

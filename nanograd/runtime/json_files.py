@@ -44,11 +44,6 @@ def encode_lines(rows: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """Parse JSON objects, one a line."""
-    return [json.loads(line) for line in data.splitlines()]
-
-
 def read_lines(place: str) -> list[dict[str, Any]]:
     """Read JSON objects, one a line; none if the file does not exist.
 
@@ -57,7 +52,8 @@ def read_lines(place: str) -> list[dict[str, Any]]:
         StorageError: it cannot be read.
     """
     try:
-        return parse_lines(storage.read(place)) if storage.exists(place) else []
+        data = storage.read(place) if storage.exists(place) else b""
+        return [json.loads(line) for line in data.splitlines()]
     except ValueError as error:
         raise DataError(f"{place} is damaged: it is not JSON in lines") from error
 

@@ -212,9 +212,7 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
         if not is_text:
             raise DataError(f"text in a column of {column.type} is not UTF-8") from None
         found = column.cast(pa.large_binary()).to_pylist()
-        values = [
-            None if each is None else each.decode(errors="backslashreplace") for each in found
-        ]
+        values = [None if e is None else e.decode(errors="backslashreplace") for e in found]
     return values
 
 

@@ -118,8 +118,7 @@ def read_rows(
     with open_parquet(file) as parquet:
         if parquet.metadata.num_row_groups < rows.row_groups[1]:
             raise DataError(f"{file} was changed after the job began; start the job again")
-        schema = parquet.schema_arrow
-        names = list(columns(schema))
+        names = list(columns(parquet.schema_arrow))
         done = 0
         try:
             for batch in _read_some(file, parquet, names, rows):
@@ -199,23 +198,20 @@ class _CsvFile:
             with suppress(pa.ArrowInvalid):
                 yield self.parse(lines, wanted, pixels)
                 return
-        # Whatever Arrow refuses, only single lines are lost.
         indices = [self.names.index(name) for name in self.pixels]
         faults = [_find_fault(line, len(self.names), indices) for line in lines]
-        if len(lines) == 1:
+        if faults == [None]:
             detail = "the line cannot be read as values separated by commas"
-            yield [faults[0] or Rejection(0, Reason.WRONG_SHAPE, detail)]
-        elif not any(faults):
-            for half in (lines[: len(lines) // 2], lines[len(lines) // 2 :]):
-                yield from self.parse_each(half, wanted)
-        else:
-            pairs = zip(lines, faults, strict=True)
-            for is_good, run in groupby(pairs, key=lambda pair: pair[1] is None):
-                some, found = zip(*run, strict=True)
-                if is_good:
-                    yield from self.parse_each(list(some), wanted)
-                else:
-                    yield [replace(each, row=row) for row, each in enumerate(found)]
+            faults = [Rejection(0, Reason.WRONG_SHAPE, detail)]
+        # Lines without a fault are tried again, in halves: only single lines are lost.
+        numbers, half = range(len(lines)), len(lines) // 2
+        for _, run in groupby(numbers, key=lambda row: (faults[row] is None, row < half)):
+            some = list(run)
+            if faults[some[0]] is None:
+                yield from self.parse_each([lines[row] for row in some], wanted)
+            else:
+                found = enumerate(faults[row] for row in some)
+                yield [replace(each, row=row) for row, each in found if each]
 
     def parse(
         self,
@@ -225,8 +221,9 @@ class _CsvFile:
         text: pa.DataType = _TEXT,
     ) -> pa.RecordBatch:
         """Parse columns of lines, in the order of `wanted`; raise ArrowInvalid for damage."""
+        # The first line once more: it shows whether the last one leaves a quote open.
         table = pa_csv.read_csv(
-            pa.py_buffer(b"\n".join(lines)),
+            pa.py_buffer(b"\n".join([*lines, lines[0]])),
             read_options=pa_csv.ReadOptions(
                 column_names=self.names, use_threads=False, block_size=_MAX_LINE_BYTES
             ),
@@ -240,9 +237,9 @@ class _CsvFile:
                 check_utf8=False,
             ),
         )
-        if table.num_rows != len(lines) or _is_open(_CELL.findall(lines[-1])):
+        if table.num_rows != len(lines) + 1:
             raise pa.ArrowInvalid("a quoted value goes on in the next line")
-        [batch] = table.combine_chunks().to_batches(len(lines))
+        batch, _ = table.combine_chunks().to_batches(len(lines))
         return batch
 
     def _lines(self) -> Iterator[list[bytes]]:
@@ -271,14 +268,10 @@ class _CsvFile:
                     return
 
 
-def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
-    return bool(cells[-1][0] and not cells[-1][1])
-
-
 def _find_fault(line: bytes, number: int, pixels: Sequence[int]) -> Rejection | None:
     """Find what is wrong with a line of CSV; nothing in a line that Arrow takes."""
     cells = _CELL.findall(line)
-    if _is_open(cells):
+    if cells[-1][0] and not cells[-1][1]:
         return Rejection(0, Reason.WRONG_SHAPE, "a quoted value does not end in its line")
     if len(cells) != number:
         detail = f"the line has {len(cells):,} values, and not {number:,}"

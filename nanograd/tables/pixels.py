@@ -88,7 +88,8 @@ def _by_shape(
         rows = np.flatnonzero(owner == number)
         axes = picture_axes(shape, permutation)
         if axes is None:
-            yield _reject(rows, f"{_text(shape)} numbers are not a picture, as 28 x 28 would be")
+            text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
+            yield _reject(rows, f"{text} numbers are not a picture, as 28 x 28 would be")
         else:
             yield from _of_one_shape(array, rows, shape, axes)
 
@@ -133,7 +134,3 @@ def _to_numpy(array: pa.Array) -> NDArray[Any]:
         array = array.cast(pa.float32())
     values: NDArray[Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
     return values
-
-
-def _text(shape: Shape) -> str:
-    return " x ".join("?" if length < 0 else str(length) for length in shape) or "its"

@@ -19,10 +19,7 @@ from nanograd.runtime import storage
 NORMALISE = ("auto", "always", "never")
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
-_SIGNATURES = (
-    *(b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0"),
-    *(b"MM\0*", b"RIFF", b"P5", b"P6"),
-)
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
 # Spark's channels -> Pillow's mode, and the order of the bytes of a pixel.
 _LAYOUTS = {1: ("L", "L"), 3: ("RGB", "BGR"), 4: ("RGBA", "BGRA")}
 
