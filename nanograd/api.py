@@ -177,11 +177,11 @@ def ingest(
     return _result(Ingestion, commands.ingest(config, _places(inputs), listener))
 
 
-def evaluate(model: Place, *, listener: Listener = ignore, **settings: Any) -> Evaluation:
+def evaluate(model: Place | Model, *, listener: Listener = ignore, **settings: Any) -> Evaluation:
     """Measure a model on labelled images, as `nanograd evaluate` does.
 
     Args:
-        model: model directory or URI.
+        model: model directory or URI, or a model.
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
         settings: those of the command; `data` as for `train`.
 
@@ -189,9 +189,10 @@ def evaluate(model: Place, *, listener: Listener = ignore, **settings: Any) -> E
         UsageError: an unknown or invalid setting.
         DataError: the data or the model are missing or broken.
     """
-    plain, arrays = _separate_arrays({"model": model, **settings})
+    loaded = model if isinstance(model, Model) else None
+    plain, arrays = _separate_arrays({"model": repr(model) if loaded else model, **settings})
     config = EvaluateConfig.resolve(_plain(plain))
-    return _result(Evaluation, commands.evaluate(config, listener, arrays))
+    return _result(Evaluation, commands.evaluate(config, listener, arrays, loaded))
 
 
 def export(model: Place, output: Place) -> Export:
@@ -311,4 +312,6 @@ def _plain_value(value: Any) -> Any:
         return [_plain_value(each) for each in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Model):
+        raise ArgumentError(f"{value!r} has no place; pass its directory, such as RUN/model")
     return fsdecode(value) if isinstance(value, PathLike) else value

@@ -34,6 +34,7 @@ from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import DataError, UsageError
 from nanograd.models import model as model_io
+from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture
 from nanograd.pictures.decode import PictureReader, parse_formats
@@ -211,12 +212,7 @@ def predict(
         model=config.model,
         output=config.output,
         options=ReadOptions(
-            polarity=config.polarity,
-            max_pixels=config.max_pixels,
-            normalise=config.normalise,
-            image_root=config.image_root,
-            image_column=config.image_column,
-            label_column=config.label_column,
+            **{each.name: getattr(config, each.name) for each in fields(ReadOptions)}
         ),
         keep=config.keep,
         scores=not config.no_scores,
@@ -283,10 +279,13 @@ def inspect(
 
 
 def evaluate(
-    config: EvaluateConfig, listener: Listener = ignore, arrays: Source | None = None
+    config: EvaluateConfig,
+    listener: Listener = ignore,
+    arrays: Source | None = None,
+    model: Model | None = None,
 ) -> ResultLine:
     """Measure a model on test sets, or arrays; with `verbose`, emit an event for each image."""
-    model = model_io.load(config.model)
+    model = model or model_io.load(config.model)
     columns = (config.image_column, config.label_column)
     test = sources.load_test(config.data, listener, columns, arrays)
     began = perf_counter()

@@ -127,9 +127,26 @@ def test_functions_and_commands_ingest_evaluate_and_export_the_same(
     arrays = nanograd.evaluate(model, data=(sample.test.images[:31], sample.test.labels[:31]))
     assert (rows.images, rows.accuracy) == (62, evaluated.accuracy)
     assert arrays.accuracy == evaluated.accuracy
+    loaded = nanograd.evaluate(run.model, data=pictures)
+    assert untimed(loaded.figures) == untimed(evaluated.figures)
     commands.export_model(ExportConfig(model=model, output=outputs[3]))
     assert Path(outputs[2]).read_bytes() == Path(outputs[3]).read_bytes()
     assert (exported.bytes, exported.output) == (Path(outputs[2]).stat().st_size, outputs[2])
+
+
+def test_model_in_place_of_its_directory_is_named_in_one_short_sentence(
+    run: nanograd.Training,
+) -> None:
+    assert len(repr(run.model)) < 60
+    for call in (
+        lambda: nanograd.predict("rows", model=run.model, output="read"),
+        lambda: nanograd.export(run.model, "digits.onnx"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(
+            ArgumentError, match=r"pass its directory, such as RUN/model$"
+        ) as caught:
+            call()
+        assert len(str(caught.value)) < 150
 
 
 def test_dry_run_predicts_nothing(tmp_path: Path, run: nanograd.Training) -> None:

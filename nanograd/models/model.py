@@ -71,13 +71,16 @@ class Assessment(NamedTuple):
     unfamiliar: NDArray[np.float32] | None  # (N,) in [0, 1]; None without a reference
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Model:
     """A net, or an ensemble of nets whose scores are averaged."""
 
     nets: tuple[Net, ...]  # at least one
     about: dict[str, Any]  # their provenance (data, seed, settings, accuracies), in the manifest
     reference: Reference | None = None  # models of earlier versions have none
+
+    def __repr__(self) -> str:
+        return f"<Model {self.params_sha256()[:12]}, number of nets: {len(self.nets)}>"
 
     def assess(self, images: NDArray[Any]) -> Assessment:
         """Compute probabilities of the digits of (N, 784) uint8 images, ink 255 on 0.

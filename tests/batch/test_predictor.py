@@ -16,7 +16,7 @@ from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError
+from nanograd.errors import ArgumentError, DataError
 from nanograd.models import model as model_io
 from tests.helpers.image_columns import Pixels, tensor
 from tests.helpers.models import some_model
@@ -54,6 +54,9 @@ BATCHES: dict[str, Callable[[Pixels], Any]] = {
     "numpy, transposed": lambda images: {"image": np.asfortranarray(squares(images))},
     "numpy, channels first": lambda images: {"image": squares(images)[:, None]},
     "numpy, floats": lambda images: {"image": squares(images) / np.float32(255)},
+    "numpy, big-endian": lambda images: {"image": squares(images).astype(">i8")},
+    "list of bytes": lambda images: {"image": [image.tobytes() for image in images]},
+    "list of arrays": lambda images: {"image": list(squares(images))},
     "numpy, bytes": lambda images: {"image": objects([to_png(image) for image in images])},
     "numpy, arrays": lambda images: {"image": objects(list(squares(images)))},
     "numpy, structs": lambda images: {
@@ -133,19 +136,25 @@ def test_batches_have_the_predictions_of_the_command(
     assert pa.concat_tables(batches)["prediction"].equals(expected["prediction"])
 
 
-@pytest.mark.parametrize("form", ["arrow", "numpy", "pandas"])
+@pytest.mark.parametrize("form", ["arrow", "numpy", "pandas", "pandas, bytes", "scan", "list"])
 def test_empty_batch_stays_empty_with_the_same_columns(
     form: str, images: Pixels, model: str
 ) -> None:
-    predictor = nanograd.Predictor(model)
+    name = "Scan" if form == "scan" else "image"
+    predictor = nanograd.Predictor(model, image_column="Scan" if form == "scan" else None)
     batch: Any = {"image": squares(images)}
     if form == "arrow":
         batch = pa.table({"image": tensor(images)})
     elif form == "pandas":
         batch = pd.DataFrame(images, columns=[f"pixel{number}" for number in range(784)])
+    elif form == "list":
+        batch = {"image": [image.tobytes() for image in images]}
+    elif form != "numpy":
+        rows = {"note": "x", name: [image.tobytes() for image in images], "label": "7"}
+        batch = pd.DataFrame(rows)
 
     full = predictor(batch)
-    none = predictor({"image": batch["image"][:0]} if form == "numpy" else batch[:0])
+    none = predictor({"image": batch["image"][:0]} if isinstance(batch, dict) else batch[:0])
 
     assert list(getattr(none, "column_names", none)) == list(getattr(full, "column_names", full))
     assert len(none["prediction"]) == 0
@@ -167,8 +176,46 @@ def test_mistakes_are_named(images: Pixels, model: str, tmp_path: Path) -> None:
         nanograd.Predictor(model, polarty="auto")
     with pytest.raises(TypeError, match=r"arrays by name, not <class 'list'>"):
         nanograd.Predictor(model)([images])
-    with pytest.raises(DataError, match="no image column is recognised among id"):
+    with pytest.raises(DataError, match=r"recognised among id; name one with image_column$"):
         nanograd.Predictor(model)({"id": np.arange(7)})
+    with pytest.raises(DataError, match=r"label or Label; choose with label_column$"):
+        nanograd.Predictor(model)({"image": images, "label": [7] * ROWS, "Label": [7] * ROWS})
+    with pytest.raises(TypeError, match=r"no directory, URI or Model: .*not int"):
+        nanograd.Predictor(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"image": np.array([bytes(784), b"x"])}, r"\|S784 loses zeros at the end.*pass a list"),
+        ({"image": [b"x"] * 3, "note": objects([1, "a", 2])}, "column 'note' cannot be used: "),
+        ({"image": [b"x"] * 3, "id": np.arange(2)}, "columns of 2 and of 3 rows"),
+        ({"image": [b"x"], "id": 7}, "column 'id' cannot be used: "),
+        ({"image": [b"x"], "id": np.array([1j])}, "column 'id' cannot be used: "),
+        ({"image": [[0] * 784, [0]]}, "column 'image' cannot be used: "),
+        (pd.DataFrame([[b"x", b"y"]], columns=["image", "image"]), "name each column once"),
+        (pd.DataFrame({"image": [b"x"] * 2, "note": [1, "a"]}), "column 'note' cannot be used: "),
+    ],
+)
+def test_batch_of_other_values_is_an_error_with_its_reason(
+    columns: Any, why: str, model: str
+) -> None:
+    with pytest.raises(ArgumentError, match=why):
+        nanograd.Predictor(model)(columns)
+
+
+def test_bytes_of_fixed_width_may_stand_beside_the_image(images: Pixels, model: str) -> None:
+    result = nanograd.Predictor(model)({"id": np.array([b"a"] * ROWS), "image": images})
+
+    assert (result["id"] == b"a").all()
+    assert (result["prediction"] == nanograd.load_model(model).predict(images)).all()
+
+
+def test_loaded_model_is_taken_as_its_directory_is(images: Pixels, model: str) -> None:
+    both = (nanograd.load_model(model), model)
+    found, expected = (nanograd.Predictor(each)({"image": images}) for each in both)
+
+    assert np.array_equal(found["scores"], expected["scores"])
 
 
 def test_predictor_can_be_sent_to_another_process(images: Pixels, model: str) -> None:
