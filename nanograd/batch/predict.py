@@ -294,12 +294,8 @@ def plan(
     place, loaded = storage.absolute(output), model_io.load(model)
     model_sha256 = loaded.sha256()
     if loaded.reference is None:
-        listener(
-            warning(
-                f"an earlier version trained {model}: its scores are not calibrated, and the "
-                "column unfamiliar is null; train again for both"
-            )
-        )
+        text = f"an earlier version trained {model}: its scores are not calibrated, and the column"
+        listener(warning(f"{text} unfamiliar is null; train again for both"))
     if options.image_root:
         options = replace(options, image_root=storage.absolute(options.image_root))
     files = expand_tables(

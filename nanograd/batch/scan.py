@@ -202,12 +202,9 @@ def warn_of_unusable_labels(
         if unusable and columns.find_label_column(schema) is None:
             found.update((field.name, str(field.type)) for field in unusable)
     for (name, type_), num_files in found.items():
-        listener(
-            warning(
-                f"column {name!r} holds {type_}, which cannot be digits: {num_files:,} of "
-                f"{len(scanned):,} files are predicted without labels; choose a --label-column"
-            )
-        )
+        text = f"column {name!r} holds {type_}, which cannot be digits: {num_files:,} of"
+        rest = f"{len(scanned):,} files are predicted without labels; choose a --label-column"
+        listener(warning(f"{text} {rest}"))
 
 
 def expand_kept(

@@ -381,11 +381,8 @@ class RayGroup:
         if len(losses) < _MAX_LOSSES or len(there) == len(self._members.present):
             return {}
         self._members.exclude(actor)
-        self._listener(
-            events.warning(
-                f"host {actor} failed {len(losses)} times in a minute: it gets no more work"
-            )
-        )
+        text = f"host {actor} failed {len(losses)} times in a minute: it gets no more work"
+        self._listener(events.warning(text))
         return dict.fromkeys(there, FailureKind.KILLED)
 
     def _probe(self, actors: Mapping[_T, Any]) -> dict[_T, FailureKind]:

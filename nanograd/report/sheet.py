@@ -3,6 +3,7 @@
 Sizes are pixels. A row has a line with the file's name, captions, panels and the scores.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -175,10 +176,8 @@ def _printable(text: str) -> str:
     'hoher ?'
     """
     # The font has ASCII only; accents are letters of their own in this form.
-    letters = (
-        each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each)
-    )
-    return "".join(each if each.isascii() and each.isprintable() else "?" for each in letters)
+    letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+    return re.sub("[^ -~]", "?", letters)
 
 
 def format_score(score: float) -> str:
