@@ -70,9 +70,7 @@ class Predictor:
             raise DataError(re.sub("--(image|label)-", r"\1_", str(error))) from error
         given = batch.get(images[0]) if isinstance(batch, Mapping) else None
         if isinstance(given, np.ndarray) and given.dtype.kind == "S":
-            raise ArgumentError(
-                f"{given.dtype} loses zeros at the end of bytes; pass a list of bytes"
-            )
+            raise ArgumentError(f"{given.dtype} loses zeros at the end; pass a list of bytes")
         with process.one_thread():
             assessed = self._model.assess(found.images)
         columns = _align(found, assessed, rejections, table.num_rows)

@@ -80,7 +80,8 @@ class Model:
     reference: Reference | None = None  # models of earlier versions have none
 
     def __repr__(self) -> str:
-        return f"<Model {self.params_sha256()[:12]}, number of nets: {len(self.nets)}>"
+        nets = ", ".join(f"784-{each.architecture.hidden}-10" for each in self.nets)
+        return f"<Model {self.params_sha256()[:12]}: {nets}>"
 
     def assess(self, images: NDArray[Any]) -> Assessment:
         """Compute probabilities of the digits of (N, 784) uint8 images, ink 255 on 0.
