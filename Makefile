@@ -1,6 +1,7 @@
 # demo · test · test-all · test-browser · test-cluster · test-places · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
 PYTHON ?= python3
 BIN := .venv/bin
+APT := apt-get -qq -o Acquire::Retries=3
 # One BLAS thread per process, as everywhere: see docs/exactness.md.
 export OMP_NUM_THREADS := 1
 
@@ -16,12 +17,12 @@ test-all: .venv/installed  ## the tests, slow ones included
 	$(BIN)/pytest -m 'not soak and not hosts and not places'
 
 test-browser: .venv/installed  ## the report in Debian's Chromium, installed if necessary
-	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	command -v chromium >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends chromium; }
 	$(BIN)/pytest tests/browser
 
 test-cluster: .venv/installed  ## three hosts as network namespaces; needs root; installs their requirements on Debian
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { command -v sshd rsync nft tc >/dev/null \
-	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
+	  || { $(APT) update && $(APT) install -y --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
 	$(BIN)/pytest -m hosts tests/hosts
 
 test-places: .venv/installed  ## machines with limits, other Pythons and versions; needs root and the package index
