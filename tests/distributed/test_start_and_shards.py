@@ -132,6 +132,15 @@ def test_slow_snapshot_replaces_no_server(
     assert [event.name for event in events] == ["started"]
 
 
+def train(recipe: Recipe, digits: Dataset, events: list[Event]) -> Snapshot:
+    """Train for some rounds with two workers."""
+    group = RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=2)
+    group.advance(ROUNDS)
+    trained = group.snapshot()
+    group.close()
+    return trained
+
+
 class CannotAttach(WorkerActor):
     """A worker that may not open the memory of its own host."""
 
@@ -144,13 +153,8 @@ def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(members, "WorkerActor", CannotAttach)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=2)
 
-    group.advance(ROUNDS)
-
-    actual = group.snapshot()
-    group.close()
-    assert bits(actual) == bits(train_locally(recipe, digits, ROUNDS))
+    assert bits(train(recipe, digits, events)) == bits(train_locally(recipe, digits, ROUNDS))
     warnings = [str(event) for event in events if event.name == "message"]
     assert len(warnings) == 2
     assert all("cannot open the memory of the parameter server" in each for each in warnings)
@@ -175,13 +179,8 @@ def test_system_without_anonymous_files_trains_through_calls(
 ) -> None:  # fmt: skip
     refused = type("Some", (Refused,), {"call": "memfd_create", "code": ENOSYS})
     monkeypatch.setattr(servers, "ServerActor", refused)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=2)
 
-    group.advance(ROUNDS)
-
-    actual = group.snapshot()
-    group.close()
-    assert bits(actual) == bits(train_locally(recipe, digits, ROUNDS))
+    assert bits(train(recipe, digits, events)) == bits(train_locally(recipe, digits, ROUNDS))
     assert len([event for event in events if "travel in calls" in str(event)]) == 2
 
 
