@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from nanograd.pictures.morphology import label_marks
 from simulators.scenes import KINDS, Scene
 
 Floats = NDArray[np.float32]
@@ -23,6 +24,8 @@ Floats = NDArray[np.float32]
 # Factor by which MNIST's 28 x 28 pixels are enlarged before a pen follows them: the digit has 80.
 _ENLARGED = 4
 _DIGIT = 20 * _ENLARGED
+# Grey levels above which a pixel belongs to a stroke: the first, unless it breaks pale strokes.
+_LEVELS = (110, 90, 70, 50, 30)
 
 
 def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
@@ -108,9 +111,16 @@ def _stroke(digit: NDArray[np.uint8], scene: Scene, draw: Generator) -> Image.Im
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     if scene.pen is None:
         return large.point(lambda level: min(255, max(0, 3 * level - 255)))
-    line = thinned(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))) > 110)
+    line = thinned(_whole(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))), digit))
     diameter = draw.uniform(*scene.pen) * _DIGIT
     return _dilated(line, diameter)
+
+
+def _whole(large: NDArray[np.uint8], digit: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The strokes at the highest level that leaves them in no more pieces than they had."""
+    pieces = label_marks(digit > 0)[1]
+    masks = [large > level for level in _LEVELS]
+    return next((mask for mask in masks if label_marks(mask)[1] <= pieces), masks[-1])
 
 
 def _dilated(line: NDArray[np.bool_], diameter: float) -> Image.Image:
