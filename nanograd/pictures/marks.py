@@ -13,6 +13,9 @@ Ints = NDArray[np.int64]
 
 # Largest gap between parts of one digit, as a share of the parts found so far.
 _REACH = 0.25
+# Largest gap above or below for a bar, as the top stroke of a five: a share of the height of both.
+# Least ink of a bar, as a share of the largest mark's.
+_BAR_REACH, _BAR_INK = 0.3, 0.1
 # Weight of a mark that touches the border, beside one that does not.
 _BORDER_WEIGHT = 0.5
 # Dots of dotted paper: greatest side as a share of the picture's, least number, and the greatest
@@ -41,7 +44,7 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     sizeable &= ~_are_dots(boxes, mass, max(ink.shape))
     sizeable[main] = True
     _check_one_digit(boxes[sizeable], mass[sizeable])
-    kept = _grow(main, boxes, sizeable)
+    kept = _grow(main, boxes, sizeable, mass > _BAR_INK * mass[main])
     if kept.sum() > _MAX_MARKS:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")
     return np.concatenate([[False], kept])[labels]
@@ -73,16 +76,22 @@ def _are_dots(boxes: Floats, mass: Floats, side: int) -> Mask:
     return np.asarray(small & (ratio > 1 / _ALIKE) & (ratio < _ALIKE))
 
 
-def _grow(start: int, boxes: Floats, allowed: Mask) -> Mask:
-    """Add marks close to the starting one, or to one added before, until none is left."""
+def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
+    """Add marks close to the starting one, or to one added before, until none is left.
+
+    Bars may be further away, straight above or below.
+    """
     kept = np.zeros(len(boxes), bool)
     kept[start] = True
     while True:
         box = boxes[kept].min(0)
         reach = _REACH * (1 - min(box[2] + box[0], box[3] + box[1]))
         # Boxes are (top, left, -bottom, -right): a gap is positive where they do not overlap.
-        gaps = np.maximum(boxes + np.roll(box, 2), 0).max(1)
-        more = kept | (allowed & (gaps <= reach))
+        down, across = (boxes + np.roll(box, 2)).reshape(-1, 2, 2).max(1).T
+        close = np.maximum(down, across) <= reach
+        heights = 1 - np.minimum(boxes, box)[:, ::2].sum(1)
+        close |= bars & (across <= 0) & (down <= _BAR_REACH * heights)
+        more = kept | (allowed & close)
         if (more == kept).all():
             return kept
         kept = more

@@ -8,17 +8,17 @@ References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from nanograd.data.dataset import SIDE
 from nanograd.digits import form
-from nanograd.errors import UnreadableError
+from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures import marks, morphology, paper
 from nanograd.pictures.colour import by_hue
 from nanograd.pictures.light import divide, light_surface
@@ -30,6 +30,12 @@ POLARITIES = ("auto", "dark-on-light", "light-on-dark")
 
 # Longest side of the reduced copy in which the digit is found.
 _SEARCH_SIDE = 160
+
+# Few pens are wider than this share of the digit's longest side, none than that.
+_WIDEST_PEN, _BLOT = 0.2, 0.35
+# Levels below which ink is pale, and marks from side to side are noise. Smoothing before the search
+# for pale ink, in pixels.
+_PALE, _NOISE, _SMOOTH = 0.26, 0.05, 0.8
 
 # Larger pictures of digits in MNIST's form, with a border, are not usual.
 _MAX_BORDERED_SIDE = 64
@@ -147,15 +153,22 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str
             edges = np.round(np.array(box) * (*picture.size, *picture.size)).astype(int)
             sheet = picture.crop(tuple(edges.tolist()))
             within = _attempt(_locate(paper.reduce(sheet, _SEARCH_SIDE), polarity))
-            if "marks" in within:
+            if "marks" in within or _is_doubtful(found):
                 found = within | {"picture": sheet, "box": box}
     if "marks" not in found:
         found = _retry(found, paper.two_tones(found["search"]))
-    if _looks_wrong(found) and not is_bitmap:
-        lines = find_lines(found["ink"])
-        if lines is not None:
-            other = _retry(found, found["paper"], lines)
-            found = found if _looks_wrong(other) else other
+    if is_bitmap or not _is_doubtful(found):
+        return found
+    lines = find_lines(found["ink"]) if _looks_wrong(found) and "ink" in found else None
+    if lines is not None:
+        other = _retry(found, found["paper"], lines)
+        found = found if _looks_wrong(other) else other
+    if _is_doubtful(found) and not paper.is_crop(reduced):
+        pale = _attempt(_locate_pale(reduced, polarity)) | {"picture": picture}
+        if not _is_doubtful(pale) and pale["levels"].strong < _PALE:
+            return pale
+        if "marks" in found and _is_no_digit(found, lines):
+            found["refused"] = UnreadableError(Reason.BLANK, "what is on the paper is no digit")
     return found
 
 
@@ -174,7 +187,22 @@ def _locate(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
     yield from _mark(search, paper.estimate_paper(search, paper.pen_radius(search)))
 
 
-def _mark(search: Bytes, sheet: Floats, lines: Floats | None = None) -> Iterator[tuple[str, Any]]:
+def _locate_pale(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
+    """Yield the steps to the marks of a thin, pale pen among shadows."""
+    yield "light", None
+    yield "inverted", polarity == "light-on-dark"
+    smooth = reduced.filter(ImageFilter.GaussianBlur(_SMOOTH))
+    search = paper.as_dark_ink(smooth, polarity == "light-on-dark")
+    yield "search", search
+    yield from _mark(search, paper.pale_paper(search), levels_of=paper.pale_levels)
+
+
+def _mark(
+    search: Bytes,
+    sheet: Floats,
+    lines: Floats | None = None,
+    levels_of: Callable[[Floats], Levels] = paper.ink_levels,
+) -> Iterator[tuple[str, Any]]:
     sheet = sheet if lines is None else sheet * (1 - lines)
     yield "paper", sheet
     strength = paper.ink_strength(search, sheet)
@@ -184,7 +212,7 @@ def _mark(search: Bytes, sheet: Floats, lines: Floats | None = None) -> Iterator
         strength = np.where(lines > 0, np.maximum(strength, 0), strength)
     ink = np.maximum(strength, 0)
     yield "ink", ink
-    levels = paper.ink_levels(strength)
+    levels = levels_of(strength)
     yield "levels", levels
     yield "marks", marks.choose_marks(ink, levels)
 
@@ -196,6 +224,24 @@ def _looks_wrong(found: dict[str, Any]) -> bool:
     chosen = found["marks"]
     sides = (chosen[0], chosen[-1], chosen[:, 0], chosen[:, -1])
     return sum(bool(side.any()) for side in sides) > 1
+
+
+def _is_doubtful(found: dict[str, Any]) -> bool:
+    return _looks_wrong(found) or _pen_share(found["marks"]) > _WIDEST_PEN
+
+
+def _is_no_digit(found: dict[str, Any], lines: Floats | None) -> bool:
+    """Whether doubtful marks are a shadow, printed lines or noise."""
+    if _looks_wrong(found) and (lines is not None or found["levels"].strong < _NOISE):
+        return True
+    return _pen_share(found["marks"]) > _BLOT
+
+
+def _pen_share(chosen: Mask) -> float:
+    """Width of the strokes as a share of the marks' longest side."""
+    rows, columns = (np.flatnonzero(chosen.any(axis)) for axis in (1, 0))
+    box = chosen[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return float(morphology.pen_width(np.pad(box, 1).astype(np.float32)) / max(box.shape))
 
 
 def _retry(

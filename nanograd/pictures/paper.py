@@ -47,6 +47,9 @@ _CORNER, _SPECK, _PIECE_WEIGHT, _BARE_TONE = 0.15, 0.004, 0.06, 0.9
 _PEN_SHARE = 0.3
 # Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
 _ALL_OVER, _ONE_PLACE = 0.8, 0.6
+# For a thin, pale pen: half the window, the side of the blocks whose mean counts, the quantile of
+# the ink that is the core of its strokes, and the share of it that is the level.
+_PALE_RADIUS, _NEARBY, _CORE, _OF_CORE = 5, 12, 0.9975, 0.6
 # Between lines and ink: a share of the level that separates them.
 _WEAK_AMONG_LINES = 0.8
 # Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
@@ -106,6 +109,11 @@ def is_light_on_dark(search: Image.Image) -> bool:
         _, (dark, light) = _find_plateau(both, _MOST_OF_PEN)
         return light > dark
     return vote < 0
+
+
+def is_crop(search: Image.Image) -> bool:
+    """Determine whether a picture has two tones as sharp as one that is cropped to its digit."""
+    return otsu(np.asarray(search.convert("L")))[1] > _SHARP_TONES
 
 
 def _vote(bright: Mask, border: float) -> float:
@@ -211,6 +219,21 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
     return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), _DARKEST)
 
 
+def pale_paper(search: Bytes) -> Floats:
+    """Estimate the paper beneath a thin, pale pen.
+
+    The window is narrow, so that the wedges of a shadow stay paper. At a shadow's edge, and where
+    noise is strong, the closing is too bright by about the mean ratio nearby.
+    """
+    paper = np.maximum(closing(search, _PALE_RADIUS), 2 * _DARKEST).astype(np.float32)
+    planes = [Image.fromarray(plane) for plane in search / paper]
+    blocks = [max(1, side // _NEARBY) for side in planes[0].size]
+    means = [each.resize(blocks, Image.Resampling.BOX).resize(each.size) for each in planes]
+    paper *= np.stack([np.asarray(each) for each in means])
+    sheet: Floats = np.maximum(paper, _DARKEST)
+    return sheet
+
+
 def _screen(search: Bytes) -> Floats | None:
     """Return the paper of a drawing made on a screen, where most pixels have one bare value.
 
@@ -283,6 +306,19 @@ def ink_levels(ink: Floats) -> Levels:
     return Levels(level, level / 2)
 
 
+def pale_levels(ink: Floats) -> Levels:
+    """Determine the levels for a thin, pale pen, which covers too little for Otsu's threshold.
+
+    Raises:
+        UnreadableError: `blank` or `low_contrast`.
+    """
+    border = 4
+    core = float(np.quantile(ink[border:-border, border:-border], _CORE))
+    if core < _LEAST_SIGNAL * _grain(ink):
+        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
+    return Levels(_OF_CORE * core, _OF_CORE * core / 2)
+
+
 def _extent(mask: NDArray[np.bool_]) -> tuple[float, float]:
     """Height and width of a box round the mask, as shares of the picture's."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -305,8 +341,12 @@ def _level_above_paper(ink: Floats) -> float:
     above = ink > level
     if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but paper")
-    brighter = ink[ink < 0]
-    grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
+    grain = _grain(ink)
     if float(ink[above].mean()) < _LEAST_SIGNAL * grain:
         raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
     return max(level, _ABOVE_GRAIN * grain)
+
+
+def _grain(ink: Floats) -> float:
+    brighter = ink[ink < 0]
+    return float(np.sqrt(brighter @ brighter / max(1, len(brighter))))

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nanograd.data.mnist import Mnist
+from nanograd.errors import UnreadableError
 from nanograd.pictures import colour, light, lines, paper, surroundings
 from nanograd.pictures.morphology import adjust_pen
 from nanograd.pictures.normalise import normalise, trace
@@ -185,3 +186,24 @@ def test_ink_that_differs_in_hue_alone_is_ink(
 def test_pictures_without_colour_have_no_direction_of_hue() -> None:
     assert colour.by_hue(seven()) is None
     assert colour.by_hue(seven().convert("RGB")) is None
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.45])
+def test_squared_paper_without_a_digit_is_blank(strength: float) -> None:
+    sheet = Image.new("L", (280, 280), 200)
+
+    with pytest.raises(UnreadableError) as caught:
+        normalise(squared(sheet, strength))
+
+    assert caught.value.reason == "blank"
+
+
+def test_top_stroke_of_a_five_belongs_to_it_though_it_is_apart() -> None:
+    picture = Image.new("L", (280, 280), 255)
+    draw = ImageDraw.Draw(picture)
+    draw.arc((80, 120, 180, 230), 200, 140, fill=0, width=8)
+    draw.line((120, 84, 190, 76), fill=0, width=8)
+
+    rows = np.flatnonzero(trace(picture).marks.any(axis=1))
+
+    assert rows[0] < 50
