@@ -85,4 +85,4 @@ def test_functions_on_the_handwriting_page_exist() -> None:
     for module, function in names:
         found = import_module(f"{packages.get(module, 'nanograd.pictures')}.{module}")
         assert callable(getattr(found, function))
-    assert len(names) == 17
+    assert len(names) == 18
