@@ -41,8 +41,10 @@ def find_lines(ink: Floats) -> Floats | None:
         ink: (height, width) float32, the share of light that ink and lines absorb, at least 0.
 
     Returns:
-        Of the same shape, 0 to 1; None without a pattern of lines.
+        Of the same shape, 0 to 1; None without a pattern of lines, and in narrow pictures.
     """
+    if min(ink.shape) < _STRIPS:
+        return None
     across, down = list(_trace(ink)), list(_trace(np.ascontiguousarray(ink.T)))
     if max(len(across), len(down)) < _IN_ONE or len(across) + len(down) < _IN_BOTH:
         return None

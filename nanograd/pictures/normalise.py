@@ -33,9 +33,11 @@ _SEARCH_SIDE = 160
 
 # Few pens are wider than this share of the digit's longest side, none than that.
 _WIDEST_PEN, _BLOT = 0.2, 0.35
-# Levels below which ink is pale, and marks from side to side are noise. Smoothing before the search
-# for pale ink, in pixels.
-_PALE, _NOISE, _SMOOTH = 0.26, 0.05, 0.8
+# Levels below which ink is pale, also in pictures of two tones, and below which marks from side to
+# side are noise; least size of a pale digit on two tones, as a share of the shorter side.
+_PALE, _PALEST, _NOISE, _LEAST_SIZE = 0.26, 0.1, 0.05, 0.3
+# Smoothing before the search for pale ink, in pixels.
+_SMOOTH = 0.8
 
 # Larger pictures of digits in MNIST's form, with a border, are not usual.
 _MAX_BORDERED_SIDE = 64
@@ -159,15 +161,16 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str
         found = _retry(found, paper.two_tones(found["search"]))
     if is_bitmap or not _is_doubtful(found):
         return found
-    lines = find_lines(found["ink"]) if _looks_wrong(found) and "ink" in found else None
+    lines = find_lines(found["ink"]) if _looks_wrong(found) else None
     if lines is not None:
         other = _retry(found, found["paper"], lines)
         found = found if _looks_wrong(other) else other
-    if _is_doubtful(found) and not paper.is_crop(reduced):
+    if _is_doubtful(found):
+        is_crop = paper.is_crop(reduced)
         pale = _attempt(_locate_pale(reduced, polarity)) | {"picture": picture}
-        if not _is_doubtful(pale) and pale["levels"].strong < _PALE:
+        if not _is_doubtful(pale) and _is_pale(pale, is_crop):
             return pale
-        if "marks" in found and _is_no_digit(found, lines):
+        if "marks" in found and not is_crop and _is_no_digit(found, lines):
             found["refused"] = UnreadableError(Reason.BLANK, "what is on the paper is no digit")
     return found
 
@@ -189,11 +192,9 @@ def _locate(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
 
 def _locate_pale(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:
     """Yield the steps to the marks of a thin, pale pen among shadows."""
-    yield "light", None
-    yield "inverted", polarity == "light-on-dark"
-    smooth = reduced.filter(ImageFilter.GaussianBlur(_SMOOTH))
-    search = paper.as_dark_ink(smooth, polarity == "light-on-dark")
-    yield "search", search
+    inverted = polarity == "light-on-dark"
+    search = paper.as_dark_ink(reduced.filter(ImageFilter.GaussianBlur(_SMOOTH)), inverted)
+    yield from {"light": None, "inverted": inverted, "search": search}.items()
     yield from _mark(search, paper.pale_paper(search), levels_of=paper.pale_levels)
 
 
@@ -232,9 +233,15 @@ def _is_doubtful(found: dict[str, Any]) -> bool:
 
 def _is_no_digit(found: dict[str, Any], lines: Floats | None) -> bool:
     """Whether doubtful marks are a shadow, printed lines or noise."""
-    if _looks_wrong(found) and (lines is not None or found["levels"].strong < _NOISE):
-        return True
-    return _pen_share(found["marks"]) > _BLOT
+    is_pale = found["levels"].strong < (_PALE if lines is not None else _NOISE)
+    return (is_pale and _looks_wrong(found)) or _pen_share(found["marks"]) > _BLOT
+
+
+def _is_pale(found: dict[str, Any], is_crop: bool) -> bool:
+    """Whether marks are a pale digit, not what a narrow window leaves of bold strokes."""
+    most, least = (_PALEST, _LEAST_SIZE) if is_crop else (_PALE, 0)
+    longest = max(int(found["marks"].any(axis).sum()) for axis in (0, 1))
+    return bool(found["levels"].strong < most and longest > least * min(found["marks"].shape))
 
 
 def _pen_share(chosen: Mask) -> float:

@@ -48,8 +48,8 @@ _PEN_SHARE = 0.3
 # Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
 _ALL_OVER, _ONE_PLACE = 0.8, 0.6
 # For a thin, pale pen: half the window, the side of the blocks whose mean counts, the quantile of
-# the ink that is the core of its strokes, and the share of it that is the level.
-_PALE_RADIUS, _NEARBY, _CORE, _OF_CORE = 5, 12, 0.9975, 0.6
+# ink that is the core of its strokes, the share of it that is the level, the border to leave out.
+_PALE_RADIUS, _NEARBY, _CORE, _OF_CORE, _BORDER = 5, 12, 0.9975, 0.6, 4
 # Between lines and ink: a share of the level that separates them.
 _WEAK_AMONG_LINES = 0.8
 # Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
@@ -229,9 +229,7 @@ def pale_paper(search: Bytes) -> Floats:
     planes = [Image.fromarray(plane) for plane in search / paper]
     blocks = [max(1, side // _NEARBY) for side in planes[0].size]
     means = [each.resize(blocks, Image.Resampling.BOX).resize(each.size) for each in planes]
-    paper *= np.stack([np.asarray(each) for each in means])
-    sheet: Floats = np.maximum(paper, _DARKEST)
-    return sheet
+    return np.asarray(np.maximum(paper * np.stack([np.asarray(each) for each in means]), _DARKEST))
 
 
 def _screen(search: Bytes) -> Floats | None:
@@ -307,15 +305,12 @@ def ink_levels(ink: Floats) -> Levels:
 
 
 def pale_levels(ink: Floats) -> Levels:
-    """Determine the levels for a thin, pale pen, which covers too little for Otsu's threshold.
-
-    Raises:
-        UnreadableError: `blank` or `low_contrast`.
-    """
-    border = 4
-    core = float(np.quantile(ink[border:-border, border:-border], _CORE))
-    if core < _LEAST_SIGNAL * _grain(ink):
-        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
+    """Determine the levels for a thin, pale pen, which covers too little for Otsu's threshold."""
+    # Shadows end abruptly at the border; a narrow picture has little else.
+    border = min(_BORDER, min(ink.shape) // 4)
+    inner = (slice(border, side - border) for side in ink.shape)
+    core = float(np.quantile(ink[tuple(inner)], _CORE))
+    _grain(ink, core)
     return Levels(_OF_CORE * core, _OF_CORE * core / 2)
 
 
@@ -341,12 +336,13 @@ def _level_above_paper(ink: Floats) -> float:
     above = ink > level
     if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but paper")
-    grain = _grain(ink)
-    if float(ink[above].mean()) < _LEAST_SIGNAL * grain:
-        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
-    return max(level, _ABOVE_GRAIN * grain)
+    return max(level, _ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))
 
 
-def _grain(ink: Floats) -> float:
+def _grain(ink: Floats, signal: float) -> float:
+    """Measure the paper's grain, and refuse a signal that is hardly above it."""
     brighter = ink[ink < 0]
-    return float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
+    grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
+    if signal < _LEAST_SIGNAL * grain:
+        raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
+    return grain

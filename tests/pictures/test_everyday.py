@@ -1,5 +1,7 @@
 """Pictures as people take them: each must give nearly what the same digit gives on plain paper."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -67,6 +69,28 @@ def test_faint_pencil_in_a_soft_shadow_is_the_digit() -> None:
     faint = seven(pen=6, ink=165, paper=200)
 
     assert agreement(normalise(lit(faint, shade)), normalise(faint)) > 0.6
+
+
+@pytest.mark.parametrize("radius", [0.8, 1.0])
+@pytest.mark.parametrize("ink", [150, 165, 175])
+def test_thin_pale_pen_in_a_round_shadow_is_the_digit(ink: int, radius: float) -> None:
+    y, x = np.mgrid[-1:1:280j, -1:1:280j]
+    shade = 1 - 0.5 * np.clip((radius - np.hypot(x - 1, y - 1)) / 0.25 + 0.5, 0, 1)
+    faint = seven(pen=3, ink=ink, paper=200)
+
+    assert agreement(normalise(lit(faint, shade)), normalise(faint)) > 0.9
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(300, 6), (6, 300), (200, 1), (1, 90), (66, 2), (1000, 20)])
+def test_narrow_pictures_are_read_or_refused(size: tuple[int, int]) -> None:
+    width, height = size
+    for level in np.random.default_rng(0).integers(0, 256, (20, 3)):
+        pixels = np.full((height, width), level[0], np.uint8)
+        pixels[height // 2 :, width // 2 :] = level[1]
+        pixels[height // 3 : height // 2 + 1, width // 3 : width // 2 + 1] = level[2]
+        with suppress(UnreadableError):
+            assert normalise(Image.fromarray(pixels)).shape == (28, 28)
 
 
 def squared(picture: Image.Image, strength: float) -> Image.Image:
