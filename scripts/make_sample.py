@@ -10,13 +10,13 @@ draws, and the gzip header has no time stamp. (The compressed bytes may differ w
 """
 
 import gzip
+import struct
 import sys
 
 import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nanograd.data.idx import format_idx
 from nanograd.runtime import storage
 
 _SEED = 0
@@ -54,6 +54,11 @@ def _select_positions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDA
     train = [positions[:_NUM_TRAIN_PER_CLASS] for positions in by_class]
     test = [positions[_NUM_TRAIN_PER_CLASS:end] for positions in by_class]
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def format_idx(array: NDArray[np.uint8]) -> bytes:
+    """Return the IDX file, not compressed, of (N,) labels or (N, rows, columns) images."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def _write(folder: str, name: str, array: NDArray[np.uint8]) -> None:

@@ -48,21 +48,6 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
     return values.reshape(shape)
 
 
-def format_idx(array: NDArray[np.uint8]) -> bytes:
-    """Return the IDX file, not compressed, of (N,) labels or (N, rows, columns) images.
-
-    Raises:
-        ValueError: not uint8, another number of dimensions, or empty.
-
-    >>> format_idx(np.array([5, 0, 4], dtype=np.uint8)).hex(" ")
-    '00 00 08 01 00 00 00 03 05 00 04'
-    """
-    if array.dtype != np.uint8 or array.ndim not in (_LABELS, _IMAGES) or array.size == 0:
-        raise ValueError(f"IDX holds uint8 labels or images, not {array.dtype} {array.shape}")
-    magic = bytes([0, 0, _UNSIGNED_BYTE, array.ndim])
-    return magic + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
 def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
     """Decompress a gzip file, as far as it is allowed to grow; return anything else unchanged.
 
