@@ -28,6 +28,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     )
     page = context.new_page()
     page.goto(address)
+    page.wait_for_function("window.nanograd")
     yield page
     context.close()
 

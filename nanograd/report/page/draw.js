@@ -6,7 +6,7 @@ const PEN = 18; // of the 240 pixels of the pad
 const pad = byId("pad"), input = byId("input"), status = byId("status");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const rows = [...document.querySelectorAll(".scores li")];
-const model = unpack(JSON.parse(byId("model").textContent));
+const model = await unpack(JSON.parse(byId("model").textContent));
 const kept = [];
 let strokes = [], drawing = null, scheduled = false;
 

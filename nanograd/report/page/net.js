@@ -4,39 +4,46 @@
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 // See nanograd/report/drawing.py.
-function unpack({ nets, reference }) {
+async function unpack({ nets, reference }) {
   const means = reference && fromBase64(reference.means);
   const directions = reference && new Int8Array(fromBase64(reference.directions).buffer);
-  return { nets: nets.map(unpackNet), reference: reference && { ...reference, means, directions } };
-}
-
-// 32-bit weights and biases, or 16-bit weights of the first layer and a factor for each unit.
-function unpackNet(net) {
-  const bytes = fromBase64(net.data);
-  let start = 0;
-  const take = (kind, length) => {
-    const part = bytes.slice(start, start + length * kind.BYTES_PER_ELEMENT);
-    start += part.length;
-    return new kind(part.buffer);
+  return {
+    nets: await Promise.all(nets.map(unpackNet)),
+    reference: reference && { ...reference, means, directions },
   };
-  const layer = (inputs, outputs, exact) => ({
-    inputs, outputs,
-    factors: exact ? new Float32Array(outputs).fill(1) : take(Float32Array, outputs),
-    weights: take(exact ? Float32Array : Int16Array, inputs * outputs),
-    biases: take(Float32Array, outputs),
-  });
-  return { ...net, data: null, layers: [layer(784, net.hidden, net.exact), layer(net.hidden, 10, true)] };
 }
 
-function applyLayer({ inputs, outputs, factors, biases, weights }, values) {
-  const sums = new Float64Array(outputs);
-  for (let input = 0; input < inputs; input++) {
-    const value = values[input];
-    if (!value) continue;
-    const row = input * outputs;
-    for (let output = 0; output < outputs; output++) sums[output] += value * weights[row + output];
-  }
-  return sums.map((sum, output) => sum * factors[output] + biases[output]);
+async function unpackNet({ first, data, ...net }) {
+  const rest = new Float32Array(fromBase64(data).buffer);
+  const last = net.hidden * 10;
+  const layers = [
+    { weights: unfold(await inflate(fromBase64(first))), factor: net.step, biases: rest.slice(0, net.hidden) },
+    { weights: rest.slice(net.hidden, net.hidden + last), factor: 1, biases: rest.slice(net.hidden + last) },
+  ];
+  return { ...net, layers };
+}
+
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// 0, 1, 2, 3, ... stand for 0, -1, 1, -2, ...; all low bytes come first, then all next ones, ...
+function unfold(planes) {
+  const length = planes.length / 4;
+  return Float32Array.from({ length }, (_, place) => {
+    const folded = [3, 2, 1, 0].reduce((high, plane) => (high << 8) | planes[plane * length + place], 0);
+    return (folded >>> 1) ^ -(folded & 1);
+  });
+}
+
+function applyLayer({ weights, factor, biases }, values) {
+  return Array.from(biases, (bias, output) => {
+    const start = output * values.length;
+    let sum = 0;
+    for (let place = 0; place < values.length; place++) sum += values[place] * weights[start + place];
+    return factor * sum + bias;
+  });
 }
 
 function softmax(values) {
@@ -51,9 +58,9 @@ const ACTIVATIONS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.
 
 function scoresOf(net, pixels) {
   const inputs = Float32Array.from(pixels, (value) => f(value * f(net.factor)) + f(net.offset));
-  const hidden = applyLayer(net.layers[0], inputs).map(ACTIVATIONS[net.activation]);
+  const hidden = applyLayer(net.layers[0], inputs).map((value) => ACTIVATIONS[net.activation](value));
   const outputs = applyLayer(net.layers[1], hidden);
-  return net.loss === "mse" ? outputs.map(logistic) : softmax(outputs);
+  return net.loss === "mse" ? outputs.map((value) => logistic(value)) : softmax(outputs);
 }
 
 // Ten scores and, with a reference, how unfamiliar the image is: nanograd/models/model.py.
