@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from nanograd.pictures.morphology import label_marks
 from simulators.scenes import KINDS, Scene
@@ -26,6 +27,8 @@ _ENLARGED = 4
 _DIGIT = 20 * _ENLARGED
 # Grey levels above which a pixel belongs to a stroke: the first, unless it breaks pale strokes.
 _LEVELS = (110, 90, 70, 50, 30)
+# Half the width of a filled loop, in those of the strokes.
+_FILLED = 1.6
 
 
 def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
@@ -111,7 +114,7 @@ def _stroke(digit: NDArray[np.uint8], scene: Scene, draw: Generator) -> Image.Im
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     if scene.pen is None:
         return large.point(lambda level: min(255, max(0, 3 * level - 255)))
-    line = thinned(_whole(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))), digit))
+    line = centre_line(_whole(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))), digit))
     diameter = draw.uniform(*scene.pen) * _DIGIT
     return _dilated(line, diameter)
 
@@ -121,6 +124,23 @@ def _whole(large: NDArray[np.uint8], digit: NDArray[np.uint8]) -> NDArray[np.boo
     pieces = label_marks(digit > 0)[1]
     masks = [large > level for level in _LEVELS]
     return next((mask for mask in masks if label_marks(mask)[1] <= pieces), masks[-1])
+
+
+def centre_line(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where the middle of the pen went: along the strokes, and around a loop that the pen filled.
+
+    Thinned, a filled loop would be a mere line, and a six a one. A loop is filled where the ink is
+    wider than at a crossing, whose radius is at most 1.42 times that of the strokes.
+    """
+    line = thinned(mask)
+    depth = distance_transform_edt(mask)
+    radius = np.median(depth[line])
+    blobs = depth > _FILLED * radius
+    if not blobs.any():
+        return line
+    near = distance_transform_edt(~blobs) < (_FILLED - 1) * radius + 1
+    loops = near & (depth > radius)
+    return (line & ~loops) | (loops & ~binary_erosion(loops))
 
 
 def _dilated(line: NDArray[np.bool_], diameter: float) -> Image.Image:

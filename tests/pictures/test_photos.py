@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from nanograd.data.mnist import Mnist
 from nanograd.pictures.decode import decode
-from simulators.photos import photograph, thinned
+from nanograd.pictures.morphology import label_marks
+from simulators.photos import centre_line, photograph, thinned
 from simulators.scenes import KINDS
 
 
@@ -39,3 +41,15 @@ def test_thinned_strokes_are_lines_one_pixel_wide() -> None:
     assert (line & ~mask).sum() == 0
     windows = np.lib.stride_tricks.sliding_window_view(line, (3, 3)).all((2, 3))
     assert not windows.any()
+
+
+def test_finer_pen_opens_a_filled_loop_and_adds_none_to_a_crossing() -> None:
+    rows, columns = np.mgrid[:80, :80]
+    stroke = (np.abs(columns - 40) <= 4) & (rows > 5) & (rows < 60)
+    disc = (rows - 55) ** 2 + (columns - 40) ** 2 <= 15**2
+    bar = (np.abs(rows - 30) <= 4) & (np.abs(columns - 40) < 30)
+
+    loop, cross = centre_line(stroke | disc), centre_line(stroke | bar)
+
+    assert [label_marks(line)[1] for line in (loop, cross)] == [1, 1]
+    assert [ndimage.label(~line)[1] for line in (loop, cross)] == [2, 1]  # with what is within
