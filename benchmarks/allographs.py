@@ -13,7 +13,7 @@ from common import Row, arguments, report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd.data.dataset import SIDE
+from nanograd.data.dataset import SIDE, Dataset
 from nanograd.digits.allographs import allographs, draw_allographs
 from nanograd.models import model
 from nanograd.models.model import Model
@@ -28,15 +28,21 @@ Digits = NDArray[np.int64]
 
 def measure(models: Sequence[Model], number: int) -> list[Row]:
     """Classify `number` drawings of each shape; the last row is for all of them."""
-    names = list(allographs())
-    digits = draw_allographs(number * len(names), _SEED)
+    names, digits = _draw(number)
     with process.one_thread():
         predicted = np.stack([each.scores(digits.images).argmax(axis=1) for each in models])
-    shapes = {name: slice(n, None, len(names)) for n, name in enumerate(names)}
+    shapes = {name: np.flatnonzero(names == name)[:number] for name in dict.fromkeys(names)}
+    every = np.concatenate([*shapes.values()])
     return [
         _figures(name, predicted[:, part], digits.labels[part])
-        for name, part in {**shapes, "all": slice(None)}.items()
+        for name, part in {**shapes, "all": every}.items()
     ]
+
+
+def _draw(number: int) -> tuple[NDArray[np.str_], Dataset]:
+    """Draw each shape at least `number` times; return the names, too."""
+    names = [shape.name for shape in allographs()]
+    return np.tile(names, number), draw_allographs(number * len(names), _SEED)
 
 
 def _figures(name: str, predicted: Digits, labels: NDArray[np.uint8]) -> Row:
@@ -52,8 +58,8 @@ def _figures(name: str, predicted: Digits, labels: NDArray[np.uint8]) -> Row:
 
 def sheet() -> Image.Image:
     """Draw every shape a few times, beside its name."""
-    names = list(allographs())
-    digits = draw_allographs(_SHOWN * len(names), _SEED)
+    drawings, digits = _draw(_SHOWN)
+    names = list(dict.fromkeys(drawings))
     lines = -(-len(names) // _COLUMNS)
     cell = SIDE + _GAP
     width = _NAME_WIDTH + _SHOWN * cell
@@ -62,7 +68,7 @@ def sheet() -> Image.Image:
         column, line = divmod(n, lines)
         left, top = column * width, _GAP + line * cell
         draw_text(ImageDraw.Draw(drawn), (left + 2 * _GAP, top + 6), name, size=13)
-        for place, image in enumerate(digits.images[n :: len(names)]):
+        for place, image in enumerate(digits.images[drawings == name][:_SHOWN]):
             ink = Image.fromarray(255 - image.reshape(SIDE, SIDE))
             drawn.paste(ink, (left + _NAME_WIDTH + place * cell, top))
     return drawn.quantize(16)

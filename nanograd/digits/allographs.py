@@ -10,7 +10,7 @@ References:
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -36,11 +36,10 @@ _BLOCK = 32
 
 # Greatest shift of each point along each axis, as a share of the digit's height.
 _SHAKE = 0.04
-# Factor of the width, where the table has no other; shift of the top per height.
-_WIDTH, _SLANT = (0.75, 1.3), (-0.3, 0.3)
-# Pixels: thin pens are more frequent. Then its greatest change along the strokes, as a share, and
-# the number of waves of that change.
-_PEN, _PEN_CHANGE, _PEN_WAVES = (1.5, 4.0), (0.0, 0.3), (0.3, 2.0)
+# Shift of the top per height.
+_SLANT = (-0.3, 0.3)
+# Greatest change of the pen along the strokes, as a share, and the number of waves of that change.
+_PEN_CHANGE, _PEN_WAVES = (0.0, 0.3), (0.3, 2.0)
 # Draws of an image beside those of its points: one of each above, and the phase of the waves.
 _NUM_OTHERS = 6
 
@@ -50,21 +49,27 @@ _GRID = np.arange(SIDE, dtype=np.float32)
 class Allograph(NamedTuple):
     """A shape of a digit, of P distinct points (x, y)."""
 
+    name: str
     digit: int
     least: Floats  # (P, 2), least x and y of each point
     most: Floats  # (P, 2), greatest x and y
     path: Floats  # (_NUM_POSITIONS, P), weights of the points in each position of the pen
-    width: Range  # least and greatest factor by which it is widened
+    width: Range = (0.75, 1.3)  # least and greatest factor by which it is widened
+    pen: Range = (1.5, 4.0)  # pixels; thin pens are more frequent
 
 
 @cache
-def allographs() -> Mapping[str, Allograph]:
-    """Return the shapes of the table by name."""
+def allographs() -> Sequence[Allograph]:
+    """Return the shapes of the table, in the order in which they are drawn, some several times."""
     text = files("nanograd.digits").joinpath("allographs.toml").read_text()
-    return {name: _read(name, **shape) for name, shape in tomllib.loads(text).items()}
+    return [
+        shape
+        for name, entry in tomllib.loads(text).items()
+        for shape in entry.pop("times", 1) * [_read(name, **entry)]
+    ]
 
 
-def _read(name: str, lines: Strokes = (), curves: Strokes = (), width: Range = _WIDTH) -> Allograph:
+def _read(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range) -> Allograph:
     strokes = [np.array([[*point, *point][:4] for point in each]) for each in (*lines, *curves)]
     points, index = np.unique(np.concatenate(strokes), axis=0, return_inverse=True)
     # The pen moves at one speed: positions in proportion to lengths.
@@ -84,7 +89,7 @@ def _read(name: str, lines: Strokes = (), curves: Strokes = (), width: Range = _
         np.add.at(path, (np.arange(start, end), index.ravel()[first + neighbours]), weights)
         start, first = end, first + num_points
     digit = _DIGITS.index(name.partition("-")[0])
-    return Allograph(digit, points[:, :2], points[:, 2:], path, width)
+    return Allograph(name, digit, points[:, :2], points[:, 2:], path, **ranges)
 
 
 def _spline_weights(share: Floats, *, is_curve: bool) -> Floats:
@@ -117,11 +122,11 @@ def num_allographs(num_images: int, share: float) -> int:
 
 
 def draw_allographs(number: int, seed: int) -> Dataset:
-    """Draw images of the shapes of the table: the first of each shape, the second of each, ...
+    """Draw images of the shapes of the table: the first of each entry, the second of each, ...
 
     Each image follows from its position and the seed alone, as one of a few as of many.
     """
-    shapes = list(allographs().values())
+    shapes = allographs()
     labels = np.resize(np.array([shape.digit for shape in shapes], np.uint8), number)
     images = np.empty((number, NUM_PIXELS), np.uint8)
     for position, shape in enumerate(shapes):
@@ -153,7 +158,7 @@ def draw(shape: Allograph, draws: Floats) -> Bytes:
     x = x * _between(shape.width, width) - y * _between(_SLANT, slant)
     time = np.linspace(0, 2 * np.pi, _NUM_POSITIONS)
     wave = np.sin(_between(_PEN_WAVES, waves) * time + 2 * np.pi * phase)
-    radius = _between(_PEN, pen**1.5) / 2 * (1 + _between(_PEN_CHANGE, change) * wave)
+    radius = _between(shape.pen, pen**1.5) / 2 * (1 + _between(_PEN_CHANGE, change) * wave)
     ink = _draw_pen(*(each.astype(np.float32) for each in _fit(x, y, radius)))
     return np.stack([_centre(image) for image in ink]).reshape(-1, NUM_PIXELS)
 

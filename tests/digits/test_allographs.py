@@ -14,8 +14,9 @@ from nanograd.digits.allographs import (
 )
 from nanograd.digits.form import are_mnist_like
 
-SHAPES = allographs()
-NUM_SHAPES = len(SHAPES)
+IN_TURN = allographs()
+SHAPES = {shape.name: shape for shape in IN_TURN}
+NUM_SHAPES = len(IN_TURN)
 # Draws of width, slant, pen, its change, waves and phase: an upright digit, a thin even pen.
 PLAIN = [0.5, 0.5, 0.1, 0.0, 0.0, 0.0]
 
@@ -77,6 +78,14 @@ def test_thicker_pen_has_more_ink() -> None:
     assert 1.2 * ink[0] < ink[1] < ink[2] / 1.2
 
 
+def test_table_has_pens_of_its_own_and_shapes_that_are_drawn_more_often() -> None:
+    often, once = SHAPES["one-low-flag"], SHAPES["one-flag"]
+    bold = [*PLAIN[:2], 0.99, *PLAIN[3:]]
+
+    assert images_of(often, *bold).sum() > 1.2 * images_of(once, *bold).sum()
+    assert IN_TURN.count(often) > IN_TURN.count(once) == 1
+
+
 def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:
     one = module._read("one-new", lines=[[[0, 0], [0, 1]]])
 
@@ -117,7 +126,7 @@ def test_share_of_drawings_is_added_and_nothing_changed(sample: Mnist, share: fl
 
     assert len(more) == len(digits) + num_allographs(len(digits), share)
     assert more.take(slice(len(digits))).sha256() == digits.sha256()
-    shapes = np.array([shape.digit for shape in SHAPES.values()])
+    shapes = np.array([shape.digit for shape in IN_TURN])
     expected = np.resize(shapes, num_allographs(len(digits), share))
     np.testing.assert_array_equal(more.labels[len(digits) :], expected)
 
