@@ -95,7 +95,7 @@ def train(*, workers: int | None = 0, listener: Listener = ignore, **settings: A
 class Prediction:
     """The account of `predict`; of a dry run, only `figures`."""
 
-    rows: int = 0  # rows = predicted + quarantined
+    rows: int = 0  # = predicted + quarantined; a file that cannot be opened is none
     predicted: int = 0  # rows in OUTPUT/predictions
     quarantined: int = 0  # rows in OUTPUT/quarantine, each with its reason
     accuracy: float | None = None  # of the rows with a label; None without any

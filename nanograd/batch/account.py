@@ -80,13 +80,11 @@ def count_part(
     known, correct = label >= 0, label == prediction
     details = _count_details(part, quarantine)
     quarantined = sum(each["rows"] for each in details)
-    # The line of a file counts for its rows, or if they are unknown for one that is no row.
-    num_broken = int(part.rejection is not None and part.num_rows == 0)
     return {
-        "rows": len(predictions) + quarantined - num_broken,
+        "rows": len(predictions) + quarantined - part.num_broken,
         "predicted": len(predictions),
         "quarantined": quarantined,
-        "broken_files": num_broken,
+        "broken_files": part.num_broken,
         "labelled": int(known.sum()),
         "correct": int(correct.sum()),
         "reasons": _count_reasons(details),
@@ -181,7 +179,8 @@ def first_row(detail: Mapping[str, Any]) -> str:
 
 
 def _count_details(part: Part, quarantine: pa.Table) -> list[Detail]:
-    each = max(part.num_rows, 1) if part.rejection else 1
+    # The line of a file counts for its rows, or if they are unknown for one that is no row.
+    each = part.num_broken or part.num_rows if part.rejection else 1
     return _commonest({**row, "rows": each} for row in quarantine.to_pylist())
 
 
@@ -198,7 +197,7 @@ def _count_reasons(details: Iterable[Detail]) -> dict[str, int]:
     reasons: Counter[str] = Counter()
     for each in details:
         reasons[each["reason"]] += each["rows"]
-    return dict(sorted(reasons.items()))
+    return dict(sorted((+reasons).items()))  # a file may have no rows
 
 
 def _confusion_to_receipt(confusion: NDArray[np.int64]) -> dict[str, int]:

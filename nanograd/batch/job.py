@@ -330,7 +330,7 @@ def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int, rows: int
 def _num_rows(job: Job) -> int:
     """Count the rows of a job; a file whose rows are unknown counts as one."""
     kept = sum(int(each["rows"] or each.get("broken_files", 0)) for each in job.earlier.kept)
-    return kept + sum(part.num_rows or int(part.rejection is not None) for part in job.parts)
+    return kept + sum(part.num_rows + part.num_broken for part in job.parts)
 
 
 def _num_quarantined(receipts: Sequence[Receipt]) -> int:

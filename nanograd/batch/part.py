@@ -39,6 +39,11 @@ class Part:
     below: str = ""
 
     @property
+    def num_broken(self) -> int:
+        """Return 1 for a file whose rows are unknown, which counts as one line of quarantine."""
+        return int(self.rejection is not None and self.rejection.reason is Reason.BROKEN_FILE)
+
+    @property
     def stem(self) -> str:
         """Return the name of its output files, without an ending."""
         return f"part-{self.name or self.id}"

@@ -229,6 +229,7 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
 ) -> None:
     good = pa.table({"image": COLUMNS["fixed-size raw bytes"](images)})
     files = {f"{name}.parquet": table for name, table in WRONG_SCHEMAS.items()}
+    files |= {f"neither {each}.parquet": files["no image.parquet"][:0] for each in (1, 2)}
     (tmp_path / "in").mkdir()
     pq.write_table(good, tmp_path / "in" / "page.parquet")
     page = (tmp_path / "in" / "page.parquet").read_bytes()
@@ -250,8 +251,9 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     )
     assert {Path(file).name for file in done.table["source_file"].to_pylist()} == {"good.parquet"}
     np.testing.assert_array_equal(scores_of(done.table), expected)
-    # A file of a wrong schema counts for the rows of its footer.
+    # A file of a wrong schema counts for the rows of its footer, also if it has none.
     assert (done.figures["rows"], done.figures["broken_files"]) == (58 + 6, 1)
+    assert (done.figures["predicted"], done.figures["quarantined"]) == (29, 58 + 6 - 29 + 1)
     assert done.figures["reasons"] == {"broken_file": 30, "wrong_schema": 6}
 
 
