@@ -92,7 +92,7 @@ def settings_of(words: Sequence[str]) -> str:
 def _setting(each: Field[Any], config: type[Config]) -> list[str]:
     limits = [
         f"{word} {each.metadata[name]}"
-        for name, word in (("least", "at least"), ("below", "below"))
+        for name, word in (("least", "at least"), ("below", "below"), ("most", "at most"))
         if each.metadata[name] is not None
     ]
     choices = [f"`{choice}`" for choice in each.metadata["choices"]]

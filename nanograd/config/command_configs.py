@@ -135,7 +135,7 @@ class InspectConfig(PictureFilesConfig):
     model: str | None = setting(
         None, "model directory or URI to classify with [default: none, and no scores are drawn]"
     )
-    limit: int = setting(100, "maximum number of pictures, one per row", least=1, below=1001)
+    limit: int = setting(100, "number of pictures, one per row, at most 1000", least=1, most=1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +167,10 @@ class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
         "share of the rows, the most doubtful ones, to list in review.parquet with their pictures; "
         "0 = no list",
         least=0,
-        below=1.01,
+        most=1,
     )
     review_below: float | None = setting(
-        None, "list all rows that are less certain than this instead", least=0, below=1.01
+        None, "list all rows that are less certain than this instead", least=0, most=1
     )
     rows_per_file: int | None = setting(
         None,
@@ -193,7 +193,7 @@ class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
         1.0,
         "exit with code 65 if more than this share of the rows is quarantined",
         least=0,
-        below=1.01,
+        most=1,
     )
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ def setting(
     choices: tuple[str, ...] = (),
     least: float | None = None,
     below: float | None = None,
+    most: float | None = None,
     recipe: bool = False,
 ) -> Any:
     """Return a dataclass field with the metadata that its flag needs.
@@ -43,9 +44,11 @@ def setting(
         choices: the allowed values of a string.
         least: the smallest allowed value.
         below: an upper bound, itself not allowed.
+        most: the largest allowed value.
         recipe: whether the setting affects the bits of the trained model.
     """
-    metadata = {"help": help_, "choices": choices, "least": least, "below": below, "recipe": recipe}
+    bounds = {"least": least, "below": below, "most": most}
+    metadata = {"help": help_, "choices": choices, **bounds, "recipe": recipe}
     return field(default=default, metadata=metadata)
 
 
@@ -143,7 +146,7 @@ def _validate(each: Field[Any], value: Any) -> None:
         return
     type_: Any = value_type(each)
     problem = ""
-    choices, least, below = (each.metadata[name] for name in ("choices", "least", "below"))
+    choices, least, below, most = (each.metadata[n] for n in ("choices", "least", "below", "most"))
     if type(value) is not type_ or (type_ is tuple and not all(type(v) is str for v in value)):
         problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
     elif choices and value not in choices:
@@ -154,6 +157,8 @@ def _validate(each: Field[Any], value: Any) -> None:
         problem = f"{value}: it must be at least {least}"
     elif below is not None and value >= below:
         problem = f"{value}: it must be less than {below}"
+    elif most is not None and value > most:
+        problem = f"{value}: it must be at most {most}"
     for text in value if type(value) is tuple else [value]:
         if isinstance(text, str):
             refuse_credentials(text)

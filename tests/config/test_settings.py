@@ -174,6 +174,14 @@ def test_values_at_the_bounds_are_accepted(values: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in values} == values
 
 
+@pytest.mark.parametrize("name", ["review_share", "review_below", "max_error_rate"])
+def test_share_is_at_most_one(name: str) -> None:
+    assert getattr(PredictConfig.resolve({**GIVEN, name: 1}), name) == 1
+
+    with pytest.raises(UsageError, match=r"is 1\.005: it must be at most 1$"):
+        PredictConfig.resolve({**GIVEN, name: 1.005})
+
+
 def test_whole_numbers_for_floats_and_lists_for_tuples_are_converted() -> None:
     trained = TrainConfig.resolve({"learning_rate": 1, "ema": 0})
     predicted = PredictConfig.resolve({**GIVEN, "keep": ["writer", "page"]})
