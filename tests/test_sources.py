@@ -15,12 +15,12 @@ import nanograd as api
 from nanograd import commands, sources
 from nanograd.config.command_configs import IngestConfig
 from nanograd.data.dataset import Dataset
-from nanograd.data.idx import format_idx
 from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
 from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Level
+from scripts.make_sample import format_idx
 from tests.conftest import Nanograd
 from tests.helpers.image_columns import raw
 from tests.helpers.models import some_model

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nanograd import sources
 from nanograd.data.download import MIRRORS
-from nanograd.data.idx import format_idx
 from nanograd.data.mnist import SAMPLE, Mnist, join, load_source, load_test
 from nanograd.errors import DataError, UsageError
 from nanograd.runtime.events import Event, Level, Listener, ignore
+from scripts.make_sample import format_idx
 
 FAINT = np.full((7, 28, 28), 255, np.uint8)
 FAINT[4] = 15

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanograd.data import mnist
-from nanograd.data.idx import format_idx
+from scripts.make_sample import format_idx
 from tests.conftest import Nanograd, Outcome
 from tests.helpers.folders import contents
 
