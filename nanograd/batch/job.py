@@ -87,13 +87,14 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         listener: receives messages and progress.
 
     Raises:
-        OutputExistsError: the place holds another job's output or foreign files.
+        OutputExistsError: the place holds another job's output or foreign files, or is a file.
         UsageError: the output to overwrite holds the input.
         DataError: more rows than allowed go to quarantine, or all.
         InternalError: a row is not accounted for exactly once.
         StorageError: a file cannot be written.
     """
     meter = ProgressMeter(job, listener)
+    storage.refuse_file(job.place)
     with exclusive(job.place, listener) as lease:
         if MANIFEST in storage.names(job.place):
             storage.remove_leftovers(job.place)
@@ -116,6 +117,7 @@ def describe_job(job: Job) -> dict[str, Any]:
 
     `estimated_s` follows from the speed of an earlier command in this output, if one is known.
     """
+    storage.refuse_file(job.place)
     below = _folder_below(job, clean=False)
     stage = job.path(*below) if below is not None else job.place
     names = set(storage.names(storage.join(stage, RECEIPTS)))

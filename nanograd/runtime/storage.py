@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.runtime import machine
 
 # The ends of names of files that hold no data.
@@ -154,6 +154,14 @@ def is_file(place: str) -> bool:
     """Return whether a place is a file."""
     with _translated("look for", place):
         return _store(place).is_file()
+
+
+def refuse_file(place: str) -> None:
+    """Raise OutputExistsError if an output, a local folder, would be at or below a file."""
+    path = Path() if is_remote(place) else local_path(place)
+    if found := next((each for each in (path, *path.parents) if is_file(str(each))), None):
+        text = "is a file, but the output is a folder; choose another --output or move the file"
+        raise OutputExistsError(f"{found} {text}")
 
 
 def remove(place: str) -> None:

@@ -15,7 +15,7 @@ from nanograd.digits.allographs import add_allographs
 from nanograd.errors import ClusterError, Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
-from nanograd.runtime import events
+from nanograd.runtime import events, storage
 from nanograd.runtime.events import Event, Listener, info, warning
 from nanograd.runtime.lease import exclusive
 from nanograd.training import loop
@@ -68,11 +68,12 @@ def train_run(
         The metrics of the result line.
 
     Raises:
-        OutputExistsError: the directory holds another run or foreign files.
+        OutputExistsError: the directory holds another run or foreign files, or is a file.
         Stopped: `stop` was set; the same command continues.
         DivergedError: a gradient, loss or parameter is not finite.
         StorageError: the directory cannot be written.
     """
+    storage.refuse_file(run.place)
     with exclusive(run.place, listener) as lease:
         directory = RunDirectory(run.place, run.identity, len(run.nets), lease.check)
         directory.prepare(overwrite=run.overwrite)

@@ -119,6 +119,16 @@ def test_output_with_a_foreign_file_is_73_and_left_alone(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("words", ["train --data sample", "ingest .", "ingest . --dry-run"])
+def test_output_below_a_file_is_73(nanograd: Nanograd, tmp_path: Path, words: str) -> None:
+    (tmp_path / "mine.png").write_bytes(b"dear")
+
+    outcome = nanograd(*words.split(), "--workers", "0", "--output", "mine.png/run")
+
+    assert_refused(outcome, 73, "mine.png is a file", "choose another --output")
+    assert contents(tmp_path) == {"mine.png": b"dear"}
+
+
 def test_another_server_at_the_address_is_69(nanograd: Nanograd) -> None:
     with HTTPServer(("", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
