@@ -119,13 +119,13 @@ def expand_tables(
     return [file for file in files if file.place not in left_out]
 
 
-def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
+def expand_pictures(inputs: Sequence[str], hint: str = "check the path") -> list[InputFile]:
     """List all picture files, as `expand` does; ZIP files count as folders of pictures.
 
     A damaged archive is listed itself, to be rejected when it is read.
     """
     files: list[InputFile] = []
-    for file in expand(inputs, (*SUFFIXES, archives.SUFFIX)):
+    for file in expand(inputs, (*SUFFIXES, archives.SUFFIX), hint):
         if not file.place.lower().endswith(archives.SUFFIX):
             files.append(file)
             continue
@@ -133,7 +133,7 @@ def expand_pictures(inputs: Sequence[str]) -> list[InputFile]:
             if place == file.place or _matches(place.removeprefix(f"{file.place}/"), SUFFIXES):
                 files.append(InputFile(place, num_bytes, file.mtime_ns))
     if not files:
-        raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; check the path")
+        raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
     return sorted(files)
 
 

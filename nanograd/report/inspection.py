@@ -71,7 +71,8 @@ def find_pictures(
     for table in tables:
         rows, number = row_pictures(storage.absolute(table), max(limit - len(found), 0))
         found, total = {**found, **rows}, total + number
-    files = [file.place for file in expand_pictures(others)] if others or not tables else []
+    hint = "check the path, or name a .parquet file whose rows hold pictures"
+    files = [each.place for each in expand_pictures(others, hint)] if others or not tables else []
     files = [file for file in files if file != output]
     return found | dict.fromkeys(files[: limit - len(found)]), total + len(files)
 

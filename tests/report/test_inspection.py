@@ -210,6 +210,9 @@ def test_usage_errors_are_raised_before_anything_is_written(folder: Path, tmp_pa
         inspect(folder, output=str(tmp_path / "sheet.jpg"))
     with pytest.raises(DataError, match="no such file or folder"):
         inspect(folder / "gone.png", output=str(tmp_path / "sheet.png"))
+    (folder / "rows").mkdir()
+    with pytest.raises(DataError, match=r"no \.png or .*/rows; .* name a \.parquet file"):
+        inspect(folder / "rows")
     with pytest.raises(DataError, match="is not a model directory"):
         inspect(folder, model=str(tmp_path))
     with pytest.raises(UsageError, match="--formats 'svg': svg is none of png"):
