@@ -24,7 +24,7 @@ from nanograd.pictures.colour import by_hue
 from nanograd.pictures.light import divide, light_surface
 from nanograd.pictures.lines import find_lines
 from nanograd.pictures.paper import Levels
-from nanograd.pictures.surroundings import Box, find_sheet
+from nanograd.pictures.surroundings import Box, find_sheet, spread_sheet
 
 POLARITIES = ("auto", "dark-on-light", "light-on-dark")
 
@@ -36,6 +36,8 @@ _WIDEST_PEN, _BLOT = 0.2, 0.35
 # Levels below which ink is pale, also in pictures of two tones, and below which marks from side to
 # side are noise; least size of a pale digit on two tones, as a share of the shorter side.
 _PALE, _PALEST, _NOISE, _LEAST_SIZE = 0.26, 0.1, 0.05, 0.3
+# Least share of dark pixels in a picture of a board.
+_LEAST_BOARD = 0.3
 # Smoothing before the search for pale ink, in pixels.
 _SMOOTH = 0.8
 
@@ -159,8 +161,11 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str
                 found = within | {"picture": sheet, "box": box}
     if "marks" not in found:
         found = _retry(found, paper.two_tones(found["search"]))
-    if is_bitmap or not _is_doubtful(found):
+    if is_bitmap:
         return found
+    on_sheet = next(_locate_on_sheet(found, reduced, polarity), None)
+    if on_sheet is not None or not _is_doubtful(found):
+        return on_sheet or found
     lines = find_lines(found["ink"]) if _looks_wrong(found) else None
     if lines is not None:
         other = _retry(found, found["paper"], lines)
@@ -173,6 +178,29 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str
         if "marks" in found and not is_crop and _is_no_digit(found, lines):
             found["refused"] = UnreadableError(Reason.BLANK, "what is on the paper is no digit")
     return found
+
+
+def _locate_on_sheet(
+    found: dict[str, Any], reduced: Image.Image, polarity: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the steps to marks on a sheet, or a board, within brighter or darker surroundings."""
+    dark = found["search"]
+    is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > _LEAST_BOARD
+    tries = (
+        ("dark-on-light", 0, 1, found["inverted"] or _is_doubtful(found)),
+        ("light-on-dark", 255, 3, is_board and not found["inverted"]),
+    )
+    for within, negative, num_sides, is_likely in tries:
+        if is_likely and polarity in ("auto", within):
+            pixels = np.asarray(reduced) ^ np.uint8(negative)
+            spread = spread_sheet(pixels, num_sides)
+            if spread is None:
+                continue
+            other = _attempt(_locate(Image.fromarray(spread ^ np.uint8(negative)), within))
+            # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself.
+            is_clear = not _looks_wrong(other) and _pen_share(other["marks"]) < _BLOT
+            if is_clear and other["levels"].strong > _PALE:
+                yield other | {"picture": found["picture"]}
 
 
 def _locate(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:

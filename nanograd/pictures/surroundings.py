@@ -7,8 +7,10 @@ its middle, where digits are; a tight crop of a digit has.
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.pictures.morphology import label_marks
+from nanograd.pictures.morphology import label_marks, running_max
+from nanograd.pictures.paper import otsu
 
+Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 # Left, top, right, bottom, as shares of the picture.
@@ -23,6 +25,9 @@ _RINGS, _RINGS_START = 8, 0.12
 _GAP, _DEEPEST = 0.04, 0.3
 # Share of a digit's pixels that a cut may remove.
 _LOSS = 0.02
+# Of a sheet within the picture: the least share of the picture, the least share of its box that is
+# sheet, and of the sheet that is not ink, and its blurred edge in pixels.
+_LEAST_SHEET, _SOLID, _RIM = 0.08, 0.7, 3
 
 
 def find_sheet(mask: Mask) -> Box | None:
@@ -48,6 +53,36 @@ def find_sheet(mask: Mask) -> Box | None:
         return None
     top, right, bottom, left = depths
     return left / width, top / height, 1 - right / width, 1 - bottom / height
+
+
+def spread_sheet(pixels: Bytes, num_sides: int) -> Bytes | None:
+    """Continue a bright sheet over the darker surroundings at its sides.
+
+    Args:
+        pixels: (height, width) or (height, width, 3) uint8.
+        num_sides: the least number of sides with surroundings.
+
+    Returns:
+        The picture with the colours of the sheet's edge around it; None without such a sheet.
+    """
+    grey = pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
+    labels, count = label_marks(grey > otsu(grey.astype(np.uint8))[0])
+    largest = labels == 1 + np.bincount(labels.ravel(), minlength=count + 1)[1:].argmax()
+    sides = sorted(side.mean() for side in (largest[0], largest[-1], largest[:, 0], largest[:, -1]))
+    outside, _ = label_marks(np.pad(~largest, 1, constant_values=True))
+    sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # with its holes, which are ink
+    sheet = ~running_max(~np.pad(sheet, 1), _RIM)[1:-1, 1:-1]
+    rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))
+    if sides[num_sides - 1] > 0.5 or len(rows) * len(columns) < _LEAST_SHEET * sheet.size:
+        return None
+    if sheet.sum() < _SOLID * len(rows) * len(columns) or largest[sheet].mean() < _SOLID:
+        return None
+    spread = pixels.copy()
+    for row in rows:
+        first, last = np.flatnonzero(sheet[row])[[0, -1]]
+        spread[row, :first], spread[row, last:] = pixels[row, first], pixels[row, last]
+    spread[: rows[0]], spread[rows[-1] :] = spread[rows[0]], spread[rows[-1]]
+    return spread
 
 
 def _start(side: Mask) -> int:

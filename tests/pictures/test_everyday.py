@@ -145,6 +145,40 @@ def test_binding_at_any_side_is_left_out(turns: int) -> None:
     assert agreement(taken.image, normalise(pale_seven())) > 0.8
 
 
+def on_table(margins: tuple[int, int, int, int], turn: float, table: int) -> Image.Image:
+    """A seven on an unevenly lit sheet; left, top, right and bottom of it a rough table."""
+    left, top, right, bottom = margins
+    sheet = lit(seven(pen=14, ink=60, paper=240), np.linspace(0.75, 1, 280)[:, None])
+    size = (280 + left + right, 280 + top + bottom)
+    rough = np.random.default_rng(0).normal(table, 6, size[::-1]).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(rough)
+    turned = sheet.rotate(turn, Image.Resampling.BICUBIC)
+    cover = Image.new("L", (280, 280), 255).rotate(turn)
+    picture.paste(turned, (left, top), cover)
+    return picture
+
+
+@pytest.mark.parametrize("negative", [0, 255])
+@pytest.mark.parametrize("turn", [0, 6])
+@pytest.mark.parametrize("table", [30, 90])
+@pytest.mark.parametrize("margins", [(60, 60, 60, 60), (30, 50, 0, 70), (25, 0, 25, 25)])
+def test_sheet_or_board_within_surroundings_has_its_digit(
+    margins: tuple[int, int, int, int], table: int, turn: float, negative: int
+) -> None:
+    picture = Image.fromarray(np.asarray(on_table(margins, turn, table)) ^ np.uint8(negative))
+    alone = seven(pen=14, ink=60, paper=240).rotate(turn, Image.Resampling.BICUBIC, fillcolor=240)
+
+    assert likeness(normalise(picture), normalise(alone)) > 0.7
+
+
+def test_bright_digit_is_no_sheet() -> None:
+    zero = Image.new("L", (280, 280), 30)
+    ImageDraw.Draw(zero).ellipse((90, 70, 190, 210), outline=220, width=24)
+
+    assert surroundings.spread_sheet(np.asarray(zero), 1) is None
+    assert trace(zero).inverted
+
+
 def bold(*, negative: bool, side: int) -> Image.Image:
     """A seven cropped to its strokes, which are a third as wide as it is."""
     picture = seven(pen=44)
