@@ -190,10 +190,7 @@ class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
         "with other settings",
     )
     max_error_rate: float = setting(
-        1.0,
-        "exit with code 65 if more than this share of the rows is quarantined",
-        least=0,
-        most=1,
+        1.0, "exit with code 65 if more than this share of the rows is quarantined", least=0, most=1
     )
 
     def __post_init__(self) -> None:

@@ -160,8 +160,7 @@ def refuse_file(place: str) -> None:
     """Raise OutputExistsError if an output, a local folder, would be at or below a file."""
     path = Path() if is_remote(place) else local_path(place)
     if found := next((each for each in (path, *path.parents) if is_file(str(each))), None):
-        text = "is a file, but the output is a folder; choose another --output or move the file"
-        raise OutputExistsError(f"{found} {text}")
+        raise OutputExistsError(f"{found} is a file, no folder; choose another --output or move it")
 
 
 def remove(place: str) -> None:
