@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.pictures.morphology import label_marks
+from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import Levels
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
@@ -21,6 +21,8 @@ _BORDER_WEIGHT = 0.5
 # Dots of dotted paper: greatest side as a share of the picture's, least number, and the greatest
 # factor between the ink of one and their median.
 _DOT, _LEAST_DOTS, _ALIKE = 0.06, 6, 3.0
+# Least height and width of a digit in a frame, as shares of the frame's: a dotted zero is none.
+_FRAMED = 0.25
 # More pieces than any broken stroke has.
 _MAX_MARKS = 15
 
@@ -37,6 +39,10 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     inner = mass * np.where(at_border > 0, _BORDER_WEIGHT * (1 - at_border), 1)
     if not inner.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but specks and a border")
+    main = int(inner.argmax())
+    for mark in np.flatnonzero((boxes <= boxes[main]).all(1) & (mass > 0)).tolist():
+        if _is_frame(labels, mark, boxes, mass):
+            mass[mark] = inner[mark] = 0
     main = int(inner.argmax())
     # If the main mark is inside the picture, marks at the border are not part of the digit.
     limit = max(0.5, at_border[main]) if at_border[main] else 0
@@ -65,6 +71,18 @@ def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Float
         np.minimum.at(side, number, position)
     strong = np.bincount(number, values > level, count) > 0
     return mass * strong, at_border, sides.T.astype(np.float32)
+
+
+def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
+    """Whether a mark is a box or a ring around the digit."""
+    sizes = 1 - boxes[:, :2] - boxes[:, 2:]
+    inner = (boxes > boxes[mark]).all(1) & (sizes > _FRAMED * sizes[mark]).all(1) & (mass > 0)
+    if not inner.any():
+        return False
+    frame = running_max(np.pad(labels == mark + 1, 2).view(np.uint8), 1)  # no gaps at corners
+    around = label_marks(frame == 0)[0]
+    within = labels[((around > 0) & (around != around[0, 0]))[2:-2, 2:-2]]
+    return bool(inner[within[within > 0] - 1].any())
 
 
 def _are_dots(boxes: Floats, mass: Floats, side: int) -> Mask:

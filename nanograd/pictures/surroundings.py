@@ -67,11 +67,13 @@ def spread_sheet(pixels: Bytes, num_sides: int) -> Bytes | None:
     """
     grey = pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
     labels, count = label_marks(grey > otsu(grey.astype(np.uint8))[0])
+    if not count:
+        return None
     largest = labels == 1 + np.bincount(labels.ravel(), minlength=count + 1)[1:].argmax()
     sides = sorted(side.mean() for side in (largest[0], largest[-1], largest[:, 0], largest[:, -1]))
     outside, _ = label_marks(np.pad(~largest, 1, constant_values=True))
     sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # with its holes, which are ink
-    sheet = ~running_max(~np.pad(sheet, 1), _RIM)[1:-1, 1:-1]
+    sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), _RIM)[1:-1, 1:-1] == 0
     rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))
     if sides[num_sides - 1] > 0.5 or len(rows) * len(columns) < _LEAST_SHEET * sheet.size:
         return None

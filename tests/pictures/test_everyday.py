@@ -179,6 +179,26 @@ def test_bright_digit_is_no_sheet() -> None:
     assert trace(zero).inverted
 
 
+@pytest.mark.parametrize("drawn", ["rectangle", "ellipse"])
+@pytest.mark.parametrize("pen", [2, 8])
+@pytest.mark.parametrize("edge", [20, 50])
+def test_box_or_ring_around_a_digit_is_left_out(drawn: str, pen: int, edge: int) -> None:
+    picture = seven(pen=12)
+    box = (edge, edge - 10, 280 - edge, 290 - edge)
+    getattr(ImageDraw.Draw(picture), drawn)(box, outline=90, width=pen)
+
+    assert likeness(normalise(picture), normalise(seven(pen=12))) > 0.9
+
+
+def test_dot_within_a_zero_is_no_digit() -> None:
+    zero = Image.new("L", (280, 280), 255)
+    ImageDraw.Draw(zero).ellipse((90, 60, 190, 220), outline=0, width=14)
+    dotted = zero.copy()
+    ImageDraw.Draw(dotted).circle((140, 140), 12, fill=0)
+
+    assert likeness(normalise(dotted), normalise(zero)) > 0.8
+
+
 def bold(*, negative: bool, side: int) -> Image.Image:
     """A seven cropped to its strokes, which are a third as wide as it is."""
     picture = seven(pen=44)
