@@ -197,8 +197,10 @@ def _locate_on_sheet(
             if spread is None:
                 continue
             other = _attempt(_locate(Image.fromarray(spread ^ np.uint8(negative)), within))
-            # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself.
-            is_clear = not _looks_wrong(other) and _pen_share(other["marks"]) < _BLOT
+            # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself. So
+            # may a bold zero that is cropped: its hole is as wide.
+            widest = _WIDEST_PEN if paper.is_crop(reduced) else _BLOT
+            is_clear = not _looks_wrong(other) and _pen_share(other["marks"]) < widest
             if is_clear and other["levels"].strong > _PALE:
                 yield other | {"picture": found["picture"]}
 
