@@ -34,7 +34,7 @@ def test_readme_quotes_failures_as_logged() -> None:
 
 
 def test_readme_quotes_the_summary_of_the_demo() -> None:
-    result = {"predicted": 1000, "accuracy": 0.988, "output": "demo/read"}
+    result = {"predicted": 1000, "accuracy": 0.987, "output": "demo/read"}
 
     summary = of_demo(result, pictures="demo/png", rows="demo/rows", model="demo/run/model")
 
@@ -85,4 +85,4 @@ def test_functions_on_the_handwriting_page_exist() -> None:
     for module, function in names:
         found = import_module(f"{packages.get(module, 'nanograd.pictures')}.{module}")
         assert callable(getattr(found, function))
-    assert len(names) == 18
+    assert len(names) == 19
