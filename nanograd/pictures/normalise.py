@@ -163,9 +163,11 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str
         found = _retry(found, paper.two_tones(found["search"]))
     if is_bitmap:
         return found
-    on_sheet = next(_locate_on_sheet(found, reduced, polarity), None)
-    if on_sheet is not None or not _is_doubtful(found):
-        return on_sheet or found
+    on_sheet = _find_on_sheet(found, reduced, polarity)
+    if on_sheet is not None:
+        return on_sheet | {"picture": picture}
+    if not _is_doubtful(found):
+        return found
     lines = find_lines(found["ink"]) if _looks_wrong(found) else None
     if lines is not None:
         other = _retry(found, found["paper"], lines)
@@ -180,29 +182,30 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> dict[str
     return found
 
 
-def _locate_on_sheet(
+def _find_on_sheet(
     found: dict[str, Any], reduced: Image.Image, polarity: str
-) -> Iterator[dict[str, Any]]:
-    """Yield the steps to marks on a sheet, or a board, within brighter or darker surroundings."""
+) -> dict[str, Any] | None:
+    """Find the digit on a bright sheet, or a dark board, with surroundings on several sides."""
     dark = found["search"]
     is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > _LEAST_BOARD
     tries = (
-        ("dark-on-light", 0, 1, found["inverted"] or _is_doubtful(found)),
-        ("light-on-dark", 255, 3, is_board and not found["inverted"]),
+        ("dark-on-light", np.uint8(0), 1, found["inverted"] or _is_doubtful(found)),
+        ("light-on-dark", np.uint8(255), 3, is_board and not found["inverted"]),
     )
     for within, negative, num_sides, is_likely in tries:
-        if is_likely and polarity in ("auto", within):
-            pixels = np.asarray(reduced) ^ np.uint8(negative)
-            spread = spread_sheet(pixels, num_sides)
-            if spread is None:
-                continue
-            other = _attempt(_locate(Image.fromarray(spread ^ np.uint8(negative)), within))
-            # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself. So
-            # may a bold zero that is cropped: its hole is as wide.
-            widest = _WIDEST_PEN if paper.is_crop(reduced) else _BLOT
-            is_clear = not _looks_wrong(other) and _pen_share(other["marks"]) < widest
-            if is_clear and other["levels"].strong > _PALE:
-                yield other | {"picture": found["picture"]}
+        if not is_likely or polarity not in ("auto", within):
+            continue
+        spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides)
+        if spread is None:
+            continue
+        other = _attempt(_locate(Image.fromarray(spread ^ negative), within))
+        # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself. So may
+        # a bold zero that is cropped: its hole is as wide.
+        widest = _WIDEST_PEN if paper.is_crop(reduced) else _BLOT
+        is_clear = not _looks_wrong(other) and _pen_share(other["marks"]) < widest
+        if is_clear and other["levels"].strong > _PALE:
+            return other
+    return None
 
 
 def _locate(reduced: Image.Image, polarity: str) -> Iterator[tuple[str, Any]]:

@@ -161,7 +161,9 @@ def on_table(margins: tuple[int, int, int, int], turn: float, table: int) -> Ima
 @pytest.mark.parametrize("negative", [0, 255])
 @pytest.mark.parametrize("turn", [0, 6])
 @pytest.mark.parametrize("table", [30, 90])
-@pytest.mark.parametrize("margins", [(60, 60, 60, 60), (30, 50, 0, 70), (25, 0, 25, 25)])
+@pytest.mark.parametrize(
+    "margins", [(60, 60, 60, 60), (30, 50, 0, 70), (25, 0, 25, 25), (30, 80, 30, 0)]
+)
 def test_sheet_or_board_within_surroundings_has_its_digit(
     margins: tuple[int, int, int, int], table: int, turn: float, negative: int
 ) -> None:
