@@ -36,8 +36,9 @@ _WIDEST_PEN, _BLOT = 0.2, 0.35
 # Levels below which ink is pale, also in pictures of two tones, and below which marks from side to
 # side are noise; least size of a pale digit on two tones, as a share of the shorter side.
 _PALE, _PALEST, _NOISE, _LEAST_SIZE = 0.26, 0.1, 0.05, 0.3
-# Least share of dark pixels in a picture of a board.
-_LEAST_BOARD = 0.3
+# Least share of dark pixels in a picture of a board. Least share of the picture of a sheet that was
+# taken for ink, of any other, and of a board: beside a bold digit, paper may look like a sheet.
+_MOSTLY_DARK, _INVERTED_SHEET, _SHEET = 0.3, 0.08, 0.3
 # Smoothing before the search for pale ink, in pixels.
 _SMOOTH = 0.8
 
@@ -187,7 +188,8 @@ def _find_on_sheet(
 ) -> dict[str, Any] | None:
     """Find the digit on a bright sheet, or a dark board, with surroundings on several sides."""
     dark = found["search"]
-    is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > _LEAST_BOARD
+    is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > _MOSTLY_DARK
+    least = _INVERTED_SHEET if found["inverted"] else _SHEET
     tries = (
         ("dark-on-light", np.uint8(0), 1, found["inverted"] or _is_doubtful(found)),
         ("light-on-dark", np.uint8(255), 3, is_board and not found["inverted"]),
@@ -195,7 +197,7 @@ def _find_on_sheet(
     for within, negative, num_sides, is_likely in tries:
         if not is_likely or polarity not in ("auto", within):
             continue
-        spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides)
+        spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides, least)
         if spread is None:
             continue
         other = _attempt(_locate(Image.fromarray(spread ^ negative), within))

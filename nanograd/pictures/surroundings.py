@@ -25,9 +25,9 @@ _RINGS, _RINGS_START = 8, 0.12
 _GAP, _DEEPEST = 0.04, 0.3
 # Share of a digit's pixels that a cut may remove.
 _LOSS = 0.02
-# Of a sheet within the picture: the least share of the picture, the least share of its box that is
-# sheet, and of the sheet that is not ink, and its blurred edge in pixels.
-_LEAST_SHEET, _SOLID, _RIM = 0.08, 0.7, 3
+# Of a sheet within the picture: the least share of its box that is sheet, and of the sheet that is
+# not ink, and its blurred edge in pixels.
+_SOLID, _RIM = 0.7, 3
 
 
 def find_sheet(mask: Mask) -> Box | None:
@@ -55,12 +55,13 @@ def find_sheet(mask: Mask) -> Box | None:
     return left / width, top / height, 1 - right / width, 1 - bottom / height
 
 
-def spread_sheet(pixels: Bytes, num_sides: int) -> Bytes | None:
+def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
     """Continue a bright sheet over the darker surroundings at its sides.
 
     Args:
         pixels: (height, width) or (height, width, 3) uint8.
         num_sides: the least number of sides with surroundings.
+        least: the least size of the sheet's box, as a share of the picture.
 
     Returns:
         The picture with the colours of the sheet's edge around it; None without such a sheet.
@@ -75,7 +76,7 @@ def spread_sheet(pixels: Bytes, num_sides: int) -> Bytes | None:
     sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # with its holes, which are ink
     sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), _RIM)[1:-1, 1:-1] == 0
     rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))
-    if sides[num_sides - 1] > 0.5 or len(rows) * len(columns) < _LEAST_SHEET * sheet.size:
+    if sides[num_sides - 1] > 0.5 or len(rows) * len(columns) < least * sheet.size:
         return None
     if sheet.sum() < _SOLID * len(rows) * len(columns) or largest[sheet].mean() < _SOLID:
         return None

@@ -177,7 +177,7 @@ def test_bright_digit_is_no_sheet() -> None:
     zero = Image.new("L", (280, 280), 30)
     ImageDraw.Draw(zero).ellipse((90, 70, 190, 210), outline=220, width=24)
 
-    assert surroundings.spread_sheet(np.asarray(zero), 1) is None
+    assert surroundings.spread_sheet(np.asarray(zero), 1, 0.08) is None
     assert trace(zero).inverted
 
 
