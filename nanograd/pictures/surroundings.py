@@ -26,8 +26,8 @@ _GAP, _DEEPEST = 0.04, 0.3
 # Share of a digit's pixels that a cut may remove.
 _LOSS = 0.02
 # Of a sheet within the picture: the least share of its box that is sheet, and of the sheet that is
-# not ink, and its blurred edge in pixels.
-_SOLID, _RIM = 0.7, 3
+# not ink; the greatest bright share of a side with surroundings; its blurred edge in pixels.
+_SOLID, _BRIGHT, _RIM = 0.7, 0.25, 3
 
 
 def find_sheet(mask: Mask) -> Box | None:
@@ -67,16 +67,17 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
         The picture with the colours of the sheet's edge around it; None without such a sheet.
     """
     grey = pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
-    labels, count = label_marks(grey > otsu(grey.astype(np.uint8))[0])
+    bright = grey > otsu(grey.astype(np.uint8))[0]
+    labels, count = label_marks(bright)
     if not count:
         return None
     largest = labels == 1 + np.bincount(labels.ravel(), minlength=count + 1)[1:].argmax()
-    sides = sorted(side.mean() for side in (largest[0], largest[-1], largest[:, 0], largest[:, -1]))
+    sides = sorted(side.mean() for side in (bright[0], bright[-1], bright[:, 0], bright[:, -1]))
     outside, _ = label_marks(np.pad(~largest, 1, constant_values=True))
     sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # with its holes, which are ink
     sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), _RIM)[1:-1, 1:-1] == 0
     rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))
-    if sides[num_sides - 1] > 0.5 or len(rows) * len(columns) < least * sheet.size:
+    if sides[num_sides - 1] > _BRIGHT or len(rows) * len(columns) < least * sheet.size:
         return None
     if sheet.sum() < _SOLID * len(rows) * len(columns) or largest[sheet].mean() < _SOLID:
         return None
