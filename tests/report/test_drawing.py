@@ -75,6 +75,21 @@ def test_page_and_python_normalise_drawings_to_the_same_bytes(pen: int) -> None:
     assert differing == []
 
 
+def test_page_and_python_choose_the_same_marks() -> None:
+    stem = [(120.0, 60.0), (120.0, 180.0)]
+    five = [[(90.0, 40.0), (160.0, 40.0)], [(95.0, 85.0), (95.0, 115.0), (150.0, 140.0)]]
+    five[1] += [(140.0, 190.0), (90.0, 200.0)]
+    box = [(40.0, 20.0), (200.0, 20.0), (200.0, 215.0), (40.0, 215.0), (40.0, 20.0)]
+    seven = [(90.0, 70.0), (150.0, 70.0), (110.0, 170.0)]
+    dots = [[(x, y), (x + 1, y)] for x in (20.0, 120.0, 220.0) for y in (15.0, 225.0)]
+    strokes = [five, [box, seven], [box, stem], [seven, *dots], [box, seven, *dots]]
+    pictures = [painted(Drawing(5, each), pen) for each in strokes for pen in (7, 10, 14)]
+
+    in_page = normalise_in_page(pictures)
+
+    assert in_page == [normalise.normalise(each).ravel().tolist() for each in pictures]
+
+
 def test_page_refuses_what_python_refuses() -> None:
     bar = [(60.0, 40.0), (60.0, 200.0)]
     two = Drawing(1, [bar, [(x + 110, y) for x, y in bar]])
