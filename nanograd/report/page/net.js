@@ -32,7 +32,8 @@ async function inflate(bytes) {
 function unfold(planes) {
   const length = planes.length / 4;
   return Float32Array.from({ length }, (_, place) => {
-    const folded = [3, 2, 1, 0].reduce((high, plane) => (high << 8) | planes[plane * length + place], 0);
+    const byte = (plane) => planes[plane * length + place] << (8 * plane);
+    const folded = byte(0) | byte(1) | byte(2) | byte(3);
     return (folded >>> 1) ^ -(folded & 1);
   });
 }
