@@ -35,9 +35,8 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, warning
 from nanograd.tables import writers
 from nanograd.tables.columns import add_partitions
-from nanograd.tables.files import RowRange, read_rows
+from nanograd.tables.files import BATCH_BYTES, MAX_ROWS, RowRange, read_rows
 from nanograd.tables.images import Images, read_with
-from nanograd.tables.large import BATCH_BYTES, MAX_ROWS
 from nanograd.tables.outputs import OutputFiles, check_partition_columns, rename_taken
 from nanograd.tables.rows import ReadOptions
 from nanograd.tables.writers import PREDICTIONS, QUARANTINE, quarantine_table

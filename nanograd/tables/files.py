@@ -20,8 +20,10 @@ from nanograd.data.csv import (
 )
 from nanograd.errors import DataError, Reason, Rejection, StorageError
 from nanograd.runtime import storage
-from nanograd.tables.large import BATCH_BYTES, MAX_ROWS, LargeColumns
 
+# Rows and bytes of a batch: many, because fixed costs are per batch; fewer where a row is large,
+# because all of them are in memory. 8,192 rows of 784 doubles are 51 MB.
+MAX_ROWS, BATCH_BYTES = 8192, 64_000_000
 # Bytes of a row group read at a time: a whole one could be larger than the memory.
 _READ_BYTES = 4 << 20
 # Numbers of rows of a batch are multiples of this: scores may differ in their last bits by the rows
@@ -121,7 +123,7 @@ def read_rows(
         names = list(columns(parquet.schema_arrow))
         done = 0
         try:
-            for batch in _read_some(file, parquet, names, rows):
+            for batch in _read_some(parquet, names, rows):
                 yield batch
                 done += len(batch)
         except _FAILURES as error:
@@ -293,20 +295,16 @@ def _read_carefully(
     for group in range(*rows.row_groups):
         group_rows = parquet.metadata.row_group(group).num_rows
         wanted = min(max(group_rows - skip, 0), left)
-        num_read, failures, by_arrow = 0, 0, False
+        num_read, failures = 0, 0
         # The same rows fail again if they are damaged, not if the storage failed for a moment.
         while num_read < wanted:
             some = RowRange((group, group + 1), skip + num_read, 0, wanted - num_read)
             try:
-                for batch in _read_some(
-                    file, parquet, names, some, max_rows=_CAREFUL_ROWS, by_arrow=by_arrow
-                ):
+                for batch in _read_some(parquet, names, some, _CAREFUL_ROWS):
                     yield batch
                     num_read, failures = num_read + len(batch), 0
             except _FAILURES as error:
                 _check_storage(file, error)
-                # Arrow knows more writers, and decides what is damaged; it needs more memory.
-                by_arrow |= not (isinstance(error, OSError) and error.errno)
                 failures += 1
                 if failures == _MAX_FAILURES:
                     detail = f"row group {group} is damaged: {error}"
@@ -317,43 +315,18 @@ def _read_carefully(
 
 
 def _read_some(
-    file: str,
-    parquet: pq.ParquetFile,
-    names: list[str],
-    rows: RowRange,
-    *,
-    max_rows: int = MAX_ROWS,
-    by_arrow: bool = False,
+    parquet: pq.ParquetFile, names: list[str], rows: RowRange, max_rows: int = MAX_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Read rows in batches of bounded size, large values page by page unless `by_arrow`."""
-    groups, skip, left = range(*rows.row_groups), rows.skip, rows.num_rows
-    with LargeColumns(file, parquet, names) as columns:
-        large = {} if by_arrow else {group: columns.find(group) for group in groups}
-        if not any(large.values()):
-            yield from _limit(_read_groups(parquet, groups, names, max_rows), skip, left)
-            return
-        for group in groups:
-            group_rows = parquet.metadata.row_group(group).num_rows
-            wanted = min(max(group_rows - skip, 0), left)
-            others = _read_groups(parquet, [group], columns.others(large[group]), max_rows)
-            limited = _limit(others, skip, wanted)
-            yield from (
-                columns.join(large[group], limited, skip, wanted) if large[group] else limited
-            )
-            skip, left = max(skip - group_rows, 0), left - wanted
-
-
-def _read_groups(
-    parquet: pq.ParquetFile, groups: Sequence[int], names: list[str], max_rows: int
-) -> Iterator[pa.RecordBatch]:
+    """Read rows in batches of bounded size."""
+    groups = range(*rows.row_groups)
     row_bytes = max((_row_bytes(parquet, group, names) for group in groups), default=0)
     num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
     if num_rows > _CHUNK_ROWS:
         num_rows -= num_rows % _CHUNK_ROWS
-    batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
+    batches = parquet.iter_batches(
         num_rows, row_groups=list(groups), columns=names, use_threads=False
     )
-    return batches
+    yield from _limit(batches, rows.skip, rows.num_rows)
 
 
 def _row_bytes(parquet: pq.ParquetFile, group: int, names: list[str]) -> float:
