@@ -11,12 +11,10 @@ from dataclasses import asdict
 from time import gmtime, strftime
 from typing import Any
 
-from nanograd.config.train_config import MOMENTUM
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import GroupEvent, Listener, info, warning
-from nanograd.runtime.kernel import NATIVE
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
 from nanograd.training.recipe import Recipe
@@ -26,8 +24,6 @@ _CONTENTS = (
     "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
     "checkpoints", "model",
 )  # fmt: skip
-# Parts of an identity that earlier versions did not store, with the value that they had.
-_ADDED = {"kernel": NATIVE}
 _LATER = "this line will be written with the next one"
 
 
@@ -82,13 +78,10 @@ class RunDirectory:
 
     def require_same(self, identity: dict[str, Any]) -> None:
         """Raise OutputExistsError for the identity of another run."""
-        theirs = {**_ADDED, **identity}
-        if theirs.get("optimizer") == "momentum" and theirs.get("momentum") is None:
-            theirs["momentum"] = MOMENTUM
         for name, ours in self.identity.items():
-            if theirs.get(name) != ours:
+            if identity.get(name) != ours:
                 raise OutputExistsError(
-                    f"{self.place} holds a run with {name} {theirs.get(name)!r}, not {ours!r}; "
+                    f"{self.place} holds a run with {name} {identity.get(name)!r}, not {ours!r}; "
                     "choose another --output or replace it with --overwrite"
                 )
 
