@@ -1,0 +1,276 @@
+"""Meshes on socket pairs with small buffers: whole rounds, and frames that must be refused."""
+
+import os
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import combinations
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanograd.distributed.all_reduce import (
+    FailureCause,
+    FrameType,
+    Header,
+    MeshPlan,
+    NodeSum,
+)
+from nanograd.distributed.mesh import Mesh
+from nanograd.training.local import assign_shards
+from nanograd.training.tree import TreeNode, cover, tree_sum
+
+GENERATION, FIRST_ROUND, NUM_SHARDS = 193, 5, 7
+ROOT = (0, NUM_SHARDS)
+# The kernel doubles what is asked for, and gives no less than 4,608 bytes.
+SEND_BUFFER = 1
+FAR = 1e9
+
+
+def shard_sum(round_: int, shard: int, size: int) -> NodeSum:
+    numbers = np.random.default_rng([round_, shard]).standard_normal(size).astype(np.float32)
+    return NodeSum(numbers, 0.1 * shard, shard + 1)
+
+
+def add(left: NodeSum, right: NodeSum) -> NodeSum:
+    return NodeSum(left[0] + right[0], left[1] + right[1], left[2] + right[2])
+
+
+def node_sum(round_: int, node: TreeNode, size: int) -> NodeSum:
+    def leaf(at: TreeNode) -> NodeSum | None:
+        return shard_sum(round_, at[0], size) if at[1] - at[0] == 1 else None
+
+    return tree_sum(node, leaf, add)
+
+
+def plans(number: int, size: int) -> list[MeshPlan]:
+    held = assign_shards(NUM_SHARDS, number, range(number))
+    nodes = tuple(tuple(cover(ROOT, frozenset(shards))) for shards in held.values())
+    return [
+        MeshPlan(generation=GENERATION, me=me, nodes=nodes, root=ROOT, num_parameters=size)
+        for me in range(number)
+    ]
+
+
+def connect(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair()
+    for sock in pair:
+        stack.enter_context(sock)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    return pair
+
+
+def make_mesh(stack: ExitStack, plan: MeshPlan, sockets: dict[int, socket.socket]) -> Mesh:
+    bell = os.pipe()
+    for descriptor in bell:
+        stack.callback(os.close, descriptor)
+    mesh = Mesh(plan, sockets, FIRST_ROUND, bell[0])
+    stack.callback(mesh.close)
+    return mesh
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("size", [1, 7, 40_001])
+def test_hosts_apply_the_sum_along_the_tree(stack: ExitStack, number: int, size: int) -> None:
+    sockets: list[dict[int, socket.socket]] = [{} for _ in range(number)]
+    for first, second in combinations(range(number), 2):
+        sockets[first][second], sockets[second][first] = connect(stack)
+    meshes = [
+        make_mesh(stack, plan, mine)
+        for plan, mine in zip(plans(number, size), sockets, strict=True)
+    ]
+    order, until, end = random.Random(size), FIRST_ROUND + 4, monotonic() + 15  # noqa: S311
+    started = [FIRST_ROUND - 1] * number
+
+    while any(mesh.machine.round < until for mesh in meshes):
+        assert monotonic() < end
+        me = order.randrange(number)
+        mesh = meshes[me]
+        round_ = mesh.machine.round
+        if started[me] < round_ < until:
+            started[me] = round_
+            mesh.start_round(FAR, digest=round_)
+            mesh.add_local({n: node_sum(round_, n, size) for n in mesh.machine.plan.nodes[me]})
+        mesh.poll(0)
+        assert mesh.machine.failure is None
+        if (ready := mesh.ready) is not None:
+            expected = node_sum(round_, ROOT, size)
+            assert (ready.round, ready.loss, ready.num_images) == (round_, *expected[1:])
+            assert ready.total.tobytes() == expected.gradient.tobytes()
+            mesh.applied()
+
+
+class Peer:
+    """A host in whose mesh the other one, host 1, is a bare socket."""
+
+    SIZE = 193
+
+    def __init__(self, stack: ExitStack, number: int = 2) -> None:
+        self.plan = plans(number, self.SIZE)[0]
+        pairs = {peer: connect(stack) for peer in range(1, number)}
+        self.mesh = make_mesh(stack, self.plan, {peer: pair[0] for peer, pair in pairs.items()})
+        self._theirs = pairs[1][1]
+
+    def start(self) -> None:
+        """Start a round of the host."""
+        self.mesh.start_round(FAR, digest=7)
+        sums = {node: node_sum(FIRST_ROUND, node, self.SIZE) for node in self.plan.nodes[0]}
+        self.mesh.add_local(sums)
+
+    def frame(self, kind: FrameType, **changes: Any) -> bytes:
+        """Return the frame that host 1 should send in this round, or a forged one."""
+        node, part, number = self.plan.root, slice(0, 0), 7
+        loss = 0.0
+        if kind is FrameType.SUM:
+            node, part = self.plan.nodes[1][0], self.plan.slice_of(0)
+        if kind is FrameType.TOTAL:
+            part = self.plan.slice_of(1)
+            _, loss, number = node_sum(FIRST_ROUND, ROOT, 1)
+        header = Header(
+            kind, 1, GENERATION, FIRST_ROUND, node, part.start, part.stop - part.start, loss, number
+        )
+        header = header._replace(**changes)
+        return header.pack() + bytes(4 * header.length)
+
+    def frames(self) -> list[bytes]:
+        """Return all frames that host 1 should send in this round."""
+        sums = [self.frame(FrameType.SUM, node=node, loss=loss, number=number)
+                for node in self.plan.nodes[1]
+                for _, loss, number in [node_sum(FIRST_ROUND, node, 1)]]  # fmt: skip
+        return [*sums, self.frame(FrameType.TOTAL)]
+
+    def send(self, *frames: bytes) -> None:
+        """Send bytes to the host, and let it receive them."""
+        for frame in frames:
+            self._theirs.setblocking(True)
+            self._theirs.sendall(frame)
+            self.mesh.poll(0)
+
+    def failure(self) -> tuple[FailureCause, int | None] | None:
+        """Return why the host ended, and whom it blames."""
+        failure = self.mesh.machine.failure
+        return None if failure is None else (failure.cause, failure.peer)
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+def test_frames_of_a_round_are_taken(stack: ExitStack, is_started: bool) -> None:
+    host = Peer(stack)
+    if is_started:
+        host.start()
+
+    host.send(host.frame(FrameType.DIGEST), *host.frames())
+
+    assert host.failure() is None
+    if not is_started:
+        host.start()
+    assert host.mesh.ready is not None
+    assert host.failure() is None
+
+
+# What no healthy host sends, by the fields of the header.
+FORGED: Sequence[tuple[str, dict[str, Any]]] = [
+    ("an earlier generation", {"generation": GENERATION - 1}),
+    ("a later generation", {"generation": GENERATION + 1}),
+    ("the host itself", {"sender": 0}),
+    ("a stranger", {"sender": 2}),
+    ("an earlier round", {"round": FIRST_ROUND - 1}),
+    ("a round too late", {"round": FIRST_ROUND + 2}),
+]
+FORGED_PAYLOADS: Sequence[tuple[str, dict[str, Any]]] = [
+    ("an offset of another slice", {"offset": 1}),
+    ("no payload", {"length": 0}),
+    ("half of a slice", {"length": 48}),
+    ("more than a slice", {"length": 2**20}),
+    ("a tree node of another host", {"node": (0, 1)}),
+]
+
+
+@pytest.mark.parametrize("kind", [FrameType.SUM, FrameType.TOTAL, FrameType.DIGEST])
+@pytest.mark.parametrize("changes", dict(FORGED).values(), ids=dict(FORGED))
+def test_forged_frame_is_refused(
+    stack: ExitStack, kind: FrameType, changes: dict[str, Any]
+) -> None:
+    host = Peer(stack)
+    host.start()
+
+    host.send(host.frame(kind, **changes)[:64])
+
+    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+
+
+@pytest.mark.parametrize("kind", [FrameType.SUM, FrameType.TOTAL])
+@pytest.mark.parametrize("changes", dict(FORGED_PAYLOADS).values(), ids=dict(FORGED_PAYLOADS))
+def test_payload_that_is_not_the_plans_is_refused(
+    stack: ExitStack, kind: FrameType, changes: dict[str, Any]
+) -> None:
+    host = Peer(stack)
+    host.start()
+
+    host.send(host.frame(kind, **changes)[:64])
+
+    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+
+
+@pytest.mark.parametrize("kind", [FrameType.DIGEST, FrameType.ABORT])
+def test_payload_of_a_frame_without_one_is_refused(stack: ExitStack, kind: FrameType) -> None:
+    host = Peer(stack)
+    host.start()
+
+    host.send(host.frame(kind, length=1)[:64])
+
+    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_header_of_another_protocol_is_refused(stack: ExitStack, at: int) -> None:
+    host, header = Peer(stack), bytearray(64)
+    header[:] = host.frame(FrameType.DIGEST)
+    header[at] = 9
+
+    host.send(bytes(header))
+
+    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+
+
+@pytest.mark.parametrize("kind", [FrameType.SUM, FrameType.TOTAL])
+def test_repeated_frame_is_refused(stack: ExitStack, kind: FrameType) -> None:
+    host = Peer(stack)
+    host.start()
+
+    host.send(host.frame(kind), host.frame(kind)[:64])
+
+    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+
+
+@pytest.mark.parametrize("comes_first", [False, True])
+def test_digest_that_differs_ends_the_segment(stack: ExitStack, comes_first: bool) -> None:
+    host = Peer(stack)
+
+    if comes_first:
+        host.send(host.frame(FrameType.DIGEST, number=8))
+    host.start()
+    if not comes_first:
+        host.send(host.frame(FrameType.DIGEST, number=8))
+
+    assert host.failure() == (FailureCause.DIGESTS_DIFFER, 1)
+
+
+@pytest.mark.parametrize("changes", [{"loss": 0.1}, {"number": 3}])
+def test_total_that_differs_ends_the_segment(stack: ExitStack, changes: dict[str, Any]) -> None:
+    host = Peer(stack)
+    host.start()
+
+    host.send(*host.frames()[:-1], host.frame(FrameType.TOTAL, **changes))
+
+    assert host.mesh.ready is None
+    assert host.failure() == (FailureCause.DIGESTS_DIFFER, 1)
