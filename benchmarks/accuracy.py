@@ -30,10 +30,10 @@ _HELD_OUT = 1 / 6
 _AFFINE = {"rotation": "0", "scaling": "0", "shear": "0", "shift": "0"}
 VARIATIONS: dict[str, Settings] = {
     "all": {},
-    "deskewed before distortion": {"upright": "before"},
+    "deskewed before distortion": {"deskew": "before"},
     "width and height not normalised": {"width": "0", "height": "0"},
     "height not normalised": {"height": "0"},
-    "not deslanted": {"pixels": "standard"},
+    "not deskewed": {"pixels": "standard"},
     "no elastic distortion": {"elastic": "0"},
     "no affine distortion": _AFFINE,
     "no variation of strokes": {"stroke": "0"},
@@ -45,14 +45,14 @@ VARIATIONS: dict[str, Settings] = {
         "scaling": "0.1",
         "cool-down": "0",
     },
-    "no handwriting variants": {"styles": "0"},
+    "no handwriting variants": {"variants": "0"},
     "last weights instead of their average": {"ema": "0"},
     "constant rate instead of cosine": {"schedule": "constant"},
     "500 hidden units": {"hidden": "500"},
     "200 hidden units": {"hidden": "200"},
 }
 # Variations in the plot: all of them would be unreadable.
-_PLOTTED = ("all", "200 hidden units", "no elastic distortion", "not deslanted", "no distortion")
+_PLOTTED = ("all", "200 hidden units", "no elastic distortion", "not deskewed", "no distortion")
 
 
 def measure(

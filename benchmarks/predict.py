@@ -81,7 +81,7 @@ class Workspace:
             write_rows(folder, images, form, number, max(1, number // _FILE_ROWS))
         return folder
 
-    def model(self, pixels: str = "deslanted") -> Path:
+    def model(self, pixels: str = "deskewed") -> Path:
         """Return a net trained for one epoch, on first use."""
         run = self._folder / f"run-{pixels}"
         if not run.exists():
@@ -197,7 +197,7 @@ def _ratios(around: Sequence[tuple[Trial, Trial]], peers: Sequence[Trial]) -> Ro
 
 def _raw(space: Workspace, options: Namespace) -> Iterator[Row]:
     rows = space.rows("raw", options.rows)
-    for pixels in ("deslanted", "standard"):
+    for pixels in ("deskewed", "standard"):
         for workers in (2, 0):
             model = space.model(pixels)
             trials = [space.ours(rows, model, workers) for _ in range(options.repeats)]

@@ -97,12 +97,12 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
     settings = replace(config, output=place, test_split=data.test_split)
     nets = []
     for net in config.nets():
-        num_images = len(training) + num_allographs(len(training), net.styles)
+        num_images = len(training) + num_allographs(len(training), net.variants)
         if num_images < net.shards:
             flag = "shards" if len(data.train) < net.shards else "validation-split"
             text = f"{num_images} training images cannot fill {net.shards} shards"
             raise DataError(f"{text}; lower --{flag}")
-        nets.append(NetPlan(recipe=make_recipe(net, num_images), allographs=net.styles))
+        nets.append(NetPlan(recipe=make_recipe(net, num_images), allographs=net.variants))
     return TrainingRun(
         place=place,
         settings=settings.to_toml().encode(errors="surrogateescape"),
@@ -145,7 +145,7 @@ def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
         plan=plan,
         distortion=Distortion(**distortion),
         cool_down=config.cool_down,
-        upright_last=config.upright == "after",
+        deskew_last=config.deskew == "after",
         epochs=num_epochs(config.epochs, config.least_rounds, plan.rounds_per_epoch),
         optimizer=config.optimizer,
         momentum=MOMENTUM if config.momentum is None else config.momentum,

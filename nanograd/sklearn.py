@@ -161,7 +161,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
             plan=plan,
             distortion=Distortion(),
             cool_down=0.0,
-            upright_last=False,
+            deskew_last=False,
             epochs=num_epochs(params["epochs"], params["least_rounds"], plan.rounds_per_epoch),
             optimizer=params["optimizer"],
             momentum=params["momentum"],

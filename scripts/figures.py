@@ -130,7 +130,7 @@ def _words(language: str) -> Callable[[str], str]:
 def summary(language: str) -> str:
     """Return accuracy and time of each preset."""
     say = _words(language)
-    flags = ["", "--preset classic", "--preset accurate", "--preset accurate --committee 5"]
+    flags = ["", "--preset classic", "--preset accurate", "--preset accurate --ensemble 5"]
     rows = []
     for flag in flags:
         found = find("accuracy", command=f"`{flag or '--preset fast'} --workers")

@@ -204,7 +204,7 @@ def test_every_command_joins_all_data_sets(
 ) -> None:
     as_parquet(digits, tmp_path)
     both = ["--data", "sample", "--data", "a.parquet"]
-    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--styles", "0"]
+    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--variants", "0"]
     nanograd(*words, "--workers", "0", "--data", "sample", "--output", "run")
     asked = list[int]()
     build = commands.training_report.build
@@ -229,7 +229,7 @@ def test_every_data_set_belongs_to_the_identity_of_a_run(
     nanograd: Nanograd, digits: Dataset, tmp_path: Path
 ) -> None:
     as_parquet(digits, tmp_path)
-    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--styles", "0"]
+    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--variants", "0"]
     words += ["--workers", "0", "--output", "run"]
 
     first = nanograd(*words, "--data", "sample", "--data", "a.parquet")

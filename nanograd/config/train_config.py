@@ -24,14 +24,14 @@ hyperparameter = partial(setting, recipe=True)
 
 # Of --optimizer momentum, if none is given.
 MOMENTUM = 0.9
-# Replace what a preset says about deskewing if digits are not deskewed.
-_NOT_DESLANTED = {"width": 0.0, "height": 0.0, "upright": "before"}
+# Override these preset values if digits are not deskewed.
+_NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": "before"}
 # Width and height of the digits of the nets after the first, in turn; where set, they average 3.5
 # and 5.5, the values of the preset `accurate`.
 _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
-# Share of the allographs that each net after the first learns. MNIST has few of them, and one net
-# that knows them well makes up for the others (docs/accuracy.md).
-_ENSEMBLE_ALLOGRAPHS = 0.2
+# Fraction of the synthetic variants that each net after the first learns. MNIST has few such
+# digits, and one net that has learnt them well is enough (docs/accuracy.md).
+_ENSEMBLE_VARIANTS = 0.2
 
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     files("nanograd.config").joinpath("presets.toml").read_text()
@@ -59,37 +59,37 @@ class TrainConfig(ReportConfig):
     label_column: str | None = LABEL_COLUMN
     test_split: float | None = setting(
         None,
-        "share of the images of a data set without test images that is held out for testing, the "
-        "last of each digit [default: 0.1]",
+        "share of each digit's images to hold out for testing, if a data set has no test images "
+        "[default: 0.1]",
         least=0,
         below=1,
     )
     output: str | None = setting(None, "run directory or URI [default: runs/PRESET-TIME]")
     preset: str = setting(
         "fast",
-        "settings to start from; the defaults shown are those of fast",
+        "named set of defaults; the defaults shown here are those of fast",
         choices=tuple(PRESETS),
     )
     shards: int = hyperparameter(
         0,
-        "number of shards of the training set, fixed for the run; at most as many workers; 0 = one "
-        "for each 64 images of a batch, 2 to 8",
+        "parts of the training set, fixed for the run; the maximum number of workers; 0 = one per "
+        "64 images of a batch, from 2 to 8",
         least=0,
     )
     epochs: int = hyperparameter(12, "passes over the training set", least=1)
     least_rounds: int = hyperparameter(
-        0, "minimum optimiser steps: more epochs if needed, for small training sets", least=0
+        0, "minimum number of optimizer steps; small training sets get more epochs", least=0
     )
-    batch_size: int = hyperparameter(512, "images per round, over all workers", least=1)
-    seed: int = hyperparameter(0, "seed of all randomness", least=0, below=2**63)
+    batch_size: int = hyperparameter(512, "images per round, summed over all workers", least=1)
+    seed: int = hyperparameter(0, "random seed", least=0, below=2**63)
     hidden: int = hyperparameter(200, "number of hidden units", least=1)
-    committee: int = hyperparameter(
+    ensemble: int = hyperparameter(
         1,
-        "number of nets of an ensemble, trained one after another; their scores are averaged",
+        "number of nets, trained one after another; their probabilities are averaged",
         least=1,
     )
     activation: str = hyperparameter(
-        "relu", "activation function of the hidden layer", choices=("sigmoid", "tanh", "relu")
+        "relu", "activation function of the hidden units", choices=("sigmoid", "tanh", "relu")
     )
     loss: str = hyperparameter(
         "cross_entropy",
@@ -99,43 +99,43 @@ class TrainConfig(ReportConfig):
     optimizer: str = hyperparameter("momentum", "optimizer", choices=("sgd", "momentum", "adam"))
     learning_rate: float = hyperparameter(0.3, "peak learning rate", least=0)
     momentum: float | None = hyperparameter(
-        None, "decay of the velocity; needs --optimizer momentum [default: 0.9]", least=0, below=1
+        None, "momentum coefficient; needs --optimizer momentum [default: 0.9]", least=0, below=1
     )
     schedule: str = hyperparameter(
         "cosine",
-        "learning rate schedule; the warm-up scales its first rounds",
+        "learning rate schedule, after the warm-up",
         choices=("constant", "cosine"),
     )
-    warmup: int = hyperparameter(80, "rounds of linear warm-up", least=0)
+    warmup: int = hyperparameter(80, "rounds of linear learning rate warm-up", least=0)
     ema: float = hyperparameter(
         0.99,
-        "decay of the exponential moving average of the weights; 0 = keep the last weights",
+        "decay of the exponential moving average of the weights; 0 = use the last weights",
         least=0,
         below=1,
     )
     pixels: str = hyperparameter(
-        "deslanted",
-        "preparation of pixels: unit (0 to 1), standard (mean 0, deviation 1) or deslanted "
-        "(deskewed, then standard)",
-        choices=("unit", "standard", "deslanted"),
+        "deskewed",
+        "pixel preparation: unit (0 to 1), standard (mean 0, standard deviation 1) or deskewed "
+        "(deskew the digit, then standard)",
+        choices=("unit", "standard", "deskewed"),
     )
     width: float = hyperparameter(
         0.0,
-        "stretch digits horizontally to this standard deviation of ink, in pixels; 0 = off; needs "
-        "--pixels deslanted",
+        "scale digits to this width, measured as the standard deviation of ink in pixels; 0 = off; "
+        "needs --pixels deskewed",
         least=0,
         below=28,
     )
     height: float = hyperparameter(
         0.0,
-        "stretch digits vertically to this standard deviation of ink, in pixels; 0 = off; needs "
-        "--pixels deslanted",
+        "scale digits to this height, measured as the standard deviation of ink in pixels; 0 = "
+        "off; needs --pixels deskewed",
         least=0,
         below=28,
     )
     elastic: float = hyperparameter(
         0.8,
-        "elastic distortion of training images: root mean square displacement in pixels",
+        "elastic distortion of training images: RMS displacement in pixels",
         least=0,
         below=28,
     )
@@ -143,7 +143,7 @@ class TrainConfig(ReportConfig):
         10.0, "maximum rotation of training images, in degrees", least=0, below=180
     )
     scaling: float = hyperparameter(
-        0.1, "maximum change of width and height of training images, as a share", least=0, below=1
+        0.1, "maximum relative change of width and height of training images", least=0, below=1
     )
     shear: float = hyperparameter(
         0.1, "maximum shear of training images, in pixels per row", least=0, below=28
@@ -156,31 +156,31 @@ class TrainConfig(ReportConfig):
     )
     cool_down: float = hyperparameter(
         0.5,
-        "linear decay of the distortions, by this share of their strength, over the last 80 % of "
-        "the optimiser steps",
+        "fraction by which the distortions decrease, linearly, over the last 80 % of the optimizer "
+        "steps",
         least=0,
         below=1,
     )
-    styles: float = hyperparameter(
+    variants: float = hyperparameter(
         0.08,
-        "drawn digits added per training image, in shapes that are rare in MNIST: ones with flags, "
-        "open fours, hooked nines, ...; nets after the first of an ensemble learn a fifth of them",
+        "synthetic digits in shapes that are rare in MNIST (ones with flags, open fours, ...), per "
+        "training image; later nets of an ensemble get a fifth as many",
         least=0,
         below=1,
     )
-    upright: str = hyperparameter(
+    deskew: str = hyperparameter(
         "after",
-        "deskew deslanted training images before or after distorting them",
+        "deskew training images before or after distorting them; needs --pixels deskewed",
         choices=("before", "after"),
     )
     validation_split: float = hyperparameter(
-        0.1, "share of the training images held out for validation", least=0, below=1
+        0.1, "fraction of the training images to hold out for validation", least=0, below=1
     )
 
     kernel: str = hyperparameter(
         NATIVE,
-        "code to compute with: native (the fastest of each processor) or portable (the same bits "
-        "on every x86-64 processor with AVX2)",
+        "numeric code: native (the fastest on each CPU) or portable (the same bits on every x86-64 "
+        "CPU with AVX2)",
         choices=(NATIVE, PORTABLE),
     )
 
@@ -193,10 +193,10 @@ class TrainConfig(ReportConfig):
     )
     strict: bool = setting(
         False,
-        "refuse to go on where numpy, BLAS or processor compute other bits; --kernel portable does",
+        "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
     )
     ports: str | None = setting(
-        None, "TCP ports for the connections between hosts, as A-B [default: any free port]"
+        None, "range A-B of TCP ports for connections between hosts [default: any free port]"
     )
 
     def __post_init__(self) -> None:
@@ -220,9 +220,9 @@ class TrainConfig(ReportConfig):
             )
         for flag, is_given, setting_, needed in (
             ("--momentum", self.momentum is not None, "optimizer", "momentum"),
-            ("--width", self.width, "pixels", "deslanted"),
-            ("--height", self.height, "pixels", "deslanted"),
-            ("--upright after", self.upright == "after", "pixels", "deslanted"),
+            ("--width", self.width, "pixels", "deskewed"),
+            ("--height", self.height, "pixels", "deskewed"),
+            ("--deskew after", self.deskew == "after", "pixels", "deskewed"),
         ):
             if is_given and (actual := getattr(self, setting_)) != needed:
                 raise UsageError(
@@ -237,8 +237,8 @@ class TrainConfig(ReportConfig):
         preset = PRESETS.get(str(given.get("preset")), {})
         if "epochs" in given:  # an explicit number of epochs is exact
             preset = {**preset, "least_rounds": 0}
-        deslanted = given.get("pixels", "deslanted") == "deslanted"
-        return super().resolve(preset, {} if deslanted else _NOT_DESLANTED, given)
+        deskewed = given.get("pixels", "deskewed") == "deskewed"
+        return super().resolve(preset, {} if deskewed else _NOT_DESKEWED, given)
 
     @property
     def is_strict(self) -> bool:
@@ -261,16 +261,16 @@ class TrainConfig(ReportConfig):
         The nets of an ensemble differ in seed and in the size of digits, and all but the first
         learn fewer allographs.
         """
-        deslanted = self.pixels == "deslanted"
-        sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deslanted else ()))
+        deskewed = self.pixels == "deskewed"
+        sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deskewed else ()))
         return [
             replace(
                 self,
-                committee=1,
+                ensemble=1,
                 seed=self.seed + n,
                 width=width,
                 height=height,
-                styles=self.styles * (_ENSEMBLE_ALLOGRAPHS if n else 1.0),
+                variants=self.variants * (_ENSEMBLE_VARIANTS if n else 1.0),
             )
-            for n, (width, height) in enumerate(islice(cycle(sizes), self.committee))
+            for n, (width, height) in enumerate(islice(cycle(sizes), self.ensemble))
         ]

@@ -22,7 +22,7 @@ _AFFINE = {
     "plain": (np.float32(1), np.float32(0)),
     "unit": (np.float32(1 / 255), np.float32(0)),
     "standard": _STANDARD,
-    "deslanted": _STANDARD,
+    "deskewed": _STANDARD,
 }
 
 
@@ -35,17 +35,17 @@ class Preparation:
     """
 
     # Plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST) or
-    # deslanted (deskewed and centred, then as standard).
+    # deskewed (deskewed and centred, then as standard).
     name: str
     version: int = 1  # raised when the same name comes to mean other numbers
-    width: float = 0.0  # of deslanted digits, see `deskew.Size`
+    width: float = 0.0  # of deskewed digits, see `deskew.Size`
     height: float = 0.0  # the same
 
     def __post_init__(self) -> None:
         if self.name not in _AFFINE or self.version != 1:
             raise ValueError(f"unknown pixel preparation {self.name!r} version {self.version}")
         if not all(0 <= each < SIDE for each in self.size) or (
-            self.size != UNCHANGED and self.name != "deslanted"
+            self.size != UNCHANGED and self.name != "deskewed"
         ):
             raise ValueError(f"pixel preparation {self.name!r} cannot have {self.size}")
 
@@ -90,12 +90,12 @@ def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.f
 
 def deskew_images(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Do the part of a preparation that precedes any distortion: (B, 784) uint8 to the same."""
-    return deskew(images, preparation.size) if preparation.name == "deslanted" else images
+    return deskew(images, preparation.size) if preparation.name == "deskewed" else images
 
 
 def without_deskewing(preparation: Preparation) -> Preparation:
     """Return the rest of a preparation, for images from `deskew_images`."""
-    return Preparation(name="standard") if preparation.name == "deslanted" else preparation
+    return Preparation(name="standard") if preparation.name == "deskewed" else preparation
 
 
 def scale(

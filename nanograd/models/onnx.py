@@ -153,7 +153,7 @@ def _add_unfamiliar(build: _Builder, reference: Reference, pixels: str, best: st
 def _add_deskewing(build: _Builder, preparation: Preparation, images: str) -> str:
     """Add deskewing: (N, 784) uint8 to (N, 784) float32."""
     pixels = build.cast(images, TensorProto.FLOAT)
-    if preparation.name != "deslanted":
+    if preparation.name != "deskewed":
         return pixels
     return build("Round", _add_resampling(build, pixels, *_add_places(build, images, preparation)))
 

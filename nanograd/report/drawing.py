@@ -67,7 +67,7 @@ def _pack_net(net: Net, step: float) -> dict[str, Any]:
         "hidden": net.architecture.hidden,
         "activation": net.architecture.activation,
         "loss": net.architecture.loss,
-        "deskewed": net.preparation.name == "deslanted",
+        "deskewed": net.preparation.name == "deskewed",
         "width": net.preparation.width,
         "height": net.preparation.height,
         "factor": factor,

@@ -20,7 +20,7 @@ class Recipe:
     plan: BatchPlan  # which images each round uses
     distortion: Distortion  # how strongly training images are distorted
     cool_down: float  # share by which the distortion falls toward the last round
-    upright_last: bool  # deskew images after distorting them, instead of once before
+    deskew_last: bool  # deskew images after distorting them, instead of once before
     epochs: int  # passes over the training set
     optimizer: str  # sgd, momentum or adam
     momentum: float  # decay of the velocity

@@ -78,7 +78,7 @@ class Worker:
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Replace the shards it holds."""
         self._ready, self._shards = {}, dict(shards)
-        if not self._recipe.upright_last:
+        if not self._recipe.deskew_last:
             for shard, digits in shards.items():
                 images = deskew_images(self._recipe.preparation, digits.images)
                 self._shards[shard] = Dataset(images, digits.labels)
@@ -145,9 +145,9 @@ class Worker:
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Distort each shard's images on their own: the result goes through matrix products."""
         distortion = self._recipe.distortion_in(round_)
-        if not distortion and not self._recipe.upright_last:
+        if not distortion and not self._recipe.deskew_last:
             return images
-        size = self._recipe.preparation.size if self._recipe.upright_last else None
+        size = self._recipe.preparation.size if self._recipe.deskew_last else None
         distorted = np.empty(images.shape, np.float32)
         for shard, part in zip(range(*node), parts, strict=True):
             draws = self._plan.distortions(round_, shard)

@@ -136,13 +136,13 @@ REFUSED = [
     ),
     (
         {"width": 3.0, "pixels": "unit"},
-        "--width has no effect with --pixels unit; leave it out or use --pixels deslanted",
+        "--width has no effect with --pixels unit; leave it out or use --pixels deskewed",
     ),
     (
-        {"upright": "after", "pixels": "unit"},
-        "--upright after has no effect with --pixels unit; leave it out or use --pixels deslanted",
+        {"deskew": "after", "pixels": "unit"},
+        "--deskew after has no effect with --pixels unit; leave it out or use --pixels deskewed",
     ),
-    ({"committee": 0}, "--committee is 0: it must be at least 1"),
+    ({"ensemble": 0}, "--ensemble is 0: it must be at least 1"),
 ]
 
 

@@ -11,7 +11,7 @@ from nanograd.digits.preparation import (
     without_deskewing,
 )
 
-NAMES = ["plain", "unit", "standard", "deslanted"]
+NAMES = ["plain", "unit", "standard", "deskewed"]
 
 
 def every_value(num_images: int = 7) -> NDArray[np.uint8]:
@@ -64,17 +64,17 @@ def test_standard_inputs_of_real_digits_have_mean_zero_and_deviation_one(sample:
     assert float(inputs.std(dtype=np.float64)) == pytest.approx(1, abs=0.02)
 
 
-def test_deslanted_is_standard_after_deskewing(sample: Mnist) -> None:
+def test_deskewed_is_standard_after_deskewing(sample: Mnist) -> None:
     images = sample.test.images[:193]
 
-    inputs = prepare(Preparation(name="deslanted"), images)
+    inputs = prepare(Preparation(name="deskewed"), images)
 
     np.testing.assert_array_equal(inputs, prepare(Preparation(name="standard"), deskew(images)))
 
 
 @pytest.mark.parametrize(
     "preparation",
-    [*(Preparation(name=name) for name in NAMES), Preparation(name="deslanted", width=3.5)],
+    [*(Preparation(name=name) for name in NAMES), Preparation(name="deskewed", width=3.5)],
     ids=str,
 )
 def test_deskewed_images_need_only_the_rest_of_the_preparation(
@@ -88,7 +88,7 @@ def test_deskewed_images_need_only_the_rest_of_the_preparation(
 
 
 @pytest.mark.parametrize(
-    ("name", "version"), [("unit", 2), ("unit", 0), ("deslanted", 2), ("", 1), ("Unit", 1)]
+    ("name", "version"), [("unit", 2), ("unit", 0), ("deskewed", 2), ("", 1), ("Unit", 1)]
 )
 def test_unknown_preparation_is_refused(name: str, version: int) -> None:
     with pytest.raises(ValueError, match=f"unknown pixel preparation {name!r} version {version}"):

@@ -134,7 +134,7 @@ def make_group(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> Iterator[Any
     def make(num_rounds: int) -> tuple[Group, Recipe]:
         settings = TrainConfig(
             batch_size=4, hidden=3, shards=NUM_SHARDS, epochs=1, least_rounds=num_rounds,
-            pixels="unit", upright="before", elastic=0.0, stroke=0.0, warmup=0,
+            pixels="unit", deskew="before", elastic=0.0, stroke=0.0, warmup=0,
         )  # fmt: skip
         few = digits.take(slice(0, 193))
         recipe = make_recipe(settings, len(few))

@@ -55,7 +55,7 @@ def wait_for(output: str, **expected: float) -> dict[str, float]:
 
 def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path) -> None:
     place = str(tmp_path / "läufe 1" / "run")
-    config = TrainConfig(data="sample", workers=2, epochs=3, hidden=8, styles=0.0, output=place)
+    config = TrainConfig(data="sample", workers=2, epochs=3, hidden=8, variants=0.0, output=place)
 
     figures = commands.train(config, [].append)
 

@@ -21,7 +21,7 @@ from tests.helpers.runs import bits, train_locally
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROUNDS = 7
-DISTORTED = {"shards": 5, "pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "stroke": 0.5}
+DISTORTED = {"shards": 5, "pixels": "deskewed", "elastic": 1.0, "rotation": 8.0, "stroke": 0.5}
 
 
 def recipe_for(digits: Dataset, **settings: object) -> Recipe:

@@ -54,7 +54,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.002,
         "schedule": "cosine",
         "warmup": 7,
-        "pixels": "deslanted",
+        "pixels": "deskewed",
         "elastic": 1.0,
         "rotation": 5.0,
         "scaling": 0.1,
@@ -62,7 +62,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "shift": 0.5,
         "stroke": 0.5,
         "cool_down": 0.0,
-        "upright": "before",
+        "deskew": "before",
         "ema": 0.9,
     },
 }

@@ -19,7 +19,7 @@ from nanograd.models.onnx import graph
 from tests.helpers.models import some_images, some_model, some_net, some_reference
 from tests.helpers.processes import run_python
 
-net = partial(some_net, name="deslanted", scale=3)
+net = partial(some_net, name="deskewed", scale=3)
 
 
 def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,7 +59,7 @@ def test_graph_computes_probabilities_and_unfamiliarity(sample: Mnist, net: Net)
         [net(7, width=3.5, height=5.5)],
         [net(37), net(37, seed=6, width=3), net(7, loss="mse", width=4, height=5)],
     ],
-    ids=["unit", "standard", "deslanted", "width", "size", "ensemble"],
+    ids=["unit", "standard", "deskewed", "width", "size", "ensemble"],
 )
 def test_graph_computes_the_scores_of_the_model(sample: Mnist, nets: list[Net]) -> None:
     model = Model(nets=tuple(nets), about={})

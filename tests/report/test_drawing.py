@@ -117,9 +117,9 @@ def test_page_and_python_deskew_digits_to_the_same_bytes(sample: Mnist, size: Si
     [
         {"name": "unit"},
         {"name": "standard", "activation": "tanh"},
-        {"name": "deslanted", "activation": "sigmoid", "loss": "mse"},
-        {"name": "deslanted", "width": 3.0, "hidden": 1},
-        {"name": "deslanted", "width": 3.5, "height": 5.5, "hidden": 7},
+        {"name": "deskewed", "activation": "sigmoid", "loss": "mse"},
+        {"name": "deskewed", "width": 3.0, "hidden": 1},
+        {"name": "deskewed", "width": 3.5, "height": 5.5, "hidden": 7},
     ],
 )
 def test_page_and_python_compute_the_same_probabilities(

@@ -58,7 +58,7 @@ def test_colours_are_those_of_the_page() -> None:
 
 
 def test_flag_adds_plots_to_a_finished_run(nanograd: Nanograd, tmp_path: Path) -> None:
-    words = ["train", "--data", "sample", "--workers", "0", "--epochs", "2", "--committee", "2"]
+    words = ["train", "--data", "sample", "--workers", "0", "--epochs", "2", "--ensemble", "2"]
 
     for flags in ([], ["--plots"]):
         assert nanograd(*words, "--output", "run", *flags).code == 0

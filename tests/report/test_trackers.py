@@ -57,7 +57,7 @@ def mlflow_run(uri: str) -> tuple[Any, Any]:
 
 
 def test_tensorboard_has_the_figures_of_every_epoch(tmp_path: Path) -> None:
-    rows = train(tmp_path, tensorboard=True, committee=2)
+    rows = train(tmp_path, tensorboard=True, ensemble=2)
 
     found = {(step, name): value for step, name, value in events(tmp_path / "run/tensorboard")}
     expected = {

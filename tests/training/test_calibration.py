@@ -17,7 +17,7 @@ from tests.helpers.runs import train
 def model(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A net that memorised its images: without distortions, for many epochs."""
     place = tmp_path_factory.mktemp("run")
-    settings = {"hidden": 64, "epochs": 20, "shift": 0.0, "pixels": "deslanted"}
+    settings = {"hidden": 64, "epochs": 20, "shift": 0.0, "pixels": "deskewed"}
     return model_io.load(train(sample, place / "run", **settings)["model"])
 
 

@@ -14,7 +14,7 @@ from nanograd.training.run_directory import RunDirectory
 from tests.helpers import runs
 from tests.helpers.runs import SETTINGS, Figures, train, without_times
 
-ENSEMBLE = {"committee": 3, "pixels": "deslanted"}
+ENSEMBLE = {"ensemble": 3, "pixels": "deskewed"}
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def undisturbed(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone() -> None:
-    settings = {"pixels": "deslanted", "width": 3.5, "height": 5.5, "styles": 0.1}
+    settings = {"pixels": "deskewed", "width": 3.5, "height": 5.5, "variants": 0.1}
     alone = TrainConfig.resolve(SETTINGS, settings)
 
-    nets = TrainConfig.resolve(alone.recipe(), {"committee": 5}).nets()
+    nets = TrainConfig.resolve(alone.recipe(), {"ensemble": 5}).nets()
 
     assert nets[0] == alone
     assert [net.seed for net in nets] == [5, 6, 7, 8, 9]
@@ -38,11 +38,11 @@ def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone
         (4.0, 6.0),
         (3.5, 5.5),
     ]
-    assert [net.styles for net in nets] == pytest.approx([0.1, *[0.02] * 4])
+    assert [net.variants for net in nets] == pytest.approx([0.1, *[0.02] * 4])
 
 
 def test_members_without_deskewing_differ_in_seed_only() -> None:
-    nets = TrainConfig.resolve(SETTINGS, {"committee": 3}).nets()
+    nets = TrainConfig.resolve(SETTINGS, {"ensemble": 3}).nets()
 
     assert [(net.seed, net.width) for net in nets] == [(5, 0.0), (6, 0.0), (7, 0.0)]
 
@@ -114,7 +114,7 @@ def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(
 def test_run_emits_every_epoch_and_ends_complete(few_digits: Mnist, tmp_path: Path) -> None:
     events: list[Event] = []
 
-    train(few_digits, tmp_path / "run", listener=events.append, epochs=3, committee=2)
+    train(few_digits, tmp_path / "run", listener=events.append, epochs=3, ensemble=2)
 
     progress = [each for each in events if isinstance(each, TrainingProgress)]
     epochs = [each for each in events if isinstance(each, EpochFinished)]

@@ -37,8 +37,8 @@ DISTORTION = {
 }
 COOLING = {"cool_down": 0.5}
 SHORT = {"epochs": 2, "least_rounds": 0, "batch_size": 64, "warmup": 2}
-BEFORE = {"pixels": "deslanted", "upright": "before"}
-AFTER = {"pixels": "deslanted", "upright": "after"}
+BEFORE = {"pixels": "deskewed", "deskew": "before"}
+AFTER = {"pixels": "deskewed", "deskew": "after"}
 Settings = Mapping[str, object]
 RUNS: dict[str, tuple[Settings, Settings]] = {
     **{

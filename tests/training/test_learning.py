@@ -34,7 +34,7 @@ NETS: dict[str, dict[str, Any]] = {
         "scaling": 0.1,
         "shift": 0.5,
         "stroke": 0.5,
-        "pixels": "deslanted",
+        "pixels": "deskewed",
         "ema": 0.9,
     },
 }

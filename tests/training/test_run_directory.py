@@ -34,7 +34,7 @@ OTHERS = [
     {"validation_split": 0.2},
     {"shift": 0.0},
     {"elastic": 1.0},
-    {"pixels": "deslanted"},
+    {"pixels": "deskewed"},
 ]
 
 

@@ -23,10 +23,10 @@ SETTINGS = {
     "activation": "tanh",
     "loss": "cross_entropy",
     "pixels": "unit",
-    "upright": "before",
+    "deskew": "before",
     **asdict(Distortion()),
 }
-DISTORTED = {"pixels": "deslanted", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
+DISTORTED = {"pixels": "deskewed", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
 NUM_IMAGES = 193
 
 
@@ -71,7 +71,7 @@ def test_worker_sends_the_largest_nodes_of_its_shards(shards: set[int]) -> None:
         assert not np.shares_memory(contribution.gradient, vector)
 
 
-@pytest.mark.parametrize("pixels", ["unit", "deslanted"])
+@pytest.mark.parametrize("pixels", ["unit", "deskewed"])
 def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> None:
     recipe, digits = recipe_for(pixels=pixels), noise(NUM_IMAGES)
     plan, shard, round_ = recipe.plan, 3, 5
@@ -124,7 +124,7 @@ def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
 def test_the_same_image_is_distorted_otherwise_in_every_epoch() -> None:
     # A shard of one image, so that every round uses it.
     sizes = {"num_images": 5, "batch_size": 5}
-    recipes = recipe_for(**sizes, pixels="deslanted"), recipe_for(**sizes, **DISTORTED)
+    recipes = recipe_for(**sizes, pixels="deskewed"), recipe_for(**sizes, **DISTORTED)
 
     still, distorted = (
         [worker.contribute(round_, start_of(recipe))[0].gradient.tobytes() for round_ in range(3)]
