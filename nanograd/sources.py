@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from nanograd.batch.inputs import TABLES, InputFile, expand, expand_pictures
+from nanograd.batch.inputs import TABLES, InputFile, expand, expand_pictures, roots_of
 from nanograd.batch.labels import label_of
 from nanograd.data import mnist
 from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
@@ -27,7 +27,7 @@ from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import SUFFIXES, PictureReader
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
-from nanograd.tables.columns import add_partitions, partition_schema
+from nanograd.tables.columns import find_partitions
 from nanograd.tables.files import RowRange, open_parquet, read_rows
 from nanograd.tables.images import are_dark_on_light, read, required_columns
 from nanograd.tables.rows import ReadOptions
@@ -213,7 +213,7 @@ def _read(files: Sequence[InputFile], source: str, columns: Columns, listener: L
         parts = [(parse_csv(storage.read(place), place), place) for place, _, _ in files]
         return mnist.concatenate([_invert(*part, listener) for part in parts])
     if ending.endswith(TABLES):
-        return _collect(_read_tables(files, columns), source, "rows", listener)
+        return _collect(_read_tables(files, source, columns, listener), source, "rows", listener)
     return _collect(_read_pictures(files), source, "pictures", listener)
 
 
@@ -262,9 +262,11 @@ def _describe(rejected: Sequence[tuple[str, Rejection]]) -> str:
     return f" ({counts}; first {row}{file}: {first.detail})"
 
 
-def _read_tables(files: Sequence[InputFile], columns: Columns) -> Iterator[_Batch]:
+def _read_tables(
+    files: Sequence[InputFile], source: str, columns: Columns, listener: Listener
+) -> Iterator[_Batch]:
     options = ReadOptions(image_column=columns[0], label_column=columns[1])
-    partitions = partition_schema(file.place for file in files)
+    partitions = find_partitions((file.place for file in files), roots_of([source], listener))
     for file, _, _ in files:
         with open_parquet(file) as parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
@@ -278,7 +280,7 @@ def _read_tables(files: Sequence[InputFile], columns: Columns) -> Iterator[_Batc
             if isinstance(batch, list):
                 found, rejections = None, batch
             else:
-                table = add_partitions(pa.Table.from_batches([batch]), file, partitions)
+                table = partitions.add(pa.Table.from_batches([batch]), file)
                 found, rejections = read(table, options)
             bad = [(file, Rejection(done + (r.row or 0), r.reason, r.detail)) for r in rejections]
             done += len(batch)

@@ -330,6 +330,24 @@ def test_columns_and_folders_of_hive_name_images_and_labels(
         sources.load(["sample"], columns=columns)
 
 
+def test_folder_above_the_data_is_no_label(digits: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "label=3" / "rows"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"image": raw(digits.images)}), folder / "a.parquet")
+
+    with pytest.raises(DataError, match="none of 131 rows has a label"):
+        sources.load_test([str(folder)])
+
+
+def test_names_of_classes_are_the_labels(digits: Dataset, tmp_path: Path) -> None:
+    feature = {"_type": "ClassLabel", "names": [str(label) for label in range(9, -1, -1)]}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    rows = pa.table({"image": raw(digits.images), "label": 9 - digits.labels})
+    pq.write_table(rows.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+
+    assert sources.load_test([str(tmp_path)]).sha256() == digits.sha256()
+
+
 @pytest.mark.parametrize("name", ["empty", "missing", "x.parquet", "text", "csv"])
 def test_source_without_data_is_one_sentence(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

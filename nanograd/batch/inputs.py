@@ -15,7 +15,7 @@ from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, ignore, warning
+from nanograd.runtime.events import Listener, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
 
@@ -26,6 +26,10 @@ _LAKES = {
     ".hoodie/*": ("a Hudi table", "hudi"),
 }
 _LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
+
+
+# A folder that is a column, as in Hive.
+_HIVE = re.compile(r"/([^/=]+=[^/]+)/")
 
 
 class InputFile(NamedTuple):
@@ -135,6 +139,24 @@ def expand_pictures(inputs: Sequence[str], hint: str = "check the path") -> list
     if not files:
         raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
     return sorted(files)
+
+
+def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
+    """Return the files and folders that inputs name, of a glob the folder before its wildcards.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        listener: receives a message about folders in them that would be columns below an input.
+    """
+    roots = []
+    for place in map(storage.absolute, inputs):
+        is_glob = glob.has_magic(place) and not storage.exists(place)
+        roots.append(re.split(r"[*?[]", place)[0].rpartition("/")[0] if is_glob else place)
+    if named := next((root for root in roots if _HIVE.search(f"{root}/")), None):
+        [folder] = _HIVE.findall(f"{named}/")[-1:]
+        text = f"{folder} is no column, because it is not below the input {named}; name the folder"
+        listener(info(f"{text} above it to read it"))
+    return roots
 
 
 def check_version(file: str, version: tuple[int | str | None, ...]) -> None:

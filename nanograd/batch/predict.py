@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from nanograd.batch import account, scan
 from nanograd.batch.account import TWO_PERCENT, Mistake, PartReview, Selection
 from nanograd.batch.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
-from nanograd.batch.inputs import check_version, expand_tables
+from nanograd.batch.inputs import check_version, expand_tables, roots_of
 from nanograd.batch.job import Job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.batch.scan import ScannedFile
@@ -34,7 +34,7 @@ from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, warning
 from nanograd.tables import writers
-from nanograd.tables.columns import add_partitions
+from nanograd.tables.columns import Partitions
 from nanograd.tables.files import BATCH_BYTES, MAX_ROWS, RowRange, read_rows
 from nanograd.tables.images import Images, read_with
 from nanograd.tables.outputs import OutputFiles, check_partition_columns, rename_taken
@@ -76,7 +76,7 @@ class PredictWork:
     keep: tuple[str, ...]  # the columns to copy
     kept: pa.Schema  # these columns in the output, renamed where predictions use their name
     scores: bool  # whether to write the ten scores
-    partitions: pa.Schema  # the columns in the names of folders
+    partitions: Partitions  # the columns in the names of folders
     options: ReadOptions  # how images and labels are read
     retries: tuple[ReadOptions, ...] = ()  # how rows are read that these options reject
     format: str  # of the output files
@@ -149,7 +149,7 @@ class PredictWork:
             for batch in read_rows(file, rows, columns_of(file)):
                 if isinstance(batch, pa.RecordBatch):
                     table = pa.Table.from_batches([batch])
-                    yield _Rows(file, first, add_partitions(table, file, self.partitions))
+                    yield _Rows(file, first, self.partitions.add(table, file))
                 else:
                     rejected = [(file, each) for each in batch]
                     yield Outcome(nothing, quarantine_table(rejected, first))
@@ -323,7 +323,7 @@ def plan(
     done = earlier.files()
     # The types of columns to keep depend on all files.
     unread = [file for file in files if keep or file.place not in done]
-    scanned, partitions = scan.scan_files(unread, files, readings)
+    scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), readings)
     scan.warn_of_unusable_labels(scanned, partitions, options, listener)
     keep = scan.expand_kept(scanned, partitions, keep, readings[:1])
     kept = scan.unify_kept(scanned, partitions, keep)
@@ -337,7 +337,7 @@ def plan(
         **asdict(options),
         "keep": {field.name: str(field.type) for field in kept},
         "format": format_,
-        "folders": {field.name: str(field.type) for field in partitions},
+        "folders": {field.name: str(field.type) for field in partitions.schema},
         **({} if scores else {"scores": False}),
         **shape,
     }

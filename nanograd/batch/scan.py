@@ -20,11 +20,7 @@ from nanograd.errors import DataError, Reason, Rejection, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.tables import columns
-from nanograd.tables.columns import (
-    partition_schema,
-    partition_values,
-    schema_with_partitions,
-)
+from nanograd.tables.columns import Partitions, find_partitions
 from nanograd.tables.files import RowRange, open_parquet, scan_csv
 from nanograd.tables.images import required_columns
 from nanograd.tables.rows import ReadOptions
@@ -67,13 +63,15 @@ class ScannedFile(NamedTuple):
 def scan_files(
     files: Sequence[InputFile],
     all_files: Sequence[InputFile],
+    roots: Sequence[str],
     readings: Sequence[ReadOptions],
-) -> tuple[list[ScannedFile], pa.Schema]:
+) -> tuple[list[ScannedFile], Partitions]:
     """Read footers, and whole CSV files.
 
     Args:
         files: whose footers to read.
         all_files: of the job.
+        roots: of `inputs.roots_of`.
         readings: how images and labels are read: by the first of them that can.
 
     Returns:
@@ -83,7 +81,7 @@ def scan_files(
         UsageError: no file has a column that is named.
         DataError: no file of the job can be used.
     """
-    partitions = partition_schema(file.place for file in all_files)
+    partitions = find_partitions((file.place for file in all_files), roots)
     check = remember(
         lambda schema, file: columns_to_read(schema, file, partitions, readings), partitions
     )
@@ -132,7 +130,7 @@ def scan_files(
 
 
 def remember(
-    choose: Callable[[pa.Schema, str], list[str]], partitions: pa.Schema
+    choose: Callable[[pa.Schema, str], list[str]], partitions: Partitions
 ) -> Callable[[pa.Schema, str], list[str]]:
     """Return a function that chooses columns once for files of one schema that follow each other.
 
@@ -145,7 +143,7 @@ def remember(
             if known.equals(schema, check_metadata=True):
                 return names
         names = choose(schema, file)
-        if not partitions.names:
+        if not partitions.schema.names:
             last[:] = [(schema, names)]
         return names
 
@@ -153,7 +151,7 @@ def remember(
 
 
 def columns_to_read(
-    schema: pa.Schema, file: str, partitions: pa.Schema, readings: Sequence[ReadOptions]
+    schema: pa.Schema, file: str, partitions: Partitions, readings: Sequence[ReadOptions]
 ) -> list[str]:
     """Name the columns that `read_with` needs; raise DataError if no options fit the file."""
     found, problem = list[str](), DataError("")
@@ -168,11 +166,11 @@ def columns_to_read(
 
 
 def _check_named_columns(
-    scanned: Sequence[ScannedFile], partitions: pa.Schema, options: ReadOptions
+    scanned: Sequence[ScannedFile], partitions: Partitions, options: ReadOptions
 ) -> None:
     """Raise UsageError for a named column that no file has, if any file can be opened."""
     named = {"--image-column": options.image_column}
-    if options.label_column not in (columns.NO_LABELS, *partitions.names):
+    if options.label_column not in (columns.NO_LABELS, *partitions.schema.names):
         named["--label-column"] = options.label_column
     for flag, name in named.items():
         lacks = name and not any(each.schema.get_all_field_indices(name) for each in scanned)
@@ -180,15 +178,15 @@ def _check_named_columns(
             raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
 
 
-def _list_columns(scanned: Sequence[ScannedFile], partitions: pa.Schema) -> str:
+def _list_columns(scanned: Sequence[ScannedFile], partitions: Partitions) -> str:
     """List the columns of all files that can be opened; "" if there are none."""
     present = dict.fromkeys(name for each in scanned for name in each.schema.names)
-    return columns.list_names([*present, *partitions.names]) if present else ""
+    return columns.list_names([*present, *partitions.schema.names]) if present else ""
 
 
 def warn_of_unusable_labels(
     scanned: Sequence[ScannedFile],
-    partitions: pa.Schema,
+    partitions: Partitions,
     options: ReadOptions,
     listener: Listener,
 ) -> None:
@@ -197,7 +195,7 @@ def warn_of_unusable_labels(
         return
     found = Counter[tuple[str, str]]()
     for each in scanned:
-        schema = schema_with_partitions(each.schema, each.file.place, partitions)
+        schema = partitions.extend(each.schema, each.file.place)
         unusable = columns.unusable_labels(schema) if each.rejection is None else []
         if unusable and columns.find_label_column(schema) is None:
             found.update((field.name, str(field.type)) for field in unusable)
@@ -209,7 +207,7 @@ def warn_of_unusable_labels(
 
 def expand_kept(
     scanned: Sequence[ScannedFile],
-    partitions: pa.Schema,
+    partitions: Partitions,
     keep: Sequence[str],
     readings: Sequence[ReadOptions],
 ) -> list[str]:
@@ -224,11 +222,11 @@ def expand_kept(
                 images.update(columns.find_image_column(schema, options.image_column).names)
     names = [name for schema in usable for name in schema.names if name not in images]
     named = [name for name in keep if name != ALL]
-    return list(dict.fromkeys([*names, *partitions.names, *named]))
+    return list(dict.fromkeys([*names, *partitions.schema.names, *named]))
 
 
 def describe_columns(
-    scanned: Sequence[ScannedFile], partitions: pa.Schema, readings: Sequence[ReadOptions]
+    scanned: Sequence[ScannedFile], partitions: Partitions, readings: Sequence[ReadOptions]
 ) -> dict[str, int]:
     """Count the files by the columns that are read of them, and why, or by what is wrong."""
     found = Counter[str]()
@@ -236,7 +234,7 @@ def describe_columns(
         if each.rejection:
             found[each.rejection.detail] += 1
             continue
-        whole = schema_with_partitions(each.schema, each.file.place, partitions)
+        whole = partitions.extend(each.schema, each.file.place)
         for options in readings:
             with suppress(DataError):  # another of them fits
                 found[_describe_columns(each.schema, whole, options)] += 1
@@ -260,7 +258,7 @@ def _describe_columns(schema: pa.Schema, whole: pa.Schema, options: ReadOptions)
 
 
 def unify_kept(
-    scanned: Sequence[ScannedFile], partitions: pa.Schema, keep: Sequence[str]
+    scanned: Sequence[ScannedFile], partitions: Partitions, keep: Sequence[str]
 ) -> pa.Schema:
     """Return the columns to keep, each with a type that holds the values of all files.
 
@@ -271,15 +269,15 @@ def unify_kept(
     return pa.schema([_unify(scanned, partitions, name) for name in keep])
 
 
-def _unify(scanned: Sequence[ScannedFile], partitions: pa.Schema, name: str) -> pa.Field:
+def _unify(scanned: Sequence[ScannedFile], partitions: Partitions, name: str) -> pa.Field:
     usable = [each for each in scanned if each.rejection is None]
     types = [each.schema.field(name).type for each in usable if name in each.schema.names]
-    if name in partitions.names and any(
-        name in partition_values(each.file.place)
+    if name in partitions.schema.names and any(
+        name in partitions.values(each.file.place)
         for each in usable
         if name not in each.schema.names
     ):
-        types.append(partitions.field(name).type)
+        types.append(partitions.schema.field(name).type)
     if not types:
         present = _list_columns(usable, partitions)
         raise UsageError(f"--keep {name}: no file has this column; there are {present}")

@@ -30,7 +30,8 @@ NO_LABELS = "none"  # in place of the name of a label column
 
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
-_FEATURES_OF_IMAGES = ("Image", "Array2D", "Array3D")
+_IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
+_DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 # Values of folders: whole numbers that fit, and what Hive writes for null.
 _INT64 = re.compile(r"(?=.{1,18}$)-?[0-9]+")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -58,8 +59,8 @@ class ImageColumn(NamedTuple):
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
     """Find the image column of a table.
 
-    By its name; else by the features of Hugging Face, as 784 flat columns, by the usual names, or
-    as the only column whose type can hold images.
+    By its name, of flat columns the first; else by the features of Hugging Face, as 784 flat
+    columns, by the usual names, or as the only column whose type can hold images.
 
     Raises:
         DataError: no column, or several, can be meant, or it is pickled.
@@ -71,13 +72,18 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         raise DataError(f"two columns have the same name among {listed}")
     fields = schema if name is None else [schema.field(name)]
     found = {field.name: kind for field in fields if (kind := _kind(field))}
-    flat = None if name else flat_columns([f.name for f in schema if _is_number(f.type)])
+    flat = flat_columns([field.name for field in schema if _is_number(field.type)])
     features = _features(schema)
-    featured = [each for each in found if features.get(each) in _FEATURES_OF_IMAGES]
-    if flat and not featured:
-        return ImageColumn(ImageKind.FLAT, flat, "784 columns of pixels")
+    featured = [each for each in found if features.get(each, {}).get("_type") in _IMAGE_FEATURES]
     candidates = featured or list(found)
     chosen = candidates if len(candidates) == 1 else _first_usual(candidates, IMAGE_NAMES)
+    if flat and name in (None, flat[0]) and not featured:
+        if usual := _first_usual(list(found), IMAGE_NAMES):
+            raise DataError(
+                f"the images may be in {usual[0]} or in 784 columns from {flat[0]} on; choose with "
+                f"--image-column {usual[0]} or {flat[0]}"
+            )
+        return ImageColumn(ImageKind.FLAT, flat, "784 columns of pixels")
     if len(chosen or candidates) > 1:
         raise DataError(
             f"the images may be in {' or '.join(chosen or candidates)}; choose with --image-column"
@@ -158,11 +164,25 @@ def _first_usual(names: Sequence[str], usual: Iterable[str]) -> list[str]:
     return next((each for each in matches if each), [])
 
 
-def _features(schema: pa.Schema) -> dict[str, str]:
-    """Return the types of Hugging Face's features by column; {} for other tables."""
+def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
+    """Return the digit of each class number, None for other names; None for a plain column.
+
+    Hugging Face's `ClassLabel` numbers the names of classes, in an order of their own.
+    """
+    feature = _features(schema).get(name, {})
+    names = feature.get("names")
+    if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
+        return None
+    words = [str(each).strip().lower() for each in names]
+    digits = {**{str(n): n for n in range(10)}, **{w: n for n, w in enumerate(_DIGIT_WORDS)}}
+    return [digits.get(word) for word in words]
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return Hugging Face's features by column; {} for other tables."""
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: str(feature["_type"]) for name, feature in stored.items()}
+        return {name: each for name, each in stored.items() if isinstance(each, dict)}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -231,51 +251,61 @@ def _is_number(type_: pa.DataType) -> bool:
 
 # Not by pyarrow.dataset.HivePartitioning: it parses only names of a given schema, and what it
 # infers by itself is int32, which would change the ids and output of jobs begun before.
-def partition_values(file: str) -> dict[str, str | None]:
-    """Parse the partition columns of a file from its folders.
+class Partitions(NamedTuple):
+    """The columns in the names of folders below the inputs, as `label=7`."""
 
-    >>> partition_values("s3://bucket/year=2026/writer=O%27Hara/part-0.parquet")
-    {'year': '2026', 'writer': "O'Hara"}
-    """
-    pairs = (folder.partition("=") for folder in file.split("/")[:-1])
-    return {
-        unquote(name): None if value == HIVE_NULL else unquote(value)
-        for name, equals, value in pairs
-        if equals and name
-    }
+    schema: pa.Schema = pa.schema([])  # of all files
+    roots: tuple[str, ...] = ("",)  # the inputs; folders above them are no columns
+
+    def values(self, file: str) -> dict[str, str | None]:
+        """Parse the values of a file; bytes that are not UTF-8 become escapes.
+
+        >>> Partitions(roots=("s3://a/day=1",)).values("s3://a/day=1/writer=O%27Hara/part.parquet")
+        {'writer': "O'Hara"}
+        """
+        above = [root for root in self.roots if not root or f"{file}/".startswith(f"{root}/")]
+        below = file.removeprefix(min(above, key=len)) if above else ""
+        text = below.encode(errors="backslashreplace").decode()
+        pairs = (folder.partition("=") for folder in text.split("/")[:-1])
+        return {
+            unquote(name): None if value == HIVE_NULL else unquote(value)
+            for name, equals, value in pairs
+            if equals and name
+        }
+
+    def extend(self, schema: pa.Schema, file: str) -> pa.Schema:
+        """Append to a file's schema the columns that only its folders have."""
+        values = self.values(file)
+        for field in self.schema:
+            if field.name in values and field.name not in schema.names:
+                schema = schema.append(field)
+        return schema
+
+    def add(self, table: pa.Table, file: str) -> pa.Table:
+        """Append to rows of a file the columns that only its folders have."""
+        if not self.schema.names:
+            return table
+        values = self.values(file)
+        for field in list(self.extend(table.schema, file))[table.num_columns :]:
+            text = values[field.name]
+            value = int(text) if text is not None and field.type == pa.int64() else text
+            column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
+            table = table.append_column(field, column)
+        return table
 
 
-def partition_schema(files: Iterable[str]) -> pa.Schema:
+def find_partitions(files: Iterable[str], roots: Sequence[str]) -> Partitions:
     """Infer the partition columns of all files: int64 if every value is a whole number, else text.
 
-    >>> partition_schema(["a/year=2026/x.parquet", "a/year=2027/writer=ann/x.parquet"]).types
+    >>> files = ["a/year=2026/x.parquet", "a/year=2027/writer=ann/x.parquet"]
+    >>> find_partitions(files, ["a"]).schema.types
     [DataType(int64), DataType(string)]
     """
     types: dict[str, pa.DataType] = {}
+    found = Partitions(roots=tuple(roots))
     for file in files:
-        for name, value in partition_values(file).items():
+        for name, value in found.values(file).items():
             types.setdefault(name, pa.int64())
             if value is not None and not _INT64.fullmatch(value):
                 types[name] = pa.string()
-    return pa.schema(types.items())
-
-
-def schema_with_partitions(schema: pa.Schema, file: str, partitions: pa.Schema) -> pa.Schema:
-    """Append to a file's schema the columns of `partition_schema` that only its folders have."""
-    values = partition_values(file)
-    for field in partitions:
-        if field.name in values and field.name not in schema.names:
-            schema = schema.append(field)
-    return schema
-
-
-def add_partitions(table: pa.Table, file: str, partitions: pa.Schema) -> pa.Table:
-    """Append to rows of a file the columns of `schema_with_partitions`."""
-    if not partitions.names:
-        return table
-    values = partition_values(file)
-    for field in list(schema_with_partitions(table.schema, file, partitions))[table.num_columns :]:
-        text = values[field.name]
-        value = int(text) if text is not None and field.type == pa.int64() else text
-        table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
-    return table
+    return found._replace(schema=pa.schema(types.items()))

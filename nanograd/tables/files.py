@@ -318,30 +318,51 @@ def _read_some(
     parquet: pq.ParquetFile, names: list[str], rows: RowRange, max_rows: int = MAX_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """Read rows in batches of bounded size."""
-    groups = range(*rows.row_groups)
-    row_bytes = max((_row_bytes(parquet, group, names) for group in groups), default=0)
+    groups, found = range(*rows.row_groups), leaf_places(parquet.schema_arrow)
+    places = [place for name in names for place in found[name]]
+    row_bytes = max((_row_bytes(parquet, group, places) for group in groups), default=0)
     num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
     if num_rows > _CHUNK_ROWS:
         num_rows -= num_rows % _CHUNK_ROWS
-    batches = parquet.iter_batches(
-        num_rows, row_groups=list(groups), columns=names, use_threads=False
+    # Not by the file's own method: it takes paths, which several columns may share.
+    batches = parquet.reader.iter_batches(
+        num_rows, row_groups=list(groups), column_indices=places, use_threads=False
     )
     yield from _limit(batches, rows.skip, rows.num_rows)
 
 
-def _row_bytes(parquet: pq.ParquetFile, group: int, names: list[str]) -> float:
+def leaf_places(schema: pa.Schema) -> dict[str, range]:
+    """Return where in a Parquet file the values of each column are; a struct has several places.
+
+    Not by the paths of names, which a column called `image.bytes` shares with a field of `image`.
+
+    >>> leaf_places(pa.schema({"a": pa.struct({"b": pa.int8(), "c": pa.list_(pa.int8())}),
+    ...     "a.b": pa.int8()}))
+    {'a': range(0, 2), 'a.b': range(2, 3)}
+    """
+    found, start = dict[str, range](), 0
+    for field in schema:
+        found[field.name] = range(start, start := start + _num_leaves(field.type))
+    return found
+
+
+def _num_leaves(type_: pa.DataType) -> int:
+    if isinstance(type_, pa.BaseExtensionType):
+        type_ = type_.storage_type
+    fields = map(type_.field, range(type_.num_fields))
+    return sum(_num_leaves(field.type) for field in fields) or 1
+
+
+def _row_bytes(parquet: pq.ParquetFile, group: int, places: Sequence[int]) -> float:
     """Estimate the bytes of a row in memory."""
-    row_group, arrow = parquet.metadata.row_group(group), parquet.schema_arrow
+    row_group = parquet.metadata.row_group(group)
     num_rows, stored = max(row_group.num_rows, 1), row_group.total_byte_size
-    types = [arrow.field(name).type for name in names if name in arrow.names]
-    is_plain = len(types) == len(names) and not any(map(pa.types.is_nested, types))
+    is_plain = not any(parquet.schema.column(place).max_repetition_level for place in places)
     if is_plain and stored * MAX_ROWS <= num_rows * BATCH_BYTES:
         return float(stored / num_rows)
-    chunks = (row_group.column(place) for place in range(row_group.num_columns))
     sizes = (
         max(chunk.total_uncompressed_size, chunk.num_values * _WIDTHS.get(chunk.physical_type, 0))
-        for chunk in chunks
-        if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names)
+        for chunk in map(row_group.column, places)
     )
     return float(sum(sizes) / num_rows)
 

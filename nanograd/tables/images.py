@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.errors import DataError, Reason, Rejection, UnreadableError
 from nanograd.tables import columns, pixels, rows
-from nanograd.tables.columns import ImageColumn, ImageKind, to_python
+from nanograd.tables.columns import ImageColumn, ImageKind, Partitions, to_python
 from nanograd.tables.pixels import Ints, Mask, Pixels
 from nanograd.tables.rows import ReadOptions
 from nanograd.tables.shapes import is_list, tensor_of, without_views
@@ -47,7 +47,7 @@ class _Decoded(NamedTuple):
 
 
 def required_columns(
-    schema: pa.Schema, file: str, partitions: pa.Schema, options: ReadOptions
+    schema: pa.Schema, file: str, partitions: Partitions, options: ReadOptions
 ) -> tuple[str, ...]:
     """Name the columns of a file, or of its folders, that `read` needs.
 
@@ -55,8 +55,7 @@ def required_columns(
         DataError: the file has no image column, or a column that was named does not fit.
     """
     images = columns.find_image_column(schema, options.image_column).names
-    whole = columns.schema_with_partitions(schema, file, partitions)
-    label = columns.find_label_column(whole, options.label_column)
+    label = columns.find_label_column(partitions.extend(schema, file), options.label_column)
     return (*images, label) if label else images
 
 
@@ -122,19 +121,23 @@ def read_with(
 def _read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Mask]:
     """Return the label of each row, -1 where there is none, and which are no digit.
 
-    Whole numbers of any type count, also as text. -1, null, NaN and empty text are no label; pandas
-    writes NaN as text, too.
+    Whole numbers of any type count, also as text; where classes are named, their names. -1, null,
+    NaN and empty text are no label; pandas writes NaN as text, too.
     """
     if name is None:
         return np.full(table.num_rows, -1, np.int8), np.zeros(table.num_rows, np.bool_)
-    array = _to_array(table.column(name))
+    array, classes = _to_array(table.column(name)), columns.class_digits(table.schema, name)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         text = pc.ascii_trim_whitespace(array)
         text = pc.if_else(pc.is_in(pc.ascii_lower(text), pa.array(["", "nan"])), None, text)
         other = pc.invert(pc.match_substring_regex(text, _LABEL_TEXT))
-        array = pc.if_else(other, "10", text)  # no digit
+        array, classes = pc.if_else(other, "10", text), None  # no digit
     values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     none = np.isnan(values) | (values == -1)
+    if classes is not None:
+        digits = np.array([*classes, None], np.float64)  # NaN for names of no digit
+        known = np.isin(values, range(len(classes)))
+        values = digits[np.where(known, values, len(classes)).astype(np.int64)]
     digit = np.isin(values, range(NUM_CLASSES))
     return np.where(digit, values, -1).astype(np.int8), ~none & ~digit
 

@@ -61,13 +61,13 @@ def expected(images: Pixels, model_place: str) -> NDArray[np.float32]:
 def predict(model_place: str, tmp_path: Path) -> Predict:
     """Predict tables, each written as a file of its name, and the files that are there already."""
 
-    def run(files: dict[str, pa.Table], **settings: Any) -> Predicted:
+    def run(files: dict[str, pa.Table], inputs: str = "", **settings: Any) -> Predicted:
         (tmp_path / "in").mkdir(exist_ok=True)
         for name, table in files.items():
             pq.write_table(table, tmp_path / "in" / name)
         out = tmp_path / "out"
         config = PredictConfig(model=model_place, output=str(out), workers=0, **settings)
-        figures = commands.predict(config, [str(tmp_path / "in")])
+        figures = commands.predict(config, [inputs or str(tmp_path / "in")])
         table = pq.read_table(out / "predictions").sort_by(
             [("source_file", "ascending"), ("source_row", "ascending")]
         )
@@ -273,6 +273,20 @@ def test_hive_folders_give_labels_and_columns_to_keep(
     assert done.table["writer"].to_pylist() == [
         f"O'Hara-{n}" for n in done.table["label"].to_pylist()
     ]
+
+
+def test_folder_above_the_input_gives_no_labels(
+    images: Pixels, tmp_path: Path, predict: Predict
+) -> None:
+    above = tmp_path / "in" / "label=3" / "rows"
+    (above / "writer=ann").mkdir(parents=True)
+    file = above / "writer=ann" / "x.parquet"
+    pq.write_table(pa.table({"image": fixed_list(images)}), file)
+
+    done = predict({}, inputs=str(above), keep=("*",))
+
+    assert set(done.table["label"].to_pylist()) == {None}
+    assert set(done.table["writer"].to_pylist()) == {"ann"}
 
 
 def test_column_takes_precedence_over_a_folder_of_its_name(

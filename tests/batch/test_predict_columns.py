@@ -181,14 +181,14 @@ def test_label_column_that_cannot_hold_digits_is_named_in_a_warning(
 
 def test_flat_columns_are_read_beside_a_binary_id(job: Job, images: Pixels) -> None:
     pixels = dict(zip(FLAT_NAMES["pixel0"], images.T, strict=True))
-    job.write("a.parquet", {"id": [bytes(16)] * ROWS, **pixels, "data": [b"x"] * ROWS})
+    job.write("a.parquet", {"id": [bytes(16)] * ROWS, **pixels, "blob": [b"x"] * ROWS})
     job.write("b.parquet", {"image": raw(images)})
 
     job.run(keep=("*",))
 
     table = job.table()
     assert table["prediction"].to_pylist()[:ROWS] == table["prediction"].to_pylist()[ROWS:]
-    assert table.column_names[:2] == ["id", "data"]
+    assert table.column_names[:2] == ["id", "blob"]
 
 
 def test_rows_of_a_wrong_schema_are_counted_from_the_footer(job: Job, images: Pixels) -> None:

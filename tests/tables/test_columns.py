@@ -1,11 +1,19 @@
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from nanograd.batch.inputs import roots_of
 from nanograd.errors import DataError
-from nanograd.tables.columns import find_image_column, find_label_column, unusable_labels
-from tests.helpers.image_columns import FLAT_NAMES
+from nanograd.tables.columns import (
+    class_digits,
+    find_image_column,
+    find_label_column,
+    find_partitions,
+    unusable_labels,
+)
+from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 PICKLED = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}
 
@@ -53,16 +61,72 @@ def test_features_of_hugging_face_decide_first() -> None:
     assert find_image_column(schema.with_metadata({"huggingface": b"[7]"})).names == ("image",)
 
 
+OTHERS = [pa.binary(), pa.binary(784), pa.list_(pa.float32()), PICTURE]
+
+
 @pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
-@pytest.mark.parametrize("other", [pa.binary(), pa.binary(784), pa.list_(pa.float32())], ids=str)
-def test_flat_columns_are_the_image_beside_any_other_column(
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_flat_columns_are_the_image_beside_columns_of_unusual_names(
     names: list[str], other: pa.DataType
 ) -> None:
     pixels = [(name, pa.uint8()) for name in names]
 
-    found = find_image_column(pa.schema([("id", other), *pixels, ("data", other)]))
+    found = find_image_column(pa.schema([("id", other), *pixels, ("embedding", other)]))
 
     assert found.names == tuple(names)
+
+
+@pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+@pytest.mark.parametrize("usual", ["image", "Pixels", "data"])
+def test_choice_between_flat_columns_and_an_image_is_refused(
+    usual: str, names: list[str], other: pa.DataType
+) -> None:
+    schema = pa.schema([*((name, pa.uint8()) for name in names), (usual, other)])
+
+    with pytest.raises(DataError, match=f"--image-column {usual} or {names[0]}"):
+        find_image_column(schema)
+    assert find_image_column(schema, usual).names == (usual,)
+    assert find_image_column(schema, names[0]).names == tuple(names)
+    with pytest.raises(DataError, match="cannot be images"):
+        find_image_column(schema, names[1])
+
+
+@pytest.mark.parametrize("sep", ["a", "a/b=2", "a/*", "a/b=2/*", "a/b=*/c=3"])
+def test_only_folders_below_an_input_are_columns(sep: str, tmp_path: Path) -> None:
+    place = f"{tmp_path}/label=7/{sep}"
+    file = f"{tmp_path}/label=7/a/b=2/c=3/d=4/e=5.parquet"
+
+    found = find_partitions([file], roots_of([place])).values(file)
+
+    assert list(found) == ["b", "c", "d"]["b=2" in sep :]
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_outermost_input_decides_which_folders_are_columns(number: int) -> None:
+    file = "s3://bucket/a/b=2/c.parquet"
+    inputs = ["s3://bucket/a/b=2/", file, "s3://bucket/a", "s3://bucket/a/b"][:number]
+
+    values = find_partitions([file], roots_of(inputs)).values(file)
+
+    assert values == ({"b": "2"} if number > 2 else {})
+
+
+def test_folder_above_an_input_is_named_in_a_message(tmp_path: Path) -> None:
+    messages: list[str] = []
+
+    roots_of([f"{tmp_path}/label=3/rows"], lambda event: messages.append(str(event)))
+    roots_of([f"{tmp_path}/rows", f"{tmp_path}/a/x=*"], lambda event: messages.append(str(event)))
+
+    [message] = messages
+    assert "label=3 is no column" in message
+
+
+@pytest.mark.parametrize("stored", [b"7", b"[7]", b'{"info": {"features": {"label": 7}}}'])
+def test_names_of_classes_that_are_damaged_are_none(stored: bytes) -> None:
+    schema = pa.schema([("label", pa.int64())]).with_metadata({"huggingface": stored})
+
+    assert class_digits(schema, "label") is None
 
 
 @pytest.mark.parametrize(

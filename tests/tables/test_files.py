@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from nanograd.errors import DataError, Rejection, StorageError
 from nanograd.runtime import storage
 from nanograd.tables import files
+from nanograd.tables.columns import is_binary
 from nanograd.tables.files import RowRange, open_parquet, read_rows
-from tests.helpers.image_columns import FLAT_NAMES
+from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 NUM_ROWS, GROUP_ROWS = 1000, 250
 ALL = RowRange((0, 4), 0, 0, NUM_ROWS)
@@ -255,3 +257,49 @@ def test_line_is_lost_alone_also_if_arrow_alone_refuses_it(
     detail = "the line cannot be read as values separated by commas"
     assert [row for row, each in enumerate(found) if each == (None, None, detail)] == [3, 40]
     assert found.count(("1.0", b"a", "")) == 55
+
+
+FIELDS = {
+    "image.bytes": pa.binary(),
+    "image.path": pa.string(),
+    "id": pa.int64(),
+    "image": PICTURE,
+    "other": pa.struct([("a.b", pa.large_binary()), ("c", pa.list_(PICTURE))]),
+    "other.a.b": pa.string(),
+    "a.b": pa.dictionary(pa.int32(), pa.string()),
+    "a": pa.struct([("x", pa.map_(pa.string(), pa.int8())), ("b", pa.binary())]),
+}
+
+
+@given(st.permutations(list(FIELDS)), st.sets(st.sampled_from(list(FIELDS)), min_size=1), st.data())
+def test_columns_are_read_by_their_place_whatever_their_names(
+    order: list[str], wanted: set[str], data: st.DataObject
+) -> None:
+    table = pa.table({name: pa.array(values_of(name), FIELDS[name]) for name in order})
+    with TemporaryDirectory() as folder:
+        place = f"{folder}/a.parquet"
+        pq.write_table(table, place, row_group_size=data.draw(st.sampled_from([2, 5])))
+        groups = pq.ParquetFile(place).metadata.num_row_groups
+
+        names = [name for name in order if name in wanted]
+        read = list(read_rows(place, RowRange((0, groups), 0, 0, 5), lambda _: names))
+
+    assert pa.Table.from_batches(read).to_pylist() == table.select(names).to_pylist()
+
+
+def values_of(name: str) -> list[Any]:
+    """Values that show in which column they were, some of them null."""
+
+    def value(type_: pa.DataType, path: str, row: int) -> Any:
+        if row == 3:
+            return None
+        if pa.types.is_struct(type_):
+            return {each.name: value(each.type, f"{path}/{each.name}", row) for each in type_}
+        if pa.types.is_map(type_):
+            return [(f"{path} key", row)]
+        if pa.types.is_list(type_):
+            return [value(type_.value_type, path, row)] * row
+        text = f"{path} {row}"
+        return row if pa.types.is_integer(type_) else text.encode() if is_binary(type_) else text
+
+    return [value(FIELDS[name], name, row) for row in range(5)]

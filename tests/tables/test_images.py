@@ -1,3 +1,4 @@
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.helpers.image_columns import (
     PICTURE,
     Pixels,
     bar_image,
+    raw,
     read_column,
     reasons,
 )
@@ -163,6 +165,33 @@ def test_labels_of_any_type_are_digits_none_or_counted_as_bad(kind: str, images:
     assert found.num_bad_labels == 2
     assert np.array_equal(found.images, images[:5])
     assert reasons(rejections) == [(5, "broken_image")]
+
+
+WORDS = ["nine", "Eight", "seven", "6", "5", "4", "three", "two", "one", "zero"]
+CLASSES = [pa.int8(), pa.uint64(), pa.float64(), pa.dictionary(pa.int32(), pa.int64())]
+
+
+@pytest.mark.parametrize("type_", CLASSES, ids=str)
+def test_names_of_classes_are_the_labels(type_: pa.DataType, images: Pixels) -> None:
+    feature = {"_type": "ClassLabel", "names": [*WORDS, "blot"]}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    numbers = pa.array([*range(12), None], type_)
+    table = pa.table({"image": raw(np.resize(images, (13, 784))), "label": numbers})
+
+    found, _ = read(table.replace_schema_metadata(metadata), ReadOptions())
+
+    assert found.labels.tolist() == [*range(9, -1, -1), -1, -1, -1]
+    assert found.num_bad_labels == 2
+
+
+def test_text_is_no_number_of_a_class(images: Pixels) -> None:
+    feature = {"_type": "ClassLabel", "names": WORDS}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    table = pa.table({"image": raw(images[:2]), "label": ["9", "0"]})
+
+    found, _ = read(table.replace_schema_metadata(metadata), ReadOptions())
+
+    assert found.labels.tolist() == [9, 0]
 
 
 @pytest.mark.parametrize("label", [1, 10, None])
