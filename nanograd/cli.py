@@ -28,7 +28,7 @@ from nanograd.config.command_configs import (
     JobConfig,
     PredictConfig,
 )
-from nanograd.config.flags import Places, common_flags, with_settings
+from nanograd.config.flags import Places, SettingsCommand, common_flags, with_settings
 from nanograd.config.train_config import TrainConfig
 from nanograd.errors import NanogradError, StorageError, UsageError
 from nanograd.runtime import kernel
@@ -53,7 +53,7 @@ def cli() -> None:
     """Train a three-layer perceptron on handwritten digits with Ray, and classify pictures."""
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 @with_settings(TrainConfig)
 def train(config: TrainConfig) -> None:
     """Train a net, with Ray workers or in this process."""
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> None:
     _run("train", config, partial(_commands().train, config), _summaries().of_training)
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
 @with_settings(IngestConfig)
 def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
@@ -71,7 +71,7 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
     _run("ingest", config, partial(_commands().ingest, config, inputs), summarise)
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
 @with_settings(InspectConfig)
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
@@ -80,7 +80,7 @@ def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
     _print_result("inspect", result, _summaries().of_inspection)
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @with_settings(PredictConfig)
 def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
@@ -91,14 +91,14 @@ def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
     _run("predict", config, partial(_commands().predict, config, inputs), summarise)
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 @with_settings(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> None:
     """Measure a model on a labelled test set."""
     _print_result("evaluate", _commands().evaluate(config, _echo))
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 @with_settings(ExportConfig)
 def export(config: ExportConfig) -> None:
     """Write a model as an ONNX graph: pixels in, ten scores out."""

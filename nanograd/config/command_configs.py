@@ -19,9 +19,12 @@ DATA = setting(
     ("auto",),
     "data set: auto, mnist, sample, or a path or URI of IDX, CSV or Parquet files or of pictures; "
     "may be repeated",
+    group="Data",
 )
-IMAGE_COLUMN = setting(None, "image column [default: detected from the schema]")
-LABEL_COLUMN = setting(None, "label column of Parquet files [default: label, digit or target]")
+IMAGE_COLUMN = setting(None, "image column [default: detected from the schema]", group="Data")
+LABEL_COLUMN = setting(
+    None, "label column of Parquet files [default: label, digit or target]", group="Data"
+)
 _REVIEW_SHARE = 0.02
 
 
@@ -33,17 +36,21 @@ class JobConfig(Config):
         None,
         "number of Ray actors; 0 = run in this process without Ray [default: one per free CPU]",
         least=0,
+        group="Workers",
     )
     address: str | None = setting(
-        None, "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"
+        None,
+        "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]",
+        group="Workers",
     )
-    overwrite: bool = setting(False, "replace existing output")
-    quiet: bool = setting(False, "log warnings and errors only")
+    overwrite: bool = setting(False, "replace existing output", group="Output")
+    quiet: bool = setting(False, "log warnings and errors only", group="Output")
     log_format: str = setting(
         "auto",
         "log on stderr: auto (a live view on a terminal, else text), text or json "
         "(one line every few seconds)",
         choices=("auto", "text", "json"),
+        group="Output",
     )
 
     def __post_init__(self) -> None:
@@ -64,7 +71,9 @@ class ReportConfig(JobConfig):
     """Settings of every command that writes a report."""
 
     plots: bool = setting(
-        False, "also write the plots of the report to plots/ as PNG files (package: matplotlib)"
+        False,
+        "also write the plots of the report to plots/ as PNG files (package: matplotlib)",
+        group="Output",
     )
 
 

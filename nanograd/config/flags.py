@@ -6,15 +6,47 @@ from typing import Any
 
 import click
 
-from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, value_type
+from nanograd.config.settings import GROUPS, REQUIRED, Config, flag_name, from_toml, value_type
 
 Command = Callable[..., Any]
+_SHOW_ALL = "nanograd.show_all"  # in click's context: whether help lists rare flags
 
 
 class Places(click.types.StringParamType):
     """Paths or URIs, which may have spaces: in an environment variable, each is a line."""
 
     envvar_list_splitter = "\n"
+
+
+class SettingsCommand(click.Command):
+    """A command whose help lists flags by group; `--help-all` includes the rare ones."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group of flags."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        show_all = ctx.meta.get(_SHOW_ALL)
+        shown = [each for each in options if show_all or not getattr(each, "rare", False)]
+        for group in (*GROUPS, "General"):
+            records = [
+                record
+                for each in shown
+                if getattr(each, "group", "General") == group
+                and (record := each.get_help_record(ctx))
+            ]
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
+        if hidden := len(options) - len(shown):
+            formatter.write_paragraph()
+            formatter.write_text(f"--help-all lists {hidden} more options.")
+
+
+class _SettingOption(click.Option):
+    """The flag of a setting."""
+
+    def __init__(self, *names: Any, group: str, rare: bool, **attributes: Any) -> None:
+        super().__init__(*names, **attributes)
+        self.group, self.rare = group, rare
 
 
 def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
@@ -34,6 +66,8 @@ def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = common_flags(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
+        if any(each.metadata["rare"] for each in fields(config_class)):
+            run = _help_all(run)
         own = config_class.__annotations__
         own_first = sorted(fields(config_class), key=lambda each: each.name not in own)
         for each in reversed(own_first):  # click lists the last one first
@@ -41,6 +75,21 @@ def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
         return run
 
     return decorate
+
+
+def _help_all(command: Command) -> Command:
+    """Add the flag `--help-all`."""
+
+    def show(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            context.meta[_SHOW_ALL] = True
+            click.echo(context.get_help())
+            context.exit()
+
+    return click.option(
+        "--help-all", is_flag=True, expose_value=False, is_eager=True, callback=show,
+        help="show all options, rare ones included",
+    )(command)  # fmt: skip
 
 
 def common_flags(command: Command) -> Command:
@@ -72,6 +121,9 @@ def _option(each: Field[Any]) -> Callable[[Command], Command]:
     return click.option(
         flag_name(each.name),
         each.name,
+        cls=_SettingOption,
+        group=each.metadata["group"],
+        rare=each.metadata["rare"],
         type=click.Choice(choices) if choices else scalar,
         is_flag=type_ is bool,
         multiple=type_ is tuple,

@@ -17,6 +17,9 @@ from nanograd.runtime.storage import refuse_credentials
 
 REQUIRED = MISSING
 
+# Headings of `--help`, in their order.
+GROUPS = ("Options", "Data", "Net", "Optimization", "Training images", "Workers", "Output")
+
 _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
@@ -35,6 +38,8 @@ def setting(
     below: float | None = None,
     most: float | None = None,
     recipe: bool = False,
+    group: str = "Options",
+    rare: bool = False,
 ) -> Any:
     """Return a dataclass field with the metadata that its flag needs.
 
@@ -46,9 +51,12 @@ def setting(
         below: an upper bound, itself not allowed.
         most: the largest allowed value.
         recipe: whether the setting affects the bits of the trained model.
+        group: one of GROUPS.
+        rare: whether only `--help-all` lists the flag.
     """
     bounds = {"least": least, "below": below, "most": most}
-    metadata = {"help": help_, "choices": choices, **bounds, "recipe": recipe}
+    shown = {"group": group, "rare": rare}
+    metadata = {"help": help_, "choices": choices, **bounds, **shown, "recipe": recipe}
     return field(default=default, metadata=metadata)
 
 

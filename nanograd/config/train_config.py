@@ -63,8 +63,12 @@ class TrainConfig(ReportConfig):
         "[default: 0.1]",
         least=0,
         below=1,
+        group="Data",
+        rare=True,
     )
-    output: str | None = setting(None, "run directory or URI [default: runs/PRESET-TIME]")
+    output: str | None = setting(
+        None, "run directory or URI [default: runs/PRESET-TIME]", group="Output"
+    )
     preset: str = setting(
         "fast",
         "named set of defaults; the defaults shown here are those of fast",
@@ -75,49 +79,78 @@ class TrainConfig(ReportConfig):
         "parts of the training set, fixed for the run; the maximum number of workers; 0 = one per "
         "64 images of a batch, from 2 to 8",
         least=0,
+        group="Workers",
     )
-    epochs: int = hyperparameter(12, "passes over the training set", least=1)
+    epochs: int = hyperparameter(12, "passes over the training set", least=1, group="Optimization")
     least_rounds: int = hyperparameter(
-        0, "minimum number of optimizer steps; small training sets get more epochs", least=0
+        0,
+        "minimum number of optimizer steps; small training sets get more epochs",
+        least=0,
+        group="Optimization",
+        rare=True,
     )
-    batch_size: int = hyperparameter(512, "images per round, summed over all workers", least=1)
-    seed: int = hyperparameter(0, "random seed", least=0, below=2**63)
-    hidden: int = hyperparameter(200, "number of hidden units", least=1)
+    batch_size: int = hyperparameter(
+        512, "images per round, summed over all workers", least=1, group="Optimization"
+    )
+    seed: int = hyperparameter(0, "random seed", least=0, below=2**63, group="Optimization")
+    hidden: int = hyperparameter(200, "number of hidden units", least=1, group="Net")
     ensemble: int = hyperparameter(
         1,
         "number of nets, trained one after another; their probabilities are averaged",
         least=1,
+        group="Net",
     )
     activation: str = hyperparameter(
-        "relu", "activation function of the hidden units", choices=("sigmoid", "tanh", "relu")
+        "relu",
+        "activation function of the hidden units",
+        choices=("sigmoid", "tanh", "relu"),
+        group="Net",
+        rare=True,
     )
     loss: str = hyperparameter(
         "cross_entropy",
         "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)",
         choices=("mse", "cross_entropy"),
+        group="Net",
+        rare=True,
     )
-    optimizer: str = hyperparameter("momentum", "optimizer", choices=("sgd", "momentum", "adam"))
-    learning_rate: float = hyperparameter(0.3, "peak learning rate", least=0)
+    optimizer: str = hyperparameter(
+        "momentum", "optimizer", choices=("sgd", "momentum", "adam"), group="Optimization"
+    )
+    learning_rate: float = hyperparameter(0.3, "peak learning rate", least=0, group="Optimization")
     momentum: float | None = hyperparameter(
-        None, "momentum coefficient; needs --optimizer momentum [default: 0.9]", least=0, below=1
+        None,
+        "momentum coefficient; needs --optimizer momentum [default: 0.9]",
+        least=0,
+        below=1,
+        group="Optimization",
+        rare=True,
     )
     schedule: str = hyperparameter(
         "cosine",
         "learning rate schedule, after the warm-up",
         choices=("constant", "cosine"),
+        group="Optimization",
+        rare=True,
     )
-    warmup: int = hyperparameter(80, "rounds of linear learning rate warm-up", least=0)
+    warmup: int = hyperparameter(
+        80, "rounds of linear learning rate warm-up", least=0, group="Optimization", rare=True
+    )
     ema: float = hyperparameter(
         0.99,
         "decay of the exponential moving average of the weights; 0 = use the last weights",
         least=0,
         below=1,
+        group="Optimization",
+        rare=True,
     )
     pixels: str = hyperparameter(
         "deskewed",
         "pixel preparation: unit (0 to 1), standard (mean 0, standard deviation 1) or deskewed "
         "(deskew the digit, then standard)",
         choices=("unit", "standard", "deskewed"),
+        group="Training images",
+        rare=True,
     )
     width: float = hyperparameter(
         0.0,
@@ -125,6 +158,8 @@ class TrainConfig(ReportConfig):
         "needs --pixels deskewed",
         least=0,
         below=28,
+        group="Training images",
+        rare=True,
     )
     height: float = hyperparameter(
         0.0,
@@ -132,27 +167,56 @@ class TrainConfig(ReportConfig):
         "off; needs --pixels deskewed",
         least=0,
         below=28,
+        group="Training images",
+        rare=True,
     )
     elastic: float = hyperparameter(
         0.8,
         "elastic distortion of training images: RMS displacement in pixels",
         least=0,
         below=28,
+        group="Training images",
+        rare=True,
     )
     rotation: float = hyperparameter(
-        10.0, "maximum rotation of training images, in degrees", least=0, below=180
+        10.0,
+        "maximum rotation of training images, in degrees",
+        least=0,
+        below=180,
+        group="Training images",
+        rare=True,
     )
     scaling: float = hyperparameter(
-        0.1, "maximum relative change of width and height of training images", least=0, below=1
+        0.1,
+        "maximum relative change of width and height of training images",
+        least=0,
+        below=1,
+        group="Training images",
+        rare=True,
     )
     shear: float = hyperparameter(
-        0.1, "maximum shear of training images, in pixels per row", least=0, below=28
+        0.1,
+        "maximum shear of training images, in pixels per row",
+        least=0,
+        below=28,
+        group="Training images",
+        rare=True,
     )
     shift: float = hyperparameter(
-        0.5, "maximum shift of training images along each axis, in pixels", least=0, below=28
+        0.5,
+        "maximum shift of training images along each axis, in pixels",
+        least=0,
+        below=28,
+        group="Training images",
+        rare=True,
     )
     stroke: float = hyperparameter(
-        0.7, "maximum change of stroke thickness in training images, in pixels", least=0, below=2
+        0.7,
+        "maximum change of stroke thickness in training images, in pixels",
+        least=0,
+        below=2,
+        group="Training images",
+        rare=True,
     )
     cool_down: float = hyperparameter(
         0.5,
@@ -160,6 +224,8 @@ class TrainConfig(ReportConfig):
         "steps",
         least=0,
         below=1,
+        group="Training images",
+        rare=True,
     )
     variants: float = hyperparameter(
         0.08,
@@ -167,14 +233,22 @@ class TrainConfig(ReportConfig):
         "training image; later nets of an ensemble get a fifth as many",
         least=0,
         below=1,
+        group="Training images",
+        rare=True,
     )
     deskew: str = hyperparameter(
         "after",
         "deskew training images before or after distorting them; needs --pixels deskewed",
         choices=("before", "after"),
+        group="Training images",
+        rare=True,
     )
     validation_split: float = hyperparameter(
-        0.1, "fraction of the training images to hold out for validation", least=0, below=1
+        0.1,
+        "fraction of the training images to hold out for validation",
+        least=0,
+        below=1,
+        group="Data",
     )
 
     kernel: str = hyperparameter(
@@ -182,21 +256,32 @@ class TrainConfig(ReportConfig):
         "numeric code: native (the fastest on each CPU) or portable (the same bits on every x86-64 "
         "CPU with AVX2)",
         choices=(NATIVE, PORTABLE),
+        group="Workers",
     )
 
     tensorboard: bool = setting(
-        False, "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)"
+        False,
+        "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)",
+        group="Output",
+        rare=True,
     )
     mlflow: str | None = setting(
         None,
         "also log settings, metrics and model to this MLflow tracking URI (package: mlflow-skinny)",
+        group="Output",
+        rare=True,
     )
     strict: bool = setting(
         False,
         "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
+        group="Workers",
+        rare=True,
     )
     ports: str | None = setting(
-        None, "range A-B of TCP ports for connections between hosts [default: any free port]"
+        None,
+        "range A-B of TCP ports for connections between hosts [default: any free port]",
+        group="Workers",
+        rare=True,
     )
 
     def __post_init__(self) -> None:

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from nanograd.cli import cli
-from nanograd.config.settings import REQUIRED, Config
-from nanograd.config.train_config import PRESETS
+from nanograd.config.settings import REQUIRED, Config, flag_name
+from nanograd.config.train_config import PRESETS, TrainConfig
 from scripts.write_pages import SETTINGS
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "flags.json").read_text())
@@ -51,3 +53,15 @@ def test_flags_and_arguments_are_those_recorded_in_their_order(name: str) -> Non
 def test_commands_and_presets_are_those_recorded() -> None:
     assert list(dict(commands(cli))) == list(RECORDED["commands"])
     assert RECORDED["presets"] == PRESETS
+
+
+def test_help_lists_rare_flags_only_if_all_are_wanted() -> None:
+    short, long = (
+        CliRunner().invoke(cli, ["train", flag]).output for flag in ("--help", "--help-all")
+    )
+
+    rare = [flag_name(each.name) for each in fields(TrainConfig) if each.metadata["rare"]]
+    assert rare
+    assert not [flag for flag in rare if f"  {flag} " in short]
+    assert not [flag for flag in rare if f"  {flag} " not in long]
+    assert f"--help-all lists {len(rare)} more options" in short
