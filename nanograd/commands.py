@@ -191,6 +191,7 @@ def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ign
         keep_original=config.keep_original,
         overwrite=config.overwrite,
         sync=config.sync,
+        verify=config.verify,
         limit=config.limit,
         listener=listener,
     )
@@ -221,6 +222,7 @@ def predict(
         partition_by=config.partition_by,
         overwrite=config.overwrite,
         sync=config.sync,
+        verify=config.verify,
         retry=config.retry_quarantine,
         limit=config.limit,
         max_error_rate=config.max_error_rate,

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from nanograd.batch.part import Receipt
+from nanograd.batch.part import OutputFile, Receipt, find_files, find_lost
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 
-MANIFEST = "_manifest.json"
+MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
+# Folder of a replacement in its output; once `_SUCCESS` is in it, it takes the place of the rest.
+NEXT = "_next"
 
 
 class Earlier(NamedTuple):
@@ -52,9 +54,12 @@ def find_earlier(
     *,
     sync: bool = False,
     retry: bool = False,
+    verify: bool = False,
     listener: Listener = ignore,
 ) -> Earlier:
     """Find the complete parts of a job in its output.
+
+    A part is stale if one of its files is missing or has another size than its receipt says.
 
     Args:
         place: output folder or URI.
@@ -62,11 +67,12 @@ def find_earlier(
         versions: present version of each input file, with which that of a receipt begins.
         sync: whether parts of changed and removed files are stale.
         retry: whether parts with quarantined rows are stale.
-        listener: receives a warning about removed files.
+        verify: whether parts with files of another checksum are stale.
+        listener: receives a warning about removed and lost files.
 
     Raises:
         OutputExistsError: a file has changed that is not to be read again.
-        DataError: the manifest is damaged.
+        DataError: the manifest is damaged; a file of the output is lost, and with it its input.
     """
     manifest = read_manifest(place)
     job = manifest.get("job", {})
@@ -85,8 +91,9 @@ def find_earlier(
         if read[file][: len(versions[file])] != list(versions[file])
     }
     again = (changed | removed) if sync else set[str]()
+    gone = set[str]() if sync else removed
+    again |= _inputs_of_lost(place, receipts, gone, verify=verify, listener=listener)
     if retry:
-        gone = set[str]() if sync else removed
         again |= {
             file
             for each in receipts
@@ -113,6 +120,35 @@ def find_earlier(
     return Earlier(tuple(kept), tuple(stale))
 
 
+def _inputs_of_lost(
+    place: str, receipts: list[Receipt], gone: set[str], *, verify: bool, listener: Listener
+) -> set[str]:
+    """Find the input files of parts whose files in the output are lost."""
+    lost = find_lost(receipts, _find_standing(place), verify=verify)
+    if not lost:
+        return set()
+    stale = [receipt for receipt in receipts if lost.intersection(receipt["files"])]
+    inputs = {file for receipt in stale for file in receipt["inputs"]}
+    text = f"{len(lost):,} files of {place} are missing or damaged, such as {min(lost)!r}"
+    if inputs & gone:
+        raise DataError(
+            f"{text}, and so is the input {min(inputs & gone)}; restore one of them, or drop the "
+            "rows with --sync"
+        )
+    listener(warning(f"{text}; their parts are done again"))
+    return inputs
+
+
+def _find_standing(place: str) -> dict[str, OutputFile]:
+    """Find the files of an output, as they are after the end of a replacement that was killed."""
+    found, below = find_files(place), f"{NEXT}/"
+    if below + SUCCESS not in found:
+        return found
+    return found | {
+        name.removeprefix(below): file for name, file in found.items() if name.startswith(below)
+    }
+
+
 def rejected_by_ingest(inputs: Iterable[str]) -> dict[str, int]:
     """Count the pictures that `ingest` put into quarantine in its outputs, by their reasons."""
     counts: Counter[str] = Counter()
@@ -126,7 +162,8 @@ def rejected_by_ingest(inputs: Iterable[str]) -> dict[str, int]:
 
 
 def read_manifest(place: str) -> dict[str, Any]:
-    """Return the manifest of an output; {} if it has none."""
-    if MANIFEST not in storage.names(place):
-        return {}
-    return json_files.read_manifest(storage.join(place, MANIFEST))
+    """Return the manifest of an output, or of its complete replacement; {} if it has none."""
+    names = storage.names(place)
+    if NEXT in names and {MANIFEST, SUCCESS} <= set(storage.names(storage.join(place, NEXT))):
+        return json_files.read_manifest(storage.join(place, NEXT, MANIFEST))
+    return json_files.read_manifest(storage.join(place, MANIFEST)) if MANIFEST in names else {}

@@ -96,6 +96,7 @@ def plan(
     keep_original: bool = False,
     overwrite: bool = False,
     sync: bool = False,
+    verify: bool = False,
     limit: int | None = None,
     listener: Listener = ignore,
 ) -> tuple[Job, IngestWork]:
@@ -111,6 +112,7 @@ def plan(
         keep_original: whether each row keeps its file.
         overwrite: see `Job`.
         sync: whether to replace rows of changed pictures and drop those of removed ones.
+        verify: see `Job`.
         limit: number of pictures to read; None for all.
         listener: receives messages about pictures without a label.
 
@@ -132,7 +134,9 @@ def plan(
     }
     earlier = Earlier()
     if not overwrite:
-        earlier = find_earlier(place, identity, versions, sync=sync, listener=listener)
+        earlier = find_earlier(
+            place, identity, versions, sync=sync, verify=verify, listener=listener
+        )
     done = earlier.files()
     new_files = [file for file in files if file.place not in done]
     # The parts' ids depend on the order of the settings.
@@ -143,6 +147,7 @@ def plan(
         parts=parts,
         earlier=earlier,
         overwrite=overwrite,
+        verify=verify,
         describe=lambda: {"files": len(files), "new_files": len(new_files)},
     )
     return job, IngestWork(place=place, reader=reader, **choices)

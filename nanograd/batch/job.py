@@ -9,10 +9,13 @@
     OUT/_next/...           new parts while those that they replace are still in place
 
 A part's id follows from its input and the job, so the same command again finds the parts that are
-done and finishes the rest. When the input has grown, it does the parts of the new files, and the
-manifest lists them as another run. The output of another job is refused, or with --overwrite
-replaced once the new output is complete, as `replacement` describes; so are parts that --sync or
---retry-quarantine replace.
+done and finishes the rest. The first command works in OUT itself. Whatever changes an output after
+that is made in OUT/_next and takes its place once it is complete, as `replacement` describes: the
+parts of files that were added, which the manifest lists as another run; parts that --sync or
+--retry-quarantine replace, or whose files are lost; the output of another job, with --overwrite.
+
+Names and sizes of files are held against the receipts before an output is called complete. So
+`_SUCCESS` never stands beside rows that the manifest does not list.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +25,22 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from nanograd.batch import account
-from nanograd.batch.earlier import MANIFEST, Earlier
-from nanograd.batch.part import RECEIPTS, Part, Receipt, RunParts, total
+from nanograd.batch.earlier import MANIFEST, NEXT, SUCCESS, Earlier
+from nanograd.batch.part import (
+    RECEIPTS,
+    Part,
+    Receipt,
+    RunParts,
+    check_files,
+    files_of,
+    find_files,
+    find_lost,
+    refuse_foreign,
+    total,
+)
 from nanograd.batch.replacement import (
     METRICS,
-    NEXT,
-    SUCCESS,
     SUMMARY,
-    files_of,
     finish_replacement,
     part_files,
     receipt_of,
@@ -53,6 +64,7 @@ class Job:
     parts: Sequence[Part] = field(repr=False)  # all but those that `earlier` keeps
     earlier: Earlier = field(default=Earlier(), repr=False)  # complete parts
     overwrite: bool  # whether to replace another job's output
+    verify: bool = False  # whether to compare checksums of what stands, too
     max_error_rate: float = 1.0  # share of the rows that may go to quarantine
     allow_none: bool = True  # whether all rows may go there
     # Turns the sum of all receipts into the summary.
@@ -118,7 +130,8 @@ def describe_job(job: Job) -> dict[str, Any]:
     `estimated_s` follows from the speed of an earlier command in this output, if one is known.
     """
     storage.refuse_file(job.place)
-    below = _folder_below(job, clean=False)
+    waits = SUCCESS in storage.names(job.path(NEXT))  # the job was planned for what it makes
+    below = () if waits else _folder_below(job, clean=False)
     stage = job.path(*below) if below is not None else job.place
     names = set(storage.names(storage.join(stage, RECEIPTS)))
     left = [part for part in job.parts if f"{part.id}.json" not in names]
@@ -145,12 +158,17 @@ def _run_parts(
     """Run the parts of a job that have no receipt, in a stage of it or in its own place."""
     runs = _begin_run(job, stage)
     found = _find_receipts(stage)
-    done = {part.id: found[part.id] for part in job.parts if part.id in found}
+    lost = find_lost(found.values(), find_files(stage.place), verify=job.verify)
+    done = {
+        part.id: found[part.id]
+        for part in job.parts
+        if part.id in found and lost.isdisjoint(found[part.id]["files"])
+    }
     if num_done := len(done) + len(job.earlier.kept):
         num_parts = len(job.parts) + len(job.earlier.kept)
         listener(info(f"{num_done} of {num_parts} parts are done already"))
     receipts = [*job.earlier.kept, *done.values()]
-    _remove_others(stage, found, receipts)
+    _remove_others(stage, found, done)
     meter.start(receipts)
     bad, rows = _num_quarantined(receipts), _num_rows(job)
     _check_error_rate(stage, receipts, bad, rows)  # an earlier command may have ended here
@@ -162,7 +180,12 @@ def _run_parts(
     _check_accounts(job, receipts)
     storage.remove_leftovers(stage.place)  # of workers that were killed in a commit
     lease.check()
-    _check_sole_writer(stage, receipts[len(job.earlier.kept) if stage.place != job.place else 0 :])
+    check_files(stage.place, receipts[len(job.earlier.kept) :])
+    if not _is_ours(stage, stage.place):
+        raise OutputExistsError(
+            f"{stage.path(MANIFEST)} is that of another job, which wrote there meanwhile; run each "
+            "job with an --output of its own"
+        )
     receipts.sort(key=lambda receipt: receipt["part"])
     kept = {receipt["part"] for receipt in job.earlier.kept}
     gathered = job.gather(
@@ -186,13 +209,17 @@ def _begin_run(job: Job, stage: Job) -> list[list[str]]:
     stale = {receipt["part"] for receipt in job.earlier.stale}
     kept = {receipt["part"] for receipt in job.earlier.kept}
     if recorded - stale - kept - {part.id for part in job.parts} or kept - recorded:
-        raise OutputExistsError(
-            f"{job.place} was changed by another command while this one was planned; start it again"
-        )
+        raise _changed_meanwhile(job)
     if MANIFEST not in storage.names(stage.place):
         _commit_manifest(stage, [], [])
     runs = [sorted(set(run) - stale) for run in manifest.get("runs", ())]
     return [run for run in runs if run]
+
+
+def _changed_meanwhile(job: Job) -> OutputExistsError:
+    return OutputExistsError(
+        f"{job.place} was changed by another command while this one was planned; start it again"
+    )
 
 
 def _commit_manifest(job: Job, receipts: Sequence[Receipt], runs: list[list[str]]) -> None:
@@ -209,7 +236,8 @@ def _folder_below(job: Job, *, clean: bool = True) -> tuple[str, ...] | None:
 
     Args:
         job: the job.
-        clean: whether to remove an unfinished replacement that is not continued.
+        clean: whether to remove an unfinished replacement that is not continued, and the mark of
+            completeness of an output that lacks a file.
     """
     contents = [name for name in storage.names(job.place) if name != NEXT]
     if not contents:
@@ -219,16 +247,29 @@ def _folder_below(job: Job, *, clean: bool = True) -> tuple[str, ...] | None:
             f"{job.place} holds {contents[0]!r}, which no job of this program wrote; "
             "choose another --output"
         )
-    if _is_ours(job, job.place) and (SUCCESS not in contents or not job.overwrite):
-        done = SUCCESS in contents and _is_complete(job)
-        below = (NEXT,) if job.earlier.stale and not done else ()
-        if clean and not (below and _is_ours(job, job.path(NEXT))):
-            storage.remove(job.path(NEXT))
-        return None if done else below
-    _check_replaceable(job)
-    if clean and not _is_ours(job, job.path(NEXT)):
+    if not _is_ours(job, job.place) or (job.overwrite and SUCCESS in contents):
+        _check_replaceable(job)
+        below: tuple[str, ...] | None = (NEXT,)
+    elif receipts := _read_manifest(job)["receipts"]:
+        is_whole = _check_standing(job, receipts, clean=clean)
+        below = None if is_whole and SUCCESS in contents and _is_complete(job) else (NEXT,)
+    else:
+        below = ()  # the first command did not end
+    if clean and not (below == (NEXT,) and _is_ours(job, job.path(NEXT))):
         storage.remove(job.path(NEXT))
-    return (NEXT,)
+    return below
+
+
+def _check_standing(job: Job, receipts: Sequence[Receipt], *, clean: bool) -> bool:
+    """Return whether the files of a complete output are there; refuse others among them."""
+    found = find_files(job.place)
+    refuse_foreign(job.place, receipts, found)
+    lost = find_lost(receipts, found)
+    if lost and clean:
+        storage.remove(job.path(SUCCESS))
+    if lost.intersection(files_of(job.earlier.kept)):
+        raise _changed_meanwhile(job)
+    return not lost
 
 
 def _is_complete(job: Job) -> bool:
@@ -264,22 +305,20 @@ def _is_ours(job: Job, place: str) -> bool:
 
 
 def _find_receipts(job: Job) -> dict[str, Receipt]:
-    """Read the receipts that no manifest lists, of killed commands or to be replaced."""
-    kept = {f"{receipt['part']}.json" for receipt in job.earlier.kept}
+    """Read the receipts that no manifest lists: those of killed commands."""
     names = [name for name in storage.names(job.path(RECEIPTS)) if name.endswith(".json")]
-    places = [job.path(RECEIPTS, name) for name in names if name not in kept]
+    places = [job.path(RECEIPTS, name) for name in names]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         receipts = list(pool.map(json_files.read_manifest, places))
     return {receipt["part"]: receipt for receipt in receipts}
 
 
-def _remove_others(job: Job, found: Mapping[str, Receipt], receipts: Sequence[Receipt]) -> None:
-    """Remove parts that are not among the receipts: replaced, planned otherwise, or half done."""
-    wanted = {receipt["part"] for receipt in receipts}
-    others = [receipt for part, receipt in found.items() if part not in wanted]
+def _remove_others(job: Job, found: Mapping[str, Receipt], done: Mapping[str, Receipt]) -> None:
+    """Remove parts that are not done: planned otherwise, without a file, or half done."""
+    others = [receipt for part, receipt in found.items() if part not in done]
     for receipt in others:
         storage.remove(job.path(receipt_of(receipt)))
-    for name in {*part_files(job.place), *files_of(others)} - files_of(receipts):
+    for name in {*part_files(job.place), *files_of(others)} - files_of(done.values()).keys():
         storage.remove(job.path(name))
 
 
@@ -295,25 +334,6 @@ def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
                 f"{receipt['inputs'][0]}: {receipt['rows']} rows accounted for of "
                 f"{planned[receipt['part']]}; please report this"
             )
-
-
-def _check_sole_writer(job: Job, receipts: Sequence[Receipt]) -> None:
-    """Detect the files of a second job at the same place, whatever let it write there."""
-    files = files_of(receipts)
-    folders = {name.rpartition("/")[0] for name in files if "/" in name}
-    found = {
-        f"{folder}/{name}"
-        for folder in folders
-        for name in storage.names(job.path(folder))
-        if not name.startswith(".")  # of file systems, or of a commit that goes on after its part
-    }
-    differing = found ^ {name for name in files if "/" in name}
-    if differing or not _is_ours(job, job.place):
-        raise OutputExistsError(
-            f"{job.place} holds or lacks {min(differing, default=MANIFEST)!r} because another job "
-            "wrote there meanwhile; "
-            "run each job with an --output of its own"
-        )
 
 
 def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int, rows: int) -> None:

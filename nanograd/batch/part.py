@@ -4,13 +4,15 @@ The receipt, `OUT/_receipts/ID.json`, is written last of a part's files: a part 
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from pathlib import PurePosixPath
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from nanograd.errors import Reason, Rejection
+from nanograd.errors import OutputExistsError, Reason, Rejection, StorageError
 from nanograd.runtime import json_files, storage
 from nanograd.tables.files import RowRange
 
@@ -18,6 +20,8 @@ Receipt: TypeAlias = dict[str, Any]
 
 RECEIPTS = "_receipts"
 _OF_PART = ("part", "inputs", "versions", "files", "retries")
+# Files of an output that are read at once.
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +109,14 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
     place = storage.join(place, part.below) if part.below else place
     for name, data in files.items():
         storage.commit(storage.join(place, name), data)
-    checksums = {name: storage.checksum(data) for name, data in files.items()}
     receipt = {
         "part": part.id,
         "inputs": list(part.files),
         "versions": [list(each) for each in part.versions],
-        "files": checksums,
+        "files": {
+            name: {"bytes": len(data), "sha256": storage.checksum(data)}
+            for name, data in files.items()
+        },
         **counts,
     }
     json_files.commit_manifest(storage.join(place, RECEIPTS, f"{part.id}.json"), receipt)
@@ -131,3 +137,111 @@ def total(receipts: Sequence[Receipt]) -> Receipt:
             elif name not in _OF_PART:
                 added.setdefault(name, []).extend(value)
     return added
+
+
+class OutputFile(NamedTuple):
+    """A file in an output."""
+
+    place: str  # path or URI
+    num_bytes: int  # its size
+
+
+def find_files(place: str) -> dict[str, OutputFile]:
+    """Return all files in an output by their names below it.
+
+    Raises:
+        DataError: the place does not exist.
+        StorageError: it cannot be listed.
+    """
+    return {
+        file.removeprefix(f"{place}/"): OutputFile(file, num_bytes)
+        for file, num_bytes, _ in storage.files_below(place)
+    }
+
+
+def files_of(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
+    """Return the size and checksum of each file that parts wrote, by its name."""
+    return {name: about for receipt in receipts for name, about in receipt["files"].items()}
+
+
+def find_lost(
+    receipts: Iterable[Receipt], found: Mapping[str, OutputFile], *, verify: bool = False
+) -> set[str]:
+    """Find the files of parts that are missing or have another size than their receipts say.
+
+    Args:
+        receipts: of the parts.
+        found: the files in the output.
+        verify: whether to read each file and compare its checksum, too.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+    files = files_of(receipts)
+    lost = {
+        name
+        for name, about in files.items()
+        if name not in found or found[name].num_bytes != about["bytes"]
+    }
+    if verify:
+        left = sorted(files.keys() - lost)
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            checksums = pool.map(
+                lambda name: storage.checksum(storage.read(found[name].place)), left
+            )
+            lost |= {
+                name
+                for name, sha256 in zip(left, checksums, strict=True)
+                if sha256 != files[name]["sha256"]
+            }
+    return lost
+
+
+def find_foreign(receipts: Iterable[Receipt], found: Iterable[str]) -> list[str]:
+    """Find the files that a reader would take for those of parts, but that none of these wrote.
+
+    They are in a folder of parts, or beside parts with the same ending. Hidden files, of file
+    systems or of a commit that goes on after its part, do not count.
+    """
+    files = files_of(receipts)
+    folders = {name.partition("/")[0] for name in files if "/" in name}
+    endings = {PurePosixPath(name).suffix for name in files if "/" not in name}
+
+    def looks_alike(name: str) -> bool:
+        path = PurePosixPath(name)
+        if any(each.startswith(".") for each in path.parts):
+            return False
+        if len(path.parts) > 1:
+            return path.parts[0] in folders
+        return not name.startswith("_") and path.suffix in endings
+
+    return sorted(name for name in found if name not in files and looks_alike(name))
+
+
+def refuse_foreign(place: str, receipts: Iterable[Receipt], found: Iterable[str]) -> None:
+    """Raise OutputExistsError if files stand among those of parts that none of these wrote."""
+    if foreign := find_foreign(receipts, found):
+        raise OutputExistsError(
+            f"{place} holds {len(foreign):,} files that this job did not write, such as "
+            f"{foreign[0]!r}; move them away, and run each job with an --output of its own"
+        )
+
+
+def check_files(place: str, receipts: Sequence[Receipt]) -> None:
+    """Check that the files of some parts, and no others, stand in an output.
+
+    Raises:
+        OutputExistsError: another file stands among them.
+        StorageError: a file is missing, or has another size.
+    """
+    found = find_files(place)
+    refuse_foreign(place, receipts, found)
+    if lost := find_lost(receipts, found):
+        raise StorageError(
+            f"{place}: {len(lost):,} files were removed or cut after parts of this job wrote them, "
+            f"such as {min(lost)!r}; find the cause, then start the same command again, which "
+            "repeats these parts"
+        )

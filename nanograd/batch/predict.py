@@ -257,6 +257,7 @@ def plan(
     partition_by: Sequence[str] = (),
     overwrite: bool = False,
     sync: bool = False,
+    verify: bool = False,
     retry: bool = False,
     limit: int | None = None,
     max_error_rate: float = 1.0,
@@ -277,6 +278,7 @@ def plan(
         partition_by: columns of the predictions that become folders.
         overwrite: see `Job`.
         sync: whether to replace rows of changed files and drop those of removed ones.
+        verify: see `Job`.
         retry: whether to read files with quarantined rows again; rows that the options of the
             output reject are then read with the given ones.
         limit: number of rows to read; None for all.
@@ -314,7 +316,9 @@ def plan(
     versions = {file.place: (file.num_bytes, file.mtime_ns) for file in files}
     earlier = Earlier()
     if not overwrite:
-        earlier = find_earlier(place, identity, versions, sync=sync, retry=retry, listener=listener)
+        earlier = find_earlier(
+            place, identity, versions, sync=sync, retry=retry, verify=verify, listener=listener
+        )
         if versions.keys() <= earlier.files():
             earlier = earlier.with_files_in(*_FOLDERS)
     again = [ReadOptions(**each) for each in earlier.retries()]
@@ -371,6 +375,7 @@ def plan(
         parts=parts,
         earlier=earlier,
         overwrite=overwrite,
+        verify=verify,
         max_error_rate=max_error_rate,
         allow_none=False,
         gather=partial(account.gather, selection),

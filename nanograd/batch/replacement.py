@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from nanograd.batch.earlier import MANIFEST
-from nanograd.batch.part import RECEIPTS, Receipt
-from nanograd.errors import DataError
+from nanograd.batch.earlier import MANIFEST, NEXT, SUCCESS
+from nanograd.batch.part import RECEIPTS, Receipt, check_files, files_of
+from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.runtime import json_files, storage
 
 SUMMARY, METRICS = "_summary.json", "_metrics.jsonl"
-SUCCESS, NEXT, _CLEARED = "_SUCCESS", "_next", "_cleared"
+_CLEARED = "_cleared"
 _PART_FILE = re.compile(r"^part-[0-9a-f]{16}(-\d+)?\.\w+$")
 
 
@@ -34,7 +34,8 @@ def finish_replacement(place: str, check: Callable[[], None]) -> None:
 
     Raises:
         DataError: the new output's manifest is damaged; the old one stays.
-        StorageError: a file cannot be moved.
+        OutputExistsError: another file stands among the new ones.
+        StorageError: a file cannot be moved; a file of the new output is lost.
     """
     stage = storage.join(place, NEXT)
     waiting = storage.names(stage)
@@ -50,13 +51,13 @@ def finish_replacement(place: str, check: Callable[[], None]) -> None:
         names = [name for name in waiting if name not in (MANIFEST, SUCCESS, _CLEARED)]
         _move_into(stage, place, names, check)
         storage.move(storage.join(stage, MANIFEST), storage.join(place, MANIFEST))
+    try:
+        check_files(place, json_files.read_manifest(storage.join(place, MANIFEST))["receipts"])
+    except (OutputExistsError, StorageError):
+        storage.remove(storage.join(stage, SUCCESS))  # the next command does the lost parts
+        raise
     storage.move(storage.join(stage, SUCCESS), storage.join(place, SUCCESS))
     storage.remove(stage)
-
-
-def files_of(receipts: Iterable[Receipt]) -> set[str]:
-    """Return the names of the files that parts wrote."""
-    return {name for receipt in receipts for name in receipt["files"]}
 
 
 def receipt_of(receipt: Receipt) -> str:
@@ -79,9 +80,9 @@ def _remove_old(place: str, manifest: dict[str, Any], others: set[str]) -> None:
     with suppress(DataError):  # damaged: it may be overwritten
         before = json_files.read_manifest(storage.join(place, MANIFEST))
     receipts = manifest["receipts"]
-    wanted = files_of(receipts) | set(map(receipt_of, receipts)) | others
+    wanted = {*files_of(receipts), *map(receipt_of, receipts), *others}
     if before.get("job") == manifest["job"]:
-        old = files_of(before["receipts"]) | set(map(receipt_of, before["receipts"]))
+        old = {*files_of(before["receipts"]), *map(receipt_of, before["receipts"])}
         for name in sorted(old - wanted):
             storage.remove(storage.join(place, name))
     else:

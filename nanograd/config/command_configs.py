@@ -84,14 +84,19 @@ class PartsConfig(JobConfig):
     sync: bool = setting(
         False, "replace the rows of changed input files, drop those of removed ones"
     )
+    verify: bool = setting(
+        False, "read the output and compare checksums, too; repeat what is damaged"
+    )
     dry_run: bool = setting(False, "print what would be done and write nothing")
     limit: int | None = setting(None, "read the first rows only, so many [default: all]", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.overwrite and (self.sync or getattr(self, "retry_quarantine", False)):
-            flag = "--sync" if self.sync else "--retry-quarantine"
-            raise UsageError(f"{flag} has no effect with --overwrite, which reads every file again")
+        for name in ("sync", "verify", "retry_quarantine"):
+            if self.overwrite and getattr(self, name, False):
+                flag = f"--{name.replace('_', '-')}"
+                text = f"{flag} has no effect with --overwrite, which reads every file again"
+                raise UsageError(text)
 
 
 @dataclass(frozen=True, kw_only=True)

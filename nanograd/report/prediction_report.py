@@ -13,6 +13,7 @@ from PIL import Image
 
 from nanograd.batch.account import NUM_LEVELS, REVIEW, first_row
 from nanograd.batch.earlier import MANIFEST
+from nanograd.batch.part import files_of
 from nanograd.batch.replacement import METRICS, SUMMARY
 from nanograd.errors import DataError
 from nanograd.nn import metrics
@@ -60,11 +61,7 @@ def read_prediction(place: str) -> FinishedPrediction:
         place=place,
         summary=json.loads(storage.read(storage.join(place, SUMMARY))),
         job=manifest["job"],
-        files={
-            name: checksum
-            for receipt in manifest["receipts"]
-            for name, checksum in receipt["files"].items()
-        },
+        files={name: about["sha256"] for name, about in files_of(manifest["receipts"]).items()},
         num_parts=len(manifest["receipts"]),
         progress=json_files.read_lines(storage.join(place, METRICS)),
     )

@@ -6,6 +6,7 @@ nothing: locally a temporary file beside the target, fsync, rename, fsync of the
 object store one upload, which becomes visible when it is complete.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 from urllib.parse import unquote
 
@@ -130,9 +132,8 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
     from pyarrow.fs import FileSelector
 
     with _translated("list", place):
-        if not is_remote(place) and local_path(place).is_file():
-            status = local_path(place).stat()  # any name, also one that is not UTF-8
-            return [(place, status.st_size, status.st_mtime_ns)]
+        if not is_remote(place):
+            return list(_local_files(place))  # any name, also one that is not UTF-8
         filesystem, path = _pyarrow(place)
         info = filesystem.get_file_info(path)
         below = FileSelector(path, recursive=True)
@@ -142,6 +143,30 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
             for f in found
             if f.is_file
         ]
+
+
+def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
+    """List files; links are followed, and one that leads nowhere is no file."""
+    path, seen = local_path(place), set[tuple[int, int]]()
+    waiting = [(place.rstrip("/") or "/", path)]
+    if path.is_file():
+        status = path.stat()
+        yield place, status.st_size, status.st_mtime_ns
+        return
+    while waiting:
+        folder, path = waiting.pop()
+        for name in os.listdir(path):  # noqa: PTH208 - the tests' disk fails here
+            try:
+                status = os.stat(path / name)  # noqa: PTH116 - the same
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ELOOP):
+                    continue
+                raise
+            if not S_ISDIR(status.st_mode):
+                yield join(folder, name), status.st_size, status.st_mtime_ns
+            elif (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                waiting.append((join(folder, name), path / name))
 
 
 def exists(place: str) -> bool:

@@ -126,6 +126,20 @@ def test_files_below_lists_a_folder_or_the_file_itself(tmp_path: Path, prefix: s
         storage.files_below(f"{place}/missing")
 
 
+def test_files_below_follows_links_and_ends(tmp_path: Path) -> None:
+    storage.commit(str(tmp_path / "elsewhere" / "a"), b"a")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, target in (("linked", "../elsewhere"), ("loop", "loop"), ("up", "."), ("none", "no")):
+        (folder / name).symlink_to(target)
+    storage.commit(str(folder / "l\udce4ufe"), b"b")
+
+    found = {file.removeprefix(f"{folder}/") for file, _, _ in storage.files_below(str(folder))}
+
+    assert {name for name in found if not name.startswith("up/")} == {"linked/a", "l\udce4ufe"}
+    assert len(found) <= 4
+
+
 def test_names_are_sorted_and_empty_for_a_missing_folder(tmp_path: Path) -> None:
     for name in ("b", "a", ".hidden"):
         storage.commit(str(tmp_path / name), b"")
