@@ -38,9 +38,10 @@ bench: .venv/installed  ## compare with the peers, installed if necessary; DATA=
 bench-handwriting: .venv/installed  ## accuracy and speed on pictures; PICTURES=FOLDER, DATA=FOLDER of MNIST
 	$(BIN)/python benchmarks/run.py --only handwriting --data $(or $(DATA),auto) --pictures $(PICTURES)
 
-check: .venv/installed  ## lint, format, types, import contracts, doctests, README
+check: .venv/installed  ## lint, format, spelling, types, import contracts, doctests, README
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q --durations=0 nanograd tests/docs
