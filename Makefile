@@ -20,10 +20,12 @@ test-browser: .venv/installed  ## the report in Debian's Chromium, installed if 
 	command -v chromium >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends chromium; }
 	$(BIN)/pytest tests/browser
 
-test-cluster: .venv/installed  ## three hosts as network namespaces; needs root; installs their requirements on Debian
-	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { command -v sshd rsync nft tc >/dev/null \
-	  || { $(APT) update && $(APT) install -y --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux; }; }
-	$(BIN)/pytest -m hosts tests/hosts
+test-cluster: .venv/installed  ## three hosts as network namespaces, and an object store; needs root; installs their requirements on Debian
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || which sshd rsync nft tc memcached swift-object-server >/dev/null \
+	  || { $(APT) update && $(APT) install -y --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux \
+	  memcached swift-account swift-container swift-object swift-proxy; }
+	$(BIN)/pytest -m 'hosts and not soak' tests/hosts tests/e2e
 
 test-places: .venv/installed  ## machines with limits, other Pythons and versions; needs root and the package index
 	$(BIN)/pytest -m places tests/places

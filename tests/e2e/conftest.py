@@ -1,7 +1,5 @@
 """A model, a picture folder, a Ray cluster and an object store shared by the end-to-end tests."""
 
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +11,9 @@ from pyarrow.fs import FileSystem
 from nanograd import commands
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
-from tests.helpers.head import Head, free_port, running_head, wait_for_port
+from tests.helpers.head import Head, running_head
+from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable
+from tests.runtime.test_storage import CHECKSUMS
 
 
 @pytest.fixture(scope="session")
@@ -32,50 +32,17 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     return place
 
 
-class Store:
-    """A server that speaks S3, in a process of its own; its content ends with that process."""
-
-    def __init__(self) -> None:
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        self.environment = {
-            "AWS_ACCESS_KEY_ID": "me",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": self.url,
-        }
-        self.start()
-
-    def start(self) -> None:
-        """Start, empty, on the same port."""
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for_port(self._port)
-
-    def hang(self) -> None:
-        """Stop answering; connections stay open."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Answer again, as an empty store if the process was killed."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
-        else:
-            self.start()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture(scope="package")
-def shared_store() -> Iterator[Store]:
-    store = Store()
+@pytest.fixture(
+    scope="package",
+    params=[Moto, pytest.param(Swift, marks=pytest.mark.hosts)],
+    ids=["moto", "swift"],
+)
+def shared_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param is Swift and (reason := swift_is_unavailable()):
+        pytest.skip(reason)
+    store = request.param()
     yield store
-    store.kill()
+    store.close()
 
 
 @pytest.fixture(scope="package")
@@ -92,8 +59,9 @@ def head(shared_store: Store) -> Iterator[Head]:
 @pytest.fixture
 def store(shared_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The S3 of this process and its children; a test may hang or kill it."""
-    for name, value in shared_store.environment.items():
+    for name, value in {**shared_store.environment, CHECKSUMS: ""}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv(CHECKSUMS)  # a user sets none
     yield shared_store
     shared_store.resume()
 

@@ -25,13 +25,14 @@ from nanograd.runtime.events import Event
 from nanograd.runtime.signals import Terminated, sigterm_raises
 from nanograd.training.checkpoint import CheckpointSaver, newest
 from tests.conftest import Nanograd
-from tests.e2e.conftest import Store, make_bucket
+from tests.e2e.conftest import make_bucket
 from tests.helpers import store_faults
 from tests.helpers.disk_faults import DEAD_OWNER
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, Scribe, make_job, run
 from tests.helpers.models import some_model
 from tests.helpers.store_faults import CUT, DENIED, EXPIRED, INTERNAL, SLOW_DOWN, UNANSWERED, Fault
+from tests.helpers.stores import Store
 from tests.training.test_checkpoint import IDENTITY, some_checkpoint, vector_bits
 
 # Kind and number of failures; the client repeats a request every 0.2 s for 6 s.

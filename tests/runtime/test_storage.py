@@ -11,6 +11,8 @@ from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from tests.helpers.folders import contents
 
+CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
+
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"x" * 193])
 @pytest.mark.parametrize("prefix", ["", "file://"])
@@ -193,9 +195,80 @@ def test_removed_file_is_synced_out_of_its_folder(tmp_path: Path, synced: list[s
     assert synced == [str(tmp_path)] * 2
 
 
-@pytest.mark.parametrize("place", ["s3://KEY:SECRET@bucket/key", "s3://KEY@bucket", "GS://a:b@c/d"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://KEY:SECRET@bucket/key", "s3a://KEY@bucket", "s3://KEY@bucket", "GS://a:b@c/d",
+        "abfs://:SECRET@account.dfs.core.windows.net/runs", "hdfs://user:SECRET@host/runs",
+        "gs://KEY@bucket",
+    ],
+)  # fmt: skip
 def test_credentials_in_a_uri_are_refused_and_not_repeated(place: str) -> None:
     for use in (storage.read, storage.names, storage.files_below, storage.exists):
         with pytest.raises(UsageError, match=r"holds credentials.*environment") as raised:
             use(place)
         assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "abfs://container@account.dfs.core.windows.net/runs",
+        "ABFSS://container@account.dfs.core.windows.net",
+        "wasbs://container@account.blob.core.windows.net/runs",
+        "hdfs://user@host:8020/runs",
+        "gs://anonymous@bucket/runs",
+        "s3://bucket/user@home",
+    ],
+)
+def test_address_with_a_container_or_a_user_holds_no_credentials(place: str) -> None:
+    storage.refuse_credentials(place)
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ("abfs://runs@account.dfs.core.windows.net/a/b", "runs/a/b"),
+        ("abfss://account.dfs.core.windows.net/runs/a", "runs/a"),
+        ("s3://bucket/a/", "bucket/a"),
+        ("s3a://bucket/a", "bucket/a"),
+        ("S3N://bucket", "bucket"),
+    ],
+)
+def test_uri_of_a_store_becomes_a_path_of_its_client(
+    place: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv(CHECKSUMS, "when_required")
+
+    assert storage._pyarrow(place)[1].rstrip("/") == path
+
+
+@pytest.mark.parametrize(
+    ("uri", "variables", "checksums"),
+    [
+        ("s3://b?endpoint_override=store.example.com:9000&scheme=http", {}, "when_required"),
+        ("s3://b", {"AWS_ENDPOINT_URL": "https://store.example.com"}, "when_required"),
+        ("s3a://b", {"AWS_ENDPOINT_URL_S3": "http://[::1]:9000/"}, "when_required"),
+        ("s3://b", {"AWS_ENDPOINT_URL": "http://h:1", CHECKSUMS: "when_supported"}, None),
+        ("s3://b", {"AWS_ENDPOINT_URL": "https://s3.eu-west-1.amazonaws.com"}, None),
+        ("s3://b", {"AWS_ENDPOINT_URL_S3": "https://s3.cn-north-1.amazonaws.com.cn/"}, None),
+        ("s3://b?region=eu-west-1", {"AWS_ENDPOINT_URL": ""}, None),
+        ("abfs://b@account.dfs.core.windows.net", {"AWS_ENDPOINT_URL": "http://h:1"}, None),
+    ],
+)  # fmt: skip
+def test_checksums_are_left_out_where_the_store_is_not_amazons(
+    uri: str,
+    variables: dict[str, str],
+    checksums: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", CHECKSUMS):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    storage._pyarrow(f"{uri}/key")
+
+    assert os.environ.get(CHECKSUMS) == variables.get(CHECKSUMS, checksums)
