@@ -4,6 +4,9 @@ A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). What 
 is the key itself and not parsed: spaces, `?`, `#` and `%27` are part of it. A commit is all or
 nothing: locally a temporary file beside the target, fsync, rename, fsync of the folder; in an
 object store one upload, which becomes visible when it is complete.
+
+References:
+    Data integrity protections of AWS SDKs, 2025 (AWS_REQUEST_CHECKSUM_CALCULATION).
 """
 
 import errno
@@ -14,16 +17,29 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.runtime import machine
 
 # The ends of names of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
+# A removal or a copy in an object store takes a round trip; so many are made at once.
+_NUM_REQUESTS = 16
+# The `@` of these addresses names a container, or a user without a password.
+_ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
+
+# What pyarrow's text of an error says, the first that does, and its likely cause.
+_CAUSES = {
+    "AWS Error UNKNOWN .*checksum": "this store refuses checksums; set "
+    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required on every host",
+    "AWS Error UNKNOWN ": "this store lacks a part of Amazon's S3, or AWS_ENDPOINT_URL is not the "
+    "address of one",
+}
 
 
 def is_remote(place: str) -> bool:
@@ -36,11 +52,13 @@ def is_remote(place: str) -> bool:
 
 
 def refuse_credentials(place: str) -> None:
-    """Raise UsageError for a URI with a user or a password: files and logs would keep them.
+    """Raise UsageError for a URI with a key, token or password: files and logs would keep them.
 
     >>> refuse_credentials("s3://bucket/user@home")
+    >>> refuse_credentials("abfs://container@account.dfs.core.windows.net/runs")
     """
-    if found := re.match(r"([a-z0-9+.-]+://)[^/]*@", place, re.IGNORECASE):
+    found = re.match(r"([a-z0-9+.-]+://)[^/]*@", place, re.IGNORECASE)
+    if found and not _ADDRESS.match(place):
         raise UsageError(
             f"a URI {found[1]}...@... holds credentials, which files and logs would keep; give "
             "them in the environment (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD)"
@@ -55,8 +73,14 @@ def local_path(place: str) -> Path:
 
 
 def absolute(place: str) -> str:
-    """Return the place independent of the working directory, without a slash at its end."""
-    return place.rstrip("/") if is_remote(place) else str(local_path(place).absolute())
+    """Return the place independent of the working directory, without a slash at its end.
+
+    >>> absolute("s3a://bucket/runs/")  # Spark's and Hadoop's name
+    's3://bucket/runs'
+    """
+    if not is_remote(place):
+        return str(local_path(place).absolute())
+    return re.sub(r"^s3[an]?://", "s3://", place, flags=re.IGNORECASE).rstrip("/")
 
 
 def join(place: str, *names: str) -> str:
@@ -316,10 +340,9 @@ class _RemoteStore:
     def remove(self) -> None:
         kind = self._kind()
         if kind == "Directory":
-            self._filesystem.delete_dir(self._path)
+            self._remove_folder()
         elif kind == "File":
-            with suppress(FileNotFoundError):  # another process removed it meanwhile
-                self._filesystem.delete_file(self._path)
+            self._remove_file(self._path)
 
     def move(self, target: str) -> None:
         _, target_path = _pyarrow(target)
@@ -327,6 +350,26 @@ class _RemoteStore:
             name = file.removeprefix(self._place)
             self._filesystem.copy_file(self._path + name, target_path + name)
             self._filesystem.delete_file(self._path + name)
+
+    def _remove_folder(self) -> None:
+        """Remove the files one by one, then the markers of folders.
+
+        Amazon's client sends a checksum with each request to remove many, whatever its settings,
+        and some other stores refuse such a request.
+        """
+        from pyarrow.fs import FileSelector
+
+        below = self._filesystem.get_file_info(FileSelector(self._path, recursive=True))
+        with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
+            list(pool.map(self._remove_file, [each.path for each in below if each.is_file]))
+        folders = [each.path for each in below if not each.is_file]
+        for folder in [*sorted(folders, reverse=True), self._path]:
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_dir(folder)
+
+    def _remove_file(self, path: str) -> None:
+        with suppress(FileNotFoundError):  # another process removed it meanwhile
+            self._filesystem.delete_file(path)
 
     def _upload(self, data: bytes) -> None:
         with self._filesystem.open_output_stream(self._path, compression=None) as stream:
@@ -363,11 +406,25 @@ def _pyarrow(place: str) -> tuple[Any, str]:
     if "://" in place:
         refuse_credentials(place)
     if is_remote(place):
-        scheme, _, rest = place.partition("://")
+        scheme, _, rest = absolute(place).partition("://")
         bucket, _, key = rest.strip("/").partition("/")
-        filesystem, root = FileSystem.from_uri(f"{scheme}://{bucket}")
-        return filesystem, f"{root.rstrip('/')}/{key}" if key else root
+        uri = f"{scheme}://{bucket}"
+        if scheme == "s3" and not _is_amazons(uri):
+            # Before the client is made. By default it adds checksums of a kind that others refuse.
+            os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        filesystem, root = FileSystem.from_uri(uri)
+        path = f"{root.rstrip('/')}/{key}" if key else root
+        return filesystem, path.removeprefix("/") if scheme.startswith("abfs") else path
     return LocalFileSystem(), str(local_path(place))
+
+
+def _is_amazons(uri: str) -> bool:
+    """Return whether the S3 service of a URI is Amazon's."""
+    variables = (os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("_S3", ""))
+    endpoints = [*parse_qs(urlsplit(uri).query).get("endpoint_override", []), *variables]
+    endpoint = next(filter(None, endpoints), "")
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    return not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 @contextmanager
@@ -382,7 +439,13 @@ def _translated(verb: str, place: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or _explained(str(error))
         raise StorageError(f"cannot {verb} {place}: {reason}") from error
     except ValueError as error:  # pyarrow's ArrowInvalid: a URI it does not know
         raise DataError(f"{place}: {error}") from error
+
+
+def _explained(text: str) -> str:
+    """Add the likely cause to an answer that Amazon's client could not read."""
+    causes = (cause for pattern, cause in _CAUSES.items() if re.search(pattern, text))
+    return ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])

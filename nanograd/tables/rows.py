@@ -158,7 +158,7 @@ def _below(root: str, path: str) -> str:
     if "\0" in path:
         raise outside
     if storage.is_remote(root):
-        place = path if storage.is_remote(path) else storage.join(root, path)
+        place = storage.absolute(path) if storage.is_remote(path) else storage.join(root, path)
         inside = place.startswith(storage.join(root, "")) and ".." not in place.split("/")
     else:
         folder = storage.local_path(root).resolve()

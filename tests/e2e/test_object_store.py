@@ -1,9 +1,12 @@
 """Pictures from an object store to an object store, against a server that speaks S3."""
 
 import gzip
+import re
 from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from zipfile import ZipFile
 
@@ -23,6 +26,8 @@ from nanograd.runtime import storage
 from nanograd.tables.rows import ReadOptions
 from tests.conftest import Nanograd, Outcome
 from tests.helpers.head import Head
+from tests.helpers.stores import Moto, Store
+from tests.runtime.test_storage import CHECKSUMS
 
 
 @pytest.fixture
@@ -240,6 +245,7 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     data = storage.read(f"{pictures}/3/{name}")
     paths = [f"3/{name}", f"{pictures}/3/{name}", "3/odd #?%27.png"]
     storage.commit(f"{pictures}/{paths[2]}", data)
+    paths.append(f"{pictures.replace('s3', 's3a', 1)}/3/{name}")
     paths += [f"3/{name}?endpoint_override=127.0.0.1:1", f"{bucket}/labels/x?scheme=http"]
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = pa.table({"image": pa.array([{"path": path} for path in paths], struct)})
@@ -251,7 +257,7 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     )  # fmt: skip
 
     assert done.code == 0, done.stderr
-    assert done.last["predicted"] == 3
+    assert done.last["predicted"] == 4
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
 
 
@@ -332,3 +338,109 @@ def test_file_that_two_processes_remove_at_once_is_no_failure(bucket: str) -> No
             list(pool.map(storage.remove, [place] * 8))
 
     assert storage.names(bucket) == []
+
+
+FILES = ["", "/a", "/a/b", "/a b", "/ö#?%41", "/empty", "/deep/er/x"]
+
+
+def test_folder_in_the_store_is_removed_with_its_markers_and_nothing_else(bucket: str) -> None:
+    filesystem, path = storage._pyarrow(bucket)
+    for name in FILES:
+        storage.commit(f"{bucket}/run{name}/file", name.encode())
+    filesystem.create_dir(f"{path}/run/marked/deeper", recursive=True)
+    for beside in ("run2/file", "run.txt", "other"):
+        storage.commit(f"{bucket}/{beside}", b"")
+
+    storage.remove(f"{bucket}/run/a")
+    rest = {
+        file.removeprefix(f"{bucket}/run") for file, _, _ in storage.files_below(f"{bucket}/run/")
+    }
+    storage.remove(f"{bucket}/run/")
+
+    assert rest == {f"{name}/file" for name in FILES if not name.startswith("/a/") and name != "/a"}
+    assert storage.names(bucket) == ["other", "run.txt", "run2"]
+
+
+def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket: str) -> None:
+    for name in ("run", "run/a", "run/b/c"):
+        storage.commit(f"{bucket}/{name}", name.encode())
+
+    listed = sorted(file for file, _, _ in storage.files_below(bucket))
+    names = storage.names(f"{bucket}/run")
+    storage.remove(f"{bucket}/run")
+
+    assert listed == [f"{bucket}/{name}" for name in ("run", "run/a", "run/b/c")]
+    assert names == ["a", "b"]
+    assert storage.read(f"{bucket}/run/b/c") == b"run/b/c"
+
+
+@pytest.mark.slow
+def test_folder_of_more_files_than_a_reply_lists_is_listed_and_removed_whole(bucket: str) -> None:
+    places = [f"{bucket}/many/{number:04}" for number in range(1193)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda place: storage.commit(place, b""), places))
+
+    names = storage.names(f"{bucket}/many")
+    listed = sorted(storage.files_below(f"{bucket}/many"))
+    storage.remove(f"{bucket}/many")
+
+    assert names == [place.rpartition("/")[2] for place in places]
+    assert [(place, size) for place, size, _ in listed] == [(place, 0) for place in places]
+    assert storage.names(bucket) == []
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_run_is_found_under_each_name_of_the_scheme(
+    nanograd: Nanograd, bucket: str, scheme: str
+) -> None:
+    words = ("train", "--data", "sample", "--epochs", "1", "--hidden", "7", "--workers", "0")
+    first = nanograd(*words, "--output", f"{bucket}/run/")
+
+    again = nanograd(*words, "--output", f"{bucket.replace('s3', scheme, 1)}/run")
+
+    assert (first.code, again.code) == (0, 0), first.stderr + again.stderr
+    assert "complete; --overwrite trains it again" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "variables", "reason"),
+    [
+        ("s3://no-such-bucket/run", {}, "bucket does not exist"),
+        ("{}/run", {"AWS_SECRET_ACCESS_KEY": "wrong"}, "ACCESS_DENIED|SIGNATURE_DOES_NOT_MATCH"),
+        ("{}/run", {CHECKSUMS: "when_supported"}, "refuses checksums; set AWS_REQUEST_CHECKSUM_"),
+    ],
+    ids=["no bucket", "wrong key", "checksums"],
+)  # fmt: skip
+def test_refusal_of_the_store_is_74_and_one_sentence(
+    nanograd: Nanograd,
+    bucket: str,
+    store: Store,
+    place: str,
+    variables: dict[str, str],
+    reason: str,
+) -> None:
+    if variables and isinstance(store, Moto):
+        pytest.skip("moto checks neither keys nor checksums")
+
+    done = nanograd(
+        "train", "--data", "sample", "--workers", "0", "--output", place.format(bucket), **variables
+    )
+
+    assert done.code == 74, done.stderr
+    assert re.search(reason, done.last["reason"])
+    assert "\n" not in done.last["reason"]
+
+
+def test_server_that_is_no_store_is_named_as_the_likely_cause(
+    nanograd: Nanograd, tmp_path: Path
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, args=(0.05,)).start()
+        done = nanograd(
+            "train", "--data", "sample", "--workers", "0", "--output", "s3://bucket/run",
+            AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}",
+        )  # fmt: skip
+        server.shutdown()
+
+    assert done.code == 74, done.stderr
+    assert "AWS_ENDPOINT_URL is not the address of one" in done.last["reason"]
