@@ -108,9 +108,7 @@ def export(config: ExportConfig) -> None:
 @cli.command()
 @click.argument("run", metavar="RUN")
 @_data_option(help="data set whose test images to use; may be repeated [default: that of the run]")
-@click.option(
-    "--plots", is_flag=True, help="also write its plots as PNG files (package: matplotlib)"
-)
+@click.option("--plots", is_flag=True, help="also write its charts to plots/ as PNG files")
 @common_flags
 def report(run: str, data: tuple[str, ...], plots: bool) -> None:
     """Write the report of a run or prediction again."""

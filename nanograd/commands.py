@@ -38,9 +38,9 @@ from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture
 from nanograd.pictures.decode import PictureReader, parse_formats
-from nanograd.report import plots, prediction_report, sheet, training_report
+from nanograd.report import prediction_report, sheet, training_report
+from nanograd.report.html import REPORT, Report
 from nanograd.report.inspection import find_pictures, inspect_picture, summarize
-from nanograd.report.plots import Report
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
@@ -60,8 +60,6 @@ def train(
     place = run_directory(config)
     if config.kernel == PORTABLE:
         process.require_portable()
-    if config.plots:
-        plots.require()
     columns = (config.image_column, config.label_column)
     data = sources.load(config.data, listener, config.test_split, columns, arrays)
     images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
@@ -163,8 +161,6 @@ def report(
 
     That of a run uses the test images of `data`, by default those of its own data set.
     """
-    if as_png:
-        plots.require()
     began = perf_counter()
     if prediction_report.is_prediction(place):
         if data:
@@ -206,8 +202,6 @@ def predict(
 ) -> ResultLine:
     """Classify the digits in Parquet or CSV files."""
     called = perf_counter()
-    if config.plots:
-        plots.require()
     job, work = predict_parts.plan(
         inputs,
         model=config.model,
@@ -389,7 +383,7 @@ def write_report(
     again: bool = False,
 ) -> str | None:
     """Write a missing report, or again, or with plots; a failure is a warning, ends no command."""
-    written = storage.join(place, plots.REPORT)
+    written = storage.join(place, REPORT)
     try:
         if as_png or again or not storage.exists(written):
             build().write(place, as_png=as_png)

@@ -71,9 +71,7 @@ class ReportConfig(JobConfig):
     """Settings of every command that writes a report."""
 
     plots: bool = setting(
-        False,
-        "also write the plots of the report to plots/ as PNG files (package: matplotlib)",
-        group="Output",
+        False, "also write the charts of the report to plots/ as PNG files", group="Output"
     )
 
 

@@ -7,18 +7,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_CLASSES
+from nanograd.data.dataset import NUM_CLASSES, SIDE
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
-from nanograd.report.charts import Axis, Bars, Chart, Line, fit_axis
+from nanograd.report import charts
+from nanograd.report.charts import Axis, Chart, Series, Shape, Table, fit_axis, plot
 from nanograd.report.html import InlineImage, embed_image, percent
 
-_NUM_MISTAKES = 24
+NUM_MISTAKES = 24
 _NUM_UNITS, _UNITS_ACROSS = 60, 12
-_CLASSES = range(NUM_CLASSES)
+_TILE = SIDE + 2  # pixels of a unit, with its margin
 
 Integers = NDArray[np.integer]
-Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -32,79 +32,108 @@ class ConfusionMatrix:
 
         Shades are percentages; those of misses are relative to the largest miss.
         """
-        most_hits, most_misses = self.counts.max(), self._misses().max()
+        hits = np.diag(np.diag(self.counts))
+        most = {"hit": hits.max(), "miss": (self.counts - hits).max()}
+        cells = []
+        for label, row in enumerate(self.counts.tolist()):
+            kinds = ["hit" if digit == label else "miss" for digit in range(NUM_CLASSES)]
+            cells.append(
+                [
+                    (count, kind, round(8 + 32 * count / most[kind])) if count else (0, "none", 0)
+                    for count, kind in zip(row, kinds, strict=True)
+                ]
+            )
+        return cells
 
-        def cell(label: int, prediction: int) -> tuple[int, str, int]:
-            count = int(self.counts[label, prediction])
-            if not count:
-                return 0, "none", 0
-            kind, most = ("hit", most_hits) if label == prediction else ("miss", most_misses)
-            return count, kind, round(8 + 32 * count / most)
-
-        return [[cell(label, prediction) for prediction in _CLASSES] for label in _CLASSES]
-
-    def _misses(self) -> NDArray[np.int64]:
-        return self.counts - np.diag(np.diag(self.counts))
-
-    def classes(self) -> list[list[str]]:
+    def rows(self) -> list[list[str]]:
         """Return digit, images, precision, recall, F1 and most frequent mistake of each class."""
         precision, recall = metrics.precision_and_recall(self.counts)
         with np.errstate(invalid="ignore"):
             f1 = 2 * precision * recall / (precision + recall)
-        return [
-            [
-                str(digit),
-                f"{self.counts[digit].sum():,}",
-                *(percent(share[digit]) for share in (precision, recall, f1)),
-                f"{row.argmax()} ({'once' if row.max() == 1 else f'{row.max():,} times'})"
-                if row.any()
-                else "-",
-            ]
-            for digit, row in enumerate(self._misses())
-        ]
+        rows = []
+        for digit, misses in enumerate(self.counts - np.diag(np.diag(self.counts))):
+            times = "once" if misses.max() == 1 else f"{misses.max():,} times"
+            rows.append(
+                [
+                    str(digit),
+                    f"{self.counts[digit].sum():,}",
+                    *(percent(share[digit]) for share in (precision, recall, f1)),
+                    f"{misses.argmax()} ({times})" if misses.any() else "-",
+                ]
+            )
+        return rows
+
+    def chart(self) -> Chart:
+        """Draw the matrix; a page has it as a table instead."""
+        wide = (charts.RIGHT - charts.LEFT) / NUM_CLASSES
+        tall = (charts.BOTTOM - charts.TOP) / NUM_CLASSES
+        shapes = charts.name_axes("predicted digit", "true digit")
+        for label, row in enumerate(self.cells()):
+            top = charts.TOP + tall * label
+            shapes.append(charts.label(charts.LEFT - 7, top + 16, str(label), "end"))
+            for digit, (count, style, shade) in enumerate(row):
+                left = charts.LEFT + wide * digit
+                corners = [(left + 1, top + 1), (left + wide, top + tall)]
+                shapes.append(Shape("bar", style, corners, percent=shade))
+                text = f"{count:,}" if count else ""
+                shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
+        for digit in range(NUM_CLASSES):
+            middle = charts.LEFT + wide * (digit + 0.5)
+            shapes.append(charts.label(middle, charts.BOTTOM + 18, str(digit)))
+        return Chart("Confusion matrix", "images by true and predicted digit", shapes)
 
 
 def histogram_chart(groups: Mapping[str, Integers]) -> Chart:
-    """Plot the number of images by best score, several kinds side by side.
+    """Plot the number of images by confidence, several kinds side by side.
 
     The scale is logarithmic: a dozen mistakes among thousands of hits would be invisible.
 
     Args:
-        groups: up to three kinds of images: name -> (n,) counts in n equal bins of the best score.
+        groups: up to three kinds of images: name -> (n,) counts in n equal bins of the confidence.
     """
     num_bins = len(next(iter(groups.values())))
     width = 1 / num_bins / len(groups)
-    bars = []
-    for place, (name, counts) in enumerate(groups.items()):
+    series = []
+    for number, (name, counts) in enumerate(groups.items()):
         filled = np.flatnonzero(counts)
-        starts = (filled / num_bins + width * place).tolist()
-        spans = [(start, start + width) for start in starts]
+        lefts = filled / num_bins + width * number
+        points = list(zip(lefts.tolist(), counts[filled].tolist(), strict=True))
         labels = [f"{each / num_bins:.2f} to {(each + 1) / num_bins:.2f}" for each in filled]
-        style = ("main", "second", "guide")[place]
-        bars.append(Bars(name, spans, counts[filled].tolist(), labels, style))
+        series.append(Series(name, points, ("main", "second", "guide")[number], width, labels))
     most = max(1, *(int(counts.max()) for counts in groups.values()))
     y = Axis("images", 10**-0.4, most * 10**0.2, ",.0f", log=True)
-    return Chart("Images by best score (logarithmic)", Axis("best score", 0, 1, ".1f"), y, bars)
+    return plot("Images by confidence (logarithmic)", Axis("confidence", 0, 1, ".1f"), y, series)
 
 
 def reliability_chart(calibration: metrics.Calibration) -> Chart:
-    """Plot the share of correct predictions by best score, a reliability diagram."""
-    filled = calibration.counts > 0
-    confidence, accuracy = calibration.confidence[filled], calibration.accuracy[filled]
-    points = list(zip(confidence.tolist(), accuracy.tolist(), strict=True))
-    return Chart(
-        "Accuracy by best score",
-        Axis("best score", 0, 1, ".1f"),
+    """Plot the share of correct predictions by confidence, a reliability diagram."""
+    counts, confidence, accuracy, error = calibration
+    points = [pair for pair in zip(confidence, accuracy, strict=True) if not np.isnan(pair).any()]
+    num_bins = len(counts)
+    rows = [
+        (
+            f"{number / num_bins:.1f} to {(number + 1) / num_bins:.1f}",
+            f"{count:,}",
+            percent(mean),
+            percent(share),
+        )
+        for number, (count, mean, share) in enumerate(zip(*calibration[:3], strict=True))
+    ]
+    head = ["confidence", "images", "mean confidence", "accuracy"]
+    return plot(
+        "Accuracy by confidence",
+        Axis("confidence", 0, 1, ".1f"),
         Axis("accuracy", 0, 1, ".0%"),
         [
-            Line(f"this model (calibration error {percent(calibration.error)})", points),
-            Line("perfect calibration", [(0, 0), (1, 1)], "guide"),
+            Series(f"this model (calibration error {percent(error)})", points),
+            Series("perfect calibration", [(0, 0), (1, 1)], "guide"),
         ],
+        table=Table("Calibration", head, rows),
     )
 
 
 class Review(NamedTuple):
-    """Accuracy of the rows that are left when the most doubtful ones are reviewed by people."""
+    """Accuracy of the remaining rows after people reviewed the least certain ones."""
 
     shares: list[float]  # of the rows that are reviewed, from 0 on
     accuracies: list[float]  # of the others
@@ -116,12 +145,14 @@ class Review(NamedTuple):
 
     def chart(self) -> Chart:
         """Plot the accuracy of the rest by the share that is reviewed."""
-        points = list(zip(self.shares, self.accuracies, strict=True))
-        return Chart(
+        points = list(zip(*self, strict=True))
+        rows = [tuple(map(percent, point)) for point in points]
+        return plot(
             "Accuracy of the rest by the share of rows reviewed",
-            Axis("share of rows reviewed, the most doubtful first", 0, self.shares[-1] or 1, ".1%"),
+            Axis("share of rows reviewed, the least certain first", 0, self.shares[-1] or 1, ".1%"),
             fit_axis([*self.accuracies, 1], "accuracy", ".1%"),
-            [Line("accuracy of the rest", points)],
+            [Series("accuracy of the rest", points)],
+            table=Table("Accuracy of the rest", ["rows reviewed", "accuracy of the rest"], rows),
         )
 
 
@@ -133,14 +164,13 @@ def review_by_doubt(labelled: Integers, correct: Integers) -> Review:
         correct: (n,) those of them that are predicted correctly.
     """
     reviewed, total = np.cumsum([0, *labelled]), labelled.sum()
-    rest = total - reviewed
-    wrong = (total - correct.sum()) - np.cumsum([0, *(labelled - correct)])
-    keep = np.flatnonzero(
-        (rest > 0) & (reviewed <= total / 4) & (np.diff(reviewed, prepend=-1) > 0)
-    )
-    end = next((at for at, place in enumerate(keep, 1) if not wrong[place]), len(keep))
-    keep = keep[: max(end, 2)]
-    return Review((reviewed[keep] / total).tolist(), (1 - wrong[keep] / rest[keep]).tolist())
+    mistakes = np.cumsum([0, *(labelled - correct)])
+    rest, wrong = total - reviewed, mistakes[-1] - mistakes
+    has_rows = np.diff(reviewed, prepend=-1) > 0
+    levels = np.flatnonzero(has_rows & (rest > 0) & (reviewed <= total / 4))
+    # The first level that leaves no mistake is the last; a line needs two points.
+    levels = levels[: max(2, np.count_nonzero(wrong[levels]) + 1)]
+    return Review((reviewed[levels] / total).tolist(), (1 - wrong[levels] / rest[levels]).tolist())
 
 
 class Mistake(NamedTuple):
@@ -149,30 +179,16 @@ class Mistake(NamedTuple):
     image: InlineImage
     label: int
     prediction: int
-    confidence: float  # the score of the prediction
+    confidence: float
     origin: str = ""  # file and row; empty for test images
 
 
-def draw_digit(pixels: NDArray[np.uint8], label: int) -> InlineImage:
-    """Draw an image of (28, 28) uint8, ink 255 on 0, dark on white."""
-    return embed_image(255 - pixels, f"a handwritten {label}")
-
-
-def worst_mistakes(
-    images: NDArray[np.uint8], labels: Integers, predictions: Integers, best: Floats
-) -> list[Mistake]:
-    """Return those of (N, 784) images misclassified with the highest scores, the worst first."""
-    wrong = np.flatnonzero(predictions != labels)
-    worst = wrong[np.argsort(-best[wrong], kind="stable")][:_NUM_MISTAKES]
-    return [
-        Mistake(
-            draw_digit(images[each].reshape(28, 28), labels[each]),
-            int(labels[each]),
-            int(predictions[each]),
-            float(best[each]),
-        )
-        for each in worst
-    ]
+def draw_mistake(
+    pixels: NDArray[np.uint8], label: int, prediction: int, confidence: float, origin: str = ""
+) -> Mistake:
+    """Draw a misclassified image of (28, 28) uint8, ink 255 on 0."""
+    image = embed_image(255 - pixels, f"a handwritten {label}")
+    return Mistake(image, label, prediction, confidence, origin)
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:
@@ -183,13 +199,12 @@ def draw_units(net: Params) -> tuple[InlineImage, int]:
     strength = np.linalg.norm(net.w1, axis=0) * np.linalg.norm(net.w2, axis=1)
     order = np.argsort(-strength, kind="stable")[:_NUM_UNITS]
     num_rows = -(-len(order) // _UNITS_ACROSS)
-    tiles = np.zeros((num_rows * _UNITS_ACROSS, 28, 28, 4), np.uint8)
-    for tile, unit in zip(tiles, order, strict=False):
-        weights = net.w1[:, unit].reshape(28, 28) / np.abs(net.w1[:, unit]).max(initial=1e-12)
+    tiles = np.zeros((num_rows * _UNITS_ACROSS, _TILE, _TILE, 4), np.uint8)
+    for tile, unit in zip(tiles[:, 1:-1, 1:-1], order, strict=False):
+        weights = net.w1[:, unit].reshape(SIDE, SIDE) / np.abs(net.w1[:, unit]).max(initial=1e-12)
         tile[..., :3] = np.where(weights[..., None] > 0, (37, 99, 235), (217, 119, 6))
-        tile[..., 3] = np.round(255 * np.abs(weights))
-    rows = tiles.reshape(num_rows, _UNITS_ACROSS, 28, 28, 4)
-    framed = np.pad(rows, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-    sheet = framed.swapaxes(1, 2).reshape(num_rows * 30, _UNITS_ACROSS * 30, 4)
+        tile[..., 3] = 15 * np.round(17 * np.abs(weights))  # half the bytes of 256 steps
+    rows = tiles.reshape(num_rows, _UNITS_ACROSS, _TILE, _TILE, 4)
+    sheet = rows.swapaxes(1, 2).reshape(num_rows * _TILE, _UNITS_ACROSS * _TILE, 4)
     alt = f"weights of {len(order)} hidden units as images of 28 x 28 pixels"
     return embed_image(np.ascontiguousarray(sheet), alt), len(order)

@@ -1,34 +1,55 @@
-"""Plots as data: `page/parts.html` draws them as SVG, `plots.py` as PNG."""
+"""Charts as shapes: `page/parts.html` writes the shapes as SVG, `draw_png` paints them."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from math import ceil, floor, log10
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+# Pixels of a chart, and the area between its axes.
+WIDTH, HEIGHT = 480, 296
+LEFT, RIGHT, TOP, BOTTOM = 74, 468, 30, 252
+
+# In a PNG file: pixels per pixel of the chart, and pixels above it for its title and legend. Charts
+# are painted `_FINER` times as large and reduced, which smooths the edges.
+_SCALE, _FINER, _HEAD = 2, 4, 52
+COLOURS = {  # the light colours of page.css
+    "main": "#1d4ed8", "second": "#b45309", "guide": "#57606a",
+    "failed": "#b02018", "joined": "#1a7f37", "other": "#b45309",
+    "hit": "#1d4ed8", "miss": "#b45309", "none": "#f4f5f7",
+    "grid": "#d0d7de", "axis": "#57606a", "label": "#57606a", "title": "#1f2328",
+}  # fmt: skip
+_DASHED = ("guide", "failed", "joined", "other")
+_ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}  # Pillow's names
+
 
 class Axis(NamedTuple):
-    """One axis of a plot."""
+    """One axis of a chart."""
 
     name: str  # quantity and unit
     low: float  # value at its beginning
     high: float  # value at its end
     spec: str  # format of a value
     log: bool = False  # whether the scale is logarithmic
+    max_ticks: int = 6
 
     def format(self, value: float) -> str:
         """Return a value as text."""
         return format(value, self.spec)
 
-    def place(self, value: float, begin: float, end: float) -> float:
+    def position(self, value: float, begin: float, end: float) -> float:
         """Return the position of a value on an axis that is drawn from pixel `begin` to `end`."""
         low, high, at = (log10(x) if self.log else x for x in (self.low, self.high, value))
-        return round(begin + (end - begin) * ((at - low) / (high - low)), 1)
+        return begin + (end - begin) * (at - low) / (high - low)
 
-    def ticks(self, most: int = 6) -> list[float]:
+    def ticks(self) -> list[float]:
         """Return round numbers from `low` to `high`, powers of ten on a logarithmic scale.
 
-        They are far enough apart that no two are the same text.
+        They are far enough apart that no two have the same text.
 
-        >>> Axis("x", 0, 8, "g").ticks(), Axis("x", 0.03, 0.31, "g").ticks(4)
+        >>> Axis("x", 0, 8, "g").ticks(), Axis("x", 0.03, 0.31, "g", max_ticks=4).ticks()
         ([0.0, 2.0, 4.0, 6.0, 8.0], [0.1, 0.2, 0.3])
         >>> Axis("rows", 0, 1.06, ".0f").ticks()
         [0.0, 1.0]
@@ -38,10 +59,10 @@ class Axis(NamedTuple):
         if self.log:
             powers = range(ceil(log10(self.low)), floor(log10(self.high)) + 1)
             return [10.0**power for power in powers]
-        rough = (self.high - self.low) / (most - 1)
+        rough = (self.high - self.low) / (self.max_ticks - 1)
         power = 10.0 ** floor(log10(rough))
-        for each in (1, 2, 5, 10, 20, 50, 100, 1000):
-            step = power * each
+        for factor in (1, 2, 5, 10, 20, 50, 100, 1000):
+            step = power * factor
             digits = max(0, -floor(log10(step)))
             first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
             found = [round(number * step, digits) for number in range(first, last + 1)]
@@ -57,37 +78,144 @@ def fit_axis(values: Sequence[float], name: str, spec: str, low: float | None = 
     return Axis(name, least - margin if low is None else low, most + margin, spec)
 
 
-class Line(NamedTuple):
-    """A line through points."""
+class Series(NamedTuple):
+    """A line through points, or bars on the x axis."""
 
     name: str  # entry in the legend
-    points: Sequence[tuple[float, float]]  # (x, y), finite
+    points: Sequence[tuple[float, float]]  # x and y, finite; of a bar its left edge and its height
     style: str = "main"  # main, second or guide, a class of page.css
-
-
-class Bars(NamedTuple):
-    """Bars that stand on the x axis."""
-
-    name: str  # entry in the legend
-    spans: Sequence[tuple[float, float]]  # beginning and end of each on the x axis
-    heights: Sequence[float]  # of each
-    labels: Sequence[str]  # what each counts
-    style: str = "main"  # see Line
+    width: float = 0  # of bars, in units of x; 0 for a line
+    labels: Sequence[str] = ()  # what each bar counts
 
 
 class Mark(NamedTuple):
-    """An event at one place of the x axis."""
+    """An event, drawn as a vertical line."""
 
-    x: float  # the place
+    x: float
     text: str  # description
     style: str  # failed, joined or other, a class of page.css
 
 
-class Chart(NamedTuple):
-    """A plot."""
+class Shape(NamedTuple):
+    """A part of a chart. Positions are pixels from the upper left corner of the chart."""
 
-    title: str  # above it
-    x: Axis  # horizontal axis
-    y: Axis  # vertical axis
-    series: Sequence[Line | Bars]  # lines and bars; a legend names them if there are several
-    marks: Sequence[Mark] = ()  # vertical lines
+    kind: str  # line, dot, bar or text
+    style: str  # a class of page.css
+    # All points of a line, the centre of a dot, the upper left and lower right corners of a bar,
+    # the anchor of a text on its baseline.
+    points: Sequence[tuple[float, float]]
+    text: str = ""  # a text, or the tooltip of a dot or bar
+    anchor: str = "middle"  # of a text: start, middle or end
+    percent: int = 100  # how much of its colour a bar has, on a pale ground
+
+
+class Table(NamedTuple):
+    """A table whose first column names its rows."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Chart(NamedTuple):
+    """A chart, laid out in pixels."""
+
+    title: str
+    summary: str  # description for screen readers
+    shapes: Sequence[Shape]
+    legend: Sequence[tuple[str, str]] = ()  # style and name of each series if there are several
+    table: Table | None = None  # the same values
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+
+
+def label(x: float, y: float, text: str, anchor: str = "middle") -> Shape:
+    """Return a text of an axis."""
+    return Shape("text", "label", [(x, y)], text, anchor)
+
+
+def name_axes(x_name: str, y_name: str) -> list[Shape]:
+    """Return the names of both axes, below and above the chart."""
+    return [label((LEFT + RIGHT) / 2, HEIGHT - 6, x_name), label(4, 14, y_name, "start")]
+
+
+def plot(
+    title: str,
+    x: Axis,
+    y: Axis,
+    series: Sequence[Series],
+    *,
+    marks: Sequence[Mark] = (),
+    table: Table | None = None,
+) -> Chart:
+    """Lay out lines, bars and marks between two axes."""
+
+    def at(value: float, height: float) -> tuple[float, float]:
+        return x.position(value, LEFT, RIGHT), y.position(height, BOTTOM, TOP)
+
+    shapes = name_axes(x.name, y.name)
+    for value in y.ticks():
+        _, height = at(x.low, value)
+        shapes.append(Shape("line", "grid", [(LEFT, height), (RIGHT, height)]))
+        shapes.append(label(LEFT - 7, height + 5, y.format(value), "end"))
+    shapes.append(Shape("line", "axis", [(LEFT, BOTTOM), (RIGHT, BOTTOM)]))
+    shapes += [label(at(value, y.low)[0], BOTTOM + 18, x.format(value)) for value in x.ticks()]
+    for name, points, style, width, labels in series:
+        if not width:
+            shapes.append(Shape("line", style, [at(*point) for point in points]))
+        for number, (value, height) in enumerate(points):
+            place = labels[number] if labels else x.format(value)
+            tooltip = f"{name}, {x.name} {place}: {y.format(height)}"
+            if width:
+                corners = [at(value, height), at(value + width, y.low)]
+                shapes.append(Shape("bar", style, corners, tooltip))
+            elif style != "guide":
+                shapes.append(Shape("dot", style, [at(value, height)], tooltip))
+    for mark in marks:
+        left, _ = at(mark.x, y.low)
+        shapes.append(Shape("line", mark.style, [(left, TOP), (left, BOTTOM)]))
+        shapes.append(Shape("dot", mark.style, [(left, TOP)], mark.text))
+    summary = "no data"
+    if heights := [y.format(height) for _, height in series[0].points]:
+        summary = f"{y.name} from {heights[0]} at the left to {heights[-1]} at the right"
+    legend = [(each.style, each.name) for each in series] if len(series) > 1 else []
+    return Chart(title, summary, shapes, legend, table)
+
+
+def draw_png(charts: Sequence[Chart]) -> bytes:
+    """Paint charts side by side, with their titles and legends, on white; return a PNG file."""
+    sheet = Image.new("RGB", (_SCALE * WIDTH * len(charts), _SCALE * (_HEAD + HEIGHT)))
+    for number, chart in enumerate(charts):
+        sheet.paste(_paint(chart).reduce(_FINER), (_SCALE * WIDTH * number, 0))
+    stream = BytesIO()
+    sheet.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _paint(chart: Chart) -> Image.Image:
+    scale = _SCALE * _FINER
+    image = Image.new("RGB", (scale * WIDTH, scale * (_HEAD + HEIGHT)), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14 * scale)
+    head = [Shape("text", "title", [(4, 18 - _HEAD)], chart.title, "start")]
+    left = 4.0
+    for style, name in chart.legend:
+        head.append(Shape("bar", style, [(left, 28 - _HEAD), (left + 12, 40 - _HEAD)]))
+        head.append(label(left + 18, 39 - _HEAD, name, "start"))
+        left += 34 + font.getlength(name) / scale
+    pale = np.array(ImageColor.getrgb(COLOURS["none"]))
+    for shape in [*head, *chart.shapes]:
+        points = [(scale * x, scale * (_HEAD + y)) for x, y in shape.points]
+        colour = ImageColor.getrgb(COLOURS[shape.style])
+        if shape.kind == "text":
+            draw.text(points[0], shape.text, colour, font, anchor=_ANCHORS[shape.anchor])
+        elif shape.kind == "dot":
+            draw.circle(points[0], 4 * scale, colour)
+        elif shape.kind == "bar":
+            shade = np.rint(pale + (np.array(colour) - pale) * shape.percent / 100)
+            draw.rectangle([*points[0], *points[1]], tuple(shade.astype(int).tolist()))
+        elif shape.style in _DASHED:
+            for dash in np.linspace(points[0], points[-1], 48).reshape(24, 4).tolist():
+                draw.line(dash, colour, round(1.5 * scale))
+        else:
+            width = scale if shape.style in ("grid", "axis") else round(2.5 * scale)
+            draw.line(points, colour, width, joint="curve")
+    return image

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
@@ -12,8 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nanograd.report.charts import Chart, draw_png
+from nanograd.runtime import storage
+
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+REPORT, PLOTS = "report.html", "plots"
+
+
+class Report(NamedTuple):
+    """A report: one HTML file that opens offline."""
+
+    html: str
+    plots: Mapping[str, Sequence[Chart]]  # name of a PNG file -> the charts in it, side by side
+
+    def write(self, folder: str, *, as_png: bool) -> str:
+        """Write the page into a folder, and its charts if `as_png`; return path or URI of the page.
+
+        Raises:
+            StorageError: writing failed.
+        """
+        file = storage.join(folder, REPORT)
+        storage.commit(file, self.html.encode(errors="backslashreplace"))
+        if as_png:
+            for name, charts in self.plots.items():
+                storage.commit(storage.join(folder, PLOTS, f"{name}.png"), draw_png(charts))
+        return file
 
 
 class InlineImage(NamedTuple):
@@ -25,25 +51,34 @@ class InlineImage(NamedTuple):
     alt: str  # description for screen readers
 
 
+def embed_image(pixels: NDArray[np.uint8], alt: str) -> InlineImage:
+    """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    height, width = pixels.shape[:2]
+    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt)
+
+
 def render(template: str, **values: Any) -> str:
     """Fill in a template of `page/`; a missing value is an error."""
-    return _environment().get_template(template).render(values)
+    return environment().get_template(template).render(values)
 
 
 @cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """Return the settings of Jinja for all templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader("nanograd.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["asset"] = asset
-    environment.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
-    return environment
+    found.globals["asset"] = asset
+    found.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
+    return found
 
 
 def asset(name: str) -> str:
@@ -58,11 +93,3 @@ def percent(share: float | None) -> str:
     ('98.25 %', '-', '-')
     """
     return "-" if share is None or isnan(share) else f"{100 * share:.2f} %"
-
-
-def embed_image(pixels: NDArray[np.uint8], alt: str) -> InlineImage:
-    """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    height, width = pixels.shape[:2]
-    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt)

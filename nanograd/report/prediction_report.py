@@ -19,10 +19,12 @@ from nanograd.errors import DataError
 from nanograd.nn import metrics
 from nanograd.report import accuracy
 from nanograd.report.accuracy import ConfusionMatrix, Mistake
-from nanograd.report.charts import Axis, Bars, Chart, Line, fit_axis
-from nanograd.report.html import render
-from nanograd.report.plots import Plot, Report
+from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
+from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, storage
+
+# File checksums in the page; the manifest of a job has all of them.
+_MAX_FILES = 200
 
 Row = dict[str, Any]
 
@@ -31,7 +33,7 @@ Row = dict[str, Any]
 class FinishedPrediction:
     """Contents of the output folder of a prediction."""
 
-    place: str  # the folder
+    folder: str
     summary: Row  # `_summary.json`
     job: Row  # settings and model that determine the output
     files: Mapping[str, str]  # name and checksum of each file that was written
@@ -39,79 +41,91 @@ class FinishedPrediction:
     progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
 
 
-def is_prediction(place: str) -> bool:
+def is_prediction(folder: str) -> bool:
     """Return whether a folder holds a finished prediction."""
-    names = storage.names(place)
+    names = storage.names(folder)
     return MANIFEST in names and SUMMARY in names
 
 
-def read_prediction(place: str) -> FinishedPrediction:
+def read_prediction(folder: str) -> FinishedPrediction:
     """Read the output folder of a prediction.
 
     Raises:
         DataError: the folder holds no prediction, or it is damaged.
         StorageError: reading failed.
     """
-    manifest = json_files.read_manifest(storage.join(place, MANIFEST))
+    manifest = json_files.read_manifest(storage.join(folder, MANIFEST))
     if (command := manifest["job"]["command"]) != "predict":
         raise DataError(
-            f"{place} was written by {command}; reports exist of training runs and predictions"
+            f"{folder} was written by {command}; reports exist of training runs and predictions"
         )
     return FinishedPrediction(
-        place=place,
-        summary=json.loads(storage.read(storage.join(place, SUMMARY))),
+        folder=folder,
+        summary=json.loads(storage.read(storage.join(folder, SUMMARY))),
         job=manifest["job"],
         files={name: about["sha256"] for name, about in files_of(manifest["receipts"]).items()},
         num_parts=len(manifest["receipts"]),
-        progress=json_files.read_lines(storage.join(place, METRICS)),
+        progress=json_files.read_lines(storage.join(folder, METRICS)),
     )
 
 
 def build(prediction: FinishedPrediction) -> Report:
     """Build the report of a prediction."""
-    summary, progress = prediction.summary, prediction.progress
-    plots: dict[str, Sequence[Plot]] = {"digits": [digits_chart(summary)]}
+    summary, folder = prediction.summary, prediction.folder
+    predicted, labelled, correct = (
+        _by_number(summary[f"{name}_by_confidence"])
+        for name in ("predicted", "labelled", "correct")
+    )
+    plots = {"digits": [digits_chart(summary)]}
     confusion = calibration = review = None
     if summary["labelled"]:
         confusion = ConfusionMatrix(np.array(summary["confusion"]))
-        calibration = metrics.calibration_from_counts(
-            _by_number(summary["labelled_by_confidence"]),
-            _by_number(summary["millionths_by_confidence"]) / 1e6,
-            _by_number(summary["correct_by_confidence"]),
+        sums = _by_number(summary["millionths_by_confidence"]) / 1e6
+        calibration = metrics.calibration_from_counts(labelled, sums, correct)
+        plots["confusion"] = [confusion.chart()]
+        plots["calibration"] = [accuracy.reliability_chart(calibration)]
+    if summary["correct"] < summary["labelled"]:  # else every share is right
+        review = accuracy.review_by_doubt(
+            _by_number(summary["labelled_by_doubt"], NUM_LEVELS),
+            _by_number(summary["correct_by_doubt"], NUM_LEVELS),
         )
-        plots |= {
-            "confusion": [confusion],
-            "calibration": [accuracy.reliability_chart(calibration)],
-        }
-        # Earlier summaries have no doubt, and without mistakes every share is right.
-        if "labelled_by_doubt" in summary and summary["correct"] < summary["labelled"]:
-            levels = (summary["labelled_by_doubt"], summary["correct_by_doubt"])
-            review = accuracy.review_by_doubt(*(_by_number(each, NUM_LEVELS) for each in levels))
-            plots["review"] = [review.chart()]
+        plots["review"] = [review.chart()]
     if summary["predicted"]:
-        plots["confidence"] = [confidence_chart(summary)]
-    if progress:
-        plots["speed"] = [speed_chart(progress)]
+        groups = {
+            "correct": correct,
+            "wrong": labelled - correct,
+            "without label": predicted - labelled,
+        }
+        groups = {name: counts for name, counts in groups.items() if counts.any()}
+        plots["confidence"] = [accuracy.histogram_chart(groups)]
+    if prediction.progress:
+        plots["speed"] = [speed_chart(prediction.progress)]
+    total = summary["rows"] + summary["broken_files"]
+    reasons = sorted(summary["reasons"].items(), key=lambda each: -each[1])
     html = render(
         "prediction.html",
         prediction=prediction,
         summary=summary,
-        predicted_as=_by_number(summary["predicted_as"]).tolist(),
         plots=plots,
         confusion=confusion,
         calibration=calibration,
         review=review,
-        review_file=storage.join(prediction.place, REVIEW),
-        mistakes=[_mistake(each) for each in summary["worst"]],
-        quarantine=storage.join(prediction.place, "quarantine"),
+        review_file=storage.join(folder, REVIEW),
+        mistakes=[_draw_mistake(each) for each in summary["worst"]],
+        quarantine=storage.join(folder, "quarantine"),
+        reasons=[(reason, f"{count:,}", percent(count / total)) for reason, count in reasons],
         details=[
             (each["reason"], each["detail"], f"{each['rows']:,}", first_row(each))
-            for each in summary.get("details", [])  # earlier summaries had none
+            for each in summary["details"]
         ],
-        reasons=sorted(summary["reasons"].items(), key=lambda each: -each[1]),
-        # Earlier summaries have no places.
-        settings={name: summary[name] for name in ("inputs", "model") if name in summary}
-        | {**prediction.job, "parts": prediction.num_parts},
+        settings={
+            "inputs": summary["inputs"],
+            "model": summary["model"],
+            **prediction.job,
+            "parts": prediction.num_parts,
+        },
+        files=sorted(prediction.files.items()),
+        most_files=_MAX_FILES,
         manifest=MANIFEST,
     )
     return Report(html, plots)
@@ -119,52 +133,49 @@ def build(prediction: FinishedPrediction) -> Report:
 
 def digits_chart(summary: Row) -> Chart:
     """Plot the number of rows predicted as each digit, and labelled as each if there are labels."""
+    digits, width = list("0123456789"), 0.38
     predicted = _by_number(summary["predicted_as"]).tolist()
-    labels, spans = list("0123456789"), [(digit - 0.4, digit - 0.02) for digit in range(10)]
-    bars = [Bars("predicted", spans, predicted, labels)]
+    bars = [(digit - 0.4, count) for digit, count in enumerate(predicted)]
+    series = [Series("predicted", bars, "main", width, digits)]
     if summary["labelled"]:
         labelled = np.array(summary["confusion"]).sum(axis=1).tolist()
-        spans = [(digit, digit + 0.38) for digit in range(10)]
-        bars.append(Bars("labelled", spans, labelled, labels, "second"))
-    y = fit_axis([0, *predicted], "rows", ",.0f", 0)
-    return Chart("Rows by digit", Axis("digit", -0.5, 9.5, ".0f"), y, bars)
-
-
-def confidence_chart(summary: Row) -> Chart:
-    """Plot the number of rows by best score: correct, wrong, without label."""
-    predicted = _by_number(summary["predicted_by_confidence"])
-    labelled = _by_number(summary["labelled_by_confidence"])
-    correct = _by_number(summary["correct_by_confidence"])
-    groups = {
-        "correct": correct,
-        "wrong": labelled - correct,
-        "without label": predicted - labelled,
-    }
-    return accuracy.histogram_chart({name: each for name, each in groups.items() if each.any()})
+        series.append(Series("labelled", list(enumerate(labelled)), "second", width, digits))
+    rows = [(digit, f"{count:,}") for digit, count in zip(digits, predicted, strict=True)]
+    return plot(
+        "Rows by digit",
+        Axis("digit", -0.5, 9.5, ".0f", max_ticks=11),
+        fit_axis([0, *predicted], "rows", ",.0f", 0),
+        series,
+        table=Table("Rows by digit", ["digit", "predicted"], rows),
+    )
 
 
 def speed_chart(progress: Sequence[Row]) -> Chart:
     """Plot the rows done over time, and those in quarantine if any are."""
-
-    def line(name: str, key: str, style: str) -> Line:
-        return Line(name, [(0, 0), *((row["time_s"], row[key]) for row in progress)], style)
-
-    last, lines = progress[-1], [line("rows done", "row", "main")]
+    rows, last = [{"time_s": 0, "row": 0, "quarantined": 0}, *progress], progress[-1]
+    series = [Series("rows done", [(each["time_s"], each["row"]) for each in rows])]
     if last["quarantined"]:
-        lines.append(line("quarantined", "quarantined", "second"))
-    x = Axis("seconds", 0, last["time_s"] or 1, "g")
-    return Chart("Rows over time", x, fit_axis([0, last["row"]], "rows", ",.0f", 0), lines)
+        points = [(each["time_s"], each["quarantined"]) for each in rows]
+        series.append(Series("quarantined", points, "second"))
+    cells = [
+        (f"{each['time_s']:.1f}", f"{each['row']:,}", f"{each['quarantined']:,}")
+        for each in progress
+    ]
+    return plot(
+        "Rows over time",
+        Axis("seconds", 0, last["time_s"] or 1, "g"),
+        fit_axis([0, last["row"]], "rows", ",.0f", 0),
+        series,
+        table=Table("Rows over time", ["seconds", "rows", "quarantined"], cells),
+    )
 
 
-def _mistake(worst: Row) -> Mistake:
+def _draw_mistake(worst: Row) -> Mistake:
     with Image.open(BytesIO(b64decode(worst["png"]))) as picture:
         pixels = np.array(picture)
-    return Mistake(
-        image=accuracy.draw_digit(pixels, worst["label"]),
-        label=worst["label"],
-        prediction=worst["prediction"],
-        confidence=worst["confidence"],
-        origin=f"{worst['source_file'].rsplit('/', 1)[-1]}, row {worst['source_row']:,}",
+    origin = f"{worst['source_file'].rsplit('/', 1)[-1]}, row {worst['source_row']:,}"
+    return accuracy.draw_mistake(
+        pixels, worst["label"], worst["prediction"], worst["confidence"], origin
     )
 
 

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from nanograd.config.settings import from_toml
-from nanograd.data.dataset import NUM_CLASSES, Dataset
+from nanograd.data.dataset import NUM_CLASSES, SIDE, Dataset
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import accuracy, drawing
 from nanograd.report.accuracy import ConfusionMatrix
-from nanograd.report.charts import Axis, Chart, Line, Mark, fit_axis
-from nanograd.report.html import render
-from nanograd.report.plots import Plot, Report
+from nanograd.report.charts import Axis, Chart, Mark, Series, Table, fit_axis, plot
+from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
 
-# Styles of the marks, by name of the event; every other event is neither failure nor recovery.
+# Styles of the marks by name of the event. Every other event is neither failure nor recovery.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
+_FILES = ("config.toml", "metrics.jsonl", "events.jsonl")
 
 Row = dict[str, Any]
 
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 class FinishedRun:
     """Contents of a run directory."""
 
-    place: str  # the run directory
+    folder: str  # the run directory
     config: Row  # its settings, resolved
     epochs: Sequence[Row]  # rows of metrics.jsonl, epochs and rounds counted through all nets
     events: Sequence[Row]  # rows of events.jsonl, rounds counted likewise
@@ -40,29 +40,28 @@ class FinishedRun:
     versions: Row  # of the packages that trained it
 
 
-def read_run(place: str) -> FinishedRun:
+def read_run(folder: str) -> FinishedRun:
     """Read a run directory.
 
     Raises:
         DataError: the run is not finished.
         StorageError: reading failed.
     """
-    folder = storage.join(place, "model")
-    manifest = storage.join(folder, model_io.MANIFEST)
+    model = storage.join(folder, "model")
+    manifest = storage.join(model, model_io.MANIFEST)
     if not storage.exists(manifest):
         raise DataError(
-            f"{place} holds neither a finished training run nor a finished prediction; check the "
-            "path, or finish it with its own command"
+            f"{folder} holds neither a finished training run nor a finished prediction; check the "
+            "path, or finish the run or prediction with its own command"
         )
-    config = storage.join(place, "config.toml")
-    epochs = json_files.read_lines(storage.join(place, "metrics.jsonl"))
-    events = json_files.read_lines(storage.join(place, "events.jsonl"))
+    config, *lines = (storage.join(folder, name) for name in _FILES)
+    epochs, events = map(json_files.read_lines, lines)
     return FinishedRun(
-        place=place,
+        folder=folder,
         config=from_toml(storage.read(config).decode(errors="surrogateescape"), config),
         epochs=_count_through(epochs, epochs),
         events=_count_through(events, epochs),
-        model=model_io.load(folder),
+        model=model_io.load(model),
         versions=json_files.read_manifest(manifest)["versions"],
     )
 
@@ -89,63 +88,95 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
 def build(run: FinishedRun, test: Dataset) -> Report:
     """Build the report of a run, for which it classifies the test images."""
     with process.one_thread():
-        scores = run.model.scores(test.images)
-    predictions, best = scores.argmax(axis=1), scores.max(axis=1)
+        probabilities = run.model.scores(test.images)
+    predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     correct = predictions == test.labels
-    calibration = metrics.calibration(best, correct)
+    calibration = metrics.calibration(confidence, correct)
     confusion = ConfusionMatrix(metrics.confusion_matrix(predictions, test.labels, NUM_CLASSES))
-    plots: dict[str, Sequence[Plot]] = {
+    bins = {
+        name: np.histogram(confidence[chosen], 20, (0, 1))[0]
+        for name, chosen in (("correct", correct), ("wrong", ~correct))
+    }
+    plots = {
         "learning": learning_charts(run.epochs),
         "speed": [speed_chart(run)],
-        "confusion": [confusion],
+        "confusion": [confusion.chart()],
         "calibration": [accuracy.reliability_chart(calibration)],
-        "confidence": [
-            accuracy.histogram_chart(
-                {
-                    name: np.histogram(best[chosen], 20, (0, 1))[0]
-                    for name, chosen in (("correct", correct), ("wrong", ~correct))
-                }
-            )
-        ],
+        "confidence": [accuracy.histogram_chart(bins)],
     }
+    wrong = np.flatnonzero(~correct)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: accuracy.NUM_MISTAKES].tolist()
     units, num_units = accuracy.draw_units(run.model.nets[0].params)
+    present = storage.names(run.folder)
+    files = [name for name in _FILES if name in present]
+    files += [f"model/{name}" for name in storage.names(storage.join(run.folder, "model"))]
     html = render(
         "training.html",
         run=run,
         accuracy=correct.mean(),
         num_images=len(test),
-        num_wrong=int((~correct).sum()),
+        num_wrong=len(wrong),
         num_failures=sum(_STYLES.get(event["event"]) == "failed" for event in run.events),
         plots=plots,
         confusion=confusion,
         calibration=calibration,
-        mistakes=accuracy.worst_mistakes(test.images, test.labels, predictions, best),
+        mistakes=[
+            accuracy.draw_mistake(
+                test.images[each].reshape(SIDE, SIDE),
+                int(test.labels[each]),
+                int(predictions[each]),
+                float(confidence[each]),
+            )
+            for each in worst
+        ],
         units=units,
         num_units=num_units,
-        pad_side=drawing.PAD_SIDE,
-        scripts=drawing.SCRIPTS,
         packed=drawing.pack_model(run.model),
-        fingerprint=process.fingerprint(),
-        ray=next((each.version for each in distributions(name="ray")), "not installed"),
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        checksums=_checksums(run.place),
+        events=[(event["time"], event["event"], event["sentence"]) for event in run.events],
+        environment=[
+            ("trained with", ", ".join(map(" ".join, run.versions.items()))),
+            ("arithmetic here", process.fingerprint()),
+            (
+                "Ray here",
+                next((each.version for each in distributions(name="ray")), "not installed"),
+            ),
+            ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"),
+            ("data, SHA-256", run.model.about["identity"]["data_sha256"]),
+            ("parameters, SHA-256", run.model.params_sha256()),
+        ],
+        checksums=[
+            (name, storage.checksum(storage.read(storage.join(run.folder, name)))) for name in files
+        ],
     )
     return Report(html, plots)
 
 
 def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
     """Plot loss, validation accuracy (if any) and learning rate of each epoch."""
-    charts = []
-    for title, name, spec in (
-        ("Training loss", "loss", ".3g"),
-        ("Validation accuracy", "val_accuracy", ".2%"),
-        ("Learning rate", "learning_rate", ".3g"),
+    head = ["epoch", "loss", "validation accuracy", "learning rate", "images/s", "seconds"]
+    rows = [
+        (
+            str(row["epoch"]),
+            f"{row['loss']:.5f}",
+            percent(row["val_accuracy"]),
+            f"{row['learning_rate']:.4g}",
+            f"{row['images_per_s']:,}",
+            f"{row['train_s']:.1f}",
+        )
+        for row in epochs
+    ]
+    charts: list[Chart] = []
+    for title, key, name, spec in (
+        ("Training loss", "loss", "loss", ".3g"),
+        ("Validation accuracy", "val_accuracy", "accuracy", ".2%"),
+        ("Learning rate", "learning_rate", "rate", ".3g"),
     ):
-        points = [(row["epoch"], row[name]) for row in epochs if row[name] is not None]
+        points = [(row["epoch"], row[key]) for row in epochs if row[key] is not None]
         if points:
-            y = fit_axis([value for _, value in points], title.lower(), spec)
             x = Axis("epoch", 0, points[-1][0], "g")
-            charts.append(Chart(title, x, y, [Line(title.lower(), points)]))
+            y = fit_axis([value for _, value in points], name, spec)
+            table = None if charts else Table("Epochs", head, rows)
+            charts.append(plot(title, x, y, [Series(name, points)], table=table))
     return charts
 
 
@@ -157,22 +188,14 @@ def speed_chart(run: FinishedRun) -> Chart:
         for begin, row in zip(begins, run.epochs, strict=False)
         for round_ in (begin, row["round"])
     ]
-    return Chart(
+    return plot(
         "Images per second; failures (red) and replacements (green)",
         Axis("round", 0, begins[-1], ",.0f"),
         fit_axis([height for _, height in steps], "images/s", ",.0f", 0),
-        [Line("images/s", steps)],
-        [
+        [Series("images/s", steps)],
+        marks=[
             Mark(event["round"], event["sentence"], _STYLES.get(event["event"], "other"))
             for event in run.events
             if "round" in event
         ],
     )
-
-
-def _checksums(place: str) -> list[tuple[str, str]]:
-    present = storage.names(place)
-    names = ["config.toml", "metrics.jsonl", "events.jsonl"]
-    names = [name for name in names if name in present]
-    names += [f"model/{name}" for name in storage.names(storage.join(place, "model"))]
-    return [(name, storage.checksum(storage.read(storage.join(place, name)))) for name in names]

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from nanograd.data.mnist import Mnist
-from nanograd.report.plots import REPORT
+from nanograd.report.html import REPORT
 from scripts import chromium
 from tests.helpers.reports import predict_digits, write_training_report
 from tests.helpers.runs import train

@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd.report.drawing import PAD_SIDE
-
 Stroke = list[tuple[float, float]]
 
-PEN = 18
+PAD_SIDE, PEN = 240, 18  # of page/draw.html and page/draw.js
 _FINER = 4
 
 

@@ -12,7 +12,7 @@ from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.dataset import Dataset
 from nanograd.report import html, training_report
-from nanograd.report.plots import Report
+from nanograd.report.html import Report
 from nanograd.runtime.events import Listener, ignore
 
 MAX_BYTES = 3_000_000
@@ -65,7 +65,7 @@ def confusion_cells(html: str) -> list[int]:
 
 def render_source(source: str, **values: Any) -> str:
     """Fill in a template given as text, which may import those of the reports."""
-    return html._environment().from_string(source).render(values)
+    return html.environment().from_string(source).render(values)
 
 
 def write_training_report(

@@ -40,7 +40,7 @@ def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> No
     failure = {"time": "now", "event": "lost", "round": 8, "sentence": HOSTILE}
     hostile = replace(
         finished,
-        place=HOSTILE,
+        folder=HOSTILE,
         config=poison_keys(finished.config),
         events=[poison(event), failure],
         model=replace(finished.model, about=poison(finished.model.about)),
@@ -63,7 +63,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
     ]
     hostile = replace(
         finished,
-        place=HOSTILE,
+        folder=HOSTILE,
         summary=finished.summary | {"reasons": {HOSTILE: 1}, "worst": worst},
         job=poison_keys(finished.job),
         files=poison_keys(dict(finished.files)),
@@ -79,9 +79,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
 def test_drawing_pad_escapes_the_nets() -> None:
     run = SimpleNamespace(model=SimpleNamespace(nets=[None]))
 
-    html = render(
-        "draw.html", run=run, packed={"nets": [{"data": HOSTILE}]}, pad_side=240, scripts=[]
-    )
+    html = render("draw.html", run=run, packed={"nets": [{"data": HOSTILE}]})
 
     check_escaped(html, [])
     assert html.count("</script>") == 2

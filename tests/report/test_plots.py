@@ -1,22 +1,31 @@
+"""Charts: shapes inside their page, and PNG files."""
+
+import re
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
 from nanograd.data.mnist import Mnist
-from nanograd.report import html, plots
+from nanograd.report import charts, html, training_report
+from nanograd.report.accuracy import ConfusionMatrix
+from nanograd.report.charts import Axis, Mark, Series, draw_png, fit_axis, plot
 from tests.conftest import Nanograd
 from tests.helpers.reports import write_training_report
 from tests.helpers.runs import train
 from tests.report.conftest import Predict
 
 
-def written(place: Path) -> dict[str, tuple[int, int]]:
+def written(folder: Path) -> dict[str, tuple[int, int]]:
     """Return name and size of each PNG file, none of which is blank."""
     sizes = {}
-    for file in sorted((place / plots.FOLDER).iterdir()):
+    for file in sorted((folder / html.PLOTS).iterdir()):
         with Image.open(file) as picture:
             assert picture.format == "PNG"
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10
@@ -34,7 +43,7 @@ def test_plots_of_a_run_are_png_files(
 
     sizes = written(tmp_path / "run")
     assert sorted(sizes) == ["calibration", "confidence", "confusion", "learning", "speed"]
-    assert sizes["learning"] == (num_curves * 624, 480)
+    assert sizes["learning"] == (num_curves * sizes["speed"][0], sizes["speed"][1])
 
 
 @pytest.mark.parametrize(
@@ -50,18 +59,94 @@ def test_plots_of_a_prediction_are_png_files(
     assert sorted(written(out)) == sorted([*names, "confidence", "digits", "speed"])
 
 
-def test_colours_are_those_of_the_page() -> None:
-    light = html.asset("page.css").split("@media")[0]
-
-    for name in ("blue", "orange", "red", "green", "grey", "pale"):
-        assert f"--{name}: {getattr(plots, name.upper())};" in light
-
-
 def test_flag_adds_plots_to_a_finished_run(nanograd: Nanograd, tmp_path: Path) -> None:
     words = ["train", "--data", "sample", "--workers", "0", "--epochs", "2", "--ensemble", "2"]
 
     for flags in ([], ["--plots"]):
         assert nanograd(*words, "--output", "run", *flags).code == 0
-        assert (tmp_path / "run" / plots.FOLDER).exists() == bool(flags)
+        assert (tmp_path / "run" / html.PLOTS).exists() == bool(flags)
 
     assert "confusion" in written(tmp_path / "run")
+
+
+SERIES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_size=7).flatmap(
+    lambda points: st.builds(
+        Series,
+        st.text(),
+        st.just(points),
+        st.sampled_from(["main", "second"]),
+        st.sampled_from([0, 0.3]),
+        st.sampled_from([[], [str(each) for each in points]]),
+    )
+)
+
+
+@given(st.lists(SERIES, min_size=1, max_size=3), st.lists(st.floats(0, 10), max_size=3))
+def test_every_shape_lies_inside_the_chart(series: list[Series], marks: list[float]) -> None:
+    x, y = Axis("x", 0, 10.3, "g"), Axis("y", 0, 1, "g")
+
+    chart = plot("t", x, y, series, marks=[Mark(each, "end", "failed") for each in marks])
+
+    points = np.concatenate([shape.points for shape in chart.shapes])
+    assert (points >= 0).all()
+    assert (points <= chart.size).all()
+    kinds = [shape.kind for shape in chart.shapes if shape.style in ("main", "second", "failed")]
+    num_points = sum(len(each.points) for each in series)
+    assert kinds.count("dot") + kinds.count("bar") == num_points + len(marks)
+    assert kinds.count("line") == sum(not each.width for each in series) + len(marks)
+    assert len(chart.legend) == (len(series) if len(series) > 1 else 0)
+
+
+def test_every_shape_is_painted_in_its_colour() -> None:
+    x, y = Axis("x", 0, 10, "g"), Axis("y", 0, 1, "g")
+    series = [
+        Series("line", [(0, 0.9), (10, 0.9)]),
+        Series("bars", [(2, 0.5), (7, 0.3)], "second", 1),
+        Series("dashes", [(0, 0.7), (10, 0.7)], "guide"),
+    ]
+
+    with Image.open(
+        BytesIO(draw_png([plot("t", x, y, series, marks=[Mark(4, "", "joined")])]))
+    ) as picture:
+        found = {colour for _, colour in picture.getcolors(1 << 24) or []}
+
+    assert {(29, 78, 216), (180, 83, 9), (87, 96, 106), (26, 127, 55)} < found
+
+
+@pytest.mark.parametrize("counts", [np.zeros((10, 10)), 7 * np.eye(10), np.full((10, 10), 1e6)])
+def test_confusion_matrix_of_any_counts_is_drawn(counts: NDArray[np.float64]) -> None:
+    chart = ConfusionMatrix(counts.astype(np.int64)).chart()
+
+    shades = {shape.percent for shape in chart.shapes if shape.kind == "bar"}
+    assert shades <= {0, 40}
+    assert draw_png([chart, chart])
+
+
+@pytest.mark.parametrize(("high", "spec"), [(1, ",.0f"), (3, ",.0f"), (1e-4, ".2%"), (0.9, ".0f")])
+def test_no_two_ticks_of_an_axis_have_the_same_text(high: float, spec: str) -> None:
+    axis = fit_axis([0, high], "rows", spec, 0)
+
+    texts = [axis.format(value) for value in axis.ticks()]
+
+    assert len(texts) == len(set(texts)) > 0
+
+
+def test_one_epoch_alone_is_drawn() -> None:
+    row = {
+        "epoch": 1, "loss": 0.0, "val_accuracy": None, "learning_rate": 0.1, "images_per_s": 1,
+        "train_s": 0.1,
+    }  # fmt: skip
+
+    drawn = training_report.learning_charts([row])
+
+    assert [[shape.kind for shape in chart.shapes].count("dot") for chart in drawn] == [1, 1]
+    assert drawn[0].table
+    assert drawn[0].table.rows == [("1", "0.00000", "-", "0.1", "1", "0.1")]
+
+
+def test_colours_are_those_of_the_page() -> None:
+    css = html.asset("page.css").split("@media")
+    light = dict(re.findall(r"--(\w+): (#\w+);", css[0]))
+    names = dict(re.findall(r"\.(\w+) { --paint: var\(--(\w+)\)", css[1] + css[2]))
+
+    assert {style: light[name] for style, name in names.items()}.items() <= charts.COLOURS.items()

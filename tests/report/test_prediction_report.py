@@ -15,21 +15,20 @@ from nanograd.console import summaries
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
-from nanograd.report import accuracy, plots, prediction_report
-from nanograd.report.charts import fit_axis
+from nanograd.report import accuracy, html, prediction_report
 from tests.conftest import Nanograd
 from tests.helpers.reports import Page, check_page, confusion_cells
 from tests.report.conftest import Predict
 
 
 def words_of(out: Path) -> str:
-    return Page((out / plots.REPORT).read_text()).text
+    return Page((out / html.REPORT).read_text()).text
 
 
 @pytest.mark.parametrize(
     ("num_labelled", "present", "absent"),
     [
-        (0, ["No row had a label", "Images by best score"], ["Worst mistakes", "Calibration"]),
+        (0, ["No row had a label", "Images by confidence"], ["Worst mistakes", "Calibration"]),
         (100, ["Of 100 with a label", "without label", "Worst mistakes", "Calibration"], []),
         (193, ["Of 193 with a label", "Worst mistakes", "Calibration"], ["without label"]),
     ],
@@ -37,7 +36,7 @@ def words_of(out: Path) -> str:
 def test_report_is_one_small_file_with_sections_for_its_labels(
     predict: Predict, num_labelled: int, present: list[str], absent: list[str]
 ) -> None:
-    text = check_page((predict(num_labelled) / plots.REPORT).read_text()).text
+    text = check_page((predict(num_labelled) / html.REPORT).read_text()).text
 
     assert [words for words in present if words not in text] == []
     assert [words for words in absent if words in text] == []
@@ -48,7 +47,7 @@ def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
 
     table = pq.read_table(out / "predictions")
     label, read = table["label"].to_numpy(), table["prediction"].to_numpy()
-    text, words = (out / plots.REPORT).read_text(), words_of(out)
+    text, words = (out / html.REPORT).read_text(), words_of(out)
     assert "194 rows: 193 classified, 1 in quarantine." in words
     assert f"{100 * (label == read).mean():.2f} % were classified correctly" in words
     assert confusion_cells(text) == metrics.confusion_matrix(read, label, 10).ravel().tolist()
@@ -73,15 +72,6 @@ def test_report_names_input_and_model(predict: Predict) -> None:
         assert Path(place).exists()
         assert place in page
     assert list(summary["predicted_as"]) == sorted(summary["predicted_as"])
-
-
-@pytest.mark.parametrize(("high", "spec"), [(1, ",.0f"), (3, ",.0f"), (1e-4, ".2%"), (0.9, ".0f")])
-def test_no_two_ticks_of_an_axis_have_the_same_text(high: float, spec: str) -> None:
-    axis = fit_axis([0, high], "rows", spec, 0)
-
-    texts = [axis.format(value) for value in axis.ticks()]
-
-    assert len(texts) == len(set(texts)) > 0
 
 
 def test_job_without_rows_has_a_report(run: Path, tmp_path: Path) -> None:
@@ -139,8 +129,8 @@ def test_report_of_a_large_job_without_progress_and_quarantine(predict: Predict)
 
 def test_command_writes_the_report_again(predict: Predict) -> None:
     out = predict(7)
-    before = (out / plots.REPORT).read_bytes()
-    (out / plots.REPORT).unlink()
+    before = (out / html.REPORT).read_bytes()
+    (out / html.REPORT).unlink()
 
     figures = commands.report(str(out), [], [].append)
 

@@ -127,7 +127,6 @@ def test_tracker_that_fails_is_reported_once_and_dropped() -> None:
     [
         ("tensorboardX", {"tensorboard": True}, "tensorboardX"),
         ("mlflow", {"mlflow": "file:///tmp"}, "mlflow-skinny"),
-        ("matplotlib.figure", {"plots": True}, "matplotlib"),
     ],
 )
 def test_missing_package_is_named_before_anything_is_trained(

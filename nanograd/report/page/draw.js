@@ -1,12 +1,12 @@
-// The pad: draws strokes, shows the net's input and scores, saves labelled drawings in one file.
+// The pad: draws strokes, shows the net's input and probabilities, saves labelled drawings.
 
 const byId = (id) => document.getElementById(id);
 const PEN = 18; // of the 240 pixels of the pad
 
 const pad = byId("pad"), input = byId("input"), status = byId("status");
 const ink = pad.getContext("2d", { willReadFrequently: true });
-const rows = [...document.querySelectorAll(".scores li")];
-const model = await unpack(JSON.parse(byId("model").textContent));
+const rows = [...document.querySelectorAll(".probabilities li")];
+const model = unpack(JSON.parse(byId("model").textContent));
 const kept = [];
 let strokes = [], drawing = null, scheduled = false;
 
@@ -36,13 +36,13 @@ function showInput(image) {
   surface.putImageData(picture, 0, 0);
 }
 
-function showScores(values) {
+function showProbabilities(values) {
   const best = values ? values.indexOf(Math.max(...values)) : -1;
   rows.forEach((row, digit) => {
-    const score = values ? values[digit] : 0;
+    const share = values ? values[digit] : 0;
     row.classList.toggle("best", digit === best);
-    row.querySelector(".bar span").style.width = `${100 * score}%`;
-    row.querySelector(".score").textContent = values ? `${(100 * score).toFixed(2)} %` : "-";
+    row.querySelector(".bar span").style.width = `${100 * share}%`;
+    row.querySelector(".number").textContent = values ? `${(100 * share).toFixed(2)} %` : "-";
   });
   return best;
 }
@@ -64,8 +64,8 @@ function update() {
     status.textContent = error.message;
   }
   showInput(result && result.image);
-  const best = showScores(result && result.scores);
-  const doubt = result && result.unfamiliar > 0.5 ? " The drawing is unlike the digits it learnt." : "";
+  const best = showProbabilities(result && result.scores);
+  const doubt = result && result.unfamiliar > 0.5 ? " The drawing is unlike the training digits." : "";
   if (result && !drawing) status.textContent = `The net predicts ${best}.${doubt}`;
   for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !result;
 }

@@ -4,46 +4,41 @@
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 // See nanograd/report/drawing.py.
-async function unpack({ nets, reference }) {
-  const means = reference && fromBase64(reference.means);
-  const directions = reference && new Int8Array(fromBase64(reference.directions).buffer);
+function unpack({ nets, reference }) {
   return {
-    nets: await Promise.all(nets.map(unpackNet)),
-    reference: reference && { ...reference, means, directions },
+    nets: nets.map(unpackNet),
+    reference: reference && {
+      ...reference,
+      means: fromBase64(reference.means),
+      directions: new Int8Array(fromBase64(reference.directions).buffer),
+    },
   };
 }
 
-async function unpackNet({ first, data, ...net }) {
-  const rest = new Float32Array(fromBase64(data).buffer);
-  const last = net.hidden * 10;
+function unpackNet({ first, rest, ...net }) {
+  const numbers = new Float32Array(fromBase64(rest).buffer);
+  const [biases, weights, last] = [1, 2, 12].map((times) => times * net.hidden);
   const layers = [
-    { weights: unfold(await inflate(fromBase64(first))), factor: net.step, biases: rest.slice(0, net.hidden) },
-    { weights: rest.slice(net.hidden, net.hidden + last), factor: 1, biases: rest.slice(net.hidden + last) },
+    {
+      weights: new Int16Array(fromBase64(first).buffer),
+      steps: numbers.subarray(0, biases),
+      biases: numbers.subarray(biases, weights),
+    },
+    {
+      weights: numbers.subarray(weights, last),
+      steps: new Float32Array(10).fill(1),
+      biases: numbers.subarray(last),
+    },
   ];
   return { ...net, layers };
 }
 
-async function inflate(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
-// 0, 1, 2, 3, ... stand for 0, -1, 1, -2, ...; all low bytes come first, then all next ones, ...
-function unfold(planes) {
-  const length = planes.length / 4;
-  return Float32Array.from({ length }, (_, place) => {
-    const byte = (plane) => planes[plane * length + place] << (8 * plane);
-    const folded = byte(0) | byte(1) | byte(2) | byte(3);
-    return (folded >>> 1) ^ -(folded & 1);
-  });
-}
-
-function applyLayer({ weights, factor, biases }, values) {
+function applyLayer({ weights, steps, biases }, values) {
   return Array.from(biases, (bias, output) => {
     const start = output * values.length;
-    let sum = 0;
-    for (let place = 0; place < values.length; place++) sum += values[place] * weights[start + place];
-    return factor * sum + bias;
+    let total = 0;
+    for (let place = 0; place < values.length; place++) total += values[place] * weights[start + place];
+    return steps[output] * total + bias;
   });
 }
 
