@@ -1,8 +1,11 @@
-"""The light on a picture as a smooth surface: vignettes, and lamps to one side.
+"""The light on a picture as a smooth surface, and ink that differs from its sheet in hue alone.
 
 The closing of `paper.estimate_paper` sees nothing outside the picture, so a gradient that ends at
 the border would be ink. The surface is fitted to all of the picture, and ink, which covers little
 of it, does not count.
+
+Light on paper only scales its colour. What is left at right angles to that colour is ink, in one
+direction of its own; a picture seen in that direction has dark ink on bright paper.
 
 References:
     Lu, Su & Tan (2010), "Document image binarization using background estimation and stroke edges",
@@ -16,21 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Floats = NDArray[np.floating]
+from nanograd.pictures import tuning
+from nanograd.pictures.paper import otsu
 
-# Side of the grid of blocks to which the surface is fitted.
-_GRID = 20
-_DEGREES = (2, 4)
-# Median residual of a smooth light, in natural logarithms: 0.028 and less under vignettes by degree
-# 2, 0.004 by degree 4; 0.01 and more beside a shadow by degree 4, 0.02 to 0.1 usually.
-_GOOD_FIT = 0.01
-# Share of blocks that must be as close as this to the surface: the others have ink.
-_CLOSE, _ON_SURFACE = 0.05, 0.6
-# A surface that varies less, in natural logarithms, is left to the closing.
-_FLAT = 0.2
-# Residuals beyond this many median ones have no weight.
-_BIWEIGHT, _STEPS = 6.0, 6
-_DARKEST = 8.0
+Floats = NDArray[np.floating]
 
 
 def light_surface(picture: Image.Image) -> Floats | None:
@@ -44,18 +36,17 @@ def light_surface(picture: Image.Image) -> Floats | None:
         smooth surface explains the picture.
     """
     grey = picture.convert("L")
-    size = (min(_GRID, picture.width), min(_GRID, picture.height))
-    blocks = np.log(
-        np.maximum(np.asarray(grey.resize(size, Image.Resampling.BOX), np.float64), _DARKEST)
-    ).ravel()
-    for degree in _DEGREES:
+    size = (min(tuning.GRID, picture.width), min(tuning.GRID, picture.height))
+    means = np.asarray(grey.resize(size, Image.Resampling.BOX), np.float64)
+    blocks = np.log(np.maximum(means, tuning.DARKEST_LIGHT)).ravel()
+    for degree in tuning.DEGREES:
         surface, residual = _fit(_basis(*size, degree), blocks)
-        if residual < _GOOD_FIT:
+        if residual < tuning.GOOD_FIT:
             break
     else:
         return None
-    on_surface = (np.abs(blocks - surface) < _CLOSE).mean()
-    if np.ptp(surface) < _FLAT or on_surface < _ON_SURFACE:
+    on_surface = (np.abs(blocks - surface) < tuning.CLOSE).mean()
+    if np.ptp(surface) < tuning.FLAT or on_surface < tuning.ON_SURFACE:
         return None
     light = np.exp(surface - surface.max()).astype(np.float32).reshape(size[::-1])
     return np.asarray(Image.fromarray(light).resize(picture.size, Image.Resampling.BICUBIC))
@@ -64,14 +55,14 @@ def light_surface(picture: Image.Image) -> Floats | None:
 def _fit(basis: Floats, values: Floats) -> tuple[Floats, float]:
     """Return the surface at each block and the median residual, weighted by Tukey's biweight."""
     weights = np.ones(len(values))
-    for _ in range(_STEPS):
+    for _ in range(tuning.FIT_STEPS):
         weighted = basis * weights[:, None]
         surface = basis @ np.linalg.solve(
             weighted.T @ basis + 1e-6 * np.eye(basis.shape[1]), weighted.T @ values
         )
         residuals = np.abs(values - surface)
         scale = max(float(np.median(residuals)), 1e-3)
-        weights = np.maximum(0, 1 - (residuals / (_BIWEIGHT * scale)) ** 2) ** 2
+        weights = np.maximum(0, 1 - (residuals / (tuning.BIWEIGHT * scale)) ** 2) ** 2
     return surface, scale
 
 
@@ -87,3 +78,48 @@ def divide(picture: Image.Image, light: Floats) -> Image.Image:
     """Return a picture as under even light."""
     pixels = np.asarray(picture) / light.reshape(*light.shape, *[1] * (len(picture.getbands()) > 1))
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+
+
+def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
+    """Find the direction in colour that separates ink from a coloured sheet.
+
+    Args:
+        reduced: mode L or RGB.
+
+    Returns:
+        Weights of red, green and blue, and a constant, as `Image.convert("L", ...)` expects them;
+        None on sheets of little colour, where light separates ink well enough.
+    """
+    if reduced.mode != "RGB":
+        return None
+    pixels = np.asarray(reduced)[::2, ::2].reshape(-1, 3).astype(np.float32)
+    sheet = np.median(pixels, axis=0)
+    bright = float(np.linalg.norm(sheet))
+    if np.ptp(sheet) <= tuning.COLOURED * bright:
+        return None
+    sheet = sheet / bright
+    along = np.maximum(pixels @ sheet, 1)
+    beside = pixels / along[:, None] - sheet
+    direction = np.linalg.eigh(beside.T @ beside)[1][:, 2].astype(np.float32)
+    hue = beside @ direction
+    low, high = np.quantile(hue, (0.001, 0.999))
+    if high - low < tuning.HUE:
+        return None
+    scaled = (255 * np.clip((hue - low) / (high - low), 0, 1)).astype(np.uint8)
+    threshold, separation = otsu(scaled)
+    is_ink = scaled > threshold
+    if is_ink.mean() > 0.5:
+        is_ink = ~is_ink
+    least, most = tuning.INK_SHARE
+    if separation < tuning.TWO_HUES or not least < is_ink.mean() < most:
+        return None
+    ink, paper = np.median(pixels[is_ink], axis=0), np.median(pixels[~is_ink], axis=0)
+    away = float((ink / max(ink @ sheet, 1) - paper / max(paper @ sheet, 1)) @ direction)
+    if abs(away) < tuning.HUE:
+        return None
+    # In the plane of sheet and direction: the weights that give paper and ink their levels.
+    plane = np.stack([sheet, direction])
+    levels = (tuning.PAPER_LEVEL, tuning.INK_LEVEL)
+    weights = np.linalg.solve(np.stack([plane @ paper, plane @ ink]), levels)
+    red, green, blue = (weights @ plane).tolist()
+    return red, green, blue, 0.0

@@ -4,27 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.errors import Reason, UnreadableError
+from nanograd.pictures import tuning
 from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import Levels
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-
-# Largest gap between parts of one digit, as a share of the parts found so far.
-_REACH = 0.25
-# Largest gap above or below for a bar, as the top stroke of a five: a share of the height of both.
-# Least ink of a bar, as a share of the largest mark's.
-_BAR_REACH, _BAR_INK = 0.3, 0.1
-# Weight of a mark that touches the border, beside one that does not.
-_BORDER_WEIGHT = 0.5
-# Dots of dotted paper: greatest side as a share of the picture's, least number, and the greatest
-# factor between the ink of one and their median.
-_DOT, _LEAST_DOTS, _ALIKE = 0.06, 6, 3.0
-# Least height and width of a digit in a frame, as shares of the frame's: a dotted zero is none.
-_FRAMED = 0.25
-# More pieces than any broken stroke has.
-_MAX_MARKS = 15
 
 
 def choose_marks(ink: Floats, levels: Levels) -> Mask:
@@ -36,7 +22,7 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     labels, count = label_marks(ink > levels.weak)
     mass, at_border, boxes = _measure(ink, labels, count, levels.strong)
     # A digit may touch the border, but marks inside the picture take precedence.
-    inner = mass * np.where(at_border > 0, _BORDER_WEIGHT * (1 - at_border), 1)
+    inner = mass * np.where(at_border > 0, tuning.BORDER_WEIGHT * (1 - at_border), 1)
     if not inner.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but specks and a border")
     main = int(inner.argmax())
@@ -50,8 +36,8 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     sizeable &= ~_are_dots(boxes, mass, max(ink.shape))
     sizeable[main] = True
     _check_one_digit(boxes[sizeable], mass[sizeable])
-    kept = _grow(main, boxes, sizeable, mass > _BAR_INK * mass[main])
-    if kept.sum() > _MAX_MARKS:
+    kept = _grow(main, boxes, sizeable, mass > tuning.BAR_INK * mass[main])
+    if kept.sum() > tuning.MAX_MARKS:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")
     return np.concatenate([[False], kept])[labels]
 
@@ -76,7 +62,7 @@ def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Float
 def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
     """Whether a mark is a box or a ring around the digit."""
     sizes = 1 - boxes[:, :2] - boxes[:, 2:]
-    inner = (boxes > boxes[mark]).all(1) & (sizes > _FRAMED * sizes[mark]).all(1) & (mass > 0)
+    inner = (boxes > boxes[mark]).all(1) & (sizes > tuning.FRAMED * sizes[mark]).all(1) & (mass > 0)
     if not inner.any():
         return False
     frame = running_max(np.pad(labels == mark + 1, 2).view(np.uint8), 1)  # no gaps at corners
@@ -87,11 +73,11 @@ def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
 
 def _are_dots(boxes: Floats, mass: Floats, side: int) -> Mask:
     """Which marks are the dots of dotted paper: many, small, alike, and apart from each other."""
-    small = (1 - (boxes[:, :2] + boxes[:, 2:]).min(1) <= _DOT * side) & (mass > 0)
-    if small.sum() < _LEAST_DOTS:
+    small = (1 - (boxes[:, :2] + boxes[:, 2:]).min(1) <= tuning.DOT * side) & (mass > 0)
+    if small.sum() < tuning.LEAST_DOTS:
         return np.zeros(len(mass), bool)
     ratio = mass / np.median(mass[small])
-    return np.asarray(small & (ratio > 1 / _ALIKE) & (ratio < _ALIKE))
+    return np.asarray(small & (ratio > 1 / tuning.ALIKE) & (ratio < tuning.ALIKE))
 
 
 def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
@@ -103,12 +89,12 @@ def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
     kept[start] = True
     while True:
         box = boxes[kept].min(0)
-        reach = _REACH * (1 - min(box[2] + box[0], box[3] + box[1]))
+        reach = tuning.REACH * (1 - min(box[2] + box[0], box[3] + box[1]))
         # Boxes are (top, left, -bottom, -right): a gap is positive where they do not overlap.
         down, across = (boxes + np.roll(box, 2)).reshape(-1, 2, 2).max(1).T
         close = np.maximum(down, across) <= reach
         heights = 1 - np.minimum(boxes, box)[:, ::2].sum(1)
-        close |= bars & (across <= 0) & (down <= _BAR_REACH * heights)
+        close |= bars & (across <= 0) & (down <= tuning.BAR_REACH * heights)
         more = kept | (allowed & close)
         if (more == kept).all():
             return kept
@@ -121,5 +107,5 @@ def _check_one_digit(boxes: Floats, mass: Floats) -> None:
     height = heights[mass.argmax()]
     big = boxes[(heights > 0.7 * height) & (mass > 0.4 * mass.max())]
     gaps = (big[:, None] + np.roll(big, 2, axis=1)).max(2)
-    if gaps.max() > _REACH * height:
+    if gaps.max() > tuning.REACH * height:
         raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")

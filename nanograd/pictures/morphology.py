@@ -10,18 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.digits.form import LONGEST_SIDE
+from nanograd.pictures import tuning
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
-
-# Longest side of a digit when it is cut out of its picture, before it is shrunk to 20.
-DETAIL_SIDE = 80
-# `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85.
-_PEN_MIN, _PEN_MAX = 2.0, 2.85
-# Share of the ink that thinning must leave once it is thickened again.
-_KEPT = 0.985
 
 
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
@@ -76,12 +70,12 @@ def pen_width(ink: Floats) -> float:
 def adjust_pen(ink: Floats) -> Floats:
     """Thicken a pen thinner than MNIST's, thin one that is thicker; adds a margin of 8."""
     ink = np.pad(ink, 8)
-    scale = DETAIL_SIDE / LONGEST_SIDE
+    scale = tuning.DETAIL_SIDE / LONGEST_SIDE
     pen = pen_width(ink) / scale
-    if pen < _PEN_MIN:
-        return running_max(ink, round((_PEN_MIN - pen) / 2 * scale))
-    if pen > _PEN_MAX:
-        return _thinned(ink, round((pen - _PEN_MAX) / 2 * scale))
+    if pen < tuning.PEN_MIN:
+        return running_max(ink, round((tuning.PEN_MIN - pen) / 2 * scale))
+    if pen > tuning.PEN_MAX:
+        return _thinned(ink, round((pen - tuning.PEN_MAX) / 2 * scale))
     return ink
 
 
@@ -92,7 +86,7 @@ def _thinned(ink: Floats, radius: int) -> Floats:
     """
     for less in range(radius, 0, -1):
         left = -running_max(-ink, less)
-        if (running_max(left, less) > 0.5).sum() > _KEPT * (ink > 0.5).sum():
+        if (running_max(left, less) > 0.5).sum() > tuning.KEPT * (ink > 0.5).sum():
             return left
     return ink
 

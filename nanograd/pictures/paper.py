@@ -11,49 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
+from nanograd.pictures import tuning
 from nanograd.pictures.morphology import closing, label_marks
 
 Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-
-# Otsu's criterion above which two tones are ink and paper: 0.82 and more in drawings and crops of
-# MNIST, 0.5 to 0.75 in photos under uneven light.
-_TWO_TONES = 0.8
-# Tones and votes of pictures that are cropped to the digit: 0.94 and 0.19 at least; beside shadows
-# votes are seldom as clear.
-_SHARP_TONES, _CLEAR_VOTE = 0.93, 0.17
-# A border with more than this share of either tone has two of them.
-_MIXED = 0.1
-# Longest side of a bitmap, and of the copy in which the width of the pen is measured.
-BITMAP_SIDE, _COARSE_SIDE = 64, 80
-# Darker levels are noise: their ratios carry no information.
-_DARKEST = np.uint8(5)
-# Channels darker than this share of the brightest count less.
-_DARK_CHANNEL = 0.3
-# Share of the pixels of a drawing on a screen, and of its border, that are exactly the paper's.
-_BARE_SCREEN = 0.5
-# Half the window widths that are tried, in pixels of the coarse copy.
-_RADII = (1, 2, 3, 5, 8, 13)
-# Growth of the energy of narrow structures, from one width to the next, below which the window
-# covers the pen: all of it where the pen is removed, most of it where two tones are compared,
-# before wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong,
-# then 16).
-_ALL_OF_PEN, _MOST_OF_PEN = 1.25, 1.5
-# In a bitmap: side of its corners, least piece, weight of a piece, and the quantile of the brighter
-# tone that is bare paper.
-_CORNER, _SPECK, _PIECE_WEIGHT, _BARE_TONE = 0.15, 0.004, 0.06, 0.9
-# No pen in a bitmap is wider than this share of its longest side.
-_PEN_SHARE = 0.3
-# Marks whose box covers more of the picture are all over it; stronger ones in less are a digit.
-_ALL_OVER, _ONE_PLACE = 0.8, 0.6
-# For a thin, pale pen: half the window, the side of the blocks whose mean counts, the quantile of
-# ink that is the core of its strokes, the share of it that is the level, the border to leave out.
-_PALE_RADIUS, _NEARBY, _CORE, _OF_CORE, _BORDER = 5, 12, 0.9975, 0.6, 4
-# Between lines and ink: a share of the level that separates them.
-_WEAK_AMONG_LINES = 0.8
-# Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
-_LEAST_CONTRAST, _LEAST_SIGNAL, _ABOVE_GRAIN = 0.06, 4.0, 3.0
 
 
 def reduce(picture: Image.Image, longest: int) -> Image.Image:
@@ -99,21 +62,21 @@ def is_light_on_dark(search: Image.Image) -> bool:
     border = np.ones(grey.shape, bool)
     border[width:-width, width:-width] = False
     share = float(bright[border].mean())
-    if separation > _TWO_TONES and not _MIXED <= share <= 1 - _MIXED:
+    if separation > tuning.TWO_TONES and not tuning.MIXED <= share <= 1 - tuning.MIXED:
         return bool(share + bright.mean() < 1)
     vote = _vote(bright, share)
-    is_crop = separation > _SHARP_TONES and abs(vote) > _CLEAR_VOTE
-    if max(grey.shape) > BITMAP_SIDE and not is_crop:
-        coarse = np.asarray(reduce(search, _COARSE_SIDE).convert("L"))
+    is_crop = separation > tuning.SHARP_TONES and abs(vote) > tuning.CLEAR_VOTE
+    if max(grey.shape) > tuning.BITMAP_SIDE and not is_crop:
+        coarse = np.asarray(reduce(search, tuning.COARSE_SIDE).convert("L"))
         both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
-        _, (dark, light) = _find_plateau(both, _MOST_OF_PEN)
+        _, (dark, light) = _find_plateau(both, tuning.MOST_OF_PEN)
         return light > dark
     return vote < 0
 
 
 def is_crop(search: Image.Image) -> bool:
     """Determine whether a picture has two tones as sharp as one that is cropped to its digit."""
-    return otsu(np.asarray(search.convert("L")))[1] > _SHARP_TONES
+    return otsu(np.asarray(search.convert("L")))[1] > tuning.SHARP_TONES
 
 
 def _vote(bright: Mask, border: float) -> float:
@@ -122,15 +85,15 @@ def _vote(bright: Mask, border: float) -> float:
     Paper covers more of the border, of the picture and of its corners, and ink divides it into
     more pieces. Chosen on 600 simulated crops: border and picture alone mistake 15, all four none.
     """
-    side = max(1, round(_CORNER * min(bright.shape)))
+    side = max(1, round(tuning.CORNER * min(bright.shape)))
     ends = (slice(None, side), slice(-side, None))
     corners = np.mean([bright[y, x].mean() for y in ends for x in ends])
     pieces = [
-        (np.bincount(label_marks(tone)[0].ravel())[1:] > _SPECK * bright.size).sum()
+        (np.bincount(label_marks(tone)[0].ravel())[1:] > tuning.SPECK * bright.size).sum()
         for tone in (bright, ~bright)
     ]
     share = (border + bright.mean() + corners) / 3 - 0.5
-    return float(share + _PIECE_WEIGHT * (int(pieces[0]) - int(pieces[1])))
+    return float(share + tuning.PIECE_WEIGHT * (int(pieces[0]) - int(pieces[1])))
 
 
 def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
@@ -143,7 +106,7 @@ def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
     """
-    clipped = np.maximum(grey, _DARKEST)
+    clipped = np.maximum(grey, tuning.DARKEST)
     inner = tuple(slice(side // 8, side - side // 8) for side in grey.shape)
     for radius in _radii(max(grey.shape)):
         low, high = clipped, closing(clipped, radius)
@@ -154,7 +117,7 @@ def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
 
 
 def _radii(side: int) -> list[int]:
-    return [radius for radius in _RADII if 2 * radius < 0.8 * side] or [1]
+    return [radius for radius in tuning.RADII if 2 * radius < 0.8 * side] or [1]
 
 
 def _find_plateau(
@@ -179,12 +142,12 @@ def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
 def pen_radius(search: Bytes) -> int:
     """Return the radius of a window that is a little wider than the pen of dark ink."""
     side = int(max(search.shape[1:]))
-    if side <= BITMAP_SIDE:
-        return max(1, round(_PEN_SHARE * side / 2))
-    scale: int = -(-side // _COARSE_SIDE)
+    if side <= tuning.BITMAP_SIDE:
+        return max(1, round(tuning.PEN_SHARE * side / 2))
+    scale: int = -(-side // tuning.COARSE_SIDE)
     coarse = _block_means(search, scale)
     radii = _radii(max(coarse.shape))
-    step, _ = _find_plateau(zip(narrow_energy(coarse)), _ALL_OF_PEN)
+    step, _ = _find_plateau(zip(narrow_energy(coarse)), tuning.ALL_OF_PEN)
     return scale * radii[min(step + 1, len(radii) - 1)]
 
 
@@ -208,15 +171,15 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
         radius: from `pen_radius`.
     """
     sheet = _screen(search)
-    if sheet is None and max(search.shape) <= BITMAP_SIDE:
+    if sheet is None and max(search.shape) <= tuning.BITMAP_SIDE:
         sheet = two_tones(search)
     if sheet is not None:
         return sheet
-    paper = np.maximum(closing(search, radius), 2 * _DARKEST).astype(np.float32)
+    paper = np.maximum(closing(search, radius), 2 * tuning.DARKEST).astype(np.float32)
     # The closing follows the brightest grain of the paper. Most of a picture is bare paper, and a
     # quarter of the pixels suffices to measure its brightness.
     some = search[:, ::2, ::2] / paper[:, ::2, ::2]
-    return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), _DARKEST)
+    return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), tuning.DARKEST)
 
 
 def pale_paper(search: Bytes) -> Floats:
@@ -225,11 +188,12 @@ def pale_paper(search: Bytes) -> Floats:
     The window is narrow, so that the wedges of a shadow stay paper. At a shadow's edge, and where
     noise is strong, the closing is too bright by about the mean ratio nearby.
     """
-    paper = np.maximum(closing(search, _PALE_RADIUS), 2 * _DARKEST).astype(np.float32)
+    paper = np.maximum(closing(search, tuning.PALE_RADIUS), 2 * tuning.DARKEST).astype(np.float32)
     planes = [Image.fromarray(plane) for plane in search / paper]
-    blocks = [max(1, side // _NEARBY) for side in planes[0].size]
+    blocks = [max(1, side // tuning.NEARBY) for side in planes[0].size]
     means = [each.resize(blocks, Image.Resampling.BOX).resize(each.size) for each in planes]
-    return np.asarray(np.maximum(paper * np.stack([np.asarray(each) for each in means]), _DARKEST))
+    ratios = np.stack([np.asarray(each) for each in means])
+    return np.asarray(np.maximum(paper * ratios, tuning.DARKEST))
 
 
 def _screen(search: Bytes) -> Floats | None:
@@ -240,9 +204,9 @@ def _screen(search: Bytes) -> Floats | None:
     bare = search.max((1, 2), keepdims=True)
     is_bare = (search == bare).all(0)
     border = np.concatenate([is_bare[0], is_bare[-1], is_bare[:, 0], is_bare[:, -1]])
-    if is_bare.mean() < _BARE_SCREEN or border.mean() < _BARE_SCREEN:
+    if is_bare.mean() < tuning.BARE_SCREEN or border.mean() < tuning.BARE_SCREEN:
         return None
-    sheet: Floats = np.full(search.shape, np.maximum(bare, _DARKEST), np.float32)
+    sheet: Floats = np.full(search.shape, np.maximum(bare, tuning.DARKEST), np.float32)
     return sheet
 
 
@@ -253,11 +217,11 @@ def two_tones(search: Bytes) -> Floats | None:
     """
     grey = search.mean(0, dtype=np.float32).astype(np.uint8)
     threshold, separation = otsu(grey)
-    if separation < _TWO_TONES:
+    if separation < tuning.TWO_TONES:
         return None
-    tones = np.quantile(search[:, grey > threshold], _BARE_TONE, axis=1)
+    tones = np.quantile(search[:, grey > threshold], tuning.BARE_TONE, axis=1)
     return np.broadcast_to(
-        np.maximum(tones, _DARKEST).astype(np.float32)[:, None, None], search.shape
+        np.maximum(tones, tuning.DARKEST).astype(np.float32)[:, None, None], search.shape
     )
 
 
@@ -273,7 +237,7 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
     """
     if len(paper) == 1:
         return np.asarray(1 - pixels[0] / paper[0])
-    light = np.maximum(paper, _DARK_CHANNEL * paper.max(0))
+    light = np.maximum(paper, tuning.DARK_CHANNEL * paper.max(0))
     return np.asarray(((paper - pixels) / light).max(0))
 
 
@@ -298,20 +262,20 @@ def ink_levels(ink: Floats) -> Levels:
     stronger = otsu(among)[0] / 255
     height, width = _extent(ink > stronger)
     # Ink from side to side is an edge or a shadow, not a digit.
-    in_one_place = height * width < _ONE_PLACE and max(height, width) < 1
-    if in_one_place and np.prod(_extent(ink > level)) > _ALL_OVER:
-        return Levels(stronger, _WEAK_AMONG_LINES * stronger)
+    in_one_place = height * width < tuning.ONE_PLACE and max(height, width) < 1
+    if in_one_place and np.prod(_extent(ink > level)) > tuning.ALL_OVER:
+        return Levels(stronger, tuning.WEAK_AMONG_LINES * stronger)
     return Levels(level, level / 2)
 
 
 def pale_levels(ink: Floats) -> Levels:
     """Determine the levels for a thin, pale pen, which covers too little for Otsu's threshold."""
     # Shadows end abruptly at the border; a narrow picture has little else.
-    border = min(_BORDER, min(ink.shape) // 4)
+    border = min(tuning.BORDER, min(ink.shape) // 4)
     inner = (slice(border, side - border) for side in ink.shape)
-    core = float(np.quantile(ink[tuple(inner)], _CORE))
+    core = float(np.quantile(ink[tuple(inner)], tuning.CORE))
     _grain(ink, core)
-    return Levels(_OF_CORE * core, _OF_CORE * core / 2)
+    return Levels(tuning.OF_CORE * core, tuning.OF_CORE * core / 2)
 
 
 def _extent(mask: NDArray[np.bool_]) -> tuple[float, float]:
@@ -334,15 +298,15 @@ def _level_above_paper(ink: Floats) -> float:
     """
     level = otsu(_to_bytes(ink))[0] / 255
     above = ink > level
-    if float(np.quantile(ink, 0.999)) < _LEAST_CONTRAST or above.all() or not above.any():
+    if float(np.quantile(ink, 0.999)) < tuning.LEAST_CONTRAST or above.all() or not above.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but paper")
-    return max(level, _ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))
+    return max(level, tuning.ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))
 
 
 def _grain(ink: Floats, signal: float) -> float:
     """Measure the paper's grain, and refuse a signal that is hardly above it."""
     brighter = ink[ink < 0]
     grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
-    if signal < _LEAST_SIGNAL * grain:
+    if signal < tuning.LEAST_SIGNAL * grain:
         raise UnreadableError(Reason.LOW_CONTRAST, "ink and paper are indistinguishable")
     return grain

@@ -7,6 +7,7 @@ its middle, where digits are; a tight crop of a digit has.
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.pictures import tuning
 from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import otsu
 
@@ -15,19 +16,6 @@ Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 # Left, top, right, bottom, as shares of the picture.
 Box = tuple[float, float, float, float]
-
-# Share of a side that a mark covers if it is the edge of something, the share of such a mark that
-# may be in the middle, and the share of a row that still belongs to it.
-_EDGE, _IN_MIDDLE, _ROW = 0.25, 0.02, 0.12
-# Marks across a row that are the rings of a binding, and how near to the border they begin.
-_RINGS, _RINGS_START = 8, 0.12
-# Greatest gap between rows of a band, and its greatest depth, as shares of the picture.
-_GAP, _DEEPEST = 0.04, 0.3
-# Share of a digit's pixels that a cut may remove.
-_LOSS = 0.02
-# Of a sheet within the picture: the least share of its box that is sheet, and of the sheet that is
-# not ink; the greatest bright share of a side with surroundings; its blurred edge in pixels.
-_SOLID, _BRIGHT, _RIM = 0.7, 0.25, 3
 
 
 def find_sheet(mask: Mask) -> Box | None:
@@ -46,7 +34,7 @@ def find_sheet(mask: Mask) -> Box | None:
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     height, width = mask.shape
     middle = labels[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    inner = np.bincount(middle.ravel(), minlength=count + 1) > _IN_MIDDLE * sizes
+    inner = np.bincount(middle.ravel(), minlength=count + 1) > tuning.IN_MIDDLE * sizes
     inner[0] = True
     depths = [_depth(np.rot90(labels, turns), inner, sizes) for turns in range(4)]
     if not any(depths):
@@ -75,11 +63,12 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
     sides = sorted(side.mean() for side in (bright[0], bright[-1], bright[:, 0], bright[:, -1]))
     outside, _ = label_marks(np.pad(~largest, 1, constant_values=True))
     sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # with its holes, which are ink
-    sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), _RIM)[1:-1, 1:-1] == 0
+    sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), tuning.RIM)[1:-1, 1:-1] == 0
     rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))
-    if sides[num_sides - 1] > _BRIGHT or len(rows) * len(columns) < least * sheet.size:
+    if sides[num_sides - 1] > tuning.BRIGHT or len(rows) * len(columns) < least * sheet.size:
         return None
-    if sheet.sum() < _SOLID * len(rows) * len(columns) or largest[sheet].mean() < _SOLID:
+    solid = sheet.sum() / (len(rows) * len(columns))
+    if min(solid, largest[sheet].mean()) < tuning.SOLID:
         return None
     spread = pixels.copy()
     for row in rows:
@@ -90,11 +79,11 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
 
 
 def _start(side: Mask) -> int:
-    return max(2, round(_RINGS_START * len(side)))
+    return max(2, round(tuning.RINGS_START * len(side)))
 
 
 def _has_edge(side: Mask) -> bool:
-    return bool(side[:3].mean(1).max() > _EDGE)
+    return bool(side[:3].mean(1).max() > tuning.EDGE)
 
 
 def _num_rings(side: Mask) -> Ints:
@@ -105,15 +94,15 @@ def _num_rings(side: Mask) -> Ints:
 def _depth(labels: Ints, inner: Mask, sizes: Ints) -> int:
     """Return the rows from the first on that are not of the sheet."""
     height, width = labels.shape
-    near = np.bincount(labels[:3].max(0), minlength=len(inner)) > _EDGE * width
+    near = np.bincount(labels[:3].max(0), minlength=len(inner)) > tuning.EDGE * width
     edges = (near & ~inner)[labels]
-    rings = _num_rings(~inner[labels]) >= _RINGS
-    rows = np.flatnonzero((edges.mean(1) > _ROW) | rings)
+    rings = _num_rings(~inner[labels]) >= tuning.RINGS
+    rows = np.flatnonzero((edges.mean(1) > tuning.ROW) | rings)
     if not len(rows) or rows[0] >= _start(edges):
         return 0
-    gaps = np.flatnonzero(np.diff(rows) > max(2, _GAP * height))
+    gaps = np.flatnonzero(np.diff(rows) > max(2, tuning.GAP * height))
     depth = int(rows[gaps[0]] if len(gaps) else rows[-1]) + 2 + round(0.01 * height)
     lost = np.bincount(labels[:depth].ravel(), minlength=len(inner))
-    if depth > _DEEPEST * height or (lost > _LOSS * sizes)[inner][1:].any():
+    if depth > tuning.DEEPEST * height or (lost > tuning.LOSS * sizes)[inner][1:].any():
         return 0
     return int(depth)

@@ -16,7 +16,7 @@ from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import PictureReader
-from nanograd.pictures.normalise import Steps
+from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.tables.columns import ImageKind, find_image_column
 
@@ -29,7 +29,7 @@ class Inspection:
     """One picture, step by step."""
 
     file: str  # path or URI
-    steps: Steps  # results of the steps of the normaliser; the reason of a refusal
+    steps: Candidate  # results of the steps of the normaliser; the reason of a refusal
     # The decoded picture, no side above SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
@@ -137,7 +137,7 @@ def inspect_picture(
         with Archives() as archives:
             picture = reader.decode(reader.read(file, archives.read) if data is None else data)
     except UnreadableError as error:
-        return Inspection(file=file, steps=Steps(refused=error))
+        return Inspection(file=file, steps=Candidate(refused=error))
     steps = normalise.trace(picture, polarity=polarity)
     small = picture.copy()
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from nanograd.errors import OutputExistsError, UnreadableError, UsageError
 from nanograd.models.reference import UNFAMILIAR
-from nanograd.pictures.normalise import Steps
+from nanograd.pictures.normalise import Candidate
 from nanograd.pictures.surroundings import Box
 from nanograd.report.inspection import Inspection
 from nanograd.runtime import storage
@@ -215,7 +215,7 @@ def draw_panels(inspection: Inspection) -> list[Panel | None]:
     return [Panel(name, frame_image(image)) if image else None for name, image in drawn.items()]
 
 
-def _removed(steps: Steps) -> str:
+def _removed(steps: Candidate) -> str:
     """Name what was removed from a picture beside its ink."""
     names = {"light": steps.light, "hue": steps.hue, "lines": steps.lines}
     return ", ".join(["paper", *(name for name, step in names.items() if step is not None)])

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UnreadableError
-from nanograd.pictures import colour, light, lines, paper, surroundings
+from nanograd.pictures import light, lines, paper, surroundings
 from nanograd.pictures.morphology import adjust_pen
 from nanograd.pictures.normalise import normalise, trace
 from tests.pictures.test_normalise import agreement, seven
@@ -264,8 +264,8 @@ def test_ink_that_differs_in_hue_alone_is_ink(
 
 
 def test_pictures_without_colour_have_no_direction_of_hue() -> None:
-    assert colour.by_hue(seven()) is None
-    assert colour.by_hue(seven().convert("RGB")) is None
+    assert light.by_hue(seven()) is None
+    assert light.by_hue(seven().convert("RGB")) is None
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.45])

@@ -14,7 +14,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.models import model
 from nanograd.pictures import normalise
-from nanograd.pictures.normalise import Steps
+from nanograd.pictures.normalise import Candidate
 from nanograd.report import sheet
 from nanograd.report.inspection import Inspection
 from nanograd.runtime.events import Event
@@ -121,7 +121,7 @@ def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     ]  # fmt: skip
     assert captions("mnist.png") == ["picture, 28 x 28", *[None] * 4, "28 x 28, input of the net"]
     assert captions("blank.png")[2:] == [None] * 4
-    assert sheet.draw_panels(Inspection(file="x", steps=Steps())) == [None] * sheet.NUM_PANELS
+    assert sheet.draw_panels(Inspection(file="x", steps=Candidate())) == [None] * sheet.NUM_PANELS
 
 
 def test_panels_show_the_light_lines_and_surroundings_that_were_removed() -> None:
@@ -178,7 +178,7 @@ def test_text_fits_the_given_width(text: str) -> None:
 
 def test_refusal_of_any_length_is_drawn(tmp_path: Path) -> None:
     refused = UnreadableError(Reason.BLANK, "no ink " * 300)
-    long = Inspection(file="\udcff" * 300, steps=Steps(refused=refused))
+    long = Inspection(file="\udcff" * 300, steps=Candidate(refused=refused))
 
     data = sheet.draw_sheet([long], "model " * 99)
 

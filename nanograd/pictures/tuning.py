@@ -1,0 +1,133 @@
+"""All constants of the normaliser, each with the measurement or the reason behind it.
+
+They were chosen on simulated photos of training images and on the development pictures, never on
+test images; docs/decisions/0027 and docs/accuracy.md have the experiments. Sizes are shares of the
+picture's side unless they say pixels, which are those of the reduced copy. The drawing pad of the
+report has those that it needs, see `of_page`.
+"""
+
+import numpy as np
+
+# Longest side of the reduced copy in which the digit is found, in pixels, and of the digit when it
+# is cut out of its picture, before it is shrunk to 20.
+SEARCH_SIDE, DETAIL_SIDE = 160, 80
+# Larger pictures of digits in MNIST's form, with a border, are not usual; in pixels.
+MAX_BORDERED_SIDE = 64
+
+# Pen. `pen_width` of MNIST's digits enlarged: median 2.4 pixels, middle half 2.0 to 2.85. Thinning
+# must leave a share of the ink once it is thickened again.
+PEN_MIN, PEN_MAX, KEPT = 2.0, 2.85, 0.985
+# Pen width / longest side of the digit: above 0.2 is unusual, above 0.35 is a blot, not a pen.
+WIDEST_PEN, BLOT = 0.2, 0.35
+
+# Paper and polarity. Otsu's criterion above which two tones are ink and paper: 0.82 and more in
+# drawings and crops of MNIST, 0.5 to 0.75 in photos under uneven light.
+TWO_TONES = 0.8
+# Tones and votes of pictures that are cropped to the digit: 0.94 and 0.19 at least; beside shadows
+# votes are seldom as clear.
+SHARP_TONES, CLEAR_VOTE = 0.93, 0.17
+# A border with more than this share of either tone has two of them.
+MIXED = 0.1
+# Longest side of a bitmap, and of the copy in which the width of the pen is measured, in pixels.
+BITMAP_SIDE, COARSE_SIDE = 64, 80
+# Darker levels are noise: their ratios carry no information.
+DARKEST = np.uint8(5)
+# Channels darker than this share of the brightest count less.
+DARK_CHANNEL = 0.3
+# Share of the pixels of a drawing on a screen, and of its border, that are exactly the paper's.
+BARE_SCREEN = 0.5
+# Half the window widths that are tried, in pixels of the coarse copy.
+RADII = (1, 2, 3, 5, 8, 13)
+# Growth of the energy of narrow structures, from one width to the next, below which the window
+# covers the pen: all of it where the pen is removed, most of it where two tones are compared,
+# before wedges of light beside a shadow begin to count (43 of 2,240 photos and negatives wrong,
+# then 16).
+ALL_OF_PEN, MOST_OF_PEN = 1.25, 1.5
+# In a bitmap: side of its corners, least piece, weight of a piece, and the quantile of the brighter
+# tone that is bare paper.
+CORNER, SPECK, PIECE_WEIGHT, BARE_TONE = 0.15, 0.004, 0.06, 0.9
+# No pen in a bitmap is wider than this share of its longest side.
+PEN_SHARE = 0.3
+
+# Levels of ink. Marks whose box covers more of the picture are all over it; stronger ones in less
+# are a digit.
+ALL_OVER, ONE_PLACE = 0.8, 0.6
+# Between lines and ink: a share of the level that separates them.
+WEAK_AMONG_LINES = 0.8
+# Below: nothing but paper; ink, and the edge of ink, in units of the paper's grain.
+LEAST_CONTRAST, LEAST_SIGNAL, ABOVE_GRAIN = 0.06, 4.0, 3.0
+
+# A thin, pale pen: half the window in pixels, the side of the blocks whose mean counts, the
+# quantile of ink that is the core of its strokes, the share of it that is the level, the border to
+# leave out, and the smoothing before, in pixels.
+PALE_RADIUS, NEARBY, CORE, OF_CORE, BORDER, SMOOTH = 5, 12, 0.9975, 0.6, 4, 0.8
+# Levels below which ink is pale, also in pictures of two tones, and below which marks from side to
+# side are noise; least size of a pale digit on two tones, as a share of the shorter side.
+PALE, PALEST, NOISE, LEAST_SIZE = 0.26, 0.1, 0.05, 0.3
+
+# Light as a surface: side of the grid of blocks to which it is fitted, and the degrees tried.
+GRID, DEGREES = 20, (2, 4)
+# Median residual of a smooth light, in natural logarithms: 0.028 and less under vignettes by degree
+# 2, 0.004 by degree 4; 0.01 and more beside a shadow by degree 4, 0.02 to 0.1 usually.
+GOOD_FIT = 0.01
+# Share of blocks that must be as close as this to the surface: the others have ink.
+CLOSE, ON_SURFACE = 0.05, 0.6
+# A surface that varies less, in natural logarithms, is left to the closing.
+FLAT = 0.2
+# Residuals beyond this many median ones have no weight; steps of the fit; the darkest grey level.
+BIWEIGHT, FIT_STEPS, DARKEST_LIGHT = 6.0, 6, 8.0
+
+# Ink by hue: least colour of the sheet, and least difference of hue between ink and sheet, as
+# shares of the sheet's brightness.
+COLOURED, HUE = 0.25, 0.2
+# Otsu's criterion for ink and sheet by hue, and the share of the picture that ink may cover.
+TWO_HUES, INK_SHARE = 0.75, (0.003, 0.4)
+# Grey levels of sheet and ink in the picture that is seen by hue.
+PAPER_LEVEL, INK_LEVEL = 210, 50
+
+# Surroundings. Share of a side that a mark covers if it is the edge of something, the share of such
+# a mark that may be in the middle, and the share of a row that still belongs to it.
+EDGE, IN_MIDDLE, ROW = 0.25, 0.02, 0.12
+# Marks across a row that are the rings of a binding, and how near to the border they begin.
+RINGS, RINGS_START = 8, 0.12
+# Greatest gap between rows of a band, and its greatest depth.
+GAP, DEEPEST = 0.04, 0.3
+# Share of a digit's pixels that a cut may remove.
+LOSS = 0.02
+# Of a sheet within the picture: the least share of its box that is sheet, and of the sheet that is
+# not ink; the greatest bright share of a side with surroundings; its blurred edge in pixels.
+SOLID, BRIGHT, RIM = 0.7, 0.25, 3
+# Least share of dark pixels in a picture of a board. Least share of the picture of a sheet that was
+# taken for ink, of any other, and of a board: beside a bold digit, paper may look like a sheet.
+MOSTLY_DARK, INVERTED_SHEET, SHEET = 0.3, 0.08, 0.3
+
+# Printed lines. Strips across a line in which it is traced, and the share of them (of its columns)
+# it must cover.
+STRIPS, COVERED = 16, 0.7
+# Slopes tried, up to 4 degrees, and half the rows in which a line is traced beside a straight one.
+SLOPES, BEND = np.linspace(-0.07, 0.07, 15), 3
+# Half the width of the profile across a line, in pixels.
+HALF_LINE = 3
+# The quantile that is a line's strength: with the median 11 of 300 photos of squared paper are
+# misclassified, with this 9, with 0.8 13.
+LINE_QUANTILE = 0.7
+# Least strength of a line, also in units of the median over the picture. What absorbs more than
+# the greatest is drawn: black strokes on a screen, not print beside a pencil.
+LEAST_LINE, ABOVE_MEDIAN, MOST_LINE = 0.04, 3.0, 0.9
+# Lines in one direction, or in both, that are a pattern.
+IN_ONE, IN_BOTH = 2, 3
+
+# Marks of a digit. Largest gap between parts of one digit, as a share of the parts found so far.
+REACH = 0.25
+# Largest gap above or below for a bar, as the top stroke of a five: a share of the height of both.
+# Least ink of a bar, as a share of the largest mark's.
+BAR_REACH, BAR_INK = 0.3, 0.1
+# Weight of a mark that touches the border, beside one that does not.
+BORDER_WEIGHT = 0.5
+# Dots of dotted paper: greatest side, least number, and the greatest factor between the ink of one
+# and their median.
+DOT, LEAST_DOTS, ALIKE = 0.06, 6, 3.0
+# Least height and width of a digit in a frame, as shares of the frame's: a dotted zero is none.
+FRAMED = 0.25
+# More pieces than any broken stroke has.
+MAX_MARKS = 15
