@@ -21,6 +21,7 @@ MIN_MODULE_LINES, MAX_MODULE_LINES = 60, 450
 OTHER_SIZES: dict[str, str] = {
     "nanograd/models/model_card.py": "its text is in model_card.md",
     "nanograd/nn/schedules.py": "a topic of its own in every training library",
+    "nanograd/runtime/arrays.py": "the one place where dtypes have names",
     "nanograd/runtime/randomness.py": "the one place where random streams are keyed",
     "nanograd/training/recipe.py": "everything that determines the bits, and nothing else",
 }

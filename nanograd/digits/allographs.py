@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_PIXELS, SIDE, Dataset
 from nanograd.digits.form import LONGEST_SIDE, centre
+from nanograd.runtime.arrays import Bytes, Doubles
 from nanograd.runtime.randomness import ALLOGRAPHS, stream
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 Strokes = Sequence[Sequence[Sequence[float]]]
 Range = tuple[float, float]
 
@@ -51,9 +50,9 @@ class Allograph(NamedTuple):
 
     name: str
     digit: int
-    least: Floats  # (P, 2), least x and y of each point
-    most: Floats  # (P, 2), greatest x and y
-    path: Floats  # (_NUM_POSITIONS, P), weights of the points in each position of the pen
+    least: Doubles  # (P, 2), least x and y of each point
+    most: Doubles  # (P, 2), greatest x and y
+    path: Doubles  # (_NUM_POSITIONS, P), weights of the points in each position of the pen
     width: Range = (0.75, 1.3)  # least and greatest factor by which it is widened
     pen: Range = (1.5, 4.0)  # pixels; thin pens are more frequent
 
@@ -92,7 +91,7 @@ def _read(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range)
     return Allograph(name, digit, points[:, :2], points[:, 2:], path, **ranges)
 
 
-def _spline_weights(share: Floats, *, is_curve: bool) -> Floats:
+def _spline_weights(share: Doubles, *, is_curve: bool) -> Doubles:
     """Weights, (4, n), of the points before, at both ends of, and after a span, at shares of it."""
     one = np.ones_like(share)
     if not is_curve:
@@ -140,7 +139,7 @@ def draw_allographs(number: int, seed: int) -> Dataset:
     return Dataset(images, labels)
 
 
-def draw(shape: Allograph, draws: Floats) -> Bytes:
+def draw(shape: Allograph, draws: Doubles) -> Bytes:
     """Draw a shape B times, in the form of MNIST.
 
     Args:
@@ -163,12 +162,12 @@ def draw(shape: Allograph, draws: Floats) -> Bytes:
     return np.stack([_centre(image) for image in ink]).reshape(-1, NUM_PIXELS)
 
 
-def _between(limits: tuple[Floats | float, Floats | float], draw: Floats) -> Floats:
-    between: Floats = limits[0] + (limits[1] - limits[0]) * draw
+def _between(limits: tuple[Doubles | float, Doubles | float], draw: Doubles) -> Doubles:
+    between: Doubles = limits[0] + (limits[1] - limits[0]) * draw
     return between
 
 
-def _fit(x: Floats, y: Floats, radius: Floats) -> tuple[Floats, Floats, Floats]:
+def _fit(x: Doubles, y: Doubles, radius: Doubles) -> tuple[Doubles, Doubles, Doubles]:
     """Scale positions and radii, (B, N) each, so that the drawing's longest side is 20 pixels."""
     # From edge to edge of the pen it is 19: the faint rim adds a pixel.
     side = LONGEST_SIDE - 1

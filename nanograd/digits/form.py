@@ -8,8 +8,7 @@ from PIL import Image
 
 from nanograd.data.dataset import SIDE
 from nanograd.errors import Reason, UnreadableError
-
-Bytes = NDArray[np.uint8]
+from nanograd.runtime.arrays import Bytes
 
 LONGEST_SIDE = 20
 # Images tested at once: more, as float32, do not fit into the cache.

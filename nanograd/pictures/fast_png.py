@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.data.dataset import SIDE
+from nanograd.runtime.arrays import Bytes
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IHDR = b"IHDR" + struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
@@ -29,7 +30,6 @@ _FILTER_NUMBERS = bytes(range(5))
 # 812 bytes never compress to more; a file that inflates to megabytes is left to Pillow.
 _MAX_BYTES = 2000
 
-Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int16]
 
 

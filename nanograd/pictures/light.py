@@ -16,13 +16,11 @@ References:
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.pictures import tuning
 from nanograd.pictures.paper import otsu
-
-Floats = NDArray[np.floating]
+from nanograd.runtime.arrays import Floats
 
 
 def light_surface(picture: Image.Image) -> Floats | None:

@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.pictures import tuning
-
-Floats = NDArray[np.floating]
+from nanograd.runtime.arrays import Floats
 
 
 def find_lines(ink: Floats) -> Floats | None:

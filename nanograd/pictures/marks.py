@@ -1,16 +1,12 @@
 """Connected marks of ink, and the choice of those that form the digit."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures import tuning
 from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import Levels
-
-Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
-Mask = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from nanograd.runtime.arrays import Floats, Ints, Mask
 
 
 def choose_marks(ink: Floats, levels: Levels) -> Mask:

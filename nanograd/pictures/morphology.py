@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.form import LONGEST_SIDE
 from nanograd.pictures import tuning
-
-Bytes = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
+from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:

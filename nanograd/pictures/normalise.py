@@ -24,12 +24,9 @@ from nanograd.pictures.light import by_hue, divide, light_surface
 from nanograd.pictures.lines import find_lines
 from nanograd.pictures.paper import Levels
 from nanograd.pictures.surroundings import Box, find_sheet, spread_sheet
+from nanograd.runtime.arrays import Bytes, Floats, Mask
 
 POLARITIES = ("auto", "dark-on-light", "light-on-dark")
-
-Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
-Bytes = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(kw_only=True)

@@ -13,10 +13,7 @@ from PIL import Image
 from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures import tuning
 from nanograd.pictures.morphology import closing, label_marks
-
-Floats = NDArray[np.floating]  # float32 wherever there is one value a pixel
-Bytes = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+from nanograd.runtime.arrays import Bytes, Floats, Mask
 
 
 def reduce(picture: Image.Image, longest: int) -> Image.Image:

@@ -5,15 +5,12 @@ its middle, where digits are; a tight crop of a digit has.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.pictures import tuning
 from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import otsu
+from nanograd.runtime.arrays import Bytes, Ints, Mask
 
-Bytes = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 # Left, top, right, bottom, as shares of the picture.
 Box = tuple[float, float, float, float]
 

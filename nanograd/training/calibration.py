@@ -16,6 +16,7 @@ from nanograd.digits.preparation import deskew_images
 from nanograd.models.model import Model
 from nanograd.models.reference import INNER, NUM_DIRECTIONS, Reference, fit_temperature, stretch
 from nanograd.runtime import process
+from nanograd.runtime.arrays import Doubles
 from nanograd.runtime.randomness import HARDER, stream
 
 # Images, evenly spaced; strengths of the distortion to try, and the errors at which to stop.
@@ -27,8 +28,6 @@ _TAIL = 0.06
 _ALONG = 0.25
 # Variance of a direction in which the images of a class do not differ, in grey levels squared.
 _LEAST_VARIANCE = 1.0
-
-Floats = NDArray[np.float64]
 
 
 def with_reference(model: Model, training: Dataset, seed: int = 0) -> Model:
@@ -100,7 +99,7 @@ def _fit_classes(
     )
 
 
-def _fit_class(images: NDArray[np.float32]) -> tuple[NDArray[np.uint8], Floats, Floats, float]:
+def _fit_class(images: NDArray[np.float32]) -> tuple[NDArray[np.uint8], Doubles, Doubles, float]:
     """Return mean, directions, the variance along each and the mean square of the rest."""
     mean = np.rint(images.mean(axis=0, dtype=np.float64)).astype(np.uint8)
     z = images - mean
