@@ -6,7 +6,7 @@ noise, two digits, letters of fonts and letters as drawn with a pen and photogra
 earlier version gets the statistics that training would have given it.
 
 - calibration error: expected, in 15 bins of the best score;
-- unfamiliar: the area under the ROC curve that separates test digits from others (1 is perfect);
+- unfamiliarity: the area under the ROC curve that separates test digits from others (1 is perfect);
   the share of others above the threshold, and of pictures that are classified correctly;
 - accuracy of the 98 % of rows least in doubt, and the share of rows to review for 99.9 %.
 
@@ -64,32 +64,32 @@ def measure(options: Namespace, models: Mapping[str, Model]) -> Iterator[Row]:
     digits = dict(labelled(options, data))
     others = dict(no_digits(data.test, options.number))
     for name, model in models.items():
-        familiar = model.unfamiliar(data.test.images)
+        familiar = model.unfamiliarity(data.test.images)
         for group, images in digits.items():
             yield {"model": name, "group": group, "pictures": len(images)} | judge(model, images)
         for group, images in others.items():
-            unfamiliar = model.unfamiliar(images)
+            unfamiliarity = model.unfamiliarity(images)
             yield {
                 "model": name,
                 "group": group,
                 "pictures": len(images),
-                "area under the curve": f"{area(familiar, unfamiliar):.3f}",
-                "unfamiliar": _percent((unfamiliar > UNFAMILIAR).mean()),
+                "area under the curve": f"{area(familiar, unfamiliarity):.3f}",
+                "unfamiliar": _percent((unfamiliarity > UNFAMILIAR).mean()),
             }
 
 
 def judge(model: Model, digits: Dataset) -> Row:
     """Return calibration, false alarms and the accuracy by doubt."""
-    scores, unfamiliar = model.assess(digits.images)
+    scores, unfamiliarity = model.assess(digits.images)
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == digits.labels
-    columns = {"confidence": pa.array(confidence), "unfamiliar": pa.array(unfamiliar)}
+    columns = {"confidence": pa.array(confidence), "unfamiliarity": pa.array(unfamiliarity)}
     order = np.argsort(doubt_of(pa.table(columns)), kind="stable")
     errors = np.cumsum(~right[order])
     enough = np.flatnonzero(errors <= 0.001 * np.arange(1, len(order) + 1))
     return {
         "accuracy": _percent(right.mean()),
         "calibration error": _percent(metrics.calibration(confidence, right, 15).error),
-        "unfamiliar": _percent((unfamiliar[right] > UNFAMILIAR).mean()),
+        "unfamiliar": _percent((unfamiliarity[right] > UNFAMILIAR).mean()),
         "accuracy of 98 %": _percent(right[order[: int(0.98 * len(order))]].mean()),
         "to review for 99.9 %": _percent(1 - (enough[-1] + 1) / len(order) if len(enough) else 1.0),
     }

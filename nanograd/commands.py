@@ -210,7 +210,7 @@ def predict(
             **{each.name: getattr(config, each.name) for each in fields(ReadOptions)}
         ),
         keep=config.keep,
-        scores=not config.no_scores,
+        probabilities=not config.no_probabilities,
         format_=config.format,
         rows_per_file=config.rows_per_file,
         partition_by=config.partition_by,

@@ -39,7 +39,7 @@ def predictions(scores: NDArray[np.float32]) -> dict[str, Any]:
     return {
         "prediction": best.astype(np.int8),
         "confidence": scores.max(axis=1),
-        "scores": scores,
+        "probabilities": scores,
     }
 
 
@@ -52,8 +52,8 @@ def main(rows: str, model: str, output: str, form: str) -> None:
         tables, first = [], 0
         for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image", "label"]):
             columns = predictions(net.scores(decode_rows(batch.column("image").to_pylist())))
-            flat = columns.pop("scores").ravel()
-            columns["scores"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), 10)
+            flat = columns.pop("probabilities").ravel()
+            columns["probabilities"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), 10)
             where = {
                 "source_file": [str(file)] * len(batch),
                 "source_row": np.arange(first, first + len(batch)),

@@ -9,7 +9,7 @@ commonest details of quarantine, each with its number of rows and the first of t
     OUT/_review/part-NAME.parquet   the most doubtful rows of a part, as many as the list may need
     OUT/review.parquet              those of all parts, the most doubtful first, with pictures
 
-Doubt is 1 - confidence x (1 - unfamiliar / 4). Equal rows are ordered by file and number, so the
+Doubt is 1 - confidence x (1 - unfamiliarity / 4). Equal rows are ordered by file and number, so the
 list does not depend on the order in which parts are done.
 """
 
@@ -49,7 +49,7 @@ Detail = dict[str, Any]
 
 
 # The columns of predictions that are counted.
-COUNTED = ("label", "prediction", "confidence", "unfamiliar")
+COUNTED = ("label", "prediction", "confidence", "unfamiliarity")
 
 REVIEW, _OF_PARTS = "review.parquet", "_review"
 
@@ -60,7 +60,7 @@ _CONCENTRATION = 4
 # Files of parts that are read at once.
 _NUM_THREADS = 16
 
-_COLUMNS = ("source_file", "source_row", "prediction", "confidence", "unfamiliar", "label")
+_COLUMNS = ("source_file", "source_row", "prediction", "confidence", "unfamiliarity", "label")
 _KEPT = pa.schema([("doubt", pa.float32()), *(PREDICTIONS.field(name) for name in _COLUMNS)])
 _PART = _KEPT.append(pa.field("pixels", pa.binary(NUM_PIXELS)))
 _LIST = _KEPT.append(pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
@@ -74,6 +74,7 @@ def count_part(
     label = predictions.column("label").fill_null(-1).to_numpy()
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()
+    unfamiliarity = predictions.column("unfamiliarity").fill_null(0).to_numpy()
     tenths = np.minimum(confidence * 10, 9).astype(np.int64)
     levels = np.floor(-20 * np.log10(np.maximum(doubt_of(predictions), 1e-6))).astype(np.int64)
     doubt = np.clip(levels, 0, NUM_LEVELS - 1)
@@ -99,7 +100,7 @@ def count_part(
         "correct_by_confidence": _count(tenths[correct]),
         "labelled_by_doubt": _count(doubt[known]),
         "correct_by_doubt": _count(doubt[correct]),
-        "unfamiliar": pc.sum(pc.greater(predictions.column("unfamiliar"), UNFAMILIAR)).as_py() or 0,
+        "unfamiliar": int((unfamiliarity > UNFAMILIAR).sum()),
         "worst": _most_confident(mistakes, _WORST_OF_PART),
     }
 
@@ -289,9 +290,9 @@ class PartReview:
 
 def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
     """Compute the doubt of each row of predictions, (n,) float32 in [0, 1]."""
-    unfamiliar = predictions.column("unfamiliar").fill_null(0).to_numpy()
+    unfamiliarity = predictions.column("unfamiliarity").fill_null(0).to_numpy()
     confidence = predictions.column("confidence").to_numpy()
-    return np.asarray(1 - confidence * (1 - unfamiliar / 4), np.float32)
+    return np.asarray(1 - confidence * (1 - unfamiliarity / 4), np.float32)
 
 
 def gather(

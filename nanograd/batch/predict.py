@@ -1,7 +1,7 @@
 """Parquet or CSV to predictions: one part is one file, or some rows of a large one.
 
     OUT/predictions/part-NAME.parquet   kept columns, source_file, source_row, prediction,
-                                        confidence, unfamiliar, scores, label
+                                        confidence, unfamiliarity, probabilities, label
     OUT/quarantine/part-NAME.parquet    source_file, source_row, reason, detail
 
     OUT/review.parquet                  the most doubtful rows with their pictures, see `account`
@@ -42,7 +42,7 @@ from nanograd.tables.rows import ReadOptions
 from nanograd.tables.writers import PREDICTIONS, QUARANTINE, quarantine_table
 
 # Raised with each change of what the same row becomes.
-REVISION = 3
+REVISION = 4
 
 _FOLDERS = ("predictions", "quarantine")
 
@@ -75,7 +75,7 @@ class PredictWork:
     model_sha256: str
     keep: tuple[str, ...]  # the columns to copy
     kept: pa.Schema  # these columns in the output, renamed where predictions use their name
-    scores: bool  # whether to write the ten scores
+    probabilities: bool  # whether to write the ten of each row
     partitions: Partitions  # the columns in the names of folders
     options: ReadOptions  # how images and labels are read
     retries: tuple[ReadOptions, ...] = ()  # how rows are read that these options reject
@@ -88,7 +88,7 @@ class PredictWork:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the predictions."""
-        return output_schema(self.kept, scores=self.scores)
+        return output_schema(self.kept, probabilities=self.probabilities)
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
@@ -192,7 +192,7 @@ class PredictWork:
         return Outcome(
             pa.table({name: columns[name] for name in self.schema.names}, self.schema),
             quarantine_table(rejected),
-            account.find_mistakes(source, found, assessed.scores),
+            account.find_mistakes(source, found, assessed.probabilities),
             found.num_bad_labels,
             found.num_dark,
             found.images,
@@ -225,21 +225,21 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
     return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
 
 
-def output_schema(kept: pa.Schema, *, scores: bool) -> pa.Schema:
+def output_schema(kept: pa.Schema, *, probabilities: bool) -> pa.Schema:
     """Return the columns of predictions, the kept ones first."""
-    own = [field for field in PREDICTIONS if scores or field.name != "scores"]
+    own = [field for field in PREDICTIONS if probabilities or field.name != "probabilities"]
     return pa.schema([*kept, *own])
 
 
 def predicted_columns(found: Images, assessed: Assessment) -> dict[str, pa.Array]:
     """Return the columns that follow from n images and what a model predicts of them."""
-    scores, unfamiliar = assessed
-    none = pa.nulls(len(scores), pa.float32())
+    probabilities, unfamiliarity = assessed
+    none = pa.nulls(len(probabilities), pa.float32())
     return {
-        "prediction": pa.array(scores.argmax(axis=1).astype(np.int8)),
-        "confidence": pa.array(scores.max(axis=1)),
-        "unfamiliar": none if unfamiliar is None else pa.array(unfamiliar),
-        "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), 10),
+        "prediction": pa.array(probabilities.argmax(axis=1).astype(np.int8)),
+        "confidence": pa.array(probabilities.max(axis=1)),
+        "unfamiliarity": none if unfamiliarity is None else pa.array(unfamiliarity),
+        "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
         "label": pa.array(found.labels, mask=found.labels < 0),
     }
 
@@ -251,7 +251,7 @@ def plan(
     output: str,
     options: ReadOptions,
     keep: Sequence[str] = (),
-    scores: bool = True,
+    probabilities: bool = True,
     format_: str = "parquet",
     rows_per_file: int | None = None,
     partition_by: Sequence[str] = (),
@@ -272,7 +272,7 @@ def plan(
         output: folder or URI.
         options: how images and labels are read.
         keep: names of further columns to copy; "*" for all but the images.
-        scores: whether to write the ten scores.
+        probabilities: whether to write the ten of each row.
         format_: parquet, csv or jsonl.
         rows_per_file: rows of an output file, at most; None for one file a part.
         partition_by: columns of the predictions that become folders.
@@ -296,7 +296,7 @@ def plan(
     model_sha256 = loaded.sha256()
     if loaded.reference is None:
         text = f"an earlier version trained {model}: its scores are not calibrated, and the column"
-        listener(warning(f"{text} unfamiliar is null; train again for both"))
+        listener(warning(f"{text} unfamiliarity is null; train again for both"))
     if options.image_root:
         options = replace(options, image_root=storage.absolute(options.image_root))
     files = expand_tables(
@@ -334,7 +334,7 @@ def plan(
     writers.check_columns(kept, format_)
     names = rename_taken(kept.names, PREDICTIONS.names)
     renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
-    check_partition_columns(output_schema(renamed, scores=scores), partition_by)
+    check_partition_columns(output_schema(renamed, probabilities=probabilities), partition_by)
     # The parts' ids depend on the order of these.
     settings = {
         "model_sha256": model_sha256,
@@ -342,7 +342,7 @@ def plan(
         "keep": {field.name: str(field.type) for field in kept},
         "format": format_,
         "folders": {field.name: str(field.type) for field in partitions.schema},
-        **({} if scores else {"scores": False}),
+        **({} if probabilities else {"probabilities": False}),
         **shape,
     }
     to_do = [each for each in scanned if each.file.place not in done]
@@ -357,7 +357,7 @@ def plan(
         model_sha256=model_sha256,
         keep=tuple(keep),
         kept=renamed,
-        scores=scores,
+        probabilities=probabilities,
         partitions=partitions,
         options=options,
         retries=retries,

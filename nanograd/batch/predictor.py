@@ -24,16 +24,16 @@ from nanograd.tables.rows import ReadOptions
 # A pyarrow.Table, a pandas.DataFrame or arrays by name, as Ray Data passes them.
 Batch: TypeAlias = Any
 
-OWN = ("prediction", "confidence", "unfamiliar", "scores", "label", "reason", "detail")
+OWN = ("prediction", "confidence", "unfamiliarity", "probabilities", "label", "reason", "detail")
 
 
 class Predictor:
     """A classifier of digits in batches, for `ray.data.Dataset.map_batches` or a loop.
 
     Each row of a batch is returned once, without its image, in the same order and format, with the
-    prediction, confidence, unfamiliar, scores and label that `nanograd predict` writes. A row that
-    cannot be read has a reason and a detail instead, as in quarantine; its prediction is null, in
-    numpy and pandas -1. A column whose name is one of these is returned as `input_NAME`.
+    prediction, confidence, unfamiliarity, probabilities and label that `nanograd predict` writes. A
+    row that cannot be read has a reason and a detail instead, as in quarantine; its prediction is
+    null, in numpy and pandas -1. A column whose name is one of these is returned as `input_NAME`.
 
     Args:
         model: model directory or URI, or a model.
@@ -82,7 +82,7 @@ class Predictor:
         arrays: dict[str, Any] = {name: _to_numpy(column) for name, column in columns.items()}
         if isinstance(batch, Mapping):
             return {**{renamed[name]: batch[name] for name in names}, **arrays}
-        arrays["scores"] = list(arrays["scores"])
+        arrays["probabilities"] = list(arrays["probabilities"])
         return batch[names].rename(columns=renamed).assign(**arrays)
 
 

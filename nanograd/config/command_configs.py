@@ -173,7 +173,7 @@ class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
     keep: tuple[str, ...] = setting(
         (), "input column to copy to the output, or '*' for all but the images; may be repeated"
     )
-    no_scores: bool = setting(False, "leave out the ten scores of each row")
+    no_probabilities: bool = setting(False, "leave out the ten probabilities of each row")
     review_share: float = setting(
         _REVIEW_SHARE,
         "share of the rows, the most doubtful ones, to list in review.parquet with their pictures; "

@@ -67,8 +67,8 @@ class Net:
 class Assessment(NamedTuple):
     """What a model predicts of N images."""
 
-    scores: NDArray[np.float32]  # (N, 10) in [0, 1]; the largest is the prediction
-    unfamiliar: NDArray[np.float32] | None  # (N,) in [0, 1]; None without a reference
+    probabilities: NDArray[np.float32]  # (N, 10) in [0, 1]; the largest is the prediction
+    unfamiliarity: NDArray[np.float32] | None  # (N,) in [0, 1]; None without a reference
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -90,7 +90,7 @@ class Model:
         reference the means themselves. How unfamiliar an image is follows from its predicted class.
         """
         scores = np.empty((len(images), self.nets[0].architecture.classes), np.float32)
-        unfamiliar = np.empty(len(images), np.float32)
+        unfamiliarity = np.empty(len(images), np.float32)
         for start in range(0, len(images), _CHUNK_ROWS):
             chunk = slice(start, start + _CHUNK_ROWS)
             pixels = [deskew_images(net.preparation, images[chunk]) for net in self.nets]
@@ -103,14 +103,14 @@ class Model:
             )
             if self.reference is not None:
                 best = scores[chunk].argmax(axis=1)
-                unfamiliar[chunk] = self.reference.unfamiliar(pixels[0], best)
+                unfamiliarity[chunk] = self.reference.unfamiliarity(pixels[0], best)
         if self.reference is None:
             return Assessment(scores, None)
-        return Assessment(to_probabilities(scores, self.reference.temperature), unfamiliar)
+        return Assessment(to_probabilities(scores, self.reference.temperature), unfamiliarity)
 
     def scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the scores of `assess`, (N, 10) float32, alone."""
-        return self.assess(images).scores
+        return self.assess(images).probabilities
 
     def predict(self, images: ArrayLike) -> NDArray[np.int64]:
         """Classify images.
@@ -144,7 +144,7 @@ class Model:
         with process.one_thread():
             return self.scores(as_rows(images))
 
-    def unfamiliar(self, images: ArrayLike) -> NDArray[np.float32] | None:
+    def unfamiliarity(self, images: ArrayLike) -> NDArray[np.float32] | None:
         """Compute how unlike the digits of the training set each image is.
 
         Args:
@@ -158,7 +158,7 @@ class Model:
             ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
         """
         with process.one_thread():
-            return self.assess(as_rows(images)).unfamiliar
+            return self.assess(as_rows(images)).unfamiliarity
 
     def params_sha256(self) -> str:
         """Return the checksum of all parameters, which identifies a training result."""

@@ -32,21 +32,23 @@ def graph(model: Model) -> bytes:
     """Return a model as the bytes of an `.onnx` file.
 
     Its input `images` is (N, 28, 28) uint8, ink 255 on 0, in the form of MNIST; its outputs
-    are `scores`, (N, 10) float32, and of a model with a reference `unfamiliar`, (N,) float32, both
-    in [0, 1].
+    are `probabilities`, (N, 10) float32, and of a model with a reference `unfamiliarity`, (N,)
+    float32, both in [0, 1].
     """
     build = _Builder()
     images = build("Reshape", "images", build.constant(np.array([-1, NUM_PIXELS])))
     pixels = [_add_deskewing(build, net.preparation, images) for net in model.nets]
     scores = [_add_scores(build, *each) for each in zip(model.nets, pixels, strict=True)]
     together = scores[0] if len(scores) == 1 else build("Mean", *scores)
-    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", NUM_CLASSES])]
+    outputs = [
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", NUM_CLASSES])
+    ]
     if model.reference is not None:
         best = build("ArgMax", together, axis=1, keepdims=0)
-        _add_unfamiliar(build, model.reference, pixels[0], best)
-        outputs.append(helper.make_tensor_value_info("unfamiliar", TensorProto.FLOAT, ["N"]))
+        _add_unfamiliarity(build, model.reference, pixels[0], best)
+        outputs.append(helper.make_tensor_value_info("unfamiliarity", TensorProto.FLOAT, ["N"]))
         together = _add_probabilities(build, together, model.reference.temperature)
-    build("Identity", together, output="scores")
+    build("Identity", together, output="probabilities")
     proto = helper.make_model(
         helper.make_graph(
             build.nodes,
@@ -116,8 +118,8 @@ def _add_probabilities(build: _Builder, scores: str, temperature: float) -> str:
     return build("Div", powers, build("ReduceSum", powers, classes))
 
 
-def _add_unfamiliar(build: _Builder, reference: Reference, pixels: str, best: str) -> None:
-    """Add `Reference.unfamiliar` of deskewed pixels, (N, 784) float32, and predicted classes."""
+def _add_unfamiliarity(build: _Builder, reference: Reference, pixels: str, best: str) -> None:
+    """Add `Reference.unfamiliarity` of deskewed pixels, (N, 784) float32, and predicted classes."""
     brightest = build("ReduceMax", pixels, build.constant(np.array([1])))
     brightest = build("Max", brightest, build.constant(np.float32(1)))
     stretched = build("Mul", pixels, build("Div", build.constant(np.float32(255)), brightest))
@@ -147,7 +149,7 @@ def _add_unfamiliar(build: _Builder, reference: Reference, pixels: str, best: st
     distance = build("Max", distance, build("Div", build.constant(FAINT), brightest))
     fourth = build("Pow", distance, build.constant(np.float32(4)))
     share = build("Div", fourth, build("Add", fourth, build.constant(np.float32(1))))
-    build("Squeeze", share, build.constant(np.array([1])), output="unfamiliar")
+    build("Squeeze", share, build.constant(np.array([1])), output="unfamiliarity")
 
 
 def _add_deskewing(build: _Builder, preparation: Preparation, images: str) -> str:

@@ -7,7 +7,7 @@ mean:
 
     z = image x 255 / brightest pixel - mean,  y_i = direction_i . z
     d = max(scale |z|^2 + sum_i weight_i y_i^2, 16 / brightest pixel)
-    unfamiliar = d^4 / (1 + d^4)
+    unfamiliarity = d^4 / (1 + d^4)
 
 Scale and weights make d a sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 in
 proportion to their variances, and 1 at the threshold that `training.calibration` chooses. An image
@@ -68,7 +68,7 @@ class Reference:
         """Return its tensors by name."""
         return {name: getattr(self, name) for name in _TENSORS}
 
-    def unfamiliar(
+    def unfamiliarity(
         self, images: NDArray[np.uint8], classes: NDArray[np.integer]
     ) -> NDArray[np.float32]:
         """Compute how unlike their predicted classes (B, 784) deskewed images are.

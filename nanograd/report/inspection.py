@@ -35,7 +35,7 @@ class Inspection:
     size: tuple[int, int] = (0, 0)  # width and height as decoded
     # (10,) float32 of the model; None without a model or an image.
     scores: NDArray[np.float32] | None = None
-    unfamiliar: float | None = None  # 0 to 1; None also with a model without a reference
+    unfamiliarity: float | None = None  # 0 to 1; None also with a model without a reference
 
     @property
     def prediction(self) -> int | None:
@@ -144,9 +144,9 @@ def inspect_picture(
     found = Inspection(file=file, picture=small, size=picture.size, steps=steps)
     if model is None or steps.image is None:
         return found
-    scores, unfamiliar = model.assess(steps.image.reshape(1, -1))
-    strange = None if unfamiliar is None else float(unfamiliar[0])
-    return replace(found, scores=scores[0], unfamiliar=strange)
+    scores, unfamiliarity = model.assess(steps.image.reshape(1, -1))
+    strange = None if unfamiliarity is None else float(unfamiliarity[0])
+    return replace(found, scores=scores[0], unfamiliarity=strange)
 
 
 def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
                 "file": each.file,
                 "prediction": each.prediction,
                 "confidence": each.confidence,
-                "unfamiliar": each.unfamiliar,
+                "unfamiliarity": each.unfamiliarity,
                 "reason": each.steps.refused and each.steps.refused.reason,
                 "detail": each.steps.refused and each.steps.refused.detail,
             }

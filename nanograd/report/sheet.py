@@ -103,7 +103,7 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
     elif inspection.confidence is not None:
         score = format_score(inspection.confidence)
         outcome, colour = f"predicted {inspection.prediction}, score {score}", BLUE
-        if (inspection.unfamiliar or 0) > UNFAMILIAR:
+        if (inspection.unfamiliarity or 0) > UNFAMILIAR:
             outcome, colour = f"{outcome}, unfamiliar", RED
     draw_text(draw, (right, top + 9), outcome, size=15, colour=colour, align_right=True)
     panels = draw_panels(inspection)

@@ -20,8 +20,8 @@ PREDICTIONS = pa.schema(
         ("source_row", pa.int64()),
         ("prediction", pa.int8()),
         ("confidence", pa.float32()),
-        ("unfamiliar", pa.float32()),
-        ("scores", pa.list_(pa.float32(), 10)),
+        ("unfamiliarity", pa.float32()),
+        ("probabilities", pa.list_(pa.float32(), 10)),
         ("label", pa.int8()),
     ]
 )
@@ -58,8 +58,8 @@ def as_text(place: str) -> str:
 def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     """Encode a table that `check_columns` accepts as csv or jsonl.
 
-    In CSV the ten scores are ten columns, `score_0` to `score_9`; null is an empty field. In JSON
-    lines a row is an object, and a number that is not finite is null.
+    In CSV the ten probabilities are ten columns, `probability_0` to `probability_9`, and null is an
+    empty field. In JSON lines a row is an object, and a number that is not finite is null.
 
     Args:
         table: the rows.
@@ -98,18 +98,21 @@ def to_parquet(table: pa.Table) -> bytes:
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """Return how tables are written: compressed with zstd, with a checksum a page."""
     # A dictionary of values that rarely repeat takes more time and space: half as much again of
-    # scores.
+    # probabilities.
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_int8, pa.types.is_dictionary)
     repeating = [each.name for each in schema if any(kind(each.type) for kind in kinds)]
     return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": repeating}
 
 
 def _to_csv(table: pa.Table, header: bool) -> bytes:
-    if "scores" in table.column_names:
-        index, scores = table.column_names.index("scores"), table.column("scores")
+    if "probabilities" in table.column_names:
+        index = table.column_names.index("probabilities")
+        probabilities = table.column("probabilities")
         table = table.remove_column(index)
         for digit in reversed(range(10)):
-            table = table.add_column(index, f"score_{digit}", pc.list_element(scores, digit))
+            table = table.add_column(
+                index, f"probability_{digit}", pc.list_element(probabilities, digit)
+            )
     sink = BytesIO()
     pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=header))
     return sink.getvalue()

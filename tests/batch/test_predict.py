@@ -82,7 +82,7 @@ def predict(model_place: str, tmp_path: Path) -> Predict:
 
 
 def scores_of(table: pa.Table) -> NDArray[np.float32]:
-    flat: NDArray[np.float32] = table["scores"].combine_chunks().flatten().to_numpy()
+    flat: NDArray[np.float32] = table["probabilities"].combine_chunks().flatten().to_numpy()
     return flat.reshape(-1, 10)
 
 
@@ -132,8 +132,8 @@ def test_broken_row_is_quarantined_and_does_not_affect_others(
 
     others = [row for row in range(29) if row != 11]
     assert done.quarantine == [("a.parquet", 11, reason)]
-    assert done.table.drop(["confidence", "unfamiliar", "scores"]).equals(
-        expected.take(others).drop(["confidence", "unfamiliar", "scores"])
+    assert done.table.drop(["confidence", "unfamiliarity", "probabilities"]).equals(
+        expected.take(others).drop(["confidence", "unfamiliarity", "probabilities"])
     )
     # The rounding of a matrix product depends on its number of rows.
     np.testing.assert_allclose(

@@ -243,9 +243,9 @@ def test_first_file_of_a_wrong_schema_has_predictions_of_the_right_schema(
     job.write("a.parquet", {"name": ["x"]})
     job.write("b.parquet", {"id": range(ROWS), "image": raw(images)})
 
-    job.run(keep=("id",), no_scores=True)
+    job.run(keep=("id",), no_probabilities=True)
 
-    names = ["id", *(name for name in PREDICTIONS.names if name != "scores")]
+    names = ["id", *(name for name in PREDICTIONS.names if name != "probabilities")]
     files = list((job.out / "predictions").iterdir())
     assert len(files) == 2
     assert all(pq.read_schema(file).names == names for file in files)
@@ -355,14 +355,14 @@ def test_value_that_does_not_fit_the_common_type_is_named(job: Job, images: Pixe
 
 def test_all_columns_are_kept_but_those_of_the_images(job: Job, images: Pixels) -> None:
     ids = pa.array(range(ROWS))
-    job.write("a.parquet", {"id": ids, "image": raw(images), "scores": ids, "label": ids})
+    job.write("a.parquet", {"id": ids, "image": raw(images), "probabilities": ids, "label": ids})
     job.write("writer=ann/b.parquet", {"note": pa.array(["x"] * ROWS), "img": raw(images)})
 
     job.run(keep=("*",))
 
     table = job.table()
     assert table.column_names == [
-        *["id", "input_scores", "input_label", "note", "writer", *PREDICTIONS.names]
+        *["id", "input_probabilities", "input_label", "note", "writer", *PREDICTIONS.names]
     ]
     assert table["input_label"].to_pylist() == [*range(ROWS), *[None] * ROWS]
     assert table["note"].to_pylist() == [*[None] * ROWS, *["x"] * ROWS]
@@ -393,12 +393,12 @@ def test_tensors_are_predicted_and_kept(
 
 def test_renamed_column_does_not_take_the_name_of_another(job: Job, images: Pixels) -> None:
     table = {"image": raw(images), "input_label": [1] * ROWS, "label": [7] * ROWS}
-    job.write("a.parquet", {**table, "Scores": range(ROWS)})
+    job.write("a.parquet", {**table, "Probabilities": range(ROWS)})
 
     job.run(keep=("*", "image"))
 
     kept = job.table()
-    names = ["input_label", "input_input_label", "input_Scores", "image"]
+    names = ["input_label", "input_input_label", "input_Probabilities", "image"]
     assert kept.column_names[:4] == names
     assert (kept["input_label"][0].as_py(), kept["input_input_label"][0].as_py()) == (1, 7)
     assert kept["image"].to_pylist() == raw(images).to_pylist()
@@ -419,13 +419,13 @@ def test_output_of_a_prediction_may_be_predicted_again(job: Job, images: Pixels)
 def test_scores_may_be_left_out(format_: str, job: Job, images: Pixels) -> None:
     job.write("a.parquet", {"image": raw(images)})
 
-    job.run(no_scores=True, format=format_)
+    job.run(no_probabilities=True, format=format_)
 
     [file] = (job.out / "predictions").iterdir()
     assert b"score_" not in file.read_bytes()
-    assert b'"scores"' not in file.read_bytes()
+    assert b'"probabilities"' not in file.read_bytes()
     if format_ == "parquet":
-        own = [name for name in PREDICTIONS.names if name != "scores"]
+        own = [name for name in PREDICTIONS.names if name != "probabilities"]
         assert job.table().column_names == own
     job.refuse(OutputExistsError, "holds the output of another job", format=format_)
 
@@ -469,13 +469,13 @@ def test_output_is_cut_by_rows_and_by_values(format_: str, job: Job, images: Pix
         read = pq.read_table(job.out / "predictions").sort_by(order)
         found = read["prediction"].cast(pa.string()).to_pylist()
         assert found == expected["prediction"].cast(pa.string()).to_pylist()
-        assert read["scores"].equals(expected["scores"])
+        assert read["probabilities"].equals(expected["probabilities"])
     (job.folder / "in/b.parquet").unlink()
     figures, _ = job.run(**settings, partition_by=("prediction",), sync=True)
     assert figures["predicted"] == ROWS
 
 
-@pytest.mark.parametrize("name", ["image", "scores", "confidence", "id", "größe"])
+@pytest.mark.parametrize("name", ["image", "probabilities", "confidence", "id", "größe"])
 def test_column_that_names_no_folders_is_refused(name: str, job: Job, images: Pixels) -> None:
     job.write("a.parquet", {"id": [0.5] * ROWS, "image": raw(images)})
 

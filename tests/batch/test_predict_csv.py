@@ -42,7 +42,7 @@ def labels(sample: Mnist) -> list[int]:
 
 def predictions(out: Path) -> pa.Table:
     table = pq.read_table(out / "predictions").sort_by("source_row")
-    return table.select(["source_row", "prediction", "confidence", "scores", "label"])
+    return table.select(["source_row", "prediction", "confidence", "probabilities", "label"])
 
 
 def kaggle(images: NDArray[Any], labels: list[int], end: str = "\n") -> bytes:

@@ -272,8 +272,10 @@ def test_other_formats_hold_the_same_values(
     found.sort(key=lambda row: (row["source_file"], row["source_row"]))
     assert len(found) == 576
     for row, other in zip(found, expected, strict=True):
-        assert np.array_equal(np.float32(row.pop("scores")), np.float32(other.pop("scores")))
-        for name in ("confidence", "unfamiliar"):
+        assert np.array_equal(
+            np.float32(row.pop("probabilities")), np.float32(other.pop("probabilities"))
+        )
+        for name in ("confidence", "unfamiliarity"):
             assert np.float32(row.pop(name)) == np.float32(other.pop(name))
         assert row == other
     bad = [row for file in (place / "quarantine").iterdir() for row in read(file)]
@@ -288,8 +290,8 @@ def read_csv(file: Path) -> list[dict[str, Any]]:
         ),
     ).to_pylist()
     for row in rows:
-        if "score_0" in row:
-            row["scores"] = [row.pop(f"score_{digit}") for digit in range(10)]
+        if "probability_0" in row:
+            row["probabilities"] = [row.pop(f"probability_{digit}") for digit in range(10)]
     return rows
 
 

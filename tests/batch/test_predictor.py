@@ -81,7 +81,11 @@ def test_batch_of_any_format_has_the_predictions_of_the_model(
     assert type(result) is type(batch)
     expected = nanograd.load_model(model).predict_proba(images)
     assert np.array_equal(np.asarray(result["prediction"]), expected.argmax(axis=1))
-    scores = result["scores"].to_pylist() if isinstance(result, pa.Table) else result["scores"]
+    scores = (
+        result["probabilities"].to_pylist()
+        if isinstance(result, pa.Table)
+        else result["probabilities"]
+    )
     assert np.array_equal(np.stack(list(scores)), expected)
     assert "image" not in result
     assert "pixel0" not in result
@@ -102,7 +106,15 @@ def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(
 
     result = nanograd.Predictor(model)(batch)
 
-    names = ["id", "input_label", "prediction", "confidence", "unfamiliar", "scores", "label"]
+    names = [
+        "id",
+        "input_label",
+        "prediction",
+        "confidence",
+        "unfamiliarity",
+        "probabilities",
+        "label",
+    ]
     found = list(result.column_names if form == "arrow" else result)
     assert found == [*names, "reason", "detail"]
     none = None if form == "arrow" else -1
@@ -166,7 +178,7 @@ def test_booleans_are_full_ink(images: Pixels, model: str) -> None:
 
     found, expected = predictor({"image": bits}), predictor({"image": bits * np.uint8(255)})
 
-    assert np.array_equal(found["scores"], expected["scores"])
+    assert np.array_equal(found["probabilities"], expected["probabilities"])
 
 
 def test_mistakes_are_named(images: Pixels, model: str, tmp_path: Path) -> None:
@@ -215,7 +227,7 @@ def test_loaded_model_is_taken_as_its_directory_is(images: Pixels, model: str) -
     both = (nanograd.load_model(model), model)
     found, expected = (nanograd.Predictor(each)({"image": images}) for each in both)
 
-    assert np.array_equal(found["scores"], expected["scores"])
+    assert np.array_equal(found["probabilities"], expected["probabilities"])
 
 
 def test_predictor_can_be_sent_to_another_process(images: Pixels, model: str) -> None:

@@ -290,6 +290,6 @@ def test_retry_with_other_settings_reads_only_the_rows_of_the_quarantine(
     ]
     with pytest.raises(OutputExistsError, match=r"another job \(other image_column\)"):
         run(image_column="scan")
-    for change in ({"format": "csv"}, {"keep": ("label",)}, {"no_scores": True}):
+    for change in ({"format": "csv"}, {"keep": ("label",)}, {"no_probabilities": True}):
         with pytest.raises(OutputExistsError, match="another job"):
             run(retry_quarantine=True, **change)

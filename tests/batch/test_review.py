@@ -148,8 +148,8 @@ def some_predictions(confidence: np.ndarray) -> pa.Table:
     rows = np.arange(len(confidence))
     values = {
         "source_file": ["a"] * len(rows), "source_row": rows, "prediction": rows % 10,
-        "confidence": confidence, "unfamiliar": [None] * len(rows),
-        "scores": [[0.1] * 10] * len(rows), "label": [None] * len(rows),
+        "confidence": confidence, "unfamiliarity": [None] * len(rows),
+        "probabilities": [[0.1] * 10] * len(rows), "label": [None] * len(rows),
     }  # fmt: skip
     return pa.table([pa.array(values[each.name], each.type) for each in PREDICTIONS], PREDICTIONS)
 
@@ -194,7 +194,7 @@ def test_model_without_statistics_gives_nulls_and_one_warning(
     run(review_share=1.0)
 
     rows = pq.read_table(out / "predictions").to_pylist()
-    assert {row["unfamiliar"] for row in rows} == {None}
+    assert {row["unfamiliarity"] for row in rows} == {None}
     assert [text for text in messages if "an earlier version trained" in text] == messages[:1]
     certain = sorted(row["confidence"] for row in rows)
     assert [row["confidence"] for row in listed(out)] == certain
@@ -215,7 +215,7 @@ def test_inspect_draws_the_first_rows_of_the_list(
         assert found["file"] == f"{row['source_file']}, row {row['source_row']}"
         assert found["prediction"] == row["prediction"]
         assert found["confidence"] == pytest.approx(row["confidence"], abs=1e-5)
-        assert found["unfamiliar"] == pytest.approx(row["unfamiliar"], abs=1e-5)
+        assert found["unfamiliarity"] == pytest.approx(row["unfamiliarity"], abs=1e-5)
     pq.write_table(pa.table({"text": ["x"]}), folder / "no.parquet")
     with pytest.raises(DataError, match="inspect takes pictures, and rows with pictures"):
         commands.inspect(config, [str(folder / "no.parquet")])

@@ -176,7 +176,7 @@ def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
         "import numpy as np",
         "images, expected = np.load('images.npy'), np.load('expected.npy')",
         *plain_python(ROOT / "docs/models.md"),
-        "assert (scores.argmax(axis=1) == expected).all()",
+        "assert (probabilities.argmax(axis=1) == expected).all()",
         "assert (digits == expected).mean() > 0.999",
         "assert list(tensors)[:4] == ['0.b1', '0.b2', '0.w1', '0.w2']",
         "assert all(name.startswith('reference.') for name in list(tensors)[4:])",

@@ -200,7 +200,7 @@ def predict_all(folder: Path, number: int) -> dict[str, pa.Table]:
         config = PredictConfig(model=f"{run.directory}/model", output=str(out), workers=0)
         commands.predict(config, [str(rows)])
         read = pq.read_table(out / "predictions").sort_by("source_row")
-        tables[pipeline.name] = read.select(["source_row", "prediction", "scores"])
+        tables[pipeline.name] = read.select(["source_row", "prediction", "probabilities"])
     return tables
 
 

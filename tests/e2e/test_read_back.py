@@ -54,7 +54,9 @@ def test_duckdb_polars_and_pandas_read_the_same_rows(out: Path) -> None:
     assert by_polars.columns == by_pandas.columns.tolist() == expected.column_names
     for name in ("id", "source_file", "source_row", "prediction", "confidence"):
         assert by_pandas[name].tolist() == expected[name].to_pylist()
-    assert [list(each) for each in by_pandas["scores"]] == expected["scores"].to_pylist()
+    assert [list(each) for each in by_pandas["probabilities"]] == expected[
+        "probabilities"
+    ].to_pylist()
     assert by_pandas["label"].isna().sum() == by_polars["label"].null_count() == 1
 
 

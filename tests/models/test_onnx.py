@@ -26,7 +26,7 @@ def run_graph(data: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    [scores] = session.run(["scores"], {"images": images.reshape(-1, 28, 28)})
+    [scores] = session.run(["probabilities"], {"images": images.reshape(-1, 28, 28)})
     return np.asarray(scores)
 
 
@@ -39,14 +39,14 @@ def test_graph_computes_probabilities_and_unfamiliarity(sample: Mnist, net: Net)
     )
     images[5] //= 9
 
-    scores, unfamiliar = session.run(
-        ["scores", "unfamiliar"], {"images": images.reshape(-1, 28, 28)}
+    scores, unfamiliarity = session.run(
+        ["probabilities", "unfamiliarity"], {"images": images.reshape(-1, 28, 28)}
     )
 
     expected = model.assess(images)
-    np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(unfamiliar, expected.unfamiliar, rtol=0, atol=1e-5)
-    assert 0.1 < np.median(unfamiliar) < 0.9 < unfamiliar[-1]
+    np.testing.assert_allclose(scores, expected.probabilities, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(unfamiliarity, expected.unfamiliarity, rtol=0, atol=1e-5)
+    assert 0.1 < np.median(unfamiliarity) < 0.9 < unfamiliarity[-1]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_graph_names_its_input_and_output() -> None:
 
     [images], outputs = proto.graph.input, proto.graph.output
     names = [each.name for each in (images, *outputs)]
-    assert names == ["images", "scores", "unfamiliar"]
+    assert names == ["images", "probabilities", "unfamiliarity"]
     shapes = [
         [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
         for value in (images, *outputs)

@@ -49,9 +49,9 @@ def test_mean_of_a_class_is_familiar_and_a_blank_image_is_not() -> None:
     means[:, 300] = 255  # the brightest pixel, so nothing is stretched
     reference = replace(reference, means=means)
 
-    assert reference.unfamiliar(means, np.arange(10)).max() < 1e-3
-    assert reference.unfamiliar(np.zeros((10, 784), np.uint8), np.arange(10)).min() > 0.99
-    assert reference.unfamiliar(means[:0], np.arange(0)).shape == (0,)
+    assert reference.unfamiliarity(means, np.arange(10)).max() < 1e-3
+    assert reference.unfamiliarity(np.zeros((10, 784), np.uint8), np.arange(10)).min() > 0.99
+    assert reference.unfamiliarity(means[:0], np.arange(0)).shape == (0,)
 
 
 def test_reference_changes_no_prediction_and_makes_rows_sum_to_one() -> None:
@@ -59,12 +59,12 @@ def test_reference_changes_no_prediction_and_makes_rows_sum_to_one() -> None:
     for model in (replace(some_model(loss="mse"), reference=None), some_ensemble()):
         judged = replace(model, reference=some_reference())
 
-        scores, unfamiliar = judged.assess(images)
+        scores, unfamiliarity = judged.assess(images)
 
         assert (scores.argmax(axis=1) == model.scores(images).argmax(axis=1)).all()
         np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
-        assert np.array_equal(unfamiliar, judged.unfamiliar(images))
-        assert model.assess(images).unfamiliar is None
+        assert np.array_equal(unfamiliarity, judged.unfamiliarity(images))
+        assert model.assess(images).unfamiliarity is None
         assert judged.params_sha256() == model.params_sha256()
 
 
@@ -94,8 +94,8 @@ def test_classes_are_judged_alone() -> None:
     reference: Reference = some_reference()
     images, classes = some_images(20), np.arange(20) % 10
 
-    together = reference.unfamiliar(images, classes)
+    together = reference.unfamiliarity(images, classes)
 
-    alone = [reference.unfamiliar(images[n : n + 1], classes[n : n + 1])[0] for n in range(20)]
+    alone = [reference.unfamiliarity(images[n : n + 1], classes[n : n + 1])[0] for n in range(20)]
     np.testing.assert_allclose(together, alone, rtol=1e-4)
-    assert Model(nets=some_model().nets, about={}).unfamiliar(images) is None
+    assert Model(nets=some_model().nets, about={}).unfamiliarity(images) is None

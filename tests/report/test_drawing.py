@@ -69,7 +69,7 @@ def normalise_in_page(pictures: list[Image.Image]) -> list[Any]:
 def assess_in_page(model: Model, images: Bytes) -> list[Any]:
     """Return ten probabilities and the unfamiliarity of each image."""
     return run_in_node(
-        "((found) => [...found.scores, found.unfamiliar])(assess(model, each))",
+        "((found) => [...found.probabilities, found.unfamiliarity])(assess(model, each))",
         images.tolist(),
         f"const model = unpack({json.dumps(pack_model(model))});",
     )
@@ -143,8 +143,8 @@ def test_page_and_python_compute_the_same_probabilities(
     in_page = np.array(assess_in_page(model, images))
 
     expected = model.assess(images)
-    np.testing.assert_allclose(in_page[:, :10], expected.scores, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(in_page[:, 10], expected.unfamiliar, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(in_page[:, :10], expected.probabilities, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(in_page[:, 10], expected.unfamiliarity, rtol=0, atol=1e-5)
 
 
 def test_page_predicts_the_digits_that_python_predicts(run: Path, sample: Mnist) -> None:

@@ -17,9 +17,9 @@ REASONS = [
 def test_output_schemas_are_as_documented() -> None:
     assert PREDICTIONS.names == [
         *("source_file", "source_row", "prediction"),
-        *("confidence", "unfamiliar", "scores", "label"),
+        *("confidence", "unfamiliarity", "probabilities", "label"),
     ]
-    assert PREDICTIONS.field("scores").type == pa.list_(pa.float32(), 10)
+    assert PREDICTIONS.field("probabilities").type == pa.list_(pa.float32(), 10)
     assert QUARANTINE.names == ["source_file", "source_row", "reason", "detail"]
 
 

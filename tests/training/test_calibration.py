@@ -48,7 +48,7 @@ def test_probabilities_are_calibrated_though_the_images_were_learnt(
 
 
 def test_what_is_no_digit_is_unfamiliar(sample: Mnist, model: Model) -> None:
-    digits = model.unfamiliar(sample.test.images)
+    digits = model.unfamiliarity(sample.test.images)
     side_by_side = np.concatenate(
         [sample.test.images.reshape(-1, 28, 28)[start : start + 500, :, ::2] for start in (0, 500)],
         axis=2,
@@ -58,8 +58,8 @@ def test_what_is_no_digit_is_unfamiliar(sample: Mnist, model: Model) -> None:
 
     assert (digits > UNFAMILIAR).mean() < 0.1
     for others in (some_images(193), side_by_side, frame[None], np.zeros((1, 784))):
-        unfamiliar = model.unfamiliar(others)
-        order = np.searchsorted(np.sort(digits), unfamiliar) / len(digits)
+        unfamiliarity = model.unfamiliarity(others)
+        order = np.searchsorted(np.sort(digits), unfamiliarity) / len(digits)
         assert order.mean() > 0.95  # the area under the ROC curve
 
 
@@ -69,13 +69,13 @@ def test_class_without_images_gets_statistics_too(sample: Mnist, model: Model) -
     found = with_reference(model, some)
 
     assert found.reference is not None
-    assert np.isfinite(found.assess(sample.test.images).unfamiliar).all()
+    assert np.isfinite(found.assess(sample.test.images).unfamiliarity).all()
 
 
 @pytest.mark.parametrize("number", [10, 40, 1200])
 def test_few_images_give_finite_statistics(sample: Mnist, model: Model, number: int) -> None:
     found = with_reference(model, sample.train.take(slice(number)))
 
-    unfamiliar = found.unfamiliar(sample.test.images)
-    assert np.isfinite(unfamiliar).all()
+    unfamiliarity = found.unfamiliarity(sample.test.images)
+    assert np.isfinite(unfamiliarity).all()
     assert np.isfinite(found.scores(sample.test.images)).all()

@@ -64,8 +64,8 @@ function update() {
     status.textContent = error.message;
   }
   showInput(result && result.image);
-  const best = showProbabilities(result && result.scores);
-  const doubt = result && result.unfamiliar > 0.5 ? " The drawing is unlike the training digits." : "";
+  const best = showProbabilities(result && result.probabilities);
+  const doubt = result && result.unfamiliarity > 0.5 ? " The drawing is unlike the training digits." : "";
   if (result && !drawing) status.textContent = `The net predicts ${best}.${doubt}`;
   for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !result;
 }

@@ -59,18 +59,18 @@ function scoresOf(net, pixels) {
   return net.loss === "mse" ? outputs.map((value) => logistic(value)) : softmax(outputs);
 }
 
-// Ten scores and, with a reference, how unfamiliar the image is: nanograd/models/model.py.
+// Ten probabilities and, with a reference, how unfamiliar the image is: nanograd/models/model.py.
 function assess({ nets, reference }, image) {
   const pixels = nets.map((net) => (net.deskewed ? deskew(image, net.width, net.height) : image));
   const all = nets.map((net, place) => scoresOf(net, pixels[place]));
   const scores = Array.from(all[0], (_, digit) => sum(all.map((each) => each[digit])) / all.length);
-  if (!reference) return { scores, unfamiliar: null };
+  if (!reference) return { probabilities: scores, unfamiliarity: null };
   const best = scores.indexOf(Math.max(...scores));
   const powers = scores.map((score) => Math.max(score, 1e-20) ** (1 / reference.temperature));
   const total = sum(powers);
   return {
-    scores: powers.map((each) => each / total),
-    unfamiliar: unfamiliarity(reference, pixels[0], best),
+    probabilities: powers.map((each) => each / total),
+    unfamiliarity: unfamiliarity(reference, pixels[0], best),
   };
 }
 
