@@ -14,7 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from nanograd.batch.inputs import TABLES, InputFile, expand, expand_pictures, roots_of
+from nanograd.batch.inputs import (
+    TABLES,
+    InputFile,
+    expand,
+    expand_pictures,
+    is_table,
+    roots_of,
+)
 from nanograd.batch.labels import label_of
 from nanograd.data import mnist
 from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
@@ -41,7 +48,8 @@ _LABELS_FROM = {
     "rows": "a column label, digit or target",
     "pictures": "folders or names, as 7/img.png",
 }
-_ENDINGS = (*TABLES, *SUFFIXES, archives.SUFFIX)
+_PICTURES = (*SUFFIXES, archives.SUFFIX)
+_ENDINGS = (*TABLES, *_PICTURES)
 
 # The images and labels of some rows, -1 for none, and the rows that cannot be read.
 _Batch = tuple[NDArray[np.uint8], NDArray[np.int8], list[tuple[str, Rejection]]]
@@ -159,7 +167,7 @@ def _find(
 ) -> list[tuple[str, list[InputFile], list[InputFile]]]:
     """Return each source with its files of rows or pictures, those of test images apart."""
     found = [(source, *_split_files(_row_files(source, listener), source)) for source in sources]
-    has_tables = any(train and train[0].place.lower().endswith(TABLES) for _, train, _ in found)
+    has_tables = any(train and _ending(train[0].place) == TABLES for _, train, _ in found)
     if any(columns) and not has_tables:
         flags = "--image-column and --label-column"
         raise UsageError(f"{', '.join(sources)}: there are no Parquet files; leave {flags} out")
@@ -174,23 +182,31 @@ def _row_files(source: str, listener: Listener) -> list[InputFile]:
         return []
     place = storage.absolute(source)
     is_csv, is_file = place.lower().endswith(CSV), storage.is_file(place)
-    if is_file:
+    is_rows = is_file and is_table(place)
+    if is_file and not is_rows:
         check_ending(place)
-    is_other = mnist.is_data_set(place) or (is_file and not place.lower().endswith(_ENDINGS))
+    is_known = is_rows or place.lower().endswith(_PICTURES)
+    is_other = mnist.is_data_set(place) or (is_file and not is_known)
     exists = storage.exists(place) or re.search(r"[*?[]", place)
     if not is_csv and (is_other or not exists):
         return []
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
     hint += " (a CSV file of another name is named itself)"
-    files = expand([place], CSV if is_csv else _ENDINGS, hint)
+    files = expand([place], CSV if is_csv else _ENDINGS, hint, listener)
     for ending in (TABLES, CSV):
-        tables = [file for file in files if file.place.lower().endswith(ending)]
+        tables = [file for file in files if _ending(file.place) == ending]
         if tables and (number := len(files) - len(tables)):
             text = f"{number:,} other files beside {ending[0][1:]} files are not used"
             listener(warning(f"{source}: {text}"))
         if tables:
             return tables
     return expand_pictures([place])
+
+
+def _ending(place: str) -> tuple[str, ...]:
+    """Return TABLES or CSV of a file of rows; () for pictures."""
+    is_csv = place.lower().endswith(CSV)
+    return CSV if is_csv else () if place.lower().endswith(_PICTURES) else TABLES
 
 
 def _split_files(
@@ -201,18 +217,18 @@ def _split_files(
     parts: tuple[list[InputFile], list[InputFile]] = [], []
     for file in files:
         below = file.place.removeprefix(root)
-        below = below if below.lower().endswith((*TABLES, *CSV)) else below.rpartition("/")[0]
+        below = below if _ending(file.place) else below.rpartition("/")[0]
         parts[bool(_TEST.search(below))].append(file)
     return parts if parts[0] else (parts[1], [])
 
 
 def _read(files: Sequence[InputFile], source: str, columns: Columns, listener: Listener) -> Dataset:
     """Read labelled images; rows without a label or a picture are left out, with a warning."""
-    ending = files[0].place.lower()
-    if ending.endswith(CSV):
+    ending = _ending(files[0].place)
+    if ending == CSV:
         parts = [(parse_csv(storage.read(place), place), place) for place, _, _ in files]
         return mnist.concatenate([_invert(*part, listener) for part in parts])
-    if ending.endswith(TABLES):
+    if ending == TABLES:
         return _collect(_read_tables(files, source, columns, listener), source, "rows", listener)
     return _collect(_read_pictures(files), source, "pictures", listener)
 

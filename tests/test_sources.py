@@ -330,6 +330,20 @@ def test_columns_and_folders_of_hive_name_images_and_labels(
         sources.load(["sample"], columns=columns)
 
 
+@pytest.mark.parametrize("name", ["000000_0", "b.parq", "sub/test.data"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_parquet_of_any_name_is_a_data_set(
+    digits: Dataset, tmp_path: Path, name: str, *, as_folder: bool
+) -> None:
+    place = tmp_path / "in" / name
+    place.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"label": digits.labels, "img": raw(digits.images)}), place)
+
+    source = str(tmp_path / "in" if as_folder else place)
+
+    assert sources.load_test([source], columns=("img", None)).sha256() == digits.sha256()
+
+
 def test_folder_above_the_data_is_no_label(digits: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "label=3" / "rows"
     folder.mkdir(parents=True)

@@ -126,7 +126,7 @@ def plan(
     settings = {**asdict(reader), "formats": list(reader.formats), **choices}
     identity = {"command": "ingest", "revision": REVISION, "limit": limit, **settings}
     place = storage.absolute(output)
-    files = expand_pictures(inputs)[:limit]
+    files = expand_pictures(inputs, listener=listener)[:limit]
     labels = find_labels([file.place for file in files], inputs, source, listener)
     versions = {
         file.place: (file.num_bytes, file.mtime_ns, label)

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
+_MAGIC = b"PAR1"  # at the start of a Parquet file, also of those by Hive, Impala and Dask
 
 # Files of tables whose Parquet files also hold rows that were deleted or replaced; kind, package.
 _LAKES = {
@@ -28,6 +30,8 @@ _LAKES = {
 _LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
 
 
+# Files in an object store whose first bytes are read at once.
+_NUM_THREADS = 16
 # A folder that is a column, as in Hive.
 _HIVE = re.compile(r"/([^/=]+=[^/]+)/")
 
@@ -41,17 +45,22 @@ class InputFile(NamedTuple):
 
 
 def expand(
-    inputs: Sequence[str], suffixes: tuple[str, ...], hint: str = "check the path"
+    inputs: Sequence[str],
+    suffixes: tuple[str, ...],
+    hint: str = "check the path",
+    listener: Listener = ignore,
 ) -> list[InputFile]:
     """List all input files, sorted, none twice, also if links lead to it.
 
-    In folders only files with one of the suffixes count, and names that begin with `_` or `.` are
-    skipped, as Spark, Hive and Arrow do. A file named directly is always taken.
+    In folders only files with one of the suffixes count and, where those of tables are among them,
+    Parquet files of any name; names that begin with `_` or `.` are skipped, as Spark, Hive and
+    Arrow do. A file named directly is always taken.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
         suffixes: of the files to take.
         hint: advice if none is found.
+        listener: receives a warning about files in folders that are not taken.
 
     Raises:
         DataError: an input does not exist, no file is found, or tables are looked for in a Delta,
@@ -59,14 +68,42 @@ def expand(
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
+    skipped = _Skipped()
     for place in map(storage.absolute, inputs):
         find = _find_remote if storage.is_remote(place) else _find_local
-        for real, file in find(place, suffixes):
+        for real, file in find(place, suffixes, skipped):
             same = (file, found.get(real, file))
             found[real] = min(same, key=lambda each: (each.place != real, each.place))
+    skipped.warn(listener)
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
     return sorted(found.values())
+
+
+class _Skipped:
+    """Files in folders that are not taken, by the reason."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()  # links that lead nowhere, pipes
+        self.others: set[str] = set()  # files of other kinds
+
+    def warn(self, listener: Listener) -> None:
+        for places, what in (
+            (self.others, "other files are not read as input"),
+            (self.broken, "links that lead to no file, or pipes, are not read"),
+        ):
+            if places:
+                listener(warning(f"{len(places):,} {what}, such as {min(places)}"))
+
+
+def is_table(place: str) -> bool:
+    """Return whether a file is Parquet, by its name or its first bytes."""
+    if place.lower().endswith((*TABLES, *CSV, *SUFFIXES, archives.SUFFIX)):
+        return place.lower().endswith(TABLES)
+    try:
+        return storage.read(place, len(_MAGIC)) == _MAGIC
+    except (DataError, StorageError):
+        return False
 
 
 def expand_tables(
@@ -92,14 +129,15 @@ def expand_tables(
     """
     named = {storage.absolute(each) for each in inputs}
     hint = "`nanograd ingest` makes them of pictures"
-    files = expand(inputs, (*TABLES, *CSV, *SUFFIXES), hint)
+    files = expand(inputs, (*TABLES, *CSV, *SUFFIXES), hint, listener)
     pictures = [file.place for file in files if file.place.lower().endswith(SUFFIXES)]
     if direct := named.intersection(pictures):
         raise UsageError(
             f"{min(direct)} is a picture; `nanograd ingest` makes rows of it that can be predicted"
         )
     for place in named.intersection(file.place for file in files):
-        check_ending(place)
+        if not is_table(place):
+            check_ending(place)
     if len(pictures) == len(files):
         raise DataError(f"no {', '.join(TABLES)} or .csv files in {', '.join(inputs)}; {hint}")
     texts = [file.place for file in files if file.place.lower().endswith(CSV)]
@@ -123,18 +161,21 @@ def expand_tables(
     return [file for file in files if file.place not in left_out]
 
 
-def expand_pictures(inputs: Sequence[str], hint: str = "check the path") -> list[InputFile]:
+def expand_pictures(
+    inputs: Sequence[str], hint: str = "check the path", listener: Listener = ignore
+) -> list[InputFile]:
     """List all picture files, as `expand` does; ZIP files count as folders of pictures.
 
     A damaged archive is listed itself, to be rejected when it is read.
     """
     files: list[InputFile] = []
-    for file in expand(inputs, (*SUFFIXES, archives.SUFFIX), hint):
+    for file in expand(inputs, (*SUFFIXES, archives.SUFFIX), hint, listener):
         if not file.place.lower().endswith(archives.SUFFIX):
             files.append(file)
             continue
         for place, num_bytes in archives.list_members(file.place):
-            if place == file.place or _matches(place.removeprefix(f"{file.place}/"), SUFFIXES):
+            name = place.removeprefix(f"{file.place}/")
+            if place == file.place or (name.lower().endswith(SUFFIXES) and not _is_hidden(name)):
                 files.append(InputFile(place, num_bytes, file.mtime_ns))
     if not files:
         raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
@@ -187,18 +228,22 @@ def entity_tag(stream: Any) -> str | None:
     return None if tag is None else tag.decode(errors="replace")
 
 
-def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, InputFile]]:
+def _find_local(
+    place: str, suffixes: tuple[str, ...], skipped: _Skipped
+) -> Iterator[tuple[str, InputFile]]:
     """Yield files, each after its place without links."""
-    # Path.glob takes no absolute pattern.
-    found = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))  # noqa: PTH207
+    # Path.glob takes no absolute pattern, and a Path raises for names that are too long.
+    is_glob = not os.path.exists(place)  # noqa: PTH110
+    found = sorted(glob.glob(place, recursive=True)) if is_glob else [place]  # noqa: PTH207
     # A dangling link or a pipe is found, too.
-    matches = [each for each in map(Path, found) if each.is_file() or each.is_dir()]
+    matches = [Path(each) for each in found if os.path.isfile(each) or os.path.isdir(each)]  # noqa: PTH112, PTH113
     if not matches:
         raise DataError(f"{place}: there is no such file or folder; check the path")
+    skipped.broken.update({*found}.difference(map(str, matches)))
     seen: set[str] = set()
     for match in matches:
         if match.is_dir():
-            yield from _walk(match, suffixes, seen)
+            yield from _walk(match, suffixes, seen, skipped)
         else:
             _check_plain(str(match.parent), suffixes)
             status = match.stat()
@@ -207,7 +252,7 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, In
 
 
 def _walk(
-    folder: Path, suffixes: tuple[str, ...], seen: set[str]
+    folder: Path, suffixes: tuple[str, ...], seen: set[str], skipped: _Skipped
 ) -> Iterator[tuple[str, InputFile]]:
     """Yield the visible files below a folder; linked folders last, and none that was seen."""
     direct = [(str(folder), os.path.realpath(folder))]
@@ -221,11 +266,21 @@ def _walk(
         for entry in _visible_entries(path):
             is_link = entry.is_symlink()
             target = os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
-            if entry.is_dir():
+            # Not by the entry, which raises for links in a circle.
+            if os.path.isdir(entry.path) if is_link else entry.is_dir():  # noqa: PTH112
                 (linked if is_link else direct).append((entry.path, target))
-            elif entry.name.lower().endswith(suffixes) and entry.is_file():
+            elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):  # noqa: PTH113
+                skipped.broken.add(entry.path)
+            elif _is_wanted(entry.path, suffixes):
                 status = entry.stat()
                 yield target, InputFile(entry.path, status.st_size, status.st_mtime_ns)
+            else:
+                skipped.others.add(entry.path)
+
+
+def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a file is of the kinds to take."""
+    return place.lower().endswith(suffixes) or (set(TABLES) <= {*suffixes} and is_table(place))
 
 
 def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
@@ -236,7 +291,9 @@ def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
         raise StorageError(f"cannot list {folder}: {error.strerror}") from error
 
 
-def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, InputFile]]:
+def _find_remote(
+    place: str, suffixes: tuple[str, ...], skipped: _Skipped
+) -> Iterator[tuple[str, InputFile]]:
     """Yield files, each after its place."""
     base = place
     if glob.has_magic(place) and not storage.exists(place):
@@ -246,27 +303,38 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, I
     for name, _, _ in listed:
         if any(word in name for word in _LAKE_FOLDERS):
             _check_plain(name, suffixes)
-    found = [InputFile(*each) for each in listed if _takes(place, each[0], suffixes)]
-    if base != place and not found:
+    visible = [InputFile(*each) for each in listed if _takes(place, each[0])]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # of names that say nothing, bytes are read
+        wanted = list(pool.map(lambda file: _is_wanted(file.place, suffixes), visible))
+    for file, is_wanted in zip(visible, wanted, strict=True):
+        if is_wanted or _is_named(place, file.place):
+            yield file.place, file
+        else:
+            skipped.others.add(file.place)
+    if base != place and not visible:
         raise DataError(f"{place}: there is no such file or folder; check the path")
-    yield from ((file.place, file) for file in found)
 
 
 def _includes(place: str, file: str, *, csv: bool) -> bool:
     """Return whether the files of a folder or glob include a file that does not exist yet."""
     if not storage.is_remote(place):
         place, file = os.path.realpath(place), os.path.realpath(file)
-    return _takes(place, file, (*TABLES, *CSV) if csv else TABLES)
+    return _takes(place, file) and (
+        file.lower().endswith((*TABLES, *CSV) if csv else TABLES) or _is_named(place, file)
+    )
 
 
-def _takes(place: str, file: str, suffixes: tuple[str, ...]) -> bool:
+def _is_named(place: str, file: str) -> bool:
+    return file == place or bool(_glob(place).fullmatch(file))
+
+
+def _takes(place: str, file: str) -> bool:
     """Return whether a file is the one named by a place, matches its glob or is in its folders."""
-    matches = _glob(place).fullmatch
-    if file == place or matches(file):
+    if _is_named(place, file):
         return True
     names = file.split("/")
-    ends = (n for n in range(1, len(names)) if (at := "/".join(names[:n])) == place or matches(at))
-    return any(_matches("/".join(names[end:]), suffixes) for end in ends)
+    ends = (n for n in range(1, len(names)) if _is_named(place, "/".join(names[:n])))
+    return any(not _is_hidden("/".join(names[end:])) for end in ends)
 
 
 @lru_cache
@@ -288,6 +356,5 @@ def _check_plain(place: str, suffixes: tuple[str, ...]) -> None:
             )
 
 
-def _matches(name: str, suffixes: tuple[str, ...]) -> bool:
-    hidden = any(part.startswith(("_", ".")) and part != ".." for part in Path(name).parts)
-    return not hidden and name.lower().endswith(suffixes)
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(("_", ".")) and part != ".." for part in Path(name).parts)

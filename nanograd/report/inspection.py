@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.batch.inputs import TABLES, expand_pictures
+from nanograd.batch.inputs import expand_pictures, is_table
 from nanograd.errors import DataError, UnreadableError
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
@@ -64,7 +64,7 @@ def find_pictures(
     Raises:
         DataError: an input does not exist or has no pictures.
     """
-    tables = [each for each in inputs if each.lower().endswith(TABLES)]
+    tables = [each for each in inputs if is_table(storage.absolute(each))]
     others = [each for each in inputs if each not in tables]
     found: dict[str, bytes | None] = {}
     total = 0

@@ -1,7 +1,9 @@
 """One row's picture, from bytes, a file, numbers or Spark's pixels, to the 784 bytes of a net."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,9 +163,12 @@ def _below(root: str, path: str) -> str:
         place = storage.absolute(path) if storage.is_remote(path) else storage.join(root, path)
         inside = place.startswith(storage.join(root, "")) and ".." not in place.split("/")
     else:
-        folder = storage.local_path(root).resolve()
-        target = (folder / path.removeprefix("file://")).resolve()
-        place, inside = str(target), target.is_relative_to(folder)
+        # Not by Path.resolve, which raises for links in a circle and names that are too long.
+        folder = os.path.realpath(storage.local_path(root))
+        place = os.path.realpath(Path(folder, path.removeprefix("file://")))
+        inside = Path(place).is_relative_to(folder)
+        if inside and os.path.exists(place) and not os.path.isfile(place):  # noqa: PTH110, PTH113
+            raise UnreadableError(Reason.NO_FILE, f"{path!r} is no file in {root}")
     if not inside:
         raise outside
     return place

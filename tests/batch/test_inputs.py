@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from nanograd.batch.inputs import expand, expand_tables
+from nanograd.batch.inputs import expand, expand_pictures, expand_tables
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime.events import Event
 from tests.helpers.ingests import planned
@@ -86,13 +88,16 @@ def test_file_named_in_several_ways_is_taken_once(
     "name",
     [
         *("missing", "missing/*.png", "in/*.webp", "in/b.png/below"),
-        *("in/gone.png", "in/g*.png", "in/pipe.png", "in/pi*.png"),
+        *("in/gone.png", "in/g*.png", "in/pipe.png", "in/pi*.png", "in/long.png", "in/lo*.png"),
+        *(f"in/{'x' * 300}", "in/loop.png"),
     ],
 )
 def test_missing_input_dangling_link_or_pipe_is_named_even_beside_good_ones(
     tree: Path, name: str
 ) -> None:
     (tree / "gone.png").symlink_to(tree / "nowhere.png")
+    (tree / "long.png").symlink_to("x" * 300)
+    (tree / "loop.png").symlink_to("loop.png")
     os.mkfifo(tree / "pipe.png")
     place = str(tree.parent / name)
 
@@ -231,6 +236,51 @@ def test_pictures_beside_tables_are_named_in_a_warning(
     assert [Path(file.place).name for file in found] == ["x.parquet"]
     assert len(events) == warned
     assert all("85 pictures" in str(each) and "nanograd ingest" in str(each) for each in events)
+
+
+ROWS_NAMES = ["000000_0", "b.parq", "part-00000", "läufe.data", "sub/c.snappy", "d.json"]
+
+
+def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+    rows = pa.table({"image": [bytes(784)]})
+    for name in [*ROWS_NAMES, "_hidden", "sub/.hidden", "a.parquet"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(rows, tmp_path / name)
+    for name, data in {"b.txt": b"PAR", "c": b"", "_SUCCESS": b"", "z.orc": b"ORC"}.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "gone.parquet").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "long").symlink_to("x" * 300)
+    os.mkfifo(tmp_path / "pipe.parquet")
+    events: list[Event] = []
+
+    found = expand_tables([str(tmp_path)], "/out/part.parquet", listener=events.append)
+
+    names = [str(Path(file.place).relative_to(tmp_path)) for file in found]
+    assert names == sorted([*ROWS_NAMES, "a.parquet"])
+    others, broken = map(str, events)
+    assert f"3 other files are not read as input, such as {tmp_path}/b.txt" in others
+    assert f"4 links that lead to no file, or pipes, are not read, such as {tmp_path}/g" in broken
+
+
+@pytest.mark.parametrize("name", ROWS_NAMES)
+def test_parquet_file_of_any_name_may_be_named_directly(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": [bytes(784)]}), tmp_path / name)
+
+    assert len(expand_tables([f"{tmp_path}/{name}"], "/out/part.parquet")) == 1
+
+
+def test_broken_links_among_pictures_are_named(tree: Path) -> None:
+    (tree / "sub" / "gone.png").symlink_to("nowhere")
+    (tree / "loop.png").symlink_to("loop.png")
+    events: list[Event] = []
+
+    found = expand_pictures([str(tree), f"{tree}/[bl]*.png"], listener=events.append)
+
+    assert len(found) == len(TREE)
+    assert "3 other files" in str(events[0])
+    assert "2 links" in str(events[1])
 
 
 def part_ids(tree: Path) -> list[str]:

@@ -215,6 +215,21 @@ def test_file_whose_name_is_not_unicode_is_predicted(
     assert done.figures["predicted"] == 2 * 29
 
 
+def test_hive_folder_whose_name_is_not_unicode_is_predicted(
+    images: Pixels, tmp_path: Path, predict: Predict
+) -> None:
+    folder = tmp_path / "in" / os.fsdecode(b"wr\xe4iter=j\xf6rg")
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"image": fixed_list(images)}), tmp_path / "rows")
+    (tmp_path / "rows").rename(folder / "000000_0")
+    (tmp_path / "in" / "loop").symlink_to("loop")
+
+    done = predict({}, keep=("*",))
+
+    assert done.figures["predicted"] == 29
+    assert set(done.table[r"wr\udce4iter"].to_pylist()) == {r"j\udcf6rg"}
+
+
 WRONG_SCHEMAS = {
     "no image": pa.table({"name": ["a", "b"], "label": [1, 2]}),
     "numbers as text": pa.table({f"pixel{place}": ["0"] for place in range(784)}),

@@ -1,3 +1,4 @@
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
         "gone.png",
         "\0",
         None,
+        *("x" * 300, "loop.png", "pipe", "deep", "deep/bar.png/x"),
+        "\ud800.png".encode(errors="backslashreplace").decode(),
     ]
+    (root / "loop.png").symlink_to("loop.png")
+    os.mkfifo(root / "pipe")
     rows = [{"bytes": None, "path": path} for path in paths]
 
     found, rejections = read_column(rows, PICTURE, image_root=str(root))
@@ -44,6 +49,7 @@ def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
     assert reasons(rejections) == [
         *((row, "outside_root") for row in range(2, 6)),
         *[(6, "no_file"), (7, "outside_root"), (8, "no_bytes")],
+        *((row, "no_file") for row in range(9, 15)),
     ]
 
 
