@@ -5,7 +5,7 @@ server's memory through that, any other through calls. The server's rounds are t
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -224,7 +224,6 @@ class ServerActor(ParameterServer):
         Returns:
             The number of refused connections, or which hosts cannot be reached and why.
         """
-        memory = _opened(self._memory)
         if self._listener is None:
             raise InternalError("a mesh was joined without listening; please report this")
         handshakes = Formation(plan.me, plan.generation, key, endpoints)
@@ -233,9 +232,19 @@ class ServerActor(ParameterServer):
             sockets = handshakes.run(listener)
         except MeshError as error:
             return error
-        self._hosts = tuple(each.name for each in endpoints)
-        self._mesh = Mesh(plan, sockets, self.round, memory.bell)
+        self.connect(plan, sockets, [each.name for each in endpoints])
         return handshakes.num_refused
+
+    def connect(self, plan: MeshPlan, sockets: Mapping[int, socket], hosts: Sequence[str]) -> None:
+        """Exchange sums over these sockets from now on.
+
+        Args:
+            plan: who sends what.
+            sockets: one for each peer.
+            hosts: names of all hosts.
+        """
+        self._hosts = tuple(hosts)
+        self._mesh = Mesh(plan, sockets, self.round, _opened(self._memory).bell)
 
     def stop(self) -> None:
         """End the segment of rounds that is running, if any; call it concurrently."""
@@ -280,9 +289,11 @@ class ServerActor(ParameterServer):
                     self.stop()
                     self._leave_mesh()
                     return failure
-            return None
         finally:
             self._began = None
+        if links:
+            self._send_rest(links, memory, monotonic() + deadline_s)
+        return None
 
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
@@ -352,6 +363,16 @@ class ServerActor(ParameterServer):
         )
         links.applied()
         return None
+
+    def _send_rest(self, links: Mesh, memory: MemorySegment, deadline: float) -> None:
+        """Send what is queued: between two segments nobody does, and a host may wait for it.
+
+        If that fails, the host that waits reports it.
+        """
+        while links.is_sending and links.machine.failure is None:
+            if memory.stopped or monotonic() > deadline:
+                return
+            links.poll(_POLL_S)
 
     def _describe(self, failure: Fail) -> ExchangeFailed:
         return ExchangeFailed(

@@ -128,6 +128,11 @@ class Mesh:
         for peer, connection in self._connections.items():
             self._selector.register(connection.sock, selectors.EVENT_READ, peer)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether bytes wait to be sent to some peer."""
+        return any(each.is_sending for each in self._connections.values())
+
     def start_round(self, deadline: float, digest: int | None) -> None:
         """Start a round; see `AllReduce.start_round`."""
         self._carry_out(self.machine.start_round(deadline, digest))
