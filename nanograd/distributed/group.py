@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import (
@@ -146,11 +146,18 @@ class RayGroup:
             ClusterError: failures repeat without any round applied.
             Stopped: `stop` is set and the group has failed.
         """
-        failures: dict[str, Failure] = {}
-        while self._round < until:
+        self._go_on(until, {})
+        if monotonic() > self._backup_time:
+            self.snapshot()
+
+    def _go_on(self, until: int, failures: dict[str, Failure]) -> None:
+        """Recover from failures, if there are any, and apply all rounds below `until`."""
+        while failures or self._round < until:
             try:
                 if failures:
                     self._recover(failures)
+                    failures = {}
+                    continue  # the servers may have applied the last round of the segment
                 self._await_workers()
                 self._prepare()
                 began = monotonic()
@@ -161,8 +168,6 @@ class RayGroup:
             except RayError as error:
                 # A server failed between two segments: the probe of the recovery finds it.
                 failures = {"": CallFailed(first_line(error))}
-        if monotonic() > self._backup_time:
-            self.snapshot()
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state of training."""
@@ -171,9 +176,7 @@ class RayGroup:
                 self._copy_state()
                 break
             except RayError as error:
-                until = self._round
-                self._recover({"": CallFailed(first_line(error))})
-                self.advance(until)
+                self._go_on(self._round, {"": CallFailed(first_line(error))})
         return self._backup
 
     def _copy_state(self) -> None:
@@ -298,15 +301,20 @@ class RayGroup:
         failures: dict[str, Failure] = {}
         while any(ref in hosts for ref in waiting):
             done, waiting = ray.wait(waiting, timeout=_CHECK_S)
-            if not done:
-                if monotonic() > end_time:
-                    raise GetTimeoutError("a segment of rounds did not end in time")
+            failure: Failure | None = None
+            if done:
+                failure = self._failure_of(done[0], done[0] in hosts)
+            elif monotonic() <= end_time:
                 self._report_wait()
-                continue
-            failure = self._failure_of(done[0], done[0] in hosts)
+            elif failures:
+                break  # the probe of the recovery finds who does not even stop
+            else:
+                failure = CallFailed("a segment of rounds did not end in time")
             if failure is not None:
-                failures.setdefault(hosts.get(done[0], ""), failure)
-                self._servers.stop()
+                if not failures:
+                    self._servers.stop()
+                    end_time = monotonic() + self._reply_s()
+                failures.setdefault(hosts.get(done[0], "") if done else "", failure)
         return failures
 
     def _report_wait(self) -> None:
@@ -359,7 +367,7 @@ class RayGroup:
             for host, how in failed_servers.items():
                 self._listener(events.HostFailed(host=str(lost[host]), round=self._round, how=how))
                 failed = self._count_loss(lost[host]) | failed
-            reached = self._servers.level()
+            reached = self._servers.level(self._reply_s())
             self._num_failures = 0 if reached > self._round else self._num_failures
             self._round = reached
         elif failed_servers:

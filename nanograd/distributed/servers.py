@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import ray
@@ -24,6 +25,8 @@ from nanograd.training.tree import TreeNode, cover
 
 # Longer than a server is busy between two segments, unless its state is large.
 _REPLY_S = 10.0
+# A state that has not arrived after this time never will.
+_TRANSFER_S = 600.0
 # Longer than a server takes to say what it waits for.
 _STATUS_S = 1.0
 
@@ -134,14 +137,22 @@ class Servers:
 
     # State
 
-    def level(self) -> int:
-        """Bring all servers to the round of the one that is ahead, and return the round."""
+    def level(self, reply_s: float) -> int:
+        """Bring all servers to the round of the one that is ahead, and return the round.
+
+        Args:
+            reply_s: seconds without a reply before a server counts as unresponsive.
+
+        Raises:
+            RayError: a server fails or does not reply.
+        """
         reached = self._call("forget")
         ahead = max(reached, key=reached.__getitem__)
-        behind = [host for host, round_ in reached.items() if round_ < reached[ahead]]
-        if behind:
-            state = self.present[ahead].actor.snapshot.remote()
-            ray.get([self.present[host].actor.restore.remote(state) for host in behind])
+        if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:
+            # Through this process: the servers may not reach each other.
+            state = ray.put(self._snapshot_of(ahead, reply_s))
+            actors = [self.present[host].actor for host in behind]
+            _await_transfer([each.restore.remote(state) for each in actors], actors, reply_s)
         return int(reached[ahead])
 
     def snapshot(self, reply_s: float) -> Snapshot:
@@ -153,19 +164,16 @@ class Servers:
         error: RayError | None = None
         here = ray.get_runtime_context().get_node_id()
         for host in sorted(self.present, key=lambda host: host != here):
-            server = self.present[host]
-            ref = server.actor.snapshot.remote()
             try:
-                while True:
-                    try:
-                        snapshot: Snapshot = ray.get(ref, timeout=_REPLY_S)
-                        return snapshot
-                    except GetTimeoutError:  # a large state over a slow link is no failure
-                        if how := probe([server.actor], reply_s, CONCURRENT)[0]:
-                            raise GetTimeoutError(how) from None
+                return self._snapshot_of(host, reply_s)
             except RayError as failure:
                 error = failure
         raise error or GetTimeoutError("no server")
+
+    def _snapshot_of(self, host: str, reply_s: float) -> Snapshot:
+        actor = self.present[host].actor
+        snapshot: Snapshot = _await_transfer([actor.snapshot.remote()], [actor], reply_s)[0]
+        return snapshot
 
     # Rounds
 
@@ -317,6 +325,23 @@ class Servers:
             if isinstance(error.cause, RayError):
                 raise
             raise error.cause from error
+
+
+def _await_transfer(calls: Sequence[Any], actors: Sequence[Any], reply_s: float) -> list[Any]:
+    """Return the results of calls with a whole state, which take long over a slow link.
+
+    Raises:
+        RayError: an actor fails or does not reply, or nothing has arrived in the longest time.
+    """
+    end = monotonic() + _TRANSFER_S
+    while True:
+        try:
+            results: list[Any] = ray.get(list(calls), timeout=_REPLY_S)
+            return results
+        except GetTimeoutError:
+            failed = [how for how in probe(list(actors), reply_s, CONCURRENT) if how]
+            if failed or monotonic() > end:
+                raise
 
 
 def _results(results: Mapping[str, Any]) -> list[Any]:

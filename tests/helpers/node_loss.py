@@ -1,11 +1,19 @@
-"""Train on three nodes of one Ray cluster, lose one in mid-run, win another; print what happened.
+"""Train on three nodes of one Ray cluster with a fault in mid-run; print what happened.
+
+A node is lost and another one won ("shared", "calls"), or a server dies in the last round of a
+segment, when the others have what they need to apply it ("last").
 
 A program of its own, run by test_node_loss.py: a process that ends one Ray and starts a second one
 may be ended by late threads of the first.
 """
 
 import json
+import os
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGKILL
 
 import ray
 from ray.cluster_utils import Cluster
@@ -13,22 +21,39 @@ from ray.cluster_utils import Cluster
 from nanograd import sources
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
+from nanograd.distributed import servers
+from nanograd.distributed.actors import ServerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event
 from nanograd.training.local import LocalGroup
 from nanograd.training.server import Snapshot, first_snapshot
+from nanograd.training.worker import Contribution
 
-ROUNDS = 40
+ROUNDS, LOSS = 40, 13
+
+
+class DiesInLastRound(ServerActor):
+    """A server that dies in the last round before LOSS, if it is the first to remove the mark."""
+
+    mark: Path
+
+    def apply(self, total: Contribution) -> None:
+        """Die, or apply the round."""
+        if total.round == LOSS - 1:
+            with suppress(FileNotFoundError):
+                self.mark.unlink()
+                os.kill(os.getpid(), SIGKILL)
+        super().apply(total)
 
 
 def checksum(snapshot: Snapshot) -> str:
     return storage.checksum(snapshot.vector.tobytes())
 
 
-def main(shared_memory: bool) -> None:
+def main(way: str) -> None:
     digits = sources.load(["sample"]).train.take(slice(0, 1931))
-    recipe = make_recipe(TrainConfig(batch_size=193, epochs=4), len(digits))
+    recipe = make_recipe(TrainConfig(batch_size=193, epochs=4, hidden=31), len(digits))
     start = first_snapshot(recipe)
     local = LocalGroup(recipe, digits, start)
     local.advance(ROUNDS)
@@ -38,11 +63,15 @@ def main(shared_memory: bool) -> None:
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, logging_level="ERROR")
     events: list[Event] = []
+    if way == "last":
+        DiesInLastRound.mark = Path(tempfile.mkstemp()[1])
+        servers.ServerActor = DiesInLastRound
     group = RayGroup(
-        recipe, digits, start, events.append, num_workers=3, shared_memory=shared_memory
+        recipe, digits, start, events.append, num_workers=3, shared_memory=way != "calls"
     )
-    group.advance(13)
-    cluster.remove_node(nodes[0], allow_graceful=False)
+    group.advance(LOSS)
+    if way != "last":
+        cluster.remove_node(nodes[0], allow_graceful=False)
     group.advance(27)
     cluster.add_node(num_cpus=1)
     group.advance(ROUNDS)
@@ -61,4 +90,4 @@ def main(shared_memory: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "shared")
+    main(sys.argv[1])
