@@ -4,6 +4,7 @@ Files are untrusted: the header is checked before any pixel is loaded, only form
 pictures of paper are opened, and every failure is one exception type.
 """
 
+import errno
 import struct
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,9 @@ SUFFIXES = (
 
 # Where files of phones that Pillow does not read state their kind.
 _PHONES = [b"ftyp" + kind for kind in b"heic heix hevc heim mif1 msf1 avif".split()]
+
+# Of names that cannot be those of a file: links in a circle, too long.
+_NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
 
 # Of a file, and of a picture, unless a caller sets others.
 MAX_BYTES, MAX_PIXELS = 100_000_000, 50_000_000
@@ -71,6 +75,8 @@ class PictureReader:
         except StorageError as error:
             if isinstance(error.__cause__, PermissionError):
                 raise UnreadableError(Reason.NO_PERMISSION, str(error)) from error
+            if getattr(error.__cause__, "errno", None) in _NO_NAMES:
+                raise UnreadableError(Reason.NO_FILE, str(error)) from error
             raise
         if len(data) > self.max_bytes:
             detail = f"the file has more than {self.max_bytes} bytes"

@@ -28,13 +28,10 @@ from nanograd.runtime import machine
 
 # The ends of names of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
-# Of names that cannot be those of a file: links in a circle, too long.
-_NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
 # A removal or a copy in an object store takes a round trip; so many are made at once.
 _NUM_REQUESTS = 16
 # The `@` of these addresses names a container, or a user without a password.
 _ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
-
 # What pyarrow's text of an error says, the first that does, and its likely cause.
 _CAUSES = {
     "AWS Error UNKNOWN .*checksum": "this store refuses checksums; set "
@@ -441,8 +438,6 @@ def _translated(verb: str, place: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error
     except OSError as error:
-        if error.errno in _NO_NAMES and verb not in ("write", "remove", "clean"):
-            raise DataError(f"{place}: this leads to no file: {error.strerror}") from error
         reason = error.strerror or _explained(str(error))
         raise StorageError(f"cannot {verb} {place}: {reason}") from error
     except ValueError as error:  # pyarrow's ArrowInvalid: a URI it does not know
