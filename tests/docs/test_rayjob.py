@@ -34,16 +34,14 @@ def array(items: dict[str, Any], **limits: Any) -> dict[str, Any]:
 TEXT, COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 AMOUNTS = strict_object("cpu memory", cpu=TEXT, memory=TEXT)
-KEY = strict_object("secretKeyRef", secretKeyRef=strict_object("name key", name=TEXT, key=TEXT))
 GIVEN = strict_object("name value", name=TEXT, value={"type": "string"})
-SECRET = strict_object("name valueFrom", name=TEXT, valueFrom=KEY)
 PORT = strict_object("containerPort", containerPort=COUNT, name={"maxLength": 15, **TEXT})
 CONTAINER = strict_object(
     "name image",
     name=TEXT,
     image=TEXT,
     ports=array(PORT),
-    env=array({"oneOf": [GIVEN, SECRET]}),
+    env=array(GIVEN),
     envFrom=array(strict_object("secretRef", secretRef=strict_object("name", name=TEXT))),
     resources=strict_object("requests limits", requests=AMOUNTS, limits=AMOUNTS),
 )
@@ -84,6 +82,9 @@ RAY_JOB = strict_object(
         rayClusterSpec=strict_object(
             "headGroupSpec",
             rayVersion=TEXT,
+            authOptions=strict_object(
+                "mode", mode={"enum": ["disabled", "token"]}, secretName=TEXT
+            ),
             headGroupSpec=HEAD,
             workerGroupSpecs=array(WORKERS),
         ),
@@ -125,14 +126,26 @@ def test_versions_and_entry_point_are_those_of_the_repository(manifest: dict[str
     assert "working_dir" in yaml.safe_load(manifest["spec"]["runtimeEnvYAML"])
 
 
-def test_every_pod_requires_the_token_and_reads_it_from_a_secret(manifest: dict[str, Any]) -> None:
-    environments = [{each["name"]: each for each in c["env"]} for c in containers(manifest)]
+def test_operator_is_told_the_secret_with_the_token(manifest: dict[str, Any]) -> None:
+    file = (ROOT / "deploy/rayjob.yaml").read_text()
+    [secret] = re.findall(r"create secret generic (\S+) --from-literal=auth_token=", file)
 
-    assert len(environments) == 3
-    for environment in environments:
-        assert environment["RAY_AUTH_MODE"]["value"] == "token"
-        assert "valueFrom" in environment["RAY_AUTH_TOKEN"]
-        assert not [name for name in environment if name.startswith("AWS_")]
+    options = manifest["spec"]["rayClusterSpec"]["authOptions"]
+
+    assert options == {"mode": "token", "secretName": secret}
+
+
+def test_no_secret_is_in_a_variable_of_the_file(manifest: dict[str, Any]) -> None:
+    names = {each["name"] for c in containers(manifest) for each in c.get("env", [])}
+
+    assert not [name for name in names if name.startswith(("AWS_", "RAY_AUTH"))]
+
+
+def test_page_and_file_name_one_version_of_kuberay(manifest: dict[str, Any]) -> None:
+    texts = [(ROOT / name).read_text() for name in ("deploy/rayjob.yaml", "docs/kubernetes.md")]
+
+    # authOptions since 1.5.1, its secretName since 1.6.0, backoffLimit since 1.2.0
+    assert [re.findall(r"KubeRay \(?(\d+\.\d+)", text) for text in texts] == [["1.6"], ["1.6"]]
 
 
 def test_lost_pod_is_detected_as_soon_as_a_lost_host(manifest: dict[str, Any]) -> None:
