@@ -226,7 +226,7 @@ class ServerActor(ParameterServer):
         """
         if self._listener is None:
             raise InternalError("a mesh was joined without listening; please report this")
-        handshakes = Formation(plan.me, plan.generation, key, endpoints)
+        handshakes = Formation(plan.me, key, endpoints)
         listener, self._listener = self._listener, None
         try:
             sockets = handshakes.run(listener)

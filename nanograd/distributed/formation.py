@@ -1,32 +1,30 @@
 """Connections between the parameter servers of several hosts: who may form a mesh.
 
 Each server listens on its host's address while the mesh is formed, and no longer. The host with the
-higher index connects. Both sides prove that they know the generation's key by HMAC-SHA256 over all
-fields and two nonces; a connection that fails is closed without a reply. Nothing is unpickled, and
-no length is taken from a peer.
+higher index connects. Both sides prove that they know the key of this mesh by HMAC-SHA256 over the
+two hosts and two nonces; a connection that fails is closed without a reply. Nothing is unpickled,
+and no length is taken from a peer. Each connection has its own deadline, so that neither a peer
+that drops packets nor a stranger that says nothing delays the others.
 """
 
+import asyncio
 import hmac
 import os
-import random
-import selectors
 import socket
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from hashlib import sha256
-from time import monotonic
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple
 
 KEY_BYTES = 32
-FORMATION_S = 15.0
-_TRY_S, _FIRST_WAIT_S, _HANDSHAKE_S = 2.0, 0.25, 3.0
-# Handshakes at a time. A caller that floods the listener drops its own: the oldest goes first.
-_MAX_PENDING, _BACKLOG = 32, 1024
-# magic, generation, sender, receiver
-_HELLO = struct.Struct("<4sqHH")
-_MAGIC, _NONCE_BYTES, _PROOF_BYTES = b"ngh1", 16, 32
-_HELLO_BYTES = _HELLO.size + _NONCE_BYTES + _PROOF_BYTES
+# The time for the whole mesh, for one connection, and before the next try of one.
+FORMATION_S, _TRY_S, _WAIT_S = 15.0, 3.0, 0.25
+# Callers of one address whose handshake has not ended. More are turned away, not those of others.
+_MAX_CALLERS, _BACKLOG = 64, 1024
+# sender, receiver
+_HOSTS = struct.Struct("<HH")
+_NONCE_BYTES, _PROOF_BYTES = 16, 32
 # A dead peer is found after 5 + 3 x 2 s without an acknowledgement, where the system has options.
 _OPTIONS = {
     "TCP_NODELAY": 1,
@@ -35,8 +33,6 @@ _OPTIONS = {
     "TCP_KEEPCNT": 3,
     "TCP_USER_TIMEOUT": 11_000,
 }
-
-_Handshake: TypeAlias = Generator[int, bytes, int]
 
 
 class Endpoint(NamedTuple):
@@ -77,10 +73,6 @@ class MeshError(Exception):
         return self.reason
 
 
-class _HandshakeError(Exception):
-    """A peer that does not prove the key, or that is not expected."""
-
-
 def listen(address: str, ports: Sequence[int]) -> socket.socket:
     """Listen on the first free port.
 
@@ -91,42 +83,14 @@ def listen(address: str, ports: Sequence[int]) -> socket.socket:
     Raises:
         MeshError: none is free, or the address is not this host's.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     reason: OSError | None = None
     for port in ports:
         try:
-            listener = socket.create_server((address, port), family=family, backlog=_BACKLOG)
-            listener.setblocking(False)
-            return listener
+            return socket.create_server((address, port), family=_family(address), backlog=_BACKLOG)
         except OSError as error:
             reason = error
     which = f"ports {ports[0]}-{ports[-1]}" if ports[0] else "any port"
     raise MeshError(f"{address} cannot listen on {which}: {reason}")
-
-
-class _Pending:
-    """A connection whose handshake has not ended."""
-
-    def __init__(self, handshake: _Handshake, peer: int | None) -> None:
-        self.peer = peer  # the one that was called; None for a caller
-        self._handshake, self._data, self._wanted = handshake, bytearray(), next(handshake)
-        self.deadline = monotonic() + _HANDSHAKE_S
-
-    def step(self, sock: socket.socket) -> int | None:
-        """Read bytes that have arrived; return the peer when the handshake is complete."""
-        data = sock.recv(self._wanted - len(self._data))
-        if not data:
-            raise _HandshakeError("the connection was closed")
-        self._data.extend(data)
-        if len(self._data) < self._wanted:
-            return None
-        received = bytes(self._data)
-        self._data.clear()
-        try:
-            self._wanted = self._handshake.send(received)
-        except StopIteration as done:
-            return int(done.value)
-        return None
 
 
 class Formation:
@@ -134,19 +98,24 @@ class Formation:
 
     Args:
         me: index of this host.
-        generation: number of the membership.
-        key: KEY_BYTES random bytes of the generation.
-        endpoints: of all hosts.
+        key: KEY_BYTES random bytes, of this mesh alone.
+        endpoints: of all hosts, at least two.
     """
 
-    def __init__(self, me: int, generation: int, key: bytes, endpoints: Sequence[Endpoint]) -> None:
-        self._me, self._generation, self._key, self._endpoints = me, generation, key, endpoints
-        self._pending: dict[socket.socket, _Pending] = {}
+    def __init__(self, me: int, key: bytes, endpoints: Sequence[Endpoint]) -> None:
+        self._me, self._key, self._endpoints = me, key, endpoints
+        self._num_callers = 0
         self._reasons: dict[int, str] = {}
-        # Time of the next try and the wait after it, for each peer that this host connects to.
-        self._tries = {peer: (monotonic(), _FIRST_WAIT_S) for peer in range(me)}
+        # Connections whose handshake has not ended, with the address of the other side.
+        self._handshakes: dict[socket.socket, str] = {}
+        self._tasks = set[asyncio.Task[None]]()
+        self._is_complete = asyncio.Event()
         self.sockets: dict[int, socket.socket] = {}
-        self.num_refused = 0
+
+    @property
+    def num_refused(self) -> int:
+        """The number of callers that were not kept."""
+        return self._num_callers - sum(peer > self._me for peer in self.sockets)
 
     def run(self, listener: socket.socket) -> dict[int, socket.socket]:
         """Connect to all other hosts and return a socket for each.
@@ -157,102 +126,126 @@ class Formation:
         Raises:
             MeshError: a peer cannot be reached, or does not connect.
         """
-        deadline = monotonic() + FORMATION_S
-        with selectors.DefaultSelector() as self._selector, listener:
-            self._selector.register(listener, selectors.EVENT_READ)
-            try:
-                while len(self.sockets) < len(self._endpoints) - 1:
-                    if monotonic() > deadline:
-                        raise self._error()
-                    self._call_peers()
-                    self._drop_late()
-                    for key, _ in self._selector.select(0.05):
-                        if key.fileobj is listener:
-                            self._accept(listener)
-                        elif isinstance(key.fileobj, socket.socket):
-                            self._step(key.fileobj)
-            except BaseException:
-                for sock in self.sockets.values():
-                    sock.close()
-                raise
-            finally:
-                for sock in list(self._pending):
-                    self._drop(sock)
+        try:
+            with listener:
+                asyncio.run(self._form(listener))
+        except TimeoutError:
+            for sock in self.sockets.values():
+                sock.close()
+            raise self._error() from None
+        finally:
+            for sock in self._handshakes:
+                sock.close()
         return self.sockets
 
-    def _call_peers(self) -> None:
-        for peer, (when, wait_s) in self._tries.items():
-            if monotonic() < when or peer in self.sockets:
-                continue
-            jitter = random.uniform(0.75, 1.25)  # noqa: S311 - nothing secret
-            self._tries[peer] = (monotonic() + wait_s * jitter, 2 * wait_s)
-            endpoint = self._endpoints[peer]
+    async def _form(self, listener: socket.socket) -> None:
+        """Wait for all connections; asyncio.run cancels the handshakes that are left."""
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener, self._accept, listener)
+        for peer in range(self._me):
+            self._start(self._call(peer))
+        try:
+            async with asyncio.timeout(FORMATION_S):
+                await self._is_complete.wait()
+        finally:
+            loop.remove_reader(listener)
+
+    def _start(self, handshake: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(handshake)
+        self._tasks.add(task)  # the event loop keeps none alive
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, peer: int) -> None:
+        """Connect to a peer."""
+        while peer not in self.sockets:
             try:
-                sock = socket.create_connection((endpoint.address, endpoint.port), timeout=_TRY_S)
+                address = self._endpoints[peer].address
+                sock = socket.socket(_family(address))
+                self._handshakes[sock] = address
+                await self._keep_if_proved(sock, partial(self._introduce, peer))
             except OSError as error:
-                self._reasons[peer] = str(error)
-            else:
-                who = (self._me, peer, self._generation)
-                self._start(sock, _introduce(sock, *who, self._key), peer)
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                self._reasons[peer] = reason or f"no reply in {_TRY_S:.0f} s"
+                await asyncio.sleep(_WAIT_S)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # no more callers, or one that has left already
-            while True:
-                caller, _ = listener.accept()
-                if len(self._pending) >= _MAX_PENDING:
-                    self._refuse(next(iter(self._pending)))
-                try:
-                    answer = _answer(caller, self._me, self._generation, self._key, self._awaits)
-                    self._start(caller, answer)
-                except OSError:
-                    caller.close()
-                    self.num_refused += 1
+        with suppress(OSError):  # the caller has left already
+            caller, (address, *_) = listener.accept()
+            self._num_callers += 1
+            if list(self._handshakes.values()).count(address) < _MAX_CALLERS:
+                self._handshakes[caller] = address
+                self._start(self._hear(caller))
+            else:
+                caller.close()
 
-    def _awaits(self, peer: int) -> bool:
-        """Return whether a host should connect to this one."""
-        return self._me < peer < len(self._endpoints) and peer not in self.sockets
+    async def _hear(self, caller: socket.socket) -> None:
+        with suppress(OSError):
+            await self._keep_if_proved(caller, self._answer)
 
-    def _start(self, sock: socket.socket, handshake: _Handshake, peer: int | None = None) -> None:
+    async def _keep_if_proved(
+        self, sock: socket.socket, handshake: Callable[[socket.socket], Awaitable[int]]
+    ) -> None:
+        """Keep the connection to a peer that proves the key in time; close any other.
+
+        Raises:
+            OSError: it is closed.
+        """
         sock.setblocking(False)
-        self._pending[sock] = _Pending(handshake, peer)
-        self._selector.register(sock, selectors.EVENT_READ)
-
-    def _step(self, sock: socket.socket) -> None:
         try:
-            peer = self._pending[sock].step(sock)
-        except BlockingIOError:
-            return
-        except (OSError, _HandshakeError) as error:
-            if (called := self._pending[sock].peer) is not None:
-                self._reasons[called] = str(error)
-            self._refuse(sock)
-            return
-        if peer is not None:
-            self._selector.unregister(sock)
-            del self._pending[sock]
+            async with asyncio.timeout(_TRY_S):
+                peer = await handshake(sock)
             _tune(sock)
-            self.sockets[peer] = sock
+        except OSError:
+            del self._handshakes[sock]
+            sock.close()
+            raise
+        del self._handshakes[sock]
+        if before := self.sockets.pop(peer, None):  # the peer has given that one up
+            before.close()
+        self.sockets[peer] = sock
+        if len(self.sockets) == len(self._endpoints) - 1:
+            self._is_complete.set()
 
-    def _drop_late(self) -> None:
-        now = monotonic()
-        for sock in [each for each, state in self._pending.items() if now > state.deadline]:
-            self._refuse(sock)
+    async def _introduce(self, peer: int, sock: socket.socket) -> int:
+        """Connect to a listening peer, prove the key to it, and let it prove the key."""
+        loop, endpoint = asyncio.get_running_loop(), self._endpoints[peer]
+        await loop.sock_connect(sock, (endpoint.address, endpoint.port))
+        theirs = await _read(sock, _NONCE_BYTES)
+        hosts, mine = _HOSTS.pack(self._me, peer), os.urandom(_NONCE_BYTES)
+        proof = self._proof(b"connect", hosts, theirs, mine)
+        await loop.sock_sendall(sock, hosts + mine + proof)
+        proof = self._proof(b"accept", hosts, theirs, mine)
+        if not hmac.compare_digest(await _read(sock, _PROOF_BYTES), proof):
+            raise ConnectionError("the peer does not know the key")
+        return peer
 
-    def _refuse(self, sock: socket.socket) -> None:
-        self.num_refused += 1
-        self._drop(sock)
+    async def _answer(self, sock: socket.socket) -> int:
+        """Let a caller prove the key, and prove it to the caller."""
+        loop, mine = asyncio.get_running_loop(), os.urandom(_NONCE_BYTES)
+        await loop.sock_sendall(sock, mine)
+        hosts = await _read(sock, _HOSTS.size)
+        theirs = await _read(sock, _NONCE_BYTES)
+        proof = self._proof(b"connect", hosts, mine, theirs)
+        if not hmac.compare_digest(await _read(sock, _PROOF_BYTES), proof):
+            raise ConnectionError("the caller does not know the key")
+        sender, receiver = _HOSTS.unpack(hosts)
+        if receiver != self._me or not self._me < sender < len(self._endpoints):
+            raise ConnectionError("the caller means another host")
+        await loop.sock_sendall(sock, self._proof(b"accept", hosts, mine, theirs))
+        return int(sender)
 
-    def _drop(self, sock: socket.socket) -> None:
-        self._selector.unregister(sock)
-        del self._pending[sock]
-        sock.close()
+    def _proof(self, role: bytes, hosts: bytes, acceptor: bytes, connector: bytes) -> bytes:
+        return hmac.digest(self._key, role + hosts + acceptor + connector, "sha256")
 
     def _error(self) -> MeshError:
         """Return an error that names both ends of a missing connection."""
-        peers = (peer for peer in range(len(self._endpoints)) if peer != self._me)
-        missing = [peer for peer in peers if peer not in self.sockets]
-        pairs = [(min(self._me, peer), max(self._me, peer)) for peer in missing]
-        (lower, higher), reason = pairs[0], self._reasons.get(missing[0], "it did not connect")
+        peers = set(range(len(self._endpoints))) - {self._me}
+        pairs = [
+            (min(self._me, peer), max(self._me, peer)) for peer in sorted(peers - set(self.sockets))
+        ]
+        (lower, higher) = pairs[0]
+        reason = self._reasons.get(lower, "it did not connect")
         return MeshError(
             f"host {self._endpoints[higher].host} cannot reach host {self._endpoints[lower]} "
             f"({reason}); is a firewall in the way? --ports chooses the ports",
@@ -260,41 +253,20 @@ class Formation:
         )
 
 
-def _introduce(sock: socket.socket, me: int, peer: int, generation: int, key: bytes) -> _Handshake:
-    """Prove the key to a listening peer, and let it prove the key."""
-    theirs = yield _NONCE_BYTES
-    fields, mine = _HELLO.pack(_MAGIC, generation, me, peer), os.urandom(_NONCE_BYTES)
-    sock.sendall(fields + mine + _proof(key, b"connect", fields, theirs, mine))
-    if not hmac.compare_digest((yield _PROOF_BYTES), _proof(key, b"accept", fields, theirs, mine)):
-        raise _HandshakeError("the peer does not know the key")
-    return peer
+async def _read(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        if not (more := await asyncio.get_running_loop().sock_recv(sock, count - len(data))):
+            raise ConnectionError("the connection was closed")
+        data += more
+    return data
 
 
-def _answer(
-    sock: socket.socket, me: int, generation: int, key: bytes, awaits: Callable[[int], bool]
-) -> _Handshake:
-    """Let a calling peer prove the key, and prove it."""
-    mine = os.urandom(_NONCE_BYTES)
-    sock.sendall(mine)
-    hello = yield _HELLO_BYTES
-    fields, rest = hello[: _HELLO.size], hello[_HELLO.size :]
-    theirs, proof = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
-    if not hmac.compare_digest(proof, _proof(key, b"connect", fields, mine, theirs)):
-        raise _HandshakeError("the caller does not know the key")
-    magic, their_generation, sender, receiver = _HELLO.unpack(fields)
-    expected = magic == _MAGIC and their_generation == generation and receiver == me
-    if not expected or not awaits(sender):
-        raise _HandshakeError("a caller of another generation or host")
-    sock.sendall(_proof(key, b"accept", fields, mine, theirs))
-    return int(sender)
-
-
-def _proof(key: bytes, role: bytes, fields: bytes, acceptor: bytes, connector: bytes) -> bytes:
-    return hmac.new(key, b"|".join((role, fields, acceptor, connector)), sha256).digest()
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _tune(sock: socket.socket) -> None:
-    sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS.items():
         if option := getattr(socket, name, None):

@@ -1,5 +1,7 @@
-"""Meshes between servers on loopback, and callers that do not belong there."""
+"""Meshes between servers on loopback, and callers and listeners that do not belong there."""
 
+import hmac
+import os
 import pickle
 import random
 import socket
@@ -7,36 +9,35 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from threading import Event, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from nanograd.distributed import formation
 from nanograd.distributed.formation import Endpoint, Formation, MeshError
 
-KEY, GENERATION = b"k" * formation.KEY_BYTES, 193
-Caller = Callable[[Endpoint, ExitStack], None]
+KEY = b"k" * formation.KEY_BYTES
+Caller = Callable[[Endpoint, ExitStack], int]
 
 
 class Hosts:
     """Hosts that form a mesh, each in a thread."""
 
     def __init__(self, number: int, address: str = "127.0.0.1") -> None:
-        self._listeners = [formation.listen(address, [0]) for _ in range(number)]
+        self.listeners = [formation.listen(address, [0]) for _ in range(number)]
         self.endpoints = [
             Endpoint(f"h{host}", address, each.getsockname()[1])
-            for host, each in enumerate(self._listeners)
+            for host, each in enumerate(self.listeners)
         ]
         self._pool = ThreadPoolExecutor(number)
-        self.formations = [
-            Formation(host, GENERATION, KEY, self.endpoints) for host in range(number)
-        ]
+        self.formations = [Formation(host, KEY, self.endpoints) for host in range(number)]
 
     def form(self, *hosts: int) -> list["Future[dict[int, socket.socket]]"]:
         """Let some hosts, or all, form a mesh."""
         return [
-            self._pool.submit(self.formations[host].run, self._listeners[host])
+            self._pool.submit(self.formations[host].run, self.listeners[host])
             for host in hosts or range(len(self.endpoints))
         ]
 
@@ -45,6 +46,9 @@ def assert_connected(meshes: list[dict[int, socket.socket]]) -> None:
     for me, sockets in enumerate(meshes):
         assert sorted([me, *sockets]) == list(range(len(meshes)))
         for peer, sock in sockets.items():
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert not sock.getblocking()
             sock.setblocking(True)
             sock.sendall(struct.pack("<II", me, peer))
     for me, sockets in enumerate(meshes):
@@ -56,86 +60,134 @@ def assert_connected(meshes: list[dict[int, socket.socket]]) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("number", [2, 3, 7])
 def test_every_pair_of_hosts_has_one_connection(number: int, address: str) -> None:
-    meshes = [each.result() for each in Hosts(number, address).form()]
+    hosts = Hosts(number, address)
+
+    meshes = [each.result() for each in hosts.form()]
 
     assert_connected(meshes)
+    assert [each.num_refused for each in hosts.formations] == [0] * number
+    assert all(each.fileno() == -1 for each in hosts.listeners)
 
 
-def connect(endpoint: Endpoint) -> socket.socket:
-    return socket.create_connection((endpoint.address, endpoint.port), timeout=5)
+def connect(endpoint: Endpoint, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection((endpoint.address, endpoint.port), 8, (source, 0))
 
 
-def closed_without_a_word(sock: socket.socket) -> bool:
-    """Return whether the listener says nothing but its nonce, then closes."""
-    data = b""
+def introduce(
+    endpoint: Endpoint,
+    sender: int,
+    receiver: int = 0,
+    key: bytes = KEY,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> socket.socket:
+    """Connect and prove a key, as the protocol says."""
+    sock = connect(endpoint)
+    theirs, mine = sock.recv(16, socket.MSG_WAITALL), os.urandom(16)
+    meanwhile()
+    hosts = struct.pack("<HH", sender, receiver)
+    proof = hmac.digest(key, b"connect" + hosts + theirs + mine, "sha256")
     with suppress(ConnectionError):
+        sock.sendall(hosts + mine + proof)
+    return sock
+
+
+def says_no_more_than(count: int, sock: socket.socket) -> bool:
+    """Return whether the other side says so little, and then closes."""
+    data = b""
+    with sock, suppress(ConnectionError):
         while more := sock.recv(4096):
             data += more
-    return len(data) <= 16
+    return len(data) <= count
 
 
-def send_garbage(endpoint: Endpoint, stack: ExitStack) -> None:
-    for length in (60, 193, 100_000):
-        with connect(endpoint) as sock, suppress(ConnectionError):
-            sock.sendall(random.Random(length).randbytes(length))  # noqa: S311
-            assert closed_without_a_word(sock)
+class Handshake(NamedTuple):
+    """What was said in one between hosts 0 and 1."""
+
+    nonce: bytes
+    hello: bytes
+    proof: bytes
 
 
-def send_a_huge_length(endpoint: Endpoint, stack: ExitStack) -> None:
-    with connect(endpoint) as sock, suppress(ConnectionError):
-        sock.sendall(struct.pack("<4sqHH", b"ngh1", 2**40, 2**16 - 1, 2**16 - 1) + bytes(48))
-        assert closed_without_a_word(sock)
+@pytest.fixture(scope="module")
+def recorded() -> Handshake:
+    """Pass on a handshake between two hosts, and keep it."""
+    hosts = Hosts(2)
+    with socket.create_server(("127.0.0.1", 0)) as between:
+        there, hosts.endpoints[0] = hosts.endpoints[0], Endpoint("", *between.getsockname())
+        formed = hosts.form()
+        caller, _ = between.accept()
+        with caller, connect(there) as listener:
+            caller.sendall(nonce := listener.recv(16, socket.MSG_WAITALL))
+            listener.sendall(hello := caller.recv(52, socket.MSG_WAITALL))
+            caller.sendall(proof := listener.recv(32, socket.MSG_WAITALL))
+            for mesh in formed:
+                for sock in mesh.result().values():
+                    sock.close()
+    return Handshake(nonce, hello, proof)
 
 
-def send_a_request_of_http(endpoint: Endpoint, stack: ExitStack) -> None:
-    with connect(endpoint) as sock, suppress(ConnectionError):
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: " + b"x" * 4000 + b"\r\n\r\n")
-        assert closed_without_a_word(sock)
+# Callers that do not belong to the mesh; each returns how many they are.
 
 
-def prove(key: bytes, generation: int, sender: int) -> Caller:
-    def call(endpoint: Endpoint, stack: ExitStack) -> None:
-        with connect(endpoint) as sock:
-            handshake = formation._introduce(sock, sender, 0, generation, key)
-            next(handshake)
-            nonce = sock.recv(16, socket.MSG_WAITALL)
-            with suppress(ConnectionError):
-                handshake.send(nonce)
-                assert closed_without_a_word(sock)
+def send(data: bytes) -> Caller:
+    def call(endpoint: Endpoint, stack: ExitStack) -> int:
+        sock = connect(endpoint)
+        with suppress(ConnectionError):
+            sock.sendall(data)
+        assert says_no_more_than(16, sock)
+        return 1
 
     return call
 
 
-def replay(endpoint: Endpoint, stack: ExitStack) -> None:
-    """Say what a host said in an earlier handshake, with the nonce of that one."""
-    listener, other = socket.create_server(("127.0.0.1", 0)), b"n" * 16
-    with listener, connect(Endpoint("", *listener.getsockname())) as sock:
-        handshake = formation._introduce(sock, 2, 0, GENERATION, KEY)
-        next(handshake)
-        handshake.send(other)
-        heard, _ = listener.accept()
-        recorded = heard.recv(4096)
-        heard.close()
-    with connect(endpoint) as sock, suppress(ConnectionError):
-        sock.sendall(recorded)
-        assert closed_without_a_word(sock)
+def prove(sender: int, receiver: int = 0, key: bytes = KEY) -> Caller:
+    def call(endpoint: Endpoint, stack: ExitStack) -> int:
+        assert says_no_more_than(0, introduce(endpoint, sender, receiver, key))
+        return 1
+
+    return call
 
 
-def leave_half_open(endpoint: Endpoint, stack: ExitStack) -> None:
-    for _ in range(500):
-        stack.enter_context(connect(endpoint))
+def leave_half_open(endpoint: Endpoint, stack: ExitStack) -> int:
+    """Only connect, from an address where no host is; those beyond a limit are turned away."""
+    opened = [stack.enter_context(connect(endpoint, "127.0.0.2")) for _ in range(300)]
+    said = [sock.recv(16, socket.MSG_WAITALL) for sock in opened]
+    assert said.index(b"") == 64
+    return len(opened)
+
+
+def send_drop_by_drop(endpoint: Endpoint, stack: ExitStack) -> int:
+    """Send a byte each time before it may count as silent."""
+    sock, closed = connect(endpoint), Event()
+
+    def drip() -> None:
+        with suppress(ConnectionError):
+            while not closed.wait(0.2):
+                sock.sendall(b"x")
+
+    thread = Thread(target=drip)
+    thread.start()
+    began = monotonic()
+    try:
+        assert says_no_more_than(16, sock)
+        assert 2 < monotonic() - began < 5
+    finally:
+        closed.set()
+        thread.join()
+    return 1
 
 
 CALLERS: dict[str, Caller] = {
-    "garbage": send_garbage,
-    "a length of 2^40": send_a_huge_length,
-    "HTTP": send_a_request_of_http,
-    "wrong key": prove(b"w" * 32, GENERATION, 2),
-    "no key": prove(b"", GENERATION, 2),
-    "stale generation": prove(KEY, GENERATION - 1, 2),
-    "a host that does not exist": prove(KEY, GENERATION, 9),
-    "replayed handshake": replay,
-    "500 half-open connections": leave_half_open,
+    "a few bytes": send(b"x" * 60),
+    "garbage": send(random.Random(193).randbytes(100_000)),  # noqa: S311
+    "HTTP": send(b"GET / HTTP/1.1\r\nHost: " + b"x" * 4000 + b"\r\n\r\n"),
+    "wrong key": prove(2, key=b"w" * 32),
+    "no key": prove(2, key=b""),
+    "a host that does not exist": prove(3),
+    "a host that is called": prove(0),
+    "a call for another host": prove(2, receiver=1),
+    "300 half-open connections": leave_half_open,
+    "drop by drop": send_drop_by_drop,
 }
 
 
@@ -145,25 +197,139 @@ def test_stranger_is_refused_and_the_mesh_forms(caller: str) -> None:
     with ExitStack() as stack:
         # Two hosts wait for the third, which joins when the stranger has tried.
         first = hosts.form(0, 1)
-        CALLERS[caller](hosts.endpoints[0], stack)
+        number = CALLERS[caller](hosts.endpoints[0], stack)
         meshes = [each.result(30) for each in [*first, *hosts.form(2)]]
 
     assert_connected(meshes)
-    assert hosts.formations[0].num_refused >= 1
+    assert hosts.formations[0].num_refused == number
     assert monotonic() - began < formation.FORMATION_S
+
+
+def test_recorded_handshake_is_worth_nothing_to_a_caller(recorded: Handshake) -> None:
+    hosts = Hosts(2)
+    formed = hosts.form(0)
+
+    with connect(hosts.endpoints[0]) as sock:
+        sock.sendall(recorded.hello)
+        assert says_no_more_than(16, sock)
+
+    assert_connected([each.result() for each in [*formed, *hosts.form(1)]])
+
+
+@pytest.mark.parametrize("answer", ["zeros", "the caller's own", "recorded"])
+def test_listener_without_the_key_is_no_host(
+    answer: str, recorded: Handshake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formation, "FORMATION_S", 0.5)
+    hosts = Hosts(2)
+    formed = hosts.form(1)
+
+    with hosts.listeners[0] as listener:
+        listener.settimeout(5)
+        caller, _ = listener.accept()
+    with caller:
+        caller.sendall(recorded.nonce)
+        hello = caller.recv(52, socket.MSG_WAITALL)
+        proofs = {"zeros": bytes(32), "the caller's own": hello[-32:], "recorded": recorded.proof}
+        caller.sendall(proofs[answer])
+        error = formed[0].exception()
+
+        assert isinstance(error, MeshError)
+        assert error.pairs == {(0, 1)}
+        assert says_no_more_than(0, caller)
+
+
+def test_host_that_connects_again_has_given_up_its_first_connection() -> None:
+    hosts = Hosts(3)
+    formed = hosts.form(0)
+
+    first, second = (introduce(hosts.endpoints[0], 1) for _ in range(2))
+    assert len(second.recv(32, socket.MSG_WAITALL)) == 32
+    assert says_no_more_than(32, first)
+    other = introduce(hosts.endpoints[0], 2)
+    mesh = formed[0].result()
+
+    assert (mesh[1].getpeername(), mesh[2].getpeername()) == (
+        second.getsockname(),
+        other.getsockname(),
+    )
+    assert hosts.formations[0].num_refused == 1
+    for sock in (second, other, *mesh.values()):
+        sock.close()
+
+
+def test_strangers_push_no_host_out() -> None:
+    hosts = Hosts(2)
+    formed = hosts.form(0)
+
+    with ExitStack() as stack:
+
+        def come() -> None:
+            for _ in range(193):
+                stack.enter_context(connect(hosts.endpoints[0])).recv(16)
+
+        host = introduce(hosts.endpoints[0], 1, meanwhile=come)
+        assert len(host.recv(32, socket.MSG_WAITALL)) == 32
+        host.close()
+
+    assert formed[0].result()[1].recv(1) == b""
+
+
+def drop_packets(stack: ExitStack) -> Endpoint:
+    """Return an endpoint that answers no more calls: its queue of callers is full."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    endpoint = Endpoint("silent", *listener.getsockname())
+    for _ in range(2):
+        caller = stack.enter_context(socket.socket())
+        caller.setblocking(False)
+        caller.connect_ex((endpoint.address, endpoint.port))
+    return endpoint
+
+
+def test_many_peers_that_drop_packets_delay_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formation, "FORMATION_S", 1.0)
+    hosts, began = Hosts(17), monotonic()
+    with ExitStack() as stack:
+        for peer in range(1, 16):
+            hosts.endpoints[peer] = drop_packets(stack)
+
+        healthy, alone = (each.exception() for each in hosts.form(0, 16))
+
+    assert monotonic() - began < 2
+    assert isinstance(alone, MeshError)
+    assert alone.pairs == {(peer, 16) for peer in range(1, 16)}
+    assert isinstance(healthy, MeshError)
+    assert healthy.pairs == {(0, peer) for peer in range(1, 16)}
 
 
 def test_host_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formation, "FORMATION_S", 1.0)
     hosts = Hosts(3)
     port = hosts.endpoints[1].port
+    hosts.listeners[1].close()
 
     errors = [each.exception() for each in hosts.form(0, 2)]
 
     assert [getattr(each, "pairs", None) for each in errors] == [{(0, 1)}, {(1, 2)}]
     assert str(errors[0]).startswith("host h1 cannot reach host h0 at 127.0.0.1 port ")
-    assert str(errors[1]).startswith(f"host h2 cannot reach host h1 at 127.0.0.1 port {port} (")
+    assert str(errors[1]).startswith(
+        f"host h2 cannot reach host h1 at 127.0.0.1 port {port} (Connection refused); "
+    )
     assert str(errors[1]).endswith("is a firewall in the way? --ports chooses the ports")
+
+
+def test_failed_formation_closes_the_connections_that_it_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(formation, "FORMATION_S", 0.5)
+    hosts = Hosts(3)
+    formed = hosts.form(0)
+
+    proved, silent = introduce(hosts.endpoints[0], 1), connect(hosts.endpoints[0])
+
+    assert isinstance(formed[0].exception(), MeshError)
+    assert says_no_more_than(48, proved)
+    assert says_no_more_than(16, silent)
 
 
 def test_taken_ports_are_passed_over_and_all_taken_ones_are_named() -> None:
