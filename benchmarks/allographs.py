@@ -1,6 +1,6 @@
-"""Claim: every shape of the table of allographs is recognised.
+"""Claim: every shape of the table of variants is recognised.
 
-Models classify `--number` drawings of each shape of `nanograd/digits/allographs.toml`, drawn with a
+Models classify `--number` drawings of each shape of `nanograd/digits/variants.toml`, drawn with a
 seed that no model was trained with. A row for each shape has its share of correct predictions and
 the most frequent wrong one. `--sheet` draws some of them; without models, nothing is measured.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nanograd.data.dataset import SIDE, Dataset
-from nanograd.digits.allographs import allographs, draw_allographs
+from nanograd.digits.variants import draw_variants, variants
 from nanograd.models import model
 from nanograd.models.model import Model
 from nanograd.report.sheet import draw_text
@@ -41,8 +41,8 @@ def measure(models: Sequence[Model], number: int) -> list[Row]:
 
 def _draw(number: int) -> tuple[NDArray[np.str_], Dataset]:
     """Draw each shape at least `number` times; return the names, too."""
-    names = [shape.name for shape in allographs()]
-    return np.tile(names, number), draw_allographs(number * len(names), _SEED)
+    names = [shape.name for shape in variants()]
+    return np.tile(names, number), draw_variants(number * len(names), _SEED)
 
 
 def _figures(name: str, predicted: Digits, labels: NDArray[np.uint8]) -> Row:

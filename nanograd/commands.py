@@ -29,7 +29,7 @@ from nanograd.console import summaries
 from nanograd.data import download, mnist
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, split
 from nanograd.data.mnist import Mnist, Source
-from nanograd.digits.allographs import num_allographs
+from nanograd.digits.variants import num_variants
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import DataError, UsageError
@@ -95,12 +95,12 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
     settings = replace(config, output=place, test_split=data.test_split)
     nets = []
     for net in config.nets():
-        num_images = len(training) + num_allographs(len(training), net.variants)
+        num_images = len(training) + num_variants(len(training), net.variants)
         if num_images < net.shards:
             flag = "shards" if len(data.train) < net.shards else "validation-split"
             text = f"{num_images} training images cannot fill {net.shards} shards"
             raise DataError(f"{text}; lower --{flag}")
-        nets.append(NetPlan(recipe=make_recipe(net, num_images), allographs=net.variants))
+        nets.append(NetPlan(recipe=make_recipe(net, num_images), variants=net.variants))
     return TrainingRun(
         place=place,
         settings=settings.to_toml().encode(errors="surrogateescape"),

@@ -344,7 +344,7 @@ class TrainConfig(ReportConfig):
         """Return the settings of each net to train.
 
         The nets of an ensemble differ in seed and in the size of digits, and all but the first
-        learn fewer allographs.
+        learn fewer variants.
         """
         deskewed = self.pixels == "deskewed"
         sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deskewed else ()))

@@ -1,8 +1,8 @@
-"""Random distortions of training images, drawn again for every image and epoch.
+"""Random distortions of training images, different in each epoch.
 
-Elastic distortion, affine distortion and deskewing are composed into one displacement of the
-pixels, so ink is interpolated once. All randomness comes from the generator passed in, which
-belongs to one shard and round, so the result does not depend on the worker that computes it.
+Elastic distortion, affine distortion and deskewing are combined into one displacement per pixel, so
+the image is interpolated once. The caller passes a random generator that belongs to a shard and a
+round, so the result does not depend on the worker that computes it.
 
 References:
     Simard, Steinkraus & Platt (2003), "Best practices for convolutional neural networks applied
@@ -13,61 +13,62 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.random import Philox
-from numpy.typing import NDArray
 
 from nanograd.data.dataset import SIDE
 from nanograd.digits.deskew import Size, deskewed_coordinates
 from nanograd.digits.resample import resample
+from nanograd.runtime.arrays import Bytes, Floats
 
 # Standard deviation of the Gaussian that smooths the elastic field, in pixels (Simard: about 4).
 _SMOOTHNESS = 4.0
 
-# Images at once: the working arrays of more fall out of cache.
+# Images distorted together; the working arrays of more do not fit into the cache.
 _BLOCK = 64
-# Waves of the elastic field weaker than this share of the strongest are left out.
+# Waves of the elastic field with a smaller amplitude / largest amplitude are left out.
 _MIN_AMPLITUDE = 0.05
-# Draws of an image beside the field's: rotation, scale x and y, shear, shift x and y, stroke
+# Random numbers of an image besides the elastic field's: rotation, scale x, scale y, shear,
+# shift x, shift y, stroke
 _NUM_AFFINE = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distortion:
-    """Strength of the distortions; each draw is uniform in [-strength, strength)."""
+    """Strength of each distortion; the random value is uniform in [-strength, strength)."""
 
-    elastic: float = 0.0  # pixels, root mean square over images and pixels, in x and in y
+    elastic: float = 0.0  # pixels, root mean square over images and pixels, for x and for y
     rotation: float = 0.0  # degrees
-    scaling: float = 0.0  # share by which width and height change, independently
-    shear: float = 0.0  # pixels a row
-    shift: float = 0.0  # pixels, in x and in y
+    scaling: float = 0.0  # relative change of width and of height, independent of each other
+    shear: float = 0.0  # horizontal pixels per row
+    shift: float = 0.0  # pixels, for x and for y
     stroke: float = 0.0  # pixels by which strokes become thicker or thinner; at most 2
 
     def __bool__(self) -> bool:
-        """Whether it changes anything."""
+        """Return whether any strength is not 0."""
         return any(astuple(self))
 
     def __mul__(self, share: float) -> "Distortion":
-        """Scale every strength."""
+        """Multiply each strength by a number."""
         return Distortion(
             **{each.name: share * getattr(self, each.name) for each in fields(Distortion)}
         )
 
 
 def distort(
-    images: NDArray[np.uint8],
+    images: Bytes,
     distortion: Distortion,
     generator: Philox,
     deskew_to: Size | None = None,
-) -> NDArray[np.float32]:
+) -> Floats:
     """Bend, rotate, scale, shear and shift each image, and change the width of its strokes.
 
     Args:
         images: (B, 784) uint8, ink 255 on 0.
-        distortion: strength.
-        generator: source of the draws, NUM_DRAWS for each image, one image after the other.
-        deskew_to: deskew the distorted images to this size, as `deskew` does; None does not.
+        distortion: strength of the distortions.
+        generator: random generator; each image in turn uses NUM_DRAWS numbers.
+        deskew_to: size for deskewing the distorted images, as in `deskew`; None skips deskewing.
 
     Returns:
-        (B, 784) float32, 0 to 255; with no distortion the images, bit for bit.
+        (B, 784) float32, 0 to 255; without any distortion exactly the images.
     """
     draws = _draw_uniform(generator, len(images))
     distorted = np.empty(images.shape, np.float32)
@@ -78,15 +79,27 @@ def distort(
         sources = field_coordinates(weights)
         distorted[block] = resample(strokes, sources)
         if deskew_to is not None:
-            _compose(sources, weights, deskewed_coordinates(distorted[block], deskew_to))
+            # Evaluate the affine part at the deskewed coordinates. The elastic part is smooth: it
+            # stays as it is, and is never evaluated between pixels.
+            deskewed = deskewed_coordinates(distorted[block], deskew_to)
+            across, down = (deskewed - _GRID).reshape(2, -1, SIDE, SIDE)
+            whole = sources.reshape(2, -1, SIDE, SIDE)
+            whole += weights[:, :, 1, None, None] * across
+            # Deskewing keeps rows horizontal: `down` is constant along a row.
+            whole += (weights[:, :, 2, None] * down[:, :, 0])[..., None]
             distorted[block] = resample(strokes, sources)
     return distorted
 
 
-def field_weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the weights of 1, x, y and the F elastic waves in the source coordinates.
+def field_weights(distortion: Distortion, draws: Floats) -> Floats:
+    """Compute the weights of 1, x, y and the F elastic waves in the source coordinates.
 
-    Draws are (B, NUM_DRAWS) in [-1, 1), weights (2, B, 3 + F): of columns and rows, all float32.
+    Args:
+        distortion: strength of the distortions.
+        draws: (B, NUM_DRAWS) float32 in [-1, 1).
+
+    Returns:
+        (2, B, 3 + F) float32; first the weights for columns, then those for rows.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
@@ -98,7 +111,7 @@ def field_weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray
     weights = np.empty((2, len(draws), len(_BASIS)), np.float32)
     weights[0, :, 0] = centre + shift_x * np.float32(distortion.shift)
     weights[1, :, 0] = centre + shift_y * np.float32(distortion.shift)
-    # Shear, then scale, then rotate.
+    # The order is shear, scale, rotate.
     weights[0, :, 1] = cos * scale_x
     weights[0, :, 2] = cos * scale_x * shear - sin * scale_y
     weights[1, :, 1] = sin * scale_x
@@ -108,33 +121,26 @@ def field_weights(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray
     return weights
 
 
-def field_coordinates(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (2, B, 784) float32 source coordinates: one matrix product for all images."""
+def field_coordinates(weights: Floats) -> Floats:
+    """Compute source coordinates, (2, B, 784) float32, as one matrix product for all images."""
     num_images = weights.shape[1]
     return (weights.reshape(-1, len(_BASIS)) @ _BASIS).reshape(2, num_images, SIDE * SIDE)
 
 
-def _compose(
-    sources: NDArray[np.float32], weights: NDArray[np.float32], deskewed: NDArray[np.float32]
-) -> None:
-    """Evaluate the affine part of `sources` at the deskewed coordinates, in place.
-
-    The smooth elastic field stays where it was, so it is never evaluated off the grid.
-    """
-    across, down = (deskewed - _GRID).reshape(2, -1, SIDE, SIDE)
-    whole = sources.reshape(2, -1, SIDE, SIDE)
-    whole += weights[:, :, 1, None, None] * across
-    # Deskewing keeps rows level: the vertical displacement is the same along a row.
-    whole += (weights[:, :, 2, None] * down[:, :, 0])[..., None]
-
-
-def vary_stroke(images: NDArray[np.uint8], by: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make the strokes of (B, 784) uint8 images thicker by some pixels, (B,) float32 in [-2, 2].
+def vary_stroke(images: Bytes, by: Floats) -> Floats:
+    """Make strokes thicker or thinner.
 
     Each image is mixed with its maximum or minimum over 3 x 3 pixels, which moves both edges of a
     stroke by one pixel.
+
+    Args:
+        images: (B, 784) uint8.
+        by: (B,) float32 in [-2, 2], pixels; negative values make strokes thinner.
+
+    Returns:
+        (B, 784) float32.
     """
-    # The minimum is the maximum of the negative.
+    # The minimum is computed as the maximum of the negative.
     negative = np.where(by < 0, np.uint8(255), np.uint8(0))[:, None, None]
     padded = np.zeros((len(images), SIDE + 2, SIDE + 2), np.uint8)
     padded[:, 1:-1, 1:-1] = images.reshape(-1, SIDE, SIDE)
@@ -150,8 +156,8 @@ def vary_stroke(images: NDArray[np.uint8], by: NDArray[np.float32]) -> NDArray[n
     return strokes
 
 
-def _draw_uniform(generator: Philox, num_images: int) -> NDArray[np.float32]:
-    """(B, NUM_DRAWS) in [-1, 1): the upper 24 bits of each half of a raw draw, exact in float32."""
+def _draw_uniform(generator: Philox, num_images: int) -> Floats:
+    """Draw (B, NUM_DRAWS) float32 in [-1, 1): 24 bits of each half of a raw 64-bit number."""
     raw = generator.random_raw(num_images * NUM_DRAWS // 2)
     halves = raw.view(np.uint32) >> np.uint32(8)
     draws = halves.astype(np.float32).reshape(num_images, NUM_DRAWS)
@@ -160,12 +166,12 @@ def _draw_uniform(generator: Philox, num_images: int) -> NDArray[np.float32]:
     return draws
 
 
-def _make_basis() -> NDArray[np.float32]:
-    """(3 + F, 784): 1, x and y from the image's centre, and the F waves of the elastic field.
+def _make_basis() -> Floats:
+    """Compute (3 + F, 784) float32: 1, x and y from the centre, and the F elastic waves.
 
     White noise smoothed by a Gaussian, with reflecting borders, is a sum of cosine waves whose
-    amplitudes follow the Gaussian's spectrum. Drawing the amplitudes of a few dozen waves replaces
-    a draw for each pixel.
+    amplitudes follow the Gaussian's spectrum. Random amplitudes of a few dozen waves replace a
+    random number for each pixel.
     """
     wave = np.arange(SIDE)
     cosines = np.cos(np.pi * wave[:, None] * (np.arange(SIDE) + 0.5) / SIDE)
@@ -175,7 +181,7 @@ def _make_basis() -> NDArray[np.float32]:
     waves = np.stack(
         [amplitude[k] * amplitude[j] * np.outer(cosines[k], cosines[j]) for k, j in strong]
     )
-    # A uniform draw from -1 to 1 has the variance 1/3.
+    # The uniform distribution on [-1, 1) has variance 1/3.
     waves *= np.sqrt(3 / np.square(waves).sum(axis=0).mean())
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     basis = np.stack([np.ones_like(x), x, y, *waves])
@@ -186,5 +192,5 @@ _BASIS = _make_basis()
 # (2, 1, 784): column and row of each pixel
 _GRID = np.mgrid[:SIDE, :SIDE][::-1].reshape(2, 1, -1).astype(np.float32)
 _NUM_WAVES = len(_BASIS) - 3
-# An even number, since a raw draw gives two.
+# An even number: a raw random number yields two.
 NUM_DRAWS = (_NUM_AFFINE + 2 * _NUM_WAVES + 1) // 2 * 2

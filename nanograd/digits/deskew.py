@@ -1,51 +1,49 @@
-"""Deskewing: shear digits until they are upright, and centre them."""
+"""Deskewing: turn slanted digits upright, and centre them."""
 
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.data.dataset import SIDE
 from nanograd.digits.resample import PIECE, resample, resample_rows
+from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
-# Images at once: the working arrays of more fall out of cache.
+# Images deskewed together; the working arrays of more do not fit into the cache.
 _BLOCK = 128
 _CENTRE = 14
-# Pixels a row. No handwriting is slanted more; a short horizontal dash could seem to be.
+# Horizontal pixels per row. Handwriting is never more slanted, but a short dash can measure more.
 MAX_SLANT = 1.0
-# A "1" has next to no width: widened by half its flag, it would have the width of a 7
-# (docs/accuracy.md).
+# Maximum factor of scaling. A "1" has almost no width: with more, a "1" with a flag becomes as wide
+# as a "7" (docs/accuracy.md).
 MAX_STRETCH = 1.2
 
 _FROM_CENTRE = np.arange(SIDE) - _CENTRE
 _PIECE_FROM_CENTRE = np.arange(PIECE) - _CENTRE
 _ROW, _COLUMN = (axis.reshape(-1) for axis in np.mgrid[:SIDE, :SIDE])
-# 1, x, y, xx, xy, yy of every pixel
+# 1, x, y, xx, xy, yy of each pixel
 MONOMIALS = np.stack(
     [np.ones_like(_ROW), _COLUMN, _ROW, _COLUMN * _COLUMN, _COLUMN * _ROW, _ROW * _ROW], axis=1
 ).astype(np.float64)
 
-Values = NDArray[np.float64]
-
 
 class Size(NamedTuple):
-    """Size to which deskewed digits are scaled, by a factor of at most MAX_STRETCH."""
+    """Target size of deskewed digits; the factor of scaling is at most MAX_STRETCH."""
 
-    width: float = 0.0  # standard deviation of the ink in x, in pixels; 0 keeps the width
-    height: float = 0.0  # the same in y
+    width: float = 0.0  # standard deviation of the ink along x, in pixels; 0 keeps the width
+    height: float = 0.0  # the same along y
 
 
 UNCHANGED = Size()
 
 
-def deskew(images: NDArray[np.uint8], size: Size = UNCHANGED) -> NDArray[np.uint8]:
+def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
     """Shear each image until its slant is 0, and move its centre of mass to (14, 14).
 
-    slant = sum p (x - mx) (y - my) / sum p (y - my)^2, over the pixels p with centre (mx, my)
+    slant = sum p (x - mx) (y - my) / sum p (y - my)^2 over the pixels p, with centre (mx, my)
 
     Args:
         images: (B, 784) uint8, ink 255 on 0.
-        size: size of the result.
+        size: target size.
 
     Returns:
         (B, 784) uint8; a blank image stays blank.
@@ -67,8 +65,8 @@ def deskew(images: NDArray[np.uint8], size: Size = UNCHANGED) -> NDArray[np.uint
     return deskewed
 
 
-def _deskew_rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Resample at `deskewed_coordinates`, bit for bit, in three quarters of the time."""
+def _deskew_rows(images: Bytes) -> Floats:
+    """Deskew without scaling: the same bits as `deskewed_coordinates`, in 3/4 of the time."""
     mean_x, mean_y, slant, *_ = _measure(images)
     x = np.empty((len(images), SIDE, PIECE), np.float32)
     across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
@@ -76,10 +74,8 @@ def _deskew_rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return resample_rows(images, x, (mean_y + _FROM_CENTRE).astype(np.float32))
 
 
-def deskewed_coordinates(
-    images: NDArray[np.uint8] | NDArray[np.float32], size: Size = UNCHANGED
-) -> NDArray[np.float32]:
-    """Return the coordinates, (2, B, 784) float32, at which `resample` deskews the images."""
+def deskewed_coordinates(images: Bytes | Floats, size: Size = UNCHANGED) -> Floats:
+    """Compute the coordinates, (2, B, 784) float32, at which `resample` deskews the images."""
     mean_x, mean_y, slant, deviation_x, deviation_y = _measure(images)
     beside = _scaled_distances(deviation_x, size.width)
     down = _scaled_distances(deviation_y, size.height)
@@ -90,19 +86,19 @@ def deskewed_coordinates(
     return coordinates.reshape(2, len(images), SIDE * SIDE)
 
 
-def _scaled_distances(deviation: Values, target: float) -> Values | NDArray[np.int64]:
-    """Distances from the centre, in the source, of the result's 28 rows or columns."""
+def _scaled_distances(deviation: Doubles, target: float) -> Doubles | Ints:
+    """Compute the distance from the centre, in the source, of each row or column of the result."""
     if not target:
         return _FROM_CENTRE
     return _FROM_CENTRE * np.clip(deviation / target, 1 / MAX_STRETCH, MAX_STRETCH)
 
 
 def _measure(
-    images: NDArray[np.uint8] | NDArray[np.float32],
-) -> tuple[Values, Values, Values, Values, Values]:
-    """Centre (x, y), slant and, of the deskewed ink, standard deviation (x, y); (B, 1) each."""
-    # Of bytes these sums are whole numbers below 2^53: an image is deskewed to the same bits alone
-    # and among others.
+    images: Bytes | Floats,
+) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:
+    """Measure centre (x, y), slant, and standard deviation (x, y) without slant; (B, 1) each."""
+    # For uint8 images these sums are whole numbers below 2^53, so they are exact: the bits of an
+    # image do not depend on the other images of the batch.
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = (images.astype(np.float64) @ MONOMIALS).T[
         ..., None
     ]
@@ -110,8 +106,8 @@ def _measure(
     mean_x, mean_y = sum_x / mass, sum_y / mass
     spread = sum_yy - sum_y * mean_y
     covariance = sum_xy - sum_x * mean_y
-    # Ink in a single row has no slant; what rounding leaves of its spread is far below 1.
+    # If all ink is in one row, `spread` is 0 or a rounding error far below 1, and slant is 0.
     slant = np.clip(covariance / np.maximum(spread, 1), -MAX_SLANT, MAX_SLANT)
-    # The shear removes the part of the variance that is correlated with y.
+    # Shearing removes the part of the variance that is correlated with y.
     variance = np.maximum(sum_xx - sum_x * mean_x - slant * covariance, 0) / mass
     return mean_x, mean_y, slant, np.sqrt(variance), np.sqrt(np.maximum(spread, 0) / mass)

@@ -1,42 +1,48 @@
-"""The form of MNIST's images: longest side 20, centre of mass in the middle of 28 x 28."""
+"""MNIST's form of an image: longest side 20, centre of mass in the middle of 28 x 28."""
 
 from io import BytesIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.data.dataset import SIDE
 from nanograd.errors import Reason, UnreadableError
-from nanograd.runtime.arrays import Bytes
+from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 LONGEST_SIDE = 20
-# Images tested at once: more, as float32, do not fit into the cache.
+# Images tested together; more do not fit into the cache as float32.
 _CHUNK_ROWS = 128
-# Fainter pixels may be the noise of JPEG.
+# Darker pixels are treated as background: they may be noise of JPEG.
 _FAINT = 16
 
 _Y, _X = (axis.ravel() for axis in np.mgrid[:SIDE, :SIDE])
-# 1, x, y of every pixel
+# 1, x, y of each pixel
 _MOMENTS = np.stack([np.ones_like(_X), _X, _Y], axis=1).astype(np.float32)
 
 
-def are_mnist_like(images: Bytes) -> NDArray[np.bool_]:
-    """Test which of (n, 784) uint8 images have the form of MNIST: size, place, black and white.
+def are_mnist_like(images: Bytes) -> Mask:
+    """Test which images have MNIST's form: size, position, and brightness of the ink.
 
-    All 70,000 images of MNIST have a longest side of 19 or 20 pixels, the centre of mass in
-    [13.48, 14.50) on both axes and a brightest pixel of 254 or 255; the rest is slack for JPEG.
+    All 70,000 images of MNIST have a longest side of 19 or 20 pixels, a centre of mass in
+    [13.48, 14.50) on both axes, and a brightest pixel of 254 or 255. The test allows a little more,
+    since JPEG changes pixels.
+
+    Args:
+        images: (n, 784) uint8, ink 255 on 0.
+
+    Returns:
+        (n,) bool.
     """
     number = len(images)
     sums = np.empty((number, 3), np.float32)
-    profiles = np.empty((2, number, SIDE), np.uint8)  # the brightest of each column, each row
-    # One buffer: allocating each chunk's floats took 1.0 us an image, filling them takes 0.1.
+    profiles = np.empty((2, number, SIDE), np.uint8)  # maximum of each column and of each row
+    # One buffer for all chunks: allocating a new one takes 1.0 us per image, filling it 0.1 us.
     floats = np.empty((_CHUNK_ROWS, SIDE * SIDE), np.float32)
     for start in range(0, number, _CHUNK_ROWS):
         chunk, part = images[start : start + _CHUNK_ROWS], slice(start, start + _CHUNK_ROWS)
         ink = floats[: len(chunk)]
         np.copyto(ink, chunk * (chunk >= _FAINT).view(np.uint8))
-        # Whole numbers below 2 ** 24 each: float32 adds them without rounding, in any order.
+        # The sums are whole numbers below 2 ** 24, so float32 is exact in any order.
         np.matmul(ink, _MOMENTS, out=sums[part])
         profiles[0, part] = _brightest_of_columns(chunk)
         profiles[1, part] = _brightest_of_rows(chunk)
@@ -45,13 +51,13 @@ def are_mnist_like(images: Bytes) -> NDArray[np.bool_]:
     x, y = sum_x / total, sum_y / total
     least = np.maximum(*(_extents(profile >= _FAINT) for profile in profiles))
     most = np.maximum(*(_extents(profile >= 40) for profile in profiles))
-    like: NDArray[np.bool_] = (profiles[0].max(axis=1) >= 240) & (least >= 19)
+    like: Mask = (profiles[0].max(axis=1) >= 240) & (least >= 19)
     like &= (most <= LONGEST_SIDE) & (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
     return like
 
 
 def _brightest_of_columns(images: Bytes) -> Bytes:
-    """Return the maximum of each column, (n, 784) to (n, 28): by halves, in long runs."""
+    """Compute column maxima, (n, 784) to (n, 28), by halving the number of rows."""
     square = images.reshape(-1, SIDE, SIDE)
     square = np.maximum(square[:, :14], square[:, 14:])
     most: Bytes = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
@@ -59,41 +65,50 @@ def _brightest_of_columns(images: Bytes) -> Bytes:
 
 
 def _brightest_of_rows(images: Bytes) -> Bytes:
-    """Return the maximum of each row, (n, 784) to (n, 28): of ever more pixels from each on."""
+    """Compute row maxima, (n, 784) to (n, 28), by doubling windows."""
     most = images.reshape(-1)
-    for shift in (1, 2, 4, 8, 12):  # 2, 4, 8, 16, 28 pixels
+    for shift in (1, 2, 4, 8, 12):  # windows of 2, 4, 8, 16, 28 pixels
         most = np.maximum(most[:-shift], most[shift:])
     return most[::SIDE].reshape(-1, SIDE)
 
 
-def _extents(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """From the first mark of each row to its last, (n, 28) to (n,); a row without has 28."""
-    extents: NDArray[np.int64] = marks.shape[1] - marks.argmax(axis=1)
+def _extents(marks: Mask) -> Ints:
+    """Count positions from the first to the last mark, (n, 28) to (n,); 28 if there is none."""
+    extents: Ints = marks.shape[1] - marks.argmax(axis=1)
     extents -= marks[:, ::-1].argmax(axis=1)
     return extents
 
 
-def shrink(ink: NDArray[np.floating]) -> Bytes:
-    """Crop to the ink and scale its longest side to 20 and its darkest pixel to 255.
+def shrink(ink: Floats) -> Bytes:
+    """Crop to the ink, and scale its longest side to 20 and its strongest pixel to 255.
+
+    Args:
+        ink: (height, width) float, strength of the ink; 0.5 and less is background.
+
+    Returns:
+        uint8, at most 20 x 20.
 
     Raises:
-        UnreadableError: `low_contrast`.
+        UnreadableError: `low_contrast`, if there is no ink.
     """
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     if not len(rows):
         raise UnreadableError(
-            Reason.LOW_CONTRAST, "the strokes are too pale to distinguish from paper"
+            Reason.LOW_CONTRAST, "the strokes are too pale to tell them from the paper"
         )
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = LONGEST_SIDE / max(crop.shape)
     size = [max(1, round(side * scale)) for side in crop.shape[::-1]]
     picture = Image.fromarray(crop).resize(size, Image.Resampling.BOX)
-    small: NDArray[np.floating] = np.asarray(picture)
+    small: Floats = np.asarray(picture)
     return np.asarray(np.round(small * (255 / small.max())), dtype=np.uint8)
 
 
 def centre(digit: Bytes) -> Bytes:
-    """Place a digit of at most 20 x 20 in 28 x 28, its centre of mass in [13.5, 14.5) each way."""
+    """Centre a uint8 digit of at most 20 x 20 in 28 x 28.
+
+    Its centre of mass is in [13.5, 14.5) on both axes, unless the digit would leave the image.
+    """
     height, width = digit.shape
     y, x = centre_of_mass(digit)
     top = min(max(int(np.ceil(13.5 - y)), 0), SIDE - height)
@@ -104,7 +119,7 @@ def centre(digit: Bytes) -> Bytes:
 
 
 def centre_of_mass(image: Bytes) -> tuple[float, float]:
-    """Return row and column, 0 being the centre of the first pixel."""
+    """Return row and column of the centre of mass; (0, 0) is the centre of the first pixel."""
     rows, columns = image.sum(1, dtype=np.float64), image.sum(0, dtype=np.float64)
     total = rows.sum()
     y = rows @ np.arange(len(rows)) / total
@@ -113,7 +128,7 @@ def centre_of_mass(image: Bytes) -> tuple[float, float]:
 
 
 def to_png(image: Bytes) -> bytes:
-    """Encode a 28 x 28 image, or its 784 values, as PNG."""
+    """Encode a uint8 image, (28, 28) or (784,), as PNG."""
     stream = BytesIO()
     Image.fromarray(image.reshape(SIDE, SIDE)).save(stream, "PNG")
     return stream.getvalue()

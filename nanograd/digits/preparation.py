@@ -1,22 +1,23 @@
-"""Preparation: pixels to the inputs of a net, by the same function in training and prediction.
+"""Pixel preparation: the conversion of pixels to inputs of a net, in training and prediction.
 
-A model stores the name and version of its preparation; an unknown one is refused.
+A model stores name and version of its preparation. A model with an unknown one is refused.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nanograd.data.dataset import SIDE
 from nanograd.data.levels import describe, to_levels
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
 from nanograd.errors import ArgumentError
+from nanograd.runtime.arrays import Bytes, Floats
 
-# Mean and standard deviation of MNIST's 60,000 training images, as shares of full ink.
+# Mean and standard deviation of the pixels of MNIST's 60,000 training images, from 0 to 1.
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
-# name -> (factor, offset) of an affine map of 0..255, in float32
+# Name: factor and offset, which convert 0..255 to inputs.
 _STANDARD = (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION))
 _AFFINE = {
     "plain": (np.float32(1), np.float32(0)),
@@ -34,12 +35,12 @@ class Preparation:
         ValueError: unknown name or version, or a size that has no effect.
     """
 
-    # Plain (numbers as they are), unit (0 to 1), standard (mean 0, deviation 1 over MNIST) or
-    # deskewed (deskewed and centred, then as standard).
+    # plain: pixels unchanged; unit: from 0 to 1; standard: mean 0 and standard deviation 1 over
+    # MNIST; deskewed: deskew, then standard
     name: str
-    version: int = 1  # raised when the same name comes to mean other numbers
-    width: float = 0.0  # of deskewed digits, see `deskew.Size`
-    height: float = 0.0  # the same
+    version: int = 1  # increases when a name changes its meaning
+    width: float = 0.0  # target size of deskewed digits, see `deskew.Size`
+    height: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in _AFFINE or self.version != 1:
@@ -51,16 +52,16 @@ class Preparation:
 
     @property
     def size(self) -> Size:
-        """Size of deskewed digits."""
+        """Target size of deskewed digits."""
         return Size(self.width, self.height)
 
 
-def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
+def as_rows(images: ArrayLike) -> Bytes:
     """Convert images of the usual shapes and dtypes to (N, 784) uint8, ink 255 on 0.
 
     Args:
-        images: (N, 28, 28) or (N, 784), ink on 0: levels from 0 to 255, or shares of full ink from
-            0 to 1, which are rounded to the nearest 1/255; see `nanograd.data.levels`.
+        images: (N, 28, 28) or (N, 784), ink on a background of 0. The scale is 0..255 or 0..1;
+            values are rounded to the nearest of 256 levels, see `nanograd.data.levels`.
 
     Raises:
         ArgumentError: another shape or dtype, or an image whose scale is unclear.
@@ -70,12 +71,12 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
     """
     try:
         given = np.asarray(images)
-    except ValueError as error:  # lists of other lengths
-        raise ArgumentError(f"images are (N, 28, 28) or (N, 784): {error}") from error
+    except ValueError as error:  # nested lists of different lengths
+        raise ArgumentError(f"images must be (N, 28, 28) or (N, 784): {error}") from error
     if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)):
-        raise ArgumentError(f"images are (N, 28, 28) or (N, 784), not {given.shape}")
+        raise ArgumentError(f"images must be (N, 28, 28) or (N, 784), not {given.shape}")
     if given.dtype.kind not in "bfui":
-        raise ArgumentError(f"images are whole numbers or floats, not {given.dtype}")
+        raise ArgumentError(f"images must be integers or floats, not {given.dtype}")
     rows, problems = to_levels(given.reshape(len(given), SIDE * SIDE))
     if (problems >= 0).any():
         first = int((problems >= 0).argmax())
@@ -83,25 +84,23 @@ def as_rows(images: ArrayLike) -> NDArray[np.uint8]:
     return rows
 
 
-def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compute the inputs, (B, 784) float32, of images, (B, 784) uint8 with ink 255 on 0."""
+def prepare(preparation: Preparation, images: Bytes) -> Floats:
+    """Convert images, (B, 784) uint8 with ink 255 on 0, to inputs, (B, 784) float32."""
     return scale(preparation, deskew_images(preparation, images))
 
 
-def deskew_images(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Do the part of a preparation that precedes any distortion: (B, 784) uint8 to the same."""
+def deskew_images(preparation: Preparation, images: Bytes) -> Bytes:
+    """Apply the first step of a preparation, before any distortion: (B, 784) uint8 to uint8."""
     return deskew(images, preparation.size) if preparation.name == "deskewed" else images
 
 
 def without_deskewing(preparation: Preparation) -> Preparation:
-    """Return the rest of a preparation, for images from `deskew_images`."""
+    """Return the preparation for images that `deskew_images` has already deskewed."""
     return Preparation(name="standard") if preparation.name == "deskewed" else preparation
 
 
-def scale(
-    preparation: Preparation, images: NDArray[np.uint8] | NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Do the last part of a preparation, (B, 784) values in 0..255 to float32."""
+def scale(preparation: Preparation, images: Bytes | Floats) -> Floats:
+    """Apply the last step of a preparation: (B, 784) values from 0 to 255 to float32 inputs."""
     factor, offset = _AFFINE[preparation.name]
     inputs = images.astype(np.float32)
     inputs *= factor
@@ -110,6 +109,6 @@ def scale(
 
 
 def affine(preparation: Preparation) -> tuple[float, float]:
-    """Return factor and offset of `scale`, which are float32 values."""
+    """Return factor and offset of `scale`; both are exact in float32."""
     factor, offset = _AFFINE[preparation.name]
     return float(factor), float(offset)

@@ -1,35 +1,36 @@
-"""Bilinear resampling of images: the only interpolation in this package."""
+"""Bilinear interpolation of images."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.data.dataset import SIDE
+from nanograd.runtime.arrays import Bytes, Floats
 
-# An image is padded with zeros to ROW x ROW: one row and column before it, the rest after it.
+# Images are padded with zeros to ROW x ROW: one row above, one column at the left, the rest below
+# and at the right.
 ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
-# `resample_rows` reads SIDE + 1 neighbouring pixels as one item, rounded up to a power of two.
+# `resample_rows` needs SIDE + 1 neighbouring pixels of a row. It reads PIECE of them at once,
+# the next power of two.
 PIECE = 32
 _STEPS = np.arange(PIECE, dtype=np.float32)
-# Zeros between two rows of an image, so that a piece may begin this far before or after one.
+# There `_BEFORE` zeros precede each row, and a row has `_CANVAS_ROW` pixels with zeros after it, so
+# that a piece may begin outside the row.
 _BEFORE, _CANVAS_ROW = SIDE + 1, 64
 
 
-def resample(
-    images: NDArray[np.uint8] | NDArray[np.float32], coordinates: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Sample each image at the given coordinates: bilinear, zero outside.
+def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
+    """Interpolate each image at the given coordinates; pixels outside the image are 0.
 
-    At a whole x and y the result is the pixel's own value, bit for bit.
+    At whole x and y the result is exactly the value of the pixel.
 
     Args:
         images: (B, 784) uint8 or float32.
-        coordinates: (2, B, 784) float32, pixels: column x and row y of the source of each pixel of
-            the result, counted from the centre of the first pixel.
+        coordinates: (2, B, 784) float32, for each pixel of the result the column x and the row y in
+            the source, in pixels from the centre of the first pixel.
 
     Returns:
-        (B, 784) float32, on the scale of the images.
+        (B, 784) float32, with the scale of the images.
     """
     padded = np.zeros((len(images), ROW, ROW), np.float32)
     padded[:, _INSIDE, _INSIDE] = images.reshape(-1, SIDE, SIDE)
@@ -44,8 +45,8 @@ def resample(
     row += column
     index = row.astype(np.intp)
     index += ROW * ROW * np.arange(len(images))[:, None]
-    # One index for all four neighbours, each in its own view. The coordinates are clipped, so no
-    # index is out of bounds; mode="clip" only skips numpy's check.
+    # The same index finds all four neighbours, each in a view with another start. Clipped
+    # coordinates keep the index in bounds; mode="clip" only avoids numpy's slower check.
     far = ROW + 1
     left_above, above, left, beside = (
         pixels[start : len(pixels) - far + start].take(index, mode="clip")
@@ -54,16 +55,14 @@ def resample(
     return _mix(_mix(left_above, above, x), _mix(left, beside, x), y)
 
 
-def resample_rows(
-    images: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Sample as `resample` does, bit for bit, where each row of the result follows a source row.
+def resample_rows(images: Bytes, x: Floats, y: Floats) -> Floats:
+    """Interpolate with the bits of `resample` where each row of the result lies in a source row.
 
-    The pixels of a row are read together and share one vertical fraction, which is faster.
+    This is faster, since the pixels of a row are read at once and share one vertical fraction.
 
     Args:
         images: (B, 784) uint8.
-        x: (B, 28, PIECE) float32, source columns, in steps of 1; the first 28 count.
+        x: (B, 28, PIECE) float32, source columns, in steps of 1; only the first 28 are used.
         y: (B, 28) float32, source row of each row of the result.
 
     Returns:
@@ -76,7 +75,7 @@ def resample_rows(
     share = x + 1
     start = np.floor(share[:, :, 0])
     share -= start[:, :, None] + _STEPS
-    # Rounding to float32 may carry one column over a whole number, and not its neighbours.
+    # In rare cases, rounding to float32 moves one column past a whole number, but not the others.
     if len(x) and not 0 <= share.min() <= share.max() < 1:
         rows = np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))
         return resample(images, np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE))
@@ -84,7 +83,7 @@ def resample_rows(
     index = (np.arange(len(x))[:, None] * ROW + row.astype(np.intp)) * _CANVAS_ROW + column
     canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
     canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
-    # A view of every run of PIECE pixels, by its start.
+    # A view in which item i is the PIECE pixels that begin at pixel i.
     pieces = np.ndarray((max(canvas.size - PIECE, 0),), f"V{PIECE}", canvas, strides=(1,))
     above, below = (
         _mix_along(pieces[at].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
@@ -94,8 +93,8 @@ def resample_rows(
     return result.reshape(-1, SIDE, PIECE)[:, :, :SIDE].reshape(-1, SIDE * SIDE)
 
 
-def _mix_along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Interpolate between each pixel and the next; the last one of a piece is not used."""
+def _mix_along(pixels: Floats, share: Floats) -> Floats:
+    """Interpolate between each pixel and the next; the last result of a piece is unused."""
     step = np.zeros_like(pixels)
     np.subtract(pixels[1:], pixels[:-1], out=step[:-1])
     step *= share
@@ -103,10 +102,8 @@ def _mix_along(pixels: NDArray[np.float32], share: NDArray[np.float32]) -> NDArr
     return step
 
 
-def _mix(
-    first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    # first + share (second - first), in place of `second`: with share 0 the bits of `first`.
+def _mix(first: Floats, second: Floats, share: Floats) -> Floats:
+    # first + share (second - first), computed in `second`. With share 0 it is exactly `first`.
     second -= first
     second *= share
     second += first

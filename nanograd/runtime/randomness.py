@@ -13,7 +13,7 @@ from numpy.random import Philox
 # Second word of the key: the epoch, which counts from 0, or one of these.
 SPLIT = 2**63
 INIT = 2**63 + 1
-ALLOGRAPHS = 2**63 + 2
+VARIANTS = 2**63 + 2
 HARDER = 2**63 + 3
 
 
@@ -22,7 +22,7 @@ def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
 
     Args:
         seed: 0 to 2**63 - 1.
-        purpose: an epoch, SPLIT, INIT, ALLOGRAPHS or HARDER.
+        purpose: an epoch, SPLIT, INIT, VARIANTS or HARDER.
         shard: draws of different shards never overlap.
         block: draws of different blocks do not overlap either, below 2**128 draws.
 

@@ -11,7 +11,7 @@ from threading import Event as StopSignal
 from typing import Any
 
 from nanograd.data.dataset import Dataset
-from nanograd.digits.allographs import add_allographs
+from nanograd.digits.variants import add_variants
 from nanograd.errors import ClusterError, Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -34,7 +34,7 @@ class NetPlan:
     """A net to train."""
 
     recipe: Recipe  # the computation
-    allographs: float  # images added from the table of allographs, per training image
+    variants: float  # images added from the table of variants, per training image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def _train_ensemble(
         directory.write_metrics(histories, listener)
         snapshot = start.snapshot
         if snapshot.round < plan.recipe.num_rounds:
-            training = add_allographs(run.training, plan.allographs, plan.recipe.plan.seed)
+            training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
             with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
                 _compare_arithmetic(start.history, group.fingerprint(), run.strict, listener)

@@ -3,25 +3,25 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.data.mnist import Mnist
-from nanograd.digits import allographs as module
-from nanograd.digits.allographs import (
-    Allograph,
-    add_allographs,
-    allographs,
-    draw,
-    draw_allographs,
-    num_allographs,
-)
+from nanograd.digits import variants as module
 from nanograd.digits.form import are_mnist_like
+from nanograd.digits.variants import (
+    Variant,
+    add_variants,
+    draw,
+    draw_variants,
+    num_variants,
+    variants,
+)
 
-IN_TURN = allographs()
+IN_TURN = variants()
 SHAPES = {shape.name: shape for shape in IN_TURN}
 NUM_SHAPES = len(IN_TURN)
 # Draws of width, slant, pen, its change, waves and phase: an upright digit, a thin even pen.
 PLAIN = [0.5, 0.5, 0.1, 0.0, 0.0, 0.0]
 
 
-def images_of(shape: Allograph, *draws: float) -> NDArray[np.uint8]:
+def images_of(shape: Variant, *draws: float) -> NDArray[np.uint8]:
     """Draw a shape, the points in the middle of their ranges, with these last draws."""
     middle = np.full(2 * len(shape.least), 0.5)
     return draw(shape, np.array([[*middle, *draws]])).reshape(28, 28)
@@ -43,8 +43,8 @@ def test_each_position_of_the_pen_is_a_mean_of_points(name: str) -> None:
 def test_line_turns_at_its_points_and_curve_passes_smoothly() -> None:
     corner = [[0, 0], [1, 0], [1, 1]]
 
-    line = module._read("seven-new", lines=[corner])
-    curve = module._read("seven-new", curves=[corner])
+    line = module.parse("seven-new", lines=[corner])
+    curve = module.parse("seven-new", curves=[corner])
 
     straight, bent = (each.path @ each.least for each in (line, curve))
     assert (np.isclose(straight[:, 0], 1) | np.isclose(straight[:, 1], 0)).all()
@@ -55,7 +55,7 @@ def test_line_turns_at_its_points_and_curve_passes_smoothly() -> None:
 
 
 def test_strokes_that_share_a_point_stay_joined() -> None:
-    shape = module._read("one-new", lines=[[[0, 0, 0.5, 0.5], [0, 1]], [[0, 0, 0.5, 0.5], [1, 0]]])
+    shape = module.parse("one-new", lines=[[[0, 0, 0.5, 0.5], [0, 1]], [[0, 0, 0.5, 0.5], [1, 0]]])
 
     assert len(shape.least) == 3
     starts = np.flatnonzero(np.isclose(shape.path[:, 0], 1))  # points are sorted
@@ -67,7 +67,7 @@ def test_strokes_that_share_a_point_stay_joined() -> None:
     [([[[0, 0], [0, 1]]], 20, 3), ([[[0, 0], [1, 0]]], 3, 20), ([[[0, 0], [1, 1]]], 20, 20)],
 )
 def test_longest_side_is_twenty(lines: list[list[list[float]]], rows: int, columns: int) -> None:
-    image = images_of(module._read("one-new", lines=lines, width=(1, 1)), *PLAIN)
+    image = images_of(module.parse("one-new", lines=lines, width=(1, 1)), *PLAIN)
 
     assert (image.any(axis=1).sum(), image.any(axis=0).sum()) == (rows, columns)
 
@@ -87,7 +87,7 @@ def test_table_has_pens_of_its_own_and_shapes_that_are_drawn_more_often() -> Non
 
 
 def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:
-    one = module._read("one-new", lines=[[[0, 0], [0, 1]]])
+    one = module.parse("one-new", lines=[[[0, 0], [0, 1]]])
 
     top, middle = (
         [images_of(one, 0.5, slant, *PLAIN[2:])[rows].sum(axis=0).argmax() for slant in (0, 1)]
@@ -97,14 +97,14 @@ def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:
 
 
 def test_drawings_have_mnists_form() -> None:
-    drawn = draw_allographs(40 * NUM_SHAPES, 3)
+    drawn = draw_variants(40 * NUM_SHAPES, 3)
 
     # Where nearly all ink is on one side, the frame stops the centre of mass before the middle.
     assert are_mnist_like(drawn.images).mean() > 0.998
 
 
 def test_drawings_of_a_shape_differ_and_follow_from_the_seed() -> None:
-    first, again, other = (draw_allographs(3 * NUM_SHAPES, seed) for seed in (1, 1, 2))
+    first, again, other = (draw_variants(3 * NUM_SHAPES, seed) for seed in (1, 1, 2))
 
     assert first.sha256() == again.sha256()
     known = {image.tobytes() for image in (*first.images, *other.images)}
@@ -113,23 +113,23 @@ def test_drawings_of_a_shape_differ_and_follow_from_the_seed() -> None:
 
 @pytest.mark.parametrize("number", [1, 7, NUM_SHAPES + 1])
 def test_drawing_is_the_same_among_few_and_among_many(number: int) -> None:
-    many = draw_allographs(40 * NUM_SHAPES, 5)  # more than are drawn at once
+    many = draw_variants(40 * NUM_SHAPES, 5)  # more than are drawn at once
 
-    assert draw_allographs(number, 5).sha256() == many.take(slice(number)).sha256()
+    assert draw_variants(number, 5).sha256() == many.take(slice(number)).sha256()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_share_of_drawings_is_added_and_nothing_changed(sample: Mnist, share: float) -> None:
     digits = sample.train
 
-    more = add_allographs(digits, share, 3)
+    more = add_variants(digits, share, 3)
 
-    assert len(more) == len(digits) + num_allographs(len(digits), share)
+    assert len(more) == len(digits) + num_variants(len(digits), share)
     assert more.take(slice(len(digits))).sha256() == digits.sha256()
     shapes = np.array([shape.digit for shape in IN_TURN])
-    expected = np.resize(shapes, num_allographs(len(digits), share))
+    expected = np.resize(shapes, num_variants(len(digits), share))
     np.testing.assert_array_equal(more.labels[len(digits) :], expected)
 
 
 def test_no_digits_have_no_drawings(sample: Mnist) -> None:
-    assert add_allographs(sample.train.take(slice(0)), 0.5, 0).images.shape == (0, 784)
+    assert add_variants(sample.train.take(slice(0)), 0.5, 0).images.shape == (0, 784)
