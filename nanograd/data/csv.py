@@ -4,12 +4,15 @@ A header names the columns, in any order and among others: the label as in LABEL
 as `flat_columns` recognises them. Without one, a line is the label, then the pixels.
 
 References:
-    Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv.
+    Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv;
+    Shafranovich (2005), RFC 4180, "Common format and MIME type for CSV files", 2.6.
 """
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +42,11 @@ _LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
 _BLOCK_BYTES = 1 << 24
 _LABELS = frozenset(str(label).encode() for label in range(NUM_CLASSES))
 _PIXELS = frozenset(str(pixel).encode() for pixel in range(256))
+# A row of values in quotes has at most so many bytes.
+MAX_ROW_BYTES = 1 << 24
+# How Arrow divides a row: quotes count only at the start of a value, what follows them belongs to
+# it, and open ones take the rest.
+CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
 # A comma in quotes separates nothing.
 _CELL = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
 _NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
@@ -85,10 +93,11 @@ def parse_csv(data: bytes, name: str) -> Dataset:
     check_encoding(text, name)
     if b"\r" in text:  # with line feeds, as in Windows, or alone
         text = b"\n".join(text.splitlines())
-    start = _header_bytes(text)
+    first = next(join_lines(_lines(text)), b"")
+    start = len(first) if _is_header(first) else 0
     if not text[start:].strip():
         raise DataError(f"{name}: there are no images in this file; expected 785 values a line")
-    layout = _layout(text[:start], name) if start else _without_header(text, name)
+    layout = _layout(first, name) if start else _without_header(text, name)
     try:
         columns = _read_columns(text, start, layout)
         if columns[0].max() >= NUM_CLASSES:
@@ -97,13 +106,71 @@ def parse_csv(data: bytes, name: str) -> Dataset:
         reason = _first_fault(text, start, layout) or f": {str(error)[:200]}"
         raise DataError(f"{name}{reason}") from error
     if not start:
-        check_label_first(columns, name)
+        check_label_first(columns[0], columns[-1], columns[1:], name)
     images, problems = to_levels(np.ascontiguousarray(columns[1:].T))
     if (problems >= 0).any():
         row = int((problems >= 0).argmax())
-        lines = [number for number, line in enumerate(text.splitlines(), start=1) if line]
-        raise DataError(f"{name}, line {lines[row + bool(start)]}: {describe(problems[row])}")
+        line, _ = next(islice(_rows(text, start, layout), row, None))
+        raise DataError(f"{name}, line {line}: {describe(problems[row])}")
     return Dataset(images=images, labels=columns[0].copy())
+
+
+def join_lines(lines: Iterable[bytes], number: int | None = None) -> Iterator[bytes]:
+    r"""Yield the lines of rows: several where a value in quotes has line breaks (RFC 4180).
+
+    A quote that is not closed, or closed in another place than the end of a value, damages its own
+    line alone; so does one that makes a row of another number of values.
+
+    Args:
+        lines: with their ends.
+        number: of the values in a row; None if it is unknown.
+
+    >>> list(join_lines([b'1,"a\n', b'b",2\n', b'3,"c\n']))
+    [b'1,"a\nb",2\n', b'3,"c\n']
+    """
+    left, again = iter(lines), deque[bytes]()
+    while (line := again.popleft() if again else next(left, None)) is not None:
+        taken, num_bytes, is_damaged = [line], len(line), False
+        is_open = b'"' in line and _is_open(CELL.findall(line))
+        while is_open and not is_damaged:
+            more = again.popleft() if again else next(left, None)
+            if more is None or num_bytes > MAX_ROW_BYTES:
+                is_damaged = True
+                again.extendleft([] if more is None else [more])
+                break
+            taken.append(more)
+            num_bytes += len(more)
+            if b'"' in more:
+                cells = CELL.findall(b'"' + more)
+                is_damaged = cells[0][1].strip(b" \t\r\n") not in (b"", b'"')
+                is_open = _is_open(cells)
+        row = b"".join(taken)
+        if len(taken) > 1 and (is_damaged or number not in (None, len(CELL.findall(row)))):
+            again.extendleft(reversed(taken[1:]))
+            row = line
+        yield row
+
+
+def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
+    return bool(cells[-1][0] and not cells[-1][1])
+
+
+def _lines(text: bytes) -> Iterator[bytes]:
+    """Yield the lines of a text, with their ends."""
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
+def _rows(text: bytes, start: int, layout: "_Layout") -> Iterator[tuple[int, bytes]]:
+    """Yield the number of the first line of each row, and the row."""
+    number = 1 + text[:start].count(b"\n")
+    for row in join_lines(_lines(text[start:]), len(layout.names)):
+        if row.strip(b"\n"):
+            yield number, row.rstrip(b"\n")
+        number += row.count(b"\n")
 
 
 def check_encoding(text: bytes, name: str) -> None:
@@ -142,7 +209,7 @@ def column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ..
         DataError: there are no 784 columns of pixels.
     """
     check_encoding(line, name)
-    if _header_bytes(line):
+    if _is_header(line):
         return *_named_columns(line, name), True
     number = len(split_cells(line))
     if number not in (NUM_PIXELS, NUM_PIXELS + 1):
@@ -175,26 +242,39 @@ def _without_header(text: bytes, name: str) -> _Layout:
     return _Layout(_LABEL_FIRST, 0, tuple(range(1, 1 + NUM_PIXELS)))
 
 
-def check_label_first(columns: NDArray[np.uint8], name: str) -> None:
-    """Raise DataError if labels are in another column than the first, and taken as pixels.
+def check_label_first(
+    first: NDArray[Any], last: NDArray[Any], pixels: NDArray[Any], name: str
+) -> None:
+    """Raise DataError if labels may be in another column than the first, and taken as pixels.
 
     Args:
-        columns: (785, N) uint8, the columns of a file.
+        first: (N,) numbers, the first column of a file without a header; NaN or -1 for no label.
+        last: (M,) numbers, the last one.
+        pixels: (784, K) numbers, all columns but the first, of some rows.
         name: of the file.
     """
-    if _are_labels(columns[0]):
+    if _are_labels(first):
         return
-    small = np.flatnonzero(columns.max(axis=1) < NUM_CLASSES)
-    if others := [int(each) for each in small if each and _are_labels(columns[each])]:
+    remedy = "put labels first, or name all columns in a header (label, pixel0 to pixel783)"
+    small = np.flatnonzero(pixels.max(axis=1, initial=0) < NUM_CLASSES)
+    if others := [int(each) for each in small if _are_labels(pixels[each])]:
         raise DataError(
-            f"{name}: the labels seem to be in column {others[0] + 1}, not in the first; put them "
-            "first, or name all columns in a header (label, pixel0 to pixel783)"
+            f"{name}: the labels seem to be in column {others[0] + 2}, not in the first; {remedy}"
         )
+    known = first[~np.isnan(first) & (first != -1)]
+    if not np.isin(known, range(NUM_CLASSES)).all():
+        raise DataError(f"{name}: the first column does not hold labels from 0 to 9; {remedy}")
+    # The pixel in the last corner is hardly ever ink: zeros are labels only beside other zeros.
+    is_digit = np.isin(last, range(NUM_CLASSES)).all()
+    if is_digit and len(first) and (last.any() or not first.any()):
+        raise DataError(f"{name}: the first column or the last may hold the labels; {remedy}")
 
 
-def _are_labels(values: NDArray[np.uint8]) -> bool:
-    counts = np.bincount(values)
-    return bool((counts > 0).sum() >= _LEAST_DIGITS and counts.max() <= _MOST_OF_ONE * len(values))
+def _are_labels(values: NDArray[Any]) -> bool:
+    digits = values[np.isin(values, range(NUM_CLASSES))]
+    counts = np.bincount(digits.astype(np.int64))
+    most = _MOST_OF_ONE * len(values)
+    return bool((counts > 0).sum() >= _LEAST_DIGITS and counts.max() <= most <= len(digits))
 
 
 def _read_columns(text: bytes, start: int, layout: _Layout) -> NDArray[np.uint8]:
@@ -210,6 +290,7 @@ def _read_columns(text: bytes, start: int, layout: _Layout) -> NDArray[np.uint8]
         read_options=csv.ReadOptions(
             column_names=layout.names, use_threads=False, block_size=_BLOCK_BYTES
         ),
+        parse_options=csv.ParseOptions(newlines_in_values=b'"' in text),
         # Without null_values an empty cell is an error, not a missing number.
         convert_options=csv.ConvertOptions(
             column_types=dict.fromkeys(wanted, pa.uint8()), null_values=[], include_columns=wanted
@@ -218,28 +299,25 @@ def _read_columns(text: bytes, start: int, layout: _Layout) -> NDArray[np.uint8]
     return np.stack([column.to_numpy() for column in table.columns])
 
 
-def _header_bytes(text: bytes) -> int:
-    """Return the length of the header line; 0 if the first line is a row."""
-    line = text.split(b"\n", maxsplit=1)[0]
-    cells = split_cells(line)
+def _is_header(line: bytes) -> bool:
+    """Return whether the first line of a file names its columns."""
+    cells = split_cells(line.rstrip(b"\r\n"))
     # A first line that starts with an empty cell, or has a wrong pixel, is a damaged row, unless it
     # has a label or pixels by name: 784 different numbers are no levels.
     names = [cell.decode(errors="replace") for cell in cells]
     is_named = not {each.lower() for each in names}.isdisjoint(LABEL_NAMES) or flat_columns(names)
-    if is_named or (cells[0] and not _NUMBER.fullmatch(cells[0])):
-        return min(len(line) + 1, len(text))
-    return 0
+    return bool(is_named or (cells[0] and not _NUMBER.fullmatch(cells[0])))
 
 
 def _first_fault(text: bytes, start: int, layout: _Layout) -> str:
     """Describe the first invalid line; empty if all are valid."""
     columns = [("label", layout.label, _LABELS)]
     columns += [(f"pixel {n}", index, _PIXELS) for n, index in enumerate(layout.pixels)]
-    for number, line in enumerate(text[start:].splitlines(), start=2 if start else 1):
+    for number, line in _rows(text, start, layout):
         cells = line.split(b",")
         # A look-up in a set passes the valid lines several times as fast as int() does.
         is_whole = len(cells) == len(layout.names) and cells[layout.label] in _LABELS
-        if not line or (is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels)):
+        if is_whole and _PIXELS.issuperset(cells[index] for index in layout.pixels):
             continue
         cells = split_cells(line)
         if len(cells) != len(layout.names):

@@ -1,10 +1,12 @@
 """Rows of Parquet and CSV files, in batches of bounded size, and rejections of damaged rows."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby, islice
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +16,14 @@ import pyarrow.parquet as pq
 
 from nanograd.data.csv import (
     BYTE_ORDER_MARK,
+    CELL,
     CSV,
+    MAX_ROW_BYTES,
     check_label_first,
     column_names,
+    join_lines,
 )
+from nanograd.data.dataset import NUM_PIXELS
 from nanograd.errors import DataError, Reason, Rejection, StorageError
 from nanograd.runtime import storage
 
@@ -39,14 +45,11 @@ _MAX_FAILURES = 2
 # and types of Ray that Ray refuses to decode.
 _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
 
-_MAX_LINE_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
-# What Arrow may take for a number, without the space around it, and how it divides a line: quotes
-# count only at the start of a value, what follows them belongs to it, and open ones take the rest.
+# What Arrow may take for a number, without the space around it.
 _NUMBER = re.compile(
     r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|0x[\da-f]{1,2}|nan(\(\w*\))?|inf(inity)?)", re.A | re.I
 )
-_CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
 _TEXT = pa.string()
 
 
@@ -143,13 +146,31 @@ def scan_csv(file: str) -> tuple[pa.Schema, int, int]:
     """
     found = _CsvFile(file)
     num_rows, num_bytes = 0, 0
+    has_labels = not found.has_header and len(found.names) > len(found.pixels)
+    ends, some = (Counter[bytes](), Counter[bytes]()), list[bytes]()
     for lines in found.batches():
-        if not num_rows and not found.has_header and len(found.names) > len(found.pixels):
-            with suppress(pa.ArrowInvalid, ValueError):
-                columns = found.parse(lines, found.names, pa.uint8(), text=pa.uint8()).columns
-                check_label_first(np.stack([each.to_numpy() for each in columns]), file)
         num_rows, num_bytes = num_rows + len(lines), num_bytes + sum(map(len, lines))
+        if has_labels:
+            whole = [line for line in lines if line.count(b",") == NUM_PIXELS]
+            ends[0].update(line.partition(b",")[0] for line in whole)
+            ends[1].update(line.rpartition(b",")[2] for line in whole)
+            some = some or lines
+    if has_labels:
+        first, last = (np.repeat([_number(each) for each in end], [*end.values()]) for end in ends)
+        parsed = found.parse_each(some, list(found.pixels))
+        pixels = [np.stack(each.columns) for each in parsed if isinstance(each, pa.RecordBatch)]
+        empty = np.zeros((NUM_PIXELS, 0))
+        check_label_first(first, last, np.concatenate([empty, *pixels], axis=1), file)
     return pa.schema(found.types.items()), num_rows, num_bytes
+
+
+def _number(cell: bytes) -> float:
+    """Return the number in a cell, NaN for none and infinity for text."""
+    text = cell.strip(b' \t"')
+    try:
+        return float(text or b"nan")
+    except ValueError:
+        return inf
 
 
 class _CsvFile:
@@ -157,10 +178,12 @@ class _CsvFile:
 
     def __init__(self, file: str) -> None:
         self._file = file
+        self._number: int | None = None  # of values in a row
         first = next(self._lines(), None)
         if first is None:
             raise DataError(f"{file} is empty; expected a header or rows of 784 pixels")
-        self.names, self.pixels, self.has_header = column_names(first[0], file)
+        self.names, self.pixels, self.has_header = column_names(first, file)
+        self._number = len(self.names)
         self.types = dict.fromkeys(self.names, _TEXT)
         self.types |= dict.fromkeys(self.pixels, pa.float64())
 
@@ -179,16 +202,13 @@ class _CsvFile:
 
     def batches(self, skip: int = 0) -> Iterator[list[bytes]]:
         """Yield the lines of rows, without the first, many at a time but of bounded size."""
-        held, skip = list[bytes](), skip + self.has_header
-        num_bytes = 0
-        for lines in self._lines():
-            held += lines[skip:]
-            num_bytes += sum(map(len, lines[skip:]))
-            skip = max(skip - len(lines), 0)
-            while len(held) >= MAX_ROWS or num_bytes >= BATCH_BYTES:
-                yield held[:MAX_ROWS]
-                held = held[MAX_ROWS:]
-                num_bytes = sum(map(len, held))
+        held, num_bytes = list[bytes](), 0
+        for line in islice(self._lines(), skip + self.has_header, None):
+            held.append(line)
+            num_bytes += len(line)
+            if len(held) == MAX_ROWS or num_bytes >= BATCH_BYTES:
+                yield held
+                held, num_bytes = [], 0
         if held:
             yield held
 
@@ -226,8 +246,11 @@ class _CsvFile:
         # The first line once more: it shows whether the last one leaves a quote open.
         table = pa_csv.read_csv(
             pa.py_buffer(b"\n".join([*lines, lines[0]])),
+            parse_options=pa_csv.ParseOptions(
+                newlines_in_values=any(b"\n" in line or b"\r" in line for line in lines)
+            ),
             read_options=pa_csv.ReadOptions(
-                column_names=self.names, use_threads=False, block_size=_MAX_LINE_BYTES
+                column_names=self.names, use_threads=False, block_size=MAX_ROW_BYTES
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types={
@@ -244,8 +267,14 @@ class _CsvFile:
         batch, _ = table.combine_chunks().to_batches(len(lines))
         return batch
 
-    def _lines(self) -> Iterator[list[bytes]]:
-        """Yield the lines that are not empty, some at a time."""
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the lines of each row that is not empty."""
+        for row in join_lines(chain.from_iterable(self._read()), self._number):
+            if row.strip():
+                yield row.rstrip(b"\r\n")
+
+    def _read(self) -> Iterator[list[bytes]]:
+        """Yield the lines of the file with their ends, some at a time."""
         with storage.open_file(self._file) as raw:
             packed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
@@ -262,17 +291,16 @@ class _CsvFile:
                 text = (rest + data).removeprefix(BYTE_ORDER_MARK) if is_first else rest + data
                 end = text.rfind(b"\n") + 1 if data else len(text)
                 rest, is_first = text[end:], False
-                if len(rest) > _MAX_LINE_BYTES:
+                if len(rest) > MAX_ROW_BYTES:
                     raise DataError(f"{self._file} is no CSV file: a line has more than 16 MB")
-                if lines := [line for line in text[:end].splitlines() if line.strip()]:
-                    yield lines
+                yield text[:end].splitlines(keepends=True)
                 if not data:
                     return
 
 
 def _find_fault(line: bytes, number: int, pixels: Sequence[int]) -> Rejection | None:
     """Find what is wrong with a line of CSV; nothing in a line that Arrow takes."""
-    cells = _CELL.findall(line)
+    cells = CELL.findall(line)
     if cells[-1][0] and not cells[-1][1]:
         return Rejection(0, Reason.WRONG_SHAPE, "a quoted value does not end in its line")
     if len(cells) != number:

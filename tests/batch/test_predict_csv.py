@@ -242,6 +242,30 @@ def test_labels_in_the_last_column_are_not_taken_as_pixels(
         run()
 
 
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(0, 1)])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_few_labels_in_the_last_column_are_not_taken_as_pixels(
+    images: NDArray[Any], labels: list[int], folder: Path, run: Run, rows: slice, scale: float,
+    *, damaged: bool,
+) -> None:  # fmt: skip
+    lines = text([], *(images[rows].T * scale), labels[rows])
+    (folder / "a.csv").write_text(lines + "\n1,2,3\n" * damaged)
+
+    with pytest.raises(DataError, match=r"a.csv: the (first column|labels)"):
+        run()
+
+
+def test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels(
+    images: NDArray[Any], folder: Path, run: Run
+) -> None:
+    many = np.resize(images, (20_000, 784))
+    (folder / "a.csv").write_text(text([], *many.T, [0] * 19_999 + [7]))
+
+    with pytest.raises(DataError, match="the first column or the last may hold the labels"):
+        run()
+
+
 def test_header_alone_is_no_rows(folder: Path, run: Run) -> None:
     (folder / "a.csv").write_text(text(["label", *NAMES], *[[]] * 785))
 

@@ -1,12 +1,15 @@
+import csv
 import gzip
 from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanograd.data.csv import UnlabelledError, parse_csv
+from nanograd.data.csv import UnlabelledError, check_label_first, parse_csv
 from nanograd.data.dataset import Dataset
 from nanograd.errors import DataError
 
@@ -36,13 +39,13 @@ def test_label_is_not_a_pixel_and_no_pixel_is_shifted() -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 7, 193])
 def test_rows_keep_their_order(num_rows: int) -> None:
-    lines = [row(number % 10, p5=number, p9=255) for number in range(num_rows)]
+    lines = [row((number + 3) % 10, p5=number, p9=255) for number in range(num_rows)]
 
     dataset = parse(*lines)
 
     assert dataset.images.dtype == dataset.labels.dtype == np.uint8
     assert dataset.images.flags.c_contiguous
-    assert dataset.labels.tolist() == [number % 10 for number in range(num_rows)]
+    assert dataset.labels.tolist() == [(number + 3) % 10 for number in range(num_rows)]
     assert dataset.images[:, 5].tolist() == list(range(num_rows))
 
 
@@ -164,6 +167,66 @@ def test_commas_in_quotes_separate_nothing() -> None:
     assert parse(header, f"{noted},{row(7)}", f"{noted},{row(3)}").labels.tolist() == [7, 3]
     with pytest.raises(DataError, match="line 3: label is '10'"):
         parse(header, f"{noted},{row(7)}", f"{noted},{row(10)}")
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 1), st.randoms())
+def test_label_in_another_column_is_never_taken_for_a_pixel(
+    labels: list[int], ink: int, random: Random
+) -> None:
+    pixels = [[ink * random.randrange(200, 256) for _ in range(10)] for _ in labels]
+    images = [[0] * 300 + some + [0] * 474 for some in pixels]
+    last = [
+        ",".join(map(str, [*image, label])) for image, label in zip(images, labels, strict=True)
+    ]
+    first = [
+        ",".join(map(str, [label, *image])) for image, label in zip(images, labels, strict=True)
+    ]
+
+    with pytest.raises(DataError, match="name all columns in a header"):
+        parse(*last)
+    if any(labels):
+        assert parse(*first).labels.tolist() == labels
+    else:
+        with pytest.raises(DataError, match="the first column or the last may hold the labels"):
+            parse(*first)
+
+
+def test_first_column_must_hold_digits() -> None:
+    dark = ",".join(["255"] * 784)
+
+    with pytest.raises(DataError, match="the first column does not hold labels from 0 to 9"):
+        check_label_first(np.array([255.0, 250]), np.array([3.0, 4]), np.full((784, 2), 9.0), "a")
+    with pytest.raises(DataError, match="label is '255'"):
+        parse(f"{dark},7", f"{dark},7")
+
+
+@pytest.mark.parametrize("first", [[np.nan, np.nan], [-1, 3], [np.nan, 0], [0, 1]])
+def test_labels_may_be_missing(first: list[float]) -> None:
+    check_label_first(np.array(first), np.zeros(2), np.zeros((784, 2)), "a")
+
+
+def test_values_with_line_breaks_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    notes = ["a\nb", '"', "\r\n,\n\n", "", 'x""\n"7",', "\n" * 500, "é"]
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["no\nte", "label", *range(784)])
+        writer.writerows([note, n, *[n] * 783, 255] for n, note in enumerate(notes))
+
+    dataset = parse_csv(file.read_bytes(), "a.csv")
+
+    assert dataset.labels.tolist() == list(range(7))
+    assert dataset.images[:, 0].tolist() == list(range(7))
+
+
+def test_line_of_a_fault_is_counted_beside_values_with_line_breaks() -> None:
+    header = f'"no\nte",{HEADER}'
+
+    with pytest.raises(DataError, match=r"line 6: label is 'x'"):
+        parse(header, f'"a\n\nb",{row()}', f"c,{row('x')}")
+    with pytest.raises(DataError, match=r"line 5: the largest pixel is above 1"):
+        parse(header, f'"a\nb",{row()}', f"c,{row(p5=9)}")
 
 
 def test_labels_in_the_last_column_are_not_taken_as_pixels() -> None:

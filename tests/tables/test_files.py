@@ -1,5 +1,6 @@
 """Reading rows while the storage fails, or memory is short."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nanograd.errors import DataError, Rejection, StorageError
 from nanograd.runtime import storage
 from nanograd.tables import files
 from nanograd.tables.columns import is_binary
-from nanograd.tables.files import RowRange, open_parquet, read_rows
+from nanograd.tables.files import RowRange, open_parquet, read_rows, scan_csv
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 NUM_ROWS, GROUP_ROWS = 1000, 250
@@ -207,20 +208,73 @@ LINES = st.lists(st.lists(PIECES, max_size=6).map("".join).map(str.encode), min_
 
 
 @example([b"1, ", b" ,", b"2,\t"])
-@example([b'1,"a', b'2,b"', b'"3,c'])
-@example([b'1,12" pipe', b'2,"open', b"3,c"])
+@example([b'1,"a', b"2,b", b"3,c"])
+@example([b'1,"a"b', b"2,b", b"3,c"])
+@example([b'1,12" pipe', b"2,open", b"3,c"])
 @example([b"0x1,a", b"0.5,b", b"x,c"])
 @settings(max_examples=50)
 @given(LINES)
 def test_each_line_of_csv_is_read_as_if_it_were_alone(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
+    assume(sum(b'"' in line for line in lines) < 2)  # quotes may join lines
     place = tmp_path_factory.getbasetemp() / "lines.csv"
 
     found = read_csv(place, lines)
 
     assert found == [each for line in lines for each in read_csv(place, [line])]
     assert not any("Arrow" in why or "CSV" in why for _, _, why in found)
+
+
+NOTES = st.lists(st.text(st.sampled_from('\n\r",a '), max_size=6), min_size=1, max_size=7)
+
+
+@example(["\r\n", "a", "\n" * 5000], "\n", 1)
+@settings(max_examples=50)
+@given(NOTES, st.sampled_from(["\n", "\r\n"]), st.integers(0, 3))
+def test_text_with_line_breaks_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, notes: list[str], ends: str, skip: int
+) -> None:
+    place = tmp_path_factory.getbasetemp() / "notes.csv"
+    with place.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator=ends, quoting=csv.QUOTE_ALL)
+        writer.writerow(["no\nte", *FLAT_NAMES["pixel0"]])
+        writer.writerows([note, *[number] * 784] for number, note in enumerate(notes))
+    wanted = notes[skip:]
+
+    rows = RowRange((0, 1), skip, skip, len(wanted))
+    read = list(read_rows(str(place), rows, lambda _: ["pixel7", "no\nte"])) if wanted else []
+
+    assert scan_csv(str(place))[1] == len(notes)
+    table = pa.Table.from_batches(read) if read else pa.table({"pixel7": [], "no\nte": []})
+    assert [note or "" for note in table["no\nte"].to_pylist()] == wanted
+    assert table["pixel7"].to_pylist() == list(range(skip, len(notes)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        ([b'1,"a', b'2,b"', b"3,c"], ["1.0", "3.0"]),  # one value goes on
+        ([b'1,"a', b'2,b"x', b"3,c"], [None, "2.0", "3.0"]),  # text after the end of a value
+        ([b'1,"a', b"2,b", b'3,c",4', b"5,d"], [None, "2.0", None, "5.0"]),  # a value too many
+        ([b'1,"a', b"2,b", b'3,"c', b'4,d"'], [None, "2.0", "3.0"]),
+    ],
+)
+def test_quote_that_no_value_needs_takes_no_other_line_with_it(
+    lines: list[bytes], rows: list[str | None], tmp_path: Path
+) -> None:
+    place = tmp_path / "a.csv"
+    header = ",".join([*FLAT_NAMES["pixel0"], "note"]).encode()
+    place.write_bytes(b"\n".join([header, *(b"0," * 783 + line for line in lines)]))
+
+    found: list[str | None] = []
+    for part in read_rows(str(place), RowRange((0, 1), 0, 0, len(rows)), lambda _: ["pixel783"]):
+        if isinstance(part, pa.RecordBatch):
+            found += [str(float(each)) for each in part["pixel783"].to_pylist()]
+        else:
+            found += [None] * len(part)
+
+    assert found == rows
 
 
 @pytest.mark.parametrize(
