@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from socket import gethostname, socket
 from threading import Condition
@@ -84,18 +85,24 @@ class ExchangeFailed:
 
     Args:
         cause: of the failure.
-        waiting_for: names of the hosts whose sums are missing.
-        peer: name of the host that caused it, if one did.
+        waiting_for: the hosts whose sums are missing, by index.
+        peers: the hosts that caused it, if some did.
+        hosts: names of all hosts.
     """
 
     cause: FailureCause
-    waiting_for: tuple[str, ...]
-    peer: str | None
+    waiting_for: frozenset[int]
+    peers: frozenset[int]
+    hosts: tuple[str, ...]
 
     def __str__(self) -> str:
         cause = self.cause.name.lower().replace("_", " ")
-        hosts = ", ".join(self.waiting_for) or "no host"
-        return f"{cause}{f' (host {self.peer})' if self.peer else ''}, waiting for {hosts}"
+        by = f" (host {self.names(self.peers)})" if self.peers else ""
+        return f"{cause}{by}, waiting for {self.names(self.waiting_for) or 'no host'}"
+
+    def names(self, hosts: frozenset[int]) -> str:
+        """Return the names of some hosts."""
+        return " and ".join(self.hosts[host] for host in sorted(hosts))
 
 
 SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
@@ -246,6 +253,15 @@ class ServerActor(ParameterServer):
         self._hosts = tuple(hosts)
         self._mesh = Mesh(plan, sockets, self.round, _opened(self._memory).bell)
 
+    def digest(self) -> str:
+        """Return a checksum of the whole state, which all servers must have in common."""
+        now = self.snapshot()
+        vectors = [now.vector, *now.state.values(), *([] if now.average is None else [now.average])]
+        digest = sha256(f"{now.round} {now.progress}".encode())
+        for vector in vectors:
+            digest.update(vector.data)
+        return digest.hexdigest()
+
     def stop(self) -> None:
         """End the segment of rounds that is running, if any; call it concurrently."""
         with self._changed:
@@ -375,11 +391,7 @@ class ServerActor(ParameterServer):
             links.poll(_POLL_S)
 
     def _describe(self, failure: Fail) -> ExchangeFailed:
-        return ExchangeFailed(
-            failure.cause,
-            tuple(self._hosts[peer] for peer in sorted(failure.waiting_for)),
-            None if failure.peer is None else self._hosts[failure.peer],
-        )
+        return ExchangeFailed(failure.cause, failure.waiting_for, failure.peers, self._hosts)
 
     def _leave_mesh(self) -> None:
         if self._listener is not None:

@@ -21,11 +21,12 @@ References:
 """
 
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -40,6 +41,7 @@ HEADER_BYTES = _HEADER.size
 _NOTHING = slice(0, 0)
 # A digest of the parameters is compared after this many rounds.
 DIGEST_ROUNDS = 256
+_Host = TypeVar("_Host")
 
 
 class FrameType(IntEnum):
@@ -137,13 +139,13 @@ class Fail:
         cause: of the failure.
         round: the round that was not applied.
         waiting_for: hosts whose frames are missing; empty if only the own sums are.
-        peer: the host that caused it, if one did.
+        peers: the hosts that caused it, if some did.
     """
 
     cause: FailureCause
     round: int
     waiting_for: frozenset[int] = frozenset()
-    peer: int | None = None
+    peers: frozenset[int] = frozenset()
 
 
 Action = Send | Apply | Fail
@@ -291,7 +293,7 @@ class AllReduce:
         if self.failure:
             return []
         if header.type is FrameType.ABORT:
-            return self._fail(FailureCause.ABORTED, header.sender)
+            return self._fail(FailureCause.ABORTED, {header.sender})
         inbox = self._inbox(header.round)
         if header.type is FrameType.SUM:
             inbox.counts[header.node] = (header.loss, header.number)
@@ -315,14 +317,16 @@ class AllReduce:
 
     def lose(self, peer: int, cause: FailureCause = FailureCause.CONNECTION_LOST) -> list[Action]:
         """Fail because a connection was lost, or has to be closed after a BAD_FRAME."""
-        return self._fail(cause, peer)
+        return self._fail(cause, {peer})
 
     def stop(self) -> list[Action]:
         """Fail because the segment of rounds should end."""
         return self._fail(FailureCause.STOPPED)
 
     def waiting_for(self) -> frozenset[int]:
-        """Return the hosts whose frames of this round are missing."""
+        """Return the hosts whose frames of this round are missing; none between two rounds."""
+        if self._deadline is None:
+            return frozenset()
         inbox, nodes = self._inbox(self.round), self.plan.nodes
         if self._total is None:
             return frozenset(p for p in self._peers if not inbox.counts.keys() >= set(nodes[p]))
@@ -358,9 +362,8 @@ class AllReduce:
         if self._total is None or len(inbox.totals) < len(self._peers):
             return actions
         # All hosts add the same losses in the same order: a difference is a fault of a host.
-        for peer, total in inbox.totals.items():
-            if total != self._total:
-                return actions + self._fail(FailureCause.DIGESTS_DIFFER, peer)
+        if faulty := deviating({**inbox.totals, self.plan.me: self._total}):
+            return actions + self._fail(FailureCause.DIGESTS_DIFFER, faulty)
         return [*actions, Apply(self.round, inbox.total, *self._total)]
 
     def _reduce(self, own: Mapping[TreeNode, NodeSum], inbox: _Inbox) -> list[Action]:
@@ -375,21 +378,33 @@ class AllReduce:
         return [Send(peer, header, inbox.total[mine]) for peer in self._peers]
 
     def _compare_digests(self) -> list[Action]:
-        if self._digest is not None:
-            for peer, digest in self._inbox(self.round).digests.items():
-                if digest != self._digest:
-                    return self._fail(FailureCause.DIGESTS_DIFFER, peer)
-        return []
+        """Compare when all have arrived; a host sends its digest before its sums."""
+        digests = self._inbox(self.round).digests
+        if self._digest is None or len(digests) < len(self._peers):
+            return []
+        faulty = deviating({**digests, self.plan.me: self._digest})
+        return self._fail(FailureCause.DIGESTS_DIFFER, faulty) if faulty else []
 
-    def _fail(self, cause: FailureCause, peer: int | None = None) -> list[Action]:
+    def _fail(self, cause: FailureCause, peers: Iterable[int] = ()) -> list[Action]:
         if self.failure:
             return []
-        self.failure = Fail(cause, self.round, self.waiting_for(), peer)
+        self.failure = Fail(cause, self.round, self.waiting_for(), frozenset(peers))
         return [*self._send_all(FrameType.ABORT), self.failure]
 
 
 def _add(left: NodeSum, right: NodeSum) -> NodeSum:
     return NodeSum(left[0] + right[0], left[1] + right[1], left[2] + right[2])
+
+
+def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:
+    """Return the hosts whose value is not that of the majority; all where there is none.
+
+    >>> deviating({"a": 1, "b": 1, "c": 2}), sorted(deviating({"a": 1, "b": 2}))
+    (frozenset({'c'}), ['a', 'b'])
+    """
+    common, count = Counter(values.values()).most_common(1)[0]
+    is_majority = 2 * count > len(values)
+    return frozenset(h for h, value in values.items() if value != common or not is_majority)
 
 
 def digest_of(vector: Vector) -> int:

@@ -28,7 +28,7 @@ from nanograd.distributed.actors import (
 from nanograd.distributed.all_reduce import FailureCause
 from nanograd.distributed.cluster import first_line
 from nanograd.distributed.members import MAX_FAILURES, Members, error_of, probe, result_of
-from nanograd.distributed.servers import Servers
+from nanograd.distributed.servers import Servers, refuse_faulty
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener, WorkerState, ignore
@@ -427,10 +427,9 @@ class RayGroup:
 
 
 def _refuse_differing_hosts(failures: Mapping[str, Failure]) -> None:
-    """Raise ClusterError if a host has other parameters: to go on would spread them."""
     for failure in failures.values():
         if isinstance(failure, ExchangeFailed) and failure.cause is FailureCause.DIGESTS_DIFFER:
-            raise ClusterError(f"{failure}: its memory or processor is faulty; leave it out")
+            refuse_faulty([failure.hosts[peer] for peer in failure.peers])
 
 
 def _first_cause(failures: Mapping[str, Failure]) -> Failure:

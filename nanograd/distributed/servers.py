@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -13,10 +13,11 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from nanograd.distributed import formation
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait
-from nanograd.distributed.all_reduce import MeshPlan
+from nanograd.distributed.all_reduce import MeshPlan, deviating
 from nanograd.distributed.formation import MeshError
 from nanograd.distributed.members import START_TIMEOUT_S, Member, kill_process, probe
 from nanograd.distributed.shared_memory import MemoryAddress
+from nanograd.errors import ClusterError
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener
 from nanograd.training.recipe import Recipe
@@ -159,8 +160,11 @@ class Servers:
         """Return a copy of the state of the first server that answers, this host's if possible.
 
         Raises:
-            RayError: none does.
+            ClusterError: the servers have different states.
+            RayError: none answers, or one fails before its state was compared.
         """
+        if len(self.present) > 1:
+            refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
         error: RayError | None = None
         here = ray.get_runtime_context().get_node_id()
         for host in sorted(self.present, key=lambda host: host != here):
@@ -325,6 +329,24 @@ class Servers:
             if isinstance(error.cause, RayError):
                 raise
             raise error.cause from error
+
+
+def refuse_faulty(hosts: Collection[str]) -> None:
+    """Raise ClusterError if hosts have other parameters: to go on would spread or save them.
+
+    Args:
+        hosts: names of those that differ from the majority, or of all.
+    """
+    if len(hosts) == 1:
+        raise ClusterError(
+            f"host {next(iter(hosts))} has other parameters than the other hosts: its memory or "
+            "processor is faulty; leave it out"
+        )
+    if hosts:
+        raise ClusterError(
+            f"hosts {' and '.join(sorted(hosts))} have different parameters: the memory or "
+            "processor of one of them is faulty; leave that one out"
+        )
 
 
 def _await_transfer(calls: Sequence[Any], actors: Sequence[Any], reply_s: float) -> list[Any]:

@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import ray.cloudpickle
@@ -17,8 +19,9 @@ from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import CONCURRENT, ServerActor
 from nanograd.distributed.servers import Server, Servers
+from nanograd.errors import ClusterError
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import Snapshot, first_snapshot
+from nanograd.training.server import LossSum, Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
 
 # Actors cannot import this module, so its classes are pickled by value.
@@ -48,14 +51,15 @@ def recipe(digits: Dataset) -> Recipe:
 def make_servers(ray_cpus: int, recipe: Recipe) -> Iterator[MakeServers]:
     made: list[Servers] = []
 
-    def make(*states: Snapshot, kinds: tuple[type[ServerActor], ...]) -> Servers:
+    def make(*states: Snapshot, kinds: Sequence[type[ServerActor]] = (ServerActor,) * 3) -> Servers:
         servers = Servers(recipe, print, num_workers=2, ports=(0,), shared_memory=True, options={})
         made.append(servers)
         for name, state, kind in zip("abc", states, kinds, strict=False):
             remote: Any = ray.remote(num_cpus=0, concurrency_groups={CONCURRENT: 4})
             actor = remote(kind).remote(recipe, state)
             identity = ray.get(actor.identify.remote())
-            servers.present[name] = Server(actor, None, identity, identity)
+            neighbour = replace(identity, name=name, address="10.77.0.1")
+            servers.present[name] = Server(actor, None, neighbour, identity)
         return servers
 
     yield make
@@ -76,7 +80,7 @@ def test_level_brings_all_servers_to_the_newest_state(
     newest = train_locally(recipe, digits, 5)
     given = [train_locally(recipe, digits, 4)] * 3
     given[ahead] = newest
-    servers = make_servers(*given, kinds=(ServerActor,) * 3)
+    servers = make_servers(*given)
 
     reached = servers.level(REPLY_S)
 
@@ -100,3 +104,35 @@ def test_server_that_freezes_while_others_are_brought_level_is_a_failure(
         servers.level(REPLY_S)
 
     assert monotonic() - began < 60
+
+
+@pytest.mark.parametrize("vector", ["vector", "state", "average", "progress"])
+@pytest.mark.parametrize("num_servers", [2, 3])
+def test_state_that_differs_between_servers_is_not_copied_and_its_host_is_named(
+    make_servers: MakeServers, recipe: Recipe, digits: Dataset, vector: str, num_servers: int
+) -> None:
+    good = train_locally(recipe, digits, 3)
+    bad = good.copy()
+    if vector == "progress":
+        bad.progress += LossSum(loss=1e-9)
+    else:
+        found = getattr(bad, vector)
+        [flipped] = found.values() if vector == "state" else [found]
+        flipped.view(np.uint32)[193] ^= 1
+    servers = make_servers(bad, *[good] * (num_servers - 1))
+
+    with pytest.raises(ClusterError) as caught:
+        servers.snapshot(REPLY_S)
+
+    named = [name in str(caught.value) for name in ("a at 10.77.0.1", "b at 10.77.0.1")]
+    assert named == [True, num_servers == 2]
+
+
+def test_equal_states_are_copied(
+    make_servers: MakeServers, recipe: Recipe, digits: Dataset
+) -> None:
+    state = train_locally(recipe, digits, 3)
+
+    copy = make_servers(state, state).snapshot(REPLY_S)
+
+    assert bits(copy) == bits(state)
