@@ -7,7 +7,7 @@ from samples import Result
 
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
-from nanograd.report.sheet import INK, RED, SIDE, draw_text, frame_image, shorten_text
+from nanograd.report.sheet import INK, RED, SIDE, draw_text, frame, shorten_text
 
 _GAP, _CAPTION, _COLUMNS = 12, 20, 4
 _CELL = 2 * SIDE + _GAP
@@ -36,7 +36,7 @@ def _panels(result: Result) -> list[Image.Image]:
     except UnreadableError:
         return []
     picture.thumbnail((SIDE, SIDE))
-    panels = [frame_image(picture.convert("RGB"))]
+    panels = [frame("", picture.convert("RGB")).image]
     if result.image is not None:
-        panels.append(frame_image(Image.fromarray(result.image).convert("RGB")))
+        panels.append(frame("", Image.fromarray(result.image).convert("RGB")).image)
     return panels

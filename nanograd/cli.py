@@ -75,7 +75,7 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 @click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
 @with_settings(InspectConfig)
 def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
-    """Draw each step from a picture to the scores."""
+    """Draw each step from a picture to the probabilities."""
     result = _commands().inspect(config, inputs, _echo)
     _print_result("inspect", result, _summaries().of_inspection)
 

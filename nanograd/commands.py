@@ -257,7 +257,7 @@ def predict(
 def inspect(
     config: InspectConfig, inputs: Sequence[str], listener: Listener = ignore
 ) -> ResultLine:
-    """Draw each step from a picture to the scores."""
+    """Draw each step from a picture to the probabilities."""
     output = storage.absolute(config.output)
     sheet.check_output(output)
     model = model_io.load(config.model) if config.model else None

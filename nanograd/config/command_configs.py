@@ -145,7 +145,8 @@ class InspectConfig(PictureFilesConfig):
 
     output: str = setting(REQUIRED, "PNG file or URI for the sheet")
     model: str | None = setting(
-        None, "model directory or URI to classify with [default: none, and no scores are drawn]"
+        None,
+        "model directory or URI to classify with [default: none, and no probabilities are drawn]",
     )
     limit: int = setting(100, "number of pictures, one per row, at most 1000", least=1, most=1000)
 

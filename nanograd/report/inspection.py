@@ -1,4 +1,4 @@
-"""The steps from a picture to its scores, as values that a sheet draws."""
+"""The steps from a picture to its probabilities, as values that a sheet draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from nanograd.runtime import storage
 from nanograd.tables.columns import ImageKind, find_image_column
 
 # Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
-SMALL_SIDE = 320
+_SMALL_SIDE = 320
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +30,21 @@ class Inspection:
 
     file: str  # path or URI
     steps: Candidate  # results of the steps of the normaliser; the reason of a refusal
-    # The decoded picture, no side above SMALL_SIDE; None if decoding failed.
+    # The decoded picture, no side above _SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
-    # (10,) float32 of the model; None without a model or an image.
-    scores: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float32] | None = None  # (10,); None without a model or an image
     unfamiliarity: float | None = None  # 0 to 1; None also with a model without a reference
 
     @property
     def prediction(self) -> int | None:
-        """The digit with the best score."""
-        return None if self.scores is None else int(self.scores.argmax())
+        """The most probable digit."""
+        return None if self.probabilities is None else int(self.probabilities.argmax())
 
     @property
     def confidence(self) -> float | None:
-        """The best score."""
-        return None if self.scores is None else float(self.scores.max())
+        """The probability of the most probable digit."""
+        return None if self.probabilities is None else float(self.probabilities.max())
 
 
 def find_pictures(
@@ -56,7 +55,7 @@ def find_pictures(
     Args:
         inputs: files, folders or globs, local or in an object store.
         limit: pictures to return.
-        output: absolute place of a file that is not one of them.
+        output: absolute path or URI of a file to leave out.
 
     Returns:
         The name of each picture with its bytes, None for a file; the number of all pictures.
@@ -69,49 +68,49 @@ def find_pictures(
     found: dict[str, bytes | None] = {}
     total = 0
     for table in tables:
-        rows, number = row_pictures(storage.absolute(table), max(limit - len(found), 0))
-        found, total = {**found, **rows}, total + number
-    hint = "check the path, or name a .parquet file whose rows hold pictures"
-    files = [each.place for each in expand_pictures(others, hint)] if others or not tables else []
-    files = [file for file in files if file != output]
-    return found | dict.fromkeys(files[: limit - len(found)]), total + len(files)
+        rows, num_rows = read_rows(storage.absolute(table), max(limit - len(found), 0))
+        found, total = {**found, **rows}, total + num_rows
+    if others or not tables:
+        hint = "check the path, or name a .parquet file whose rows hold pictures"
+        files = [each.place for each in expand_pictures(others, hint) if each.place != output]
+        found |= dict.fromkeys(files[: limit - len(found)])
+        total += len(files)
+    return found, total
 
 
-def row_pictures(place: str, limit: int) -> tuple[dict[str, bytes], int]:
+def read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
     """Read the pictures of a Parquet file such as `review.parquet`.
 
     Args:
-        place: path or URI.
+        file: path or URI.
         limit: rows to read.
 
     Returns:
-        The picture of each row by a name, that of its source where it has one; the number of rows.
+        The picture of each row by a name, that of its source if it has one; the number of rows.
 
     Raises:
-        DataError: it is no Parquet file, or has no column of picture files.
+        DataError: not a Parquet file, or no column of picture files.
     """
     try:
-        with storage.open_file(place) as stream:
-            file = pq.ParquetFile(stream)
-            column = find_image_column(file.schema_arrow)
+        with storage.open_file(file) as stream:
+            parquet = pq.ParquetFile(stream)
+            column = find_image_column(parquet.schema_arrow)
             if column.kind != ImageKind.ENCODED:
                 raise DataError(f"column {column.names[0]!r} holds no picture files")
-            names = [
-                name for name in ("source_file", "source_row") if name in file.schema_arrow.names
-            ]
-            batches = file.iter_batches(max(limit, 1), columns=[*column.names, *names])
-            rows = next(batches).to_pylist() if limit and file.metadata.num_rows else []
+            present = {"source_file", "source_row"} & set(parquet.schema_arrow.names)
+            batches = parquet.iter_batches(max(limit, 1), columns=[*column.names, *present])
+            rows = next(batches).to_pylist() if limit and parquet.metadata.num_rows else []
     except (pa.ArrowException, DataError) as error:
         raise DataError(
-            f"{place}: {error}; inspect takes pictures, and rows with pictures as in review.parquet"
+            f"{file}: {error}; inspect takes pictures, and rows with pictures as in review.parquet"
         ) from error
     found = {}
     for number, row in enumerate(rows):
         image = row[column.names[0]]
         data = image.get("bytes") if isinstance(image, dict) else image
-        source = (row.get("source_file") or place, row.get("source_row", number))
-        found["{}, row {}".format(*source)] = data or b""
-    return found, file.metadata.num_rows
+        name = f"{row.get('source_file') or file}, row {row.get('source_row', number)}"
+        found[name] = data or b""
+    return found, parquet.metadata.num_rows
 
 
 def inspect_picture(
@@ -127,7 +126,7 @@ def inspect_picture(
         file: path or URI, or the name of the data.
         reader: limits on picture files.
         polarity: auto, dark-on-light or light-on-dark.
-        model: to classify with; None for no scores.
+        model: to classify with; None for no probabilities.
         data: the bytes of the picture; None reads the file.
 
     Raises:
@@ -138,20 +137,21 @@ def inspect_picture(
             picture = reader.decode(reader.read(file, archives.read) if data is None else data)
     except UnreadableError as error:
         return Inspection(file=file, steps=Candidate(refused=error))
-    steps = normalise.trace(picture, polarity=polarity)
     small = picture.copy()
-    small.thumbnail((SMALL_SIDE, SMALL_SIDE))
+    small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
+    steps = normalise.trace(picture, polarity=polarity)
     found = Inspection(file=file, picture=small, size=picture.size, steps=steps)
     if model is None or steps.image is None:
         return found
-    scores, unfamiliarity = model.assess(steps.image.reshape(1, -1))
-    strange = None if unfamiliarity is None else float(unfamiliarity[0])
-    return replace(found, scores=scores[0], unfamiliarity=strange)
+    probabilities, unfamiliarity = model.assess(steps.image.reshape(1, -1))
+    found = replace(found, probabilities=probabilities[0])
+    return found if unfamiliarity is None else replace(found, unfamiliarity=float(unfamiliarity[0]))
 
 
 def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
     """Return the counts and the outcome of each picture, for the result line."""
-    num_refused = sum(each.steps.refused is not None for each in inspections)
+    refusals = [each.steps.refused for each in inspections]
+    num_refused = len(refusals) - refusals.count(None)
     return {
         "pictures": len(inspections),
         "read": len(inspections) - num_refused,
@@ -162,9 +162,9 @@ def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
                 "prediction": each.prediction,
                 "confidence": each.confidence,
                 "unfamiliarity": each.unfamiliarity,
-                "reason": each.steps.refused and each.steps.refused.reason,
-                "detail": each.steps.refused and each.steps.refused.detail,
+                "reason": refused and refused.reason,
+                "detail": refused and refused.detail,
             }
-            for each in inspections
+            for each, refused in zip(inspections, refusals, strict=True)
         ],
     }

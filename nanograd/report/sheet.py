@@ -1,6 +1,6 @@
 """One PNG file of several inspections: a row for each picture, its steps from left to right.
 
-Sizes are pixels. A row has a line with the file's name, captions, panels and the scores.
+Sizes are pixels. A row has a line with the file's name, captions, panels and the probabilities.
 """
 
 import re
@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from nanograd.errors import OutputExistsError, UnreadableError, UsageError
+from nanograd.errors import OutputExistsError, UsageError
 from nanograd.models.reference import UNFAMILIAR
-from nanograd.pictures.normalise import Candidate
-from nanograd.pictures.surroundings import Box
 from nanograd.report.inspection import Inspection
 from nanograd.runtime import storage
 
@@ -33,16 +31,16 @@ ORANGE, LINE, PALE = (230, 126, 20), (208, 213, 221), (243, 244, 246)
 # The copy in which the normaliser searches has 160 pixels: it is drawn at its own size.
 SIDE = 160
 NUM_PANELS = 6
-SCORES_WIDTH = 190
-_MARGIN, _GAP, _HEAD = 24, 14, 56
-_NAME, _CAPTION, _BELOW = 32, 19, 20
-_ROW = _NAME + _CAPTION + SIDE + _BELOW
+PROBABILITIES_WIDTH = 190
+MARGIN, HEAD = 24, 56
+_GAP = 14
+NAME, CAPTION, _BELOW = 32, 19, 20
+_ROW = NAME + CAPTION + SIDE + _BELOW
 _STRIDE = SIDE + _GAP
 _PANELS_WIDTH = NUM_PANELS * _STRIDE - _GAP
 
 Colour = tuple[int, int, int]
-Draw = ImageDraw.ImageDraw
-Pixels = NDArray[np.uint8]
+Shares = NDArray[np.floating] | NDArray[np.bool_]
 
 load_font = cache(ImageFont.load_default)  # Pillow's own; the argument is its height
 
@@ -54,36 +52,40 @@ class Panel(NamedTuple):
     image: Image.Image  # SIDE pixels high, RGB
 
 
-def check_output(place: str) -> None:
-    """Refuse a name that does not end in .png, and a file that exists and is not a sheet."""
-    if not place.lower().endswith(".png"):
-        raise UsageError(f"--output {place}: the sheet is a PNG file, so its name ends in .png")
-    if storage.exists(place) and not is_sheet(storage.read(place)):
+def check_output(file: str) -> None:
+    """Check that a sheet may be written to a file.
+
+    Raises:
+        UsageError: the name does not end in .png.
+        OutputExistsError: the file exists and is not a sheet.
+        StorageError: the file cannot be read.
+    """
+    if not file.lower().endswith(".png"):
+        raise UsageError(f"--output {file}: the sheet is a PNG file, so its name ends in .png")
+    if not storage.exists(file):
+        return
+    try:
+        with Image.open(BytesIO(storage.read(file)), formats=("PNG",)) as picture:
+            is_sheet = picture.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        is_sheet = False
+    if not is_sheet:
         raise OutputExistsError(
-            f"{place} exists and is not a sheet of this command; choose another --output"
+            f"{file} exists and is not a sheet of this command; choose another --output"
         )
 
 
-def is_sheet(data: bytes) -> bool:
-    """Return whether a file is a sheet, which may be replaced."""
-    try:
-        with Image.open(BytesIO(data), formats=("PNG",)) as picture:
-            return bool(picture.info.get("Software") == SOFTWARE)
-    except (OSError, ValueError, SyntaxError):
-        return False
-
-
 def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
-    """Return the bytes of a PNG file, marked as a sheet; without a model it has no scores."""
-    width = 2 * _MARGIN + _PANELS_WIDTH + (_GAP + SCORES_WIDTH) * (model is not None)
+    """Return a PNG file, marked as a sheet; without a model it has no probabilities."""
+    width = 2 * MARGIN + _PANELS_WIDTH + (_GAP + PROBABILITIES_WIDTH) * (model is not None)
+    sheet = Image.new("RGB", (width, HEAD + len(inspections) * _ROW), "white")
     refused = sum(each.steps.refused is not None for each in inspections)
     plural = "s" * (len(inspections) != 1)
     title = f"{len(inspections)} picture{plural}, {refused} refused; model: {model or 'none'}"
-    sheet = Image.new("RGB", (width, _HEAD + len(inspections) * _ROW), "white")
-    title = shorten_text(title, 18, width - 2 * _MARGIN)
-    draw_text(ImageDraw.Draw(sheet), (_MARGIN, 20), title, size=18)
+    title = shorten_text(title, 18, width - 2 * MARGIN)
+    draw_text(ImageDraw.Draw(sheet), (MARGIN, 20), title, size=18)
     for number, inspection in enumerate(inspections):
-        _draw_row(sheet, _HEAD + number * _ROW, inspection)
+        _draw_row(sheet, HEAD + number * _ROW, inspection)
     about = PngInfo()
     about.add_text("Software", SOFTWARE)
     stream = BytesIO()
@@ -92,49 +94,42 @@ def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
 
 
 def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
-    draw = ImageDraw.Draw(sheet)
-    right = sheet.width - _MARGIN
-    draw.line((_MARGIN, top, right, top), fill=LINE)
+    draw, right, refused = ImageDraw.Draw(sheet), sheet.width - MARGIN, inspection.steps.refused
+    draw.line((MARGIN, top, right, top), fill=LINE)
     name = "/".join(Path(inspection.file).parts[-2:])
-    draw_text(draw, (_MARGIN, top + 9), shorten_text(name, 15, right - _MARGIN - 320), size=15)
+    draw_text(draw, (MARGIN, top + 9), shorten_text(name, 15, right - MARGIN - 320), size=15)
     outcome, colour = "accepted", GREY
-    if refused := inspection.steps.refused:
+    if refused:
         outcome, colour = f"refused: {refused.reason}", RED
     elif inspection.confidence is not None:
-        score = format_score(inspection.confidence)
-        outcome, colour = f"predicted {inspection.prediction}, score {score}", BLUE
+        confidence = format_share(inspection.confidence)
+        outcome, colour = f"predicted {inspection.prediction}, confidence {confidence}", BLUE
         if (inspection.unfamiliarity or 0) > UNFAMILIAR:
             outcome, colour = f"{outcome}, unfamiliar", RED
     draw_text(draw, (right, top + 9), outcome, size=15, colour=colour, align_right=True)
-    panels = draw_panels(inspection)
-    _explain_gap(draw, top + _NAME + _CAPTION, refused, panels)
-    if inspection.scores is not None:
-        panels.append(draw_scores(inspection.scores))
-    for place, panel in enumerate(panels):
+
+    panels, top = draw_panels(inspection), top + NAME
+    if missing := [number for number, panel in enumerate(panels) if panel is None]:
+        reason, colour = "This picture has the form of MNIST already: it is used unchanged.", GREY
+        if refused:
+            reason, colour = str(refused), RED
+        left, width = MARGIN + missing[0] * _STRIDE, len(missing) * _STRIDE - _GAP
+        box = (left, top + CAPTION, left + width - 1, top + CAPTION + SIDE - 1)
+        draw.rectangle(box, fill=PALE)
+        for number, line in enumerate(wrap_text(reason, 14, width - 32)[:6]):
+            corner = (left + 16, top + CAPTION + 16 + 21 * number)
+            draw_text(draw, corner, line, size=14, colour=colour)
+    if inspection.probabilities is not None:
+        panels.append(draw_probabilities(inspection.probabilities))
+    for number, panel in enumerate(panels):
         if panel:
-            corner = (_MARGIN + place * _STRIDE, top + _NAME)
-            draw_text(draw, corner, panel.caption, size=12, colour=GREY)
-            sheet.paste(panel.image, (corner[0], corner[1] + _CAPTION))
-
-
-def _explain_gap(
-    draw: Draw, top: int, refused: UnreadableError | None, panels: Sequence[Panel | None]
-) -> None:
-    """Write in place of the missing steps why they are missing."""
-    missing = [place for place, panel in enumerate(panels) if panel is None]
-    if not missing:
-        return
-    reason, colour = "This picture has the form of MNIST already: it is used unchanged.", GREY
-    if refused:
-        reason, colour = str(refused), RED
-    left, width = _MARGIN + missing[0] * _STRIDE, len(missing) * _STRIDE - _GAP
-    draw.rectangle((left, top, left + width - 1, top + SIDE - 1), fill=PALE)
-    for number, line in enumerate(wrap_text(reason, 14, width - 32)[:6]):
-        draw_text(draw, (left + 16, top + 16 + 21 * number), line, size=14, colour=colour)
+            left = MARGIN + number * _STRIDE
+            draw_text(draw, (left, top), panel.caption, size=12, colour=GREY)
+            sheet.paste(panel.image, (left, top + CAPTION))
 
 
 def draw_text(
-    draw: Draw,
+    draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     text: str,
     *,
@@ -175,109 +170,82 @@ def _printable(text: str) -> str:
     >>> _printable("höher 七")
     'hoher ?'
     """
-    # The font has ASCII only; accents are letters of their own in this form.
+    # The font has ASCII only. NFKD separates a letter from its accent.
     letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
     return re.sub("[^ -~]", "?", letters)
 
 
-def format_score(score: float) -> str:
-    """Format a score as a percentage, rounded down: only 1 is shown as 100 %.
+def format_share(share: float) -> str:
+    """Format a share as a percentage, rounded down: only 1 is shown as 100 %.
 
-    >>> [format_score(score) for score in (1.0, 0.99999, 0.0004)]
+    >>> [format_share(share) for share in (1.0, 0.99999, 0.0004)]
     ['100.0%', '99.9%', '0.0%']
     """
-    return f"{floor(1000 * score) / 10}%"
+    return f"{floor(1000 * share) / 10}%"
 
 
 def draw_panels(inspection: Inspection) -> list[Panel | None]:
-    """Return NUM_PANELS steps in their order, from the decoded picture on; None if skipped."""
-    steps, mask = inspection.steps, None
+    """Return NUM_PANELS steps in order, from the decoded picture on; None for a skipped step."""
+    steps, panels = inspection.steps, list[Panel | None]([None] * NUM_PANELS)
+    if inspection.picture:
+        image = inspection.picture.convert("RGB")
+        if steps.box is not None:  # the sheet of paper in its surroundings
+            sides = zip(steps.box, 2 * image.size, strict=True)
+            edges, width = [round(share * side) for share, side in sides], max(image.size) // 80
+            ImageDraw.Draw(image).rectangle(edges, outline=ORANGE, width=max(1, width))
+        panels[0] = frame("picture, {} x {}".format(*inspection.size), image)
+    if steps.ink is not None:
+        names = [name for name in ("light", "hue", "lines") if getattr(steps, name) is not None]
+        caption = f"{', '.join(['paper', *names])} removed{', light ink' * bool(steps.inverted)}"
+        lines = None if steps.lines is None else steps.lines / max(float(steps.lines.max()), 1e-3)
+        panels[1] = frame(caption, _paint(steps.ink, lines))
     if steps.ink is not None and steps.levels is not None:
         mask = steps.ink > steps.levels.weak
-    width, height = inspection.size
-    light = ", light ink" if steps.inverted else ""
-    dropped = mask is not None and steps.marks is not None and bool((mask & ~steps.marks).any())
-    drawn = {
-        f"picture, {width} x {height}": inspection.picture
-        and _outline(inspection.picture.convert("RGB"), steps.box),
-        f"{_removed(steps)} removed{light}": None
-        if steps.ink is None
-        else _draw_ink(steps.ink, steps.lines),
-        "all marks": None if mask is None else _darken(mask),
-        f"marks kept{', orange: dropped' * dropped}": None
-        if mask is None or steps.marks is None
-        else _highlight(mask, steps.marks),
-        "stroke width adjusted": None if steps.strokes is None else _darken(steps.strokes),
-        "28 x 28, input of the net": None
-        if steps.image is None
-        else Image.fromarray(steps.image).convert("RGB"),
-    }
-    return [Panel(name, frame_image(image)) if image else None for name, image in drawn.items()]
+        panels[2] = frame("all marks", _paint(mask))
+        if steps.marks is not None:
+            dropped = mask & ~steps.marks
+            caption = f"marks kept{', orange: dropped' * bool(dropped.any())}"
+            panels[3] = frame(caption, _paint(steps.marks, dropped))
+    if steps.strokes is not None:
+        panels[4] = frame("stroke width adjusted", _paint(steps.strokes))
+    if steps.image is not None:
+        panels[5] = frame("28 x 28, input of the net", Image.fromarray(steps.image).convert("RGB"))
+    return panels
 
 
-def _removed(steps: Candidate) -> str:
-    """Name what was removed from a picture beside its ink."""
-    names = {"light": steps.light, "hue": steps.hue, "lines": steps.lines}
-    return ", ".join(["paper", *(name for name, step in names.items() if step is not None)])
-
-
-def _outline(image: Image.Image, box: Box | None) -> Image.Image:
-    """Draw the sheet that was cut out of its surroundings."""
-    if box is not None:
-        edges = [round(edge * side) for edge, side in zip(box, 2 * image.size, strict=True)]
-        ImageDraw.Draw(image).rectangle(edges, outline=ORANGE, width=max(1, max(image.size) // 80))
+def _paint(ink: Shares, orange: Shares | None = None) -> Image.Image:
+    """Draw shares of 0 to 1: ink as black on white, and something else in orange."""
+    grey = np.round(255 * (1 - ink.astype(np.float32))).astype(np.uint8)
+    image = Image.fromarray(grey).convert("RGB")
+    if orange is not None:
+        image.paste(ORANGE, mask=Image.fromarray(np.round(255 * orange).astype(np.uint8)))
     return image
 
 
-def _draw_ink(ink: NDArray[np.floating], lines: NDArray[np.floating] | None) -> Image.Image:
-    """Draw the ink, and in orange the printed lines that were removed."""
-    image = _darken(ink)
-    if lines is not None:
-        strength = np.round(255 * lines / max(float(lines.max()), 1e-3))
-        image.paste(ORANGE, mask=Image.fromarray(strength.astype(np.uint8)))
-    return image
-
-
-def _darken(share: NDArray[np.floating] | NDArray[np.bool_]) -> Image.Image:
-    """Draw ink, a share of 0 to 1, as black on white."""
-    grey: Pixels = np.round(255 * (1 - share.astype(np.float32))).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _highlight(mask: NDArray[np.bool_], marks: NDArray[np.bool_]) -> Image.Image:
-    pixels = np.full((*mask.shape, 3), 255, np.uint8)
-    pixels[mask] = ORANGE
-    pixels[marks] = INK
-    return Image.fromarray(pixels)
-
-
-def frame_image(image: Image.Image) -> Image.Image:
+def frame(caption: str, image: Image.Image) -> Panel:
     """Centre a picture in a panel, uncropped; small ones are enlarged by a whole factor."""
-    panel = Image.new("RGB", (SIDE, SIDE), PALE)
-    factor = (SIDE - 2) / max(image.size)
+    factor, method = (SIDE - 2) / max(image.size), Image.Resampling.LANCZOS
     if factor >= 2:
-        size = (image.width * int(factor), image.height * int(factor))
-        image = image.resize(size, Image.Resampling.NEAREST)
-    elif factor != 1:
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        factor, method = int(factor), Image.Resampling.NEAREST
+    image = image.resize([max(1, round(factor * side)) for side in image.size], method)
+    panel = Image.new("RGB", (SIDE, SIDE), PALE)
     panel.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     ImageDraw.Draw(panel).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=LINE)
-    return panel
+    return Panel(caption, panel)
 
 
-def draw_scores(scores: NDArray[np.float32]) -> Panel:
-    """Draw (10,) scores of 0 to 1 as bars, the best one in colour, SCORES_WIDTH x SIDE."""
-    image = Image.new("RGB", (SCORES_WIDTH, SIDE), "white")
+def draw_probabilities(probabilities: NDArray[np.float32]) -> Panel:
+    """Draw (10,) probabilities as bars, the best one in colour, PROBABILITIES_WIDTH x SIDE."""
+    image = Image.new("RGB", (PROBABILITIES_WIDTH, SIDE), "white")
     draw = ImageDraw.Draw(image)
-    height, left, right = SIDE // 10, 18, SCORES_WIDTH - 46
-    for digit, score in enumerate(scores.tolist()):
-        top, best = digit * height, digit == int(scores.argmax())
+    height, left, right = SIDE // 10, 18, PROBABILITIES_WIDTH - 46
+    for digit, share in enumerate(probabilities.tolist()):
+        top, best = digit * height, digit == int(probabilities.argmax())
         ink = INK if best else GREY
         draw_text(draw, (4, top + 1), str(digit), size=12, colour=ink)
         draw.rectangle((left, top + 3, right, top + height - 3), fill=PALE)
-        if length := round(score * (right - left)):
+        if length := round(share * (right - left)):
             bar = (left, top + 3, left + length, top + height - 3)
             draw.rectangle(bar, fill=BLUE if best else GREY)
-        draw_text(draw, (right + 6, top + 1), format_score(score), size=12, colour=ink)
-    return Panel("scores", image)
+        draw_text(draw, (right + 6, top + 1), format_share(share), size=12, colour=ink)
+    return Panel("probabilities", image)

@@ -20,7 +20,7 @@ _SCALARS = ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
 
 @contextmanager
 def trackers(
-    place: str,
+    folder: str,
     settings: Mapping[str, Any],
     tensorboard: bool,
     mlflow: str | None,
@@ -29,7 +29,7 @@ def trackers(
     """Provide the listeners that track a run, until it ends.
 
     Args:
-        place: the run directory; TensorBoard's files go to its folder tensorboard.
+        folder: the run directory; event files of TensorBoard go to its folder `tensorboard`.
         settings: those that affect the bits of the model.
         tensorboard: whether to write them.
         mlflow: an MLflow tracking URI, or None.
@@ -39,12 +39,12 @@ def trackers(
         UsageError: an extra is not installed, or a tracking URI is invalid.
         UnavailableError: the tracking server does not answer.
     """
-    found: list[TensorBoard | MLflow] = []
-    if tensorboard:
-        found.append(TensorBoard(storage.join(place, "tensorboard")))
-    if mlflow is not None:
-        found.append(MLflow(mlflow, place, settings))
     with ExitStack() as stack:
+        found: list[TensorBoard | MLflow] = []
+        if tensorboard:
+            found.append(TensorBoard(storage.join(folder, "tensorboard")))
+        if mlflow is not None:
+            found.append(MLflow(mlflow, folder, settings))
         for each in found:
             stack.push(each.close)
         yield [guarded(each, listener) for each in found]
@@ -78,12 +78,12 @@ class TensorBoard:
     """A listener that writes event files into a local folder, created with the first epoch."""
 
     def __init__(self, folder: str) -> None:
+        if storage.is_remote(folder):
+            raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise _missing("--tensorboard", "tensorboardX", error) from error
-        if "://" in folder:
-            raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
         self._open: Callable[[], Any] = partial(SummaryWriter, logdir=folder)
         self._writer: Any = None
 
@@ -114,6 +114,7 @@ class MLflow:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:
             from mlflow import MlflowClient
+            from mlflow.entities import Metric, Param
             from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise _missing("--mlflow", "mlflow-skinny", error) from error
@@ -128,16 +129,25 @@ class MLflow:
                     f"--mlflow {uri}: the server does not answer as MLflow"
                 ) from error
             raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
-        self._name, self._settings, self._run = name, settings, ""
+        self._params = [Param(key, str(value)) for key, value in settings.items()]
+        self._metric, self._name, self._run = Metric, name, ""
 
     def __call__(self, event: Event) -> None:
         """Log a finished epoch, or the end of the run."""
         if isinstance(event, EpochFinished):
+            if not self._run:
+                run = self._client.create_run(self._experiment, run_name=self._name)
+                self._run = run.info.run_id
+                self._client.log_batch(self._run, params=self._params)
             self._log(scalars(event), event.metrics.round)
         elif isinstance(event, TrainingFinished) and self._run:
             result = event.result
             self._log({"test_accuracy": result["test_accuracy"]}, result["rounds"])
-            self._log_model(result["model"])
+            with TemporaryDirectory() as folder:  # the model may be in an object store
+                for name in storage.names(result["model"]):
+                    data = storage.read(storage.join(result["model"], name))
+                    Path(folder, name).write_bytes(data)
+                self._client.log_artifacts(self._run, folder, "model")
 
     def close(self, error: object = None, *_: object) -> None:
         """Set the state of the run: finished or failed."""
@@ -146,25 +156,9 @@ class MLflow:
                 self._client.set_terminated(self._run, "FAILED" if error else "FINISHED")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
         now = round(1000 * time())
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run or self._begin(), metrics=metrics)
-
-    def _log_model(self, place: str) -> None:
-        with TemporaryDirectory() as folder:  # the model may be in an object store
-            for name in storage.names(place):
-                Path(folder, name).write_bytes(storage.read(storage.join(place, name)))
-            self._client.log_artifacts(self._run, folder, "model")
-
-    def _begin(self) -> str:
-        from mlflow.entities import Param
-
-        self._run = self._client.create_run(self._experiment, run_name=self._name).info.run_id
-        params = [Param(name, str(value)) for name, value in self._settings.items()]
-        self._client.log_batch(self._run, params=params)
-        return self._run
+        metrics = [self._metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._run, metrics=metrics)
 
 
 def _missing(flag: str, package: str, error: ImportError) -> UsageError:

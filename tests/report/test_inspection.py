@@ -81,8 +81,8 @@ def test_sheet_has_the_exact_input_of_the_net(folder: Path) -> None:
     _, image, _ = inspect(folder / "drawing.png")
 
     image_28 = normalise.normalise(Image.open(folder / "drawing.png"))
-    left = image.width - sheet._MARGIN - sheet.SIDE + 10
-    top = sheet._HEAD + sheet._NAME + sheet._CAPTION + 10
+    left = image.width - sheet.MARGIN - sheet.SIDE + 10
+    top = sheet.HEAD + sheet.NAME + sheet.CAPTION + 10
     drawn = np.asarray(image.crop((left, top, left + 140, top + 140)).convert("L"))
     assert np.array_equal(drawn, np.kron(image_28, np.ones((5, 5), np.uint8)))
 
@@ -102,7 +102,7 @@ def test_model_adds_a_column_and_changes_nothing_else(folder: Path, model_direct
 
     one, two = np.asarray(first), np.asarray(second)
     assert {each["prediction"] for each in without["results"]} == {None}
-    assert two.shape[1] - one.shape[1] > sheet.SCORES_WIDTH
+    assert two.shape[1] - one.shape[1] > sheet.PROBABILITIES_WIDTH
     left = slice(0, one.shape[1] // 2)
     assert np.array_equal(one[60:, left], two[60:, left])
     assert with_net["pictures"] == without["pictures"]
@@ -148,18 +148,18 @@ def test_panels_show_the_light_lines_and_surroundings_that_were_removed() -> Non
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (28, 28), (160, 160), (193, 7)])
 def test_framed_image_has_the_size_of_a_panel_and_a_frame(size: tuple[int, int]) -> None:
-    panel = sheet.frame_image(Image.new("RGB", size, (9, 9, 9)))
+    panel = sheet.frame("", Image.new("RGB", size, (9, 9, 9)))
 
-    pixels = np.asarray(panel)
-    assert panel.size == (sheet.SIDE, sheet.SIDE)
+    pixels = np.asarray(panel.image)
+    assert panel.image.size == (sheet.SIDE, sheet.SIDE)
     assert (pixels[0] == sheet.LINE).all()
     assert (pixels[79:81, 79:81] == 9).all(axis=2).any()
 
 
-def test_longest_bar_is_the_best_score_in_colour() -> None:
-    scores = np.array([0, 0, 0.25, 0, 0, 0, 0, 0.75, 0, 0], np.float32)
+def test_longest_bar_is_the_prediction_in_colour() -> None:
+    probabilities = np.array([0, 0, 0.25, 0, 0, 0, 0, 0.75, 0, 0], np.float32)
 
-    pixels = np.asarray(sheet.draw_scores(scores).image)
+    pixels = np.asarray(sheet.draw_probabilities(probabilities).image)
 
     blue = (pixels == sheet.BLUE).all(axis=2)
     rows = np.flatnonzero(blue.any(axis=1)) * 10 // sheet.SIDE
