@@ -29,9 +29,9 @@ from nanograd.console import summaries
 from nanograd.data import download, mnist
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, split
 from nanograd.data.mnist import Mnist, Source
-from nanograd.digits.variants import num_variants
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
+from nanograd.digits.variants import num_variants
 from nanograd.errors import DataError, UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model

@@ -1,7 +1,6 @@
 """Accuracy of predictions, for both reports: confusion, confidence, mistakes, hidden units."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,66 +20,51 @@ _TILE = SIDE + 2  # pixels of a unit, with its margin
 Integers = NDArray[np.integer]
 
 
-@dataclass(frozen=True)
-class ConfusionMatrix:
-    """Predictions by true class."""
+def confusion_chart(counts: Integers) -> Chart:
+    """Draw a confusion matrix, (10, 10) images, row = true digit.
 
-    counts: NDArray[np.int64]  # (10, 10) images, row = true class
+    Hits are shaded relative to the largest number of hits, misses to that of misses.
+    """
+    hits = np.diag(np.diag(counts))
+    most = np.where(hits, hits.max(), (counts - hits).max())
+    wide = (charts.RIGHT - charts.LEFT) / NUM_CLASSES
+    tall = (charts.BOTTOM - charts.TOP) / NUM_CLASSES
+    shapes = charts.name_axes("predicted digit", "true digit")
+    for (true, digit), count in np.ndenumerate(counts):
+        left, top = charts.LEFT + wide * digit, charts.TOP + tall * true
+        style = "none" if not count else "hit" if true == digit else "miss"
+        shade = round(8 + 32 * count / most[true, digit]) if count else 0
+        corners, tooltip = [(left + 1, top + 1), (left + wide, top + tall)], f"{count:,}"
+        shapes.append(Shape("bar", style, corners, f"{true} as {digit}: {tooltip}", percent=shade))
+        if count:
+            text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
+            shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
+    for digit in range(NUM_CLASSES):
+        middle = charts.LEFT + wide * (digit + 0.5)
+        shapes.append(charts.label(middle, charts.BOTTOM + 18, str(digit)))
+        shapes.append(
+            charts.label(charts.LEFT - 7, charts.TOP + tall * digit + 16, str(digit), "end")
+        )
+    rows = [[str(true), *map("{:,}".format, row)] for true, row in enumerate(counts.tolist())]
+    table = Table("Confusion matrix", ["true digit", *map(str, range(NUM_CLASSES))], rows)
+    return Chart("Confusion matrix", "images by true and predicted digit", shapes, table=table)
 
-    def cells(self) -> list[list[tuple[int, str, int]]]:
-        """Return the images, class of page.css (hit, miss or none) and shade of each cell.
 
-        Shades are percentages; those of misses are relative to the largest miss.
-        """
-        hits = np.diag(np.diag(self.counts))
-        most = {"hit": hits.max(), "miss": (self.counts - hits).max()}
-        cells = []
-        for label, row in enumerate(self.counts.tolist()):
-            kinds = ["hit" if digit == label else "miss" for digit in range(NUM_CLASSES)]
-            cells.append(
-                [
-                    (count, kind, round(8 + 32 * count / most[kind])) if count else (0, "none", 0)
-                    for count, kind in zip(row, kinds, strict=True)
-                ]
-            )
-        return cells
-
-    def rows(self) -> list[list[str]]:
-        """Return digit, images, precision, recall, F1 and most frequent mistake of each class."""
-        precision, recall = metrics.precision_and_recall(self.counts)
-        with np.errstate(invalid="ignore"):
-            f1 = 2 * precision * recall / (precision + recall)
-        rows = []
-        for digit, misses in enumerate(self.counts - np.diag(np.diag(self.counts))):
-            times = "once" if misses.max() == 1 else f"{misses.max():,} times"
-            rows.append(
-                [
-                    str(digit),
-                    f"{self.counts[digit].sum():,}",
-                    *(percent(share[digit]) for share in (precision, recall, f1)),
-                    f"{misses.argmax()} ({times})" if misses.any() else "-",
-                ]
-            )
-        return rows
-
-    def chart(self) -> Chart:
-        """Draw the matrix; a page has it as a table instead."""
-        wide = (charts.RIGHT - charts.LEFT) / NUM_CLASSES
-        tall = (charts.BOTTOM - charts.TOP) / NUM_CLASSES
-        shapes = charts.name_axes("predicted digit", "true digit")
-        for label, row in enumerate(self.cells()):
-            top = charts.TOP + tall * label
-            shapes.append(charts.label(charts.LEFT - 7, top + 16, str(label), "end"))
-            for digit, (count, style, shade) in enumerate(row):
-                left = charts.LEFT + wide * digit
-                corners = [(left + 1, top + 1), (left + wide, top + tall)]
-                shapes.append(Shape("bar", style, corners, percent=shade))
-                text = f"{count:,}" if count else ""
-                shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
-        for digit in range(NUM_CLASSES):
-            middle = charts.LEFT + wide * (digit + 0.5)
-            shapes.append(charts.label(middle, charts.BOTTOM + 18, str(digit)))
-        return Chart("Confusion matrix", "images by true and predicted digit", shapes)
+def class_table(confusion: NDArray[np.int64]) -> Table:
+    """Return images, precision, recall, F1 and most frequent mistake of each true digit."""
+    precision, recall = metrics.precision_and_recall(confusion)
+    with np.errstate(invalid="ignore"):
+        shares = np.stack(
+            [precision, recall, 2 * precision * recall / (precision + recall)], axis=1
+        )
+    rows = []
+    for digit, misses in enumerate(confusion - np.diag(np.diag(confusion))):
+        times = "once" if misses.max() == 1 else f"{misses.max():,} times"
+        mistake = f"{misses.argmax()} ({times})" if misses.any() else "-"
+        images = f"{confusion[digit].sum():,}"
+        rows.append([str(digit), images, *map(percent, shares[digit].tolist()), mistake])
+    head = ["digit", "images", "precision", "recall", "F1", "most often mistaken for"]
+    return Table("Each digit", head, rows)
 
 
 def histogram_chart(groups: Mapping[str, Integers]) -> Chart:
@@ -107,19 +91,15 @@ def histogram_chart(groups: Mapping[str, Integers]) -> Chart:
 
 def reliability_chart(calibration: metrics.Calibration) -> Chart:
     """Plot the share of correct predictions by confidence, a reliability diagram."""
-    counts, confidence, accuracy, error = calibration
-    points = [pair for pair in zip(confidence, accuracy, strict=True) if not np.isnan(pair).any()]
-    num_bins = len(counts)
+    *bins, error = calibration
+    counts, means, accuracies = (each.tolist() for each in bins)
+    width = 1 / len(counts)
     rows = [
-        (
-            f"{number / num_bins:.1f} to {(number + 1) / num_bins:.1f}",
-            f"{count:,}",
-            percent(mean),
-            percent(share),
-        )
-        for number, (count, mean, share) in enumerate(zip(*calibration[:3], strict=True))
+        (f"{n * width:.1f} to {(n + 1) * width:.1f}", f"{count:,}", percent(mean), percent(share))
+        for n, (count, mean, share) in enumerate(zip(counts, means, accuracies, strict=True))
     ]
-    head = ["confidence", "images", "mean confidence", "accuracy"]
+    pairs = zip(counts, means, accuracies, strict=True)
+    points = [(mean, share) for count, mean, share in pairs if count]
     return plot(
         "Accuracy by confidence",
         Axis("confidence", 0, 1, ".1f"),
@@ -128,7 +108,7 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
             Series(f"this model (calibration error {percent(error)})", points),
             Series("perfect calibration", [(0, 0), (1, 1)], "guide"),
         ],
-        table=Table("Calibration", head, rows),
+        table=Table("Calibration", ["confidence", "images", "mean confidence", "accuracy"], rows),
     )
 
 
@@ -146,7 +126,7 @@ class Review(NamedTuple):
     def chart(self) -> Chart:
         """Plot the accuracy of the rest by the share that is reviewed."""
         points = list(zip(*self, strict=True))
-        rows = [tuple(map(percent, point)) for point in points]
+        rows = [list(map(percent, point)) for point in points]
         return plot(
             "Accuracy of the rest by the share of rows reviewed",
             Axis("share of rows reviewed, the least certain first", 0, self.shares[-1] or 1, ".1%"),

@@ -18,7 +18,7 @@ from nanograd.batch.replacement import METRICS, SUMMARY
 from nanograd.errors import DataError
 from nanograd.nn import metrics
 from nanograd.report import accuracy
-from nanograd.report.accuracy import ConfusionMatrix, Mistake
+from nanograd.report.accuracy import Mistake
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, storage
@@ -77,12 +77,13 @@ def build(prediction: FinishedPrediction) -> Report:
         for name in ("predicted", "labelled", "correct")
     )
     plots = {"digits": [digits_chart(summary)]}
-    confusion = calibration = review = None
+    classes = calibration = review = None
     if summary["labelled"]:
-        confusion = ConfusionMatrix(np.array(summary["confusion"]))
+        confusion = np.array(summary["confusion"])
         sums = _by_number(summary["millionths_by_confidence"]) / 1e6
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
-        plots["confusion"] = [confusion.chart()]
+        classes = accuracy.class_table(confusion)
+        plots["confusion"] = [accuracy.confusion_chart(confusion)]
         plots["calibration"] = [accuracy.reliability_chart(calibration)]
     if summary["correct"] < summary["labelled"]:  # else every share is right
         review = accuracy.review_by_doubt(
@@ -107,7 +108,7 @@ def build(prediction: FinishedPrediction) -> Report:
         prediction=prediction,
         summary=summary,
         plots=plots,
-        confusion=confusion,
+        classes=classes,
         calibration=calibration,
         review=review,
         review_file=storage.join(folder, REVIEW),

@@ -16,7 +16,6 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import accuracy, drawing
-from nanograd.report.accuracy import ConfusionMatrix
 from nanograd.report.charts import Axis, Chart, Mark, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
@@ -92,7 +91,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     correct = predictions == test.labels
     calibration = metrics.calibration(confidence, correct)
-    confusion = ConfusionMatrix(metrics.confusion_matrix(predictions, test.labels, NUM_CLASSES))
+    confusion = metrics.confusion_matrix(predictions, test.labels, NUM_CLASSES)
     bins = {
         name: np.histogram(confidence[chosen], 20, (0, 1))[0]
         for name, chosen in (("correct", correct), ("wrong", ~correct))
@@ -100,7 +99,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     plots = {
         "learning": learning_charts(run.epochs),
         "speed": [speed_chart(run)],
-        "confusion": [confusion.chart()],
+        "confusion": [accuracy.confusion_chart(confusion)],
         "calibration": [accuracy.reliability_chart(calibration)],
         "confidence": [accuracy.histogram_chart(bins)],
     }
@@ -118,7 +117,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         num_wrong=len(wrong),
         num_failures=sum(_STYLES.get(event["event"]) == "failed" for event in run.events),
         plots=plots,
-        confusion=confusion,
+        classes=accuracy.class_table(confusion),
         calibration=calibration,
         mistakes=[
             accuracy.draw_mistake(

@@ -14,7 +14,7 @@ from PIL import Image
 from nanograd import commands
 from nanograd.data.mnist import Mnist
 from nanograd.report import charts, html, training_report
-from nanograd.report.accuracy import ConfusionMatrix
+from nanograd.report.accuracy import confusion_chart
 from nanograd.report.charts import Axis, Mark, Series, draw_png, fit_axis, plot
 from tests.conftest import Nanograd
 from tests.helpers.reports import write_training_report
@@ -115,7 +115,7 @@ def test_every_shape_is_painted_in_its_colour() -> None:
 
 @pytest.mark.parametrize("counts", [np.zeros((10, 10)), 7 * np.eye(10), np.full((10, 10), 1e6)])
 def test_confusion_matrix_of_any_counts_is_drawn(counts: NDArray[np.float64]) -> None:
-    chart = ConfusionMatrix(counts.astype(np.int64)).chart()
+    chart = confusion_chart(counts.astype(np.int64))
 
     shades = {shape.percent for shape in chart.shapes if shape.kind == "bar"}
     assert shades <= {0, 40}
@@ -147,6 +147,6 @@ def test_one_epoch_alone_is_drawn() -> None:
 def test_colours_are_those_of_the_page() -> None:
     css = html.asset("page.css").split("@media")
     light = dict(re.findall(r"--(\w+): (#\w+);", css[0]))
-    names = dict(re.findall(r"\.(\w+) { --paint: var\(--(\w+)\)", css[1] + css[2]))
+    names = dict(re.findall(r"\.(\w+) { --paint: var\(--(\w+)\)", "".join(css[1:])))
 
     assert {style: light[name] for style, name in names.items()}.items() <= charts.COLOURS.items()

@@ -77,7 +77,7 @@ def test_command_writes_the_report_again(run: Path) -> None:
 
 
 def test_model_without_mistakes_has_none_to_show() -> None:
-    shown = render_source('{% import "accuracy.html" as digits %}{{ digits.mistakes([], 0, 2) }}')
+    shown = render_source('{% import "parts.html" as parts %}{{ parts.mistakes([], 0, 2) }}')
 
     assert "Every image was classified correctly." in shown
 
