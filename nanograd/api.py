@@ -95,9 +95,10 @@ def train(*, workers: int | None = 0, listener: Listener = ignore, **settings: A
 class Prediction:
     """The account of `predict`; of a dry run, only `figures`."""
 
-    rows: int = 0  # = predicted + quarantined; a file that cannot be opened is none
+    rows: int = 0  # = predicted + quarantined
     predicted: int = 0  # rows in OUTPUT/predictions
     quarantined: int = 0  # rows in OUTPUT/quarantine, each with its reason
+    broken_files: int = 0  # files there whose rows are unknown
     accuracy: float | None = None  # of the rows with a label; None without any
     output: str = ""  # folder or URI
     figures: dict[str, Any]  # the result line of the command
@@ -111,6 +112,7 @@ class Ingestion:
     ingested: int = 0  # rows of the Parquet files in the output
     labelled: int = 0  # those with a label
     quarantined: int = 0  # pictures in OUTPUT/_quarantine, each with its reason
+    broken_files: int = 0  # archives there whose pictures are unknown
     output: str = ""  # folder or URI
     figures: dict[str, Any]  # the result line of the command
 

@@ -188,6 +188,7 @@ def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ign
         overwrite=config.overwrite,
         sync=config.sync,
         verify=config.verify,
+        max_broken_files=config.max_broken_files,
         limit=config.limit,
         listener=listener,
     )
@@ -217,6 +218,7 @@ def predict(
         overwrite=config.overwrite,
         sync=config.sync,
         verify=config.verify,
+        max_broken_files=config.max_broken_files,
         retry=config.retry_quarantine,
         limit=config.limit,
         max_error_rate=config.max_error_rate,

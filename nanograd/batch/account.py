@@ -4,7 +4,8 @@ Counts are whole numbers by name, so that receipts can be added up in any order.
 (label, prediction) as "7 as 1"; `..._by_confidence` counts by tenths, and
 `millionths_by_confidence` adds up the confidences of rows with a label, in millionths;
 `..._by_doubt` counts by twentieths of a power of ten, from 1 to a millionth. `details` lists the
-commonest details of quarantine, each with its number of rows and the first of them.
+commonest details of quarantine, each with its number of rows and the first of them. `rows` is
+`predicted` and `quarantined` together; `broken_files` counts files whose rows are unknown.
 
     OUT/_review/part-NAME.parquet   the most doubtful rows of a part, as many as the list may need
     OUT/review.parquet              those of all parts, the most doubtful first, with pictures
@@ -82,7 +83,7 @@ def count_part(
     details = _count_details(part, quarantine)
     quarantined = sum(each["rows"] for each in details)
     return {
-        "rows": len(predictions) + quarantined - part.num_broken,
+        "rows": len(predictions) + quarantined,
         "predicted": len(predictions),
         "quarantined": quarantined,
         "broken_files": part.num_broken,
@@ -179,19 +180,38 @@ def first_row(detail: Mapping[str, Any]) -> str:
     return f"{row}{detail['source_file']}"
 
 
+def number_of(detail: Mapping[str, Any]) -> str:
+    """Format the number of rows of one of `details`, or of files whose rows are unknown.
+
+    >>> number_of({"rows": 7000, "files": 0}), number_of({"rows": 0, "files": 1})
+    ('7,000', '1 file')
+    """
+    files = detail["files"]
+    return f"{files:,} file{'s' * (files > 1)}" if files else f"{detail['rows']:,}"
+
+
 def _count_details(part: Part, quarantine: pa.Table) -> list[Detail]:
-    # The line of a file counts for its rows, or if they are unknown for one that is no row.
-    each = part.num_broken or part.num_rows if part.rejection else 1
-    return _commonest({**row, "rows": each} for row in quarantine.to_pylist())
+    # The line of a file counts for its rows, or if they are unknown for none.
+    rows = part.num_rows if part.rejection else 1
+    return _commonest(
+        {**row, "rows": rows, "files": part.num_broken} for row in quarantine.to_pylist()
+    )
 
 
 def _commonest(details: Iterable[Detail]) -> list[Detail]:
-    """Add up the rows of equal details and keep the first row of each, the commonest first."""
+    """Add up the rows of equal details and keep the first of each, the commonest first.
+
+    Details of files whose rows are unknown come before those of rows.
+    """
     found: dict[tuple[str, str], Detail] = {}
     for each in sorted(details, key=lambda each: (each["source_file"], each["source_row"] or 0)):
-        first = found.setdefault((each["reason"], each["detail"]), {**each, "rows": 0})
+        first = found.setdefault((each["reason"], each["detail"]), {**each, "rows": 0, "files": 0})
         first["rows"] += each["rows"]
-    return sorted(found.values(), key=lambda each: (-each["rows"], each["reason"], each["detail"]))
+        first["files"] += each["files"]
+    return sorted(
+        found.values(),
+        key=lambda each: (-each["files"], -each["rows"], each["reason"], each["detail"]),
+    )
 
 
 def _count_reasons(details: Iterable[Detail]) -> dict[str, int]:

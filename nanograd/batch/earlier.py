@@ -97,7 +97,7 @@ def find_earlier(
         again |= {
             file
             for each in receipts
-            if each["quarantined"] and gone.isdisjoint(each["inputs"])
+            if (each["quarantined"] or each.get("broken_files")) and gone.isdisjoint(each["inputs"])
             for file in each["inputs"]
         }
     stale = [receipt for receipt in receipts if again.intersection(receipt["inputs"])]

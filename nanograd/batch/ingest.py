@@ -20,7 +20,7 @@ from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.digits.form import to_png
 from nanograd.errors import Rejection, UnreadableError
 from nanograd.pictures import normalise
-from nanograd.pictures.archives import Archives
+from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
@@ -63,18 +63,23 @@ class IngestWork:
                     data = self.reader.read(file, archives.read)
                     rows.append(self._row(file, data, label))
                 except UnreadableError as error:
-                    rejected.append((file, Rejection(0, error.reason, error.detail)))
+                    row = None if _is_archive(file) else 0
+                    rejected.append((file, Rejection(row, error.reason, error.detail)))
         schema = ROWS_WITH_ORIGINALS if self.keep_original else ROWS
+        num_broken = sum(map(_is_archive, (file for file, _ in rejected)))
         files = {f"{part.stem}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejected:
             table = quarantine_table(rejected)
             files[f"_quarantine/{part.stem}.parquet"] = to_parquet(table)
         counts = {
-            "rows": len(part.files),
+            "rows": len(part.files) - num_broken,
             "ingested": len(rows),
             "labelled": sum(row["label"] is not None for row in rows),
-            "quarantined": len(rejected),
-            "reasons": dict(Counter(str(each.reason) for _, each in rejected)),
+            "quarantined": len(rejected) - num_broken,
+            "broken_files": num_broken,
+            "reasons": dict(
+                Counter(str(each.reason) for file, each in rejected if not _is_archive(file))
+            ),
         }
         return commit_part(self.place, part, files, counts)
 
@@ -97,6 +102,7 @@ def plan(
     overwrite: bool = False,
     sync: bool = False,
     verify: bool = False,
+    max_broken_files: int = 0,
     limit: int | None = None,
     listener: Listener = ignore,
 ) -> tuple[Job, IngestWork]:
@@ -113,6 +119,7 @@ def plan(
         overwrite: see `Job`.
         sync: whether to replace rows of changed pictures and drop those of removed ones.
         verify: see `Job`.
+        max_broken_files: see `Job`.
         limit: number of pictures to read; None for all.
         listener: receives messages about pictures without a label.
 
@@ -148,6 +155,7 @@ def plan(
         earlier=earlier,
         overwrite=overwrite,
         verify=verify,
+        max_broken_files=max_broken_files,
         describe=lambda: {"files": len(files), "new_files": len(new_files)},
     )
     return job, IngestWork(place=place, reader=reader, **choices)
@@ -161,9 +169,14 @@ def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versio
         name=part_id(places[0]),
         files=places,
         versions=tuple(versions[place] for place in places),
-        num_rows=len(places),
+        num_rows=sum(not _is_archive(place) for place in places),
         labels=labels,
     )
+
+
+def _is_archive(file: str) -> bool:
+    """Return whether a file is an archive, listed because its pictures cannot be."""
+    return file.lower().endswith(SUFFIX)
 
 
 def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:

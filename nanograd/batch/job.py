@@ -65,8 +65,10 @@ class Job:
     earlier: Earlier = field(default=Earlier(), repr=False)  # complete parts
     overwrite: bool  # whether to replace another job's output
     verify: bool = False  # whether to compare checksums of what stands, too
+    # Limits for the parts of this command, whatever earlier ones did.
     max_error_rate: float = 1.0  # share of the rows that may go to quarantine
     allow_none: bool = True  # whether all rows may go there
+    max_broken_files: int = 0  # files whose rows are unknown
     # Turns the sum of all receipts into the summary.
     summarise: Callable[[Receipt], dict[str, Any]] = dict
     # Makes further files, contents by name, of all receipts and the place of each part's files.
@@ -101,7 +103,8 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
     Raises:
         OutputExistsError: the place holds another job's output or foreign files, or is a file.
         UsageError: the output to overwrite holds the input.
-        DataError: more rows than allowed go to quarantine, or all.
+        DataError: more rows than allowed go to quarantine, or all; more files than allowed cannot
+            be read.
         InternalError: a row is not accounted for exactly once.
         StorageError: a file cannot be written.
     """
@@ -115,7 +118,6 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         if below is None:
             listener(info(f"{job.place} holds this job's result, complete; nothing to do"))
             receipts = _read_manifest(job)["receipts"]
-            _check_error_rate(job, receipts, _num_quarantined(receipts), _num_rows(job))
         else:
             parts = [replace(part, below="".join(below)) for part in job.parts]
             stage = replace(job, place=job.path(*below), parts=parts)
@@ -167,26 +169,27 @@ def _run_parts(
     if num_done := len(done) + len(job.earlier.kept):
         num_parts = len(job.parts) + len(job.earlier.kept)
         listener(info(f"{num_done} of {num_parts} parts are done already"))
-    receipts = [*job.earlier.kept, *done.values()]
     _remove_others(stage, found, done)
-    meter.start(receipts)
-    bad, rows = _num_quarantined(receipts), _num_rows(job)
-    _check_error_rate(stage, receipts, bad, rows)  # an earlier command may have ended here
+    meter.start([*job.earlier.kept, *done.values()])
+    own = list(done.values())
+    bad = sum(receipt["quarantined"] for receipt in own)
+    _check_error_rate(stage, own, bad)  # an earlier command may have ended here
     for receipt, seconds in run_parts([part for part in stage.parts if part.id not in done]):
-        receipts.append(receipt)
+        own.append(receipt)
         meter.add(receipt, seconds)
         bad += receipt["quarantined"]
-        _check_error_rate(stage, receipts, bad, rows)
-    _check_accounts(job, receipts)
+        _check_error_rate(stage, own, bad)
+    _check_accounts(job, own)
+    _check_broken_files(stage, own)
     storage.remove_leftovers(stage.place)  # of workers that were killed in a commit
     lease.check()
-    check_files(stage.place, receipts[len(job.earlier.kept) :])
+    check_files(stage.place, own)
     if not _is_ours(stage, stage.place):
         raise OutputExistsError(
             f"{stage.path(MANIFEST)} is that of another job, which wrote there meanwhile; run each "
             "job with an --output of its own"
         )
-    receipts.sort(key=lambda receipt: receipt["part"])
+    receipts = sorted([*job.earlier.kept, *own], key=lambda receipt: receipt["part"])
     kept = {receipt["part"] for receipt in job.earlier.kept}
     gathered = job.gather(
         receipts, lambda receipt: job.place if receipt["part"] in kept else stage.place
@@ -322,8 +325,7 @@ def _remove_others(job: Job, found: Mapping[str, Receipt], done: Mapping[str, Re
         storage.remove(job.path(name))
 
 
-def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
-    done = receipts[len(job.earlier.kept) :]
+def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
     seen = sorted(receipt["part"] for receipt in done)
     if seen != sorted(part.id for part in job.parts):
         raise InternalError(f"{job.place}: {len(seen)} parts done of {len(job.parts)} planned")
@@ -336,8 +338,9 @@ def _check_accounts(job: Job, receipts: list[Receipt]) -> None:
             )
 
 
-def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int, rows: int) -> None:
-    """Raise DataError if more of the job's rows are quarantined than may be, or all."""
+def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int) -> None:
+    """Raise DataError if more rows of this command are quarantined than may be, or all."""
+    rows = sum(part.num_rows for part in job.parts)
     none_left = bad == rows > 0 and not job.allow_none
     if bad <= job.max_error_rate * rows and not none_left:
         return
@@ -349,14 +352,19 @@ def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int, rows: int
     )
 
 
-def _num_rows(job: Job) -> int:
-    """Count the rows of a job; a file whose rows are unknown counts as one."""
-    kept = sum(int(each["rows"] or each.get("broken_files", 0)) for each in job.earlier.kept)
-    return kept + sum(part.num_rows + part.num_broken for part in job.parts)
-
-
-def _num_quarantined(receipts: Sequence[Receipt]) -> int:
-    return sum(receipt["quarantined"] for receipt in receipts)
+def _check_broken_files(job: Job, receipts: Sequence[Receipt]) -> None:
+    """Raise DataError if more files of this command are lost than may be; the rest is done."""
+    broken = [receipt for receipt in receipts if receipt.get("broken_files")]
+    number = sum(receipt["broken_files"] for receipt in broken)
+    if number <= job.max_broken_files:
+        return
+    num_files = len({file for part in job.parts for file in part.files})
+    details = job.summarise(total(broken)).get("details") or [{"detail": broken[0]["inputs"][0]}]
+    raise DataError(
+        f"{number:,} of {num_files:,} files cannot be read, and their rows are lost (the first: "
+        f"{details[0]['detail']}); everything else is done: repair or remove these files and start "
+        f"the same command again, or accept the loss with --max-broken-files {number}"
+    )
 
 
 def _describe_worst(job: Job, receipts: Sequence[Receipt]) -> str:

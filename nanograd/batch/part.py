@@ -44,7 +44,7 @@ class Part:
 
     @property
     def num_broken(self) -> int:
-        """Return 1 for a file whose rows are unknown, which counts as one line of quarantine."""
+        """Return 1 for a file whose rows are unknown; it counts as no row."""
         return int(self.rejection is not None and self.rejection.reason is Reason.BROKEN_FILE)
 
     @property

@@ -258,6 +258,7 @@ def plan(
     overwrite: bool = False,
     sync: bool = False,
     verify: bool = False,
+    max_broken_files: int = 0,
     retry: bool = False,
     limit: int | None = None,
     max_error_rate: float = 1.0,
@@ -279,6 +280,7 @@ def plan(
         overwrite: see `Job`.
         sync: whether to replace rows of changed files and drop those of removed ones.
         verify: see `Job`.
+        max_broken_files: see `Job`.
         retry: whether to read files with quarantined rows again; rows that the options of the
             output reject are then read with the given ones.
         limit: number of rows to read; None for all.
@@ -376,6 +378,7 @@ def plan(
         earlier=earlier,
         overwrite=overwrite,
         verify=verify,
+        max_broken_files=max_broken_files,
         max_error_rate=max_error_rate,
         allow_none=False,
         gather=partial(account.gather, selection),

@@ -85,6 +85,9 @@ class PartsConfig(JobConfig):
     verify: bool = setting(
         False, "read the output and compare checksums, too; repeat what is damaged"
     )
+    max_broken_files: int = setting(
+        0, "exit with code 65 if more files than this cannot be read at all", least=0
+    )
     dry_run: bool = setting(False, "print what would be done and write nothing")
     limit: int | None = setting(None, "read the first rows only, so many [default: all]", least=1)
 

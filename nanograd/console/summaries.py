@@ -25,12 +25,12 @@ def of_training(result: ResultLine) -> str:
 
 def of_ingest(result: ResultLine) -> str:
     """Summarise an ingest job."""
-    output = result["output"]
+    output, rejected = result["output"], result["quarantined"] or result["broken_files"]
     return _lines(
         f"{result['ingested']:,} pictures converted, {result['labelled']:,} of them with a label"
         f"{_quarantined(result)}",
         ("rows", output),
-        ("quarantine", storage.join(output, "_quarantine") if result["quarantined"] else None),
+        ("quarantine", storage.join(output, "_quarantine") if rejected else None),
         next_=f"nanograd predict {shlex.quote(output)} --model RUN/model --output read"
         if result["ingested"]
         else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
@@ -86,7 +86,8 @@ def of_prediction(result: ResultLine, format_: str) -> str:
     output, accuracy = result["output"], result["accuracy"]
     right = "" if accuracy is None else f", {100 * accuracy:.2f} % of the labelled rows correctly"
     predictions = storage.join(output, "predictions")
-    quarantine = storage.join(output, "quarantine") if result["quarantined"] else None
+    rejected = result["quarantined"] or result["broken_files"]
+    quarantine = storage.join(output, "quarantine") if rejected else None
     return _lines(
         f"{result['predicted']:,} rows classified{right}{_quarantined(result)}"
         f"{_rejected_by_ingest(result)}",
@@ -127,7 +128,9 @@ def of_demo(result: ResultLine, *, pictures: str, rows: str, model: str) -> str:
 def _quarantined(result: ResultLine) -> str:
     reasons = sorted(result["reasons"].items(), key=lambda each: -each[1])
     named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
-    return f"; {result['quarantined']:,} quarantined ({named})" if reasons else ""
+    rows = f"; {result['quarantined']:,} quarantined ({named})" if reasons else ""
+    files = f"; {result['broken_files']:,} files cannot be read" if result["broken_files"] else ""
+    return rows + files
 
 
 def _rejected_by_ingest(result: ResultLine) -> str:

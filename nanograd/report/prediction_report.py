@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.batch.account import NUM_LEVELS, REVIEW, first_row
+from nanograd.batch.account import NUM_LEVELS, REVIEW, first_row, number_of
 from nanograd.batch.earlier import MANIFEST
 from nanograd.batch.part import files_of
 from nanograd.batch.replacement import METRICS, SUMMARY
@@ -101,7 +101,6 @@ def build(prediction: FinishedPrediction) -> Report:
         plots["confidence"] = [accuracy.histogram_chart(groups)]
     if prediction.progress:
         plots["speed"] = [speed_chart(prediction.progress)]
-    total = summary["rows"] + summary["broken_files"]
     reasons = sorted(summary["reasons"].items(), key=lambda each: -each[1])
     html = render(
         "prediction.html",
@@ -114,9 +113,11 @@ def build(prediction: FinishedPrediction) -> Report:
         review_file=storage.join(folder, REVIEW),
         mistakes=[_draw_mistake(each) for each in summary["worst"]],
         quarantine=storage.join(folder, "quarantine"),
-        reasons=[(reason, f"{count:,}", percent(count / total)) for reason, count in reasons],
+        reasons=[
+            (reason, f"{count:,}", percent(count / summary["rows"])) for reason, count in reasons
+        ],
         details=[
-            (each["reason"], each["detail"], f"{each['rows']:,}", first_row(each))
+            (each["reason"], each["detail"], number_of(each), first_row(each))
             for each in summary["details"]
         ],
         settings={

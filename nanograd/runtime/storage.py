@@ -171,11 +171,9 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
 def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
     """List files; links are followed, and one that leads nowhere is no file."""
     path, seen = local_path(place), set[tuple[int, int]]()
-    waiting = [(place.rstrip("/") or "/", path)]
-    if path.is_file():
-        status = path.stat()
-        yield place, status.st_size, status.st_mtime_ns
-        return
+    waiting = [] if path.is_file() else [(place.rstrip("/") or "/", path)]
+    if not waiting:
+        yield place, (status := path.stat()).st_size, status.st_mtime_ns
     while waiting:
         folder, path = waiting.pop()
         for name in os.listdir(path):  # noqa: PTH208 - the tests' disk fails here

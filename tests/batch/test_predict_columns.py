@@ -278,7 +278,7 @@ def test_no_row_predicted_is_a_failure_with_the_commonest_detail(job: Job, image
     figures, _ = job.run(overwrite=True)
     assert figures["details"] == [
         {
-            **{"reason": "bad_pixel", "rows": ROWS, "source_row": 0},
+            **{"reason": "bad_pixel", "rows": ROWS, "files": 0, "source_row": 0},
             "detail": job.table("quarantine")["detail"][0].as_py(),
             "source_file": str(job.folder / "in/a.parquet"),
         }

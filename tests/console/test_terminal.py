@@ -211,9 +211,23 @@ def test_summary_names_the_output_and_the_next_command() -> None:
         {"epochs": 3, "train_s": 9.12, "test_accuracy": 0.9903, "model": "r/model", "report": None}
     )
     ingested = summaries.of_ingest(
-        {"output": "rows", "ingested": 20, "labelled": 7, "quarantined": 1, "reasons": {"empty": 1}}
+        {
+            "output": "rows",
+            "ingested": 20,
+            "labelled": 7,
+            "quarantined": 1,
+            "broken_files": 0,
+            "reasons": {"empty": 1},
+        }
     )
-    counts = {"predicted": 20, "quarantined": 0, "reasons": {}, "details": [], "accuracy": None}
+    counts = {
+        "predicted": 20,
+        "quarantined": 0,
+        "broken_files": 0,
+        "reasons": {},
+        "details": [],
+        "accuracy": None,
+    }
     where = {"output": "s3://b/o", "report": "s3://b/o/report.html", "review": None}
     read = summaries.of_prediction(where | counts, "parquet")
 
@@ -227,7 +241,7 @@ def test_summary_names_the_output_and_the_next_command() -> None:
 
 
 def test_summary_of_an_empty_result_names_no_next_step() -> None:
-    none = {"output": "out", "quarantined": 2, "reasons": {"empty": 2}}
+    none = {"output": "out", "quarantined": 2, "broken_files": 0, "reasons": {"empty": 2}}
 
     ingested = summaries.of_ingest(none | {"ingested": 0, "labelled": 0})
 
@@ -237,7 +251,13 @@ def test_summary_of_an_empty_result_names_no_next_step() -> None:
 
 def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
     detail = {"reason": "blank", "detail": "no ink", "rows": 2}
-    result = {"quarantined": 2, "reasons": {"blank": 2}, "predicted": 1, "accuracy": None}
+    result = {
+        "quarantined": 2,
+        "broken_files": 3,
+        "reasons": {"blank": 2},
+        "predicted": 1,
+        "accuracy": None,
+    }
 
     read = summaries.of_prediction(
         result

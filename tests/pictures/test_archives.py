@@ -183,15 +183,20 @@ def test_bomb_with_a_false_size_is_cut_off_at_that_size(tmp_path: Path) -> None:
     assert peak < 1_000_000
 
 
-def test_damaged_archive_is_one_row_of_quarantine(tmp_path: Path, png: Path) -> None:
+def test_damaged_archive_is_one_line_of_quarantine_and_no_row(tmp_path: Path, png: Path) -> None:
     archive = pack(tmp_path / "in.zip", contents(png))
     archive.write_bytes(archive.read_bytes()[:-30])
 
-    figures = ingest(tmp_path / "rows", archive, png)
+    with pytest.raises(DataError, match=rf"1 of 8 files cannot be read.*{archive}.*-files 1"):
+        ingest(tmp_path / "rows", archive, png)
+    was_complete = (tmp_path / "rows" / "_SUCCESS").exists()
+    figures = ingest(tmp_path / "rows", archive, png, max_broken_files=1)
 
+    assert not was_complete
     [row] = read_quarantine(tmp_path / "rows")
     assert (row["source_file"], row["reason"]) == (str(archive), "broken_archive")
-    assert (figures["rows"], figures["ingested"]) == (8, 7)
+    assert (figures["rows"], figures["ingested"], figures["broken_files"]) == (7, 7, 1)
+    assert (figures["quarantined"], figures["reasons"]) == (0, {})
 
 
 def test_archive_without_pictures_is_an_error(tmp_path: Path) -> None:
