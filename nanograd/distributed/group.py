@@ -116,6 +116,7 @@ class RayGroup:
         self._round, self._round_s = snapshot.round, 0.0
         self._num_failures, self._retried_round, self._reported = 0, -1, -_REPORT_S
         self._failed_ranks = set[int]()
+        self._fingerprints: list[str] = []
         self._losses: dict[str, list[float]] = {}
         self._prepared = -1
         options = {"runtime_env": {"env_vars": dict(variables)}} if variables else {}
@@ -189,9 +190,9 @@ class RayGroup:
         """Return the state of each rank."""
         return self._members.states()
 
-    def fingerprint(self) -> str:
-        """Describe the arithmetic of the first worker."""
-        return next(iter(self._members.present.values())).identity.fingerprint
+    def fingerprints(self) -> Sequence[str]:
+        """Describe the arithmetic of all workers so far, the first one's first."""
+        return self._fingerprints
 
     def settle(self) -> None:
         """Wait until every replacement has joined."""
@@ -237,12 +238,13 @@ class RayGroup:
             self._assign_shards()
 
     def _compare_builds(self, rank: int) -> None:
-        """Compare a worker with the first one: servers run where workers do."""
-        ours = self.fingerprint()
+        """Compare a worker with the first one, which may be gone: servers run where workers do."""
         worker = self._members.present[rank].identity.fingerprint
-        if worker == ours:
+        if worker not in self._fingerprints:
+            self._fingerprints.append(worker)
+        if worker == self._fingerprints[0]:
             return
-        event = events.BuildsDiffer(rank=rank, worker=worker, server=ours)
+        event = events.BuildsDiffer(rank=rank, worker=worker, first=self._fingerprints[0])
         if self._strict:
             raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
         self._listener(event)

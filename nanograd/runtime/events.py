@@ -321,16 +321,16 @@ class HostFailed(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildsDiffer(GroupEvent):
-    """A worker computes with another numpy or BLAS than the parameter server."""
+    """A worker computes with another numpy, BLAS or processor than the first one did."""
 
     name: ClassVar[str] = "mixed"
     rank: int
     worker: str = field(metadata=_UNRECORDED)
-    server: str = field(metadata=_UNRECORDED)
+    first: str = field(metadata=_UNRECORDED)
 
     def __str__(self) -> str:
         return (
-            f"worker {self.rank} computes with {self.worker}, the server with {self.server}: "
+            f"worker {self.rank} computes with {self.worker}, the run began with {self.first}: "
             "its bits may differ"
         )
 

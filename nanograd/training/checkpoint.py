@@ -7,7 +7,7 @@ checkpoint before it is used.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from time import monotonic, sleep
 from typing import Any
@@ -29,6 +29,7 @@ _MAX_FAILED_SAVES = 3
 # A stopped run tries for this long to save its last round. Kubernetes kills 30 s after SIGTERM.
 _GRACE_S = 20.0
 _RETRY_S = 0.5
+_AND = " and "
 
 _NAME = re.compile(r"round-(\d{9})-([0-9a-f]{16})\.safetensors")
 
@@ -40,7 +41,13 @@ class History:
     epochs: list[EpochMetrics] = field(default_factory=list)  # metrics of each finished epoch
     # Seconds since training began, evaluation and checkpoints included, pauses not.
     train_s: float = 0.0
-    fingerprint: str = ""  # of the arithmetic that computed it, see `process.fingerprint`
+    # Of the arithmetic that computed it, see `process.fingerprint`; of each kind if several did.
+    fingerprint: str = ""
+
+    def add_arithmetic(self, fingerprints: Sequence[str]) -> None:
+        """Record what computed the newest rounds."""
+        known = self.fingerprint.split(_AND) if self.fingerprint else []
+        self.fingerprint = _AND.join(dict.fromkeys([*known, *fingerprints]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,8 @@ class WorkerGroup(Protocol):
     def workers(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
 
-    def fingerprint(self) -> str:
-        """Describe the arithmetic that determines the bits, see `process.fingerprint`."""
+    def fingerprints(self) -> Sequence[str]:
+        """Describe the arithmetic of each kind of worker so far, see `process.fingerprint`."""
 
     def close(self) -> None:
         """Release the workers."""
@@ -129,9 +129,9 @@ class LocalGroup:
         """Return {}: threads of this process have no ranks."""
         return {}
 
-    def fingerprint(self) -> str:
+    def fingerprints(self) -> Sequence[str]:
         """Describe the arithmetic of this process."""
-        return process.fingerprint()
+        return [process.fingerprint()]
 
     def close(self) -> None:
         """End the threads."""

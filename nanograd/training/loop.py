@@ -48,6 +48,7 @@ def train(
         epoch_end = recipe.plan.rounds_per_epoch * (len(history.epochs) + 1)
         round_ = segments.advance(round_, epoch_end)
         history.train_s = perf_counter() - started
+        history.add_arithmetic(group.fingerprints())
         is_end = round_ == epoch_end
         if is_end:
             snapshot = group.snapshot()

@@ -114,7 +114,7 @@ def _train_ensemble(
             training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
             with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
-                _compare_arithmetic(start.history, group.fingerprint(), run.strict, listener)
+                _compare_arithmetic(histories, group.fingerprints()[0], run.strict, listener)
                 snapshot = loop.train(
                     plan.recipe,
                     group,
@@ -128,17 +128,19 @@ def _train_ensemble(
     return _combine(run, models, histories)
 
 
-def _compare_arithmetic(history: History, now: str, strict: bool, listener: Listener) -> None:
-    """Warn, or refuse, if the rounds so far were computed by other arithmetic; record today's."""
-    if history.fingerprint not in ("", now):
+def _compare_arithmetic(
+    histories: Sequence[History], now: str, strict: bool, listener: Listener
+) -> None:
+    """Warn, or refuse, if the rounds so far, or earlier nets, were computed by other arithmetic."""
+    before = [each.fingerprint for each in histories if each.fingerprint]
+    if before and before[-1] != now:
         text = (
-            f"this run was computed with {history.fingerprint} so far and continues with {now}: "
+            f"this run was computed with {before[-1]} so far and continues with {now}: "
             "its bits will be those of neither"
         )
         if strict:
             raise ClusterError(f"{text}; --strict and --kernel portable refuse that")
         listener(warning(text))
-    history.fingerprint = now
 
 
 def _net_listener(

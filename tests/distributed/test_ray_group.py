@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from dataclasses import replace
 
@@ -111,3 +112,24 @@ def test_worker_with_other_arithmetic_is_reported_or_refused(
         RayGroup(recipe, digits, start, num_workers=2, strict=True)
 
     assert [event.rank for event in events if isinstance(event, BuildsDiffer)] == [1]
+
+
+def test_replacement_of_the_only_worker_is_compared_with_the_first_one(
+    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanograd.distributed.members.WorkerActor", OtherBuild)
+    recipe, events = recipe_for(digits), list[Event]()
+    start = first_snapshot(recipe)
+
+    def replaced(group: RayGroup) -> Snapshot:
+        group.advance(3)
+        os.kill(group.pids()["0"], signal.SIGKILL)
+        return snapshot_after(group, ROUNDS)
+
+    group = RayGroup(recipe, digits, start, events.append, num_workers=1)
+    replaced(group)
+    with pytest.raises(ClusterError, match="--strict and --kernel portable refuse that"):
+        replaced(RayGroup(recipe, digits, start, num_workers=1, strict=True))
+
+    [differ] = [event for event in events if isinstance(event, BuildsDiffer)]
+    assert [differ.first, differ.worker] == group.fingerprints()

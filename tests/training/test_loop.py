@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from threading import Event as StopSignal
@@ -85,6 +86,9 @@ class FakeGroup:
 
     def workers(self) -> dict[int, WorkerState]:
         return {0: WorkerState.WORKING}
+
+    def fingerprints(self) -> Sequence[str]:
+        return ()
 
     def close(self) -> None:
         """Nothing to release."""

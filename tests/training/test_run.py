@@ -1,6 +1,8 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +11,13 @@ from nanograd.config.settings import from_toml
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
-from nanograd.errors import DataError, DivergedError, Stopped, StorageError
+from nanograd.errors import ClusterError, DataError, DivergedError, Stopped, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, ignore
 from nanograd.training import checkpoint
 from nanograd.training.evaluation import accuracy
+from nanograd.training.local import LocalGroup
 from tests.helpers import runs
 from tests.helpers.folders import contents
 from tests.helpers.runs import Figures, messages, train, without_times
@@ -172,3 +175,56 @@ def test_stop_whose_round_cannot_be_saved_is_a_storage_error(
 
     with pytest.raises(StorageError, match=r"^cannot write .*; the newest checkpoint is none; "):
         train(few_digits, tmp_path / "run", runs.StopAt(1), listener=block)
+
+
+class Other(LocalGroup):
+    """A group of another processor."""
+
+    names = ("other",)
+
+    def fingerprints(self) -> Sequence[str]:
+        return self.names
+
+
+class Mixed(Other):
+    """A group that another processor has joined."""
+
+    names = ("other", "one more")
+
+
+def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    with pytest.raises(Stopped):
+        train(few_digits, tmp_path / "run", runs.StopAt(1))
+    with pytest.raises(Stopped):
+        train(few_digits, tmp_path / "run", runs.StopAt(1), Other, events.append)
+    for group in (LocalGroup, Other):
+        with pytest.raises(ClusterError, match="its bits will be those of neither; --strict"):
+            train(few_digits, tmp_path / "run", None, group, strict=True)
+
+    assert len([text for text in messages(events) if "those of neither" in text]) == 1
+
+
+def test_run_whose_workers_were_mixed_is_so_from_then_on(few_digits: Mnist, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(few_digits, tmp_path / "run", runs.StopAt(1), Mixed)
+
+    with pytest.raises(ClusterError, match="was computed with other and one more so far"):
+        train(few_digits, tmp_path / "run", None, Other, strict=True)
+
+
+def test_net_of_an_ensemble_is_compared_with_the_nets_before(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
+    groups = iter((LocalGroup, Other))
+
+    def start(*about: Any) -> LocalGroup:
+        return next(groups)(*about)
+
+    with pytest.raises(ClusterError, match="its bits will be those of neither; --strict"):
+        train(
+            few_digits, tmp_path / "run", None, start,
+            strict=True, ensemble=2,
+        )  # fmt: skip
