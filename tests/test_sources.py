@@ -395,7 +395,7 @@ def test_empty_name_is_not_the_working_directory() -> None:
         (np.zeros((2, 784)), ["1", "x"], "label 0 is .*, expected 0 to 9"),
         (np.zeros((0, 784)), [], "there are no images"),
         (np.full((2, 784), 7.5), [1, 2], "image 0: .* the scale is unclear"),
-        ([[1], [1, 2]], [1, 2], r"images are \(N, 28, 28\) or \(N, 784\)"),
+        ([[1], [1, 2]], [1, 2], r"images must be \(N, 28, 28\) or \(N, 784\)"),
     ],
 )
 def test_arrays_that_are_no_digits_are_refused(images: Any, labels: Any, message: str) -> None:

@@ -167,9 +167,9 @@ def test_file_without_permission_is_refused(private: Path) -> None:
 def test_failing_storage_stops_the_job_and_quarantines_nothing(good: Path) -> None:
     output = good.parent / "rows"
     job, work = planned(output, good)
-    loop = good / "~ last.png"
-    loop.unlink()
-    loop.symlink_to(loop)
+    last = good / "~ last.png"
+    last.unlink()
+    last.symlink_to("/proc/self/mem")  # reading its first bytes is an error of input and output
 
     with pytest.raises(StorageError, match="cannot read"):
         run_job(job, run_local(work))
