@@ -106,7 +106,8 @@ def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = Fa
     """
     found = trace(picture, polarity=polarity, always=always)
     if found.refused:
-        raise found.refused
+        # A new one: its traceback keeps this frame, so `found` would keep itself and its pictures.
+        raise UnreadableError(found.refused.reason, found.refused.detail)
     return found.image
 
 

@@ -156,9 +156,9 @@ def _to_form(picture: Image.Image, options: ReadOptions) -> Bytes:
 
 def _below(root: str, path: str) -> str:
     """Resolve a row's path, which must lie below the root."""
-    outside = UnreadableError(Reason.OUTSIDE_ROOT, f"the path {path!r} leads outside {root}")
+    outside = f"the path {path!r} leads outside {root}"
     if "\0" in path:
-        raise outside
+        raise UnreadableError(Reason.OUTSIDE_ROOT, outside)
     if storage.is_remote(root):
         place = storage.absolute(path) if storage.is_remote(path) else storage.join(root, path)
         inside = place.startswith(storage.join(root, "")) and ".." not in place.split("/")
@@ -170,5 +170,5 @@ def _below(root: str, path: str) -> str:
         if inside and os.path.exists(place) and not os.path.isfile(place):  # noqa: PTH110, PTH113
             raise UnreadableError(Reason.NO_FILE, f"{path!r} is no file in {root}")
     if not inside:
-        raise outside
+        raise UnreadableError(Reason.OUTSIDE_ROOT, outside)
     return place

@@ -1,0 +1,78 @@
+"""A refused row or picture leaves nothing that only the garbage collector frees: its traceback has
+the frames of its readers, and these have the batch."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from nanograd.errors import UnreadableError
+from nanograd.pictures.normalise import normalise
+from nanograd.tables.images import read
+from nanograd.tables.rows import ReadOptions
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def collected() -> list[str]:
+    """The kinds of objects that only the collector frees."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    kinds = [type(each).__name__ for each in gc.garbage]
+    gc.garbage.clear()
+    gc.set_debug(0)
+    return [kind for kind in kinds if kind in ("UnreadableError", "Candidate", "ndarray")]
+
+
+def many_marks() -> Image.Image:
+    picture = Image.new("L", (400, 400), 255)
+    for at in range(20, 380, 60):
+        for top in range(20, 380, 60):
+            ImageDraw.Draw(picture).line([(at, top), (at + 20, top + 30)], fill=0, width=5)
+    return picture
+
+
+REFUSED = {
+    "blank": Image.new("RGB", (300, 400), (200, 190, 180)),
+    "noise": Image.fromarray(
+        np.random.default_rng(7).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    ),
+    "many marks": many_marks(),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_picture_is_freed_at_once(kind: str) -> None:
+    with pytest.raises(UnreadableError):
+        normalise(REFUSED[kind])
+    collected()  # of pytest
+    with suppress(UnreadableError):
+        normalise(REFUSED[kind])
+
+    assert collected() == []
+
+
+@pytest.mark.parametrize(
+    "row", [{"path": "../x.png"}, {"path": "/etc/passwd"}, {"path": "none.png"}, {"bytes": b"x"}]
+)
+def test_refused_row_is_freed_at_once(row: dict[str, object], tmp_path: Path) -> None:
+    type_ = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array([row] * 3, type_)})
+    options = ReadOptions(image_root=str(tmp_path))
+    read(table, options)
+    collected()
+
+    _, rejections = read(table, options)
+
+    assert len(rejections) == 3
+    assert collected() == []
