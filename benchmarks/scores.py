@@ -43,7 +43,6 @@ from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
-from nanograd.training.calibration import with_reference
 from simulators.photos import photograph
 
 Bytes = NDArray[np.uint8]
@@ -254,9 +253,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {Path(each).parent.name: load(each) for each in options.models}
         models = models or {"accurate": train("accurate", options.data, f"{folder}/accurate")}
-    training = sources.load([options.data]).train
-    for name, model in models.items():
-        models[name] = model if model.reference else with_reference(model, training)
     report(list(measure(options, models)), options.json)
 
 

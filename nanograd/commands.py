@@ -102,7 +102,7 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
             raise DataError(f"{text}; lower --{flag}")
         nets.append(NetPlan(recipe=make_recipe(net, num_images), variants=net.variants))
     return TrainingRun(
-        place=place,
+        folder=place,
         settings=settings.to_toml().encode(errors="surrogateescape"),
         identity={**config.recipe(), "data_sha256": data.sha256},
         about={

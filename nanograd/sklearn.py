@@ -24,10 +24,11 @@ from nanograd.data.dataset import BatchPlan, Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import UsageError
+from nanograd.models.model import mean_scores
 from nanograd.models.reference import to_probabilities
 from nanograd.nn.mlp import Architecture
 from nanograd.runtime import process
-from nanograd.training.evaluation import as_model
+from nanograd.training.evaluation import as_net
 from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import Recipe, num_epochs
 from nanograd.training.server import first_snapshot
@@ -104,7 +105,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         with closing(LocalGroup(recipe, dataset, first_snapshot(recipe))) as group:
             group.advance(recipe.num_rounds)
             snapshot = group.snapshot()
-        self._model = as_model(recipe, snapshot)
+        self._net = as_net(recipe, snapshot)
         self.n_iter_ = recipe.epochs
         self.loss_ = snapshot.progress.loss / snapshot.progress.num_images
         return self
@@ -117,7 +118,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         with process.one_thread():
-            scores = self._model.scores(self._inputs(rows))
+            scores = mean_scores([self._net], self._inputs(rows))
         return to_probabilities(scores)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803

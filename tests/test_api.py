@@ -233,7 +233,7 @@ def test_same_call_finds_the_work_done(run: nanograd.Training) -> None:
     again = nanograd.train(output=run.directory, listener=events.append, **SETTINGS)
 
     assert again.metrics == run.metrics
-    assert any("holds this run, complete" in str(event) for event in events)
+    assert any("is complete; --overwrite" in str(event) for event in events)
 
 
 def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
@@ -244,7 +244,7 @@ def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped, match="the same settings with --output"):
+    with pytest.raises(Stopped, match="repeat the command with --output"):
         nanograd.train(output=tmp_path / "run", listener=interrupt, **SETTINGS)
     finished = nanograd.train(output=tmp_path / "run", **SETTINGS)
 

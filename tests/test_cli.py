@@ -147,7 +147,7 @@ def test_names_of_folders_need_not_be_unicode(
 
     assert outcome.code == again.code == 0, outcome.stderr + again.stderr
     assert "WARNING: no report" not in outcome.stderr
-    assert "holds this run, complete" in again.stderr
+    assert "is complete; --overwrite" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_every_data_set_belongs_to_the_identity_of_a_run(
     assert first.code == 0, first.stderr
     assert 'data = ["sample", "a.parquet"]' in Path("run/config.toml").read_text()
     assert again.last["params_sha256"] == first.last["params_sha256"]
-    assert "holds this run, complete" in again.stderr
+    assert "is complete; --overwrite" in again.stderr
     assert (other.code, report.code) == (73, 0)
     assert evaluated.last["images"] == 131
     as_parquet(digits.take(slice(0, 90)), tmp_path)
@@ -462,5 +462,5 @@ def test_run_of_one_form_is_not_that_of_other_digits(digits: Dataset, tmp_path: 
     settings: dict[str, Any] = {**SETTINGS, "epochs": 1, "output": tmp_path / "run"}
     api.train(data=(digits.images, digits.labels), **settings)
 
-    with pytest.raises(OutputExistsError, match="holds a run with data_sha256"):
+    with pytest.raises(OutputExistsError, match="contains a run with data_sha256"):
         api.train(data=(digits.images[::-1], digits.labels[::-1]), **settings)

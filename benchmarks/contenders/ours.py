@@ -7,7 +7,7 @@ from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.digits.augment import Distortion
-from nanograd.training.evaluation import accuracy, as_model
+from nanograd.training.evaluation import accuracy, as_net
 from nanograd.training.local import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import first_snapshot
@@ -87,8 +87,8 @@ class Ours:
 
     def accuracy(self) -> float:
         """Return the accuracy on the test images."""
-        model = as_model(self._recipe, self._the_group.snapshot())
-        return accuracy(model, self._data.test)
+        net = as_net(self._recipe, self._the_group.snapshot())
+        return accuracy([net], self._data.test)
 
     def close(self) -> None:
         """End the workers and Ray."""

@@ -32,7 +32,7 @@ from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, ignore, warning
+from nanograd.runtime.events import Listener, ignore
 from nanograd.tables import writers
 from nanograd.tables.columns import Partitions
 from nanograd.tables.files import BATCH_BYTES, MAX_ROWS, RowRange, read_rows
@@ -234,11 +234,10 @@ def output_schema(kept: pa.Schema, *, probabilities: bool) -> pa.Schema:
 def predicted_columns(found: Images, assessed: Assessment) -> dict[str, pa.Array]:
     """Return the columns that follow from n images and what a model predicts of them."""
     probabilities, unfamiliarity = assessed
-    none = pa.nulls(len(probabilities), pa.float32())
     return {
         "prediction": pa.array(probabilities.argmax(axis=1).astype(np.int8)),
         "confidence": pa.array(probabilities.max(axis=1)),
-        "unfamiliarity": none if unfamiliarity is None else pa.array(unfamiliarity),
+        "unfamiliarity": pa.array(unfamiliarity),
         "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
         "label": pa.array(found.labels, mask=found.labels < 0),
     }
@@ -296,9 +295,6 @@ def plan(
     """
     place, loaded = storage.absolute(output), model_io.load(model)
     model_sha256 = loaded.sha256()
-    if loaded.reference is None:
-        text = f"an earlier version trained {model}: its scores are not calibrated, and the column"
-        listener(warning(f"{text} unfamiliarity is null; train again for both"))
     if options.image_root:
         options = replace(options, image_root=storage.absolute(options.image_root))
     files = expand_tables(

@@ -1,8 +1,8 @@
-"""The model card of a model directory, in the form that Hugging Face reads.
+"""The model card of a model directory, in the format of Hugging Face.
 
 References:
     Mitchell et al. (2019), "Model cards for model reporting"; Hugging Face, "Model cards"
-    (metadata as YAML in front, `model-index` with results).
+    (metadata as YAML at the start, `model-index` with results).
 """
 
 import json
@@ -14,26 +14,21 @@ from nanograd import __version__
 from nanograd.digits.preparation import Preparation
 from nanograd.nn.mlp import Architecture
 
-# Training data by its name on the Hugging Face hub; the sample is 5,000 digits of MNIST.
+# Names of training data on the Hugging Face hub. The sample is 5,000 digits of MNIST.
 _HUB = {"mnist": "ylecun/mnist", "sample": "ylecun/mnist"}
-# Test data: type and name. The test digits of the sample are not those of MNIST.
+# Type and name of test data. The sample's test digits are not MNIST's test set.
 _TESTED = {"mnist": ("ylecun/mnist", "MNIST"), "sample": ("custom", "nanograd's sample of MNIST")}
 
 
 def write(nets: Sequence[tuple[Architecture, Preparation]], about: Mapping[str, Any]) -> str:
-    """Return the README.md of a model directory with this provenance (data, seed, accuracies)."""
+    """Render the README.md of a model directory.
+
+    Args:
+        nets: architecture and pixel preparation of each net.
+        about: provenance of the model, see `Model.about`.
+    """
     from jinja2 import Template  # noqa: PLC0415 - slow to import, and only needed to save a model
 
-    template = Template(
-        files("nanograd.models").joinpath("model_card.md").read_text(), keep_trailing_newline=True
-    )
-    facts = {key: value for key, value in about.items() if key != "identity"}
-    metadata = _metadata(about)
-    return str(template.render(metadata=metadata, nets=nets, facts=facts, version=__version__))
-
-
-def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata; its values are JSON, which YAML reads."""
     data = str(about.get("data", ""))
     metadata: dict[str, Any] = {
         "license": "mit",
@@ -52,4 +47,11 @@ def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
             "metrics": [{"type": "accuracy", "name": "Test accuracy", "value": accuracy}],
         }
         metadata["model-index"] = [{"name": "nanograd", "results": [result]}]
-    return {name: json.dumps(value) for name, value in metadata.items()}
+    text = files("nanograd.models").joinpath("model_card.md").read_text()
+    card = Template(text, keep_trailing_newline=True).render(
+        metadata={name: json.dumps(value) for name, value in metadata.items()},  # YAML reads JSON
+        nets=nets,
+        facts={name: value for name, value in about.items() if name != "identity"},
+        version=__version__,
+    )
+    return str(card)

@@ -1,17 +1,16 @@
-"""Statistics of training images that a model keeps, to judge its own predictions by.
+"""The reference of a model: statistics of its training images that qualify its predictions.
 
-A temperature turns scores into probabilities. For each class there are the mean of its images, as
-the first net sees them after deskewing, and the directions in which they differ most. An image is
-as unfamiliar as it is far from these directions of its predicted class, and along them from the
-mean:
+The temperature converts scores to probabilities. For each class, the reference has the mean of its
+images (deskewed for the first net) and the directions in which the images vary most. The distance
+of an image to its predicted class gives its unfamiliarity:
 
     z = image x 255 / brightest pixel - mean,  y_i = direction_i . z
     d = max(scale |z|^2 + sum_i weight_i y_i^2, 16 / brightest pixel)
     unfamiliarity = d^4 / (1 + d^4)
 
-Scale and weights make d a sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 in
-proportion to their variances, and 1 at the threshold that `training.calibration` chooses. An image
-without a pixel above 16 levels is unfamiliar in any case.
+d is a weighted sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 / variance_i. It is
+1 at the threshold that `training.calibration` chooses. An image whose brightest pixel is at most 16
+is always unfamiliar.
 
 References:
     Guo, Pleiss, Sun & Weinberger (2017), "On calibration of modern neural networks", section 4.2
@@ -28,29 +27,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
+from nanograd.runtime.arrays import Bytes, Floats
 
 NUM_DIRECTIONS = 20
-# From this value on, an image counts as unfamiliar.
+# Images with a larger unfamiliarity are counted as unfamiliar.
 UNFAMILIAR = 0.5
-# Scores below this count as this: the power of 0 would have no ratio to that of another 0.
+# Smaller scores are raised to this: with two scores of 0, log and ratio are undefined.
 LEAST_SCORE = np.float32(1e-20)
-# The brightest pixel of an image that is as unfamiliar as the threshold.
+# Images whose brightest pixel is at most this are unfamiliar.
 FAINT = np.float32(16)
-# Pixels in which directions differ from 0: hardly any digit has ink in the two outer rows.
+# Pixels where directions are not 0: hardly any digit has ink in the two outermost rows and columns.
 INNER = np.flatnonzero(np.pad(np.ones((SIDE - 4, SIDE - 4), bool), 2))
-# Bounds of the temperature's reciprocal, and the decimals that are kept of the temperature.
+# Range of 1 / temperature, and decimals of the temperature.
 _LEAST_POWER, _MOST_POWER, _DECIMALS = 0.2, 5.0, 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """Statistics of the training images, as a model sees them; whole numbers where possible."""
+    """Statistics of the training images of a model.
 
-    temperature: float  # of the scores; above 1, they are less certain than the net's own
-    means: NDArray[np.uint8]  # (10, 784), grey levels
-    directions: NDArray[np.int8]  # (10, NUM_DIRECTIONS, 576) of the pixels INNER
-    scales: NDArray[np.float32]  # (10,) of the squared distance to the mean
-    weights: NDArray[np.float32]  # (10, NUM_DIRECTIONS) of the squared products with directions
+    Raises:
+        ValueError: the temperature is out of range, or a tensor has another dtype or shape or a
+            value that is not finite.
+    """
+
+    temperature: float  # above 1, probabilities are less certain than scores
+    means: Bytes  # (10, 784) uint8, levels from 0 to 255
+    directions: NDArray[np.int8]  # (10, NUM_DIRECTIONS, 576) int8, of the pixels INNER
+    scales: Floats  # (10,) float32, factor of |z|^2
+    weights: Floats  # (10, NUM_DIRECTIONS) float32, factor of y_i^2
 
     def __post_init__(self) -> None:
         if not 1 / _MOST_POWER <= self.temperature <= 1 / _LEAST_POWER:
@@ -61,20 +66,24 @@ class Reference:
                 raise ValueError(f"tensor {name} is {tensor.dtype} {tensor.shape} or not finite")
 
     def config(self) -> dict[str, Any]:
-        """Return its entry in `config.json`; the rest are tensors."""
+        """Return the entry in `config.json`, which is everything but the tensors."""
         return {"temperature": self.temperature}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return its tensors by name."""
+        """Return the tensors by name."""
         return {name: getattr(self, name) for name in _TENSORS}
 
     def unfamiliarity(
         self, images: NDArray[np.uint8], classes: NDArray[np.integer]
     ) -> NDArray[np.float32]:
-        """Compute how unlike their predicted classes (B, 784) deskewed images are.
+        """Compute d^4 / (1 + d^4).
+
+        Args:
+            images: (B, 784) uint8, deskewed.
+            classes: (B,) predicted classes.
 
         Returns:
-            (B,) float32, from 0, as the mean of the class, to 1.
+            (B,) float32 from 0, for the mean of the class, to 1.
         """
         fourth = self.distances(images, classes) ** 4
         return np.asarray(fourth / (1 + fourth))
@@ -82,7 +91,7 @@ class Reference:
     def distances(
         self, images: NDArray[np.uint8], classes: NDArray[np.integer]
     ) -> NDArray[np.float32]:
-        """Compute d, (B,) float32, at least 0, of the same arguments."""
+        """Compute d, (B,) float32, >= 0, for the arguments of `unfamiliarity`."""
         distances = np.empty(len(images), np.float32)
         brightest = images.max(axis=1, initial=1).astype(np.float32)
         for each in np.unique(classes):
@@ -96,7 +105,7 @@ class Reference:
 
     @cached_property
     def _padded(self) -> NDArray[np.float32]:
-        """Directions as (10, 784, NUM_DIRECTIONS) float32: a product of all pixels is faster."""
+        """Directions as (10, 784, NUM_DIRECTIONS) float32; selecting INNER would be slower."""
         padded = np.zeros((NUM_CLASSES, NUM_PIXELS, NUM_DIRECTIONS), np.float32)
         padded[:, INNER] = self.directions.swapaxes(1, 2)
         return padded
@@ -112,7 +121,15 @@ _TENSORS: dict[str, tuple[type, tuple[int, ...]]] = {
 
 
 def stretch(images: NDArray[np.uint8], brightest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply (B, 784) grey levels so that the brightest of each image, (B,), becomes 255."""
+    """Scale images until their brightest pixel is 255.
+
+    Args:
+        images: (B, 784) uint8.
+        brightest: (B,) float32, maximum of each image, at least 1.
+
+    Returns:
+        (B, 784) float32.
+    """
     stretched = images.astype(np.float32)
     if (brightest < 255).any():
         stretched *= (np.float32(255) / brightest)[:, None]
@@ -122,34 +139,36 @@ def stretch(images: NDArray[np.uint8], brightest: NDArray[np.float32]) -> NDArra
 def to_probabilities(scores: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
     """Raise scores to the power 1 / T and divide each row by its sum.
 
-    Of the scores of one net with softmax outputs, this is softmax(z / T). It changes no order
-    within a row.
+    For one net with softmax outputs, the result is softmax(z / T). The order within a row stays.
 
     Args:
-        scores: (B, C) float32, 0 to 1.
+        scores: (B, C) float32, from 0 to 1.
         temperature: T > 0.
 
     Returns:
-        (B, C) float32; a row sums to 1.
+        (B, C) float32; each row sums to 1.
 
     >>> to_probabilities(np.float32([[0.75, 0.25], [0, 0]]), 0.5).tolist()
     [[0.8999999761581421, 0.10000000149011612], [0.5, 0.5]]
     """
     shares = np.maximum(scores, LEAST_SCORE)
-    shares /= shares.max(axis=1, keepdims=True)  # the power of the largest does not underflow
+    shares /= shares.max(axis=1, keepdims=True)  # so that not all powers underflow
     powers = shares ** np.float32(1 / temperature)
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def fit_temperature(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-    """Find the temperature with the least negative log-likelihood.
+    """Find the temperature with the smallest negative log-likelihood.
 
-    In b = 1 / T, the likelihood of log p = b log s - log sum_k s_k^b is concave; the root of its
-    derivative, mean(log s_label - sum_k p_k log s_k), is found by bisection.
+    With b = 1 / T, the log-likelihood mean(b log s_label - log sum_k s_k^b) is concave in b.
+    Bisection finds the root of its derivative, mean(log s_label - sum_k p_k log s_k).
 
     Args:
-        scores: (N, C) float32, 0 to 1.
-        labels: (N,) their classes.
+        scores: (N, C) float32, from 0 to 1.
+        labels: (N,) classes of the images.
+
+    Returns:
+        The temperature, from 0.2 to 5.
     """
     logs = np.log(np.maximum(scores, LEAST_SCORE).astype(np.float64))
     logs -= logs.max(axis=1, keepdims=True)

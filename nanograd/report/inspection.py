@@ -34,7 +34,7 @@ class Inspection:
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
     probabilities: NDArray[np.float32] | None = None  # (10,); None without a model or an image
-    unfamiliarity: float | None = None  # 0 to 1; None also with a model without a reference
+    unfamiliarity: float | None = None  # 0 to 1; None without a model or an image
 
     @property
     def prediction(self) -> int | None:
@@ -143,9 +143,8 @@ def inspect_picture(
     found = Inspection(file=file, picture=small, size=picture.size, steps=steps)
     if model is None or steps.image is None:
         return found
-    probabilities, unfamiliarity = model.assess(steps.image.reshape(1, -1))
-    found = replace(found, probabilities=probabilities[0])
-    return found if unfamiliarity is None else replace(found, unfamiliarity=float(unfamiliarity[0]))
+    [probabilities], [unfamiliarity] = model.assess(steps.image.reshape(1, -1))
+    return replace(found, probabilities=probabilities, unfamiliarity=float(unfamiliarity))
 
 
 def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:

@@ -2,41 +2,43 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from nanograd.errors import DataError
 from nanograd.runtime import storage
 
+JsonObject: TypeAlias = dict[str, Any]
 
-def encode(value: dict[str, Any]) -> bytes:
-    """Format a JSON object, indented."""
+
+def encode(value: JsonObject) -> bytes:
+    """Format a JSON object with indentation."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def commit_manifest(place: str, manifest: dict[str, Any]) -> None:
+def commit_manifest(file: str, manifest: JsonObject) -> None:
     """Commit a JSON object together with the checksum of its content."""
-    storage.commit(place, encode({**manifest, "manifest_sha256": _checksum(manifest)}))
+    storage.commit(file, encode({**manifest, "manifest_sha256": _checksum(manifest)}))
 
 
-def read_manifest(place: str) -> dict[str, Any]:
+def read_manifest(file: str) -> JsonObject:
     """Read a manifest and verify its checksum.
 
     Raises:
-        DataError: it is missing, broken or changed.
-        StorageError: it cannot be read.
+        DataError: the file is missing, is not a manifest, or has changed.
+        StorageError: the file cannot be read.
     """
     try:
-        manifest = json.loads(storage.read(place))
+        manifest = json.loads(storage.read(file))
         sha256 = manifest.pop("manifest_sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{place} is damaged: it is not a manifest of this program") from error
+        raise DataError(f"{file} is damaged: it is not a manifest of nanograd") from error
     if sha256 != _checksum(manifest):
-        raise DataError(f"{place} is damaged: its content does not match its checksum")
+        raise DataError(f"{file} is damaged: its content does not match its checksum")
     return dict(manifest)
 
 
-def encode_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    r"""Format JSON objects, one a line.
+def encode_lines(rows: Iterable[JsonObject]) -> bytes:
+    r"""Format JSON objects, one per line.
 
     >>> encode_lines([{"epoch": 1}, {"epoch": 2}])
     b'{"epoch": 1}\n{"epoch": 2}\n'
@@ -44,19 +46,19 @@ def encode_lines(rows: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def read_lines(place: str) -> list[dict[str, Any]]:
-    """Read JSON objects, one a line; none if the file does not exist.
+def read_lines(file: str) -> list[JsonObject]:
+    """Read JSON objects, one per line; return an empty list if the file does not exist.
 
     Raises:
-        DataError: a line is damaged.
-        StorageError: it cannot be read.
+        DataError: a line is not JSON.
+        StorageError: the file cannot be read.
     """
     try:
-        data = storage.read(place) if storage.exists(place) else b""
+        data = storage.read(file) if storage.exists(file) else b""
         return [json.loads(line) for line in data.splitlines()]
     except ValueError as error:
-        raise DataError(f"{place} is damaged: it is not JSON in lines") from error
+        raise DataError(f"{file} is damaged: a line is not JSON") from error
 
 
-def _checksum(manifest: dict[str, Any]) -> str:
+def _checksum(manifest: JsonObject) -> str:
     return storage.checksum(json.dumps(manifest, sort_keys=True).encode())

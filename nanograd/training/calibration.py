@@ -1,110 +1,106 @@
-"""The statistics of training images that a model keeps, fitted when its nets are trained.
+"""Calibration: the reference of a model, fitted to its training images.
 
-Their images were learnt, so the net knows them too well to judge itself by them. They are distorted
-ever more strongly until it misclassifies one in twenty: from there on, the temperature is the same
-for images that were trained on and for others (docs/decisions/0025).
+A net has memorised its training images, so its confidence on them is too high. They are distorted
+more and more until the net misclassifies 5 %. At that strength, the best temperature for training
+images is also the best for images that the net has not seen (docs/decisions/0025).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_CLASSES, Dataset
 from nanograd.digits.augment import Distortion, distort
 from nanograd.digits.preparation import deskew_images
-from nanograd.models.model import Model
+from nanograd.models.model import Net, mean_scores
 from nanograd.models.reference import INNER, NUM_DIRECTIONS, Reference, fit_temperature, stretch
 from nanograd.runtime import process
-from nanograd.runtime.arrays import Doubles
+from nanograd.runtime.arrays import Bytes, Doubles, Floats
 from nanograd.runtime.randomness import HARDER, stream
 
-# Images, evenly spaced; strengths of the distortion to try, and the errors at which to stop.
-_NUM_IMAGES, _STRENGTHS, _ERRORS = 6000, np.arange(5, 21) / 10, 0.05
+# Images to use, strengths of distortion to try, and the error rate that is strong enough.
+_NUM_IMAGES, _STRENGTHS, _ERROR_RATE = 6000, np.arange(5, 21) / 10, 0.05
 _DISTORTION = Distortion(elastic=1.7, rotation=15, scaling=0.2, shear=0.1, shift=0.5, stroke=0.7)
-# The share of distorted training images that count as unfamiliar.
+# Share of distorted training images that are counted as unfamiliar.
 _TAIL = 0.06
-# The weight of distances along the directions, against that of the residual.
+# Weight of the distance along the directions, relative to that of the residual.
 _ALONG = 0.25
-# Variance of a direction in which the images of a class do not differ, in grey levels squared.
+# Minimum variance along a direction, in squared levels: the images of a class may not vary at all.
 _LEAST_VARIANCE = 1.0
 
 
-def with_reference(model: Model, training: Dataset, seed: int = 0) -> Model:
-    """Return a model with statistics of its training images.
+def fit_reference(nets: Sequence[Net], training: Dataset, seed: int = 0) -> Reference:
+    """Fit the reference of a model.
 
     Args:
-        model: its nets are trained; an earlier reference is replaced.
-        training: the images they were trained on.
-        seed: 0 to 2**63 - 1, of the distortions.
+        nets: the trained nets of the model.
+        training: images that the nets were trained on, at least one.
+        seed: 0 to 2**63 - 1, determines the distortions.
     """
-    model = replace(model, reference=None)
     chosen = np.linspace(0, len(training) - 1, min(_NUM_IMAGES, len(training))).astype(np.int64)
     digits = training.take(chosen)
+    few = digits.take(slice(None, None, 4))
     with process.one_thread():
-        harder, scores = _distort_until_hard(model, digits, seed)
-        first = model.nets[0].preparation
-        familiar, distorted = (deskew_images(first, each) for each in (digits.images, harder))
-        half = np.arange(len(digits)) % 2 == 0
-        images = np.where(half[:, None], familiar, distorted)
-        reference = _fit_classes(
-            stretch(images, images.max(axis=1, initial=1).astype(np.float32)),
-            digits.labels,
-            fit_temperature(scores, digits.labels),
+        for strength in _STRENGTHS.tolist():
+            scores = mean_scores(nets, _distort(few, strength, seed))
+            if (scores.argmax(axis=1) != few.labels).mean() >= _ERROR_RATE:
+                break
+        harder = _distort(digits, strength, seed)
+        scores = mean_scores(nets, harder)
+        deskewed, distorted = (
+            deskew_images(nets[0].preparation, images) for images in (digits.images, harder)
+        )
+        # Every second image is used as it is, the others distorted.
+        as_is = np.arange(len(digits)) % 2 == 0
+        images = np.where(as_is[:, None], deskewed, distorted)
+        images = stretch(images, images.max(axis=1, initial=1).astype(np.float32))
+        classes = [images[digits.labels == each] for each in range(NUM_CLASSES)]
+        # A class without training images gets the statistics of all images.
+        fitted = [_fit_class(each if len(each) else images) for each in classes]
+        means, vectors, variances, residuals = map(np.array, zip(*fitted, strict=True))
+        # The geometric mean of the residual of the class and of the mean residual: the residual of
+        # ones is a quarter of that of other digits.
+        residuals = np.sqrt(residuals * residuals.mean())[:, None]
+        steps = np.maximum(np.abs(vectors).max(axis=2), 1e-9) / 127
+        weights = steps**2 * (_ALONG / (NUM_DIRECTIONS * variances) - 1 / residuals)
+        reference = Reference(
+            temperature=fit_temperature(scores, digits.labels),
+            means=means,
+            directions=np.rint(vectors / steps[..., None]).astype(np.int8),
+            scales=(1 / residuals[:, 0]).astype(np.float32),
+            weights=weights.astype(np.float32),
         )
         distances = reference.distances(distorted, scores.argmax(axis=1))
-    limit = np.float32(np.quantile(distances, 1 - _TAIL))
-    scales, weights = reference.scales / limit, reference.weights / limit
-    return replace(model, reference=replace(reference, scales=scales, weights=weights))
+    # Rescale until the threshold is at a distance of 1.
+    threshold = np.float32(np.quantile(distances, 1 - _TAIL))
+    return replace(
+        reference, scales=reference.scales / threshold, weights=reference.weights / threshold
+    )
 
 
-def _distort_until_hard(
-    model: Model, digits: Dataset, seed: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return distorted images and their scores, at the least strength with enough errors."""
-    few = digits.take(slice(None, None, 4))
-    strength = float(_STRENGTHS[-1])
-    for each in _STRENGTHS.tolist():
-        scores = model.scores(_distort(few, each, seed))
-        if (scores.argmax(axis=1) != few.labels).mean() >= _ERRORS:
-            strength = each
-            break
-    images = _distort(digits, strength, seed)
-    return images, model.scores(images)
-
-
-def _distort(digits: Dataset, strength: float, seed: int) -> NDArray[np.uint8]:
+def _distort(digits: Dataset, strength: float, seed: int) -> Bytes:
     draws = stream(seed, HARDER)
     return np.rint(distort(digits.images, _DISTORTION * strength, draws)).astype(np.uint8)
 
 
-def _fit_classes(
-    images: NDArray[np.float32], labels: NDArray[np.integer], temperature: float
-) -> Reference:
-    """Fit mean and directions of each class; distances are in units of their means."""
-    classes = [images[labels == each] for each in range(NUM_CLASSES)]
-    # A class that the training set lacks is like any digit.
-    fitted = [_fit_class(each if len(each) else images) for each in classes]
-    means, vectors, variances, residuals = map(np.array, zip(*fitted, strict=True))
-    # Between the residual of the class and that of all: those of ones are a quarter of others'.
-    residuals = np.sqrt(residuals * residuals.mean())[:, None]
-    steps = np.maximum(np.abs(vectors).max(axis=2), 1e-9) / 127
-    weights = steps**2 * (_ALONG / (NUM_DIRECTIONS * variances) - 1 / residuals)
-    return Reference(
-        temperature=temperature,
-        means=means,
-        directions=np.rint(vectors / steps[..., None]).astype(np.int8),
-        scales=(1 / residuals[:, 0]).astype(np.float32),
-        weights=weights.astype(np.float32),
-    )
+def _fit_class(images: Floats) -> tuple[Bytes, Doubles, Doubles, float]:
+    """Compute the mean, the directions, the variance along each, and the residual of a class.
 
+    Args:
+        images: (n, 784) float32, n >= 1.
 
-def _fit_class(images: NDArray[np.float32]) -> tuple[NDArray[np.uint8], Doubles, Doubles, float]:
-    """Return mean, directions, the variance along each and the mean square of the rest."""
+    Returns:
+        mean: (784,) uint8.
+        directions: (NUM_DIRECTIONS, 576) float64 of the pixels INNER, 0 where n is too small.
+        variances: (NUM_DIRECTIONS,) float64.
+        residual: mean over the images of |z|^2 - sum_i y_i^2, see `nanograd.models.reference`.
+    """
     mean = np.rint(images.mean(axis=0, dtype=np.float64)).astype(np.uint8)
     z = images - mean
     inner = z[:, INNER].astype(np.float64)
-    few = len(inner) < len(INNER)  # then products of images are fewer than those of pixels
+    # With fewer images than pixels, the products of images make the smaller matrix.
+    few = len(inner) < len(INNER)
     squares, vectors = np.linalg.eigh(inner @ inner.T if few else inner.T @ inner)
     squares, vectors = squares[::-1][:NUM_DIRECTIONS], vectors[:, ::-1][:, :NUM_DIRECTIONS]
     if few:

@@ -1,5 +1,6 @@
-"""Metrics of a run between two rounds: accuracy, the row of an epoch, progress."""
+"""Metrics of a run between two rounds: accuracy, metrics of an epoch, progress."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from nanograd.data.dataset import Dataset
 from nanograd.digits.preparation import deskew_images, without_deskewing
-from nanograd.models.model import Model, Net
+from nanograd.models.model import Net, mean_scores
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
 from nanograd.runtime import process
@@ -17,47 +18,44 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 
 
-def accuracy(model: Model, dataset: Dataset) -> float:
-    """Return the share of images that the model classifies correctly; NaN if there are none."""
+def accuracy(nets: Sequence[Net], dataset: Dataset) -> float:
+    """Compute the share of images that the nets classify correctly; NaN without images."""
     with process.one_thread():
-        predictions = np.argmax(model.scores(dataset.images), axis=1)
+        predictions = np.argmax(mean_scores(nets, dataset.images), axis=1)
     return metrics.accuracy(predictions, dataset.labels)
 
 
-def as_model(recipe: Recipe, snapshot: Snapshot) -> Model:
-    """Return the model of a snapshot."""
-    net = Net(
-        params=Params(snapshot.final_vector(), recipe.architecture),
-        preparation=recipe.preparation,
-    )
-    return Model(nets=(net,), about={})
+def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
+    """Return the net of a snapshot."""
+    params = Params(snapshot.final_vector(), recipe.architecture)
+    return Net(params=params, preparation=recipe.preparation)
 
 
 class Evaluator:
-    """Evaluation of a run on images that change nothing.
+    """Source of the metrics and the progress of a run.
 
     Args:
-        recipe: the computation.
-        validation: the images; may be empty.
+        recipe: recipe of the net.
+        validation: validation images; may be empty.
     """
 
     def __init__(self, recipe: Recipe, validation: Dataset) -> None:
-        # Images are deskewed here, once, instead of after each epoch.
+        # Deskew the images once instead of after each epoch.
         self._recipe = replace(recipe, preparation=without_deskewing(recipe.preparation))
         images = deskew_images(recipe.preparation, validation.images)
         self._validation = Dataset(images, validation.labels)
         self._rate = Rate()
 
     def epoch(self, snapshot: Snapshot, history: History) -> EpochMetrics:
-        """Return the metrics of the epoch that a snapshot completes."""
+        """Compute the metrics of the epoch that ends with a snapshot."""
         total, validation = snapshot.progress, self._validation
         before = history.epochs[-1].train_s if history.epochs else 0.0
-        model = as_model(self._recipe, snapshot)
+        net = as_net(self._recipe, snapshot)
         return EpochMetrics(
             epoch=len(history.epochs) + 1,
             round=snapshot.round,
             loss=total.loss / total.num_images,
-            val_accuracy=accuracy(model, validation) if len(validation) else None,
+            val_accuracy=accuracy([net], validation) if len(validation) else None,
             learning_rate=self._recipe.make_schedule()(snapshot.round - 1),
             train_s=round(history.train_s, 3),
             images_per_s=round(total.num_images / (history.train_s - before)),
@@ -66,13 +64,13 @@ class Evaluator:
     def progress(
         self, round_: int, snapshot: Snapshot, history: History, workers: dict[int, WorkerState]
     ) -> TrainingProgress:
-        """Return the progress of the run.
+        """Compute the progress of the run.
 
         Args:
             round_: the next round to compute.
-            snapshot: the newest state that the driver has.
-            history: the finished epochs.
-            workers: the state of each rank.
+            snapshot: newest state that the driver has.
+            history: finished epochs.
+            workers: state of each rank.
         """
         recipe, plan, total = self._recipe, self._recipe.plan, snapshot.progress
         rate = self._rate.at(round_)

@@ -1,4 +1,4 @@
-"""Groups of workers: the protocol that the training loop uses, and a group in this process."""
+"""Worker groups: the interface for the training loop, and a group in this process."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +17,14 @@ from nanograd.training.worker import Contribution, Worker
 
 
 class WorkerGroup(Protocol):
-    """Workers and their parameter server, wherever they run.
+    """Workers and their parameter server, in this process or on a cluster.
 
-    A group advances by segments of rounds. Nothing interrupts a segment; between two segments the
-    training loop evaluates, saves and stops.
+    A group computes one segment of rounds after the other. Between two segments, the training loop
+    evaluates, saves and stops.
     """
 
     def advance(self, until: int) -> None:
-        """Apply all rounds below `until`.
+        """Compute all rounds below `until`.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
@@ -37,19 +37,19 @@ class WorkerGroup(Protocol):
         """Return the state of each rank."""
 
     def fingerprints(self) -> Sequence[str]:
-        """Describe the arithmetic of each kind of worker so far, see `process.fingerprint`."""
+        """Describe the libraries of each kind of worker so far, see `process.fingerprint`."""
 
     def close(self) -> None:
-        """Release the workers."""
+        """Stop the workers."""
 
 
-# Starts workers for a recipe on the training images, at a snapshot. The listener receives group
-# events; the stop signal also ends a recovery from failures.
+# Starts a worker group that trains the recipe on the images, from the snapshot. The listener
+# receives group events. The stop signal also ends a recovery from failures.
 StartGroup: TypeAlias = Callable[[Recipe, Dataset, Snapshot, Listener, StopSignal], WorkerGroup]
 
 
 def shards_of(num_shards: int, rank: int, world_size: int) -> range:
-    """Return the neighbouring shards that a rank owns.
+    """Return the contiguous shards of a rank.
 
     >>> [list(shards_of(8, rank, 3)) for rank in range(3)]
     [[0, 1], [2, 3, 4], [5, 6, 7]]
@@ -58,15 +58,15 @@ def shards_of(num_shards: int, rank: int, world_size: int) -> range:
 
 
 def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
-    """Assign all shards to the ranks that are present.
+    """Assign all shards to the available ranks.
 
-    Each rank holds its own shards. Those of a missing rank go, one by one, to the rank that holds
-    the fewest, the nearest one first.
+    Each rank gets its own shards. Each shard of a missing rank goes to the rank with the fewest
+    shards; of several such ranks, to the nearest.
 
     Args:
         num_shards: S.
-        world_size: W, the number of ranks of the whole group.
-        ranks: the ranks that are present; at least one.
+        world_size: W, number of ranks including the missing ones.
+        ranks: available ranks, at least one.
 
     >>> assign_shards(8, 4, [0, 1, 3])
     {0: [0, 1], 1: [2, 3, 4], 3: [5, 6, 7]}
@@ -80,16 +80,16 @@ def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dic
 
 
 class LocalGroup:
-    """A parameter server and one worker a core, as threads of this process, without Ray.
+    """A parameter server and one worker per core, as threads of this process, without Ray.
 
-    numpy releases Python's lock inside matrix products, so the threads compute in parallel. Each
-    product still runs in one BLAS thread: the bits are those of a single worker.
+    numpy releases the GIL in matrix products, so the threads compute in parallel. Each matrix
+    product uses one BLAS thread, so the bits are those of a single worker.
 
     Args:
-        recipe: the computation.
-        dataset: the training images.
-        snapshot: the state to start from.
-        ignored: listener and stop signal of `StartGroup`; threads do not fail.
+        recipe: recipe of the net.
+        dataset: training images.
+        snapshot: initial state.
+        ignored: listener and stop signal of `StartGroup`. They have no use: threads do not fail.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class LocalGroup:
             {node: np.empty_like(snapshot.vector) for node in worker.nodes()}
             for worker in self._workers
         ]
-        # The calling thread computes, too: one thread less to wake up in every round.
+        # The calling thread is the first worker, so a round wakes one thread less.
         self._pool = ThreadPoolExecutor(max(1, world_size - 1))
 
     def advance(self, until: int) -> None:
-        """Apply all rounds below `until`."""
+        """Compute all rounds below `until`."""
         with process.one_thread():
             while self._server.round < until:
                 others = [
@@ -119,18 +119,22 @@ class LocalGroup:
                 ]
                 computed = [self._contribute(0), *(other.result() for other in others)]
                 for contribution in [each for sent in computed for each in sent]:
-                    self._submit(contribution)
+                    if refusal := self._server.submit(contribution):
+                        text = f"round {self._server.round}: {refusal}"
+                        if refusal.reason is RefusalReason.NOT_FINITE:
+                            raise DivergedError(f"{text}: lower --learning-rate")
+                        raise InternalError(f"{text}; please report this")
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state of training."""
         return self._server.snapshot()
 
     def workers(self) -> dict[int, WorkerState]:
-        """Return {}: threads of this process have no ranks."""
+        """Return {}: threads have no ranks."""
         return {}
 
     def fingerprints(self) -> Sequence[str]:
-        """Describe the arithmetic of this process."""
+        """Describe the libraries of this process."""
         return [process.fingerprint()]
 
     def close(self) -> None:
@@ -141,12 +145,3 @@ class LocalGroup:
         round_, vector = self._server.round, self._server.parameters()
         worker, buffers = self._workers[rank], self._buffers[rank]
         return [worker.sum_node(round_, node, vector, out) for node, out in buffers.items()]
-
-    def _submit(self, contribution: Contribution) -> None:
-        refusal = self._server.submit(contribution)
-        if refusal is None:
-            return
-        where = f"round {self._server.round}: {refusal}"
-        if refusal.reason is RefusalReason.NOT_FINITE:
-            raise DivergedError(f"{where}: lower --learning-rate")
-        raise InternalError(f"{where}; please report this")

@@ -1,4 +1,4 @@
-"""The training loop: rounds, epochs, checkpoints. One loop for every group of workers."""
+"""The training loop: rounds, epochs, checkpoints. All worker groups use the same loop."""
 
 from threading import Event as StopSignal
 from time import perf_counter
@@ -11,7 +11,7 @@ from nanograd.training.local import WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 
-# A run cannot be stopped inside a segment of rounds: segments aim at this time.
+# Target duration of a segment of rounds, the time for which a stop may have to wait.
 _SEGMENT_S = 0.25
 
 
@@ -25,30 +25,33 @@ def train(
     listener: Listener,
     stop: StopSignal,
 ) -> Snapshot:
-    """Train to the end of the recipe.
+    """Train a net until the last round of its recipe.
 
     Args:
-        recipe: the computation.
-        group: the workers, at the round where the history ends.
-        history: finished epochs; extended in place.
-        evaluator: evaluates each epoch.
+        recipe: recipe of the net.
+        group: workers and server, at the round where the history ends.
+        history: finished epochs; the loop appends to it.
+        evaluator: computes metrics after each epoch.
         saver: saves checkpoints.
         listener: receives progress and finished epochs.
-        stop: set to end the run early, resumable.
+        stop: when set, the loop saves a checkpoint and stops.
 
     Raises:
-        Stopped: `stop` was set; the newest round has been saved.
+        Stopped: `stop` was set; the last computed round is saved.
         DivergedError: a gradient, loss or parameter is not finite.
-        StorageError: checkpoints cannot be written; after a stop, for the grace period.
+        StorageError: checkpoints cannot be written, several times in a row.
     """
-    snapshot, segments = group.snapshot(), _Segments(group)
+    snapshot, segment = group.snapshot(), 1
     round_, started = snapshot.round, perf_counter() - history.train_s
     listener(evaluator.progress(round_, snapshot, history, group.workers()))
     while round_ < recipe.num_rounds:
         epoch_end = recipe.plan.rounds_per_epoch * (len(history.epochs) + 1)
-        round_ = segments.advance(round_, epoch_end)
+        until, began = min(round_ + segment, epoch_end), perf_counter()
+        group.advance(until)
+        seconds = max(perf_counter() - began, 1e-6)
+        segment, round_ = max(1, round((until - round_) * _SEGMENT_S / seconds)), until
         history.train_s = perf_counter() - started
-        history.add_arithmetic(group.fingerprints())
+        history.fingerprints = list(dict.fromkeys([*history.fingerprints, *group.fingerprints()]))
         is_end = round_ == epoch_end
         if is_end:
             snapshot = group.snapshot()
@@ -64,22 +67,3 @@ def train(
             saver.save_last(group.snapshot(), history)
             raise Stopped(f"stopped after {round_:,} of {recipe.num_rounds:,} rounds, saved")
     return snapshot
-
-
-class _Segments:
-    """Segments of rounds that take about as long as a stop may wait.
-
-    Args:
-        group: the workers.
-    """
-
-    def __init__(self, group: WorkerGroup) -> None:
-        self._group, self._num_rounds = group, 1
-
-    def advance(self, round_: int, end: int) -> int:
-        """Apply the next segment, at most to `end`; return the next round to compute."""
-        until, began = min(round_ + self._num_rounds, end), perf_counter()
-        self._group.advance(until)
-        seconds = max(perf_counter() - began, 1e-6)
-        self._num_rounds = max(1, round((until - round_) * _SEGMENT_S / seconds))
-        return until

@@ -1,4 +1,4 @@
-"""Hyperparameters and plan that determine the result of a training run."""
+"""The recipe of a net: everything except the images that determines its parameters."""
 
 from dataclasses import dataclass
 
@@ -13,29 +13,29 @@ from nanograd.nn.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything beside the training images that determines the bits of a trained net."""
+    """Settings that, with the training images, determine the bits of a trained net."""
 
-    architecture: Architecture  # the net
-    preparation: Preparation  # how pixels become inputs
-    plan: BatchPlan  # which images each round uses
-    distortion: Distortion  # how strongly training images are distorted
-    cool_down: float  # share by which the distortion falls toward the last round
-    deskew_last: bool  # deskew images after distorting them, instead of once before
+    architecture: Architecture
+    preparation: Preparation
+    plan: BatchPlan  # images of each round
+    distortion: Distortion  # strength of the distortion of training images
+    cool_down: float  # share by which the distortion decreases until the last round
+    deskew_last: bool  # deskew images after distorting them, instead of once before training
     epochs: int  # passes over the training set
     optimizer: str  # sgd, momentum or adam
     momentum: float  # decay of the velocity
     schedule: str  # constant or cosine
-    learning_rate: float  # its peak
+    learning_rate: float  # peak of the schedule
     num_warm_up: int  # rounds of linear warm-up
-    ema: float  # decay of the exponential average of the weights; 0 for none
+    ema: float  # decay of the exponential average of the weights; 0 for no average
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of the whole run."""
+        """Number of rounds of the net."""
         return self.epochs * self.plan.rounds_per_epoch
 
     def distortion_in(self, round_: int) -> Distortion:
-        """Return the distortion of the images of a round."""
+        """Return the strength of the distortion in a round."""
         return self.distortion * schedules.cool_down(self.cool_down, self.num_rounds)(round_)
 
     def make_optimizer(self) -> Optimizer:
@@ -50,7 +50,7 @@ class Recipe:
 
 
 def num_epochs(epochs: int, min_rounds: int, rounds_per_epoch: int) -> int:
-    """Return the number of epochs that makes at least `min_rounds` rounds.
+    """Return `epochs`, or more if that is fewer than `min_rounds` rounds.
 
     >>> num_epochs(3, 22, rounds_per_epoch=7)
     4

@@ -1,89 +1,88 @@
-"""A training run: start or resume, train each net, test once, save the model.
+"""A training run: start or resume it, train each net, test the model, save it.
 
-A run trains one net, or an ensemble of nets one after the other, whose scores are averaged. Each
-net is trained as if it were alone.
+A run trains one net, or the nets of an ensemble one after the other. Each net gets the same bits as
+if it were trained alone.
 """
 
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event as StopSignal
-from typing import Any
 
 from nanograd.data.dataset import Dataset
 from nanograd.digits.variants import add_variants
 from nanograd.errors import ClusterError, Stopped
 from nanograd.models import model as model_io
-from nanograd.models.model import Model
+from nanograd.models.model import Model, Net
 from nanograd.runtime import events, storage
 from nanograd.runtime.events import Event, Listener, info, warning
+from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.training import loop
-from nanograd.training.calibration import with_reference
+from nanograd.training.calibration import fit_reference
 from nanograd.training.checkpoint import History
-from nanograd.training.evaluation import Evaluator, accuracy, as_model
+from nanograd.training.evaluation import Evaluator, accuracy, as_net
 from nanograd.training.local import StartGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run_directory import RunDirectory
-
-_RESUME = "the same settings with --output {}, without --overwrite, continue"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetPlan:
     """A net to train."""
 
-    recipe: Recipe  # the computation
-    variants: float  # images added from the table of variants, per training image
+    recipe: Recipe
+    variants: float  # synthetic digits in rare shapes, per training image
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """A run: its nets, its images and its directory."""
+    """Everything that a run needs."""
 
-    place: str  # the run directory, a folder or URI
+    folder: str  # the run directory, a folder or URI
     settings: bytes  # content of config.toml
-    identity: dict[str, Any]  # the settings and data that determine the bits of the result
-    about: dict[str, Any]  # facts for the model's manifest: data, preset, workers, shards, seed
-    nets: Sequence[NetPlan]  # one, or the members of an ensemble
-    training: Dataset  # images to train on
-    validation: Dataset  # images to evaluate each epoch on; may be empty
-    test: Dataset  # images to test the finished model on, once
-    overwrite: bool = False  # whether to replace an earlier run
-    strict: bool = False  # whether to refuse to go on with other arithmetic
+    identity: JsonObject  # settings and data that determine the bits of the run
+    about: JsonObject  # facts for the manifest of the model: data, preset, workers, shards, seed
+    nets: Sequence[NetPlan]  # one, or those of an ensemble
+    training: Dataset  # training images
+    validation: Dataset  # validation images, for each epoch; may be empty
+    test: Dataset  # test images, for the finished model
+    overwrite: bool = False  # replace an existing run
+    strict: bool = False  # stop if other libraries than before would change the bits
 
 
 def train_run(
     run: TrainingRun, start_group: StartGroup, listener: Listener, stop: StopSignal
-) -> dict[str, Any]:
-    """Train a model in a run directory, from the point that an earlier command reached.
+) -> JsonObject:
+    """Train a model in a run directory, or continue an unfinished run.
 
     Args:
-        run: the nets, images and directory.
+        run: the run.
         start_group: starts the workers; called only if rounds are left to compute.
         listener: receives progress, epochs, group events and messages.
-        stop: set to end early, resumable.
+        stop: when set, the run saves a checkpoint and stops.
 
     Returns:
-        The metrics of the result line.
+        The result line: facts of the manifest, checksum and folder of the model.
 
     Raises:
-        OutputExistsError: the directory holds another run or foreign files, or is a file.
-        Stopped: `stop` was set; the same command continues.
+        OutputExistsError: the directory contains another run or foreign files, or is a file.
+        Stopped: `stop` was set; the same command continues the run.
         DivergedError: a gradient, loss or parameter is not finite.
         StorageError: the directory cannot be written.
     """
-    storage.refuse_file(run.place)
-    with exclusive(run.place, listener) as lease:
-        directory = RunDirectory(run.place, run.identity, len(run.nets), lease.check)
+    storage.refuse_file(run.folder)
+    with exclusive(run.folder, listener) as lease:
+        directory = RunDirectory(run.folder, run.identity, len(run.nets), lease.check)
         directory.prepare(overwrite=run.overwrite)
         if directory.is_complete():
-            listener(info(f"{run.place} holds this run, complete; --overwrite trains it again"))
+            listener(info(f"the run in {run.folder} is complete; --overwrite trains it again"))
         else:
             try:
-                model = _train_ensemble(run, directory, start_group, listener, stop)
+                model = _train_nets(run, directory, start_group, listener, stop)
             except Stopped as error:
-                raise Stopped(f"{error}; {_RESUME.format(run.place)}") from error
+                hint = f"repeat the command with --output {run.folder}, without --overwrite"
+                raise Stopped(f"{error}; to continue, {hint}") from error
             lease.check()
             model_io.save(model, directory.model)
     model = model_io.load(directory.model)
@@ -92,16 +91,16 @@ def train_run(
     return {**facts, "params_sha256": model.params_sha256(), "model": directory.model}
 
 
-def _train_ensemble(
+def _train_nets(
     run: TrainingRun,
     directory: RunDirectory,
     start_group: StartGroup,
     listener: Listener,
     stop: StopSignal,
 ) -> Model:
-    """Train the nets that are not finished, and return all of them as one model."""
+    """Train the nets that are not finished; return all nets as a model."""
     histories: list[History] = []
-    models: list[Model] = []
+    nets: list[Net] = []
     for number, plan in enumerate(run.nets):
         if len(run.nets) > 1:
             listener(info(f"net {number + 1} of {len(run.nets)}"))
@@ -114,7 +113,7 @@ def _train_ensemble(
             training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
             with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
-                _compare_arithmetic(histories, group.fingerprints()[0], run.strict, listener)
+                _compare_fingerprints(histories, group.fingerprints()[0], run.strict, listener)
                 snapshot = loop.train(
                     plan.recipe,
                     group,
@@ -124,19 +123,19 @@ def _train_ensemble(
                     listener=relay,
                     stop=stop,
                 )
-        models.append(as_model(plan.recipe, snapshot))
-    return _combine(run, models, histories)
+        nets.append(as_net(plan.recipe, snapshot))
+    return _test(run, nets, histories)
 
 
-def _compare_arithmetic(
+def _compare_fingerprints(
     histories: Sequence[History], now: str, strict: bool, listener: Listener
 ) -> None:
-    """Warn, or refuse, if the rounds so far, or earlier nets, were computed by other arithmetic."""
-    before = [each.fingerprint for each in histories if each.fingerprint]
-    if before and before[-1] != now:
+    """Warn or refuse if other libraries computed the rounds so far, or those of earlier nets."""
+    before = [each.fingerprints for each in histories if each.fingerprints]
+    if before and before[-1] != [now]:
         text = (
-            f"this run was computed with {before[-1]} so far and continues with {now}: "
-            "its bits will be those of neither"
+            f"the rounds so far were computed with {' and '.join(before[-1])}, the others will be "
+            f"with {now}: the bits of the result will match neither"
         )
         if strict:
             raise ClusterError(f"{text}; --strict and --kernel portable refuse that")
@@ -150,7 +149,7 @@ def _net_listener(
     histories: Sequence[History],
     listener: Listener,
 ) -> Listener:
-    """Return a listener that records the events of one net and places them in the ensemble."""
+    """Return a listener that records events of a net, and passes them on as those of the run."""
     recipes, net = [each.recipe for each in nets], number + 1
     total = sum(recipe.num_rounds for recipe in recipes)
     rounds = sum(recipe.num_rounds for recipe in recipes[:number])
@@ -173,30 +172,31 @@ def _net_listener(
     return relay
 
 
-def _combine(run: TrainingRun, models: Sequence[Model], histories: Sequence[History]) -> Model:
-    """Return the nets as one model, tested, with the facts of its manifest."""
+def _test(run: TrainingRun, nets: Sequence[Net], histories: Sequence[History]) -> Model:
+    """Calibrate and test the nets; return them as a model with the facts of its manifest."""
     recipes = [net.recipe for net in run.nets]
-    model = Model(nets=tuple(net for each in models for net in each.nets), about={})
-    model = with_reference(model, run.training, recipes[0].plan.seed)
     train_s = sum(history.train_s for history in histories)
     num_images = sum(recipe.plan.num_images * recipe.epochs for recipe in recipes)
+
+    def accuracies(nets: Sequence[Net]) -> dict[str, float | None]:
+        validation = accuracy(nets, run.validation) if len(run.validation) else None
+        return {"val_accuracy": validation, "test_accuracy": accuracy(nets, run.test)}
+
     about = {
         **run.about,
         "epochs": recipes[0].epochs,
         "rounds": sum(recipe.num_rounds for recipe in recipes),
         "train_s": round(train_s, 3),
         "images_per_s": round(num_images / train_s),
-        **_accuracies(model, run),
+        **accuracies(nets),
     }
-    if len(models) > 1:
+    if len(nets) > 1:
         about["nets"] = [
-            {"params_sha256": each.params_sha256(), **_accuracies(each, run)} for each in models
+            {"params_sha256": storage.checksum(net.params.vector.tobytes()), **accuracies([net])}
+            for net in nets
         ]
-    return replace(model, about={**about, "identity": run.identity})
-
-
-def _accuracies(model: Model, run: TrainingRun) -> dict[str, Any]:
-    return {
-        "val_accuracy": accuracy(model, run.validation) if len(run.validation) else None,
-        "test_accuracy": accuracy(model, run.test),
-    }
+    return Model(
+        nets=tuple(nets),
+        about={**about, "identity": run.identity},
+        reference=fit_reference(nets, run.training, recipes[0].plan.seed),
+    )

@@ -1,20 +1,21 @@
-"""A run directory: its owner, its files, and the records written while nets are trained.
+"""A run directory: settings, metrics, events, checkpoints and model of a run.
 
     RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/  report.html
 
-Checkpoints and model carry the identity of the run, the settings and data that determine its bits.
-The same command again continues the run or finds it complete; another run is refused.
+Checkpoints and model contain the identity of the run: the settings and data that determine its
+bits. The same command continues the run, or finds it complete. A command with another identity is
+refused.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from time import gmtime, strftime
-from typing import Any
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import GroupEvent, Listener, info, warning
+from nanograd.runtime.json_files import JsonObject
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
 from nanograd.training.recipe import Recipe
@@ -24,69 +25,69 @@ _CONTENTS = (
     "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
     "checkpoints", "model",
 )  # fmt: skip
-_LATER = "this line will be written with the next one"
+_LATER = "this line is written with the next one"
 
 
 class RunDirectory:
     """The files of a run.
 
     Args:
-        place: folder or URI.
-        identity: the settings and data that determine the bits of the result.
-        num_nets: nets of the ensemble; records of several nets carry the number of theirs.
-        check: raises if the directory no longer belongs to this process.
+        folder: folder or URI.
+        identity: settings and data that determine the bits of the run.
+        num_nets: number of nets; records of an ensemble contain the number of the net.
+        check: raises an error if another process has taken over the run.
     """
 
     def __init__(
         self,
-        place: str,
-        identity: dict[str, Any],
+        folder: str,
+        identity: JsonObject,
         num_nets: int,
         check: Callable[[], None] | None = None,
     ) -> None:
-        self.place, self.identity, self._num_nets, self._check = place, identity, num_nets, check
+        self.folder, self.identity, self._num_nets, self._check = folder, identity, num_nets, check
         self.model = self._join("model")
-        # Lines of events.jsonl: those of earlier commands, unless it was not read yet, and ours.
-        self._earlier: list[dict[str, Any]] | None = None
-        self._events: list[dict[str, Any]] = []
+        # Lines of events.jsonl: from earlier commands, None before they are read; from this one.
+        self._earlier: list[JsonObject] | None = None
+        self._events: list[JsonObject] = []
 
     def prepare(self, *, overwrite: bool) -> None:
-        """Refuse a directory with foreign files; with `overwrite`, remove an earlier run.
+        """Refuse a directory with foreign files; with `overwrite`, remove an existing run.
 
         Raises:
-            OutputExistsError: it holds a file that no run writes.
-            StorageError: it cannot be emptied.
+            OutputExistsError: the directory contains a file that is not part of a run.
+            StorageError: a file cannot be removed.
         """
-        if foreign := sorted(set(storage.names(self.place)) - set(_CONTENTS)):
+        if foreign := sorted(set(storage.names(self.folder)) - set(_CONTENTS)):
             raise OutputExistsError(
-                f"{self.place} holds {foreign[0]!r}, which is not part of a run; "
+                f"{self.folder} contains {foreign[0]!r}, which is not part of a run; "
                 "choose another --output"
             )
         if overwrite:
-            # The model's manifest goes first: without it, the rest is an unfinished run.
+            # Remove the manifest of the model first. Without it, the rest is an unfinished run.
             storage.remove(storage.join(self.model, model_io.MANIFEST))
             for name in reversed(_CONTENTS):
                 storage.remove(self._join(name))
-        storage.remove_leftovers(self.place)
+        storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
-        """Return whether this run's model exists; refuse that of another run."""
+        """Return whether the model exists; raise OutputExistsError if it is of another run."""
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
         self.require_same(model_io.load(self.model).about["identity"])
         return True
 
-    def require_same(self, identity: dict[str, Any]) -> None:
-        """Raise OutputExistsError for the identity of another run."""
+    def require_same(self, identity: JsonObject) -> None:
+        """Raise OutputExistsError if an identity differs from that of this run."""
         for name, ours in self.identity.items():
             if identity.get(name) != ours:
                 raise OutputExistsError(
-                    f"{self.place} holds a run with {name} {identity.get(name)!r}, not {ours!r}; "
-                    "choose another --output or replace it with --overwrite"
+                    f"{self.folder} contains a run with {name} {identity.get(name)!r}, not "
+                    f"{ours!r}; choose another --output or replace the run with --overwrite"
                 )
 
     def resume(self, net: int, recipe: Recipe, listener: Listener) -> Checkpoint:
-        """Return the newest checkpoint of a net, or the state before its first round."""
+        """Return the newest checkpoint of a net, or the state before the first round."""
         found = checkpoint.newest(self._checkpoints(net), listener)
         if found is None:
             start = first_snapshot(recipe)
@@ -96,7 +97,7 @@ class RunDirectory:
         return found
 
     def saver(self, net: int, start: Checkpoint, listener: Listener) -> CheckpointSaver:
-        """Return the writer of the checkpoints of a net that continues from `start`."""
+        """Return a writer of checkpoints for a net that continues from `start`."""
         return CheckpointSaver(
             self._checkpoints(net),
             self.identity,
@@ -111,7 +112,7 @@ class RunDirectory:
         storage.commit(self._join("config.toml"), toml)
 
     def write_metrics(self, histories: Sequence[History], listener: Listener) -> None:
-        """Write metrics.jsonl, a line for each epoch of each net; a failure is a warning."""
+        """Write metrics.jsonl with a line for each epoch; if that fails, emit a warning."""
         rows = [
             self._of_net(net, asdict(epoch))
             for net, history in enumerate(histories)
@@ -120,26 +121,21 @@ class RunDirectory:
         self._write_lines("metrics.jsonl", rows, listener)
 
     def record(self, net: int, event: GroupEvent, listener: Listener) -> None:
-        """Append an event with its time (UTC) to events.jsonl; a failure is a warning."""
+        """Append an event with the time (UTC) to events.jsonl; if that fails, emit a warning."""
         time = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime())
         self._events.append({"time": time, **self._of_net(net, event.record())})
-        try:
-            rows = [*self._read_events(listener), *self._events]
-        except StorageError as error:
-            listener(warning(f"{error}; {_LATER}"))
-        else:
-            self._write_lines("events.jsonl", rows, listener)
-
-    def _read_events(self, listener: Listener) -> list[dict[str, Any]]:
         if self._earlier is None:
             try:
                 self._earlier = json_files.read_lines(self._join("events.jsonl"))
             except DataError as error:
                 self._earlier = []
                 listener(warning(f"{error}; its lines are replaced"))
-        return self._earlier
+            except StorageError as error:
+                listener(warning(f"{error}; {_LATER}"))
+                return
+        self._write_lines("events.jsonl", [*self._earlier, *self._events], listener)
 
-    def _write_lines(self, name: str, rows: list[dict[str, Any]], listener: Listener) -> None:
+    def _write_lines(self, name: str, rows: list[JsonObject], listener: Listener) -> None:
         try:
             if self._check is not None:
                 self._check()
@@ -147,7 +143,7 @@ class RunDirectory:
         except StorageError as error:
             listener(warning(f"{error}; {_LATER}"))
 
-    def _of_net(self, net: int, row: dict[str, Any]) -> dict[str, Any]:
+    def _of_net(self, net: int, row: JsonObject) -> JsonObject:
         return {"net": net + 1, **row} if self._num_nets > 1 else row
 
     def _checkpoints(self, net: int) -> str:
@@ -155,4 +151,4 @@ class RunDirectory:
         return storage.join(folder, str(net)) if self._num_nets > 1 else folder
 
     def _join(self, name: str) -> str:
-        return storage.join(self.place, name)
+        return storage.join(self.folder, name)

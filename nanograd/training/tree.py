@@ -1,9 +1,9 @@
-"""The fixed binary tree in which shard gradients are added.
+"""The fixed binary tree in which the gradients of shards are added.
 
-Floating-point addition is not associative: the order of a sum is part of its result. Here the shard
-ids alone determine it. A tree node is a range of shards [first, end); its sum is left + right, and
-the left child is the largest power of two that leaves something for the right. A worker that holds
-all shards of a tree node may send the node's sum instead of its leaves: the bits are the same.
+Floating-point addition is not associative, so the result of a sum depends on its order. Here only
+the numbers of the shards determine the order. A tree node is a range of shards [first, end). Its
+sum is left + right, where the size of the left child is the largest power of two that leaves a
+right child. A worker with all shards of a tree node may send one sum: the bits are the same.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def nodes(node: TreeNode) -> list[TreeNode]:
 
 
 def cover(node: TreeNode, shards: frozenset[int]) -> list[TreeNode]:
-    """Return the largest tree nodes at or below `node` that hold no other than the given shards.
+    """Return the largest tree nodes within `node` that contain only the given shards.
 
     >>> cover((0, 8), frozenset({0, 1, 2, 3, 6}))
     [(0, 4), (6, 7)]
@@ -56,12 +56,11 @@ def tree_sum(node: TreeNode, known: Callable[[TreeNode], T | None], add: Callabl
 
     Args:
         node: the tree node.
-        known: returns the sum of a tree node, or None to compute it from the children; never None
-            at a leaf.
-        add: adds a left and a right value.
+        known: returns a known sum, or None to compute it from the children.
+        add: adds a left and a right sum.
 
     Raises:
-        KeyError: a leaf is not known.
+        KeyError: `known` returns None for a leaf.
     """
     value = known(node)
     if value is not None:

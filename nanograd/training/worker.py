@@ -1,16 +1,15 @@
-"""A worker: shards in, sums of gradients out.
+"""A worker: computes sums of gradients for its shards.
 
-A plain class that Ray wraps from outside. It holds no state that matters: the round, the parameters
-and its shards determine what it computes, so another worker with the same shards sends the same
-bits.
+The round, the parameters and the shards determine what a worker computes, so another worker with
+the same shards sends the same bits. The worker is a plain class; `nanograd.distributed` wraps it in
+a Ray actor.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import distort
@@ -18,37 +17,38 @@ from nanograd.digits.preparation import deskew_images, scale
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Params, Signals
 from nanograd.nn.optimizers import Vector
+from nanograd.runtime.arrays import Bytes, Floats, Ints
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode, children, cover
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """A worker's message for a round: the sum over the images of one tree node."""
+    """A message of a worker: the sum over the images of one tree node in a round."""
 
-    round: int  # its round, counted over all epochs
-    node: TreeNode  # the range of shards it covers
+    round: int  # counted over all epochs
+    node: TreeNode  # range of shards
     gradient: Vector  # (P,) float32, summed over the images (not averaged)
     loss: float  # summed over the images
-    num_images: int  # number of images in the sums, so that the server can weight them
+    num_images: int  # number of images in the sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """The images of a round from the shards of a tree node, one shard after the other."""
+    """The inputs of a tree node in a round, one shard after the other."""
 
-    inputs: NDArray[np.float32]  # (B, 784) float32
-    labels: NDArray[np.uint8]  # (B,) uint8
-    parts: list[slice]  # the rows of each shard
+    inputs: Floats  # (B, 784) float32
+    labels: Bytes  # (B,) uint8
+    parts: list[slice]  # rows of each shard
 
 
 def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
-    """Add the contributions of two children to that of their parent.
+    """Add the contributions of two children of a tree node.
 
     Args:
-        left: of the first child.
-        right: of the second child.
-        out: (P,) float32, receives the gradient; None for a new vector.
+        left: contribution of the left child.
+        right: contribution of the right child.
+        out: (P,) float32, receives the gradient; None creates a vector.
     """
     return Contribution(
         round=left.round,
@@ -60,23 +60,23 @@ def add(left: Contribution, right: Contribution, out: Vector | None = None) -> C
 
 
 class Worker:
-    """A source of gradients for the shards it holds.
+    """Source of the contributions of some shards.
 
     Args:
-        recipe: the net, the preparation of pixels and the batch plan.
-        shards: the images of each shard, as uint8; pixels become float32 batch by batch.
+        recipe: recipe of the net.
+        shards: uint8 images of each shard.
     """
 
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
         self._plan = recipe.plan
-        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        self._orders: dict[int, tuple[int, Ints]] = {}
         self._scratch: dict[int, Vector] = {}
         self._ready: dict[tuple[int, TreeNode], _Batch] = {}
         self.hold(shards)
 
     def hold(self, shards: Mapping[int, Dataset]) -> None:
-        """Replace the shards it holds."""
+        """Replace the worker's shards."""
         self._ready, self._shards = {}, dict(shards)
         if not self._recipe.deskew_last:
             for shard, digits in shards.items():
@@ -84,20 +84,20 @@ class Worker:
                 self._shards[shard] = Dataset(images, digits.labels)
 
     def nodes(self) -> list[TreeNode]:
-        """Return the largest whole tree nodes over its shards."""
+        """Return the largest tree nodes that contain only the worker's shards."""
         return cover((0, self._plan.num_shards), frozenset(self._shards))
 
     def prepare(self, round_: int) -> None:
-        """Prepare a round's inputs before its parameters arrive: most of the work needs none.
+        """Prepare the inputs of a round, which do not depend on the parameters.
 
         Args:
-            round_: counted over all epochs; beyond the last one nothing happens.
+            round_: counted over all epochs; after the last round, nothing is prepared.
         """
         if round_ < self._recipe.num_rounds:
             self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes()}
 
     def contribute(self, round_: int, vector: Vector) -> list[Contribution]:
-        """Compute the contributions of all its tree nodes, each with its own gradient vector.
+        """Compute the contributions of all tree nodes, each with a new gradient vector.
 
         Args:
             round_: counted over all epochs.
@@ -106,11 +106,11 @@ class Worker:
         return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes()]
 
     def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
-        """Compute the contribution of one tree node: left sum + right sum, down to the shards.
+        """Compute the contribution of one tree node, in the order of the tree.
 
         Args:
             round_: counted over all epochs.
-            node: a tree node; the worker holds all its shards.
+            node: a tree node; all its shards must be the worker's.
             vector: (P,) float32 parameters, not changed.
             out: (P,) float32, receives the gradient.
         """
@@ -128,42 +128,40 @@ class Worker:
         )
 
     def _batch(self, round_: int, node: TreeNode) -> _Batch:
-        parts = _in_a_row(self._plan.micro_batch(round_, shard) for shard in range(*node))
+        """Collect, distort and scale the images of a tree node."""
+        recipe, shards = self._recipe, range(*node)
+        spans = [self._plan.micro_batch(round_, shard) for shard in shards]
+        ends = accumulate((span.stop - span.start for span in spans), initial=0)
+        parts = [slice(start, end) for start, end in pairwise(ends)]
         num_images, like = parts[-1].stop, self._shards[node[0]]
         images = np.empty((num_images, *like.images.shape[1:]), like.images.dtype)
         labels = np.empty(num_images, like.labels.dtype)
-        for shard, part in zip(range(*node), parts, strict=True):
-            order = self._order(round_ // self._plan.rounds_per_epoch, shard)
-            index, data = order[self._plan.micro_batch(round_, shard)], self._shards[shard]
+        for shard, span, part in zip(shards, spans, parts, strict=True):
+            index = self._order(round_ // self._plan.rounds_per_epoch, shard)[span]
+            data = self._shards[shard]
             np.take(data.images, index, axis=0, out=images[part], mode="clip")
             np.take(data.labels, index, out=labels[part], mode="clip")
-        inputs = scale(self._recipe.preparation, self._distorted(round_, node, parts, images))
-        return _Batch(inputs=inputs, labels=labels, parts=parts)
-
-    def _distorted(
-        self, round_: int, node: TreeNode, parts: Sequence[slice], images: NDArray[np.uint8]
-    ) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Distort each shard's images on their own: the result goes through matrix products."""
-        distortion = self._recipe.distortion_in(round_)
-        if not distortion and not self._recipe.deskew_last:
-            return images
-        size = self._recipe.preparation.size if self._recipe.deskew_last else None
-        distorted = np.empty(images.shape, np.float32)
-        for shard, part in zip(range(*node), parts, strict=True):
-            draws = self._plan.distortions(round_, shard)
-            distorted[part] = distort(images[part], distortion, draws, size)
-        return distorted
+        distorted: Bytes | Floats = images
+        distortion = recipe.distortion_in(round_)
+        if distortion or recipe.deskew_last:
+            size = recipe.preparation.size if recipe.deskew_last else None
+            distorted = np.empty(images.shape, np.float32)
+            # Shard by shard: the bits of a matrix product depend on the number of its rows.
+            for shard, part in zip(shards, parts, strict=True):
+                draws = self._plan.distortions(round_, shard)
+                distorted[part] = distort(images[part], distortion, draws, size)
+        return _Batch(inputs=scale(recipe.preparation, distorted), labels=labels, parts=parts)
 
     def _sum(
         self, signals: Signals, parts: Mapping[int, slice], node: TreeNode, out: Vector
     ) -> float:
-        """Sum the node's gradient into `out` and return its loss."""
+        """Write the gradient of a tree node to `out`; return its loss."""
         if node[1] - node[0] == 1:
             part = parts[node[0]]
             mlp.sum_gradients(signals, part, Params(out, self._recipe.architecture))
             return float(signals.losses[part].sum(dtype=np.float64))
         left, right = children(node)
-        # One buffer for each size: the one in use further up the tree has another size.
+        # One buffer per size is enough: buffers in use at ancestors have other sizes.
         size = node[1] - node[0]
         if size not in self._scratch:
             self._scratch[size] = np.empty_like(out)
@@ -172,15 +170,9 @@ class Worker:
         out += buffer
         return loss
 
-    def _order(self, epoch: int, shard: int) -> NDArray[np.int64]:
-        # A cache, not state: it saves sorting the same draws for every round of an epoch.
+    def _order(self, epoch: int, shard: int) -> Ints:
+        # The cache avoids sorting the same random numbers in every round of an epoch.
         known = self._orders.get(shard)
         if known is None or known[0] != epoch:
             known = self._orders[shard] = (epoch, self._plan.order(epoch, shard))
         return known[1]
-
-
-def _in_a_row(spans: Iterable[slice]) -> list[slice]:
-    """Return slices of the same lengths, one after the other from 0."""
-    ends = list(accumulate((span.stop - span.start for span in spans), initial=0))
-    return [slice(start, end) for start, end in pairwise(ends)]

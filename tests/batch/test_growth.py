@@ -17,11 +17,10 @@ from nanograd.batch.part import DonePart, Part, Receipt, run_local
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.models import model as model_io
-from nanograd.models.model import Model
 from nanograd.tables.rows import ReadOptions
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
-from tests.helpers.models import some_net
+from tests.helpers.models import some_model
 
 
 def test_new_file_is_the_only_one_read(
@@ -118,7 +117,7 @@ def test_other_model_is_refused_whatever_the_input(
     run()
     add(1)
     before = untimed_contents(out)
-    model_io.save(Model(nets=(some_net(seed=4, loss="mse"),), about={}), model)
+    model_io.save(some_model(loss="mse"), model)
 
     with pytest.raises(OutputExistsError, match=r"another job \(other model_sha256\)"):
         run(sync=True)

@@ -17,12 +17,9 @@ from nanograd.batch.account import PartReview, Selection, doubt_of
 from nanograd.config.command_configs import InspectConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
-from nanograd.models import model as model_io
-from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.tables.writers import PREDICTIONS
 from tests.helpers.growth import Run
-from tests.helpers.models import some_net
 
 Row = dict[str, Any]
 
@@ -183,21 +180,6 @@ def test_number_of_rows_is_bounded() -> None:
 def test_two_ways_to_choose_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         PredictConfig(model="m", output="o", review_share=0.1, review_below=0.5)
-
-
-def test_model_without_statistics_gives_nulls_and_one_warning(
-    run: Run, add: Callable[..., Path], out: Path, model: str, messages: list[str]
-) -> None:
-    model_io.save(Model(nets=(some_net(seed=3),), about={}), model)
-    add(0)
-
-    run(review_share=1.0)
-
-    rows = pq.read_table(out / "predictions").to_pylist()
-    assert {row["unfamiliarity"] for row in rows} == {None}
-    assert [text for text in messages if "an earlier version trained" in text] == messages[:1]
-    certain = sorted(row["confidence"] for row in rows)
-    assert [row["confidence"] for row in listed(out)] == certain
 
 
 def test_inspect_draws_the_first_rows_of_the_list(

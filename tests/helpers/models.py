@@ -37,7 +37,7 @@ def some_model(hidden: int = 7, loss: str = "cross_entropy") -> Model:
 def some_ensemble() -> Model:
     """Three nets, no two of the same size and preparation."""
     nets = (some_net(), some_net(9, seed=6), some_net(7, seed=7, name="deskewed", width=4.0))
-    return Model(nets=nets, about=dict(ABOUT))
+    return Model(nets=nets, about=dict(ABOUT), reference=some_reference())
 
 
 def some_images(num_images: int) -> NDArray[np.uint8]:

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nanograd.models.model import Model
+from nanograd.models.model import Model, mean_scores
 from nanograd.nn.mlp import Params
 from nanograd.runtime import process
-from tests.helpers.models import some_ensemble, some_images, some_model
+from tests.helpers.models import some_ensemble, some_images, some_model, some_reference
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
@@ -32,11 +32,11 @@ def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
 
 
 def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
-    ensemble, images = some_ensemble(), some_images(7)
+    nets, images = some_ensemble().nets, some_images(7)
 
     with process.one_thread():
-        scores = ensemble.scores(images)
-        alone = [Model(nets=(net,), about={}).scores(images) for net in ensemble.nets]
+        scores = mean_scores(nets, images)
+        alone = [mean_scores([net], images) for net in nets]
 
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, sum(alone) / np.float32(3), rtol=1e-6)
@@ -49,7 +49,7 @@ def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets() -> None:
     changed = replace(first, params=Params(vector, first.architecture))
 
     models = [
-        Model(nets=tuple(nets), about={})
+        Model(nets=tuple(nets), about={}, reference=some_reference())
         for nets in ([first, *rest], [changed, *rest], [first], [*rest, first])
     ]
 

@@ -124,13 +124,13 @@ def test_model_card_may_be_edited_or_removed(folder: Path) -> None:
     assert edited.sha256() == bare.sha256() == some_model().sha256()
 
 
-def test_manifest_that_lists_the_card_is_accepted(folder: Path) -> None:
-    place = str(folder / "manifest.json")
-    manifest = json_files.read_manifest(place)
-    files = {**manifest["files"], "README.md": "0" * 64}
-    json_files.commit_manifest(place, {**manifest, "files": files})
+def test_model_without_a_reference_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    del config["reference"]
+    forge(folder, "config.json", json.dumps(config).encode())
 
-    assert load(str(folder)).sha256() == some_model().sha256()
+    with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
 
 
 def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:

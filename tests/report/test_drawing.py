@@ -183,7 +183,7 @@ def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Pat
 def test_page_has_the_nets_that_fit_and_reports_the_others(
     hidden: list[int], num_packed: int
 ) -> None:
-    model = Model(nets=tuple(map(some_net, hidden)), about={})
+    model = Model(nets=tuple(map(some_net, hidden)), about={}, reference=some_reference())
 
     packed = pack_model(model)
 
@@ -197,7 +197,7 @@ def test_page_has_the_nets_that_fit_and_reports_the_others(
 @pytest.mark.parametrize("scale", [0, 1e-6, 1, 1e6])
 def test_weights_of_any_scale_are_stored_within_half_a_step(scale: float) -> None:
     net = some_net(3, scale=scale)
-    packed = pack_model(Model(nets=(net,), about={}))
+    packed = pack_model(Model(nets=(net,), about={}, reference=some_reference()))
 
     [weights] = run_in_node(
         "layer.weights.map((number, place) => number * layer.steps[Math.floor(place / 784)])",

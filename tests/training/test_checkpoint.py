@@ -127,7 +127,7 @@ def test_damage_at_every_byte_is_detected_and_the_checkpoint_before_is_used(
         [event] = events
         assert str(file) in str(event)
         assert "damaged" in str(event)
-        assert "before it is used" in str(event)
+        assert "using the previous checkpoint" in str(event)
 
 
 def test_all_damaged_checkpoints_are_named_and_none_is_used(two: tuple[Path, Path]) -> None:
@@ -269,7 +269,7 @@ def test_slow_saves_are_further_apart_and_a_warning_says_so_once(
 
     assert due == [False, True, False, True]
     [event] = events
-    assert f"3.0 s to write to {tmp_path}: the next ones are 30 s apart" in str(event)
+    assert f"3.0 s to write to {tmp_path}; the next ones are 30 s apart" in str(event)
 
 
 @pytest.mark.parametrize("round_", [0, 7])
@@ -282,8 +282,8 @@ def test_last_round_that_cannot_be_saved_is_never_called_saved(
     events, some = Events(), some_checkpoint(8)
     writer = CheckpointSaver(str(tmp_path / "checkpoints"), IDENTITY, events.append, round_=round_)
 
-    newest_one = f"of round {round_ - 1}" if round_ else "none"
-    message = f"^cannot write .*; the newest checkpoint is {newest_one}; repair the storage"
+    exists = f"the newest checkpoint is of round {round_ - 1}" if round_ else "no checkpoint exists"
+    message = f"^cannot write .*; {exists}; repair the storage"
     with pytest.raises(StorageError, match=message):
         writer.save_last(some.snapshot, some.history)
 

@@ -66,7 +66,7 @@ def test_result_describes_the_whole_ensemble(few_digits: Mnist, undisturbed: Fig
     model = model_io.load(undisturbed["model"])
 
     assert undisturbed["params_sha256"] == model.params_sha256()
-    assert undisturbed["test_accuracy"] == accuracy(model, few_digits.test)
+    assert undisturbed["test_accuracy"] == accuracy(model.nets, few_digits.test)
     # 631 images in batches of 64, and drawings, more of them in the first net
     assert undisturbed["rounds"] == 2 * (11 + 11 + 11)
     rows = (Path(undisturbed["model"]).parent / "metrics.jsonl").read_text().splitlines()
@@ -78,7 +78,7 @@ def test_result_describes_the_whole_ensemble(few_digits: Mnist, undisturbed: Fig
 def test_stopped_and_resumed_ensemble_ends_as_the_undisturbed_one(
     few_digits: Mnist, tmp_path: Path, undisturbed: Figures, count: int
 ) -> None:
-    with pytest.raises(Stopped, match=f"the same settings with --output {tmp_path / 'run'}, "):
+    with pytest.raises(Stopped, match=f"repeat the command with --output {tmp_path / 'run'}, "):
         train(few_digits, tmp_path / "run", runs.StopAt(count), **ENSEMBLE)
 
     figures = train(few_digits, tmp_path / "run", **ENSEMBLE)

@@ -9,8 +9,8 @@ from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
-from nanograd.models.model import Model
-from nanograd.training.evaluation import accuracy, as_model
+from nanograd.models.model import Net
+from nanograd.training.evaluation import accuracy, as_net
 from tests.helpers import runs
 
 SETTINGS = {
@@ -40,23 +40,23 @@ NETS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(images: Dataset, **settings: object) -> Model:
+def trained(images: Dataset, **settings: object) -> Net:
     recipe = make_recipe(TrainConfig.resolve(SETTINGS, settings), len(images))
-    return as_model(recipe, runs.train_locally(recipe, images))
+    return as_net(recipe, runs.train_locally(recipe, images))
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())
 def test_two_epochs_of_the_sample_teach_85_per_cent(sample: Mnist, net: dict[str, Any]) -> None:
-    model = trained(sample.train, **net)
+    net = trained(sample.train, **net)
 
-    assert accuracy(model, sample.test) >= 0.85
+    assert accuracy([net], sample.test) >= 0.85
 
 
 def test_random_labels_teach_nothing_about_unseen_images(sample: Mnist) -> None:
     seen = sample.train.take(slice(0, 1931))
     noise = Dataset(seen.images, np.random.default_rng(7).permutation(seen.labels))
 
-    model = trained(noise, epochs=20)
+    net = trained(noise, epochs=20)
 
-    assert accuracy(model, noise) > 0.3
-    assert accuracy(model, sample.test) == pytest.approx(0.1, abs=0.05)
+    assert accuracy([net], noise) > 0.3
+    assert accuracy([net], sample.test) == pytest.approx(0.1, abs=0.05)

@@ -19,7 +19,7 @@ from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, WorkerState, ignore
 from nanograd.training import local, loop
 from nanograd.training.checkpoint import CheckpointSaver, History
-from nanograd.training.evaluation import Evaluator, accuracy, as_model
+from nanograd.training.evaluation import Evaluator, accuracy, as_net
 from nanograd.training.local import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
@@ -63,7 +63,7 @@ class SlowSaver(MemorySaver):
     def save(self, snapshot: Snapshot, history: History) -> None:
         super().save(snapshot, history)
         self._tried_s = history.train_s
-        self._pace(30.0)
+        self._interval_s = 300.0
 
 
 class FakeGroup:
@@ -273,21 +273,21 @@ def test_no_segment_goes_beyond_its_epoch(digits: Dataset) -> None:
 def test_accuracy_of_no_images_is_nan(digits: Dataset) -> None:
     recipe = recipe_for(digits)
 
-    model = as_model(recipe, first_snapshot(recipe))
+    net = as_net(recipe, first_snapshot(recipe))
 
-    assert math.isnan(accuracy(model, nothing()))
+    assert math.isnan(accuracy([net], nothing()))
 
 
 def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
     averaged, _ = run(recipe_for(digits), digits, MemorySaver())
     plain, _ = run(recipe_for(digits, ema=0.0), digits, MemorySaver())
 
-    model = as_model(recipe_for(digits), averaged)
-    last = as_model(recipe_for(digits, ema=0.0), plain)
+    net = as_net(recipe_for(digits), averaged)
+    last = as_net(recipe_for(digits, ema=0.0), plain)
 
     np.testing.assert_array_equal(averaged.vector, plain.vector)
-    np.testing.assert_array_equal(last.nets[0].params.vector, plain.vector)
-    assert not np.array_equal(model.nets[0].params.vector, plain.vector)
+    np.testing.assert_array_equal(last.params.vector, plain.vector)
+    assert not np.array_equal(net.params.vector, plain.vector)
 
 
 def test_local_group_has_the_bits_of_one_blas_thread(digits: Dataset) -> None:
@@ -315,5 +315,5 @@ def test_refusal_of_a_finite_gradient_is_not_called_divergence(
     monkeypatch.setattr(local, "Worker", WrongCount)
     group = LocalGroup(recipe, digits, first_snapshot(recipe))
 
-    with pytest.raises(InternalError, match="images where the plan has"):
+    with pytest.raises(InternalError, match="22 images instead of 21"):
         group.advance(1)

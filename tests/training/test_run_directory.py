@@ -47,7 +47,7 @@ def test_another_recipe_is_refused_and_changes_nothing(
     before, name = contents(tmp_path), next(iter(other))
     events: list[Event] = []
 
-    with pytest.raises(OutputExistsError, match=rf"holds a run with {name} .*, not .*; choose"):
+    with pytest.raises(OutputExistsError, match=rf"contains a run with {name} .*, not .*; choose"):
         train(
             few_digits,
             tmp_path / "run",
@@ -63,7 +63,7 @@ def test_another_recipe_is_refused_and_changes_nothing(
 def test_other_data_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
     stopped(few_digits, tmp_path / "run")
 
-    with pytest.raises(OutputExistsError, match="holds a run with data_sha256"):
+    with pytest.raises(OutputExistsError, match="contains a run with data_sha256"):
         train(replace(few_digits, sha256="other"), tmp_path / "run", start_group=refuse_to_compute)
 
 
@@ -76,7 +76,7 @@ def test_unknown_file_in_the_directory_is_left_alone(
     (tmp_path / "run" / name).write_text("mine")
     before = contents(tmp_path)
 
-    with pytest.raises(OutputExistsError, match=f"holds '{name}', which is not part of a run"):
+    with pytest.raises(OutputExistsError, match=f"contains '{name}', which is not part of a run"):
         train(few_digits, tmp_path / "run", overwrite=overwrite)
 
     assert contents(tmp_path) == before
@@ -132,7 +132,7 @@ def record(directory: RunDirectory, round_: int) -> list[Event]:
 
 
 def recorded(directory: RunDirectory) -> list[int]:
-    return [row["round"] for row in json_files.read_lines(f"{directory.place}/events.jsonl")]
+    return [row["round"] for row in json_files.read_lines(f"{directory.folder}/events.jsonl")]
 
 
 @pytest.mark.parametrize("call", ["read", "commit"])
