@@ -33,9 +33,11 @@ def confusion_chart(counts: Integers) -> Chart:
     for (true, digit), count in np.ndenumerate(counts):
         left, top = charts.LEFT + wide * digit, charts.TOP + tall * true
         style = "none" if not count else "hit" if true == digit else "miss"
-        shade = round(8 + 32 * count / most[true, digit]) if count else 0
+        opacity = 0.08 + 0.32 * count / most[true, digit] if count else 1
         corners, tooltip = [(left + 1, top + 1), (left + wide, top + tall)], f"{count:,}"
-        shapes.append(Shape("bar", style, corners, f"{true} as {digit}: {tooltip}", percent=shade))
+        shapes.append(
+            Shape("bar", style, corners, f"{true} as {digit}: {tooltip}", opacity=opacity)
+        )
         if count:
             text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
             shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))

@@ -12,6 +12,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 WIDTH, HEIGHT = 480, 296
 LEFT, RIGHT, TOP, BOTTOM = 74, 468, 30, 252
 
+_MAX_DOTS = 150  # more dots would hide their line
+
 # In a PNG file: pixels per pixel of the chart, and pixels above it for its title and legend. Charts
 # are painted `_FINER` times as large and reduced, which smooths the edges.
 _SCALE, _FINER, _HEAD = 2, 4, 52
@@ -106,7 +108,7 @@ class Shape(NamedTuple):
     points: Sequence[tuple[float, float]]
     text: str = ""  # a text, or the tooltip of a dot or bar
     anchor: str = "middle"  # of a text: start, middle or end
-    percent: int = 100  # how much of its colour a bar has, on a pale ground
+    opacity: float = 1  # of a bar
 
 
 class Table(NamedTuple):
@@ -162,13 +164,14 @@ def plot(
     for name, points, style, width, labels in series:
         if not width:
             shapes.append(Shape("line", style, [at(*point) for point in points]))
+        has_dots = style != "guide" and len(points) <= _MAX_DOTS
         for number, (value, height) in enumerate(points):
             place = labels[number] if labels else x.format(value)
             tooltip = f"{name}, {x.name} {place}: {y.format(height)}"
             if width:
                 corners = [at(value, height), at(value + width, y.low)]
                 shapes.append(Shape("bar", style, corners, tooltip))
-            elif style != "guide":
+            elif has_dots:
                 shapes.append(Shape("dot", style, [at(value, height)], tooltip))
     for mark in marks:
         left, _ = at(mark.x, y.low)
@@ -194,14 +197,13 @@ def draw_png(charts: Sequence[Chart]) -> bytes:
 def _paint(chart: Chart) -> Image.Image:
     scale = _SCALE * _FINER
     image = Image.new("RGB", (scale * WIDTH, scale * (_HEAD + HEIGHT)), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14 * scale)
+    draw, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default(14 * scale)
     head = [Shape("text", "title", [(4, 18 - _HEAD)], chart.title, "start")]
     left = 4.0
     for style, name in chart.legend:
         head.append(Shape("bar", style, [(left, 28 - _HEAD), (left + 12, 40 - _HEAD)]))
         head.append(label(left + 18, 39 - _HEAD, name, "start"))
         left += 34 + font.getlength(name) / scale
-    pale = np.array(ImageColor.getrgb(COLOURS["none"]))
     for shape in [*head, *chart.shapes]:
         points = [(scale * x, scale * (_HEAD + y)) for x, y in shape.points]
         colour = ImageColor.getrgb(COLOURS[shape.style])
@@ -210,8 +212,7 @@ def _paint(chart: Chart) -> Image.Image:
         elif shape.kind == "dot":
             draw.circle(points[0], 4 * scale, colour)
         elif shape.kind == "bar":
-            shade = np.rint(pale + (np.array(colour) - pale) * shape.percent / 100)
-            draw.rectangle([*points[0], *points[1]], tuple(shade.astype(int).tolist()))
+            draw.rectangle([*points[0], *points[1]], (*colour[:3], round(255 * shape.opacity)))
         elif shape.style in _DASHED:
             for dash in np.linspace(points[0], points[-1], 48).reshape(24, 4).tolist():
                 draw.line(dash, colour, round(1.5 * scale))

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from nanograd.digits import preparation
 from nanograd.models.model import Model, Net
+from nanograd.runtime.arrays import Floats
 
-# All nets of a page, as JSON in ASCII; with the rest of a report this is below 3 MB. Nets of 1,200
-# hidden units in total fit.
-_MAX_NETS_BYTES = 2_590_000
+# All nets of a page, as JSON in ASCII: 1,200 hidden units in total. With the rest of a report this
+# is below 3 MB.
+_MAX_NETS_BYTES = 2_560_000
 
 
 def pack_model(model: Model) -> dict[str, Any]:
@@ -37,15 +38,10 @@ def pack_model(model: Model) -> dict[str, Any]:
 
 
 def pack_net(net: Net) -> dict[str, Any]:
-    """Return a net as a JSON object, its first layer as 16-bit numbers with one step per unit.
-
-    step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)
-    """
-    params = net.params
+    """Return a net as a JSON object."""
     factor, offset = preparation.affine(net.preparation)
-    steps = np.maximum(np.abs(params.w1).max(axis=0) / 32767, np.finfo(np.float32).tiny)
+    params = net.params
     return {
-        "hidden": net.architecture.hidden,
         "activation": net.architecture.activation,
         "loss": net.architecture.loss,
         "deskewed": net.preparation.name == "deskewed",
@@ -53,11 +49,27 @@ def pack_net(net: Net) -> dict[str, Any]:
         "height": net.preparation.height,
         "factor": factor,
         "offset": offset,
-        "first": _to_base64(np.rint(params.w1 / steps).astype(np.int16).T),
-        "rest": _to_base64(steps, params.b1, params.w2.T, params.b2),
+        "layers": [pack_layer(params.w1, params.b1), pack_layer(params.w2, params.b2)],
     }
 
 
-def _to_base64(*arrays: NDArray[Any]) -> str:
-    little = (each.astype(each.dtype.newbyteorder("<")) for each in arrays)
-    return b64encode(b"".join(each.tobytes() for each in little)).decode()
+def pack_layer(weights: Floats, biases: Floats) -> dict[str, str]:
+    """Return a layer in base64, its weights as 16-bit numbers with one step per unit.
+
+    step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)
+
+    Args:
+        weights: (inputs, units) float32.
+        biases: (units,) float32.
+    """
+    steps = np.maximum(np.abs(weights).max(axis=0) / 32767, np.finfo(np.float32).tiny)
+    numbers = np.rint(weights / steps).astype(np.int16).T
+    return {
+        "numbers": _to_base64(numbers),
+        "steps": _to_base64(steps),
+        "biases": _to_base64(biases),
+    }
+
+
+def _to_base64(array: NDArray[Any]) -> str:
+    return b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()

@@ -68,7 +68,7 @@ def find_pictures(
     found: dict[str, bytes | None] = {}
     total = 0
     for table in tables:
-        rows, num_rows = read_rows(storage.absolute(table), max(limit - len(found), 0))
+        rows, num_rows = _read_rows(storage.absolute(table), max(limit - len(found), 0))
         found, total = {**found, **rows}, total + num_rows
     if others or not tables:
         hint = "check the path, or name a .parquet file whose rows hold pictures"
@@ -78,19 +78,8 @@ def find_pictures(
     return found, total
 
 
-def read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
-    """Read the pictures of a Parquet file such as `review.parquet`.
-
-    Args:
-        file: path or URI.
-        limit: rows to read.
-
-    Returns:
-        The picture of each row by a name, that of its source if it has one; the number of rows.
-
-    Raises:
-        DataError: not a Parquet file, or no column of picture files.
-    """
+def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
+    """Read the pictures of the first rows of a Parquet file, by name; return also its rows."""
     try:
         with storage.open_file(file) as stream:
             parquet = pq.ParquetFile(stream)

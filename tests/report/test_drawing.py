@@ -200,10 +200,9 @@ def test_weights_of_any_scale_are_stored_within_half_a_step(scale: float) -> Non
     packed = pack_model(Model(nets=(net,), about={}, reference=some_reference()))
 
     [weights] = run_in_node(
-        "layer.weights.map((number, place) => number * layer.steps[Math.floor(place / 784)])",
+        "[...layer.numbers].map((number, place) => number * layer.steps[Math.floor(place / 784)])",
         [0],
-        f"const layer = unpack({json.dumps(packed)}).nets[0].layers[0];"
-        "layer.weights = new Float64Array(layer.weights);",
+        f"const [layer] = unpack({json.dumps(packed)}).nets[0].layers;",
     )
 
     half_a_step = np.abs(net.params.w1).max() / 32767 * 0.501

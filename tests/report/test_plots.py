@@ -117,8 +117,8 @@ def test_every_shape_is_painted_in_its_colour() -> None:
 def test_confusion_matrix_of_any_counts_is_drawn(counts: NDArray[np.float64]) -> None:
     chart = confusion_chart(counts.astype(np.int64))
 
-    shades = {shape.percent for shape in chart.shapes if shape.kind == "bar"}
-    assert shades <= {0, 40}
+    opacities = {round(shape.opacity, 2) for shape in chart.shapes if shape.kind == "bar"}
+    assert opacities <= {1, 0.4}
     assert draw_png([chart, chart])
 
 

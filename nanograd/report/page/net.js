@@ -1,12 +1,14 @@
-// The net: 28 x 28 bytes to ten scores, as nanograd/digits/preparation.py, nanograd/digits/deskew.py
+// The net: 28 x 28 bytes to ten probabilities, as nanograd/digits/preparation.py, nanograd/digits/deskew.py
 // and nanograd/nn/mlp.py compute them.
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
+const toFloats = (text) => new Float32Array(fromBase64(text).buffer);
+
 // See nanograd/report/drawing.py.
 function unpack({ nets, reference }) {
   return {
-    nets: nets.map(unpackNet),
+    nets: nets.map(({ layers, ...net }) => ({ ...net, layers: layers.map(unpackLayer) })),
     reference: reference && {
       ...reference,
       means: fromBase64(reference.means),
@@ -15,29 +17,19 @@ function unpack({ nets, reference }) {
   };
 }
 
-function unpackNet({ first, rest, ...net }) {
-  const numbers = new Float32Array(fromBase64(rest).buffer);
-  const [biases, weights, last] = [1, 2, 12].map((times) => times * net.hidden);
-  const layers = [
-    {
-      weights: new Int16Array(fromBase64(first).buffer),
-      steps: numbers.subarray(0, biases),
-      biases: numbers.subarray(biases, weights),
-    },
-    {
-      weights: numbers.subarray(weights, last),
-      steps: new Float32Array(10).fill(1),
-      biases: numbers.subarray(last),
-    },
-  ];
-  return { ...net, layers };
+function unpackLayer({ numbers, steps, biases }) {
+  return {
+    numbers: new Int16Array(fromBase64(numbers).buffer),
+    steps: toFloats(steps),
+    biases: toFloats(biases),
+  };
 }
 
-function applyLayer({ weights, steps, biases }, values) {
+function applyLayer({ numbers, steps, biases }, values) {
   return Array.from(biases, (bias, output) => {
     const start = output * values.length;
     let total = 0;
-    for (let place = 0; place < values.length; place++) total += values[place] * weights[start + place];
+    for (let place = 0; place < values.length; place++) total += values[place] * numbers[start + place];
     return steps[output] * total + bias;
   });
 }
