@@ -1,13 +1,15 @@
 """Leases: one writer at a place, on a local disk, in a shared folder or in an object store.
 
-Each writer commits a claim, a file of its own, and then lists the claims at the place. It holds
-the place only if it sees no other. Of two writers at least one sees the other, since a file system
-and an object store list what was written before, so no lock, link or conditional write is needed,
-which NFS and some stores lack. A writer that sees another withdraws and tries again.
+Each writer commits a claim, a file with a name of its own, and then lists the claims at the place.
+It holds the place only if the list shows its own claim and no other. Of two writers the one that
+lists later sees the other's claim, if a list that shows a file is followed by no list without it.
+No lock, link or conditional write is needed, which NFS and some stores lack.
 
-The holder renews its claim, in which a number grows. A claim is stale at once if its process is
-known to have ended, and otherwise if it does not change for the lease's time: no two clocks are
-compared.
+A process renews its claim, in which a number grows. A claim is stale at once if its process is
+known to have ended, and otherwise if it does not change for the lease's time while another claims
+the place: no two clocks are compared. A process that finds that it renewed its claim too late
+claims the place again, by another name. So what removes a stale claim, however late, never removes
+a valid one.
 
 References:
     Lamport (1974), "A new solution of Dijkstra's concurrent programming problem" (announce, then
@@ -20,9 +22,10 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from random import SystemRandom
 from threading import Event as StopSignal
-from threading import Thread
+from threading import Lock, Thread
 from time import clock_gettime, monotonic, sleep
 from typing import NamedTuple
 
@@ -33,6 +36,9 @@ from nanograd.runtime.events import Listener, ignore, info, warning
 LEASE_S = 20.0
 _RENEWALS = 4  # in that time
 _POLL_S = 0.2
+# A claim that was not renewed for this share of the lease's time is not renewed any more: no clock
+# may pass the time of another process by.
+_LATE = 0.75
 # Goes on while the machine is suspended, where the system has it: others do not wait for that.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -41,7 +47,18 @@ class Claim(NamedTuple):
     """The content of a claim."""
 
     holder: str  # host and process, for people
-    renewals: int  # 0 until its process holds the place; -1 if the claim cannot be parsed
+    renewals: int  # grows while its process runs
+    holds: bool  # whether its process holds the place, rather than wants to
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What this process has seen of the claim of another."""
+
+    claim: Claim
+    since_s: float  # when it was first read with this content
+    alive: bool | None  # whether its process lives; None if that is not known yet
+    is_still: bool  # whether it did not change for the lease's time
 
 
 class Lease:
@@ -54,8 +71,8 @@ class Lease:
 
     def __init__(self, place: str, lease_s: float) -> None:
         self._place, self._lease_s = place, lease_s
-        self._name = f".{machine.owner()}.{os.urandom(8).hex()}{storage.LEASE}"
-        self._renewals, self._renewed, self._is_lost = 0, clock_gettime(_CLOCK), False
+        self._name, self._renewals, self._renewed_s = _new_name(), 0, 0.0
+        self._is_late, self._is_held, self._lock = False, False, Lock()
         self._ended, self._keeper = StopSignal(), Thread(target=self._keep, daemon=True)
 
     def acquire(self, listener: Listener, wait: Callable[[], None] | None) -> None:
@@ -63,21 +80,9 @@ class Lease:
 
         Raises:
             OutputExistsError: another process holds it, and `wait` is None.
+            StorageError: claims cannot be written or are not listed.
         """
-        waits, began = False, monotonic()
-        while True:
-            holder = self._find_holder(listener, is_late=monotonic() - began > self._lease_s)
-            if holder is None and self._claim():
-                break
-            if holder is not None and wait is None:
-                raise OutputExistsError(
-                    f"{self._place} is being written by another process ({holder}); wait for it "
-                    "or choose another --output"
-                )
-            if holder is not None and wait is not None and not waits:
-                wait()
-                waits = True
-            sleep(SystemRandom().uniform(0, _POLL_S))  # no event tells that a file is gone
+        self._take(listener, wait)
         self._keeper.start()
 
     def check(self) -> None:
@@ -88,14 +93,16 @@ class Lease:
                 claim was removed.
             StorageError: this cannot be found out.
         """
-        if clock_gettime(_CLOCK) - self._renewed > self._lease_s:
-            self._renew()
-        if self._is_lost:
-            raise OutputExistsError(
-                f"{self._place} is no longer held by this process: the lease was removed, or "
-                f"another process took it over because it was not renewed for {self._lease_s:.0f} "
-                "s; nothing more is written"
-            )
+        with self._lock:
+            # The other half of the time is left for the commit.
+            if clock_gettime(_CLOCK) - self._renewed_s > self._lease_s / 2:
+                self._renew()
+            if not self._is_held:
+                raise OutputExistsError(
+                    f"{self._place} is no longer held by this process: the lease was removed, or "
+                    "another process took it over because it was not renewed for "
+                    f"{self._lease_s:.0f} s; nothing more is written"
+                )
 
     def release(self) -> None:
         """Remove the claim."""
@@ -103,83 +110,155 @@ class Lease:
         if self._keeper.is_alive():
             self._keeper.join()  # or it could write the claim again
         with suppress(StorageError):  # it is stale soon
-            storage.remove(self._path(self._name))
+            self._withdraw()
 
-    def _claim(self) -> bool:
-        """Claim the place; withdraw and return False if another claim exists.
+    def _take(self, listener: Listener, wait: Callable[[], None] | None) -> None:
+        seen: dict[str, Sight] = {}
+        waits = False
+        while (holder := self._contend(seen, listener)) is not None:
+            if holder and wait is None:
+                raise OutputExistsError(
+                    f"{self._place} is being written by another process ({holder}); wait for it "
+                    "or choose another --output"
+                )
+            if holder and wait is not None and not waits:
+                wait()
+                waits = True
+            sleep(SystemRandom().uniform(0, _POLL_S))  # no event tells that a file is gone
+        self._is_held = True
 
-        Also if this process did not run for so long that others may have removed the claim.
+    def _contend(self, seen: dict[str, Sight], listener: Listener) -> str | None:
+        """Claim the place unless another process holds or claims it.
+
+        Args:
+            seen: what was seen of other claims before; updated.
+            listener: receives messages about the claims of processes that may have ended.
+
+        Returns:
+            None if this process holds the place; its holder; or "" if others claim it, too.
         """
-        self._write()
-        if self._others() or clock_gettime(_CLOCK) - self._renewed > self._lease_s:
-            storage.remove(self._path(self._name))
-            self._renewals = 0
-            return False
-        self._write()
-        return True
+        before = self._look(seen)
+        for other in before.values():
+            if other.alive and (other.claim.holds or other.is_still):
+                return other.claim.holder
+            if other.alive is not False and not other.claim.holds:
+                return ""
+        self._announce()
+        watched: dict[str, Sight] = {}
+        while others := self._look(watched, listener):
+            for name, other in others.items():
+                if other.alive is False:
+                    storage.remove(self._path(name))
+                elif other.alive and (other.claim.holds or other.is_still):
+                    self._withdraw()
+                    seen[name] = other
+                    return other.claim.holder
+                elif not other.claim.holds and name < self._name and name not in before:
+                    self._withdraw()  # of those that claim it at once the first by name stays
+                    return ""
+            if any(other.alive is not False for other in others.values()):
+                sleep(_POLL_S)
+        self._write(holds=True)
+        if self._is_late:
+            self._withdraw()
+        return "" if self._is_late else None
 
-    def _find_holder(self, listener: Listener, *, is_late: bool) -> str | None:
-        """Return the living holder of the place; remove stale claims.
-
-        A claim that is neither confirmed nor withdrawn counts if it `is_late`: its process is
-        stopped, and may hold the place when it continues.
-        """
-        for name in self._others():
+    def _look(self, seen: dict[str, Sight], listener: Listener = ignore) -> dict[str, Sight]:
+        """Read the claims of others; compare them with what was seen before, and update that."""
+        began, now = monotonic(), dict[str, Sight]()
+        for name, claim in self._others().items():
+            before = seen.get(name)
+            has_changed = before is not None and (before.claim != claim or before.alive)
+            is_same = before is not None and before.claim == claim
+            since = before.since_s if before is not None and is_same else monotonic()
+            is_still = began - since > self._lease_s
             alive = machine.is_alive(name.split(".")[1])
-            claim = self._read(name)
-            if alive is None and claim is not None:
+            if alive is None and is_still:
+                alive = False
+                text = f"{claim.holder} did not renew its lease for {self._lease_s:.0f} s"
+                listener(warning(f"{self._place}: {text}; taking it over"))
+            elif alive is None and has_changed:
+                alive = True
+            elif alive is None and before is None:
                 listener(info(f"{self._place}: waiting for a sign of life of {claim.holder}"))
-                claim, alive = self._watch(name, claim)
-                if not alive and claim is not None:
-                    text = f"{claim.holder} did not renew its lease for {self._lease_s:.0f} s"
-                    listener(warning(f"{self._place}: {text}; taking it over"))
-            if not alive:
-                storage.remove(self._path(name))
-            elif claim is not None and (claim.renewals or is_late):
-                return claim.holder
-        return None
+            now[name] = Sight(claim, since, alive, is_still)
+        seen.update(now)
+        return now
 
-    def _watch(self, name: str, first: Claim) -> tuple[Claim | None, bool]:
-        """Wait until a claim of another machine changes, at most the lease's time."""
-        deadline, claim = monotonic() + self._lease_s, self._read(name)
-        while claim == first and monotonic() < deadline:
-            sleep(_POLL_S)  # a shared folder or a store emits no event
-            claim = self._read(name)
-        return claim, claim not in (first, None)
+    def _announce(self) -> None:
+        """Write a claim of a new name, and wait until it is listed.
+
+        Raises:
+            StorageError: it is not listed in time.
+        """
+        self._name, self._renewals, self._renewed_s = _new_name(), 0, clock_gettime(_CLOCK)
+        self._is_late = False
+        self._write()
+        deadline = monotonic() + _LATE * self._lease_s
+        while True:
+            is_last = monotonic() > deadline
+            if self._name in storage.leases(self._place):
+                return
+            if is_last and self._read(self._name) is None:
+                return  # it was removed as stale, and will be too late
+            if is_last:
+                raise StorageError(
+                    f"{self._place} does not list a file that was written seconds ago, so that two "
+                    "commands could write there at once; use a storage that lists what it stores"
+                )
+            sleep(_POLL_S)
 
     def _keep(self) -> None:
-        while not self._ended.wait(self._lease_s / _RENEWALS) and not self._is_lost:
-            with suppress(NanogradError):  # tried again; `check` finds out when it matters
+        while not self._ended.wait(self._lease_s / _RENEWALS):
+            # An error is tried again; `check` finds out when it matters.
+            with self._lock, suppress(NanogradError):
                 self._renew()
 
     def _renew(self) -> None:
-        others = [self._read(name) for name in self._others()]
-        # A process that took the place over has renewed less often.
-        newer = [each for each in others if each and 0 < each.renewals < self._renewals]
-        if newer or self._read(self._name) is None:
-            self._is_lost = True
-        else:
-            self._write()
+        """Renew the claim of a holder, or find out that it is lost."""
+        # Two hold the place only where a list lacked what it should have shown: one of them ends.
+        holders = [name for name, claim in self._others().items() if claim.holds]
+        if max(holders, default="") > self._name or not self._read(self._name):
+            self._is_held = False
+            return
+        self._write(holds=True)
+        if self._is_late:
+            self._is_held = False
+            self._withdraw()
+            with suppress(OutputExistsError):
+                self._take(ignore, None)
 
-    def _write(self) -> None:
-        claim = Claim(f"process {os.getpid()} on {platform.node()}", self._renewals)
+    def _write(self, *, holds: bool = False) -> None:
+        """Write the claim; note if others could have taken it for stale before it was there."""
+        began = clock_gettime(_CLOCK)
+        claim = Claim(f"process {os.getpid()} on {platform.node()}", self._renewals, holds)
         storage.commit(self._path(self._name), json.dumps(claim).encode())
-        self._renewals, self._renewed = self._renewals + 1, clock_gettime(_CLOCK)
+        self._is_late |= clock_gettime(_CLOCK) - self._renewed_s > _LATE * self._lease_s
+        self._renewals, self._renewed_s = self._renewals + 1, began
+
+    def _withdraw(self) -> None:
+        storage.remove(self._path(self._name))
 
     def _read(self, name: str) -> Claim | None:
         try:
-            holder, renewals = json.loads(storage.read(self._path(name)))
-            return Claim(str(holder), int(renewals))
+            holder, renewals, holds = json.loads(storage.read(self._path(name)))
+            return Claim(str(holder), int(renewals), bool(holds))
         except DataError:
             return None  # withdrawn
         except (ValueError, TypeError):
-            return Claim(f"the process of the damaged lease {name}", -1)
+            return Claim(f"the process of the damaged lease {name}", 0, holds=True)
 
-    def _others(self) -> list[str]:
-        return [name for name in storage.leases(self._place) if name != self._name]
+    def _others(self) -> dict[str, Claim]:
+        names = [name for name in storage.leases(self._place) if name != self._name]
+        claims = {name: self._read(name) for name in names}
+        return {name: claim for name, claim in claims.items() if claim is not None}
 
     def _path(self, name: str) -> str:
         return storage.join(self._place, name)
+
+
+def _new_name() -> str:
+    return f".{machine.owner()}.{os.urandom(8).hex()}{storage.LEASE}"
 
 
 @contextmanager
@@ -199,7 +278,7 @@ def exclusive(
 
     Raises:
         OutputExistsError: another process holds it.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or does not list what was written.
     """
     held = Lease(place, lease_s)
     try:

@@ -6,11 +6,12 @@ import pytest
 
 from nanograd.batch.job import run_job
 from nanograd.batch.part import Part, Receipt, part_id, run_part
-from nanograd.errors import InternalError, Reason, Rejection, StorageError
+from nanograd.errors import InternalError, OutputExistsError, Reason, Rejection, StorageError
 from nanograd.runtime import json_files, storage
 from nanograd.tables.files import RowRange
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, forget_completion, make_job, run
+from tests.helpers.leases import take_over
 
 
 class KilledBeforeReceipt(Scribe):
@@ -146,6 +147,22 @@ def test_lost_or_repeated_part_is_an_internal_error(out: Path, done: list[Part])
         run_job(make_job(out), lambda _: (run_part(work, part) for part in done))
 
     assert not (out / "_SUCCESS").exists()
+
+
+def test_job_that_another_machine_took_over_is_not_completed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Last(Scribe):
+        def counts(self, part: Part) -> dict[str, Any]:
+            if len(self.done) == len(PARTS):
+                take_over(str(out), monkeypatch)
+            return super().counts(part)
+
+    with pytest.raises(OutputExistsError, match="no longer held by this process"):
+        run(make_job(out), Last(out))
+
+    assert not {"_SUCCESS", "_summary.json"} & set(storage.names(str(out)))
+    assert storage.leases(str(out)) == [f".zz-7-7.k3{storage.LEASE}"]
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,20 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from typing import Any
 
 import pytest
 
-from nanograd.errors import OutputExistsError
+from nanograd.errors import OutputExistsError, StorageError
 from nanograd.runtime import lease, machine, storage
 from nanograd.runtime.events import Event as Message
-from nanograd.runtime.events import Level
+from nanograd.runtime.events import Level, ignore
 from nanograd.runtime.lease import exclusive
 from simulators.waiting import wait_for
 from tests.helpers.folders import contents
@@ -53,14 +54,16 @@ def held_elsewhere(place: str, owner: str = "0123456789-7-7") -> Iterator[str]:
         renewals = 1
         while not ended.wait(LEASE_S / 4):
             renewals += 1
-            storage.commit(claim, json.dumps(["process 7 on far", renewals]).encode())
+            storage.commit(claim, json.dumps(["process 7 on far", renewals, True]).encode())
 
-    storage.commit(claim, json.dumps(["process 7 on far", 1]).encode())
+    storage.commit(claim, json.dumps(["process 7 on far", 1, True]).encode())
     thread = Thread(target=renew)
     thread.start()
-    yield claim
-    ended.set()
-    thread.join()
+    try:
+        yield claim
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -211,9 +214,116 @@ def test_machine_that_was_suspended_finds_the_takeover_before_it_commits(
             held_lease.check()
 
 
+@pytest.mark.parametrize("holds", [False, True])
+@pytest.mark.parametrize("name", [".!.k3", ".~.k3"])  # sorted before and after that of the holder
+def test_one_of_two_holders_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, holds: bool
+) -> None:
+    is_lost = False
+    with exclusive(str(tmp_path)) as held_lease:
+        other = tmp_path / f"{name}{storage.LEASE}"
+        other.write_text(json.dumps(["process 7 on far", 7, holds]))
+        later = lease.clock_gettime(lease._CLOCK) + 12
+        monkeypatch.setattr(lease, "clock_gettime", lambda clock: later)
+        try:
+            held_lease.check()
+        except OutputExistsError:
+            is_lost = True
+
+    assert is_lost == (holds and name == ".~.k3")
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds that each kind of request takes; clocks stand still meanwhile and otherwise."""
+    seconds, now = dict[str, float](), [0.0]
+
+    def slowed(kind: str, request: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*words: Any) -> Any:
+            now[0] += seconds.get(kind, 0.0)
+            return request(*words)
+
+        return run
+
+    for kind in ("commit", "read"):
+        monkeypatch.setattr(storage, kind, slowed(kind, getattr(storage, kind)))
+    monkeypatch.setattr(lease, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lease, "clock_gettime", lambda clock: now[0])
+    return seconds
+
+
+@pytest.mark.parametrize(("seconds", "renewals"), [(9, 2), (11, 3)])
+def test_renewal_counts_from_its_begin(
+    tmp_path: Path, slow: dict[str, float], seconds: float, renewals: int
+) -> None:
+    held_lease = lease.Lease(str(tmp_path), 20.0)
+    assert held_lease._contend({}, ignore) is None
+    held_lease._is_held = True
+    slow["commit"] = seconds
+    held_lease._write(holds=True)
+    slow["commit"] = 0
+
+    held_lease.check()
+
+    [claim] = storage.leases(str(tmp_path))
+    assert json.loads((tmp_path / claim).read_text())[1] == renewals
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [(14, True), (16, False)])
+def test_claim_that_took_long_to_write_is_withdrawn_before_others_take_it_for_stale(
+    tmp_path: Path, slow: dict[str, float], seconds: float, holds: bool
+) -> None:
+    slow["commit"] = seconds / 2  # the first and the one that confirms it
+
+    found = lease.Lease(str(tmp_path), 20.0)._contend({}, ignore)
+
+    assert (found is None) == holds
+    assert bool(storage.leases(str(tmp_path))) == holds
+
+
+@pytest.mark.parametrize(("seconds", "alive"), [(19, None), (21, False)])
+def test_claim_is_stale_by_what_was_read_after_its_time(
+    tmp_path: Path, slow: dict[str, float], seconds: float, alive: bool | None
+) -> None:
+    (tmp_path / f".far.k3{storage.LEASE}").write_text(json.dumps(["process 7 on far", 7, True]))
+    seen: dict[str, lease.Sight] = {}
+    reader = lease.Lease(str(tmp_path), 20.0)
+    reader._look(seen)
+    slow["read"] = seconds
+    reader._look({})  # time passes
+
+    slow["read"] = 2
+    [sight] = reader._look(seen).values()
+
+    assert sight.alive is alive
+
+
+def test_storage_that_does_not_list_what_was_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "leases", lambda place: [])
+
+    with (
+        pytest.raises(StorageError, match="does not list a file that was written"),
+        exclusive(str(tmp_path), lease_s=0.3),
+    ):
+        pytest.fail("the place was held")
+    assert contents(tmp_path) == {}
+
+
+def test_refused_process_leaves_the_files_of_the_holder_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("data")
+    with held(str(tmp_path)):
+        before = contents(tmp_path)
+        with pytest.raises(OutputExistsError), exclusive(str(tmp_path)):
+            pytest.fail("two processes hold one folder")
+
+        assert contents(tmp_path).keys() == before.keys()
+
+
 def test_process_stopped_before_it_confirms_its_claim_is_named(tmp_path: Path) -> None:
     claim = tmp_path / f".{machine.owner()}.k3{storage.LEASE}"
-    claim.write_text('["process 7 on near", 0]')
+    claim.write_text('["process 7 on near", 0, false]')
 
     with (
         pytest.raises(OutputExistsError, match="process 7 on near"),
@@ -229,7 +339,7 @@ def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(
     monkeypatch.setattr(lease, "clock_gettime", lambda clock: next(times))
     held_lease = lease.Lease(str(tmp_path), 20.0)
 
-    assert not held_lease._claim()
+    assert held_lease._contend({}, ignore) == ""
     assert contents(tmp_path) == {}
 
 
@@ -270,7 +380,7 @@ def test_folder_with_the_name_of_a_lease_is_no_lease(tmp_path: Path) -> None:
     with exclusive(str(tmp_path)):
         pass
 
-    assert list(tmp_path.iterdir()) == []
+    assert contents(tmp_path) == {}
 
 
 def test_leftovers_of_the_folder_itself_are_removed(tmp_path: Path) -> None:

@@ -11,15 +11,23 @@ from nanograd.config.settings import from_toml
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
-from nanograd.errors import ClusterError, DataError, DivergedError, Stopped, StorageError
+from nanograd.errors import (
+    ClusterError,
+    DataError,
+    DivergedError,
+    OutputExistsError,
+    Stopped,
+    StorageError,
+)
 from nanograd.models import model as model_io
 from nanograd.runtime import storage
-from nanograd.runtime.events import Event, ignore
+from nanograd.runtime.events import Event, TrainingProgress, ignore
 from nanograd.training import checkpoint
 from nanograd.training.evaluation import accuracy
 from nanograd.training.local import LocalGroup
 from tests.helpers import runs
 from tests.helpers.folders import contents
+from tests.helpers.leases import take_over
 from tests.helpers.runs import Figures, messages, train, without_times
 
 
@@ -228,3 +236,21 @@ def test_net_of_an_ensemble_is_compared_with_the_nets_before(
             few_digits, tmp_path / "run", None, start,
             strict=True, ensemble=2,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("complete", [False, True], ids=["checkpoint", "model"])
+def test_run_that_another_machine_took_over_writes_no_more_checkpoint_and_no_model(
+    few_digits: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    place, before = str(tmp_path / "run"), dict[str, bytes]()
+
+    def take(event: Event) -> None:
+        if isinstance(event, TrainingProgress) and event.complete == complete and not before:
+            take_over(place, monkeypatch)
+            before.update(contents(tmp_path))
+
+    with pytest.raises(OutputExistsError, match="no longer held by this process"):
+        train(few_digits, tmp_path / "run", listener=take)
+
+    assert contents(tmp_path) == before
+    assert any("checkpoints" in name for name in before) == complete
