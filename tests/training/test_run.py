@@ -212,7 +212,7 @@ def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(
         with pytest.raises(ClusterError, match="match neither; --strict"):
             train(few_digits, tmp_path / "run", None, group, strict=True)
 
-    assert len([text for text in messages(events) if "those of neither" in text]) == 1
+    assert len([text for text in messages(events) if "match neither" in text]) == 1
 
 
 def test_run_whose_workers_were_mixed_is_so_from_then_on(few_digits: Mnist, tmp_path: Path) -> None:
