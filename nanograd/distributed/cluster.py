@@ -13,7 +13,9 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from typing import Any, BinaryIO
 import ray
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
+from ray._private import worker as ray_worker
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
@@ -33,12 +36,12 @@ from ray.exceptions import AuthenticationError, RayError
 from nanograd.errors import ClusterError, InternalError, NanogradError, StorageError, UsageError
 from nanograd.runtime import machine
 from nanograd.runtime.events import Listener, ignore, info
-from nanograd.runtime.signals import is_terminating, sigterm_kept
+from nanograd.runtime.signals import handled, is_terminating, sigterm_kept
 
 LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
-_PREFIX, _LOCK = "nanograd-", "lock"
+_PREFIX, _LOCK, _OF_RAY = "nanograd-", "lock", "r"
 # Ray reads the environment variable of this name when it is imported, which may be long ago. The
 # constant is internal to Ray and may be missing in another version.
 _UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
@@ -57,8 +60,9 @@ class _RayStdout(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the first sentence to stderr."""
-        # The end of the actors at SIGTERM is no failure, but Ray reports it as one.
-        if not is_terminating():
+        # The end of the actors at SIGTERM is no failure, but Ray reports it as one. That of its own
+        # processes we report.
+        if not is_terminating() and _ended_process() is None:
             with suppress(OSError):
                 sys.stderr.write(text.partition(" To troubleshoot")[0])
         return len(text)
@@ -141,10 +145,12 @@ def _private_ray(num_cpus: int | None) -> Iterator[None]:
             with _environment():
                 try:
                     _forget_token()
-                    _start(folder, num_cpus)
-                    yield
+                    _start(folder / _OF_RAY, num_cpus)
+                    with _watched():
+                        yield
                 finally:
-                    ray.shutdown()
+                    with redirect_stdout(io.StringIO()):  # the end of its processes is no news
+                        ray.shutdown()
         except Exception as error:
             of_ray = isinstance(error, ClusterError | InternalError)
             if of_ray or not isinstance(error, NanogradError):
@@ -156,8 +162,63 @@ def _private_ray(num_cpus: int | None) -> Iterator[None]:
                 (folder / _LOCK).touch()
 
 
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Interrupt a with block when a process of the private Ray ends.
+
+    Ray's calls would wait, and Ray would end this process after a while, without a word. After a
+    signal its processes may end first: a service manager ends all together.
+
+    Raises:
+        ClusterError: a process has ended.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        if _ended_process() and not is_terminating():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            raise KeyboardInterrupt  # what Ray's calls let through
+
+    with handled(interrupt, signal.SIGCHLD):
+        try:
+            yield
+        except BaseException as error:
+            if (name := _ended_process()) and not is_terminating():
+                _kill_agents()
+                raise ClusterError(
+                    f"Ray's {name} on this machine has ended, killed or out of memory; the same "
+                    "command continues"
+                ) from error
+            raise
+
+
+def _processes() -> dict[str, subprocess.Popen[bytes]]:
+    """Return those processes of the private Ray that it cannot spare."""
+    node: Any = ray_worker._global_node
+    names = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
+    started = node.all_processes if node else {}
+    return {name: started[name][0].process for name in names if name in started}
+
+
+def _ended_process() -> str | None:
+    """Return the name of a process of the private Ray that has ended."""
+    return next((name for name, each in _processes().items() if each.poll() is not None), None)
+
+
+def _kill_agents() -> None:
+    """Kill what the raylet has started: without a control service it would stay for a minute."""
+    import psutil  # type: ignore[import-untyped] # noqa: PLC0415 - Ray's own copy
+
+    raylet = _processes().get(ray_constants.PROCESS_TYPE_RAYLET)
+    if raylet and raylet.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(raylet.pid).children(recursive=True):
+                each.kill()
+
+
 def _make_folder() -> tuple[Path, BinaryIO]:
     """Make a folder for a private Ray, whose lock keeps it from being removed as stale.
+
+    Ray opens its own folder to all users: `_OF_RAY` inside this one, which nobody else may enter.
 
     Raises:
         StorageError: it cannot be made.
@@ -167,8 +228,9 @@ def _make_folder() -> tuple[Path, BinaryIO]:
         made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
         lock = (made / _LOCK).open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Only now has it a name that other processes look for.
-        return made.rename(made.with_name(made.name[1:])), lock
+        # Only now has it a name that other processes look for. That is as short as possible: below
+        # it are sockets, whose paths have at most 107 bytes.
+        return made.rename(made.with_name(made.name[1 : -len(_OF_RAY) - 1])), lock
     except OSError as error:
         raise StorageError(
             f"cannot make a folder for Ray ({error.strerror}); set TMPDIR to a local folder"
@@ -187,7 +249,7 @@ def _remove_stale_folders() -> None:
 def _keep_logs(folder: Path, error: Exception) -> None:
     """Move the logs of a private Ray out of its folder, and note in the exception where to."""
     with suppress(OSError):  # the disk is full: the failure itself matters more
-        if found := list(folder.glob("session_2*/logs")):
+        if found := list(folder.glob(f"{_OF_RAY}/session_2*/logs")):
             kept = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}logs-"))
             for logs in found:
                 logs.rename(kept / logs.parent.name)

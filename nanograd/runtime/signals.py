@@ -20,8 +20,9 @@ def stop_signals() -> Iterator[StopSignal]:
     def set_stop(number: int, _: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    with _handler(set_stop, signal.SIGTERM, signal.SIGINT):
+    with handled(set_stop, signal.SIGTERM, signal.SIGINT):
         yield stop
 
 
@@ -37,12 +38,12 @@ def sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated(number)
 
-    with _handler(terminate, signal.SIGTERM):
+    with handled(terminate, signal.SIGTERM):
         yield
 
 
 def is_terminating() -> bool:
-    """Return whether SIGTERM came inside `sigterm_raises`."""
+    """Return whether a signal came inside `stop_signals` or `sigterm_raises`."""
     return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
@@ -70,7 +71,7 @@ def sigterm_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _handler(handler: Callable[[int, Any], None], *signals: signal.Signals) -> Iterator[None]:
+def handled(handler: Callable[[int, Any], None], *signals: signal.Signals) -> Iterator[None]:
     """Set a handler inside a with block, if this thread may."""
     if not _may_set_handlers():
         yield

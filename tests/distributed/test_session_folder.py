@@ -1,5 +1,7 @@
 """The folder of a private Ray: whose it is follows from its lock, not from numbers of processes."""
 
+import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 
 from nanograd.distributed import cluster
 from nanograd.errors import StorageError
@@ -62,6 +65,20 @@ def test_simultaneous_starts_remove_each_stale_folder_once(temporary: Path) -> N
 
     assert all(folder.is_dir() for folder in made)
     assert not list(temporary.glob("nanograd-*/deep"))
+
+
+def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus: int) -> None:
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    folder = session.parents[1]
+
+    assert (folder / "lock").is_file()
+    assert folder.parent == Path(tempfile.gettempdir())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    # Of 107 bytes for the path of a socket, 25 are left for the temporary folder.
+    socket = (
+        session.with_name("session_2026-11-28_12-34-56_123456_4194304") / "sockets/plasma_store"
+    )
+    assert len(os.fsencode(socket.relative_to(folder.parent))) <= 107 - 26
 
 
 def test_folder_without_a_lock_is_left_alone(temporary: Path) -> None:
