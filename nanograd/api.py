@@ -261,7 +261,8 @@ def _read_array(pixels: NDArray[Any], polarity: str) -> NDArray[np.uint8]:
             "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) or of 3 "
             f"or 4 channels, not {pixels.dtype} {pixels.shape}"
         )
-    found, [problem] = levels.to_levels(pixels[None])
+    scale = levels.scale_of(pixels[np.isfinite(pixels)].max(initial=0, keepdims=True))
+    found, [problem] = levels.to_levels(pixels[None], scale)
     if problem >= 0:
         raise UnreadableError(Reason.BAD_PIXEL, levels.describe(problem))
     image = rows.read_array(shapes.as_pictures(found)[0], ReadOptions(polarity=polarity))

@@ -34,8 +34,9 @@ from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore
 from nanograd.tables import writers
+from nanograd.tables.batches import BATCH_BYTES, MAX_ROWS
 from nanograd.tables.columns import Partitions
-from nanograd.tables.files import BATCH_BYTES, MAX_ROWS, RowRange, read_rows
+from nanograd.tables.files import RowRange, read_rows
 from nanograd.tables.images import Images, read_with
 from nanograd.tables.outputs import OutputFiles, check_partition_columns, rename_taken
 from nanograd.tables.rows import ReadOptions

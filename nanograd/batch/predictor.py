@@ -134,7 +134,7 @@ def _to_arrow(values: Any) -> pa.Array:
         values = values.astype(values.dtype.newbyteorder("="))
     if values.ndim > 1:
         flat = values.ravel()
-        numbers = pa.array(flat.view(np.uint8) if flat.dtype == np.bool_ else flat)
+        numbers = pa.array(flat * np.uint8(255) if flat.dtype == np.bool_ else flat)
         type_ = pa.fixed_shape_tensor(numbers.type, values.shape[1:])
         lists = pa.FixedSizeListArray.from_arrays(numbers, prod(values.shape[1:]))
         return pa.ExtensionArray.from_storage(type_, lists)

@@ -21,7 +21,8 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.tables import columns
 from nanograd.tables.columns import Partitions, find_partitions
-from nanograd.tables.files import RowRange, open_parquet, scan_csv
+from nanograd.tables.csv_files import scan_csv
+from nanograd.tables.files import RowRange, open_parquet
 from nanograd.tables.images import required_columns
 from nanograd.tables.rows import ReadOptions
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
 from nanograd.data.idx import decompress
-from nanograd.data.levels import describe, to_levels
+from nanograd.data.levels import describe, scale_of, to_levels
 from nanograd.errors import DataError
 
 # Endings of such files.
@@ -107,7 +107,8 @@ def parse_csv(data: bytes, name: str) -> Dataset:
         raise DataError(f"{name}{reason}") from error
     if not start:
         check_label_first(columns[0], columns[-1], columns[1:], name)
-    images, problems = to_levels(np.ascontiguousarray(columns[1:].T))
+    scale = scale_of([columns[1:].max()])
+    images, problems = to_levels(np.ascontiguousarray(columns[1:].T), scale)
     if (problems >= 0).any():
         row = int((problems >= 0).argmax())
         line, _ = next(islice(_rows(text, start, layout), row, None))

@@ -2,13 +2,17 @@
 
 The rule is applied to each image by itself, so that no image depends on its neighbours:
 
-    largest pixel at most 1       shares of full ink: 1 is 255; also booleans and 0/1 integers
+    largest pixel at most 1       shares of full ink: 1 is 255
     largest pixel above 16        levels as they are, up to 255
     anything else                 refused: its scale is unclear
 
-A pixel may miss its range by what rounds away, half a level.
+An image of zeros and ones alone may be black and white, or have a speck of 1 of 255: the largest
+pixel of its column decides, as the same rule says. Where that is unknown, booleans, floats and
+decimals are shares, and whole numbers are refused. A pixel may miss its range by what rounds away,
+half a level.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +21,7 @@ from numpy.typing import NDArray
 _HALF = 0.5 / 255
 # Some sets have 16 levels (Optdigits, scans of 4 bits); no other image is so faint.
 _UNCLEAR = 16
+_ABOVE = 255.5
 
 _ADVICE = "scale pixels to 0 to 1 or to 0 to 255"
 _PROBLEMS = (
@@ -24,6 +29,8 @@ _PROBLEMS = (
     f"a pixel is below 0, as in standardised images; {_ADVICE}",
     f"a pixel is above 255; {_ADVICE}",
     f"the largest pixel is above 1 but at most {_UNCLEAR}, so the scale is unclear; {_ADVICE}",
+    f"the pixels are zeros and ones, of 1 or of 255, so the scale is unclear; {_ADVICE}, or make "
+    "them booleans",
 )
 
 
@@ -39,27 +46,56 @@ def describe(problem: int) -> str:
     return _PROBLEMS[problem]
 
 
-def to_levels(values: NDArray[Any]) -> GreyLevels:
+def scale_of(largest: Iterable[float | None]) -> int | None:
+    """Return 1, 16 or 255 for a column of shares, of an unclear scale or of levels.
+
+    Args:
+        largest: the largest pixels of parts of the column; None where they are unknown.
+
+    >>> scale_of([0, 255, None]), scale_of([0.5, 1]), scale_of([1, 9]), scale_of([1, 999])
+    (255, 1, 16, None)
+    """
+    scale, is_known = 1, True
+    for each in largest:
+        if each is None or not each < _ABOVE:
+            is_known = False
+        elif each > _UNCLEAR:
+            return 255
+        elif each > 1 + _HALF:
+            scale = _UNCLEAR
+    return scale if is_known else None
+
+
+def to_levels(values: NDArray[Any], scale: int | None = None) -> GreyLevels:
     """Convert n images, booleans or real numbers of any dtype, to grey levels.
 
     Args:
         values: (n, ...), one image each.
+        scale: of the column that they are from, see `scale_of`.
 
-    >>> to_levels(np.array([[0, 1], [0, 255], [-1, 1], [0, 16]])).levels[:2].tolist()
-    [[0, 255], [0, 255]]
-    >>> to_levels(np.array([[0, 1], [0, 255], [-1, 1], [0, 16]])).problems.tolist()
+    >>> to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]])).levels[:2].tolist()
+    [[0, 128], [0, 255]]
+    >>> to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]])).problems.tolist()
     [-1, -1, 1, 3]
+    >>> to_levels(np.array([[0, 1]])).problems, to_levels(np.array([[0, 1]]), 255).levels
+    (array([4], dtype=int8), array([[0, 1]], dtype=uint8))
     """
     if values.dtype == np.bool_:
-        values = values.view(np.uint8)
+        values, scale = values.view(np.uint8), 1
     inner = tuple(range(1, values.ndim))
     least = np.zeros(len(values))
     if values.dtype.kind != "u":
         least = values.min(axis=inner, initial=0).astype(np.float64)
     most = values.max(axis=inner, initial=0).astype(np.float64)
-    shares = most <= 1 + _HALF
     finite = np.isfinite(least) & np.isfinite(most)
-    tests = [~finite, least < -_HALF, most >= 255.5, ~shares & (most <= _UNCLEAR)]
+    # One where the image has zeros and ones alone.
+    bits = (most == 1) & (least == 0)
+    bits[bits] = ((values[bits] == 0) | (values[bits] == 1)).all(axis=inner)
+    is_unknown = bits & (scale is None and values.dtype.kind in "iu")
+    most = np.where(bits, 1 if scale is None else scale, most)
+    shares = most <= 1 + _HALF
+    unclear = ~shares & (most <= _UNCLEAR)
+    tests = [~finite, least < -_HALF, most >= _ABOVE, unclear, is_unknown]
     problems = np.select(tests, range(len(tests)), -1).astype(np.int8)
     if values.dtype == np.uint8 and not (shares & (most > 0)).any():
         return GreyLevels(values, problems)

@@ -17,7 +17,7 @@ from nanograd.data import download
 from nanograd.data.csv import CSV, UnlabelledError, parse_csv
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.data.idx import parse_idx
-from nanograd.data.levels import describe, to_levels
+from nanograd.data.levels import describe, scale_of, to_levels
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
@@ -229,7 +229,8 @@ def _from_idx(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) ->
     if labels.max() >= NUM_CLASSES:
         worst = int((labels >= NUM_CLASSES).argmax())
         raise DataError(f"{labels_name}: label {worst} is {labels[worst]}, expected 0 to 9")
-    rows, problems = to_levels(images.reshape(-1, NUM_PIXELS))
+    scale = scale_of([images.max(initial=0)])
+    rows, problems = to_levels(images.reshape(-1, NUM_PIXELS), scale)
     if (problems >= 0).any():
         first = int((problems >= 0).argmax())
         raise DataError(f"{images_name}: image {first}: {describe(problems[first])}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nanograd.data.dataset import SIDE
-from nanograd.data.levels import describe, to_levels
+from nanograd.data.levels import describe, scale_of, to_levels
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
 from nanograd.errors import ArgumentError
 from nanograd.runtime.arrays import Bytes, Floats
@@ -61,7 +61,8 @@ def as_rows(images: ArrayLike) -> Bytes:
 
     Args:
         images: (N, 28, 28) or (N, 784), ink on a background of 0. The scale is 0..255 or 0..1;
-            values are rounded to the nearest of 256 levels, see `nanograd.data.levels`.
+            values are rounded to the nearest of 256 levels, see `nanograd.data.levels`; the array
+            counts as a column.
 
     Raises:
         ArgumentError: another shape or dtype, or an image whose scale is unclear.
@@ -77,7 +78,8 @@ def as_rows(images: ArrayLike) -> Bytes:
         raise ArgumentError(f"images must be (N, 28, 28) or (N, 784), not {given.shape}")
     if given.dtype.kind not in "bfui":
         raise ArgumentError(f"images must be integers or floats, not {given.dtype}")
-    rows, problems = to_levels(given.reshape(len(given), SIDE * SIDE))
+    scale = scale_of(given[np.isfinite(given)].max(initial=0, keepdims=True))
+    rows, problems = to_levels(given.reshape(len(given), SIDE * SIDE), scale)
     if (problems >= 0).any():
         first = int((problems >= 0).argmax())
         raise ArgumentError(f"image {first}: {describe(problems[first])}")

@@ -204,8 +204,8 @@ def _kind(field: pa.Field) -> ImageKind | None:
         fixed = pa.types.is_fixed_size_binary(type_)
         return None if fixed and type_.byte_width != NUM_PIXELS else ImageKind.ENCODED
     if is_list(type_) and _is_number(leaf(type_)):
-        shape, permutation = tensor_of(field)
-        known = shape is None or picture_axes(shape, permutation)
+        tensor = tensor_of(field)
+        known = tensor.shape is None or picture_axes(tensor.shape, tensor.permutation)
         return ImageKind.NUMBERS if known else None
     return None
 

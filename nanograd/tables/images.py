@@ -147,7 +147,7 @@ def _read_images(table: pa.Table, column: ImageColumn, options: ReadOptions) -> 
     array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
     match column.kind:
         case ImageKind.FLAT:
-            yield from _from_pixels(pixels.from_flat_columns(arrays), options)
+            yield from _from_pixels(pixels.from_flat_columns(arrays, tensor.scale), options)
         case ImageKind.NUMBERS:
             yield from _from_pixels(pixels.from_lists(array, tensor), options)
         case ImageKind.TENSOR:

@@ -36,12 +36,12 @@ class Pixels(NamedTuple):
     rejections: list[Rejection]
 
 
-def from_flat_columns(columns: Sequence[pa.Array]) -> Iterator[Pixels]:
-    """Yield the pictures of 784 columns in the order of the pixels."""
+def from_flat_columns(columns: Sequence[pa.Array], scale: int | None) -> Iterator[Pixels]:
+    """Yield the pictures of 784 columns in the order of the pixels, and of a scale."""
     null = np.any([is_null(column) for column in columns], axis=0)
     values = np.stack([_to_numpy(column) for column in columns], axis=1)
     yield _reject(np.flatnonzero(null), "a pixel is null")
-    yield _scale(values[~null], np.flatnonzero(~null))
+    yield _scale(values[~null], np.flatnonzero(~null), scale)
 
 
 def from_lists(array: pa.Array, tensor: Tensor) -> Iterator[Pixels]:
@@ -51,7 +51,7 @@ def from_lists(array: pa.Array, tensor: Tensor) -> Iterator[Pixels]:
     if tensor.shape is not None and not is_list(array.type.value_type):
         size = (prod(tensor.shape),)
         shapes = [tensor.shape if shape == size else () for shape in shapes]
-    yield from _by_shape(array, shapes, owner, tensor.permutation)
+    yield from _by_shape(array, shapes, owner, tensor)
 
 
 def from_tensors(data: pa.Array, shapes: pa.Array, tensor: Tensor) -> Iterator[Pixels]:
@@ -65,7 +65,7 @@ def from_tensors(data: pa.Array, shapes: pa.Array, tensor: Tensor) -> Iterator[P
     shapes = sorted(set(found))
     place = {shape: number for number, shape in enumerate(shapes)}
     owner = np.array([place[shape] for shape in found], np.int64)
-    yield from _by_shape(data, shapes, owner, tensor.permutation)
+    yield from _by_shape(data, shapes, owner, tensor)
 
 
 def from_raw(images: Sequence[bytes], rows: Ints) -> Pixels:
@@ -81,20 +81,22 @@ def is_null(array: pa.Array) -> Mask:
 
 
 def _by_shape(
-    array: pa.Array, shapes: Sequence[Shape], owner: Ints, permutation: Shape | None
+    array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor
 ) -> Iterator[Pixels]:
     """Yield the pictures of each shape; `owner` is the number of each row's shape."""
     for number, shape in enumerate(shapes):
         rows = np.flatnonzero(owner == number)
-        axes = picture_axes(shape, permutation)
+        axes = picture_axes(shape, tensor.permutation)
         if axes is None:
             text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
             yield _reject(rows, f"{text} numbers are not a picture, as 28 x 28 would be")
         else:
-            yield from _of_one_shape(array, rows, shape, axes)
+            yield from _of_one_shape(array, rows, shape, axes, tensor.scale)
 
 
-def _of_one_shape(array: pa.Array, rows: Ints, shape: Shape, axes: Shape) -> Iterator[Pixels]:
+def _of_one_shape(
+    array: pa.Array, rows: Ints, shape: Shape, axes: Shape, scale: int | None
+) -> Iterator[Pixels]:
     flat = array if len(rows) == len(array) else array.take(pa.array(rows))
     while is_list(flat.type):
         flat = flat.flatten()
@@ -103,12 +105,12 @@ def _of_one_shape(array: pa.Array, rows: Ints, shape: Shape, axes: Shape) -> Ite
         null = is_null(flat).reshape(len(rows), -1).any(axis=1)
         yield _reject(rows[null], "a pixel is null")
         values, rows = values[~null], rows[~null]
-    yield _scale(values.transpose(0, *(axis + 1 for axis in axes)), rows)
+    yield _scale(values.transpose(0, *(axis + 1 for axis in axes)), rows, scale)
 
 
-def _scale(values: NDArray[Any], rows: Ints) -> Pixels:
+def _scale(values: NDArray[Any], rows: Ints, scale: int | None = None) -> Pixels:
     """Return numbers as grey levels, without those whose scale is unclear."""
-    found, problems = levels.to_levels(values)
+    found, problems = levels.to_levels(values, scale)
     if (problems < 0).all():
         return Pixels(as_pictures(found), rows, [])
     rejections = [
@@ -127,10 +129,11 @@ def _reject(rows: Ints, detail: str) -> Pixels:
 def _to_numpy(array: pa.Array) -> NDArray[Any]:
     """Convert numbers of any type to an array, with 0 for null."""
     if pa.types.is_boolean(array.type):
-        array = array.cast(pa.uint8())
-    elif pa.types.is_decimal(array.type):
+        bits: NDArray[Any] = array.cast(pa.uint8()).fill_null(0).to_numpy(zero_copy_only=False)
+        return bits.view(np.bool_)
+    if pa.types.is_decimal(array.type):
         array = array.cast(pa.float64())
-    elif pa.types.is_float16(array.type):
+    if pa.types.is_float16(array.type):
         array = array.cast(pa.float32())
     values: NDArray[Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
     return values

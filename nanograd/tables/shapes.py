@@ -18,6 +18,8 @@ from nanograd.data.dataset import NUM_PIXELS, SIDE
 Shape = tuple[int, ...]
 
 _COLOURS = (3, 4)
+# In the metadata of a column, or of the first of flat ones, see `Tensor`.
+SCALE = b"nanograd.scale"
 
 
 class Tensor(NamedTuple):
@@ -25,6 +27,7 @@ class Tensor(NamedTuple):
 
     shape: Shape | None  # of the storage of each; None if the type does not say
     permutation: Shape | None  # order of its axes; None as they are
+    scale: int | None = None  # of their numbers, see `levels.scale_of`
 
 
 def is_list(type_: pa.DataType) -> bool:
@@ -77,7 +80,8 @@ def tensor_of(field: pa.Field) -> Tensor:
         elif isinstance(stored, list):  # Ray's
             shape = stored
     shape = _whole(shape) or _fixed_sizes(field.type)
-    return Tensor(shape, _whole(permutation))
+    scale = (field.metadata or {}).get(SCALE)
+    return Tensor(shape, _whole(permutation), None if scale is None else int(scale))
 
 
 def _whole(numbers: object) -> Shape | None:

@@ -16,7 +16,7 @@ from nanograd.batch.part import Part, Receipt
 from nanograd.batch.predict import PredictWork
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
-from nanograd.tables import files
+from nanograd.tables import csv_files
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import Run
 from tests.helpers.image_columns import FLAT_NAMES
@@ -162,7 +162,7 @@ def test_output_whose_kept_column_was_a_number_ends_with_a_remedy(
 ) -> None:
     (folder / "a.csv").write_text(text(["id", *NAMES], range(ROWS), *images.T))
     with monkeypatch.context() as patch:  # as an earlier version would
-        patch.setattr(files, "_TEXT", pa.int64())
+        patch.setattr(csv_files, "_TEXT", pa.int64())
         run(keep=("id",))
     (folder / "b.csv").write_text(text(["id", *NAMES], range(ROWS), *images.T))
 

@@ -156,9 +156,11 @@ def test_header_without_these_columns_is_an_error(header: str, reason: str) -> N
 
 
 def test_zeros_and_ones_are_no_and_full_ink() -> None:
-    dataset = parse(row(p3=1), row(p3=1, p4=200), row())
+    bits = parse(row(3, p3=1), row(p3=1, p4=1), row())
+    levels = parse(row(3, p3=1), row(p3=1, p4=200), row())
 
-    assert dataset.images[:, 3:5].tolist() == [[255, 0], [1, 200], [0, 0]]
+    assert bits.images[:, 3:5].tolist() == [[255, 0], [255, 255], [0, 0]]
+    assert levels.images[:, 3:5].tolist() == [[1, 0], [1, 200], [0, 0]]
 
 
 def test_commas_in_quotes_separate_nothing() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nanograd.data.levels import describe, to_levels
+from nanograd.data.levels import describe, scale_of, to_levels
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float16, np.float64, bool]
 
@@ -33,9 +33,56 @@ def test_levels_of_any_dtype_are_kept(dtype: Any) -> None:
 def test_zeros_and_ones_of_any_dtype_are_no_and_full_ink(dtype: Any) -> None:
     bits = np.random.default_rng(3).integers(0, 2, (5, 28, 28))
 
-    found = to_levels(bits.astype(dtype))
+    found = to_levels(bits.astype(dtype), 1)
 
     assert np.array_equal(found.levels, bits * 255)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_and_ones_have_the_scale_of_their_column(dtype: Any) -> None:
+    images = np.zeros((4, 784), dtype)
+    images[1:, 5], images[3, 7] = 1, 1
+    is_bool, is_whole = dtype is bool, np.dtype(dtype).kind in "iu"
+
+    ink = {scale: to_levels(images, scale).levels[:, 5].tolist() for scale in (1, 255)}
+    problems = {scale: to_levels(images, scale).problems.tolist() for scale in (16, None)}
+
+    assert ink[1] == [0, 255, 255, 255]
+    assert ink[255] == ([0, 255, 255, 255] if is_bool else [0, 1, 1, 1])
+    assert problems[16] == [-1, *([-1] * 3 if is_bool else [3] * 3)]
+    assert problems[None] == [-1, *([4] * 3 if is_whole else [-1] * 3)]
+
+
+@given(st.lists(st.sampled_from([0.5, 1, 0.996, 3, 200]), max_size=3))
+def test_scale_of_a_column_decides_of_zeros_and_ones_alone(others: list[float]) -> None:
+    images = np.zeros((len(others), 784))
+    images[:, 3], images[:, 5] = 0.25, others
+
+    for scale in (1, 16, 255):
+        assert np.array_equal(to_levels(images, scale).levels, to_levels(images).levels)
+
+
+@pytest.mark.parametrize(
+    ("largest", "scale"),
+    [
+        ([], 1),
+        ([0, 1, 0.3], 1),
+        ([1, 1.0019], 1),
+        ([1, 1.01], 16),
+        ([16], 16),
+        ([17, None], 255),
+        ([None, 255.4], 255),
+        ([255.5], None),
+        ([1, np.inf], None),
+        ([np.nan, 1], None),
+        ([None, 9], None),
+        ([999, 20], 255),
+    ],
+)
+def test_scale_follows_from_the_largest_pixels(
+    largest: list[float | None], scale: int | None
+) -> None:
+    assert scale_of(largest) == scale_of(largest[::-1]) == scale
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

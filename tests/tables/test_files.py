@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from nanograd.errors import DataError, Rejection, StorageError
 from nanograd.runtime import storage
-from nanograd.tables import files
+from nanograd.tables import batches, csv_files, files
 from nanograd.tables.columns import is_binary
-from nanograd.tables.files import RowRange, open_parquet, read_rows, scan_csv
+from nanograd.tables.csv_files import scan_csv
+from nanograd.tables.files import RowRange, open_parquet, read_rows
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 NUM_ROWS, GROUP_ROWS = 1000, 250
@@ -72,7 +73,8 @@ def file(tmp_path: Path, table: pa.Table) -> str:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FailingDisk], None]:
     # Small reads: there are many of them to fail.
-    monkeypatch.setattr(files, "_READ_BYTES", 1 << 13)
+    for module in (batches, files):
+        monkeypatch.setattr(module, "READ_BYTES", 1 << 13)
     return lambda disk: monkeypatch.setattr(storage, "open_file", disk.open_file)
 
 
@@ -112,7 +114,7 @@ def test_disk_that_fails_again_in_the_careful_pass_quarantines_nothing(
     file: str, use: Callable[[FailingDisk], None]
 ) -> None:
     num_reads = count_reads(file, use)
-    whole = -(-Path(file).stat().st_size // files._READ_BYTES) + 1
+    whole = -(-Path(file).stat().st_size // files.READ_BYTES) + 1
 
     for second in range(num_reads // 2 + 1, num_reads // 2 + 2 * whole, 3):
         use(FailingDisk(range(num_reads // 2, num_reads // 2 + 1), range(second, second + 1)))
@@ -302,7 +304,7 @@ def test_cell_that_arrow_refuses_takes_no_other_line_with_it(
 def test_line_is_lost_alone_also_if_arrow_alone_refuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_find_fault", lambda *_: None)
+    monkeypatch.setattr(csv_files, "_find_fault", lambda *_: None)
     lines = [b"1,a"] * 57
     lines[3] = lines[40] = b"x,a"
 

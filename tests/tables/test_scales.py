@@ -1,0 +1,150 @@
+"""The scale of zeros and ones is that of the column in its file, however its rows are cut."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nanograd import sources
+from nanograd.data.csv import parse_csv
+from nanograd.tables.files import RowRange, read_rows
+from nanograd.tables.images import read
+from nanograd.tables.rows import ReadOptions
+from tests.helpers.image_columns import (
+    FLAT_NAMES,
+    NUMBER_COLUMNS,
+    bar_image,
+    fixed_list,
+    reasons,
+    variable_tensors,
+)
+
+Numbers = NDArray[Any]
+NAMES = FLAT_NAMES["pixel0"]
+
+
+def lists(type_: pa.DataType) -> Callable[[Numbers], pa.Table]:
+    return lambda images: pa.table({"image": pa.array(images.tolist(), pa.list_(type_))})
+
+
+def flat(type_: pa.DataType) -> Callable[[Numbers], pa.Table]:
+    return lambda images: pa.table(
+        {name: pa.array(column, type_) for name, column in zip(NAMES, images.T, strict=True)}
+    )
+
+
+WHOLE = {
+    **{f"lists of {type_}": lists(type_) for type_ in (pa.uint8(), pa.int64(), pa.uint64())},
+    **{f"flat {type_}": flat(type_) for type_ in (pa.uint8(), pa.int32())},
+    "fixed-size lists": lambda images: pa.table({"image": fixed_list(images)}),
+    "tensors": lambda images: pa.table({"image": NUMBER_COLUMNS["tensor"](images)}),
+    "nested": lambda images: pa.table({"image": NUMBER_COLUMNS["28 x 28 lists"](images)}),
+    "own shapes": lambda images: pa.table({"id": [3] * 5, "image": variable_tensors(images)}),
+}
+REAL = {
+    **{f"lists of {type_}": lists(type_) for type_ in (pa.float16(), pa.float64())},
+    "flat float": flat(pa.float32()),
+    "decimals": lists(pa.decimal128(4)),
+}
+FORMS: dict[str, Callable[[Numbers], pa.Table]] = WHOLE | REAL
+
+
+def write_csv(images: Numbers, place: Path) -> None:
+    rows = [",".join(NAMES), *(",".join(map(str, image)) for image in images.tolist())]
+    place.write_text("\n".join(rows))
+
+
+def faint(largest: int) -> Numbers:
+    """A bar of ones in the first three of five rows, and of another level in the others."""
+    images = np.resize(bar_image() // 255, (5, 784))
+    images[3:] *= largest
+    return images
+
+
+def read_in_parts(place: Path, cuts: list[int]) -> tuple[list[int], list[int], list[str]]:
+    """Return the rows that are images, the largest pixel of each, and why others are none."""
+    rows, most, bad = list[int](), list[int](), list[str]()
+    groups = 3 if place.suffix == ".parquet" else 1
+    for start, end in zip([0, *cuts], [*cuts, 5], strict=True):
+        part, done = RowRange((0, groups), start, start, end - start), start
+        batches = read_rows(str(place), part, lambda schema: schema.names) if end > start else ()
+        for batch in batches:
+            assert isinstance(batch, pa.RecordBatch)
+            found, rejected = read(pa.Table.from_batches([batch]), ReadOptions())
+            rows += [done + row for row in found.rows.tolist()]
+            most += found.images.max(axis=1).tolist()
+            bad += [reason for _, reason in reasons(rejected)]
+            done += len(batch)
+    return rows, most, bad
+
+
+@pytest.mark.parametrize("form", [*FORMS, "csv"])
+@pytest.mark.parametrize("largest", [1, 9, 255])
+@pytest.mark.parametrize("cuts", [[], [2, 3]], ids=str)
+def test_column_of_a_file_has_one_scale(
+    form: str, largest: int, cuts: list[int], tmp_path: Path
+) -> None:
+    place = tmp_path / ("a.csv" if form == "csv" else "a.parquet")
+    if form == "csv":
+        write_csv(faint(largest), place)
+    else:
+        pq.write_table(FORMS[form](faint(largest)), place, row_group_size=2)
+
+    rows, most, bad = read_in_parts(place, cuts)
+
+    if largest == 1:
+        assert (rows, most, bad) == ([0, 1, 2, 3, 4], [255] * 5, [])
+    elif largest == 9:
+        assert (rows, bad) == ([], ["bad_pixel"] * 5)
+    else:
+        assert (rows, most, bad) == ([3, 4], [255, 255], ["blank"] * 3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_numbers_of_a_file_without_statistics_are_unclear(form: str, tmp_path: Path) -> None:
+    place = tmp_path / "a.parquet"
+    pq.write_table(FORMS[form](faint(255)), place, row_group_size=2, write_statistics=False)
+
+    rows, most, bad = read_in_parts(place, [2])
+
+    if form in WHOLE:
+        assert (rows, bad) == ([3, 4], ["bad_pixel"] * 3)
+    else:
+        assert (rows, most) == ([0, 1, 2, 3, 4], [255] * 5)
+
+
+@given(st.lists(st.sampled_from([0, 1, 255]), min_size=1, max_size=9), st.integers(1, 4))
+def test_rows_are_the_same_in_any_row_groups(
+    tmp_path_factory: pytest.TempPathFactory, levels: list[int], size: int
+) -> None:
+    place = tmp_path_factory.getbasetemp() / "a.parquet"
+    images = np.stack([bar_image() // 255 * level for level in levels]).astype(np.uint8)
+    pq.write_table(pa.table({"image": fixed_list(images)}), place, row_group_size=size)
+    groups = pq.ParquetFile(place).metadata.num_row_groups
+
+    batches = read_rows(str(place), RowRange((0, groups), 0, 0, len(levels)), lambda s: s.names)
+    found, _ = read(pa.Table.from_batches(list(batches)), ReadOptions())  # type: ignore[arg-type]
+
+    ink = 255 if 255 in levels else 1
+    assert found.rows.tolist() == [row for row, level in enumerate(levels) if level == ink]
+
+
+@pytest.mark.parametrize("form", ["flat uint8", "lists of int64"])
+def test_data_sets_have_the_scale_of_their_file(form: str, tmp_path: Path) -> None:
+    images, labels = faint(255), list(range(5))
+    table = FORMS[form](images).append_column("label", pa.array(labels))
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows = [f"{label}," + ",".join(map(str, image)) for label, image in enumerate(images.tolist())]
+
+    from_csv = parse_csv("\n".join(rows).encode(), "a.csv")
+    from_parquet = sources.load_test([str(tmp_path / "a.parquet")])
+
+    assert from_csv.images.max(axis=1).tolist() == [1, 1, 1, 255, 255]
+    assert from_parquet.labels.tolist() == [3, 4]  # the others are blank
