@@ -163,6 +163,22 @@ class Network:
             if mbit_s is not None:
                 at.check_run(f"tc qdisc add dev {device} {shape}", user=0)
 
+    def slow_down(self, name: str, mbit_s: float, delay_s: float) -> None:
+        """Limit and delay what a host sends, and not what it receives, until the machines end."""
+        port, tap, machine = self._ports[name], f"tap{self._ports[name]}", self.hosts[name]
+        program = str(Path(__file__).with_name("slow_link.py"))
+        enter = ["nsenter", "-t", str(machine.pid), "-n", sys.executable, program, "eth0"]
+        subprocess.run(enter, check=True)
+        self._configure(
+            f"ip link set {port} nomaster arp off",
+            f"ip tuntap add {tap} mode tap",
+            f"ip link set {tap} master bridge up",
+        )
+        service = (program.replace(str(ROOT), f"{HOME}/nanograd"), port, tap, mbit_s, delay_s)
+        self.client.start_service(sys.executable, *map(str, service), user=0)
+        reach = f"exec 3<>/dev/tcp/{machine.address}/22"
+        wait_for(lambda: self.client.run(reach).returncode == 0, f"{name} is out of reach")
+
     def num_bytes(self, name: str) -> tuple[int, int]:
         """Return the bytes that a host has received and sent since it was added."""
         # Not from /sys, which has the devices of the network where it was mounted.
