@@ -224,10 +224,13 @@ class Network:
 def _start(name: str, address: str, over: str, lower: str, shared: str, client: bool) -> Machine:
     before = [f"{sys.prefix}/bin"] if client else []
     keep = [each for each in _PREFIXES if client or each != sys.prefix]
+    # The bits of hosts are compared with those of this process.
+    variables = {key: each for key, each in os.environ.items() if key.startswith("OPENBLAS_")}
+    variables["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(_OBJECT_STORE_BYTES)
     environment = {
         "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
         "NAME": name, "OVER": over, "LOWER": lower, "SHARED": shared, "SHM": "300m",
-        "VARIABLES": f"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES={_OBJECT_STORE_BYTES}",
+        "VARIABLES": " ".join(f"{key}={each}" for key, each in variables.items()),
         "HIDE": "/nowhere" if client else str(ROOT),
         "KEEP": " ".join(each for each in keep if not each.startswith("/usr")),
         "BEFORE": ":".join([*before, f"{sys.base_prefix}/bin"]),

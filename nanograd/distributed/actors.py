@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from socket import gethostname, socket
 from threading import Condition
@@ -100,6 +99,15 @@ class ExchangeFailed:
         by = f" (host {self.names(self.peers)})" if self.peers else ""
         return f"{cause}{by}, waiting for {self.names(self.waiting_for) or 'no host'}"
 
+    @property
+    def suspects(self) -> frozenset[int]:
+        """Hosts from which frames are missing, or whose connection was lost."""
+        return (
+            self.waiting_for
+            if self.cause is FailureCause.ABORTED
+            else self.waiting_for | self.peers
+        )
+
     def names(self, hosts: frozenset[int]) -> str:
         """Return the names of some hosts."""
         return " and ".join(self.hosts[host] for host in sorted(hosts))
@@ -120,7 +128,7 @@ class WorkerActor(Worker):
 
     def identify(self) -> ActorIdentity:
         """Return the identity of this process."""
-        return _identity()
+        return this_process()
 
     def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[TreeNode]:
         """Hold these shards and return their tree nodes.
@@ -190,7 +198,7 @@ class ServerActor(ParameterServer):
 
     def identify(self) -> ActorIdentity:
         """Return the identity of this process."""
-        return _identity()
+        return this_process()
 
     def open(self, nodes: tuple[TreeNode, ...], is_alone: bool) -> MemoryAddress:
         """Create memory in place of the one before.
@@ -255,12 +263,7 @@ class ServerActor(ParameterServer):
 
     def digest(self) -> str:
         """Return a checksum of the whole state, which all servers must have in common."""
-        now = self.snapshot()
-        vectors = [now.vector, *now.state.values(), *([] if now.average is None else [now.average])]
-        digest = sha256(f"{now.round} {now.progress}".encode())
-        for vector in vectors:
-            digest.update(vector.data)
-        return digest.hexdigest()
+        return self.snapshot().digest()
 
     def stop(self) -> None:
         """End the segment of rounds that is running, if any; call it concurrently."""
@@ -417,7 +420,8 @@ class ServerActor(ParameterServer):
         return None
 
 
-def _identity() -> ActorIdentity:
+def this_process() -> ActorIdentity:
+    """Return the identity of this process."""
     return ActorIdentity(
         host=ray.get_runtime_context().get_node_id(),
         pid=os.getpid(),

@@ -44,6 +44,8 @@ _REPLY_TIMEOUT_S = 3.0
 _REPORT_S, _CHECK_S = 3.0, 1.0
 # A host that fails so often within a minute gets no more work.
 _MAX_LOSSES, _LOSSES_S = 3, 60.0
+# After so many failures in a row, none of an actor, hosts that wait for each other are separated.
+_MAX_EXCHANGES = 3
 # The servers' state is copied to the driver this often, in case all servers fail; or so seldom that
 # it takes no more than this share of the time.
 _BACKUP_S, _BACKUP_SHARE = 1.0, 0.02
@@ -380,6 +382,8 @@ class RayGroup:
         is_not_finite = isinstance(cause, Refusal) and cause.reason is RefusalReason.NOT_FINITE
         if is_not_finite and not failed and not failed_servers:
             self._retry_round(cause)
+        if self._num_failures >= _MAX_EXCHANGES and not failed and not failed_servers:
+            self._servers.leave_out(failures)
         self._replace_workers(failed)
 
     def _count_loss(self, actor: ActorIdentity) -> dict[int, FailureKind]:

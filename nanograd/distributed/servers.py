@@ -12,7 +12,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from nanograd.distributed import formation
-from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait
+from nanograd.distributed.actors import (
+    CONCURRENT,
+    ActorIdentity,
+    ExchangeFailed,
+    ServerActor,
+    Wait,
+    this_process,
+)
 from nanograd.distributed.all_reduce import MeshPlan, deviating
 from nanograd.distributed.formation import MeshError
 from nanograd.distributed.members import START_TIMEOUT_S, Member, kill_process, probe
@@ -70,8 +77,9 @@ class Servers:
         self._recipe, self._listener, self._options = recipe, listener, options
         # One thread for each worker that calls, one for `stop` and one for `waiting`.
         self._num_threads, self._ports, self._shared_memory = num_workers + 2, ports, shared_memory
-        # Hosts that cannot be connected to the others: their workers call the first server.
-        self._outside = set[str]()
+        # Hosts that cannot be connected to the others: their workers call the server of this host,
+        # which all reach: they may not reach each other.
+        self._outside, self._here = set[str](), this_process()
         self.present: dict[str, Server] = {}
 
     # Membership
@@ -90,7 +98,8 @@ class Servers:
             if new:
                 snapshot = state()
                 for host in new:
-                    self._start(host, snapshot, hosts[host][0].identity)
+                    is_here = host == self._here.host
+                    self._start(host, snapshot, self._here if is_here else hosts[host][0].identity)
             for host in [host for host in self.present if host not in groups]:
                 self.drop(host)
             self.present = {host: self.present[host] for host in groups}
@@ -106,7 +115,7 @@ class Servers:
 
     def of(self, host: str) -> Server:
         """Return the server for the workers of a host."""
-        return self.present.get(host) or next(iter(self.present.values()))
+        return self.present.get(host) or self.present[self._here.host]
 
     def identity(self, host: str) -> ActorIdentity:
         """Return the identity of a server, when it has started."""
@@ -166,8 +175,7 @@ class Servers:
         if len(self.present) > 1:
             refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
         error: RayError | None = None
-        here = ray.get_runtime_context().get_node_id()
-        for host in sorted(self.present, key=lambda host: host != here):
+        for host in sorted(self.present, key=lambda host: host != self._here.host):
             try:
                 return self._snapshot_of(host, reply_s)
             except RayError as failure:
@@ -221,10 +229,10 @@ class Servers:
 
     def _groups(self, hosts: Hosts) -> dict[str, list[Member]]:
         """Return the workers by the host of their server."""
-        inside = [host for host in hosts if host not in self._outside] or [next(iter(hosts))]
-        groups: dict[str, list[Member]] = {host: [] for host in inside}
+        groups: dict[str, list[Member]] = {}
         for host, members in hosts.items():
-            groups[host if host in groups else inside[0]] += members
+            at = self._here.host if host in self._outside else host
+            groups.setdefault(at, []).extend(members)
         return groups
 
     def _start(self, host: str, snapshot: Snapshot, neighbour: ActorIdentity) -> None:
@@ -299,13 +307,34 @@ class Servers:
                 events.warning(f"{refused} connections to the parameter servers were refused")
             )
 
+    def leave_out(self, failures: Mapping[str, object]) -> None:
+        """Let a host take part by calls that loses its connection again and again.
+
+        Args:
+            failures: of a segment of rounds in which no server failed itself, by host.
+        """
+        hosts = list(self.present)
+        ended = {index: failures.get(host) for index, host in enumerate(hosts)}
+        waits = {a: each.suspects for a, each in ended.items() if isinstance(each, ExchangeFailed)}
+        # Hosts that wait for each other; a host that has finished waits for none.
+        pairs = frozenset(
+            (min(a, b), max(a, b))
+            for a, others in waits.items()
+            for b in others
+            if ended[b] is None or a in waits.get(b, ())
+        )
+        if pairs:
+            lower, higher = (self.present[hosts[index]].neighbour for index in min(pairs))
+            reason = f"host {higher} and host {lower} do not receive what they send each other"
+            self._leave_out(MeshError(reason, pairs), hosts)
+
     def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
-        """Let the workers of hosts that cannot be connected call the first server."""
-        ends = [host for pair in failure.pairs for host in pair]
-        counts = [ends.count(host) for host in range(len(hosts))]
-        # The one that misses most connections, the last of them; all but the first without a clue.
-        worst = max(range(len(hosts)), key=lambda index: (counts[index], index))
-        out = [hosts[worst]] if failure.pairs else hosts[1:]
+        """Let the workers of a host that cannot be connected call the server of this host."""
+        ends = [hosts[index] for pair in failure.pairs for index in pair]
+        others = [host for host in hosts if host != self._here.host]
+        # The one that misses most connections, the last of them; all others without a clue.
+        missing = [host for host in others if host in ends]
+        out = sorted(missing, key=ends.count)[-1:] or others
         names = ", ".join(str(self.present[host].neighbour) for host in out)
         self._outside |= set(out)
         self._listener(

@@ -11,6 +11,7 @@ References:
 
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from hashlib import sha256
 
 import numpy as np
 
@@ -56,6 +57,14 @@ class Snapshot:
         state = {name: vector.copy() for name, vector in self.state.items()}
         average = None if self.average is None else self.average.copy()
         return replace(self, vector=self.vector.copy(), state=state, average=average)
+
+    def digest(self) -> str:
+        """Return a checksum of everything."""
+        found = sha256(f"{self.round} {self.progress}".encode())
+        for vector in (self.vector, *self.state.values(), self.average):
+            if vector is not None:
+                found.update(vector.data)
+        return found.hexdigest()
 
 
 def first_snapshot(recipe: Recipe) -> Snapshot:

@@ -7,6 +7,7 @@ down meanwhile, and compares its parameters with those of one process.
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,82 @@ def test_closed_ports_cost_speed_and_no_bit(network: Network, expected: str, ver
     assert output.count("vectors of second at 10.77.0.12 travel in calls") == 1
     assert "is a firewall in the way? --ports chooses the ports" in output
     assert "Traceback" not in output
+
+
+def cut(network: Network, rule: str) -> None:
+    """Let the second host receive no packets of a kind; they are counted."""
+    network.hosts["second"].check_run(
+        "nft add table ip cut && nft 'add chain ip cut input "
+        "{ type filter hook input priority 0; }' && "
+        f"nft 'add rule ip cut input ip saddr {network.hosts['third'].address} {rule} drop'",
+        user=0,
+    )
+
+
+@pytest.fixture
+def uncut(network: Network) -> Iterator[None]:
+    """Let the second host receive everything again."""
+    yield
+    network.hosts["second"].check_run("nft delete table ip cut", user=0)
+
+
+# Nothing from the start; nothing in mid-run; a handshake, but no frame with parameters.
+@pytest.mark.parametrize(("rule", "epoch"), [("", 0), ("", 3), ("meta length > 300", 3)])
+@pytest.mark.usefixtures("uncut")
+def test_two_hosts_out_of_reach_of_each_other_cost_speed_and_no_bit(
+    network: Network, expected: str, rule: str, epoch: int
+) -> None:
+    if not epoch:
+        cut(network, rule)
+    run = start(network, "apart")
+    if epoch:
+        wait_for_epoch(run, epoch)
+        cut(network, rule)
+    checksum, output = run.end(400)
+
+    assert checksum == expected
+    assert_both_named(output)
+
+
+@pytest.mark.usefixtures("uncut")
+def test_two_hosts_out_of_reach_are_served_by_the_host_of_the_driver_without_workers(
+    network: Network, expected: str
+) -> None:
+    cut(network, "")
+    with occupied(network.hosts["first"]):
+        checksum, output = start(network, "served", "--workers 4").end(400)
+
+    assert checksum == expected
+    assert "4 workers on 2 hosts" in output
+    assert_both_named(output)
+
+
+def assert_both_named(output: str) -> None:
+    [warning] = [line for line in output.splitlines() if "travel in calls" in line]
+    assert "second at 10.77.0.12" in warning
+    assert "third at 10.77.0.13" in warning
+
+
+@contextmanager
+def occupied(machine: Machine) -> Iterator[None]:
+    """Hold all CPUs of a host."""
+    program = (
+        "import ray, sys; ray.init(address='auto')\n"
+        "here = {'ray.io/node-id': ray.get_runtime_context().get_node_id()}\n"
+        "@ray.remote(num_cpus=2, label_selector=here)\n"
+        "class Holder:\n"
+        "    def hold(self): pass\n"
+        "holder = Holder.remote(); ray.get(holder.hold.remote())\n"
+        "print('held', flush=True); sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        machine.command("bash", "-c", f"{RC}\nexec python -c \"{program}\" 2>/dev/null"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any(line == "held\n" for line in process.stdout)
+    yield
+    process.communicate(timeout=60)
 
 
 def test_cable_pulled_and_plugged_in_again_costs_no_bit(network: Network, expected: str) -> None:

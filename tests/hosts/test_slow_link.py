@@ -20,7 +20,7 @@ MBIT_S, DELAY_S = 20, 0.05
 # A server is killed so often; none of them three times in a minute.
 KILL_EVERY_S, LONGEST_S = 20.0, 400.0
 # Epochs for each number of hidden units: runs of a minute or so.
-EPOCHS = {32: 24, 200: 12, 800: 5, 1200: 3}
+EPOCHS = {32: 24, 200: 10, 800: 4, 1200: 2}
 NUM_RUNS = 30
 
 
