@@ -1,8 +1,8 @@
-"""The net as a scikit-learn classifier: tables of numbers, any number of columns and classes.
+"""A scikit-learn classifier for numeric tables with any number of columns and classes.
 
-It trains by the same rounds, server and optimisers as `nanograd train`, in this process, to the
-same bits on any number of cores. For digits, prefer `nanograd.train`: it deskews and distorts them
-and keeps a run directory.
+It trains in this process, with the rounds, server and optimisers of `nanograd train`; the bits do
+not depend on the number of cores. For digits, prefer `nanograd.train`, which deskews and distorts
+the images and keeps a run directory.
 
 References:
     scikit-learn, "Developing scikit-learn estimators".
@@ -38,29 +38,29 @@ from nanograd.training.server import first_snapshot
 class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
     """A three-layer perceptron: columns, hidden units, classes.
 
-    Columns are standardised first, by mean and deviation of the training rows.
+    The columns are standardised with the mean and the standard deviation of the training rows.
 
     Args:
-        hidden: hidden units.
-        activation: of the hidden layer: sigmoid, tanh or relu.
+        hidden: number of hidden units.
+        activation: activation of the hidden layer: sigmoid, tanh or relu.
         loss: mse (sigmoid outputs) or cross_entropy (softmax outputs).
         optimizer: sgd, momentum or adam.
-        learning_rate: its peak.
-        momentum: decay of the velocity, with optimizer momentum.
+        learning_rate: peak learning rate.
+        momentum: decay of the velocity, for optimizer momentum.
         schedule: constant or cosine.
         warmup: rounds of linear warm-up of the learning rate.
-        ema: decay of the average of the weights; 0 keeps the last weights.
+        ema: decay of the exponential average of the weights; 0 uses the last weights.
         epochs: passes over the training rows.
         least_rounds: minimum number of optimiser steps (more epochs if needed).
-        batch_size: rows a round, at most all of them.
-        shards: parts of each batch, computed on as many cores; the number changes the bits.
-        random_state: a seed, or a `numpy.random.RandomState` that draws one.
+        batch_size: rows per round, at most the number of training rows.
+        shards: parts of each batch, computed in parallel; the number changes the bits.
+        random_state: a seed, or a `numpy.random.RandomState` to draw one from.
 
     Attributes:
-        classes_: (C,) the labels, sorted.
-        n_features_in_: D, columns of the training rows.
+        classes_: (C,) sorted labels.
+        n_features_in_: D, number of columns.
         n_iter_: number of epochs.
-        loss_: mean loss of the rows in the last epoch.
+        loss_: mean loss in the last epoch.
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
@@ -89,10 +89,10 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
 
         Args:
             X: (N, D) finite numbers.
-            y: (N,) labels of any kind.
+            y: (N,) labels of any type.
 
         Raises:
-            ValueError: unusable rows or labels, or an invalid parameter.
+            ValueError: invalid rows, labels or parameters.
             DivergedError: a gradient, loss or parameter is not finite.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float64)
@@ -111,9 +111,9 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:  # noqa: N803
-        """Return the score of each class, (N, C) float32; a row sums to 1.
+        """Compute the score of each class, (N, C) float32; each row sums to 1.
 
-        They are not calibrated, as no row is held out: scikit-learn's CalibratedClassifierCV does.
+        The scores are not calibrated; use scikit-learn's CalibratedClassifierCV if you need that.
         """
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
@@ -122,7 +122,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return to_probabilities(scores)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """Return the label with the best score, (N,)."""
+        """Return the label with the largest score, (N,)."""
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
@@ -130,7 +130,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return np.asarray((rows - self._mean) / self._deviation, np.float32)
 
     def _recipe(self, rows: Dataset) -> Recipe:
-        # A search over parameters may set numbers of numpy's types.
+        # Parameter searches may set numpy scalars.
         params = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in self.get_params().items()
@@ -140,7 +140,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         params["shards"] = min(params["shards"], params["batch_size"])
         unused = {} if params["optimizer"] == "momentum" else {"momentum": None}
         try:
-            # Its settings of the same names have the same bounds.
+            # TrainConfig validates settings of the same names.
             TrainConfig.resolve(params, unused)
         except UsageError as error:
             raise ValueError(str(error)) from error

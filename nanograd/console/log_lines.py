@@ -1,4 +1,4 @@
-"""Events as lines of a log, as text or JSON; progress only every few seconds."""
+"""Listeners that write events as log lines, text or JSON; progress at most every 5 seconds."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ INTERVAL_S = 5.0
 _PREFIXES = {Level.INFO: "", Level.WARNING: "WARNING: ", Level.ERROR: "nanograd: "}
 
 AnyProgress = events.TrainingProgress | events.JobProgress
-# Events whose text is a sentence for people.
+# Events that contain a sentence for people.
 _Sentence = events.Message | events.GroupEvent | events.ImageScored
 
 
@@ -19,8 +19,8 @@ class TextLog:
     """A listener that writes lines of text.
 
     Args:
-        write: called with each line.
-        clock: monotonic seconds.
+        write: receives each line.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -30,9 +30,13 @@ class TextLog:
         self._next: float | None = None
 
     def __call__(self, event: Event) -> None:
-        """Write the line of an event, if it has one."""
-        if isinstance(event, AnyProgress) and not self._is_due(event):
-            return
+        """Write the line of an event, if it has one; skip progress that comes too early."""
+        if isinstance(event, AnyProgress):
+            now = self._clock()
+            self._next = now + INTERVAL_S if self._next is None else self._next
+            if now < self._next and not event.complete:
+                return
+            self._next = None if event.complete else now + INTERVAL_S
         if (line := self.line(event)) is not None:
             self._write(line)
 
@@ -46,20 +50,20 @@ class TextLog:
         """
         if not isinstance(event, AnyProgress):
             return sentence(event)
-        left = "" if event.complete or event.left_s is None else f"{duration(event.left_s)} left"
-        return "  ".join(filter(None, [event.command, *_counts(event), *measures(event), left]))
-
-    def _is_due(self, event: AnyProgress) -> bool:
-        now = self._clock()
-        self._next = now + INTERVAL_S if self._next is None else self._next
-        due = now >= self._next or event.complete
-        if due:
-            self._next = None if event.complete else now + INTERVAL_S
-        return due
+        if isinstance(event, events.JobProgress):
+            words = [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
+        else:
+            words = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
+            words.append(f"epoch {event.epoch:,}/{event.epochs:,}")
+            words.append(f"round {event.round:,}/{event.rounds:,}")
+        words += measures(event)
+        if not event.complete and event.left_s is not None:
+            words.append(f"{duration(event.left_s)} left")
+        return "  ".join([event.command, *words])
 
 
 class JsonLog(TextLog):
-    """A listener that writes lines of JSON; each finished epoch has one, too."""
+    """A listener that writes lines of JSON, including one per finished epoch."""
 
     def line(self, event: Event) -> str | None:
         """Return the line of an event, or None."""
@@ -71,12 +75,12 @@ class JsonLog(TextLog):
 
 
 def sentence(event: Event) -> str | None:
-    """Return an event as text for people, with the prefix of its level; None if it has no text."""
+    """Return the sentence of an event, with the prefix of its level; None if it has none."""
     return f"{_PREFIXES[event.level]}{event}" if isinstance(event, _Sentence) else None
 
 
 def measures(event: AnyProgress) -> list[str]:
-    """Return speed and quality as a few words each."""
+    """Return speed, loss, accuracy and similar measures, each as a short text."""
     if isinstance(event, events.JobProgress):
         return [rate(event.rows_per_s, "rows"), f"{event.quarantined:,} quarantined"]
     found = [rate(event.rounds_per_s, "rounds"), f"{event.images_per_s:,} images/s"]
@@ -91,17 +95,9 @@ def measures(event: AnyProgress) -> list[str]:
 
 
 def rate(number: float, unit: str) -> str:
-    """Format a rate; a slow one keeps two digits.
+    """Format a rate; below 10, with two significant digits.
 
     >>> rate(1234.5, "rows"), rate(3.14, "rows"), rate(0.0271, "rounds"), rate(0, "rows")
     ('1,234 rows/s', '3.1 rows/s', '0.027 rounds/s', '0 rows/s')
     """
     return f"{number:,.0f} {unit}/s" if number >= 10 else f"{number:.2g} {unit}/s"
-
-
-def _counts(event: AnyProgress) -> list[str]:
-    if isinstance(event, events.JobProgress):
-        return [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
-    net = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
-    epoch, round_ = f"{event.epoch:,}/{event.epochs:,}", f"{event.round:,}/{event.rounds:,}"
-    return [*net, f"epoch {epoch}", f"round {round_}"]

@@ -1,4 +1,4 @@
-"""Summaries of finished jobs: result, places, and the next command."""
+"""Summaries of finished commands: result, folders, and the next command."""
 
 import json
 import shlex
@@ -58,7 +58,7 @@ def of_inspection(result: ResultLine) -> str:
 
 
 def of_file(result: ResultLine) -> str:
-    """Summarise a file that was written."""
+    """Summarise a written file."""
     return f"{result['bytes']:,} bytes written: {result['output']}"
 
 
@@ -68,7 +68,7 @@ def of_report(result: ResultLine) -> str:
 
 
 def of_pictures(result: ResultLine) -> str:
-    """Summarise images written as picture files."""
+    """Summarise an export of images as picture files."""
     return f"{result['images']:,} pictures written: {result['output']}"
 
 
@@ -82,15 +82,16 @@ def of_data(result: ResultLine) -> str:
 
 
 def of_prediction(result: ResultLine, format_: str) -> str:
-    """Summarise a prediction whose tables have this format."""
+    """Summarise a prediction with tables in this format."""
     output, accuracy = result["output"], result["accuracy"]
     right = "" if accuracy is None else f", {100 * accuracy:.2f} % of the labelled rows correctly"
+    by_ingest = sum(result.get("ingest_quarantined", {}).values())
+    ingest = f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""
     predictions = storage.join(output, "predictions")
     rejected = result["quarantined"] or result["broken_files"]
     quarantine = storage.join(output, "quarantine") if rejected else None
     return _lines(
-        f"{result['predicted']:,} rows classified{right}{_quarantined(result)}"
-        f"{_rejected_by_ingest(result)}",
+        f"{result['predicted']:,} rows classified{right}{_quarantined(result)}{ingest}",
         ("predictions", predictions),
         ("quarantine", quarantine),
         *(("most often", describe(each)) for each in result["details"][:1]),
@@ -101,10 +102,10 @@ def of_prediction(result: ResultLine, format_: str) -> str:
 
 
 def _show_table(place: str, format_: str) -> str:
-    """Return a command that prints the columns that matter of a folder of predictions."""
+    """Return a shell command that prints the most important columns of the predictions."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
     columns = ["source_file", "source_row", "prediction", "confidence", "label"]
-    # Double quotes inside, so that the shell needs no more than a pair of single ones.
+    # Double quotes in the code, so that the shell command needs only one pair of single quotes.
     quoted, names = json.dumps(place, ensure_ascii=False), json.dumps(columns)
     table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").to_table({names})'
     code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
@@ -112,7 +113,7 @@ def _show_table(place: str, format_: str) -> str:
 
 
 def of_demo(result: ResultLine, *, pictures: str, rows: str, model: str) -> str:
-    """Summarise the demo, from the result line of its prediction."""
+    """Summarise the demo, given the result line of its prediction."""
     right = f"{result['accuracy']:.2%} of them correctly"
     return _lines(
         f"classified {result['predicted']:,} handwritten digits, {right}",
@@ -131,11 +132,6 @@ def _quarantined(result: ResultLine) -> str:
     rows = f"; {result['quarantined']:,} quarantined ({named})" if reasons else ""
     files = f"; {result['broken_files']:,} files cannot be read" if result["broken_files"] else ""
     return rows + files
-
-
-def _rejected_by_ingest(result: ResultLine) -> str:
-    number = sum(result.get("ingest_quarantined", {}).values())
-    return f"; ingest had quarantined {number:,} pictures" if number else ""
 
 
 def _lines(first: str, *places: tuple[str, str | None], next_: str) -> str:

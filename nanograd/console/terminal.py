@@ -1,9 +1,9 @@
-"""Listeners for standard error: a live view on a terminal, lines of text or JSON elsewhere."""
+"""Listeners for standard error: a live view on a terminal, otherwise log lines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,11 +21,11 @@ _NUM_EPOCHS = 5
 
 @contextmanager
 def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
-    """Provide the listener that the settings ask for. It never raises: a log ends no job.
+    """Provide a listener for the log settings. It ignores write errors: logging never ends a job.
 
     Args:
-        log_format: auto (a live view if the stream is a terminal, else text), text or json.
-        quiet: pass on only warnings and errors.
+        log_format: auto (a live view if the stream is a terminal, otherwise text), text or json.
+        quiet: write only warnings and errors.
         stream: usually standard error.
     """
     if log_format == "auto" and not quiet and stream.isatty():
@@ -39,7 +39,7 @@ def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator
             return
 
     def write(line: str) -> None:
-        with suppress(OSError):  # a full disk, or no reader
+        with suppress(OSError):  # a full disk or a closed pipe
             stream.write(f"{line}\n")
             stream.flush()
 
@@ -53,7 +53,7 @@ def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator
 
 
 class LiveView:
-    """A listener that draws progress in place, with sentences above it."""
+    """A listener that shows progress in place, with messages above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,8 +69,8 @@ class LiveView:
         self._epochs: list[events.EpochMetrics] = []
 
     def __call__(self, event: Event) -> None:
-        """Draw an event; progress replaces the progress before it."""
-        with suppress(OSError):  # the terminal was closed
+        """Show an event; progress replaces the previous progress."""
+        with suppress(OSError):  # a closed terminal
             self._draw(event)
 
     def _draw(self, event: Event) -> None:
@@ -88,8 +88,18 @@ class LiveView:
             self._console.print(Text(text, style=style), soft_wrap=True)
 
     def view(self, event: AnyProgress) -> RenderableType:
-        """Return a drawing of progress: bar, measures, workers, epochs."""
-        self._advance_bar(event)
+        """Render progress: bar, measures, workers, epochs."""
+        if isinstance(event, events.TrainingProgress):
+            net = f"net {event.net}/{event.nets} " if event.nets > 1 else ""
+            title = f"train {net}epoch {event.epoch}/{event.epochs}"
+            unit, done, total = "round", event.round, event.rounds
+        else:
+            title, unit, done, total = event.command, "row", event.row, event.rows
+        count = f"{unit} {done:,}/{total:,}"
+        [task] = self._bar.task_ids or [
+            self._bar.add_task(title, total=total, completed=done, count=count)
+        ]
+        self._bar.update(task, description=title, total=total, completed=done, count=count)
         parts: list[RenderableType] = [self._bar, Text("  ".join(measures(event)))]
         if isinstance(event, events.TrainingProgress):
             parts.append(_workers(event))
@@ -98,7 +108,7 @@ class LiveView:
         return Group(*parts)
 
     def close(self) -> None:
-        """End the drawing; its last state stays on the terminal."""
+        """Stop updating; the last state stays on the terminal."""
         if self._live is not None:
             with suppress(OSError):
                 self._live.stop()
@@ -106,25 +116,9 @@ class LiveView:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
 
-    def _advance_bar(self, event: AnyProgress) -> None:
-        if isinstance(event, events.TrainingProgress):
-            net = f"net {event.net}/{event.nets} " if event.nets > 1 else ""
-            title = f"train {net}epoch {event.epoch}/{event.epochs}"
-            unit, done, total = "round", event.round, event.rounds
-        else:
-            title, unit, done, total = event.command, "row", event.row, event.rows
-        state: dict[str, Any] = {
-            "description": title,
-            "total": total,
-            "completed": done,
-            "count": f"{unit} {done:,}/{total:,}",
-        }
-        [task] = self._bar.task_ids or [self._bar.add_task(**state)]
-        self._bar.update(task, **state)
-
 
 def _workers(event: events.TrainingProgress) -> Text:
-    """Return the ranks, a full circle if working and an empty one if starting, in one line."""
+    """Render the ranks in one line, with ● for working and ○ for starting."""
     if not event.workers:
         return Text("in this process", style="dim")
     line = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
@@ -136,7 +130,7 @@ def _workers(event: events.TrainingProgress) -> Text:
 
 
 def _epoch_table(epochs: list[events.EpochMetrics], width: int) -> Table:
-    """Return the newest epochs as a table, without the last columns if they do not fit."""
+    """Render the newest epochs as a table; leave out the last columns if they do not fit."""
     columns: dict[str, Callable[[events.EpochMetrics], str]] = {
         "epoch": lambda row: str(row.epoch),
         "loss": lambda row: f"{row.loss:.4f}",

@@ -1,8 +1,7 @@
-"""Events of a job, as values: one stream that terminals, logs and files render.
+"""Events of a job: frozen dataclasses that a job passes to a listener.
 
-A job emits frozen dataclasses to one listener. Renderers turn them into a live view, lines of text
-or JSON, `events.jsonl`, `metrics.jsonl`, Prometheus, TensorBoard and MLflow. Fields have the names
-of the JSON records, so that a renderer needs no second table of names.
+Listeners turn events into a live view, lines of text or JSON, `events.jsonl`, `metrics.jsonl`, and
+metrics for Prometheus, TensorBoard and MLflow. The fields have the names of the JSON records.
 """
 
 from collections import deque
@@ -12,9 +11,11 @@ from enum import StrEnum
 from time import perf_counter
 from typing import Any, ClassVar, TypeAlias
 
+Record: TypeAlias = dict[str, Any]  # a JSON object
+
 
 class Level(StrEnum):
-    """Severity of an event, as log records carry it."""
+    """Severity of an event."""
 
     INFO = "info"
     WARNING = "warning"
@@ -22,20 +23,20 @@ class Level(StrEnum):
 
 
 class WorkerState(StrEnum):
-    """What a rank is doing."""
+    """State of a rank."""
 
     WORKING = "working"
     STARTING = "starting"
 
 
 class FailureKind(StrEnum):
-    """How a process failed; the values are those of `events.jsonl`."""
+    """Kind of failure of a process; the values appear in `events.jsonl`."""
 
     KILLED = "killed"
     UNRESPONSIVE = "hung"
 
 
-# Marks a field that no record holds, because the event's sentence says it.
+# Marks a field that is not part of the JSON record, because the event's sentence contains it.
 _UNRECORDED = {"recorded": False}
 
 
@@ -44,9 +45,9 @@ class Event:
     """Something that happened in a job."""
 
     name: ClassVar[str]
-    level: Level = field(default=Level.INFO, metadata=_UNRECORDED)  # its severity
+    level: Level = field(default=Level.INFO, metadata=_UNRECORDED)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return the event as a JSON object."""
         recorded = (each.name for each in fields(self) if each.metadata.get("recorded", True))
         return {"event": self.name, **{name: getattr(self, name) for name in recorded}}
@@ -56,11 +57,11 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Drop an event."""
+    """Ignore an event."""
 
 
 def broadcast(*listeners: Listener) -> Listener:
-    """Return a listener that passes each event to several, in their order."""
+    """Return a listener that passes each event to all listeners in turn."""
 
     def relay(event: Event) -> None:
         for listener in listeners:
@@ -79,18 +80,18 @@ class Message(Event):
     def __str__(self) -> str:
         return self.text
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return the event as a JSON object."""
         return {"event": self.name, "level": str(self.level), "message": self.text.strip()}
 
 
 def info(text: str) -> Message:
-    """Return a message of level INFO."""
+    """Create a message of level INFO."""
     return Message(text=text)
 
 
 def warning(text: str) -> Message:
-    """Return a message of level WARNING."""
+    """Create a message of level WARNING."""
     return Message(text=text, level=Level.WARNING)
 
 
@@ -101,28 +102,28 @@ def warning(text: str) -> Message:
 class EpochMetrics:
     """Metrics of a finished epoch: a line of `metrics.jsonl`."""
 
-    epoch: int  # its number, from 1
+    epoch: int  # number of the epoch, from 1
     round: int  # the next round to compute
     loss: float  # mean over the images of the epoch
-    val_accuracy: float | None  # on the validation images, 0 to 1; None without any
-    learning_rate: float  # of its last round
-    train_s: float  # seconds since training began, pauses aside
-    images_per_s: int  # training images a second
+    val_accuracy: float | None  # from 0 to 1; None without validation images
+    learning_rate: float  # in the last round of the epoch
+    train_s: float  # seconds of training so far, without pauses
+    images_per_s: int  # training images per second
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFinished(Event):
-    """An epoch is complete and its checkpoint is saved."""
+    """An epoch is complete."""
 
     name: ClassVar[str] = "epoch"
-    metrics: EpochMetrics  # of the epoch
+    metrics: EpochMetrics
     net: int = 1  # number of the net in an ensemble, from 1
-    nets: int = 1  # size of the ensemble
+    nets: int = 1  # number of nets
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return the event as a JSON object."""
-        of_net = {"net": self.net, "nets": self.nets}
-        return {"event": self.name, "command": "train", **of_net, **asdict(self.metrics)}
+        facts = {"event": self.name, "command": "train", "net": self.net, "nets": self.nets}
+        return {**facts, **asdict(self.metrics)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,17 +133,17 @@ class TrainingProgress(Event):
     name: ClassVar[str] = "progress"
     command: str = "train"
     net: int = 1  # number of the net in an ensemble, from 1
-    nets: int = 1  # size of the ensemble
+    nets: int = 1  # number of nets
     epoch: int  # the current epoch, from 1
     epochs: int  # epochs of a net
-    round: int  # rounds applied, over all nets
+    round: int  # rounds computed, over all nets
     rounds: int  # rounds of the whole run
-    image: int  # images trained on, each counted once an epoch
-    rounds_per_s: float  # over the last seconds
-    images_per_s: int  # over the last seconds
-    loss: float | None  # mean training loss of the current epoch; None until it is known
-    val_accuracy: float | None  # of the last epoch; None without one
-    left_s: float | None  # estimated seconds to the end; None until it is known
+    image: int  # images trained on; an image counts once per epoch
+    rounds_per_s: float  # during the last 10 seconds
+    images_per_s: int  # during the last 10 seconds
+    loss: float | None  # mean training loss of the current epoch; None if unknown
+    val_accuracy: float | None  # of the last finished epoch; None if unknown
+    left_s: float | None  # estimated remaining seconds; None if unknown
     workers: Mapping[str, WorkerState]  # state of each rank
     complete: bool  # whether this is the last round
 
@@ -154,7 +155,7 @@ class TrainingFinished(Event):
     name: ClassVar[str] = "result"
     result: Mapping[str, Any]  # the result line of `nanograd train`
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return the event as a JSON object."""
         return {"event": self.name, **self.result}
 
@@ -168,14 +169,14 @@ class JobProgress(Event):
 
     name: ClassVar[str] = "progress"
     command: str  # ingest or predict
-    part: int  # parts done
-    parts: int  # parts of the whole job
-    row: int  # rows accounted for
-    rows: int  # rows of the whole job
-    rows_per_s: float  # since the first part was started
+    part: int  # finished parts
+    parts: int  # all parts
+    row: int  # finished rows
+    rows: int  # all rows
+    rows_per_s: float  # since the first part started
     quarantined: int  # rows in quarantine
-    time_s: float  # seconds since the first part was started
-    left_s: float | None  # estimated seconds to the end; None until it is known
+    time_s: float  # seconds since the first part started
+    left_s: float | None  # estimated remaining seconds; None if unknown
     complete: bool  # whether this is the last part
 
 
@@ -184,9 +185,9 @@ class ImageScored(Event):
     """A test image was classified (`nanograd evaluate --verbose`)."""
 
     name: ClassVar[str] = "image"
-    label: int  # its class
-    scores: tuple[float, ...]  # one for each class
-    prediction: int  # the class with the best score
+    label: int  # true class
+    scores: tuple[float, ...]  # of each class
+    prediction: int  # class with the largest score
 
     def __str__(self) -> str:
         scores = " ".join(f"{score:.6f}" for score in self.scores)
@@ -199,10 +200,10 @@ class ImageScored(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupEvent(Event):
-    """A change in a group of workers; kept in `events.jsonl`."""
+    """A change in a group of workers, which is written to `events.jsonl`."""
 
-    def record(self) -> dict[str, Any]:
-        """Return the event as a JSON object, with its sentence."""
+    def record(self) -> Record:
+        """Return the event and its sentence as a JSON object."""
         return {**super().record(), "sentence": str(self)}
 
 
@@ -219,7 +220,8 @@ class GroupStarted(GroupEvent):
     num_hosts: int = field(metadata=_UNRECORDED)
 
     def __str__(self) -> str:
-        return f"{_count(self.num_workers, 'worker')} on {_count(self.num_hosts, 'host')}"
+        counts = {"worker": self.num_workers, "host": self.num_hosts}
+        return " on ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in counts.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,10 +233,10 @@ class WorkerFailed(GroupEvent):
     """
 
     name: ClassVar[str] = "lost"
-    rank: int  # of the worker
+    rank: int
     round: int  # the round that is computed again
-    how: FailureKind  # the kind of failure
-    # The shards that other ranks took over.
+    how: FailureKind
+    # rank -> shards that it takes over
     heirs: Mapping[int, Sequence[int]] = field(metadata=_UNRECORDED)
 
     def __str__(self) -> str:
@@ -251,7 +253,7 @@ class WorkerFailed(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerJoined(GroupEvent):
-    """A replacement took its shards."""
+    """A replacement of a failed worker has joined."""
 
     name: ClassVar[str] = "joined"
     rank: int
@@ -263,7 +265,7 @@ class WorkerJoined(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRetried(GroupEvent):
-    """A round is computed again by new workers, because a contribution was refused."""
+    """New workers compute a round again, because a contribution was refused."""
 
     name: ClassVar[str] = "refused"
     round: int
@@ -275,7 +277,7 @@ class RoundRetried(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundWaits(GroupEvent):
-    """A round takes longer than usual.
+    """A round takes much longer than usual.
 
     >>> str(RoundWaits(round=340, seconds=3, waits_for="host north at 192.0.2.12"))
     'round 340 waits for host north at 192.0.2.12 (3 s)'
@@ -283,8 +285,8 @@ class RoundWaits(GroupEvent):
 
     name: ClassVar[str] = "waiting"
     round: int
-    seconds: int  # since it began
-    waits_for: str  # a host, or shards on a host
+    seconds: int  # since the round began
+    waits_for: str  # the host, or shards on a host, that has not answered
 
     def __str__(self) -> str:
         return f"round {self.round} waits for {self.waits_for} ({self.seconds} s)"
@@ -295,8 +297,8 @@ class ServerFailed(GroupEvent):
     """The parameter server failed; a new one continues from the newest copy of its state."""
 
     name: ClassVar[str] = "server_lost"
-    round: int  # the round it was computing
-    reason: str = field(metadata=_UNRECORDED)  # what Ray reported
+    round: int  # the round of the failure
+    reason: str = field(metadata=_UNRECORDED)  # as reported by Ray
     copy: int = field(metadata=_UNRECORDED)  # the round of the copy
 
     def __str__(self) -> str:
@@ -308,7 +310,7 @@ class ServerFailed(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class HostFailed(GroupEvent):
-    """The parameter server of a host failed; the others have the whole state."""
+    """The parameter server of a host failed; the servers of other hosts continue."""
 
     name: ClassVar[str] = "host_lost"
     host: str
@@ -321,7 +323,7 @@ class HostFailed(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildsDiffer(GroupEvent):
-    """A worker computes with another numpy, BLAS or processor than the first one did."""
+    """A worker has another numpy, BLAS or processor than the first worker of the run."""
 
     name: ClassVar[str] = "mixed"
     rank: int
@@ -336,7 +338,7 @@ class BuildsDiffer(GroupEvent):
 
 
 def name_shards(shards: Sequence[int]) -> str:
-    """Name some shards, neighbours as a range.
+    """Format a list of shards; contiguous shards become a range.
 
     >>> name_shards([4, 5, 6]), name_shards([1]), name_shards([1, 4])
     ('shards 4-6', 'shard 1', 'shards 1, 4')
@@ -348,22 +350,18 @@ def name_shards(shards: Sequence[int]) -> str:
     return f"shards {', '.join(map(str, shards))}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 # Speed and time
 
 
 class Rate:
-    """Growth of a counter over the last `over_s` seconds of a monotonic clock."""
+    """Growth rate of a counter over the last `over_s` seconds of a monotonic clock."""
 
     def __init__(self, over_s: float = 10.0, clock: Callable[[], float] = perf_counter) -> None:
         self._over_s, self._clock = over_s, clock
         self._seen: deque[tuple[float, int]] = deque()
 
     def at(self, count: int) -> float:
-        """Record the counter's value and return its growth a second; 0 until it has grown."""
+        """Record the counter's value; return its growth per second, 0 for the first value."""
         now = self._clock()
         self._seen.append((now, count))
         while len(self._seen) > 2 and now - self._seen[0][0] > self._over_s:
@@ -373,7 +371,7 @@ class Rate:
 
 
 def duration(seconds: float) -> str:
-    """Format a time for people.
+    """Format a duration for people.
 
     >>> [duration(seconds) for seconds in (0.2, 89, 100, 7300)]
     ['1 s', '89 s', '2 min', '2 h 2 min']

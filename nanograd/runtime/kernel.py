@@ -1,7 +1,8 @@
-"""The code with which numpy and OpenBLAS compute: that of the processor, or the same everywhere.
+"""The kernel: the machine code of numpy and OpenBLAS, native to the CPU or portable.
 
-Both choose it once, when they are loaded, by the processor or by environment variables. With those
-of `variables`, every x86-64 processor with AVX2 computes the same bits. This module loads neither.
+numpy and OpenBLAS select their code when they are loaded, according to the CPU and to environment
+variables. With the environment of `variables`, all x86-64 CPUs with AVX2 compute the same bits.
+This module imports neither numpy nor OpenBLAS.
 
 References:
     OpenBLAS, docs/runtime_variables.md (OPENBLAS_CORETYPE, OPENBLAS_L2_SIZE); NumPy documentation,
@@ -20,43 +21,44 @@ from nanograd.errors import UnavailableError, UsageError
 NATIVE, PORTABLE = "native", "portable"
 CORE = "Haswell"
 
-# x86-64-v3 as Linux names it: what numpy's code for AVX2 and OpenBLAS's for Haswell may use.
+# Features of x86-64-v3 in /proc/cpuinfo. numpy's AVX2 code and OpenBLAS's Haswell code need them.
 _FLAGS = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"})
-# The same in numpy, before and since it has groups of features; and what all its wheels need.
+# The same features in numpy: before version 2.4 one by one, since then as a group. And the features
+# that all wheels of numpy need.
 _SINGLE = ("SSSE3", "SSE41", "POPCNT", "SSE42", "AVX", "F16C", "FMA3", "AVX2")
 _GROUP, _GROUPS_SINCE = "X86_V3", (2, 4)
 _BASE = ("SSE", "SSE2", "SSE3", "X86_V2")
 
 
 def variables() -> dict[str, str]:
-    """Return the environment in which numpy computes the same bits on different processors."""
+    """Return the environment variables that select the portable kernel."""
     release = tuple(int(part) for part in version("numpy").split(".")[:2])
     return {
         "OPENBLAS_CORETYPE": CORE,
-        # OpenBLAS 0.3.34 chooses the length of its partial sums by the size of the cache, even for
-        # a given core type, on processors of AMD with AVX-512 and 1024 KB (its issue 6021).
+        # On AMD CPUs with AVX-512 and a cache of 1024 KB, OpenBLAS 0.3.34 adapts the length of
+        # partial sums to the cache, even with a fixed core type (OpenBLAS issue 6021).
         "OPENBLAS_L2_SIZE": "256",
         "NPY_ENABLE_CPU_FEATURES": _GROUP if release >= _GROUPS_SINCE else " ".join(_SINGLE),
-        "NPY_DISABLE_CPU_FEATURES": "",  # numpy refuses both together
+        "NPY_DISABLE_CPU_FEATURES": "",  # numpy does not allow both
     }
 
 
 def is_pinned() -> bool:
-    """Return whether the environment of this process is that of `variables`."""
+    """Return whether the environment of this process selects the portable kernel."""
     return all(os.environ.get(name, "") == value for name, value in variables().items())
 
 
 def pin() -> None:
-    """Make this process compute with the portable code; numpy must not be loaded yet.
+    """Select the portable kernel for this process; numpy must not be loaded yet.
 
     Raises:
-        UnavailableError: the processor lacks AVX2 or what comes with it, or is no x86-64.
+        UnavailableError: the CPU is not x86-64 or lacks AVX2 or a related feature.
         UsageError: numpy was loaded with another environment.
     """
     if missing := missing_features():
         raise UnavailableError(
-            f"--kernel portable needs an x86-64 processor with AVX2, and this one lacks {missing}; "
-            "leave it out to compute with the code for this processor"
+            f"--kernel portable needs an x86-64 CPU with AVX2, but this CPU lacks {missing}; "
+            "use --kernel native"
         )
     if not is_pinned():
         if "numpy" in sys.modules:
@@ -65,10 +67,10 @@ def pin() -> None:
 
 
 def missing_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return what this processor lacks for the portable code; empty if nothing.
+    """Return the features that the CPU lacks for the portable kernel; empty if it has all.
 
     Args:
-        cpuinfo: the kernel's description of the processors.
+        cpuinfo: Linux's description of the CPUs.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"x86-64 (it is {platform.machine()})"
@@ -82,7 +84,7 @@ def missing_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def portable_features(built_for: Iterable[str]) -> set[str]:
-    """Return those of numpy's features that the portable code may use.
+    """Return the features among numpy's that the portable kernel may use.
 
     >>> sorted(portable_features(["X86_V2", "X86_V3", "X86_V4"]))
     ['X86_V2', 'X86_V3']
@@ -91,9 +93,9 @@ def portable_features(built_for: Iterable[str]) -> set[str]:
 
 
 def loaded_too_early() -> str:
-    """Return the sentence for a process whose numpy computes with other code."""
+    """Return the error message for a process that loaded numpy with another kernel."""
     wanted = " ".join(f"{name}='{value}'" for name, value in variables().items())
     return (
-        "numpy was loaded before --kernel portable could choose its code; start Python with "
-        f"{wanted} in the environment, or call nanograd.runtime.kernel.pin() before numpy is loaded"
+        "numpy was loaded before --kernel portable could take effect; start Python with "
+        f"{wanted} in the environment, or call nanograd.runtime.kernel.pin() before importing numpy"
     )

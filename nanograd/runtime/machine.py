@@ -1,8 +1,7 @@
-"""This machine: the CPUs that this process may use, and which processes are alive.
+"""This machine: available CPUs, names of processes, and whether a process is alive.
 
-A process is named by an owner, `<machine>-<pid>-<start>`, that no later process on any machine has.
-Files that several processes share carry it, so that what a killed process left can be told from
-what a running one still writes.
+The name of a process is `<machine>-<pid>-<start>`, which is unique across machines and time. Names
+of temporary files contain it, to distinguish files of running processes from those of killed ones.
 """
 
 import os
@@ -17,11 +16,11 @@ from pathlib import Path
 def num_cpus(root: Path = Path("/")) -> int:
     """Return the number of whole CPUs that this process may use, at least 1.
 
-    A container's limit (`docker --cpus`, a Kubernetes limit) is a quota of time of its control
-    group: affinity and the number of CPUs do not show it.
+    The limit of a container (`docker --cpus`, a Kubernetes limit) is a quota of its control group.
+    CPU affinity and the number of CPUs do not reflect the quota.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: folder that contains `proc` and `sys`.
 
     References:
         Linux kernel documentation, "Control Group v2", cpu.max; "CFS Bandwidth Control" (v1).
@@ -34,17 +33,17 @@ def num_cpus(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the quota of CPUs of each control group that holds this process."""
+    """Yield the quota, in CPUs, of each control group that contains this process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return  # no Linux
+        return  # not Linux
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers or "cpu" in controllers.split(","):
             top = root / "sys/fs/cgroup" / controllers
             group = top / path.strip("/")
-            # A container sees the path outside of it, but mounts its own group at the top.
+            # In a container, the path is that on the host, but the top is the container's group.
             yield from map(_quota, [group, *group.parents[: len(group.parts) - len(top.parts)]])
 
 
@@ -53,7 +52,7 @@ def _quota(group: Path) -> float:
         try:
             quota, period = " ".join((group / name).read_text() for name in names).split()
         except OSError:
-            continue  # the other version, or a group without the controller
+            continue  # the other version of control groups, or no CPU controller
         if quota not in ("max", "-1"):
             return int(quota) / int(period)
     return float("inf")
@@ -79,29 +78,29 @@ def is_alive(owner_: str) -> bool | None:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # another user's, whose start /proc may hide
+        return True  # a process of another user; /proc may hide when it started
     return _start(int(pid)) == start
 
 
 @cache
 def _machine() -> str:
-    """Return a name of this boot and this space of process ids."""
+    """Return a name for this machine since its boot, and for the namespace of process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         name = boot + str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         name = f"{platform.node()} {uuid.getnode()}"
     return sha256(name.encode()).hexdigest()[:10]
 
 
 def _start(pid: int) -> str:
-    """Return when a process started, in ticks since boot; empty for one that has ended.
+    """Return the start of a process in ticks since boot; empty if the process has ended.
 
     References:
         proc_pid_stat(5): fields 3 and 22, after a name in parentheses.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return ""
     return "" if state in "ZX" else fields[18]

@@ -1,8 +1,8 @@
-"""Settings of this process: one BLAS thread, verified, and the C library's memory.
+"""Settings of this process: BLAS threads, kernel, memory allocation.
 
-The bits of a matrix product depend on the number of BLAS threads, and two workers on two cores with
-two threads each compete for the cores. Ray sets OMP_NUM_THREADS from an actor's CPUs, but a BLAS
-may ignore it.
+Every process uses one BLAS thread: the bits of a matrix product depend on the number of threads,
+and the threads of several workers would compete for the cores. Ray sets OMP_NUM_THREADS in actors,
+but some BLAS libraries ignore it.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from nanograd.runtime import kernel
 
 
 def use_one_thread() -> None:
-    """Limit BLAS to one thread in this process permanently.
+    """Limit BLAS to one thread in this process, permanently.
 
     Raises:
         InternalError: the BLAS ignores the limit.
@@ -39,7 +39,7 @@ def use_one_thread() -> None:
 
 
 _LOCK = Lock()
-# For each active block of `one_thread`, in any thread, the limits before the first of them.
+# One entry per active `one_thread` block of any thread: the limits before the first block.
 _LIMITS: list[list[int]] = []
 
 
@@ -64,9 +64,9 @@ def one_thread() -> Iterator[None]:
 
 
 def fingerprint() -> str:
-    """Describe what determines the bits: numpy, its BLAS, the CPU's kernel, and what they compute.
+    """Describe the libraries that determine the bits: numpy, BLAS, its kernel, and checksums.
 
-    Versions are not enough: numpy, too, picks its code by the processor.
+    The checksums of computed numbers are needed since numpy also selects code for the CPU.
 
     >>> fingerprint().startswith("numpy ")
     True
@@ -79,11 +79,11 @@ def fingerprint() -> str:
 
 
 def require_portable() -> None:
-    """Verify that this process computes with the portable code, see `kernel.pin`.
+    """Select the portable kernel, see `kernel.pin`, and verify that numpy uses it.
 
     Raises:
-        UnavailableError: the processor, or how numpy was built, does not permit it.
-        UsageError: numpy was loaded before the code was chosen.
+        UnavailableError: the CPU or the build of numpy does not support the portable kernel.
+        UsageError: numpy was loaded with another kernel.
     """
     kernel.pin()
     umath: Any = import_module("numpy._core._multiarray_umath")  # private; see numpy.show_runtime
@@ -93,8 +93,8 @@ def require_portable() -> None:
     cores = {each.get("architecture") for each in _blas() if each["internal_api"] == "openblas"}
     if not cores or not features & {"AVX2", "X86_V3"} or baseline - features:
         raise UnavailableError(
-            "--kernel portable needs a numpy with OpenBLAS and code for any x86-64 processor, as "
-            f"in its wheels; this is {fingerprint()}, for {' '.join(baseline)} and above"
+            "--kernel portable needs a numpy with OpenBLAS and code for all x86-64 CPUs, such as "
+            f"its wheels; this is {fingerprint()}, for {' '.join(baseline)} and above"
         )
     if cores != {kernel.CORE} or {name for name in built_for if in_use[name]} != features:
         raise UsageError(kernel.loaded_too_early())
@@ -102,7 +102,7 @@ def require_portable() -> None:
 
 @cache
 def _canary() -> str:
-    """Return a checksum of the functions that training computes with, applied to fixed numbers."""
+    """Compute a checksum of fixed numbers, with the functions that training uses."""
     count = np.arange(64 * 784, dtype=np.float32) % np.float32(193) / np.float32(193)
     inputs, weights = count.reshape(64, 784), count[: 784 * 48].reshape(784, 48) - np.float32(0.5)
     with one_thread():
@@ -113,9 +113,9 @@ def _canary() -> str:
 
 @cache
 def _wide_canary() -> str:
-    """Return a checksum of what `_canary` leaves out: float64, sines, and the C library.
+    """Compute a checksum with other functions: float64, sine and cosine, and the C library.
 
-    Its products are long enough to be computed in several partial sums.
+    The matrix products are so long that BLAS adds several partial sums.
     """
     numbers = np.arange(1, 1 + 64 * 784) / np.float64(193)
     with one_thread():
@@ -133,37 +133,37 @@ def _blas() -> list[dict[str, Any]]:
 
 @cache
 def _libraries() -> list[Any]:
-    """Find the BLAS of numpy; this takes up to 0.1 s, setting it microseconds."""
+    """Find the BLAS of numpy, which takes up to 0.1 s."""
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 def _set(library: Any, number: int) -> None:
-    # threadpoolctl 3.8 silently ignores every thread but the first that set OpenBLAS's limit. Ours
-    # is shared by all threads, and counted.
+    # With OpenBLAS, threadpoolctl 3.8 ignores the limit in all threads but the first that set one,
+    # without a warning. `one_thread` counts its blocks over all threads instead.
     getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
 
 
-# Of mallopt(3).
+# Parameters of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MAX_BYTES = 1 << 30
 
 
 def ignore_loaded_modules() -> None:
-    """Exclude what exists now from garbage collection: it stays until the process ends.
+    """Exclude all existing objects from garbage collection.
 
-    Between hosts, 7 % of a server's time went into visiting the objects of Ray and numpy again.
+    Otherwise a server between hosts spends 7 % of its time on visiting objects of Ray and numpy.
     """
     gc.collect()
     gc.freeze()
 
 
 def keep_freed() -> None:
-    """Make the C library keep freed memory instead of returning it to the system.
+    """Make the GNU C library keep freed memory instead of returning it to the system.
 
-    A round allocates and frees dozens of arrays of about 200 KB. The GNU C library returns them to
-    the system each time, and the page faults of the next allocation take a third of a worker's time
-    when images are distorted (2 Ray workers, 44,600 images/s against 62,500; 2026-11-25). Other C
-    libraries have no mallopt and are left alone.
+    A round allocates and frees dozens of arrays of about 200 KB. By default, the memory returns to
+    the system each time, and page faults take a third of a worker's time when images are distorted
+    (2 Ray workers: 44,600 images/s by default, 62,500 with this setting; 2026-11-25). Other C
+    libraries have no mallopt and stay as they are.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_TRIM_THRESHOLD, _MAX_BYTES)

@@ -1,4 +1,4 @@
-"""Effects of SIGTERM and Ctrl-C on a command."""
+"""Handling of SIGTERM and Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class Terminated(SystemExit):
-    """SIGTERM where no gentler stop is possible; no `Exception`, so that no handler catches it."""
+    """Exit of a command after SIGTERM; not an `Exception`, so that no handler catches it."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignal]:
-    """Turn SIGTERM and the first Ctrl-C into a stop signal; a second Ctrl-C interrupts at once."""
+    """Set the stop signal on SIGTERM and on the first Ctrl-C; a second Ctrl-C interrupts."""
     stop = StopSignal()
 
     def set_stop(number: int, _: object) -> None:
@@ -28,10 +28,10 @@ def stop_signals() -> Iterator[StopSignal]:
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise an exception, so that files are closed and Ray is ended.
+    """Raise an exception on SIGTERM, so that files are closed and Ray is stopped.
 
     Raises:
-        Terminated: it came; another one has no effect.
+        Terminated: SIGTERM arrived; another SIGTERM has no effect.
     """
 
     def terminate(number: int, _: object) -> None:
@@ -43,18 +43,19 @@ def sigterm_raises() -> Iterator[None]:
 
 
 def is_terminating() -> bool:
-    """Return whether a signal came inside `stop_signals` or `sigterm_raises`."""
+    """Return whether a signal arrived inside `stop_signals` or `sigterm_raises`."""
     return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Keep the handler of SIGTERM through a call that replaces it, such as `ray.init`.
+    """Restore the handler of SIGTERM after a call that replaces it, such as `ray.init`.
 
-    Ray's handler exits with 15, after a page about the stack. It stays for a program without one.
+    Ray's handler prints a long stack trace and exits with 15. If the program had no handler, Ray's
+    handler stays.
 
     Raises:
-        Terminated: SIGTERM came meanwhile.
+        Terminated: SIGTERM arrived during the call.
     """
     before = signal.getsignal(signal.SIGTERM)
     if not _may_set_handlers() or before in (signal.SIG_DFL, None):
@@ -72,7 +73,7 @@ def sigterm_kept() -> Iterator[None]:
 
 @contextmanager
 def handled(handler: Callable[[int, Any], None], *signals: signal.Signals) -> Iterator[None]:
-    """Set a handler inside a with block, if this thread may."""
+    """Set a handler inside a with block, if this is the main thread."""
     if not _may_set_handlers():
         yield
         return
@@ -85,5 +86,5 @@ def handled(handler: Callable[[int, Any], None], *signals: signal.Signals) -> It
 
 
 def _may_set_handlers() -> bool:
-    """Return whether this is the main thread: other threads may not set handlers."""
+    """Return whether this is the main thread; only the main thread may set handlers."""
     return current_thread() is main_thread()

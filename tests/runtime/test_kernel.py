@@ -135,9 +135,7 @@ def test_other_processor_is_refused_with_69(
     outcome = nanograd("train", "--data", "sample", "--kernel", "portable", "--output", "run")
 
     assert outcome.code == 69
-    assert (
-        "needs an x86-64 processor with AVX2, and this one lacks x86-64" in outcome.last["reason"]
-    )
+    assert "needs an x86-64 CPU with AVX2, but this CPU lacks x86-64" in outcome.last["reason"]
     assert not Path("run").exists()
 
 
