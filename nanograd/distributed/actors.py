@@ -367,9 +367,9 @@ class ServerActor(ParameterServer):
             if memory.stopped:
                 links.stop()
             if (failure := links.machine.failure) is not None:
-                if failure.cause is FailureCause.LATE and not is_sent:
-                    return LateShards(memory.late_slot(self.round) or (0, 0))
-                return self._describe(failure)
+                # A frozen server that goes on may be late although its shards have arrived.
+                late = memory.late_slot(self.round) if failure.cause is FailureCause.LATE else None
+                return LateShards(late) if late else self._describe(failure)
         total = links.ready
         self.apply(
             Contribution(

@@ -10,9 +10,9 @@ A link carries 2 (K-1)/K vectors each way, as little as any method can, in two s
 2 (K-1)). The order of the additions is that of the tree, so the bits do not depend on K.
 
 The machine receives events (local sums, frames, lost connections, time) and returns actions (send,
-apply, fail). A driver with sockets, or a simulation with virtual time, carries them out. Peers are
-at most one round apart, because the next total needs a slice from everyone: two inboxes suffice,
-chosen by the parity of the round. A frame is checked against the plan before its payload is read.
+apply, fail), which `mesh` carries out. Peers are at most one round apart, because the next total
+needs a slice from everyone: two inboxes suffice, chosen by the parity of the round. A frame is
+checked against the plan before its payload is read.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
