@@ -111,7 +111,7 @@ def test_hosts_apply_the_sum_along_the_tree(stack: ExitStack, number: int, size:
 
 
 class Peer:
-    """A host in whose mesh the other one, host 1, is a bare socket."""
+    """A host in whose mesh the others are bare sockets."""
 
     SIZE = 193
 
@@ -119,7 +119,7 @@ class Peer:
         self.plan = plans(number, self.SIZE)[0]
         pairs = {peer: connect(stack) for peer in range(1, number)}
         self.mesh = make_mesh(stack, self.plan, {peer: pair[0] for peer, pair in pairs.items()})
-        self._theirs = pairs[1][1]
+        self._theirs = {peer: pair[1] for peer, pair in pairs.items()}
 
     def start(self) -> None:
         """Start a round of the host."""
@@ -149,17 +149,17 @@ class Peer:
                 for _, loss, number in [node_sum(FIRST_ROUND, node, 1)]]  # fmt: skip
         return [*sums, self.frame(FrameType.TOTAL)]
 
-    def send(self, *frames: bytes) -> None:
+    def send(self, *frames: bytes, by: int = 1) -> None:
         """Send bytes to the host, and let it receive them."""
         for frame in frames:
-            self._theirs.setblocking(True)
-            self._theirs.sendall(frame)
+            self._theirs[by].setblocking(True)
+            self._theirs[by].sendall(frame)
             self.mesh.poll(0)
 
-    def failure(self) -> tuple[FailureCause, int | None] | None:
+    def failure(self) -> tuple[FailureCause, set[int]] | None:
         """Return why the host ended, and whom it blames."""
         failure = self.mesh.machine.failure
-        return None if failure is None else (failure.cause, failure.peer)
+        return None if failure is None else (failure.cause, set(failure.peers))
 
 
 @pytest.mark.parametrize("is_started", [False, True])
@@ -205,7 +205,7 @@ def test_forged_frame_is_refused(
 
     host.send(host.frame(kind, **changes)[:64])
 
-    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
 @pytest.mark.parametrize("kind", [FrameType.SUM, FrameType.TOTAL])
@@ -218,7 +218,7 @@ def test_payload_that_is_not_the_plans_is_refused(
 
     host.send(host.frame(kind, **changes)[:64])
 
-    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
 @pytest.mark.parametrize("kind", [FrameType.DIGEST, FrameType.ABORT])
@@ -228,7 +228,7 @@ def test_payload_of_a_frame_without_one_is_refused(stack: ExitStack, kind: Frame
 
     host.send(host.frame(kind, length=1)[:64])
 
-    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
 @pytest.mark.parametrize("at", [0, 4])
@@ -239,7 +239,7 @@ def test_header_of_another_protocol_is_refused(stack: ExitStack, at: int) -> Non
 
     host.send(bytes(header))
 
-    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
 @pytest.mark.parametrize("kind", [FrameType.SUM, FrameType.TOTAL])
@@ -249,7 +249,7 @@ def test_repeated_frame_is_refused(stack: ExitStack, kind: FrameType) -> None:
 
     host.send(host.frame(kind), host.frame(kind)[:64])
 
-    assert host.failure() == (FailureCause.BAD_FRAME, 1)
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
 @pytest.mark.parametrize("comes_first", [False, True])
@@ -262,7 +262,7 @@ def test_digest_that_differs_ends_the_segment(stack: ExitStack, comes_first: boo
     if not comes_first:
         host.send(host.frame(FrameType.DIGEST, number=8))
 
-    assert host.failure() == (FailureCause.DIGESTS_DIFFER, 1)
+    assert host.failure() == (FailureCause.DIGESTS_DIFFER, {0, 1})
 
 
 @pytest.mark.parametrize("changes", [{"loss": 0.1}, {"number": 3}])
@@ -273,4 +273,14 @@ def test_total_that_differs_ends_the_segment(stack: ExitStack, changes: dict[str
     host.send(*host.frames()[:-1], host.frame(FrameType.TOTAL, **changes))
 
     assert host.mesh.ready is None
-    assert host.failure() == (FailureCause.DIGESTS_DIFFER, 1)
+    assert host.failure() == (FailureCause.DIGESTS_DIFFER, {0, 1})
+
+
+def test_host_whose_digest_deviates_from_two_others_is_blamed(stack: ExitStack) -> None:
+    host = Peer(stack, 3)
+    host.start()
+
+    host.send(host.frame(FrameType.DIGEST, sender=2, number=8), by=2)
+    host.send(host.frame(FrameType.DIGEST))
+
+    assert host.failure() == (FailureCause.DIGESTS_DIFFER, {2})
