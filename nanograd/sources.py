@@ -226,7 +226,7 @@ def _read(files: Sequence[InputFile], source: str, columns: Columns, listener: L
     """Read labelled images; rows without a label or a picture are left out, with a warning."""
     ending = _ending(files[0].place)
     if ending == CSV:
-        parts = [(parse_csv(storage.read(place), place), place) for place, _, _ in files]
+        parts = [(parse_csv(storage.read(place), place), place) for place, *_ in files]
         return mnist.concatenate([_invert(*part, listener) for part in parts])
     if ending == TABLES:
         return _collect(_read_tables(files, source, columns, listener), source, "rows", listener)
@@ -283,7 +283,7 @@ def _read_tables(
 ) -> Iterator[_Batch]:
     options = ReadOptions(image_column=columns[0], label_column=columns[1])
     partitions = find_partitions((file.place for file in files), roots_of([source], listener))
-    for file, _, _ in files:
+    for file, *_ in files:
         with open_parquet(file) as parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
         try:
@@ -311,7 +311,7 @@ def _read_tables(
 def _read_pictures(files: Sequence[InputFile]) -> Iterator[_Batch]:
     reader = PictureReader()
     with Archives() as pack:
-        for file, _, _ in files:
+        for file, *_ in files:
             found = label_of(file, "auto")
             label = -1 if found is None else found
             if found is None and not file.lower().endswith(archives.SUFFIX):  # a damaged archive

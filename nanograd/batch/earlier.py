@@ -1,7 +1,7 @@
 """The parts that earlier commands of the same job completed, compared with the input of today."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ def find_earlier(
     place: str,
     settings: Mapping[str, Any],
     versions: Mapping[str, tuple[int | None, ...]],
+    content_of: Callable[[str], str | None],
     *,
     sync: bool = False,
     retry: bool = False,
@@ -65,13 +66,15 @@ def find_earlier(
         place: output folder or URI.
         settings: of the job; the output of other settings has no parts of it.
         versions: present version of each input file, with which that of a receipt begins.
+        content_of: identifies the content of a file, as receipts do. It is called for files that
+            may have another name or another content than before, and are of the same size.
         sync: whether parts of changed and removed files are stale.
         retry: whether parts with quarantined rows are stale.
         verify: whether parts with files of another checksum are stale.
         listener: receives a warning about removed and lost files.
 
     Raises:
-        OutputExistsError: a file has changed that is not to be read again.
+        OutputExistsError: a file has changed, or has another name, that is not to be read again.
         DataError: the manifest is damaged; a file of the output is lost, and with it its input.
     """
     manifest = read_manifest(place)
@@ -84,11 +87,22 @@ def find_earlier(
         for receipt in receipts
         for file, version in zip(receipt["inputs"], receipt["versions"], strict=True)
     }
+    contents = {
+        file: content
+        for receipt in receipts
+        for file, content in zip(receipt["inputs"], receipt["contents"], strict=True)
+        if content is not None
+    }
     removed = read.keys() - versions.keys()
     changed = {
         file
         for file in read.keys() & versions.keys()
         if read[file][: len(versions[file])] != list(versions[file])
+        and not (
+            _without_links(read[file][: len(versions[file])]) == _without_links(versions[file])
+            and file in contents
+            and content_of(file) == contents[file]
+        )
     }
     again = (changed | removed) if sync else set[str]()
     gone = set[str]() if sync else removed
@@ -107,8 +121,20 @@ def find_earlier(
             f"{len(changed):,} input files or their labels have changed since {place} was made, "
             f"such as {min(changed)}; replace their rows with --sync, or choose another --output"
         )
-    if removed - again:
-        text = f"{len(removed):,} input files of {place} no longer exist, such as {min(removed)}"
+    gone = removed - again
+    if renamed := _find_renamed(
+        {file: (read[file][0], contents[file]) for file in gone & contents.keys()},
+        {file: versions[file][0] for file in versions.keys() - read.keys()},
+        content_of,
+    ):
+        new, old = min(renamed.items())
+        raise OutputExistsError(
+            f"{len(renamed):,} input files have another name than when {place} was made, such as "
+            f"{new}, which was {old}: their rows would be there twice; replace these with --sync, "
+            "or give the files their names back"
+        )
+    if gone:
+        text = f"{len(gone):,} input files of {place} no longer exist, such as {min(gone)}"
         listener(warning(f"{text}; their rows are kept (--sync drops them)"))
     for files, what in (
         (changed, "replaces the rows of changed"),
@@ -118,6 +144,32 @@ def find_earlier(
             listener(info(f"--sync {what} input files: {len(files):,}, such as {min(files)}"))
     kept = [receipt for receipt in receipts if not again.intersection(receipt["inputs"])]
     return Earlier(tuple(kept), tuple(stale))
+
+
+def _without_links(version: Sequence[int | None]) -> list[int | None]:
+    """Leave out ctime and inode, which change with links, rights and copies to another disk."""
+    return [*version[:2], *version[4:]]
+
+
+def _find_renamed(
+    gone: Mapping[str, tuple[int, str]],
+    new: Mapping[str, int | None],
+    content_of: Callable[[str], str | None],
+) -> dict[str, str]:
+    """Find the former names of new files, by their content where a file of their size is gone.
+
+    Args:
+        gone: size and content of the files that are not there any more.
+        new: size of the files that were not there before.
+        content_of: identifies the content of a file.
+    """
+    sizes, names = {size for size, _ in gone.values()}, {each: file for file, each in gone.items()}
+    found = {
+        file: names.get((size, str(content_of(file))))
+        for file, size in new.items()
+        if size in sizes and size
+    }
+    return {file: name for file, name in found.items() if name is not None}
 
 
 def _inputs_of_lost(

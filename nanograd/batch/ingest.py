@@ -7,6 +7,7 @@ OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -26,8 +27,8 @@ from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
 from nanograd.tables.writers import as_text, quarantine_table, to_parquet
 
-# Size, time of change and label of each file.
-Versions: TypeAlias = dict[str, tuple[int, int, Label]]
+# What an `InputFile` says of each file, and its label.
+Versions: TypeAlias = dict[str, tuple[int | None, ...]]
 
 # Raised with each change of what the same picture becomes.
 REVISION = 2
@@ -57,10 +58,12 @@ class IngestWork:
         process.keep_freed()
         rows: list[dict[str, Any]] = []
         rejected: list[tuple[str, Rejection]] = []
+        contents: dict[str, str | None] = {}
         with Archives() as archives:
             for file, label in zip(part.files, part.labels, strict=True):
                 try:
                     data = self.reader.read(file, archives.read)
+                    contents[file] = storage.checksum(data)
                     rows.append(self._row(file, data, label))
                 except UnreadableError as error:
                     row = None if _is_archive(file) else 0
@@ -81,7 +84,7 @@ class IngestWork:
                 Counter(str(each.reason) for file, each in rejected if not _is_archive(file))
             ),
         }
-        return commit_part(self.place, part, files, counts)
+        return commit_part(self.place, part, files, counts, contents)
 
     def _row(self, file: str, data: bytes, label: Label) -> dict[str, Any]:
         image = normalise.normalise(self.reader.decode(data), polarity=self.polarity)
@@ -135,15 +138,21 @@ def plan(
     place = storage.absolute(output)
     files = expand_pictures(inputs, listener=listener)[:limit]
     labels = find_labels([file.place for file in files], inputs, source, listener)
-    versions = {
-        file.place: (file.num_bytes, file.mtime_ns, label)
-        for file, label in zip(files, labels, strict=True)
+    versions: Versions = {
+        file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)
     }
     earlier = Earlier()
     if not overwrite:
-        earlier = find_earlier(
-            place, identity, versions, sync=sync, verify=verify, listener=listener
-        )
+        with Archives() as archives:
+            earlier = find_earlier(
+                place,
+                identity,
+                versions,
+                lambda file: _content_of(reader, file, archives),
+                sync=sync,
+                verify=verify,
+                listener=listener,
+            )
     done = earlier.files()
     new_files = [file for file in files if file.place not in done]
     # The parts' ids depend on the order of the settings.
@@ -163,7 +172,7 @@ def plan(
 
 def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versions) -> Part:
     places = tuple(file.place for file in files)
-    labels = tuple(versions[place][2] for place in places)
+    labels = tuple(versions[place][-1] for place in places)
     return Part(
         id=part_id(settings, labels, *files),
         name=part_id(places[0]),
@@ -172,6 +181,12 @@ def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versio
         num_rows=sum(not _is_archive(place) for place in places),
         labels=labels,
     )
+
+
+def _content_of(reader: PictureReader, file: str, archives: Archives) -> str | None:
+    with suppress(UnreadableError):  # an archive, or a file that is gone by now
+        return storage.checksum(reader.read(file, archives.read))
+    return None
 
 
 def _is_archive(file: str) -> bool:

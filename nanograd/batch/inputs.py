@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ _LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
 
 # Files in an object store whose first bytes are read at once.
 _NUM_THREADS = 16
+# The beginning and the end of a file in an object store, by which it is known.
+_END_BYTES = 65_536
 # A folder that is a column, as in Hive.
 _HIVE = re.compile(r"/([^/=]+=[^/]+)/")
 
@@ -42,6 +45,10 @@ class InputFile(NamedTuple):
     place: str  # absolute path or URI
     num_bytes: int  # its size
     mtime_ns: int  # time of its last change
+    # Time of the last change of anything about it, and its number on the disk; 0 in a store, whose
+    # times nobody sets.
+    ctime_ns: int = 0
+    inode: int = 0
 
 
 def expand(
@@ -176,7 +183,7 @@ def expand_pictures(
         for place, num_bytes in archives.list_members(file.place):
             name = place.removeprefix(f"{file.place}/")
             if place == file.place or (name.lower().endswith(SUFFIXES) and not _is_hidden(name)):
-                files.append(InputFile(place, num_bytes, file.mtime_ns))
+                files.append(InputFile(place, num_bytes, *file[2:]))
     if not files:
         raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
     return sorted(files)
@@ -205,12 +212,13 @@ def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
 
     Args:
         file: path or URI.
-        version: size, time of change and, in an object store that has one, `entity_tag`.
+        version: that of an `InputFile` and, in an object store that has one, its `entity_tag`.
     """
+    size, mtime, _, _, *tag = version
     try:
-        if storage.is_remote(file) and len(version) > 2:
+        if tag:
             with storage.open_file(file) as stream:
-                found = [stream.size(), version[1], entity_tag(stream)]
+                found = [stream.size(), mtime, entity_tag(stream)]
         elif storage.is_remote(file):
             [(_, *found)] = storage.files_below(file)
         else:
@@ -218,8 +226,26 @@ def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
             found = [status.st_size, status.st_mtime_ns]
     except (FileNotFoundError, DataError):
         found = []
-    if found != list(version):
+    # Another link to a file changes its ctime, and some file systems number files anew.
+    if found != [size, mtime, *tag]:
         raise DataError(f"{file} was changed after the job began; start the job again")
+
+
+def content_of(file: str) -> str:
+    """Return what tells the content of a file from others of its size: its SHA-256.
+
+    In an object store, where reading it again may take minutes, that of its beginning and end. Its
+    entity tag would not do: a copy of an object that was uploaded in pieces has another.
+
+    Raises:
+        DataError: the file does not exist.
+        StorageError: it cannot be read.
+    """
+    with storage.open_file(file) as stream:
+        if not storage.is_remote(file):
+            return file_digest(stream, "sha256").hexdigest()
+        start = max(0, stream.size() - _END_BYTES)
+        return storage.checksum(stream.read_at(_END_BYTES, 0) + stream.read_at(_END_BYTES, start))
 
 
 def entity_tag(stream: Any) -> str | None:
@@ -246,9 +272,7 @@ def _find_local(
             yield from _walk(match, suffixes, seen, skipped)
         else:
             _check_plain(str(match.parent), suffixes)
-            status = match.stat()
-            file = InputFile(str(match), status.st_size, status.st_mtime_ns)
-            yield os.path.realpath(match), file
+            yield os.path.realpath(match), _input_file(str(match), match.stat())
 
 
 def _walk(
@@ -272,10 +296,13 @@ def _walk(
             elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):  # noqa: PTH113
                 skipped.broken.add(entry.path)
             elif _is_wanted(entry.path, suffixes):
-                status = entry.stat()
-                yield target, InputFile(entry.path, status.st_size, status.st_mtime_ns)
+                yield target, _input_file(entry.path, entry.stat())
             else:
                 skipped.others.add(entry.path)
+
+
+def _input_file(place: str, status: os.stat_result) -> InputFile:
+    return InputFile(place, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:

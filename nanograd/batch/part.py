@@ -19,7 +19,7 @@ from nanograd.tables.files import RowRange
 Receipt: TypeAlias = dict[str, Any]
 
 RECEIPTS = "_receipts"
-_OF_PART = ("part", "inputs", "versions", "files", "retries")
+_OF_PART = ("part", "inputs", "versions", "contents", "files", "retries")
 # Files of an output that are read at once.
 _NUM_THREADS = 16
 
@@ -30,7 +30,7 @@ class Part:
 
     id: str  # names its receipt
     files: tuple[str, ...]  # the input files it reads
-    # Size and time of change of each, and whatever else determines its rows.
+    # Of each what an `InputFile` says, and whatever else determines its rows.
     versions: tuple[tuple[int | str | None, ...], ...] = ()
     ranges: tuple[RowRange, ...] = ()  # of each, if they are Parquet files
     num_rows: int = 0  # rows it must account for
@@ -97,7 +97,13 @@ def run_part(work: Work, part: Part) -> DonePart:
     return DonePart(receipt, perf_counter() - began)
 
 
-def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[str, Any]) -> Receipt:
+def commit_part(
+    place: str,
+    part: Part,
+    files: dict[str, bytes],
+    counts: dict[str, Any],
+    contents: Mapping[str, str | None],
+) -> Receipt:
     """Commit the files of a part, its receipt last.
 
     Args:
@@ -105,6 +111,7 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
         part: the part.
         files: name below `place` -> content.
         counts: rows, quarantined, reasons and other counts to add up over all parts.
+        contents: what identifies the content of input files, where that is known.
     """
     place = storage.join(place, part.below) if part.below else place
     for name, data in files.items():
@@ -113,6 +120,7 @@ def commit_part(place: str, part: Part, files: dict[str, bytes], counts: dict[st
         "part": part.id,
         "inputs": list(part.files),
         "versions": [list(each) for each in part.versions],
+        "contents": [contents.get(file) for file in part.files],
         "files": {
             name: {"bytes": len(data), "sha256": storage.checksum(data)}
             for name, data in files.items()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from nanograd.batch import account, scan
 from nanograd.batch.account import TWO_PERCENT, Mistake, PartReview, Selection
 from nanograd.batch.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
-from nanograd.batch.inputs import check_version, expand_tables, roots_of
+from nanograd.batch.inputs import check_version, content_of, expand_tables, roots_of
 from nanograd.batch.job import Job
 from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.batch.scan import ScannedFile
@@ -124,7 +124,12 @@ class PredictWork:
             "dark_on_light": num_dark,
             **({"retries": [asdict(each) for each in self.retries]} if self.retries else {}),
         }
-        return commit_part(self.place, part, files, counts)
+        contents = {
+            file: content_of(file)
+            for file, rows in zip(part.files, part.ranges, strict=True)
+            if rows.first_row == 0 and part.rejection is None  # of a cut file, in its first part
+        }
+        return commit_part(self.place, part, files, counts, contents)
 
     def _outcomes(self, part: Part, model: Model) -> Iterator[Outcome]:
         """Yield the tables batch by batch; together they hold each row once."""
@@ -312,11 +317,18 @@ def plan(
     shape["review"] = asdict(selection)
     chosen = {"model_sha256": model_sha256, **asdict(options), "format": format_, **shape}
     identity = {"command": "predict", "revision": REVISION, "limit": limit, **chosen}
-    versions = {file.place: (file.num_bytes, file.mtime_ns) for file in files}
+    versions = {file.place: file[1:] for file in files}
     earlier = Earlier()
     if not overwrite:
         earlier = find_earlier(
-            place, identity, versions, sync=sync, retry=retry, verify=verify, listener=listener
+            place,
+            identity,
+            versions,
+            content_of,
+            sync=sync,
+            retry=retry,
+            verify=verify,
+            listener=listener,
         )
         if versions.keys() <= earlier.files():
             earlier = earlier.with_files_in(*_FOLDERS)

@@ -183,13 +183,17 @@ def test_folder_in_the_store_grows_changes_and_shrinks(
     storage.commit(f"{tables}/new.parquet", storage.read(f"{tables}/a b.parquet"))
     grown = nanograd(*words)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"image": [bytes(784)] * 7}), sink)
+    digit = pq.read_table(pa.BufferReader(storage.read(f"{tables}/a b.parquet"))).slice(0, 1)
+    pq.write_table(pa.concat_tables([digit] * 7), sink)
     storage.commit(f"{tables}/c#d.parquet", sink.getvalue().to_pybytes())
     storage.remove(f"{tables}/e?f.parquet")
     changed = nanograd(*words)
     synced = nanograd(*words, "--sync")
     complete = nanograd(*words)
+    storage.move(f"{tables}/c#d.parquet", f"{tables}/z.parquet")
+    renamed = nanograd(*words)
 
+    assert (renamed.code, "z.parquet" in str(renamed.last)) == (73, True)
     rows = [each.last.get("rows") for each in (first, grown, synced, complete)]
     assert rows == [10, 11, 16, 16], grown.stderr + synced.stderr
     assert "10 of 11 parts are done already" in grown.stderr

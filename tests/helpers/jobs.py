@@ -30,7 +30,7 @@ class Scribe:
         if len(self.done) == self.fails_at:
             return self.fail(part)
         self.done.append(part.id)
-        return commit_part(self.place, part, self.files(part), self.counts(part))
+        return commit_part(self.place, part, self.files(part), self.counts(part), {})
 
     def files(self, part: Part) -> dict[str, bytes]:
         return {f"rows/part-{part.id}": part.id.encode() * 7, f"more-{part.id}": b""}

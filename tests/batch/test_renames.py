@@ -1,0 +1,174 @@
+"""Input files under another name, or with another content of the same size and time."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd.data.mnist import Mnist, write_pictures
+from nanograd.errors import OutputExistsError
+from tests.helpers.folders import untimed_contents
+from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
+from tests.helpers.ingests import ingest
+
+Change = Callable[[Path], object]
+
+
+def other_content(file: Path) -> None:
+    """Write other rows; size and time stay, as with `cp -p` or rsync."""
+    status, table = file.stat(), pq.read_table(file)
+    order = np.roll(np.arange(len(table)), 1)
+    other = file.with_name("other.tmp")
+    write(table.take(pa.array(order)), other)
+    shutil.copy(other, file)
+    other.unlink()
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+
+
+def write(table: pa.Table, file: Path) -> None:
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, file, **plain)
+
+
+@pytest.fixture
+def files(add: Callable[..., Path]) -> list[Path]:
+    """Three files of one size."""
+    found = [add(number) for number in range(3)]
+    for file in found:
+        table = pq.read_table(file)
+        images = [image.ljust(784) for image in table["image"].to_pylist()]
+        write(table.set_column(0, "image", [images]), file)
+    assert len({file.stat().st_size for file in found}) == 1
+    return found
+
+
+def test_renamed_file_is_named_and_replaced_by_sync(run: Run, files: list[Path], out: Path) -> None:
+    run()
+    before = untimed_contents(out)
+    new = files[1].rename(files[1].with_name("zz.parquet"))
+
+    for _ in range(2):
+        with pytest.raises(
+            OutputExistsError, match=rf"1 input files .*{new}, which was {files[1]}"
+        ):
+            run()
+    unchanged = untimed_contents(out) == before
+    figures = run(sync=True)
+
+    assert unchanged
+    assert figures["rows"] == 3 * FILE_ROWS
+    assert {name for name, _ in sources(out)} == {"00000", "00002", "zz"}
+
+
+def test_file_that_gets_its_name_back_is_nothing_new(
+    run: Run, files: list[Path], out: Path, messages: list[str]
+) -> None:
+    run()
+    files[1].rename(files[1].with_name("zz.parquet")).rename(files[1])
+
+    run()
+
+    assert any("nothing to do" in text for text in messages)
+
+
+def test_new_file_of_the_size_of_one_that_is_gone_is_read(
+    run: Run, files: list[Path], out: Path
+) -> None:
+    run()
+    other_content(files[1])
+    files[1].rename(files[1].with_name("zz.parquet"))
+
+    assert run()["rows"] == 4 * FILE_ROWS
+
+
+def test_copy_beside_its_original_is_read(run: Run, files: list[Path], out: Path) -> None:
+    run()
+    shutil.copy2(files[1], files[1].with_name("zz.parquet"))
+
+    assert run()["rows"] == 4 * FILE_ROWS
+
+
+def test_other_content_of_the_same_size_and_time_is_a_change(
+    run: Run, files: list[Path], out: Path
+) -> None:
+    run()
+    before = pq.read_table(out / "predictions").to_pylist()
+    other_content(files[1])
+
+    with pytest.raises(OutputExistsError, match=rf"1 input files .*{files[1].name}.*--sync"):
+        run()
+    figures = run(sync=True)
+
+    assert figures["rows"] == 3 * FILE_ROWS
+    assert sources(out) == every_row(0, 1, 2)
+    assert pq.read_table(out / "predictions").to_pylist() != before
+
+
+def link(file: Path) -> None:
+    file.with_name("_link").hardlink_to(file)
+
+
+def copy(file: Path) -> None:
+    """Replace a file by its copy, as from a backup."""
+    other = file.with_name("other.tmp")
+    shutil.copy2(file, other)
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [link, copy, lambda file: file.chmod(0o600)])
+def test_same_content_is_no_change(
+    run: Run, files: list[Path], out: Path, messages: list[str], change: Change
+) -> None:
+    run()
+    before = files[1].stat()
+    change(files[1])
+    after = files[1].stat()
+
+    run()
+
+    assert (before.st_ctime_ns, before.st_ino) != (after.st_ctime_ns, after.st_ino)
+    assert any("nothing to do" in text for text in messages)
+
+
+def test_large_file_that_is_cut_is_known_by_its_content(
+    run: Run, folder: Path, out: Path, sample: Mnist
+) -> None:
+    images = ([image.tobytes() for image in sample.test.images] * 20)[:6000]
+    file = folder / "large.parquet"
+    pq.write_table(pa.table({"image": images}), file, row_group_size=1000)
+    first = run()
+    copy(file)
+    again = run()
+
+    assert first["rows"] == again["rows"] == 6000
+    assert len(list((out / "predictions").iterdir())) > 1
+    file.rename(folder / "other.parquet")
+    with pytest.raises(OutputExistsError, match="another name"):
+        run()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_renamed_pictures_are_not_ingested_twice(
+    tmp_path: Path, sample: Mnist, packed: bool
+) -> None:
+    folder = tmp_path / "in" / "png"
+    write_pictures(sample.test.take(slice(0, 30)), str(folder))
+    if packed:
+        shutil.make_archive(str(tmp_path / "in" / "one"), "zip", folder)
+        shutil.rmtree(folder)
+    ingest(tmp_path / "rows", tmp_path / "in")
+    copied = tmp_path / "in" / ("one.zip" if packed else "png")
+    new = copied.rename(copied.with_name(f"two{copied.suffix}"))
+
+    with pytest.raises(OutputExistsError, match=rf"30 input files .*{new}"):
+        ingest(tmp_path / "rows", tmp_path / "in")
+    figures: dict[str, Any] = ingest(tmp_path / "rows", tmp_path / "in", sync=True)
+
+    assert figures["rows"] == 30
