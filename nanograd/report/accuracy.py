@@ -4,55 +4,61 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.data.dataset import NUM_CLASSES, SIDE
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
-from nanograd.report import charts
-from nanograd.report.charts import Axis, Chart, Series, Shape, Table, fit_axis, plot
+from nanograd.report.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Axis,
+    Chart,
+    Series,
+    Shape,
+    Table,
+    fit_axis,
+    label,
+    name_axes,
+    plot,
+)
 from nanograd.report.html import InlineImage, embed_image, percent
+from nanograd.runtime.arrays import Bytes, Ints
 
 NUM_MISTAKES = 24
 _NUM_UNITS, _UNITS_ACROSS = 60, 12
 _TILE = SIDE + 2  # pixels of a unit, with its margin
 
-Integers = NDArray[np.integer]
 
-
-def confusion_chart(counts: Integers) -> Chart:
+def confusion_chart(counts: Ints) -> Chart:
     """Draw a confusion matrix, (10, 10) images, row = true digit.
 
     Hits are shaded relative to the largest number of hits, misses to that of misses.
     """
     hits = np.diag(np.diag(counts))
     most = np.where(hits, hits.max(), (counts - hits).max())
-    wide = (charts.RIGHT - charts.LEFT) / NUM_CLASSES
-    tall = (charts.BOTTOM - charts.TOP) / NUM_CLASSES
-    shapes = charts.name_axes("predicted digit", "true digit")
+    wide, tall = (RIGHT - LEFT) / NUM_CLASSES, (BOTTOM - TOP) / NUM_CLASSES
+    shapes = name_axes("predicted digit", "true digit")
     for (true, digit), count in np.ndenumerate(counts):
-        left, top = charts.LEFT + wide * digit, charts.TOP + tall * true
+        left, top = LEFT + wide * digit, TOP + tall * true
         style = "none" if not count else "hit" if true == digit else "miss"
         opacity = 0.08 + 0.32 * count / most[true, digit] if count else 1
-        corners, tooltip = [(left + 1, top + 1), (left + wide, top + tall)], f"{count:,}"
-        shapes.append(
-            Shape("bar", style, corners, f"{true} as {digit}: {tooltip}", opacity=opacity)
-        )
+        corners = [(left + 1, top + 1), (left + wide, top + tall)]
+        tooltip = f"{true} as {digit}: {count:,}"
+        shapes.append(Shape("bar", style, corners, tooltip, opacity=opacity))
         if count:
             text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
             shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
     for digit in range(NUM_CLASSES):
-        middle = charts.LEFT + wide * (digit + 0.5)
-        shapes.append(charts.label(middle, charts.BOTTOM + 18, str(digit)))
-        shapes.append(
-            charts.label(charts.LEFT - 7, charts.TOP + tall * digit + 16, str(digit), "end")
-        )
+        shapes.append(label(LEFT + wide * (digit + 0.5), BOTTOM + 18, str(digit)))
+        shapes.append(label(LEFT - 7, TOP + tall * digit + 16, str(digit), "end"))
     rows = [[str(true), *map("{:,}".format, row)] for true, row in enumerate(counts.tolist())]
     table = Table("Confusion matrix", ["true digit", *map(str, range(NUM_CLASSES))], rows)
     return Chart("Confusion matrix", "images by true and predicted digit", shapes, table=table)
 
 
-def class_table(confusion: NDArray[np.int64]) -> Table:
+def class_table(confusion: Ints) -> Table:
     """Return images, precision, recall, F1 and most frequent mistake of each true digit."""
     precision, recall = metrics.precision_and_recall(confusion)
     with np.errstate(invalid="ignore"):
@@ -69,7 +75,7 @@ def class_table(confusion: NDArray[np.int64]) -> Table:
     return Table("Each digit", head, rows)
 
 
-def histogram_chart(groups: Mapping[str, Integers]) -> Chart:
+def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
     """Plot the number of images by confidence, several kinds side by side.
 
     The scale is logarithmic: a dozen mistakes among thousands of hits would be invisible.
@@ -138,7 +144,7 @@ class Review(NamedTuple):
         )
 
 
-def review_by_doubt(labelled: Integers, correct: Integers) -> Review:
+def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
     """Review rows by their doubt, up to a quarter of them or until the rest is right.
 
     Args:
@@ -155,22 +161,12 @@ def review_by_doubt(labelled: Integers, correct: Integers) -> Review:
     return Review((reviewed[levels] / total).tolist(), (1 - wrong[levels] / rest[levels]).tolist())
 
 
-class Mistake(NamedTuple):
-    """A misclassified image, ink dark on white."""
-
-    image: InlineImage
-    label: int
-    prediction: int
-    confidence: float
-    origin: str = ""  # file and row; empty for test images
-
-
 def draw_mistake(
-    pixels: NDArray[np.uint8], label: int, prediction: int, confidence: float, origin: str = ""
-) -> Mistake:
-    """Draw a misclassified image of (28, 28) uint8, ink 255 on 0."""
-    image = embed_image(255 - pixels, f"a handwritten {label}")
-    return Mistake(image, label, prediction, confidence, origin)
+    pixels: Bytes, true: int, prediction: int, confidence: float, origin: str = ""
+) -> InlineImage:
+    """Draw a misclassified image of (28, 28) uint8, ink 255 on 0; `origin` is file and row."""
+    caption = (f"{true} as {prediction}", percent(confidence), origin)
+    return embed_image(255 - pixels, f"a handwritten {true}", caption)
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:

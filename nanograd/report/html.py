@@ -9,12 +9,11 @@ from io import BytesIO
 from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.report.charts import Chart, draw_png
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,14 +48,15 @@ class InlineImage(NamedTuple):
     width: int  # pixels
     height: int  # pixels
     alt: str  # description for screen readers
+    caption: Sequence[str] = ()  # lines below it
 
 
-def embed_image(pixels: NDArray[np.uint8], alt: str) -> InlineImage:
+def embed_image(pixels: Bytes, alt: str, caption: Sequence[str] = ()) -> InlineImage:
     """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", optimize=True)
     height, width = pixels.shape[:2]
-    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt)
+    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt, caption)
 
 
 def render(template: str, **values: Any) -> str:

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.batch.inputs import expand_pictures, is_table
@@ -18,6 +16,7 @@ from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import PictureReader
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Floats
 from nanograd.tables.columns import ImageKind, find_image_column
 
 # Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
@@ -33,7 +32,7 @@ class Inspection:
     # The decoded picture, no side above _SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
-    probabilities: NDArray[np.float32] | None = None  # (10,); None without a model or an image
+    probabilities: Floats | None = None  # (10,); None without a model or an image
     unfamiliarity: float | None = None  # 0 to 1; None without a model or an image
 
     @property

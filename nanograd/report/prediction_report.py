@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.batch.account import NUM_LEVELS, REVIEW, first_row, number_of
@@ -18,10 +17,10 @@ from nanograd.batch.replacement import METRICS, SUMMARY
 from nanograd.errors import DataError
 from nanograd.nn import metrics
 from nanograd.report import accuracy
-from nanograd.report.accuracy import Mistake
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
-from nanograd.report.html import Report, percent, render
+from nanograd.report.html import InlineImage, Report, percent, render
 from nanograd.runtime import json_files, storage
+from nanograd.runtime.arrays import Ints
 
 # File checksums in the page; the manifest of a job has all of them.
 _MAX_FILES = 200
@@ -172,7 +171,7 @@ def speed_chart(progress: Sequence[Row]) -> Chart:
     )
 
 
-def _draw_mistake(worst: Row) -> Mistake:
+def _draw_mistake(worst: Row) -> InlineImage:
     with Image.open(BytesIO(b64decode(worst["png"]))) as picture:
         pixels = np.array(picture)
     origin = f"{worst['source_file'].rsplit('/', 1)[-1]}, row {worst['source_row']:,}"
@@ -181,7 +180,7 @@ def _draw_mistake(worst: Row) -> Mistake:
     )
 
 
-def _by_number(counts: Mapping[str, int], number: int = 10) -> NDArray[np.int64]:
+def _by_number(counts: Mapping[str, int], number: int = 10) -> Ints:
     """Return counts by "0", "1", ... as an array.
 
     >>> _by_number({"1": 7}).tolist()

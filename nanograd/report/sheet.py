@@ -10,10 +10,9 @@ from functools import cache
 from io import BytesIO
 from math import floor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -21,6 +20,7 @@ from nanograd.errors import OutputExistsError, UsageError
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.report.inspection import Inspection
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Floats, Mask
 
 SOFTWARE = "nanograd inspect"
 
@@ -39,8 +39,8 @@ _ROW = NAME + CAPTION + SIDE + _BELOW
 _STRIDE = SIDE + _GAP
 _PANELS_WIDTH = NUM_PANELS * _STRIDE - _GAP
 
-Colour = tuple[int, int, int]
-Shares = NDArray[np.floating] | NDArray[np.bool_]
+Colour: TypeAlias = tuple[int, int, int]
+Shares: TypeAlias = Floats | Mask
 
 load_font = cache(ImageFont.load_default)  # Pillow's own; the argument is its height
 
@@ -234,7 +234,7 @@ def frame(caption: str, image: Image.Image) -> Panel:
     return Panel(caption, panel)
 
 
-def draw_probabilities(probabilities: NDArray[np.float32]) -> Panel:
+def draw_probabilities(probabilities: Floats) -> Panel:
     """Draw (10,) probabilities as bars, the best one in colour, PROBABILITIES_WIDTH x SIDE."""
     image = Image.new("RGB", (PROBABILITIES_WIDTH, SIDE), "white")
     draw = ImageDraw.Draw(image)

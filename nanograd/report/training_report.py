@@ -74,14 +74,13 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
     >>> _count_through([{"net": 2, "round": 3}, {"net": 2}], epochs)
     [{'net': 2, 'round': 12}, {'net': 2}]
     """
-    last = {row.get("net", 1): row for row in epochs}
-
-    def count_through(row: Row) -> Row:
+    last, counted = {row.get("net", 1): row for row in epochs}, []
+    for row in rows:
         before = [each for net, each in last.items() if net < row.get("net", 1)]
         numbers = row.keys() & {"epoch", "round"}
-        return row | {name: row[name] + sum(each[name] for each in before) for name in numbers}
-
-    return [count_through(row) for row in rows]
+        sums = {name: row[name] + sum(each[name] for each in before) for name in numbers}
+        counted.append(row | sums)
+    return counted
 
 
 def build(run: FinishedRun, test: Dataset) -> Report:
