@@ -1,7 +1,7 @@
 """Predictions inside of another program's pipeline: batches of rows in, the same rows out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import prod
 from os import PathLike, fsdecode
@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.batch.predict import predicted_columns
+from nanograd.data.csv import LABEL_NAMES
 from nanograd.errors import ArgumentError, DataError, Rejection
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
@@ -21,7 +22,7 @@ from nanograd.tables.images import Images, read
 from nanograd.tables.outputs import rename_taken
 from nanograd.tables.rows import ReadOptions
 
-# A pyarrow.Table, a pandas.DataFrame or arrays by name, as Ray Data passes them.
+# A table of pyarrow, a DataFrame of pandas or polars, or arrays by name, as Ray Data passes them.
 Batch: TypeAlias = Any
 
 OWN = ("prediction", "confidence", "unfamiliarity", "probabilities", "label", "reason", "detail")
@@ -33,7 +34,9 @@ class Predictor:
     Each row of a batch is returned once, without its image, in the same order and format, with the
     prediction, confidence, unfamiliarity, probabilities and label that `nanograd predict` writes. A
     row that cannot be read has a reason and a detail instead, as in quarantine; its prediction is
-    null, in numpy and pandas -1. A column whose name is one of these is returned as `input_NAME`.
+    null, in numpy and pandas -1.
+    A column whose name is one of these is returned as `input_NAME`. Columns that hold no images or
+    labels may be of any type.
 
     Args:
         model: model directory or URI, or a model.
@@ -62,28 +65,62 @@ class Predictor:
 
     def __call__(self, batch: Batch) -> Batch:
         """Classify the rows of a batch."""
-        table = _to_table(batch, self._options.image_column)
+        given = _columns(batch)
+        table = _to_table(given, self._options)
         try:
             images = find_image_column(table.schema, self._options.image_column).names
             found, rejections = read(table, self._options)
         except DataError as error:
             raise DataError(re.sub("--(image|label)-", r"\1_", str(error))) from error
-        given = batch.get(images[0]) if isinstance(batch, Mapping) else None
-        if isinstance(given, np.ndarray) and given.dtype.kind == "S":
-            raise ArgumentError(f"{given.dtype} loses zeros at the end; pass a list of bytes")
+        first = given[images[0]]
+        if isinstance(first, np.ndarray) and first.dtype.kind == "S":
+            raise ArgumentError(f"{first.dtype} loses zeros at the end; pass a list of bytes")
         with process.one_thread():
             assessed = self._model.assess(found.images)
         columns = _align(found, assessed, rejections, table.num_rows)
-        names = [name for name in table.column_names if name not in images]
-        renamed = dict(zip(names, rename_taken(names, OWN), strict=True))
-        if isinstance(batch, pa.Table):
-            kept = {renamed[name]: batch.column(name) for name in names}
-            return pa.table({**kept, **columns})
-        arrays: dict[str, Any] = {name: _to_numpy(column) for name, column in columns.items()}
-        if isinstance(batch, Mapping):
-            return {**{renamed[name]: batch[name] for name in names}, **arrays}
-        arrays["probabilities"] = list(arrays["probabilities"])
-        return batch[names].rename(columns=renamed).assign(**arrays)
+        names = [name for name in given if name not in images]
+        kept = {
+            renamed: given[name]
+            for name, renamed in zip(names, rename_taken(names, OWN), strict=True)
+        }
+        return _like(batch, names, kept, columns)
+
+
+def _columns(batch: Batch) -> dict[str, Any]:
+    """Return the columns of a batch by their names."""
+    if isinstance(batch, pa.Table | pa.RecordBatch):
+        names = batch.schema.names
+    elif isinstance(batch, Mapping):
+        names = list(batch)
+    elif hasattr(batch, "columns") and hasattr(batch, "__getitem__"):  # pandas, polars
+        names = list(batch.columns)
+    else:
+        raise ArgumentError(
+            "a batch is a table of pyarrow, a DataFrame of pandas or polars, or arrays by name, "
+            f"not {type(batch)}"
+        )
+    if len(set(map(str, names))) < len(names):
+        raise ArgumentError("two columns of a batch have the same name; name each column once")
+    return {str(name): batch[name] for name in names}
+
+
+def _like(
+    batch: Batch, names: Sequence[str], kept: Mapping[str, Any], columns: Mapping[str, pa.Array]
+) -> Batch:
+    """Return columns of a batch by other names, and new ones, in the format of the batch."""
+    if isinstance(batch, pa.Table):
+        return pa.table({**kept, **columns})
+    if isinstance(batch, pa.RecordBatch):
+        return pa.record_batch({**kept, **columns})
+    if hasattr(batch, "columns") and not hasattr(batch, "assign"):  # polars
+        own = type(batch)(pa.table(columns))
+        return type(batch)({**kept, **{name: own[name] for name in columns}})
+    arrays: dict[str, Any] = {name: _to_numpy(column) for name, column in columns.items()}
+    if isinstance(batch, Mapping):
+        return {**kept, **arrays}
+    arrays["probabilities"] = list(arrays["probabilities"])
+    same = batch.loc[:, [str(name) in names for name in batch.columns]]
+    return same.set_axis(list(kept), axis=1).assign(**arrays)
 
 
 def _align(
@@ -102,35 +139,42 @@ def _align(
     }
 
 
-def _to_table(batch: Batch, image_column: str | None) -> pa.Table:
-    if isinstance(batch, pa.Table):
-        return batch
-    if not isinstance(batch, Mapping) and not hasattr(batch, "assign"):
-        raise ArgumentError(
-            f"a batch is a pyarrow.Table, a pandas.DataFrame or arrays by name, not {type(batch)}"
-        )
-    if len(set(batch)) < len(list(batch)):
-        raise ArgumentError("two columns of a batch have the same name; name each column once")
-    arrays, images = dict[str, pa.Array](), {*IMAGE_NAMES, str(image_column).lower()}
-    for name in batch:
+def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
+    """Convert the columns that may hold images or labels; others may be of any type."""
+    arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()
+    images = {*IMAGE_NAMES, str(options.image_column).lower()}
+    needed = {*images, *LABEL_NAMES, str(options.label_column).lower()}
+    problem: ArgumentError | None = None
+    for name, values in given.items():
         try:
-            arrays[str(name)] = array = _to_arrow(batch[name])
+            lengths.add(len(values))
+            arrays[name] = array = _to_arrow(values)
         except (pa.ArrowException, ValueError, TypeError) as error:
-            raise ArgumentError(f"column {name!r} cannot be used: {error}") from error
+            problem = ArgumentError(f"column {name!r} cannot be used: {error}")
+            if name.lower() in needed or not hasattr(values, "__len__"):
+                raise problem from error
+            continue
         # Without values, objects have no type.
-        if not len(array) and pa.types.is_null(array.type) and str(name).lower() in images:
-            arrays[str(name)] = array.cast(pa.binary())
-    if len(lengths := {len(array) for array in arrays.values()}) > 1:
+        if not len(array) and pa.types.is_null(array.type) and name.lower() in images:
+            arrays[name] = array.cast(pa.binary())
+    if len(lengths) > 1:
         raise ArgumentError(f"a batch has columns of {min(lengths):,} and of {max(lengths):,} rows")
+    if problem and not arrays:
+        raise problem
     return pa.table(arrays)
 
 
-def _to_arrow(values: Any) -> pa.Array:
+def _to_arrow(values: Any) -> pa.Array | pa.ChunkedArray:
     """Convert an array, a series or a list; arrays in it become tensors or lists."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
     if isinstance(values, list | tuple) and (not values or bytes in set(map(type, values))):
         return pa.array(values)  # numpy would cut bytes
     values = values if hasattr(values, "dtype") else np.asarray(values)
-    if not getattr(values.dtype, "isnative", True):
+    if not isinstance(values.dtype, np.dtype):  # of pandas, as categories and periods; of polars
+        is_polars = not hasattr(values, "index")
+        return pa.chunked_array(values) if is_polars else pa.array(values, from_pandas=True)
+    if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     if values.ndim > 1:
         flat = values.ravel()

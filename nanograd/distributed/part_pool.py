@@ -8,6 +8,7 @@ atomic.
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -44,6 +45,7 @@ class _PartActor:
 
     def __init__(self, work: Work) -> None:
         process.use_one_thread()
+        process.ignore_pillow()
         for name in _RAY_TYPES:
             with suppress(KeyError):  # another actor of this process did it
                 pa.unregister_extension_type(name)
@@ -81,16 +83,18 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
-        with warnings.catch_warnings():
-            # Ray 2.60 calls it deprecated without a replacement.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            done = planned.map(
-                actor,
-                fn_constructor_args=(work,),
-                compute=pool,
-                num_cpus=1,
-                max_task_retries=_MAX_DEATHS - 1,
-            )
+        # Ray 2.60 calls max_task_retries deprecated without a replacement. The filter concerns this
+        # module alone and stays: to take it back would undo those of other threads.
+        warnings.filterwarnings(
+            "ignore", category=RayDeprecationWarning, module=re.escape(__name__)
+        )
+        done = planned.map(
+            actor,
+            fn_constructor_args=(work,),
+            compute=pool,
+            num_cpus=1,
+            max_task_retries=_MAX_DEATHS - 1,
+        )
         left = {part.id: part for part in parts}
         try:
             for row in done.iter_rows():

@@ -6,7 +6,6 @@ pictures of paper are opened, and every failure is one exception type.
 
 import errno
 import struct
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -111,17 +110,17 @@ def decode(
     if not data:
         raise UnreadableError(Reason.EMPTY, "the file has no bytes")
     try:
-        with warnings.catch_warnings():
-            # Odd metadata is no failure, and the limit on pixels is checked below.
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=formats) as picture:
-                return _load(picture, max_pixels)
-    except Image.DecompressionBombError as error:
+        with Image.open(BytesIO(data), formats=formats) as picture:
+            return _load(picture, max_pixels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
     except UnidentifiedImageError as error:
         detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
         if data[4:12] in _PHONES:
             detail = "HEIC and AVIF are not read; export the picture as JPEG"
+        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
+    except Warning as error:
+        detail = f"Pillow warns of the picture, and the program's filters make it an error: {error}"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"

@@ -1,12 +1,15 @@
 """`nanograd.Predictor`, in batches of every format."""
 
 import pickle
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +21,7 @@ from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError
 from nanograd.models import model as model_io
-from tests.helpers.image_columns import Pixels, tensor
+from tests.helpers.image_columns import FLAT_NAMES, Pixels, tensor
 from tests.helpers.models import some_model
 
 ROWS = 29
@@ -64,6 +67,11 @@ BATCHES: dict[str, Callable[[Pixels], Any]] = {
     },
     "pandas, bytes": lambda images: pd.DataFrame({"image": [to_png(image) for image in images]}),
     "pandas, arrays": lambda images: pd.DataFrame({"image": list(squares(images))}),
+    "Arrow batch": lambda images: pa.record_batch({"image": tensor(images)}),
+    "polars, bytes": lambda images: pl.DataFrame({"image": [to_png(image) for image in images]}),
+    "polars, arrays": lambda images: pl.DataFrame({"image": images}),
+    "polars, flat": lambda images: pl.DataFrame(images, schema=list(FLAT_NAMES["pixel0"])),
+    "pandas, numbers as names": lambda images: pd.DataFrame(images),
     "pandas, flat": lambda images: pd.DataFrame(
         images, columns=[f"pixel{number}" for number in range(784)]
     ),
@@ -81,11 +89,9 @@ def test_batch_of_any_format_has_the_predictions_of_the_model(
     assert type(result) is type(batch)
     expected = nanograd.load_model(model).predict_proba(images)
     assert np.array_equal(np.asarray(result["prediction"]), expected.argmax(axis=1))
-    scores = (
-        result["probabilities"].to_pylist()
-        if isinstance(result, pa.Table)
-        else result["probabilities"]
-    )
+    scores = result["probabilities"]
+    if isinstance(result, pa.Table | pa.RecordBatch):
+        scores = scores.to_pylist()
     assert np.array_equal(np.stack(list(scores)), expected)
     assert "image" not in result
     assert "pixel0" not in result
@@ -200,13 +206,13 @@ def test_mistakes_are_named(images: Pixels, model: str, tmp_path: Path) -> None:
     ("columns", "why"),
     [
         ({"image": np.array([bytes(784), b"x"])}, r"\|S784 loses zeros at the end.*pass a list"),
-        ({"image": [b"x"] * 3, "note": objects([1, "a", 2])}, "column 'note' cannot be used: "),
+        ({"image": [b"x"] * 3, "label": objects([1, "a", 2])}, "column 'label' cannot be used: "),
         ({"image": [b"x"] * 3, "id": np.arange(2)}, "columns of 2 and of 3 rows"),
         ({"image": [b"x"], "id": 7}, "column 'id' cannot be used: "),
-        ({"image": [b"x"], "id": np.array([1j])}, "column 'id' cannot be used: "),
+        ({"id": np.array([1j])}, "column 'id' cannot be used: "),
         ({"image": [[0] * 784, [0]]}, "column 'image' cannot be used: "),
         (pd.DataFrame([[b"x", b"y"]], columns=["image", "image"]), "name each column once"),
-        (pd.DataFrame({"image": [b"x"] * 2, "note": [1, "a"]}), "column 'note' cannot be used: "),
+        (pd.DataFrame({"image": [b"x"] * 2, "label": [1, "a"]}), "column 'label' cannot be used: "),
     ],
 )
 def test_batch_of_other_values_is_an_error_with_its_reason(
@@ -214,6 +220,57 @@ def test_batch_of_other_values_is_an_error_with_its_reason(
 ) -> None:
     with pytest.raises(ArgumentError, match=why):
         nanograd.Predictor(model)(columns)
+
+
+OTHER_COLUMNS: dict[str, Any] = {
+    "category": pd.Series(["a", "b", None] * 3, dtype="category"),
+    "time zone": pd.date_range("2026-01-01", periods=9, tz="Asia/Taipei"),
+    "period": pd.period_range("2026-01", periods=9, freq="M"),
+    "interval": pd.interval_range(0, 9),
+    "mixed": objects([1, "a", b"c", None, 2.5, [1], {}, (), pd.NaT]),
+    "complex": np.arange(9) * 1j,
+    "arrays of two lengths": objects([np.zeros(1 + row % 2) for row in range(9)]),
+    "nullable": pd.Series([1, None, 3] * 3, dtype="Int64"),
+    "text": pd.Series(["a", None, "c"] * 3, dtype="string"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_COLUMNS)
+def test_columns_that_are_not_needed_may_be_of_any_type(
+    kind: str, images: Pixels, model: str
+) -> None:
+    values = OTHER_COLUMNS[kind]
+    batch = pd.DataFrame({"id": values, "image": [to_png(image) for image in images[:9]]})
+    batch.index = pd.Index([7, 7, 7, 1, 2, 3, 4, 5, 6])
+
+    result = nanograd.Predictor(model)(batch)
+
+    pd.testing.assert_series_equal(result["id"], batch["id"])
+    assert list(result["prediction"]) == list(nanograd.load_model(model).predict(images[:9]))
+    if isinstance(values, np.ndarray):
+        mapping = nanograd.Predictor(model)({"id": values, "image": images[:9]})
+        assert mapping["id"] is values
+
+
+@pytest.mark.parametrize("type_", ["category", "Int64", "string", "float64", "object"])
+def test_labels_of_any_type_of_pandas_are_read(type_: str, images: Pixels, model: str) -> None:
+    labels = pd.Series([7, 8, None]).astype("Int64")
+    given = labels.astype(str).where(labels.notna()) if type_ == "string" else labels
+    batch = pd.DataFrame({"image": list(images[:3]), "label": given.astype(type_)})
+
+    assert list(nanograd.Predictor(model)(batch)["label"]) == [7, 8, -1]
+
+
+def test_threads_leave_the_warnings_of_the_program_alone(images: Pixels, model: str) -> None:
+    predictor = nanograd.Predictor(model, normalise="always")
+    batch = pa.table({"image": [to_png(image) for image in images]})
+    before, show = list(warnings.filters), warnings.showwarning
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(predictor, [batch] * 32))
+
+    assert len(found) == 32
+    assert (warnings.filters, warnings.showwarning) == (before, show)
 
 
 def test_bytes_of_fixed_width_may_stand_beside_the_image(images: Pixels, model: str) -> None:
