@@ -333,8 +333,8 @@ class ServerActor(ParameterServer):
                 return None  # a late call: the memory has been replaced
             for each in contributions:
                 slot = memory.address.nodes.index(each.node)
-                if memory.sent(slot).round >= each.round or each.round != memory.published:
-                    return None  # a late or repeated contribution
+                if not memory.sent(slot).round < each.round == memory.published:
+                    return None  # repeated, or of another round
                 memory.gradients[slot][...] = each.gradient
                 memory.send(slot, each.round, each.loss, each.num_images)
             if awaited is None:

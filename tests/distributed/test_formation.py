@@ -275,6 +275,26 @@ def test_strangers_push_no_host_out() -> None:
     assert formed[0].result()[1].recv(1) == b""
 
 
+def test_refused_host_tries_again() -> None:
+    hosts = Hosts(2)
+    formed = hosts.form(1)
+
+    hosts.listeners[0].settimeout(5)
+    hosts.listeners[0].accept()[0].close()
+
+    assert_connected([each.result() for each in [*hosts.form(0), *formed]])
+
+
+def test_refused_callers_do_not_count_for_ever() -> None:
+    hosts = Hosts(2)
+    formed = hosts.form(0)
+
+    for _ in range(65):
+        assert says_no_more_than(0, introduce(hosts.endpoints[0], 1, key=b"w" * 32))
+
+    assert_connected([each.result() for each in [*formed, *hosts.form(1)]])
+
+
 def drop_packets(stack: ExitStack) -> Endpoint:
     """Return an endpoint that answers no more calls: its queue of callers is full."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))

@@ -92,6 +92,52 @@ def test_late_doubled_and_early_contributions_have_no_effect(
     assert bits(calls.server.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
 
 
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_contribution_counts_once_and_in_its_own_round_only(calls: Calls, shift: int) -> None:
+    served = calls.run(2)
+    for round_ in (0, 1):
+        vector = calls.parameters(round_)
+        calls.send(*(calls.contribution(worker, round_, vector) for worker in (0, 1)))
+    assert served.result() is None
+    calls.token = calls.server.open(((0, 1), (1, 2)), is_alone=True).token
+    served = calls.run(3)
+    own = calls.contribution(0, 2, calls.parameters(2))
+    if shift == 0:
+        calls.send(own)
+
+    answer = calls.server.exchange(calls.token, [replace(own, round=2 + shift)], 2)
+
+    assert answer is None
+    calls.send(own)
+    calls.send(calls.contribution(1, 2, calls.parameters(2)))
+    assert served.result() is None
+
+
+def test_parameters_in_an_answer_are_those_of_their_round(calls: Calls) -> None:
+    served = calls.run(1)
+    first = calls.parameters(0)
+    before = first.copy()
+    for worker in (0, 1):
+        calls.send(calls.contribution(worker, 0, before))
+
+    assert served.result() is None
+    assert first.tobytes() == before.tobytes()
+    assert first.tobytes() != calls.server.parameters().tobytes()
+
+
+@pytest.mark.parametrize("end", ["stop", "open"])
+def test_end_of_a_segment_answers_those_who_wait(calls: Calls, end: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(calls.server.exchange, calls.token, [], 0)
+
+        if end == "open":
+            calls.server.open(((0, 2),), is_alone=True)
+        else:
+            calls.server.stop()
+
+        assert waiting.result(5) is None
+
+
 def test_call_for_a_memory_that_was_replaced_has_no_effect(calls: Calls) -> None:
     vector = calls.server.parameters().copy()
     old, contribution = calls.token, calls.contribution(0, 0, vector)

@@ -1,0 +1,127 @@
+"""The memory between a server and its workers, without Ray: both in this process."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import pytest
+
+from nanograd.distributed import shared_memory
+from nanograd.distributed.shared_memory import MemorySegment
+
+NODES = ((0, 1), (1, 2), (2, 4))
+
+
+@pytest.fixture
+def server() -> Iterator[MemorySegment]:
+    made = shared_memory.create(7, NODES, is_alone=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def worker(server: MemorySegment) -> Iterator[MemorySegment]:
+    attached = shared_memory.attach(server.address)
+    if attached is None:
+        pytest.skip("needs anonymous files")
+    yield attached
+    attached.close()
+
+
+def test_each_side_reads_what_the_other_wrote(server: MemorySegment, worker: MemorySegment) -> None:
+    server.parameters[...] = np.arange(7)
+    server.publish(5)
+    for slot in range(3):
+        worker.gradients[slot][...] = slot + 0.5
+        worker.send(slot, 5, 0.25 * slot, 193 + slot)
+
+    assert (worker.published, worker.parameters.tolist()) == (5, list(range(7)))
+    assert [tuple(server.sent(slot)) for slot in range(3)] == [
+        (5, 0.25 * slot, 193 + slot) for slot in range(3)
+    ]
+    assert server.gradients[:, 0].tolist() == [0.5, 1.5, 2.5]
+    assert server.parameters.tolist() == list(range(7))
+
+
+def test_new_memory_has_no_round(server: MemorySegment) -> None:
+    assert server.published == -1
+    assert [server.sent(slot).round for slot in range(3)] == [-1] * 3
+    assert not server.stopped
+
+
+@pytest.mark.parametrize("sent", [4, 6])
+def test_gradient_of_another_round_is_late(
+    server: MemorySegment, worker: MemorySegment, sent: int
+) -> None:
+    for slot, round_ in enumerate((5, sent, 5)):
+        worker.send(slot, round_, 0.0, 1)
+
+    assert server.late_slot(5) == NODES[1]
+    assert server.wait_for_slots(5, lambda: False) == NODES[1]
+    worker.send(1, 5, 0.0, 1)
+    assert server.wait_for_slots(5, lambda: False) is None
+
+
+def test_stop_ends_both_waits_although_all_live(
+    server: MemorySegment, worker: MemorySegment
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        waits = [
+            pool.submit(server.wait_for_slots, 0, lambda: True),
+            pool.submit(worker.wait_for_round, 0, lambda: True),
+        ]
+        worker.stop()
+
+        assert [each.result(5) for each in waits] == [NODES[0], False]
+
+
+def test_worker_of_a_dead_server_stops_waiting(worker: MemorySegment) -> None:
+    assert not worker.wait_for_round(0, lambda: False)
+
+
+def test_round_that_is_published_needs_no_wait_even_after_a_stop(
+    server: MemorySegment, worker: MemorySegment
+) -> None:
+    server.publish(3)
+    server.stop()
+
+    assert worker.wait_for_round(3, lambda: False)
+    assert not worker.wait_for_round(4, lambda: True)
+
+
+def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(
+    server: MemorySegment, worker: MemorySegment
+) -> None:
+    assert not os.get_blocking(worker._bell[1])
+    for _ in range(2**17):
+        worker.send(0, 0, 0.0, 1)
+
+    assert os.read(server.bell, 1) == b"\0"
+
+
+def test_publication_wakes_a_worker_at_once(server: MemorySegment, worker: MemorySegment) -> None:
+    """Without it, each round would last the 20 ms after which a worker looks again."""
+    began = monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        for round_ in range(100):
+            waiting = pool.submit(worker.wait_for_round, round_, lambda: True)
+            server.publish(round_)
+            assert waiting.result(5)
+    assert monotonic() - began < 1.5
+
+
+def test_closed_memory_keeps_no_descriptor() -> None:
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+
+    made = shared_memory.create(7, NODES)
+    attached = shared_memory.attach(made.address)
+    made.close()
+    if attached is not None:
+        attached.close()
+    del made, attached  # with the last array goes the mapping, which has a descriptor of its own
+
+    assert len(list(descriptors.iterdir())) == before
