@@ -4,9 +4,6 @@ A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). What 
 is the key itself and not parsed: spaces, `?`, `#` and `%27` are part of it. A commit is all or
 nothing: locally a temporary file beside the target, fsync, rename, fsync of the folder; in an
 object store one upload, which becomes visible when it is complete.
-
-References:
-    Data integrity protections of AWS SDKs, 2025 (AWS_REQUEST_CHECKSUM_CALCULATION).
 """
 
 import errno
@@ -28,7 +25,7 @@ from nanograd.runtime import machine
 
 # The ends of names of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
-# A removal or a copy in an object store takes a round trip; so many are made at once.
+# A removal in an object store takes a few round trips; so many are made at once.
 _NUM_REQUESTS = 16
 # The `@` of these addresses names a container, or a user without a password.
 _ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
@@ -240,6 +237,8 @@ def leases(place: str) -> list[str]:
 def remove_leftovers(place: str, *, below: bool = True) -> None:
     """Remove the temporary files of commits whose process has ended.
 
+    Those of leases stay if their process is on another machine: it may be about to claim the place.
+
     Args:
         place: a folder that this process holds; an object store has no such files.
         below: also in the folders below. Known to belong to this program: below a folder of the
@@ -251,7 +250,8 @@ def remove_leftovers(place: str, *, below: bool = True) -> None:
     folder = local_path(place)
     with _translated("clean", place):
         for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
-            if not machine.is_alive(leftover.name.split(".")[-3]):
+            alive = machine.is_alive(leftover.name.split(".")[-3])
+            if alive is False or (alive is None and LEASE not in leftover.name):
                 leftover.unlink(missing_ok=True)
 
 
@@ -407,7 +407,7 @@ def _pyarrow(place: str) -> tuple[Any, str]:
         bucket, _, key = rest.strip("/").partition("/")
         uri = f"{scheme}://{bucket}"
         if scheme == "s3" and not _is_amazons(uri):
-            # Before the client is made. By default it adds checksums of a kind that others refuse.
+            # Before the client is made, which since 2025 adds checksums that other stores refuse.
             os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
         filesystem, root = FileSystem.from_uri(uri)
         path = f"{root.rstrip('/')}/{key}" if key else root

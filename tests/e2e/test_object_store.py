@@ -365,6 +365,17 @@ def test_folder_in_the_store_is_removed_with_its_markers_and_nothing_else(bucket
     assert storage.names(bucket) == ["other", "run.txt", "run2"]
 
 
+def test_moved_folder_is_gone_from_its_old_place(bucket: str) -> None:
+    for name in FILES:
+        storage.commit(f"{bucket}/run{name}/file", name.encode())
+
+    storage.move(f"{bucket}/run", f"{bucket}/moved")
+
+    moved = {storage.read(f"{bucket}/moved{name}/file").decode() for name in FILES}
+    assert moved == set(FILES)
+    assert len(storage.files_below(bucket)) == len(FILES)
+
+
 def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket: str) -> None:
     for name in ("run", "run/a", "run/b/c"):
         storage.commit(f"{bucket}/{name}", name.encode())

@@ -17,10 +17,8 @@ TRAIN = ("train", "--data", "sample", "--workers", "0", "--epochs", "5000", "--o
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "bucket":
-        return f"{request.getfixturevalue('bucket')}/run"
-    return str(tmp_path / "run")
+def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
+    return f"{bucket}/run" if request.param == "bucket" else str(tmp_path / "run")
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -57,6 +55,31 @@ def test_second_driver_ends_with_73_and_the_next_continues_after_a_kill(place: s
     assert third.returncode == 75, stopped
     assert "continuing after" in log
     assert storage.leases(place) == []
+
+
+@pytest.mark.parametrize("elsewhere", [(), CONTAINER], ids=["one machine", "two machines"])
+def test_of_two_drivers_that_start_at_once_one_trains_and_the_other_ends_with_73(
+    place: str, elsewhere: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "nanograd", *TRAIN, place]
+
+    with start(*command) as first, start(*elsewhere, *command) as second:
+        wait_for(lambda: trains(place), "no driver saved anything")
+        drivers = (first, second)
+        wait_for(lambda: any(each.poll() is not None for each in drivers), "both go on")
+        refused, goes_on = (first, second) if second.poll() is None else (second, first)
+        refusal, log = refused.communicate()
+        newest = storage.names(storage.join(place, "checkpoints"))[-1]
+        wait_for(
+            lambda: storage.names(storage.join(place, "checkpoints"))[-1] > newest,
+            "the other driver did not go on",
+        )
+        goes_on.kill()
+
+    if refused.returncode != 73 and "unshare" in log:
+        pytest.skip("needs namespaces")
+    assert refused.returncode == 73, log
+    assert "is being written by another process" in refusal
 
 
 @pytest.mark.slow

@@ -397,6 +397,18 @@ def test_leftovers_of_the_folder_itself_are_removed(tmp_path: Path) -> None:
     assert not below.exists()
 
 
+def test_claim_that_another_machine_is_about_to_make_is_no_leftover(tmp_path: Path) -> None:
+    claim, file = (
+        tmp_path / f".{name}.0123456789-7-7.k3.nanograd-tmp"
+        for name in (f".0123456789-7-7.k3{storage.LEASE}", "config.toml")
+    )
+    claim.touch()
+    file.touch()
+
+    with exclusive(str(tmp_path)):
+        assert (claim.exists(), file.exists()) == (True, False)
+
+
 @pytest.mark.parametrize("below", ["", "run/deep"])
 def test_temporary_file_of_a_living_process_is_no_leftover(tmp_path: Path, below: str) -> None:
     folder = tmp_path / below

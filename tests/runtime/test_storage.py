@@ -184,6 +184,14 @@ def test_each_new_folder_is_synced_into_the_one_above_it(tmp_path: Path, synced:
     assert folders == [str(tmp_path / below) for below in ("", "a", "a/b", "a/b/c")]
 
 
+def test_file_is_synced_before_its_folder(tmp_path: Path, synced: list[str]) -> None:
+    storage.commit(str(tmp_path / "file"), b"data")
+
+    file, folder = synced
+    assert Path(file).name.startswith(".file.")
+    assert folder == str(tmp_path)
+
+
 def test_removed_file_is_synced_out_of_its_folder(tmp_path: Path, synced: list[str]) -> None:
     for name in ("file", "folder/file"):
         storage.commit(str(tmp_path / name), b"data")
