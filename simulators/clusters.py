@@ -1,4 +1,4 @@
-"""A Ray cluster on the hosts of a network, run as docs/cluster.md says, and its companions."""
+"""A Ray cluster on simulated hosts, started with the commands of docs/cluster.md."""
 
 import json
 import subprocess
@@ -22,29 +22,29 @@ _SECOND_TERMINAL = "in a second terminal"
 
 @dataclass(frozen=True)
 class Ended:
-    """A command or job that has ended."""
+    """A finished command or job."""
 
     code: int
     output: str
 
     @property
     def last(self) -> dict[str, Any]:
-        """The last JSON line of nanograd itself."""
+        """The last JSON line of nanograd."""
         return events(self.output)[-1]
 
 
 def events(output: str) -> list[dict[str, Any]]:
-    """Return the JSON lines of nanograd."""
+    """Return the JSON lines in an output of nanograd."""
     lines = [line for line in output.splitlines() if line.startswith('{"event"')]
     assert lines, output
     return list(map(json.loads, lines))
 
 
 class Cluster:
-    """The cluster, as a user with an open terminal on the client sees it.
+    """A cluster, controlled from a terminal on the client.
 
     Args:
-        network: with the hosts of the runbook, the head the first of them.
+        network: the hosts of the runbook; the first is the head.
     """
 
     def __init__(self, network: Network) -> None:
@@ -53,11 +53,11 @@ class Cluster:
         self.terminal = Terminal(self.client)
 
     def run_section(self, section: str) -> list[str]:
-        """Run the commands below a headline of the runbook; return the output of each block."""
+        """Run the commands of a section of the runbook; return the output of each block."""
         return [self.run_block(section, number) for number in range(len(_blocks(section)))]
 
     def run_block(self, section: str, number: int) -> str:
-        """Run the commands of one block below a headline; return their output."""
+        """Run one block of commands of a section; return the output."""
         block = _blocks(section)[number]
         if block.info == _SECOND_TERMINAL:
             self.client.start_service("bash", "-c", f"{RC}\ncd ~/nanograd\n{block.text}")
@@ -67,15 +67,15 @@ class Cluster:
         return self.terminal.run(block.text, timeout_s=400)
 
     def edit(self, script: str) -> None:
-        """Change the file that describes the cluster, by sed."""
+        """Edit the cluster file with sed."""
         self.terminal.run(f"sed -i '{script}' {FILE}")
 
     def wait_for_hosts(self, number: int) -> None:
-        """Wait until the cluster has this many raylets."""
+        """Wait until the cluster has this many hosts."""
         wait_for(lambda: self.num_hosts() == number, f"the cluster has never {number} hosts", 240)
 
     def num_hosts(self) -> int:
-        """Return the number of hosts that Ray has at present."""
+        """Return the current number of hosts in Ray."""
         done = self._query_control_service(
             "nodes = client.get_all_node_info(timeout=5).values()\n"
             "print(sum(node.state == 0 for node in nodes))\n"
@@ -83,7 +83,7 @@ class Cluster:
         return int(done.stdout) if done.returncode == 0 else 0
 
     def num_hosts_of_actors(self, kind: str) -> int:
-        """Return the number of hosts on which the newest job had actors of a class."""
+        """Return the number of hosts with actors of a class, of the newest job."""
         done = self._query_control_service(
             "async def actors():\n"
             "    return (await client.async_get_all_actor_info(timeout=5)).values()\n"
@@ -98,7 +98,7 @@ class Cluster:
         return int(done.stdout)
 
     def _query_control_service(self, query: str) -> "subprocess.CompletedProcess[str]":
-        # Not the dashboard, which may hang while Ray restarts.
+        # The dashboard may hang while Ray restarts, so ask the control service itself.
         client = f"GcsClient(address='{self.head.address}:6379')"
         program = f"import asyncio\nfrom ray._raylet import GcsClient\nclient = {client}\n{query}"
         return self.head.run("timeout 30 ~/venv/bin/python - 2>/dev/null", stdin=program)
@@ -113,14 +113,14 @@ class Cluster:
         return self.head.run(f"cat {_DRIVER_LOG.format(name)}").stdout
 
     def wait_for_text(self, name: str, text: str, timeout_s: float = 120) -> None:
-        """Wait until a job's log has a text."""
+        """Wait until the log of a job contains a text."""
         try:
             wait_for(lambda: text in self.log(name), "", timeout_s, every_s=0.2)
         except AssertionError:
             raise AssertionError(f"{name} never logged {text!r}:\n{self.log(name)}") from None
 
     def wait_for_end(self, name: str, timeout_s: float = 240) -> Ended:
-        """Wait for the end of a job that was started; the exit code is the driver's own."""
+        """Wait until a job has ended; return the exit code of the driver, and the log."""
         program = (
             "from ray.job_submission import JobSubmissionClient\n"
             f"info = JobSubmissionClient('{URL}').get_job_info('{name}')\n"
@@ -146,11 +146,11 @@ class Cluster:
 
 @contextmanager
 def running(hosts: Sequence[tuple[str, int]], *files: str) -> Iterator[Network]:
-    """Run a client and hosts inside a with block, with files of the checkout in the shared folder.
+    """Run a client and hosts inside a with block.
 
     Args:
-        hosts: name of each, and the last number of its address.
-        files: files and folders of the checkout.
+        hosts: name of each host, and the last number of its address.
+        files: files and folders of the checkout that are copied to the shared folder.
     """
     network = Network()
     try:
@@ -164,11 +164,11 @@ def running(hosts: Sequence[tuple[str, int]], *files: str) -> Iterator[Network]:
 
 
 def start_ray(network: Network, cpus: int) -> str:
-    """Start Ray on all hosts, the head on the first; return its address.
+    """Start Ray on all hosts, with the head on the first; return the address of the head.
 
     Args:
-        network: with the hosts.
-        cpus: of each host; as many of the resource `train` come with them.
+        network: the hosts.
+        cpus: number of CPUs of each host, and amount of the resource `train`.
     """
     first, *others = network.hosts.values()
     address = f"{first.address}:{RAY_PORT}"
@@ -184,13 +184,13 @@ def start_ray(network: Network, cpus: int) -> str:
 
 
 def wait_for_hosts(network: Network) -> None:
-    """Wait until all hosts are nodes of Ray, and nothing else is."""
+    """Wait until the nodes of Ray are exactly the hosts."""
     expected = sorted(host.address for host in network.hosts.values())
     wait_for(lambda: nodes(network) == expected, "not all hosts are nodes of Ray", 180)
 
 
 def nodes(network: Network) -> list[str]:
-    """Return the addresses of Ray's present nodes, sorted."""
+    """Return the sorted addresses of Ray's live nodes."""
     program = (
         "import ray; ray.init(address='auto')\n"
         "print(*sorted(n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']))"
@@ -199,14 +199,14 @@ def nodes(network: Network) -> list[str]:
 
 
 def start_node(machine: Machine, flags: str) -> None:
-    """Start Ray on a host, with the token of all."""
+    """Start Ray on a host, with the token of the cluster."""
     settings = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" + "3" * 64
     machine.check_run(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
     machine.start_service("bash", "-c", f"{RC}\nray start {flags}")
 
 
 def start_store(head: Machine) -> str:
-    """Start an object store on a host; return the name of a bucket in it."""
+    """Start an object store on a host; return a bucket."""
     serve = f"~/venv/bin/python -m moto.server -H {head.address} -p {STORE_PORT}"
     head.start_service("bash", "-c", f"{RC}\n{serve}")
     program = (
@@ -218,7 +218,7 @@ def start_store(head: Machine) -> str:
 
 
 def write_credentials(machine: Machine, head: Machine) -> None:
-    """Let the user of a machine access the store."""
+    """Give the user of a machine access to the object store."""
     machine.check_run(
         "echo 'export AWS_ACCESS_KEY_ID=me AWS_SECRET_ACCESS_KEY=secret "
         "AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true "
@@ -227,7 +227,7 @@ def write_credentials(machine: Machine, head: Machine) -> None:
 
 
 class OtherRay:
-    """The Ray of another user on a host: with ports, a folder and a token of its own."""
+    """A Ray of another user on a host, with its own ports, folder and token."""
 
     def __init__(self, host: Machine) -> None:
         self._host = host
@@ -248,7 +248,7 @@ class OtherRay:
         wait_for(self.nodes, "the other user's Ray does not start", 180)
 
     def nodes(self) -> str:
-        """Return its nodes, as a driver that runs a task sees them; empty without a reply."""
+        """Return the nodes that a driver sees after running a task; empty without a reply."""
         program = (
             "import ray\n"
             f"ray.init(address='{self._host.address}:{OTHER_PORT}', log_to_driver=False)\n"

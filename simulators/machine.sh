@@ -1,4 +1,4 @@
-# Makes a machine of new namespaces (see machines.py) that ends with its input.
+# Sets up a machine in new namespaces (see machines.py); the machine ends when the input closes.
 set -euo pipefail
 hostname "$NAME"
 ip link set lo up

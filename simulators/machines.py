@@ -1,10 +1,9 @@
-"""Several machines on one: namespaces with an address, files, processes and users of their own.
+"""Simulated machines: Linux namespaces with their own address, files, processes and users.
 
-A machine is a set of Linux namespaces (network, mounts, processes, host name) kept by a shell that
-waits for the end of its input: when this process ends, all machines end with all their processes.
-The client is the user's machine: it has the checkout, and the bridge that joins the others. A host
-has no checkout, only Python and what the set-up commands would install. All share the folder
-/mnt/all, as if from a file server.
+A shell keeps the namespaces of a machine alive until its input closes, so all machines end when
+this process ends. The client is the machine of the user: it has the checkout, and the bridge that
+connects the hosts. A host has no checkout, only Python and the packages that the set-up commands
+would install. All machines share the folder /mnt/all, as from a file server.
 """
 
 import json
@@ -22,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 SUBNET = "10.77.0"
 USER, HOME = "nanograd", "/home/nanograd"
 USER_ID, OTHER_ID = 1000, 1001
-# Read by a login shell, and so by Ray's own commands.
+# Files that a login shell reads, and therefore the commands of Ray.
 RC = "for file in ~/.profile ~/.bashrc; do [ ! -f $file ] || . $file; done"
 _OBJECT_STORE_BYTES = 200_000_000
 _PREFIXES = dict.fromkeys(map(str, (Path(sys.base_prefix), Path(sys.prefix))))
 
-# The environment that the set-up commands find: ours without this checkout, in ~/venv.
+# Turns a copy of our environment into one without this checkout, in ~/venv.
 _OWN_ENVIRONMENT = f"""
 cd {HOME}/venv
 rm -f lib/python3*/site-packages/*nanograd* bin/ruff bin/uv*
@@ -38,7 +37,7 @@ find . -path './lib/python3*/site-packages/*' -prune -o -exec chown -h {USER}: {
 
 
 def unavailable() -> str:
-    """Return why there can be no machines here; empty if there can."""
+    """Return why this machine cannot simulate others; empty if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs root on Linux"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -55,10 +54,10 @@ class Machine:
     """A running machine.
 
     Args:
-        name: its host name.
-        address: its IP address.
-        holder: the process that made it; the machine ends with it.
-        pid: of its first process, as seen from here.
+        name: host name.
+        address: IP address.
+        holder: process that created the machine; the machine ends with it.
+        pid: ID of the machine's first process, in our namespace.
     """
 
     name: str
@@ -68,7 +67,7 @@ class Machine:
     _services: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def command(self, *words: str, user: int = USER_ID) -> list[str]:
-        """Return the command that runs a command here, in a login shell's environment."""
+        """Return the command that runs `words` on the machine, as in a login shell."""
         home = {0: "/root", USER_ID: HOME}.get(user, "/home/other")
         ids = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         variables = [f"HOME={home}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin"]
@@ -78,7 +77,7 @@ class Machine:
     def run(
         self, script: str, user: int = USER_ID, timeout_s: float = 240, stdin: str | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a script by bash, as a login shell; both output streams are in stdout."""
+        """Run a bash script as in a login shell; stdout contains both output streams."""
         return subprocess.run(
             self.command("bash", "-c", f"{RC}\n{script}", user=user), input=stdin or "",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -102,12 +101,12 @@ class Machine:
         self._services.append(service)
 
     def processes(self, word: str) -> list[str]:
-        """Return the command lines of processes that contain a word, `ps` itself left out."""
+        """Return the command lines that contain a word, of all processes except `ps`."""
         lines = self.run("ps -ww -eo user:16,args", user=0).stdout.splitlines()[1:]
         return [line for line in lines if word in line and "ps -ww -eo" not in line]
 
     def kill(self) -> None:
-        """End the machine as a power cut would."""
+        """Kill the machine, like a power failure."""
         for process in (self.holder, *self._services):
             process.kill()
             process.wait()
@@ -128,9 +127,9 @@ class Network:
         self.hosts: dict[str, Machine] = {}
 
     def add(self, name: str, number: int) -> None:
-        """Add a host with a running sshd that the client's user may enter.
+        """Add a host with sshd, to which the user of the client can log in.
 
-        One that takes the name and the number of a killed host replaces it.
+        A host with the name and the number of a killed host replaces that host.
         """
         over = f"{HOME}/venv"
         machine = _start(name, f"{SUBNET}.{number}", over, sys.prefix, self.shared, client=False)
@@ -147,11 +146,11 @@ class Network:
         self._start_sshd(machine)
 
     def disconnect(self, name: str) -> None:
-        """Pull the network cable of a host."""
+        """Disconnect a host from the network."""
         self._configure(f"ip link set {self._ports[name]} down")
 
     def reconnect(self, name: str) -> None:
-        """Plug it in again."""
+        """Reconnect a host to the network."""
         self._configure(f"ip link set {self._ports[name]} up")
 
     def limit(self, name: str, mbit_s: int | None) -> None:
@@ -181,7 +180,7 @@ class Network:
 
     def num_bytes(self, name: str) -> tuple[int, int]:
         """Return the bytes that a host has received and sent since it was added."""
-        # Not from /sys, which has the devices of the network where it was mounted.
+        # /sys would show the devices of the network namespace in which it was mounted.
         [device] = json.loads(self.hosts[name].check_run("ip -s -j link show dev eth0", user=0))
         traffic = device["stats64"]
         return traffic["rx"]["bytes"], traffic["tx"]["bytes"]
@@ -193,7 +192,7 @@ class Network:
         shutil.rmtree(self.shared)
 
     def _configure(self, *commands: str) -> None:
-        # With the client's network, but the process numbers of this machine.
+        # Use the network namespace of the client, but our process IDs.
         enter = ["nsenter", "-t", str(self.client.pid), "-n"]
         for command in commands:
             done = subprocess.run([*enter, *command.split()], capture_output=True, check=False)

@@ -1,8 +1,8 @@
-"""Synthetic photos of handwriting: MNIST digits redrawn with another pen on another sheet.
+"""Synthetic photos of handwriting: MNIST digits drawn with another pen on a sheet of paper.
 
-`photograph` follows the light: strokes cover paper, paper and ink reflect, light and shadow fall on
-them, a lens blurs, a sensor adds noise, JPEG loses detail. A picture follows from its digit, its
-kind, which is one of `scenes.KINDS`, and its seed.
+`photograph` simulates the path of the light: strokes cover the paper, paper and ink reflect, light
+and shadow fall on them, the lens blurs, the sensor adds noise, and JPEG loses detail. The digit,
+the kind of photo (`scenes.KINDS`) and the seed determine the picture.
 
 References:
     Zhang & Suen (1984), "A fast parallel algorithm for thinning digital patterns".
@@ -13,34 +13,32 @@ from io import BytesIO
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from nanograd.pictures.morphology import label_marks
+from nanograd.runtime.arrays import Bytes, Doubles, Floats, Mask
 from simulators.scenes import KINDS, Scene
 
-Floats = NDArray[np.float32]
-
-# Factor by which MNIST's 28 x 28 pixels are enlarged before a pen follows them: the digit has 80.
+# MNIST's images are enlarged before a pen follows the strokes; the digit then has 80 pixels.
 _ENLARGED = 4
 _DIGIT = 20 * _ENLARGED
-# Grey levels above which a pixel belongs to a stroke: the first, unless it breaks pale strokes.
+# Levels above which a pixel belongs to a stroke. A lower one is used if pale strokes would break.
 _LEVELS = (110, 90, 70, 50, 30)
-# Half the width of a filled loop, in those of the strokes.
+# A loop is filled where the ink is more than this times as wide as the strokes.
 _FILLED = 1.6
 
 
-def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
-    """Take a photo of a digit.
+def photograph(digit: Bytes, kind: str, seed: int) -> bytes:
+    """Simulate a photo of a digit.
 
     Args:
         digit: (28, 28) uint8, ink 255 on 0.
-        kind: one of `KINDS`.
-        seed: of all random draws.
+        kind: a key of `KINDS`.
+        seed: seed of all random values.
 
     Returns:
-        A JPEG file; a PNG file if it is cropped to a digit.
+        A JPEG file; for kinds that are cropped to the digit, a PNG file.
     """
     scene = KINDS[kind]
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
@@ -62,7 +60,7 @@ def photograph(digit: NDArray[np.uint8], kind: str, seed: int) -> bytes:
 
 
 def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
-    """A PNG file, grey, of nothing but the digit, with a margin or, half of them, without."""
+    """Return a grey PNG file that is cropped to the digit, in half of the cases with a margin."""
     stroke = stroke.filter(ImageFilter.MaxFilter(int(draw.choice([1, 3, 5, 7, 9]))))
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
     side, length = round(draw.uniform(*scene.side)), max(right - left, bottom - top)
@@ -87,12 +85,12 @@ def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
 
 
 def _equal_light(draw: Generator) -> tuple[Floats, Floats]:
-    """Two colours far apart, of nearly the same brightness: sheet and ink."""
+    """Choose colours of sheet and ink, different but of nearly the same brightness."""
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     while True:
         hue, saturation, value = draw.random(), draw.uniform(0.5, 1), draw.uniform(0.5, 1)
         other_hue = hue + draw.uniform(-0.5, 0.5)
-        other = draw.choice([0.0, draw.uniform(0.4, 1)])  # a quarter to a half of inks are grey
+        other = draw.choice([0.0, draw.uniform(0.4, 1)])  # half of the proposed inks are grey
         sheet, ink = (
             np.asarray(colorsys.hsv_to_rgb(*each), np.float32)
             for each in ((hue, saturation, value), (other_hue, other, draw.uniform(0.3, 1)))
@@ -108,29 +106,31 @@ def _size(scene: Scene, draw: Generator) -> tuple[int, int]:
     return sides if draw.random() < 0.5 else sides[::-1]
 
 
-def _stroke(digit: NDArray[np.uint8], scene: Scene, draw: Generator) -> Image.Image:
-    """(112, 112) mode L: the digit as written by a pen of this scene."""
+def _stroke(digit: Bytes, scene: Scene, draw: Generator) -> Image.Image:
+    """Write the digit with a pen of the scene, as a (112, 112) picture of mode L."""
     side = 28 * _ENLARGED
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     if scene.pen is None:
         return large.point(lambda level: min(255, max(0, 3 * level - 255)))
-    line = centre_line(_whole(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))), digit))
-    diameter = draw.uniform(*scene.pen) * _DIGIT
-    return _dilated(line, diameter)
-
-
-def _whole(large: NDArray[np.uint8], digit: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The strokes at the highest level that leaves them in no more pieces than they had."""
+    # Use the highest level at which the strokes have no more pieces than before.
+    smooth = np.asarray(large.filter(ImageFilter.GaussianBlur(1.5)))
     pieces = label_marks(digit > 0)[1]
-    masks = [large > level for level in _LEVELS]
-    return next((mask for mask in masks if label_marks(mask)[1] <= pieces), masks[-1])
+    masks = [smooth > level for level in _LEVELS]
+    mask = next((mask for mask in masks if label_marks(mask)[1] <= pieces), masks[-1])
+    # Draw a round pen along the centre line, at twice the size, and scale it down.
+    diameter = draw.uniform(*scene.pen) * _DIGIT
+    picture = Image.new("L", (2 * side, 2 * side))
+    pen = ImageDraw.Draw(picture)
+    for y, x in np.argwhere(centre_line(mask)):
+        pen.circle((2 * x + 1, 2 * y + 1), diameter, fill=255)
+    return picture.resize((side, side), Image.Resampling.BOX)
 
 
-def centre_line(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where the middle of the pen went: along the strokes, and around a loop that the pen filled.
+def centre_line(mask: Mask) -> Mask:
+    """Find the path of the pen: the middle of the strokes, and around loops filled with ink.
 
-    Thinned, a filled loop would be a mere line, and a six a one. A loop is filled where the ink is
-    wider than at a crossing, whose radius is at most 1.42 times that of the strokes.
+    Thinning would turn a filled loop into a line, and a six into a one. A loop counts as filled
+    where the ink is wider than at a crossing, whose radius is at most 1.42 times that of strokes.
     """
     line = thinned(mask)
     depth = distance_transform_edt(mask)
@@ -143,18 +143,8 @@ def centre_line(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return (line & ~loops) | (loops & ~binary_erosion(loops))
 
 
-def _dilated(line: NDArray[np.bool_], diameter: float) -> Image.Image:
-    """Mode L: a round pen drawn along a line of pixels, at twice the size and back."""
-    side = 2 * len(line)
-    picture = Image.new("L", (side, side))
-    pen = ImageDraw.Draw(picture)
-    for y, x in np.argwhere(line):
-        pen.circle((2 * x + 1, 2 * y + 1), diameter, fill=255)
-    return picture.resize((side // 2, side // 2), Image.Resampling.BOX)
-
-
-def thinned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Thin strokes to their middle line, one pixel wide (Zhang & Suen, 1984)."""
+def thinned(mask: Mask) -> Mask:
+    """Thin strokes to lines that are one pixel wide (Zhang & Suen, 1984)."""
     left = np.pad(mask, 1)
     while True:
         before = left.sum()
@@ -164,7 +154,8 @@ def thinned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
             return left[1:-1, 1:-1]
 
 
-def _removable(mask: NDArray[np.bool_], first: bool) -> NDArray[np.bool_]:
+def _removable(mask: Mask, first: bool) -> Mask:
+    """Find the pixels that one of the two steps of thinning removes."""
     moves = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
     ring = [np.roll(mask, (-y, -x), (0, 1)) for y, x in moves]
     north, east, south, west = ring[0], ring[2], ring[4], ring[6]
@@ -178,7 +169,7 @@ def _removable(mask: NDArray[np.bool_], first: bool) -> NDArray[np.bool_]:
 
 
 def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Generator) -> Floats:
-    """(height, width) float32: the share of each pixel that the stroke covers."""
+    """Place the stroke in the picture; return the covered share of pixels, (height, width)."""
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
     length = draw.uniform(*scene.digit) * min(size)
     scale = length / max(right - left, bottom - top)
@@ -189,7 +180,7 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
     shifts = draw.uniform(-1, 1, (4, 2)) * scene.perspective * length
     placed = (corners - middle) @ turn.T * scale + shifts
     space = np.array(size) - np.ptp(placed, axis=0)
-    # Digits are written on the sheet, not on what is beside it.
+    # The digit must be on the sheet, not beside it.
     least = 0.3 if scene.around in ("binding", "table") else 0.04
     placed += (
         np.maximum(space, 0) * draw.uniform(least, 1 - least, 2)
@@ -203,8 +194,8 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
     return np.asarray(flat, dtype=np.float32) / 255
 
 
-def _perspective(targets: NDArray[np.float64], sources: NDArray[np.float64]) -> tuple[float, ...]:
-    """Pillow's eight coefficients of the map from four target points to their sources."""
+def _perspective(targets: Doubles, sources: Doubles) -> tuple[float, ...]:
+    """Compute Pillow's eight coefficients of the map from four target points to their sources."""
     rows, values = [], []
     for (x, y), (u, v) in zip(targets, sources, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -213,7 +204,7 @@ def _perspective(targets: NDArray[np.float64], sources: NDArray[np.float64]) -> 
 
 
 def _sheet(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
-    """(height, width, 3) float32: the paper with its grain and lines."""
+    """Make paper with grain and lines, (height, width, 3) float32."""
     width, height = size
     colour = draw.uniform(*scene.paper) * (1 - scene.tint * draw.random(3))
     sheet = np.ones((height, width), np.float32)
@@ -233,7 +224,7 @@ def _smooth_noise(size: tuple[int, int], cell: int, draw: Generator) -> Floats:
 
 
 def _lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
-    """(height, width) float32: the light that printed lines absorb."""
+    """Compute the share of light that thin printed lines absorb, (height, width) float32."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     slope = np.deg2rad(draw.uniform(-3, 3))
@@ -248,7 +239,7 @@ def _lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
 
 
 def _strong_lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
-    """(height, width) float32: the light that squares, or dots at their corners, absorb."""
+    """Compute the share of light that large squares or dots absorb, (height, width) float32."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     short, bent = min(size), draw.uniform(-0.015, 0.015, 2)
@@ -259,9 +250,9 @@ def _strong_lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Float
     distances = []
     for along, across, bend in ((x, y, bent[0]), (y, x, bent[1])):
         slope = np.deg2rad(draw.uniform(-2.5, 2.5))
-        place = across + slope * along + bend * short * (along / short - 0.5) ** 2
+        position = across + slope * along + bend * short * (along / short - 0.5) ** 2
         phase = draw.uniform(0, gap)
-        distances.append([np.abs((place + phase) % each - each / 2) for each in (gap, gap / 2)])
+        distances.append([np.abs((position + phase) % each - each / 2) for each in (gap, gap / 2)])
     if scene.lines == "dots":
         away = np.hypot(distances[0][0], distances[1][0])
         return np.asarray(np.clip(1.2 * thick + 0.5 - away, 0, 1) * strength, np.float32)
@@ -274,7 +265,7 @@ def _strong_lines(scene: Scene, size: tuple[int, int], draw: Generator) -> Float
 
 
 def _ink(scene: Scene, shape: tuple[int, ...], draw: Generator) -> Floats:
-    """(height, width, 3) float32: the share of light that the ink absorbs."""
+    """Compute the share of light that the ink absorbs, (height, width, 3) float32."""
     colour = np.ones(3)
     if scene.hue:
         colour[draw.integers(3)] = draw.uniform(0.1, 0.6)
@@ -285,7 +276,7 @@ def _ink(scene: Scene, shape: tuple[int, ...], draw: Generator) -> Floats:
 
 
 def _light(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
-    """(height, width) float32, at most 1: the light that falls on each pixel."""
+    """Compute the light on each pixel, (height, width) float32, at most 1."""
     width, height = size
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     angle, bend = draw.uniform(0, 2 * np.pi), draw.uniform(0, 0.6)
@@ -299,7 +290,7 @@ def _light(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
     if scene.shadow == "none":
         return np.asarray(light, np.float32)
     angle, offset = draw.uniform(0, 2 * np.pi), draw.uniform(-0.6, 0.6)
-    # A straight edge, bent a little: the side of a hand or of a telephone.
+    # The shadow of a hand or a phone has a slightly bent edge.
     distance = x * np.cos(angle) + y * np.sin(angle) - offset
     distance += draw.uniform(-0.3, 0.3) * (y * np.cos(angle) - x * np.sin(angle)) ** 2
     edge = draw.uniform(0.1, 0.5) if scene.shadow == "soft" else draw.uniform(1, 3) / max(size)
@@ -308,7 +299,7 @@ def _light(scene: Scene, size: tuple[int, int], draw: Generator) -> Floats:
 
 
 def _surround(pixels: Floats, cover: Floats, scene: Scene, draw: Generator) -> Floats:
-    """Add the surroundings of the sheet."""
+    """Add what surrounds the digit or the sheet."""
     height, width = cover.shape
     if scene.around == "frame":
         inset, thick = draw.integers(0, 4), draw.integers(1, 4)
@@ -339,7 +330,7 @@ def _surround(pixels: Floats, cover: Floats, scene: Scene, draw: Generator) -> F
 
 
 def _with_binding(pixels: Floats, draw: Generator) -> Floats:
-    """A spiral along one side: holes, wires, and beyond them the dark; half with a second side."""
+    """Add a spiral binding with a dark edge at one side, in half of the cases also at another."""
     turned = np.rot90(pixels, turns := int(draw.integers(4))).copy()
     height, width = turned.shape[:2]
     depth = draw.uniform(0.03, 0.1) * min(height, width)
@@ -366,7 +357,7 @@ def _with_binding(pixels: Floats, draw: Generator) -> Floats:
 
 
 def _with_table(pixels: Floats, draw: Generator) -> Floats:
-    """Beyond a slanted edge of the sheet, with its shadow, a table, a cloth or a second sheet."""
+    """Add a table, a cloth or a second sheet beyond a slanted edge of the sheet."""
     turned = np.rot90(pixels, turns := int(draw.integers(4))).copy()
     height, width = turned.shape[:2]
     short = min(height, width)
@@ -389,7 +380,7 @@ def _with_table(pixels: Floats, draw: Generator) -> Floats:
 
 
 def _with_neighbour(pixels: Floats, cover: Floats, draw: Generator) -> Floats:
-    """A piece of another digit, cut off by one side of the picture."""
+    """Add a part of another digit, cut off by one side of the picture."""
     height, width = cover.shape
     columns = np.flatnonzero(cover.max(0) > 0.2)
     before, after = columns[0], width - 1 - columns[-1]
@@ -405,7 +396,7 @@ def _with_neighbour(pixels: Floats, cover: Floats, draw: Generator) -> Floats:
 
 
 def _camera(pixels: Floats, scene: Scene, draw: Generator) -> Image.Image:
-    """Mode RGB: exposed, blurred by the lens, with the sensor's noise."""
+    """Take the picture, of mode RGB: exposure, blur of the lens, noise of the sensor."""
     exposed = np.clip(pixels * 255, 0, 255)
     exposed = 255 - exposed if scene.light_ink else exposed
     picture = Image.fromarray(exposed.astype(np.uint8))

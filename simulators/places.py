@@ -1,7 +1,7 @@
-"""Places that are poorer than a developer's machine, made of Linux namespaces and limits.
+"""Restricted environments ("places"), made with Linux namespaces and limits.
 
-Each runs a command where something that most machines have is missing. /mnt/place is the folder of
-the command; a place without a home, or with a root that is read only, has no other of its own.
+A place runs a command without something that most machines have. The command runs in /mnt/place,
+which may be the only writable folder.
 """
 
 import os
@@ -15,12 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "/mnt/place"
-# No account has this number.
+# A user ID without an account.
 _USER_ID = 54321
 _AS_USER = ("setpriv", f"--reuid={_USER_ID}", f"--regid={_USER_ID}", "--clear-groups")
 _GROUP = Path("/sys/fs/cgroup/cpu") / f"nanograd-place-{os.getpid()}"
 
-# Programs are where they were, though the folders above them are another user's.
+# Programs keep their paths, although the folders above them belong to another user.
 _SETUP = """
 set -eu
 mount -t tmpfs -o mode=755 place /mnt
@@ -37,7 +37,7 @@ done
 chown -R $USER_ID:$USER_ID /mnt/place
 cd /mnt/place
 """
-# Refuses one call of the system to itself and its children, as a sandbox does.
+# Blocks a system call for itself and its children, as a sandbox does.
 _WITHOUT_CALL = """
 import ctypes, os, sys
 libc, number = ctypes.CDLL(None), int(sys.argv[1])
@@ -52,21 +52,21 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(progra
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 _MEMFD_CREATE = "319"  # on x86-64
-# What a process with these lines at its start may not be looked into by others of its user.
+# Makes a process unreadable for other processes of the same user.
 _HIDDEN = "import ctypes; ctypes.CDLL(None).prctl(4, 0)\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What is special about a place.
+    """A restricted environment.
 
     Args:
-        setup: commands that make it, as root, in the namespaces of the place.
-        namespaces: of `unshare`, beside those of mounts.
-        by: words that run the command.
-        variables: of its environment.
-        folder: name of the folder for all output; bytes, since not every name is UTF-8.
-        needs: programs and folders without which it cannot be made.
+        setup: shell commands that restrict the environment, as root.
+        namespaces: flags of `unshare` besides -m.
+        by: a command that runs the command, such as `setpriv`.
+        variables: additional environment variables.
+        folder: name of the output folder; bytes, because a name need not be UTF-8.
+        needs: required programs and folders.
     """
 
     setup: str = ""
@@ -77,7 +77,7 @@ class Place:
     needs: Sequence[str] = ()
 
     def unavailable(self) -> str:
-        """Return why the place cannot be made here; empty if it can."""
+        """Return why this machine cannot provide the place; empty if it can."""
         if sys.platform != "linux" or os.geteuid() != 0:
             return "needs root on Linux"
         if missing := [
@@ -91,12 +91,12 @@ class Place:
     def run(
         self, here: Path, *words: str | bytes, timeout_s: float = 240
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a command.
+        """Run a command in the place.
 
         Args:
-            here: the folder that is FOLDER there.
+            here: folder that is mounted as FOLDER.
             words: the command.
-            timeout_s: after which it is killed.
+            timeout_s: seconds until the command is killed.
         """
         keep = dict.fromkeys(each for each in (sys.base_prefix, sys.prefix, str(ROOT)))
         environment = {
@@ -117,7 +117,7 @@ class Place:
                 env=environment, capture_output=True, timeout=timeout_s, check=False,
             )  # fmt: skip
         finally:
-            with suppress(OSError):  # it was not made, or a process has not ended yet
+            with suppress(OSError):  # the group does not exist, or a process is still running
                 _GROUP.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""The commands of pages about clusters, run in a terminal as they are written there."""
+"""The commands of a documentation page, run in a terminal exactly as written."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from threading import Timer
 
 from simulators.machines import RC, ROOT, SUBNET, Machine
 
-# A reader replaces the documented addresses (RFC 5737) by those of the hosts.
+# Readers replace the documented addresses (RFC 5737) with those of their hosts.
 _DOCUMENTED, _OURS = "192.0.2.", f"{SUBNET}."
 _END = "--end-of-commands--"
 
@@ -18,8 +18,8 @@ class Block:
     """A block of commands in a page.
 
     Args:
-        section: the headline above it.
-        info: the text behind the fence's `sh`.
+        section: the heading above the block.
+        info: the text after `sh` in the opening fence.
         text: the commands.
     """
 
@@ -29,7 +29,7 @@ class Block:
 
 
 def blocks(page: str = "docs/cluster.md") -> list[Block]:
-    """Return all blocks of commands in a page, in order, with the addresses of the hosts."""
+    """Return all blocks of commands in a page, with the addresses of the simulated hosts."""
     text = (ROOT / page).read_text()
     found = re.finditer(
         r"^##+ (?P<section>.+)$|^```sh ?(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", text, re.MULTILINE
@@ -43,7 +43,7 @@ def blocks(page: str = "docs/cluster.md") -> list[Block]:
 
 
 class Terminal:
-    """A shell that stays open in the checkout, so that a block can use an earlier one's exports."""
+    """A shell that stays open in the checkout, so that exported variables persist."""
 
     def __init__(self, machine: Machine) -> None:
         self._shell = subprocess.Popen(
@@ -53,14 +53,14 @@ class Terminal:
         self.run(f"{RC}\ncd ~/nanograd")
 
     def run(self, commands: str, timeout_s: float = 240) -> str:
-        """Run commands up to one that fails; return their output.
+        """Run commands, stop at the first that fails; return the output.
 
         Raises:
-            AssertionError: one fails, or they take too long.
+            AssertionError: a command failed, or the commands took too long.
         """
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
-        # In this shell, as typed, but without this pipe as their input.
+        # eval runs the commands in this shell; they must not read from the shell's own pipe.
         self._shell.stdin.write(f"set -e; eval {quote(commands)} </dev/null; set +e\necho {_END}\n")
         killer = Timer(timeout_s, self._shell.kill)
         killer.start()

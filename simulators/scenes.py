@@ -1,4 +1,4 @@
-"""Scenes of simulated photos: a plain sheet, and how each kind of photo differs from it."""
+"""Scenes of simulated photos: a plain sheet of paper, and variations of it."""
 
 from dataclasses import dataclass, replace
 
@@ -7,35 +7,35 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The scene of a photo; pairs are the least and the greatest value of a random draw.
+    """The scene of a photo. A pair is the range of a random value.
 
     Args:
         side: longest side of the picture, in pixels.
-        digit: height of the digit as a share of the picture's shorter side.
-        pen: width of the stroke as a share of the digit's longest side; None keeps MNIST's own.
-        ink: share of light that the ink absorbs.
+        digit: longest side of the digit / shorter side of the picture.
+        pen: width of the stroke / longest side of the digit; None keeps MNIST's stroke.
+        ink: fraction of the light that the ink absorbs.
         hue: whether the ink is coloured.
-        texture: share of the ink missing on the paper's grain, as with a pencil.
+        texture: fraction of the ink missing on the grain of the paper, as with a pencil.
         paper: brightness of the sheet.
-        tint: distance of the sheet's colour from grey.
-        grain: deviation of the sheet's brightness.
-        lines: none, ruled, squared, squares or dots; the last two are large, bent, and as strong as
-            a pencil.
-        light: share of the light missing in the darkest corner.
-        vignette: strength a of a light exp(-a r^2p), r being 1 in a corner.
+        tint: how much the colour of the sheet differs from grey, 0 to 1.
+        grain: standard deviation of the brightness of the sheet.
+        lines: none, ruled, squared, squares or dots. Squares and dots are large, bent, and as
+            strong as pencil strokes.
+        light: fraction of the light missing in the darkest corner.
+        vignette: strength a of the light exp(-a r^2p), where r is 1 in a corner.
         shadow: none, soft (a gradual edge) or hard (an edge of 1 to 3 pixels).
-        tilt: greatest rotation either way, in degrees.
-        perspective: greatest shift of a corner, as a share of the digit.
-        blur: radius in pixels of a picture of 1,000.
-        noise: deviation of the sensor's noise, in grey levels.
-        quality: of the JPEG file.
+        tilt: maximum rotation in both directions, in degrees.
+        perspective: maximum shift of a corner / size of the digit.
+        blur: radius, in 1/1000 of the longest side.
+        noise: standard deviation of the sensor's noise, in levels from 0 to 255.
+        quality: quality of the JPEG file.
         around: nothing, frame, neighbour, edge (of a sheet on a table), pasted (on white), binding
-            (a spiral at one side, a second dark side), or table (or a second sheet at one side).
-        light_ink: whether the picture is a negative, as chalk on a board.
-        equal_light: whether ink and paper are saturated colours of nearly the same brightness.
-        tight: margin around a picture that is cropped to its digit, as a share of it; half of such
-            pictures are negatives, and those below 100 pixels are bitmaps without a camera; MNIST's
-            own pen is made bolder.
+            (a spiral at one side, sometimes a second dark side), or table (or a second sheet).
+        light_ink: whether the picture is a negative, like chalk on a board.
+        equal_light: whether ink and paper are colours with nearly the same brightness.
+        tight: margin / size of the digit, for a picture cropped to the digit. Half of such pictures
+            are negatives. Below 100 pixels they are black and white without noise. MNIST's stroke
+            is made bolder.
     """
 
     side: Range = (300, 800)
@@ -99,7 +99,7 @@ KINDS = {
         **{"shadow": "soft", "perspective": 0.08, "blur": (0.5, 3), "noise": 5.0},
         quality=(40, 95),
     ),
-    # Kinds are numbered for the seeds: later ones are appended.
+    # The position of a kind is part of its seed, so new kinds are appended.
     "vignette": replace(
         PLAIN,
         vignette=(0.3, 1.1),

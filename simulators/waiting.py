@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a limit."""
+"""Waiting for a condition, with a timeout."""
 
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -7,10 +7,10 @@ from time import monotonic, sleep
 def wait_for(
     condition: Callable[[], object], failure: str, timeout_s: float = 60, every_s: float = 0.05
 ) -> None:
-    """Return once a condition holds.
+    """Wait until a condition is true.
 
     Raises:
-        AssertionError: it does not hold in time.
+        AssertionError: the condition is not true within the timeout.
     """
     deadline = monotonic() + timeout_s
     while not condition():
