@@ -7,8 +7,10 @@ Counts are whole numbers by name, so that receipts can be added up in any order.
 commonest details of quarantine, each with its number of rows and the first of them. `rows` is
 `predicted` and `quarantined` together; `broken_files` counts files whose rows are unknown.
 
-    OUT/_review/part-NAME.parquet   the most doubtful rows of a part, as many as the list may need
-    OUT/review.parquet              those of all parts, the most doubtful first, with pictures
+    OUT/_review/part-NAME.pq   the most doubtful rows of a part, as many as the list may need
+    OUT/_review.pq             those of all parts, the most doubtful first, with pictures
+
+These are Parquet files, whose names readers of all Parquet files in a folder leave out.
 
 Doubt is 1 - confidence x (1 - unfamiliarity / 4). Equal rows are ordered by file and number, so the
 list does not depend on the order in which parts are done.
@@ -35,6 +37,7 @@ from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
+from nanograd.runtime.events import Listener, warning
 from nanograd.tables.images import Images
 from nanograd.tables.writers import PREDICTIONS, to_parquet
 
@@ -52,7 +55,7 @@ Detail = dict[str, Any]
 # The columns of predictions that are counted.
 COUNTED = ("label", "prediction", "confidence", "unfamiliarity")
 
-REVIEW, _OF_PARTS = "review.parquet", "_review"
+REVIEW, _OF_PARTS = "_review.pq", "_review"
 
 # The most rows of the list, of a part, and the least that a part keeps if it has them.
 MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
@@ -305,7 +308,7 @@ class PartReview:
         """Return the content of the part's file by its name; none without rows."""
         if not len(self._rows):
             return {}
-        return {f"{_OF_PARTS}/{stem}.parquet": to_parquet(self._rows)}
+        return {f"{_OF_PARTS}/{stem}.pq": to_parquet(self._rows)}
 
 
 def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
@@ -316,12 +319,16 @@ def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
 
 
 def gather(
-    selection: Selection, receipts: Sequence[Receipt], place_of: Callable[[Receipt], str]
+    selection: Selection,
+    listener: Listener,
+    receipts: Sequence[Receipt],
+    place_of: Callable[[Receipt], str],
 ) -> dict[str, bytes]:
     """Make the list of a job from the files of its parts.
 
     Args:
-        selection: the rows to list.
+        selection: the rows to list; parts may have been done for another one.
+        listener: receives a warning if the parts keep too few rows for it.
         receipts: of all parts.
         place_of: returns the folder or URI below which the files of a part are.
 
@@ -332,11 +339,16 @@ def gather(
         return {}
     number = selection.of_job(sum(receipt["predicted"] for receipt in receipts))
     rows, waiting = pa.Table.from_batches([], _PART), list[pa.Table]()
+    least = -1 if selection.below is None else 1 - selection.below
     for table in _read(receipts, place_of):
-        waiting.append(table)
+        waiting.append(table.filter(pc.greater(table["doubt"], np.float32(least))))
         if sum(map(len, waiting)) > number:
             rows, waiting = _first(pa.concat_tables([rows, *waiting]), number), []
-    return {REVIEW: to_parquet(_with_pictures(_first(pa.concat_tables([rows, *waiting]), number)))}
+    rows = _first(pa.concat_tables([rows, *waiting]), number)
+    if selection.below is None and len(rows) < number:
+        text = f"{REVIEW} has {len(rows):,} of {number:,} rows, since parts keep no more"
+        listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
+    return {REVIEW: to_parquet(_with_pictures(rows))}
 
 
 def _read(receipts: Iterable[Receipt], place_of: Callable[[Receipt], str]) -> Iterator[pa.Table]:

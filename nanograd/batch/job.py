@@ -2,7 +2,7 @@
 
     OUT/_receipts/ID.json   receipt of a part; a part with a receipt is done
     OUT/_summary.json       sum of all receipts
-    OUT/review.parquet      gathered from the files of all parts, by `predict`
+    OUT/_review.pq          gathered from the files of all parts, by `predict`
     OUT/_metrics.jsonl      progress of the last command, with times
     OUT/_manifest.json      identity of the job; receipts and runs of the complete parts
     OUT/_SUCCESS            written last of all
@@ -32,6 +32,7 @@ from nanograd.batch.part import (
     Receipt,
     RunParts,
     check_files,
+    describe_files,
     files_of,
     find_files,
     find_lost,
@@ -71,6 +72,7 @@ class Job:
     max_broken_files: int = 0  # files whose rows are unknown
     # Turns the sum of all receipts into the summary.
     summarise: Callable[[Receipt], dict[str, Any]] = dict
+    gathered_by: dict[str, Any] = field(default_factory=dict)  # settings of `gather`
     # Makes further files, contents by name, of all receipts and the place of each part's files.
     gather: Callable[[Sequence[Receipt], Callable[[Receipt], str]], dict[str, bytes]] = (
         lambda receipts, place_of: {}
@@ -196,10 +198,11 @@ def _run_parts(
     )
     for name, data in gathered.items():
         storage.commit(stage.path(name), data)
+    made = {"by": job.gathered_by, "files": describe_files(gathered)}
     storage.commit(stage.path(SUMMARY), json_files.encode(job.summarise(total(receipts))))
     storage.commit(stage.path(METRICS), meter.recorded())
     runs = [*runs, sorted({part.id for part in job.parts}.difference(*runs))]
-    _commit_manifest(stage, receipts, [run for run in runs if run])
+    _commit_manifest(stage, receipts, [run for run in runs if run], made)
     storage.commit(stage.path(SUCCESS), b"")
     return receipts
 
@@ -214,7 +217,7 @@ def _begin_run(job: Job, stage: Job) -> list[list[str]]:
     if recorded - stale - kept - {part.id for part in job.parts} or kept - recorded:
         raise _changed_meanwhile(job)
     if MANIFEST not in storage.names(stage.place):
-        _commit_manifest(stage, [], [])
+        _commit_manifest(stage, [], [], {"by": {}, "files": {}})
     runs = [sorted(set(run) - stale) for run in manifest.get("runs", ())]
     return [run for run in runs if run]
 
@@ -225,8 +228,10 @@ def _changed_meanwhile(job: Job) -> OutputExistsError:
     )
 
 
-def _commit_manifest(job: Job, receipts: Sequence[Receipt], runs: list[list[str]]) -> None:
-    manifest = {"job": job.identity, "receipts": receipts, "runs": runs}
+def _commit_manifest(
+    job: Job, receipts: Sequence[Receipt], runs: list[list[str]], gathered: dict[str, Any]
+) -> None:
+    manifest = {"job": job.identity, "receipts": receipts, "runs": runs, "gathered": gathered}
     json_files.commit_manifest(job.path(MANIFEST), manifest)
 
 
@@ -276,9 +281,14 @@ def _check_standing(job: Job, receipts: Sequence[Receipt], *, clean: bool) -> bo
 
 
 def _is_complete(job: Job) -> bool:
-    """Return whether the manifest lists the very parts of the job."""
-    listed = {receipt["part"] for receipt in _read_manifest(job)["receipts"]}
-    return not job.earlier.stale and listed >= {part.id for part in job.parts}
+    """Return whether the manifest lists the very parts of the job, gathered by its settings."""
+    manifest = _read_manifest(job)
+    listed = {receipt["part"] for receipt in manifest["receipts"]}
+    if job.earlier.stale or not listed >= {part.id for part in job.parts}:
+        return False
+    made = manifest["gathered"]
+    lost = find_lost([made], find_files(job.place), verify=job.verify)
+    return bool(made["by"] == job.gathered_by and not lost)
 
 
 def _check_replaceable(job: Job) -> None:

@@ -121,14 +121,18 @@ def commit_part(
         "inputs": list(part.files),
         "versions": [list(each) for each in part.versions],
         "contents": [contents.get(file) for file in part.files],
-        "files": {
-            name: {"bytes": len(data), "sha256": storage.checksum(data)}
-            for name, data in files.items()
-        },
+        "files": describe_files(files),
         **counts,
     }
     json_files.commit_manifest(storage.join(place, RECEIPTS, f"{part.id}.json"), receipt)
     return receipt
+
+
+def describe_files(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Return size and checksum of contents by name, as receipts have them."""
+    return {
+        name: {"bytes": len(data), "sha256": storage.checksum(data)} for name, data in files.items()
+    }
 
 
 def total(receipts: Sequence[Receipt]) -> Receipt:

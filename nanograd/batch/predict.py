@@ -4,7 +4,7 @@
                                         confidence, unfamiliarity, probabilities, label
     OUT/quarantine/part-NAME.parquet    source_file, source_row, reason, detail
 
-    OUT/review.parquet                  the most doubtful rows with their pictures, see `account`
+    OUT/_review.pq                      the most doubtful rows with their pictures, see `account`
 
 A row is in exactly one of the first two. A file that cannot be used at all is one row of quarantine
 without a row number. Both folders exist, even if no row is in one.
@@ -314,7 +314,6 @@ def plan(
         **({"rows_per_file": rows_per_file} if rows_per_file else {}),
         **({"partition_by": list(partition_by)} if partition_by else {}),
     }
-    shape["review"] = asdict(selection)
     chosen = {"model_sha256": model_sha256, **asdict(options), "format": format_, **shape}
     identity = {"command": "predict", "revision": REVISION, "limit": limit, **chosen}
     versions = {file.place: file[1:] for file in files}
@@ -390,7 +389,8 @@ def plan(
         max_broken_files=max_broken_files,
         max_error_rate=max_error_rate,
         allow_none=False,
-        gather=partial(account.gather, selection),
+        gathered_by=asdict(selection),
+        gather=partial(account.gather, selection, listener),
         summarise=lambda total: {**account.summarise(total), **about, "inputs": places[1:]},
         describe=lambda: {
             "files": len(files),

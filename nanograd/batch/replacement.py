@@ -82,7 +82,8 @@ def _remove_old(place: str, manifest: dict[str, Any], others: set[str]) -> None:
     receipts = manifest["receipts"]
     wanted = {*files_of(receipts), *map(receipt_of, receipts), *others}
     if before.get("job") == manifest["job"]:
-        old = {*files_of(before["receipts"]), *map(receipt_of, before["receipts"])}
+        old = {*files_of([*before["receipts"], before["gathered"]])}
+        old |= set(map(receipt_of, before["receipts"]))
         for name in sorted(old - wanted):
             storage.remove(storage.join(place, name))
     else:

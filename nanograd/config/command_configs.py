@@ -180,7 +180,7 @@ class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
     no_probabilities: bool = setting(False, "leave out the ten probabilities of each row")
     review_share: float = setting(
         _REVIEW_SHARE,
-        "share of the rows, the most doubtful ones, to list in review.parquet with their pictures; "
+        "share of the rows, the most doubtful ones, to list in _review.pq with their pictures; "
         "0 = no list",
         least=0,
         most=1,

@@ -90,7 +90,7 @@ def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
             rows = next(batches).to_pylist() if limit and parquet.metadata.num_rows else []
     except (pa.ArrowException, DataError) as error:
         raise DataError(
-            f"{file}: {error}; inspect takes pictures, and rows with pictures as in review.parquet"
+            f"{file}: {error}; inspect takes pictures, and rows with pictures as in _review.pq"
         ) from error
     found = {}
     for number, row in enumerate(rows):

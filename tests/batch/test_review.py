@@ -1,10 +1,11 @@
-"""`review.parquet`: the most doubtful rows of a job, whatever became of it on the way."""
+"""`_review.pq`: the most doubtful rows of a job, whatever became of it on the way."""
 
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ Row = dict[str, Any]
 
 
 def listed(out: Path) -> list[Row]:
-    rows: list[Row] = pq.read_table(out / "review.parquet").to_pylist()
+    rows: list[Row] = pq.read_table(out / "_review.pq").to_pylist()
     return rows
 
 
@@ -56,7 +57,7 @@ def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(
     rows = listed(out)
     assert len(expected) == 5 * 22
     assert places(rows) == places(expected[: -int(-share * len(expected) // 1)])
-    assert figures["review"] == str(out / "review.parquet")
+    assert figures["review"] == str(out / "_review.pq")
     for row in rows:
         image = np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
         first = int(Path(row["source_file"]).stem)
@@ -94,14 +95,14 @@ def test_list_follows_growth_replacement_and_removal(
     add(500, files[1].name, rows=12)
     run(**settings, sync=True)
     replaced = places(listed(out))
-    whole = (out / "review.parquet").read_bytes()
+    whole = (out / "_review.pq").read_bytes()
     run(**settings, overwrite=True)
 
     assert len(grown) == 16
     assert replaced == places(most_doubtful(out)[: len(replaced)])
     assert len(replaced) == 14
     assert {name for name, _ in replaced} <= {"00100.parquet", "00200.parquet", "00300.parquet"}
-    assert (out / "review.parquet").read_bytes() == whole
+    assert (out / "_review.pq").read_bytes() == whole
 
 
 @pytest.mark.parametrize("when", range(3))
@@ -110,7 +111,7 @@ def test_kill_while_files_are_committed_leaves_the_list_to_the_next_command(
 ) -> None:
     add(0)
     run()
-    undisturbed = (out / "review.parquet").read_bytes()
+    undisturbed = (out / "_review.pq").read_bytes()
     commit, seen = storage.commit, list[str]()
 
     def kill(place: str, data: bytes) -> None:
@@ -127,7 +128,7 @@ def test_kill_while_files_are_committed_leaves_the_list_to_the_next_command(
             run()
     run()
 
-    assert (out / "review.parquet").read_bytes() == undisturbed
+    assert (out / "_review.pq").read_bytes() == undisturbed
 
 
 def test_no_list_is_written_or_left_where_none_is_wanted(
@@ -138,7 +139,65 @@ def test_no_list_is_written_or_left_where_none_is_wanted(
     figures = run(review_share=0.0, overwrite=True)
 
     assert figures["review"] is None
-    assert not [path for path in out.rglob("*") if "review" in path.name]
+    assert not [path for path in out.rglob("*review*") if path.is_file()]
+
+
+@pytest.mark.parametrize("given", [{"review_share": 0.05}, {"review_below": 0.6}])
+def test_list_is_made_again_for_other_settings_from_what_stands(
+    run: Run, add: Callable[..., Path], out: Path, given: dict[str, float]
+) -> None:
+    for number in range(5):
+        add(100 * number, rows=23)
+    run(**given)
+    expected = (out / "_review.pq").read_bytes()
+    run(overwrite=True)
+    parts = {path: path.stat().st_mtime_ns for path in out.rglob("part-*")}
+    first = (out / "_review.pq").read_bytes()
+
+    figures = run(**given)
+    again = run(**given)
+
+    assert first != expected == (out / "_review.pq").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("part-*")} == parts
+    assert figures["rows"] == again["rows"] == 5 * 23
+    run(review_share=0.0)
+    assert not (out / "_review.pq").exists()
+    assert (out / "_SUCCESS").exists()
+
+
+def test_list_that_was_removed_is_made_again(run: Run, add: Callable[..., Path], out: Path) -> None:
+    add(0)
+    run()
+    expected = (out / "_review.pq").read_bytes()
+    (out / "_review.pq").unlink()
+
+    run()
+
+    assert (out / "_review.pq").read_bytes() == expected
+
+
+def test_list_for_which_parts_keep_too_few_rows_is_a_warning(
+    run: Run, add: Callable[..., Path], out: Path, messages: list[str]
+) -> None:
+    add(0, rows=400)
+    run(review_share=0.01)
+
+    run(review_share=0.9)
+
+    assert len(listed(out)) == 200
+    assert any("200 of 360 rows" in text and "--overwrite" in text for text in messages)
+
+
+def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(
+    run: Run, add: Callable[..., Path], out: Path
+) -> None:
+    add(0, rows=23)
+    run()
+
+    found = {path.parent.name for path in out.rglob("*.parquet")}
+    assert found == {"predictions", "quarantine"}
+    query = "SELECT count(*) FROM read_parquet(?)"
+    assert duckdb.execute(query, [f"{out}/predictions/**/*.parquet"]).fetchall() == [(22,)]
 
 
 def some_predictions(confidence: np.ndarray) -> pa.Table:
@@ -160,7 +219,7 @@ def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive() -> None:
         part = PartReview(Selection(share=0.01), 1000)
         for start in range(0, 1000, step):
             part.add(predictions.slice(start, step), images[start : start + step])
-        kept.append(part.finish("part-1")["_review/part-1.parquet"])
+        kept.append(part.finish("part-1")["_review/part-1.pq"])
 
     assert kept[0] == kept[1] == kept[2]
     table = pq.read_table(pa.BufferReader(kept[0]))
@@ -189,7 +248,7 @@ def test_inspect_draws_the_first_rows_of_the_list(
     run(review_share=1.0)
     config = InspectConfig(model=model, output=str(out.parent / "sheet.png"), limit=3)
 
-    figures = commands.inspect(config, [str(out / "review.parquet")])
+    figures = commands.inspect(config, [str(out / "_review.pq")])
 
     rows = listed(out)
     assert (figures["pictures"], figures["left_out"]) == (3, len(rows) - 3)

@@ -6,12 +6,15 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
+from tests.conftest import ROOT
+from tests.docs.test_docs import plain_python
 
 _ROWS = 193
 
@@ -98,3 +101,22 @@ def test_csv_and_json_lines_are_read_with_the_same_values(
 
     assert by_csv.rows() == expected
     assert by_json == expected
+
+
+def test_calls_of_the_page_read_folders_by_label_with_nulls(
+    out: Path, trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = str(out.parent / "rows")
+    config = PredictConfig(
+        model=trained, output=str(tmp_path / "read"), workers=0, partition_by=("label",)
+    )
+    commands.predict(config, [rows])
+    monkeypatch.chdir(tmp_path)
+
+    code = plain_python(ROOT / "docs/predict.md")[-1]
+    calls = [line for line in code.splitlines() if line.startswith(("pd.", "pl.", "duckdb."))]
+    names = {"pd": pd, "pl": pl, "ds": ds, "duckdb": duckdb}
+    found = [eval(call, names) for call in calls]  # noqa: S307
+
+    assert [len(each) for each in found] == [2 * (_ROWS - 1)] * 3
+    assert found[0]["label"].isna().sum() == found[1]["label"].null_count() > 0

@@ -64,7 +64,7 @@ def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
         "broken_image",
         "the 10 bytes are not a picture",
         "row 193 of",
-        f"{out}/review.parquet",
+        f"{out}/_review.pq",
     ):
         assert figure in words
     rows = [json.loads(line) for line in (out / "_metrics.jsonl").read_text().splitlines()]
