@@ -260,14 +260,19 @@ class AllReduce:
                 actions.append(Send(peer, header, gradient[part]))
         return actions + self._advance()
 
-    def buffer_for(self, header: Header) -> Vector | None:
+    def buffer_for(self, header: Header, peer: int) -> Vector | None:
         """Check a frame and return the memory for its payload; None if it has none.
 
+        Args:
+            header: of the frame.
+            peer: the host from whose connection it comes.
+
         Raises:
-            FrameError: another generation or round, a repeated frame, or not the plan's slice.
+            FrameError: another generation, sender or round, a repeated frame, or not the plan's
+                slice.
         """
         plan, sender, kind = self.plan, header.sender, header.type
-        if header.generation != plan.generation or sender not in self._peers:
+        if header.generation != plan.generation or sender != peer:
             raise FrameError(f"frame of generation {header.generation} from host {sender}")
         if kind is not FrameType.ABORT and header.round not in (self.round, self.round + 1):
             raise FrameError(f"frame of round {header.round} in round {self.round}")

@@ -71,8 +71,8 @@ class _Connection:
             if sent:
                 self._outgoing[0] = self._outgoing[0][sent:]
 
-    def receive(self, machine: AllReduce) -> Header | None:
-        """Read bytes that have arrived; return the header of a complete frame.
+    def receive(self, machine: AllReduce, peer: int) -> Header | None:
+        """Read bytes that have arrived; return the header of a complete frame of the peer.
 
         Raises:
             FrameError: the frame does not follow the protocol.
@@ -92,7 +92,7 @@ class _Connection:
             self._filled = 0
             if self._header is None:
                 header = Header.unpack(bytes(self._head))
-                buffer = machine.buffer_for(header)
+                buffer = machine.buffer_for(header, peer)
                 if buffer is None or not len(buffer):
                     return header
                 self._header, self._target = header, buffer.data.cast("B")
@@ -174,7 +174,7 @@ class Mesh:
                 connection.flush()
                 self._watch(peer)
             while events & selectors.EVENT_READ and self.machine.failure is None:
-                header = connection.receive(self.machine)
+                header = connection.receive(self.machine, peer)
                 if header is None:
                     break
                 self._carry_out(self.machine.receive(header))

@@ -55,7 +55,7 @@ def failures(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[Fai
         header, payload = wires[source, target].popleft()[1:]
         if machines[target].failure:
             continue
-        buffer = machines[target].buffer_for(header)
+        buffer = machines[target].buffer_for(header, header.sender)
         if buffer is not None and payload is not None:
             buffer[...] = payload
         is_wrong = total and header.type.name == "SUM" and target == faulty

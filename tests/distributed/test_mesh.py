@@ -284,3 +284,12 @@ def test_host_whose_digest_deviates_from_two_others_is_blamed(stack: ExitStack) 
     host.send(host.frame(FrameType.DIGEST))
 
     assert host.failure() == (FailureCause.DIGESTS_DIFFER, {2})
+
+
+def test_frame_in_the_name_of_a_third_host_is_refused(stack: ExitStack) -> None:
+    host = Peer(stack, 3)
+    host.start()
+
+    host.send(host.frame(FrameType.DIGEST, sender=2))
+
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})

@@ -479,7 +479,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
         },
         actors: {
             "ray": ray,
-            "process": SimpleNamespace(**nothing),
+            "process": SimpleNamespace(**nothing, fingerprint=lambda: "numpy"),
             "shared_memory": SimpleNamespace(create=create, attach=attach),
             "Formation": Formation,
             "formation": SimpleNamespace(listen=lambda address, ports: listener),
