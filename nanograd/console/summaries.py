@@ -101,12 +101,12 @@ def of_prediction(result: ResultLine, format_: str) -> str:
     )
 
 
-def _show_table(place: str, format_: str) -> str:
+def _show_table(folder: str, format_: str) -> str:
     """Return a shell command that prints the most important columns of the predictions."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
     columns = ["source_file", "source_row", "prediction", "confidence", "label"]
     # Double quotes in the code, so that the shell command needs only one pair of single quotes.
-    quoted, names = json.dumps(place, ensure_ascii=False), json.dumps(columns)
+    quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
     table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").to_table({names})'
     code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
     return f"python -c {shlex.quote(code)}"
@@ -134,6 +134,6 @@ def _quarantined(result: ResultLine) -> str:
     return rows + files
 
 
-def _lines(first: str, *places: tuple[str, str | None], next_: str) -> str:
-    named = [f"  {name:<12} {place}" for name, place in places if place]
+def _lines(first: str, *outputs: tuple[str, str | None], next_: str) -> str:
+    named = [f"  {name:<12} {output}" for name, output in outputs if output]
     return "\n".join(["", first, *named, f"next: {next_}"])

@@ -65,7 +65,7 @@ class Reference:
             if tensor.dtype != dtype or tensor.shape != shape or not np.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} is {tensor.dtype} {tensor.shape} or not finite")
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, float]:
         """Return the entry in `config.json`, which is everything but the tensors."""
         return {"temperature": self.temperature}
 

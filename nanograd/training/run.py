@@ -43,7 +43,7 @@ class TrainingRun:
     settings: bytes  # content of config.toml
     identity: JsonObject  # settings and data that determine the bits of the run
     about: JsonObject  # facts for the manifest of the model: data, preset, workers, shards, seed
-    nets: Sequence[NetPlan]  # one, or those of an ensemble
+    nets: Sequence[NetPlan]  # several for an ensemble
     training: Dataset  # training images
     validation: Dataset  # validation images, for each epoch; may be empty
     test: Dataset  # test images, for the finished model
@@ -130,7 +130,7 @@ def _train_nets(
 def _compare_fingerprints(
     histories: Sequence[History], now: str, strict: bool, listener: Listener
 ) -> None:
-    """Warn or refuse if other libraries computed the rounds so far, or those of earlier nets."""
+    """Warn or refuse if other libraries computed the rounds so far or the previous nets."""
     before = [each.fingerprints for each in histories if each.fingerprints]
     if before and before[-1] != [now]:
         text = (
@@ -149,7 +149,7 @@ def _net_listener(
     histories: Sequence[History],
     listener: Listener,
 ) -> Listener:
-    """Return a listener that records events of a net, and passes them on as those of the run."""
+    """Return a listener that records the events of a net and converts them to events of the run."""
     recipes, net = [each.recipe for each in nets], number + 1
     total = sum(recipe.num_rounds for recipe in recipes)
     rounds = sum(recipe.num_rounds for recipe in recipes[:number])

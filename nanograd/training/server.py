@@ -142,7 +142,7 @@ class ParameterServer:
         self._arrived = {}
 
     def own(self, shards: frozenset[int]) -> None:
-        """Collect contributions of these shards only; other servers collect those of the rest.
+        """Collect contributions of these shards only; other servers collect the others.
 
         If some shards are missing here, `submit` does not apply rounds. The caller combines the
         `sums` of all servers, and passes the total to `apply`.
