@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -33,7 +34,6 @@ from nanograd.config.train_config import TrainConfig
 from nanograd.errors import NanogradError, StorageError, UsageError
 from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
-from nanograd.runtime.process import ignore_pillow
 from nanograd.runtime.signals import Terminated, sigterm_raises
 
 # Kubernetes sets these for each service, here one whose name begins with nanograd.
@@ -164,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     memory: dict[str, Any] = {"debug": False, "json": False, "log_format": "auto"}
     _open_closed_streams()
-    ignore_pillow()
+    # Odd metadata of a picture is no failure. Only for our process: Predictor sets no filters.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with sigterm_raises():
             _refuse_unknown_variables()

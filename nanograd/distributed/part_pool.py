@@ -45,7 +45,7 @@ class _PartActor:
 
     def __init__(self, work: Work) -> None:
         process.use_one_thread()
-        process.ignore_pillow()
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # as the command does
         for name in _RAY_TYPES:
             with suppress(KeyError):  # another actor of this process did it
                 pa.unregister_extension_type(name)

@@ -8,7 +8,6 @@ but some BLAS libraries ignore it.
 import ctypes
 import gc
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -37,14 +36,6 @@ def use_one_thread() -> None:
                 f"{library.filepath} uses {library.num_threads} threads despite a limit of one; "
                 "set OMP_NUM_THREADS=1 and try again"
             )
-
-
-def ignore_pillow() -> None:
-    """Ignore Pillow's warnings in this process permanently: odd metadata is no failure.
-
-    For processes of our own; a library must leave the filters of its program alone.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 _LOCK = Lock()
