@@ -40,6 +40,9 @@ MAX_BYTES, MAX_PIXELS = 100_000_000, 50_000_000
 # Three times the side of the normaliser's reduced copy is kept of a large JPEG.
 _JPEG_SIDE = 480
 
+# Levels of alpha and of grey: above, a pixel is seen and light; within, pixels have one tone.
+_HALF, _ONE_TONE = 127, 64
+
 # White in wide grey files: shares, then 8 to 16 bits (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
@@ -92,8 +95,9 @@ def decode(
 ) -> Image.Image:
     """Decode the first frame of a picture file.
 
-    It is rotated as its EXIF states and laid over white where it is transparent. JPEG files much
-    larger than the normaliser needs are decoded at 1/2, 1/4 or 1/8 of their size.
+    It is rotated as its EXIF states and laid over white, light ink over black, where it is
+    transparent. JPEG files much larger than the normaliser needs are decoded at 1/2, 1/4 or 1/8 of
+    their size.
 
     Args:
         data: a whole file, whatever its suffix was.
@@ -164,7 +168,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 def _flatten(picture: Image.Image) -> Image.Image:
     """Convert any mode to L or RGB."""
     if picture.has_transparency_data:
-        return over_white(picture)
+        return over_paper(picture)
     if picture.mode.startswith(("I", "F")):
         return _to_eight_bits(picture)
     if picture.mode in ("L", "RGB"):
@@ -172,10 +176,15 @@ def _flatten(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
-def over_white(picture: Image.Image) -> Image.Image:
-    """Lay a transparent picture over white; the result has mode RGB."""
+def over_paper(picture: Image.Image) -> Image.Image:
+    """Lay a transparent picture over white, light ink alone over black; the result has mode RGB."""
     layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    grey, alpha = np.asarray(layer.convert("RGB").convert("L")), np.asarray(layer.getchannel("A"))
+    seen = grey[alpha > _HALF]
+    # Paper and ink differ; one tone on a ground that is mostly transparent is ink.
+    is_light = bool(len(seen)) and seen.min() > _HALF and int(np.ptp(seen)) < _ONE_TONE
+    ground = "black" if is_light and len(seen) < grey.size / 2 else "white"
+    return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:

@@ -35,6 +35,9 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     kept = _grow(main, boxes, sizeable, mass > tuning.BAR_INK * mass[main])
     if kept.sum() > tuning.MAX_MARKS:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")
+    height, width = ink.shape
+    if width >= tuning.WIDE * height and max(ink.shape) <= tuning.BITMAP_SIDE:
+        _check_rest(boxes, mass, kept)
     return np.concatenate([[False], kept])[labels]
 
 
@@ -98,10 +101,31 @@ def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
 
 
 def _check_one_digit(boxes: Floats, mass: Floats) -> None:
-    """Refuse two marks of similar size with a gap; a digit's own parts are close or small."""
+    """Refuse two marks of similar size with a gap; a digit's own parts are close or small.
+
+    So are two tall marks beside each other that together are wider than any digit.
+    """
     heights = 1 - boxes[:, 2] - boxes[:, 0]
     height = heights[mass.argmax()]
-    big = boxes[(heights > 0.7 * height) & (mass > 0.4 * mass.max())]
+    tall = heights > 0.7 * height
+    big = boxes[tall & (mass > 0.4 * mass.max())]
     gaps = (big[:, None] + np.roll(big, 2, axis=1)).max(2)
-    if gaps.max() > tuning.REACH * height:
+    beside = boxes[tall & (mass > tuning.BESIDE_INK * mass.max())]
+    across = (beside[:, None] + np.roll(beside, 2, axis=1))[..., 1::2].max(2)
+    widths = 1 - np.minimum(beside[:, None], beside)[..., 1::2].sum(2)
+    if (
+        gaps.max() > tuning.REACH * height
+        or ((across > 0) & (widths > tuning.WIDEST * height)).any()
+    ):
+        raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
+
+
+def _check_rest(boxes: Floats, mass: Floats, kept: Mask) -> None:
+    """Refuse marks that are left beside a digit in a wide bitmap if they may be another one."""
+    rest = ~kept & (mass > 0.02 * mass[kept].max())
+    if not rest.any():
+        return
+    digit, other = (boxes[some].min(0) for some in (kept, rest))
+    heights = [1 - box[2] - box[0] for box in (digit, other)]
+    if heights[1] > 0.5 * heights[0] and mass[rest].sum() > tuning.BESIDE_INK * mass[kept].sum():
         raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")

@@ -122,6 +122,11 @@ REACH = 0.25
 # Largest gap above or below for a bar, as the top stroke of a five: a share of the height of both.
 # Least ink of a bar, as a share of the largest mark's.
 BAR_REACH, BAR_INK = 0.3, 0.1
+# Two marks beside each other, both as tall as a digit, are two digits if the fainter has this share
+# of the ink of the other and both are wider than this multiple of the height.
+BESIDE_INK, WIDEST = 0.2, 1.25
+# A bitmap this many times as wide as high has room for two digits.
+WIDE = 1.5
 # Weight of a mark that touches the border, beside one that does not.
 BORDER_WEIGHT = 0.5
 # Dots of dotted paper: greatest side, least number, and the greatest factor between the ink of one

@@ -143,9 +143,8 @@ def holds_digits(type_: pa.DataType) -> bool:
     """Test whether a type can hold digits: numbers, text, or a dictionary of these."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
-    is_text |= pa.types.is_string_view(type_) or pa.types.is_null(type_)
-    return bool(is_text or (_is_number(type_) and not pa.types.is_boolean(type_)))
+    is_number = _is_number(type_) and not pa.types.is_boolean(type_)
+    return bool(is_text(type_) or pa.types.is_null(type_) or is_number)
 
 
 def list_names(names: Sequence[str]) -> str:
@@ -213,8 +212,9 @@ def _kind(field: pa.Field) -> ImageKind | None:
 def _kind_of_struct(fields: dict[str, pa.DataType]) -> ImageKind | None:
     if set(SPARK_FIELDS) <= set(fields):
         return ImageKind.SPARK if is_binary(fields["data"]) else None
-    if "bytes" in fields:
-        return ImageKind.ENCODED if is_binary(fields["bytes"]) else None
+    if "bytes" in fields or (set(fields) == {"path"} and is_text(fields["path"])):
+        type_ = fields.get("bytes", pa.null())
+        return ImageKind.ENCODED if is_binary(type_) or pa.types.is_null(type_) else None
     if set(fields) == {"data", "shape"}:
         return ImageKind.TENSOR if is_list(fields["data"]) and is_list(fields["shape"]) else None
     return None
@@ -228,12 +228,17 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
-        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        if not is_text:
+        if not is_text(column.type):
             raise DataError(f"text in a column of {column.type} is not UTF-8") from None
         found = column.cast(pa.large_binary()).to_pylist()
         values = [None if e is None else e.decode(errors="backslashreplace") for e in found]
     return values
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Test for any of Arrow's types of text."""
+    is_ = pa.types
+    return any(test(type_) for test in (is_.is_string, is_.is_large_string, is_.is_string_view))
 
 
 def is_binary(type_: pa.DataType) -> bool:

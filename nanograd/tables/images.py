@@ -220,11 +220,15 @@ def are_dark_on_light(pictures: Bytes) -> Mask:
 def _from_pictures(array: pa.Array, options: ReadOptions) -> Iterator[_Decoded]:
     paths: Sequence[str | None] = [None] * len(array)
     if pa.types.is_struct(array.type):
-        if options.image_root and array.type.get_field_index("path") >= 0:
+        names = array.type.names
+        if "path" in names and columns.is_text(array.type.field("path").type):
             paths = to_python(_child(array, "path"))
-        array = _without_views(_child(array, "bytes"))
-    files = array.to_pylist()
-    raw = np.array([data is not None and rows.is_raw(data) for data in files], np.bool_)
+        nothing = pa.nulls(len(array), pa.binary())
+        array = _without_views(_child(array, "bytes")) if "bytes" in names else nothing
+    files, is_pixels = array.to_pylist(), pa.types.is_fixed_size_binary(array.type)
+    raw = np.array(
+        [data is not None and (is_pixels or rows.is_raw(data)) for data in files], np.bool_
+    )
     numbers = np.flatnonzero(raw)
     yield from _from_pixels([pixels.from_raw([files[row] for row in numbers], numbers)], options)
     encoded = [None if is_raw else data for is_raw, data in zip(raw, files, strict=True)]
@@ -233,11 +237,12 @@ def _from_pictures(array: pa.Array, options: ReadOptions) -> Iterator[_Decoded]:
 
     def read_row(row: int) -> Bytes:
         path = paths[row] if files[row] is None else None
-        return (
-            rows.read_encoded(files[row], options)
-            if path is None
-            else rows.read_file(path, options)
-        )
+        if not path:
+            return rows.read_encoded(files[row], options)
+        if options.image_root:
+            return rows.read_file(path, options)
+        detail = f"the row has no bytes but a path, {path}, which --image-root would allow to read"
+        raise UnreadableError(Reason.NO_BYTES, detail)
 
     yield _read_each(((row, row) for row in np.flatnonzero(~plain & ~raw).tolist()), read_row)
 

@@ -84,8 +84,10 @@ def _by_shape(
     array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor
 ) -> Iterator[Pixels]:
     """Yield the pictures of each shape; `owner` is the number of each row's shape."""
+    null = is_null(array)
+    yield _reject(np.flatnonzero(null), "the image is null", Reason.NO_BYTES)
     for number, shape in enumerate(shapes):
-        rows = np.flatnonzero(owner == number)
+        rows = np.flatnonzero((owner == number) & ~null)
         axes = picture_axes(shape, tensor.permutation)
         if axes is None:
             text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
@@ -121,8 +123,8 @@ def _scale(values: NDArray[Any], rows: Ints, scale: int | None = None) -> Pixels
     return Pixels(as_pictures(found[problems < 0]), rows[problems < 0], rejections)
 
 
-def _reject(rows: Ints, detail: str) -> Pixels:
-    rejections = [Rejection(int(row), Reason.WRONG_SHAPE, detail) for row in rows]
+def _reject(rows: Ints, detail: str, reason: Reason = Reason.WRONG_SHAPE) -> Pixels:
+    rejections = [Rejection(int(row), reason, detail) for row in rows]
     return Pixels(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64), rejections)
 
 

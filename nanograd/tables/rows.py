@@ -1,6 +1,7 @@
 """One row's picture, from bytes, a file, numbers or Spark's pixels, to the 784 bytes of a net."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,13 @@ from nanograd.runtime import storage
 
 NORMALISE = ("auto", "always", "never")
 
-# First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels.
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
+# First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. Two
+# bytes alone are no signature: BMP has the size of its second header, Netpbm a number.
+_SIGNATURE = re.compile(
+    rb"\x89PNG|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-7][ \t\r\n]+[#0-9]",
+    re.DOTALL,
+)
 # Spark's channels -> Pillow's mode, and the order of the bytes of a pixel.
 _LAYOUTS = {1: ("L", "L"), 3: ("RGB", "BGR"), 4: ("RGBA", "BGRA")}
 
@@ -50,7 +56,7 @@ class ReadOptions:
 
 def is_raw(data: bytes) -> bool:
     """Test whether bytes are 784 pixels and no picture file."""
-    return len(data) == NUM_PIXELS and not data.startswith(_SIGNATURES)
+    return len(data) == NUM_PIXELS and not _SIGNATURE.match(data)
 
 
 def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
@@ -130,7 +136,7 @@ def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
         raise UnreadableError(Reason.BROKEN_IMAGE, detail)
     mode, order = _LAYOUTS[channels]
     picture = Image.frombytes(mode, (width, height), row["data"], "raw", order)
-    return _to_form(decode.over_white(picture) if mode == "RGBA" else picture, options)
+    return _to_form(decode.over_paper(picture) if mode == "RGBA" else picture, options)
 
 
 def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:
@@ -138,7 +144,7 @@ def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:
     height, width, channels = pixels.shape
     decode.check_size(width, height, options.max_pixels)
     picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else np.ascontiguousarray(pixels))
-    return _to_form(decode.over_white(picture) if channels == 4 else picture, options)
+    return _to_form(decode.over_paper(picture) if channels == 4 else picture, options)
 
 
 def _to_form(picture: Image.Image, options: ReadOptions) -> Bytes:

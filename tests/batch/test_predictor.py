@@ -71,7 +71,7 @@ BATCHES: dict[str, Callable[[Pixels], Any]] = {
     "polars, bytes": lambda images: pl.DataFrame({"image": [to_png(image) for image in images]}),
     "polars, arrays": lambda images: pl.DataFrame({"image": images}),
     "polars, flat": lambda images: pl.DataFrame(images, schema=list(FLAT_NAMES["pixel0"])),
-    "pandas, numbers as names": lambda images: pd.DataFrame(images),
+    "pandas, numbers as names": pd.DataFrame,
     "pandas, flat": lambda images: pd.DataFrame(
         images, columns=[f"pixel{number}" for number in range(784)]
     ),

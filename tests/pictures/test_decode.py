@@ -1,4 +1,5 @@
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -50,6 +51,44 @@ def test_transparency_is_laid_over_white(mode: str) -> None:
     picture = decode(transparent(mode))
 
     assert picture.getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize(("ink", "ground"), [(255, 0), (200, 0), (100, 255), (0, 255)])
+def test_ink_on_nothing_is_laid_over_the_contrasting_ground(
+    mode: str, ink: int, ground: int
+) -> None:
+    alpha = np.zeros((40, 40), np.uint8)
+    alpha[5:30, 18:22] = 255
+    layer = np.dstack([np.full((40, 40), ink, np.uint8), alpha])
+    picture = Image.fromarray(layer, "LA").convert("RGBA")
+    if mode != "RGBA":
+        picture = picture.convert("LA") if mode == "LA" else picture.quantize(4)
+
+    levels = np.asarray(decode(encoded(picture)).convert("L")).astype(int)
+
+    assert abs(levels[0, 0] - ground) < 8
+    assert abs(levels[10, 20] - ink) < 8
+
+
+def test_white_paper_with_clear_corners_stays_on_white() -> None:
+    pixels = np.full((40, 40, 4), 255, np.uint8)
+    pixels[5:30, 18:22, :3] = 60
+    pixels[:12, :12, 3] = 0
+
+    assert np.asarray(decode(encoded(Image.fromarray(pixels))))[0, 0].tolist() == [255] * 3
+
+
+def test_warning_that_a_program_makes_an_error_is_one_bad_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    data = encoded(gradient())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnreadableError, match="too_large"):
+            decode(data)
 
 
 def test_16_bits_are_scaled_to_8() -> None:

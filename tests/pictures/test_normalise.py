@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from nanograd import sources
+from nanograd.data.mnist import Mnist
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
@@ -289,3 +290,19 @@ def test_every_file_of_the_development_set_is_read(series: str) -> None:
     images = [normalise(decode(file.read_bytes())) for file in files]
 
     assert all(20 < image.sum() / 255 < 200 for image in images)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_two_digits_side_by_side_are_refused(sample: Mnist, *, inverted: bool) -> None:
+    digits = sample.test.images[:120].reshape(-1, 28, 28) ^ np.uint8(255 * inverted)
+
+    for left, right in zip(digits[::2], digits[1::2], strict=True):
+        with pytest.raises(UnreadableError, match="too_many_marks"):
+            normalise(Image.fromarray(np.concatenate([left, right], axis=1)))
+
+
+def test_one_digit_in_a_wide_bitmap_is_read(sample: Mnist) -> None:
+    for digit in sample.test.images[:60].reshape(-1, 28, 28):
+        wide = np.pad(digit, ((0, 0), (8, 20)))
+
+        normalise(Image.fromarray(wide))

@@ -176,7 +176,34 @@ def test_tensors_of_several_shapes_share_a_column(digits: Pixels) -> None:
 
     assert found.rows.tolist() == [0, 1, 2, 3]
     assert np.array_equal(found.images[[0, 1, 3]], digits[[0, 1, 3]].reshape(3, 784))
-    assert reasons(rejections) == [(row, "wrong_shape") for row in range(4, 8)]
+    wrong = [(row, "wrong_shape") for row in range(4, 7)]
+    assert reasons(rejections) == [*wrong, (7, "no_bytes")]
+
+
+NULLS = {
+    "list": pa.array([[255] * 784, None], pa.list_(pa.uint8())),
+    "large list": pa.array([[255] * 784, None], pa.large_list(pa.uint8())),
+    "fixed-size list": pa.array([[255] * 784, None], pa.list_(pa.uint8(), 784)),
+    "list view": pa.array([[255] * 784, None], pa.list_view(pa.uint8())),
+    "nested": pa.array([[[255] * 28] * 28, None], pa.list_(pa.list_(pa.float32(), 28))),
+    "tensor": pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.uint8(), (28, 28)),
+        pa.array([[255] * 784, None], pa.list_(pa.uint8(), 784)),
+    ),
+    "own shape": pa.array(
+        [{"data": [255] * 784, "shape": [28, 28]}, None],
+        pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int64()))]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NULLS)
+def test_null_image_has_no_bytes(kind: str) -> None:
+    found, rejections = read_column(NULLS[kind], normalise="never")
+
+    assert found.rows.tolist() == [0]
+    assert reasons(rejections) == [(1, "no_bytes")]
+    assert rejections[0].detail == "the image is null"
 
 
 @pytest.mark.parametrize("name", ["ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"])

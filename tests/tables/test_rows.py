@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.form import to_png
+from nanograd.tables.rows import is_raw
 from tests.helpers.image_columns import PICTURE, Pixels, bar_image, read_column, reasons
 
 SPARK = pa.struct(
@@ -51,6 +52,62 @@ def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
         *[(6, "no_file"), (7, "outside_root"), (8, "no_bytes")],
         *((row, "no_file") for row in range(9, 15)),
     ]
+
+
+PATHS: dict[str, pa.DataType] = {
+    "text": PICTURE,
+    "no bytes at all": pa.struct([("path", pa.string())]),
+    "null bytes": pa.struct([("bytes", pa.null()), ("path", pa.large_string())]),
+    "view": pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())]),
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_row_of_a_path_alone_says_how_it_would_be_read(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "bar.png").write_bytes(to_png(bar_image()))
+    names = [field.name for field in PATHS[kind]]
+    values = [{"bytes": None, "path": path} for path in ("bar.png", "", None)]
+    rows = [{name: row[name] for name in names} for row in values]
+
+    _, rejections = read_column(rows, PATHS[kind])
+    found, others = read_column(rows, PATHS[kind], image_root=str(tmp_path))
+
+    assert reasons(rejections) == [(row, "no_bytes") for row in range(3)]
+    assert "bar.png, which --image-root" in rejections[0].detail
+    assert found.rows.tolist() == [0]
+    assert reasons(others) == [(1, "no_bytes"), (2, "no_bytes")]
+
+
+def test_path_that_is_no_text_is_none(tmp_path: Path) -> None:
+    type_ = pa.struct([("bytes", pa.binary()), ("path", pa.binary())])
+
+    _, rejections = read_column([{"bytes": None, "path": b"x"}], type_, image_root=str(tmp_path))
+
+    assert reasons(rejections) == [(0, "no_bytes")]
+
+
+STARTS = [b"BM", b"\xff\xd8", b"\xff\xd8\xff\xff", b"P5", b"P6\x80", b"GIF8", b"RIFF", b"P1"]
+
+
+@pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary(), pa.binary(784)], ids=str)
+@pytest.mark.parametrize("start", STARTS)
+def test_pixels_may_begin_like_a_picture_file(start: bytes, type_: pa.DataType) -> None:
+    data = start + bar_image().tobytes()[len(start) :]
+
+    found, rejections = read_column([data], type_, normalise="never")
+
+    assert rejections == []
+    assert found.images.tobytes() == data
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_picture_file_of_784_bytes_is_a_picture_but_in_a_column_of_that_size(name: str) -> None:
+    stream = BytesIO()
+    Image.new("L", (4, 4)).save(stream, name)
+    data = stream.getvalue().ljust(784, b"\0")[:784]
+
+    assert not is_raw(data)
+    assert reasons(read_column([data], pa.binary(784), normalise="never")[1]) == []
 
 
 def test_bytes_take_precedence_over_a_path(tmp_path: Path) -> None:
