@@ -17,7 +17,7 @@ from tests.e2e.conftest import make_bucket
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, make_job, run
 from tests.helpers.store_faults import Proxy
-from tests.helpers.stores import Store
+from tests.helpers.stores import Store, Swift
 
 NUM_FILES, FILE_ROWS = 4, 193
 # Longer than a request may take (3 s), so that requests are repeated.
@@ -145,6 +145,28 @@ def test_failure_in_an_upload_ends_the_job_with_74_and_the_next_one_does_the_res
     assert num_done == 0 or f"{num_done} of {NUM_FILES} parts" in done.stderr
     assert (num_done > 0) == (not is_lost)
     assert untimed_contents(out) == undisturbed.files
+
+
+def test_store_whose_lists_lack_the_lease_is_refused(
+    nanograd: Nanograd, store: Store, bucket: str
+) -> None:
+    if not isinstance(store, Swift):
+        pytest.skip("moto lists all that it stores")
+    storage.commit(f"{bucket}/file", b"")  # Swift knows the bucket
+    commit = storage.commit
+
+    def commit_lease(place: str, data: bytes) -> None:
+        with store.without_lists():
+            commit(place, data)
+        patch.undo()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "commit", commit_lease)
+        done = nanograd("train", "--data", "sample", "--workers", "0", "--output", f"{bucket}/run")
+
+    assert done.code == 74, done.stderr
+    assert "does not list a file that was written" in done.last["reason"]
+    assert storage.names(f"{bucket}/run") == storage.leases(f"{bucket}/run") == []
 
 
 @pytest.mark.parametrize("num_files", [0, 7])

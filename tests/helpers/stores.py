@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.helpers.head import free_port, wait_for_port
@@ -155,6 +157,18 @@ class Swift(Store):
             self._start(f"swift-{kind}-server", str(self._folder / f"{kind}.conf"))
         for port in (self._port, *self._ports.values()):
             wait_for_port(port)
+
+    @contextmanager
+    def without_lists(self) -> Iterator[None]:
+        """Lose what is stored inside a with block from the lists, which Swift allows."""
+        command = ("swift-container-server", str(self._folder / "container.conf"))
+        server = next(each for each in self._processes if each.args == command)
+        server.kill()
+        server.wait()
+        self._processes.remove(server)
+        yield
+        self._start(*command)
+        wait_for_port(self._ports["container"])
 
     def close(self) -> None:
         """End it and remove its files."""
