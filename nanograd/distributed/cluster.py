@@ -33,6 +33,7 @@ from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ig
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
+import nanograd
 from nanograd.errors import ClusterError, InternalError, NanogradError, StorageError, UsageError
 from nanograd.runtime import machine
 from nanograd.runtime.events import Listener, ignore, info
@@ -309,6 +310,25 @@ def _without_uv_hook() -> Iterator[None]:
         setattr(ray_constants, _UV_HOOK, before)
 
 
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let workers import this package where only a hook of an editable installation finds it.
+
+    Ray puts the current folder on their path. In the one above a clone, the folder `nanograd` of
+    the clone is a package without a file, which Python takes before it asks the hook.
+    """
+    root, before = str(Path(nanograd.__file__).parents[1]), os.environ.get("PYTHONPATH")
+    if root not in sys.path:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+        else:
+            os.environ.pop("PYTHONPATH", None)
+
+
 def _start(folder: Path, num_cpus: int | None) -> None:
     cores = machine.num_cpus()
     try:
@@ -318,6 +338,7 @@ def _start(folder: Path, num_cpus: int | None) -> None:
             without_core_messages(),
             _without_uv_hook(),
             _encodable_command(),
+            _importable(),
         ):
             ray.init(
                 address=LOCAL,

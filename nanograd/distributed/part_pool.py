@@ -107,6 +107,10 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
             last = str(error).strip().splitlines()[-1]
             raise InternalError(f"a part failed: {last}; please report this") from error
         except RayActorError as error:
+            if error.actor_init_failed:
+                cause = str(error).strip().splitlines()[-1].strip()
+                text = "see that each host has this version of nanograd and of what it requires"
+                raise ClusterError(f"a worker cannot start: {cause}; {text}") from error
             raise ClusterError(_death_message(next(iter(left.values())))) from error
         except RayError as error:
             raise ClusterError(f"Ray Data failed: {first_line(error)}") from error

@@ -128,6 +128,23 @@ def test_a_part_that_kills_its_process_ends_the_job_and_is_named(
     gc.collect()  # frames of the error hold an actor, which holds a CPU
 
 
+class CannotArrive:
+    """Work that a worker cannot load, as where a module is missing there."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return __import__, ("no_module_of_this_name",)
+
+    def __call__(self, part: Part) -> Receipt:
+        raise NotImplementedError
+
+
+def test_worker_that_cannot_start_is_reported_with_its_cause(ray_cpus: int) -> None:
+    with pytest.raises(ClusterError, match=r"cannot start: ModuleNotFoundError.*no_module"):
+        list(run_on_ray(CannotArrive(), 1)(PARTS))
+
+    gc.collect()
+
+
 def test_a_session_that_is_open_is_used_and_left_open(ray_cpus: int) -> None:
     with session(None):
         assert num_actors(ray_cpus) == ray_cpus

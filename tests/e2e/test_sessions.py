@@ -2,9 +2,18 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanograd.data.mnist import Mnist
+from nanograd.models import model as model_io
+from tests.conftest import environment_without_ray
 from tests.helpers.head import Head
+from tests.helpers.models import some_model
 from tests.helpers.processes import run_python
 
 PROGRAM = """
@@ -30,6 +39,23 @@ except InternalError as error:
 changed = {name for name in before | between if before.get(name) != between.get(name)}
 print(json.dumps([sorted(changed), token != again, cpus, notes]))
 """
+
+
+def test_command_runs_in_the_folder_above_a_clone(tmp_path: Path, sample: Mnist) -> None:
+    """Ray puts it on the path of workers, where the clone's folder hides the package."""
+    (tmp_path / "nanograd" / "docs").mkdir(parents=True)
+    model_io.save(some_model(), str(tmp_path / "model"))
+    images = [image.tobytes() for image in sample.test.images[:7]]
+    pq.write_table(pa.table({"image": images}), tmp_path / "rows.parquet")
+    words = ["predict", "rows.parquet", "--model", "model", "--output", "out", "--workers", "1"]
+
+    done = subprocess.run(
+        [Path(sys.executable).with_name("nanograd"), *words], cwd=tmp_path,
+        env=environment_without_ray(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["predicted"] == 7
 
 
 def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head: Head) -> None:
