@@ -121,9 +121,9 @@ class Peer:
         self.mesh = make_mesh(stack, self.plan, {peer: pair[0] for peer, pair in pairs.items()})
         self._theirs = {peer: pair[1] for peer, pair in pairs.items()}
 
-    def start(self) -> None:
+    def start(self, deadline: float = FAR) -> None:
         """Start a round of the host."""
-        self.mesh.start_round(FAR, digest=7)
+        self.mesh.start_round(deadline, digest=7)
         sums = {node: node_sum(FIRST_ROUND, node, self.SIZE) for node in self.plan.nodes[0]}
         self.mesh.add_local(sums)
 
@@ -293,3 +293,25 @@ def test_frame_in_the_name_of_a_third_host_is_refused(stack: ExitStack) -> None:
     host.send(host.frame(FrameType.DIGEST, sender=2))
 
     assert host.failure() == (FailureCause.BAD_FRAME, {1})
+
+
+def test_round_that_is_late_ends_the_segment(stack: ExitStack) -> None:
+    host = Peer(stack)
+    host.start(deadline=monotonic())
+
+    host.mesh.poll(0)
+
+    assert host.failure() == (FailureCause.LATE, set())
+
+
+def test_peers_learn_that_a_host_has_stopped(stack: ExitStack) -> None:
+    sockets = connect(stack)
+    first, second = (
+        make_mesh(stack, plan, {1 - me: sockets[me]}) for me, plan in enumerate(plans(2, 7))
+    )
+
+    first.stop()
+    second.poll(1)
+
+    assert second.machine.failure is not None
+    assert second.machine.failure.cause is FailureCause.ABORTED
