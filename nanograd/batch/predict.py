@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nanograd import __version__
 from nanograd.batch import account, scan
 from nanograd.batch.account import TWO_PERCENT, Mistake, PartReview, Selection
 from nanograd.batch.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
@@ -91,13 +92,24 @@ class PredictWork:
         """Columns of the predictions."""
         return output_schema(self.kept, probabilities=self.probabilities)
 
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What made the rows of a file, which may be copied away from its manifest."""
+        made = {"model_sha256": self.model_sha256, "version": __version__, "revision": REVISION}
+        return {f"nanograd.{name}": str(value) for name, value in made.items()}
+
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.model, self.model_sha256)
         predictions = OutputFiles(
-            part.stem, self.schema, self.format, self.rows_per_file, self.partition_by
+            part.stem,
+            self.schema,
+            self.format,
+            self.rows_per_file,
+            self.partition_by,
+            lineage=self.lineage,
         )
-        quarantine = OutputFiles(part.stem, QUARANTINE, self.format)
+        quarantine = OutputFiles(part.stem, QUARANTINE, self.format, lineage=self.lineage)
         counted, rejected = list[pa.Table](), list[pa.Table]()
         mistakes, num_bad_labels, num_dark = list[Mistake](), 0, 0
         doubtful = PartReview(self.selection, part.num_rows)

@@ -1,6 +1,6 @@
 """The files of a table that arrives in pieces: encoded as it arrives, cut by rows or by values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +27,7 @@ class OutputFiles:
         schema: of the table.
         format_: parquet, csv or jsonl.
         max_rows: of each file; None for one file.
+        lineage: what made the rows, by name; metadata of Parquet files, which others cannot hold.
         partition_by: columns that become folders, as in Hive: `label=7/NAME.parquet`.
     """
 
@@ -37,10 +38,13 @@ class OutputFiles:
         format_: str,
         max_rows: int | None = None,
         partition_by: Sequence[str] = (),
+        *,
+        lineage: Mapping[str, str] | None = None,
     ) -> None:
         self._name, self._format = name, format_
         self._max_rows, self._partition_by = max_rows, list(partition_by)
         self._schema = pa.schema([each for each in schema if each.name not in self._partition_by])
+        self._lineage = lineage or {}
         self._done: dict[str, Any] = {}
         self._open: dict[str, _File] = {}
         self._numbers: dict[str, int] = {}
@@ -83,7 +87,7 @@ class OutputFiles:
                         f"--partition-by {', '.join(self._partition_by)} makes more than "
                         f"{_MAX_FOLDERS:,} folders; choose columns of fewer values"
                     )
-                self._open[folder] = _File(self._schema, self._format)
+                self._open[folder] = _File(self._schema, self._format, self._lineage)
             file = self._open[folder]
             left = self._max_rows - file.num_rows if self._max_rows else table.num_rows
             file.write(table.slice(0, left))
@@ -103,9 +107,9 @@ class OutputFiles:
 class _File:
     """A file in memory."""
 
-    def __init__(self, schema: pa.Schema, format_: str) -> None:
+    def __init__(self, schema: pa.Schema, format_: str, lineage: Mapping[str, str]) -> None:
         self.num_rows = 0
-        self._schema, self._format = schema, format_
+        self._schema, self._format, self._lineage = schema, format_, lineage
         self._sink = pa.BufferOutputStream()
         self._parquet: Any = None
         self._held: list[pa.Table] = []
@@ -132,6 +136,7 @@ class _File:
             if self._parquet is None:
                 options = writers.parquet_options(self._schema)
                 self._parquet = pq.ParquetWriter(self._sink, self._schema, **options)
+                self._parquet.add_key_value_metadata(self._lineage)
             self._parquet.write_table(table)
         else:
             self._sink.write(writers.encode(table, self._format, header=self._is_empty))

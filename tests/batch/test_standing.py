@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+import nanograd
 from nanograd import commands
 from nanograd.batch import predict as predict_parts
 from nanograd.batch.job import run_job
@@ -14,6 +16,7 @@ from nanograd.batch.part import DonePart, Part, Receipt, run_local
 from nanograd.config.command_configs import IngestConfig
 from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
 from nanograd.tables.rows import ReadOptions
 from tests.helpers.folders import untimed_contents
@@ -325,3 +328,17 @@ def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(
     (tmp_path / "rows" / "other.parquet").write_bytes(b"")
     with pytest.raises(OutputExistsError, match=r"other\.parquet"):
         commands.ingest(config, [str(tmp_path / "png")])
+
+
+@pytest.mark.parametrize("settings", [{}, {"partition_by": ("label",)}, {"rows_per_file": 2}])
+def test_parquet_file_that_is_copied_elsewhere_says_what_made_it(
+    run: Run, add: Callable[..., Path], out: Path, model: str, settings: dict[str, Any]
+) -> None:
+    add(0)
+    run(**settings)
+
+    for file in (path for path in out.rglob("*.parquet") if path.parent.name != "_review"):
+        made = pq.read_metadata(file).metadata
+        assert made[b"nanograd.model_sha256"].decode() == model_io.load(model).sha256()
+        assert made[b"nanograd.version"].decode() == nanograd.__version__
+        assert made[b"nanograd.revision"].decode() == str(predict_parts.REVISION)
