@@ -46,6 +46,8 @@ _WORST_OF_PART, _WORST_OF_JOB = 5, 20
 # The commonest details of quarantine, the same.
 _DETAILS_OF_PART, _DETAILS_OF_JOB = 10, 10
 
+# Share of unfamiliar rows above which something is wrong with all of them.
+_MOST = 0.5
 # Levels of doubt: twentieths of a power of ten, from 1 to a millionth.
 NUM_LEVELS = 121
 Mistake = dict[str, Any]
@@ -160,6 +162,13 @@ def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{dark:,} rows of raw pixels have a bright border and were taken for dark ink on "
             "light paper; confirm with --polarity dark-on-light, or set light-on-dark"
+        )
+    unfamiliar, predicted = summary.get("unfamiliar", 0), summary["predicted"]
+    if unfamiliar > _MOST * predicted:
+        yield (
+            f"{unfamiliar:,} of {predicted:,} predicted rows ({unfamiliar / predicted:.0%}) are "
+            "unlike the digits of the training set: they may lie on their side or be mirrored, as "
+            "EMNIST's are, be no digits, or have another --polarity; see review.parquet"
         )
     if bad := summary.get("bad_labels"):
         yield (

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nanograd.batch.account import count_part, summarise
+from nanograd.batch.account import count_part, remarks, summarise
 from nanograd.batch.part import Part, total
 from nanograd.errors import Reason, Rejection
 from nanograd.tables.writers import PREDICTIONS, quarantine_table
@@ -39,3 +39,15 @@ def test_part_survives_the_way_to_another_process(rejection: Rejection | None) -
 
     assert (again.id, again.num_rows, again.rejection) == ("a", 5, rejection)
     assert again.rejection is None or isinstance(again.rejection.reason, Reason)
+
+
+@pytest.mark.parametrize(
+    ("unfamiliar", "predicted", "share"), [(0, 0, ""), (5, 10, ""), (6, 10, "60%"), (1, 1, "100%")]
+)
+def test_most_rows_that_are_unfamiliar_are_told(
+    unfamiliar: int, predicted: int, share: str
+) -> None:
+    told = list(remarks({"unfamiliar": unfamiliar, "predicted": predicted}))
+
+    assert len(told) == bool(share)
+    assert all(f"({share})" in text and "on their side" in text for text in told)
