@@ -25,6 +25,7 @@ from nanograd.tables.csv_files import scan_csv
 from nanograd.tables.files import RowRange, open_parquet
 from nanograd.tables.images import required_columns
 from nanograd.tables.rows import ReadOptions
+from nanograd.tables.widths import fits, holds
 
 # A part has about this many rows: enough to be worth committing, few enough to be repeated after a
 # failure, and enough parts for many cores where there are enough rows.
@@ -288,36 +289,17 @@ def _unify(scanned: Sequence[ScannedFile], partitions: Partitions, name: str) ->
         field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         field = None
-    if field is None or not all(_holds(field.type, each) for each in plain):
+    if (
+        field is None
+        or not all(holds(field.type, each) for each in plain)
+        or not all(fits(each.file.place, each.schema, name, field.type) for each in usable)
+    ):
         listed = " and ".join(sorted(map(str, plain)))
         raise DataError(
             f"--keep {name}: the files hold {listed}, and no type holds the values of all; leave "
             "it out or write one type"
         )
     return field
-
-
-def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
-    """Test whether a number type holds every value of another exactly; true for other types.
-
-    >>> _holds(pa.float64(), pa.int32()), _holds(pa.float64(), pa.int64())
-    (True, False)
-    >>> _holds(pa.int64(), pa.uint32()), _holds(pa.int64(), pa.uint64())
-    (True, False)
-    """
-    is_ = pa.types
-    if is_.is_floating(wide) and is_.is_decimal(narrow):
-        return False
-    if not is_.is_integer(narrow) or not is_.is_primitive(wide):
-        return True
-    if is_.is_floating(wide):
-        return bool(narrow.bit_width <= {16: 8, 32: 16, 64: 32}[wide.bit_width])
-    signs = is_.is_signed_integer(wide), is_.is_signed_integer(narrow)
-    return bool(
-        narrow.bit_width < wide.bit_width
-        if signs[0] > signs[1]
-        else signs[0] == signs[1] and narrow.bit_width <= wide.bit_width
-    )
 
 
 def group(
