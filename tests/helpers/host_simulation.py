@@ -11,6 +11,7 @@ end of a segment no server is behind; without faults nothing fails; only who has
 """
 
 import gc
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,7 @@ import numpy as np
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.distributed import actors, group, members, mesh, servers
-from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
+from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.formation import FORMATION_S, Endpoint, MeshError
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
@@ -48,6 +49,8 @@ NETS = ((0, 1, 1), (5, 3, 2), (10, 8, 1))
 MAX_TIME_S = 4000.0
 # Between two tries to connect.
 RETRY_S = 1.0
+# After which a server that should stop has stopped.
+STOP_S = 1.0
 FAULTY_S = (0.5, 8.0, 100.0, 1e9)
 
 
@@ -122,7 +125,7 @@ class Memory(MemorySegment):
         vectors = np.zeros((1 + len(address.nodes), address.num_parameters), np.float32)
         self._stop, self._published, self._slots = words[1], words[2], words[3:]
         self.parameters, self.gradients = vectors[0], vectors[1:]
-        self._end, self._gate = Bell(), Gate(world)
+        self._end, self._gate, self.stop_time = Bell(), Gate(world), math.inf
         process.at_exit.append(self._gate.open)
 
     @property
@@ -131,6 +134,11 @@ class Memory(MemorySegment):
 
     def close(self) -> None:
         pass
+
+    def stop(self) -> None:
+        if not self.stopped:
+            self.stop_time = self._world.now
+        super().stop()
 
     def _wake(self) -> None:
         self._world.step()
@@ -226,6 +234,7 @@ class Simulation:
             self.world, {(a, b): _link(chance) for a in names for b in names if a != b}
         )
         self.meetings: dict[bytes, Any] = {}
+        self.memories: dict[int, Memory] = {}
         self.compute_s = chance.choice([1e-3, 0.1])
         ends = sorted(chance.sample(range(1, NUM_ROUNDS), chance.choice([1, 1, 2, 3])))
         self.ends = ends
@@ -420,6 +429,13 @@ def _installed(simulation: Simulation) -> Iterator[None]:
         def identify(self) -> ActorIdentity:
             return _identity(here())
 
+        def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
+            failure = super().run(until, deadline_s)
+            stopped_s = world.now - memories[self._memory.address.token].stop_time
+            if stopped_s > STOP_S and world.process.name not in simulation.faulty:
+                raise ViolationError(f"stopped only after {stopped_s:.1f} s")
+            return failure
+
         def apply(self, total: Contribution) -> None:
             process = world.process
             world.step()
@@ -463,7 +479,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
         memory = memories[address.token]
         return memory if memory._owner.host == world.process.host else None
 
-    memories: dict[int, Memory] = {}
+    memories = simulation.memories
     listener = SimpleNamespace(
         simulation=simulation, close=lambda: None, getsockname=lambda: ("", 1)
     )
