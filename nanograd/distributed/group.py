@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import (
@@ -131,15 +131,23 @@ class RayGroup:
             options=options,
         )
         self._members = Members(recipe, dataset, num_workers, listener, self._stop, options=options)
-        try:
-            self._await_workers()
-            self._prepare()
-        except RayError as error:  # nothing is trained yet: a report is better than a retry
-            raise ClusterError(
-                f"the parameter server did not start ({first_line(error)}); see `ray status`"
-            ) from error
+        self._start()
         hosts = self._members.hosts()
         listener(events.GroupStarted(num_workers=len(self._members.present), num_hosts=len(hosts)))
+
+    def _start(self) -> None:
+        """Wait for workers and servers; replace those that are killed meanwhile."""
+        while True:
+            try:
+                self._await_workers()
+                self._prepare()
+                return
+            except RayError as error:
+                reason = first_line(error)
+                if not isinstance(error, RayActorError) or error.actor_init_failed:
+                    text = f"the parameter server did not start ({reason}); see `ray status`"
+                    raise ClusterError(text) from error
+                self._go_on(self._round, {"": CallFailed(reason)})
 
     def advance(self, until: int) -> None:
         """Apply all rounds below `until` through any failures, unless `stop` is set.
@@ -287,13 +295,13 @@ class RayGroup:
 
     def _run_segment(self, until: int) -> dict[str, Failure]:
         """Run rounds to `until` or to the first failure; return the failures by host."""
-        num_rounds, deadline_s = until - self._round, self._deadline_s()
+        num_rounds, longest_s = until - self._round, deadline_s(self._round_s, self._num_failures)
         runs = []
         for member in self._members.present.values():
             server = self._servers.of(member.identity.host)
             runs.append(member.actor.run.remote(self._round, until, server.actor, server.token))
-        served = self._servers.run(until, deadline_s)
-        whole_s = deadline_s + 1 + 3 * num_rounds * self._round_s
+        served = self._servers.run(until, longest_s)
+        whole_s = longest_s + 1 + 3 * num_rounds * self._round_s
         return self._watch(served, runs, monotonic() + whole_s)
 
     def _watch(
@@ -343,12 +351,9 @@ class RayGroup:
             return CallFailed(first_line(error))
         return failure
 
-    def _deadline_s(self) -> float:
-        return deadline_s(self._round_s, self._num_failures)
-
     def _reply_s(self) -> float:
         """Return the seconds without a reply before an actor counts as unresponsive."""
-        return max(_REPLY_TIMEOUT_S, self._deadline_s() / 2)
+        return max(_REPLY_TIMEOUT_S, deadline_s(self._round_s, self._num_failures) / 2)
 
     # Failures
 

@@ -2,6 +2,8 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.cloudpickle
@@ -10,8 +12,9 @@ from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import servers
-from nanograd.distributed.actors import ActorIdentity, WorkerActor
+from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
+from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.runtime.events import BuildsDiffer, Event
 from nanograd.training.recipe import Recipe
@@ -81,6 +84,25 @@ def test_server_that_does_not_start_in_time_is_a_cluster_error(
 
     with pytest.raises(ClusterError, match=r"the parameter server did not start .*`ray status`"):
         RayGroup(recipe, digits, first_snapshot(recipe), num_workers=1)
+
+
+def test_server_killed_while_the_group_starts_changes_no_bit(
+    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class DiesOnce(ServerActor):
+        def open(self, *arguments: Any) -> MemoryAddress:
+            if not (tmp_path / "died").exists():
+                (tmp_path / "died").touch()
+                os._exit(1)
+            return super().open(*arguments)
+
+    monkeypatch.setattr(servers, "ServerActor", DiesOnce)
+    recipe = recipe_for(digits)
+
+    end = snapshot_after(RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2), ROUNDS)
+
+    assert (tmp_path / "died").exists()
+    assert bits(end) == bits(train_locally(recipe, digits, ROUNDS))
 
 
 def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
