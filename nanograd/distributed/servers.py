@@ -329,12 +329,9 @@ class Servers:
             self._leave_out(MeshError(reason, pairs), hosts)
 
     def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
-        """Let the workers of a host that cannot be connected call the server of this host."""
-        ends = [hosts[index] for pair in failure.pairs for index in pair]
-        others = [host for host in hosts if host != self._here.host]
-        # The one that misses most connections, the last of them; all others without a clue.
-        missing = [host for host in others if host in ends]
-        out = sorted(missing, key=ends.count)[-1:] or others
+        """Let the workers of hosts that cannot be connected call the server of this host."""
+        pairs = [(hosts[one], hosts[other]) for one, other in failure.pairs]
+        out = unconnected(pairs, [host for host in hosts if host != self._here.host])
         names = ", ".join(str(self.present[host].neighbour) for host in out)
         self._outside |= set(out)
         self._listener(
@@ -393,6 +390,32 @@ def _await_transfer(calls: Sequence[Any], actors: Sequence[Any], reply_s: float)
             failed = [how for how in probe(list(actors), reply_s, CONCURRENT) if how]
             if failed or monotonic() > end:
                 raise
+
+
+def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
+    """Choose hosts without which no connection is missing, those that miss most first.
+
+    Args:
+        pairs: the two hosts of each missing connection; twice the same if it cannot listen.
+        others: all hosts but the one that stays, in the order of the mesh.
+
+    Returns:
+        Some of the others; all of them if the missing connections do not tell.
+
+    >>> unconnected([("a", "d"), ("b", "d"), ("c", "d"), ("b", "c")], "bcd")
+    ['d', 'c']
+    >>> unconnected([("a", "a")], "bcd"), unconnected([], "bcd")
+    (['b', 'c', 'd'], ['b', 'c', 'd'])
+    """
+    left, chosen = list(pairs), list[str]()
+    while left:
+        ends = [host for pair in left for host in pair]
+        worst = max(others, key=lambda host: (ends.count(host), others.index(host)))
+        if worst not in ends:
+            return list(others)
+        chosen.append(worst)
+        left = [pair for pair in left if worst not in pair]
+    return chosen or list(others)
 
 
 def _results(results: Mapping[str, Any]) -> list[Any]:
