@@ -102,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> None:
 @cli.command(cls=SettingsCommand)
 @with_settings(ExportConfig)
 def export(config: ExportConfig) -> None:
-    """Write a model as an ONNX graph: pixels in, ten scores out."""
+    """Write a model as an ONNX graph: pixels in, ten probabilities out."""
     _print_result("export", _commands().export_model(config), _summaries().of_file)
 
 

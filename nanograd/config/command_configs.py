@@ -224,7 +224,7 @@ class EvaluateConfig(Config):
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
     verbose: bool = setting(
-        False, "print one line per image: label, ten scores, best score, best class"
+        False, "print one line per image: label, ten probabilities, the largest of them, prediction"
     )
 
 
