@@ -244,32 +244,3 @@ class ParameterServer:
         detail = f"{contribution.num_images} images instead of {planned}"
         is_right = contribution.num_images == planned
         return None if is_right else Refusal(RefusalReason.WRONG_COUNT, detail)
-
-    def _add(self, left: Contribution, right: Contribution) -> Contribution:
-        return add(left, right, out=self._sums[left.node[0], right.node[1]])
-
-    def _update(self, total: Contribution) -> None:
-        now = self._now
-        self._arrived = {}
-        rate = self._schedule(now.round)
-        if now.round % self._recipe.plan.rounds_per_epoch == 0:
-            now.progress = LossSum()
-        now.round += 1
-        for start in range(0, len(now.vector), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            gradient = self._sums[self._root][part]
-            np.multiply(total.gradient[part], np.float32(1 / total.num_images), out=gradient)
-            state = {name: vector[part] for name, vector in now.state.items()}
-            self._optimizer.update(now.vector[part], gradient, state, rate, now.round)
-        if not np.isfinite(now.vector @ now.vector):
-            raise DivergedError(
-                f"a parameter is not finite after round {now.round - 1}: lower --learning-rate"
-            )
-        if now.average is not None:
-            optimizers.update_average(now.average, now.vector, self._recipe.ema, now.round)
-        now.progress += LossSum(loss=total.loss, num_images=total.num_images)
-
-
-def _is_finite(vector: Vector) -> bool:
-    # The sum of squares is cheaper, but may overflow where every element is finite.
-    return bool(np.isfinite(vector @ vector) or np.isfinite(vector).all())
