@@ -111,6 +111,28 @@ def test_workers_on_three_hosts_have_the_bits_of_one_process(
     assert "calls" not in output
 
 
+@pytest.mark.parametrize(("workers", "hidden"), [(2, 3000), (3, 5000)])
+def test_vectors_larger_than_any_buffer_change_no_bit(
+    network: Network, tmp_path: Path, workers: int, hidden: int
+) -> None:
+    config = TrainConfig.resolve(
+        {
+            "preset": "classic", "batch_size": 512, "shards": workers, "hidden": hidden,
+            "epochs": 2, "data": ["sample"], "workers": 0, "output": str(tmp_path / "run"),
+        }
+    )  # fmt: skip
+    large = (
+        f"--preset classic --batch-size 512 --shards {workers} --workers {workers} "
+        f"--hidden {hidden} --epochs 2"
+    )
+
+    checksum, output = start(network, f"large{hidden}", large).end(240)
+
+    assert checksum == commands.train(config)["params_sha256"]
+    assert f"{workers} workers on {workers} hosts" in output
+    assert "failed" not in output
+
+
 Fault = Callable[[Network], None]
 FAULTS: dict[str, tuple[Fault, str]] = {
     "worker killed": (lambda n: signal(n.hosts["second"], "KILL", "WorkerActor"), "(killed)"),
