@@ -18,9 +18,10 @@ import ray.cloudpickle
 from nanograd.commands import make_recipe
 from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
-from nanograd.distributed.actors import ServerActor, WorkerActor
+from nanograd.distributed.actors import SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
-from nanograd.errors import Stopped
+from nanograd.distributed.members import MAX_FAILURES
+from nanograd.errors import ClusterError, Stopped
 from nanograd.runtime.events import Event
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
@@ -298,6 +299,42 @@ def test_many_kills_in_one_run_change_no_bit(
     assert all(victim in those for victim, those in zip(victims, lost, strict=True))
     assert held[-1].descriptors <= held[num_kills // 2].descriptors + SLACK
     assert held[-1].threads <= held[num_kills // 2].threads + SLACK
+
+
+class DiesAfter(ServerActor):
+    """A server that dies when it has applied some rounds."""
+
+    num_rounds: int
+
+    def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
+        if not self.num_rounds:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.num_rounds -= 1
+        return super().run(until, deadline_s)
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1])
+def test_failures_end_the_run_only_when_no_round_is_applied_between_them(
+    ray_cpus: int,
+    recipe: Recipe,
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    num_rounds: int,
+) -> None:
+    mortal = type("Mortal", (DiesAfter,), {"num_rounds": num_rounds})
+    monkeypatch.setattr("nanograd.distributed.servers.ServerActor", mortal)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2)
+    try:
+        if num_rounds:
+            for until in range(1, MAX_FAILURES + 3):
+                group.advance(until)
+                group.snapshot()
+            assert bits(group.snapshot()) == bits(train_locally(recipe, digits, until))
+        else:
+            with pytest.raises(ClusterError, match="round 0 failed 6 times, most recently because"):
+                group.advance(1)
+    finally:
+        group.close()
 
 
 def test_no_kill_leaves_named_shared_memory_behind(run: Run) -> None:
