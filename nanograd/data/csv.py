@@ -42,7 +42,7 @@ _LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
 _BLOCK_BYTES = 1 << 24
 _LABELS = frozenset(str(label).encode() for label in range(NUM_CLASSES))
 _PIXELS = frozenset(str(pixel).encode() for pixel in range(256))
-# A row of values in quotes has at most so many bytes.
+# Maximum bytes of a row with quoted values.
 MAX_ROW_BYTES = 1 << 24
 # How Arrow divides a row: quotes count only at the start of a value, what follows them belongs to
 # it, and open ones take the rest.

@@ -219,7 +219,8 @@ def _kill_agents() -> None:
 def _make_folder() -> tuple[Path, BinaryIO]:
     """Make a folder for a private Ray, whose lock keeps it from being removed as stale.
 
-    Ray opens its own folder to all users: `_OF_RAY` inside this one, which nobody else may enter.
+    Ray makes its own folder writable for all users. That folder, `_OF_RAY`, is inside this one,
+    which only this user may enter.
 
     Raises:
         StorageError: it cannot be made.

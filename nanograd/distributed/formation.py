@@ -201,7 +201,7 @@ class Formation:
             sock.close()
             raise
         del self._handshakes[sock]
-        if before := self.sockets.pop(peer, None):  # the peer has given that one up
+        if before := self.sockets.pop(peer, None):  # the peer has closed the earlier connection
             before.close()
         self.sockets[peer] = sock
         if len(self.sockets) == len(self._endpoints) - 1:

@@ -44,7 +44,8 @@ _REPLY_TIMEOUT_S = 3.0
 _REPORT_S, _CHECK_S = 3.0, 1.0
 # A host that fails so often within a minute gets no more work.
 _MAX_LOSSES, _LOSSES_S = 3, 60.0
-# After so many failures in a row, none of an actor, hosts that wait for each other are separated.
+# If this many exchanges in a row fail although all actors work, hosts that wait for each other are
+# separated.
 _MAX_EXCHANGES = 3
 # The servers' state is copied to the driver this often, in case all servers fail; or so seldom that
 # it takes no more than this share of the time.

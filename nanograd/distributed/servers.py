@@ -371,7 +371,7 @@ def refuse_faulty(hosts: Collection[str]) -> None:
     if hosts:
         raise ClusterError(
             f"hosts {' and '.join(sorted(hosts))} have different parameters: the memory or "
-            "processor of one of them is faulty; leave that one out"
+            "processor of one of these hosts is faulty; leave the faulty host out"
         )
 
 

@@ -25,7 +25,7 @@ from nanograd.runtime import machine
 
 # The ends of names of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
-# A removal in an object store takes a few round trips; so many are made at once.
+# Removals in an object store that run at once: each takes a few round trips.
 _NUM_REQUESTS = 16
 # The `@` of these addresses names a container, or a user without a password.
 _ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
