@@ -61,9 +61,10 @@ class _RayStdout(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the first sentence to stderr."""
-        # The end of the actors at SIGTERM is no failure, but Ray reports it as one. That of its own
-        # processes we report.
-        if not is_terminating() and _ended_process() is None:
+        # The end of the actors at SIGTERM is no failure, but Ray reports it as one. We report the
+        # end of Ray's own processes, and Ray's message may come before `_ended_process` sees it.
+        of_raylet = "Raylet is terminated" in text
+        if not is_terminating() and not of_raylet and _ended_process() is None:
             with suppress(OSError):
                 sys.stderr.write(text.partition(" To troubleshoot")[0])
         return len(text)
@@ -202,7 +203,17 @@ def _processes() -> dict[str, subprocess.Popen[bytes]]:
 
 def _ended_process() -> str | None:
     """Return the name of a process of the private Ray that has ended."""
-    return next((name for name, each in _processes().items() if each.poll() is not None), None)
+    return next((name for name, each in _processes().items() if _has_ended(each)), None)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    # `Popen.poll` says no while another thread polls, so a signal handler could miss the end.
+    if process.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # another thread has fetched its exit code
+        return True
 
 
 def _kill_agents() -> None:

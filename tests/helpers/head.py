@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -82,14 +82,15 @@ def running_head(
             "--dashboard-host=127.0.0.1", "--disable-usage-stats",
         ],
         env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=(folder / "output").open("w"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     url, address = f"http://127.0.0.1:{dashboard}", f"{ray.util.get_node_ip_address()}:{port}"
     nodes = Request(  # noqa: S310 - our own server
         f"{url}/api/v0/nodes", headers={"Authorization": f"Bearer {token.read_text()}"}
     )
     try:
-        wait_for(lambda: _has_node(nodes), "the head did not start")
+        wait_for(lambda: process.poll() is not None or _has_node(nodes), "the head did not start")
+        assert process.poll() is None, (folder / "output").read_text()
         yield Head(url, address, environment, process.pid)
     finally:
         # SIGTERM would take `ray start --block` half a minute; there is nothing to save.
@@ -117,7 +118,13 @@ def wait_for_port(port: int) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that no process listens on.
+
+    It lies between the ports of Ray's workers and those the system gives out: a connection that
+    starts meanwhile cannot take it.
+    """
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", port))
+            return port
