@@ -32,12 +32,12 @@ from PIL import Image, ImageDraw, ImageFont
 from samples import KINDS, classify, development, optdigits, simulated
 
 from nanograd import sources
-from nanograd.batch.account import doubt_of
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion, distort
 from nanograd.digits.form import centre, shrink
 from nanograd.errors import UnreadableError
+from nanograd.jobs.account import doubt_of
 from nanograd.models.model import Model, load
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics

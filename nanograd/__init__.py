@@ -17,9 +17,9 @@ if TYPE_CHECKING:
         read_picture,
         train,
     )
-    from nanograd.batch.predictor import Predictor
     from nanograd.console.log_lines import TextLog
     from nanograd.errors import NanogradError, UnreadableError
+    from nanograd.jobs.predictor import Predictor
     from nanograd.models.model import Model
     from nanograd.sklearn import MLPClassifier
 
@@ -51,7 +51,7 @@ _MODULES = dict.fromkeys(__all__, "nanograd.api") | {
     "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",
-    "Predictor": "nanograd.batch.predictor",
+    "Predictor": "nanograd.jobs.predictor",
     "TextLog": "nanograd.console.log_lines",
     "UnreadableError": "nanograd.errors",
 }

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from nanograd.batch.part import RunParts, Work, run_local
 from nanograd.config.command_configs import JobConfig
 from nanograd.config.train_config import TrainConfig
+from nanograd.jobs.part import RunParts, Work, run_local
 from nanograd.report.trackers import guarded
 from nanograd.runtime import kernel, process
 from nanograd.runtime.events import Listener, ignore

@@ -9,12 +9,6 @@ import numpy as np
 
 from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
-from nanograd.batch import account
-from nanograd.batch import ingest as ingest_parts
-from nanograd.batch import predict as predict_parts
-from nanograd.batch.job import Job, JobResult, describe_job, run_job
-from nanograd.batch.part import Work
-from nanograd.batch.replacement import SUMMARY
 from nanograd.config.command_configs import (
     EvaluateConfig,
     ExportConfig,
@@ -33,6 +27,12 @@ from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
 from nanograd.digits.variants import num_variants
 from nanograd.errors import DataError, UsageError
+from nanograd.jobs import account
+from nanograd.jobs import ingest as ingest_parts
+from nanograd.jobs import predict as predict_parts
+from nanograd.jobs.job import Job, JobResult, describe_job, run_job
+from nanograd.jobs.part import Work
+from nanograd.jobs.replacement import SUMMARY
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics

@@ -14,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from nanograd.batch.inputs import (
+from nanograd.data import mnist
+from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
+from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
+from nanograd.data.mnist import WORDS, MissingError, Mnist, Source
+from nanograd.digits.preparation import as_rows
+from nanograd.errors import ArgumentError, DataError, Rejection, UnreadableError, UsageError
+from nanograd.jobs.inputs import (
     TABLES,
     InputFile,
     expand,
@@ -22,13 +28,7 @@ from nanograd.batch.inputs import (
     is_table,
     roots_of,
 )
-from nanograd.batch.labels import label_of
-from nanograd.data import mnist
-from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
-from nanograd.data.mnist import WORDS, MissingError, Mnist, Source
-from nanograd.digits.preparation import as_rows
-from nanograd.errors import ArgumentError, DataError, Rejection, UnreadableError, UsageError
+from nanograd.jobs.labels import label_of
 from nanograd.pictures import archives, normalise
 from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import SUFFIXES, PictureReader

@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Any
 
-from nanograd.batch.account import describe
+from nanograd.jobs.account import describe
 from nanograd.runtime import storage
 from nanograd.runtime.events import duration
 

@@ -2,7 +2,7 @@
 
 The rows of the data set are the planned parts. The function that an actor applies to a row runs and
 commits that part and returns its receipt. Ray Data schedules, limits the parts in flight and
-restarts failed actors. `nanograd.batch` commits the output: Ray's own writers append and are not
+restarts failed actors. `nanograd.jobs` commits the output: Ray's own writers append and are not
 atomic.
 """
 
@@ -22,9 +22,9 @@ from ray.exceptions import RayActorError, RayError, UserCodeException
 from ray.util.annotations import RayDeprecationWarning
 
 from nanograd import errors
-from nanograd.batch.part import DonePart, Part, RunParts, Work, run_part
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, InternalError, NanogradError
+from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_part
 from nanograd.runtime import process
 
 # More blocks than this only cost scheduling; a block runs part by part.

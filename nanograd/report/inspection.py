@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from nanograd.batch.inputs import expand_pictures, is_table
 from nanograd.errors import DataError, UnreadableError
+from nanograd.jobs.inputs import expand_pictures, is_table
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives

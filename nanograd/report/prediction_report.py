@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nanograd.batch.account import NUM_LEVELS, REVIEW, first_row, number_of
-from nanograd.batch.earlier import MANIFEST
-from nanograd.batch.part import files_of
-from nanograd.batch.replacement import METRICS, SUMMARY
 from nanograd.errors import DataError
+from nanograd.jobs.account import NUM_LEVELS, REVIEW, first_row, number_of
+from nanograd.jobs.earlier import MANIFEST
+from nanograd.jobs.part import files_of
+from nanograd.jobs.replacement import METRICS, SUMMARY
 from nanograd.nn import metrics
 from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot

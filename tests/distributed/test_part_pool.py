@@ -12,12 +12,12 @@ import ray
 import ray.cloudpickle
 
 from nanograd import commands
-from nanograd.batch.part import Part, Receipt
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
+from nanograd.jobs.part import Part, Receipt
 from nanograd.models import model as model_io
 from tests.helpers.folders import untimed_contents
 from tests.helpers.models import some_model

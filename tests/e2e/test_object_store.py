@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nanograd.batch.inputs import expand, expand_tables
-from nanograd.batch.job import run_job
-from nanograd.batch.part import run_local
-from nanograd.batch.predict import plan
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
+from nanograd.jobs.inputs import expand, expand_tables
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import run_local
+from nanograd.jobs.predict import plan
 from nanograd.models.model import load as load_model
 from nanograd.runtime import storage
 from nanograd.tables.rows import ReadOptions

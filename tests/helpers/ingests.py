@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
-from nanograd.batch.ingest import IngestWork, plan
-from nanograd.batch.job import Job
 from nanograd.config.command_configs import IngestConfig
+from nanograd.jobs.ingest import IngestWork, plan
+from nanograd.jobs.job import Job
 from nanograd.pictures.decode import PictureReader
 
 

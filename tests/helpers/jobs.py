@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanograd.batch.job import Job, run_job
-from nanograd.batch.part import Part, Receipt, commit_part, part_id, run_local
 from nanograd.errors import StorageError
+from nanograd.jobs.job import Job, run_job
+from nanograd.jobs.part import Part, Receipt, commit_part, part_id, run_local
 from nanograd.runtime import json_files
 from nanograd.runtime.events import Event, Message
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanograd import commands
-from nanograd.batch.inputs import expand_pictures
 from nanograd.config.command_configs import InspectConfig
 from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, UnreadableError
+from nanograd.jobs.inputs import expand_pictures
 from nanograd.pictures.archives import Archives
 from tests.helpers.ingests import ingest, read_quarantine, read_rows
 

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.batch.ingest import ROWS
-from nanograd.batch.job import run_job
-from nanograd.batch.part import run_local
 from nanograd.errors import StorageError, UnreadableError
+from nanograd.jobs.ingest import ROWS
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import run_local
 from nanograd.pictures.decode import PictureReader
 from nanograd.tables.writers import QUARANTINE
 from tests.helpers import ingests

@@ -4,8 +4,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from nanograd.batch.inputs import roots_of
 from nanograd.errors import DataError
+from nanograd.jobs.inputs import roots_of
 from nanograd.tables.columns import (
     class_digits,
     find_image_column,

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.batch import scan
-from nanograd.batch.part import Part, Receipt
-from nanograd.batch.predict import PredictWork
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.jobs import scan
+from nanograd.jobs.part import Part, Receipt
+from nanograd.jobs.predict import PredictWork
 from nanograd.tables import csv_files
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import Run

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from nanograd.batch import account
-from nanograd.batch.earlier import MANIFEST, NEXT, SUCCESS, Earlier
-from nanograd.batch.part import (
+from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
+from nanograd.jobs import account
+from nanograd.jobs.earlier import MANIFEST, NEXT, SUCCESS, Earlier
+from nanograd.jobs.part import (
     RECEIPTS,
     Part,
     Receipt,
@@ -39,14 +40,13 @@ from nanograd.batch.part import (
     refuse_foreign,
     total,
 )
-from nanograd.batch.replacement import (
+from nanograd.jobs.replacement import (
     METRICS,
     SUMMARY,
     finish_replacement,
     part_files,
     receipt_of,
 )
-from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import JobProgress, Listener, ignore, info
 from nanograd.runtime.lease import Lease, exclusive

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from nanograd.batch.part import OutputFile, Receipt, find_files, find_lost
 from nanograd.errors import DataError, OutputExistsError
+from nanograd.jobs.part import OutputFile, Receipt, find_files, find_lost
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 

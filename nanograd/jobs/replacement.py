@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from nanograd.batch.earlier import MANIFEST, NEXT, SUCCESS
-from nanograd.batch.part import RECEIPTS, Receipt, check_files, files_of
 from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.jobs.earlier import MANIFEST, NEXT, SUCCESS
+from nanograd.jobs.part import RECEIPTS, Receipt, check_files, files_of
 from nanograd.runtime import json_files, storage
 
 SUMMARY, METRICS = "_summary.json", "_metrics.jsonl"

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
-from nanograd.batch.job import Job, ProgressMeter
-from nanograd.batch.part import Part
+from nanograd.jobs.job import Job, ProgressMeter
+from nanograd.jobs.part import Part
 from nanograd.runtime.events import Event, JobProgress, ignore
 
 

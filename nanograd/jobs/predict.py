@@ -22,14 +22,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd import __version__
-from nanograd.batch import account, scan
-from nanograd.batch.account import TWO_PERCENT, Mistake, PartReview, Selection
-from nanograd.batch.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
-from nanograd.batch.inputs import check_version, content_of, expand_tables, roots_of
-from nanograd.batch.job import Job
-from nanograd.batch.part import Part, Receipt, commit_part, part_id
-from nanograd.batch.scan import ScannedFile
 from nanograd.errors import DataError
+from nanograd.jobs import account, scan
+from nanograd.jobs.account import TWO_PERCENT, Mistake, PartReview, Selection
+from nanograd.jobs.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
+from nanograd.jobs.inputs import check_version, content_of, expand_tables, roots_of
+from nanograd.jobs.job import Job
+from nanograd.jobs.part import Part, Receipt, commit_part, part_id
+from nanograd.jobs.scan import ScannedFile
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage

@@ -10,12 +10,12 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.batch import predict as predict_parts
-from nanograd.batch.job import run_job
-from nanograd.batch.part import DonePart, Part, Receipt, run_local
 from nanograd.config.command_configs import IngestConfig
 from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.jobs import predict as predict_parts
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
 from nanograd.tables.rows import ReadOptions

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.batch.inputs import expand, expand_pictures, expand_tables
 from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.jobs.inputs import expand, expand_pictures, expand_tables
 from nanograd.runtime.events import Event
 from tests.helpers.ingests import planned
 

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanograd.batch.inputs import InputFile
-from nanograd.batch.scan import ScannedFile, cut, group, limit, wanted_rows
 from nanograd.errors import Reason, Rejection
+from nanograd.jobs.inputs import InputFile
+from nanograd.jobs.scan import ScannedFile, cut, group, limit, wanted_rows
 
 GROUPS = [[], [0], [1], [2499], [10_000], [50_000, 50_000, 7], [7] * 1000, [193, 1_000_000, 0, 5]]
 

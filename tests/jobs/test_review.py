@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.batch import account
-from nanograd.batch.account import PartReview, Selection, doubt_of
 from nanograd.config.command_configs import InspectConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
+from nanograd.jobs import account
+from nanograd.jobs.account import PartReview, Selection, doubt_of
 from nanograd.runtime import storage
 from nanograd.tables.writers import PREDICTIONS
 from tests.helpers.growth import Run

@@ -30,9 +30,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nanograd.batch.part import Part, Receipt
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.form import to_png
+from nanograd.jobs.part import Part, Receipt
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.pictures.fast_png import encode_plain

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanograd.batch.inputs import InputFile, entity_tag
 from nanograd.data.csv import CSV
 from nanograd.errors import DataError, Reason, Rejection, UsageError
+from nanograd.jobs.inputs import InputFile, entity_tag
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.tables import columns

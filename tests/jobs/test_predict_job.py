@@ -12,12 +12,12 @@ from PIL import Image
 from pyarrow import csv
 
 from nanograd import commands
-from nanograd.batch import predict
-from nanograd.batch.job import run_job
-from nanograd.batch.part import Part, Receipt, run_local
 from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.jobs import predict
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import Part, Receipt, run_local
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn.metrics import confusion_matrix

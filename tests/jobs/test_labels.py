@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.batch.labels import Label, find_labels, label_of, parse_label_source, read_list
 from nanograd.errors import DataError, UsageError
+from nanograd.jobs.labels import Label, find_labels, label_of, parse_label_source, read_list
 from nanograd.runtime.events import Event, ignore
 
 FILES = [f"/in/{name}" for name in ("a/img_1_7.png", "a/img_12_3.PNG", "b/img_2.png", "b/8.png")]
@@ -152,7 +152,7 @@ def test_dots_in_a_path_are_resolved(tmp_path: Path, name: str) -> None:
 
 
 def test_remote_list_and_pictures_are_joined_as_uris() -> None:
-    from nanograd.batch.labels import _resolve
+    from nanograd.jobs.labels import _resolve
 
     assert _resolve("s3://bucket/scans", "./7/a.png") == "s3://bucket/scans/7/a.png"
     assert _resolve("/in", "s3://bucket/a.png") == "s3://bucket/a.png"

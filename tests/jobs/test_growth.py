@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.batch import predict as predict_parts
-from nanograd.batch.job import run_job
-from nanograd.batch.part import DonePart, Part, Receipt, run_local
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.jobs import predict as predict_parts
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
 from nanograd.tables.rows import ReadOptions
 from tests.helpers.folders import untimed_contents

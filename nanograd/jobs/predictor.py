@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanograd.batch.predict import predicted_columns
 from nanograd.data.csv import LABEL_NAMES
 from nanograd.errors import ArgumentError, DataError, Rejection
+from nanograd.jobs.predict import predicted_columns
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process, storage

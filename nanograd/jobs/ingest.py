@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from nanograd.batch.earlier import Earlier, find_earlier
-from nanograd.batch.inputs import InputFile, expand_pictures
-from nanograd.batch.job import Job
-from nanograd.batch.labels import Label, find_labels, parse_label_source
-from nanograd.batch.part import Part, Receipt, commit_part, part_id
 from nanograd.digits.form import to_png
 from nanograd.errors import Rejection, UnreadableError
+from nanograd.jobs.earlier import Earlier, find_earlier
+from nanograd.jobs.inputs import InputFile, expand_pictures
+from nanograd.jobs.job import Job
+from nanograd.jobs.labels import Label, find_labels, parse_label_source
+from nanograd.jobs.part import Part, Receipt, commit_part, part_id
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.pictures.decode import PictureReader

@@ -2,9 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nanograd.batch.account import count_part, remarks, summarise
-from nanograd.batch.part import Part, total
 from nanograd.errors import Reason, Rejection
+from nanograd.jobs.account import count_part, remarks, summarise
+from nanograd.jobs.part import Part, total
 from nanograd.tables.writers import PREDICTIONS, quarantine_table
 
 

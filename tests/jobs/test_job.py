@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from nanograd.batch.job import run_job
-from nanograd.batch.part import Part, Receipt, part_id, run_part
 from nanograd.errors import InternalError, OutputExistsError, Reason, Rejection, StorageError
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import Part, Receipt, part_id, run_part
 from nanograd.runtime import json_files, storage
 from nanograd.tables.files import RowRange
 from tests.helpers.folders import untimed_contents

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.batch.part import Part, Receipt
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.jobs.part import Part, Receipt
 from nanograd.runtime import storage
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, make_job, run
