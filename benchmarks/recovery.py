@@ -23,9 +23,9 @@ from common import Row, arguments, report
 
 from nanograd import sources
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
 from nanograd.training.server import first_snapshot
@@ -45,7 +45,7 @@ class Trainer:
 
     def __init__(self, data: str) -> None:
         train = sources.load([data]).train
-        recipe = make_recipe(TrainConfig(epochs=1000), len(train))
+        recipe = make_recipe(TrainSpec(epochs=1000), len(train))
         self._group = RayGroup(recipe, train, first_snapshot(recipe), num_workers=2)
         self._round = 0
         self._victim = 0

@@ -13,14 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from nanograd import commands, sources
-from nanograd.config.command_configs import (
-    EvaluateConfig,
-    ExportConfig,
-    IngestConfig,
-    PictureFilesConfig,
-    PredictConfig,
-)
-from nanograd.config.train_config import TrainConfig
 from nanograd.data import levels
 from nanograd.data.mnist import Source
 from nanograd.errors import ArgumentError, Reason, UnreadableError, UsageError
@@ -30,6 +22,14 @@ from nanograd.pictures import decode, normalise
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, ignore
+from nanograd.settings.specs import (
+    EvaluateSpec,
+    ExportSpec,
+    IngestSpec,
+    PictureFilesSpec,
+    PredictSpec,
+)
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.tables import rows, shapes
 from nanograd.tables.rows import ReadOptions
 
@@ -80,7 +80,7 @@ def train(*, workers: int | None = 0, listener: Listener = ignore, **settings: A
         StorageError: the run directory cannot be written.
     """
     plain, arrays = _separate_arrays({"workers": workers, **settings})
-    config = TrainConfig.resolve(_plain(plain))
+    config = TrainSpec.resolve(_plain(plain))
     directory = commands.run_directory(config)
     result = commands.train(replace(config, output=directory), listener, arrays)
     return Training(
@@ -160,7 +160,7 @@ def predict(
         OutputExistsError: the output holds another job.
         StorageError: the storage fails; the same call continues.
     """
-    config = PredictConfig.resolve({"workers": workers, **_plain(settings)})
+    config = PredictSpec.resolve({"workers": workers, **_plain(settings)})
     return _result(Prediction, commands.predict(config, _places(inputs), listener))
 
 
@@ -175,7 +175,7 @@ def ingest(
 
     Arguments and errors are those of `predict`; the setting `output` is required.
     """
-    config = IngestConfig.resolve({"workers": workers, **_plain(settings)})
+    config = IngestSpec.resolve({"workers": workers, **_plain(settings)})
     return _result(Ingestion, commands.ingest(config, _places(inputs), listener))
 
 
@@ -193,7 +193,7 @@ def evaluate(model: Place | Model, *, listener: Listener = ignore, **settings: A
     """
     loaded = model if isinstance(model, Model) else None
     plain, arrays = _separate_arrays({"model": repr(model) if loaded else model, **settings})
-    config = EvaluateConfig.resolve(_plain(plain))
+    config = EvaluateSpec.resolve(_plain(plain))
     return _result(Evaluation, commands.evaluate(config, listener, arrays, loaded))
 
 
@@ -205,7 +205,7 @@ def export(model: Place, output: Place) -> Export:
         DataError: the model is missing or broken.
         StorageError: the file cannot be written.
     """
-    config = ExportConfig.resolve(_plain({"model": model, "output": output}))
+    config = ExportSpec.resolve(_plain({"model": model, "output": output}))
     return _result(Export, commands.export_model(config))
 
 
@@ -237,7 +237,7 @@ def read_picture(
         UnreadableError: no digit was found; `reason` and `detail` say why.
         UsageError: an argument of another kind.
     """
-    config = PictureFilesConfig(polarity=polarity)
+    config = PictureFilesSpec(polarity=polarity)
     reader = commands.picture_reader(config)
     if hasattr(picture, "read"):
         picture = picture.read(config.max_bytes + 1)

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from nanograd.config.command_configs import JobConfig
-from nanograd.config.train_config import TrainConfig
 from nanograd.jobs.part import RunParts, Work, run_local
 from nanograd.report.trackers import guarded
 from nanograd.runtime import kernel, process
 from nanograd.runtime.events import Listener, ignore
+from nanograd.settings.specs import JobSpec
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup, StartGroup
 
 
 @contextmanager
 def group_starter(
-    config: TrainConfig, listener: Listener = ignore
+    config: TrainSpec, listener: Listener = ignore
 ) -> Iterator[tuple[int, StartGroup]]:
     """Provide the number of workers, and the function that starts them."""
     if config.workers == 0:
@@ -39,7 +39,7 @@ def group_starter(
 
 
 @contextmanager
-def part_runner(config: JobConfig, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
+def part_runner(config: JobSpec, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
     """Provide the function that runs the parts of a batch job."""
     if config.workers == 0:
         with process.one_thread():
@@ -52,7 +52,7 @@ def part_runner(config: JobConfig, work: Work, listener: Listener = ignore) -> I
         yield run_on_ray(work, num_actors(config.workers))
 
 
-def ray_metrics(config: JobConfig, command: str, output: str, listener: Listener) -> list[Listener]:
+def ray_metrics(config: JobSpec, command: str, output: str, listener: Listener) -> list[Listener]:
     """Return what updates Ray's own metrics, if the job runs on Ray; it fails with a warning."""
     if config.workers == 0:
         return []

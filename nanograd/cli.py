@@ -21,20 +21,20 @@ from typing import Any, TextIO
 import click
 
 from nanograd import __version__
-from nanograd.config.command_configs import (
-    EvaluateConfig,
-    ExportConfig,
-    IngestConfig,
-    InspectConfig,
-    JobConfig,
-    PredictConfig,
-)
-from nanograd.config.flags import Places, SettingsCommand, common_flags, with_settings
-from nanograd.config.train_config import TrainConfig
 from nanograd.errors import NanogradError, StorageError, UsageError
 from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
 from nanograd.runtime.signals import Terminated, sigterm_raises
+from nanograd.settings.flags import Places, SettingsCommand, common_flags, with_settings
+from nanograd.settings.specs import (
+    EvaluateSpec,
+    ExportSpec,
+    IngestSpec,
+    InspectSpec,
+    JobSpec,
+    PredictSpec,
+)
+from nanograd.settings.train_spec import TrainSpec
 
 # Kubernetes sets these for each service, here one whose name begins with nanograd.
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
@@ -55,8 +55,8 @@ def cli() -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@with_settings(TrainConfig)
-def train(config: TrainConfig) -> None:
+@with_settings(TrainSpec)
+def train(config: TrainSpec) -> None:
     """Train a net, with Ray workers or in this process."""
     if config.kernel == kernel.PORTABLE:
         kernel.pin()  # before the commands load numpy
@@ -65,8 +65,8 @@ def train(config: TrainConfig) -> None:
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
-@with_settings(IngestConfig)
-def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
+@with_settings(IngestSpec)
+def ingest(config: IngestSpec, inputs: tuple[str, ...]) -> None:
     """Convert pictures (files, folders, globs) to Parquet."""
     summarise = _summaries().of_plan if config.dry_run else _summaries().of_ingest
     _run("ingest", config, partial(_commands().ingest, config, inputs), summarise)
@@ -74,8 +74,8 @@ def ingest(config: IngestConfig, inputs: tuple[str, ...]) -> None:
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
-@with_settings(InspectConfig)
-def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
+@with_settings(InspectSpec)
+def inspect(config: InspectSpec, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the probabilities."""
     result = _commands().inspect(config, inputs, _echo)
     _print_result("inspect", result, _summaries().of_inspection)
@@ -83,8 +83,8 @@ def inspect(config: InspectConfig, inputs: tuple[str, ...]) -> None:
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@with_settings(PredictConfig)
-def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
+@with_settings(PredictSpec)
+def predict(config: PredictSpec, inputs: tuple[str, ...]) -> None:
     """Classify the digits in Parquet or CSV files (files, folders, globs)."""
     summarise = partial(_summaries().of_prediction, format_=config.format)
     if config.dry_run:
@@ -93,15 +93,15 @@ def predict(config: PredictConfig, inputs: tuple[str, ...]) -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@with_settings(EvaluateConfig)
-def evaluate(config: EvaluateConfig) -> None:
+@with_settings(EvaluateSpec)
+def evaluate(config: EvaluateSpec) -> None:
     """Measure a model on a labelled test set."""
     _print_result("evaluate", _commands().evaluate(config, _echo))
 
 
 @cli.command(cls=SettingsCommand)
-@with_settings(ExportConfig)
-def export(config: ExportConfig) -> None:
+@with_settings(ExportSpec)
+def export(config: ExportSpec) -> None:
     """Write a model as an ONNX graph: pixels in, ten probabilities out."""
     _print_result("export", _commands().export_model(config), _summaries().of_file)
 
@@ -123,7 +123,7 @@ def report(run: str, data: tuple[str, ...], plots: bool) -> None:
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
     stdout = sys.stdout  # while Ray is in use, prints go to stderr
-    with _listener(JobConfig()) as listener:
+    with _listener(JobSpec()) as listener:
         for command, result in _commands().demo(output, listener):
             _print_result(command, result, file=stdout)
 
@@ -237,7 +237,7 @@ def _summaries() -> ModuleType:
 
 def _run(
     name: str,
-    config: JobConfig,
+    config: JobSpec,
     command: Callable[[Listener], dict[str, Any]],
     summarise: Callable[[dict[str, Any]], str],
 ) -> None:
@@ -299,7 +299,7 @@ def _print_error(words: list[str], error: BaseException, *, as_json: bool, as_li
 
 
 @contextmanager
-def _listener(config: JobConfig) -> Iterator[Listener]:
+def _listener(config: JobSpec) -> Iterator[Listener]:
     """Provide the listener for stderr, and remember the log format for errors."""
     from nanograd.console.terminal import stderr_listener
 

@@ -9,16 +9,6 @@ import numpy as np
 
 from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
-from nanograd.config.command_configs import (
-    EvaluateConfig,
-    ExportConfig,
-    IngestConfig,
-    InspectConfig,
-    JobConfig,
-    PictureFilesConfig,
-    PredictConfig,
-)
-from nanograd.config.train_config import MOMENTUM, TrainConfig
 from nanograd.console import summaries
 from nanograd.data import download, mnist
 from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, split
@@ -46,6 +36,16 @@ from nanograd.runtime import events, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
 from nanograd.runtime.kernel import PORTABLE
 from nanograd.runtime.signals import stop_signals
+from nanograd.settings.specs import (
+    EvaluateSpec,
+    ExportSpec,
+    IngestSpec,
+    InspectSpec,
+    JobSpec,
+    PictureFilesSpec,
+    PredictSpec,
+)
+from nanograd.settings.train_spec import MOMENTUM, TrainSpec
 from nanograd.tables.rows import ReadOptions
 from nanograd.training.recipe import Recipe, num_epochs
 from nanograd.training.run import NetPlan, TrainingRun, train_run
@@ -54,7 +54,7 @@ ResultLine = dict[str, Any]
 
 
 def train(
-    config: TrainConfig, listener: Listener = ignore, arrays: Source | None = None
+    config: TrainSpec, listener: Listener = ignore, arrays: Source | None = None
 ) -> ResultLine:
     """Train a net, or an ensemble, in its run directory; on arrays in place of data sets."""
     place = run_directory(config)
@@ -84,12 +84,12 @@ def train(
     return {**result, "report": write_report(place, build, listener, as_png=config.plots)}
 
 
-def run_directory(config: TrainConfig) -> str:
+def run_directory(config: TrainSpec) -> str:
     """Return the run directory; by default a folder named for the preset and the time."""
     return config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
 
 
-def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
+def make_run(config: TrainSpec, place: str, data: Mnist) -> TrainingRun:
     """Return the run that a configuration describes; DataError if images cannot fill the shards."""
     training, validation = split(data.train, config.validation_split, config.seed)
     settings = replace(config, output=place, test_split=data.test_split)
@@ -122,7 +122,7 @@ def make_run(config: TrainConfig, place: str, data: Mnist) -> TrainingRun:
     )
 
 
-def make_recipe(config: TrainConfig, num_images: int) -> Recipe:
+def make_recipe(config: TrainSpec, num_images: int) -> Recipe:
     """Return the recipe of one net for a training set of this size."""
     plan = BatchPlan(
         num_images=num_images,
@@ -174,7 +174,7 @@ def report(
     return {"report": written, "report_s": round(perf_counter() - began, 3)}
 
 
-def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
+def ingest(config: IngestSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Convert pictures to Parquet."""
     called = perf_counter()
     job, work = ingest_parts.plan(
@@ -198,9 +198,7 @@ def ingest(config: IngestConfig, inputs: Sequence[str], listener: Listener = ign
     return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
 
 
-def predict(
-    config: PredictConfig, inputs: Sequence[str], listener: Listener = ignore
-) -> ResultLine:
+def predict(config: PredictSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Classify the digits in Parquet or CSV files."""
     called = perf_counter()
     job, work = predict_parts.plan(
@@ -256,9 +254,7 @@ def predict(
     }
 
 
-def inspect(
-    config: InspectConfig, inputs: Sequence[str], listener: Listener = ignore
-) -> ResultLine:
+def inspect(config: InspectSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Draw each step from a picture to the probabilities."""
     output = storage.absolute(config.output)
     sheet.check_output(output)
@@ -277,7 +273,7 @@ def inspect(
 
 
 def evaluate(
-    config: EvaluateConfig,
+    config: EvaluateSpec,
     listener: Listener = ignore,
     arrays: Source | None = None,
     model: Model | None = None,
@@ -306,7 +302,7 @@ def evaluate(
     }
 
 
-def export_model(config: ExportConfig) -> ResultLine:
+def export_model(config: ExportSpec) -> ResultLine:
     """Write a model as an ONNX graph."""
     model = model_io.load(config.model)
     try:
@@ -362,12 +358,12 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
     settings = {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
     with session(None, 2, listener):
         listener(info("training on the built-in sample with two Ray workers"))
-        trained = train(TrainConfig.resolve(settings, {"output": run}), listener)
+        trained = train(TrainSpec.resolve(settings, {"output": run}), listener)
         yield "train", trained
         listener(info("writing its test digits as PNG files, like a folder of your own digits"))
         data_export(["sample"], pictures, listener)
-        yield "ingest", ingest(IngestConfig(output=rows, overwrite=True), [pictures], listener)
-        config = PredictConfig(output=read, model=trained["model"], overwrite=True)
+        yield "ingest", ingest(IngestSpec(output=rows, overwrite=True), [pictures], listener)
+        config = PredictSpec(output=read, model=trained["model"], overwrite=True)
         predicted = predict(config, [rows], listener)
         yield "predict", predicted
     places = {"pictures": pictures, "rows": rows, "model": trained["model"]}
@@ -395,7 +391,7 @@ def write_report(
         return None
 
 
-def picture_reader(config: PictureFilesConfig) -> PictureReader:
+def picture_reader(config: PictureFilesSpec) -> PictureReader:
     """Return a reader of picture files with the limits of a configuration."""
     return PictureReader(
         max_bytes=config.max_bytes,
@@ -404,7 +400,7 @@ def picture_reader(config: PictureFilesConfig) -> PictureReader:
     )
 
 
-def _run(config: JobConfig, job: Job, work: Work, listener: Listener) -> JobResult:
+def _run(config: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
     """Run a batch job in this process or on Ray, which is not started for nothing."""
     if not job.parts:
         config = replace(config, workers=0)

@@ -19,7 +19,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import BatchPlan, Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import Preparation
@@ -28,6 +27,7 @@ from nanograd.models.model import mean_scores
 from nanograd.models.reference import to_probabilities
 from nanograd.nn.mlp import Architecture
 from nanograd.runtime import process
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import as_net
 from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import Recipe, num_epochs
@@ -140,8 +140,8 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         params["shards"] = min(params["shards"], params["batch_size"])
         unused = {} if params["optimizer"] == "momentum" else {"momentum": None}
         try:
-            # TrainConfig validates settings of the same names.
-            TrainConfig.resolve(params, unused)
+            # TrainSpec validates settings of the same names.
+            TrainSpec.resolve(params, unused)
         except UsageError as error:
             raise ValueError(str(error)) from error
         plan = BatchPlan(

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 from nanograd import errors
 from nanograd.cli import cli
-from nanograd.config import command_configs
-from nanograd.config.settings import REQUIRED, Config, value_type
-from nanograd.config.train_config import PRESETS, TrainConfig
 from nanograd.runtime import events
+from nanograd.settings import specs
+from nanograd.settings.fields import REQUIRED, Spec, value_type
+from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -89,7 +89,7 @@ def settings_of(words: Sequence[str]) -> str:
     return _table("setting | values | default | ", lines)
 
 
-def _setting(each: Field[Any], config: type[Config]) -> list[str]:
+def _setting(each: Field[Any], config: type[Spec]) -> list[str]:
     limits = [
         f"{word} {each.metadata[name]}"
         for name, word in (("least", "at least"), ("below", "below"), ("most", "at most"))
@@ -103,7 +103,7 @@ def _setting(each: Field[Any], config: type[Config]) -> list[str]:
     by_preset = [
         f"{preset} `{values[each.name]}`"
         for preset, values in PRESETS.items()
-        if config is TrainConfig and each.name in values
+        if config is TrainSpec and each.name in values
     ]
     return [f"`{each.name}`", values, "; ".join(filter(None, [default, *by_preset])),
             each.metadata["help"].replace("|", "\\|")]  # fmt: skip
@@ -151,13 +151,13 @@ def _table(head: str, lines: Sequence[Sequence[str]]) -> str:
 _TYPES = {
     int: "whole number", float: "number", bool: "true or false", str: "text", tuple: "list of texts"
 }  # fmt: skip
-SETTINGS: dict[str, type[Config]] = {
-    "train": TrainConfig,
-    "ingest": command_configs.IngestConfig,
-    "inspect": command_configs.InspectConfig,
-    "predict": command_configs.PredictConfig,
-    "evaluate": command_configs.EvaluateConfig,
-    "export": command_configs.ExportConfig,
+SETTINGS: dict[str, type[Spec]] = {
+    "train": TrainSpec,
+    "ingest": specs.IngestSpec,
+    "inspect": specs.InspectSpec,
+    "predict": specs.PredictSpec,
+    "evaluate": specs.EvaluateSpec,
+    "export": specs.ExportSpec,
 }
 _RENDERERS: dict[str, Callable[[Sequence[str]], str]] = {
     "help": help_of,

@@ -16,19 +16,19 @@ from PIL import Image
 
 import nanograd
 from nanograd import commands
-from nanograd.config.command_configs import (
-    EvaluateConfig,
-    ExportConfig,
-    IngestConfig,
-    PredictConfig,
-)
-from nanograd.config.train_config import TrainConfig
 from nanograd.data import mnist
 from nanograd.data.mnist import Mnist
 from nanograd.errors import ArgumentError, DataError, Stopped, UsageError
 from nanograd.pictures import normalise
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, Event, broadcast
+from nanograd.settings.specs import (
+    EvaluateSpec,
+    ExportSpec,
+    IngestSpec,
+    PredictSpec,
+)
+from nanograd.settings.train_spec import TrainSpec
 from tests.helpers.drawings import drawings, painted
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import run_python
@@ -77,7 +77,7 @@ def test_function_and_command_predict_to_the_same_files(
     images = [image.tobytes() for image in sample.test.images[:7]]
     pq.write_table(pa.table({"image": images, "id": range(7)}), tmp_path / "rows.parquet")
     model, file = Path(run.directory) / "model", tmp_path / "rows.parquet"
-    by_command = PredictConfig(
+    by_command = PredictSpec(
         model=str(model), output=str(tmp_path / "command"), workers=0, keep=("id",)
     )
     figures = commands.predict(by_command, [str(file)])
@@ -116,11 +116,11 @@ def test_functions_and_commands_ingest_evaluate_and_export_the_same(
     evaluated = nanograd.evaluate(Path(model), data=pictures)
     exported = nanograd.export(model, Path(outputs[2]))
 
-    figures = commands.ingest(IngestConfig(output=outputs[1], workers=0), [str(pictures)])
+    figures = commands.ingest(IngestSpec(output=outputs[1], workers=0), [str(pictures)])
     assert untimed(ingested.figures) == untimed(figures)
     assert (ingested.rows, ingested.labelled, ingested.quarantined) == (31, 31, 0)
     assert untimed_contents(Path(outputs[0])) == untimed_contents(Path(outputs[1]))
-    figures = commands.evaluate(EvaluateConfig(model=model, data=str(pictures)))
+    figures = commands.evaluate(EvaluateSpec(model=model, data=str(pictures)))
     assert untimed(evaluated.figures) == untimed(figures)
     assert (evaluated.images, np.sum(evaluated.confusion)) == (31, 31)
     rows = nanograd.evaluate(model, data=[outputs[0], str(pictures)])
@@ -129,7 +129,7 @@ def test_functions_and_commands_ingest_evaluate_and_export_the_same(
     assert arrays.accuracy == evaluated.accuracy
     loaded = nanograd.evaluate(run.model, data=pictures)
     assert untimed(loaded.figures) == untimed(evaluated.figures)
-    commands.export_model(ExportConfig(model=model, output=outputs[3]))
+    commands.export_model(ExportSpec(model=model, output=outputs[3]))
     assert Path(outputs[2]).read_bytes() == Path(outputs[3]).read_bytes()
     assert (exported.bytes, exported.output) == (Path(outputs[2]).stat().st_size, outputs[2])
 
@@ -199,7 +199,7 @@ def test_bad_arguments_are_errors_of_its_own(call: Callable[[], Any]) -> None:
 def test_function_and_command_train_to_the_same_bits(
     tmp_path: Path, run: nanograd.Training
 ) -> None:
-    config = TrainConfig.resolve({**SETTINGS, "workers": 0, "output": str(tmp_path / "run")})
+    config = TrainSpec.resolve({**SETTINGS, "workers": 0, "output": str(tmp_path / "run")})
 
     figures = commands.train(config)
 

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import cli
-from nanograd.config import flags
-from nanograd.config.settings import REQUIRED, flag_name
 from nanograd.data.mnist import Mnist
 from nanograd.models import model
 from nanograd.runtime import json_files
+from nanograd.settings import flags
+from nanograd.settings.fields import REQUIRED, flag_name
 from scripts.write_pages import SETTINGS
 from tests.conftest import Nanograd
 from tests.helpers.models import some_model

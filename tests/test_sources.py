@@ -13,13 +13,13 @@ import pytest
 
 import nanograd as api
 from nanograd import commands, sources
-from nanograd.config.command_configs import IngestConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
 from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Level
+from nanograd.settings.specs import IngestSpec
 from scripts.make_sample import format_idx
 from tests.conftest import Nanograd
 from tests.helpers.image_columns import fixed_list, raw
@@ -66,7 +66,7 @@ def as_parquet(data: Dataset, folder: Path) -> str:
 
 def as_ingested(data: Dataset, folder: Path) -> str:
     pictures = write_pictures(data, folder / "in")
-    commands.ingest(IngestConfig(output=str(folder / "rows"), workers=0), [str(pictures)])
+    commands.ingest(IngestSpec(output=str(folder / "rows"), workers=0), [str(pictures)])
     return str(folder / "rows")
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 
 from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.digits.augment import Distortion
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import accuracy, as_net
 from nanograd.training.local import LocalGroup, WorkerGroup
 from nanograd.training.recipe import Recipe
@@ -26,7 +26,7 @@ _RECIPES: dict[str, dict[str, object]] = {
 
 def recipe_of(setting: Setting, num_images: int) -> Recipe:
     """Return the recipe of a setting, with more epochs than any benchmark runs."""
-    config = TrainConfig.resolve(
+    config = TrainSpec.resolve(
         _RECIPES[setting.recipe],
         {
             "batch_size": setting.batch,

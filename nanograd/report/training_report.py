@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.config.settings import from_toml
 from nanograd.data.dataset import NUM_CLASSES, SIDE, Dataset
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
@@ -19,6 +18,7 @@ from nanograd.report import accuracy, drawing
 from nanograd.report.charts import Axis, Chart, Mark, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
+from nanograd.settings.fields import from_toml
 
 # Styles of the marks by name of the event. Every other event is neither failure nor recovery.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}

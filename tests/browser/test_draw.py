@@ -12,9 +12,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig
 from nanograd.models import model as model_io
 from nanograd.pictures import normalise
+from nanograd.settings.specs import IngestSpec
 from tests.helpers.drawings import Drawing, drawings
 
 _CLASSIFY = "(() => { try { return JSON.stringify(nanograd.classify(), (_, value) => "
@@ -83,7 +83,7 @@ def test_kept_drawings_are_saved_with_their_labels(page: Page, tmp_path: Path) -
         page.click("#save")
 
     saved.value.save_as(tmp_path / "drawings.zip")
-    config = IngestConfig(output=str(tmp_path / "rows"), workers=0)
+    config = IngestSpec(output=str(tmp_path / "rows"), workers=0)
     figures = commands.ingest(config, [str(tmp_path / "drawings.zip")], [].append)
     assert figures["ingested"] == figures["labelled"] == len(wanted)
     labels = pq.read_table(tmp_path / "rows")["label"].to_pylist()

@@ -16,13 +16,13 @@ import ray
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import MAX_FAILURES
 from nanograd.errors import ClusterError, Stopped
 from nanograd.runtime.events import Event
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.resources import Resources
@@ -42,7 +42,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, epochs=6, optimizer="adam"), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, epochs=6, optimizer="adam"), len(digits))
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_many_kills_in_one_run_change_no_bit(
         return fault
 
     faults = {2 * number + 3: kill(name) for number, name in enumerate(victims)}
-    settings = TrainConfig(batch_size=193, epochs=num_kills // 3, optimizer="adam")
+    settings = TrainSpec(batch_size=193, epochs=num_kills // 3, optimizer="adam")
     recipe = make_recipe(settings, len(digits))
 
     actual, events = train_with_faults(recipe, digits, 3, faults)

@@ -10,12 +10,12 @@ import pytest
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
@@ -47,7 +47,7 @@ class Far(WorkerActor):
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, epochs=2, optimizer="adam"), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, epochs=2, optimizer="adam"), len(digits))
 
 
 @pytest.fixture(scope="module")

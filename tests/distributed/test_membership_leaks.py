@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import actors, formation
 from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.all_reduce import MeshPlan
 from nanograd.distributed.formation import KEY_BYTES, MeshError
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import first_snapshot
@@ -132,7 +132,7 @@ def make_group(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> Iterator[Any
     made: list[Group] = []
 
     def make(num_rounds: int) -> tuple[Group, Recipe]:
-        settings = TrainConfig(
+        settings = TrainSpec(
             batch_size=4, hidden=3, shards=NUM_SHARDS, epochs=1, least_rounds=num_rounds,
             pixels="unit", deskew="before", elastic=0.0, stroke=0.0, warmup=0,
         )  # fmt: skip

@@ -10,7 +10,6 @@ import ray
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
@@ -18,6 +17,7 @@ from nanograd.distributed.group import RayGroup
 from nanograd.errors import DivergedError
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime.events import Event, RoundRetried
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import first_snapshot
 from nanograd.training.tree import TreeNode
@@ -46,7 +46,7 @@ class NanAtRoundNine(WorkerActor):
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, epochs=2), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, epochs=2), len(digits))
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch, folder: Path, most: int) -> None:

@@ -12,13 +12,13 @@ import ray
 import ray.cloudpickle
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
 from nanograd.jobs.part import Part, Receipt
 from nanograd.models import model as model_io
+from nanograd.settings.specs import PredictSpec
 from tests.helpers.folders import untimed_contents
 from tests.helpers.models import some_model
 
@@ -97,9 +97,7 @@ def test_many_small_files_are_predicted_as_without_ray(
 
     figures = [
         commands.predict(
-            PredictConfig(
-                model=f"{tmp_path}/model", output=f"{tmp_path}/{workers}", workers=workers
-            ),
+            PredictSpec(model=f"{tmp_path}/model", output=f"{tmp_path}/{workers}", workers=workers),
             [str(tmp_path / "lä ufe")],
         )
         for workers in (0, 2)

@@ -6,11 +6,11 @@ import pytest
 import ray
 
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig, PredictConfig
-from nanograd.config.train_config import TrainConfig
 from nanograd.distributed import cluster
 from nanograd.distributed.cluster import num_actors
 from nanograd.errors import ClusterError
+from nanograd.settings.specs import IngestSpec, PredictSpec
+from nanograd.settings.train_spec import TrainSpec
 
 
 def test_unless_said_otherwise_there_are_as_many_as_cpus_or_shards(ray_cpus: int) -> None:
@@ -42,11 +42,11 @@ class Other:
 def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:
     run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
     commands.data_export(["sample"], pictures)
-    commands.ingest(IngestConfig(output=rows, part_rows=193, workers=0), [pictures])
+    commands.ingest(IngestSpec(output=rows, part_rows=193, workers=0), [pictures])
 
-    learning = TrainConfig(data="sample", output=run, epochs=1, workers=ray_cpus)
+    learning = TrainSpec(data="sample", output=run, epochs=1, workers=ray_cpus)
     trained = commands.train(learning)
-    reading = PredictConfig(model=trained["model"], output=read, workers=ray_cpus)
+    reading = PredictSpec(model=trained["model"], output=read, workers=ray_cpus)
     predicted = commands.predict(reading, [rows])
 
     assert trained["workers"] == ray_cpus

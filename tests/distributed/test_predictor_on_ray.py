@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
+from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
 from tests.helpers.image_columns import raw
 from tests.helpers.models import some_model
@@ -40,7 +40,7 @@ def test_documented_pipeline_has_the_predictions_of_the_command(
     assert done.returncode == 0, done.stderr
     assert "7.png" in done.stdout
     settings = {"model": str(tmp_path / "runs/1/model"), "workers": 0, "keep": ("id",)}
-    config = PredictConfig(**settings, output=str(tmp_path / "out"))
+    config = PredictSpec(**settings, output=str(tmp_path / "out"))
     commands.predict(config, [str(tmp_path / "rows")])
     expected = pq.read_table(tmp_path / "out/predictions").sort_by("id")
     found = pq.read_table(tmp_path / "read").sort_by("id")

@@ -18,12 +18,12 @@ import ray
 from nanograd import commands
 from nanograd.backends import ray_metrics
 from nanograd.commands import make_run
-from nanograd.config.command_configs import PredictConfig
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.prometheus import RayMetrics
 from nanograd.runtime.events import Event, JobProgress, TrainingProgress, broadcast
+from nanograd.settings.specs import PredictSpec
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.run import train_run
 
 Labels = dict[str, str]
@@ -55,7 +55,7 @@ def wait_for(output: str, **expected: float) -> dict[str, float]:
 
 def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path) -> None:
     place = str(tmp_path / "läufe 1" / "run")
-    config = TrainConfig(data="sample", workers=2, epochs=3, hidden=8, variants=0.0, output=place)
+    config = TrainSpec(data="sample", workers=2, epochs=3, hidden=8, variants=0.0, output=place)
 
     figures = commands.train(config, [].append)
 
@@ -82,7 +82,7 @@ def test_failed_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) 
             os.kill(killed[0], signal.SIGKILL)
 
     killed = list[int]()
-    run = make_run(TrainConfig(epochs=3, hidden=8), place, sample)
+    run = make_run(TrainSpec(epochs=3, hidden=8), place, sample)
     train_run(run, start_group, broadcast(kill_one, RayMetrics("train", place)), StopSignal())
 
     wait_for(place, lost_workers_total=1)
@@ -92,14 +92,14 @@ def test_prediction_counts_rows_and_quarantine(
     ray_cpus: int, tmp_path: Path, sample: Mnist
 ) -> None:
     place = str(tmp_path / "run")
-    config = TrainConfig(data="sample", workers=0, epochs=1, hidden=8, output=place)
+    config = TrainSpec(data="sample", workers=0, epochs=1, hidden=8, output=place)
     model = commands.train(config, [].append)["model"]
     digits: list[Any] = [image.tobytes() for image in sample.test.images[:193]]
     pq.write_table(pa.table({"image": [*digits, b"no picture"]}), tmp_path / "rows.parquet")
     out = str(tmp_path / os.fsdecode(b"l\xe4ufe"))
 
     commands.predict(
-        PredictConfig(model=model, output=out, workers=1),
+        PredictSpec(model=model, output=out, workers=1),
         [str(tmp_path / "rows.parquet")],
         [].append,
     )
@@ -110,7 +110,7 @@ def test_prediction_counts_rows_and_quarantine(
 
 def test_metric_that_fails_is_a_warning_and_ends_no_job(ray_cpus: int) -> None:
     events: list[Event] = []
-    [update] = ray_metrics(PredictConfig(model="m", output="o"), "predict", "o", events.append)
+    [update] = ray_metrics(PredictSpec(model="m", output="o"), "predict", "o", events.append)
     progress = JobProgress(
         command="predict", part=1, parts=2, row=7, rows=9, rows_per_s=1.0, quarantined=0,
         time_s=1.0, left_s=None, complete=False,

@@ -9,7 +9,6 @@ import pytest
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
@@ -17,6 +16,7 @@ from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.runtime.events import BuildsDiffer, Event
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
@@ -29,7 +29,7 @@ DISTORTED = {"shards": 5, "pixels": "deskewed", "elastic": 1.0, "rotation": 8.0,
 
 
 def recipe_for(digits: Dataset, **settings: object) -> Recipe:
-    return make_recipe(TrainConfig.resolve({"batch_size": 193, **settings}), len(digits))
+    return make_recipe(TrainSpec.resolve({"batch_size": 193, **settings}), len(digits))
 
 
 def snapshot_after(group: RayGroup, rounds: int) -> Snapshot:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import LateShards, ServerActor
 from nanograd.nn.optimizers import Vector
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import first_snapshot
 from nanograd.training.worker import Contribution, Worker
@@ -23,7 +23,7 @@ ROUNDS = 6
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, hidden=7, shards=2, epochs=2), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, hidden=7, shards=2, epochs=2), len(digits))
 
 
 class Calls:

@@ -15,11 +15,11 @@ import ray.cloudpickle
 from ray.exceptions import GetTimeoutError
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed.actors import CONCURRENT, ServerActor
 from nanograd.distributed.servers import Server, Servers
 from nanograd.errors import ClusterError
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
@@ -44,7 +44,7 @@ class FreezesWhenRestored(ServerActor):
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, hidden=7, shards=2, epochs=1), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, hidden=7, shards=2, epochs=1), len(digits))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from itertools import combinations
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from tests.helpers.hosts_in_threads import Hosts
 from tests.helpers.runs import bits, train_locally
@@ -20,7 +20,7 @@ DEADLINE_S = 5.0
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, hidden=97, shards=3, epochs=2), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, hidden=97, shards=3, epochs=2), len(digits))
 
 
 @pytest.fixture

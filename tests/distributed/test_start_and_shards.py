@@ -15,7 +15,6 @@ import ray
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.distributed import members, servers, shared_memory
 from nanograd.distributed.actors import ServerActor, WorkerActor
@@ -23,6 +22,7 @@ from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, Stopped, UnavailableError
 from nanograd.runtime.events import Event
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
@@ -35,7 +35,7 @@ ROUNDS = 20
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainConfig(batch_size=193, epochs=3, shards=4, hidden=32), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, epochs=3, shards=4, hidden=32), len(digits))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import click
 import pytest
 
 from nanograd.cli import cli
-from nanograd.config.settings import flag_name
-from nanograd.config.train_config import TrainConfig
+from nanograd.settings.fields import flag_name
+from nanograd.settings.train_spec import TrainSpec
 from tests.conftest import ROOT
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, prose
 
@@ -87,7 +87,7 @@ def test_environment_variables_correspond_to_flags() -> None:
     assert "epochs" in named
     command, _ = find_command(["train"])
     assert {flag_name(name) for name in named} <= flags_of(command)
-    assert named <= set(TrainConfig.__dataclass_fields__)
+    assert named <= set(TrainSpec.__dataclass_fields__)
 
 
 def test_unknown_flag_in_a_document_is_detected(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.config.command_configs import ExportConfig
 from nanograd.data import mnist
+from nanograd.settings.specs import ExportSpec
 from scripts import write_pages
 from tests.conftest import ROOT
 from tests.helpers.processes import run, run_python
@@ -168,7 +168,7 @@ def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
         data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
     )
     commands.export_model(
-        ExportConfig(model=run.figures["model"], output=str(tmp_path / "digits.onnx"))
+        ExportSpec(model=run.figures["model"], output=str(tmp_path / "digits.onnx"))
     )
     np.save(tmp_path / "images.npy", digits.images.reshape(-1, 28, 28))
     np.save(tmp_path / "expected.npy", run.model.predict(digits.images))

@@ -20,7 +20,7 @@ from PIL import Image
 
 import nanograd
 from nanograd import commands, sources
-from nanograd.config.command_configs import PredictConfig
+from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
 from tests.helpers.image_columns import (
     FLAT_NAMES,
@@ -197,7 +197,7 @@ def predict_all(folder: Path, number: int) -> dict[str, pa.Table]:
     for place, pipeline in enumerate(PIPELINES):
         rows, out = folder / f"{place}.parquet", folder / f"out{place}"
         pq.write_table(pipeline.table(images), rows)
-        config = PredictConfig(model=f"{run.directory}/model", output=str(out), workers=0)
+        config = PredictSpec(model=f"{run.directory}/model", output=str(out), workers=0)
         commands.predict(config, [str(rows)])
         read = pq.read_table(out / "predictions").sort_by("source_row")
         tables[pipeline.name] = read.select(["source_row", "prediction", "probabilities"])

@@ -9,8 +9,8 @@ import pytest
 from pyarrow.fs import FileSystem
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
+from nanograd.settings.train_spec import TrainSpec
 from tests.helpers.head import Head, running_head
 from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable
 from tests.runtime.test_storage import CHECKSUMS
@@ -20,7 +20,7 @@ from tests.runtime.test_storage import CHECKSUMS
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model directory, trained on the sample without Ray."""
     place = tmp_path_factory.mktemp("trained") / "run"
-    config = TrainConfig(data="sample", output=str(place), workers=0, epochs=2, batch_size=128)
+    config = TrainSpec(data="sample", output=str(place), workers=0, epochs=2, batch_size=128)
     return str(commands.train(config)["model"])
 
 

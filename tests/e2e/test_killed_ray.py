@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig
+from nanograd.settings.specs import IngestSpec
 from simulators.waiting import wait_for
 from tests.conftest import environment_without_ray
 
@@ -24,7 +24,7 @@ TRAIN = ["train", "--data", "sample", "--epochs", "500"]
 def rows(png_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Pictures of digits as rows, in many files."""
     place = str(tmp_path_factory.mktemp("rows") / "rows")
-    config = IngestConfig(output=place, workers=0, part_rows=10, keep_original=True)
+    config = IngestSpec(output=place, workers=0, part_rows=10, keep_original=True)
     commands.ingest(config, [str(png_folder)])
     return place
 

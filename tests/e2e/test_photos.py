@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UnreadableError
 from nanograd.models import model
 from nanograd.models.model import Model
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
+from nanograd.settings.train_spec import TrainSpec
 from simulators.photos import photograph
 from simulators.scenes import KINDS
 
@@ -24,7 +24,7 @@ GOOD, HARD = list(KINDS)[:27], list(KINDS)[27:]
 def net(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The default net, trained on the sample's 4,000 images."""
     place = tmp_path_factory.mktemp("net") / "run"
-    config = TrainConfig(data="sample", output=str(place), workers=0, validation_split=0.0)
+    config = TrainSpec(data="sample", output=str(place), workers=0, validation_split=0.0)
     return model.load(str(commands.train(config)["model"]))
 
 

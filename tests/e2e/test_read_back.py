@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
+from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
 from tests.docs.test_docs import plain_python
 
@@ -31,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist) -
         columns = {"id": [f"{number}/{row}" for row in range(_ROWS)], "image": images}
         table = pa.table({**columns, "label": pa.array(labels, pa.int64())})
         pq.write_table(table, folder / "rows" / f"{number}.parquet")
-    config = PredictConfig(model=trained, output=str(folder / "out"), workers=0, keep=("id",))
+    config = PredictSpec(model=trained, output=str(folder / "out"), workers=0, keep=("id",))
     commands.predict(config, [str(folder / "rows")])
     return folder / "out"
 
@@ -86,7 +86,7 @@ def test_csv_and_json_lines_are_read_with_the_same_values(
 ) -> None:
     inputs = [str(out.parent / "rows")]
     for name in ("csv", "jsonl"):
-        config = PredictConfig(
+        config = PredictSpec(
             model=trained, output=str(tmp_path / name), workers=0, keep=("id",), format=name
         )
         commands.predict(config, inputs)
@@ -107,7 +107,7 @@ def test_calls_of_the_page_read_folders_by_label_with_nulls(
     out: Path, trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = str(out.parent / "rows")
-    config = PredictConfig(
+    config = PredictSpec(
         model=trained, output=str(tmp_path / "read"), workers=0, partition_by=("label",)
     )
     commands.predict(config, [rows])

@@ -13,9 +13,9 @@ from time import monotonic
 import pytest
 
 from nanograd import commands
-from nanograd.config.settings import flag_name
-from nanograd.config.train_config import TrainConfig
 from nanograd.runtime import kernel, storage
+from nanograd.settings.fields import flag_name
+from nanograd.settings.train_spec import TrainSpec
 from simulators.waiting import wait_for
 from tests.conftest import environment_without_ray
 from tests.helpers.head import Head
@@ -29,7 +29,7 @@ FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[na
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The checksum of the parameters that a run without disturbance ends with."""
     place = str(tmp_path_factory.mktemp("undisturbed") / "run")
-    config = TrainConfig(data="sample", workers=0, output=place, **SETTINGS)
+    config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
     return str(commands.train(config)["params_sha256"])
 
 

@@ -25,10 +25,10 @@ from threadpoolctl import threadpool_info
 
 from nanograd import sources
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import storage
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
 from nanograd.training.server import LossSum, first_snapshot
 
@@ -70,7 +70,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def record(name: str, sample: Mnist) -> dict[str, Any]:
     """Return the loss per image of each round, and the checksum of the final parameters."""
-    config = TrainConfig.resolve(COMMON, RUNS[name])
+    config = TrainSpec.resolve(COMMON, RUNS[name])
     recipe = make_recipe(config, len(sample.train))
     group = LocalGroup(recipe, sample.train, first_snapshot(recipe))
     losses, before = [], LossSum()

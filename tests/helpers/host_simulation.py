@@ -24,7 +24,6 @@ from unittest.mock import patch
 import numpy as np
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.distributed import actors, group, members, mesh, servers
 from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.formation import FORMATION_S, Endpoint, MeshError
@@ -34,6 +33,7 @@ from nanograd.errors import ClusterError
 from nanograd.nn.mlp import Architecture
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import events
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, Snapshot
 from nanograd.training.tree import TreeNode, tree_sum
@@ -73,7 +73,7 @@ class Task:
 @cache
 def task_of(net: tuple[int, int, int]) -> Task:
     """Return the computation with a net."""
-    settings = TrainConfig(
+    settings = TrainSpec(
         batch_size=2 * NUM_SHARDS + 1, hidden=1, shards=NUM_SHARDS, epochs=2, optimizer="momentum",
         warmup=0, ema=0.5,
     )  # fmt: skip

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig
 from nanograd.jobs.ingest import IngestWork, plan
 from nanograd.jobs.job import Job
 from nanograd.pictures.decode import PictureReader
+from nanograd.settings.specs import IngestSpec
 
 
 def ingest(output: Path, *inputs: Path, **settings: Any) -> dict[str, Any]:
     """Run the command and return its result line."""
-    config = IngestConfig(output=str(output), workers=0, **settings)
+    config = IngestSpec(output=str(output), workers=0, **settings)
     return commands.ingest(config, [str(place) for place in inputs])
 
 

@@ -20,12 +20,12 @@ from ray.cluster_utils import Cluster
 
 from nanograd import sources
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ServerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
 from nanograd.training.server import Snapshot, first_snapshot
 from nanograd.training.worker import Contribution
@@ -53,7 +53,7 @@ def checksum(snapshot: Snapshot) -> str:
 
 def main(way: str) -> None:
     digits = sources.load(["sample"]).train.take(slice(0, 1931))
-    recipe = make_recipe(TrainConfig(batch_size=193, epochs=4, hidden=31), len(digits))
+    recipe = make_recipe(TrainSpec(batch_size=193, epochs=4, hidden=31), len(digits))
     start = first_snapshot(recipe)
     local = LocalGroup(recipe, digits, start)
     local.advance(ROUNDS)

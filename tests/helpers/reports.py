@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.dataset import Dataset
 from nanograd.report import html, training_report
 from nanograd.report.html import Report
 from nanograd.runtime.events import Listener, ignore
+from nanograd.settings.specs import PredictSpec
 
 MAX_BYTES = 3_000_000
 
@@ -85,5 +85,5 @@ def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, ou
     rows.mkdir(exist_ok=True)
     table = pa.table({"image": pictures, "label": pa.array(labels, pa.int8())})
     pq.write_table(table, rows / "<s>.parquet")
-    config = PredictConfig(model=str(run / "model"), output=str(output), workers=0)
+    config = PredictSpec(model=str(run / "model"), output=str(output), workers=0)
     commands.predict(config, [str(rows)], [].append)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_run
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.errors import Stopped
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, Listener, Message, ignore
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup, StartGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.run import train_run
@@ -66,7 +66,7 @@ def train(
     listener: Listener = ignore,
     **settings: object,
 ) -> Figures:
-    run = make_run(TrainConfig.resolve(SETTINGS, settings), str(place), data)
+    run = make_run(TrainSpec.resolve(SETTINGS, settings), str(place), data)
     return train_run(run, start_group, listener, stop or StopSignal())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
+from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import events
 from simulators.runbook import blocks
 from tests.conftest import ROOT, environment_without_ray
@@ -78,7 +78,7 @@ def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: 
     assert done.returncode == 0, done.stdout
     trained, ingested = events(done.stdout)
     assert trained["workers"] == 2
-    alone = commands.train(TrainConfig(data="sample", workers=0, output=str(tmp_path / "alone")))
+    alone = commands.train(TrainSpec(data="sample", workers=0, output=str(tmp_path / "alone")))
     assert trained["params_sha256"] == alone["params_sha256"]
     assert ingested["ingested"] == 1000
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
+from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import SHARED, nodes, running, start_node, start_ray, wait_for_hosts
 from simulators.machines import RC, Machine, Network
 from simulators.waiting import wait_for
@@ -41,7 +41,7 @@ def network() -> Iterator[Network]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the checksum of the parameters that one process computes."""
     place = str(tmp_path_factory.mktemp("one") / "run")
-    config = TrainConfig(data="sample", workers=0, output=place, **SETTINGS)
+    config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
     return str(commands.train(config)["params_sha256"])
 
 
@@ -115,7 +115,7 @@ def test_workers_on_three_hosts_have_the_bits_of_one_process(
 def test_vectors_larger_than_any_buffer_change_no_bit(
     network: Network, tmp_path: Path, workers: int, hidden: int
 ) -> None:
-    config = TrainConfig.resolve(
+    config = TrainSpec.resolve(
         {
             "preset": "classic", "batch_size": 512, "shards": workers, "hidden": hidden,
             "epochs": 2, "data": ["sample"], "workers": 0, "output": str(tmp_path / "run"),
@@ -208,7 +208,7 @@ def test_host_killed_another_frozen_and_the_first_back_cost_no_round(
     network: Network, tmp_path: Path
 ) -> None:
     epochs = 120
-    config = TrainConfig(
+    config = TrainSpec(
         data="sample", workers=0, output=str(tmp_path / "run"), **{**SETTINGS, "epochs": epochs}
     )
     expected = commands.train(config)["params_sha256"]

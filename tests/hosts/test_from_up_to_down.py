@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
-from nanograd.config.train_config import TrainConfig
+from nanograd.settings.specs import PredictSpec
+from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import SHARED, Cluster, Ended, OtherRay, events
 from simulators.waiting import wait_for
 
@@ -37,7 +37,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 def one_process(place: Path, **settings: int) -> str:
     """The checksum of the parameters that one process computes."""
-    config = TrainConfig(data="sample", workers=0, output=str(place), **settings)
+    config = TrainSpec(data="sample", workers=0, output=str(place), **settings)
     return str(commands.train(config)["params_sha256"])
 
 
@@ -148,7 +148,7 @@ def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
     assert predicted.code == 0, predicted.output
     assert ingested.last["ingested"] == predicted.last["predicted"] == 100
     assert cluster.num_hosts_of_actors("MapWorker") > 1
-    there = PredictConfig(model=f"{place}/slow/model", output=str(tmp_path / "out"), workers=0)
+    there = PredictSpec(model=f"{place}/slow/model", output=str(tmp_path / "out"), workers=0)
     commands.predict(there, [f"{place}/rows"])
     assert predictions(place / "out") == predictions(tmp_path / "out")
 

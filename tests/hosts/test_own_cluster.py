@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
+from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import SHARED, events, running
 from simulators.machines import RC, Machine, Network
 from simulators.runbook import Block, Terminal, blocks
@@ -71,9 +71,9 @@ def test_page_leads_from_one_host_to_two_and_back(network: Network, tmp_path: Pa
     terminal.close()
 
     outputs.append(log_of(network))
-    for number, epochs in enumerate([*2 * [TrainConfig().epochs], 60]):
+    for number, epochs in enumerate([*2 * [TrainSpec().epochs], 60]):
         place = str(tmp_path / f"run{number}")
-        alone = TrainConfig(data="sample", epochs=epochs, workers=0, output=place)
+        alone = TrainSpec(data="sample", epochs=epochs, workers=0, output=place)
         expected = commands.train(alone)["params_sha256"]
         assert events(outputs[number])[-1]["params_sha256"] == expected
     assert "4 workers on 2 hosts" in outputs[1]

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import pytest
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
+from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import running, start_ray
 from simulators.machines import Network
 from tests.hosts.test_faults_between_hosts import HOSTS, kinds, start
@@ -37,7 +37,7 @@ def network() -> Iterator[Network]:
 def expected(hidden: int) -> str:
     """Return the checksum of the parameters that one process computes."""
     with TemporaryDirectory() as place:
-        config = TrainConfig(
+        config = TrainSpec(
             data="sample", workers=0, output=f"{place}/run", batch_size=480, shards=6,
             hidden=hidden, epochs=EPOCHS[hidden],
         )  # fmt: skip

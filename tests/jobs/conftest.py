@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.runtime.events import Event, Message
+from nanograd.settings.specs import PredictSpec
 from tests.helpers.growth import FILE_ROWS, Run
 from tests.helpers.models import some_net, some_reference
 
@@ -58,7 +58,7 @@ def run(folder: Path, model: str, out: Path, messages: list[str]) -> Run:
             if isinstance(event, Message):
                 messages.append(str(event))
 
-        config = PredictConfig(**{"model": model, "output": str(out), "workers": 0, **settings})
+        config = PredictSpec(**{"model": model, "output": str(out), "workers": 0, **settings})
         return commands.predict(config, [str(folder)], listen)
 
     return predict

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files
+from nanograd.settings.specs import PredictSpec
 from tests.helpers.image_columns import (
     FLAT_NAMES,
     NUMBER_COLUMNS,
@@ -66,7 +66,7 @@ def predict(model_place: str, tmp_path: Path) -> Predict:
         for name, table in files.items():
             pq.write_table(table, tmp_path / "in" / name)
         out = tmp_path / "out"
-        config = PredictConfig(model=model_place, output=str(out), workers=0, **settings)
+        config = PredictSpec(model=model_place, output=str(out), workers=0, **settings)
         figures = commands.predict(config, [inputs or str(tmp_path / "in")])
         table = pq.read_table(out / "predictions").sort_by(
             [("source_file", "ascending"), ("source_row", "ascending")]

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, UsageError
 from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Message
+from nanograd.settings.specs import PredictSpec
 from nanograd.tables.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
 from tests.helpers.image_columns import FLAT_NAMES, Pixels, fixed_list, raw
@@ -42,7 +42,7 @@ class Job:
         """Return the result line and the messages."""
         events: list[Event] = []
         place = {"model": str(self.folder / "model"), "output": str(self.out), "workers": 0}
-        config = PredictConfig(**(place | settings))
+        config = PredictSpec(**(place | settings))
         figures = commands.predict(config, [str(self.folder / "in")], events.append)
         messages = [str(event) for event in events if isinstance(event, Message)]
         # The reference of this model is made up.

@@ -12,7 +12,6 @@ from PIL import Image
 from pyarrow import csv
 
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.jobs import predict
@@ -23,6 +22,7 @@ from nanograd.models.model import Model
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime import process
 from nanograd.runtime.events import Event, Message
+from nanograd.settings.specs import PredictSpec
 from nanograd.tables.rows import ReadOptions
 from nanograd.tables.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
@@ -56,28 +56,28 @@ def rows(tmp_path: Path, sample: Mnist) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> PredictConfig:
+def config(tmp_path: Path) -> PredictSpec:
     """Settings of a job in this process."""
     model = save_model(tmp_path / "model")
-    return PredictConfig(model=model, output=str(tmp_path / "out"), workers=0)
+    return PredictSpec(model=model, output=str(tmp_path / "out"), workers=0)
 
 
-def run(config: PredictConfig, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
+def run(config: PredictSpec, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the result line and the messages."""
     events: list[Event] = []
     figures = commands.predict(config, [str(place) for place in inputs], events.append)
     return figures, [str(event) for event in events if isinstance(event, Message)]
 
 
-def changed(config: PredictConfig, **values: Any) -> PredictConfig:
-    return PredictConfig.resolve(vars(config), values)
+def changed(config: PredictSpec, **values: Any) -> PredictSpec:
+    return PredictSpec.resolve(vars(config), values)
 
 
 def parts_in(folder: str, name: str) -> list[Path]:
     return sorted((Path(folder) / name).iterdir())
 
 
-def read_table(config: PredictConfig, name: str = "predictions") -> pa.Table:
+def read_table(config: PredictSpec, name: str = "predictions") -> pa.Table:
     order = [("source_file", "ascending"), ("source_row", "ascending")]
     return pq.read_table(Path(config.output) / name).sort_by(order)
 
@@ -88,7 +88,7 @@ def replace_id(file: Path, column: pa.Array | None) -> None:
     pq.write_table(table if column is None else table.append_column("id", column), file)
 
 
-def test_output_files_have_the_documented_schemas(config: PredictConfig, rows: Path) -> None:
+def test_output_files_have_the_documented_schemas(config: PredictSpec, rows: Path) -> None:
     run(config, rows)
 
     predictions, quarantine = (
@@ -100,7 +100,7 @@ def test_output_files_have_the_documented_schemas(config: PredictConfig, rows: P
 
 
 def test_kept_columns_come_first_with_their_types_and_values(
-    config: PredictConfig, rows: Path
+    config: PredictSpec, rows: Path
 ) -> None:
     run(changed(config, keep=("writer", "id", "box", "image")), rows)
 
@@ -114,9 +114,7 @@ def test_kept_columns_come_first_with_their_types_and_values(
     assert table["box"][7].as_py() == {"x": 7, "words": ["7"]}
 
 
-def test_kept_column_of_some_files_is_null_for_the_others(
-    config: PredictConfig, rows: Path
-) -> None:
+def test_kept_column_of_some_files_is_null_for_the_others(config: PredictSpec, rows: Path) -> None:
     replace_id(rows / "1.parquet", None)
 
     run(changed(config, keep=("id",)), rows)
@@ -125,7 +123,7 @@ def test_kept_column_of_some_files_is_null_for_the_others(
     assert table["id"].to_pylist() == [*range(192), *[None] * 192, *range(192)]
 
 
-def test_kept_column_gets_a_type_that_holds_all_values(config: PredictConfig, rows: Path) -> None:
+def test_kept_column_gets_a_type_that_holds_all_values(config: PredictSpec, rows: Path) -> None:
     replace_id(rows / "1.parquet", pa.array(range(10**10, 10**10 + 193), pa.int64()))
 
     run(changed(config, keep=("id", "writer")), rows)
@@ -135,7 +133,7 @@ def test_kept_column_gets_a_type_that_holds_all_values(config: PredictConfig, ro
     assert max(kept["id"].to_pylist()) == 10**10 + 191
 
 
-def test_kept_columns_that_do_not_go_together_are_named(config: PredictConfig, rows: Path) -> None:
+def test_kept_columns_that_do_not_go_together_are_named(config: PredictSpec, rows: Path) -> None:
     replace_id(rows / "1.parquet", pa.array([{"x": row} for row in range(193)]))
 
     with pytest.raises(DataError, match=r"--keep id: .*uint16.*leave it out"):
@@ -157,7 +155,7 @@ def test_kept_columns_that_do_not_go_together_are_named(config: PredictConfig, r
     ],
 )
 def test_column_that_cannot_be_kept_is_refused(
-    config: PredictConfig, rows: Path, name: str, format_: str, error: type[Exception], words: str
+    config: PredictSpec, rows: Path, name: str, format_: str, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         run(changed(config, keep=("id", name), format=format_), rows)
@@ -166,7 +164,7 @@ def test_column_that_cannot_be_kept_is_refused(
 
 
 def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
-    config: PredictConfig, sample: Mnist, tmp_path: Path
+    config: PredictSpec, sample: Mnist, tmp_path: Path
 ) -> None:
     distinct = [image.tobytes() for image in sample.test.images[:193]]
     pictures = [distinct[row % 193] for row in range(10_001)]
@@ -185,7 +183,7 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
     np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
 
 
-def test_damaged_row_group_does_not_affect_others(config: PredictConfig, rows: Path) -> None:
+def test_damaged_row_group_does_not_affect_others(config: PredictSpec, rows: Path) -> None:
     digits = pq.read_table(rows / "0.parquet", columns=["image"])[:192]
     table, options = pa.concat_tables([digits] * 22), {"use_dictionary": False}
     pq.write_table(
@@ -207,9 +205,7 @@ def test_damaged_row_group_does_not_affect_others(config: PredictConfig, rows: P
     assert {row["reason"] for row in bad} == {"broken_file"}
 
 
-def test_repeated_job_does_nothing_and_has_the_same_result(
-    config: PredictConfig, rows: Path
-) -> None:
+def test_repeated_job_does_nothing_and_has_the_same_result(config: PredictSpec, rows: Path) -> None:
     first, _ = run(config, rows)
     out = Path(config.output)
     before = untimed_contents(out)
@@ -229,7 +225,7 @@ def test_repeated_job_does_nothing_and_has_the_same_result(
 
 @pytest.mark.parametrize("finished", [1, 2])
 def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
-    config: PredictConfig, rows: Path, tmp_path: Path, finished: int
+    config: PredictSpec, rows: Path, tmp_path: Path, finished: int
 ) -> None:
     undisturbed = changed(config, output=str(tmp_path / "undisturbed"))
     run(undisturbed, rows)
@@ -260,7 +256,7 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
 def test_other_formats_hold_the_same_values(
-    config: PredictConfig, rows: Path, tmp_path: Path, format_: str
+    config: PredictSpec, rows: Path, tmp_path: Path, format_: str
 ) -> None:
     run(changed(config, keep=("id", "writer")), rows)
     place = tmp_path / format_
@@ -300,7 +296,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_summary_has_accuracy_confusion_and_the_worst_mistakes(
-    config: PredictConfig, rows: Path
+    config: PredictSpec, rows: Path
 ) -> None:
     figures, _ = run(config, rows)
 
@@ -342,7 +338,7 @@ def test_summary_has_accuracy_confusion_and_the_worst_mistakes(
     ids=lambda change: next(iter(change)),
 )
 def test_other_settings_are_another_job(
-    config: PredictConfig, rows: Path, change: dict[str, Any]
+    config: PredictSpec, rows: Path, change: dict[str, Any]
 ) -> None:
     run(config, rows)
     before = untimed_contents(Path(config.output))
@@ -354,7 +350,7 @@ def test_other_settings_are_another_job(
 
 
 def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
-    config: PredictConfig, rows: Path, tmp_path: Path
+    config: PredictSpec, rows: Path, tmp_path: Path
 ) -> None:
     run(config, rows)
 
@@ -366,7 +362,7 @@ def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
 
 
 def test_model_that_changes_during_a_job_stops_it(
-    config: PredictConfig, rows: Path, tmp_path: Path
+    config: PredictSpec, rows: Path, tmp_path: Path
 ) -> None:
     job, work = predict.plan(
         [str(rows)], model=config.model, output=config.output, options=ReadOptions()

@@ -16,11 +16,11 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.config.command_configs import PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError
 from nanograd.models import model as model_io
+from nanograd.settings.specs import PredictSpec
 from tests.helpers.image_columns import FLAT_NAMES, Pixels, tensor
 from tests.helpers.models import some_model
 
@@ -143,7 +143,7 @@ def test_batches_have_the_predictions_of_the_command(
     pq.write_table(pa.table({"image": tensor(dark), "id": range(ROWS)}), tmp_path / "a.parquet")
     settings = {"model": model, "output": str(tmp_path / "out"), "workers": 0}
     commands.predict(
-        PredictConfig(**settings, polarity="dark-on-light"), [str(tmp_path / "a.parquet")]
+        PredictSpec(**settings, polarity="dark-on-light"), [str(tmp_path / "a.parquet")]
     )
     table = pq.read_table(tmp_path / "a.parquet")
     predictor = nanograd.Predictor(model, polarity="dark-on-light")

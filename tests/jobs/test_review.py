@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.config.command_configs import InspectConfig, PredictConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.jobs import account
 from nanograd.jobs.account import PartReview, Selection, doubt_of
 from nanograd.runtime import storage
+from nanograd.settings.specs import InspectSpec, PredictSpec
 from nanograd.tables.writers import PREDICTIONS
 from tests.helpers.growth import Run
 
@@ -238,7 +238,7 @@ def test_number_of_rows_is_bounded() -> None:
 
 def test_two_ways_to_choose_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        PredictConfig(model="m", output="o", review_share=0.1, review_below=0.5)
+        PredictSpec(model="m", output="o", review_share=0.1, review_below=0.5)
 
 
 def test_inspect_draws_the_first_rows_of_the_list(
@@ -246,7 +246,7 @@ def test_inspect_draws_the_first_rows_of_the_list(
 ) -> None:
     add(0)
     run(review_share=1.0)
-    config = InspectConfig(model=model, output=str(out.parent / "sheet.png"), limit=3)
+    config = InspectSpec(model=model, output=str(out.parent / "sheet.png"), limit=3)
 
     figures = commands.inspect(config, [str(out / "_review.pq")])
 

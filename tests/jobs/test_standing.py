@@ -10,7 +10,6 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig
 from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.jobs import predict as predict_parts
@@ -18,6 +17,7 @@ from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
+from nanograd.settings.specs import IngestSpec
 from nanograd.tables.rows import ReadOptions
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
@@ -314,7 +314,7 @@ def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(
     tmp_path: Path, sample: Mnist
 ) -> None:
     write_pictures(sample.test.take(slice(0, 30)), str(tmp_path / "png"))
-    config = IngestConfig(output=str(tmp_path / "rows"), workers=0, part_rows=10)
+    config = IngestSpec(output=str(tmp_path / "rows"), workers=0, part_rows=10)
     commands.ingest(config, [str(tmp_path / "png")])
     before = untimed_contents(tmp_path / "rows")
     lost = min((tmp_path / "rows").glob("part-*"))

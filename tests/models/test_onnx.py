@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import commands
-from nanograd.config.command_configs import ExportConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net
 from nanograd.models.onnx import graph
+from nanograd.settings.specs import ExportSpec
 from tests.helpers.models import some_images, some_model, some_net, some_reference
 from tests.helpers.processes import run_python
 
@@ -103,7 +103,7 @@ def test_graph_names_its_input_and_output() -> None:
 def test_command_writes_the_graph_of_a_model_directory(tmp_path: Path, sample: Mnist) -> None:
     model = some_model()
     model_io.save(model, str(tmp_path / "model"))
-    config = ExportConfig(model=str(tmp_path / "model"), output=str(tmp_path / "out" / "m.onnx"))
+    config = ExportSpec(model=str(tmp_path / "model"), output=str(tmp_path / "out" / "m.onnx"))
 
     figures = commands.export_model(config)
 
@@ -116,7 +116,7 @@ def test_command_writes_the_graph_of_a_model_directory(tmp_path: Path, sample: M
 
 def test_another_ending_is_refused() -> None:
     with pytest.raises(UsageError, match=r"must end in \.onnx"):
-        ExportConfig(model="model", output="model.pt")
+        ExportSpec(model="model", output="model.pt")
 
 
 def test_missing_package_is_named(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanograd import commands
-from nanograd.config.command_configs import InspectConfig
 from nanograd.data.mnist import Mnist, write_pictures
 from nanograd.errors import DataError, UnreadableError
 from nanograd.jobs.inputs import expand_pictures
 from nanograd.pictures.archives import Archives
+from nanograd.settings.specs import InspectSpec
 from tests.helpers.ingests import ingest, read_quarantine, read_rows
 
 
@@ -221,7 +221,7 @@ def test_duplicate_name_is_one_picture(tmp_path: Path, png: Path) -> None:
 
 def test_inspect_reads_archives(tmp_path: Path, png: Path) -> None:
     archive = pack(tmp_path / "in.zip", contents(png))
-    config = InspectConfig(output=str(tmp_path / "sheet.png"))
+    config = InspectSpec(output=str(tmp_path / "sheet.png"))
 
     figures = commands.inspect(config, [str(archive)])
 

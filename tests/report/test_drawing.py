@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig
 from nanograd.data.mnist import Mnist
 from nanograd.digits.deskew import Size, deskew
 from nanograd.errors import UnreadableError
@@ -25,6 +24,7 @@ from nanograd.models.model import Model
 from nanograd.pictures import normalise
 from nanograd.report.drawing import pack_model
 from nanograd.report.html import asset, render
+from nanograd.settings.specs import IngestSpec
 from tests.helpers.drawings import Drawing, drawings, painted
 from tests.helpers.models import some_net, some_reference
 
@@ -164,7 +164,7 @@ def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Pat
     ]
     [packed] = run_in_node("zip(each)", [files])
     (tmp_path / "drawings.zip").write_bytes(bytes(packed))
-    config = IngestConfig(output=str(tmp_path / "rows"), workers=0)
+    config = IngestSpec(output=str(tmp_path / "rows"), workers=0)
 
     figures = commands.ingest(config, [str(tmp_path / "drawings.zip")], [].append)
 

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from nanograd import commands
-from nanograd.config.command_configs import InspectConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
@@ -18,6 +17,7 @@ from nanograd.pictures.normalise import Candidate
 from nanograd.report import sheet
 from nanograd.report.inspection import Inspection
 from nanograd.runtime.events import Event
+from nanograd.settings.specs import InspectSpec
 from tests.helpers.models import some_model
 from tests.pictures.test_everyday import bound, lit, pale_seven, squared, vignette
 
@@ -53,7 +53,7 @@ def model_directory(tmp_path: Path) -> str:
 def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
     """Return figures, sheet and messages."""
     events: list[Event] = []
-    config = InspectConfig(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
+    config = InspectSpec(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
     figures = commands.inspect(config, [str(place) for place in inputs], events.append)
     return figures, Image.open(config.output), [str(event) for event in events]
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.config.command_configs import IngestConfig, PredictConfig
 from nanograd.console import summaries
 from nanograd.data.mnist import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, prediction_report
+from nanograd.settings.specs import IngestSpec, PredictSpec
 from tests.conftest import Nanograd
 from tests.helpers.reports import Page, check_page, confusion_cells
 from tests.report.conftest import Predict
@@ -85,7 +85,7 @@ def test_report_names_input_and_model(predict: Predict) -> None:
 
 def test_job_without_rows_has_a_report(run: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
-    config = PredictConfig(model=str(run / "model"), output=str(tmp_path / "out"), workers=0)
+    config = PredictSpec(model=str(run / "model"), output=str(tmp_path / "out"), workers=0)
 
     figures = commands.predict(config, [str(tmp_path / "none.parquet")], [].append)
 
@@ -103,8 +103,8 @@ def test_report_counts_the_pictures_that_ingest_rejected(
     for number in range(3):
         (tmp_path / f"in/bad-{number}.png").write_bytes(b"no picture" * (number % 2))
     rows, out = str(tmp_path / "rows"), tmp_path / "out"
-    commands.ingest(IngestConfig(output=rows, workers=0), [str(tmp_path / "in")], [].append)
-    config = PredictConfig(model=str(run / "model"), output=str(out), workers=0)
+    commands.ingest(IngestSpec(output=rows, workers=0), [str(tmp_path / "in")], [].append)
+    config = PredictSpec(model=str(run / "model"), output=str(out), workers=0)
 
     figures = commands.predict(config, [rows], [].append)
 
@@ -152,7 +152,7 @@ def test_report_of_an_unfinished_prediction_is_refused(predict: Predict) -> None
 def test_report_of_an_ingest_is_refused(sample: Mnist, tmp_path: Path) -> None:
     picture, rows = tmp_path / "7.png", str(tmp_path / "rows")
     Image.fromarray(sample.test.images[0].reshape(28, 28)).save(picture)
-    commands.ingest(IngestConfig(output=rows, workers=0), [str(picture)], [].append)
+    commands.ingest(IngestSpec(output=rows, workers=0), [str(picture)], [].append)
 
     with pytest.raises(DataError, match="was written by ingest"):
         commands.report(rows, [], [].append)

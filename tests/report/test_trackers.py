@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from nanograd import commands
-from nanograd.config.train_config import TrainConfig
 from nanograd.errors import UnavailableError, UsageError
 from nanograd.models.model import load
 from nanograd.report.trackers import EXPERIMENT, guarded, trackers
 from nanograd.runtime.events import Event, Level, info
+from nanograd.settings.train_spec import TrainSpec
 from tests.helpers.events import EPOCH
 
 # Warnings of MLflow and of TensorBoard's writer themselves.
@@ -27,7 +27,7 @@ pytestmark = [
 def train(tmp_path: Path, **settings: object) -> list[dict[str, object]]:
     """Train two nets for two epochs; the rows of metrics.jsonl."""
     place = tmp_path / "run"
-    config = TrainConfig.resolve(
+    config = TrainSpec.resolve(
         {"data": "sample", "workers": 0, "epochs": 2, "hidden": 8, "output": str(place)}, settings
     )
     commands.train(config, [].append)

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.mnist import Mnist
 from nanograd.errors import Stopped
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files
 from nanograd.runtime.events import EpochFinished, Event, TrainingProgress, WorkerJoined, ignore
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import accuracy
 from nanograd.training.run_directory import RunDirectory
 from tests.helpers import runs
@@ -25,9 +25,9 @@ def undisturbed(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone() -> None:
     settings = {"pixels": "deskewed", "width": 3.5, "height": 5.5, "variants": 0.1}
-    alone = TrainConfig.resolve(SETTINGS, settings)
+    alone = TrainSpec.resolve(SETTINGS, settings)
 
-    nets = TrainConfig.resolve(alone.recipe(), {"ensemble": 5}).nets()
+    nets = TrainSpec.resolve(alone.recipe(), {"ensemble": 5}).nets()
 
     assert nets[0] == alone
     assert [net.seed for net in nets] == [5, 6, 7, 8, 9]
@@ -42,7 +42,7 @@ def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone
 
 
 def test_members_without_deskewing_differ_in_seed_only() -> None:
-    nets = TrainConfig.resolve(SETTINGS, {"ensemble": 3}).nets()
+    nets = TrainSpec.resolve(SETTINGS, {"ensemble": 3}).nets()
 
     assert [(net.seed, net.width) for net in nets] == [(5, 0.0), (6, 0.0), (7, 0.0)]
 
@@ -52,7 +52,7 @@ def test_members_have_the_bits_of_nets_trained_alone(few_digits: Mnist, tmp_path
     figures = train(few_digits, tmp_path / "run", **ENSEMBLE, **whole)
 
     model = model_io.load(figures["model"])
-    for number, net in enumerate(TrainConfig.resolve(SETTINGS, ENSEMBLE, whole).nets()):
+    for number, net in enumerate(TrainSpec.resolve(SETTINGS, ENSEMBLE, whole).nets()):
         alone = train(few_digits, tmp_path / str(number), **net.recipe())
         assert figures["nets"][number] == {
             name: alone[name] for name in ("params_sha256", "val_accuracy", "test_accuracy")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import PRESETS, TrainConfig
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import process
+from nanograd.settings.train_spec import PRESETS, TrainSpec
 from nanograd.training.local import shards_of
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, Snapshot, first_snapshot
@@ -56,7 +56,7 @@ RUNS: dict[str, tuple[Settings, Settings]] = {
 
 
 def recipe_for(*layers: Settings) -> Recipe:
-    return make_recipe(TrainConfig.resolve(*layers), NUM_IMAGES)
+    return make_recipe(TrainSpec.resolve(*layers), NUM_IMAGES)
 
 
 @process.one_thread()

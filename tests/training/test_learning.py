@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
 from nanograd.models.model import Net
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import accuracy, as_net
 from tests.helpers import runs
 
@@ -41,7 +41,7 @@ NETS: dict[str, dict[str, Any]] = {
 
 
 def trained(images: Dataset, **settings: object) -> Net:
-    recipe = make_recipe(TrainConfig.resolve(SETTINGS, settings), len(images))
+    recipe = make_recipe(TrainSpec.resolve(SETTINGS, settings), len(images))
     return as_net(recipe, runs.train_locally(recipe, images))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.digits.preparation import prepare
@@ -17,6 +16,7 @@ from nanograd.errors import InternalError, Stopped
 from nanograd.nn.mlp import Params, one_hot
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, WorkerState, ignore
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import local, loop
 from nanograd.training.checkpoint import CheckpointSaver, History
 from nanograd.training.evaluation import Evaluator, accuracy, as_net
@@ -100,7 +100,7 @@ def digits(sample: Mnist) -> Dataset:
 
 
 def recipe_for(digits: Dataset, **settings: object) -> Recipe:
-    return make_recipe(TrainConfig.resolve(SETTINGS, settings), len(digits))
+    return make_recipe(TrainSpec.resolve(SETTINGS, settings), len(digits))
 
 
 def nothing() -> Dataset:

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.config.settings import from_toml
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.data.mnist import Mnist
 from nanograd.errors import (
@@ -22,6 +20,8 @@ from nanograd.errors import (
 from nanograd.models import model as model_io
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, TrainingProgress, ignore
+from nanograd.settings.fields import from_toml
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
 from nanograd.training.evaluation import accuracy
 from nanograd.training.local import LocalGroup
@@ -39,8 +39,8 @@ def test_run_directory_holds_the_settings_the_metrics_and_the_model_of_the_figur
     run = tmp_path / "run"
     names = ["checkpoints", "config.toml", "metrics.jsonl", "model"]
     assert storage.names(str(run)) == names
-    config = TrainConfig.resolve(from_toml((run / "config.toml").read_text(), "config.toml"))
-    assert config == TrainConfig.resolve(runs.SETTINGS, {"output": str(run)})
+    config = TrainSpec.resolve(from_toml((run / "config.toml").read_text(), "config.toml"))
+    assert config == TrainSpec.resolve(runs.SETTINGS, {"output": str(run)})
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert figures["val_accuracy"] == rows[1]["val_accuracy"]

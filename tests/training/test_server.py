@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.errors import DivergedError
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import (
     LossSum,
@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
-    return make_recipe(TrainConfig.resolve(SETTINGS, settings), num_images)
+    return make_recipe(TrainSpec.resolve(SETTINGS, settings), num_images)
 
 
 def server_for(recipe: Recipe) -> ParameterServer:

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.config.train_config import TrainConfig
 from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import Distortion
 from nanograd.digits.preparation import prepare
 from nanograd.nn.mlp import Params, init_params, one_hot
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import cover
 from nanograd.training.worker import Contribution, Worker
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
     layers = {**SETTINGS, "shards": 5, "batch_size": 64}, settings
-    return make_recipe(TrainConfig.resolve(*layers), num_images)
+    return make_recipe(TrainSpec.resolve(*layers), num_images)
 
 
 def worker_for(recipe: Recipe, digits: Dataset, shards: set[int] | range) -> Worker:

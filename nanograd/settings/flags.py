@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nanograd.config.settings import GROUPS, REQUIRED, Config, flag_name, from_toml, value_type
+from nanograd.settings.fields import GROUPS, REQUIRED, Spec, flag_name, from_toml, value_type
 
 Command = Callable[..., Any]
 _SHOW_ALL = "nanograd.show_all"  # in click's context: whether help lists rare flags
@@ -49,7 +49,7 @@ class _SettingOption(click.Option):
         self.group, self.rare = group, rare
 
 
-def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
+def with_settings(config_class: type[Spec]) -> Callable[[Command], Command]:
     """Add a flag for each field of a config, and pass the config to the command first."""
 
     def decorate(command: Command) -> Command:
@@ -59,7 +59,7 @@ def with_settings(config_class: type[Config]) -> Callable[[Command], Command]:
             arguments = [given.pop("inputs")] if "inputs" in given else []
             flags = {name: value for name, value in given.items() if value not in (None, ())}
             text = storage.read(config).decode(errors="surrogateescape") if config else ""
-            # Config file < environment < flag; click has merged the last two.
+            # Spec file < environment < flag; click has merged the last two.
             settings = config_class.resolve(from_toml(text, str(config)), flags)
             command(settings, *arguments)
 

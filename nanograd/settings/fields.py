@@ -61,7 +61,7 @@ def setting(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Spec:
     """Base class of the settings of a command; validates every value on creation."""
 
     def __post_init__(self) -> None:

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanograd.config.settings import REQUIRED, Config, setting
 from nanograd.errors import UsageError
+from nanograd.settings.fields import REQUIRED, Spec, setting
 
 # Set by Ray in the environment of a submitted job.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -29,7 +29,7 @@ _REVIEW_SHARE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobConfig(Config):
+class JobSpec(Spec):
     """Settings of every command that can run on Ray."""
 
     workers: int | None = setting(
@@ -67,7 +67,7 @@ class JobConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(JobConfig):
+class ReportSpec(JobSpec):
     """Settings of every command that writes a report."""
 
     plots: bool = setting(
@@ -76,7 +76,7 @@ class ReportConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartsConfig(JobConfig):
+class PartsSpec(JobSpec):
     """Settings of every command that works part by part."""
 
     sync: bool = setting(
@@ -101,7 +101,7 @@ class PartsConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureConfig(Config):
+class PictureSpec(Spec):
     """Settings of every command that decodes pictures."""
 
     polarity: str = setting(
@@ -115,7 +115,7 @@ class PictureConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureFilesConfig(PictureConfig):
+class PictureFilesSpec(PictureSpec):
     """Settings of every command that reads picture files."""
 
     formats: str = setting(
@@ -127,7 +127,7 @@ class PictureFilesConfig(PictureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(PartsConfig, PictureFilesConfig):
+class IngestSpec(PartsSpec, PictureFilesSpec):
     """Settings of `nanograd ingest`."""
 
     output: str = setting(REQUIRED, "directory or URI for the Parquet files")
@@ -143,7 +143,7 @@ class IngestConfig(PartsConfig, PictureFilesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(PictureFilesConfig):
+class InspectSpec(PictureFilesSpec):
     """Settings of `nanograd inspect`."""
 
     output: str = setting(REQUIRED, "PNG file or URI for the sheet")
@@ -155,7 +155,7 @@ class InspectConfig(PictureFilesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
+class PredictSpec(PartsSpec, ReportSpec, PictureSpec):
     """Settings of `nanograd predict`."""
 
     model: str = setting(REQUIRED, "model directory or URI")
@@ -216,7 +216,7 @@ class PredictConfig(PartsConfig, ReportConfig, PictureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
+class EvaluateSpec(Spec):
     """Settings of `nanograd evaluate`."""
 
     model: str = setting(REQUIRED, "model directory or URI")
@@ -229,7 +229,7 @@ class EvaluateConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(Config):
+class ExportSpec(Spec):
     """Settings of `nanograd export`."""
 
     model: str = setting(REQUIRED, "model directory or URI")

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from nanograd.cli import cli
-from nanograd.config.settings import REQUIRED, Config, flag_name
-from nanograd.config.train_config import PRESETS, TrainConfig
+from nanograd.settings.fields import REQUIRED, Spec, flag_name
+from nanograd.settings.train_spec import PRESETS, TrainSpec
 from scripts.write_pages import SETTINGS
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "flags.json").read_text())
@@ -26,7 +26,7 @@ def commands(group: click.Group, *words: str) -> Iterator[tuple[str, click.Comma
             yield " ".join([*words, name]), command
 
 
-def describe(parameter: click.Parameter, config: type[Config] | None) -> dict[str, Any]:
+def describe(parameter: click.Parameter, config: type[Spec] | None) -> dict[str, Any]:
     """Return all properties of a parameter but its help text."""
     setting = getattr(config, "__dataclass_fields__", {}).get(parameter.name)
     default = setting.default if setting else parameter.default
@@ -60,7 +60,7 @@ def test_help_lists_rare_flags_only_if_all_are_wanted() -> None:
         CliRunner().invoke(cli, ["train", flag]).output for flag in ("--help", "--help-all")
     )
 
-    rare = [flag_name(each.name) for each in fields(TrainConfig) if each.metadata["rare"]]
+    rare = [flag_name(each.name) for each in fields(TrainSpec) if each.metadata["rare"]]
     assert rare
     assert not [flag for flag in rare if f"  {flag} " in short]
     assert not [flag for flag in rare if f"  {flag} " not in long]

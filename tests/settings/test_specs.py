@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from nanograd.config.command_configs import EvaluateConfig, IngestConfig, PredictConfig
-from nanograd.config.settings import REQUIRED, Config, flag_name, from_toml, value_type
-from nanograd.config.train_config import PRESETS, TrainConfig
 from nanograd.errors import UsageError
+from nanograd.settings.fields import REQUIRED, Spec, flag_name, from_toml, value_type
+from nanograd.settings.specs import EvaluateSpec, IngestSpec, PredictSpec
+from nanograd.settings.train_spec import PRESETS, TrainSpec
 from scripts.write_pages import SETTINGS
 
 CLASSES = list(SETTINGS.values())
@@ -28,61 +28,61 @@ def test_setting_has_one_line_of_help_and_a_supported_type(each: Any) -> None:
 
 
 @pytest.mark.parametrize("class_", CLASSES)
-def test_config_is_immutable(class_: type[Config]) -> None:
+def test_config_is_immutable(class_: type[Spec]) -> None:
     config = class_.resolve({name: GIVEN[name] for name in required(class_)})
 
     with pytest.raises(AttributeError, match="cannot assign"):
         config.output = "elsewhere"  # type: ignore[attr-defined]
 
 
-def required(class_: type[Config]) -> list[str]:
+def required(class_: type[Spec]) -> list[str]:
     return [each.name for each in fields(class_) if each.default is REQUIRED]
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_preset_resolves_and_contains_settings_of_the_recipe_only(name: str) -> None:
-    config = TrainConfig.resolve(PRESETS[name], {"preset": name})
+    config = TrainSpec.resolve(PRESETS[name], {"preset": name})
 
     assert config.preset == name
     assert set(PRESETS[name]) <= set(config.recipe())
 
 
 def test_later_layer_overrides_earlier_ones() -> None:
-    config = TrainConfig.resolve(
+    config = TrainSpec.resolve(
         {"epochs": 1, "hidden": 2, "seed": 3}, {"epochs": 7, "hidden": 193}, {"epochs": 9}
     )
 
     assert (config.epochs, config.hidden, config.seed) == (9, 193, 3)
-    assert config.batch_size == TrainConfig().batch_size
+    assert config.batch_size == TrainSpec().batch_size
 
 
 def test_only_resolved_values_are_validated() -> None:
-    config = TrainConfig.resolve({"shards": 64, "workers": 64}, {"workers": 7})
+    config = TrainSpec.resolve({"shards": 64, "workers": 64}, {"workers": 7})
 
     assert (config.workers, config.shards) == (7, 64)
 
 
 def test_resolve_without_layers_returns_the_defaults() -> None:
-    assert TrainConfig.resolve() == TrainConfig.resolve({}, {}) == TrainConfig()
+    assert TrainSpec.resolve() == TrainSpec.resolve({}, {}) == TrainSpec()
 
 
 def test_unknown_setting_is_refused_and_the_known_ones_are_listed() -> None:
     with pytest.raises(UsageError, match=r"^unknown setting 'epoch'; known are .*epochs"):
-        TrainConfig.resolve({"epoch": 3})
+        TrainSpec.resolve({"epoch": 3})
 
 
 def test_explicit_epochs_override_the_least_rounds_of_a_preset() -> None:
     preset = {"preset": "accurate"}
 
-    assert TrainConfig.resolve(preset).least_rounds == 1200
-    assert TrainConfig.resolve(preset, {"epochs": 2}).least_rounds == 0
-    assert TrainConfig.resolve(preset | {"epochs": 2}, {"least_rounds": 7}).least_rounds == 7
+    assert TrainSpec.resolve(preset).least_rounds == 1200
+    assert TrainSpec.resolve(preset, {"epochs": 2}).least_rounds == 0
+    assert TrainSpec.resolve(preset | {"epochs": 2}, {"least_rounds": 7}).least_rounds == 7
 
 
 @pytest.mark.parametrize(
     ("class_", "name"), [(class_, name) for class_ in CLASSES for name in required(class_)]
 )
-def test_missing_setting_is_named_by_its_flag(class_: type[Config], name: str) -> None:
+def test_missing_setting_is_named_by_its_flag(class_: type[Spec], name: str) -> None:
     others = {each: GIVEN[each] for each in required(class_) if each != name}
 
     with pytest.raises(UsageError, match=rf"^{flag_name(name)} is missing: \w"):
@@ -149,7 +149,7 @@ REFUSED = [
 @pytest.mark.parametrize(("values", "sentence"), REFUSED)
 def test_refusal_names_the_problem_and_its_fix(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError) as refusal:
-        TrainConfig.resolve(values)
+        TrainSpec.resolve(values)
 
     assert str(refusal.value) == sentence
 
@@ -169,22 +169,22 @@ def test_refusal_names_the_problem_and_its_fix(values: dict[str, Any], sentence:
     ],
 )
 def test_values_at_the_bounds_are_accepted(values: dict[str, Any]) -> None:
-    config = TrainConfig.resolve(values)
+    config = TrainSpec.resolve(values)
 
     assert {name: getattr(config, name) for name in values} == values
 
 
 @pytest.mark.parametrize("name", ["review_share", "review_below", "max_error_rate"])
 def test_share_is_at_most_one(name: str) -> None:
-    assert getattr(PredictConfig.resolve({**GIVEN, name: 1}), name) == 1
+    assert getattr(PredictSpec.resolve({**GIVEN, name: 1}), name) == 1
 
     with pytest.raises(UsageError, match=r"is 1\.005: it must be at most 1$"):
-        PredictConfig.resolve({**GIVEN, name: 1.005})
+        PredictSpec.resolve({**GIVEN, name: 1.005})
 
 
 def test_whole_numbers_for_floats_and_lists_for_tuples_are_converted() -> None:
-    trained = TrainConfig.resolve({"learning_rate": 1, "ema": 0})
-    predicted = PredictConfig.resolve({**GIVEN, "keep": ["writer", "page"]})
+    trained = TrainSpec.resolve({"learning_rate": 1, "ema": 0})
+    predicted = PredictSpec.resolve({**GIVEN, "keep": ["writer", "page"]})
 
     assert type(trained.learning_rate) is type(trained.ema) is float
     assert predicted.keep == ("writer", "page")
@@ -193,19 +193,19 @@ def test_whole_numbers_for_floats_and_lists_for_tuples_are_converted() -> None:
 @pytest.mark.parametrize(
     ("class_", "values"),
     [
-        (TrainConfig, {}),
-        (TrainConfig, {"learning_rate": 1e-05, "workers": 0, "seed": 2**63 - 1, "ema": 0.999}),
-        (TrainConfig, {"output": 'a "quoted"\\path\nüber', "overwrite": True}),
-        (TrainConfig, {"data": ["mnist", "a folder"]}),
-        (TrainConfig, {"output": "beyond/the/basic/plane/\N{INPUT SYMBOL FOR NUMBERS}"}),
-        (TrainConfig, {"momentum": 0.1 + 0.2, "optimizer": "momentum"}),
-        (IngestConfig, {"output": "s3://bucket/rows"}),
-        (PredictConfig, {**GIVEN, "keep": ("a", "b"), "label_column": "digit"}),
-        (EvaluateConfig, {"model": "m", "verbose": True}),
+        (TrainSpec, {}),
+        (TrainSpec, {"learning_rate": 1e-05, "workers": 0, "seed": 2**63 - 1, "ema": 0.999}),
+        (TrainSpec, {"output": 'a "quoted"\\path\nüber', "overwrite": True}),
+        (TrainSpec, {"data": ["mnist", "a folder"]}),
+        (TrainSpec, {"output": "beyond/the/basic/plane/\N{INPUT SYMBOL FOR NUMBERS}"}),
+        (TrainSpec, {"momentum": 0.1 + 0.2, "optimizer": "momentum"}),
+        (IngestSpec, {"output": "s3://bucket/rows"}),
+        (PredictSpec, {**GIVEN, "keep": ("a", "b"), "label_column": "digit"}),
+        (EvaluateSpec, {"model": "m", "verbose": True}),
     ],
 )
 def test_settings_survive_a_round_trip_through_toml(
-    class_: type[Config], values: dict[str, Any]
+    class_: type[Spec], values: dict[str, Any]
 ) -> None:
     config = class_.resolve(values)
 
@@ -215,22 +215,22 @@ def test_settings_survive_a_round_trip_through_toml(
 
 
 def test_toml_has_a_line_for_every_setting_that_is_not_none() -> None:
-    lines = TrainConfig(workers=2).to_toml().splitlines()
+    lines = TrainSpec(workers=2).to_toml().splitlines()
 
     unset = {"address", "output", "image_column", "label_column", "test_split", "mlflow", "ports"}
-    names = [each.name for each in fields(TrainConfig) if each.name not in unset]
+    names = [each.name for each in fields(TrainSpec) if each.name not in unset]
     assert [line.split(" = ")[0] for line in lines] == names
 
 
 def test_one_data_set_is_a_string_in_toml_as_in_earlier_versions() -> None:
-    assert 'data = "my rows"\n' in TrainConfig(data="my rows").to_toml()
-    assert TrainConfig(data="my rows").data == ("my rows",)
+    assert 'data = "my rows"\n' in TrainSpec(data="my rows").to_toml()
+    assert TrainSpec(data="my rows").data == ("my rows",)
 
 
 def test_default_of_a_setting_that_applies_is_recorded() -> None:
-    assert "momentum = 0.9\n" in TrainConfig().to_toml()
-    assert "momentum" not in TrainConfig(optimizer="sgd").to_toml()
-    assert TrainConfig(momentum=0.9).recipe() == TrainConfig().recipe()
+    assert "momentum = 0.9\n" in TrainSpec().to_toml()
+    assert "momentum" not in TrainSpec(optimizer="sgd").to_toml()
+    assert TrainSpec(momentum=0.9).recipe() == TrainSpec().recipe()
 
 
 def test_invalid_toml_is_refused_and_its_file_named() -> None:
@@ -240,10 +240,10 @@ def test_invalid_toml_is_refused_and_its_file_named() -> None:
 
 
 def test_recipe_omits_settings_that_do_not_affect_the_bits() -> None:
-    recipe = TrainConfig().recipe()
+    recipe = TrainSpec().recipe()
 
     others = (
         "data image_column label_column test_split output preset workers address overwrite quiet "
         "log_format strict tensorboard mlflow plots ports"
     )
-    assert set(recipe) == {each.name for each in fields(TrainConfig)} - set(others.split())
+    assert set(recipe) == {each.name for each in fields(TrainSpec)} - set(others.split())

@@ -9,15 +9,15 @@ from itertools import cycle, islice
 from re import fullmatch
 from typing import Any, Self
 
-from nanograd.config.command_configs import (
+from nanograd.errors import UsageError
+from nanograd.runtime.kernel import NATIVE, PORTABLE
+from nanograd.settings.fields import setting
+from nanograd.settings.specs import (
     DATA,
     IMAGE_COLUMN,
     LABEL_COLUMN,
-    ReportConfig,
+    ReportSpec,
 )
-from nanograd.config.settings import setting
-from nanograd.errors import UsageError
-from nanograd.runtime.kernel import NATIVE, PORTABLE
 
 # A setting that affects the bits of the trained model.
 hyperparameter = partial(setting, recipe=True)
@@ -34,7 +34,7 @@ _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
 _ENSEMBLE_VARIANTS = 0.2
 
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
-    files("nanograd.config").joinpath("presets.toml").read_text()
+    files("nanograd.settings").joinpath("presets.toml").read_text()
 )
 
 
@@ -51,7 +51,7 @@ def default_shards(batch_size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(ReportConfig):
+class TrainSpec(ReportSpec):
     """Settings of `nanograd train`."""
 
     data: tuple[str, ...] | str = DATA  # one is stored as a tuple
@@ -340,7 +340,7 @@ class TrainConfig(ReportConfig):
             raise UsageError(f"--ports {self.ports} is no range A-B of ports from 1 to 65535")
         return range(first, last + 1)
 
-    def nets(self) -> list["TrainConfig"]:
+    def nets(self) -> list["TrainSpec"]:
         """Return the settings of each net to train.
 
         The nets of an ensemble differ in seed and in the size of digits, and all but the first
