@@ -20,7 +20,7 @@ import numpy as np
 from common import Row, arguments, report
 
 from nanograd import sources
-from nanograd.data.dataset import Dataset, split
+from nanograd.digits.dataset import Dataset, split
 from nanograd.models import model
 from nanograd.runtime import process
 

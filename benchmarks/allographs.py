@@ -13,7 +13,7 @@ from common import Row, arguments, report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd.data.dataset import SIDE, Dataset
+from nanograd.digits.dataset import SIDE, Dataset
 from nanograd.digits.variants import draw_variants, variants
 from nanograd.models import model
 from nanograd.models.model import Model

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 
 Images = NDArray[np.uint8]
 

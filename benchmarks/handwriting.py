@@ -36,7 +36,7 @@ from PIL import Image
 from samples import KINDS, Result, as_png, classify, development, optdigits, photo, simulated
 
 from nanograd import sources
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.models.model import Model, load
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise

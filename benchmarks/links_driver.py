@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from contenders.base import Setting, load_images
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.runtime import process
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, first_snapshot

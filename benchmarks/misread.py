@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nanograd import sources
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.models import model
 from nanograd.report.sheet import draw_text
 from nanograd.runtime import process

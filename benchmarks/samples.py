@@ -13,7 +13,7 @@ from common import HERE
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.errors import UnreadableError
 from nanograd.models.model import Model
 from nanograd.pictures.decode import decode

@@ -32,9 +32,8 @@ from PIL import Image, ImageDraw, ImageFont
 from samples import KINDS, classify, development, optdigits, simulated
 
 from nanograd import sources
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion, distort
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import centre, shrink
 from nanograd.errors import UnreadableError
 from nanograd.jobs.account import doubt_of

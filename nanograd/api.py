@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from nanograd import commands, sources
-from nanograd.data import levels
-from nanograd.data.mnist import Source
+from nanograd.digits import levels
+from nanograd.digits.dataset import Source
 from nanograd.errors import ArgumentError, Reason, UnreadableError, UsageError
+from nanograd.images import rows, shapes
+from nanograd.images.rows import ReadOptions
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import decode, normalise
@@ -30,8 +32,6 @@ from nanograd.settings.specs import (
     PredictSpec,
 )
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.tables import rows, shapes
-from nanograd.tables.rows import ReadOptions
 
 Place: TypeAlias = str | PathLike[str]
 Result = TypeVar("Result")
@@ -227,7 +227,7 @@ def read_picture(
     Args:
         picture: path or URI of a file (also inside a ZIP file), its bytes, a file opened for these,
             a Pillow image, or an array (H, W) or of 3 or 4 channels, first or last, of booleans or
-            numbers whose scale `nanograd.data.levels` recognises.
+            numbers whose scale `nanograd.digits.levels` recognises.
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:

@@ -10,13 +10,14 @@ import numpy as np
 from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
 from nanograd.console import summaries
-from nanograd.data import download, mnist
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, split
-from nanograd.data.mnist import Mnist, Source
+from nanograd.data import mnist
+from nanograd.digits import download
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, Mnist, Source, split
 from nanograd.digits.preparation import Preparation
 from nanograd.digits.variants import num_variants
 from nanograd.errors import DataError, UsageError
+from nanograd.images.rows import ReadOptions
 from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -46,7 +47,6 @@ from nanograd.settings.specs import (
     PredictSpec,
 )
 from nanograd.settings.train_spec import MOMENTUM, TrainSpec
-from nanograd.tables.rows import ReadOptions
 from nanograd.training.recipe import Recipe, num_epochs
 from nanograd.training.run import NetPlan, TrainingRun, train_run
 

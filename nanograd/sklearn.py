@@ -19,8 +19,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nanograd.data.dataset import BatchPlan, Dataset
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import BatchPlan, Dataset
 from nanograd.digits.preparation import Preparation
 from nanograd.errors import UsageError
 from nanograd.models.model import mean_scores

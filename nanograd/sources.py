@@ -16,10 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from nanograd.data import mnist
 from nanograd.data.csv import CSV, UnlabelledError, check_ending, parse_csv
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
-from nanograd.data.mnist import WORDS, MissingError, Mnist, Source
+from nanograd.data.mnist import WORDS, MissingError
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset, Mnist, Source
 from nanograd.digits.preparation import as_rows
 from nanograd.errors import ArgumentError, DataError, Rejection, UnreadableError, UsageError
+from nanograd.images.columns import find_partitions
+from nanograd.images.conversion import are_dark_on_light, read, required_columns
+from nanograd.images.files import RowRange, open_parquet, read_rows
+from nanograd.images.rows import ReadOptions
 from nanograd.jobs.inputs import (
     TABLES,
     InputFile,
@@ -34,10 +38,6 @@ from nanograd.pictures.archives import Archives
 from nanograd.pictures.decode import SUFFIXES, PictureReader
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
-from nanograd.tables.columns import find_partitions
-from nanograd.tables.files import RowRange, open_parquet, read_rows
-from nanograd.tables.images import are_dark_on_light, read, required_columns
-from nanograd.tables.rows import ReadOptions
 
 Columns = tuple[str | None, str | None]
 ARRAYS = "arrays"  # the name of a data set that no file holds

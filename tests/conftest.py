@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from nanograd import cli, sources
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from tests.helpers import jobs, runs
 from tests.helpers.folders import untimed_contents
 

@@ -17,7 +17,7 @@ from PIL import Image
 import nanograd
 from nanograd import commands
 from nanograd.data import mnist
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import ArgumentError, DataError, Stopped, UsageError
 from nanograd.pictures import normalise
 from nanograd.runtime import process

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import cli
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model
 from nanograd.runtime import json_files
 from nanograd.settings import flags

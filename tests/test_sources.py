@@ -13,8 +13,7 @@ import pytest
 
 import nanograd as api
 from nanograd import commands, sources
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
 from nanograd.models import model as model_io

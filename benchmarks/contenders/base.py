@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd import sources
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.preparation import Preparation, prepare
 
 # Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `averaged`.

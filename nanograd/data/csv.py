@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
-from nanograd.data.idx import decompress
-from nanograd.data.levels import describe, scale_of, to_levels
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, Dataset
+from nanograd.digits.idx import decompress
+from nanograd.digits.levels import describe, scale_of, to_levels
 from nanograd.errors import DataError
 
 # Endings of such files.

@@ -6,18 +6,16 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from nanograd.data import download
 from nanograd.data.csv import CSV, UnlabelledError, parse_csv
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
-from nanograd.data.idx import parse_idx
-from nanograd.data.levels import describe, scale_of, to_levels
+from nanograd.digits import download
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset, Mnist, Source
+from nanograd.digits.idx import parse_idx
+from nanograd.digits.levels import describe, scale_of, to_levels
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
@@ -36,26 +34,6 @@ _TEST_SPLIT = 0.1
 
 class MissingError(DataError):
     """A folder without the files of a data set, or of a part of it."""
-
-
-@dataclass(frozen=True)
-class Mnist:
-    """Training and test images."""
-
-    train: Dataset  # N images; a validation set may be split off
-    test: Dataset  # images that never influence training or any choice
-    name: str  # `mnist`, `sample`, or the place of the files; of several with + between them
-    sha256: str  # checksum of training and test data together
-    test_split: float | None = None  # share of the images held out as test images; None if given
-    sources: tuple[str, ...] = ()  # the names of all data sets
-
-
-class Source(NamedTuple):
-    """A data set as it was found."""
-
-    name: str  # `mnist`, `sample`, or its place
-    train: Dataset  # labelled images
-    test: Dataset | None  # None without labelled test images
 
 
 def join(found: Sequence[Source], listener: Listener, test_split: float | None) -> Mnist:

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 from numpy.random import Philox
 
-from nanograd.data.dataset import SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.digits.deskew import Size, deskewed_coordinates
 from nanograd.digits.resample import resample
 from nanograd.runtime.arrays import Bytes, Floats

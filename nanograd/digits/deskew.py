@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.data.dataset import SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.digits.resample import PIECE, resample, resample_rows
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 

@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from nanograd.data.dataset import SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.errors import Reason, UnreadableError
 from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nanograd.data.dataset import SIDE
-from nanograd.data.levels import describe, scale_of, to_levels
+from nanograd.digits.dataset import SIDE
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
+from nanograd.digits.levels import describe, scale_of, to_levels
 from nanograd.errors import ArgumentError
 from nanograd.runtime.arrays import Bytes, Floats
 
@@ -61,7 +61,7 @@ def as_rows(images: ArrayLike) -> Bytes:
 
     Args:
         images: (N, 28, 28) or (N, 784), ink on a background of 0. The scale is 0..255 or 0..1;
-            values are rounded to the nearest of 256 levels, see `nanograd.data.levels`; the array
+            values are rounded to the nearest of 256 levels, see `nanograd.digits.levels`; the array
             counts as a column.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nanograd.data.dataset import SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.runtime.arrays import Bytes, Floats
 
 # Images are padded with zeros to ROW x ROW: one row above, one column at the left, the rest below

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.data.dataset import NUM_PIXELS, SIDE, Dataset
+from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset
 from nanograd.digits.form import LONGEST_SIDE, centre
 from nanograd.runtime.arrays import Bytes, Doubles, Floats
 from nanograd.runtime.randomness import VARIANTS, stream

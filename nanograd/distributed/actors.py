@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import ray
 import ray.util
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed import formation, shared_memory
 from nanograd.distributed.all_reduce import (
     DIGEST_ROUNDS,

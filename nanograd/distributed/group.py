@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import (
     ActorIdentity,
     ExchangeFailed,

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, DivergedError, Stopped

@@ -30,16 +30,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.form import to_png
+from nanograd.images.conversion import Images
+from nanograd.images.writers import PREDICTIONS, to_parquet
 from nanograd.jobs.part import Part, Receipt
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
-from nanograd.tables.images import Images
-from nanograd.tables.writers import PREDICTIONS, to_parquet
 
 # The most confident mistakes kept of each part, and of the whole job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from nanograd.digits.form import to_png
 from nanograd.errors import Rejection, UnreadableError
+from nanograd.images.writers import as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import Earlier, find_earlier
 from nanograd.jobs.inputs import InputFile, expand_pictures
 from nanograd.jobs.job import Job
@@ -25,7 +26,6 @@ from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
-from nanograd.tables.writers import as_text, quarantine_table, to_parquet
 
 # What an `InputFile` says of each file, and its label.
 Versions: TypeAlias = dict[str, tuple[int | None, ...]]

@@ -13,8 +13,8 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
 from nanograd.errors import OutputExistsError, Reason, Rejection, StorageError
+from nanograd.images.files import RowRange
 from nanograd.runtime import json_files, storage
-from nanograd.tables.files import RowRange
 
 Receipt: TypeAlias = dict[str, Any]
 

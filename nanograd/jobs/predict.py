@@ -23,6 +23,14 @@ from numpy.typing import NDArray
 
 from nanograd import __version__
 from nanograd.errors import DataError
+from nanograd.images import writers
+from nanograd.images.batches import BATCH_BYTES, MAX_ROWS
+from nanograd.images.columns import Partitions
+from nanograd.images.conversion import Images, read_with
+from nanograd.images.files import RowRange, read_rows
+from nanograd.images.outputs import OutputFiles, check_partition_columns, rename_taken
+from nanograd.images.rows import ReadOptions
+from nanograd.images.writers import PREDICTIONS, QUARANTINE, quarantine_table
 from nanograd.jobs import account, scan
 from nanograd.jobs.account import TWO_PERCENT, Mistake, PartReview, Selection
 from nanograd.jobs.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
@@ -34,14 +42,6 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore
-from nanograd.tables import writers
-from nanograd.tables.batches import BATCH_BYTES, MAX_ROWS
-from nanograd.tables.columns import Partitions
-from nanograd.tables.files import RowRange, read_rows
-from nanograd.tables.images import Images, read_with
-from nanograd.tables.outputs import OutputFiles, check_partition_columns, rename_taken
-from nanograd.tables.rows import ReadOptions
-from nanograd.tables.writers import PREDICTIONS, QUARANTINE, quarantine_table
 
 # Raised with each change of what the same row becomes.
 REVISION = 4

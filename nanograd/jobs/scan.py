@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from nanograd.data.csv import CSV
 from nanograd.errors import DataError, Reason, Rejection, UsageError
+from nanograd.images import columns
+from nanograd.images.columns import Partitions, find_partitions
+from nanograd.images.conversion import required_columns
+from nanograd.images.csv_files import scan_csv
+from nanograd.images.files import RowRange, open_parquet
+from nanograd.images.rows import ReadOptions
+from nanograd.images.widths import fits, holds
 from nanograd.jobs.inputs import InputFile, entity_tag
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
-from nanograd.tables import columns
-from nanograd.tables.columns import Partitions, find_partitions
-from nanograd.tables.csv_files import scan_csv
-from nanograd.tables.files import RowRange, open_parquet
-from nanograd.tables.images import required_columns
-from nanograd.tables.rows import ReadOptions
-from nanograd.tables.widths import fits, holds
 
 # A part has about this many rows: enough to be worth committing, few enough to be repeated after a
 # failure, and enough parts for many cores where there are enough rows.

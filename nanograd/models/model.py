@@ -24,7 +24,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nanograd import __version__
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.preparation import Preparation, as_rows, deskew_images, scale
 from nanograd.errors import DataError
 from nanograd.models import model_card
@@ -144,7 +144,7 @@ class Model:
 
         Args:
             images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST. Any
-                numeric dtype; the scale is 0..255 or 0..1 (see `nanograd.data.levels`).
+                numeric dtype; the scale is 0..255 or 0..1 (see `nanograd.digits.levels`).
 
         Returns:
             (N,) int64, 0 to 9.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from nanograd import __version__
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
 from nanograd.digits.preparation import Preparation, affine
 from nanograd.digits.resample import ROW

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.runtime.arrays import Bytes, Floats
 
 NUM_DIRECTIONS = 20

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.runtime.arrays import Bytes
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

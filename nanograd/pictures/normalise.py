@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from nanograd.data.dataset import SIDE
 from nanograd.digits import form
+from nanograd.digits.dataset import SIDE
 from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures import marks, morphology, paper, tuning
 from nanograd.pictures.light import by_hue, divide, light_surface

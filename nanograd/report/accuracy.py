@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.data.dataset import NUM_CLASSES, SIDE
+from nanograd.digits.dataset import NUM_CLASSES, SIDE
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
 from nanograd.report.charts import (

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nanograd.errors import DataError, UnreadableError
+from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.jobs.inputs import expand_pictures, is_table
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
@@ -17,7 +18,6 @@ from nanograd.pictures.decode import PictureReader
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats
-from nanograd.tables.columns import ImageKind, find_image_column
 
 # Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
 _SMALL_SIDE = 320

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.data.dataset import NUM_CLASSES, SIDE, Dataset
+from nanograd.digits.dataset import NUM_CLASSES, SIDE, Dataset
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model

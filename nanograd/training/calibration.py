@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nanograd.data.dataset import NUM_CLASSES, Dataset
 from nanograd.digits.augment import Distortion, distort
+from nanograd.digits.dataset import NUM_CLASSES, Dataset
 from nanograd.digits.preparation import deskew_images
 from nanograd.models.model import Net, mean_scores
 from nanograd.models.reference import INNER, NUM_DIRECTIONS, Reference, fit_temperature, stretch

@@ -6,7 +6,7 @@ from math import ceil
 
 import numpy as np
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import deskew_images, without_deskewing
 from nanograd.models.model import Net, mean_scores
 from nanograd.nn import metrics

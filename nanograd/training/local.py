@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.errors import DivergedError, InternalError
 from nanograd.runtime import machine, process
 from nanograd.runtime.events import Listener, WorkerState

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from nanograd.data.dataset import BatchPlan
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import BatchPlan
 from nanograd.digits.preparation import Preparation
 from nanograd.nn import optimizers, schedules
 from nanograd.nn.mlp import Architecture

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event as StopSignal
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.variants import add_variants
 from nanograd.errors import ClusterError, Stopped
 from nanograd.models import model as model_io

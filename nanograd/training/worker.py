@@ -11,8 +11,8 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import distort
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import deskew_images, scale
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Params, Signals

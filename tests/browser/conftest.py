@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.report.html import REPORT
 from scripts import chromium
 from tests.helpers.reports import predict_digits, write_training_report

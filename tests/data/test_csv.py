@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanograd.data.csv import UnlabelledError, check_label_first, parse_csv
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.errors import DataError
 
 HEADER = "label," + ",".join(f"{row}x{column}" for row in range(28) for column in range(28))

@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import sources
-from nanograd.data.download import MIRRORS
-from nanograd.data.mnist import SAMPLE, Mnist, join, load_source, load_test
+from nanograd.data.mnist import SAMPLE, join, load_source, load_test
+from nanograd.digits.dataset import Mnist
+from nanograd.digits.download import MIRRORS
 from nanograd.errors import DataError, UsageError
 from nanograd.runtime.events import Event, Level, Listener, ignore
 from scripts.make_sample import format_idx
@@ -199,7 +200,7 @@ def test_auto_is_the_sample_where_the_cache_lacks_test_images(
             raise DataError("no mirror replies")
         return {}
 
-    monkeypatch.setattr("nanograd.data.mnist.download.fetch", fetch)
+    monkeypatch.setattr("nanograd.digits.download.fetch", fetch)
 
     assert load("auto").name == "sample"
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import (
     NUM_DRAWS,
     Distortion,
@@ -13,6 +12,7 @@ from nanograd.digits.augment import (
     field_weights,
     vary_stroke,
 )
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import Size, deskew
 from nanograd.runtime.randomness import stream
 from tests.helpers.models import some_images

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 
 

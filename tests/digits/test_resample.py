@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.digits.resample import PIECE, resample, resample_rows
 from tests.helpers.models import some_images
 

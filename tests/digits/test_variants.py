@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.data.mnist import Mnist
 from nanograd.digits import variants as module
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import are_mnist_like
 from nanograd.digits.variants import (
     Variant,

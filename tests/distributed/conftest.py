@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.distributed.cluster import session
 
 

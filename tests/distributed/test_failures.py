@@ -16,7 +16,7 @@ import ray
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import MAX_FAILURES

@@ -10,7 +10,7 @@ import pytest
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed import actors, formation
 from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.all_reduce import MeshPlan

@@ -12,7 +12,7 @@ import ray
 import ray.cloudpickle
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError

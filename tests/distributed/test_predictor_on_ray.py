@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from nanograd.settings.specs import PredictSpec

@@ -18,7 +18,7 @@ import ray
 from nanograd import commands
 from nanograd.backends import ray_metrics
 from nanograd.commands import make_run
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.prometheus import RayMetrics
 from nanograd.runtime.events import Event, JobProgress, TrainingProgress, broadcast

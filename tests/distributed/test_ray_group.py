@@ -9,7 +9,7 @@ import pytest
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup

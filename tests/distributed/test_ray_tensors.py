@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from tests.conftest import Nanograd
 from tests.helpers.folders import untimed_contents

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import LateShards, ServerActor
 from nanograd.nn.optimizers import Vector
 from nanograd.settings.train_spec import TrainSpec

@@ -15,7 +15,7 @@ import ray.cloudpickle
 from ray.exceptions import GetTimeoutError
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import CONCURRENT, ServerActor
 from nanograd.distributed.servers import Server, Servers
 from nanograd.errors import ClusterError

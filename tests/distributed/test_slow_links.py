@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from tests.helpers.hosts_in_threads import Hosts

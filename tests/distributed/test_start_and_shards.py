@@ -15,7 +15,7 @@ import ray
 import ray.cloudpickle
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed import members, servers, shared_memory
 from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup

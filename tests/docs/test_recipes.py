@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from tests.conftest import ROOT, Nanograd
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, plain_python, run_alone

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from tests.conftest import ROOT, Nanograd

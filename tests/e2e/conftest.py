@@ -9,7 +9,7 @@ import pytest
 from pyarrow.fs import FileSystem
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.settings.train_spec import TrainSpec
 from tests.helpers.head import Head, running_head
 from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable

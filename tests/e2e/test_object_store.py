@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
+from nanograd.images.rows import ReadOptions
 from nanograd.jobs.inputs import expand, expand_tables
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.jobs.predict import plan
 from nanograd.models.model import load as load_model
 from nanograd.runtime import storage
-from nanograd.tables.rows import ReadOptions
 from tests.conftest import Nanograd, Outcome
 from tests.helpers.head import Head
 from tests.helpers.stores import Moto, Store

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import UnreadableError
 from nanograd.models import model
 from nanograd.models.model import Model

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from simulators.waiting import wait_for
 from tests.conftest import environment_without_ray
 from tests.helpers.folders import untimed_contents

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
 from tests.docs.test_docs import plain_python

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.runtime import storage
 from tests.conftest import Nanograd, Outcome
 from tests.e2e.conftest import make_bucket

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 import nanograd
 from nanograd.data import mnist
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from nanograd.models.model import Model

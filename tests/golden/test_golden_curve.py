@@ -25,8 +25,8 @@ from threadpoolctl import threadpool_info
 
 from nanograd import sources
 from nanograd.commands import make_recipe
-from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import Mnist
 from nanograd.runtime import storage
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.all_reduce import HEADER_BYTES, FrameType, Header, MeshPlan
 from nanograd.training.local import assign_shards

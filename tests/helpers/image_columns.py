@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from nanograd.digits.form import to_png
 from nanograd.errors import Rejection
-from nanograd.tables.images import Images, read
-from nanograd.tables.rows import ReadOptions
+from nanograd.images.conversion import Images, read
+from nanograd.images.rows import ReadOptions
 
 Pixels = NDArray[np.uint8]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import commands
-from nanograd.data.dataset import Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.report import html, training_report
 from nanograd.report.html import Report
 from nanograd.runtime.events import Listener, ignore

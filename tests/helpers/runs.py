@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_run
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import Stopped
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, Listener, Message, ignore

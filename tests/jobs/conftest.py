@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.runtime.events import Event, Message

@@ -3,9 +3,9 @@ import pyarrow as pa
 import pytest
 
 from nanograd.errors import Reason, Rejection
+from nanograd.images.writers import PREDICTIONS, quarantine_table
 from nanograd.jobs.account import count_part, remarks, summarise
 from nanograd.jobs.part import Part, total
-from nanograd.tables.writers import PREDICTIONS, quarantine_table
 
 
 def predictions(labels: list[int | None], best: list[int]) -> pa.Table:

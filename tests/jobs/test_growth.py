@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.images.rows import ReadOptions
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
-from nanograd.tables.rows import ReadOptions
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
 from tests.helpers.models import some_model

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import Mnist, write_pictures
+from nanograd.data.mnist import write_pictures
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows

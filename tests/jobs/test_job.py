@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from nanograd.errors import InternalError, OutputExistsError, Reason, Rejection, StorageError
+from nanograd.images.files import RowRange
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import Part, Receipt, part_id, run_part
 from nanograd.runtime import json_files, storage
-from nanograd.tables.files import RowRange
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, forget_completion, make_job, run
 from tests.helpers.leases import take_over

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files
 from nanograd.settings.specs import PredictSpec

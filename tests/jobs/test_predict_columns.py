@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, UsageError
+from nanograd.images.writers import PREDICTIONS, QUARANTINE
 from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Message
 from nanograd.settings.specs import PredictSpec
-from nanograd.tables.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
 from tests.helpers.image_columns import FLAT_NAMES, Pixels, fixed_list, raw
 from tests.helpers.models import some_model

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.images import csv_files
 from nanograd.jobs import scan
 from nanograd.jobs.part import Part, Receipt
 from nanograd.jobs.predict import PredictWork
-from nanograd.tables import csv_files
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import Run
 from tests.helpers.image_columns import FLAT_NAMES

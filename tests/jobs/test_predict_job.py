@@ -12,8 +12,10 @@ from PIL import Image
 from pyarrow import csv
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.images.rows import ReadOptions
+from nanograd.images.writers import PREDICTIONS, QUARANTINE
 from nanograd.jobs import predict
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import Part, Receipt, run_local
@@ -23,8 +25,6 @@ from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime import process
 from nanograd.runtime.events import Event, Message
 from nanograd.settings.specs import PredictSpec
-from nanograd.tables.rows import ReadOptions
-from nanograd.tables.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.folders import untimed_contents
 from tests.helpers.models import some_net, some_reference
 

@@ -16,7 +16,7 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError
 from nanograd.models import model as model_io

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import OutputExistsError
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.lease import Lease

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
+from nanograd.images.writers import PREDICTIONS
 from nanograd.jobs import account
 from nanograd.jobs.account import PartReview, Selection, doubt_of
 from nanograd.runtime import storage
 from nanograd.settings.specs import InspectSpec, PredictSpec
-from nanograd.tables.writers import PREDICTIONS
 from tests.helpers.growth import Run
 
 Row = dict[str, Any]

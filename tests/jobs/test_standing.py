@@ -10,15 +10,16 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.data.mnist import Mnist, write_pictures
+from nanograd.data.mnist import write_pictures
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.images.rows import ReadOptions
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
 from nanograd.settings.specs import IngestSpec
-from nanograd.tables.rows import ReadOptions
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist, write_pictures
+from nanograd.data.mnist import write_pictures
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UnreadableError
 from nanograd.jobs.inputs import expand_pictures
 from nanograd.pictures.archives import Archives

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.errors import StorageError, UnreadableError
+from nanograd.images.writers import QUARANTINE
 from nanograd.jobs.ingest import ROWS
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.pictures.decode import PictureReader
-from nanograd.tables.writers import QUARANTINE
 from tests.helpers import ingests
 from tests.helpers.ingests import image_of, planned, read_quarantine, read_rows
 from tests.helpers.odd_files import BAD, READABLE, cut, drawing, encoded

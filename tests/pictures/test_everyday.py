@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import UnreadableError
 from nanograd.pictures import light, lines, paper, surroundings
 from nanograd.pictures.morphology import adjust_pen

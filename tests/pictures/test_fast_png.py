@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
+from nanograd.images.rows import ReadOptions, read_encoded, read_plain
 from nanograd.pictures.fast_png import decode_plain, encode_plain
-from nanograd.tables.rows import ReadOptions, read_encoded, read_plain
 from tests.helpers.odd_files import chunk, encoded
 
 Pixels = NDArray[np.uint8]

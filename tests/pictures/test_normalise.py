@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from nanograd import sources
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode

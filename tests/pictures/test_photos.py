@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.pictures.decode import decode
 from nanograd.pictures.morphology import label_marks
 from simulators.photos import centre_line, photograph, thinned

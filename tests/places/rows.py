@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 
 NUM_ROWS = 193
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from simulators.places import FOLDER, PLACES, Place
 from tests.places.rows import write_rows
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from tests.conftest import ROOT, environment_without_ray
 from tests.golden.test_portable_bits import FILE, RUNS
 from tests.places.rows import NUM_ROWS, write_rows

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from tests.helpers.reports import predict_digits
 from tests.helpers.runs import train
 

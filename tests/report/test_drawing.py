@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import Size, deskew
 from nanograd.errors import UnreadableError
 from nanograd.models import model as model_io

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.report import prediction_report, training_report
 from nanograd.report.html import render
 from tests.helpers.reports import check_page

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from nanograd import commands
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.models import model
 from nanograd.pictures import normalise

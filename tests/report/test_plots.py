@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.report import charts, html, training_report
 from nanograd.report.accuracy import confusion_chart
 from nanograd.report.charts import Axis, Mark, Series, draw_png, fit_axis, plot

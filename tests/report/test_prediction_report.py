@@ -11,7 +11,7 @@ from PIL import Image
 
 from nanograd import commands
 from nanograd.console import summaries
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, prediction_report

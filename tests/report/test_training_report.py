@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanograd import commands
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, training_report

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, mean_scores
 from nanograd.models.reference import UNFAMILIAR

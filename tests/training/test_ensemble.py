@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import Stopped
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files

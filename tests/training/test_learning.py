@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.models.model import Net
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import accuracy, as_net

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.preparation import prepare
 from nanograd.errors import InternalError, Stopped
 from nanograd.nn.mlp import Params, one_hot

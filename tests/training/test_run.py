@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.data.dataset import Dataset
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import (
     ClusterError,
     DataError,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Event, Level, WorkerJoined

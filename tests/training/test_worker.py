@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from nanograd.commands import make_recipe
-from nanograd.data.dataset import Dataset
 from nanograd.digits.augment import Distortion
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import prepare
 from nanograd.nn.mlp import Params, init_params, one_hot
 from nanograd.nn.optimizers import Vector

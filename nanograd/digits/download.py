@@ -12,7 +12,7 @@ from time import monotonic
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from nanograd.data.idx import decompress
+from nanograd.digits.idx import decompress
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from nanograd.errors import Reason, Rejection
-from nanograd.tables.writers import PREDICTIONS, QUARANTINE, encode, quarantine_table
+from nanograd.images.writers import PREDICTIONS, QUARANTINE, encode, quarantine_table
 
 REASONS = [
     *("broken_file", "wrong_schema", "no_file", "no_permission", "outside_root"),

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanograd.errors import DataError, UsageError
-from nanograd.tables import writers
-from nanograd.tables.columns import HIVE_NULL, to_python
+from nanograd.images import writers
+from nanograd.images.columns import HIVE_NULL, to_python
 
 # Bytes of a table held before they are encoded, as one row group.
 _HELD_BYTES = 64_000_000

@@ -6,7 +6,7 @@ alone, so a replaced worker continues exactly where the failed one stopped.
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Philox
@@ -48,6 +48,26 @@ class Dataset:
         digest = sha256(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """Training and test images."""
+
+    train: Dataset  # N images; a validation set may be split off
+    test: Dataset  # images that never influence training or any choice
+    name: str  # `mnist`, `sample`, or the place of the files; of several with + between them
+    sha256: str  # checksum of training and test data together
+    test_split: float | None = None  # share of the images held out as test images; None if given
+    sources: tuple[str, ...] = ()  # the names of all data sets
+
+
+class Source(NamedTuple):
+    """A data set as it was found."""
+
+    name: str  # `mnist`, `sample`, or its place
+    train: Dataset  # labelled images
+    test: Dataset | None  # None without labelled test images
 
 
 @dataclass(frozen=True, kw_only=True)

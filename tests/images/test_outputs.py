@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.errors import DataError, UsageError
-from nanograd.tables import outputs, writers
-from nanograd.tables.outputs import OutputFiles, check_partition_columns
+from nanograd.images import outputs, writers
+from nanograd.images.outputs import OutputFiles, check_partition_columns
 
 TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
 

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pytest
 
 from nanograd.errors import DataError
-from nanograd.jobs.inputs import roots_of
-from nanograd.tables.columns import (
+from nanograd.images.columns import (
     class_digits,
     find_image_column,
     find_label_column,
     find_partitions,
     unusable_labels,
 )
+from nanograd.jobs.inputs import roots_of
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 PICKLED = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanograd.data import levels
-from nanograd.data.dataset import NUM_PIXELS
+from nanograd.digits import levels
+from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.errors import Reason, Rejection
-from nanograd.tables.shapes import (
+from nanograd.images.shapes import (
     Shape,
     Tensor,
     as_pictures,

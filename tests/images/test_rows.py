@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.form import to_png
-from nanograd.tables.rows import is_raw
+from nanograd.images.rows import is_raw
 from tests.helpers.image_columns import PICTURE, Pixels, bar_image, read_column, reasons
 
 SPARK = pa.struct(

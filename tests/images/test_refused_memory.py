@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from nanograd.errors import UnreadableError
+from nanograd.images.conversion import read
+from nanograd.images.rows import ReadOptions
 from nanograd.pictures.normalise import normalise
-from nanograd.tables.images import read
-from nanograd.tables.rows import ReadOptions
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nanograd.data.levels import describe, scale_of, to_levels
+from nanograd.digits.levels import describe, scale_of, to_levels
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float16, np.float64, bool]
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd.data.csv import flat_columns
-from nanograd.data.levels import scale_of
+from nanograd.digits.levels import scale_of
 from nanograd.errors import StorageError
+from nanograd.images.shapes import SCALE, is_list
 from nanograd.runtime import storage
-from nanograd.tables.shapes import SCALE, is_list
 
 # Rows and bytes of a batch: many, because fixed costs are per batch; fewer where a row is large,
 # because all of them are in memory. 8,192 rows of 784 doubles are 51 MB.

@@ -20,11 +20,11 @@ from nanograd.data.csv import (
     column_names,
     join_lines,
 )
-from nanograd.data.dataset import NUM_PIXELS
-from nanograd.data.levels import scale_of
+from nanograd.digits.dataset import NUM_PIXELS
+from nanograd.digits.levels import scale_of
 from nanograd.errors import DataError, Reason, Rejection
+from nanograd.images.batches import BATCH_BYTES, MAX_ROWS, READ_BYTES, check_storage, with_scales
 from nanograd.runtime import storage
-from nanograd.tables.batches import BATCH_BYTES, MAX_ROWS, READ_BYTES, check_storage, with_scales
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # What Arrow may take for a number, without the space around it.

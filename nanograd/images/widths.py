@@ -4,8 +4,8 @@ import json
 
 import pyarrow as pa
 
-from nanograd.tables.batches import leaf_places
-from nanograd.tables.files import open_parquet
+from nanograd.images.batches import leaf_places
+from nanograd.images.files import open_parquet
 
 # Nanoseconds in a unit of Arrow's or of Parquet's types of times.
 _UNITS = {

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from nanograd import sources
 from nanograd.data.csv import parse_csv
-from nanograd.tables.files import RowRange, read_rows
-from nanograd.tables.images import read
-from nanograd.tables.rows import ReadOptions
+from nanograd.images.conversion import read
+from nanograd.images.files import RowRange, read_rows
+from nanograd.images.rows import ReadOptions
 from tests.helpers.image_columns import (
     FLAT_NAMES,
     NUMBER_COLUMNS,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nanograd.data.idx import decompress, parse_idx
+from nanograd.digits.idx import decompress, parse_idx
 from nanograd.errors import DataError
 from scripts.make_sample import format_idx
 

@@ -13,11 +13,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nanograd.errors import DataError, Rejection, StorageError
+from nanograd.images import batches, csv_files, files
+from nanograd.images.columns import is_binary
+from nanograd.images.csv_files import scan_csv
+from nanograd.images.files import RowRange, open_parquet, read_rows
 from nanograd.runtime import storage
-from nanograd.tables import batches, csv_files, files
-from nanograd.tables.columns import is_binary
-from nanograd.tables.csv_files import scan_csv
-from nanograd.tables.files import RowRange, open_parquet, read_rows
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 NUM_ROWS, GROUP_ROWS = 1000, 250

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import BatchPlan, Dataset, split
+from nanograd.digits.dataset import BatchPlan, Dataset, split
 
 SIZES = [1, 7, 193]
 

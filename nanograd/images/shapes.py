@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_PIXELS, SIDE
+from nanograd.digits.dataset import NUM_PIXELS, SIDE
 
 Shape = tuple[int, ...]
 

@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 
 from nanograd.data.csv import CSV
 from nanograd.errors import DataError, Reason, Rejection
-from nanograd.runtime import storage
-from nanograd.tables.batches import (
+from nanograd.images.batches import (
     BATCH_BYTES,
     MAX_ROWS,
     READ_BYTES,
@@ -18,7 +17,8 @@ from nanograd.tables.batches import (
     leaf_places,
     with_scales,
 )
-from nanograd.tables.csv_files import CsvFile
+from nanograd.images.csv_files import CsvFile
+from nanograd.runtime import storage
 
 # Numbers of rows of a batch are multiples of this: scores may differ in their last bits by the rows
 # that share a matrix product, which has so many.

@@ -20,9 +20,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from nanograd.data.csv import LABEL_NAMES, flat_columns
-from nanograd.data.dataset import NUM_PIXELS
+from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.errors import DataError
-from nanograd.tables.shapes import is_list, leaf, picture_axes, tensor_of
+from nanograd.images.shapes import is_list, leaf, picture_axes, tensor_of
 
 # In order of precedence.
 IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")

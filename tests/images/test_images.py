@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
-from nanograd.tables.images import read
-from nanograd.tables.rows import ReadOptions
+from nanograd.images.conversion import read
+from nanograd.images.rows import ReadOptions
 from tests.helpers.image_columns import (
     FLAT_NAMES,
     NUMBER_COLUMNS,

@@ -15,7 +15,7 @@ from threading import Event, Thread
 
 import pytest
 
-from nanograd.data import download
+from nanograd.digits import download
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime.events import Level
 
@@ -172,7 +172,7 @@ def test_fetch_replaces_a_damaged_file_with_a_warning(cache: Path) -> None:
 
 def test_two_processes_download_once(cache: Path) -> None:
     program = (
-        "import json, sys; from nanograd.data.download import fetch;"
+        "import json, sys; from nanograd.digits.download import fetch;"
         "fetch(sys.argv[1], [sys.argv[2]], print, json.loads(sys.argv[3]))"
     )
     gate = Event()

@@ -12,7 +12,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from nanograd.errors import Rejection, UsageError
-from nanograd.tables.columns import is_binary, to_python
+from nanograd.images.columns import is_binary, to_python
 
 PREDICTIONS = pa.schema(
     [

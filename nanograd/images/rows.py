@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.data import levels
-from nanograd.data.dataset import NUM_PIXELS, SIDE
-from nanograd.digits import form
+from nanograd.digits import form, levels
+from nanograd.digits.dataset import NUM_PIXELS, SIDE
 from nanograd.errors import ArgumentError, Reason, UnreadableError
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.pictures.decode import PictureReader

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nanograd.data.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.errors import DataError, Reason, Rejection, UnreadableError
-from nanograd.tables import columns, pixels, rows
-from nanograd.tables.columns import ImageColumn, ImageKind, Partitions, to_python
-from nanograd.tables.pixels import Ints, Mask, Pixels
-from nanograd.tables.rows import ReadOptions
-from nanograd.tables.shapes import is_list, tensor_of, without_views
+from nanograd.images import columns, pixels, rows
+from nanograd.images.columns import ImageColumn, ImageKind, Partitions, to_python
+from nanograd.images.pixels import Ints, Mask, Pixels
+from nanograd.images.rows import ReadOptions
+from nanograd.images.shapes import is_list, tensor_of, without_views
 
 Bytes = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -63,7 +63,7 @@ def read(table: pa.Table, options: ReadOptions) -> tuple[Images, list[Rejection]
     """Read the images and labels of a table.
 
     Pictures are normalised, whether encoded or arrays of pixels; those in MNIST's form are left
-    unchanged. `nanograd.data.levels` has the rule for the scale of numbers.
+    unchanged. `nanograd.digits.levels` has the rule for the scale of numbers.
 
     Returns:
         The images, with their labels, and a rejection of every other row.

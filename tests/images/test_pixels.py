@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from nanograd.data.mnist import Mnist
-from nanograd.tables.images import Images
+from nanograd.digits.dataset import Mnist
+from nanograd.images.conversion import Images
 from tests.helpers.image_columns import Pixels, bar_image, read_column, reasons
 
 POLARITIES = ["auto", "dark-on-light", "light-on-dark"]
