@@ -143,65 +143,38 @@ def summary(language: str) -> str:
 
 
 def comparison(language: str) -> str:
-    """Return nanograd beside PyTorch DDP, Ray Train and Ray Data, in ten rows."""
+    """Return nanograd beside PyTorch DDP, Ray Train and Ray Data, in four rows."""
     say = _words(language)
-    sources: dict[str, Result] = {}
+    peers = {"pytorch-ddp": {}, "ray-train": {}, "pytorch": {"processes_x_threads": "1 x 2"}}
+    ddp, ray, alone = (
+        find("throughput", ours="--workers 2 --shards 8", peer=peer, batch="512", **more)
+        for peer, more in peers.items()
+    )
+    ours, data = (
+        find("predict", what=f"png: {job}") for job in ("nanograd --workers 2", "ray_data")
+    )
 
-    def cells(topic: str, column: str, *rows: Row) -> list[str]:
-        found = [find(topic, **row) for row in rows]
-        sources.setdefault(topic, found[0].source)
-        return [each.number(column) for each in found]
+    def trained(figure: Figure) -> str:
+        return f"{figure['its images/s']} {say('images/s')} ({figure['ratio']})"
 
-    def speed(batch: str) -> list[str]:
-        ddp, ray = (
-            find("throughput", ours="--workers 2 --shards 8", peer=peer, batch=batch)
-            for peer in ("pytorch-ddp", "ray-train")
-        )
-        sources.setdefault("throughput", ddp.source)
-        name = "its images/s"
-        return [ddp["our images/s"], *(f"{each[name]} ({each['ratio']})" for each in (ddp, ray))]
+    def read(figure: Figure) -> str:
+        return f"{figure.number('running, rows/s')} {say('PNG rows/s')}"
 
-    names = ("nanograd", "pytorch-ddp", "ray-train")
-    first = "2 workers: from the command to the end of the first round"
-    start = cells("start_up", "seconds", *({"what": f"{name}, {first}"} for name in names))
-    link = {"link_Mbit/s": "1,000", "H": "200", "W": "3"}
-    hosts = cells("links", "rounds/s", *({**link, "contender": name} for name in names))
-    adam = [{"peer": name, "recipe": "adam"} for name in names[1:]]
-    to_accuracy = cells("time_to_accuracy", "its seconds", *adam)
-    ours = cells("time_to_accuracy", "--workers 2", adam[0])
-    jobs = ("nanograd --workers 2", "ray_data")
-    rows_per_s = cells("predict", "running, rows/s", *({"what": f"png: {job}"} for job in jobs))
     ends = say("the run ends; restarts from your checkpoint")
     table = [
         ["nets", say("one hidden layer, on CPUs"), *[say("any, on GPUs")] * 3],
         ["same bits for any number of workers", say("yes"), say("no"), say("no"), ""],
         ["a worker is killed", say("the run goes on, 0 rounds lost"), ends, ends,
          say("its tasks are repeated")],
-        ["images/s, 2 workers, batch 128", *speed("128"), ""],
-        ["images/s, 2 workers, batch 512", *speed("512"), ""],
-        ["seconds to 97.72 %, each with its usual recipe", *ours, *to_accuracy, ""],
-        ["seconds to the end of the first round", *start, ""],
-        ["rounds/s, 3 hosts, 1 Gbit/s", *hosts, ""],
-        ["PNG rows/s predicted, 2 workers", rows_per_s[0], "", "", rows_per_s[1]],
-        ["each row once after any kill", say("yes"), say("you write it"), say("you write it"),
-         say("by an id column (alpha)")],
+        ["2 workers, batch 512", f"{ddp['our images/s']} {say('images/s')}, {read(ours)}",
+         trained(ddp), trained(ray), f"{read(data)} ({data.number('ours over it')})"],
     ]  # fmt: skip
     head = ["", "nanograd", "PyTorch DDP", "Ray Train", "Ray Data"]
-    named = "; ".join(
-        f"[{topic.replace('_', ' ')}](benchmarks/results/{source.file.name}) {source.place}"
-        for topic, source in sorted(sources.items())
+    named = ", ".join(
+        f"[{each.source.place}](benchmarks/results/{each.source.file.name})" for each in (ddp, data)
     )
-    alone = ", ".join(
-        f"{each['its images/s']} ({each['ratio']})"
-        for each in (
-            find("throughput", ours="--workers 2 --shards 8", peer="pytorch", batch=batch,
-                 processes_x_threads="1 x 2")
-            for batch in ("128", "512")
-        )
-    )  # fmt: skip
     return _table(head, [[say(name), *rest] for name, *rest in table]) + (
-        f"\n{say('PyTorch in one process, 2 threads, images/s, batch 128 and 512')}: {alone}. "
-        f"{say('Sources')}: {named}.\n"
+        f"\n{say('PyTorch in one process, 2 threads')}: {trained(alone)}. {say('Sources')}: {named}.\n"
     )
 
 
