@@ -174,7 +174,8 @@ def comparison(language: str) -> str:
         f"[{each.source.place}](benchmarks/results/{each.source.file.name})" for each in (ddp, data)
     )
     return _table(head, [[say(name), *rest] for name, *rest in table]) + (
-        f"\n{say('PyTorch in one process, 2 threads')}: {trained(alone)}. {say('Sources')}: {named}.\n"
+        f"\n{say('PyTorch in one process, 2 threads')}: {trained(alone)}. "
+        f"{say('Sources')}: {named}.\n"
     )
 
 
