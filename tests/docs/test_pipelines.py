@@ -1,4 +1,4 @@
-"""The table of docs/predict.md: the same digits in every kind of column, and their predictions.
+"""The table of docs/predict.md: columns in which the same digits have the same predictions.
 
 `.venv/bin/python -m tests.docs.test_pipelines` writes the table again.
 """
@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +33,7 @@ from tests.helpers.image_columns import (
 
 PAGE = ROOT / "docs/predict.md"
 TABLE = re.compile(r"(?<=<!-- pipelines -->\n).*?(?=<!-- /pipelines -->)", re.DOTALL)
-HEAD = (
-    "| the same digits as | column | predictions equal to those of the PNG files |\n|---|---|---|"
-)
+HEAD = "| digits as | column |\n|---|---|"
 
 
 class Pipeline(NamedTuple):
@@ -204,14 +201,13 @@ def predict_all(folder: Path, number: int) -> dict[str, pa.Table]:
     return tables
 
 
-def write_table(predicted: dict[str, pa.Table]) -> str:
-    lines = [HEAD]
-    expected = predicted["PNG files"]["prediction"].to_numpy()
-    for pipeline in PIPELINES:
-        found = predicted[pipeline.name]["prediction"].to_numpy()
-        equal = f"{(found == expected).sum():,} of {len(expected):,}"
-        lines.append(f"| {pipeline.name} | {pipeline.columns} | {equal} |")
-    return "\n".join([*lines, ""])
+def write_table() -> str:
+    lines = [f"| {pipeline.name} | {pipeline.columns} |" for pipeline in PIPELINES]
+    return "\n".join([HEAD, *lines, ""])
+
+
+def test_page_lists_every_kind_of_column() -> None:
+    assert TABLE.findall(PAGE.read_text()) == [write_table()]
 
 
 @pytest.mark.parametrize("number", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -223,11 +219,7 @@ def test_same_digits_have_the_same_predictions_in_every_kind_of_column(
     expected = predicted["PNG files"]
     assert len(expected) == number
     assert [name for name, table in predicted.items() if not table.equals(expected)] == []
-    [quoted] = TABLE.findall(PAGE.read_text())
-    assert quoted.replace("10,000", f"{number:,}") == write_table(predicted)
 
 
 if __name__ == "__main__":
-    with TemporaryDirectory() as folder:
-        table = write_table(predict_all(Path(folder), 10_000))
-    PAGE.write_text(TABLE.sub(lambda _: table, PAGE.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: write_table(), PAGE.read_text()))
