@@ -17,7 +17,6 @@ from nanograd.digits import levels
 from nanograd.digits.dataset import Source
 from nanograd.errors import ArgumentError, Reason, UnreadableError, UsageError
 from nanograd.images import rows, shapes
-from nanograd.images.rows import ReadOptions
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import decode, normalise
@@ -28,8 +27,9 @@ from nanograd.settings.specs import (
     EvaluateSpec,
     ExportSpec,
     IngestSpec,
-    PictureFilesSpec,
+    PictureFileOptions,
     PredictSpec,
+    ReadOptions,
 )
 from nanograd.settings.train_spec import TrainSpec
 
@@ -237,19 +237,18 @@ def read_picture(
         UnreadableError: no digit was found; `reason` and `detail` say why.
         UsageError: an argument of another kind.
     """
-    config = PictureFilesSpec(polarity=polarity)
-    reader = commands.picture_reader(config)
+    options = PictureFileOptions(polarity=polarity)
     if hasattr(picture, "read"):
-        picture = picture.read(config.max_bytes + 1)
+        picture = picture.read(options.max_bytes + 1)
         if isinstance(picture, str):
             raise ArgumentError("the file was opened as text; open it with 'rb'")
     if isinstance(picture, str | PathLike):
         with Archives() as archives:
-            picture = reader.read(storage.absolute(_place(picture)), archives.read)
+            picture = decode.read(storage.absolute(_place(picture)), options, archives.read)
     if isinstance(picture, bytes | bytearray | memoryview):
-        image = reader.decode(bytes(picture))
+        image = decode.decode(bytes(picture), options)
     elif isinstance(picture, Image.Image):
-        image = decode.from_pillow(picture, config.max_pixels)
+        image = decode.from_pillow(picture, options)
     else:
         return _read_array(np.asarray(picture), polarity)
     return normalise.normalise(image, polarity=polarity)

@@ -17,7 +17,6 @@ from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, Mnist, S
 from nanograd.digits.preparation import Preparation
 from nanograd.digits.variants import num_variants
 from nanograd.errors import DataError, UsageError
-from nanograd.images.rows import ReadOptions
 from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -28,7 +27,6 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Architecture
-from nanograd.pictures.decode import PictureReader, parse_formats
 from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import REPORT, Report
 from nanograd.report.inspection import find_pictures, inspect_picture, summarize
@@ -43,7 +41,6 @@ from nanograd.settings.specs import (
     IngestSpec,
     InspectSpec,
     JobSpec,
-    PictureFilesSpec,
     PredictSpec,
 )
 from nanograd.settings.train_spec import MOMENTUM, TrainSpec
@@ -65,7 +62,7 @@ def train(
     images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
     listener(info(f"{images}; run directory {place}"))
     with (
-        trackers(place, config.recipe(), config.tensorboard, config.mlflow, listener) as tracking,
+        trackers(place, config.identity(), config.tensorboard, config.mlflow, listener) as tracking,
         group_starter(config, listener) as (workers, start_group),
         stop_signals() as stop,
     ):
@@ -104,7 +101,7 @@ def make_run(config: TrainSpec, place: str, data: Mnist) -> TrainingRun:
     return TrainingRun(
         folder=place,
         settings=settings.to_toml().encode(errors="surrogateescape"),
-        identity={**config.recipe(), "data_sha256": data.sha256},
+        identity={**config.identity(), "data_sha256": data.sha256},
         about={
             "data": data.name if len(data.sources) < 2 else list(data.sources),
             **({} if data.test_split is None else {"test_split": data.test_split}),
@@ -177,21 +174,7 @@ def report(
 def ingest(config: IngestSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Convert pictures to Parquet."""
     called = perf_counter()
-    job, work = ingest_parts.plan(
-        inputs,
-        output=config.output,
-        reader=picture_reader(config),
-        part_rows=config.part_rows,
-        polarity=config.polarity,
-        label_from=config.label_from,
-        keep_original=config.keep_original,
-        overwrite=config.overwrite,
-        sync=config.sync,
-        verify=config.verify,
-        max_broken_files=config.max_broken_files,
-        limit=config.limit,
-        listener=listener,
-    )
+    job, work = ingest_parts.plan(inputs, config, listener)
     if config.dry_run:
         return describe_job(job)
     result = _run(config, job, work, listener)
@@ -201,28 +184,7 @@ def ingest(config: IngestSpec, inputs: Sequence[str], listener: Listener = ignor
 def predict(config: PredictSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
     """Classify the digits in Parquet or CSV files."""
     called = perf_counter()
-    job, work = predict_parts.plan(
-        inputs,
-        model=config.model,
-        output=config.output,
-        options=ReadOptions(
-            **{each.name: getattr(config, each.name) for each in fields(ReadOptions)}
-        ),
-        keep=config.keep,
-        probabilities=not config.no_probabilities,
-        format_=config.format,
-        rows_per_file=config.rows_per_file,
-        partition_by=config.partition_by,
-        overwrite=config.overwrite,
-        sync=config.sync,
-        verify=config.verify,
-        max_broken_files=config.max_broken_files,
-        retry=config.retry_quarantine,
-        limit=config.limit,
-        max_error_rate=config.max_error_rate,
-        selection=account.Selection(share=config.review_share, below=config.review_below),
-        listener=listener,
-    )
+    job, work = predict_parts.plan(inputs, config, listener)
     if config.dry_run:
         return describe_job(job)
     result = _run(config, job, work, listener)
@@ -259,15 +221,11 @@ def inspect(config: InspectSpec, inputs: Sequence[str], listener: Listener = ign
     output = storage.absolute(config.output)
     sheet.check_output(output)
     model = model_io.load(config.model) if config.model else None
-    reader = picture_reader(config)
     shown, total = find_pictures(inputs, config.limit, output)
     if total > config.limit:
         listener(info(f"{total:,} pictures; the sheet shows the first {config.limit} (--limit)"))
     with process.one_thread():
-        found = [
-            inspect_picture(name, reader, config.polarity, model, data)
-            for name, data in shown.items()
-        ]
+        found = [inspect_picture(name, config, model, data) for name, data in shown.items()]
     storage.commit(output, sheet.draw_sheet(found, config.model))
     return {**summarize(found), "left_out": total - len(found), "output": config.output}
 
@@ -389,15 +347,6 @@ def write_report(
     except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
         listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
         return None
-
-
-def picture_reader(config: PictureFilesSpec) -> PictureReader:
-    """Return a reader of picture files with the limits of a configuration."""
-    return PictureReader(
-        max_bytes=config.max_bytes,
-        max_pixels=config.max_pixels,
-        formats=parse_formats(config.formats),
-    )
 
 
 def _run(config: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:

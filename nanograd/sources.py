@@ -23,7 +23,6 @@ from nanograd.errors import ArgumentError, DataError, Rejection, UnreadableError
 from nanograd.images.columns import find_partitions
 from nanograd.images.conversion import are_dark_on_light, read, required_columns
 from nanograd.images.files import RowRange, open_parquet, read_rows
-from nanograd.images.rows import ReadOptions
 from nanograd.jobs.inputs import (
     TABLES,
     InputFile,
@@ -33,11 +32,12 @@ from nanograd.jobs.inputs import (
     roots_of,
 )
 from nanograd.jobs.labels import label_of
-from nanograd.pictures import archives, normalise
+from nanograd.pictures import archives, decode, normalise
 from nanograd.pictures.archives import Archives
-from nanograd.pictures.decode import SUFFIXES, PictureReader
+from nanograd.pictures.decode import SUFFIXES
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
+from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
 Columns = tuple[str | None, str | None]
 ARRAYS = "arrays"  # the name of a data set that no file holds
@@ -309,7 +309,7 @@ def _read_tables(
 
 
 def _read_pictures(files: Sequence[InputFile]) -> Iterator[_Batch]:
-    reader = PictureReader()
+    options = PictureFileOptions()
     with Archives() as pack:
         for file, *_ in files:
             found = label_of(file, "auto")
@@ -318,7 +318,9 @@ def _read_pictures(files: Sequence[InputFile]) -> Iterator[_Batch]:
                 yield np.zeros((1, NUM_PIXELS), np.uint8), np.full(1, -1, np.int8), []
                 continue
             try:
-                image = normalise.normalise(reader.decode(reader.read(file, pack.read)))
+                image = normalise.normalise(
+                    decode.decode(decode.read(file, options, pack.read), options)
+                )
                 yield image.reshape(1, NUM_PIXELS), np.full(1, label, np.int8), []
             except UnreadableError as error:
                 bad = Rejection(None, error.reason, error.detail)

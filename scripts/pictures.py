@@ -146,7 +146,7 @@ def capture_terminal(browser: Browser) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/run"
         add()
-        config = TrainSpec(data="sample", workers=2, epochs=30, output=place)
+        config = TrainSpec(data=("sample",), workers=2, epochs=30, output=place)
         result = commands.train(config, draw_event)
         add(drawing, Text(of_training(result).replace(place, "runs/1")))
     page = browser.new_page(viewport={"width": 860, "height": 400})

@@ -20,7 +20,7 @@ from nanograd import errors
 from nanograd.cli import cli
 from nanograd.runtime import events
 from nanograd.settings import specs
-from nanograd.settings.fields import REQUIRED, Spec, value_type
+from nanograd.settings.fields import REQUIRED, Spec, properties, value_type
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,12 +90,17 @@ def settings_of(words: Sequence[str]) -> str:
 
 
 def _setting(each: Field[Any], config: type[Spec]) -> list[str]:
+    about = properties(each)
     limits = [
-        f"{word} {each.metadata[name]}"
-        for name, word in (("least", "at least"), ("below", "below"), ("most", "at most"))
-        if each.metadata[name] is not None
+        f"{word} {bound}"
+        for word, bound in (
+            ("at least", about.least),
+            ("below", about.below),
+            ("at most", about.most),
+        )
+        if bound is not None
     ]
-    choices = [f"`{choice}`" for choice in each.metadata["choices"]]
+    choices = [f"`{choice}`" for choice in about.choices]
     values = ", ".join(choices or [_TYPES[value_type(each)], *limits])
     default = "" if each.default in (None, (), "") else f"`{str(each.default).lower()}`"
     if each.default is REQUIRED:
@@ -106,7 +111,7 @@ def _setting(each: Field[Any], config: type[Spec]) -> list[str]:
         if config is TrainSpec and each.name in values
     ]
     return [f"`{each.name}`", values, "; ".join(filter(None, [default, *by_preset])),
-            each.metadata["help"].replace("|", "\\|")]  # fmt: skip
+            about.help.replace("|", "\\|")]  # fmt: skip
 
 
 def exit_codes(words: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.models import model
 from nanograd.runtime import json_files
 from nanograd.settings import flags
-from nanograd.settings.fields import REQUIRED, flag_name
+from nanograd.settings.fields import REQUIRED, flag_name, properties
 from scripts.write_pages import SETTINGS
 from tests.conftest import Nanograd
 from tests.helpers.models import some_model
@@ -50,7 +50,7 @@ def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
     assert done.code == 0
     assert {"--config", "--debug", "-h,"} <= set(helps)
     for each in fields(SETTINGS[command]):
-        expected = each.metadata["help"]
+        expected = properties(each).help
         if each.default is REQUIRED:
             expected += "[required]"
         elif each.default or type(each.default) in (int, float):

@@ -19,8 +19,8 @@ from nanograd.errors import DataError, Reason, Rejection, UnreadableError
 from nanograd.images import columns, pixels, rows
 from nanograd.images.columns import ImageColumn, ImageKind, Partitions, to_python
 from nanograd.images.pixels import Ints, Mask, Pixels
-from nanograd.images.rows import ReadOptions
 from nanograd.images.shapes import is_list, tensor_of, without_views
+from nanograd.settings.specs import ReadOptions
 
 Bytes = NDArray[np.uint8]
 Item = TypeVar("Item")

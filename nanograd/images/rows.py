@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ from PIL import Image
 
 from nanograd.digits import form, levels
 from nanograd.digits.dataset import NUM_PIXELS, SIDE
-from nanograd.errors import ArgumentError, Reason, UnreadableError
+from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures import decode, fast_png, normalise
-from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import storage
-
-NORMALISE = ("auto", "always", "never")
+from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. Two
 # bytes alone are no signature: BMP has the size of its second header, Netpbm a number.
@@ -33,26 +30,6 @@ _LAYOUTS = {1: ("L", "L"), 3: ("RGB", "BGR"), 4: ("RGBA", "BGRA")}
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How images and labels are read from tables."""
-
-    polarity: str = "auto"  # auto, dark-on-light or light-on-dark
-    max_pixels: int = decode.MAX_PIXELS  # larger pictures are refused by their header
-    # Auto (images in MNIST's form keep their bits), always, or never (a picture must be 28 x 28; it
-    # is taken as it is, inverted if `polarity` is dark-on-light).
-    normalise: str = "auto"
-    # Folder or URI below which a row's path may be followed; None follows none.
-    image_root: str | None = None
-    image_column: str | None = None  # name; None to recognise it
-    label_column: str | None = None  # name, or "none"; None to recognise it
-
-    def __post_init__(self) -> None:
-        for name, known in (("polarity", normalise.POLARITIES), ("normalise", NORMALISE)):
-            if (value := getattr(self, name)) not in known:
-                raise ArgumentError(f"{name} is {value!r}: choose {' or '.join(known)}")
-
-
 def is_raw(data: bytes) -> bool:
     """Test whether bytes are 784 pixels and no picture file."""
     return len(data) == NUM_PIXELS and not _SIGNATURE.match(data)
@@ -63,7 +40,7 @@ def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
     if data is None:
         raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
     if not is_raw(data):
-        return _to_form(decode.decode(data, max_pixels=options.max_pixels), options)
+        return _to_form(decode.decode(data, options), options)
     found, [problem] = levels.to_levels(np.frombuffer(data, np.uint8).reshape(1, SIDE, SIDE, 1))
     if problem >= 0:
         raise UnreadableError(Reason.BAD_PIXEL, levels.describe(problem))
@@ -110,8 +87,8 @@ def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, NDArray[np
 
 def read_file(path: str, options: ReadOptions) -> Bytes:
     """Read the file at a row's path, which must lie below `image_root`, as `read_encoded` does."""
-    reader = PictureReader(max_pixels=options.max_pixels)
-    return read_encoded(reader.read(_below(options.image_root or "", path)), options)
+    file = _below(options.image_root or "", path)
+    return read_encoded(decode.read(file, PictureFileOptions()), options)
 
 
 def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:

@@ -40,6 +40,7 @@ from nanograd.nn.metrics import confusion_matrix
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
+from nanograd.settings.specs import PredictSpec
 
 # The most confident mistakes kept of each part, and of the whole job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20
@@ -268,8 +269,13 @@ def _sum_millionths(tenths: NDArray[np.int64], confidence: NDArray[np.floating])
 class Selection:
     """The rows to list; of each part at most `_CONCENTRATION` times its share."""
 
-    share: float = 0.02  # of the predicted rows, the most doubtful ones; 0 for no list
+    share: float = 0  # of the predicted rows, the most doubtful ones; 0 for no list
     below: float | None = None  # instead, all rows less certain than this, 1 - doubt
+
+    @classmethod
+    def of(cls, spec: PredictSpec) -> "Selection":
+        """Return the rows to list for a spec."""
+        return cls(share=spec.review_share, below=spec.review_below)
 
     def of_part(self, num_rows: int) -> int:
         """Return how many rows a part of so many keeps."""
@@ -282,9 +288,6 @@ class Selection:
         """Return how many rows the list of a job with so many predictions has."""
         wanted = MAX_ROWS if self.below is not None else ceil(self.share * num_rows)
         return min(wanted, MAX_ROWS)
-
-
-TWO_PERCENT = Selection()
 
 
 class PartReview:

@@ -8,7 +8,7 @@ OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -21,17 +21,17 @@ from nanograd.jobs.inputs import InputFile, expand_pictures
 from nanograd.jobs.job import Job
 from nanograd.jobs.labels import Label, find_labels, parse_label_source
 from nanograd.jobs.part import Part, Receipt, commit_part, part_id
-from nanograd.pictures import normalise
+from nanograd.pictures import decode, normalise
 from nanograd.pictures.archives import SUFFIX, Archives
-from nanograd.pictures.decode import PictureReader
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
+from nanograd.settings.specs import IngestSpec
 
 # What an `InputFile` says of each file, and its label.
 Versions: TypeAlias = dict[str, tuple[int | None, ...]]
 
 # Raised with each change of what the same picture becomes.
-REVISION = 2
+REVISION = 3
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -47,9 +47,7 @@ class IngestWork:
     """The work on a part; small, because it is sent to every actor."""
 
     place: str  # output folder or URI
-    reader: PictureReader  # limits on picture files
-    polarity: str  # auto, dark-on-light or light-on-dark
-    keep_original: bool  # whether each row keeps its file
+    spec: IngestSpec
 
     def __call__(self, part: Part) -> Receipt:
         """Read, normalise and commit the pictures of a part."""
@@ -62,13 +60,13 @@ class IngestWork:
         with Archives() as archives:
             for file, label in zip(part.files, part.labels, strict=True):
                 try:
-                    data = self.reader.read(file, archives.read)
+                    data = decode.read(file, self.spec, archives.read)
                     contents[file] = storage.checksum(data)
                     rows.append(self._row(file, data, label))
                 except UnreadableError as error:
                     row = None if _is_archive(file) else 0
                     rejected.append((file, Rejection(row, error.reason, error.detail)))
-        schema = ROWS_WITH_ORIGINALS if self.keep_original else ROWS
+        schema = ROWS_WITH_ORIGINALS if self.spec.keep_original else ROWS
         num_broken = sum(map(_is_archive, (file for file, _ in rejected)))
         files = {f"{part.stem}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejected:
@@ -87,43 +85,23 @@ class IngestWork:
         return commit_part(self.place, part, files, counts, contents)
 
     def _row(self, file: str, data: bytes, label: Label) -> dict[str, Any]:
-        image = normalise.normalise(self.reader.decode(data), polarity=self.polarity)
+        picture = decode.decode(data, self.spec)
+        image = normalise.normalise(picture, polarity=self.spec.polarity)
         path = as_text(file)
-        row = {"image": {"bytes": to_png(image), "path": path}, "label": label}
-        return {**row, "original": {"bytes": data, "path": path}} if self.keep_original else row
+        row: dict[str, Any] = {"image": {"bytes": to_png(image), "path": path}, "label": label}
+        if self.spec.keep_original:
+            row["original"] = {"bytes": data, "path": path}
+        return row
 
 
 def plan(
-    inputs: Sequence[str],
-    *,
-    output: str,
-    reader: PictureReader,
-    part_rows: int,
-    polarity: str = "auto",
-    label_from: str = "auto",
-    keep_original: bool = False,
-    overwrite: bool = False,
-    sync: bool = False,
-    verify: bool = False,
-    max_broken_files: int = 0,
-    limit: int | None = None,
-    listener: Listener = ignore,
+    inputs: Sequence[str], spec: IngestSpec, listener: Listener = ignore
 ) -> tuple[Job, IngestWork]:
     """Plan an ingestion: find every file and its label, and cut them into parts.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        output: folder or URI.
-        reader: limits on picture files.
-        part_rows: files in a part, at most.
-        polarity: auto, dark-on-light or light-on-dark.
-        label_from: see `labels.parse_label_source`.
-        keep_original: whether each row keeps its file.
-        overwrite: see `Job`.
-        sync: whether to replace rows of changed pictures and drop those of removed ones.
-        verify: see `Job`.
-        max_broken_files: see `Job`.
-        limit: number of pictures to read; None for all.
+        spec: settings of the command.
         listener: receives messages about pictures without a label.
 
     Raises:
@@ -131,43 +109,41 @@ def plan(
             mistake.
         UsageError: the pattern of labels is invalid.
     """
-    source = parse_label_source(label_from)
-    choices: dict[str, Any] = {"polarity": polarity, "keep_original": keep_original}
-    settings = {**asdict(reader), "formats": list(reader.formats), **choices}
-    identity = {"command": "ingest", "revision": REVISION, "limit": limit, **settings}
-    place = storage.absolute(output)
-    files = expand_pictures(inputs, listener=listener)[:limit]
+    source = parse_label_source(spec.label_from)
+    settings = spec.identity()
+    identity = {"command": "ingest", "revision": REVISION, **settings}
+    place = storage.absolute(spec.output)
+    files = expand_pictures(inputs, listener=listener)[: spec.limit]
     labels = find_labels([file.place for file in files], inputs, source, listener)
     versions: Versions = {
         file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)
     }
     earlier = Earlier()
-    if not overwrite:
+    if not spec.overwrite:
         with Archives() as archives:
             earlier = find_earlier(
                 place,
                 identity,
                 versions,
-                lambda file: _content_of(reader, file, archives),
-                sync=sync,
-                verify=verify,
+                lambda file: _content_of(spec, file, archives),
+                sync=spec.sync,
+                verify=spec.verify,
                 listener=listener,
             )
     done = earlier.files()
     new_files = [file for file in files if file.place not in done]
-    # The parts' ids depend on the order of the settings.
-    parts = [_part(settings, new_files[run], versions) for run in _cut(new_files, part_rows)]
+    parts = [_part(settings, new_files[run], versions) for run in _cut(new_files, spec.part_rows)]
     job = Job(
         place=place,
         identity=identity,
         parts=parts,
         earlier=earlier,
-        overwrite=overwrite,
-        verify=verify,
-        max_broken_files=max_broken_files,
+        overwrite=spec.overwrite,
+        verify=spec.verify,
+        max_broken_files=spec.max_broken_files,
         describe=lambda: {"files": len(files), "new_files": len(new_files)},
     )
-    return job, IngestWork(place=place, reader=reader, **choices)
+    return job, IngestWork(place=place, spec=spec)
 
 
 def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versions) -> Part:
@@ -183,9 +159,9 @@ def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versio
     )
 
 
-def _content_of(reader: PictureReader, file: str, archives: Archives) -> str | None:
+def _content_of(spec: IngestSpec, file: str, archives: Archives) -> str | None:
     with suppress(UnreadableError):  # an archive, or a file that is gone by now
-        return storage.checksum(reader.read(file, archives.read))
+        return storage.checksum(decode.read(file, spec, archives.read))
     return None
 
 

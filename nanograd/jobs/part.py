@@ -81,8 +81,8 @@ RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[DonePart]]
 
 
 def part_id(*what: object) -> str:
-    """Return a short name that follows from the contents of a part."""
-    return sha256(json.dumps([str(each) for each in what]).encode()).hexdigest()[:16]
+    """Return a short name that follows from JSON values."""
+    return sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_local(work: Work) -> RunParts:

@@ -12,9 +12,8 @@ without a row number. Both folders exist, even if no row is in one.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +28,9 @@ from nanograd.images.columns import Partitions
 from nanograd.images.conversion import Images, read_with
 from nanograd.images.files import RowRange, read_rows
 from nanograd.images.outputs import OutputFiles, check_partition_columns, rename_taken
-from nanograd.images.rows import ReadOptions
 from nanograd.images.writers import PREDICTIONS, QUARANTINE, quarantine_table
 from nanograd.jobs import account, scan
-from nanograd.jobs.account import TWO_PERCENT, Mistake, PartReview, Selection
+from nanograd.jobs.account import Mistake, PartReview, Selection
 from nanograd.jobs.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
 from nanograd.jobs.inputs import check_version, content_of, expand_tables, roots_of
 from nanograd.jobs.job import Job
@@ -42,9 +40,10 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore
+from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Raised with each change of what the same row becomes.
-REVISION = 4
+REVISION = 5
 
 _FOLDERS = ("predictions", "quarantine")
 
@@ -73,24 +72,17 @@ class PredictWork:
     """The work on a part; small, as it is sent to every actor, which loads the model itself."""
 
     place: str  # output folder or URI
-    model: str  # model directory or URI, with its checksum
+    spec: PredictSpec  # with absolute places, and the names of the columns to keep
     model_sha256: str
-    keep: tuple[str, ...]  # the columns to copy
-    kept: pa.Schema  # these columns in the output, renamed where predictions use their name
-    probabilities: bool  # whether to write the ten of each row
+    kept: pa.Schema  # the columns to keep, renamed where predictions use their name
     partitions: Partitions  # the columns in the names of folders
-    options: ReadOptions  # how images and labels are read
-    retries: tuple[ReadOptions, ...] = ()  # how rows are read that these options reject
-    format: str  # of the output files
-    rows_per_file: int | None = None  # at most; None for one file
-    partition_by: tuple[str, ...] = ()  # columns of the predictions that become folders
+    retries: tuple[ReadOptions, ...] = ()  # how rows are read that the spec rejects
     first_part: str  # the part that writes its tables even if they are empty
-    selection: Selection = TWO_PERCENT  # the rows to review
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the predictions."""
-        return output_schema(self.kept, probabilities=self.probabilities)
+        return output_schema(self.kept, probabilities=not self.spec.no_probabilities)
 
     @property
     def lineage(self) -> dict[str, str]:
@@ -100,19 +92,19 @@ class PredictWork:
 
     def __call__(self, part: Part) -> Receipt:
         """Read, predict and commit the rows of a part."""
-        model = _load_model(self.model, self.model_sha256)
+        model = _load_model(self.spec.model, self.model_sha256)
         predictions = OutputFiles(
             part.stem,
             self.schema,
-            self.format,
-            self.rows_per_file,
-            self.partition_by,
+            self.spec.format,
+            self.spec.rows_per_file,
+            self.spec.partition_by,
             lineage=self.lineage,
         )
-        quarantine = OutputFiles(part.stem, QUARANTINE, self.format, lineage=self.lineage)
+        quarantine = OutputFiles(part.stem, QUARANTINE, self.spec.format, lineage=self.lineage)
         counted, rejected = list[pa.Table](), list[pa.Table]()
         mistakes, num_bad_labels, num_dark = list[Mistake](), 0, 0
-        doubtful = PartReview(self.selection, part.num_rows)
+        doubtful = PartReview(Selection.of(self.spec), part.num_rows)
         for outcome in self._outcomes(part, model):
             predictions.write(outcome.predictions)
             quarantine.write(outcome.quarantine)
@@ -134,7 +126,7 @@ class PredictWork:
             **account.count_part(part, pa.concat_tables(counted), bad, mistakes),
             "bad_labels": num_bad_labels,
             "dark_on_light": num_dark,
-            **({"retries": [asdict(each) for each in self.retries]} if self.retries else {}),
+            **({"retries": [each.identity() for each in self.retries]} if self.retries else {}),
         }
         contents = {
             file: content_of(file)
@@ -175,14 +167,14 @@ class PredictWork:
             check_version(file, version)
 
     def _columns(self, schema: pa.Schema, file: str) -> list[str]:
-        readings = (self.options, *self.retries)
+        readings = (self.spec, *self.retries)
         required = scan.columns_to_read(schema, file, self.partitions, readings)
-        return [name for name in schema.names if name in {*required, *self.keep}]
+        return [name for name in schema.names if name in {*required, *self.spec.keep}]
 
     def _predict(self, model: Model, held: Sequence[_Rows]) -> Outcome:
         """Predict rows of files whose columns are alike."""
         table = pa.concat_tables(each.table for each in held)
-        found, rejections = read_with(table, self.options, self.retries)
+        found, rejections = read_with(table, self.spec, self.retries)
         rows, assessed = found.rows, model.assess(found.images)
         starts = np.cumsum([0, *(each.table.num_rows for each in held)])
         firsts = np.array([each.first for each in held])
@@ -194,7 +186,7 @@ class PredictWork:
 
         kept = {
             field.name: scan.take_kept(table, name, field.type, rows)
-            for name, field in zip(self.keep, self.kept, strict=True)
+            for name, field in zip(self.spec.keep, self.kept, strict=True)
         }
         names = pa.array([writers.as_text(each.file) for each in held], pa.string())
         columns = {
@@ -262,47 +254,16 @@ def predicted_columns(found: Images, assessed: Assessment) -> dict[str, pa.Array
 
 
 def plan(
-    inputs: Sequence[str],
-    *,
-    model: str,
-    output: str,
-    options: ReadOptions,
-    keep: Sequence[str] = (),
-    probabilities: bool = True,
-    format_: str = "parquet",
-    rows_per_file: int | None = None,
-    partition_by: Sequence[str] = (),
-    overwrite: bool = False,
-    sync: bool = False,
-    verify: bool = False,
-    max_broken_files: int = 0,
-    retry: bool = False,
-    limit: int | None = None,
-    max_error_rate: float = 1.0,
-    selection: Selection = TWO_PERCENT,
-    listener: Listener = ignore,
+    inputs: Sequence[str], spec: PredictSpec, listener: Listener = ignore
 ) -> tuple[Job, PredictWork]:
     """Plan a prediction: load the model, read every file's footer and cut the rows into parts.
 
+    With `retry_quarantine`, the rows are read with the options of the output, and those that are
+    rejected also with the given ones.
+
     Args:
         inputs: Parquet or CSV files, folders or globs, local or in an object store.
-        model: model directory or URI.
-        output: folder or URI.
-        options: how images and labels are read.
-        keep: names of further columns to copy; "*" for all but the images.
-        probabilities: whether to write the ten of each row.
-        format_: parquet, csv or jsonl.
-        rows_per_file: rows of an output file, at most; None for one file a part.
-        partition_by: columns of the predictions that become folders.
-        overwrite: see `Job`.
-        sync: whether to replace rows of changed files and drop those of removed ones.
-        verify: see `Job`.
-        max_broken_files: see `Job`.
-        retry: whether to read files with quarantined rows again; rows that the options of the
-            output reject are then read with the given ones.
-        limit: number of rows to read; None for all.
-        max_error_rate: see `Job`.
-        selection: the rows to review.
+        spec: settings of the command.
         listener: receives warnings about inputs and labels that cannot be used.
 
     Raises:
@@ -311,34 +272,34 @@ def plan(
         UsageError: an input is a picture or would include the output; no file has a column that is
             named; a column to keep or to partition by does not fit the format.
     """
-    place, loaded = storage.absolute(output), model_io.load(model)
-    model_sha256 = loaded.sha256()
-    if options.image_root:
-        options = replace(options, image_root=storage.absolute(options.image_root))
+    place, loaded = storage.absolute(spec.output), model_io.load(spec.model)
+    model_sha256, places = loaded.sha256(), [storage.absolute(each) for each in inputs]
+    spec = replace(spec, model=storage.absolute(spec.model))
+    if spec.image_root:
+        spec = replace(spec, image_root=storage.absolute(spec.image_root))
     files = expand_tables(
         inputs,
-        storage.join(place, "predictions", f"part.{format_}"),
-        pictures_expected=options.image_root is not None,
+        storage.join(place, "predictions", f"part.{spec.format}"),
+        pictures_expected=spec.image_root is not None,
         listener=listener,
     )
-    options, given = _options_of(place, options) if retry else options, options
-    shape = {
-        **({"rows_per_file": rows_per_file} if rows_per_file else {}),
-        **({"partition_by": list(partition_by)} if partition_by else {}),
-    }
-    chosen = {"model_sha256": model_sha256, **asdict(options), "format": format_, **shape}
-    identity = {"command": "predict", "revision": REVISION, "limit": limit, **chosen}
+    given = spec.reading()
+    if spec.retry_quarantine:
+        spec = replace(spec, **_reading_of(place))
+    options = spec.reading()
+    settings: dict[str, Any] = {"model_sha256": model_sha256, **spec.identity()}
+    identity = {"command": "predict", "revision": REVISION, **settings}
     versions = {file.place: file[1:] for file in files}
     earlier = Earlier()
-    if not overwrite:
+    if not spec.overwrite:
         earlier = find_earlier(
             place,
             identity,
             versions,
             content_of,
-            sync=sync,
-            retry=retry,
-            verify=verify,
+            sync=spec.sync,
+            retry=spec.retry_quarantine,
+            verify=spec.verify,
             listener=listener,
         )
         if versions.keys() <= earlier.files():
@@ -348,62 +309,51 @@ def plan(
     readings = (options, *retries)
     done = earlier.files()
     # The types of columns to keep depend on all files.
-    unread = [file for file in files if keep or file.place not in done]
+    unread = [file for file in files if spec.keep or file.place not in done]
     scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), readings)
     scan.warn_of_unusable_labels(scanned, partitions, options, listener)
-    keep = scan.expand_kept(scanned, partitions, keep, readings[:1])
-    kept = scan.unify_kept(scanned, partitions, keep)
-    writers.check_columns(kept, format_)
+    spec = replace(spec, keep=tuple(scan.expand_kept(scanned, partitions, spec.keep, readings[:1])))
+    kept = scan.unify_kept(scanned, partitions, spec.keep)
+    writers.check_columns(kept, spec.format)
     names = rename_taken(kept.names, PREDICTIONS.names)
     renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
-    check_partition_columns(output_schema(renamed, probabilities=probabilities), partition_by)
-    # The parts' ids depend on the order of these.
-    settings = {
-        "model_sha256": model_sha256,
-        **asdict(options),
+    schema = output_schema(renamed, probabilities=not spec.no_probabilities)
+    check_partition_columns(schema, spec.partition_by)
+    columns = {
         "keep": {field.name: str(field.type) for field in kept},
-        "format": format_,
         "folders": {field.name: str(field.type) for field in partitions.schema},
-        **({} if probabilities else {"probabilities": False}),
-        **shape,
     }
     to_do = [each for each in scanned if each.file.place not in done]
-    groups = scan.group(to_do, rows_per_file, [each["inputs"] for each in earlier.stale])
-    if limit is not None:
-        groups = scan.limit(groups, limit - sum(receipt["rows"] for receipt in earlier.kept))
-    told = {"retries": [asdict(each) for each in retries]} if retries else {}
-    parts = _parts({**settings, **told}, groups)
+    groups = scan.group(to_do, spec.rows_per_file, [each["inputs"] for each in earlier.stale])
+    if spec.limit is not None:
+        groups = scan.limit(groups, spec.limit - sum(receipt["rows"] for receipt in earlier.kept))
+    parts = _parts([settings, columns, [each.identity() for each in retries]], groups)
     work = PredictWork(
         place=place,
-        model=storage.absolute(model),
+        spec=spec,
         model_sha256=model_sha256,
-        keep=tuple(keep),
         kept=renamed,
-        probabilities=probabilities,
         partitions=partitions,
-        options=options,
         retries=retries,
-        format=format_,
-        rows_per_file=rows_per_file,
-        partition_by=tuple(partition_by),
-        selection=selection,
         first_part=parts[0].id if parts and not earlier.has_files_in(*_FOLDERS) else "",
     )
-    places = [writers.as_text(storage.absolute(each)) for each in (model, *inputs)]
-    about = {"ingest_quarantined": rejected_by_ingest(inputs), "model": places[0]}
+    model = writers.as_text(spec.model)
+    about = {"ingest_quarantined": rejected_by_ingest(inputs), "model": model}
+    texts = [writers.as_text(each) for each in places]
+    selection = Selection.of(spec)
     job = Job(
         place=place,
-        identity={**identity, **settings},
+        identity={**identity, **columns},
         parts=parts,
         earlier=earlier,
-        overwrite=overwrite,
-        verify=verify,
-        max_broken_files=max_broken_files,
-        max_error_rate=max_error_rate,
+        overwrite=spec.overwrite,
+        verify=spec.verify,
+        max_broken_files=spec.max_broken_files,
+        max_error_rate=spec.max_error_rate,
         allow_none=False,
         gathered_by=asdict(selection),
         gather=partial(account.gather, selection, listener),
-        summarise=lambda total: {**account.summarise(total), **about, "inputs": places[1:]},
+        summarise=lambda total: {**account.summarise(total), **about, "inputs": texts},
         describe=lambda: {
             "files": len(files),
             "new_files": len(files) - len(done & versions.keys()),
@@ -413,18 +363,14 @@ def plan(
     return job, work
 
 
-def _options_of(place: str, options: ReadOptions) -> ReadOptions:
-    """Return the options with which the rows of an output were read first; these if it has none."""
-    job, names = read_manifest(place).get("job", {}), asdict(options)
-    return (
-        ReadOptions(**{name: job[name] for name in names})
-        if names.keys() <= job.keys()
-        else options
-    )
+def _reading_of(place: str) -> dict[str, Any]:
+    """Return the options with which the rows of an output were read first; {} if it has none."""
+    job = read_manifest(place).get("job", {})
+    return {each.name: job[each.name] for each in fields(ReadOptions) if each.name in job}
 
 
 def _parts(
-    settings: dict[str, Any], groups: Iterable[Sequence[tuple[ScannedFile, RowRange]]]
+    settings: Sequence[Any], groups: Iterable[Sequence[tuple[ScannedFile, RowRange]]]
 ) -> list[Part]:
     """Return the parts; a file that cannot be read is one alone."""
     parts, numbers = list[Part](), Counter[str]()
@@ -434,10 +380,8 @@ def _parts(
         what = zip(files, ranges, strict=True)
         first = files[0].place
         part = Part(
-            id=part_id(
-                settings, *chain(*((*file, *(() if rejection else rows)) for file, rows in what))
-            ),
-            name=part_id(first, numbers[first]),
+            id=part_id(settings, [(file, None if rejection else rows) for file, rows in what]),
+            name=part_id(first, str(numbers[first])),
             files=tuple(file.place for file in files),
             versions=tuple(scanned.version for scanned, _ in contents),
             ranges=ranges,

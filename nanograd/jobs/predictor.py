@@ -16,11 +16,11 @@ from nanograd.errors import ArgumentError, DataError, Rejection
 from nanograd.images.columns import IMAGE_NAMES, find_image_column
 from nanograd.images.conversion import Images, read
 from nanograd.images.outputs import rename_taken
-from nanograd.images.rows import ReadOptions
 from nanograd.jobs.predict import predicted_columns
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process, storage
+from nanograd.settings.specs import ReadOptions
 
 # A table of pyarrow, a DataFrame of pandas or polars, or arrays by name, as Ray Data passes them.
 Batch: TypeAlias = Any

@@ -21,11 +21,11 @@ from nanograd.images.columns import Partitions, find_partitions
 from nanograd.images.conversion import required_columns
 from nanograd.images.csv_files import scan_csv
 from nanograd.images.files import RowRange, open_parquet
-from nanograd.images.rows import ReadOptions
 from nanograd.images.widths import fits, holds
 from nanograd.jobs.inputs import InputFile, entity_tag
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
+from nanograd.settings.specs import ReadOptions
 
 # A part has about this many rows: enough to be worth committing, few enough to be repeated after a
 # failure, and enough parts for many cores where there are enough rows.

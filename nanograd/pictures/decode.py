@@ -7,18 +7,14 @@ pictures of paper are opened, and every failure is one exception type.
 import errno
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nanograd.errors import DataError, Reason, StorageError, UnreadableError, UsageError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.runtime import storage
-
-# Pillow supports some forty more; each is attack surface, and none is used to photograph digits.
-# MPO (two JPEG pictures in one file, from some phones) is opened as JPEG.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+from nanograd.settings.specs import PictureFileOptions, PictureOptions
 
 # Suffixes of pictures in a folder. The formats of the last line cannot be read, but files from a
 # phone must appear in quarantine instead of being skipped.
@@ -28,14 +24,14 @@ SUFFIXES = (
     ".heic", ".heif", ".avif",
 )  # fmt: skip
 
+# Unless a caller sets others.
+_DEFAULTS = PictureOptions()
+
 # Where files of phones that Pillow does not read state their kind.
 _PHONES = [b"ftyp" + kind for kind in b"heic heix hevc heim mif1 msf1 avif".split()]
 
 # Of names that cannot be those of a file: links in a circle, too long.
 _NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
-
-# Of a file, and of a picture, unless a caller sets others.
-MAX_BYTES, MAX_PIXELS = 100_000_000, 50_000_000
 
 # Three times the side of the normaliser's reduced copy is kept of a large JPEG.
 _JPEG_SIDE = 480
@@ -55,44 +51,32 @@ _BROKEN = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PictureReader:
-    """Limits on picture files."""
+def read(
+    file: str, options: PictureFileOptions, read: Callable[[str, int], bytes] = storage.read
+) -> bytes:
+    """Read a picture file's bytes, with `Archives.read` also of a file in an archive.
 
-    max_bytes: int = MAX_BYTES  # size of a file; nothing of a larger one is decoded
-    max_pixels: int = MAX_PIXELS  # width x height, from the header, before any pixel is loaded
-    formats: tuple[str, ...] = FORMATS  # some of `FORMATS`
-
-    def read(self, file: str, read: Callable[[str, int], bytes] = storage.read) -> bytes:
-        """Read a file's bytes, by `Archives.read` also of a file in an archive.
-
-        Raises:
-            UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
-            StorageError: the storage fails.
-        """
-        try:
-            data = read(file, self.max_bytes + 1)
-        except DataError as error:
+    Raises:
+        UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
+        StorageError: the storage fails.
+    """
+    try:
+        data = read(file, options.max_bytes + 1)
+    except DataError as error:
+        raise UnreadableError(Reason.NO_FILE, str(error)) from error
+    except StorageError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise UnreadableError(Reason.NO_PERMISSION, str(error)) from error
+        if getattr(error.__cause__, "errno", None) in _NO_NAMES:
             raise UnreadableError(Reason.NO_FILE, str(error)) from error
-        except StorageError as error:
-            if isinstance(error.__cause__, PermissionError):
-                raise UnreadableError(Reason.NO_PERMISSION, str(error)) from error
-            if getattr(error.__cause__, "errno", None) in _NO_NAMES:
-                raise UnreadableError(Reason.NO_FILE, str(error)) from error
-            raise
-        if len(data) > self.max_bytes:
-            detail = f"the file has more than {self.max_bytes} bytes"
-            raise UnreadableError(Reason.TOO_LARGE, detail)
-        return data
-
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode a file's bytes, see `decode`."""
-        return decode(data, max_pixels=self.max_pixels, formats=self.formats)
+        raise
+    if len(data) > options.max_bytes:
+        detail = f"the file has more than {options.max_bytes} bytes"
+        raise UnreadableError(Reason.TOO_LARGE, detail)
+    return data
 
 
-def decode(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
-) -> Image.Image:
+def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
     """Decode the first frame of a picture file.
 
     It is rotated as its EXIF states and laid over white, light ink over black, where it is
@@ -101,8 +85,7 @@ def decode(
 
     Args:
         data: a whole file, whatever its suffix was.
-        max_pixels: see `PictureReader`.
-        formats: some of `FORMATS`.
+        options: limits on pixels and formats.
 
     Returns:
         The picture in mode L (8-bit grey) or RGB.
@@ -111,11 +94,12 @@ def decode(
         UnreadableError: `empty` (no bytes), `broken_image` (none of the formats, cut short or
             damaged) or `too_large` (more than `max_pixels`).
     """
+    formats = options.pillow_formats
     if not data:
         raise UnreadableError(Reason.EMPTY, "the file has no bytes")
     try:
         with Image.open(BytesIO(data), formats=formats) as picture:
-            return _load(picture, max_pixels)
+            return _load(picture, options.max_pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
     except UnidentifiedImageError as error:
@@ -131,15 +115,15 @@ def decode(
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
 
 
-def from_pillow(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
     """Return a picture in mode L or RGB, as `decode` does; the given one is not changed.
 
     Raises:
         UnreadableError: its file is damaged, or it has more than `max_pixels`.
     """
-    check_size(*picture.size, max_pixels)
+    check_size(*picture.size, options.max_pixels)
     try:
-        return _load(picture.copy(), max_pixels)
+        return _load(picture.copy(), options.max_pixels)
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
@@ -193,21 +177,3 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     bottom, highest = min(float(levels.min()), 0.0), float(levels.max())
     top = next((scale for scale in _FULL_SCALES if highest <= scale), highest)
     return Image.fromarray(((levels - bottom) * (255 / (top - bottom))).round().astype(np.uint8))
-
-
-def parse_formats(names: str) -> tuple[str, ...]:
-    """Parse a comma-separated list of formats; raise UsageError for an unknown one.
-
-    >>> parse_formats("png,JPG")
-    ('PNG', 'JPEG')
-    """
-    usual = {"JPG": "JPEG", "TIF": "TIFF"}
-    words = [name.strip().upper() for name in names.split(",") if name.strip()]
-    formats = tuple(usual.get(word, word) for word in words)
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise UsageError(
-            f"--formats {names!r}: {(unknown or ['nothing'])[0].lower()} is none of "
-            f"{', '.join(FORMATS).lower()}"
-        )
-    return formats

@@ -12,12 +12,12 @@ from nanograd.errors import DataError, UnreadableError
 from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.jobs.inputs import expand_pictures, is_table
 from nanograd.models.model import Model
-from nanograd.pictures import normalise
+from nanograd.pictures import decode, normalise
 from nanograd.pictures.archives import Archives
-from nanograd.pictures.decode import PictureReader
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats
+from nanograd.settings.specs import PictureFileOptions
 
 # Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
 _SMALL_SIDE = 320
@@ -103,8 +103,7 @@ def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
 
 def inspect_picture(
     file: str,
-    reader: PictureReader,
-    polarity: str,
+    options: PictureFileOptions,
     model: Model | None,
     data: bytes | None = None,
 ) -> Inspection:
@@ -112,8 +111,7 @@ def inspect_picture(
 
     Args:
         file: path or URI, or the name of the data.
-        reader: limits on picture files.
-        polarity: auto, dark-on-light or light-on-dark.
+        options: polarity, and limits on picture files.
         model: to classify with; None for no probabilities.
         data: the bytes of the picture; None reads the file.
 
@@ -122,12 +120,14 @@ def inspect_picture(
     """
     try:
         with Archives() as archives:
-            picture = reader.decode(reader.read(file, archives.read) if data is None else data)
+            if data is None:
+                data = decode.read(file, options, archives.read)
+            picture = decode.decode(data, options)
     except UnreadableError as error:
         return Inspection(file=file, steps=Candidate(refused=error))
     small = picture.copy()
     small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
-    steps = normalise.trace(picture, polarity=polarity)
+    steps = normalise.trace(picture, polarity=options.polarity)
     found = Inspection(file=file, picture=small, size=picture.size, steps=steps)
     if model is None or steps.image is None:
         return found

@@ -1,6 +1,6 @@
-"""Settings: validated dataclass fields, each with its help line, choices and bounds.
+"""Specs: validated dataclasses whose fields are the settings of a command.
 
-One field = one flag = one help line = one line of config.toml. Precedence: default < preset <
+One field is one flag, one help line and one line of config.toml. Precedence: default < preset <
 config file < environment < flag.
 """
 
@@ -18,7 +18,19 @@ from nanograd.runtime.storage import refuse_credentials
 REQUIRED = MISSING
 
 # Headings of `--help`, in their order.
-GROUPS = ("Options", "Data", "Net", "Optimization", "Training images", "Workers", "Output")
+GROUPS = (
+    "Options",
+    "Data",
+    "Pictures",
+    "Net",
+    "Optimization",
+    "Training images",
+    "Review",
+    "Existing output",
+    "Limits",
+    "Workers",
+    "Output",
+)
 
 _TYPE_NAMES = {
     int: "a whole number",
@@ -29,35 +41,35 @@ _TYPE_NAMES = {
 }
 
 
-def setting(
-    default: Any,
-    help_: str,
-    *,
-    choices: tuple[str, ...] = (),
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-    recipe: bool = False,
-    group: str = "Options",
-    rare: bool = False,
-) -> Any:
-    """Return a dataclass field with the metadata that its flag needs.
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Properties of a setting besides its name, type and default."""
+
+    help: str  # one line for `--help`
+    group: str = "Options"  # heading in `--help`, one of GROUPS
+    rare: bool = False  # listed by `--help-all` only
+    identity: bool = False  # decides the bytes of the output; otherwise presentation
+    choices: tuple[str, ...] = ()  # allowed values of a string
+    least: float | None = None  # smallest allowed value
+    below: float | None = None  # upper bound, not allowed itself
+    most: float | None = None  # largest allowed value
+    lines: bool = False  # the environment variable has one value per line, not per word
+
+
+def setting(default: Any, help_: str, **properties: Any) -> Any:
+    """Return a dataclass field for a setting.
 
     Args:
-        default: the value if none is given; REQUIRED if one must be given.
+        default: value if none is given; REQUIRED if one must be given.
         help_: one line for `--help`.
-        choices: the allowed values of a string.
-        least: the smallest allowed value.
-        below: an upper bound, itself not allowed.
-        most: the largest allowed value.
-        recipe: whether the setting affects the bits of the trained model.
-        group: one of GROUPS.
-        rare: whether only `--help-all` lists the flag.
+        properties: of the `Setting`.
     """
-    bounds = {"least": least, "below": below, "most": most}
-    shown = {"group": group, "rare": rare}
-    metadata = {"help": help_, "choices": choices, **bounds, **shown, "recipe": recipe}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"setting": Setting(help=help_, **properties)})
+
+
+def properties(each: Field[Any]) -> Setting:
+    """Return the properties of a setting from its field."""
+    return cast("Setting", each.metadata["setting"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,23 +80,24 @@ class Spec:
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, str) and value_type(each) is tuple:
-                object.__setattr__(self, each.name, (value,))
-            _validate(each, getattr(self, each.name))
+                value = (value,)
+                object.__setattr__(self, each.name, value)
+            _validate(each, value)
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Create settings from layers of values; later layers take precedence.
+        """Create a spec from layers of values; later layers take precedence.
 
         Raises:
             UsageError: a name is unknown, or a value is missing or not allowed.
         """
         values = {name: value for layer in layers for name, value in layer.items()}
         known = {each.name: each for each in fields(cls)}
-        if unknown := sorted(set(values) - set(known)):
+        if unknown := sorted(values.keys() - known.keys()):
             raise UsageError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
         for name, each in known.items():
             if each.default is REQUIRED and name not in values:
-                raise UsageError(f"{flag_name(name)} is missing: {each.metadata['help']}")
+                raise UsageError(f"{flag_name(name)} is missing: {properties(each).help}")
         for name, value in values.items():
             if isinstance(value, list):  # TOML has no tuples
                 values[name] = tuple(value)
@@ -92,10 +105,12 @@ class Spec:
                 values[name] = float(value)
         return cls(**values)
 
-    def recipe(self) -> dict[str, Any]:
-        """Return the settings that affect the bits of the trained model."""
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the bytes of the output, sorted, as JSON values."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if properties(f).identity}
         return {
-            each.name: getattr(self, each.name) for each in fields(self) if each.metadata["recipe"]
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in sorted(found.items())
         }
 
     def to_toml(self) -> str:
@@ -142,31 +157,28 @@ def value_type(each: Field[Any]) -> type:
     >>> [value_type(each).__name__ for each in fields(Example)]
     ['int', 'tuple']
     """
-    found = get_args(each.type) if isinstance(each.type, UnionType) else (each.type,)
-    return next(
-        cast("type", get_origin(type_) or type_) for type_ in found if type_ is not type(None)
-    )
+    type_ = get_args(each.type)[0] if isinstance(each.type, UnionType) else each.type
+    return cast("type", get_origin(type_) or type_)
 
 
 def _validate(each: Field[Any], value: Any) -> None:
-    """Raise UsageError unless the value has the type, choices and bounds of its field."""
+    """Raise UsageError unless the value has the type, choices and bounds of its setting."""
     if value is None and each.default is None:
         return
     type_: Any = value_type(each)
-    problem = ""
-    choices, least, below, most = (each.metadata[n] for n in ("choices", "least", "below", "most"))
+    allowed, problem = properties(each), ""
     if type(value) is not type_ or (type_ is tuple and not all(type(v) is str for v in value)):
         problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
-    elif choices and value not in choices:
-        problem = f"{value!r}: choose {' or '.join(choices)}"
+    elif allowed.choices and value not in allowed.choices:
+        problem = f"{value!r}: choose {' or '.join(allowed.choices)}"
     elif isinstance(value, float) and not isfinite(value):
         problem = f"{value}: it must be finite"
-    elif least is not None and value < least:
-        problem = f"{value}: it must be at least {least}"
-    elif below is not None and value >= below:
-        problem = f"{value}: it must be less than {below}"
-    elif most is not None and value > most:
-        problem = f"{value}: it must be at most {most}"
+    elif allowed.least is not None and value < allowed.least:
+        problem = f"{value}: it must be at least {allowed.least}"
+    elif allowed.below is not None and value >= allowed.below:
+        problem = f"{value}: it must be less than {allowed.below}"
+    elif allowed.most is not None and value > allowed.most:
+        problem = f"{value}: it must be at most {allowed.most}"
     for text in value if type(value) is tuple else [value]:
         if isinstance(text, str):
             refuse_credentials(text)

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from nanograd.settings.fields import GROUPS, REQUIRED, Spec, flag_name, from_toml, value_type
+from nanograd.settings.fields import (
+    GROUPS,
+    REQUIRED,
+    Spec,
+    flag_name,
+    from_toml,
+    properties,
+    value_type,
+)
 
 Command = Callable[..., Any]
 _SHOW_ALL = "nanograd.show_all"  # in click's context: whether help lists rare flags
@@ -66,7 +74,7 @@ def with_settings(config_class: type[Spec]) -> Callable[[Command], Command]:
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = common_flags(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
-        if any(each.metadata["rare"] for each in fields(config_class)):
+        if any(properties(each).rare for each in fields(config_class)):
             run = _help_all(run)
         own = config_class.__annotations__
         own_first = sorted(fields(config_class), key=lambda each: each.name not in own)
@@ -109,22 +117,23 @@ def common_flags(command: Command) -> Command:
 
 
 def _option(each: Field[Any]) -> Callable[[Command], Command]:
-    type_, choices, help_ = value_type(each), each.metadata["choices"], each.metadata["help"]
+    type_, about = value_type(each), properties(each)
+    help_ = about.help
     if each.default is REQUIRED:
         help_ += " [required]"
     elif each.default not in (None, ()) and each.default is not False:
         default = " ".join(each.default) if type_ is tuple else each.default
         help_ += f" [default: {default}]"
     scalar: Any = str if type_ is tuple else type_  # a tuple's flag is repeated
-    if each.name == "data":
+    if about.lines:
         scalar = Places()
     return click.option(
         flag_name(each.name),
         each.name,
         cls=_SettingOption,
-        group=each.metadata["group"],
-        rare=each.metadata["rare"],
-        type=click.Choice(choices) if choices else scalar,
+        group=about.group,
+        rare=about.rare,
+        type=click.Choice(about.choices) if about.choices else scalar,
         is_flag=type_ is bool,
         multiple=type_ is tuple,
         default=None,

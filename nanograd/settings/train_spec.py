@@ -20,7 +20,7 @@ from nanograd.settings.specs import (
 )
 
 # A setting that affects the bits of the trained model.
-hyperparameter = partial(setting, recipe=True)
+hyperparameter = partial(setting, identity=True)
 
 # Of --optimizer momentum, if none is given.
 MOMENTUM = 0.9
@@ -54,7 +54,7 @@ def default_shards(batch_size: int) -> int:
 class TrainSpec(ReportSpec):
     """Settings of `nanograd train`."""
 
-    data: tuple[str, ...] | str = DATA  # one is stored as a tuple
+    data: tuple[str, ...] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
     test_split: float | None = setting(
@@ -286,6 +286,7 @@ class TrainSpec(ReportSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require_shared(self.output)
         self.port_range()
         if self.momentum is None and self.optimizer == "momentum":
             object.__setattr__(self, "momentum", MOMENTUM)

@@ -17,13 +17,13 @@ from PIL import Image
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
-from nanograd.images.rows import ReadOptions
 from nanograd.jobs.inputs import expand, expand_tables
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.jobs.predict import plan
 from nanograd.models.model import load as load_model
 from nanograd.runtime import storage
+from nanograd.settings.specs import PredictSpec
 from tests.conftest import Nanograd, Outcome
 from tests.helpers.head import Head
 from tests.helpers.stores import Moto, Store
@@ -205,7 +205,7 @@ def test_folder_in_the_store_grows_changes_and_shrinks(
 def test_file_rewritten_in_the_store_after_planning_ends_the_job(
     nanograd: Nanograd, tables: str, bucket: str, trained: str
 ) -> None:
-    job, work = plan([tables], model=trained, output=f"{bucket}/out", options=ReadOptions())
+    job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
     storage.commit(f"{tables}/c#d.parquet", storage.read(f"{tables}/c#d.parquet") * 2)
 
     with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
@@ -222,7 +222,7 @@ def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
         storage.commit(f"{tables}/c#d.parquet", sink.getvalue().to_pybytes())
 
     commit(100)
-    job, work = plan([tables], model=trained, output=f"{bucket}/out", options=ReadOptions())
+    job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
     [part] = [part for part in job.parts if part.files[0].endswith("c#d.parquet")]
     if when == "before":
         commit(200)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nanograd.digits.form import to_png
 from nanograd.errors import Rejection
 from nanograd.images.conversion import Images, read
-from nanograd.images.rows import ReadOptions
+from nanograd.settings.specs import ReadOptions
 
 Pixels = NDArray[np.uint8]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -12,7 +12,6 @@ from PIL import Image
 from nanograd import commands
 from nanograd.jobs.ingest import IngestWork, plan
 from nanograd.jobs.job import Job
-from nanograd.pictures.decode import PictureReader
 from nanograd.settings.specs import IngestSpec
 
 
@@ -39,6 +38,5 @@ def image_of(row: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def planned(output: Path, *inputs: Path, part_rows: int = 2000) -> tuple[Job, IngestWork]:
-    reader = PictureReader(max_bytes=100_000_000, max_pixels=50_000_000)
     places = [str(place) for place in inputs]
-    return plan(places, output=str(output), reader=reader, part_rows=part_rows)
+    return plan(places, IngestSpec(output=str(output), part_rows=part_rows))

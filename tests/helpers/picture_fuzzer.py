@@ -21,6 +21,7 @@ from numpy.random import Generator
 from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
+from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import BAD, READABLE
 
 REASONS = {
@@ -37,7 +38,7 @@ def target(data: bytes) -> str:
     """Read a picture; return `read` or the reason of its refusal."""
     began = process_time()
     try:
-        picture = decode(data, max_pixels=_MAX_PIXELS)
+        picture = decode(data, PictureOptions(max_pixels=_MAX_PIXELS))
         image = normalise(picture)
         assert (image.shape, image.dtype, image.max() > 0) == ((28, 28), np.uint8, True)
         outcome = "read"

@@ -10,7 +10,7 @@ import pytest
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.images.conversion import read
-from nanograd.images.rows import ReadOptions
+from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
     FLAT_NAMES,
     NUMBER_COLUMNS,

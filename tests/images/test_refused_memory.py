@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from nanograd.errors import UnreadableError
 from nanograd.images.conversion import read
-from nanograd.images.rows import ReadOptions
 from nanograd.pictures.normalise import normalise
+from nanograd.settings.specs import ReadOptions
 
 
 @pytest.fixture(autouse=True)

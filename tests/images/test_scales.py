@@ -16,7 +16,7 @@ from nanograd import sources
 from nanograd.data.csv import parse_csv
 from nanograd.images.conversion import read
 from nanograd.images.files import RowRange, read_rows
-from nanograd.images.rows import ReadOptions
+from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
     FLAT_NAMES,
     NUMBER_COLUMNS,

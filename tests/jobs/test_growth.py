@@ -13,11 +13,11 @@ import pytest
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
-from nanograd.images.rows import ReadOptions
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
+from nanograd.settings.specs import PredictSpec
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
 from tests.helpers.models import some_model
@@ -87,9 +87,7 @@ def test_killed_command_leaves_what_the_next_one_completes(
     run()
     for number in range(3, 6):
         add(number)
-    job, work = predict_parts.plan(
-        [str(folder)], model=model, output=str(out), options=ReadOptions()
-    )
+    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
     done: list[DonePart] = []
 
     def fail_after(part: Part) -> Receipt:
@@ -142,9 +140,7 @@ def test_output_changed_while_a_job_was_planned_is_refused(
     add(0)
     run()
     add(1)
-    job, work = predict_parts.plan(
-        [str(folder)], model=model, output=str(out), options=ReadOptions()
-    )
+    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
     (folder / "00001.parquet").unlink()
     add(2)
     run()
@@ -163,9 +159,7 @@ def test_file_rewritten_after_planning_ends_the_job(
     monkeypatch: pytest.MonkeyPatch, when: str, rows: int,
 ) -> None:  # fmt: skip
     file = add(0)
-    job, work = predict_parts.plan(
-        [str(folder)], model=model, output=str(out), options=ReadOptions()
-    )
+    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
     read_rows = predict_parts.read_rows
 
     def rewrite(*what: Any) -> Iterator[Any]:

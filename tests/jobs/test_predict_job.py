@@ -14,7 +14,6 @@ from pyarrow import csv
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
-from nanograd.images.rows import ReadOptions
 from nanograd.images.writers import PREDICTIONS, QUARANTINE
 from nanograd.jobs import predict
 from nanograd.jobs.job import run_job
@@ -229,9 +228,7 @@ def test_interrupted_job_ends_with_the_bytes_of_an_undisturbed_one(
 ) -> None:
     undisturbed = changed(config, output=str(tmp_path / "undisturbed"))
     run(undisturbed, rows)
-    job, work = predict.plan(
-        [str(rows)], model=config.model, output=config.output, options=ReadOptions()
-    )
+    job, work = predict.plan([str(rows)], config)
     done: list[str] = []
 
     def failing(part: Part) -> Receipt:
@@ -364,9 +361,7 @@ def test_other_model_is_another_job_and_the_same_elsewhere_is_not(
 def test_model_that_changes_during_a_job_stops_it(
     config: PredictSpec, rows: Path, tmp_path: Path
 ) -> None:
-    job, work = predict.plan(
-        [str(rows)], model=config.model, output=config.output, options=ReadOptions()
-    )
+    job, work = predict.plan([str(rows)], config)
     save_model(tmp_path / "model", seed=4)
 
     with pytest.raises(DataError, match="has changed since the job began"):

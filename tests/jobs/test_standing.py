@@ -13,13 +13,12 @@ from nanograd import commands
 from nanograd.data.mnist import write_pictures
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
-from nanograd.images.rows import ReadOptions
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
-from nanograd.settings.specs import IngestSpec
+from nanograd.settings.specs import IngestSpec, PredictSpec
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
 
@@ -206,9 +205,7 @@ def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
         run()
         for number in range(3, 6):
             add(number)
-    job, work = predict_parts.plan(
-        [str(folder)], model=model, output=str(out), options=ReadOptions()
-    )
+    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
 
     with pytest.raises(StorageError, match=r"1 files were removed or cut.*same command again"):
         run_job(job, damaging(work, lambda: damage(first(out, f"{where}predictions")), 2))
@@ -230,9 +227,7 @@ def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(
 ) -> None:  # fmt: skip
     for number in range(3):
         add(number)
-    job, work = predict_parts.plan(
-        [str(folder)], model=model, output=str(out), options=ReadOptions()
-    )
+    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
 
     def kill() -> None:
         raise KeyboardInterrupt
@@ -255,9 +250,7 @@ def test_growth_that_ends_early_adds_no_row_beside_success(
     before = untimed_contents(out)
     for number in range(3, 6):
         add(number)
-    job, work = predict_parts.plan(
-        [str(folder)], model=model, output=str(out), options=ReadOptions()
-    )
+    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
 
     def kill() -> None:
         raise KeyboardInterrupt

@@ -17,7 +17,8 @@ from nanograd.images.writers import QUARANTINE
 from nanograd.jobs.ingest import ROWS
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
-from nanograd.pictures.decode import PictureReader
+from nanograd.pictures import decode
+from nanograd.settings.specs import PictureFileOptions
 from tests.helpers import ingests
 from tests.helpers.ingests import image_of, planned, read_quarantine, read_rows
 from tests.helpers.odd_files import BAD, READABLE, cut, drawing, encoded
@@ -158,10 +159,10 @@ def private() -> Iterator[Path]:
 
 
 def test_file_without_permission_is_refused(private: Path) -> None:
-    reader = PictureReader(max_bytes=1000, max_pixels=1000)
+    options = PictureFileOptions(max_bytes=1000, max_pixels=1000)
 
     with pytest.raises(UnreadableError, match=f"^no_permission: cannot read {private}: "):
-        reader.read(str(private))
+        decode.read(str(private), options)
 
 
 def test_failing_storage_stops_the_job_and_quarantines_nothing(good: Path) -> None:

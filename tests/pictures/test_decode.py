@@ -7,6 +7,7 @@ from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures.decode import decode
+from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
 
 
@@ -129,7 +130,7 @@ def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
     header_only = encoded(Image.new("L", (101, 10)))[:60]
 
     with pytest.raises(UnreadableError, match=r"^too_large"):
-        decode(header_only, max_pixels=1000)
+        decode(header_only, PictureOptions(max_pixels=1000))
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.digits.dataset import Mnist
-from nanograd.images.rows import ReadOptions, read_encoded, read_plain
+from nanograd.images.rows import read_encoded, read_plain
 from nanograd.pictures.fast_png import decode_plain, encode_plain
+from nanograd.settings.specs import ReadOptions
 from tests.helpers.odd_files import chunk, encoded
 
 Pixels = NDArray[np.uint8]

@@ -9,6 +9,7 @@ from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
+from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
@@ -29,7 +30,7 @@ FILES = [with_exif(kind) for kind in ("PNG", "JPEG", "MPO", "WEBP")]
 def decodes(data: bytes) -> bool:
     """Whether the bytes decode; any exception but UnreadableError fails the test."""
     try:
-        picture = decode(data, max_pixels=1_000_000)
+        picture = decode(data, PictureOptions(max_pixels=1_000_000))
     except UnreadableError as error:
         assert error.reason in {"broken_image", "too_large", "empty"}
         return False

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nanograd.errors import UsageError
-from nanograd.settings.fields import REQUIRED, Spec, flag_name, from_toml, value_type
+from nanograd.settings.fields import REQUIRED, Spec, flag_name, from_toml, properties, value_type
 from nanograd.settings.specs import EvaluateSpec, IngestSpec, PredictSpec
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 from scripts.write_pages import SETTINGS
@@ -21,8 +21,8 @@ GIVEN = {"model": "m", "output": "o.onnx"}
 
 @pytest.mark.parametrize("each", FIELDS)
 def test_setting_has_one_line_of_help_and_a_supported_type(each: Any) -> None:
-    assert each.metadata["help"]
-    assert "\n" not in each.metadata["help"]
+    assert properties(each).help
+    assert "\n" not in properties(each).help
     assert value_type(each) in (int, float, bool, str, tuple)
     assert flag_name(each.name).startswith("--")
 
@@ -44,7 +44,7 @@ def test_preset_resolves_and_contains_settings_of_the_recipe_only(name: str) -> 
     config = TrainSpec.resolve(PRESETS[name], {"preset": name})
 
     assert config.preset == name
-    assert set(PRESETS[name]) <= set(config.recipe())
+    assert set(PRESETS[name]) <= set(config.identity())
 
 
 def test_later_layer_overrides_earlier_ones() -> None:
@@ -230,7 +230,7 @@ def test_one_data_set_is_a_string_in_toml_as_in_earlier_versions() -> None:
 def test_default_of_a_setting_that_applies_is_recorded() -> None:
     assert "momentum = 0.9\n" in TrainSpec().to_toml()
     assert "momentum" not in TrainSpec(optimizer="sgd").to_toml()
-    assert TrainSpec(momentum=0.9).recipe() == TrainSpec().recipe()
+    assert TrainSpec(momentum=0.9).identity() == TrainSpec().identity()
 
 
 def test_invalid_toml_is_refused_and_its_file_named() -> None:
@@ -240,7 +240,7 @@ def test_invalid_toml_is_refused_and_its_file_named() -> None:
 
 
 def test_recipe_omits_settings_that_do_not_affect_the_bits() -> None:
-    recipe = TrainSpec().recipe()
+    recipe = TrainSpec().identity()
 
     others = (
         "data image_column label_column test_split output preset workers address overwrite quiet "

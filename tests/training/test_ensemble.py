@@ -27,7 +27,7 @@ def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone
     settings = {"pixels": "deskewed", "width": 3.5, "height": 5.5, "variants": 0.1}
     alone = TrainSpec.resolve(SETTINGS, settings)
 
-    nets = TrainSpec.resolve(alone.recipe(), {"ensemble": 5}).nets()
+    nets = TrainSpec.resolve(alone.identity(), {"ensemble": 5}).nets()
 
     assert nets[0] == alone
     assert [net.seed for net in nets] == [5, 6, 7, 8, 9]
@@ -53,7 +53,7 @@ def test_members_have_the_bits_of_nets_trained_alone(few_digits: Mnist, tmp_path
 
     model = model_io.load(figures["model"])
     for number, net in enumerate(TrainSpec.resolve(SETTINGS, ENSEMBLE, whole).nets()):
-        alone = train(few_digits, tmp_path / str(number), **net.recipe())
+        alone = train(few_digits, tmp_path / str(number), **net.identity())
         assert figures["nets"][number] == {
             name: alone[name] for name in ("params_sha256", "val_accuracy", "test_accuracy")
         }
