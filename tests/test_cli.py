@@ -42,7 +42,7 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
 def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
     nanograd: Nanograd, command: str
 ) -> None:
-    done = nanograd(command, "--help-all" if command == "train" else "--help")
+    done = nanograd(command, "--help" if command in ("evaluate", "export") else "--help-all")
 
     flags = re.sub(r"\n\n.*", "", done.stdout)  # without blank lines and headings
     entries = re.split(r"\n  (?=-)", flags)  # one a flag, wrapped anyhow

@@ -77,8 +77,11 @@ def with_settings(config_class: type[Spec]) -> Callable[[Command], Command]:
         if any(properties(each).rare for each in fields(config_class)):
             run = _help_all(run)
         own = config_class.__annotations__
-        own_first = sorted(fields(config_class), key=lambda each: each.name not in own)
-        for each in reversed(own_first):  # click lists the last one first
+        required_and_own_first = sorted(
+            fields(config_class),
+            key=lambda each: (each.default is not REQUIRED, each.name not in own),
+        )
+        for each in reversed(required_and_own_first):  # click lists the last one first
             run = _option(each)(run)
         return run
 
