@@ -97,6 +97,8 @@ class LinkFiles(SphinxPostTransform):
         here = (ROOT / self.env.doc2path(self.env.docname)).parent
         for link in [*self.document.findall(download_reference), *self.document.findall(_folder)]:
             target = (here / link["reftarget"]).resolve()
+            if target.suffix in (".gif", ".png"):
+                continue  # Sphinx copies it
             name = self.page_of(target)
             uri = self.app.builder.get_relative_uri(self.env.docname, name)
             new = nodes.reference("", "", internal=True, refuri=uri)
