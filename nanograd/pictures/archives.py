@@ -76,7 +76,20 @@ class Archives:
             self._archive, self._place = _open(archive), archive
         name = place.removeprefix(f"{self._place}/")
         try:
-            return _read_member(self._archive, name, max_bytes)
+            info = self._archive.getinfo(name)
+            if _OUTSIDE.search(name.replace("\\", "/")):
+                detail = f"the name {name!r} leads outside the archive"
+                raise UnreadableError(Reason.BAD_NAME, detail)
+            if info.flag_bits & _ENCRYPTED:
+                raise UnreadableError(Reason.ENCRYPTED, f"{name} in the archive is encrypted")
+            if info.compress_type not in _METHODS:
+                detail = f"{name} is compressed by method {info.compress_type}, not deflate"
+                raise UnreadableError(Reason.BROKEN_MEMBER, detail)
+            if info.file_size >= max_bytes:
+                detail = f"{name} has {info.file_size} bytes, {max_bytes - 1} are allowed"
+                raise UnreadableError(Reason.TOO_LARGE, detail)
+            with self._archive.open(info) as member:
+                return member.read(info.file_size + 1)  # to the end, where the checksum is compared
         except _BROKEN as error:
             storage.read(self._place, 1)  # raises StorageError if the storage has failed
             detail = f"{name} in the archive is damaged ({error or type(error).__name__})"
@@ -106,19 +119,3 @@ def _open(place: str) -> ZipFile:
         storage.read(place, 1)  # raises StorageError if the storage has failed
         detail = f"the file is not a complete ZIP archive ({error or type(error).__name__})"
         raise UnreadableError(Reason.BROKEN_ARCHIVE, detail) from error
-
-
-def _read_member(archive: ZipFile, name: str, max_bytes: int) -> bytes:
-    info = archive.getinfo(name)
-    if _OUTSIDE.search(name.replace("\\", "/")):
-        raise UnreadableError(Reason.BAD_NAME, f"the name {name!r} leads outside the archive")
-    if info.flag_bits & _ENCRYPTED:
-        raise UnreadableError(Reason.ENCRYPTED, f"{name} in the archive is encrypted")
-    if info.compress_type not in _METHODS:
-        detail = f"{name} in the archive is compressed by method {info.compress_type}, not deflate"
-        raise UnreadableError(Reason.BROKEN_MEMBER, detail)
-    if info.file_size >= max_bytes:
-        detail = f"{name} has {info.file_size} bytes in the archive, {max_bytes - 1} are allowed"
-        raise UnreadableError(Reason.TOO_LARGE, detail)
-    with archive.open(info) as member:
-        return member.read(info.file_size + 1)  # to the end, where the checksum is compared

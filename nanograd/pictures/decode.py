@@ -6,7 +6,8 @@ pictures of paper are opened, and every failure is one exception type.
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 
 import numpy as np
@@ -97,22 +98,16 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
     formats = options.pillow_formats
     if not data:
         raise UnreadableError(Reason.EMPTY, "the file has no bytes")
-    try:
-        with Image.open(BytesIO(data), formats=formats) as picture:
+    with _refusals():
+        try:
+            picture = Image.open(BytesIO(data), formats=formats)
+        except UnidentifiedImageError as error:
+            detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
+            if data[4:12] in _PHONES:
+                detail = "HEIC and AVIF are not read; export the picture as JPEG"
+            raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
+        with picture:
             return _load(picture, options.max_pixels)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
-    except UnidentifiedImageError as error:
-        detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
-        if data[4:12] in _PHONES:
-            detail = "HEIC and AVIF are not read; export the picture as JPEG"
-        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
-    except Warning as error:
-        detail = f"Pillow warns of the picture, and the program's filters make it an error: {error}"
-        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
-    except _BROKEN as error:
-        detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
-        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
 
 
 def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
@@ -122,24 +117,46 @@ def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
         UnreadableError: its file is damaged, or it has more than `max_pixels`.
     """
     check_size(*picture.size, options.max_pixels)
-    try:
+    with _refusals():
         return _load(picture.copy(), options.max_pixels)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Refuse a picture for which Pillow raises an error, or a warning that is made an error."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
+    except Warning as error:
+        detail = f"Pillow warns of the picture, and the program's filters make it an error: {error}"
+        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
     except _BROKEN as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
 
 
 def _load(picture: Image.Image, max_pixels: int) -> Image.Image:
+    """Load a picture, rotate it as its EXIF states, and convert any mode to L or RGB."""
     check_size(*picture.size, max_pixels)
     # The least size a JPEG may be decoded at; other formats ignore it.
     shrink = max(1.0, min(picture.size) / _JPEG_SIDE)
     picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
     picture.load()
-    try:
-        rotated = ImageOps.exif_transpose(picture)
-    except _BROKEN:
-        rotated = picture  # its pixels are whole, only the EXIF orientation is damaged
-    return _flatten(rotated)
+    with suppress(*_BROKEN):  # only the EXIF orientation is damaged: the pixels are whole
+        picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        return over_paper(picture)
+    if picture.mode.startswith(("I", "F")):
+        # Wide grey levels to 0..255: Pillow's own conversion clips all above 255 to white.
+        levels = np.nan_to_num(np.asarray(picture.convert("F")))
+        bottom, highest = min(float(levels.min()), 0.0), float(levels.max())
+        top = next((scale for scale in _FULL_SCALES if highest <= scale), highest)
+        scaled = ((levels - bottom) * (255 / (top - bottom))).round()
+        return Image.fromarray(scaled.astype(np.uint8))
+    if picture.mode in ("L", "RGB"):
+        return picture
+    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -147,17 +164,6 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         detail = f"the picture has {width} x {height} pixels, more than {max_pixels}"
         raise UnreadableError(Reason.TOO_LARGE, detail)
-
-
-def _flatten(picture: Image.Image) -> Image.Image:
-    """Convert any mode to L or RGB."""
-    if picture.has_transparency_data:
-        return over_paper(picture)
-    if picture.mode.startswith(("I", "F")):
-        return _to_eight_bits(picture)
-    if picture.mode in ("L", "RGB"):
-        return picture
-    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def over_paper(picture: Image.Image) -> Image.Image:
@@ -169,11 +175,3 @@ def over_paper(picture: Image.Image) -> Image.Image:
     is_light = bool(len(seen)) and seen.min() > _HALF and int(np.ptp(seen)) < _ONE_TONE
     ground = "black" if is_light and len(seen) < grey.size / 2 else "white"
     return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
-
-
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale wide grey levels to 0..255: Pillow's own conversion clips all above 255 to white."""
-    levels = np.nan_to_num(np.asarray(picture.convert("F")))
-    bottom, highest = min(float(levels.min()), 0.0), float(levels.max())
-    top = next((scale for scale in _FULL_SCALES if highest <= scale), highest)
-    return Image.fromarray(((levels - bottom) * (255 / (top - bottom))).round().astype(np.uint8))

@@ -11,13 +11,12 @@ References:
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.digits.dataset import SIDE
-from nanograd.runtime.arrays import Bytes
+from nanograd.runtime.arrays import Bytes, Mask
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IHDR = b"IHDR" + struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
@@ -26,11 +25,9 @@ _HEAD = _SIGNATURE + struct.pack(">I", 13) + _IHDR + struct.pack(">I", zlib.crc3
 _END = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 _START = len(_HEAD) + 8
 _LINE = 1 + SIDE  # the filter's number, then the pixels
-_FILTER_NUMBERS = bytes(range(5))
+_NUM_FILTERS = 5
 # 812 bytes never compress to more; a file that inflates to megabytes is left to Pillow.
 _MAX_BYTES = 2000
-
-Ints = NDArray[np.int16]
 
 
 def encode_plain(pixels: bytes) -> bytes:
@@ -44,7 +41,7 @@ def encode_plain(pixels: bytes) -> bytes:
     return _HEAD + length + data + checksum + _END
 
 
-def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, NDArray[np.bool_]]:
+def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
     """Decode the files of the plain kind.
 
     Args:
@@ -57,7 +54,18 @@ def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, NDArray[np.bool_
     found = [None if data is None else _inflate(data) for data in files]
     plain = np.array([lines is not None for lines in found], dtype=bool)
     joined = b"".join(lines for lines in found if lines is not None)
-    return _unfilter(np.frombuffer(joined, np.uint8).reshape(-1, SIDE, _LINE)), plain
+    filtered = np.frombuffer(joined, np.uint8).reshape(-1, SIDE, _LINE)
+    # Line by line, all pictures at once; one line above and one pixel before each line are 0.
+    pixels = np.zeros((SIDE + 1, len(filtered), SIDE + 1), np.uint8)
+    for row in range(SIDE):
+        above, line, kinds = pixels[row], pixels[row + 1], filtered[:, row, 0]
+        line[:, 1:] = filtered[:, row, 1:]
+        for kind in range(1, _NUM_FILTERS):
+            which = np.flatnonzero(kinds == kind)
+            if len(which):
+                line[which] = _unfilter(kind, line[which], above[which])
+    images = np.ascontiguousarray(pixels[1:, :, 1:].transpose(1, 0, 2))
+    return images.reshape(-1, SIDE * SIDE), plain
 
 
 def _inflate(data: bytes) -> bytes | None:
@@ -76,49 +84,26 @@ def _inflate(data: bytes) -> bytes | None:
         lines = zlib.decompress(data[_START:end], bufsize=SIDE * _LINE)
     except zlib.error:
         return None
-    known_filters = not lines[::_LINE].strip(_FILTER_NUMBERS)
+    known_filters = not lines[::_LINE].strip(bytes(range(_NUM_FILTERS)))
     return lines if len(lines) == SIDE * _LINE and known_filters else None
 
 
-def _unfilter(lines: Bytes) -> Bytes:
-    """Undo the filters, (m, 28, 29) to (m, 784): line by line, all pictures at once."""
-    number = len(lines)
-    # One line above the picture and one pixel before it are 0.
-    pixels = np.zeros((SIDE + 1, number, SIDE + 1), np.uint8)
-    for row in range(SIDE):
-        above, line, kinds = pixels[row], pixels[row + 1], lines[:, row, 0]
-        line[:, 1:] = lines[:, row, 1:]
-        for kind, unfilter in _FILTERS.items():
-            which = np.flatnonzero(kinds == kind)
-            if len(which):
-                line[which] = unfilter(line[which], above[which])
-    return np.ascontiguousarray(pixels[1:, :, 1:].transpose(1, 0, 2)).reshape(number, SIDE * SIDE)
-
-
-def _undo_by_column(predict: Callable[[Ints, Ints, Ints], Ints]) -> Callable[[Bytes, Bytes], Bytes]:
-    """Undo a filter that predicts a pixel from its left, upper and upper left neighbour."""
-
-    def undo(line: Bytes, above: Bytes) -> Bytes:
-        columns, before = line.T.copy(), above.T.astype(np.int16)
-        for column in range(1, SIDE + 1):
-            left = columns[column - 1].astype(np.int16)
-            columns[column] += predict(left, before[column], before[column - 1]).astype(np.uint8)
-        return columns.T
-
-    return undo
-
-
-def _paeth(left: Ints, up: Ints, corner: Ints) -> Ints:
-    to_left, to_up = np.abs(up - corner), np.abs(left - corner)
-    to_corner = np.abs(left + up - 2 * corner)
-    nearest = np.where(to_up <= to_corner, up, corner)
-    return np.where((to_left <= to_up) & (to_left <= to_corner), left, nearest)
-
-
-# Sub, up, average, Paeth
-_FILTERS: dict[int, Callable[[Bytes, Bytes], Bytes]] = {
-    1: lambda line, above: np.add.accumulate(line, axis=1, dtype=np.uint8),
-    2: lambda line, above: line + above,
-    3: _undo_by_column(lambda left, up, corner: (left + up) >> 1),
-    4: _undo_by_column(_paeth),
-}
+def _unfilter(kind: int, line: Bytes, above: Bytes) -> Bytes:
+    """Undo a filter other than 0 (none): 1 sub, 2 up, 3 average, 4 Paeth; (n, 29) to (n, 29)."""
+    if kind == 1:
+        return np.add.accumulate(line, axis=1, dtype=np.uint8)
+    if kind == 2:
+        return line + above
+    columns, before = line.T.copy(), above.T.astype(np.int16)
+    for column in range(1, _LINE):
+        left, up = columns[column - 1].astype(np.int16), before[column]
+        corner = before[column - 1]
+        if kind == 3:
+            predicted = (left + up) >> 1
+        else:
+            to_left, to_up = np.abs(up - corner), np.abs(left - corner)
+            to_corner = np.abs(left + up - 2 * corner)
+            predicted = np.where(to_up <= to_corner, up, corner)
+            predicted = np.where((to_left <= to_up) & (to_left <= to_corner), left, predicted)
+        columns[column] += predicted.astype(np.uint8)
+    return columns.T

@@ -38,8 +38,16 @@ def light_surface(picture: Image.Image) -> Floats | None:
     means = np.asarray(grey.resize(size, Image.Resampling.BOX), np.float64)
     blocks = np.log(np.maximum(means, tuning.DARKEST_LIGHT)).ravel()
     for degree in tuning.DEGREES:
-        surface, residual = _fit(_basis(*size, degree), blocks)
-        if residual < tuning.GOOD_FIT:
+        basis = _basis(*size, degree)  # least squares, weighted by Tukey's biweight
+        weights = np.ones(len(blocks))
+        for _ in range(tuning.FIT_STEPS):
+            weighted = basis * weights[:, None]
+            matrix = weighted.T @ basis + 1e-6 * np.eye(basis.shape[1])
+            surface = basis @ np.linalg.solve(matrix, weighted.T @ blocks)
+            residuals = np.abs(blocks - surface)
+            scale = max(float(np.median(residuals)), 1e-3)
+            weights = np.maximum(0, 1 - (residuals / (tuning.BIWEIGHT * scale)) ** 2) ** 2
+        if scale < tuning.GOOD_FIT:
             break
     else:
         return None
@@ -48,20 +56,6 @@ def light_surface(picture: Image.Image) -> Floats | None:
         return None
     light = np.exp(surface - surface.max()).astype(np.float32).reshape(size[::-1])
     return np.asarray(Image.fromarray(light).resize(picture.size, Image.Resampling.BICUBIC))
-
-
-def _fit(basis: Floats, values: Floats) -> tuple[Floats, float]:
-    """Return the surface at each block and the median residual, weighted by Tukey's biweight."""
-    weights = np.ones(len(values))
-    for _ in range(tuning.FIT_STEPS):
-        weighted = basis * weights[:, None]
-        surface = basis @ np.linalg.solve(
-            weighted.T @ basis + 1e-6 * np.eye(basis.shape[1]), weighted.T @ values
-        )
-        residuals = np.abs(values - surface)
-        scale = max(float(np.median(residuals)), 1e-3)
-        weights = np.maximum(0, 1 - (residuals / (tuning.BIWEIGHT * scale)) ** 2) ** 2
-    return surface, scale
 
 
 @cache

@@ -48,14 +48,20 @@ def _trace(ink: Floats) -> Iterator[Floats]:
     strips = np.stack([np.median(ink[:, left:right], axis=1) for left, right in pairs], axis=1)
     middles = (edges[:-1] + edges[1:] - 1) / 2
     least = max(tuning.LEAST_LINE, tuning.ABOVE_MEDIAN * float(np.median(strips)))
-    columns = np.arange(width)
+    columns, padded = np.arange(width), np.pad(ink, ((1, 1), (0, 0)))
     for y, slope in _candidates(strips, middles - (width - 1) / 2, least):
         course = _follow(strips, y + slope * (middles - (width - 1) / 2), middles, least)
         if course is None:
             continue
         rows = np.polyval(course, columns)
         offsets = np.arange(-tuning.HALF_LINE, tuning.HALF_LINE + 1)
-        profiles = _sample(ink, rows + offsets[:, None])
+        # The ink around the line in every column, interpolated; 0 outside the picture.
+        places = rows + offsets[:, None]
+        low = np.floor(places).astype(int)
+        part = places - low
+        upper = padded[np.clip(low + 1, 0, height + 1), columns]
+        lower = padded[np.clip(low + 2, 0, height + 1), columns]
+        profiles = upper * (1 - part) + lower * part
         profile = np.quantile(profiles, tuning.LINE_QUANTILE, axis=1)
         profile = np.maximum(profile - min(profile[0], profile[-1]), 0)
         core = profiles[tuning.HALF_LINE - 1 : tuning.HALF_LINE + 2].max(0)
@@ -96,15 +102,3 @@ def _follow(strips: Floats, straight: Floats, middles: Floats, least: float) -> 
         course = np.polyfit(middles[used], peaks[used], 2)
         used &= np.abs(peaks - np.polyval(course, middles)) < 1.5
     return np.asarray(course)
-
-
-def _sample(ink: Floats, rows: Floats) -> Floats:
-    """Interpolate the ink at fractional rows, (n, width), of every column; 0 outside."""
-    height, width = ink.shape
-    low = np.floor(rows).astype(int)
-    part = rows - low
-    padded = np.pad(ink, ((1, 1), (0, 0)))
-    columns = np.arange(width)
-    above = padded[np.clip(low + 1, 0, height + 1), columns]
-    below = padded[np.clip(low + 2, 0, height + 1), columns]
-    return np.asarray(above * (1 - part) + below * part)

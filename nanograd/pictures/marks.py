@@ -28,25 +28,32 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     main = int(inner.argmax())
     # If the main mark is inside the picture, marks at the border are not part of the digit.
     limit = max(0.5, at_border[main]) if at_border[main] else 0
-    sizeable = (at_border <= limit) & (mass > 0.02 * mass[main])
-    sizeable &= ~_are_dots(boxes, mass, max(ink.shape))
+    sizeable = (at_border <= limit) & (mass > tuning.LEAST_INK * mass[main])
+    # The dots of dotted paper are many, small and alike.
+    small = (1 - (boxes[:, :2] + boxes[:, 2:]).min(1) <= tuning.DOT * max(ink.shape)) & (mass > 0)
+    if small.sum() >= tuning.LEAST_DOTS:
+        ratio = mass / np.median(mass[small])
+        sizeable &= ~(small & (ratio > 1 / tuning.ALIKE) & (ratio < tuning.ALIKE))
     sizeable[main] = True
-    _check_one_digit(boxes[sizeable], mass[sizeable])
     kept = _grow(main, boxes, sizeable, mass > tuning.BAR_INK * mass[main])
+    height, width = ink.shape
+    has_room = width >= tuning.WIDE * height and max(ink.shape) <= tuning.BITMAP_SIDE
+    if _are_two(boxes[sizeable], mass[sizeable]) or (has_room and _is_one_left(boxes, mass, kept)):
+        raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
     if kept.sum() > tuning.MAX_MARKS:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")
-    height, width = ink.shape
-    if width >= tuning.WIDE * height and max(ink.shape) <= tuning.BITMAP_SIDE:
-        _check_rest(boxes, mass, kept)
     return np.concatenate([[False], kept])[labels]
 
 
 def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
-    """Per mark: its ink (0 without a strong pixel), its share at the border, its box."""
+    """Measure each mark: its ink, 0 without a strong pixel; the share at the border; its box.
+
+    A box is (top, left, -bottom, -right), so the least of several is the box around them.
+    """
     y, x = np.nonzero(labels > 0)
     number, values = labels[y, x] - 1, ink[y, x]
     mass = np.bincount(number, values, count).astype(np.float32)
-    ring = max(1, round(0.02 * min(ink.shape)))
+    ring = max(1, round(tuning.RING * min(ink.shape)))
     inside = np.zeros(ink.shape, bool)
     inside[ring:-ring, ring:-ring] = True
     at_border = np.bincount(number, values * ~inside[y, x], count).astype(np.float32) / mass
@@ -70,15 +77,6 @@ def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
     return bool(inner[within[within > 0] - 1].any())
 
 
-def _are_dots(boxes: Floats, mass: Floats, side: int) -> Mask:
-    """Which marks are the dots of dotted paper: many, small, alike, and apart from each other."""
-    small = (1 - (boxes[:, :2] + boxes[:, 2:]).min(1) <= tuning.DOT * side) & (mass > 0)
-    if small.sum() < tuning.LEAST_DOTS:
-        return np.zeros(len(mass), bool)
-    ratio = mass / np.median(mass[small])
-    return np.asarray(small & (ratio > 1 / tuning.ALIKE) & (ratio < tuning.ALIKE))
-
-
 def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
     """Add marks close to the starting one, or to one added before, until none is left.
 
@@ -89,7 +87,7 @@ def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
     while True:
         box = boxes[kept].min(0)
         reach = tuning.REACH * (1 - min(box[2] + box[0], box[3] + box[1]))
-        # Boxes are (top, left, -bottom, -right): a gap is positive where they do not overlap.
+        # Gaps are positive where boxes do not overlap.
         down, across = (boxes + np.roll(box, 2)).reshape(-1, 2, 2).max(1).T
         close = np.maximum(down, across) <= reach
         heights = 1 - np.minimum(boxes, box)[:, ::2].sum(1)
@@ -100,32 +98,26 @@ def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
         kept = more
 
 
-def _check_one_digit(boxes: Floats, mass: Floats) -> None:
-    """Refuse two marks of similar size with a gap; a digit's own parts are close or small.
-
-    So are two tall marks beside each other that together are wider than any digit.
-    """
+def _are_two(boxes: Floats, mass: Floats) -> bool:
+    """Whether marks are two digits: alike and apart, or tall and together wider than any digit."""
     heights = 1 - boxes[:, 2] - boxes[:, 0]
     height = heights[mass.argmax()]
-    tall = heights > 0.7 * height
-    big = boxes[tall & (mass > 0.4 * mass.max())]
+    tall = heights > tuning.TALL * height
+    big = boxes[tall & (mass > tuning.MUCH_INK * mass.max())]
     gaps = (big[:, None] + np.roll(big, 2, axis=1)).max(2)
     beside = boxes[tall & (mass > tuning.BESIDE_INK * mass.max())]
     across = (beside[:, None] + np.roll(beside, 2, axis=1))[..., 1::2].max(2)
     widths = 1 - np.minimum(beside[:, None], beside)[..., 1::2].sum(2)
-    if (
-        gaps.max() > tuning.REACH * height
-        or ((across > 0) & (widths > tuning.WIDEST * height)).any()
-    ):
-        raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
+    is_wide = ((across > 0) & (widths > tuning.WIDEST * height)).any()
+    return bool(gaps.max() > tuning.REACH * height or is_wide)
 
 
-def _check_rest(boxes: Floats, mass: Floats, kept: Mask) -> None:
-    """Refuse marks that are left beside a digit in a wide bitmap if they may be another one."""
-    rest = ~kept & (mass > 0.02 * mass[kept].max())
+def _is_one_left(boxes: Floats, mass: Floats, kept: Mask) -> bool:
+    """Whether the marks beside a digit may be another one."""
+    rest = ~kept & (mass > tuning.LEAST_INK * mass[kept].max())
     if not rest.any():
-        return
+        return False
     digit, other = (boxes[some].min(0) for some in (kept, rest))
     heights = [1 - box[2] - box[0] for box in (digit, other)]
-    if heights[1] > 0.5 * heights[0] and mass[rest].sum() > tuning.BESIDE_INK * mass[kept].sum():
-        raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
+    is_tall = heights[1] > tuning.HALF_AS_TALL * heights[0]
+    return bool(is_tall and mass[rest].sum() > tuning.BESIDE_INK * mass[kept].sum())

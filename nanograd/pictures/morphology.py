@@ -27,25 +27,21 @@ def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
     """
     lowest = 0 if values.dtype == np.uint8 else -np.inf
     height, width = values.shape[-2:]
+    # Quicker than `np.pad`.
     padded = np.full(
         (*values.shape[:-2], height + 2 * radius, width + 2 * radius), lowest, values.dtype
     )
     padded[..., radius : radius + height, radius : radius + width] = values
-    columns = _max_of_rows(padded, 2 * radius + 1)
-    return _max_of_rows(columns.swapaxes(-1, -2), 2 * radius + 1).swapaxes(-1, -2)
-
-
-def _max_of_rows(values: NDArray[Any], window: int) -> NDArray[Any]:
-    """Maximum of `window` rows from each row on: of 1, 2, 4 ..., then of two that overlap."""
-    size = 1
-    while 2 * size <= window:
-        values = np.maximum(values[..., :-size, :], values[..., size:, :])
-        size *= 2
-    rest = window - size
-    extremes: NDArray[Any] = np.maximum(
-        values[..., : values.shape[-2] - rest, :], values[..., rest:, :]
-    )
-    return extremes
+    values = padded
+    for _ in range(2):  # rows, then columns: of 1, 2, 4 ..., then of two windows that overlap
+        size, window = 1, 2 * radius + 1
+        while 2 * size <= window:
+            values = np.maximum(values[..., :-size, :], values[..., size:, :])
+            size *= 2
+        end = values.shape[-2] - window + size
+        values = np.maximum(values[..., :end, :], values[..., window - size :, :])
+        values = values.swapaxes(-1, -2)
+    return values
 
 
 def closing(levels: Bytes, radius: int) -> Bytes:
@@ -64,25 +60,19 @@ def pen_width(ink: Floats) -> float:
 
 
 def adjust_pen(ink: Floats) -> Floats:
-    """Thicken a pen thinner than MNIST's, thin one that is thicker; adds a margin of 8."""
+    """Thicken a pen thinner than MNIST's, thin one that is thicker; adds a margin of 8.
+
+    Strokes are thinned only as far as none vanishes, as a thin one beside a filled loop might.
+    Thickening again what is left shows what has vanished.
+    """
     ink = np.pad(ink, 8)
     scale = tuning.DETAIL_SIDE / LONGEST_SIDE
     pen = pen_width(ink) / scale
     if pen < tuning.PEN_MIN:
         return running_max(ink, round((tuning.PEN_MIN - pen) / 2 * scale))
-    if pen > tuning.PEN_MAX:
-        return _thinned(ink, round((pen - tuning.PEN_MAX) / 2 * scale))
-    return ink
-
-
-def _thinned(ink: Floats, radius: int) -> Floats:
-    """Thin strokes by a radius, or by the greatest below it at which no stroke vanishes.
-
-    Thickening again what is left shows what has vanished: thin strokes beside a filled loop.
-    """
-    for less in range(radius, 0, -1):
-        left = -running_max(-ink, less)
-        if (running_max(left, less) > 0.5).sum() > tuning.KEPT * (ink > 0.5).sum():
+    for radius in range(round((pen - tuning.PEN_MAX) / 2 * scale), 0, -1):
+        left = -running_max(-ink, radius)
+        if (running_max(left, radius) > 0.5).sum() > tuning.KEPT * (ink > 0.5).sum():
             return left
     return ink
 
@@ -101,7 +91,13 @@ def label_marks(mask: Mask) -> tuple[Ints, int]:
     # First pixel and end of every run, as positions in rows that are one pixel wider.
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    above, below = _touching_runs(starts, ends, mask.shape[1] + 1)
+    # Pairs of runs in neighbouring rows that touch, also across a corner.
+    stride = mask.shape[1] + 1
+    first = np.searchsorted(ends, starts + stride, side="left")
+    stop = np.searchsorted(starts, ends + stride, side="right")
+    counts = np.maximum(stop - first, 0)
+    above = np.repeat(np.arange(len(starts)), counts)
+    below = np.arange(len(above)) + np.repeat(first - counts.cumsum() + counts, counts)
     lowest = np.arange(len(starts))
     while (lowest[above] != lowest[below]).any():
         low = np.minimum(lowest[above], lowest[below])
@@ -112,13 +108,3 @@ def label_marks(mask: Mask) -> tuple[Ints, int]:
     labels = np.zeros(mask.shape, np.int64)
     labels[mask] = np.repeat(numbers + 1, ends - starts)
     return labels, len(roots)
-
-
-def _touching_runs(starts: Ints, ends: Ints, stride: int) -> tuple[Ints, Ints]:
-    """Pairs of runs in neighbouring rows that touch, also across a corner."""
-    first = np.searchsorted(ends, starts + stride, side="left")
-    stop = np.searchsorted(starts, ends + stride, side="right")
-    counts = np.maximum(stop - first, 0)
-    above = np.repeat(np.arange(len(starts)), counts)
-    offset = np.arange(len(above)) - np.repeat(counts.cumsum() - counts, counts)
-    return above, np.repeat(first, counts) + offset

@@ -1,16 +1,17 @@
 """Any picture of one handwritten digit to the 28 x 28 form of MNIST.
 
 The digit is found in a reduced copy, then cut from the whole picture at one fixed size, so that pen
-and noise have the same scale whether the picture had 28 or 4,000 pixels. Where the plain way fails
-or finds marks that are hardly a digit, further candidates are made: on a sheet with surroundings,
-on two tones, on ruled paper, and of a pale pen.
+and noise have the same scale whether the picture had 28 or 4,000 pixels. Each way to find it makes
+a candidate: a bright sheet or a dark board with surroundings, the plain way, ruled paper, a pale
+pen. The first that is clear is taken, else the best; see `Candidate.score`.
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ from nanograd.pictures.surroundings import Box, find_sheet, spread_sheet
 from nanograd.runtime.arrays import Bytes, Floats, Mask
 
 POLARITIES = ("auto", "dark-on-light", "light-on-dark")
+# Scores of a candidate.
+NOTHING, WIDE, CLEAR = range(3)
 
 
 @dataclass(kw_only=True)
@@ -53,6 +56,7 @@ class Candidate:
     ink: Floats = None  # type: ignore[assignment]
     levels: Levels | None = None  # the strengths above which a pixel is ink
     marks: Mask | None = None  # (H, W) bool, the pixels of the digit
+    widest: float = tuning.WIDEST_PEN  # share of the marks' longest side: a wider pen is a doubt
     detail: Floats | None = None  # (h, w) float32, 0 to 1, the digit cut from the whole picture
     # (h + 16, w + 16) float32, 0 to 1, its pen adjusted to MNIST's width.
     strokes: Floats | None = None
@@ -60,14 +64,16 @@ class Candidate:
     refused: UnreadableError | None = None  # the reason for having no image
 
     @property
-    def looks_wrong(self) -> bool:
-        """Whether nothing was found, or marks that touch more than one side."""
+    def score(self) -> int:
+        """NOTHING without marks or if they touch several sides, WIDE strokes, or CLEAR ones."""
         if self.marks is None:
-            return True
+            return NOTHING
         sides = (self.marks[0], self.marks[-1], self.marks[:, 0], self.marks[:, -1])
-        return sum(bool(side.any()) for side in sides) > 1
+        if sum(bool(side.any()) for side in sides) > 1:
+            return NOTHING
+        return WIDE if self.pen_share > self.widest else CLEAR
 
-    @property
+    @cached_property
     def pen_share(self) -> float:
         """Width of the strokes as a share of the marks' longest side; 0 without marks."""
         if self.marks is None:
@@ -75,11 +81,6 @@ class Candidate:
         rows, columns = (np.flatnonzero(self.marks.any(axis)) for axis in (1, 0))
         box = self.marks[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return float(morphology.pen_width(np.pad(box, 1).astype(np.float32)) / max(box.shape))
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether the marks look wrong, or are wider than a pen."""
-        return self.looks_wrong or self.pen_share > tuning.WIDEST_PEN
 
     @property
     def strength(self) -> float:
@@ -127,7 +128,7 @@ def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False)
     if weights is not None:
         grey, small = picture.convert("L", weights), reduced.convert("L", weights)
         found = replace(_find(grey, small, "dark-on-light"), hue=weights)
-    if found is None or found.looks_wrong:
+    if found is None or found.score == NOTHING:
         found = _find(picture, reduced, polarity)
     if found.marks is not None and not found.refused:
         # Ink at the level becomes one half, paper below half the level 0, a stroke's core 1.
@@ -138,27 +139,79 @@ def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False)
 
 
 def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidate:
-    """Find the digit; where the plain way fails or surroundings disturb it, in other ways."""
-    found = _locate(picture, reduced, polarity)
+    """Find the digit: the first candidate that is clear, else the one with the highest score.
+
+    If all are doubtful, marks fainter than noise or wider than a pen are no digit.
+    """
+    plain = _locate(picture, reduced, polarity)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE
-    if not is_bitmap:
-        found = _within_sheet(found, polarity)
-    if found.marks is None:
-        found = _on_two_tones(found)
+    if plain.levels and not is_bitmap:
+        box = find_sheet(plain.ink > plain.levels.weak)
+        if box is not None:
+            edges = np.round(np.array(box) * (*picture.size, *picture.size)).astype(int)
+            sheet = picture.crop(tuple(edges.tolist()))
+            within = _locate(sheet, paper.reduce(sheet, tuning.SEARCH_SIDE), polarity)
+            if within.marks is not None or plain.score < CLEAR:
+                plain = replace(within, box=box)
+    if plain.marks is None and (brighter := paper.two_tones(plain.search)) is not None:
+        two_tones = _mark(plain, brighter)
+        plain = plain if two_tones.marks is None else two_tones
     if is_bitmap:
-        return found
-    if on_sheet := _on_spread_sheet(found, picture, reduced, polarity):
-        return on_sheet
-    if not found.is_doubtful:
-        return found
-    lines = find_lines(found.ink) if found.looks_wrong else None
+        return plain
+    doubtful = []
+    for found in _candidates(plain, picture, reduced, polarity):
+        if found.score == CLEAR:
+            return found
+        doubtful.append(found)
+    best = max(doubtful, key=lambda found: found.score)
+    # Faint marks from side to side are noise, the edge of a shadow, or printed lines.
+    faint = tuning.NOISE if all(found.lines is None for found in doubtful) else tuning.PALE
+    is_faint = best.score == NOTHING and best.strength < faint
+    is_no_digit = best.marks is not None and (is_faint or best.pen_share > tuning.BLOT)
+    if is_no_digit and not paper.is_crop(reduced):
+        best.refused = UnreadableError(Reason.BLANK, "what is on the paper is no digit")
+    return best
+
+
+def _candidates(
+    plain: Candidate, picture: Image.Image, reduced: Image.Image, polarity: str
+) -> Iterator[Candidate]:
+    """Yield ways to see the digit, each made only if those before are not clear."""
+    # A bright sheet, or a dark board, with surroundings on several sides.
+    dark = plain.search
+    is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > tuning.MOSTLY_DARK
+    least = tuning.INVERTED_SHEET if plain.inverted else tuning.SHEET
+    for ink, negative, num_sides, is_likely in (
+        ("dark-on-light", np.uint8(0), 1, plain.inverted or plain.score < CLEAR),
+        ("light-on-dark", np.uint8(255), 3, is_board and not plain.inverted),
+    ):
+        if not is_likely or polarity not in ("auto", ink):
+            continue
+        spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides, least)
+        if spread is None:
+            continue
+        # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself. So may
+        # a bold zero that is cropped: its hole is as wide.
+        widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
+        sheet = replace(_locate(picture, Image.fromarray(spread ^ negative), ink), widest=widest)
+        if sheet.score == CLEAR and sheet.strength > tuning.PALE:
+            yield sheet
+    yield plain
+    lines = find_lines(plain.ink) if plain.score == NOTHING else None
     if lines is not None:
-        ruled = _mark(found, found.paper, lines)
-        found = found if ruled.looks_wrong else ruled
-    if found.is_doubtful:
-        faint = tuning.NOISE if lines is None else tuning.PALE
-        return _of_pale_pen(found, picture, reduced, polarity, faint)
-    return found
+        yield _mark(plain, plain.paper, lines)
+    # A thin, pale pen among shadows.
+    inverted = polarity == "light-on-dark"
+    search = paper.as_dark_ink(reduced.filter(ImageFilter.GaussianBlur(tuning.SMOOTH)), inverted)
+    blank = Candidate(picture=picture, inverted=inverted, search=search)
+    pale = _mark(blank, paper.pale_paper(search), is_pale=True)
+    if pale.marks is not None and pale.score == CLEAR:
+        # A narrow window leaves pale rims of bold strokes: in a crop, the digit must be large.
+        is_crop = paper.is_crop(reduced)
+        most, least = (tuning.PALEST, tuning.LEAST_SIZE) if is_crop else (tuning.PALE, 0)
+        longest = max(int(pale.marks.any(axis).sum()) for axis in (0, 1))
+        if pale.strength < most and longest > least * min(pale.marks.shape):
+            yield pale
 
 
 def _locate(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidate:
@@ -174,82 +227,8 @@ def _locate(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candid
     return _mark(blank, paper.estimate_paper(search, paper.pen_radius(search)))
 
 
-def _within_sheet(found: Candidate, polarity: str) -> Candidate:
-    """Look again within the edges of a sheet, if something is beside it."""
-    box = find_sheet(found.ink > found.levels.weak) if found.levels else None
-    if box is None:
-        return found
-    edges = np.round(np.array(box) * (*found.picture.size, *found.picture.size)).astype(int)
-    sheet = found.picture.crop(tuple(edges.tolist()))
-    within = _locate(sheet, paper.reduce(sheet, tuning.SEARCH_SIDE), polarity)
-    is_better = within.marks is not None or found.is_doubtful
-    return replace(within, box=box) if is_better else found
-
-
-def _on_two_tones(found: Candidate) -> Candidate:
-    """Take the brighter of two tones for the paper."""
-    sheet = paper.two_tones(found.search)
-    other = found if sheet is None else _mark(found, sheet)
-    return found if other.marks is None else other
-
-
-def _on_spread_sheet(
-    found: Candidate, picture: Image.Image, reduced: Image.Image, polarity: str
-) -> Candidate | None:
-    """Find the digit on a bright sheet, or a dark board, with surroundings on several sides."""
-    dark = found.search
-    is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > tuning.MOSTLY_DARK
-    least = tuning.INVERTED_SHEET if found.inverted else tuning.SHEET
-    tries = (
-        ("dark-on-light", np.uint8(0), 1, found.inverted or found.is_doubtful),
-        ("light-on-dark", np.uint8(255), 3, is_board and not found.inverted),
-    )
-    for within, negative, num_sides, is_likely in tries:
-        if not is_likely or polarity not in ("auto", within):
-            continue
-        spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides, least)
-        if spread is None:
-            continue
-        other = _locate(picture, Image.fromarray(spread ^ negative), within)
-        # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself. So may
-        # a bold zero that is cropped: its hole is as wide.
-        widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
-        is_clear = not other.looks_wrong and other.pen_share < widest
-        if is_clear and other.strength > tuning.PALE:
-            return other
-    return None
-
-
-def _of_pale_pen(
-    found: Candidate, picture: Image.Image, reduced: Image.Image, polarity: str, faint: float
-) -> Candidate:
-    """Find a thin, pale pen among shadows; refuse doubtful marks that are no digit.
-
-    Weaker marks than `faint` that look wrong are the edge of a shadow, printed lines or noise.
-    """
-    inverted = polarity == "light-on-dark"
-    smooth = reduced.filter(ImageFilter.GaussianBlur(tuning.SMOOTH))
-    search = paper.as_dark_ink(smooth, inverted)
-    blank = Candidate(picture=picture, inverted=inverted, search=search)
-    pale = _mark(blank, paper.pale_paper(search), levels_of=paper.pale_levels)
-    is_crop = paper.is_crop(reduced)
-    if pale.marks is not None and not pale.is_doubtful:
-        # A narrow window leaves pale rims of bold strokes: in a crop, the digit must be large.
-        most, least = (tuning.PALEST, tuning.LEAST_SIZE) if is_crop else (tuning.PALE, 0)
-        longest = max(int(pale.marks.any(axis).sum()) for axis in (0, 1))
-        if pale.strength < most and longest > least * min(pale.marks.shape):
-            return pale
-    is_faint = found.looks_wrong and found.strength < faint
-    if found.marks is not None and not is_crop and (is_faint or found.pen_share > tuning.BLOT):
-        found.refused = UnreadableError(Reason.BLANK, "what is on the paper is no digit")
-    return found
-
-
 def _mark(
-    blank: Candidate,
-    sheet: Floats,
-    lines: Floats | None = None,
-    levels_of: Callable[[Floats], Levels] = paper.ink_levels,
+    blank: Candidate, sheet: Floats, lines: Floats | None = None, *, is_pale: bool = False
 ) -> Candidate:
     """Choose the marks on a paper; return a new candidate, which is refused if there are none."""
     sheet = sheet if lines is None else sheet * (1 - lines)
@@ -260,7 +239,7 @@ def _mark(
     ink = np.maximum(strength, 0)
     found = replace(blank, paper=sheet, lines=lines, ink=ink, levels=None, marks=None, refused=None)
     try:
-        found.levels = levels_of(strength)
+        found.levels = paper.pale_levels(strength) if is_pale else paper.ink_levels(strength)
         found.marks = marks.choose_marks(ink, found.levels)
     except UnreadableError as error:
         found.refused = error.with_traceback(None)  # its frames would keep the picture

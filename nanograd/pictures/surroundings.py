@@ -25,7 +25,8 @@ def find_sheet(mask: Mask) -> Box | None:
         The box; None if nothing is beside the sheet.
     """
     sides = [np.rot90(mask, turns) for turns in range(4)]  # top, right, bottom, left first
-    if not any(_has_edge(side) or _num_rings(side)[: _start(side)].any() for side in sides):
+    has_edges = any(side[:3].mean(1).max() > tuning.EDGE for side in sides)
+    if not has_edges and not any(_num_rings(side)[: _start(side)].any() for side in sides):
         return None
     labels, count = label_marks(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -77,10 +78,6 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
 
 def _start(side: Mask) -> int:
     return max(2, round(tuning.RINGS_START * len(side)))
-
-
-def _has_edge(side: Mask) -> bool:
-    return bool(side[:3].mean(1).max() > tuning.EDGE)
 
 
 def _num_rings(side: Mask) -> Ints:
