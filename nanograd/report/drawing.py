@@ -1,4 +1,4 @@
-"""A model packed for the drawing pad of a report, which runs it in the page."""
+"""A model, and the code that runs it, for the drawing pad of a report."""
 
 import json
 from base64 import b64encode
@@ -7,33 +7,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.digits import preparation
+from nanograd.digits import deskew, form, preparation
+from nanograd.models import reference
 from nanograd.models.model import Model, Net
+from nanograd.pictures import tuning
+from nanograd.report.html import asset
 from nanograd.runtime.arrays import Floats
 
 # All nets of a page, as JSON in ASCII: 1,200 hidden units in total. With the rest of a report this
 # is below 3 MB.
 _MAX_NETS_BYTES = 2_560_000
+_SCRIPTS = ("resize.js", "marks.js", "normalise.js", "net.js", "zip.js")
+
+
+def code() -> str:
+    """Return the JavaScript that needs no page, after the constants that it shares with Python."""
+    constants = tuning.PAGE | {
+        "LONGEST_SIDE": form.LONGEST_SIDE,
+        "MAX_SLANT": deskew.MAX_SLANT,
+        "MAX_STRETCH": deskew.MAX_STRETCH,
+        "LEAST_SCORE": float(reference.LEAST_SCORE),
+        "FAINT": float(reference.FAINT),
+        "UNFAMILIAR": reference.UNFAMILIAR,
+    }
+    return "\n".join([f"const TUNING = {json.dumps(constants)};", *map(asset, _SCRIPTS)])
 
 
 def pack_model(model: Model) -> dict[str, Any]:
-    """Return a JSON object, the argument of `unpack` in net.js.
+    """Return a JSON object, which `unpack` in net.js reads.
 
     It has the first nets of the model, as many as fit into a page, maybe none.
     """
     nets = [pack_net(net) for net in model.nets]
     sizes = np.cumsum([len(json.dumps(net)) for net in nets])
-    reference = model.reference
+    tensors = {name: pack_array(each) for name, each in model.reference.tensors().items()}
     return {
         "nets": nets[: int((sizes <= _MAX_NETS_BYTES).sum())],
-        "reference": reference
-        and {
-            **reference.config(),
-            "means": _to_base64(reference.means),
-            "directions": _to_base64(reference.directions),
-            "scales": reference.scales.tolist(),
-            "weights": reference.weights.tolist(),
-        },
+        "reference": model.reference.config() | tensors,
     }
 
 
@@ -53,8 +63,8 @@ def pack_net(net: Net) -> dict[str, Any]:
     }
 
 
-def pack_layer(weights: Floats, biases: Floats) -> dict[str, str]:
-    """Return a layer in base64, its weights as 16-bit numbers with one step per unit.
+def pack_layer(weights: Floats, biases: Floats) -> dict[str, Any]:
+    """Return a layer as a JSON object, its weights as 16-bit numbers with one step per unit.
 
     step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)
 
@@ -64,12 +74,11 @@ def pack_layer(weights: Floats, biases: Floats) -> dict[str, str]:
     """
     steps = np.maximum(np.abs(weights).max(axis=0) / 32767, np.finfo(np.float32).tiny)
     numbers = np.rint(weights / steps).astype(np.int16).T
-    return {
-        "numbers": _to_base64(numbers),
-        "steps": _to_base64(steps),
-        "biases": _to_base64(biases),
-    }
+    packed = {"numbers": numbers, "steps": steps, "biases": biases}
+    return {name: pack_array(each) for name, each in packed.items()}
 
 
-def _to_base64(array: NDArray[Any]) -> str:
-    return b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+def pack_array(array: NDArray[Any]) -> dict[str, str]:
+    """Return the name of an array's type in JavaScript, and its bytes in base64."""
+    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return {"type": f"{array.dtype.name.capitalize()}Array", "data": b64encode(data).decode()}

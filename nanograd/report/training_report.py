@@ -130,6 +130,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         units=units,
         num_units=num_units,
         packed=drawing.pack_model(run.model),
+        code=drawing.code(),
         events=[(event["time"], event["event"], event["sentence"]) for event in run.events],
         environment=[
             ("trained with", ", ".join(map(" ".join, run.versions.items()))),

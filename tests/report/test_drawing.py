@@ -1,7 +1,6 @@
 """The JavaScript of the page, run by the Node of Playwright, gives the results of Python."""
 
 import json
-import re
 import subprocess
 from io import BytesIO
 from pathlib import Path
@@ -22,8 +21,8 @@ from nanograd.errors import UnreadableError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
-from nanograd.report.drawing import pack_model
-from nanograd.report.html import asset, render
+from nanograd.report.drawing import code, pack_model
+from nanograd.report.html import render
 from nanograd.settings.specs import IngestSpec
 from tests.helpers.drawings import Drawing, drawings, painted
 from tests.helpers.models import some_net, some_reference
@@ -40,12 +39,11 @@ Bytes = NDArray[np.uint8]
 
 def run_in_node(expression: str, values: list[Any], before: str = "") -> list[Any]:
     """Return the value of an expression of `each` in the page's code, for each of `values`."""
-    scripts = [name for name in re.findall(r"\w+\.js", asset("draw.html")) if name != "draw.js"]
-    code = "".join(map(asset, scripts)) + before
-    code += (
-        f"const evaluate = (each) => {expression};\nconst values = {json.dumps(values)};\n{_RUN}"
+    script = (
+        f"{code()}\n{before}\nconst evaluate = (each) => {expression};\n"
+        f"const values = {json.dumps(values)};\n{_RUN}"
     )
-    done = subprocess.run([_NODE, "-"], input=code, capture_output=True, text=True, check=True)
+    done = subprocess.run([_NODE, "-"], input=script, capture_output=True, text=True, check=True)
     results: list[Any] = json.loads(done.stdout)
     return results
 
@@ -71,7 +69,7 @@ def assess_in_page(model: Model, images: Bytes) -> list[Any]:
     return run_in_node(
         "((found) => [...found.probabilities, found.unfamiliarity])(assess(model, each))",
         images.tolist(),
-        f"const model = unpack({json.dumps(pack_model(model))});",
+        f"const model = unpack({json.dumps(json.dumps(pack_model(model)))});",
     )
 
 
@@ -187,7 +185,7 @@ def test_page_has_the_nets_that_fit_and_reports_the_others(
 
     packed = pack_model(model)
 
-    section = render("draw.html", run=SimpleNamespace(model=model), packed=packed)
+    section = render("draw.html", run=SimpleNamespace(model=model), packed=packed, code="")
     assert len(packed["nets"]) == num_packed
     assert ("<canvas" in section) == (num_packed > 0)
     assert ("is too large for a page" in section) == (num_packed == 0)
@@ -202,7 +200,7 @@ def test_weights_of_any_scale_are_stored_within_half_a_step(scale: float) -> Non
     [weights] = run_in_node(
         "[...layer.numbers].map((number, place) => number * layer.steps[Math.floor(place / 784)])",
         [0],
-        f"const [layer] = unpack({json.dumps(packed)}).nets[0].layers;",
+        f"const [layer] = unpack({json.dumps(json.dumps(packed))}).nets[0].layers;",
     )
 
     half_a_step = np.abs(net.params.w1).max() / 32767 * 0.501

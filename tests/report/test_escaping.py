@@ -79,7 +79,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
 def test_drawing_pad_escapes_the_nets() -> None:
     run = SimpleNamespace(model=SimpleNamespace(nets=[None]))
 
-    html = render("draw.html", run=run, packed={"nets": [{"data": HOSTILE}]})
+    html = render("draw.html", run=run, packed={"nets": [{"data": HOSTILE}]}, code="")
 
     check_escaped(html, [])
     assert html.count("</script>") == 2

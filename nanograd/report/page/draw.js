@@ -6,7 +6,7 @@ const PEN = 18; // of the 240 pixels of the pad
 const pad = byId("pad"), input = byId("input"), status = byId("status");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const rows = [...document.querySelectorAll(".probabilities li")];
-const model = unpack(JSON.parse(byId("model").textContent));
+const model = unpack(byId("model").textContent);
 const kept = [];
 let strokes = [], drawing = null, scheduled = false;
 
@@ -58,15 +58,18 @@ function update() {
   paintPad();
   let result = null;
   try {
-    result = strokes.length ? classify() : null;
+    if (strokes.length) result = classify();
     status.textContent = result ? "" : "Draw a digit on the white square.";
   } catch (error) {
     status.textContent = error.message;
   }
-  showInput(result && result.image);
-  const best = showProbabilities(result && result.probabilities);
-  const doubt = result && result.unfamiliarity > 0.5 ? " The drawing is unlike the training digits." : "";
-  if (result && !drawing) status.textContent = `The net predicts ${best}.${doubt}`;
+  showInput(result?.image);
+  const best = showProbabilities(result?.probabilities);
+  if (result && !drawing) {
+    const doubt = result.unfamiliarity > TUNING.UNFAMILIAR;
+    status.textContent =
+      `The net predicts ${best}.${doubt ? " The drawing is unlike the training digits." : ""}`;
+  }
   for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !result;
 }
 
@@ -78,10 +81,9 @@ function scheduleUpdate() {
 // The position of a pointer in pixels of the pad.
 function position(event) {
   const box = pad.getBoundingClientRect();
-  const scale = (value, low, side, length) => ((value - low) / side) * length;
   return [
-    scale(event.clientX, box.left + pad.clientLeft, pad.clientWidth, pad.width),
-    scale(event.clientY, box.top + pad.clientTop, pad.clientHeight, pad.height),
+    ((event.clientX - box.left - pad.clientLeft) / pad.clientWidth) * pad.width,
+    ((event.clientY - box.top - pad.clientTop) / pad.clientHeight) * pad.height,
   ];
 }
 

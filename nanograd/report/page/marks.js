@@ -1,12 +1,7 @@
 // The marks of a drawing that belong to the digit, as in nanograd/pictures/marks.py.
 
-const REACH = 0.25;
-const BAR_REACH = 0.3, BAR_INK = 0.1;
-const DOT = 0.06, LEAST_DOTS = 6, ALIKE = 3;
-const FRAMED = 0.25;
-// Weight of a mark at the border, relative to one that is not.
-const BORDER_WEIGHT = 0.5;
-const MAX_MARKS = 15;
+const { REACH, BAR_REACH, BAR_INK, RING, BORDER_WEIGHT, LEAST_INK, TALL, MUCH_INK } = TUNING;
+const { DOT, LEAST_DOTS, ALIKE, FRAMED, MAX_MARKS } = TUNING;
 
 // Connected marks (8 neighbours), numbered from 1 in the order of their first pixel.
 function labelMarks(mask, width, height) {
@@ -32,38 +27,42 @@ function labelMarks(mask, width, height) {
   return { labels, count };
 }
 
+// A box without pixels; `widen` makes it contain a pixel.
+const noBox = () => ({ top: Infinity, left: Infinity, bottom: -1, right: -1 });
+
+function widen(box, x, y) {
+  box.top = Math.min(box.top, y);
+  box.left = Math.min(box.left, x);
+  box.bottom = Math.max(box.bottom, y);
+  box.right = Math.max(box.right, x);
+}
+
 // For each mark: its ink (0 without a strong pixel), the share at the border, its box.
-function measure(ink, labels, count, level) {
-  const { width, height, data } = ink;
-  const ring = Math.max(1, round(0.02 * Math.min(width, height)));
-  const marks = Array.from({ length: count }, () => ({
-    mass: 0, border: 0, strong: false, top: height, left: width, bottom: -1, right: -1,
-  }));
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const place = y * width + x;
-      if (!labels[place]) continue;
-      const mark = marks[labels[place] - 1], value = data[place];
-      mark.mass += value;
-      if (x < ring || y < ring || x >= width - ring || y >= height - ring) mark.border += value;
-      mark.strong ||= value > Math.fround(level);
-      mark.top = Math.min(mark.top, y);
-      mark.left = Math.min(mark.left, x);
-      mark.bottom = Math.max(mark.bottom, y);
-      mark.right = Math.max(mark.right, x);
-    }
-  }
-  return marks.map((mark) => ({
-    ...mark, atBorder: mark.border / mark.mass, mass: mark.strong ? mark.mass : 0,
+function measure({ width, height, data }, labels, count, level) {
+  const ring = Math.max(1, round(RING * Math.min(width, height)));
+  const marks = Array.from({ length: count }, () => ({ mass: 0, border: 0, strong: false, ...noBox() }));
+  labels.forEach((label, place) => {
+    if (!label) return;
+    const x = place % width, y = Math.floor(place / width);
+    const mark = marks[label - 1], value = data[place];
+    mark.mass += value;
+    if (x < ring || y < ring || x >= width - ring || y >= height - ring) mark.border += value;
+    mark.strong ||= value > f(level);
+    widen(mark, x, y);
+  });
+  return marks.map(({ mass, border, strong, ...box }) => ({
+    ...box, atBorder: border / mass, mass: strong ? mass : 0,
   }));
 }
 
-const tallness = (mark) => 1 + mark.bottom - mark.top;
-const wideness = (mark) => 1 + mark.right - mark.left;
+const tallness = (box) => 1 + box.bottom - box.top;
+const wideness = (box) => 1 + box.right - box.left;
 // Distances of two boxes in pixels; 0 or less where they overlap.
 const gapDown = (one, other) => Math.max(one.top - other.bottom, other.top - one.bottom);
 const gapAcross = (one, other) => Math.max(one.left - other.right, other.left - one.right);
 const gap = (one, other) => Math.max(gapDown(one, other), gapAcross(one, other));
+const greatest = (marks, value) =>
+  marks.reduce((best, each) => (value(each) > value(best) ? each : best), marks[0]);
 
 // Whether a mark is a box or a ring around another one.
 function isFrame(frame, marks, labels, width, height) {
@@ -74,15 +73,16 @@ function isFrame(frame, marks, labels, width, height) {
     tallness(mark) > FRAMED * tallness(frame) && wideness(mark) > FRAMED * wideness(frame);
   if (!marks.some(within)) return false;
   const side = width + 4; // a margin of 2, and strokes thicker by 1, without gaps at corners
+  const padded = (place) => (Math.floor(place / width) + 2) * side + (place % width) + 2;
   const outside = new Uint8Array(side * (height + 4)).fill(1);
   labels.forEach((label, place) => {
     if (label !== number) return;
-    const centre = (Math.floor(place / width) + 2) * side + (place % width) + 2;
+    const centre = padded(place);
     for (const row of [-side, 0, side]) outside.fill(0, centre + row - 1, centre + row + 2);
   });
   const { labels: around } = labelMarks(outside, side, height + 4);
   return labels.some((label, place) => {
-    const there = around[(Math.floor(place / width) + 2) * side + (place % width) + 2];
+    const there = around[padded(place)];
     return there && there !== around[0] && label && within(marks[label - 1]);
   });
 }
@@ -99,22 +99,12 @@ function findDots(marks, side) {
   return small.filter((mark) => mark.mass / median > 1 / ALIKE && mark.mass / median < ALIKE);
 }
 
-function boxAround(marks) {
-  return {
-    top: Math.min(...marks.map((each) => each.top)),
-    left: Math.min(...marks.map((each) => each.left)),
-    bottom: Math.max(...marks.map((each) => each.bottom)),
-    right: Math.max(...marks.map((each) => each.right)),
-  };
-}
-
-function checkOneDigit(marks) {
-  const main = marks.reduce((best, each) => (each.mass > best.mass ? each : best));
+function areTwo(marks) {
+  const main = greatest(marks, (each) => each.mass);
   const big = marks.filter(
-    (each) => tallness(each) > 0.7 * tallness(main) && each.mass > 0.4 * main.mass,
+    (each) => tallness(each) > TALL * tallness(main) && each.mass > MUCH_INK * main.mass,
   );
-  const apart = big.some((one) => big.some((other) => gap(one, other) > REACH * tallness(main)));
-  if (apart) throw new Error("Several digits are side by side: draw one.");
+  return big.some((one) => big.some((other) => gap(one, other) > REACH * tallness(main)));
 }
 
 // The main mark and all that are close to it, or to one that is; bars straight above or below may
@@ -122,11 +112,16 @@ function checkOneDigit(marks) {
 function growFrom(main, allowed) {
   let kept = [main];
   for (;;) {
-    const box = boxAround(kept);
-    const reach = REACH * (1 + Math.max(box.bottom - box.top, box.right - box.left));
+    const box = noBox();
+    for (const each of kept) {
+      widen(box, each.left, each.top);
+      widen(box, each.right, each.bottom);
+    }
+    const reach = REACH * Math.max(tallness(box), wideness(box));
     const isBar = (each) =>
       each.mass > BAR_INK * main.mass && gapAcross(each, box) <= 0 &&
-      gapDown(each, box) <= BAR_REACH * tallness(boxAround([each, box]));
+      gapDown(each, box) <=
+        BAR_REACH * (1 + Math.max(each.bottom, box.bottom) - Math.min(each.top, box.top));
     const more = allowed.filter(
       (each) => kept.includes(each) || gap(each, box) <= reach || isBar(each),
     );
@@ -137,29 +132,27 @@ function growFrom(main, allowed) {
 
 // 1 for each pixel that belongs to the digit.
 function chooseMarks(ink, level) {
-  const mask = ink.data.map((value) => (value > Math.fround(level / 2) ? 1 : 0));
-  const { labels, count } = labelMarks(mask, ink.width, ink.height);
+  const { width, height } = ink;
+  const mask = ink.data.map((value) => (value > f(level / 2) ? 1 : 0));
+  const { labels, count } = labelMarks(mask, width, height);
   const marks = measure(ink, labels, count, level);
   const inner = (mark) => mark.mass * (mark.atBorder > 0 ? BORDER_WEIGHT * (1 - mark.atBorder) : 1);
-  const findMain = () =>
-    marks.reduce((best, each) => (inner(each) > inner(best) ? each : best), marks[0]);
-  const first = findMain();
+  const first = greatest(marks, inner);
   if (!first || !inner(first)) throw new Error("The drawing has only specks and a border.");
   for (const mark of marks) {
     const contains =
       mark.top <= first.top && mark.left <= first.left &&
       mark.bottom >= first.bottom && mark.right >= first.right;
-    if (contains && mark.mass && isFrame(mark, marks, labels, ink.width, ink.height)) mark.mass = 0;
+    if (contains && mark.mass && isFrame(mark, marks, labels, width, height)) mark.mass = 0;
   }
-  const main = findMain();
-  const dots = findDots(marks, Math.max(ink.width, ink.height));
+  const main = greatest(marks, inner);
+  const dots = findDots(marks, Math.max(width, height));
   const most = main.atBorder ? Math.max(0.5, main.atBorder) : 0;
+  const isSizeable = (each) => each.atBorder <= most && each.mass > LEAST_INK * main.mass;
   const sizeable = marks.filter(
-    (each) =>
-      each === main ||
-      (each.atBorder <= most && each.mass > 0.02 * main.mass && !dots.includes(each)),
+    (each) => each === main || (isSizeable(each) && !dots.includes(each)),
   );
-  checkOneDigit(sizeable);
+  if (areTwo(sizeable)) throw new Error("Several digits are side by side: draw one.");
   const kept = new Set(growFrom(main, sizeable));
   if (kept.size > MAX_MARKS) throw new Error("Too many marks: draw one digit.");
   return Float32Array.from(labels, (label) => (label && kept.has(marks[label - 1]) ? 1 : 0));

@@ -1,29 +1,17 @@
 // The net: 28 x 28 bytes to ten probabilities, as nanograd/digits/preparation.py, nanograd/digits/deskew.py
 // and nanograd/nn/mlp.py compute them.
 
+const { MAX_SLANT, MAX_STRETCH } = TUNING;
+
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-const toFloats = (text) => new Float32Array(fromBase64(text).buffer);
+// JSON in which arrays are packed as in nanograd/report/drawing.py.
+const unpack = (text) =>
+  JSON.parse(text, (_, value) =>
+    value && value.type ? new globalThis[value.type](fromBase64(value.data).buffer) : value,
+  );
 
-// See nanograd/report/drawing.py.
-function unpack({ nets, reference }) {
-  return {
-    nets: nets.map(({ layers, ...net }) => ({ ...net, layers: layers.map(unpackLayer) })),
-    reference: reference && {
-      ...reference,
-      means: fromBase64(reference.means),
-      directions: new Int8Array(fromBase64(reference.directions).buffer),
-    },
-  };
-}
-
-function unpackLayer({ numbers, steps, biases }) {
-  return {
-    numbers: new Int16Array(fromBase64(numbers).buffer),
-    steps: toFloats(steps),
-    biases: toFloats(biases),
-  };
-}
+const sum = (values) => values.reduce((total, each) => total + each, 0);
 
 function applyLayer({ numbers, steps, biases }, values) {
   return Array.from(biases, (bias, output) => {
@@ -37,7 +25,7 @@ function applyLayer({ numbers, steps, biases }, values) {
 function softmax(values) {
   const most = Math.max(...values);
   const powers = values.map((value) => Math.exp(value - most));
-  const total = powers.reduce((all, each) => all + each, 0);
+  const total = sum(powers);
   return powers.map((each) => each / total);
 }
 
@@ -51,22 +39,19 @@ function scoresOf(net, pixels) {
   return net.loss === "mse" ? outputs.map((value) => logistic(value)) : softmax(outputs);
 }
 
-// Ten probabilities and, with a reference, how unfamiliar the image is: nanograd/models/model.py.
+// Ten probabilities, and how unfamiliar the image is: nanograd/models/model.py.
 function assess({ nets, reference }, image) {
   const pixels = nets.map((net) => (net.deskewed ? deskew(image, net.width, net.height) : image));
   const all = nets.map((net, place) => scoresOf(net, pixels[place]));
   const scores = Array.from(all[0], (_, digit) => sum(all.map((each) => each[digit])) / all.length);
-  if (!reference) return { probabilities: scores, unfamiliarity: null };
   const best = scores.indexOf(Math.max(...scores));
-  const powers = scores.map((score) => Math.max(score, 1e-20) ** (1 / reference.temperature));
+  const powers = scores.map((score) => Math.max(score, TUNING.LEAST_SCORE) ** (1 / reference.temperature));
   const total = sum(powers);
   return {
     probabilities: powers.map((each) => each / total),
     unfamiliarity: unfamiliarity(reference, pixels[0], best),
   };
 }
-
-const sum = (values) => values.reduce((total, each) => total + each, 0);
 
 // As nanograd/models/reference.py.
 function unfamiliarity({ means, directions, scales, weights }, pixels, digit) {
@@ -76,12 +61,13 @@ function unfamiliarity({ means, directions, scales, weights }, pixels, digit) {
     const row = Math.floor(place / 28), column = place % 28;
     return row > 1 && row < 26 && column > 1 && column < 26;
   });
-  const along = weights[digit].map((weight, number) => {
-    const start = (weights[digit].length * digit + number) * inner.length;
+  const count = weights.length / 10;
+  const along = Array.from(weights.subarray(count * digit, count * (digit + 1)), (weight, number) => {
+    const start = (count * digit + number) * inner.length;
     return weight * sum(inner.map((value, place) => value * directions[start + place])) ** 2;
   });
   const distance = scales[digit] * sum(z.map((value) => value * value)) + sum(along);
-  const fourth = Math.max(distance, 16 / brightest) ** 4;
+  const fourth = Math.max(distance, TUNING.FAINT / brightest) ** 4;
   return fourth / (1 + fourth);
 }
 
@@ -102,9 +88,9 @@ function deskew(image, width, height) {
   const covariance = xy - x1 * meanY;
   const clip = (value, low, high) => Math.min(high, Math.max(low, value));
   const spread = yy - y1 * meanY;
-  const slant = clip(covariance / Math.max(spread, 1), -1, 1);
+  const slant = clip(covariance / Math.max(spread, 1), -MAX_SLANT, MAX_SLANT);
   const scale = (squares, to) =>
-    to ? clip(Math.sqrt(Math.max(squares, 0) / mass) / to, 1 / 1.2, 1.2) : 1;
+    to ? clip(Math.sqrt(Math.max(squares, 0) / mass) / to, 1 / MAX_STRETCH, MAX_STRETCH) : 1;
   const wider = scale(xx - x1 * meanX - slant * covariance, width);
   const higher = scale(spread, height);
   return Uint8Array.from(image, (_, place) => {

@@ -1,10 +1,7 @@
 // A drawing to the 28 x 28 form of MNIST: the steps of nanograd/pictures/normalise.py for dark ink on
 // white paper. Numbers are rounded where numpy rounds to float32.
 
-const SEARCH_SIDE = 160;
-const DETAIL_SIDE = 80;
-const PEN_MIN = 2.0, PEN_MAX = 2.85, KEPT = 0.985;
-const f = Math.fround;
+const { SEARCH_SIDE, DETAIL_SIDE, PEN_MIN, PEN_MAX, KEPT, LEAST_CONTRAST, LONGEST_SIDE } = TUNING;
 
 // The share of light that the ink absorbs.
 function inkOf({ width, height, data }) {
@@ -51,25 +48,31 @@ function runningMax({ width, height, data }, radius) {
   return { width, height, data: pass(down, 1, width, height, width) };
 }
 
+// The box of the pixels above a level; without any, an empty one.
+function boundsOf({ width, data }, level) {
+  const box = noBox();
+  data.forEach((value, place) => {
+    if (value > level) widen(box, place % width, Math.floor(place / width));
+  });
+  return box;
+}
+
+const scaled = (side, scale) => Math.max(1, round(side * scale));
+
 // The ink of the chosen marks from the whole drawing, its longest side DETAIL_SIDE.
 function cutOut(drawing, chosen) {
   const { width, height } = chosen;
-  const place = [...chosen.data.keys()].filter((each) => chosen.data[each]);
-  const columns = place.map((each) => each % width);
-  const rows = place.map((each) => Math.floor(each / width));
-  const least = (values) => values.reduce((a, b) => Math.min(a, b));
-  const most = (values) => values.reduce((a, b) => Math.max(a, b));
+  const { top, left, bottom, right } = boundsOf(chosen, 0);
   const box = [
-    Math.max(0, least(columns) - 2), Math.max(0, least(rows) - 2),
-    Math.min(width, most(columns) + 3), Math.min(height, most(rows) + 3),
+    Math.max(0, left - 2), Math.max(0, top - 2),
+    Math.min(width, right + 3), Math.min(height, bottom + 3),
   ];
   const sides = [box[2] - box[0], box[3] - box[1]];
-  const longest = Math.max(...sides);
-  const [across, down] = sides.map((side) => Math.max(1, round((side * DETAIL_SIDE) / longest)));
+  const size = sides.map((side) => Math.max(1, round((side * DETAIL_SIDE) / Math.max(...sides))));
   const scale = [drawing.width / width, drawing.height / height];
   const large = box.map((each, side) => each * scale[side % 2]);
-  const ink = inkOf(resize(drawing, across, down, "bicubic", large));
-  const mask = resize(runningMax(chosen, 1), across, down, "bilinear", box);
+  const ink = inkOf(resize(drawing, ...size, "bicubic", large));
+  const mask = resize(runningMax(chosen, 1), ...size, "bilinear", box);
   return { ...ink, data: ink.data.map((value, each) => value * mask.data[each]) };
 }
 
@@ -97,16 +100,15 @@ function addMargin({ width, height, data }, margin) {
   return { width: wide, height: height + 2 * margin, data: out };
 }
 
-// Bring the pen to the width of MNIST's.
+// Bring the pen to the width of MNIST's, thinned only as far as no stroke vanishes. Thickening again
+// what is left shows what has vanished.
 function adjustPen(detail) {
   const ink = addMargin(detail, 8);
-  const scale = DETAIL_SIDE / 20;
+  const scale = DETAIL_SIDE / LONGEST_SIDE;
   const pen = penWidth(ink) / scale;
-  const negative = (image) => ({ ...image, data: image.data.map((value) => -value) });
   if (pen < PEN_MIN) return runningMax(ink, round(((PEN_MIN - pen) / 2) * scale));
-  if (pen <= PEN_MAX) return ink;
+  const negative = (image) => ({ ...image, data: image.data.map((value) => -value) });
   const covered = (image) => image.data.reduce((sum, value) => sum + (value > 0.5), 0);
-  // As far as no stroke vanishes, which thickening again what is left would show.
   for (let radius = round(((pen - PEN_MAX) / 2) * scale); radius > 0; radius--) {
     const left = negative(runningMax(negative(ink), radius));
     if (covered(runningMax(left, radius)) > KEPT * covered(ink)) return left;
@@ -114,27 +116,20 @@ function adjustPen(detail) {
   return ink;
 }
 
-// Crop to the ink and scale its longest side to 20, grey levels stretched to 255.
-function shrink({ width, height, data }) {
-  let left = width, top = height, right = -1, bottom = -1;
-  data.forEach((value, place) => {
-    if (value <= 0.5) return;
-    const x = place % width, y = Math.floor(place / width);
-    left = Math.min(left, x);
-    right = Math.max(right, x);
-    top = Math.min(top, y);
-    bottom = Math.max(bottom, y);
-  });
-  if (right < 0) throw new Error("The strokes are too pale.");
-  const sides = [right - left + 1, bottom - top + 1];
-  const scale = 20 / Math.max(...sides);
-  const [across, down] = sides.map((side) => Math.max(1, round(side * scale)));
-  const crop = new Float32Array(sides[0] * sides[1]);
-  for (let y = 0; y < sides[1]; y++) {
-    const row = (top + y) * width + left;
-    crop.set(data.subarray(row, row + sides[0]), y * sides[0]);
+// Crop to the ink and scale its longest side to LONGEST_SIDE, grey levels stretched to 255.
+function shrink(ink) {
+  const box = boundsOf(ink, 0.5);
+  if (box.right < 0) throw new Error("The strokes are too pale.");
+  const width = wideness(box), height = tallness(box);
+  const crop = new Float32Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const row = (box.top + y) * ink.width + box.left;
+    crop.set(ink.data.subarray(row, row + width), y * width);
   }
-  const small = resize({ width: sides[0], height: sides[1], data: crop }, across, down, "box");
+  const scale = LONGEST_SIDE / Math.max(width, height);
+  const small = resize(
+    { width, height, data: crop }, scaled(width, scale), scaled(height, scale), "box",
+  );
   const factor = f(255 / small.data.reduce((a, b) => Math.max(a, b)));
   return { ...small, data: Uint8Array.from(small.data, (value) => round(f(value * factor))) };
 }
@@ -161,9 +156,9 @@ function centre({ width, height, data }) {
 // with a message for people.
 function normalise(drawing) {
   const scale = Math.min(1, SEARCH_SIDE / Math.max(drawing.width, drawing.height));
-  const side = (length) => Math.max(1, round(length * scale));
-  const ink = inkOf(resize(drawing, side(drawing.width), side(drawing.height), "box"));
-  if (!ink.data.some((value) => value > 0.06)) throw new Error("Nothing is drawn yet.");
+  const size = [scaled(drawing.width, scale), scaled(drawing.height, scale)];
+  const ink = inkOf(resize(drawing, ...size, "box"));
+  if (!ink.data.some((value) => value > LEAST_CONTRAST)) throw new Error("Nothing is drawn yet.");
   const level = otsu(ink.data);
   const chosen = { ...ink, data: chooseMarks(ink, level) };
   const cut = cutOut(drawing, chosen);

@@ -2,6 +2,7 @@
 // An image is {width, height, data}, row by row; a box is [left, top, right, bottom].
 // Reference: Pillow, src/libImaging/Resample.c.
 
+const f = Math.fround;
 const FILTERS = {
   box: { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -16,11 +17,11 @@ function bicubic(x) {
 
 // For each pixel of the result: the first pixel of its source, and the weights from there on.
 function computeTaps(inside, low, high, outside, filter) {
-  const scale = Math.fround(Math.fround(high) - Math.fround(low)) / outside;
+  const scale = f(f(high) - f(low)) / outside;
   const wide = Math.max(scale, 1);
   const support = filter.support * wide;
   return Array.from({ length: outside }, (_, place) => {
-    const centre = Math.fround(low) + (place + 0.5) * scale;
+    const centre = f(low) + (place + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - support + 0.5));
     const end = Math.min(inside, Math.trunc(centre + support + 0.5));
     const weights = [];
@@ -65,8 +66,8 @@ function transpose({ width, height, data }, kind) {
   return { width: height, height: width, data: out };
 }
 
-function resize(image, width, height, name, box) {
-  const [left, top, right, bottom] = box || [0, 0, image.width, image.height];
+function resize(image, width, height, name, box = [0, 0, image.width, image.height]) {
+  const [left, top, right, bottom] = box;
   const filter = FILTERS[name];
   const kind = image.data instanceof Float32Array ? OF_FLOATS : OF_BYTES;
   const passes = [];
