@@ -7,27 +7,34 @@ from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
 from nanograd.pictures.decode import decode
+from nanograd.runtime.arrays import Bytes
 from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
 
-
-def gradient() -> Image.Image:
-    return Image.fromarray(np.arange(0, 252, 3, dtype=np.uint8).reshape(7, 12))
-
-
-def transparent(mode: str) -> bytes:
-    """A file of which nothing is visible."""
-    picture = Image.new(mode, (5, 3), {"P": 1, "L": 7}.get(mode, 0))
-    if mode == "P":
-        picture.putpalette([0, 0, 0, 9, 9, 9])
-    return encoded(picture, transparency={"P": 1, "L": 7}.get(mode))
+WIDE = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+SHARES = np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7)
+GRADIENT = np.arange(0, 252, 3, dtype=np.uint8).reshape(7, 12)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "PPM"])
-def test_lossless_format_keeps_the_pixels(kind: str) -> None:
-    picture = decode(encoded(gradient(), kind))
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(Image.fromarray(GRADIENT), exif=exif)
 
-    assert np.array_equal(np.asarray(picture.convert("L")), np.asarray(gradient()))
+
+@pytest.mark.parametrize(
+    ("data", "pixels"),
+    [
+        *((encoded(Image.fromarray(GRADIENT), kind), GRADIENT) for kind in ("PNG", "BMP", "TIFF")),
+        *((encoded(Image.fromarray(GRADIENT), kind), GRADIENT) for kind in ("GIF", "PPM")),
+        (turned(), np.rot90(GRADIENT, -1)),
+        (encoded(Image.fromarray(WIDE)), WIDE // 257),
+        (encoded(Image.fromarray(SHARES), "TIFF"), np.round(SHARES * 255)),
+    ],
+    ids=["PNG", "BMP", "TIFF", "GIF", "PPM", "turned-by-EXIF", "16-bits", "shares-of-white"],
+)
+def test_lossless_file_gives_its_pixels_in_8_bits(data: bytes, pixels: Bytes) -> None:
+    assert np.array_equal(np.asarray(decode(data).convert("L")), pixels)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP"])
@@ -38,20 +45,31 @@ def test_lossy_format_nearly_keeps_the_pixels(kind: str) -> None:
     assert np.abs(np.asarray(picture).astype(int) - (200, 40, 90)).max() < 12
 
 
-def test_picture_is_rotated_as_its_exif_states() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
+@pytest.mark.parametrize(
+    ("picture", "kind", "mode", "levels"),
+    [
+        (Image.fromarray(GRADIENT).convert("1"), "PNG", "L", (0, 255)),
+        (Image.new("CMYK", (9, 9), (0, 0, 0, 0)), "JPEG", "RGB", ((255, 255),) * 3),
+    ],
+)
+def test_other_modes_become_grey_or_rgb(
+    picture: Image.Image, kind: str, mode: str, levels: object
+) -> None:
+    decoded = decode(encoded(picture, kind))
 
-    picture = decode(encoded(gradient(), exif=exif))
-
-    assert np.array_equal(np.asarray(picture), np.rot90(np.asarray(gradient()), -1))
+    assert (decoded.mode, decoded.getextrema()) == (mode, levels)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
-def test_transparency_is_laid_over_white(mode: str) -> None:
-    picture = decode(transparent(mode))
+def test_fully_transparent_picture_is_white(mode: str) -> None:
+    number = {"P": 1, "L": 7}.get(mode, 0)
+    picture = Image.new(mode, (5, 3), number)
+    if mode == "P":
+        picture.putpalette([0, 0, 0, 9, 9, 9])
 
-    assert picture.getextrema() == ((255, 255),) * 3
+    decoded = decode(encoded(picture, transparency=number or None))
+
+    assert decoded.getextrema() == ((255, 255),) * 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -80,50 +98,22 @@ def test_white_paper_with_clear_corners_stays_on_white() -> None:
     assert np.asarray(decode(encoded(Image.fromarray(pixels))))[0, 0].tolist() == [255] * 3
 
 
+def test_large_jpeg_keeps_the_size_that_the_normaliser_needs() -> None:
+    picture = decode(encoded(Image.new("L", (2600, 1400), 99), "JPEG"))
+
+    assert picture.size == (1300, 700)
+
+
 def test_warning_that_a_program_makes_an_error_is_one_bad_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    data = encoded(gradient())
+    data = encoded(Image.fromarray(GRADIENT))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnreadableError, match="too_large"):
             decode(data)
-
-
-def test_16_bits_are_scaled_to_8() -> None:
-    wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
-
-    picture = decode(encoded(Image.fromarray(wide)))
-
-    assert np.array_equal(np.asarray(picture), wide // 257)
-
-
-def test_floats_of_a_tiff_are_shares_of_white() -> None:
-    shares = np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7)
-
-    picture = decode(encoded(Image.fromarray(shares), "TIFF"))
-
-    assert np.array_equal(np.asarray(picture), np.round(shares * 255))
-
-
-def test_black_and_white_becomes_grey() -> None:
-    picture = decode(encoded(gradient().convert("1")))
-
-    assert (picture.mode, picture.getextrema()) == ("L", (0, 255))
-
-
-def test_cmyk_becomes_rgb() -> None:
-    picture = decode(encoded(Image.new("CMYK", (9, 9), (0, 0, 0, 0)), "JPEG"))
-
-    assert (picture.mode, picture.getpixel((4, 4))) == ("RGB", (255, 255, 255))
-
-
-def test_large_jpeg_keeps_the_size_that_the_normaliser_needs() -> None:
-    picture = decode(encoded(Image.new("L", (2600, 1400), 99), "JPEG"))
-
-    assert picture.size == (1300, 700)
 
 
 def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
