@@ -55,16 +55,16 @@ def confusion_chart(counts: Ints) -> Chart:
         shapes.append(label(LEFT - 7, TOP + tall * digit + 16, str(digit), "end"))
     rows = [[str(true), *map("{:,}".format, row)] for true, row in enumerate(counts.tolist())]
     table = Table("Confusion matrix", ["true digit", *map(str, range(NUM_CLASSES))], rows)
-    return Chart("Confusion matrix", "images by true and predicted digit", shapes, table=table)
+    summary = "images by true and predicted digit"
+    return Chart("Confusion matrix", summary, shapes, table=table, dense=True)
 
 
 def class_table(confusion: Ints) -> Table:
     """Return images, precision, recall, F1 and most frequent mistake of each true digit."""
     precision, recall = metrics.precision_and_recall(confusion)
     with np.errstate(invalid="ignore"):
-        shares = np.stack(
-            [precision, recall, 2 * precision * recall / (precision + recall)], axis=1
-        )
+        f1 = 2 * precision * recall / (precision + recall)
+    shares = np.stack([precision, recall, f1], axis=1)
     rows = []
     for digit, misses in enumerate(confusion - np.diag(np.diag(confusion))):
         times = "once" if misses.max() == 1 else f"{misses.max():,} times"
@@ -99,15 +99,13 @@ def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
 
 def reliability_chart(calibration: metrics.Calibration) -> Chart:
     """Plot the share of correct predictions by confidence, a reliability diagram."""
-    *bins, error = calibration
-    counts, means, accuracies = (each.tolist() for each in bins)
-    width = 1 / len(counts)
+    *columns, error = calibration
+    bins = list(zip(*(each.tolist() for each in columns), strict=True))
     rows = [
-        (f"{n * width:.1f} to {(n + 1) * width:.1f}", f"{count:,}", percent(mean), percent(share))
-        for n, (count, mean, share) in enumerate(zip(counts, means, accuracies, strict=True))
+        (f"{n / len(bins):.1f} to {(n + 1) / len(bins):.1f}", f"{count:,}", *map(percent, shares))
+        for n, (count, *shares) in enumerate(bins)
     ]
-    pairs = zip(counts, means, accuracies, strict=True)
-    points = [(mean, share) for count, mean, share in pairs if count]
+    points = [(mean, share) for count, mean, share in bins if count]
     return plot(
         "Accuracy by confidence",
         Axis("confidence", 0, 1, ".1f"),
@@ -128,8 +126,8 @@ class Review(NamedTuple):
 
     def share_for(self, accuracy: float) -> float | None:
         """Return the least share to review for an accuracy of the rest; None if none suffices."""
-        pairs = zip(self.shares, self.accuracies, strict=True)
-        return next((share for share, reached in pairs if reached >= accuracy), None)
+        points = zip(*self, strict=True)
+        return next((share for share, reached in points if reached >= accuracy), None)
 
     def chart(self) -> Chart:
         """Plot the accuracy of the rest by the share that is reviewed."""

@@ -127,7 +127,7 @@ class Chart(NamedTuple):
     shapes: Sequence[Shape]
     legend: Sequence[tuple[str, str]] = ()  # style and name of each series if there are several
     table: Table | None = None  # the same values
-    size: tuple[int, int] = (WIDTH, HEIGHT)
+    dense: bool = False  # on a narrow screen it scrolls, instead of becoming too small to read
 
 
 def label(x: float, y: float, text: str, anchor: str = "middle") -> Shape:
@@ -162,17 +162,21 @@ def plot(
     shapes.append(Shape("line", "axis", [(LEFT, BOTTOM), (RIGHT, BOTTOM)]))
     shapes += [label(at(value, y.low)[0], BOTTOM + 18, x.format(value)) for value in x.ticks()]
     for name, points, style, width, labels in series:
-        if not width:
-            shapes.append(Shape("line", style, [at(*point) for point in points]))
-        has_dots = style != "guide" and len(points) <= _MAX_DOTS
-        for number, (value, height) in enumerate(points):
-            place = labels[number] if labels else x.format(value)
-            tooltip = f"{name}, {x.name} {place}: {y.format(height)}"
-            if width:
+        places = labels or [x.format(value) for value, _ in points]
+        tooltips = [
+            f"{name}, {x.name} {place}: {y.format(height)}"
+            for place, (_, height) in zip(places, points, strict=True)
+        ]
+        if width:
+            for (value, height), tooltip in zip(points, tooltips, strict=True):
                 corners = [at(value, height), at(value + width, y.low)]
                 shapes.append(Shape("bar", style, corners, tooltip))
-            elif has_dots:
-                shapes.append(Shape("dot", style, [at(value, height)], tooltip))
+            continue
+        line = [at(*point) for point in points]
+        shapes.append(Shape("line", style, line))
+        if style != "guide" and len(points) <= _MAX_DOTS:
+            pairs = zip(line, tooltips, strict=True)
+            shapes += [Shape("dot", style, [point], tooltip) for point, tooltip in pairs]
     for mark in marks:
         left, _ = at(mark.x, y.low)
         shapes.append(Shape("line", mark.style, [(left, TOP), (left, BOTTOM)]))
@@ -186,37 +190,33 @@ def plot(
 
 def draw_png(charts: Sequence[Chart]) -> bytes:
     """Paint charts side by side, with their titles and legends, on white; return a PNG file."""
-    sheet = Image.new("RGB", (_SCALE * WIDTH * len(charts), _SCALE * (_HEAD + HEIGHT)))
+    size, scale = (_SCALE * WIDTH, _SCALE * (_HEAD + HEIGHT)), _SCALE * _FINER
+    font = ImageFont.load_default(14 * scale)
+    sheet = Image.new("RGB", (size[0] * len(charts), size[1]))
     for number, chart in enumerate(charts):
-        sheet.paste(_paint(chart).reduce(_FINER), (_SCALE * WIDTH * number, 0))
+        head, left = [Shape("text", "title", [(4, 18 - _HEAD)], chart.title, "start")], 4.0
+        for style, name in chart.legend:
+            head.append(Shape("bar", style, [(left, 28 - _HEAD), (left + 12, 40 - _HEAD)]))
+            head.append(label(left + 18, 39 - _HEAD, name, "start"))
+            left += 34 + font.getlength(name) / scale
+        image = Image.new("RGB", (_FINER * size[0], _FINER * size[1]), "white")
+        draw = ImageDraw.Draw(image, "RGBA")
+        for shape in (*head, *chart.shapes):
+            points = [(scale * x, scale * (_HEAD + y)) for x, y in shape.points]
+            colour = ImageColor.getrgb(COLOURS[shape.style])
+            if shape.kind == "text":
+                draw.text(points[0], shape.text, colour, font, anchor=_ANCHORS[shape.anchor])
+            elif shape.kind == "dot":
+                draw.circle(points[0], 4 * scale, colour)
+            elif shape.kind == "bar":
+                draw.rectangle([*points[0], *points[1]], (*colour[:3], round(255 * shape.opacity)))
+            elif shape.style in _DASHED:
+                for dash in np.linspace(points[0], points[-1], 48).reshape(24, 4).tolist():
+                    draw.line(dash, colour, round(1.5 * scale))
+            else:
+                width = scale if shape.style in ("grid", "axis") else round(2.5 * scale)
+                draw.line(points, colour, width, joint="curve")
+        sheet.paste(image.reduce(_FINER), (size[0] * number, 0))
     stream = BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()
-
-
-def _paint(chart: Chart) -> Image.Image:
-    scale = _SCALE * _FINER
-    image = Image.new("RGB", (scale * WIDTH, scale * (_HEAD + HEIGHT)), "white")
-    draw, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default(14 * scale)
-    head = [Shape("text", "title", [(4, 18 - _HEAD)], chart.title, "start")]
-    left = 4.0
-    for style, name in chart.legend:
-        head.append(Shape("bar", style, [(left, 28 - _HEAD), (left + 12, 40 - _HEAD)]))
-        head.append(label(left + 18, 39 - _HEAD, name, "start"))
-        left += 34 + font.getlength(name) / scale
-    for shape in [*head, *chart.shapes]:
-        points = [(scale * x, scale * (_HEAD + y)) for x, y in shape.points]
-        colour = ImageColor.getrgb(COLOURS[shape.style])
-        if shape.kind == "text":
-            draw.text(points[0], shape.text, colour, font, anchor=_ANCHORS[shape.anchor])
-        elif shape.kind == "dot":
-            draw.circle(points[0], 4 * scale, colour)
-        elif shape.kind == "bar":
-            draw.rectangle([*points[0], *points[1]], (*colour[:3], round(255 * shape.opacity)))
-        elif shape.style in _DASHED:
-            for dash in np.linspace(points[0], points[-1], 48).reshape(24, 4).tolist():
-                draw.line(dash, colour, round(1.5 * scale))
-        else:
-            width = scale if shape.style in ("grid", "axis") else round(2.5 * scale)
-            draw.line(points, colour, width, joint="curve")
-    return image

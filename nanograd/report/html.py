@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from nanograd.report.charts import Chart, draw_png
+from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
 
@@ -76,7 +76,7 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals["asset"] = asset
+    found.globals |= {"asset": asset, "chart_size": (WIDTH, HEIGHT)}
     found.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
     return found
 

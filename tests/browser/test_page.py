@@ -60,6 +60,26 @@ def test_page_is_not_wider_than_a_phone(page: Page) -> None:
     assert width <= 360
 
 
+def test_confusion_matrix_is_legible_on_a_phone_and_scrolls_in_its_own_box(
+    browser: Browser, address: str
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 780}, offline=True)
+    page = context.new_page()
+    page.goto(address)
+
+    digit = page.locator("#digits .dense text").first.bounding_box()
+    page.locator("#digits .dense").evaluate("box => { box.scrollLeft = 1000 }")
+    scrolled, width = page.evaluate(
+        "[document.querySelector('#digits .dense').scrollLeft, document.body.scrollWidth]"
+    )
+
+    assert digit is not None
+    assert digit["height"] > 14
+    assert scrolled > 50
+    assert width <= 390
+    context.close()
+
+
 def test_keyboard_reaches_every_link_and_every_wide_table(page: Page) -> None:
     wanted = page.evaluate("document.querySelectorAll('a, summary, [tabindex=\"0\"]').length")
     reached = set()

@@ -89,7 +89,7 @@ def test_every_shape_lies_inside_the_chart(series: list[Series], marks: list[flo
 
     points = np.concatenate([shape.points for shape in chart.shapes])
     assert (points >= 0).all()
-    assert (points <= chart.size).all()
+    assert (points <= (charts.WIDTH, charts.HEIGHT)).all()
     kinds = [shape.kind for shape in chart.shapes if shape.style in ("main", "second", "failed")]
     num_points = sum(len(each.points) for each in series)
     assert kinds.count("dot") + kinds.count("bar") == num_points + len(marks)
