@@ -3,14 +3,13 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import commands
 from nanograd.digits.dataset import Dataset
-from nanograd.report import html, training_report
+from nanograd.report import training_report
 from nanograd.report.html import Report
 from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec
@@ -60,11 +59,6 @@ def check_page(text: str) -> Page:
 def confusion_cells(html: str) -> list[int]:
     """Return the counts of a confusion matrix, row by row."""
     return [int(count.replace(",", "")) for count in re.findall(r"<title>\d as \d: (.*?)<", html)]
-
-
-def render_source(source: str, **values: Any) -> str:
-    """Fill in a template given as text, which may import those of the reports."""
-    return html.environment().from_string(source).render(values)
 
 
 def write_training_report(

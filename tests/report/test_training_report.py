@@ -11,13 +11,7 @@ from nanograd.nn import metrics
 from nanograd.report import accuracy, html, training_report
 from nanograd.runtime.events import Event, Level
 from tests.helpers.models import some_net
-from tests.helpers.reports import (
-    Page,
-    check_page,
-    confusion_cells,
-    render_source,
-    write_training_report,
-)
+from tests.helpers.reports import Page, check_page, confusion_cells, write_training_report
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +68,6 @@ def test_command_writes_the_report_again(run: Path) -> None:
     figures = commands.report(str(run), ["sample"], [].append)
 
     assert Path(figures["report"]).exists()
-
-
-def test_model_without_mistakes_has_none_to_show() -> None:
-    shown = render_source('{% import "parts.html" as parts %}{{ parts.mistakes([], 0, 2) }}')
-
-    assert "Every image was classified correctly." in shown
 
 
 @pytest.mark.parametrize("hidden", [1, 7, 193])
