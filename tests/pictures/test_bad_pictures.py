@@ -21,7 +21,7 @@ from nanograd.pictures import decode
 from nanograd.settings.specs import PictureFileOptions
 from tests.helpers import ingests
 from tests.helpers.ingests import image_of, planned, read_quarantine, read_rows
-from tests.helpers.odd_files import BAD, READABLE, cut, drawing, encoded
+from tests.helpers.odd_files import BAD, READABLE, drawing, encoded
 
 
 @pytest.fixture
@@ -79,19 +79,6 @@ def test_bad_pictures_are_quarantined_each_with_its_reason(good: Path, part_rows
     assert figures["reasons"] == Counter(reason for reason, _ in BAD.values())
     assert pq.read_table(output).schema.equals(ROWS)
     assert pq.read_table(output / "_quarantine").schema.equals(QUARANTINE)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_file_cut_anywhere_is_a_row_or_a_reason(good: Path, kind: str) -> None:
-    whole = encoded(drawing(), kind)
-    for percent in range(1, 100, 7):
-        (good / f"{percent}.{kind.lower()}").write_bytes(cut(whole, percent / 100))
-
-    _, rows, reasons = ingest(good)
-
-    assert len(rows) + len(reasons) == 17
-    assert set(reasons.values()) <= {"broken_image", "blank", "low_contrast", "too_many_marks"}
-    assert {" first.png", "~ last.png"} <= set(rows)
 
 
 @pytest.mark.parametrize("formats", ["png", "PNG", "jpeg,png", "jpg, png"])
