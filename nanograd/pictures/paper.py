@@ -68,10 +68,10 @@ def is_light_on_dark(search: Image.Image) -> bool:
     for sign, tone in ((1, bright), (-1, ~bright)):
         sizes = np.bincount(label_marks(tone)[0].ravel())[1:]
         more_pieces += sign * int((sizes > tuning.SPECK * bright.size).sum())
-    is_bright = (share + bright.mean() + corners) / 3 - 0.5 + tuning.PIECE_WEIGHT * more_pieces
-    is_clear = separation > tuning.SHARP_TONES and abs(is_bright) > tuning.CLEAR_VOTE
+    vote = (share + bright.mean() + corners) / 3 - 0.5 + tuning.PIECE_WEIGHT * more_pieces
+    is_clear = separation > tuning.SHARP_TONES and abs(vote) > tuning.CLEAR_VOTE
     if max(grey.shape) <= tuning.BITMAP_SIDE or is_clear:
-        return bool(is_bright < 0)
+        return bool(vote < 0)
     coarse = np.asarray(reduce(search, tuning.COARSE_SIDE).convert("L"))
     both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
     _, (dark, light) = _find_plateau(both, tuning.MOST_OF_PEN)

@@ -1,4 +1,4 @@
-"""Pictures of a seven, as people draw and photograph it, 280 x 280 unless they say otherwise."""
+"""Pictures of a seven, as people draw and photograph it, 280 x 280."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,15 +7,14 @@ from PIL import Image, ImageChops, ImageDraw
 from nanograd.runtime.arrays import Bytes, Doubles
 
 
-def agreement(image: Bytes, other: Bytes) -> float:
-    """Share of ink that two images have in common, 0 to 1."""
-    return float(np.minimum(image, other).sum() / np.maximum(image, other).sum())
-
-
 def likeness(image: Bytes, other: Bytes) -> float:
-    """Agreement but for one pixel: the centre of mass may fall to either side of an edge."""
+    """Share of ink that two images have in common, 0 to 1, if one is moved by up to a pixel.
+
+    The centre of mass may fall to either side of an edge.
+    """
     shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    return max(agreement(np.roll(image, shift, (0, 1)), other) for shift in shifts)
+    moved = [np.roll(image, shift, (0, 1)) for shift in shifts]
+    return max(np.minimum(each, other).sum() / np.maximum(each, other).sum() for each in moved)
 
 
 def seven(

@@ -17,7 +17,6 @@ from simulators.photos import photograph
 from simulators.scenes import KINDS
 from tests.helpers.sevens import (
     bold,
-    bound,
     boxed,
     coloured,
     grid,
@@ -138,14 +137,6 @@ def test_strokes_of_a_digit_are_no_lines(pen: int) -> None:
     ink = 1 - np.asarray(seven(size=160, pen=pen), np.float32) / 255
 
     assert lines.find_lines(ink) is None
-
-
-@pytest.mark.parametrize("turns", range(4))
-def test_binding_at_any_side_is_left_out(turns: int) -> None:
-    taken = trace(bound(pale_seven(), turns))
-
-    assert taken.box is not None
-    assert likeness(taken.image, normalise(pale_seven())) > 0.8
 
 
 def test_bright_digit_and_tight_crop_are_no_sheets() -> None:

@@ -3,7 +3,6 @@ import pytest
 from scipy import ndimage
 
 from nanograd.digits.dataset import Mnist
-from nanograd.pictures.decode import decode
 from nanograd.pictures.morphology import label_marks
 from simulators.photos import centre_line, photograph, thinned
 from simulators.scenes import KINDS
@@ -18,17 +17,6 @@ def test_photo_follows_from_its_digit_kind_and_seed(kind: str, sample: Mnist) ->
     assert photograph(one, kind, 7) == photo
     assert photograph(one, kind, 8) != photo
     assert photograph(other, kind, 7) != photo
-
-
-def test_photos_have_the_sizes_of_their_kind(sample: Mnist) -> None:
-    image = sample.test.images[0].reshape(28, 28)
-
-    sides = {
-        kind: max(decode(photograph(image, kind, 1)).size) for kind in ("small picture", "plain")
-    }
-
-    assert 200 <= sides["small picture"] <= 250
-    assert 300 <= sides["plain"] <= 800
 
 
 def test_thinned_strokes_are_lines_one_pixel_wide() -> None:
