@@ -91,7 +91,8 @@ def test_digit_is_found_in_every_kind_of_drawing(kind: str) -> None:
 
 @pytest.mark.parametrize("inverted", [False, True])
 def test_ink_is_separated_from_paper_under_a_shadow(inverted: bool) -> None:
-    picture = lit(seven(pen=12), hard_shadow())
+    y, x = grid()
+    picture = lit(seven(pen=12), 1 - 0.5 * np.clip((x + 0.6 * y) / 0.4, 0, 1))
 
     taken = trace(negative(picture) if inverted else picture)
 
