@@ -104,7 +104,7 @@ def errors(run: Path, num_images: int) -> list[int]:
 def loss(run: Path, images: Dataset) -> float:
     """Return the mean cross-entropy of a run's scores, in nats."""
     with process.one_thread():
-        scores = model.load(str(run / "model")).scores(images.images)
+        scores = model.load(str(run / "model")).probabilities(images.images)
     scores_of_labels = scores[np.arange(len(images)), images.labels]
     return float(-np.log(np.maximum(scores_of_labels, np.finfo(np.float32).tiny)).mean())
 

@@ -30,7 +30,7 @@ def measure(models: Sequence[Model], number: int) -> list[Row]:
     """Classify `number` drawings of each shape; the last row is for all of them."""
     names, digits = _draw(number)
     with process.one_thread():
-        predicted = np.stack([each.scores(digits.images).argmax(axis=1) for each in models])
+        predicted = np.stack([each.probabilities(digits.images).argmax(axis=1) for each in models])
     shapes = {name: np.flatnonzero(names == name)[:number] for name in dict.fromkeys(names)}
     every = np.concatenate([*shapes.values()])
     return [

@@ -75,7 +75,7 @@ def measure_development(folder: Path, models: Models) -> Iterator[Group]:
 def measure_mnist(images: Dataset, models: Models) -> Iterator[Group]:
     """Measure MNIST's images as they are, and as PNG files through the normaliser."""
     direct = {
-        name: 100 * float((model.scores(images.images).argmax(1) == images.labels).mean())
+        name: 100 * float((model.probabilities(images.images).argmax(1) == images.labels).mean())
         for name, model in models.items()
     }
     shares = {name: f"{share:.2f} %" for name, share in direct.items()}

@@ -29,7 +29,7 @@ def measure(places: Sequence[str], test: Dataset) -> tuple[list[Row], Digits]:
     """Return a row for each model, and the predictions: (models, images)."""
     models = [model.load(place) for place in places]
     with process.one_thread():
-        predicted = np.stack([each.scores(test.images).argmax(axis=1) for each in models])
+        predicted = np.stack([each.probabilities(test.images).argmax(axis=1) for each in models])
     rows: list[Row] = [
         {"model": each.params_sha256()[:12], "nets": len(each.nets), "misread": int(wrong.sum())}
         for each, wrong in zip(models, predicted != test.labels, strict=True)

@@ -70,7 +70,8 @@ def classify(samples: Sequence[Sample], models: Mapping[str, Model]) -> list[Res
     blank = np.zeros((28, 28), np.uint8)
     images = np.stack([blank if isinstance(image, str) else image for image in normalised])
     digits = {
-        name: model.scores(images.reshape(-1, 784)).argmax(1) for name, model in models.items()
+        name: model.probabilities(images.reshape(-1, 784)).argmax(1)
+        for name, model in models.items()
     }
     return [
         Result(sample=sample, image=None, predictions=dict.fromkeys(models, image))

@@ -242,7 +242,7 @@ def evaluate(
     test = sources.load_test(config.data, listener, columns, arrays)
     began = perf_counter()
     with process.one_thread():
-        scores = model.scores(test.images)
+        scores = model.probabilities(test.images)
     best = np.argmax(scores, axis=1)
     if config.verbose:
         found = test.labels.tolist(), scores.tolist(), best.tolist()

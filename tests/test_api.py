@@ -308,7 +308,7 @@ def test_every_form_of_the_same_images_is_read_alike(
     scores = run.model.predict_proba(form(images))
 
     with process.one_thread():
-        assert np.array_equal(scores, run.model.scores(images))
+        assert np.array_equal(scores, run.model.probabilities(images))
     assert np.array_equal(run.model.predict(form(images)), scores.argmax(axis=1))
 
 
@@ -321,7 +321,7 @@ def test_zeros_and_ones_of_any_dtype_are_no_and_full_ink(
     scores = run.model.predict_proba(bits.astype(dtype))
 
     with process.one_thread():
-        assert np.array_equal(scores, run.model.scores(bits * np.uint8(255)))
+        assert np.array_equal(scores, run.model.probabilities(bits * np.uint8(255)))
 
 
 def test_threads_that_predict_at_once_get_the_same_bits(run: nanograd.Training) -> None:

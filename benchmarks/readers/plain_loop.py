@@ -51,7 +51,7 @@ def main(rows: str, model: str, output: str, form: str) -> None:
     for file in sorted(Path(rows).glob("*.parquet")):
         tables, first = [], 0
         for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image", "label"]):
-            columns = predictions(net.scores(decode_rows(batch.column("image").to_pylist())))
+            columns = predictions(net.probabilities(decode_rows(batch.column("image").to_pylist())))
             flat = columns.pop("probabilities").ravel()
             columns["probabilities"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), 10)
             where = {

@@ -38,7 +38,7 @@ class Reader:
         if not self._started:
             self._started = True
             (self._notes / str(time())).touch()
-        scores = self._net.scores(self._decode(batch["image"].tolist()))
+        scores = self._net.probabilities(self._decode(batch["image"].tolist()))
         return {**predictions(scores), "label": np.asarray(batch["label"]), "path": batch["path"]}
 
 

@@ -135,7 +135,7 @@ class Model:
             unfamiliarity[chunk] = self.reference.unfamiliarity(pixels, part.argmax(axis=1))
         return Assessment(to_probabilities(scores, self.reference.temperature), unfamiliarity)
 
-    def scores(self, images: Bytes) -> Floats:
+    def probabilities(self, images: Bytes) -> Floats:
         """Compute only the probabilities of `assess`, (N, 10) float32."""
         return self.assess(images).probabilities
 
@@ -167,7 +167,7 @@ class Model:
             ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
         """
         with process.one_thread():
-            return self.scores(as_rows(images))
+            return self.probabilities(as_rows(images))
 
     def unfamiliarity(self, images: ArrayLike) -> Floats:
         """Compute how different each image is from the digits of the training set.

@@ -86,7 +86,7 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
 def build(run: FinishedRun, test: Dataset) -> Report:
     """Build the report of a run, for which it classifies the test images."""
     with process.one_thread():
-        probabilities = run.model.scores(test.images)
+        probabilities = run.model.probabilities(test.images)
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     correct = predictions == test.labels
     calibration = metrics.calibration(confidence, correct)

@@ -34,7 +34,7 @@ def read(net: Model, data: bytes) -> int | str:
         image = normalise(decode(data))
     except UnreadableError as error:
         return error.reason
-    return int(net.scores(image.reshape(1, 784)).argmax())
+    return int(net.probabilities(image.reshape(1, 784)).argmax())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_simulated_photos_of_every_kind_are_read_nearly_as_well_as_the_images(
     ]
     said = [read(net, photo) for photo in photos]
 
-    direct = net.scores(test.images).argmax(1)
+    direct = net.probabilities(test.images).argmax(1)
     right = [digit == label for digit, label in zip(said, test.labels.tolist(), strict=True)]
     misread = {
         kind: OF_EACH_KIND - sum(right[place * OF_EACH_KIND :][:OF_EACH_KIND])

@@ -54,7 +54,7 @@ def images(sample: Mnist) -> Pixels:
 @pytest.fixture(scope="module")
 def expected(images: Pixels, model_place: str) -> NDArray[np.float32]:
     """The scores of the images."""
-    return model_io.load(model_place).scores(images)
+    return model_io.load(model_place).probabilities(images)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.helpers.models import some_ensemble, some_images, some_model, some_re
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("num_images", [0, 1, 7, 513])
 def test_scores_are_ten_values_between_zero_and_one(loss: str, num_images: int) -> None:
-    scores = some_model(loss=loss).scores(some_images(num_images))
+    scores = some_model(loss=loss).probabilities(some_images(num_images))
 
     assert scores.dtype == np.float32
     assert scores.shape == (num_images, 10)
@@ -23,9 +23,13 @@ def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
     model, images = some_model(), some_images(1031)
 
     with process.one_thread():
-        together = model.scores(images)
-        pieces = np.concatenate([model.scores(images[i : i + 193]) for i in range(0, 1031, 193)])
-        alone = np.concatenate([model.scores(images[i : i + 1]) for i in (0, 511, 512, 1030)])
+        together = model.probabilities(images)
+        pieces = np.concatenate(
+            [model.probabilities(images[i : i + 193]) for i in range(0, 1031, 193)]
+        )
+        alone = np.concatenate(
+            [model.probabilities(images[i : i + 1]) for i in (0, 511, 512, 1030)]
+        )
 
     np.testing.assert_allclose(pieces, together, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(alone, together[[0, 511, 512, 1030]], rtol=1e-4, atol=1e-6)

@@ -66,7 +66,7 @@ def test_loaded_model_has_the_bits_of_the_saved_one_and_is_read_only(
         assert not other.params.vector.flags.writeable
         assert other.config() == net.config()
     with process.one_thread():
-        assert again.scores(images).tobytes() == model.scores(images).tobytes()
+        assert again.probabilities(images).tobytes() == model.probabilities(images).tobytes()
     assert again.params_sha256() == model.params_sha256()
     assert again.sha256() == model.sha256()
     assert again.about == ABOUT

@@ -63,7 +63,7 @@ def test_graph_computes_probabilities_and_unfamiliarity(sample: Mnist, net: Net)
 )
 def test_graph_computes_the_scores_of_the_model(sample: Mnist, nets: list[Net]) -> None:
     model = Model(nets=tuple(nets), about={}, reference=some_reference(temperature=1.0))
-    data, expected = graph(model), model.scores(sample.test.images)
+    data, expected = graph(model), model.probabilities(sample.test.images)
 
     for count in (0, 1, 7, len(expected)):
         scores = run_graph(data, sample.test.images[:count])
@@ -83,7 +83,7 @@ def test_graph_deskews_unusual_images_like_the_model() -> None:
 
     scores = run_graph(graph(model), images)
 
-    np.testing.assert_allclose(scores, model.scores(images), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores, model.probabilities(images), rtol=0, atol=1e-5)
 
 
 def test_graph_names_its_input_and_output() -> None:
@@ -111,7 +111,7 @@ def test_command_writes_the_graph_of_a_model_directory(tmp_path: Path, sample: M
     assert (figures["bytes"], figures["nets"]) == (len(data), 1)
     assert figures["params_sha256"] == model.params_sha256()
     images = sample.test.images[:19]
-    np.testing.assert_allclose(run_graph(data, images), model.scores(images), atol=1e-5)
+    np.testing.assert_allclose(run_graph(data, images), model.probabilities(images), atol=1e-5)
 
 
 def test_another_ending_is_refused() -> None:

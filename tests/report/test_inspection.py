@@ -63,7 +63,7 @@ def test_result_has_prediction_or_reason_of_each_picture(
     figures, _, _ = inspect(folder, model=model_directory)
 
     found = {Path(each["file"]).name: each for each in figures["results"]}
-    [scores] = some_model().scores(digits.images[:1])
+    [scores] = some_model().probabilities(digits.images[:1])
     assert (found["mnist.png"]["prediction"], found["mnist.png"]["confidence"]) == (
         int(scores.argmax()),
         float(scores.max()),

@@ -23,7 +23,7 @@ def test_report_is_one_small_file_with_accuracy_and_confusion_of_the_model(
     text: str, run: Path, few_digits: Mnist
 ) -> None:
     model = model_io.load(str(run / "model"))
-    predictions = model.scores(few_digits.test.images).argmax(axis=1)
+    predictions = model.probabilities(few_digits.test.images).argmax(axis=1)
 
     page = check_page(text)
 

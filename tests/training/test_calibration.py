@@ -35,7 +35,7 @@ def test_probabilities_are_calibrated_though_the_images_were_learnt(
 ) -> None:
     errors = []
     images = sample.test.images
-    for scores in (model.scores(images), mean_scores(model.nets, images)):
+    for scores in (model.probabilities(images), mean_scores(model.nets, images)):
         correct = scores.argmax(axis=1) == sample.test.labels
         errors.append(metrics.calibration(scores.max(axis=1), correct, 15).error)
 
@@ -73,4 +73,4 @@ def test_few_images_give_finite_statistics(sample: Mnist, model: Model, number: 
 
     unfamiliarity = found.unfamiliarity(sample.test.images)
     assert np.isfinite(unfamiliarity).all()
-    assert np.isfinite(found.scores(sample.test.images)).all()
+    assert np.isfinite(found.probabilities(sample.test.images)).all()
