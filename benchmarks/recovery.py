@@ -22,12 +22,12 @@ from time import monotonic
 from common import Row, arguments, report
 
 from nanograd import sources
-from nanograd.commands import make_recipe
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
+from nanograd.training.recipe import make_recipe
 from nanograd.training.server import first_snapshot
 
 ROUNDS = 20

@@ -1,7 +1,7 @@
 """Each command as a function, for command line, jobs and API: settings in, result line out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from time import perf_counter, strftime
 from typing import Any
 
@@ -12,11 +12,8 @@ from nanograd.backends import group_starter, part_runner, ray_metrics
 from nanograd.console import summaries
 from nanograd.data import mnist
 from nanograd.digits import download
-from nanograd.digits.augment import Distortion
-from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan, Mnist, Source, split
-from nanograd.digits.preparation import Preparation
-from nanograd.digits.variants import num_variants
-from nanograd.errors import DataError, UsageError
+from nanograd.digits.dataset import NUM_CLASSES, Source
+from nanograd.errors import UsageError
 from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -26,7 +23,6 @@ from nanograd.jobs.replacement import SUMMARY
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
-from nanograd.nn.mlp import Architecture
 from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import REPORT, Report
 from nanograd.report.inspection import find_pictures, inspect_picture, summarize
@@ -43,9 +39,8 @@ from nanograd.settings.specs import (
     JobSpec,
     PredictSpec,
 )
-from nanograd.settings.train_spec import MOMENTUM, TrainSpec
-from nanograd.training.recipe import Recipe, num_epochs
-from nanograd.training.run import NetPlan, TrainingRun, train_run
+from nanograd.settings.train_spec import TrainSpec
+from nanograd.training.run import TrainingRun, train_run
 
 ResultLine = dict[str, Any]
 
@@ -67,7 +62,7 @@ def train(
         stop_signals() as stop,
     ):
         everyone = broadcast(listener, *tracking, *ray_metrics(config, "train", place, listener))
-        run = make_run(replace(config, workers=workers), place, data)
+        run = TrainingRun.of(replace(config, workers=workers), place, data)
         recipe = run.nets[0].recipe
         if recipe.num_warm_up >= recipe.num_rounds:
             text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
@@ -84,71 +79,6 @@ def train(
 def run_directory(config: TrainSpec) -> str:
     """Return the run directory; by default a folder named for the preset and the time."""
     return config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
-
-
-def make_run(config: TrainSpec, place: str, data: Mnist) -> TrainingRun:
-    """Return the run that a configuration describes; DataError if images cannot fill the shards."""
-    training, validation = split(data.train, config.validation_split, config.seed)
-    settings = replace(config, output=place, test_split=data.test_split)
-    nets = []
-    for net in config.nets():
-        num_images = len(training) + num_variants(len(training), net.variants)
-        if num_images < net.shards:
-            flag = "shards" if len(data.train) < net.shards else "validation-split"
-            text = f"{num_images} training images cannot fill {net.shards} shards"
-            raise DataError(f"{text}; lower --{flag}")
-        nets.append(NetPlan(recipe=make_recipe(net, num_images), variants=net.variants))
-    return TrainingRun(
-        folder=place,
-        settings=settings.to_toml().encode(errors="surrogateescape"),
-        identity={**config.identity(), "data_sha256": data.sha256},
-        about={
-            "data": data.name if len(data.sources) < 2 else list(data.sources),
-            **({} if data.test_split is None else {"test_split": data.test_split}),
-            "preset": config.preset,
-            "workers": config.workers,
-            "shards": config.shards,
-            "seed": config.seed,
-        },
-        nets=nets,
-        training=training,
-        validation=validation,
-        test=data.test,
-        overwrite=config.overwrite,
-        strict=config.is_strict,
-    )
-
-
-def make_recipe(config: TrainSpec, num_images: int) -> Recipe:
-    """Return the recipe of one net for a training set of this size."""
-    plan = BatchPlan(
-        num_images=num_images,
-        num_shards=config.shards,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
-    distortion = {each.name: getattr(config, each.name) for each in fields(Distortion)}
-    return Recipe(
-        architecture=Architecture(
-            inputs=NUM_PIXELS,
-            hidden=config.hidden,
-            classes=NUM_CLASSES,
-            activation=config.activation,
-            loss=config.loss,
-        ),
-        preparation=Preparation(name=config.pixels, width=config.width, height=config.height),
-        plan=plan,
-        distortion=Distortion(**distortion),
-        cool_down=config.cool_down,
-        deskew_last=config.deskew == "after",
-        epochs=num_epochs(config.epochs, config.least_rounds, plan.rounds_per_epoch),
-        optimizer=config.optimizer,
-        momentum=MOMENTUM if config.momentum is None else config.momentum,
-        schedule=config.schedule,
-        learning_rate=config.learning_rate,
-        num_warm_up=config.warmup,
-        ema=config.ema,
-    )
 
 
 def report(

@@ -1,14 +1,15 @@
 """The recipe of a net: everything except the images that determines its parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from nanograd.digits.augment import Distortion
-from nanograd.digits.dataset import BatchPlan
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan
 from nanograd.digits.preparation import Preparation
 from nanograd.nn import optimizers, schedules
 from nanograd.nn.mlp import Architecture
 from nanograd.nn.optimizers import Optimizer
 from nanograd.nn.schedules import Schedule
+from nanograd.settings.train_spec import MOMENTUM, TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +57,34 @@ def num_epochs(epochs: int, min_rounds: int, rounds_per_epoch: int) -> int:
     4
     """
     return max(epochs, -(-min_rounds // rounds_per_epoch))
+
+
+def make_recipe(spec: TrainSpec, num_images: int) -> Recipe:
+    """Return the recipe of one net for a training set of this size."""
+    plan = BatchPlan(
+        num_images=num_images,
+        num_shards=spec.shards,
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+    )
+    return Recipe(
+        architecture=Architecture(
+            inputs=NUM_PIXELS,
+            hidden=spec.hidden,
+            classes=NUM_CLASSES,
+            activation=spec.activation,
+            loss=spec.loss,
+        ),
+        preparation=Preparation(name=spec.pixels, width=spec.width, height=spec.height),
+        plan=plan,
+        distortion=Distortion(**{f.name: getattr(spec, f.name) for f in fields(Distortion)}),
+        cool_down=spec.cool_down,
+        deskew_last=spec.deskew == "after",
+        epochs=num_epochs(spec.epochs, spec.least_rounds, plan.rounds_per_epoch),
+        optimizer=spec.optimizer,
+        momentum=MOMENTUM if spec.momentum is None else spec.momentum,
+        schedule=spec.schedule,
+        learning_rate=spec.learning_rate,
+        num_warm_up=spec.warmup,
+        ema=spec.ema,
+    )

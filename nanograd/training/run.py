@@ -9,21 +9,22 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event as StopSignal
 
-from nanograd.digits.dataset import Dataset
-from nanograd.digits.variants import add_variants
-from nanograd.errors import ClusterError, Stopped
+from nanograd.digits.dataset import Dataset, Mnist, split
+from nanograd.digits.variants import add_variants, num_variants
+from nanograd.errors import ClusterError, DataError, Stopped
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net
 from nanograd.runtime import events, storage
 from nanograd.runtime.events import Event, Listener, info, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import loop
 from nanograd.training.calibration import fit_reference
 from nanograd.training.checkpoint import History
 from nanograd.training.evaluation import Evaluator, accuracy, as_net
 from nanograd.training.local import StartGroup
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.run_directory import RunDirectory
 
 
@@ -40,15 +41,43 @@ class TrainingRun:
     """Everything that a run needs."""
 
     folder: str  # the run directory, a folder or URI
-    settings: bytes  # content of config.toml
+    spec: TrainSpec  # stored in config.toml
     identity: JsonObject  # settings and data that determine the bits of the run
     about: JsonObject  # facts for the manifest of the model: data, preset, workers, shards, seed
     nets: Sequence[NetPlan]  # several for an ensemble
     training: Dataset  # training images
     validation: Dataset  # validation images, for each epoch; may be empty
     test: Dataset  # test images, for the finished model
-    overwrite: bool = False  # replace an existing run
-    strict: bool = False  # stop if other libraries than before would change the bits
+
+    @classmethod
+    def of(cls, spec: TrainSpec, folder: str, data: Mnist) -> "TrainingRun":
+        """Return the run of a spec; DataError if the images cannot fill the shards."""
+        training, validation = split(data.train, spec.validation_split, spec.seed)
+        nets = []
+        for net in spec.nets():
+            num_images = len(training) + num_variants(len(training), net.variants)
+            if num_images < net.shards:
+                flag = "shards" if len(data.train) < net.shards else "validation-split"
+                text = f"{num_images} training images cannot fill {net.shards} shards"
+                raise DataError(f"{text}; lower --{flag}")
+            nets.append(NetPlan(recipe=make_recipe(net, num_images), variants=net.variants))
+        return cls(
+            folder=folder,
+            spec=replace(spec, output=folder, test_split=data.test_split),
+            identity={**spec.identity(), "data_sha256": data.sha256},
+            about={
+                "data": data.name if len(data.sources) < 2 else list(data.sources),
+                **({} if data.test_split is None else {"test_split": data.test_split}),
+                "preset": spec.preset,
+                "workers": spec.workers,
+                "shards": spec.shards,
+                "seed": spec.seed,
+            },
+            nets=nets,
+            training=training,
+            validation=validation,
+            test=data.test,
+        )
 
 
 def train_run(
@@ -74,7 +103,7 @@ def train_run(
     storage.refuse_file(run.folder)
     with exclusive(run.folder, listener) as lease:
         directory = RunDirectory(run.folder, run.identity, len(run.nets), lease.check)
-        directory.prepare(overwrite=run.overwrite)
+        directory.prepare(overwrite=run.spec.overwrite)
         if directory.is_complete():
             listener(info(f"the run in {run.folder} is complete; --overwrite trains it again"))
         else:
@@ -105,7 +134,7 @@ def _train_nets(
         if len(run.nets) > 1:
             listener(info(f"net {number + 1} of {len(run.nets)}"))
         start = directory.resume(number, plan.recipe, listener)
-        directory.write_settings(run.settings)
+        directory.write_settings(run.spec.to_toml().encode(errors="surrogateescape"))
         histories.append(start.history)
         directory.write_metrics(histories, listener)
         snapshot = start.snapshot
@@ -113,7 +142,9 @@ def _train_nets(
             training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
             with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
-                _compare_fingerprints(histories, group.fingerprints()[0], run.strict, listener)
+                _compare_fingerprints(
+                    histories, group.fingerprints()[0], run.spec.is_strict, listener
+                )
                 snapshot = loop.train(
                     plan.recipe,
                     group,

@@ -15,7 +15,6 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
@@ -23,7 +22,7 @@ from nanograd.distributed.members import MAX_FAILURES
 from nanograd.errors import ClusterError, Stopped
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.resources import Resources
 from tests.helpers.runs import bits, train_locally

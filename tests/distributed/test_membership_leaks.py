@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import actors, formation
 from nanograd.distributed.actors import ServerActor, WorkerActor
@@ -21,7 +20,7 @@ from nanograd.distributed.all_reduce import MeshPlan
 from nanograd.distributed.formation import KEY_BYTES, MeshError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import assign_shards
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 from nanograd.training.tree import cover
 from tests.helpers.resources import Resources

@@ -9,7 +9,6 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import members
 from nanograd.distributed.actors import WorkerActor
@@ -18,7 +17,7 @@ from nanograd.errors import DivergedError
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime.events import Event, RoundRetried
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution

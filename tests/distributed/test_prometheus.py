@@ -17,14 +17,13 @@ import ray
 
 from nanograd import commands
 from nanograd.backends import ray_metrics
-from nanograd.commands import make_run
 from nanograd.digits.dataset import Mnist
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.prometheus import RayMetrics
 from nanograd.runtime.events import Event, JobProgress, TrainingProgress, broadcast
 from nanograd.settings.specs import PredictSpec
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.run import train_run
+from nanograd.training.run import TrainingRun, train_run
 
 Labels = dict[str, str]
 
@@ -82,7 +81,7 @@ def test_failed_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) 
             os.kill(killed[0], signal.SIGKILL)
 
     killed = list[int]()
-    run = make_run(TrainSpec(epochs=3, hidden=8), place, sample)
+    run = TrainingRun.of(TrainSpec(epochs=3, hidden=8), place, sample)
     train_run(run, start_group, broadcast(kill_one, RayMetrics("train", place)), StopSignal())
 
     wait_for(place, lost_workers_total=1)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
@@ -17,7 +16,7 @@ from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.runtime.events import BuildsDiffer, Event
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import LateShards, ServerActor
 from nanograd.nn.optimizers import Vector
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers.runs import bits, train_locally

@@ -14,13 +14,12 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import GetTimeoutError
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import CONCURRENT, ServerActor
 from nanograd.distributed.servers import Server, Servers
 from nanograd.errors import ClusterError
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
 

@@ -6,10 +6,9 @@ from itertools import combinations
 
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from tests.helpers.hosts_in_threads import Hosts
 from tests.helpers.runs import bits, train_locally
 

@@ -14,7 +14,6 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import members, servers, shared_memory
 from nanograd.distributed.actors import ServerActor, WorkerActor
@@ -23,7 +22,7 @@ from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, Stopped, UnavailableError
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from tests.helpers.runs import bits, train_locally
 

@@ -24,12 +24,12 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from nanograd import sources
-from nanograd.commands import make_recipe
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Mnist
 from nanograd.runtime import storage
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
+from nanograd.training.recipe import make_recipe
 from nanograd.training.server import LossSum, first_snapshot
 
 FILE = Path(__file__).parent / "golden_curve.json"

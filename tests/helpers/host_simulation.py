@@ -23,7 +23,6 @@ from unittest.mock import patch
 
 import numpy as np
 
-from nanograd.commands import make_recipe
 from nanograd.distributed import actors, group, members, mesh, servers
 from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.formation import FORMATION_S, Endpoint, MeshError
@@ -34,7 +33,7 @@ from nanograd.nn.mlp import Architecture
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import events
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, Snapshot
 from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add

@@ -19,7 +19,6 @@ import ray
 from ray.cluster_utils import Cluster
 
 from nanograd import sources
-from nanograd.commands import make_recipe
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ServerActor
 from nanograd.distributed.group import RayGroup
@@ -27,6 +26,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
+from nanograd.training.recipe import make_recipe
 from nanograd.training.server import Snapshot, first_snapshot
 from nanograd.training.worker import Contribution
 

@@ -4,12 +4,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.augment import Distortion
 from nanograd.runtime import process
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 from nanograd.training.local import shards_of
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import ParameterServer, Snapshot, first_snapshot
 from nanograd.training.worker import Worker
 from tests.helpers import runs

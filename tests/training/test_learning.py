@@ -4,12 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.models.model import Net
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import accuracy, as_net
+from nanograd.training.recipe import make_recipe
 from tests.helpers import runs
 
 SETTINGS = {

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.preparation import prepare
 from nanograd.errors import InternalError, Stopped
@@ -20,7 +19,7 @@ from nanograd.training import local, loop
 from nanograd.training.checkpoint import CheckpointSaver, History
 from nanograd.training.evaluation import Evaluator, accuracy, as_net
 from nanograd.training.local import LocalGroup, WorkerGroup
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers import runs

@@ -4,7 +4,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from nanograd.commands import make_recipe
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import prepare
@@ -12,7 +11,7 @@ from nanograd.nn.mlp import Params, init_params, one_hot
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.recipe import Recipe
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.tree import cover
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers.gradients import loss_and_gradients
