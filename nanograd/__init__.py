@@ -3,24 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanograd.api import (
-        Evaluation,
-        Export,
-        Ingestion,
-        Prediction,
-        Training,
-        evaluate,
-        export,
-        ingest,
-        load_model,
-        predict,
-        read_picture,
-        train,
-    )
+    from nanograd.api import load_model, read_picture
+    from nanograd.commands import evaluate, export, ingest, inspect, predict, train
     from nanograd.console.log_lines import TextLog
     from nanograd.errors import NanogradError, UnreadableError
     from nanograd.jobs.predictor import Predictor
     from nanograd.models.model import Model
+    from nanograd.results import (
+        Evaluation,
+        Export,
+        Ingestion,
+        Inspection,
+        Plan,
+        Prediction,
+        Training,
+    )
     from nanograd.sklearn import MLPClassifier
 
 __version__ = "0.1.0"
@@ -29,9 +26,11 @@ __all__ = [
     "Evaluation",
     "Export",
     "Ingestion",
+    "Inspection",
     "MLPClassifier",
     "Model",
     "NanogradError",
+    "Plan",
     "Prediction",
     "Predictor",
     "TextLog",
@@ -40,6 +39,7 @@ __all__ = [
     "evaluate",
     "export",
     "ingest",
+    "inspect",
     "load_model",
     "predict",
     "read_picture",
@@ -47,13 +47,17 @@ __all__ = [
 ]
 
 # Names that are slow to import are imported on first use (PEP 562).
-_MODULES = dict.fromkeys(__all__, "nanograd.api") | {
+_MODULES = dict.fromkeys(__all__, "nanograd.results") | {
     "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",
     "Predictor": "nanograd.jobs.predictor",
     "TextLog": "nanograd.console.log_lines",
     "UnreadableError": "nanograd.errors",
+    **dict.fromkeys(("load_model", "read_picture"), "nanograd.api"),
+    **dict.fromkeys(
+        ("evaluate", "export", "ingest", "inspect", "predict", "train"), "nanograd.commands"
+    ),
 }
 
 

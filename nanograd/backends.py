@@ -14,47 +14,45 @@ from nanograd.training.local import LocalGroup, StartGroup
 
 
 @contextmanager
-def group_starter(
-    config: TrainSpec, listener: Listener = ignore
-) -> Iterator[tuple[int, StartGroup]]:
+def group_starter(spec: TrainSpec, listener: Listener = ignore) -> Iterator[tuple[int, StartGroup]]:
     """Provide the number of workers, and the function that starts them."""
-    if config.workers == 0:
+    if spec.workers == 0:
         yield 0, LocalGroup
         return
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.group import RayGroup
 
-    with session(config.address, config.workers, listener):
-        workers = num_actors(config.workers, config.shards)
+    with session(spec.address, spec.workers, listener):
+        workers = num_actors(spec.workers, spec.shards)
         yield (
             workers,
             partial(
                 RayGroup,
                 num_workers=workers,
-                strict=config.is_strict,
-                ports=config.port_range(),
-                variables=kernel.variables() if config.kernel == kernel.PORTABLE else {},
+                strict=spec.is_strict,
+                ports=spec.port_range(),
+                variables=kernel.variables() if spec.kernel == kernel.PORTABLE else {},
             ),
         )
 
 
 @contextmanager
-def part_runner(config: JobSpec, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
+def part_runner(spec: JobSpec, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
     """Provide the function that runs the parts of a batch job."""
-    if config.workers == 0:
+    if spec.workers == 0:
         with process.one_thread():
             yield run_local(work)
         return
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.part_pool import run_on_ray
 
-    with session(config.address, config.workers, listener):
-        yield run_on_ray(work, num_actors(config.workers))
+    with session(spec.address, spec.workers, listener):
+        yield run_on_ray(work, num_actors(spec.workers))
 
 
-def ray_metrics(config: JobSpec, command: str, output: str, listener: Listener) -> list[Listener]:
+def ray_metrics(spec: JobSpec, command: str, output: str, listener: Listener) -> list[Listener]:
     """Return what updates Ray's own metrics, if the job runs on Ray; it fails with a warning."""
-    if config.workers == 0:
+    if spec.workers == 0:
         return []
     from nanograd.distributed.prometheus import RayMetrics
 

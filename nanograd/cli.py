@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from types import ModuleType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -35,6 +35,9 @@ from nanograd.settings.specs import (
     PredictSpec,
 )
 from nanograd.settings.train_spec import TrainSpec
+
+if TYPE_CHECKING:
+    from nanograd.results import Result
 
 # Kubernetes sets these for each service, here one whose name begins with nanograd.
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
@@ -56,89 +59,85 @@ def cli() -> None:
 
 @cli.command(cls=SettingsCommand)
 @with_settings(TrainSpec)
-def train(config: TrainSpec) -> None:
+def train(spec: TrainSpec) -> None:
     """Train a net, with Ray workers or in this process."""
-    if config.kernel == kernel.PORTABLE:
+    if spec.kernel == kernel.PORTABLE:
         kernel.pin()  # before the commands load numpy
-    _run("train", config, partial(_commands().train, config), _summaries().of_training)
+    _run("train", spec, partial(_commands().train, spec=spec))
 
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
 @with_settings(IngestSpec)
-def ingest(config: IngestSpec, inputs: tuple[str, ...]) -> None:
+def ingest(spec: IngestSpec, inputs: tuple[str, ...]) -> None:
     """Convert pictures (files, folders, globs) to Parquet."""
-    summarise = _summaries().of_plan if config.dry_run else _summaries().of_ingest
-    _run("ingest", config, partial(_commands().ingest, config, inputs), summarise)
+    _run("ingest", spec, partial(_commands().ingest, inputs, spec=spec))
 
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
 @with_settings(InspectSpec)
-def inspect(config: InspectSpec, inputs: tuple[str, ...]) -> None:
+def inspect(spec: InspectSpec, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the probabilities."""
-    result = _commands().inspect(config, inputs, _echo)
-    _print_result("inspect", result, _summaries().of_inspection)
+    _print_result("inspect", _commands().inspect(inputs, spec=spec, listener=_echo))
 
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @with_settings(PredictSpec)
-def predict(config: PredictSpec, inputs: tuple[str, ...]) -> None:
+def predict(spec: PredictSpec, inputs: tuple[str, ...]) -> None:
     """Classify the digits in Parquet or CSV files (files, folders, globs)."""
-    summarise = partial(_summaries().of_prediction, format_=config.format)
-    if config.dry_run:
-        summarise = _summaries().of_plan
-    _run("predict", config, partial(_commands().predict, config, inputs), summarise)
+    _run("predict", spec, partial(_commands().predict, inputs, spec=spec))
 
 
 @cli.command(cls=SettingsCommand)
 @with_settings(EvaluateSpec)
-def evaluate(config: EvaluateSpec) -> None:
+def evaluate(spec: EvaluateSpec) -> None:
     """Measure a model on a labelled test set."""
-    _print_result("evaluate", _commands().evaluate(config, _echo))
+    _print_result("evaluate", _commands().evaluate(spec.model, spec=spec, listener=_echo))
 
 
 @cli.command(cls=SettingsCommand)
 @with_settings(ExportSpec)
-def export(config: ExportSpec) -> None:
+def export(spec: ExportSpec) -> None:
     """Write a model as an ONNX graph: pixels in, ten probabilities out."""
-    _print_result("export", _commands().export_model(config), _summaries().of_file)
+    _print_result("export", _commands().export(spec=spec))
 
 
 @cli.command()
 @click.argument("run", metavar="RUN")
-@_data_option(help="data set whose test images to use; may be repeated [default: that of the run]")
-@click.option("--plots", is_flag=True, help="also write its charts to plots/ as PNG files")
+@_data_option(help="data set to take test images from; may be repeated [default: that of the run]")
+@click.option("--plots", is_flag=True, help="also write the charts to plots/ as PNG files")
 @common_flags
 def report(run: str, data: tuple[str, ...], plots: bool) -> None:
     """Write the report of a run or prediction again."""
-    result = _commands().report(run, data, _echo, as_png=plots)
-    _print_result("report", result, _summaries().of_report)
+    _print_result("report", _commands().report(run, data, _echo, as_png=plots))
 
 
 @cli.command()
-@click.option("--output", default="demo", show_default=True, help="folder for all its output")
+@click.option("--output", default="demo", show_default=True, help="output folder")
 @common_flags
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
     stdout = sys.stdout  # while Ray is in use, prints go to stderr
     with _listener(JobSpec()) as listener:
-        for command, result in _commands().demo(output, listener):
-            _print_result(command, result, file=stdout)
+        from nanograd import demo as whole
+
+        for command, result in whole.demo(output, listener):
+            _print_line(command, result, stdout)
 
 
 @cli.group()
 def data() -> None:
-    """Fetch MNIST, describe a data set, or write it as pictures."""
+    """Download MNIST, describe a data set, or write it as pictures."""
 
 
 @data.command()
 @click.option("--mirror", "mirrors", multiple=True, help="URL to try first; may be repeated")
 @common_flags
 def fetch(mirrors: tuple[str, ...]) -> None:
-    """Download MNIST into the cache, verified."""
-    _print_result("data fetch", _commands().data_fetch(mirrors, _echo))
+    """Download MNIST into the cache and verify it."""
+    _print_result("data fetch", _commands().fetch_data(mirrors, _echo))
 
 
 @data.command("info")
@@ -146,17 +145,16 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 @common_flags
 def describe(source: tuple[str, ...]) -> None:
     """Print the counts, classes and checksum of a data set."""
-    _print_result("data info", _commands().data_info(source, _echo), _summaries().of_data)
+    _print_result("data info", _commands().describe_data(source, _echo))
 
 
 @data.command("export")
 @_data_option("source", default=["auto"], show_default=True, help=_DATA)
-@click.option("--output", required=True, help="folder for the pictures, a subfolder a class")
+@click.option("--output", required=True, help="folder for the pictures, with a subfolder per class")
 @common_flags
 def export_data(source: tuple[str, ...], output: str) -> None:
     """Write a test set as a folder of pictures."""
-    result = _commands().data_export(source, output, _echo)
-    _print_result("data export", result, _summaries().of_pictures)
+    _print_result("data export", _commands().export_data(source, output, _echo))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,7 +190,7 @@ def _refuse_unknown_variables() -> None:
         if is_ours and name not in known:
             near = get_close_matches(name, known, 1, 0.8)
             hint = f"do you mean {near[0]}?" if near else "unset it"
-            raise UsageError(f"the environment variable {name} sets nothing; {hint}")
+            raise UsageError(f"unknown environment variable {name}; {hint}")
 
 
 def _variables(command: click.Command, prefix: str) -> Iterator[str]:
@@ -229,40 +227,28 @@ def _commands() -> ModuleType:
     return commands
 
 
-def _summaries() -> ModuleType:
-    from nanograd.console import summaries
-
-    return summaries
-
-
-def _run(
-    name: str,
-    config: JobSpec,
-    command: Callable[[Listener], dict[str, Any]],
-    summarise: Callable[[dict[str, Any]], str],
-) -> None:
+def _run(name: str, spec: JobSpec, command: "Callable[..., Result]") -> None:
     """Run a command, log its summary and print its result line."""
-    with _listener(config) as listener:
-        result = command(listener)
-        listener(info(summarise(result)))
-    _print_result(name, result)
+    with _listener(spec) as listener:
+        result = command(listener=listener)
+        listener(info(result.summary()))
+    _print_line(name, result)
 
 
-def _print_result(
-    command: str,
-    result: dict[str, Any],
-    summarise: Callable[[dict[str, Any]], str] | None = None,
-    file: TextIO | None = None,
-) -> None:
-    """Log the summary of a result, if it has one, and print its line unless on a terminal."""
-    if summarise is not None:
-        _echo(info(summarise(result)))
+def _print_result(name: str, result: "Result") -> None:
+    """Log the summary of a result and print its line."""
+    if text := result.summary():
+        _echo(info(text))
+    _print_line(name, result)
+
+
+def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None:
+    """Print the result line, on a terminal only if `--json` asks for it."""
     as_json = click.get_current_context().ensure_object(dict)["json"]
     if (file or sys.stdout).isatty() and not as_json:
         return
-    line = json.dumps({"event": "result", "command": command, **result})
     try:
-        click.echo(line, file)
+        click.echo(json.dumps({"event": "result", "command": name, **result.to_json()}), file)
     except OSError as error:
         reason = f"cannot write the result to standard output: {error.strerror}"
         raise StorageError(reason) from error
@@ -299,12 +285,12 @@ def _print_error(words: list[str], error: BaseException, *, as_json: bool, as_li
 
 
 @contextmanager
-def _listener(config: JobSpec) -> Iterator[Listener]:
+def _listener(spec: JobSpec) -> Iterator[Listener]:
     """Provide the listener for stderr, and remember the log format for errors."""
     from nanograd.console.terminal import stderr_listener
 
-    click.get_current_context().ensure_object(dict)["log_format"] = config.log_format
-    with stderr_listener(config.log_format, quiet=config.quiet, stream=sys.stderr) as listener:
+    click.get_current_context().ensure_object(dict)["log_format"] = spec.log_format
+    with stderr_listener(spec.log_format, quiet=spec.quiet, stream=sys.stderr) as listener:
         yield listener
 
 

@@ -1,19 +1,24 @@
-"""Each command as a function, for command line, jobs and API: settings in, result line out."""
+"""The commands as Python functions: settings in, a result out.
 
-from collections.abc import Callable, Iterator, Sequence
+Settings are keyword arguments, named like the flags with underscores; environment variables are
+ignored. The command line passes a `spec` instead. Errors are those of `nanograd.errors`. Ray is
+imported only if `workers` asks for it.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from os import PathLike, fsdecode
 from time import perf_counter, strftime
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
-from nanograd.console import summaries
 from nanograd.data import mnist
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES, Source
-from nanograd.errors import UsageError
+from nanograd.errors import ArgumentError, UsageError
 from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -27,10 +32,32 @@ from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import REPORT, Report
 from nanograd.report.inspection import find_pictures, inspect_picture, summarize
 from nanograd.report.trackers import trackers
-from nanograd.runtime import events, process, storage
+from nanograd.results import (
+    Cache,
+    DataSet,
+    Evaluation,
+    Export,
+    Ingestion,
+    Inspection,
+    Pictures,
+    Plan,
+    Prediction,
+    Training,
+    WrittenReport,
+)
+from nanograd.runtime import events, json_files, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
 from nanograd.runtime.kernel import PORTABLE
 from nanograd.runtime.signals import stop_signals
+from nanograd.settings.arguments import (
+    EvaluateArguments,
+    IngestArguments,
+    InspectArguments,
+    Place,
+    PredictArguments,
+    TrainArguments,
+    resolved,
+)
 from nanograd.settings.specs import (
     EvaluateSpec,
     ExportSpec,
@@ -42,53 +69,85 @@ from nanograd.settings.specs import (
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.run import TrainingRun, train_run
 
-ResultLine = dict[str, Any]
-
 
 def train(
-    config: TrainSpec, listener: Listener = ignore, arrays: Source | None = None
-) -> ResultLine:
-    """Train a net, or an ensemble, in its run directory; on arrays in place of data sets."""
-    place = run_directory(config)
-    if config.kernel == PORTABLE:
-        process.require_portable()
-    columns = (config.image_column, config.label_column)
-    data = sources.load(config.data, listener, config.test_split, columns, arrays)
-    images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
-    listener(info(f"{images}; run directory {place}"))
-    with (
-        trackers(place, config.identity(), config.tensorboard, config.mlflow, listener) as tracking,
-        group_starter(config, listener) as (workers, start_group),
-        stop_signals() as stop,
-    ):
-        everyone = broadcast(listener, *tracking, *ray_metrics(config, "train", place, listener))
-        run = TrainingRun.of(replace(config, workers=workers), place, data)
-        recipe = run.nets[0].recipe
-        if recipe.num_warm_up >= recipe.num_rounds:
-            text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
-            listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
-        result = train_run(run, start_group, everyone, stop)
-        everyone(events.TrainingFinished(result=result))
+    *,
+    workers: int | None = 0,
+    listener: Listener = ignore,
+    spec: TrainSpec | None = None,
+    **settings: Unpack[TrainArguments],
+) -> Training:
+    """Train a net, or an ensemble, in its run directory; the bits do not depend on `workers`.
 
-    def build() -> Report:
-        return training_report.build(training_report.read_run(place), data.test)
+    A run that is complete is loaded; one that was stopped is continued.
 
-    return {**result, "report": write_report(place, build, listener, as_png=config.plots)}
+    Args:
+        workers: number of Ray actors; 0 trains in this process, without Ray; None starts one per
+            free CPU.
+        listener: called with each event (`nanograd.runtime.events`): messages, progress, finished
+            epochs, failures of workers. `nanograd.TextLog(print)` prints them as lines.
+        spec: settings in place of all keyword arguments.
+        settings: `data="mnist"`, `preset="accurate"`, `output="runs/1"`, `batch_size=128`, ...
+            Others come from the preset. `data` is a data set, a list of several, or a pair of
+            arrays (images, labels), images as for `Model.predict`.
 
+    Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: the data is missing or broken.
+        OutputExistsError: the run directory holds another run.
+        Stopped: Ctrl-C; the same call with the same output continues.
+        DivergedError: a gradient, loss or parameter is not finite.
+        StorageError: the run directory cannot be written.
+    """
+    plain, arrays = _separate_arrays({"workers": workers, **settings})
+    with resolved(TrainSpec, spec, plain) as chosen:
+        place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
+        if chosen.kernel == PORTABLE:
+            process.require_portable()
+        columns = (chosen.image_column, chosen.label_column)
+        data = sources.load(chosen.data, listener, chosen.test_split, columns, arrays)
+        images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
+        listener(info(f"{images}; run directory {place}"))
+        with (
+            trackers(place, chosen, listener) as tracking,
+            group_starter(chosen, listener) as (actors, start_group),
+            stop_signals() as stop,
+        ):
+            everyone = broadcast(
+                listener, *tracking, *ray_metrics(chosen, "train", place, listener)
+            )
+            run = TrainingRun.of(replace(chosen, workers=actors), place, data)
+            recipe = run.nets[0].recipe
+            if recipe.num_warm_up >= recipe.num_rounds:
+                text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
+                listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
+            found = train_run(run, start_group, everyone, stop)
+            everyone(events.TrainingFinished(result=found))
+        model = model_io.load(found["model"])
 
-def run_directory(config: TrainSpec) -> str:
-    """Return the run directory; by default a folder named for the preset and the time."""
-    return config.output or f"runs/{config.preset}-{strftime('%Y%m%d-%H%M%S')}"
+        def build() -> Report:
+            return training_report.build(training_report.read_run(place), data.test)
+
+        return Training(
+            model=model,
+            metrics=json_files.read_lines(storage.join(place, "metrics.jsonl")),
+            directory=place,
+            report=write_report(place, build, listener, as_png=chosen.plots),
+        )
 
 
 def report(
-    place: str, data: Sequence[str], listener: Listener = ignore, *, as_png: bool = False
-) -> ResultLine:
+    place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
+) -> WrittenReport:
     """Write the report of a finished run or prediction.
 
-    That of a run uses the test images of `data`, by default those of its own data set.
+    Args:
+        place: run directory, or output of `predict`.
+        data: data sets whose test images the report of a run uses; by default those of the run.
+        listener: see `train`.
+        as_png: whether to write the charts as PNG files, too.
     """
-    began = perf_counter()
+    began, place = perf_counter(), fsdecode(place)
     if prediction_report.is_prediction(place):
         if data:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
@@ -98,166 +157,217 @@ def report(
         test = sources.reload_test(data, run.model.about, run.config, listener)
         built = training_report.build(run, test)
     written = built.write(place, as_png=as_png)
-    return {"report": written, "report_s": round(perf_counter() - began, 3)}
+    return WrittenReport(report=written, report_s=round(perf_counter() - began, 3))
 
 
-def ingest(config: IngestSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
-    """Convert pictures to Parquet."""
+def ingest(
+    inputs: Place | Sequence[Place],
+    *,
+    workers: int | None = 0,
+    listener: Listener = ignore,
+    spec: IngestSpec | None = None,
+    **settings: Unpack[IngestArguments],
+) -> Ingestion:
+    """Convert pictures to Parquet.
+
+    Arguments and errors are those of `predict`; the setting `output` is required.
+    """
     called = perf_counter()
-    job, work = ingest_parts.plan(inputs, config, listener)
-    if config.dry_run:
-        return describe_job(job)
-    result = _run(config, job, work, listener)
-    return {**result.summary, **_times("ingest_s", called, result), "output": config.output}
+    with resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen:
+        job, work = ingest_parts.plan(_places(inputs), chosen, listener)
+        if chosen.dry_run:
+            return Ingestion(plan=Plan(**describe_job(job)))
+        done = _run(chosen, job, work, listener)
+        return Ingestion.of(
+            done.summary, **_speed(called, done), ingest_s=_seconds(done), output=chosen.output
+        )
 
 
-def predict(config: PredictSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
-    """Classify the digits in Parquet or CSV files."""
+def predict(
+    inputs: Place | Sequence[Place],
+    *,
+    workers: int | None = 0,
+    listener: Listener = ignore,
+    spec: PredictSpec | None = None,
+    **settings: Unpack[PredictArguments],
+) -> Prediction:
+    """Classify the digits in Parquet or CSV files.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        workers: number of Ray actors; 0 works in this process, without Ray; None starts one per
+            free CPU.
+        listener: see `train`.
+        spec: settings in place of all keyword arguments.
+        settings: `model="runs/1/model"` and `output="read"` are required.
+
+    Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: an input or the model is missing or broken.
+        OutputExistsError: the output holds another job.
+        StorageError: the storage fails; the same call continues.
+    """
     called = perf_counter()
-    job, work = predict_parts.plan(inputs, config, listener)
-    if config.dry_run:
-        return describe_job(job)
-    result = _run(config, job, work, listener)
-    for text in account.remarks(result.summary):
-        listener(warning(text))
-    # What only the report uses would make a long line.
-    summary = {
-        name: value
-        for name, value in result.summary.items()
-        if name not in ("worst", "inputs", "model")
-        and not name.endswith(("_by_confidence", "_by_doubt"))
-    }
-    files = len({file for part in job.parts for file in part.files} | job.earlier.files())
-    times = _times("predict_s", called, result)
+    with resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen:
+        job, work = predict_parts.plan(_places(inputs), chosen, listener)
+        if chosen.dry_run:
+            return Prediction(plan=Plan(**describe_job(job)))
+        done, output = _run(chosen, job, work, listener), chosen.output
+        for text in account.remarks(done.summary):
+            listener(warning(text))
 
-    def build() -> Report:
-        return prediction_report.build(prediction_report.read_prediction(config.output))
+        def build() -> Report:
+            return prediction_report.build(prediction_report.read_prediction(output))
 
-    return {
-        **summary,
-        "files": files,
-        **times,
-        "summary": storage.join(config.output, SUMMARY),
-        "review": None if config.review_share == 0 else storage.join(config.output, account.REVIEW),
-        "report": write_report(
-            config.output, build, listener, as_png=config.plots, again=result.changed
-        ),
-        "output": config.output,
-    }
+        confusion = done.summary["confusion"]
+        return Prediction.of(
+            {**done.summary, "confusion": None if confusion is None else np.array(confusion)},
+            **_speed(called, done),
+            predict_s=_seconds(done),
+            files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
+            summary_file=storage.join(output, SUMMARY),
+            review=storage.join(output, account.REVIEW) if chosen.review_share else None,
+            report=write_report(output, build, listener, as_png=chosen.plots, again=done.changed),
+            output=output,
+            format=chosen.format,
+        )
 
 
-def inspect(config: InspectSpec, inputs: Sequence[str], listener: Listener = ignore) -> ResultLine:
-    """Draw each step from a picture to the probabilities."""
-    output = storage.absolute(config.output)
-    sheet.check_output(output)
-    model = model_io.load(config.model) if config.model else None
-    shown, total = find_pictures(inputs, config.limit, output)
-    if total > config.limit:
-        listener(info(f"{total:,} pictures; the sheet shows the first {config.limit} (--limit)"))
-    with process.one_thread():
-        found = [inspect_picture(name, config, model, data) for name, data in shown.items()]
-    storage.commit(output, sheet.draw_sheet(found, config.model))
-    return {**summarize(found), "left_out": total - len(found), "output": config.output}
+def inspect(
+    inputs: Place | Sequence[Place],
+    *,
+    listener: Listener = ignore,
+    spec: InspectSpec | None = None,
+    **settings: Unpack[InspectArguments],
+) -> Inspection:
+    """Draw each step from a picture to the probabilities.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        listener: see `train`.
+        spec: settings in place of all keyword arguments.
+        settings: `output="sheet.png"` is required.
+
+    Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: an input or the model is missing or broken.
+    """
+    with resolved(InspectSpec, spec, settings) as chosen:
+        output = storage.absolute(chosen.output)
+        sheet.check_output(output)
+        model = model_io.load(chosen.model) if chosen.model else None
+        shown, total = find_pictures(_places(inputs), chosen.limit, output)
+        if total > chosen.limit:
+            text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
+            listener(info(text))
+        with process.one_thread():
+            found = [inspect_picture(name, chosen, model, data) for name, data in shown.items()]
+        storage.commit(output, sheet.draw_sheet(found, chosen.model))
+        return Inspection(**summarize(found), left_out=total - len(found), output=chosen.output)
 
 
 def evaluate(
-    config: EvaluateSpec,
+    model: Place | Model,
+    *,
     listener: Listener = ignore,
-    arrays: Source | None = None,
-    model: Model | None = None,
-) -> ResultLine:
-    """Measure a model on test sets, or arrays; with `verbose`, emit an event for each image."""
-    model = model or model_io.load(config.model)
-    columns = (config.image_column, config.label_column)
-    test = sources.load_test(config.data, listener, columns, arrays)
-    began = perf_counter()
-    with process.one_thread():
-        scores = model.probabilities(test.images)
-    best = np.argmax(scores, axis=1)
-    if config.verbose:
-        found = test.labels.tolist(), scores.tolist(), best.tolist()
-        for label, row, prediction in zip(*found, strict=True):
-            listener(events.ImageScored(label=label, scores=tuple(row), prediction=prediction))
-    seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
-    listener(info(f"evaluated in {seconds:.3f} s\naccuracy: {accuracy:.4f}"))
-    return {
-        "images": len(test),
-        "accuracy": accuracy,
-        "calibration_error": metrics.calibration(scores.max(axis=1), best == test.labels, 15).error,
-        "confusion": metrics.confusion_matrix(best, test.labels, NUM_CLASSES).tolist(),
-        "evaluate_s": round(seconds, 3),
-        "params_sha256": model.params_sha256(),
-    }
+    spec: EvaluateSpec | None = None,
+    **settings: Unpack[EvaluateArguments],
+) -> Evaluation:
+    """Measure a model on labelled images.
+
+    Args:
+        model: model directory or URI, or a model.
+        listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
+        spec: settings in place of all keyword arguments.
+        settings: `data` as for `train`, ...
+
+    Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: the data or the model is missing or broken.
+    """
+    name = repr(model) if isinstance(model, Model) else model
+    plain, arrays = _separate_arrays({"model": name, **settings})
+    with resolved(EvaluateSpec, spec, plain) as chosen:
+        loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
+        columns = (chosen.image_column, chosen.label_column)
+        test = sources.load_test(chosen.data, listener, columns, arrays)
+        began = perf_counter()
+        with process.one_thread():
+            probabilities = loaded.probabilities(test.images)
+        best = np.argmax(probabilities, axis=1)
+        if chosen.verbose:
+            found = test.labels.tolist(), probabilities.tolist(), best.tolist()
+            for label, row, digit in zip(*found, strict=True):
+                listener(events.ImageScored(label=label, scores=tuple(row), prediction=digit))
+        seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
+        listener(info(f"evaluated in {seconds:.3f} s\naccuracy: {accuracy:.4f}"))
+        confidence, is_right = probabilities.max(axis=1), best == test.labels
+        return Evaluation(
+            images=len(test),
+            accuracy=accuracy,
+            calibration_error=metrics.calibration(confidence, is_right, 15).error,
+            confusion=metrics.confusion_matrix(best, test.labels, NUM_CLASSES),
+            evaluate_s=round(seconds, 3),
+            params_sha256=loaded.params_sha256(),
+        )
 
 
-def export_model(config: ExportSpec) -> ResultLine:
-    """Write a model as an ONNX graph."""
-    model = model_io.load(config.model)
-    try:
-        from nanograd.models.onnx import OPSET, graph
-    except ModuleNotFoundError as error:
-        raise UsageError("nanograd export needs the package onnx: pip install onnx") from error
-    data = graph(model)
-    storage.commit(config.output, data)
-    return {
-        "format": "onnx",
-        "opset": OPSET,
-        "nets": len(model.nets),
-        "bytes": len(data),
-        "params_sha256": model.params_sha256(),
-        "output": config.output,
-    }
+def export(
+    model: Place | None = None, output: Place | None = None, *, spec: ExportSpec | None = None
+) -> Export:
+    """Write a model as an ONNX graph.
+
+    Args:
+        model: model directory or URI.
+        output: file or URI that ends in .onnx.
+        spec: both, in place of the other arguments.
+
+    Raises:
+        UsageError: the package onnx is not installed, or an argument is invalid.
+        DataError: the model is missing or broken.
+        StorageError: the file cannot be written.
+    """
+    with resolved(ExportSpec, spec, {"model": model, "output": output}) as chosen:
+        loaded = model_io.load(chosen.model)
+        try:
+            from nanograd.models.onnx import OPSET, graph
+        except ModuleNotFoundError as error:
+            text = "nanograd export needs the package onnx: pip install onnx"
+            raise UsageError(text) from error
+        data = graph(loaded)
+        storage.commit(chosen.output, data)
+        return Export(
+            format="onnx",
+            opset=OPSET,
+            nets=len(loaded.nets),
+            bytes=len(data),
+            params_sha256=loaded.params_sha256(),
+            output=chosen.output,
+        )
 
 
-def data_fetch(mirrors: Sequence[str], listener: Listener = ignore) -> ResultLine:
-    """Download MNIST into the cache."""
+def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Cache:
+    """Download MNIST into the cache, from the mirrors if any are given."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
     listener(info(f"MNIST is complete and verified in {cache}"))
-    return {"cache": cache}
+    return Cache(cache=cache)
 
 
-def data_info(names: Sequence[str], listener: Listener = ignore) -> ResultLine:
+def describe_data(names: Sequence[str], listener: Listener = ignore) -> DataSet:
     """Count the images of data sets and compute their checksum."""
     data = sources.load(names, listener)
-    return {
-        "data": data.name,
-        "sha256": data.sha256,
-        **{
-            part: {"images": len(each), "per_class": np.bincount(each.labels).tolist()}
-            for part, each in (("train", data.train), ("test", data.test))
-        },
-    }
+    train_counts, test_counts = (
+        np.bincount(each.labels).tolist() for each in (data.train, data.test)
+    )
+    return DataSet(data=data.name, sha256=data.sha256, train=train_counts, test=test_counts)
 
 
-def data_export(names: Sequence[str], output: str, listener: Listener = ignore) -> ResultLine:
+def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Pictures:
     """Write test sets as PNG files, a folder for each class."""
     test = sources.load_test(names, listener)
     mnist.write_pictures(test, output)
-    return {"images": len(test), "output": output}
-
-
-def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, ResultLine]]:
-    """Run the whole pipeline on the built-in sample; yield each command with its result line."""
-    from nanograd.distributed.cluster import session
-
-    began = perf_counter()
-    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
-    settings = {"preset": "accurate", "data": "sample", "workers": 2, "overwrite": True}
-    with session(None, 2, listener):
-        listener(info("training on the built-in sample with two Ray workers"))
-        trained = train(TrainSpec.resolve(settings, {"output": run}), listener)
-        yield "train", trained
-        listener(info("writing its test digits as PNG files, like a folder of your own digits"))
-        data_export(["sample"], pictures, listener)
-        yield "ingest", ingest(IngestSpec(output=rows, overwrite=True), [pictures], listener)
-        config = PredictSpec(output=read, model=trained["model"], overwrite=True)
-        predicted = predict(config, [rows], listener)
-        yield "predict", predicted
-    places = {"pictures": pictures, "rows": rows, "model": trained["model"]}
-    listener(info(summaries.of_demo(predicted, **places)))
-    accuracies = {"test_accuracy": trained["test_accuracy"], "accuracy": predicted["accuracy"]}
-    yield "demo", {**accuracies, "demo_s": round(perf_counter() - began, 3), "output": output}
+    return Pictures(images=len(test), output=output)
 
 
 def write_report(
@@ -279,20 +389,46 @@ def write_report(
         return None
 
 
-def _run(config: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
+def _run(spec: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
     """Run a batch job in this process or on Ray, which is not started for nothing."""
     if not job.parts:
-        config = replace(config, workers=0)
-    with part_runner(config, work, listener) as run_parts:
-        ray = ray_metrics(config, job.identity["command"], job.place, listener)
+        spec = replace(spec, workers=0)
+    with part_runner(spec, work, listener) as run_parts:
+        ray = ray_metrics(spec, job.identity["command"], job.place, listener)
         return run_job(job, run_parts, broadcast(listener, *ray))
 
 
-def _times(name: str, called: float, result: JobResult) -> ResultLine:
-    """Return seconds to the start of the first part, seconds from there to the end, and rows/s."""
-    seconds = result.ended - result.began
-    return {
-        "start_s": round(result.began - called, 3),
-        name: round(seconds, 3),
-        "rows_per_s": round(result.rows / seconds) if seconds else 0,
-    }
+def _seconds(done: JobResult) -> float:
+    """Return seconds from the first part to the end."""
+    return round(done.ended - done.began, 3)
+
+
+def _speed(called: float, done: JobResult) -> dict[str, Any]:
+    """Return seconds to the start of the first part, and rows/s from there."""
+    seconds = done.ended - done.began
+    rate = round(done.rows / seconds) if seconds else 0
+    return {"start_s": round(done.began - called, 3), "rows_per_s": rate}
+
+
+def _places(inputs: Place | Sequence[Place]) -> list[str]:
+    found = [inputs] if isinstance(inputs, str | PathLike) else inputs
+    if not isinstance(found, Sequence) or not found:
+        raise ArgumentError(f"name one or several inputs, not {inputs!r}")
+    for each in found:
+        if not isinstance(each, str | PathLike):
+            raise ArgumentError(f"{each!r} is no path or URI")
+    return [fsdecode(each) for each in found]
+
+
+def _separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | None]:
+    """Return settings, and the data set of the arrays in `data`, if it is a pair of these."""
+    data = settings.get("data")
+    names = data if isinstance(data, list | tuple) else [data]
+    if data is None or all(isinstance(each, str | PathLike) for each in names):
+        return settings, None
+    if len(names) != 2 or any(isinstance(each, str | PathLike) for each in names):
+        raise ArgumentError(
+            "data is the name of a data set, several, or one pair (images, labels), not in a list "
+            "with others; save the pair as a Parquet file to join it"
+        )
+    return {**settings, "data": sources.ARRAYS}, sources.from_arrays(*names)

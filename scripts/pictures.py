@@ -26,10 +26,8 @@ from rich.text import Text
 
 from nanograd import commands
 from nanograd.console.log_lines import sentence
-from nanograd.console.summaries import of_training
 from nanograd.console.terminal import LiveView
 from nanograd.runtime.events import EpochFinished, Event, TrainingProgress
-from nanograd.settings.train_spec import TrainSpec
 from scripts import chromium
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -146,9 +144,10 @@ def capture_terminal(browser: Browser) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/run"
         add()
-        config = TrainSpec(data=("sample",), workers=2, epochs=30, output=place)
-        result = commands.train(config, draw_event)
-        add(drawing, Text(of_training(result).replace(place, "runs/1")))
+        result = commands.train(
+            data="sample", workers=2, epochs=30, output=place, listener=draw_event
+        )
+        add(drawing, Text(result.summary().replace(place, "runs/1")))
     page = browser.new_page(viewport={"width": 860, "height": 400})
     pictures = []
     for time_s, svg in frames:

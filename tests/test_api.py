@@ -2,10 +2,11 @@
 
 import signal
 from collections.abc import Callable
+from dataclasses import fields
 from io import BytesIO, StringIO
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, get_args, get_type_hints
 from zipfile import ZipFile
 
 import numpy as np
@@ -15,22 +16,26 @@ import pytest
 from PIL import Image
 
 import nanograd
-from nanograd import commands
 from nanograd.data import mnist
 from nanograd.digits.dataset import Mnist
-from nanograd.errors import ArgumentError, DataError, Stopped, UsageError
+from nanograd.errors import ArgumentError, DataError, Stopped
 from nanograd.pictures import normalise
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, Event, broadcast
+from nanograd.settings import arguments
+from nanograd.settings.fields import Spec, flag_name, properties
 from nanograd.settings.specs import (
     EvaluateSpec,
-    ExportSpec,
     IngestSpec,
+    InspectSpec,
     PredictSpec,
+    ReadOptions,
 )
 from nanograd.settings.train_spec import TrainSpec
+from tests.conftest import Nanograd
 from tests.helpers.drawings import drawings, painted
 from tests.helpers.folders import untimed_contents
+from tests.helpers.models import some_model
 from tests.helpers.processes import run_python
 
 SETTINGS: dict[str, Any] = {
@@ -41,6 +46,11 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> nanograd.Training:
     return nanograd.train(output=tmp_path_factory.mktemp("api") / "run", **SETTINGS)
+
+
+@pytest.fixture
+def nanograd_(nanograd: Nanograd) -> Nanograd:
+    return nanograd
 
 
 def printed(code: str, **environment: str) -> str:
@@ -63,100 +73,118 @@ def test_every_name_it_offers_is_there_and_others_are_not() -> None:
         _ = nanograd.trian  # type: ignore[attr-defined]
 
 
-def untimed(figures: dict[str, Any]) -> dict[str, Any]:
+def untimed(line: dict[str, Any]) -> dict[str, Any]:
     """Return a result line without times and places."""
     left_out = {"start_s", "rows_per_s", "output", "summary", "report", "review", "evaluate_s"}
-    timed = {*left_out, "predict_s", "ingest_s"}
-    return {name: value for name, value in figures.items() if name not in timed}
+    timed = {*left_out, "predict_s", "ingest_s", "event", "command"}
+    return {name: value for name, value in line.items() if name not in timed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spec"),
+    [
+        (arguments.TrainArguments, TrainSpec),
+        (arguments.IngestArguments, IngestSpec),
+        (arguments.PredictArguments, PredictSpec),
+        (arguments.InspectArguments, InspectSpec),
+        (arguments.EvaluateArguments, EvaluateSpec),
+        (arguments.ReadArguments, ReadOptions),
+    ],
+)
+def test_typed_arguments_are_the_fields_of_the_spec(arguments: Any, spec: type[Spec]) -> None:
+    apart = {"workers"} | ({"model"} if spec is EvaluateSpec else set())  # named in the signature
+    known = {each.name: each for each in fields(spec) if not properties(each).terminal}
+
+    hints = get_type_hints(arguments)
+
+    assert hints.keys() == known.keys() - apart
+    for name, hint in hints.items():
+        choices = properties(known[name]).choices
+        assert not choices or get_args(hint) == choices
 
 
 @pytest.mark.parametrize("as_list", [False, True])
 def test_function_and_command_predict_to_the_same_files(
-    tmp_path: Path, run: nanograd.Training, sample: Mnist, as_list: bool
+    nanograd_: Nanograd, tmp_path: Path, run: nanograd.Training, sample: Mnist, as_list: bool
 ) -> None:
     images = [image.tobytes() for image in sample.test.images[:7]]
     pq.write_table(pa.table({"image": images, "id": range(7)}), tmp_path / "rows.parquet")
-    model, file = Path(run.directory) / "model", tmp_path / "rows.parquet"
-    by_command = PredictSpec(
-        model=str(model), output=str(tmp_path / "command"), workers=0, keep=("id",)
-    )
-    figures = commands.predict(by_command, [str(file)])
+    model, file = f"{run.directory}/model", tmp_path / "rows.parquet"
+    words = ["--model", model, "--output", "command", "--workers", "0", "--keep", "id"]
 
+    done = nanograd_("predict", str(file), *words)
     result = nanograd.predict(
-        [file] if as_list else file, model=model, output=tmp_path / "function", keep=["id"]
+        [file] if as_list else file, model=Path(model), output=tmp_path / "function", keep=["id"]
     )
 
-    assert untimed(result.figures) == untimed(figures)
+    assert untimed(result.to_json()) == untimed(done.last)
     assert (result.rows, result.predicted, result.accuracy) == (7, 7, None)
     assert result.output == str(tmp_path / "function")
-    assert untimed_contents(tmp_path / "function") == untimed_contents(tmp_path / "command")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model": "m"}, "--output is missing"),
-        ({"model": "m", "output": "o", "quiet": True}, "pass listener= instead"),
-        ({"model": "m", "output": "o", "modle": 1}, "unknown setting 'modle'"),
-    ],
-)
-def test_settings_of_a_prediction_are_checked(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        nanograd.predict("rows.parquet", **settings)
+    assert untimed_contents(tmp_path / "function") == untimed_contents(Path("command"))
 
 
 def test_functions_and_commands_ingest_evaluate_and_export_the_same(
-    tmp_path: Path, run: nanograd.Training, sample: Mnist
+    nanograd_: Nanograd, tmp_path: Path, run: nanograd.Training, sample: Mnist
 ) -> None:
     mnist.write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "pictures"))
     pictures, model = tmp_path / "pictures", f"{run.directory}/model"
-    outputs = [str(tmp_path / name) for name in ("a", "b", "a.onnx", "b.onnx")]
+    rows, file = str(tmp_path / "a"), tmp_path / "a.onnx"
 
-    ingested = nanograd.ingest(pictures, output=outputs[0])
+    ingested = nanograd.ingest(pictures, output=rows)
     evaluated = nanograd.evaluate(Path(model), data=pictures)
-    exported = nanograd.export(model, Path(outputs[2]))
+    exported = nanograd.export(model, file)
 
-    figures = commands.ingest(IngestSpec(output=outputs[1], workers=0), [str(pictures)])
-    assert untimed(ingested.figures) == untimed(figures)
+    done = nanograd_("ingest", str(pictures), "--output", "b", "--workers", "0")
+    assert untimed(ingested.to_json()) == untimed(done.last)
     assert (ingested.rows, ingested.labelled, ingested.quarantined) == (31, 31, 0)
-    assert untimed_contents(Path(outputs[0])) == untimed_contents(Path(outputs[1]))
-    figures = commands.evaluate(EvaluateSpec(model=model, data=str(pictures)))
-    assert untimed(evaluated.figures) == untimed(figures)
-    assert (evaluated.images, np.sum(evaluated.confusion)) == (31, 31)
-    rows = nanograd.evaluate(model, data=[outputs[0], str(pictures)])
+    assert untimed_contents(Path(rows)) == untimed_contents(Path("b"))
+    done = nanograd_("evaluate", "--model", model, "--data", str(pictures))
+    assert untimed(evaluated.to_json()) == untimed(done.last)
+    assert (evaluated.images, evaluated.confusion.sum()) == (31, 31)
+    both = nanograd.evaluate(model, data=[rows, str(pictures)])
     arrays = nanograd.evaluate(model, data=(sample.test.images[:31], sample.test.labels[:31]))
-    assert (rows.images, rows.accuracy) == (62, evaluated.accuracy)
+    assert (both.images, both.accuracy) == (62, evaluated.accuracy)
     assert arrays.accuracy == evaluated.accuracy
     loaded = nanograd.evaluate(run.model, data=pictures)
-    assert untimed(loaded.figures) == untimed(evaluated.figures)
-    commands.export_model(ExportSpec(model=model, output=outputs[3]))
-    assert Path(outputs[2]).read_bytes() == Path(outputs[3]).read_bytes()
-    assert (exported.bytes, exported.output) == (Path(outputs[2]).stat().st_size, outputs[2])
-
-
-def test_model_in_place_of_its_directory_is_named_in_one_short_sentence(
-    run: nanograd.Training,
-) -> None:
-    assert len(repr(run.model)) < 60
-    for call in (
-        lambda: nanograd.predict("rows", model=run.model, output="read"),
-        lambda: nanograd.export(run.model, "digits.onnx"),  # type: ignore[arg-type]
-    ):
-        with pytest.raises(
-            ArgumentError, match=r"pass its directory, such as RUN/model$"
-        ) as caught:
-            call()
-        assert len(str(caught.value)) < 150
+    assert untimed(loaded.to_json()) == untimed(evaluated.to_json())
+    nanograd_("export", "--model", model, "--output", "b.onnx")
+    assert file.read_bytes() == Path("b.onnx").read_bytes()
+    assert (exported.bytes, exported.output) == (file.stat().st_size, str(file))
 
 
 def test_dry_run_predicts_nothing(tmp_path: Path, run: nanograd.Training) -> None:
     pq.write_table(pa.table({"image": [bytes(784)]}), tmp_path / "a.parquet")
-    settings = {"model": f"{run.directory}/model", "output": tmp_path / "out"}
 
-    plan = nanograd.predict(tmp_path / "a.parquet", dry_run=True, **settings)
+    done = nanograd.predict(
+        tmp_path / "a.parquet",
+        dry_run=True,
+        model=f"{run.directory}/model",
+        output=tmp_path / "out",
+    )
 
-    assert (plan.predicted, plan.figures["rows_to_do"]) == (0, 1)
+    assert done.plan
+    assert (done.predicted, done.plan.rows_to_do) == (0, 1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: nanograd.predict("rows", model="m"), "output is missing"),
+        (lambda: nanograd.predict("rows", quiet=True), "quiet is for the terminal; pass listener="),
+        (lambda: nanograd.predict("rows", modle=1), "unknown setting 'modle'"),
+        (lambda: nanograd.predict("rows", model=some_model(), output="o"), "model is <Model"),
+        (lambda: nanograd.export(some_model(), "digits.onnx"), "model is <Model"),
+        (lambda: nanograd.train(epoch=3), "unknown setting 'epoch'; known are .*epochs"),
+        (lambda: nanograd.train(preset="fsat"), "preset is 'fsat': choose classic or fast"),
+        (lambda: nanograd.train(batch_size=7, shards=8), "^batch_size 7 is less than shards 8"),
+    ],
+)
+def test_invalid_arguments_are_named_as_arguments(call: Any, named: str) -> None:
+    with pytest.raises(ArgumentError, match=named) as caught:
+        call()
+
+    assert "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +225,15 @@ def test_bad_arguments_are_errors_of_its_own(call: Callable[[], Any]) -> None:
 
 
 def test_function_and_command_train_to_the_same_bits(
-    tmp_path: Path, run: nanograd.Training
+    nanograd_: Nanograd, run: nanograd.Training
 ) -> None:
-    config = TrainSpec.resolve({**SETTINGS, "workers": 0, "output": str(tmp_path / "run")})
+    words = [w for name, value in SETTINGS.items() for w in (flag_name(name), str(value))]
 
-    figures = commands.train(config)
+    line = nanograd_("train", *words, "--workers", "0", "--output", "run").last
 
-    assert run.model.params_sha256() == run.figures["params_sha256"] == figures["params_sha256"]
-    assert run.figures["test_accuracy"] == figures["test_accuracy"]
+    assert run.model.params_sha256() == run.params_sha256 == line["params_sha256"]
+    assert run.test_accuracy == line["test_accuracy"]
+    assert len(repr(run)) < 300
 
 
 def test_run_has_its_metrics_and_its_directory(run: nanograd.Training) -> None:
@@ -244,7 +273,7 @@ def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped, match="repeat the command with --output"):
+    with pytest.raises(Stopped, match="repeat the command with output"):
         nanograd.train(output=tmp_path / "run", listener=interrupt, **SETTINGS)
     finished = nanograd.train(output=tmp_path / "run", **SETTINGS)
 
@@ -274,13 +303,7 @@ def test_thread_of_another_program_may_train(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown setting 'epoch'; known are .*epochs"):
-        nanograd.train(epoch=3)
-    with pytest.raises(UsageError, match="quiet is for the terminal"):
-        nanograd.train(quiet=True)
-    with pytest.raises(UsageError, match="--preset is 'fsat': choose classic or fast"):
-        nanograd.train(preset="fsat")
+def test_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a model directory"):
         nanograd.load_model(tmp_path)
 

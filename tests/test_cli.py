@@ -19,6 +19,7 @@ import pytest
 from nanograd import cli
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model
+from nanograd.results import Cache, Result
 from nanograd.runtime import json_files
 from nanograd.settings import flags
 from nanograd.settings.fields import REQUIRED, flag_name, properties
@@ -238,12 +239,12 @@ def test_prediction_of_no_row_ends_with_65_and_the_commonest_detail(
 def test_demo_prints_its_results_on_stdout_while_ray_has_it(
     nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def steps(*_: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def steps(*_: Any) -> Iterator[tuple[str, Result]]:
         with redirect_stdout(sys.stderr):  # as in a session of Ray
-            yield "train", {"seven": 7}
-        yield "demo", {}
+            yield "train", Cache(cache="here")
+        yield "demo", Result()
 
-    monkeypatch.setattr("nanograd.commands.demo", steps)
+    monkeypatch.setattr("nanograd.demo.demo", steps)
     done = nanograd("demo")
 
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]

@@ -65,7 +65,7 @@ def as_parquet(data: Dataset, folder: Path) -> str:
 
 def as_ingested(data: Dataset, folder: Path) -> str:
     pictures = write_pictures(data, folder / "in")
-    commands.ingest(IngestSpec(output=str(folder / "rows"), workers=0), [str(pictures)])
+    commands.ingest([str(pictures)], spec=IngestSpec(output=str(folder / "rows"), workers=0))
     return str(folder / "rows")
 
 
@@ -100,9 +100,9 @@ def test_same_digits_train_to_the_same_parameters_in_every_form(
 
     run = api.train(data=place, output=tmp_path / "run", **settings)
 
-    assert run.figures["params_sha256"] == arrays.figures["params_sha256"]
-    assert run.figures["test_accuracy"] == arrays.figures["test_accuracy"]
-    assert commands.report(str(tmp_path / "run"), [])["report"]
+    assert run.params_sha256 == arrays.params_sha256
+    assert run.test_accuracy == arrays.test_accuracy
+    assert commands.report(str(tmp_path / "run"), []).to_json()["report"]
     with pytest.raises(UsageError, match="trained on arrays; name its test images with --data"):
         commands.report(str(tmp_path / "arrays"), [])
 

@@ -1,11 +1,9 @@
 """Predictions inside of another program's pipeline: batches of rows in, the same rows out."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from math import prod
-from os import PathLike, fsdecode
-from typing import Any, TypeAlias
+from os import fsdecode
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +18,7 @@ from nanograd.jobs.predict import predicted_columns
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process, storage
+from nanograd.settings.arguments import Place, ReadArguments, as_arguments, resolved
 from nanograd.settings.specs import ReadOptions
 
 # A table of pyarrow, a DataFrame of pandas or polars, or arrays by name, as Ray Data passes them.
@@ -49,19 +48,15 @@ class Predictor:
             have no type of Arrow; a ValueError and a TypeError.
     """
 
-    def __init__(self, model: str | PathLike[str] | Model, **options: Any) -> None:
+    def __init__(self, model: Place | Model, **options: Unpack[ReadArguments]) -> None:
         if not isinstance(model, Model):
             try:
                 model = model_io.load(storage.absolute(fsdecode(model)))
             except TypeError as error:
                 raise ArgumentError(f"the model is no directory, URI or Model: {error}") from error
         self._model = model
-        known = {each.name for each in fields(ReadOptions)}
-        if unknown := sorted(options.keys() - known):
-            raise ArgumentError(
-                f"unknown option {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
-        self._options = ReadOptions(**options)
+        with resolved(ReadOptions, None, options) as self._options:
+            pass
 
     def __call__(self, batch: Batch) -> Batch:
         """Classify the rows of a batch."""
@@ -71,7 +66,7 @@ class Predictor:
             images = find_image_column(table.schema, self._options.image_column).names
             found, rejections = read(table, self._options)
         except DataError as error:
-            raise DataError(re.sub("--(image|label)-", r"\1_", str(error))) from error
+            raise DataError(as_arguments(str(error))) from error
         first = given[images[0]]
         if isinstance(first, np.ndarray) and first.dtype.kind == "S":
             raise ArgumentError(f"{first.dtype} loses zeros at the end; pass a list of bytes")

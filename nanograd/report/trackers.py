@@ -12,6 +12,7 @@ from typing import Any
 from nanograd.errors import UnavailableError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import EpochFinished, Event, Listener, TrainingFinished, warning
+from nanograd.settings.train_spec import TrainSpec
 
 EXPERIMENT = "nanograd"
 # The scalars of an epoch; the rest are counts.
@@ -19,20 +20,12 @@ _SCALARS = ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
 
 
 @contextmanager
-def trackers(
-    folder: str,
-    settings: Mapping[str, Any],
-    tensorboard: bool,
-    mlflow: str | None,
-    listener: Listener,
-) -> Iterator[list[Listener]]:
+def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[Listener]]:
     """Provide the listeners that track a run, until it ends.
 
     Args:
         folder: the run directory; event files of TensorBoard go to its folder `tensorboard`.
-        settings: those that affect the bits of the model.
-        tensorboard: whether to write them.
-        mlflow: an MLflow tracking URI, or None.
+        spec: settings of the run.
         listener: receives a warning when a tracker fails; the run continues.
 
     Raises:
@@ -41,10 +34,10 @@ def trackers(
     """
     with ExitStack() as stack:
         found: list[TensorBoard | MLflow] = []
-        if tensorboard:
+        if spec.tensorboard:
             found.append(TensorBoard(storage.join(folder, "tensorboard")))
-        if mlflow is not None:
-            found.append(MLflow(mlflow, folder, settings))
+        if spec.mlflow is not None:
+            found.append(MLflow(spec.mlflow, folder, spec.identity()))
         for each in found:
             stack.push(each.close)
         yield [guarded(each, listener) for each in found]

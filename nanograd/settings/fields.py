@@ -53,6 +53,7 @@ class Setting:
     least: float | None = None  # smallest allowed value
     below: float | None = None  # upper bound, not allowed itself
     most: float | None = None  # largest allowed value
+    terminal: bool = False  # has no effect from Python, where a listener receives the events
     lines: bool = False  # the environment variable has one value per line, not per word
 
 

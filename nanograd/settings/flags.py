@@ -57,8 +57,8 @@ class _SettingOption(click.Option):
         self.group, self.rare = group, rare
 
 
-def with_settings(config_class: type[Spec]) -> Callable[[Command], Command]:
-    """Add a flag for each field of a config, and pass the config to the command first."""
+def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
+    """Add a flag for each field of a spec, and pass the spec to the command first."""
 
     def decorate(command: Command) -> Command:
         def run(config: str | None, **given: Any) -> None:
@@ -68,17 +68,16 @@ def with_settings(config_class: type[Spec]) -> Callable[[Command], Command]:
             flags = {name: value for name, value in given.items() if value not in (None, ())}
             text = storage.read(config).decode(errors="surrogateescape") if config else ""
             # Spec file < environment < flag; click has merged the last two.
-            settings = config_class.resolve(from_toml(text, str(config)), flags)
-            command(settings, *arguments)
+            command(spec_class.resolve(from_toml(text, str(config)), flags), *arguments)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = common_flags(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
-        if any(properties(each).rare for each in fields(config_class)):
+        if any(properties(each).rare for each in fields(spec_class)):
             run = _help_all(run)
-        own = config_class.__annotations__
+        own = spec_class.__annotations__
         required_and_own_first = sorted(
-            fields(config_class),
+            fields(spec_class),
             key=lambda each: (each.default is not REQUIRED, each.name not in own),
         )
         for each in reversed(required_and_own_first):  # click lists the last one first

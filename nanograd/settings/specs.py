@@ -144,13 +144,14 @@ class JobSpec(Spec):
         group="Workers",
     )
     overwrite: bool = setting(False, "replace existing output", group="Output")
-    quiet: bool = setting(False, "log warnings and errors only", group="Output")
+    quiet: bool = setting(False, "log warnings and errors only", group="Output", terminal=True)
     log_format: str = setting(
         "auto",
         "log on stderr: auto (a live view on a terminal, else text), text or json "
         "(one line every few seconds)",
         choices=("auto", "text", "json"),
         group="Output",
+        terminal=True,
     )
 
     def require_shared(self, output: str | None) -> None:

@@ -84,7 +84,9 @@ def test_kept_drawings_are_saved_with_their_labels(page: Page, tmp_path: Path) -
 
     saved.value.save_as(tmp_path / "drawings.zip")
     config = IngestSpec(output=str(tmp_path / "rows"), workers=0)
-    figures = commands.ingest(config, [str(tmp_path / "drawings.zip")], [].append)
+    figures = commands.ingest(
+        [str(tmp_path / "drawings.zip")], spec=config, listener=[].append
+    ).to_json()
     assert figures["ingested"] == figures["labelled"] == len(wanted)
     labels = pq.read_table(tmp_path / "rows")["label"].to_pylist()
     assert sorted(labels) == sorted(drawing.label for drawing in wanted)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nanograd.console import summaries
 from nanograd.console.log_lines import JsonLog, TextLog
 from nanograd.console.terminal import LiveView, stderr_listener
 from nanograd.runtime.events import Event, Level, Listener, Message, WorkerState, info, warning
@@ -204,67 +203,3 @@ def test_view_is_closed_when_a_job_fails() -> None:
         raise KeyboardInterrupt
 
     assert on_a_terminal(fail).rstrip().endswith("\x1b[?25h")
-
-
-def test_summary_names_the_output_and_the_next_command() -> None:
-    trained = summaries.of_training(
-        {"epochs": 3, "train_s": 9.12, "test_accuracy": 0.9903, "model": "r/model", "report": None}
-    )
-    ingested = summaries.of_ingest(
-        {
-            "output": "rows",
-            "ingested": 20,
-            "labelled": 7,
-            "quarantined": 1,
-            "broken_files": 0,
-            "reasons": {"empty": 1},
-        }
-    )
-    counts = {
-        "predicted": 20,
-        "quarantined": 0,
-        "broken_files": 0,
-        "reasons": {},
-        "details": [],
-        "accuracy": None,
-    }
-    where = {"output": "s3://b/o", "report": "s3://b/o/report.html", "review": None}
-    read = summaries.of_prediction(where | counts, "parquet")
-
-    assert "99.03 %" in trained
-    assert "report" not in trained
-    assert "nanograd predict rows --model r/model --output read" in trained
-    assert "1 quarantined (1 empty)" in ingested
-    assert "nanograd predict rows" in ingested
-    assert "s3://b/o/predictions" in read
-    assert "% of" not in read
-
-
-def test_summary_of_an_empty_result_names_no_next_step() -> None:
-    none = {"output": "out", "quarantined": 2, "broken_files": 0, "reasons": {"empty": 2}}
-
-    ingested = summaries.of_ingest(none | {"ingested": 0, "labelled": 0})
-
-    assert "nanograd predict" not in ingested
-    assert "nanograd inspect" in ingested
-
-
-def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
-    detail = {"reason": "blank", "detail": "no ink", "rows": 2}
-    result = {
-        "quarantined": 2,
-        "broken_files": 3,
-        "reasons": {"blank": 2},
-        "predicted": 1,
-        "accuracy": None,
-    }
-
-    read = summaries.of_prediction(
-        result
-        | {"output": "out", "report": None, "review": None}
-        | {"details": [detail | {"source_file": "a.parquet", "source_row": 1234}]},
-        "parquet",
-    )
-
-    assert "2 quarantined (2 blank)" in read
-    assert "blank: no ink (first: row 1,234 of a.parquet)" in read

@@ -97,8 +97,10 @@ def test_many_small_files_are_predicted_as_without_ray(
 
     figures = [
         commands.predict(
-            PredictSpec(model=f"{tmp_path}/model", output=f"{tmp_path}/{workers}", workers=workers),
             [str(tmp_path / "lä ufe")],
+            spec=PredictSpec(
+                model=f"{tmp_path}/model", output=f"{tmp_path}/{workers}", workers=workers
+            ),
         )
         for workers in (0, 2)
     ]

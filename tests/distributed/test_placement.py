@@ -41,13 +41,13 @@ class Other:
 
 def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:
     run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
-    commands.data_export(["sample"], pictures)
-    commands.ingest(IngestSpec(output=rows, part_rows=193, workers=0), [pictures])
+    commands.export_data(["sample"], pictures)
+    commands.ingest([pictures], spec=IngestSpec(output=rows, part_rows=193, workers=0))
 
     learning = TrainSpec(data="sample", output=run, epochs=1, workers=ray_cpus)
-    trained = commands.train(learning)
+    trained = commands.train(spec=learning).to_json()
     reading = PredictSpec(model=trained["model"], output=read, workers=ray_cpus)
-    predicted = commands.predict(reading, [rows])
+    predicted = commands.predict([rows], spec=reading).to_json()
 
     assert trained["workers"] == ray_cpus
     assert predicted["predicted"] == 1000

@@ -41,7 +41,7 @@ def test_documented_pipeline_has_the_predictions_of_the_command(
     assert "7.png" in done.stdout
     settings = {"model": str(tmp_path / "runs/1/model"), "workers": 0, "keep": ("id",)}
     config = PredictSpec(**settings, output=str(tmp_path / "out"))
-    commands.predict(config, [str(tmp_path / "rows")])
+    commands.predict([str(tmp_path / "rows")], spec=config)
     expected = pq.read_table(tmp_path / "out/predictions").sort_by("id")
     found = pq.read_table(tmp_path / "read").sort_by("id")
     assert found["reason"].to_pylist() == ["broken_image", *[None] * 193]

@@ -56,7 +56,7 @@ def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path
     place = str(tmp_path / "läufe 1" / "run")
     config = TrainSpec(data="sample", workers=2, epochs=3, hidden=8, variants=0.0, output=place)
 
-    figures = commands.train(config, [].append)
+    figures = commands.train(spec=config, listener=[].append).to_json()
 
     found = wait_for(place.replace("ä", "%C3%A4"), rounds_total=figures["rounds"])
     assert found["ray_nanograd_images_total"] == 3 * 3600
@@ -92,15 +92,15 @@ def test_prediction_counts_rows_and_quarantine(
 ) -> None:
     place = str(tmp_path / "run")
     config = TrainSpec(data="sample", workers=0, epochs=1, hidden=8, output=place)
-    model = commands.train(config, [].append)["model"]
+    model = commands.train(spec=config, listener=[].append).to_json()["model"]
     digits: list[Any] = [image.tobytes() for image in sample.test.images[:193]]
     pq.write_table(pa.table({"image": [*digits, b"no picture"]}), tmp_path / "rows.parquet")
     out = str(tmp_path / os.fsdecode(b"l\xe4ufe"))
 
     commands.predict(
-        PredictSpec(model=model, output=out, workers=1),
         [str(tmp_path / "rows.parquet")],
-        [].append,
+        spec=PredictSpec(model=model, output=out, workers=1),
+        listener=[].append,
     )
 
     found = wait_for(str(tmp_path / "l%E4ufe"), rows_total=194)

@@ -167,8 +167,8 @@ def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
     run = nanograd.train(
         data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
     )
-    commands.export_model(
-        ExportSpec(model=run.figures["model"], output=str(tmp_path / "digits.onnx"))
+    commands.export(
+        spec=ExportSpec(model=f"{run.directory}/model", output=str(tmp_path / "digits.onnx"))
     )
     np.save(tmp_path / "images.npy", digits.images.reshape(-1, 28, 28))
     np.save(tmp_path / "expected.npy", run.model.predict(digits.images))

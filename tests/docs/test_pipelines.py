@@ -195,7 +195,7 @@ def predict_all(folder: Path, number: int) -> dict[str, pa.Table]:
         rows, out = folder / f"{place}.parquet", folder / f"out{place}"
         pq.write_table(pipeline.table(images), rows)
         config = PredictSpec(model=f"{run.directory}/model", output=str(out), workers=0)
-        commands.predict(config, [str(rows)])
+        commands.predict([str(rows)], spec=config)
         read = pq.read_table(out / "predictions").sort_by("source_row")
         tables[pipeline.name] = read.select(["source_row", "prediction", "probabilities"])
     return tables

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from nanograd.console.log_lines import TextLog
-from nanograd.console.summaries import of_demo
+from nanograd.demo import Demo
 from nanograd.errors import Reason
 from nanograd.runtime.events import (
     FailureKind,
@@ -34,11 +34,9 @@ def test_readme_quotes_failures_as_logged() -> None:
 
 
 def test_readme_quotes_the_summary_of_the_demo() -> None:
-    result = {"predicted": 1000, "accuracy": 0.987, "output": "demo/read"}
+    result = Demo(predicted=1000, test_accuracy=0.98, accuracy=0.987, demo_s=9.0, output="demo")
 
-    summary = of_demo(result, pictures="demo/png", rows="demo/rows", model="demo/run/model")
-
-    [quoted, _] = summary.strip().split("\nnext: ")
+    [quoted, _] = result.summary().strip().split("\nnext: ")
     assert f"```\n{quoted}\n```\n" in (ROOT / "README.md").read_text()
 
 

@@ -55,7 +55,7 @@ def test_predictions_become_a_list_to_review(
     nanograd: Nanograd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_io.save(some_model(), str(tmp_path / "runs/1/model"))
-    commands.data_export(["sample"], str(tmp_path / "all"))
+    commands.export_data(["sample"], str(tmp_path / "all"))
     for digit in ("3", "7"):
         for file in sorted((tmp_path / "all" / digit).iterdir())[5:]:
             file.unlink()

@@ -32,7 +32,7 @@ def data(tmp_path: Path, sample: Mnist) -> Path:
     model_io.save(some_model(), str(tmp_path / "runs/1/model"))
     some = sample.test.take(slice(0, ROWS))
     pngs = [to_png(image) for image in some.images]
-    commands.data_export(["sample"], str(tmp_path / "all"))
+    commands.export_data(["sample"], str(tmp_path / "all"))
     for digit in range(10):
         (tmp_path / "pictures" / str(digit)).mkdir(parents=True)
         for file in sorted((tmp_path / "all" / str(digit)).iterdir())[:2]:

@@ -21,14 +21,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model directory, trained on the sample without Ray."""
     place = tmp_path_factory.mktemp("trained") / "run"
     config = TrainSpec(data="sample", output=str(place), workers=0, epochs=2, batch_size=128)
-    return str(commands.train(config)["model"])
+    return str(commands.train(spec=config).to_json()["model"])
 
 
 @pytest.fixture(scope="session")
 def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     """The sample's 1,000 test digits as PNG files, a folder a class."""
     place = tmp_path_factory.mktemp("pictures") / "png"
-    commands.data_export(["sample"], str(place))
+    commands.export_data(["sample"], str(place))
     return place
 
 

@@ -25,7 +25,7 @@ def rows(png_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Pictures of digits as rows, in many files."""
     place = str(tmp_path_factory.mktemp("rows") / "rows")
     config = IngestSpec(output=place, workers=0, part_rows=10, keep_original=True)
-    commands.ingest(config, [str(png_folder)])
+    commands.ingest([str(png_folder)], spec=config)
     return place
 
 

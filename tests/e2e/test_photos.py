@@ -25,7 +25,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The default net, trained on the sample's 4,000 images."""
     place = tmp_path_factory.mktemp("net") / "run"
     config = TrainSpec(data="sample", output=str(place), workers=0, validation_split=0.0)
-    return model.load(str(commands.train(config)["model"]))
+    return model.load(str(commands.train(spec=config).to_json()["model"]))
 
 
 def read(net: Model, data: bytes) -> int | str:

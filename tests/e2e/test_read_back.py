@@ -32,7 +32,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist) -
         table = pa.table({**columns, "label": pa.array(labels, pa.int64())})
         pq.write_table(table, folder / "rows" / f"{number}.parquet")
     config = PredictSpec(model=trained, output=str(folder / "out"), workers=0, keep=("id",))
-    commands.predict(config, [str(folder / "rows")])
+    commands.predict([str(folder / "rows")], spec=config)
     return folder / "out"
 
 
@@ -89,7 +89,7 @@ def test_csv_and_json_lines_are_read_with_the_same_values(
         config = PredictSpec(
             model=trained, output=str(tmp_path / name), workers=0, keep=("id",), format=name
         )
-        commands.predict(config, inputs)
+        commands.predict(inputs, spec=config)
     columns = ["id", "source_row", "prediction", "label"]
 
     expected = pl.read_parquet(f"{out}/predictions/*.parquet").select(columns).sort("id").rows()
@@ -110,7 +110,7 @@ def test_calls_of_the_page_read_folders_by_label_with_nulls(
     config = PredictSpec(
         model=trained, output=str(tmp_path / "read"), workers=0, partition_by=("label",)
     )
-    commands.predict(config, [rows])
+    commands.predict([rows], spec=config)
     monkeypatch.chdir(tmp_path)
 
     code = plain_python(ROOT / "docs/predict.md")[-1]

@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The checksum of the parameters that a run without disturbance ends with."""
     place = str(tmp_path_factory.mktemp("undisturbed") / "run")
     config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
-    return str(commands.train(config)["params_sha256"])
+    return str(commands.train(spec=config).to_json()["params_sha256"])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nanograd.settings.specs import IngestSpec
 def ingest(output: Path, *inputs: Path, **settings: Any) -> dict[str, Any]:
     """Run the command and return its result line."""
     config = IngestSpec(output=str(output), workers=0, **settings)
-    return commands.ingest(config, [str(place) for place in inputs])
+    return commands.ingest([str(place) for place in inputs], spec=config).to_json()
 
 
 def read_rows(output: Path) -> list[dict[str, Any]]:

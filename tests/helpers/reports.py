@@ -80,4 +80,4 @@ def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, ou
     table = pa.table({"image": pictures, "label": pa.array(labels, pa.int8())})
     pq.write_table(table, rows / "<s>.parquet")
     config = PredictSpec(model=str(run / "model"), output=str(output), workers=0)
-    commands.predict(config, [str(rows)], [].append)
+    commands.predict([str(rows)], spec=config, listener=[].append)

@@ -70,7 +70,7 @@ def head(bare: Path, folder: Path) -> Iterator[Head]:
 
 def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: Path) -> None:
     [block] = [each for each in blocks() if each.section.startswith("Another Python environment")]
-    commands.data_export(["sample"], str(tmp_path / "png"))
+    commands.export_data(["sample"], str(tmp_path / "png"))
 
     client = {**head.environment, "RAY_API_SERVER_ADDRESS": head.url}
     done = run("bash", "-ec", block.text.replace("s3://digits", str(tmp_path)), **client)
@@ -78,7 +78,9 @@ def test_jobs_bring_their_environment_as_the_runbook_says(head: Head, tmp_path: 
     assert done.returncode == 0, done.stdout
     trained, ingested = events(done.stdout)
     assert trained["workers"] == 2
-    alone = commands.train(TrainSpec(data="sample", workers=0, output=str(tmp_path / "alone")))
+    alone = commands.train(
+        spec=TrainSpec(data="sample", workers=0, output=str(tmp_path / "alone"))
+    ).to_json()
     assert trained["params_sha256"] == alone["params_sha256"]
     assert ingested["ingested"] == 1000
 

@@ -42,7 +42,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the checksum of the parameters that one process computes."""
     place = str(tmp_path_factory.mktemp("one") / "run")
     config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
-    return str(commands.train(config)["params_sha256"])
+    return str(commands.train(spec=config).to_json()["params_sha256"])
 
 
 @dataclass
@@ -128,7 +128,7 @@ def test_vectors_larger_than_any_buffer_change_no_bit(
 
     checksum, output = start(network, f"large{hidden}", large).end(240)
 
-    assert checksum == commands.train(config)["params_sha256"]
+    assert checksum == commands.train(spec=config).to_json()["params_sha256"]
     assert f"{workers} workers on {workers} hosts" in output
     assert "failed" not in output
 
@@ -211,7 +211,7 @@ def test_host_killed_another_frozen_and_the_first_back_cost_no_round(
     config = TrainSpec(
         data="sample", workers=0, output=str(tmp_path / "run"), **{**SETTINGS, "epochs": epochs}
     )
-    expected = commands.train(config)["params_sha256"]
+    expected = commands.train(spec=config).to_json()["params_sha256"]
     run = start(network, "hosts", f"--workers 6 --epochs {epochs}")
     wait_for_epoch(run, 2)
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from nanograd import commands
 from nanograd.runtime import storage
 with tempfile.TemporaryDirectory() as folder:
-    commands.data_export(["sample"], f"{folder}/png")
+    commands.export_data(["sample"], f"{folder}/png")
     for digit in (3, 8):
         for file in sorted(Path(folder, "png", str(digit)).iterdir())[:6]:
             storage.commit(f"s3://digits/png/{digit}/{file.name}", file.read_bytes())
@@ -38,7 +38,7 @@ with tempfile.TemporaryDirectory() as folder:
 def one_process(place: Path, **settings: int) -> str:
     """The checksum of the parameters that one process computes."""
     config = TrainSpec(data="sample", workers=0, output=str(place), **settings)
-    return str(commands.train(config)["params_sha256"])
+    return str(commands.train(spec=config).to_json()["params_sha256"])
 
 
 def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(
@@ -132,7 +132,7 @@ def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     place = Path(cluster.network.shared)
-    commands.data_export(["sample"], str(tmp_path / "png"))
+    commands.export_data(["sample"], str(tmp_path / "png"))
     shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
 
     ingested = on_shared_folder(
@@ -149,7 +149,7 @@ def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
     assert ingested.last["ingested"] == predicted.last["predicted"] == 100
     assert cluster.num_hosts_of_actors("MapWorker") > 1
     there = PredictSpec(model=f"{place}/slow/model", output=str(tmp_path / "out"), workers=0)
-    commands.predict(there, [f"{place}/rows"])
+    commands.predict([f"{place}/rows"], spec=there)
     assert predictions(place / "out") == predictions(tmp_path / "out")
 
 

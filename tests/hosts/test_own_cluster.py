@@ -74,7 +74,7 @@ def test_page_leads_from_one_host_to_two_and_back(network: Network, tmp_path: Pa
     for number, epochs in enumerate([*2 * [TrainSpec().epochs], 60]):
         place = str(tmp_path / f"run{number}")
         alone = TrainSpec(data="sample", epochs=epochs, workers=0, output=place)
-        expected = commands.train(alone)["params_sha256"]
+        expected = commands.train(spec=alone).to_json()["params_sha256"]
         assert events(outputs[number])[-1]["params_sha256"] == expected
     assert "4 workers on 2 hosts" in outputs[1]
     assert "(killed)" in outputs[2]

@@ -41,7 +41,7 @@ def expected(hidden: int) -> str:
             data="sample", workers=0, output=f"{place}/run", batch_size=480, shards=6,
             hidden=hidden, epochs=EPOCHS[hidden],
         )  # fmt: skip
-        return str(commands.train(config)["params_sha256"])
+        return str(commands.train(spec=config).to_json()["params_sha256"])
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,6 @@ def run(folder: Path, model: str, out: Path, messages: list[str]) -> Run:
                 messages.append(str(event))
 
         config = PredictSpec(**{"model": model, "output": str(out), "workers": 0, **settings})
-        return commands.predict(config, [str(folder)], listen)
+        return commands.predict([str(folder)], spec=config, listener=listen).to_json()
 
     return predict

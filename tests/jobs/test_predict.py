@@ -67,7 +67,7 @@ def predict(model_place: str, tmp_path: Path) -> Predict:
             pq.write_table(table, tmp_path / "in" / name)
         out = tmp_path / "out"
         config = PredictSpec(model=model_place, output=str(out), workers=0, **settings)
-        figures = commands.predict(config, [inputs or str(tmp_path / "in")])
+        figures = commands.predict([inputs or str(tmp_path / "in")], spec=config).to_json()
         table = pq.read_table(out / "predictions").sort_by(
             [("source_file", "ascending"), ("source_row", "ascending")]
         )

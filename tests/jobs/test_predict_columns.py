@@ -43,7 +43,9 @@ class Job:
         events: list[Event] = []
         place = {"model": str(self.folder / "model"), "output": str(self.out), "workers": 0}
         config = PredictSpec(**(place | settings))
-        figures = commands.predict(config, [str(self.folder / "in")], events.append)
+        figures = commands.predict(
+            [str(self.folder / "in")], spec=config, listener=events.append
+        ).to_json()
         messages = [str(event) for event in events if isinstance(event, Message)]
         # The reference of this model is made up.
         return figures, [text for text in messages if "unlike the digits" not in text]

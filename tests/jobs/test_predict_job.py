@@ -64,7 +64,9 @@ def config(tmp_path: Path) -> PredictSpec:
 def run(config: PredictSpec, *inputs: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the result line and the messages."""
     events: list[Event] = []
-    figures = commands.predict(config, [str(place) for place in inputs], events.append)
+    figures = commands.predict(
+        [str(place) for place in inputs], spec=config, listener=events.append
+    ).to_json()
     return figures, [str(event) for event in events if isinstance(event, Message)]
 
 

@@ -143,7 +143,7 @@ def test_batches_have_the_predictions_of_the_command(
     pq.write_table(pa.table({"image": tensor(dark), "id": range(ROWS)}), tmp_path / "a.parquet")
     settings = {"model": model, "output": str(tmp_path / "out"), "workers": 0}
     commands.predict(
-        PredictSpec(**settings, polarity="dark-on-light"), [str(tmp_path / "a.parquet")]
+        [str(tmp_path / "a.parquet")], spec=PredictSpec(**settings, polarity="dark-on-light")
     )
     table = pq.read_table(tmp_path / "a.parquet")
     predictor = nanograd.Predictor(model, polarity="dark-on-light")

@@ -248,7 +248,7 @@ def test_inspect_draws_the_first_rows_of_the_list(
     run(review_share=1.0)
     config = InspectSpec(model=model, output=str(out.parent / "sheet.png"), limit=3)
 
-    figures = commands.inspect(config, [str(out / "_review.pq")])
+    figures = commands.inspect([str(out / "_review.pq")], spec=config).to_json()
 
     rows = listed(out)
     assert (figures["pictures"], figures["left_out"]) == (3, len(rows) - 3)
@@ -259,4 +259,4 @@ def test_inspect_draws_the_first_rows_of_the_list(
         assert found["unfamiliarity"] == pytest.approx(row["unfamiliarity"], abs=1e-5)
     pq.write_table(pa.table({"text": ["x"]}), folder / "no.parquet")
     with pytest.raises(DataError, match="inspect takes pictures, and rows with pictures"):
-        commands.inspect(config, [str(folder / "no.parquet")])
+        commands.inspect([str(folder / "no.parquet")], spec=config)

@@ -309,19 +309,19 @@ def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(
 ) -> None:
     write_pictures(sample.test.take(slice(0, 30)), str(tmp_path / "png"))
     config = IngestSpec(output=str(tmp_path / "rows"), workers=0, part_rows=10)
-    commands.ingest(config, [str(tmp_path / "png")])
+    commands.ingest([str(tmp_path / "png")], spec=config)
     before = untimed_contents(tmp_path / "rows")
     lost = min((tmp_path / "rows").glob("part-*"))
     lost.unlink()
 
-    figures = commands.ingest(config, [str(tmp_path / "png")])
+    figures = commands.ingest([str(tmp_path / "png")], spec=config).to_json()
 
     assert figures["rows"] == 30
     del before["_manifest.json"]
     assert before.items() <= untimed_contents(tmp_path / "rows").items()
     (tmp_path / "rows" / "other.parquet").write_bytes(b"")
     with pytest.raises(OutputExistsError, match=r"other\.parquet"):
-        commands.ingest(config, [str(tmp_path / "png")])
+        commands.ingest([str(tmp_path / "png")], spec=config)
 
 
 @pytest.mark.parametrize("settings", [{}, {"partition_by": ("label",)}, {"rows_per_file": 2}])

@@ -105,7 +105,7 @@ def test_command_writes_the_graph_of_a_model_directory(tmp_path: Path, sample: M
     model_io.save(model, str(tmp_path / "model"))
     config = ExportSpec(model=str(tmp_path / "model"), output=str(tmp_path / "out" / "m.onnx"))
 
-    figures = commands.export_model(config)
+    figures = commands.export(spec=config).to_json()
 
     data = (tmp_path / "out" / "m.onnx").read_bytes()
     assert (figures["bytes"], figures["nets"]) == (len(data), 1)

@@ -161,7 +161,9 @@ def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Pat
     (tmp_path / "drawings.zip").write_bytes(bytes(packed))
     config = IngestSpec(output=str(tmp_path / "rows"), workers=0)
 
-    figures = commands.ingest(config, [str(tmp_path / "drawings.zip")], [].append)
+    figures = commands.ingest(
+        [str(tmp_path / "drawings.zip")], spec=config, listener=[].append
+    ).to_json()
 
     rows = pq.read_table(tmp_path / "rows").to_pylist()
     found = {row["label"]: row["image"]["bytes"] for row in rows}

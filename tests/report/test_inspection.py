@@ -53,7 +53,9 @@ def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image
     """Return figures, sheet and messages."""
     events: list[Event] = []
     config = InspectSpec(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
-    figures = commands.inspect(config, [str(place) for place in inputs], events.append)
+    figures = commands.inspect(
+        [str(place) for place in inputs], spec=config, listener=events.append
+    ).to_json()
     return figures, Image.open(config.output), [str(event) for event in events]
 
 

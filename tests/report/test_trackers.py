@@ -30,7 +30,7 @@ def train(tmp_path: Path, **settings: object) -> list[dict[str, object]]:
     config = TrainSpec.resolve(
         {"data": "sample", "workers": 0, "epochs": 2, "hidden": 8, "output": str(place)}, settings
     )
-    commands.train(config, [].append)
+    commands.train(spec=config, listener=[].append)
     return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -94,7 +94,10 @@ def test_mlflow_marks_a_run_that_failed(tmp_path: Path) -> None:
     uri = (tmp_path / "mlruns").as_uri()
     epoch = replace(EPOCH, metrics=replace(EPOCH.metrics, val_accuracy=None))
 
-    with pytest.raises(KeyboardInterrupt), trackers("run", {}, False, uri, [].append) as [tracker]:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        trackers("run", TrainSpec(mlflow=uri), [].append) as [tracker],
+    ):
         tracker(epoch)
         raise KeyboardInterrupt
 
@@ -146,7 +149,7 @@ def test_unusable_destination_of_metrics_is_refused(tmp_path: Path) -> None:
         train(tmp_path, mlflow="https://ann:secret@example.org")
     with (
         pytest.raises(UsageError, match="local folders"),
-        trackers("s3://bucket/run", {}, True, None, [].append),
+        trackers("s3://bucket/run", TrainSpec(tensorboard=True), [].append),
     ):
         pass
     with pytest.raises(UsageError, match="--mlflow"):

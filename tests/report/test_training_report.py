@@ -65,7 +65,7 @@ def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mn
 def test_command_writes_the_report_again(run: Path) -> None:
     (run / html.REPORT).unlink(missing_ok=True)
 
-    figures = commands.report(str(run), ["sample"], [].append)
+    figures = commands.report(str(run), ["sample"], [].append).to_json()
 
     assert Path(figures["report"]).exists()
 

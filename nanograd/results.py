@@ -1,0 +1,343 @@
+"""Results of the commands: named values, the JSON line that a command prints, and a summary."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.jobs import account
+from nanograd.models.model import Model
+from nanograd.runtime import storage
+from nanograd.runtime.events import duration
+
+Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, columns predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Base class of the results."""
+
+    @classmethod
+    def of(cls, counts: Mapping[str, Any], **values: Any) -> Self:
+        """Create a result from other values and those of the counts that it has a field for."""
+        names = [each.name for each in fields(cls) if each.name in counts]
+        return cls(**{name: counts[name] for name in names}, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the command prints them."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in found.items()
+        }
+
+    def summary(self) -> str:
+        """Return a text for people; empty if there is nothing to add."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Result):
+    """A finished training run."""
+
+    model: Model  # `model.predict(images)`
+    # One per epoch: epoch, round, loss, val_accuracy, learning_rate, train_s, images_per_s; in an
+    # ensemble also net.
+    metrics: list[dict[str, Any]] = field(repr=False)
+    directory: str  # the run directory, a folder or URI
+    report: str | None  # its HTML file; None if that failed
+
+    @property
+    def test_accuracy(self) -> float:
+        """Share of the test images that are classified correctly."""
+        return float(self.model.about["test_accuracy"])
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """Share of the validation images that are classified correctly; None without any."""
+        found: float | None = self.model.about["val_accuracy"]
+        return found
+
+    @property
+    def params_sha256(self) -> str:
+        """Checksum of all parameters."""
+        return self.model.params_sha256()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts of the model's manifest, and what was written."""
+        facts = {name: value for name, value in self.model.about.items() if name != "identity"}
+        place = storage.join(self.directory, "model")
+        return {**facts, "params_sha256": self.params_sha256, "model": place, "report": self.report}
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        line = self.to_json()
+        return lines(
+            f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
+            f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
+            ("model", line["model"]),
+            ("report", self.report),
+            next_=f"nanograd ingest PICTURES --output rows\n"
+            f"      nanograd predict rows --model {shlex.quote(line['model'])} --output read",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Result):
+    """What `predict` or `ingest` would do; the result of a dry run."""
+
+    files: int  # input files
+    new_files: int  # those to read
+    columns: dict[str, int] | None = None  # of `predict`: number of files by their columns
+    parts: int
+    parts_to_do: int
+    rows_to_do: int
+    estimated_s: float | None  # at the speed of the last command; None if there was none
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the command prints them."""
+        found = super().to_json()
+        if self.columns is None:
+            del found["columns"]
+        return found
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        columns = [f"\n  {count:,} files: {names}" for names, count in (self.columns or {}).items()]
+        left = self.estimated_s
+        time = "" if left is None else f", about {duration(left)} at the speed of the last command"
+        return (
+            f"{self.files:,} files, {self.new_files:,} of them to read{''.join(columns)}\n"
+            f"{self.rows_to_do:,} rows to read in {self.parts_to_do:,} of {self.parts:,} parts"
+            f"{time}; nothing was written"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JobCounts(Result):
+    """The account of a batch job; of a dry run, only `plan`."""
+
+    plan: Plan | None = None  # of a dry run
+    rows: int = 0  # quarantined rows and all others
+    quarantined: int = 0  # rows in quarantine
+    broken_files: int = 0  # files in quarantine whose rows are unknown
+    reasons: dict[str, int] = field(default_factory=dict)  # of quarantine, with their rows
+    start_s: float = 0.0  # until the first part began
+    rows_per_s: int = 0  # of this command
+    output: str = ""  # folder or URI
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the command prints them."""
+        if self.plan:
+            return self.plan.to_json()
+        found = super().to_json()
+        del found["plan"]
+        return found
+
+    def quarantine(self, folder: str) -> str | None:
+        """Return the folder of quarantine in the output, if anything is there."""
+        found = self.quarantined or self.broken_files
+        return storage.join(self.output, folder) if found else None
+
+    def describe_quarantine(self) -> str:
+        """Return the numbers of unusable rows and files as the end of a sentence."""
+        reasons = sorted(self.reasons.items(), key=lambda each: -each[1])
+        named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
+        rows = f"; {self.quarantined:,} quarantined ({named})" if reasons else ""
+        files = f"; {self.broken_files:,} files cannot be read" if self.broken_files else ""
+        return rows + files
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ingestion(JobCounts):
+    """The account of `ingest`; of a dry run, only `plan`."""
+
+    ingested: int = 0  # rows of the Parquet files in the output
+    labelled: int = 0  # those with a label
+    ingest_s: float = 0.0  # from the first part to the end
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        if self.plan:
+            return self.plan.summary()
+        return lines(
+            f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label"
+            f"{self.describe_quarantine()}",
+            ("rows", self.output),
+            ("quarantine", self.quarantine("_quarantine")),
+            next_=f"nanograd predict {shlex.quote(self.output)} --model RUN/model --output read"
+            if self.ingested
+            else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction(JobCounts):
+    """The account of `predict`; of a dry run, only `plan`."""
+
+    predicted: int = 0  # rows in OUTPUT/predictions
+    labelled: int = 0  # those with a label
+    correct: int = 0  # those whose prediction is their label
+    accuracy: float | None = None  # correct / labelled; None without labels
+    confusion: Confusion | None = field(default=None, repr=False)  # of the rows with a label
+    predicted_as: dict[str, int] = field(default_factory=dict, repr=False)  # rows by digit
+    unfamiliar: int = 0  # predicted rows unlike the digits of the training set
+    bad_labels: int = 0  # predicted rows whose label is no digit
+    dark_on_light: int = 0  # rows of raw pixels that were inverted
+    # The commonest details of quarantine, each with its first row.
+    details: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    ingest_quarantined: dict[str, int] = field(default_factory=dict)  # pictures, by reason
+    files: int = 0  # input files
+    predict_s: float = 0.0  # from the first part to the end
+    summary_file: str = ""  # the counts as JSON
+    review: str | None = None  # list of the least certain rows; None without one
+    report: str | None = None  # HTML file; None if that failed
+    format: str = "parquet"  # of the predictions
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the command prints them."""
+        found = super().to_json()
+        if not self.plan:
+            found["summary"] = found.pop("summary_file")
+            del found["format"]
+        return found
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        if self.plan:
+            return self.plan.summary()
+        right = self.accuracy
+        correct = "" if right is None else f", {100 * right:.2f} % of the labelled rows correctly"
+        by_ingest = sum(self.ingest_quarantined.values())
+        predictions = storage.join(self.output, "predictions")
+        return lines(
+            f"{self.predicted:,} rows classified{correct}{self.describe_quarantine()}"
+            + (f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""),
+            ("predictions", predictions),
+            ("quarantine", self.quarantine("quarantine")),
+            *(("most often", account.describe(each)) for each in self.details[:1]),
+            ("review", self.review),
+            ("report", self.report),
+            next_=_show_table(predictions, self.format),
+        )
+
+
+def _show_table(folder: str, format_: str) -> str:
+    """Return a shell command that prints the most important columns of the predictions."""
+    kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
+    columns = ["source_file", "source_row", "prediction", "confidence", "label"]
+    # Double quotes in the code, so that the shell command needs only one pair of single quotes.
+    quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
+    table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").to_table({names})'
+    code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
+    return f"python -c {shlex.quote(code)}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation(Result):
+    """The accuracy of a model on labelled images."""
+
+    images: int  # their number
+    accuracy: float  # share that is classified correctly
+    calibration_error: float  # mean difference of confidence and accuracy
+    confusion: Confusion = field(repr=False)
+    evaluate_s: float
+    params_sha256: str  # of the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection(Result):
+    """The pictures that `inspect` drew."""
+
+    pictures: int  # = read + refused
+    read: int
+    refused: int
+    results: list[dict[str, Any]] = field(repr=False)  # one per picture: file, prediction, ...
+    left_out: int  # pictures after the limit
+    output: str  # PNG file or URI
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        refused = f", {self.refused:,} of them refused" if self.refused else ""
+        return f"{self.pictures:,} pictures drawn{refused}: {self.output}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Result):
+    """The file that `export` wrote."""
+
+    format: str
+    opset: int  # version of ONNX's operators
+    nets: int  # number of nets in the model
+    bytes: int  # size of the file
+    params_sha256: str  # of the model
+    output: str  # path or URI
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        return f"{self.bytes:,} bytes written: {self.output}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenReport(Result):
+    """The report of a run or prediction."""
+
+    report: str  # HTML file
+    report_s: float
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        return f"written in {self.report_s:.1f} s: {self.report}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache(Result):
+    """The folder into which `data fetch` downloaded MNIST."""
+
+    cache: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(Result):
+    """Counts and checksum of a data set."""
+
+    data: str
+    sha256: str
+    train: Sequence[int]  # number of training images of each digit
+    test: Sequence[int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the command prints them."""
+        counts = {"train": self.train, "test": self.test}
+        parts = {name: {"images": sum(n), "per_class": list(n)} for name, n in counts.items()}
+        return {"data": self.data, "sha256": self.sha256, **parts}
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        lines = [f"{self.data}, SHA-256 {self.sha256}"]
+        for name, counts in (("train", self.train), ("test", self.test)):
+            digits = ", ".join(map(str, counts))
+            lines.append(f"  {name:<5} {sum(counts):>7,} images; of each digit {digits}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Result):
+    """The pictures that `data export` wrote."""
+
+    images: int
+    output: str  # folder
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        return f"{self.images:,} pictures written: {self.output}"
+
+
+def lines(first: str, *outputs: tuple[str, str | None], next_: str) -> str:
+    """Return a summary: a sentence, what was written where, and the next command."""
+    named = [f"  {name:<12} {output}" for name, output in outputs if output]
+    return "\n".join(["", first, *named, f"next: {next_}"])
