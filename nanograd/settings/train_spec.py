@@ -1,4 +1,4 @@
-"""Settings of `nanograd train`, its presets and the settings of each net in an ensemble."""
+"""The spec of `nanograd train`, its presets, and the spec of each net in an ensemble."""
 
 import tomllib
 from collections.abc import Mapping
@@ -12,15 +12,7 @@ from typing import Any, Self
 from nanograd.errors import UsageError
 from nanograd.runtime.kernel import NATIVE, PORTABLE
 from nanograd.settings.fields import setting
-from nanograd.settings.specs import (
-    DATA,
-    IMAGE_COLUMN,
-    LABEL_COLUMN,
-    ReportSpec,
-)
-
-# A setting that affects the bits of the trained model.
-hyperparameter = partial(setting, identity=True)
+from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 
 # Of --optimizer momentum, if none is given.
 MOMENTUM = 0.9
@@ -37,6 +29,16 @@ PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     files("nanograd.settings").joinpath("presets.toml").read_text()
 )
 
+# Settings that decide the bits of the model.
+_net = partial(setting, identity=True, group="Net")
+_optimization = partial(setting, identity=True, group="Optimization")
+_images = partial(setting, identity=True, group="Training images", rare=True)
+_strength = partial(_images, least=0)
+# Settings that do not.
+_data = partial(setting, group="Data")
+_workers = partial(setting, group="Workers", rare=True)
+_output = partial(setting, group="Output")
+
 
 def default_shards(batch_size: int) -> int:
     """Return S for a batch size.
@@ -44,10 +46,10 @@ def default_shards(batch_size: int) -> int:
     A matrix product is efficient with 64 rows or more, and there can be no more workers than
     shards; benchmarks/results has the figures.
 
-    >>> [default_shards(size) for size in (32, 128, 256, 384, 512, 1024)]
-    [2, 2, 4, 6, 8, 8]
+    >>> [default_shards(size) for size in (1, 32, 128, 256, 384, 512, 1024)]
+    [1, 2, 2, 4, 6, 8, 8]
     """
-    return min(max(batch_size // 64, 2), 8)
+    return min(max(batch_size // 64, 2), 8, batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,243 +59,167 @@ class TrainSpec(ReportSpec):
     data: tuple[str, ...] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
-    test_split: float | None = setting(
+    test_split: float | None = _data(
         None,
         "share of each digit's images to hold out for testing, if a data set has no test images "
         "[default: 0.1]",
         least=0,
         below=1,
-        group="Data",
         rare=True,
     )
-    output: str | None = setting(
-        None, "run directory or URI [default: runs/PRESET-TIME]", group="Output"
-    )
+    output: str | None = _output(None, "run directory or URI [default: runs/PRESET-TIME]")
     preset: str = setting(
         "fast",
         "named set of defaults; the defaults shown here are those of fast",
         choices=tuple(PRESETS),
     )
-    shards: int = hyperparameter(
+    shards: int = _workers(
         0,
         "parts of the training set, fixed for the run; the maximum number of workers; 0 = one per "
         "64 images of a batch, from 2 to 8",
         least=0,
-        group="Workers",
+        rare=False,
+        identity=True,
     )
-    epochs: int = hyperparameter(12, "passes over the training set", least=1, group="Optimization")
-    least_rounds: int = hyperparameter(
+    epochs: int = _optimization(12, "passes over the training set", least=1)
+    least_rounds: int = _optimization(
         0,
         "minimum number of optimizer steps; small training sets get more epochs",
         least=0,
-        group="Optimization",
         rare=True,
     )
-    batch_size: int = hyperparameter(
-        512, "images per round, summed over all workers", least=1, group="Optimization"
+    batch_size: int = _optimization(512, "images per round, summed over all workers", least=1)
+    seed: int = _optimization(0, "random seed", least=0, below=2**63)
+    hidden: int = _net(200, "number of hidden units", least=1)
+    ensemble: int = _net(
+        1, "number of nets, trained one after another; their probabilities are averaged", least=1
     )
-    seed: int = hyperparameter(0, "random seed", least=0, below=2**63, group="Optimization")
-    hidden: int = hyperparameter(200, "number of hidden units", least=1, group="Net")
-    ensemble: int = hyperparameter(
-        1,
-        "number of nets, trained one after another; their probabilities are averaged",
-        least=1,
-        group="Net",
-    )
-    activation: str = hyperparameter(
+    activation: str = _net(
         "relu",
         "activation function of the hidden units",
         choices=("sigmoid", "tanh", "relu"),
-        group="Net",
         rare=True,
     )
-    loss: str = hyperparameter(
+    loss: str = _net(
         "cross_entropy",
         "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)",
         choices=("mse", "cross_entropy"),
-        group="Net",
         rare=True,
     )
-    optimizer: str = hyperparameter(
-        "momentum", "optimizer", choices=("sgd", "momentum", "adam"), group="Optimization"
-    )
-    learning_rate: float = hyperparameter(0.3, "peak learning rate", least=0, group="Optimization")
-    momentum: float | None = hyperparameter(
+    optimizer: str = _optimization("momentum", "optimizer", choices=("sgd", "momentum", "adam"))
+    learning_rate: float = _optimization(0.3, "peak learning rate", least=0)
+    momentum: float | None = _optimization(
         None,
         "momentum coefficient; needs --optimizer momentum [default: 0.9]",
         least=0,
         below=1,
-        group="Optimization",
         rare=True,
     )
-    schedule: str = hyperparameter(
+    schedule: str = _optimization(
         "cosine",
         "learning rate schedule, after the warm-up",
         choices=("constant", "cosine"),
-        group="Optimization",
         rare=True,
     )
-    warmup: int = hyperparameter(
-        80, "rounds of linear learning rate warm-up", least=0, group="Optimization", rare=True
-    )
-    ema: float = hyperparameter(
+    warmup: int = _optimization(80, "rounds of linear learning rate warm-up", least=0, rare=True)
+    ema: float = _optimization(
         0.99,
         "decay of the exponential moving average of the weights; 0 = use the last weights",
         least=0,
         below=1,
-        group="Optimization",
         rare=True,
     )
-    pixels: str = hyperparameter(
+    pixels: str = _images(
         "deskewed",
         "pixel preparation: unit (0 to 1), standard (mean 0, standard deviation 1) or deskewed "
         "(deskew the digit, then standard)",
         choices=("unit", "standard", "deskewed"),
-        group="Training images",
-        rare=True,
     )
-    width: float = hyperparameter(
+    width: float = _strength(
         0.0,
         "scale digits to this width, measured as the standard deviation of ink in pixels; 0 = off; "
         "needs --pixels deskewed",
-        least=0,
         below=28,
-        group="Training images",
-        rare=True,
     )
-    height: float = hyperparameter(
+    height: float = _strength(
         0.0,
         "scale digits to this height, measured as the standard deviation of ink in pixels; 0 = "
         "off; needs --pixels deskewed",
-        least=0,
         below=28,
-        group="Training images",
-        rare=True,
     )
-    elastic: float = hyperparameter(
-        0.8,
-        "elastic distortion of training images: RMS displacement in pixels",
-        least=0,
-        below=28,
-        group="Training images",
-        rare=True,
+    elastic: float = _strength(
+        0.8, "elastic distortion of training images: RMS displacement in pixels", below=28
     )
-    rotation: float = hyperparameter(
-        10.0,
-        "maximum rotation of training images, in degrees",
-        least=0,
-        below=180,
-        group="Training images",
-        rare=True,
+    rotation: float = _strength(10.0, "maximum rotation of training images, in degrees", below=180)
+    scaling: float = _strength(
+        0.1, "maximum relative change of width and height of training images", below=1
     )
-    scaling: float = hyperparameter(
-        0.1,
-        "maximum relative change of width and height of training images",
-        least=0,
-        below=1,
-        group="Training images",
-        rare=True,
+    shear: float = _strength(0.1, "maximum shear of training images, in pixels per row", below=28)
+    shift: float = _strength(
+        0.5, "maximum shift of training images along each axis, in pixels", below=28
     )
-    shear: float = hyperparameter(
-        0.1,
-        "maximum shear of training images, in pixels per row",
-        least=0,
-        below=28,
-        group="Training images",
-        rare=True,
+    stroke: float = _strength(
+        0.7, "maximum change of stroke thickness in training images, in pixels", below=2
     )
-    shift: float = hyperparameter(
-        0.5,
-        "maximum shift of training images along each axis, in pixels",
-        least=0,
-        below=28,
-        group="Training images",
-        rare=True,
-    )
-    stroke: float = hyperparameter(
-        0.7,
-        "maximum change of stroke thickness in training images, in pixels",
-        least=0,
-        below=2,
-        group="Training images",
-        rare=True,
-    )
-    cool_down: float = hyperparameter(
+    cool_down: float = _strength(
         0.5,
         "fraction by which the distortions decrease, linearly, over the last 80 % of the optimizer "
         "steps",
-        least=0,
         below=1,
-        group="Training images",
-        rare=True,
     )
-    variants: float = hyperparameter(
+    variants: float = _strength(
         0.08,
         "synthetic digits in shapes that are rare in MNIST (ones with flags, open fours, ...), per "
         "training image; later nets of an ensemble get a fifth as many",
-        least=0,
         below=1,
-        group="Training images",
-        rare=True,
     )
-    deskew: str = hyperparameter(
+    deskew: str = _images(
         "after",
         "deskew training images before or after distorting them; needs --pixels deskewed",
         choices=("before", "after"),
-        group="Training images",
-        rare=True,
     )
-    validation_split: float = hyperparameter(
+    validation_split: float = _data(
         0.1,
         "fraction of the training images to hold out for validation",
         least=0,
         below=1,
-        group="Data",
+        identity=True,
     )
-
-    kernel: str = hyperparameter(
+    kernel: str = _workers(
         NATIVE,
         "numeric code: native (the fastest on each CPU) or portable (the same bits on every x86-64 "
         "CPU with AVX2)",
         choices=(NATIVE, PORTABLE),
-        group="Workers",
+        rare=False,
+        identity=True,
     )
-
-    tensorboard: bool = setting(
+    tensorboard: bool = _output(
         False,
         "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)",
-        group="Output",
         rare=True,
     )
-    mlflow: str | None = setting(
+    mlflow: str | None = _output(
         None,
         "also log settings, metrics and model to this MLflow tracking URI (package: mlflow-skinny)",
-        group="Output",
         rare=True,
     )
-    strict: bool = setting(
+    strict: bool = _workers(
         False,
         "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
-        group="Workers",
-        rare=True,
     )
-    ports: str | None = setting(
-        None,
-        "range A-B of TCP ports for connections between hosts [default: any free port]",
-        group="Workers",
-        rare=True,
+    ports: str | None = _workers(
+        None, "range A-B of TCP ports for connections between hosts [default: any free port]"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_shared(self.output)
         self.port_range()
+        # Defaults that depend on other settings are filled in, to be recorded with the run.
         if self.momentum is None and self.optimizer == "momentum":
             object.__setattr__(self, "momentum", MOMENTUM)
-        if not self.shards:  # before it is recorded: the number is part of the identity of a run
-            object.__setattr__(
-                self, "shards", min(default_shards(self.batch_size), self.batch_size)
-            )
+        if not self.shards:
+            object.__setattr__(self, "shards", default_shards(self.batch_size))
         if self.batch_size < self.shards:
             raise UsageError(
                 f"--batch-size {self.batch_size} is less than --shards {self.shards}: every shard "
@@ -304,21 +230,21 @@ class TrainSpec(ReportSpec):
                 f"--workers {self.workers} is more than --shards {self.shards}: every worker needs "
                 "a shard; lower --workers or raise --shards"
             )
-        for flag, is_given, setting_, needed in (
+        for flag, is_given, name, needed in (
             ("--momentum", self.momentum is not None, "optimizer", "momentum"),
             ("--width", self.width, "pixels", "deskewed"),
             ("--height", self.height, "pixels", "deskewed"),
             ("--deskew after", self.deskew == "after", "pixels", "deskewed"),
         ):
-            if is_given and (actual := getattr(self, setting_)) != needed:
+            if is_given and (actual := getattr(self, name)) != needed:
                 raise UsageError(
-                    f"{flag} has no effect with --{setting_} {actual}; "
-                    f"leave it out or use --{setting_} {needed}"
+                    f"{flag} has no effect with --{name} {actual}; "
+                    f"leave it out or use --{name} {needed}"
                 )
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Create settings from layers of values, all of which override the preset they name."""
+        """Create a spec from layers of values, all of which override the preset they name."""
         given = {name: value for layer in layers for name, value in layer.items()}
         preset = PRESETS.get(str(given.get("preset")), {})
         if "epochs" in given:  # an explicit number of epochs is exact
@@ -328,7 +254,7 @@ class TrainSpec(ReportSpec):
 
     @property
     def is_strict(self) -> bool:
-        """Whether to refuse to go on where other bits are computed."""
+        """Whether to stop where other bits would be computed."""
         return self.strict or self.kernel == PORTABLE
 
     def port_range(self) -> range:
@@ -342,7 +268,7 @@ class TrainSpec(ReportSpec):
         return range(first, last + 1)
 
     def nets(self) -> list["TrainSpec"]:
-        """Return the settings of each net to train.
+        """Return the spec of each net to train.
 
         The nets of an ensemble differ in seed and in the size of digits, and all but the first
         learn fewer variants.
