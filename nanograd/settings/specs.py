@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from nanograd.errors import UsageError
@@ -30,24 +31,32 @@ LABEL_COLUMN = setting(
 _MODEL = setting(REQUIRED, "model directory or URI")
 
 
+# Settings that decide the bytes of the output.
+_pictures = partial(setting, group="Pictures", identity=True)
+_columns = partial(setting, group="Data", identity=True)
+_content = partial(setting, group="Output", identity=True)
+# Settings that do not.
+_workers = partial(setting, group="Workers")
+_output = partial(setting, group="Output")
+_existing = partial(setting, group="Existing output")
+_limits = partial(setting, group="Limits")
+_review = partial(setting, group="Review", least=0, most=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions(Spec):
     """How pictures are decoded."""
 
-    polarity: str = setting(
+    polarity: str = _pictures(
         "auto",
         "contrast of ink and paper",
         choices=("auto", "dark-on-light", "light-on-dark"),
-        group="Pictures",
-        identity=True,
     )
-    max_pixels: int = setting(
+    max_pixels: int = _pictures(
         50_000_000,
         "quarantine pictures with more pixels (width x height)",
         least=784,
-        group="Pictures",
         rare=True,
-        identity=True,
     )
 
     @property
@@ -60,20 +69,16 @@ class PictureOptions(Spec):
 class PictureFileOptions(PictureOptions):
     """How picture files are read."""
 
-    formats: str = setting(
+    formats: str = _pictures(
         ",".join(FORMATS),
         "accepted picture formats, whatever the file names",
-        group="Pictures",
         rare=True,
-        identity=True,
     )
-    max_bytes: int = setting(
+    max_bytes: int = _pictures(
         100_000_000,
         "quarantine picture files with more bytes",
         least=1,
-        group="Pictures",
         rare=True,
-        identity=True,
     )
 
     def __post_init__(self) -> None:
@@ -99,28 +104,22 @@ class PictureFileOptions(PictureOptions):
 class ReadOptions(PictureOptions):
     """How images and labels are read from tables."""
 
-    image_column: str | None = setting(None, _DETECTED, group="Data", identity=True)
-    label_column: str | None = setting(
+    image_column: str | None = _columns(None, _DETECTED)
+    label_column: str | None = _columns(
         None,
         "label column, or none to ignore labels [default: label, digit or target]",
-        group="Data",
-        identity=True,
     )
-    normalise: str = setting(
+    normalise: str = _pictures(
         "auto",
         "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (those not "
         "in this form), always or never (use 28 x 28 pictures unchanged)",
         choices=("auto", "always", "never"),
-        group="Pictures",
-        identity=True,
     )
-    image_root: str | None = setting(
+    image_root: str | None = _columns(
         None,
         "folder or URI of the pictures that rows name instead of holding their bytes [default: "
         "none; such rows are quarantined]",
-        group="Data",
         rare=True,
-        identity=True,
     )
 
     def reading(self) -> "ReadOptions":
@@ -132,25 +131,22 @@ class ReadOptions(PictureOptions):
 class JobSpec(Spec):
     """Settings of every command that can run on Ray."""
 
-    workers: int | None = setting(
+    workers: int | None = _workers(
         None,
         "number of Ray actors; 0 = run in this process without Ray [default: one per free CPU]",
         least=0,
-        group="Workers",
     )
-    address: str | None = setting(
+    address: str | None = _workers(
         None,
         "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]",
-        group="Workers",
     )
-    overwrite: bool = setting(False, "replace existing output", group="Output")
-    quiet: bool = setting(False, "log warnings and errors only", group="Output", terminal=True)
-    log_format: str = setting(
+    overwrite: bool = _output(False, "replace existing output")
+    quiet: bool = _output(False, "log warnings and errors only", terminal=True)
+    log_format: str = _output(
         "auto",
         "log on stderr: auto (a live view on a terminal, else text), text or json "
         "(one line every few seconds)",
         choices=("auto", "text", "json"),
-        group="Output",
         terminal=True,
     )
 
@@ -170,9 +166,7 @@ class JobSpec(Spec):
 class ReportSpec(JobSpec):
     """Settings of every command that writes a report."""
 
-    plots: bool = setting(
-        False, "also write the charts of the report to plots/ as PNG files", group="Output"
-    )
+    plots: bool = _output(False, "also write the charts of the report to plots/ as PNG files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,27 +174,22 @@ class PartsSpec(JobSpec):
     """Settings of every command that works part by part."""
 
     output: str = setting(REQUIRED, "output directory or URI")
-    sync: bool = setting(
+    sync: bool = _existing(
         False,
         "replace the rows of changed input files and drop the rows of removed ones",
-        group="Existing output",
     )
-    verify: bool = setting(
+    verify: bool = _existing(
         False,
         "compare the checksums of all output files and repeat damaged parts",
-        group="Existing output",
         rare=True,
     )
-    max_broken_files: int = setting(
+    max_broken_files: int = _limits(
         0,
         "exit with code 65 if more input files than this are unreadable",
         least=0,
-        group="Limits",
         rare=True,
     )
-    dry_run: bool = setting(
-        False, "print what would be done and write nothing", group="Existing output"
-    )
+    dry_run: bool = setting(False, "print what would be done and write nothing")
     limit: int | None = setting(
         None,
         "read at most this many rows [default: all]",
@@ -236,9 +225,7 @@ class IngestSpec(PartsSpec, PictureFileOptions):
     keep_original: bool = setting(
         False, "also keep the bytes of each picture file, in the column original", identity=True
     )
-    part_rows: int = setting(
-        2000, "maximum pictures per output file", least=1, group="Output", rare=True
-    )
+    part_rows: int = _output(2000, "maximum pictures per output file", least=1, rare=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,63 +245,46 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
 
     model: str = _MODEL
     # What `keep` adds to the output also depends on the files, so the job records the columns.
-    keep: tuple[str, ...] = setting(
+    keep: tuple[str, ...] = _output(
         (),
         "input column to copy to the output, or '*' for all but the images; may be repeated",
-        group="Output",
     )
-    no_probabilities: bool = setting(
-        False, "leave out the ten probabilities of each row", group="Output", identity=True
-    )
-    review_share: float = setting(
+    no_probabilities: bool = _content(False, "leave out the ten probabilities of each row")
+    review_share: float = _review(
         _REVIEW_SHARE,
         "share of the rows, the least certain ones, to list in _review.pq with their pictures; "
         "0 = no list",
-        least=0,
-        most=1,
-        group="Review",
     )
-    review_below: float | None = setting(
+    review_below: float | None = _review(
         None,
         "list every row whose confidence is below this value, instead of a share",
-        least=0,
-        most=1,
-        group="Review",
     )
-    rows_per_file: int | None = setting(
+    rows_per_file: int | None = _content(
         None,
         "maximum rows per output file; small inputs are combined, up to a million rows [default: "
         "one file per part of the job]",
         least=1,
-        group="Output",
         rare=True,
-        identity=True,
     )
-    partition_by: tuple[str, ...] = setting(
+    partition_by: tuple[str, ...] = _content(
         (),
         "column of the predictions to write as folders, as Hive does; may be repeated",
-        group="Output",
         rare=True,
-        identity=True,
     )
-    format: str = setting(
+    format: str = _content(
         "parquet",
         "file format of predictions and quarantine",
         choices=("parquet", "csv", "jsonl"),
-        group="Output",
-        identity=True,
     )
-    retry_quarantine: bool = setting(
+    retry_quarantine: bool = _existing(
         False,
         "retry quarantined rows, after you fixed the cause or with different settings",
-        group="Existing output",
     )
-    max_error_rate: float = setting(
+    max_error_rate: float = _limits(
         1.0,
         "exit with code 65 if more than this share of the rows is quarantined",
         least=0,
         most=1,
-        group="Limits",
     )
 
     def __post_init__(self) -> None:
