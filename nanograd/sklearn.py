@@ -9,7 +9,7 @@ References:
 """
 
 from contextlib import closing
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -20,17 +20,16 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nanograd.digits.augment import Distortion
-from nanograd.digits.dataset import BatchPlan, Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import Preparation
-from nanograd.errors import UsageError
 from nanograd.models.model import mean_scores
 from nanograd.models.reference import to_probabilities
-from nanograd.nn.mlp import Architecture
 from nanograd.runtime import process
+from nanograd.settings.arguments import resolved
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.evaluation import as_net
 from nanograd.training.local import LocalGroup
-from nanograd.training.recipe import Recipe, num_epochs
+from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 
 
@@ -130,44 +129,22 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return np.asarray((rows - self._mean) / self._deviation, np.float32)
 
     def _recipe(self, rows: Dataset) -> Recipe:
-        # Parameter searches may set numpy scalars.
-        params = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in self.get_params().items()
-        }
+        params = self.get_params()
         seed = int(check_random_state(params.pop("random_state")).randint(2**31))
         params["batch_size"] = min(params["batch_size"], len(rows))
         params["shards"] = min(params["shards"], params["batch_size"])
-        unused = {} if params["optimizer"] == "momentum" else {"momentum": None}
-        try:
-            # TrainSpec validates settings of the same names.
-            TrainSpec.resolve(params, unused)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-        plan = BatchPlan(
-            num_images=len(rows),
-            num_shards=params["shards"],
-            batch_size=params["batch_size"],
-            seed=seed,
-        )
-        return Recipe(
-            architecture=Architecture(
-                inputs=rows.images.shape[1],
-                hidden=params["hidden"],
-                classes=len(self.classes_),
-                activation=params["activation"],
-                loss=params["loss"],
+        if params["optimizer"] != "momentum":
+            params["momentum"] = None
+        # TrainSpec has settings of the same names; parameter searches may set numpy scalars.
+        with resolved(TrainSpec, None, params | {"seed": seed}) as spec:
+            recipe = make_recipe(spec, len(rows))
+        return replace(
+            recipe,
+            architecture=replace(
+                recipe.architecture, inputs=rows.images.shape[1], classes=len(self.classes_)
             ),
             preparation=Preparation(name="plain"),
-            plan=plan,
             distortion=Distortion(),
             cool_down=0.0,
             deskew_last=False,
-            epochs=num_epochs(params["epochs"], params["least_rounds"], plan.rounds_per_epoch),
-            optimizer=params["optimizer"],
-            momentum=params["momentum"],
-            schedule=params["schedule"],
-            learning_rate=float(params["learning_rate"]),
-            num_warm_up=params["warmup"],
-            ema=float(params["ema"]),
         )
