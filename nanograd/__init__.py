@@ -6,18 +6,18 @@ if TYPE_CHECKING:
     from nanograd.api import load_model, read_picture
     from nanograd.commands import evaluate, export, ingest, inspect, predict, train
     from nanograd.console.log_lines import TextLog
-    from nanograd.errors import NanogradError, UnreadableError
-    from nanograd.jobs.predictor import Predictor
-    from nanograd.models.model import Model
-    from nanograd.results import (
+    from nanograd.console.results import (
         Evaluation,
         Export,
         Ingestion,
-        Inspection,
+        Inspections,
         Plan,
         Prediction,
         Training,
     )
+    from nanograd.errors import NanogradError, UnreadableError
+    from nanograd.jobs.predictor import Predictor
+    from nanograd.models.model import Model
     from nanograd.sklearn import MLPClassifier
 
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ __all__ = [
     "Evaluation",
     "Export",
     "Ingestion",
-    "Inspection",
+    "Inspections",
     "MLPClassifier",
     "Model",
     "NanogradError",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 # Names that are slow to import are imported on first use (PEP 562).
-_MODULES = dict.fromkeys(__all__, "nanograd.results") | {
+_MODULES = dict.fromkeys(__all__, "nanograd.console.results") | {
     "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",

@@ -38,7 +38,11 @@ def group_starter(spec: TrainSpec, listener: Listener = ignore) -> Iterator[tupl
 
 @contextmanager
 def part_runner(spec: JobSpec, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
-    """Provide the function that runs the parts of a batch job."""
+    """Provide the function that runs the parts of a batch job.
+
+    Raises:
+        ClusterError: Ray does not answer or has no free CPU.
+    """
     if spec.workers == 0:
         with process.one_thread():
             yield run_local(work)

@@ -37,7 +37,7 @@ from nanograd.settings.specs import (
 from nanograd.settings.train_spec import TrainSpec
 
 if TYPE_CHECKING:
-    from nanograd.results import Result
+    from nanograd.console.results import Result
 
 # Kubernetes sets these for each service, here one whose name begins with nanograd.
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
@@ -121,9 +121,7 @@ def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
     stdout = sys.stdout  # while Ray is in use, prints go to stderr
     with _listener(JobSpec()) as listener:
-        from nanograd import demo as whole
-
-        for command, result in whole.demo(output, listener):
+        for command, result in _commands().demo(output, listener):
             _print_line(command, result, stdout)
 
 

@@ -5,9 +5,9 @@ ignored. The command line passes a `spec` instead. Errors are those of `nanograd
 imported only if `workers` asks for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from os import PathLike, fsdecode
+from os import fsdecode
 from time import perf_counter, strftime
 from typing import Any, Unpack
 
@@ -15,10 +15,25 @@ import numpy as np
 
 from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
+from nanograd.console.results import (
+    Cache,
+    DataSet,
+    Demo,
+    Evaluation,
+    Export,
+    Ingestion,
+    Inspections,
+    Pictures,
+    Plan,
+    Prediction,
+    Result,
+    Training,
+    WrittenReport,
+)
 from nanograd.data import mnist
 from nanograd.digits import download
-from nanograd.digits.dataset import NUM_CLASSES, Source
-from nanograd.errors import ArgumentError, UsageError
+from nanograd.digits.dataset import NUM_CLASSES
+from nanograd.errors import UsageError
 from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -29,22 +44,9 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import prediction_report, sheet, training_report
-from nanograd.report.html import REPORT, Report
+from nanograd.report.html import Report, write_report
 from nanograd.report.inspection import find_pictures, inspect_picture, summarize
 from nanograd.report.trackers import trackers
-from nanograd.results import (
-    Cache,
-    DataSet,
-    Evaluation,
-    Export,
-    Ingestion,
-    Inspection,
-    Pictures,
-    Plan,
-    Prediction,
-    Training,
-    WrittenReport,
-)
 from nanograd.runtime import events, json_files, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
 from nanograd.runtime.kernel import PORTABLE
@@ -56,6 +58,7 @@ from nanograd.settings.arguments import (
     Place,
     PredictArguments,
     TrainArguments,
+    places,
     resolved,
 )
 from nanograd.settings.specs import (
@@ -99,7 +102,7 @@ def train(
         DivergedError: a gradient, loss or parameter is not finite.
         StorageError: the run directory cannot be written.
     """
-    plain, arrays = _separate_arrays({"workers": workers, **settings})
+    plain, arrays = sources.separate_arrays({"workers": workers, **settings})
     with resolved(TrainSpec, spec, plain) as chosen:
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
         if chosen.kernel == PORTABLE:
@@ -174,7 +177,7 @@ def ingest(
     """
     called = perf_counter()
     with resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen:
-        job, work = ingest_parts.plan(_places(inputs), chosen, listener)
+        job, work = ingest_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
         done = _run(chosen, job, work, listener)
@@ -209,7 +212,7 @@ def predict(
     """
     called = perf_counter()
     with resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen:
-        job, work = predict_parts.plan(_places(inputs), chosen, listener)
+        job, work = predict_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
             return Prediction(plan=Plan(**describe_job(job)))
         done, output = _run(chosen, job, work, listener), chosen.output
@@ -239,7 +242,7 @@ def inspect(
     listener: Listener = ignore,
     spec: InspectSpec | None = None,
     **settings: Unpack[InspectArguments],
-) -> Inspection:
+) -> Inspections:
     """Draw each step from a picture to the probabilities.
 
     Args:
@@ -256,14 +259,14 @@ def inspect(
         output = storage.absolute(chosen.output)
         sheet.check_output(output)
         model = model_io.load(chosen.model) if chosen.model else None
-        shown, total = find_pictures(_places(inputs), chosen.limit, output)
+        shown, total = find_pictures(places(inputs), chosen.limit, output)
         if total > chosen.limit:
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
             found = [inspect_picture(name, chosen, model, data) for name, data in shown.items()]
         storage.commit(output, sheet.draw_sheet(found, chosen.model))
-        return Inspection(**summarize(found), left_out=total - len(found), output=chosen.output)
+        return Inspections(**summarize(found), left_out=total - len(found), output=chosen.output)
 
 
 def evaluate(
@@ -286,7 +289,7 @@ def evaluate(
         DataError: the data or the model is missing or broken.
     """
     name = repr(model) if isinstance(model, Model) else model
-    plain, arrays = _separate_arrays({"model": name, **settings})
+    plain, arrays = sources.separate_arrays({"model": name, **settings})
     with resolved(EvaluateSpec, spec, plain) as chosen:
         loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
         columns = (chosen.image_column, chosen.label_column)
@@ -370,23 +373,32 @@ def export_data(names: Sequence[str], output: str, listener: Listener = ignore) 
     return Pictures(images=len(test), output=output)
 
 
-def write_report(
-    place: str,
-    build: Callable[[], Report],
-    listener: Listener,
-    *,
-    as_png: bool = False,
-    again: bool = False,
-) -> str | None:
-    """Write a missing report, or again, or with plots; a failure is a warning, ends no command."""
-    written = storage.join(place, REPORT)
-    try:
-        if as_png or again or not storage.exists(written):
-            build().write(place, as_png=as_png)
-        return written
-    except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
-        listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
-        return None
+def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
+    """Run the whole pipeline on the built-in sample; yield each command with its result."""
+    from nanograd.distributed.cluster import session
+
+    began = perf_counter()
+    run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
+    job: Any = {"overwrite": True, "listener": listener}
+    with session(None, 2, listener):
+        listener(info("training on the built-in sample with two Ray workers"))
+        trained = train(preset="accurate", data="sample", workers=2, output=run, **job)
+        yield "train", trained
+        listener(info("writing its test digits as PNG files, like a folder of your own digits"))
+        export_data(["sample"], pictures, listener)
+        yield "ingest", ingest(pictures, output=rows, workers=None, **job)
+        model = storage.join(run, "model")
+        predicted = predict(rows, output=read, model=model, workers=None, **job)
+        yield "predict", predicted
+    result = Demo(
+        test_accuracy=trained.test_accuracy,
+        accuracy=predicted.accuracy,
+        predicted=predicted.predicted,
+        demo_s=round(perf_counter() - began, 3),
+        output=output,
+    )
+    listener(info(result.summary()))
+    yield "demo", result
 
 
 def _run(spec: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
@@ -408,27 +420,3 @@ def _speed(called: float, done: JobResult) -> dict[str, Any]:
     seconds = done.ended - done.began
     rate = round(done.rows / seconds) if seconds else 0
     return {"start_s": round(done.began - called, 3), "rows_per_s": rate}
-
-
-def _places(inputs: Place | Sequence[Place]) -> list[str]:
-    found = [inputs] if isinstance(inputs, str | PathLike) else inputs
-    if not isinstance(found, Sequence) or not found:
-        raise ArgumentError(f"name one or several inputs, not {inputs!r}")
-    for each in found:
-        if not isinstance(each, str | PathLike):
-            raise ArgumentError(f"{each!r} is no path or URI")
-    return [fsdecode(each) for each in found]
-
-
-def _separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | None]:
-    """Return settings, and the data set of the arrays in `data`, if it is a pair of these."""
-    data = settings.get("data")
-    names = data if isinstance(data, list | tuple) else [data]
-    if data is None or all(isinstance(each, str | PathLike) for each in names):
-        return settings, None
-    if len(names) != 2 or any(isinstance(each, str | PathLike) for each in names):
-        raise ArgumentError(
-            "data is the name of a data set, several, or one pair (images, labels), not in a list "
-            "with others; save the pair as a Parquet file to join it"
-        )
-    return {**settings, "data": sources.ARRAYS}, sources.from_arrays(*names)

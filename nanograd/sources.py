@@ -8,6 +8,7 @@ those in MNIST's form keep their bits, others are normalised.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,20 @@ def reload_test(
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test
+
+
+def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | None]:
+    """Return settings, and the data set of the arrays in `data`, if it is a pair of these."""
+    data = settings.get("data")
+    names = data if isinstance(data, list | tuple) else [data]
+    if data is None or all(isinstance(each, str | PathLike) for each in names):
+        return settings, None
+    if len(names) != 2 or any(isinstance(each, str | PathLike) for each in names):
+        raise ArgumentError(
+            "data is the name of a data set, several, or one pair (images, labels), not in a list "
+            "with others; save the pair as a Parquet file to join it"
+        )
+    return {**settings, "data": ARRAYS}, from_arrays(*names)
 
 
 def from_arrays(images: ArrayLike, labels: ArrayLike) -> Source:

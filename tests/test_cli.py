@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import cli
+from nanograd.console.results import Cache, Result
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model
-from nanograd.results import Cache, Result
 from nanograd.runtime import json_files
 from nanograd.settings import flags
 from nanograd.settings.fields import REQUIRED, flag_name, properties
@@ -244,7 +244,7 @@ def test_demo_prints_its_results_on_stdout_while_ray_has_it(
             yield "train", Cache(cache="here")
         yield "demo", Result()
 
-    monkeypatch.setattr("nanograd.demo.demo", steps)
+    monkeypatch.setattr("nanograd.commands.demo", steps)
     done = nanograd("demo")
 
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]

@@ -19,14 +19,12 @@ MAX_TOP_MODULES, MAX_MODULES = 9, 11
 MIN_MODULE_LINES, MAX_MODULE_LINES = 60, 450
 # Modules outside the limits of lines, each with the reason.
 OTHER_SIZES: dict[str, str] = {
-    "nanograd/jobs/predict.py": "the plan of a prediction and its work",
     "nanograd/distributed/cluster.py": "all that starts or joins a Ray, and its settings",
     "nanograd/jobs/job.py": "the steps of a job, in their order",
     "nanograd/models/model_card.py": "its text is in model_card.md",
     "nanograd/nn/schedules.py": "a topic of its own in every training library",
     "nanograd/runtime/arrays.py": "the one place where dtypes have names",
     "nanograd/runtime/randomness.py": "the one place where random streams are keyed",
-    "nanograd/training/recipe.py": "everything that determines the bits, and nothing else",
 }
 
 # Decisions taken on what a message says.

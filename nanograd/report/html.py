@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
@@ -14,6 +14,7 @@ from PIL import Image
 from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
+from nanograd.runtime.events import Listener, warning
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -93,3 +94,22 @@ def percent(share: float | None) -> str:
     ('98.25 %', '-', '-')
     """
     return "-" if share is None or isnan(share) else f"{100 * share:.2f} %"
+
+
+def write_report(
+    place: str,
+    build: Callable[[], Report],
+    listener: Listener,
+    *,
+    as_png: bool = False,
+    again: bool = False,
+) -> str | None:
+    """Write a missing report, or again, or with plots; a failure is a warning, ends no command."""
+    written = storage.join(place, REPORT)
+    try:
+        if as_png or again or not storage.exists(written):
+            build().write(place, as_png=as_png)
+        return written
+    except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
+        listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
+        return None

@@ -1,7 +1,7 @@
 """The settings of each command as keyword arguments of its Python function, typed for editors."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from os import PathLike, fsdecode
@@ -156,7 +156,8 @@ def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) 
     except UsageError as error:
         raise ArgumentError(as_arguments(str(error))) from error
     except NanogradError as error:
-        error.args = tuple(as_arguments(a) if isinstance(a, str) else a for a in error.args)
+        found = error.args
+        error.args = tuple(as_arguments(a) if isinstance(a, str) else a for a in found)
         raise
 
 
@@ -176,3 +177,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return fsdecode(value) if isinstance(value, PathLike) else value
+
+
+def places(inputs: Place | Sequence[Place]) -> list[str]:
+    """Return one or several inputs as text; raise ArgumentError for anything else."""
+    found = [inputs] if isinstance(inputs, str | PathLike) else inputs
+    if not isinstance(found, Sequence) or not found:
+        raise ArgumentError(f"name one or several inputs, not {inputs!r}")
+    for each in found:
+        if not isinstance(each, str | PathLike):
+            raise ArgumentError(f"{each!r} is no path or URI")
+    return [fsdecode(each) for each in found]

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from nanograd.console.log_lines import TextLog
-from nanograd.demo import Demo
+from nanograd.console.results import Demo
 from nanograd.errors import Reason
 from nanograd.runtime.events import (
     FailureKind,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from nanograd import commands
 from nanograd.digits.dataset import Dataset
 from nanograd.report import training_report
-from nanograd.report.html import Report
+from nanograd.report.html import Report, write_report
 from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec
 
@@ -69,7 +69,7 @@ def write_training_report(
     def build() -> Report:
         return training_report.build(training_report.read_run(str(run)), test)
 
-    return commands.write_report(str(run), build, listener, as_png=as_png)
+    return write_report(str(run), build, listener, as_png=as_png)
 
 
 def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, output: Path) -> None:

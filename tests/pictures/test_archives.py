@@ -62,7 +62,9 @@ def test_archive_gives_the_rows_of_its_folder(tmp_path: Path, png: Path, part_ro
 
     of_archive = ingest(tmp_path / "a", archive, part_rows=part_rows)
     of_folder = ingest(tmp_path / "b", png, part_rows=part_rows)
-    drawn = commands.inspect(InspectSpec(output=str(tmp_path / "sheet.png")), [str(archive)])
+    drawn = commands.inspect(
+        [str(archive)], spec=InspectSpec(output=str(tmp_path / "sheet.png"))
+    ).to_json()
 
     assert rows(tmp_path / "a", archive) == rows(tmp_path / "b", png)
     assert of_archive["labelled"] == of_folder["labelled"] == 7

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.console import summaries
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.nn import metrics
@@ -81,7 +80,9 @@ def test_job_without_rows_has_a_report(run: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
     config = PredictSpec(model=str(run / "model"), output=str(tmp_path / "out"), workers=0)
 
-    figures = commands.predict(config, [str(tmp_path / "none.parquet")], [].append)
+    figures = commands.predict(
+        [str(tmp_path / "none.parquet")], spec=config, listener=[].append
+    ).to_json()
 
     assert figures["rows"] == 0
     assert "0 rows: 0 classified, 0 in quarantine" in words_of(tmp_path / "out")
@@ -97,14 +98,16 @@ def test_report_counts_the_pictures_that_ingest_rejected(
     for number in range(3):
         (tmp_path / f"in/bad-{number}.png").write_bytes(b"no picture" * (number % 2))
     rows, out = str(tmp_path / "rows"), tmp_path / "out"
-    commands.ingest(IngestSpec(output=rows, workers=0), [str(tmp_path / "in")], [].append)
+    commands.ingest(
+        [str(tmp_path / "in")], spec=IngestSpec(output=rows, workers=0), listener=[].append
+    )
     config = PredictSpec(model=str(run / "model"), output=str(out), workers=0)
 
-    figures = commands.predict(config, [rows], [].append)
+    result = commands.predict([rows], spec=config, listener=[].append)
 
-    assert figures["ingest_quarantined"] == {"broken_image": 1, "empty": 2}
+    assert result.ingest_quarantined == {"broken_image": 1, "empty": 2}
     assert "Pictures that ingest put into quarantine" in words_of(out)
-    assert "ingest had quarantined 3 pictures" in summaries.of_prediction(figures, "parquet")
+    assert "ingest had quarantined 3 pictures" in result.summary()
 
 
 def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict: Predict) -> None:
@@ -132,7 +135,7 @@ def test_command_writes_the_report_again(predict: Predict) -> None:
     before = (out / html.REPORT).read_bytes()
     (out / html.REPORT).unlink()
 
-    figures = commands.report(str(out), [], [].append)
+    figures = commands.report(str(out), [], [].append).to_json()
 
     assert Path(figures["report"]).read_bytes() == before
     with pytest.raises(UsageError, match="--data has no effect"):
@@ -145,7 +148,9 @@ def test_report_of_an_unfinished_prediction_and_of_an_ingest_is_refused(
     out, picture, rows = predict(7), tmp_path / "7.png", tmp_path / "ingested"
     (out / "_summary.json").unlink()
     Image.fromarray(sample.test.images[0].reshape(28, 28)).save(picture)
-    commands.ingest(IngestSpec(output=str(rows), workers=0), [str(picture)], [].append)
+    commands.ingest(
+        [str(picture)], spec=IngestSpec(output=str(rows), workers=0), listener=[].append
+    )
 
     for folder, message in ((out, "neither a finished training run"), (rows, "ingest")):
         with pytest.raises(DataError, match=message):

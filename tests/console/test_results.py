@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from nanograd.results import Ingestion, Plan, Prediction, Training
+from nanograd.console.results import Ingestion, Plan, Prediction, Training
 from tests.helpers.models import some_model
 
 INGESTED = Ingestion(output="rows", ingested=20, labelled=7, quarantined=1, reasons={"empty": 1})

@@ -76,7 +76,7 @@ class Training(Result):
     def summary(self) -> str:
         """Return a text for people."""
         line = self.to_json()
-        return lines(
+        return _lines(
             f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
             f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
             ("model", line["model"]),
@@ -164,7 +164,7 @@ class Ingestion(JobCounts):
         """Return a text for people."""
         if self.plan:
             return self.plan.summary()
-        return lines(
+        return _lines(
             f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label"
             f"{self.describe_quarantine()}",
             ("rows", self.output),
@@ -214,7 +214,7 @@ class Prediction(JobCounts):
         correct = "" if right is None else f", {100 * right:.2f} % of the labelled rows correctly"
         by_ingest = sum(self.ingest_quarantined.values())
         predictions = storage.join(self.output, "predictions")
-        return lines(
+        return _lines(
             f"{self.predicted:,} rows classified{correct}{self.describe_quarantine()}"
             + (f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""),
             ("predictions", predictions),
@@ -250,7 +250,7 @@ class Evaluation(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspection(Result):
+class Inspections(Result):
     """The pictures that `inspect` drew."""
 
     pictures: int  # = read + refused
@@ -337,7 +337,32 @@ class Pictures(Result):
         return f"{self.images:,} pictures written: {self.output}"
 
 
-def lines(first: str, *outputs: tuple[str, str | None], next_: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Demo(Result):
+    """The result of the demo."""
+
+    test_accuracy: float  # of the training run
+    accuracy: float | None  # of the prediction
+    predicted: int  # rows
+    demo_s: float
+    output: str  # folder
+
+    def summary(self) -> str:
+        """Return a text for people."""
+        model = storage.join(self.output, "run", "model")
+        return _lines(
+            f"classified {self.predicted:,} handwritten digits, "
+            f"{self.accuracy:.2%} of them correctly",
+            ("pictures", storage.join(self.output, "png")),
+            ("as Parquet", storage.join(self.output, "rows")),
+            ("predictions", storage.join(self.output, "read")),
+            ("the model", model),
+            next_=f"nanograd ingest YOUR_PICTURES --output rows; "
+            f"nanograd predict rows --model {shlex.quote(model)} --output read",
+        )
+
+
+def _lines(first: str, *outputs: tuple[str, str | None], next_: str) -> str:
     """Return a summary: a sentence, what was written where, and the next command."""
     named = [f"  {name:<12} {output}" for name, output in outputs if output]
     return "\n".join(["", first, *named, f"next: {next_}"])
