@@ -90,26 +90,33 @@ def render(words: Sequence[str]) -> str:
     """Return the text of a block `<!-- figures: WORDS -->`.
 
     Args:
-        words: `summary` or `comparison` and a language; or a topic and the columns of its tables,
+        words: `summary` or `comparison` and a language; or a topic and the columns of its table,
             separated by semicolons.
     """
     kind, _, rest = " ".join(words).partition(" ")
     if kind in _TABLES:
         return _TABLES[kind](rest or "en")
-    tables = "\n".join(_tables(kind, [column.strip() for column in rest.split(";")]))
-    return tables or sys.exit(f"benchmarks/results has no figures {' '.join(words)!r}")
+    return _newest(kind, [column.strip() for column in rest.split(";")])
 
 
-def _tables(topic: str, columns: list[str]) -> Iterator[str]:
-    seen: set[str] = set()
+def _newest(topic: str, columns: list[str]) -> str:
+    """Return the columns of the newest file of a topic, and links to those of other processors."""
+    newest: dict[str, Result] = {}
     for result in results(topic):
-        rows = [row for row in result.rows if row.keys() & set(columns)]
-        if result.cpu in seen or not rows:
-            continue
-        seen.add(result.cpu)
-        yield f"[{result.place}](../benchmarks/results/{result.file.name}):\n"
-        known = [column for column in columns if any(column in row for row in rows)]
-        yield _table(known, [[row.get(column, "") for column in known] for row in rows])
+        newest.setdefault(result.cpu, result)
+    if not newest:
+        sys.exit(f"benchmarks/results has no figures of {topic!r}")
+    first, *others = newest.values()
+    rows = [row for row in first.rows if row.keys() & set(columns)]
+    if missing := sorted(set(columns).difference(*rows)):
+        sys.exit(f"{first.file.name} has no column {missing[0]!r}")
+    table = _table(columns, [[row.get(column, "") for column in columns] for row in rows])
+    also = "".join(f"\nAlso measured: {_link(each)}.\n" for each in others)
+    return f"{_link(first)}:\n\n{table}{also}"
+
+
+def _link(result: Result) -> str:
+    return f"[{result.place}](../benchmarks/results/{result.file.name})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

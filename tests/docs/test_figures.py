@@ -48,3 +48,21 @@ def test_newest_figure_is_found_with_its_source(
     assert (found.number("seconds"), found.source.place) == ("1.5", "Fast Chip, 2026-01-02")
     with pytest.raises(LookupError, match="start_"):
         figures.find("start", what="another")
+
+
+def test_block_has_the_newest_table_and_links_to_other_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cpu, date in (("New", "2026-01-03"), ("New", "2026-01-02"), ("Old", "2026-01-01")):
+        table = f"| what | seconds |\n| --- | --- |\n| a round | {date} |\n"
+        machine = f"\n| cpu | cores |\n| --- | --- |\n| {cpu} | 2 |\n"
+        (tmp_path / f"speed_{cpu}_{date}.md").write_text(table + machine)
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+
+    text = figures.render(["speed", "what;", "seconds"])
+
+    assert "| a round | 2026-01-03 |" in text
+    links = re.findall(r"\(.*/(.*)\)", text)
+    assert links == ["speed_New_2026-01-03.md", "speed_Old_2026-01-01.md"]
+    with pytest.raises(SystemExit, match="no column 'hours'"):
+        figures.render(["speed", "what;", "hours"])
