@@ -93,41 +93,102 @@ def checksum(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def read(place: str, max_bytes: int | None = None) -> bytes:
-    """Read a file.
-
-    Args:
-        place: path or URI.
-        max_bytes: bytes to read from its beginning; None for all.
+@contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Turn failures to read a place, inside a with block, into errors that name it.
 
     Raises:
-        DataError: the file does not exist.
-        StorageError: it cannot be read.
+        DataError: there is no such file, it is a folder, or the kind of URI is unknown.
+        StorageError: the storage failed.
     """
-    with _translated("read", place):
-        return _store(place).read(max_bytes)
+    with _failing("read", place):
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{place}: there is no such file; check the path") from error
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Turn failures to change a place, inside a with block, into errors that name it.
+
+    Raises:
+        DataError: a folder is in the way of a file, or the kind of URI is unknown.
+        StorageError: disk full, no permission, object store unreachable.
+    """
+    with _failing("write", place):
+        yield
+
+
+@contextmanager
+def _failing(verb: str, place: str) -> Iterator[None]:
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise DataError(f"{place}: this is a folder where a file is expected") from error
+    except OSError as error:
+        reason = error.strerror
+        if not reason:  # an error of pyarrow: add the likely cause of an answer it could not read
+            text = str(error)
+            causes = (cause for pattern, cause in _CAUSES.items() if re.search(pattern, text))
+            reason = ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])
+        raise StorageError(f"cannot {verb} {place}: {reason}") from error
+    except ValueError as error:  # pyarrow's ArrowInvalid: a URI it does not know
+        raise DataError(f"{place}: {error}") from error
+
+
+def read(place: str, max_bytes: int | None = None) -> bytes:
+    """Read a file, or at most `max_bytes` from its beginning; see `reading` for the errors."""
+    with reading(place):
+        if is_remote(place):
+            filesystem, path = arrow_filesystem(place)
+            with filesystem.open_input_stream(path, compression=None) as stream:
+                return bytes(stream.read(max_bytes))
+        with local_path(place).open("rb") as file:
+            # read(n) allocates n bytes first: 35 us for half a megabyte.
+            whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
+            return file.read(None if whole else max_bytes)
 
 
 def open_file(place: str) -> Any:
-    """Open a file for random access, as a pyarrow file.
-
-    Raises:
-        DataError: the file does not exist.
-        StorageError: it cannot be opened.
-    """
-    with _translated("open", place):
-        filesystem, path = _pyarrow(place)
+    """Open a file for random access, as a pyarrow file; see `reading` for the errors."""
+    with reading(place):
+        filesystem, path = arrow_filesystem(place)
         return filesystem.open_input_file(os.fsencode(path))
 
 
 def commit(place: str, data: bytes) -> None:
     """Replace the whole content of a file atomically; its folder is created.
 
-    Raises:
-        StorageError: disk full, no permission, object store unreachable; nothing is left behind.
+    If it fails, see `writing` for the errors, nothing is left behind.
     """
-    with _translated("write", place):
-        _store(place).commit(data)
+
+    def upload() -> None:
+        filesystem, path = arrow_filesystem(place)
+        with filesystem.open_output_stream(path, compression=None) as stream:
+            stream.write(data)
+
+    with writing(place):
+        if is_remote(place):
+            # In another thread: an exception in this one, such as that of SIGTERM, would close the
+            # stream before all data is in it, and closing makes the file visible.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(upload).result()
+            return
+        path = local_path(place)
+        _make_folder(path.parent)
+        unique = f"{machine.owner()}.{os.urandom(8).hex()}"
+        temporary = path.parent / f".{path.name}.{unique}{_TEMPORARY}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def names(place: str) -> list[str]:
@@ -135,38 +196,50 @@ def names(place: str) -> list[str]:
 
     Leases and the temporary files of commits are left out.
     """
-    with _translated("list", place):
-        found = _store(place).names()
-        return [name for name in found if not name.endswith((_TEMPORARY, LEASE))]
+    return [name for name in _all_names(place) if not name.endswith((_TEMPORARY, LEASE))]
+
+
+def leases(place: str) -> list[str]:
+    """List the names of the leases on a folder, which `names` leaves out."""
+    return [name for name in _all_names(place) if name.endswith(LEASE)]
+
+
+def _all_names(place: str) -> list[str]:
+    with reading(place):
+        if is_remote(place):
+            from pyarrow.fs import FileSelector
+
+            filesystem, path = arrow_filesystem(place)
+            found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
+            return sorted(info.base_name for info in found)
+        folder = local_path(place)
+        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
 
 
 def files_below(place: str) -> list[tuple[str, int, int]]:
-    """List all files in a folder and below, or the file itself.
+    """List all files in a folder and below, or the file itself; see `reading` for the errors.
 
     Returns:
-        Place, size in bytes and time of change in nanoseconds of each.
-
-    Raises:
-        DataError: the place does not exist.
+        Place, size in bytes and time of change in nanoseconds of each file.
     """
-    from pyarrow.fs import FileSelector
-
-    with _translated("list", place):
+    with reading(place):
         if not is_remote(place):
             return list(_local_files(place))  # any name, also one that is not UTF-8
-        filesystem, path = _pyarrow(place)
+        from pyarrow.fs import FileSelector
+
+        filesystem, path = arrow_filesystem(place)
         info = filesystem.get_file_info(path)
         below = FileSelector(path, recursive=True)
         found = [info] if info.is_file else filesystem.get_file_info(below)
         return [
-            (place.rstrip("/") + f.path.removeprefix(path), f.size, f.mtime_ns or 0)
-            for f in found
-            if f.is_file
+            (place.rstrip("/") + each.path.removeprefix(path), each.size, each.mtime_ns or 0)
+            for each in found
+            if each.is_file
         ]
 
 
 def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
-    """List files; links are followed, and one that leads nowhere is no file."""
+    """List files; links are followed, and a link that leads nowhere is no file."""
     path, seen = local_path(place), set[tuple[int, int]]()
     waiting = [] if path.is_file() else [(place.rstrip("/") or "/", path)]
     if not waiting:
@@ -189,14 +262,19 @@ def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
 
 def exists(place: str) -> bool:
     """Return whether a file or folder exists."""
-    with _translated("look for", place):
-        return _store(place).exists()
+    with reading(place):
+        return _kind(place) != "NotFound" if is_remote(place) else local_path(place).exists()
 
 
 def is_file(place: str) -> bool:
     """Return whether a place is a file."""
-    with _translated("look for", place):
-        return _store(place).is_file()
+    with reading(place):
+        return _kind(place) == "File" if is_remote(place) else local_path(place).is_file()
+
+
+def _kind(place: str) -> str:
+    filesystem, path = arrow_filesystem(place)
+    return str(filesystem.get_file_info(path).type.name)
 
 
 def refuse_file(place: str) -> None:
@@ -207,31 +285,60 @@ def refuse_file(place: str) -> None:
 
 
 def remove(place: str) -> None:
-    """Remove a file, or a folder and its content, if it exists.
+    """Remove a file, or a folder and its content, if it exists; see `writing` for the errors.
 
-    Raises:
-        StorageError: it cannot be removed.
+    Amazon's client sends a checksum with each request to remove many files, whatever its settings,
+    and some other stores refuse such a request. So the files of a folder are removed one by one,
+    then the markers of folders.
     """
-    with _translated("remove", place):
-        _store(place).remove()
+    with writing(place):
+        if is_remote(place):
+            from pyarrow.fs import FileSelector
+
+            filesystem, path = arrow_filesystem(place)
+
+            def remove_file(file: str) -> None:
+                with suppress(FileNotFoundError):  # another process removed it meanwhile
+                    filesystem.delete_file(file)
+
+            kind = _kind(place)
+            if kind == "File":
+                remove_file(path)
+            if kind != "Directory":
+                return
+            below = filesystem.get_file_info(FileSelector(path, recursive=True))
+            with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
+                list(pool.map(remove_file, [each.path for each in below if each.is_file]))
+            folders = [each.path for each in below if not each.is_file]
+            for folder in [*sorted(folders, reverse=True), path]:
+                with suppress(FileNotFoundError):
+                    filesystem.delete_dir(folder)
+            return
+        found = local_path(place)
+        if found.is_dir():
+            shutil.rmtree(found)
+        elif found.exists() or found.is_symlink():
+            found.unlink(missing_ok=True)
+        else:
+            return
+        _sync_folder(found.parent)  # or a power failure could bring it back
 
 
 def move(place: str, target: str) -> None:
-    """Rename a file or folder; a folder's target must not exist.
+    """Rename a file or folder; a folder's target must not exist; see `writing` for the errors.
 
     In an object store each file is copied, then removed.
-
-    Raises:
-        StorageError: it cannot be moved.
     """
-    with _translated("move", place):
-        _store(place).move(target)
-
-
-def leases(place: str) -> list[str]:
-    """List the names of the leases on a folder, which `names` leaves out."""
-    with _translated("list", place):
-        return [name for name in _store(place).names() if name.endswith(LEASE)]
+    with writing(place):
+        if not is_remote(place):
+            local_path(place).replace(local_path(target))
+            _sync_folder(local_path(target).parent)
+            return
+        (filesystem, path), (_, target_path) = arrow_filesystem(place), arrow_filesystem(target)
+        for file, _, _ in files_below(place):
+            name = file.removeprefix(place)
+            filesystem.copy_file(path + name, target_path + name)
+            filesystem.delete_file(path + name)
 
 
 def remove_leftovers(place: str, *, below: bool = True) -> None:
@@ -246,138 +353,12 @@ def remove_leftovers(place: str, *, below: bool = True) -> None:
     """
     if is_remote(place):
         return
-    pattern = f".*{_TEMPORARY}"
-    folder = local_path(place)
-    with _translated("clean", place):
+    pattern, folder = f".*{_TEMPORARY}", local_path(place)
+    with writing(place):
         for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
             alive = machine.is_alive(leftover.name.split(".")[-3])
             if alive is False or (alive is None and LEASE not in leftover.name):
                 leftover.unlink(missing_ok=True)
-
-
-class _LocalStore:
-    """A path on a local disk."""
-
-    def __init__(self, place: str) -> None:
-        self._path = local_path(place)
-
-    def read(self, max_bytes: int | None) -> bytes:
-        with self._path.open("rb") as file:
-            # read(n) allocates n bytes first: 35 us for half a megabyte.
-            whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
-            return file.read(None if whole else max_bytes)
-
-    def commit(self, data: bytes) -> None:
-        folder = self._path.parent
-        _make_folder(folder)
-        unique = f"{machine.owner()}.{os.urandom(8).hex()}"
-        temporary = folder / f".{self._path.name}.{unique}{_TEMPORARY}"
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(folder)
-
-    def names(self) -> list[str]:
-        return sorted(p.name for p in self._path.iterdir()) if self._path.is_dir() else []
-
-    def exists(self) -> bool:
-        return self._path.exists()
-
-    def is_file(self) -> bool:
-        return self._path.is_file()
-
-    def remove(self) -> None:
-        if self._path.is_dir():
-            shutil.rmtree(self._path)
-        elif self._path.exists() or self._path.is_symlink():
-            self._path.unlink(missing_ok=True)
-        else:
-            return
-        _sync_folder(self._path.parent)  # or a power failure could bring it back
-
-    def move(self, target: str) -> None:
-        self._path.replace(local_path(target))
-        _sync_folder(local_path(target).parent)
-
-
-class _RemoteStore:
-    """A key in an object store, or the keys below it."""
-
-    def __init__(self, place: str) -> None:
-        self._place, (self._filesystem, self._path) = place, _pyarrow(place)
-
-    def read(self, max_bytes: int | None) -> bytes:
-        with self._filesystem.open_input_stream(self._path, compression=None) as stream:
-            return bytes(stream.read(max_bytes))
-
-    def commit(self, data: bytes) -> None:
-        # In a thread of its own: an exception in this one, such as that of SIGTERM, would close the
-        # stream before all data is in it, and to close it is what makes it visible.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(self._upload, data).result()
-
-    def names(self) -> list[str]:
-        from pyarrow.fs import FileSelector
-
-        selector = FileSelector(self._path, allow_not_found=True)
-        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
-
-    def exists(self) -> bool:
-        return self._kind() != "NotFound"
-
-    def is_file(self) -> bool:
-        return self._kind() == "File"
-
-    def remove(self) -> None:
-        kind = self._kind()
-        if kind == "Directory":
-            self._remove_folder()
-        elif kind == "File":
-            self._remove_file(self._path)
-
-    def move(self, target: str) -> None:
-        _, target_path = _pyarrow(target)
-        for file, _, _ in files_below(self._place):
-            name = file.removeprefix(self._place)
-            self._filesystem.copy_file(self._path + name, target_path + name)
-            self._filesystem.delete_file(self._path + name)
-
-    def _remove_folder(self) -> None:
-        """Remove the files one by one, then the markers of folders.
-
-        Amazon's client sends a checksum with each request to remove many, whatever its settings,
-        and some other stores refuse such a request.
-        """
-        from pyarrow.fs import FileSelector
-
-        below = self._filesystem.get_file_info(FileSelector(self._path, recursive=True))
-        with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
-            list(pool.map(self._remove_file, [each.path for each in below if each.is_file]))
-        folders = [each.path for each in below if not each.is_file]
-        for folder in [*sorted(folders, reverse=True), self._path]:
-            with suppress(FileNotFoundError):
-                self._filesystem.delete_dir(folder)
-
-    def _remove_file(self, path: str) -> None:
-        with suppress(FileNotFoundError):  # another process removed it meanwhile
-            self._filesystem.delete_file(path)
-
-    def _upload(self, data: bytes) -> None:
-        with self._filesystem.open_output_stream(self._path, compression=None) as stream:
-            stream.write(data)
-
-    def _kind(self) -> str:
-        return str(self._filesystem.get_file_info(self._path).type.name)
-
-
-def _store(place: str) -> _LocalStore | _RemoteStore:
-    return _RemoteStore(place) if is_remote(place) else _LocalStore(place)
 
 
 def _make_folder(folder: Path) -> None:
@@ -396,53 +377,30 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _pyarrow(place: str) -> tuple[Any, str]:
+def arrow_filesystem(place: str) -> tuple[Any, str]:
+    """Return pyarrow's file system of a place, and the path there.
+
+    Raises:
+        UsageError: the URI has credentials.
+    """
     # Imported here: half of all commands never touch an object store, and it takes 0.1 s.
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if "://" in place:
         refuse_credentials(place)
-    if is_remote(place):
-        scheme, _, rest = absolute(place).partition("://")
-        bucket, _, key = rest.strip("/").partition("/")
-        uri = f"{scheme}://{bucket}"
-        if scheme == "s3" and not _is_amazons(uri):
+    if not is_remote(place):
+        return LocalFileSystem(), str(local_path(place))
+    scheme, _, rest = absolute(place).partition("://")
+    bucket, _, key = rest.strip("/").partition("/")
+    uri = f"{scheme}://{bucket}"
+    if scheme == "s3":
+        variables = (os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("_S3", ""))
+        endpoints = [*parse_qs(urlsplit(uri).query).get("endpoint_override", []), *variables]
+        endpoint = next(filter(None, endpoints), "")
+        host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+        if host and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
             # Before the client is made, which since 2025 adds checksums that other stores refuse.
             os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-        filesystem, root = FileSystem.from_uri(uri)
-        path = f"{root.rstrip('/')}/{key}" if key else root
-        return filesystem, path.removeprefix("/") if scheme.startswith("abfs") else path
-    return LocalFileSystem(), str(local_path(place))
-
-
-def _is_amazons(uri: str) -> bool:
-    """Return whether the S3 service of a URI is Amazon's."""
-    variables = (os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("_S3", ""))
-    endpoints = [*parse_qs(urlsplit(uri).query).get("endpoint_override", []), *variables]
-    endpoint = next(filter(None, endpoints), "")
-    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-    return not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-
-
-@contextmanager
-def _translated(verb: str, place: str) -> Iterator[None]:
-    """Translate exceptions of file systems into errors that name the place."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if verb in ("write", "remove", "clean"):
-            raise StorageError(f"cannot {verb} {place}: {error.strerror}") from error
-        raise DataError(f"{place}: there is no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{place}: this is a folder where a file is expected") from error
-    except OSError as error:
-        reason = error.strerror or _explained(str(error))
-        raise StorageError(f"cannot {verb} {place}: {reason}") from error
-    except ValueError as error:  # pyarrow's ArrowInvalid: a URI it does not know
-        raise DataError(f"{place}: {error}") from error
-
-
-def _explained(text: str) -> str:
-    """Add the likely cause to an answer that Amazon's client could not read."""
-    causes = (cause for pattern, cause in _CAUSES.items() if re.search(pattern, text))
-    return ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])
+    filesystem, root = FileSystem.from_uri(uri)
+    path = f"{root.rstrip('/')}/{key}" if key else root
+    return filesystem, path.removeprefix("/") if scheme.startswith("abfs") else path

@@ -348,7 +348,7 @@ FILES = ["", "/a", "/a/b", "/a b", "/ö#?%41", "/empty", "/deep/er/x"]
 
 
 def test_folder_in_the_store_is_removed_with_its_markers_and_nothing_else(bucket: str) -> None:
-    filesystem, path = storage._pyarrow(bucket)
+    filesystem, path = storage.arrow_filesystem(bucket)
     for name in FILES:
         storage.commit(f"{bucket}/run{name}/file", name.encode())
     filesystem.create_dir(f"{path}/run/marked/deeper", recursive=True)

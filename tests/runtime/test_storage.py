@@ -249,7 +249,7 @@ def test_uri_of_a_store_becomes_a_path_of_its_client(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv(CHECKSUMS, "when_required")
 
-    assert storage._pyarrow(place)[1].rstrip("/") == path
+    assert storage.arrow_filesystem(place)[1].rstrip("/") == path
 
 
 @pytest.mark.parametrize(
@@ -277,6 +277,6 @@ def test_checksums_are_left_out_where_the_store_is_not_amazons(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    storage._pyarrow(f"{uri}/key")
+    storage.arrow_filesystem(f"{uri}/key")
 
     assert os.environ.get(CHECKSUMS) == variables.get(CHECKSUMS, checksums)
