@@ -70,7 +70,11 @@ def distort(
     Returns:
         (B, 784) float32, 0 to 255; without any distortion exactly the images.
     """
-    draws = _draw_uniform(generator, len(images))
+    # Uniform in [-1, 1): 24 bits of each half of a raw 64-bit number.
+    halves = generator.random_raw(len(images) * NUM_DRAWS // 2).view(np.uint32) >> np.uint32(8)
+    draws = halves.astype(np.float32).reshape(len(images), NUM_DRAWS)
+    draws *= np.float32(2.0**-23)
+    draws -= np.float32(1)
     distorted = np.empty(images.shape, np.float32)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -154,16 +158,6 @@ def vary_stroke(images: Bytes, by: Floats) -> Floats:
     change *= np.abs(by[:, None]) / 2
     strokes += change
     return strokes
-
-
-def _draw_uniform(generator: Philox, num_images: int) -> Floats:
-    """Draw (B, NUM_DRAWS) float32 in [-1, 1): 24 bits of each half of a raw 64-bit number."""
-    raw = generator.random_raw(num_images * NUM_DRAWS // 2)
-    halves = raw.view(np.uint32) >> np.uint32(8)
-    draws = halves.astype(np.float32).reshape(num_images, NUM_DRAWS)
-    draws *= np.float32(2.0**-23)
-    draws -= np.float32(1)
-    return draws
 
 
 def _make_basis() -> Floats:

@@ -57,21 +57,18 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
     deskewed = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        if size == UNCHANGED:
-            deskewed[block] = np.rint(_deskew_rows(images[block]))
-        else:
-            coordinates = deskewed_coordinates(images[block], size)
-            deskewed[block] = np.rint(resample(images[block], coordinates))
+        few = images[block]
+        if size != UNCHANGED:
+            deskewed[block] = np.rint(resample(few, deskewed_coordinates(few, size)))
+            continue
+        # Without scaling: the same bits as `deskewed_coordinates`, in 3/4 of the time.
+        mean_x, mean_y, slant, *_ = _measure(few)
+        x = np.empty((len(few), SIDE, PIECE), np.float32)
+        across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
+        np.add(across, along, out=x, casting="same_kind")
+        y = (mean_y + _FROM_CENTRE).astype(np.float32)
+        deskewed[block] = np.rint(resample_rows(few, x, y))
     return deskewed
-
-
-def _deskew_rows(images: Bytes) -> Floats:
-    """Deskew without scaling: the same bits as `deskewed_coordinates`, in 3/4 of the time."""
-    mean_x, mean_y, slant, *_ = _measure(images)
-    x = np.empty((len(images), SIDE, PIECE), np.float32)
-    across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
-    np.add(across, along, out=x, casting="same_kind")
-    return resample_rows(images, x, (mean_y + _FROM_CENTRE).astype(np.float32))
 
 
 def deskewed_coordinates(images: Bytes | Floats, size: Size = UNCHANGED) -> Floats:

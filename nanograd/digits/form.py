@@ -44,32 +44,22 @@ def are_mnist_like(images: Bytes) -> Mask:
         np.copyto(ink, chunk * (chunk >= _FAINT).view(np.uint8))
         # The sums are whole numbers below 2 ** 24, so float32 is exact in any order.
         np.matmul(ink, _MOMENTS, out=sums[part])
-        profiles[0, part] = _brightest_of_columns(chunk)
-        profiles[1, part] = _brightest_of_rows(chunk)
+        # Maxima of columns by halving the number of rows, of rows by windows of 2 to 28 pixels.
+        square = chunk.reshape(-1, SIDE, SIDE)
+        square = np.maximum(square[:, :14], square[:, 14:])
+        profiles[0, part] = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
+        most = chunk.reshape(-1)
+        for shift in (1, 2, 4, 8, 12):
+            most = np.maximum(most[:-shift], most[shift:])
+        profiles[1, part] = most[::SIDE].reshape(-1, SIDE)
     mass, sum_x, sum_y = sums.T.astype(np.float64)
     total = np.maximum(mass, 1)
     x, y = sum_x / total, sum_y / total
     least = np.maximum(*(_extents(profile >= _FAINT) for profile in profiles))
-    most = np.maximum(*(_extents(profile >= 40) for profile in profiles))
+    extent = np.maximum(*(_extents(profile >= 40) for profile in profiles))
     like: Mask = (profiles[0].max(axis=1) >= 240) & (least >= 19)
-    like &= (most <= LONGEST_SIDE) & (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
+    like &= (extent <= LONGEST_SIDE) & (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
     return like
-
-
-def _brightest_of_columns(images: Bytes) -> Bytes:
-    """Compute column maxima, (n, 784) to (n, 28), by halving the number of rows."""
-    square = images.reshape(-1, SIDE, SIDE)
-    square = np.maximum(square[:, :14], square[:, 14:])
-    most: Bytes = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
-    return most
-
-
-def _brightest_of_rows(images: Bytes) -> Bytes:
-    """Compute row maxima, (n, 784) to (n, 28), by doubling windows."""
-    most = images.reshape(-1)
-    for shift in (1, 2, 4, 8, 12):  # windows of 2, 4, 8, 16, 28 pixels
-        most = np.maximum(most[:-shift], most[shift:])
-    return most[::SIDE].reshape(-1, SIDE)
 
 
 def _extents(marks: Mask) -> Ints:

@@ -77,29 +77,25 @@ def resample_rows(images: Bytes, x: Floats, y: Floats) -> Floats:
     share -= start[:, :, None] + _STEPS
     # In rare cases, rounding to float32 moves one column past a whole number, but not the others.
     if len(x) and not 0 <= share.min() <= share.max() < 1:
-        rows = np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))
-        return resample(images, np.stack([x[:, :, :SIDE], rows]).reshape(2, -1, SIDE * SIDE))
+        coordinates = [x[:, :, :SIDE], np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))]
+        return resample(images, np.stack(coordinates).reshape(2, -1, SIDE * SIDE))
     column = np.clip(start, -SIDE, SIDE + 1).astype(np.intp) + (_BEFORE - 1)
     index = (np.arange(len(x))[:, None] * ROW + row.astype(np.intp)) * _CANVAS_ROW + column
     canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
     canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
     # A view in which item i is the PIECE pixels that begin at pixel i.
     pieces = np.ndarray((max(canvas.size - PIECE, 0),), f"V{PIECE}", canvas, strides=(1,))
-    above, below = (
-        _mix_along(pieces[at].view(np.uint8).astype(np.float32).reshape(-1), share.reshape(-1))
-        for at in (index, index + _CANVAS_ROW)
-    )
-    result = _mix(above, below, np.repeat(down, PIECE))
+    rows = []
+    for at in (index, index + _CANVAS_ROW):
+        # Interpolate between each pixel and the next; the last result of a piece is unused.
+        pixels = pieces[at].view(np.uint8).astype(np.float32).reshape(-1)
+        step = np.zeros_like(pixels)
+        np.subtract(pixels[1:], pixels[:-1], out=step[:-1])
+        step *= share.reshape(-1)
+        step += pixels
+        rows.append(step)
+    result = _mix(rows[0], rows[1], np.repeat(down, PIECE))
     return result.reshape(-1, SIDE, PIECE)[:, :, :SIDE].reshape(-1, SIDE * SIDE)
-
-
-def _mix_along(pixels: Floats, share: Floats) -> Floats:
-    """Interpolate between each pixel and the next; the last result of a piece is unused."""
-    step = np.zeros_like(pixels)
-    np.subtract(pixels[1:], pixels[:-1], out=step[:-1])
-    step *= share
-    step += pixels
-    return step
 
 
 def _mix(first: Floats, second: Floats, share: Floats) -> Floats:

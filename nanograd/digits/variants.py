@@ -155,7 +155,15 @@ def draw(shape: Variant, draws: Doubles) -> Bytes:
     time = np.linspace(0, 2 * np.pi, _NUM_POSITIONS)
     wave = np.sin(_between(_PEN_WAVES, waves) * time + 2 * np.pi * phase)
     radius = _between(shape.pen, pen**1.5) / 2 * (1 + _between(_PEN_CHANGE, change) * wave)
-    ink = _draw_pen(*(each.astype(np.float32) for each in _fit(x, y, radius)))
+    # Scale to a longest side of 20: 19 for the outline, and 1 for the faint pixels around it.
+    side = LONGEST_SIDE - 1
+    longest = np.maximum(np.ptp(x, axis=1), np.ptp(y, axis=1))[:, None]
+    radius = radius * longest / (side - 2 * radius.mean(axis=1, keepdims=True))
+    axes = np.stack([x, y])
+    low, high = (axes - radius).min(axis=2), (axes + radius).max(axis=2)
+    scale = side / (high - low).max(axis=0)[:, None]
+    positions = (SIDE - LONGEST_SIDE) / 2 + scale * (axes - low[..., None])
+    ink = _draw_pen(*(each.astype(np.float32) for each in (*positions, scale * radius)))
     images = []
     for image in ink:
         rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
@@ -166,19 +174,6 @@ def draw(shape: Variant, draws: Doubles) -> Bytes:
 def _between(limits: tuple[Doubles | float, Doubles | float], draw: Doubles) -> Doubles:
     between: Doubles = limits[0] + (limits[1] - limits[0]) * draw
     return between
-
-
-def _fit(x: Doubles, y: Doubles, radius: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-    """Scale positions and radii, (B, N) each, until the longest side of the drawing is 20."""
-    # The outline of the pen has a side of 19; the faint pixels around it add one.
-    side = LONGEST_SIDE - 1
-    longest = np.maximum(np.ptp(x, axis=1), np.ptp(y, axis=1))[:, None]
-    radius = radius * longest / (side - 2 * radius.mean(axis=1, keepdims=True))
-    axes = np.stack([x, y])
-    low, high = (axes - radius).min(axis=2), (axes + radius).max(axis=2)
-    scale = side / (high - low).max(axis=0)[:, None]
-    x, y = (SIDE - LONGEST_SIDE) / 2 + scale * (axes - low[..., None])
-    return x, y, scale * radius
 
 
 def _draw_pen(x: Floats, y: Floats, radius: Floats) -> Bytes:

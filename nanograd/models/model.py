@@ -12,7 +12,7 @@ anything unknown to this version.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from platform import python_version
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ _TENSORS = ("w1", "b1", "w2", "b2")
 _FILES = ("model.safetensors", "config.json")
 # Entries of the manifest that are not part of `Model.about`.
 _STRUCTURE = ("format", "files", "params_sha256", "versions")
+# Settings of a net in config.json, by section.
 _SETTINGS = {
     "architecture": ("hidden", "activation", "loss"),
     "preparation": ("name", "version", "width", "height"),
@@ -242,13 +243,12 @@ def load(folder: str) -> Model:
         StorageError: a file cannot be read.
     """
     if not storage.exists(storage.join(folder, MANIFEST)):
+        if not storage.exists(folder):
+            raise DataError(f"{folder} does not exist; check the path")
         model = storage.join(folder, "model")
         found = storage.exists(storage.join(model, MANIFEST))
         hint = f"use {model}" if found else "check the path"
-        what = f"is not a model directory: it has no {MANIFEST}"
-        if not storage.exists(folder):
-            what = "does not exist"
-        raise DataError(f"{folder} {what}; {hint}")
+        raise DataError(f"{folder} is not a model directory: it has no {MANIFEST}; {hint}")
     manifest = json_files.read_manifest(storage.join(folder, MANIFEST))
     try:
         if manifest["format"] != FORMAT:
@@ -256,7 +256,6 @@ def load(folder: str) -> Model:
                 f"{folder} has format {manifest['format']!r}, but nanograd {__version__} reads "
                 f"{FORMAT!r}; use the version that wrote it or train again"
             )
-        _refuse_unknown(folder, "file", manifest["files"], _FILES)
         files = {name: storage.read(storage.join(folder, name)) for name in _FILES}
         for name, data in files.items():
             if storage.checksum(data) != manifest["files"][name]:
@@ -265,10 +264,26 @@ def load(folder: str) -> Model:
                     f"{MANIFEST}; restore the model directory or train again"
                 )
         config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
-        _check_names(folder, config, tensors)
+        if not (entries := config["nets"]):
+            raise ValueError("it has no nets")
+        expected = [f"{number}.{name}" for number in range(len(entries)) for name in _TENSORS]
+        expected += [f"reference.{name}" for name in REFERENCE_TENSORS]
+        # What a later version may have added changes predictions.
+        for found, known in (
+            (manifest["files"], _FILES),
+            (config, ("format", "nets", "reference")),
+            *((entry, _SETTINGS) for entry in entries),
+            *((entry[name], each) for entry in entries for name, each in _SETTINGS.items()),
+            (tensors, expected),
+        ):
+            if unknown := sorted({*found} - {*known}):
+                raise DataError(
+                    f"{folder} has an entry {unknown[0]!r}, which nanograd {__version__} does not "
+                    "know; use the version that wrote it or train again"
+                )
         nets = tuple(
-            _net(each, {name: tensors[f"{number}.{name}"] for name in _TENSORS})
-            for number, each in enumerate(config["nets"])
+            _make_net(each, {name: tensors[f"{number}.{name}"] for name in _TENSORS})
+            for number, each in enumerate(entries)
         )
         statistics: JsonObject = {name: tensors[f"reference.{name}"] for name in REFERENCE_TENSORS}
         reference = Reference(**config["reference"], **statistics)
@@ -280,29 +295,7 @@ def load(folder: str) -> Model:
     return Model(nets=nets, about=about, reference=reference)
 
 
-def _check_names(folder: str, config: JsonObject, tensors: JsonObject) -> None:
-    """Refuse what a later version may have added: ignoring it would change predictions."""
-    if not config["nets"]:
-        raise ValueError("it has no nets")
-    _refuse_unknown(folder, "setting", config, ("format", "nets", "reference"))
-    for net in config["nets"]:
-        _refuse_unknown(folder, "setting", net, _SETTINGS)
-        for section, known in _SETTINGS.items():
-            _refuse_unknown(folder, "setting", net[section], known)
-    expected = [f"{number}.{name}" for number in range(len(config["nets"])) for name in _TENSORS]
-    expected += [f"reference.{name}" for name in REFERENCE_TENSORS]
-    _refuse_unknown(folder, "tensor", tensors, expected)
-
-
-def _refuse_unknown(folder: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    if unknown := sorted(set(names) - set(known)):
-        raise DataError(
-            f"{folder} has a {kind} {unknown[0]!r}, which nanograd {__version__} does not know; "
-            "use the version that wrote it or train again"
-        )
-
-
-def _net(config: JsonObject, tensors: dict[str, NDArray[Any]]) -> Net:
+def _make_net(config: JsonObject, tensors: dict[str, NDArray[Any]]) -> Net:
     """Make a net of its entry in `config.json` and its tensors; ValueError if they do not fit."""
     architecture = Architecture(inputs=NUM_PIXELS, classes=NUM_CLASSES, **config["architecture"])
     if sum(tensor.size for tensor in tensors.values()) != architecture.num_parameters:

@@ -28,6 +28,8 @@ OPSET = 18
 _IR_VERSION = 9  # of onnx 1.14 (2023), which reads opset 18
 _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
 
+_COLUMNS = np.array([1])  # the axis of columns
+
 # An input of an operator: the name of a value in the graph, or a constant.
 Operand: TypeAlias = str | NDArray[Any] | np.generic
 
@@ -45,7 +47,11 @@ def graph(model: Model) -> bytes:
     mean = scores[0] if len(scores) == 1 else build("Mean", *scores)
     best = build("ArgMax", mean, axis=1, keepdims=0)
     _add_unfamiliarity(build, model.reference, pixels[0], best)
-    _add_probabilities(build, mean, model.reference.temperature)
+    # `to_probabilities`
+    shares = build("Max", mean, LEAST_SCORE)
+    shares = build("Div", shares, build("ReduceMax", shares, _COLUMNS))
+    powers = build("Pow", shares, np.float32(1 / model.reference.temperature))
+    build("Div", powers, build("ReduceSum", powers, _COLUMNS), output="probabilities")
     value = helper.make_tensor_value_info
     proto = helper.make_model(
         helper.make_graph(
@@ -85,17 +91,18 @@ class _Builder:
         self, operator: str, inputs: tuple[Operand, ...], outputs: list[str], **attributes: Any
     ) -> None:
         """Add a node."""
-        names = [each if isinstance(each, str) else self._constant(each) for each in inputs]
+        names = []
+        for each in inputs:
+            if isinstance(each, str):
+                names.append(each)
+            else:
+                names.append(f"c{len(self.constants)}")
+                self.constants.append(numpy_helper.from_array(np.asarray(each), names[-1]))
         self.nodes.append(helper.make_node(operator, names, outputs, **attributes))
 
     def cast(self, value: Operand, to: int) -> str:
         """Convert a value to another data type."""
         return self("Cast", value, to=to)
-
-    def _constant(self, value: NDArray[Any] | np.generic) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
 
 
 def _add_deskewing(build: _Builder, preparation: Preparation, images: str) -> str:
@@ -122,22 +129,7 @@ def _add_deskewing(build: _Builder, preparation: Preparation, images: str) -> st
     x = build("Add", build("Add", mean_x, dx), build("Mul", slant, dy))
     y = build("Add", mean_y, dy)
     x, y = (build.cast(each, TensorProto.FLOAT) for each in (x, y))
-    return build("Round", _add_resampling(build, pixels, x, y))
-
-
-def _add_scaling(build: _Builder, distance: Ints, spread: str, mass: str, target: float) -> Operand:
-    """Scale distances from the centre so that the deviation of the ink becomes `target`."""
-    constant = distance.astype(np.float64)
-    if not target:
-        return constant
-    deviation = build("Sqrt", build("Div", build("Max", spread, np.float64(0)), mass))
-    stretch = build("Div", deviation, np.float64(target))
-    limits = np.float64(1 / MAX_STRETCH), np.float64(MAX_STRETCH)
-    return build("Mul", constant, build("Clip", stretch, *limits))
-
-
-def _add_resampling(build: _Builder, pixels: str, x: str, y: str) -> str:
-    """Add bilinear interpolation of each image at (x, y); pixels outside the image are 0."""
+    # Interpolate each image at (x, y); pixels outside the image are 0.
     margins = np.array([0, 1, 1, 0, ROW - SIDE - 1, ROW - SIDE - 1])
     padded = build("Pad", build("Reshape", pixels, np.array([-1, SIDE, SIDE])), margins)
     flat = build("Reshape", padded, np.array([-1, ROW * ROW]))
@@ -159,7 +151,18 @@ def _add_resampling(build: _Builder, pixels: str, x: str, y: str) -> str:
 
     above = interpolate(corners[0], corners[1], share_x)
     below = interpolate(corners[2], corners[3], share_x)
-    return interpolate(above, below, share_y)
+    return build("Round", interpolate(above, below, share_y))
+
+
+def _add_scaling(build: _Builder, distance: Ints, spread: str, mass: str, target: float) -> Operand:
+    """Scale distances from the centre so that the deviation of the ink becomes `target`."""
+    constant = distance.astype(np.float64)
+    if not target:
+        return constant
+    deviation = build("Sqrt", build("Div", build("Max", spread, np.float64(0)), mass))
+    stretch = build("Div", deviation, np.float64(target))
+    limits = np.float64(1 / MAX_STRETCH), np.float64(MAX_STRETCH)
+    return build("Mul", constant, build("Clip", stretch, *limits))
 
 
 def _add_scores(build: _Builder, net: Net, pixels: str) -> str:
@@ -174,8 +177,7 @@ def _add_scores(build: _Builder, net: Net, pixels: str) -> str:
 
 def _add_unfamiliarity(build: _Builder, reference: Reference, pixels: str, best: str) -> None:
     """Add `Reference.unfamiliarity` of deskewed pixels, (N, 784) float32, and predicted classes."""
-    columns = np.array([1])
-    brightest = build("Max", build("ReduceMax", pixels, columns), np.float32(1))
+    brightest = build("Max", build("ReduceMax", pixels, _COLUMNS), np.float32(1))
     stretched = build("Mul", pixels, build("Div", np.float32(255), brightest))
     means = reference.means.astype(np.float32)
     z = build("Sub", stretched, build("Gather", means, best))
@@ -189,20 +191,11 @@ def _add_unfamiliarity(build: _Builder, reference: Reference, pixels: str, best:
     weighted = build("Mul", squares, reference.weights.reshape(-1))
     weighted = build("Reshape", weighted, np.array([-1, *reference.weights.shape]))
     along = build("ReduceSum", weighted, np.array([2]), keepdims=0)
-    column = build("Unsqueeze", best, columns)
+    column = build("Unsqueeze", best, _COLUMNS)
     scale = build("Gather", reference.scales, column)
-    residual = build("Mul", build("ReduceSumSquare", z, columns), scale)
+    residual = build("Mul", build("ReduceSumSquare", z, _COLUMNS), scale)
     distance = build("Add", residual, build("GatherElements", along, column, axis=1))
     distance = build("Max", distance, build("Div", FAINT, brightest))
     fourth = build("Pow", distance, np.float32(4))
     share = build("Div", fourth, build("Add", fourth, np.float32(1)))
-    build("Squeeze", share, columns, output="unfamiliarity")
-
-
-def _add_probabilities(build: _Builder, scores: str, temperature: float) -> None:
-    """Add `to_probabilities`, (N, 10) float32 to the same."""
-    columns = np.array([1])
-    shares = build("Max", scores, LEAST_SCORE)
-    shares = build("Div", shares, build("ReduceMax", shares, columns))
-    powers = build("Pow", shares, np.float32(1 / temperature))
-    build("Div", powers, build("ReduceSum", powers, columns), output="probabilities")
+    build("Squeeze", share, _COLUMNS, output="unfamiliarity")

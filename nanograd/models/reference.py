@@ -73,9 +73,7 @@ class Reference:
         """Return the tensors by name."""
         return {name: getattr(self, name) for name in _TENSORS}
 
-    def unfamiliarity(
-        self, images: NDArray[np.uint8], classes: NDArray[np.integer]
-    ) -> NDArray[np.float32]:
+    def unfamiliarity(self, images: Bytes, classes: NDArray[np.integer]) -> Floats:
         """Compute d^4 / (1 + d^4).
 
         Args:
@@ -88,9 +86,7 @@ class Reference:
         fourth = self.distances(images, classes) ** 4
         return np.asarray(fourth / (1 + fourth))
 
-    def distances(
-        self, images: NDArray[np.uint8], classes: NDArray[np.integer]
-    ) -> NDArray[np.float32]:
+    def distances(self, images: Bytes, classes: NDArray[np.integer]) -> Floats:
         """Compute d, (B,) float32, >= 0, for the arguments of `unfamiliarity`."""
         distances = np.empty(len(images), np.float32)
         brightest = images.max(axis=1, initial=1).astype(np.float32)
@@ -98,13 +94,13 @@ class Reference:
             rows = np.flatnonzero(classes == each)
             z = stretch(images[rows], brightest[rows])
             z -= self.means[each]
-            products = z @ self._padded[each]
+            products = z @ self.padded[each]
             distances[rows] = products**2 @ self.weights[each]
             distances[rows] += self.scales[each] * np.einsum("bd,bd->b", z, z)
         return np.asarray(np.maximum(distances, FAINT / brightest), np.float32)
 
     @cached_property
-    def _padded(self) -> NDArray[np.float32]:
+    def padded(self) -> Floats:
         """Directions as (10, 784, NUM_DIRECTIONS) float32; selecting INNER would be slower."""
         padded = np.zeros((NUM_CLASSES, NUM_PIXELS, NUM_DIRECTIONS), np.float32)
         padded[:, INNER] = self.directions.swapaxes(1, 2)
@@ -120,7 +116,7 @@ _TENSORS: dict[str, tuple[type, tuple[int, ...]]] = {
 }
 
 
-def stretch(images: NDArray[np.uint8], brightest: NDArray[np.float32]) -> NDArray[np.float32]:
+def stretch(images: Bytes, brightest: Floats) -> Floats:
     """Scale images until their brightest pixel is 255.
 
     Args:
@@ -136,7 +132,7 @@ def stretch(images: NDArray[np.uint8], brightest: NDArray[np.float32]) -> NDArra
     return stretched
 
 
-def to_probabilities(scores: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
+def to_probabilities(scores: Floats, temperature: float = 1.0) -> Floats:
     """Raise scores to the power 1 / T and divide each row by its sum.
 
     For one net with softmax outputs, the result is softmax(z / T). The order within a row stays.
@@ -157,7 +153,7 @@ def to_probabilities(scores: NDArray[np.float32], temperature: float = 1.0) -> N
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def fit_temperature(scores: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+def fit_temperature(scores: Floats, labels: NDArray[np.integer]) -> float:
     """Find the temperature with the smallest negative log-likelihood.
 
     With b = 1 / T, the log-likelihood mean(b log s_label - log sum_k s_k^b) is concave in b.

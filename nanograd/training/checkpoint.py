@@ -60,7 +60,7 @@ class CheckpointSaver:
         listener: receives the warnings.
         round_: next round of the newest checkpoint; 0 if there is none.
         train_s: seconds of training at the newest checkpoint.
-        check: raises an error if another process has taken over the run.
+        check: called before each save; raises if another process has taken over the run.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class CheckpointSaver:
         *,
         round_: int = 0,
         train_s: float = 0.0,
-        check: Callable[[], None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._check = check
         self._folder, self._identity, self._listener = folder, identity, listener
+        self._check = check
         self._saved_round, self._tried_s, self._num_failures = round_, train_s, 0
         self._interval_s = INTERVAL_S
 
@@ -124,8 +124,7 @@ class CheckpointSaver:
                 sleep(_RETRY_S)  # nothing signals that the disk or the store works again
 
     def _save(self, snapshot: Snapshot, history: History) -> None:
-        if self._check is not None:
-            self._check()
+        self._check()
         began = monotonic()
         now = Checkpoint(identity=self._identity, snapshot=snapshot, history=history)
         name = save(self._folder, now)
@@ -196,10 +195,10 @@ def prune(folder: str, saved: str, history: History) -> None:
         if epoch.val_accuracy is not None
     }
     best = max(accuracies, key=accuracies.__getitem__, default=-1)
-    found = _names(folder)
-    older = [name for name in found if _round(name) < _round(saved)]
-    kept = {saved, *older[: NUM_KEPT - 1], *(name for name in older if _round(name) == best)}
-    for name in found:
+    rounds, now = _rounds(folder), int(saved.split("-")[1])
+    older = [name for name in rounds if rounds[name] < now]
+    kept = {saved, *older[: NUM_KEPT - 1], *(name for name in older if rounds[name] == best)}
+    for name in rounds:
         if name not in kept:
             storage.remove(storage.join(folder, name))
 
@@ -211,44 +210,38 @@ def newest(folder: str, listener: Listener) -> Checkpoint | None:
         folder: folder or URI of the checkpoints.
         listener: receives a warning for each damaged checkpoint.
     """
-    for name in _names(folder):
+    for name in _rounds(folder):
         file = storage.join(folder, name)
         try:
-            return _decode(name, storage.read(file))
+            data = storage.read(file)
+            if name.split("-")[2][:16] != storage.checksum(data)[:16]:
+                raise DataError(f"{file} is damaged: its SHA-256 is not the one in its name")
+            tensors = load_tensors(data)
+            # A safetensors file begins with the length of its JSON header, 8 bytes little-endian.
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            facts = json.loads(header["__metadata__"]["nanograd"])
+            snapshot = Snapshot(
+                round=facts["round"],
+                vector=tensors.pop("vector"),
+                average=tensors.pop("average", None),
+                state={key.removeprefix("state."): each for key, each in tensors.items()},
+                progress=LossSum(loss=facts["loss"], num_images=facts["num_images"]),
+            )
+            history = History(
+                epochs=[EpochMetrics(**each) for each in facts["epochs"]],
+                train_s=facts["train_s"],
+                fingerprints=facts["fingerprints"],
+            )
+            return Checkpoint(identity=facts["identity"], snapshot=snapshot, history=history)
         except DataError as error:
-            listener(warning(f"{file} {error}; using the previous checkpoint"))
+            trouble = str(error)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            trouble = f"{file} is not a checkpoint of nanograd: {error}"
+        listener(warning(f"{trouble}; using the previous checkpoint"))
     return None
 
 
-def _names(folder: str) -> list[str]:
-    """Return the names of the checkpoints, newest first."""
-    return sorted((name for name in storage.names(folder) if _NAME.fullmatch(name)), reverse=True)
-
-
-def _round(name: str) -> int:
-    return int(name.split("-")[1])
-
-
-def _decode(name: str, data: bytes) -> Checkpoint:
-    if storage.checksum(data)[:16] != name.split("-")[2].split(".", maxsplit=1)[0]:
-        raise DataError("is damaged: its SHA-256 is not the one in its name")
-    try:
-        tensors = load_tensors(data)
-        # A safetensors file begins with the length of its JSON header, 8 bytes little-endian.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        facts = json.loads(header["__metadata__"]["nanograd"])
-        state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
-        snapshot = Snapshot(
-            round=facts["round"],
-            vector=tensors["vector"],
-            state=state,
-            average=tensors.get("average"),
-            progress=LossSum(loss=facts["loss"], num_images=facts["num_images"]),
-        )
-        epochs = [EpochMetrics(**each) for each in facts["epochs"]]
-        history = History(
-            epochs=epochs, train_s=facts["train_s"], fingerprints=facts["fingerprints"]
-        )
-        return Checkpoint(identity=facts["identity"], snapshot=snapshot, history=history)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"is not a checkpoint of nanograd: {error}") from error
+def _rounds(folder: str) -> dict[str, int]:
+    """Return the names of the checkpoints with their next rounds, newest first."""
+    matches = (_NAME.fullmatch(name) for name in sorted(storage.names(folder), reverse=True))
+    return {match[0]: int(match[1]) for match in matches if match}

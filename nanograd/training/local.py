@@ -111,13 +111,18 @@ class LocalGroup:
 
     def advance(self, until: int) -> None:
         """Compute all rounds below `until`."""
+
+        def contribute(rank: int) -> list[Contribution]:
+            round_, vector = self._server.round, self._server.parameters()
+            worker, buffers = self._workers[rank], self._buffers[rank]
+            return [worker.sum_node(round_, node, vector, out) for node, out in buffers.items()]
+
         with process.one_thread():
             while self._server.round < until:
                 others = [
-                    self._pool.submit(self._contribute, rank)
-                    for rank in range(1, len(self._workers))
+                    self._pool.submit(contribute, rank) for rank in range(1, len(self._workers))
                 ]
-                computed = [self._contribute(0), *(other.result() for other in others)]
+                computed = [contribute(0), *(other.result() for other in others)]
                 for contribution in [each for sent in computed for each in sent]:
                     if refusal := self._server.submit(contribution):
                         text = f"round {self._server.round}: {refusal}"
@@ -140,8 +145,3 @@ class LocalGroup:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
-
-    def _contribute(self, rank: int) -> list[Contribution]:
-        round_, vector = self._server.round, self._server.parameters()
-        worker, buffers = self._workers[rank], self._buffers[rank]
-        return [worker.sum_node(round_, node, vector, out) for node, out in buffers.items()]

@@ -142,9 +142,15 @@ def _train_nets(
             training = add_variants(run.training, plan.variants, plan.recipe.plan.seed)
             relay = _net_listener(run.nets, number, directory, histories, listener)
             with closing(start_group(plan.recipe, training, snapshot, relay, stop)) as group:
-                _compare_fingerprints(
-                    histories, group.fingerprints()[0], run.spec.is_strict, listener
-                )
+                before = [each.fingerprints for each in histories if each.fingerprints]
+                if before and before[-1] != [now := group.fingerprints()[0]]:
+                    text = (
+                        f"the rounds so far were computed with {' and '.join(before[-1])}, the "
+                        f"others will be with {now}: the bits of the result will match neither"
+                    )
+                    if run.spec.is_strict:
+                        raise ClusterError(f"{text}; --strict and --kernel portable refuse that")
+                    listener(warning(text))
                 snapshot = loop.train(
                     plan.recipe,
                     group,
@@ -156,21 +162,6 @@ def _train_nets(
                 )
         nets.append(as_net(plan.recipe, snapshot))
     return _test(run, nets, histories)
-
-
-def _compare_fingerprints(
-    histories: Sequence[History], now: str, strict: bool, listener: Listener
-) -> None:
-    """Warn or refuse if other libraries computed the rounds so far or the previous nets."""
-    before = [each.fingerprints for each in histories if each.fingerprints]
-    if before and before[-1] != [now]:
-        text = (
-            f"the rounds so far were computed with {' and '.join(before[-1])}, the others will be "
-            f"with {now}: the bits of the result will match neither"
-        )
-        if strict:
-            raise ClusterError(f"{text}; --strict and --kernel portable refuse that")
-        listener(warning(text))
 
 
 def _net_listener(

@@ -35,7 +35,7 @@ class RunDirectory:
         folder: folder or URI.
         identity: settings and data that determine the bits of the run.
         num_nets: number of nets; records of an ensemble contain the number of the net.
-        check: raises an error if another process has taken over the run.
+        check: called before each write; raises if another process has taken over the run.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RunDirectory:
         folder: str,
         identity: JsonObject,
         num_nets: int,
-        check: Callable[[], None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.identity, self._num_nets, self._check = folder, identity, num_nets, check
         self.model = self._join("model")
@@ -137,8 +137,7 @@ class RunDirectory:
 
     def _write_lines(self, name: str, rows: list[JsonObject], listener: Listener) -> None:
         try:
-            if self._check is not None:
-                self._check()
+            self._check()
             storage.commit(self._join(name), json_files.encode_lines(rows))
         except StorageError as error:
             listener(warning(f"{error}; {_LATER}"))

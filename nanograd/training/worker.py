@@ -70,7 +70,7 @@ class Worker:
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
         self._plan = recipe.plan
-        self._orders: dict[int, tuple[int, Ints]] = {}
+        self._orders: dict[int, tuple[int, Ints]] = {}  # epoch and order of each shard
         self._scratch: dict[int, Vector] = {}
         self._ready: dict[tuple[int, TreeNode], _Batch] = {}
         self.hold(shards)
@@ -136,9 +136,12 @@ class Worker:
         num_images, like = parts[-1].stop, self._shards[node[0]]
         images = np.empty((num_images, *like.images.shape[1:]), like.images.dtype)
         labels = np.empty(num_images, like.labels.dtype)
+        epoch = round_ // self._plan.rounds_per_epoch
         for shard, span, part in zip(shards, spans, parts, strict=True):
-            index = self._order(round_ // self._plan.rounds_per_epoch, shard)[span]
-            data = self._shards[shard]
+            # Sort the random numbers of an epoch only once.
+            if self._orders.get(shard, (None,))[0] != epoch:
+                self._orders[shard] = (epoch, self._plan.order(epoch, shard))
+            index, data = self._orders[shard][1][span], self._shards[shard]
             np.take(data.images, index, axis=0, out=images[part], mode="clip")
             np.take(data.labels, index, out=labels[part], mode="clip")
         distorted: Bytes | Floats = images
@@ -169,10 +172,3 @@ class Worker:
         loss = self._sum(signals, parts, left, out) + self._sum(signals, parts, right, buffer)
         out += buffer
         return loss
-
-    def _order(self, epoch: int, shard: int) -> Ints:
-        # The cache avoids sorting the same random numbers in every round of an epoch.
-        known = self._orders.get(shard)
-        if known is None or known[0] != epoch:
-            known = self._orders[shard] = (epoch, self._plan.order(epoch, shard))
-        return known[1]
