@@ -7,7 +7,6 @@ from nanograd.nn.activations import FloatArray
 from nanograd.nn.losses import LOSSES
 
 NAMES = sorted(LOSSES)
-SIZES = [0, 1, 7, 193]
 
 
 def logits(num_images: int, dtype: type = np.float32) -> FloatArray:
@@ -40,21 +39,20 @@ ORACLES = {"mse": squared_error_by_loops, "cross_entropy": cross_entropy_by_loop
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_images", SIZES)
-def test_loss_equals_a_sum_by_loops(name: str, num_images: int) -> None:
-    z2, rows = logits(num_images), targets(num_images)
+@pytest.mark.parametrize("num_images", [0, 1, 193])
+@pytest.mark.parametrize(("dtype", "rel"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_loss_equals_a_sum_by_loops(name: str, num_images: int, dtype: type, rel: float) -> None:
+    z2, rows = logits(num_images, dtype), targets(num_images, dtype)  # read-only
 
     losses, gradient = LOSSES[name].gradient(z2, rows)
 
-    assert losses.dtype == gradient.dtype == np.float32
-    assert losses.shape == (num_images,)
-    assert gradient.shape == (num_images, 10)
-    assert losses.sum() == pytest.approx(ORACLES[name](z2, rows), rel=1e-5)
+    assert losses.dtype == gradient.dtype == dtype
+    assert (losses.shape, gradient.shape) == ((num_images,), (num_images, 10))
+    assert losses.sum() == pytest.approx(ORACLES[name](z2, rows), rel=rel)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("first", [0, 1, 7, 64])
-@pytest.mark.parametrize("length", [1, 7, 16, 65])
+@pytest.mark.parametrize(("first", "length"), [(0, 1), (1, 65), (7, 16), (64, 7)])
 def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, length: int) -> None:
     # A worker computes the losses of all its shards at once, with the bits of each shard alone.
     z2, rows = logits(193), targets(193)
@@ -68,38 +66,19 @@ def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, leng
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_loss_leaves_its_inputs_unchanged_and_keeps_their_dtype(name: str, dtype: type) -> None:
-    z2, rows = logits(7, dtype), targets(7, dtype)
-    before = z2.tobytes() + rows.tobytes()
-
-    _, gradient = LOSSES[name].gradient(z2, rows)
-
-    assert gradient.dtype == dtype
-    assert z2.tobytes() + rows.tobytes() == before
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(6, 10), (7, 9), (7, 1), (10,)])
+@pytest.mark.parametrize("shape", [(6, 10), (7, 1), (10,)])
 def test_different_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         LOSSES[name].gradient(logits(7), np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_perfect_outputs_have_no_loss_and_no_gradient(name: str) -> None:
+def test_saturated_outputs_have_a_gradient_unless_they_are_right() -> None:
     rows = targets(7)
+    for loss in LOSSES.values():
+        assert not any(each.any() for each in loss.gradient((rows - np.float32(0.5)) * 1000, rows))
 
-    loss, gradient = LOSSES[name].gradient((rows - np.float32(0.5)) * 1000, rows)
-
-    assert not loss.any()
-    assert not gradient.any()
-
-
-def test_gradient_of_wrong_saturated_outputs_is_not_zero() -> None:
-    rows = np.float32([[1, 0]])
-
-    loss, gradient = LOSSES["cross_entropy"].gradient(np.float32([[-500, 500]]), rows)
+    wrong = np.float32([[-500, 500]])
+    loss, gradient = LOSSES["cross_entropy"].gradient(wrong, np.float32([[1, 0]]))
 
     assert loss.tolist() == [1000]
     assert gradient.tolist() == [[-1, 1]]

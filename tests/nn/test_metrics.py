@@ -21,17 +21,12 @@ def test_accuracy_equals_a_count_by_loops_and_the_trace_of_the_confusion_matrix(
     assert type(share) is float
     assert share == pytest.approx(sum(p == t for p, t in pairs) / size, rel=1e-12)
     assert share == pytest.approx(np.trace(confusion_matrix(predictions, labels, 10)) / size)
+    assert math.isnan(accuracy(predictions[:0], labels[:0]))
 
 
-def test_accuracy_without_images_is_nan() -> None:
-    share = accuracy(digits(0, 1), digits(0, 2))
-
-    assert math.isnan(share)
-
-
-@pytest.mark.parametrize("size", [0, 1, 193])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
-@pytest.mark.parametrize("num_classes", [8, 10])
+@pytest.mark.parametrize(
+    ("size", "dtype", "num_classes"), [(0, np.uint8, 10), (1, np.int8, 8), (193, np.int64, 10)]
+)
 def test_confusion_matrix_equals_a_count_by_loops(size: int, dtype: type, num_classes: int) -> None:
     predictions, labels = (digits(size, seed, num_classes) for seed in (1, 2))
 
@@ -48,14 +43,12 @@ def test_precision_and_recall_are_shares_of_columns_and_rows_and_nan_without_any
     confusion = np.zeros((10, 10), np.int64)
     confusion[0, 0], confusion[0, 1], confusion[1, 1], confusion[2, 3] = 3, 1, 4, 1
     confusion.flags.writeable = False
-    before = confusion.tobytes()
 
     precision, recall = precision_and_recall(confusion)
 
     assert precision.dtype == recall.dtype == np.float64
     np.testing.assert_array_equal(precision, [1, 0.8, np.nan, 0] + [np.nan] * 6)
     np.testing.assert_array_equal(recall, [0.75, 1, 0] + [np.nan] * 7)
-    assert confusion.tobytes() == before
 
 
 def test_calibration_error_of_calibrated_scores_is_zero() -> None:

@@ -1,7 +1,6 @@
 import math
 from dataclasses import replace
 from hashlib import sha256
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ NETS = [
     for activation in sorted(HIDDEN)
     for loss in sorted(LOSSES)
 ]
-DTYPES = [np.float32, np.float64]
 VIEWS = ["w1", "b1", "w2", "b2"]
 
 
@@ -41,9 +39,7 @@ def some_batch(num_images: int, dtype: type = np.float32) -> tuple[FloatArray, F
     return inputs, targets
 
 
-@pytest.mark.parametrize("inputs", [1, 784])
-@pytest.mark.parametrize("hidden", [1, 7, 193])
-@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize(("inputs", "hidden", "classes"), [(1, 1, 2), (784, 7, 10), (9, 193, 2)])
 def test_views_alias_the_whole_vector_in_order_with_the_shapes_of_the_layers(
     inputs: int, hidden: int, classes: int
 ) -> None:
@@ -59,20 +55,15 @@ def test_views_alias_the_whole_vector_in_order_with_the_shapes_of_the_layers(
     joined = np.concatenate([view.ravel() for view in views])
     assert joined.dtype == np.float32
     np.testing.assert_array_equal(joined, params.vector)
+    params.vector.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        Params(params.vector, architecture).w2[...] = 1
 
 
 @pytest.mark.parametrize("shape", [(0,), (7 * 785 + 79,), (7 * 785 + 81,), (7 * 785 + 80, 1)])
 def test_vector_of_another_length_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="7 hidden units take 5575 parameters"):
         Params(np.zeros(shape, np.float32), net())
-
-
-def test_views_of_a_read_only_vector_are_read_only() -> None:
-    vector = np.zeros(net().num_parameters, np.float32)
-    vector.flags.writeable = False
-
-    with pytest.raises(ValueError, match="read-only"):
-        Params(vector, net()).w2[...] = 1
 
 
 @pytest.mark.parametrize("change", [{"activation": "swish"}, {"loss": "hinge"}])
@@ -94,11 +85,7 @@ def test_one_hot_returns_new_rows_with_a_single_one_each() -> None:
 
 
 @pytest.mark.parametrize(("activation", "loss"), NETS)
-@pytest.mark.parametrize(
-    ("views", "seed"),
-    [*((VIEWS, seed) for seed in range(3)), *(([view], 4) for view in VIEWS)],
-    ids=str,
-)
+@pytest.mark.parametrize(("views", "seed"), [(VIEWS, 0), *(([view], 4) for view in VIEWS)], ids=str)
 def test_gradient_equals_the_slope_along_a_random_direction(
     activation: str, loss: str, views: list[str], seed: int
 ) -> None:
@@ -122,47 +109,12 @@ def test_gradient_equals_the_slope_along_a_random_direction(
 
 
 @pytest.mark.parametrize(("activation", "loss"), NETS)
-def test_weighted_parts_of_a_batch_add_up_to_the_whole(activation: str, loss: str) -> None:
-    params = some_params(net(activation, loss))
-    inputs, targets = some_batch(193)
-    cuts = [0, 1, 8, 193]
-
-    total, whole = loss_and_gradients(params, inputs, targets)
-    parts = [loss_and_gradients(params, inputs[a:b], targets[a:b]) for a, b in pairwise(cuts)]
-
-    summed = np.sum([part.vector for _, part in parts], axis=0)
-    assert sum(part for part, _ in parts) == pytest.approx(total, rel=1e-5)
-    np.testing.assert_allclose(
-        summed, whole.vector, rtol=1e-5, atol=1e-5 * float(np.abs(whole.vector).max())
-    )
-
-
-@pytest.mark.parametrize(("activation", "loss"), NETS)
-@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
-def test_gradient_has_the_type_of_the_parameters(
-    activation: str, loss: str, num_images: int
-) -> None:
-    params, (inputs, targets) = some_params(net(activation, loss)), some_batch(num_images)
-    before = [array.tobytes() for array in (params.vector, inputs, targets)]
-
-    total, gradient = loss_and_gradients(params, inputs, targets)
-
-    assert type(total) is float
-    assert gradient.architecture == params.architecture
-    assert gradient.vector.dtype == np.float32
-    assert gradient.vector.shape == params.vector.shape
-    assert np.isfinite(gradient.vector).all()
-    assert (total > 0) == gradient.vector.any() == (num_images > 0)
-    assert [array.tobytes() for array in (params.vector, inputs, targets)] == before
-
-
-@pytest.mark.parametrize(("activation", "loss"), NETS)
-@pytest.mark.parametrize("sizes", [[16, 16, 16], [64], [1, 7, 0, 33]])
+@pytest.mark.parametrize("sizes", [[64], [1, 7, 0, 33], [0]])
 def test_part_of_a_batch_has_the_bits_of_the_part_alone(
     activation: str, loss: str, sizes: list[int]
 ) -> None:
     params = some_params(net(activation, loss))
-    inputs, targets = some_batch(sum(sizes))
+    inputs, targets = some_batch(sum(sizes))  # all read-only
     ends = np.cumsum(sizes).tolist()
     parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     gradient = Params(np.full_like(params.vector, np.nan), params.architecture)
@@ -174,22 +126,11 @@ def test_part_of_a_batch_has_the_bits_of_the_part_alone(
         total, alone = loss_and_gradients(params, inputs[part].copy(), targets[part].copy())
         np.testing.assert_array_equal(gradient.vector, alone.vector)
         assert float(signals.losses[part].sum(dtype=np.float64)) == total
-
-
-@pytest.mark.parametrize(("activation", "loss"), NETS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_images", [0, 1, 193])
-def test_predict_returns_ten_scores_between_zero_and_one(
-    activation: str, loss: str, dtype: type, num_images: int
-) -> None:
-    params, (inputs, _) = some_params(net(activation, loss), dtype), some_batch(num_images, dtype)
-
-    h, z2 = mlp.forward(params, inputs)
+        assert gradient.vector.dtype == np.float32
+        assert np.isfinite(gradient.vector).all()
+        assert (total > 0) == gradient.vector.any() == (part.stop > part.start)
     scores = mlp.predict(params, inputs)
-
-    assert h.dtype == z2.dtype == scores.dtype == dtype
-    assert h.shape == (num_images, 7)
-    assert z2.shape == scores.shape == (num_images, 10)
+    assert (scores.dtype, scores.shape) == (np.float32, targets.shape)
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
@@ -221,19 +162,13 @@ def test_initial_weights_are_uniform_up_to_the_inverse_root_of_fan_in(hidden: in
     assert not params.b2.any()
 
 
-# As float64 the large seeds would equal their neighbours.
-@pytest.mark.parametrize("seed", [5, 2**53, 2**63 - 2])
-def test_initial_parameters_depend_on_the_seed_only(seed: int) -> None:
-    first, again, other = (init_params(net(), each) for each in (seed, seed, seed + 1))
+def test_initial_parameters_depend_on_the_seed_only() -> None:
+    # As float64 a large seed would equal its neighbour.
+    first, again, other = (init_params(net(), 2**63 - each) for each in (2, 2, 1))
 
     np.testing.assert_array_equal(first.vector, again.vector)
     assert not np.array_equal(first.vector, other.vector)
-
-
-def test_initial_parameters_of_a_fixed_seed_are_pinned() -> None:
     # Runs stored with older numpy must stay repeatable: if this fails, numpy changed its bits.
-    vector = init_params(net(hidden=7), seed=5).vector
-
-    assert sha256(vector.tobytes()).hexdigest() == (
+    assert sha256(init_params(net(), seed=5).vector.tobytes()).hexdigest() == (
         "120bfe703d0ebfde9c59b8a4a95b220b11b4158980d0b67a7c2547277f70a102"
     )

@@ -6,12 +6,6 @@ import pytest
 from nanograd.nn.schedules import by_name, constant, cool_down, cosine, warm_up
 
 
-def test_constant_does_not_depend_on_the_round() -> None:
-    schedule = constant(0.3)
-
-    assert {schedule(round_) for round_ in (0, 1, 7, 193)} == {0.3}
-
-
 def test_cosine_follows_half_a_wave_from_the_peak_to_zero() -> None:
     rates = [cosine(0.3, 193)(round_) for round_ in range(195)]
 
