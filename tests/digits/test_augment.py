@@ -36,52 +36,33 @@ def displacement(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[
     return moved.reshape(2, len(draws), 28, 28)
 
 
-@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
-def test_no_distortion_leaves_the_bits(num_images: int) -> None:
+@pytest.mark.parametrize("num_images", [0, 1, 193])
+def test_only_a_distortion_changes_images(num_images: int) -> None:
     images = some_images(num_images)
 
     same = distort(images, Distortion(), stream(0, 3))
 
+    assert not Distortion()
     assert same.dtype == np.float32
     np.testing.assert_array_equal(same, images)
+    for distortion in EACH:
+        assert distortion
+        changed = distort(images, distortion, stream(0, 3))
+        assert np.array_equal(changed, images) == (num_images == 0)
 
 
-@pytest.mark.parametrize("distortion", [*EACH, ALL], ids=str)
-def test_distortion_is_truthy_if_it_changes_images(distortion: Distortion) -> None:
-    images = some_images(7)
+@pytest.mark.parametrize("num_images", [1, 64, 65])
+def test_bits_follow_from_the_random_stream_whatever_comes_later(num_images: int) -> None:
+    images = some_images(193)
 
-    changed = distort(images, distortion, stream(0, 3))
+    many, few, other = (
+        distort(images[:number], ALL, stream(0, 3, shard))
+        for number, shard in ((193, 1), (num_images, 1), (193, 2))
+    )
 
-    assert distortion
-    assert not Distortion()
-    assert changed.dtype == np.float32
-    assert not np.array_equal(changed, images)
-
-
-@pytest.mark.parametrize("num_images", [1, 63, 65, 193])
-def test_bits_follow_from_the_random_stream(num_images: int) -> None:
-    images = some_images(num_images)
-
-    first, again, other = (distort(images, ALL, stream(0, 3, s)) for s in (1, 1, 2))
-
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_images_do_not_depend_on_later_blocks() -> None:
-    images = some_images(128)
-
-    many = distort(images, ALL, stream(0, 3))
-    few = distort(images[:64], ALL, stream(0, 3))
-
-    np.testing.assert_array_equal(few, many[:64])
-
-
-def test_ink_stays_in_range() -> None:
-    distorted = distort(some_images(193), ALL, stream(0, 3))
-
-    assert distorted.min() >= 0
-    assert distorted.max() <= 255
+    np.testing.assert_array_equal(few, many[:num_images])
+    assert not np.array_equal(many, other)
+    assert 0 <= many.min() <= many.max() <= 255
 
 
 @pytest.mark.parametrize("elastic", [0.5, 1.7])
@@ -126,19 +107,6 @@ def test_affine_coordinates_equal_the_matrix_products() -> None:
     assert actual.dtype == np.float32
 
 
-@pytest.mark.parametrize("by", [-2.0, -0.7, 0.0, 0.5, 2.0])
-def test_stroke_gains_the_stated_number_of_pixels(by: float) -> None:
-    # A bar five pixels wide, from edge to edge of the image.
-    bar = np.zeros((28, 28), np.uint8)
-    bar[:, 10:15] = 255
-
-    changed = vary_stroke(bar.reshape(1, 784), np.array([by], np.float32)).reshape(28, 28)
-
-    assert changed.dtype == np.float32
-    # Outside counts as paper, so the first and last row are thinned lengthwise too.
-    np.testing.assert_allclose(changed[1:-1].sum(axis=1) / 255, 5 + by, rtol=1e-6)
-
-
 def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours() -> None:
     images = some_images(2)
     padded = np.pad(images.reshape(2, 28, 28), ((0, 0), (1, 1), (1, 1))).astype(int)
@@ -150,14 +118,6 @@ def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours() -> None
         least = padded[1, y : y + 3, x : x + 3].min()
         assert thick[y, x] == pytest.approx(0.75 * padded[0, y + 1, x + 1] + 0.25 * most)
         assert thin[y, x] == pytest.approx(0.5 * padded[1, y + 1, x + 1] + 0.5 * least)
-
-
-def test_distorted_digits_keep_about_the_same_amount_of_ink(sample: Mnist) -> None:
-    digits = sample.train.images[:1931]
-
-    distorted = distort(digits, ALL, stream(0, 3))
-
-    assert distorted.mean() == pytest.approx(digits.mean(), rel=0.1)
 
 
 def test_deskewing_without_distortion_equals_deskew(sample: Mnist) -> None:

@@ -16,15 +16,6 @@ def moments(image: NDArray[np.uint8]) -> tuple[float, float, float]:
     return mean_x, mean_y, covariance / sum((y - mean_y) ** 2 * p for _, y, p in ink)
 
 
-def slanted_stroke(slant: float) -> NDArray[np.uint8]:
-    """A stroke two pixels wide."""
-    image = np.zeros((28, 28), np.uint8)
-    for row in range(5, 24):
-        column = round(12 + slant * (row - 14))
-        image[row, column : column + 2] = 255
-    return image.reshape(1, 784)
-
-
 def test_deskewed_digits_have_no_slant_and_are_centred(sample: Mnist) -> None:
     digits = deskew(sample.train.images[:193])
 
@@ -34,22 +25,9 @@ def test_deskewed_digits_have_no_slant_and_are_centred(sample: Mnist) -> None:
     np.testing.assert_allclose(slant, 0, atol=0.05)
 
 
-@pytest.mark.parametrize("slant", [-0.5, -0.2, 0.0, 0.3, 0.6])
-def test_slanted_stroke_becomes_vertical(slant: float) -> None:
-    columns = deskew(slanted_stroke(slant)).reshape(28, 28).sum(axis=0, dtype=np.int64)
-
-    assert columns[12:17].sum() >= 0.95 * columns.sum()
-
-
-@pytest.mark.parametrize("num_images", [0, 1, 7])
-def test_blank_images_stay_blank(num_images: int) -> None:
-    deskewed = deskew(np.zeros((num_images, 784), np.uint8))
-
-    assert (deskewed.dtype, deskewed.shape) == (np.uint8, (num_images, 784))
-    assert not deskewed.any()
-
-
-def test_ink_in_a_single_row_is_only_centred() -> None:
+def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred() -> None:
+    assert deskew(np.zeros((0, 784), np.uint8)).shape == (0, 784)
+    assert not deskew(np.zeros((7, 784), np.uint8)).any()
     image = np.zeros((1, 28, 28), np.uint8)
     image[0, 3, 5:10] = 200
 

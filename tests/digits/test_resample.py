@@ -63,18 +63,6 @@ def test_outside_is_zero(far: float) -> None:
         assert not resample(some_images(7), coordinates).any()
 
 
-@pytest.mark.parametrize(("right", "down"), [(1, 0), (0, 1), (-3, 5), (27, -27)])
-def test_whole_pixels_move_the_image(right: int, down: int) -> None:
-    images = some_images(7)
-    coordinates = grid(7) - np.array([right, down], np.float32).reshape(2, 1, 1)
-
-    moved = resample(images, coordinates).reshape(7, SIDE, SIDE)
-
-    padded = np.pad(images.reshape(7, SIDE, SIDE), ((0, 0), (28, 28), (28, 28)))
-    expected = padded[:, 28 - down : 56 - down, 28 - right : 56 - right]
-    np.testing.assert_array_equal(moved, expected)
-
-
 def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
     """Rows from `start` at `y`: arguments of `resample_rows`, and coordinates for `resample`."""
     x = (start[:, :, None] + np.arange(PIECE)).astype(np.float32)

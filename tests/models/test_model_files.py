@@ -25,18 +25,6 @@ def forge(folder: Path, name: str, data: bytes) -> None:
     json_files.commit_manifest(str(folder / "manifest.json"), manifest)
 
 
-def forge_config(folder: Path, part: str, **values: object) -> None:
-    config = json.loads((folder / "config.json").read_bytes())
-    config["nets"][0][part].update(values)
-    forge(folder, "config.json", json.dumps(config).encode())
-
-
-def forge_tensors(folder: Path, change: Change) -> None:
-    tensors = load_tensors((folder / "model.safetensors").read_bytes())
-    change(tensors)
-    forge(folder, "model.safetensors", save_tensors(tensors))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model directory."""
@@ -46,16 +34,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "model",
-    [some_model(1), some_model(7), some_model(193), some_ensemble()],
-    ids=["1", "7", "193", "ensemble"],
+    [some_model(1), some_model(193), some_ensemble()],
+    ids=["1", "193", "ensemble"],
 )
-@pytest.mark.parametrize("writeable", [True, False])
 def test_loaded_model_has_the_bits_of_the_saved_one_and_is_read_only(
-    tmp_path: Path, model: Model, writeable: bool
+    tmp_path: Path, model: Model
 ) -> None:
     images = some_images(193)
-    for net in model.nets:
-        net.params.vector.flags.writeable = writeable
 
     save(model, str(tmp_path))
     again = load(str(tmp_path))
@@ -124,121 +109,88 @@ def test_model_card_may_be_edited_or_removed(folder: Path) -> None:
     assert edited.sha256() == bare.sha256() == some_model().sha256()
 
 
-def test_model_without_a_reference_is_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_bytes())
-    del config["reference"]
-    forge(folder, "config.json", json.dumps(config).encode())
-
-    with pytest.raises(DataError, match="cannot be read as a model"):
-        load(str(folder))
-
-
-def test_folder_without_a_manifest_is_no_model_directory(folder: Path) -> None:
+def test_folder_without_a_manifest_is_no_model_directory_and_a_hint_names_the_model(
+    folder: Path,
+) -> None:
+    with pytest.raises(DataError, match=re.escape(f"; use {folder}")):  # a run directory
+        load(str(folder.parent))
     (folder / "manifest.json").unlink()
-
     with pytest.raises(DataError, match=r"is not a model directory: it has no manifest\.json"):
         load(str(folder))
     with pytest.raises(DataError, match="/nowhere does not exist; check the path"):
         load(str(folder / "nowhere"))
 
 
-def test_run_directory_is_refused_with_a_hint_to_its_model(folder: Path) -> None:
-    model = folder.rename(folder.parent / "model")
-
-    with pytest.raises(DataError, match=re.escape(f"; use {model}")):
-        load(str(model.parent))
+def of_net(part: str, **values: object) -> Change:
+    """A change of the settings of the first net."""
+    return lambda config: config["nets"][0][part].update(values)
 
 
-def test_unknown_format_is_refused(folder: Path) -> None:
-    manifest = json_files.read_manifest(str(folder / "manifest.json"))
-    json_files.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
+CONFIGS: dict[str, Change] = {
+    "a later preparation": of_net("preparation", version=2),
+    "a version as text": of_net("preparation", version="1"),
+    "another preparation": of_net("preparation", name="other"),
+    "another activation": of_net("architecture", activation="swish"),
+    "another loss": of_net("architecture", loss="hinge"),
+    **{
+        f"{hidden!r} hidden units": of_net("architecture", hidden=hidden)
+        for hidden in (0, 6, 8, -1, 7.5, "7", None, 10**12)
+    },
+    "no reference": lambda config: config.pop("reference"),
+    "no nets": lambda config: config["nets"].clear(),
+    "a net that is a number": lambda config: config.update(nets=[7]),
+    "a temperature": lambda config: config.update(temperature=0.5),
+    "layers": of_net("architecture", layers=2),
+    "inputs": of_net("architecture", inputs=784),
+    "blur": of_net("preparation", blur=1),
+    "dropout": lambda config: config["nets"][0].update(dropout=0.1),
+}
+TENSORS: dict[str, Change] = {
+    "missing": lambda t: t.pop("0.b1"),
+    "transposed": lambda t: t.update({"0.w1": t["0.w1"].T.copy()}),
+    "too short": lambda t: t.update({"0.b1": t["0.b1"][:6].copy()}),
+    "another rank": lambda t: t.update({"0.b1": t["0.b1"].reshape(1, 7)}),
+    "float64": lambda t: t.update({"0.w2": t["0.w2"].astype(np.float64)}),
+    "float16": lambda t: t.update({"0.w2": t["0.w2"].astype(np.float16)}),
+    "not a number": lambda t: t["0.w1"].__setitem__((7, 1), np.nan),
+    "infinite": lambda t: t["0.b2"].__setitem__(7, -np.inf),
+    "a layer more": lambda t: t.update({"0.w3": t["0.w2"]}),
+    "a net more": lambda t: t.update({"1.w1": t["0.w1"]}),
+}
+# What a later version may have added.
+ADDITIONS = {"temperature", "layers", "inputs", "blur", "dropout", "a layer more", "a net more"}
 
-    with pytest.raises(DataError, match=r"has format 'other-2', but nanograd [\d.]+ reads"):
-        load(str(folder))
 
+@pytest.mark.parametrize("name", [*CONFIGS, *TENSORS])
+def test_model_that_this_version_does_not_know_is_refused(folder: Path, name: str) -> None:
+    if name in CONFIGS:
+        config = json.loads((folder / "config.json").read_bytes())
+        CONFIGS[name](config)
+        forge(folder, "config.json", json.dumps(config).encode())
+    else:
+        tensors = load_tensors((folder / "model.safetensors").read_bytes())
+        TENSORS[name](tensors)
+        forge(folder, "model.safetensors", save_tensors(tensors))
 
-@pytest.mark.parametrize(
-    ("section", "values", "message"),
-    [
-        ("preparation", {"version": 2}, "unknown pixel preparation"),
-        ("preparation", {"version": "1"}, "unknown pixel preparation"),
-        ("preparation", {"name": "other"}, "unknown pixel preparation"),
-        ("architecture", {"activation": "swish"}, "unknown activation 'swish'"),
-        ("architecture", {"loss": "hinge"}, "or loss 'hinge'"),
-        *(
-            ("architecture", {"hidden": hidden}, "cannot be read as a model")
-            for hidden in (0, 6, 8, -1, 7.5, "7", None, 10**12)
-        ),
-    ],
-)
-def test_unknown_setting_value_is_refused(
-    folder: Path, section: str, values: dict[str, object], message: str
-) -> None:
-    forge_config(folder, section, **values)
-
+    is_addition = name.removeprefix("a ") in ADDITIONS or name in ADDITIONS
+    message = "an entry .* does not know" if is_addition else "cannot be read as a model"
     with pytest.raises(DataError, match=message):
         load(str(folder))
 
 
-def add_setting(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_bytes())
-    forge(folder, "config.json", json.dumps({**config, "temperature": 0.5}).encode())
-
-
-@pytest.mark.parametrize(
-    ("change", "addition"),
-    [
-        (add_setting, "'temperature'"),
-        (lambda folder: forge_config(folder, "architecture", layers=2), "'layers'"),
-        (lambda folder: forge_config(folder, "architecture", inputs=784), "'inputs'"),
-        (lambda folder: forge_config(folder, "preparation", blur=1), "'blur'"),
-        (
-            lambda folder: forge_tensors(folder, lambda t: t.update({"0.w3": t["0.w2"]})),
-            "'0.w3'",
-        ),
-        (
-            lambda folder: forge_tensors(folder, lambda t: t.update({"1.w1": t["0.w1"]})),
-            "'1.w1'",
-        ),
-        (lambda folder: forge(folder, "vocabulary.json", b"{}"), "'vocabulary.json'"),
-    ],
-)
-def test_addition_of_a_later_version_is_refused(
-    folder: Path, change: Callable[[Path], None], addition: str
-) -> None:
-    change(folder)
-
-    with pytest.raises(DataError, match=rf"an entry {addition}, which .* does not know"):
-        load(str(folder))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda t: t.pop("0.b1"), id="missing"),
-        pytest.param(lambda t: t.update({"0.w1": t["0.w1"].T.copy()}), id="transposed"),
-        pytest.param(lambda t: t.update({"0.b1": t["0.b1"][:6].copy()}), id="too short"),
-        pytest.param(lambda t: t.update({"0.b1": t["0.b1"].reshape(1, 7)}), id="another rank"),
-        pytest.param(lambda t: t.update({"0.w2": t["0.w2"].astype(np.float64)}), id="float64"),
-        pytest.param(lambda t: t.update({"0.w2": t["0.w2"].astype(np.float16)}), id="float16"),
-        pytest.param(lambda t: t["0.w1"].__setitem__((7, 1), np.nan), id="not a number"),
-        pytest.param(lambda t: t["0.b2"].__setitem__(7, -np.inf), id="infinite"),
-    ],
-)
-def test_tensors_that_do_not_match_the_architecture_are_refused(
-    folder: Path, change: Change
-) -> None:
-    forge_tensors(folder, change)
-
-    with pytest.raises(DataError, match="cannot be read as a model"):
-        load(str(folder))
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"[]", b"null", b"{}", b'{"nets": []}', b'{"nets": [7]}', b"\xff"]
-)
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b"\xff"])
 def test_config_of_another_structure_is_refused(folder: Path, text: bytes) -> None:
     forge(folder, "config.json", text)
 
     with pytest.raises(DataError, match="cannot be read as a model"):
+        load(str(folder))
+
+
+def test_file_or_format_of_a_later_version_is_refused(folder: Path) -> None:
+    forge(folder, "vocabulary.json", b"{}")
+    with pytest.raises(DataError, match=r"an entry 'vocabulary\.json'"):
+        load(str(folder))
+    manifest = json_files.read_manifest(str(folder / "manifest.json"))
+    json_files.commit_manifest(str(folder / "manifest.json"), {**manifest, "format": "other-2"})
+    with pytest.raises(DataError, match="has format 'other-2'"):
         load(str(folder))
