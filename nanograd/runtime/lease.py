@@ -71,7 +71,7 @@ class Lease:
 
     def __init__(self, place: str, lease_s: float) -> None:
         self._place, self._lease_s = place, lease_s
-        self._name, self._renewals, self._renewed_s = _new_name(), 0, 0.0
+        self._name, self._renewals, self._renewed_s = new_name(), 0, 0.0
         self._is_late, self._is_held, self._lock = False, False, Lock()
         self._ended, self._keeper = StopSignal(), Thread(target=self._keep, daemon=True)
 
@@ -191,7 +191,7 @@ class Lease:
         Raises:
             StorageError: it is not listed in time.
         """
-        self._name, self._renewals, self._renewed_s = _new_name(), 0, clock_gettime(_CLOCK)
+        self._name, self._renewals, self._renewed_s = new_name(), 0, clock_gettime(_CLOCK)
         self._is_late = False
         self._write()
         deadline = monotonic() + _LATE * self._lease_s
@@ -257,7 +257,7 @@ class Lease:
         return storage.join(self._place, name)
 
 
-def _new_name() -> str:
+def new_name() -> str:
     return f".{machine.owner()}.{os.urandom(8).hex()}{storage.LEASE}"
 
 

@@ -72,10 +72,10 @@ def fingerprint() -> str:
     True
     """
     libraries = sorted(
-        f"{each['internal_api']} {each['version']} {each.get('architecture')}" for each in _blas()
+        f"{each['internal_api']} {each['version']} {each.get('architecture')}" for each in blas()
     )
-    parts = [f"numpy {np.__version__}", *libraries, f"canary {_canary()}"]
-    return ", ".join([*parts, *([f"portable {_wide_canary()}"] if kernel.is_pinned() else [])])
+    parts = [f"numpy {np.__version__}", *libraries, f"canary {canary()}"]
+    return ", ".join([*parts, *([f"portable {wide_canary()}"] if kernel.is_pinned() else [])])
 
 
 def require_portable() -> None:
@@ -90,7 +90,7 @@ def require_portable() -> None:
     baseline, in_use = set(umath.__cpu_baseline__), umath.__cpu_features__
     built_for = {*baseline, *umath.__cpu_dispatch__}
     features = kernel.portable_features(built_for)
-    cores = {each.get("architecture") for each in _blas() if each["internal_api"] == "openblas"}
+    cores = {each.get("architecture") for each in blas() if each["internal_api"] == "openblas"}
     if not cores or not features & {"AVX2", "X86_V3"} or baseline - features:
         raise UnavailableError(
             "--kernel portable needs a numpy with OpenBLAS and code for all x86-64 CPUs, such as "
@@ -101,7 +101,7 @@ def require_portable() -> None:
 
 
 @cache
-def _canary() -> str:
+def canary() -> str:
     """Compute a checksum of fixed numbers, with the functions that training uses."""
     count = np.arange(64 * 784, dtype=np.float32) % np.float32(193) / np.float32(193)
     inputs, weights = count.reshape(64, 784), count[: 784 * 48].reshape(784, 48) - np.float32(0.5)
@@ -112,7 +112,7 @@ def _canary() -> str:
 
 
 @cache
-def _wide_canary() -> str:
+def wide_canary() -> str:
     """Compute a checksum with other functions: float64, sine and cosine, and the C library.
 
     The matrix products are so long that BLAS adds several partial sums.
@@ -126,7 +126,7 @@ def _wide_canary() -> str:
     return sha256(b"".join(each.tobytes() for each in results)).hexdigest()[:8]
 
 
-def _blas() -> list[dict[str, Any]]:
+def blas() -> list[dict[str, Any]]:
     """Describe each BLAS in this process."""
     return [each for each in threadpool_info() if each["user_api"] == "blas"]
 

@@ -41,9 +41,9 @@ ABOUT = """
 import json, platform
 import numpy
 from nanograd.runtime import process
-blas = [each["version"] for each in process._blas()]
+blas = [each["version"] for each in process.blas()]
 print(json.dumps({"versions": [numpy.__version__, *blas, "".join(platform.libc_ver())],
-                  "canaries": [process._canary(), process._wide_canary()]}))
+                  "canaries": [process.canary(), process.wide_canary()]}))
 """
 # The canary of tests/runtime covers them each time.
 OFTEN_ENOUGH, SLOW = ("Zen", "Sandybridge"), [pytest.mark.slow]

@@ -341,7 +341,7 @@ def simulated(seed: int, schedule: Schedule) -> Iterator[World]:
         "StopSignal": lambda: Event(world),
         "Lock": lambda: Lock(world),
         "Thread": lambda **options: Thread(world, **options),
-        "_new_name": lambda: f".{world.owner()}.{next(names)}{storage.LEASE}",
+        "new_name": lambda: f".{world.owner()}.{next(names)}{storage.LEASE}",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in replaced.items():

@@ -15,20 +15,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "manifest.json"
 
 
-def test_manifest_round_trip_gives_the_same_object(file: Path) -> None:
-    assert json_files.read_manifest(str(file)) == MANIFEST
-
-
-@pytest.mark.parametrize("bit", [0, 2, 5, 7])
-def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(
-    file: Path, bit: int
-) -> None:
+def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(file: Path) -> None:
     whole = file.read_bytes()
     refused = 0
+    assert json_files.read_manifest(str(file)) == MANIFEST
 
     for position in range(len(whole)):
         damaged = bytearray(whole)
-        damaged[position] ^= 1 << bit
+        damaged[position] ^= 1 << position % 8
         file.write_bytes(damaged)
         try:
             assert json_files.read_manifest(str(file)) == MANIFEST
@@ -64,10 +58,5 @@ def test_lines_round_trip_gives_the_same_records(tmp_path: Path) -> None:
 
     assert json_files.read_lines(place) == rows
     assert storage.read(place).count(b"\n") == len(rows)
-
-
-def test_lines_of_a_missing_or_empty_file_are_none(tmp_path: Path) -> None:
-    storage.commit(str(tmp_path / "empty"), json_files.encode_lines([]))
-
-    assert json_files.read_lines(str(tmp_path / "empty")) == []
-    assert json_files.read_lines(str(tmp_path / "missing")) == []
+    storage.commit(place, json_files.encode_lines([]))
+    assert json_files.read_lines(place) == json_files.read_lines(f"{place}.missing") == []

@@ -16,9 +16,9 @@ from tests.helpers.processes import run_python
 PIN = "from nanograd.runtime import kernel; kernel.pin()\n"
 CHECK = (
     "import json, os; from nanograd.runtime import process; process.require_portable()\n"
-    "print(json.dumps([process.fingerprint(), process._canary()]))"
+    "print(json.dumps([process.fingerprint(), process.canary()]))"
 )
-CANARY = "from nanograd.runtime import process; print(process._canary(), process._wide_canary())"
+CANARIES = "from nanograd.runtime import process; print(process.canary(), process.wide_canary())"
 NUMPYS = " ".join(each for each in __cpu_dispatch__ if __cpu_features__[each])
 # What a processor of each kind would make numpy and OpenBLAS choose.
 PROCESSORS = {
@@ -58,13 +58,9 @@ def test_portable_code_wins_over_the_environment_and_the_processor() -> None:
     assert [done.returncode for done in found] == [0] * len(PROCESSORS), found
     [(fingerprint, _)] = {tuple(json.loads(done.stdout)) for done in found}
     assert ", portable " in fingerprint
-
-
-@needs_avx2
-def test_the_same_processors_differ_without_it() -> None:
-    found = {run_python(CANARY, **variables).stdout for variables in PROCESSORS.values()}
-
-    assert len(found) > 1
+    # Without it the processors differ.
+    found = [run_python(CANARIES, **PROCESSORS[name]) for name in ("SkylakeX", "Nehalem")]
+    assert len({done.stdout for done in found}) == 2
 
 
 @needs_avx2
@@ -72,13 +68,6 @@ def test_long_products_are_split_alike_whatever_the_size_of_the_cache() -> None:
     found = [run_python(PIN + SPLIT, OPENBLAS_L2_SIZE=size) for size in ("256", "1024", "2048")]
 
     assert [done.stdout.split() for done in found] == [["True", "True"]] * 3, found
-
-
-@needs_avx2
-def test_environment_of_a_process_that_starts_with_it_is_accepted() -> None:
-    done = run_python(CHECK, **kernel.variables())
-
-    assert done.returncode == 0, done.stderr
 
 
 @needs_avx2
@@ -121,9 +110,6 @@ def test_missing_features_are_those_that_some_core_lacks(
     file.write_text("\n".join(INFO.format(*each) for each in enumerate(flags)))
 
     assert kernel.missing_features(file) == missing
-
-
-def test_description_of_the_processor_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
     assert kernel.missing_features(tmp_path / "none") != ""
 
 

@@ -70,23 +70,24 @@ def test_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> 
     place = str(tmp_path / "run")
 
     with held(place) as holder:
+        before = contents(tmp_path)
         named = rf"is being written by another process \(process {holder.pid} on "
         with pytest.raises(OutputExistsError, match=named), exclusive(place):
             pytest.fail("two processes hold one folder")
+        holder.send_signal(signal.SIGSTOP)  # on this machine it keeps its lease
+        with pytest.raises(OutputExistsError), exclusive(place, lease_s=0.0):
+            pytest.fail("two processes hold one folder")
+        holder.send_signal(signal.SIGCONT)
+        assert contents(tmp_path).keys() == before.keys()
         holder.kill()
+    with pytest.raises(RuntimeError, match="mine"), exclusive(place):
+        assert storage.names(place) == []  # no claim
+        raise RuntimeError("mine")
     with exclusive(place):
         locked = storage.exists(place)
 
     assert locked
     assert contents(tmp_path) == {}  # no claim is left
-
-
-def test_stopped_process_of_this_machine_keeps_its_lease(tmp_path: Path) -> None:
-    with held(str(tmp_path)) as holder:
-        holder.send_signal(signal.SIGSTOP)
-        with pytest.raises(OutputExistsError), exclusive(str(tmp_path), lease_s=0.0):
-            pytest.fail("two processes hold one folder")
-        holder.send_signal(signal.SIGCONT)
 
 
 def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None:
@@ -100,15 +101,6 @@ def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None
 
     assert waits == [holder.pid]
     assert ended == -signal.SIGKILL
-
-
-def test_lease_ends_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="mine"), exclusive(str(tmp_path)):
-        raise RuntimeError("mine")
-    with exclusive(str(tmp_path)):
-        names = storage.names(str(tmp_path))
-
-    assert names == []  # no claim either
 
 
 @pytest.mark.parametrize("mount", ["", BIND], ids=["one folder", "two mounts"])
@@ -140,27 +132,6 @@ def test_process_in_another_container_is_refused_while_the_holder_lives(
     assert events[-1].level is Level.WARNING
     assert f"did not renew its lease for {LEASE_S:.0f} s; taking it over" in str(events[-1])
     assert contents(place) == {}
-
-
-def test_living_process_of_another_machine_is_named(tmp_path: Path) -> None:
-    with (
-        held_elsewhere(str(tmp_path)),
-        pytest.raises(OutputExistsError, match=r"another process \(process 7 on far\)"),
-        exclusive(str(tmp_path), lease_s=LEASE_S),
-    ):
-        pytest.fail("two machines hold one folder")
-
-
-def test_dead_process_of_another_machine_is_taken_over_with_a_warning(tmp_path: Path) -> None:
-    events: list[Message] = []
-    with held_elsewhere(str(tmp_path)) as claim:
-        pass
-
-    with exclusive(str(tmp_path), events.append, lease_s=0.3):
-        taken = not storage.exists(claim)
-
-    assert taken
-    assert [event.level for event in events] == [Level.INFO, Level.WARNING]
 
 
 def test_one_of_many_simultaneous_starts_holds_the_place(tmp_path: Path) -> None:
@@ -311,27 +282,6 @@ def test_storage_that_does_not_list_what_was_written_is_refused(
     assert contents(tmp_path) == {}
 
 
-def test_refused_process_leaves_the_files_of_the_holder_alone(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("data")
-    with held(str(tmp_path)):
-        before = contents(tmp_path)
-        with pytest.raises(OutputExistsError), exclusive(str(tmp_path)):
-            pytest.fail("two processes hold one folder")
-
-        assert contents(tmp_path).keys() == before.keys()
-
-
-def test_process_stopped_before_it_confirms_its_claim_is_named(tmp_path: Path) -> None:
-    claim = tmp_path / f".{machine.owner()}.k3{storage.LEASE}"
-    claim.write_text('["process 7 on near", 0, false]')
-
-    with (
-        pytest.raises(OutputExistsError, match="process 7 on near"),
-        exclusive(str(tmp_path), lease_s=0.3),
-    ):
-        pytest.fail("the claim was ignored")
-
-
 def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,82 +293,70 @@ def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(
     assert contents(tmp_path) == {}
 
 
-DAMAGED = {
-    "garbage": b"\xff{",
-    "null": b"null",
-    "one value": b"[1]",
-    "other types": b'{"a": 1, "b": 2}',
-}
-
-
-@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
-def test_damaged_lease_of_another_machine_is_taken_over_with_a_warning(
-    tmp_path: Path, data: bytes
+@pytest.mark.parametrize("renewed", [True, False])
+def test_process_of_another_machine_is_named_while_it_renews_its_claim(
+    tmp_path: Path, renewed: bool
 ) -> None:
     events: list[Message] = []
-    claim = tmp_path / f".0123456789-7-7.k3{storage.LEASE}"
-    claim.write_bytes(data)
+    with held_elsewhere(str(tmp_path)) as claim:
+        if renewed:
+            with (
+                pytest.raises(OutputExistsError, match=r"another process \(process 7 on far\)"),
+                exclusive(str(tmp_path), lease_s=LEASE_S),
+            ):
+                pytest.fail("two machines hold one folder")
+    if not renewed:
+        with exclusive(str(tmp_path), events.append, lease_s=0.3):
+            assert not storage.exists(claim)
+        assert [event.level for event in events] == [Level.INFO, Level.WARNING]
 
+
+@pytest.mark.parametrize("data", [b"\xff{", b"null", b"[1]", b'{"a": 1, "b": 2}', b""])
+def test_damaged_lease_is_respected_while_its_process_may_live(tmp_path: Path, data: bytes) -> None:
+    events: list[Message] = []
+    far = tmp_path / f".0123456789-7-7.k3{storage.LEASE}"
+    far.write_bytes(data)
     with exclusive(str(tmp_path), events.append, lease_s=0.3):
-        assert not claim.exists()
-
+        assert not far.exists()
     assert [event.level for event in events] == [Level.INFO, Level.WARNING]
-    assert claim.name in str(events[1])
+    assert far.name in str(events[1])
 
-
-def test_damaged_lease_of_a_living_process_is_respected(tmp_path: Path) -> None:
-    claim = tmp_path / f".{machine.owner()}.k3{storage.LEASE}"
-    claim.write_bytes(b"")
-
-    with pytest.raises(OutputExistsError, match=claim.name), exclusive(str(tmp_path)):
+    far.mkdir()  # a folder is no lease
+    near = tmp_path / f".{machine.owner()}.k3{storage.LEASE}"
+    near.write_bytes(data)
+    with pytest.raises(OutputExistsError, match=near.name), exclusive(str(tmp_path)):
         pytest.fail("the lease was ignored")
+    near.write_text('["process 7 on near", 0, false]')  # stopped before it confirms its claim
+    with (
+        pytest.raises(OutputExistsError, match="process 7 on near"),
+        exclusive(str(tmp_path), lease_s=0.3),
+    ):
+        pytest.fail("the claim was ignored")
 
 
-def test_folder_with_the_name_of_a_lease_is_no_lease(tmp_path: Path) -> None:
-    (tmp_path / f".0123456789-7-7.k3{storage.LEASE}").mkdir()
+def test_leftovers_are_removed_unless_their_process_may_live(tmp_path: Path) -> None:
+    dead, near, far = (
+        f"{machine.owner().split('-')[0]}-{2**22}-7",
+        machine.owner(),
+        "0123456789-7-7",
+    )
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    names = [
+        *(
+            f"{below}.a.b.{owner}.k3.nanograd-tmp"
+            for below in ("", "run/deep/")
+            for owner in (dead, near)
+        ),
+        f".config.toml.{far}.k3.nanograd-tmp",
+        # Of a claim that another machine is about to make.
+        f"..{far}.k3{storage.LEASE}.{far}.k3.nanograd-tmp",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    kept = {names[1], names[2], names[3], names[5]}
 
     with exclusive(str(tmp_path)):
-        pass
-
-    assert contents(tmp_path) == {}
-
-
-def test_leftovers_of_the_folder_itself_are_removed(tmp_path: Path) -> None:
-    below = tmp_path / "run" / ".config.toml.k3.nanograd-tmp"  # possibly of a running commit
-    killed = tmp_path / ".config.toml.k3.nanograd-tmp"
-    below.parent.mkdir()
-    below.touch()
-    killed.touch()
-
-    with exclusive(str(tmp_path)):
-        assert (below.exists(), killed.exists()) == (True, False)
+        assert {name for name in names if (tmp_path / name).exists()} == kept
         storage.remove_leftovers(str(tmp_path))
 
-    assert not below.exists()
-
-
-def test_claim_that_another_machine_is_about_to_make_is_no_leftover(tmp_path: Path) -> None:
-    claim, file = (
-        tmp_path / f".{name}.0123456789-7-7.k3.nanograd-tmp"
-        for name in (f".0123456789-7-7.k3{storage.LEASE}", "config.toml")
-    )
-    claim.touch()
-    file.touch()
-
-    with exclusive(str(tmp_path)):
-        assert (claim.exists(), file.exists()) == (True, False)
-
-
-@pytest.mark.parametrize("below", ["", "run/deep"])
-def test_temporary_file_of_a_living_process_is_no_leftover(tmp_path: Path, below: str) -> None:
-    folder = tmp_path / below
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f".a.b.{machine.owner()}.k3.nanograd-tmp").touch()
-    dead = f"{machine.owner().split('-')[0]}-{2**22}-7"
-    (folder / f".a.b.{dead}.k3.nanograd-tmp").touch()
-
-    storage.remove_leftovers(str(tmp_path))
-
-    assert list(contents(tmp_path)) == [
-        str(Path(below) / f".a.b.{machine.owner()}.k3.nanograd-tmp")
-    ]
+    assert contents(tmp_path).keys() == kept - {names[2]}

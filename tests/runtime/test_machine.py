@@ -58,19 +58,15 @@ def test_cpus_are_those_of_the_control_group(
     assert machine.num_cpus(tmp_path) == expected
 
 
-def test_cpus_are_those_of_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
-
-    assert machine.num_cpus(tmp_path) == 3
-
-
 @pytest.mark.parametrize("count", [7, None])
-def test_cpus_are_counted_where_there_is_no_affinity(
+def test_cpus_are_those_of_the_affinity_or_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None
 ) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
+    assert machine.num_cpus(tmp_path) == 3
+
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "process_cpu_count", lambda: count, raising=False)
-
     assert machine.num_cpus(tmp_path) == (count or 1)
 
 
@@ -108,13 +104,9 @@ def test_process_is_alive_until_it_ends() -> None:
     after = machine.is_alive(owner)
 
     assert (before, unreaped, after) == (True, False, False)
-
-
-def test_process_with_the_same_number_that_started_later_is_another() -> None:
+    # One with the same number that started later is another.
     earlier = f"{machine.owner()[:-1]}{(int(machine.owner()[-1]) + 1) % 10}"
-
-    assert machine.is_alive(machine.owner()) is True
-    assert machine.is_alive(earlier) is False
+    assert (machine.is_alive(machine.owner()), machine.is_alive(earlier)) == (True, False)
 
 
 @pytest.mark.parametrize("owner", ["", "-", "k3", "0123456789-7-7", "0123456789-x"])

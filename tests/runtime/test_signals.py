@@ -44,35 +44,22 @@ def test_sigterm_requests_a_stop_where_one_is_possible() -> None:
         assert stop.is_set()
 
 
-def test_existing_handler_is_kept() -> None:
-    signal.signal(signal.SIGTERM, ours)
+@pytest.mark.parametrize(("before", "after"), [(ours, ours), (signal.SIG_DFL, exits)])
+def test_existing_handler_is_kept_but_a_first_one_stays(before: object, after: object) -> None:
+    signal.signal(signal.SIGTERM, before)
 
     with signals.sigterm_kept():
         signal.signal(signal.SIGTERM, exits)
 
-    assert signal.getsignal(signal.SIGTERM) is ours
+    assert signal.getsignal(signal.SIGTERM) is after
 
 
-def test_first_handler_set_inside_the_block_stays() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    with signals.sigterm_kept():
-        signal.signal(signal.SIGTERM, exits)
-
-    assert signal.getsignal(signal.SIGTERM) is exits
-
-
-def test_sigterm_during_the_block_raises_terminated() -> None:
-    with pytest.raises(signals.Terminated), signals.sigterm_raises(), signals.sigterm_kept():
-        signal.signal(signal.SIGTERM, exits)
-        signal.raise_signal(signal.SIGTERM)
-
-
-def test_another_exit_during_the_block_is_unchanged() -> None:
+@pytest.mark.parametrize(("code", "type_"), [(signal.SIGTERM, signals.Terminated), (7, SystemExit)])
+def test_only_sigterm_during_the_block_raises_terminated(code: int, type_: type) -> None:
     with pytest.raises(SystemExit) as exit_, signals.sigterm_raises(), signals.sigterm_kept():
-        raise SystemExit(7)
+        raise SystemExit(code)
 
-    assert (type(exit_.value), exit_.value.code) == (SystemExit, 7)
+    assert (type(exit_.value), exit_.value.code) == (type_, code)
 
 
 def test_other_threads_do_not_change_handlers() -> None:

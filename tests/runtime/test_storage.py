@@ -164,43 +164,26 @@ def test_remove_leaves_nothing_of_a_file_a_folder_or_nothing(
     assert storage.exists(str(tmp_path))
 
 
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files and folders that were synced."""
-    paths, fsync = list[str](), os.fsync
+def test_files_and_folders_are_synced_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = list[str](), os.fsync
 
     def record(descriptor: int) -> None:
-        paths.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
-    return paths
-
-
-def test_each_new_folder_is_synced_into_the_one_above_it(tmp_path: Path, synced: list[str]) -> None:
-    storage.commit(str(tmp_path / "a" / "b" / "c" / "file"), b"data")
-
-    folders = [place for place in synced if ".nanograd-tmp" not in place]
-    assert folders == [str(tmp_path / below) for below in ("", "a", "a/b", "a/b/c")]
-
-
-def test_file_is_synced_before_its_folder(tmp_path: Path, synced: list[str]) -> None:
-    storage.commit(str(tmp_path / "file"), b"data")
-
-    file, folder = synced
+    storage.commit(str(tmp_path / "a" / "b" / "file"), b"data")
+    *folders, file, last = synced
+    # Each new folder into the one above it, the file, then its folder.
+    assert [*folders, last] == [str(tmp_path / below) for below in ("", "a", "a/b")]
     assert Path(file).name.startswith(".file.")
-    assert folder == str(tmp_path)
 
-
-def test_removed_file_is_synced_out_of_its_folder(tmp_path: Path, synced: list[str]) -> None:
-    for name in ("file", "folder/file"):
-        storage.commit(str(tmp_path / name), b"data")
     synced.clear()
-
-    for name in ("file", "folder", "nothing"):
+    for name in ("a/b/file", "a", "nothing"):
         storage.remove(str(tmp_path / name))
-
-    assert synced == [str(tmp_path)] * 2
+    assert synced == [str(tmp_path / "a/b"), str(tmp_path)]
 
 
 @pytest.mark.parametrize(
