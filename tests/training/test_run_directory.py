@@ -35,6 +35,7 @@ OTHERS = [
     {"shift": 0.0},
     {"elastic": 1.0},
     {"pixels": "deskewed"},
+    {"data_sha256": "other"},
 ]
 
 
@@ -46,29 +47,20 @@ def test_another_recipe_is_refused_and_changes_nothing(
     begin(few_digits, tmp_path / "run")
     before, name = contents(tmp_path), next(iter(other))
     events: list[Event] = []
+    data, settings = few_digits, dict(other)
+    if sha256 := settings.pop("data_sha256", None):
+        data = replace(few_digits, sha256=sha256)
 
-    with pytest.raises(OutputExistsError, match=rf"contains a run with {name} .*, not .*; choose"):
-        train(
-            few_digits,
-            tmp_path / "run",
-            start_group=refuse_to_compute,
-            listener=events.append,
-            **other,
-        )
+    with pytest.raises(OutputExistsError, match=f"contains a run with {name} "):
+        train(data, tmp_path / "run", None, refuse_to_compute, events.append, **settings)
 
     assert events == []
     assert contents(tmp_path) == before
 
 
-def test_other_data_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
-    stopped(few_digits, tmp_path / "run")
-
-    with pytest.raises(OutputExistsError, match="contains a run with data_sha256"):
-        train(replace(few_digits, sha256="other"), tmp_path / "run", start_group=refuse_to_compute)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["thesis.txt", "models", "config.toml.bak", ".git"])
+@pytest.mark.parametrize(
+    ("name", "overwrite"), [("thesis.txt", False), ("config.toml.bak", True), (".git", True)]
+)
 def test_unknown_file_in_the_directory_is_left_alone(
     few_digits: Mnist, tmp_path: Path, name: str, overwrite: bool
 ) -> None:
@@ -82,44 +74,24 @@ def test_unknown_file_in_the_directory_is_left_alone(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", [".metrics.jsonl.k3.nanograd-tmp", ".config.toml.k3.nanograd-tmp"])
-def test_file_of_a_killed_commit_does_not_block_the_run(
-    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, name: str
-) -> None:
-    stopped(few_digits, tmp_path / "run")
-    (tmp_path / "run" / name).write_text("half")
-
-    figures = train(few_digits, tmp_path / "run")
-
-    assert without_times(figures) == without_times(undisturbed_run)
-
-
 @pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
 def test_overwrite_replaces_another_run(
     few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, begin: Callable[..., object]
 ) -> None:
     begin(few_digits, tmp_path / "run", seed=6)
-
-    figures = train(few_digits, tmp_path / "run", overwrite=True)
-
-    assert without_times(figures) == without_times(undisturbed_run)
-    assert len(storage.names(str(tmp_path / "run" / "checkpoints"))) == 2
-
-
-def test_directory_that_another_process_holds_is_refused(few_digits: Mnist, tmp_path: Path) -> None:
+    # A kill in a commit blocks nothing.
+    (tmp_path / "run" / ".metrics.jsonl.k3.nanograd-tmp").write_text("half")
     with (
         exclusive(str(tmp_path / "run")),
         pytest.raises(OutputExistsError, match="is being written by another process"),
     ):
         train(few_digits, tmp_path / "run", overwrite=True)
 
-    assert contents(tmp_path) == {}
+    figures = train(few_digits, tmp_path / "run", overwrite=True)
 
-
-def test_damaged_model_of_a_finished_run_is_a_data_error(few_digits: Mnist, tmp_path: Path) -> None:
-    train(few_digits, tmp_path / "run")
+    assert without_times(figures) == without_times(undisturbed_run)
+    assert len(storage.names(str(tmp_path / "run" / "checkpoints"))) == 2
     (tmp_path / "run" / "model" / "config.json").write_text("{}")
-
     with pytest.raises(DataError, match=r"config\.json is damaged"):
         train(few_digits, tmp_path / "run", start_group=refuse_to_compute)
 
@@ -129,6 +101,18 @@ def record(directory: RunDirectory, round_: int) -> list[Event]:
     events: list[Event] = []
     directory.record(0, WorkerJoined(rank=0, round=round_), events.append)
     return events
+
+
+@pytest.mark.parametrize(("num_nets", "net"), [(1, {}), (2, {"net": 1})])
+def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(
+    tmp_path: Path, num_nets: int, net: dict[str, int]
+) -> None:
+    record(RunDirectory(str(tmp_path), {}, num_nets), 3)
+
+    [row] = json_files.read_lines(str(tmp_path / "events.jsonl"))
+    sentence = "worker 0 joined at round 3"
+    event = {"event": "joined", "rank": 0, "round": 3, "sentence": sentence}
+    assert row == {"time": row["time"], **net, **event}
 
 
 def recorded(directory: RunDirectory) -> list[int]:

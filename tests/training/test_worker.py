@@ -116,6 +116,11 @@ def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
     others = {s: noise(400).take(slice(200, 393)).take(plan.shard_slice(s)) for s in (2, 4)}
     worker.hold(others)
 
+    # A round in which a shard has no image.
+    few = worker_for(recipe_for(9, shards=8, batch_size=8), noise(9), {0})
+    assert [(c.num_images, c.loss, c.gradient.any()) for c in few.contribute(1, vector)] == [
+        (0, 0.0, False)
+    ]
     expected = Worker(recipe, others).contribute(6, vector)
     assert bits(worker.contribute(6, vector)) == bits(expected)
 
@@ -135,9 +140,10 @@ def test_the_same_image_is_distorted_otherwise_in_every_epoch() -> None:
     assert len({*still, *distorted}) == 4
 
 
-@pytest.mark.parametrize("num_images", [7, 193])
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
-@pytest.mark.parametrize("batch_size", [5, 64, 1000])
+@pytest.mark.parametrize(
+    ("num_images", "num_workers", "batch_size"),
+    [(7, 1, 64), (7, 5, 5), (193, 2, 1000), (193, 3, 5), (193, 5, 64)],
+)
 def test_every_image_counts_exactly_once_an_epoch(
     num_images: int, num_workers: int, batch_size: int
 ) -> None:
@@ -163,52 +169,24 @@ def test_every_image_counts_exactly_once_an_epoch(
     assert seen[0] != 0
 
 
-def test_round_in_which_a_shard_has_no_image_contributes_zeros() -> None:
-    recipe = recipe_for(9, shards=8, batch_size=8)
-
-    contributions = worker_for(recipe, noise(9), {0}).contribute(1, start_of(recipe))
-
-    assert [(c.num_images, c.loss) for c in contributions] == [(0, 0.0)]
-    assert not contributions[0].gradient.any()
-
-
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-def test_label_never_reaches_the_inputs(loss: str) -> None:
-    # dw1 = x^T d1: on black images it is zero whatever the labels, unless one of them has become
-    # a pixel (the fault of this program's ancestor).
-    black = np.zeros((NUM_IMAGES, 784), np.uint8)
-    recipe = recipe_for(loss=loss)
-
-    gradients = [
-        Params(
-            worker_for(recipe, Dataset(black, labels), range(5))
-            .contribute(0, start_of(recipe))[0]
-            .gradient,
-            recipe.architecture,
-        )
-        for labels in (noise(NUM_IMAGES).labels, np.full(NUM_IMAGES, 9, np.uint8))
-    ]
-
-    for gradient in gradients:
-        assert not gradient.w1.any()
-        assert gradient.b1.all()
-    assert not np.array_equal(gradients[0].b2, gradients[1].b2)
-
-
 def test_labels_act_through_the_targets_alone() -> None:
     # With softmax d2 = o - t, and the outputs o depend on the images only: between two labellings
-    # of the same images, db2 differs by the difference of the label counts.
+    # of the same images, db2 differs by the difference of the label counts. On black images
+    # dw1 = x^T d1 is zero, unless a label has become a pixel (a fault of this program's ancestor).
     recipe = recipe_for(batch_size=NUM_IMAGES)
     digits = noise(NUM_IMAGES)
+    black = Dataset(np.zeros_like(digits.images), digits.labels)
     other = Dataset(digits.images, np.roll(digits.labels, 7) // 2)
 
-    first, second = (
+    first, second, third = (
         Params(
             worker_for(recipe, d, range(5)).contribute(0, start_of(recipe))[0].gradient,
             recipe.architecture,
         )
-        for d in (digits, other)
+        for d in (digits, other, black)
     )
 
+    assert not third.w1.any()
+    assert third.b1.all()
     counts = [np.bincount(d.labels, minlength=10) for d in (digits, other)]
     np.testing.assert_allclose(first.b2 - second.b2, counts[1] - counts[0], rtol=0, atol=1e-4)
