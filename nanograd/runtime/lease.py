@@ -258,6 +258,7 @@ class Lease:
 
 
 def new_name() -> str:
+    """Return a name for a new claim of this process."""
     return f".{machine.owner()}.{os.urandom(8).hex()}{storage.LEASE}"
 
 
