@@ -5,22 +5,21 @@ All keep the dtype of their input and raise no overflow warning for finite input
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.floating[Any]]  # float32 in training, float64 in checks
+from nanograd.runtime.arrays import Floats
 
 
 class Activation(NamedTuple):
     """A function of the pre-activations and its derivative as a function of its output."""
 
-    function: Callable[[FloatArray], FloatArray]
-    derivative: Callable[[FloatArray], FloatArray]
+    function: Callable[[Floats], Floats]
+    derivative: Callable[[Floats], Floats]
 
 
-def sigmoid(z: FloatArray) -> FloatArray:
+def sigmoid(z: Floats) -> Floats:
     """Compute 1 / (1 + exp(-z)) elementwise; same shape and dtype, in [0, 1].
 
     The form used, (1 + tanh(z / 2)) / 2, is the same function and cannot overflow.
@@ -32,12 +31,12 @@ def sigmoid(z: FloatArray) -> FloatArray:
     return np.asarray(np.tanh(z * half) * half + half)
 
 
-def sigmoid_derivative(output: FloatArray) -> FloatArray:
+def sigmoid_derivative(output: Floats) -> Floats:
     """Compute o (1 - o) for o = sigmoid(z)."""
     return output * (1 - output)
 
 
-def relu(z: FloatArray) -> FloatArray:
+def relu(z: Floats) -> Floats:
     """Compute max(z, 0) elementwise; same shape and dtype.
 
     References:
@@ -46,7 +45,7 @@ def relu(z: FloatArray) -> FloatArray:
     return np.maximum(z, z.dtype.type(0))
 
 
-def softmax(z: FloatArray) -> FloatArray:
+def softmax(z: Floats) -> Floats:
     """Compute exp(z_k) / sum_j exp(z_j) for each row of (B, C); a row of the result sums to 1.
 
     >>> softmax(np.float32([[1000, 1000]])).tolist()
@@ -56,7 +55,7 @@ def softmax(z: FloatArray) -> FloatArray:
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
-def subtract_max(z: FloatArray) -> FloatArray:
+def subtract_max(z: Floats) -> Floats:
     """Subtract from each row its maximum: <= 0 and finite.
 
     This changes no softmax and keeps exp from overflowing.

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.nn.activations import FloatArray, sigmoid, sigmoid_derivative, softmax, subtract_max
+from nanograd.nn.activations import sigmoid, sigmoid_derivative, softmax, subtract_max
+from nanograd.runtime.arrays import Floats
 
 
 class Loss(NamedTuple):
@@ -21,11 +22,11 @@ class Loss(NamedTuple):
     than z2 raise ValueError.
     """
 
-    output: Callable[[FloatArray], FloatArray]
-    gradient: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+    output: Callable[[Floats], Floats]
+    gradient: Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
-def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
+def squared_error(z2: Floats, targets: Floats) -> tuple[Floats, Floats]:
     """Compute the squared error of sigmoid outputs, summed over classes, and its gradient.
 
     E_b = sum_k (t - o)^2 with o = sigmoid(z2);  dE/dz2 = 2 (o - t) o (1 - o)
@@ -36,7 +37,7 @@ def squared_error(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
     return (error * error).sum(axis=1), 2 * error * sigmoid_derivative(outputs)
 
 
-def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
+def cross_entropy(z2: Floats, targets: Floats) -> tuple[Floats, Floats]:
     """Compute the cross-entropy of softmax outputs, in nats, and its gradient.
 
     E_b = -sum_k t log o = log sum_j exp z_j - sum_k t_k z_k  with o = softmax(z2);  dE/dz2 = o - t
@@ -52,7 +53,7 @@ def cross_entropy(z2: FloatArray, targets: FloatArray) -> tuple[FloatArray, Floa
     return losses, e / total - targets
 
 
-def _check_shapes(z2: FloatArray, targets: FloatArray) -> None:
+def _check_shapes(z2: Floats, targets: Floats) -> None:
     if z2.shape != targets.shape:
         raise ValueError(f"outputs {z2.shape} and targets {targets.shape} differ in shape")
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.nn.activations import HIDDEN, FloatArray
+from nanograd.nn.activations import HIDDEN
 from nanograd.nn.losses import LOSSES
+from nanograd.runtime.arrays import Floats
 from nanograd.runtime.randomness import INIT, stream
 
 
@@ -48,7 +49,7 @@ class Architecture:
 class Params:
     """All parameters as one contiguous vector, with named views; a gradient has the same type."""
 
-    vector: FloatArray = field(repr=False)  # (P,) float32; w1, b1, w2, b2 in this order
+    vector: Floats = field(repr=False)  # (P,) float32; w1, b1, w2, b2 in this order
     architecture: Architecture  # gives D, H and C
 
     def __post_init__(self) -> None:
@@ -59,26 +60,26 @@ class Params:
             )
 
     @property
-    def w1(self) -> FloatArray:
+    def w1(self) -> Floats:
         """(D, H) weights of the hidden layer."""
         net = self.architecture
         return self.vector[: net.inputs * net.hidden].reshape(net.inputs, net.hidden)
 
     @property
-    def b1(self) -> FloatArray:
+    def b1(self) -> Floats:
         """(H,) biases of the hidden layer."""
         start = self.architecture.inputs * self.architecture.hidden
         return self.vector[start : start + self.architecture.hidden]
 
     @property
-    def w2(self) -> FloatArray:
+    def w2(self) -> Floats:
         """(H, C) weights of the output layer."""
         net = self.architecture
         start = (net.inputs + 1) * net.hidden
         return self.vector[start : -net.classes].reshape(net.hidden, net.classes)
 
     @property
-    def b2(self) -> FloatArray:
+    def b2(self) -> Floats:
         """(C,) biases of the output layer."""
         return self.vector[-self.architecture.classes :]
 
@@ -110,16 +111,16 @@ def one_hot(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32
 class Signals:
     """Outputs of the layers and error signals for a batch."""
 
-    inputs: FloatArray  # (B, D) float32
-    h: FloatArray  # (B, H) float32, hidden outputs
-    d2: FloatArray  # (B, C) float32, dE/dz2
-    d1: FloatArray  # (B, H) float32, dE/dz1
-    losses: FloatArray  # (B,) float32, E of each image; no unit or nats
+    inputs: Floats  # (B, D) float32
+    h: Floats  # (B, H) float32, hidden outputs
+    d2: Floats  # (B, C) float32, dE/dz2
+    d1: Floats  # (B, H) float32, dE/dz1
+    losses: Floats  # (B,) float32, E of each image; no unit or nats
 
 
 def forward(
-    params: Params, inputs: FloatArray, parts: Sequence[slice] = (slice(None),)
-) -> tuple[FloatArray, FloatArray]:
+    params: Params, inputs: Floats, parts: Sequence[slice] = (slice(None),)
+) -> tuple[Floats, Floats]:
     """Compute the output pre-activations of a batch.
 
     Args:
@@ -140,14 +141,14 @@ def forward(
     return h, z2
 
 
-def predict(params: Params, inputs: FloatArray) -> FloatArray:
+def predict(params: Params, inputs: Floats) -> Floats:
     """Compute the scores of (B, D) prepared pixels: (B, C) outputs in [0, 1]."""
     _, z2 = forward(params, inputs)
     return LOSSES[params.architecture.loss].output(z2)
 
 
 def propagate(
-    params: Params, inputs: FloatArray, targets: FloatArray, parts: Sequence[slice] = (slice(None),)
+    params: Params, inputs: Floats, targets: Floats, parts: Sequence[slice] = (slice(None),)
 ) -> Signals:
     """Compute the loss of each image and propagate its error back to the hidden layer.
 
@@ -170,7 +171,7 @@ def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
     np.sum(d1, axis=0, out=out.b1)
 
 
-def _product(left: FloatArray, right: FloatArray, parts: Sequence[slice]) -> FloatArray:
+def _product(left: Floats, right: Floats, parts: Sequence[slice]) -> Floats:
     out = np.empty((len(left), right.shape[1]), left.dtype)
     for part in parts:
         np.matmul(left[part], right, out=out[part])

@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from nanograd.nn.activations import FloatArray
 from nanograd.nn.mlp import Params, propagate, sum_gradients
+from nanograd.runtime.arrays import Floats
 
 
-def loss_and_gradients(
-    params: Params, inputs: FloatArray, targets: FloatArray
-) -> tuple[float, Params]:
+def loss_and_gradients(params: Params, inputs: Floats, targets: Floats) -> tuple[float, Params]:
     """Compute the loss, summed over a batch, and its gradient with respect to every parameter."""
     signals = propagate(params, inputs, targets)
     gradient = Params(np.empty_like(params.vector), params.architecture)

@@ -4,14 +4,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nanograd.nn.activations import HIDDEN, FloatArray, relu, sigmoid, softmax
+from nanograd.nn.activations import HIDDEN, relu, sigmoid, softmax
+from nanograd.runtime.arrays import Floats
 
-Function = Callable[[FloatArray], FloatArray]
+Function = Callable[[Floats], Floats]
 FUNCTIONS = {"sigmoid": sigmoid, "tanh": np.tanh, "relu": relu, "softmax": softmax}
 DTYPES = [np.float32, np.float64]
 
 
-def draws(shape: tuple[int, ...], dtype: type, scale: float = 3.0) -> FloatArray:
+def draws(shape: tuple[int, ...], dtype: type, scale: float = 3.0) -> Floats:
     z = np.random.default_rng(7).normal(0, scale, shape).astype(dtype)
     z.flags.writeable = False
     return z

@@ -3,31 +3,31 @@ import math
 import numpy as np
 import pytest
 
-from nanograd.nn.activations import FloatArray
 from nanograd.nn.losses import LOSSES
+from nanograd.runtime.arrays import Floats
 
 NAMES = sorted(LOSSES)
 
 
-def logits(num_images: int, dtype: type = np.float32) -> FloatArray:
+def logits(num_images: int, dtype: type = np.float32) -> Floats:
     z2 = np.random.default_rng(7).normal(0, 2, (num_images, 10)).astype(dtype)
     z2.flags.writeable = False
     return z2
 
 
-def targets(num_images: int, dtype: type = np.float32) -> FloatArray:
+def targets(num_images: int, dtype: type = np.float32) -> Floats:
     labels = np.random.default_rng(8).integers(0, 10, num_images)
     rows = np.eye(10, dtype=dtype)[labels]
     rows.flags.writeable = False
     return rows
 
 
-def squared_error_by_loops(z2: FloatArray, rows: FloatArray) -> float:
+def squared_error_by_loops(z2: Floats, rows: Floats) -> float:
     pairs = zip(z2.ravel().tolist(), rows.ravel().tolist(), strict=True)
     return sum((t - 1 / (1 + math.exp(-z))) ** 2 for z, t in pairs)
 
 
-def cross_entropy_by_loops(z2: FloatArray, rows: FloatArray) -> float:
+def cross_entropy_by_loops(z2: Floats, rows: Floats) -> float:
     total = 0.0
     for row_z, row_t in zip(z2.tolist(), rows.tolist(), strict=True):
         whole = sum(math.exp(z) for z in row_z)

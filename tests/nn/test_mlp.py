@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nanograd.nn import mlp
-from nanograd.nn.activations import HIDDEN, FloatArray
+from nanograd.nn.activations import HIDDEN
 from nanograd.nn.losses import LOSSES
 from nanograd.nn.mlp import Architecture, Params, init_params, one_hot
+from nanograd.runtime.arrays import Floats
 from tests.helpers.gradients import loss_and_gradients
 
 NETS = [
@@ -31,7 +32,7 @@ def some_params(architecture: Architecture, dtype: type = np.float32) -> Params:
     return Params(vector, architecture)
 
 
-def some_batch(num_images: int, dtype: type = np.float32) -> tuple[FloatArray, FloatArray]:
+def some_batch(num_images: int, dtype: type = np.float32) -> tuple[Floats, Floats]:
     generator = np.random.default_rng(6)
     inputs = generator.uniform(0, 1, (num_images, 784)).astype(dtype)
     targets = one_hot(generator.integers(0, 10, num_images).astype(np.uint8), 10).astype(dtype)
