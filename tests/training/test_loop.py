@@ -1,5 +1,4 @@
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -13,14 +12,14 @@ from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.preparation import prepare
 from nanograd.errors import InternalError, Stopped
 from nanograd.nn.mlp import Params, one_hot
-from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, WorkerState, ignore
+from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, ignore
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import local, loop
 from nanograd.training.checkpoint import CheckpointSaver, History
 from nanograd.training.evaluation import Evaluator, accuracy, as_net
-from nanograd.training.local import LocalGroup, WorkerGroup
+from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import LossSum, Snapshot, first_snapshot
+from nanograd.training.server import Snapshot, first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers import runs
 from tests.helpers.gradients import loss_and_gradients
@@ -63,34 +62,6 @@ class MemorySaver(CheckpointSaver):
             self.save(snapshot, history)
 
 
-class FakeGroup:
-    """A group that computes nothing and records the ends of its segments."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot, self.ends = snapshot, [snapshot.round]
-
-    def advance(self, until: int) -> None:
-        self.ends.append(until)
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(
-            round=self.ends[-1],
-            vector=self._snapshot.vector,
-            state={},
-            average=None,
-            progress=LossSum(loss=1.0, num_images=1),
-        )
-
-    def workers(self) -> dict[int, WorkerState]:
-        return {0: WorkerState.WORKING}
-
-    def fingerprints(self) -> Sequence[str]:
-        return ()
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
 @pytest.fixture(scope="module")
 def digits(sample: Mnist) -> Dataset:
     return sample.train.take(slice(0, 401))
@@ -116,23 +87,13 @@ def run(
     saver: MemorySaver,
     stop: StopSignal | None = None,
     validation: Dataset | None = None,
+    start_group: type[LocalGroup] = LocalGroup,
 ) -> tuple[Snapshot, Rows]:
     """Train from the newest checkpoint on; return the end and the epochs of this session."""
-    group = LocalGroup(recipe, digits, saver.snapshot or first_snapshot(recipe))
-    return train(recipe, group, saver, stop, validation)
-
-
-def train(
-    recipe: Recipe,
-    group: WorkerGroup,
-    saver: MemorySaver,
-    stop: StopSignal | None = None,
-    validation: Dataset | None = None,
-) -> tuple[Snapshot, Rows]:
     events: list[Event] = []
     snapshot = loop.train(
         recipe,
-        group,
+        start_group(recipe, digits, saver.snapshot or first_snapshot(recipe)),
         deepcopy(saver.history),
         evaluator=Evaluator(recipe, validation or nothing()),
         saver=saver,
@@ -217,15 +178,18 @@ def test_epochs_are_added_until_there_are_enough_rounds(
 
 
 def test_no_segment_goes_beyond_its_epoch(digits: Dataset) -> None:
-    recipe = recipe_for(digits)
-    group = FakeGroup(first_snapshot(recipe))
+    ends = [0]
 
-    _, rows = train(recipe, group, MemorySaver())
+    class Group(LocalGroup):
+        def advance(self, until: int) -> None:
+            ends.append(until)
+            super().advance(until)
 
-    assert len(rows) == 3
-    assert group.ends == sorted(set(group.ends))
-    assert {7, 14, 21} <= set(group.ends)
-    assert group.ends[1] == 1  # the first segment has one round
+    run(recipe_for(digits), digits, MemorySaver(), start_group=Group)
+
+    assert ends == sorted(set(ends))
+    assert {7, 14, 21} <= set(ends)
+    assert ends[1] == 1  # the first segment has one round
 
 
 def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
