@@ -36,10 +36,10 @@ from nanograd.runtime.events import Listener, ignore, info, warning
 LEASE_S = 20.0
 _RENEWALS = 4  # in that time
 _POLL_S = 0.2
-# A claim that was not renewed for this share of the lease's time is not renewed any more: no clock
-# may pass the time of another process by.
+# A claim that was not renewed for this share of the lease's time counts as lost: the rest allows
+# for clocks that differ in speed.
 _LATE = 0.75
-# Goes on while the machine is suspended, where the system has it: others do not wait for that.
+# This clock, where it exists, also runs while the machine is suspended: others do not wait then.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

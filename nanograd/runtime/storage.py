@@ -23,13 +23,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.runtime import machine
 
-# The ends of names of files that hold no data.
+# Suffixes of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
-# Removals in an object store that run at once: each takes a few round trips.
+# Concurrent removals in an object store; each takes a few round trips.
 _NUM_REQUESTS = 16
 # The `@` of these addresses names a container, or a user without a password.
 _ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
-# What pyarrow's text of an error says, the first that does, and its likely cause.
+# Patterns in pyarrow's error messages, and the likely cause; the first match counts.
 _CAUSES = {
     "AWS Error UNKNOWN .*checksum": "this store refuses checksums; set "
     "AWS_REQUEST_CHECKSUM_CALCULATION=when_required on every host",
@@ -344,12 +344,12 @@ def move(place: str, target: str) -> None:
 def remove_leftovers(place: str, *, below: bool = True) -> None:
     """Remove the temporary files of commits whose process has ended.
 
-    Those of leases stay if their process is on another machine: it may be about to claim the place.
+    Temporary files of leases on other machines stay: their process may be about to claim the place.
 
     Args:
         place: a folder that this process holds; an object store has no such files.
-        below: also in the folders below. Known to belong to this program: below a folder of the
-            user's the commits of other hosts would fail.
+        below: whether to clean subfolders, too. Use it only for folders of this program: in a
+            folder of the user, commits of other hosts would fail.
     """
     if is_remote(place):
         return
