@@ -1,16 +1,27 @@
-# demo · test · test-all · test-browser · test-cluster · test-places · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
+# demo · test-fast · test · coverage · test-all · test-browser · test-cluster · test-places · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
 PYTHON ?= python3
 BIN := .venv/bin
 APT := apt-get -qq -o Acquire::Retries=3
 # One BLAS thread per process, as everywhere: see docs/exactness.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all test-browser test-cluster test-places soak bench bench-handwriting check fmt docs clean
+.PHONY: demo test-fast test coverage test-all test-browser test-cluster test-places soak bench bench-handwriting check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
-test: .venv/installed  ## the tests, without the slow ones: about 11 minutes on 2 cores
+# Tests that start no Ray, no browser and no other host.
+FAST := tests nanograd $(addprefix --ignore=tests/,browser distributed docs e2e hosts places) \
+  -m 'not slow and not soak and not long'
+
+test-fast: .venv/installed  ## the tests that need no Ray: under a minute on 2 cores
+	$(BIN)/pytest -n 2 --dist loadgroup $(FAST)
+
+coverage: .venv/installed  ## the branches that the fast tests cover, and the floor of each package
+	$(BIN)/pytest -n 2 --dist loadgroup $(FAST) --cov=nanograd --cov-branch --cov-report=json:build/coverage.json
+	$(BIN)/python -m scripts.coverage_floors build/coverage.json
+
+test: .venv/installed  ## the tests, without the slow ones: about 10 minutes on 2 cores
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: .venv/installed  ## the tests, slow ones included

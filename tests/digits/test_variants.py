@@ -86,12 +86,12 @@ def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:
 
 
 def test_drawings_have_mnists_form_and_follow_from_seed_and_position() -> None:
-    drawn, other = (draw_variants(40 * NUM_SHAPES, seed) for seed in (3, 4))
+    drawn, other = draw_variants(34 * NUM_SHAPES, 3), draw_variants(3 * NUM_SHAPES, 4)
 
     for number in (1, 7, NUM_SHAPES + 1):  # fewer than are drawn at once
         assert draw_variants(number, 3).sha256() == drawn.take(slice(number)).sha256()
     known = {image.tobytes() for image in (*drawn.images, *other.images)}
-    assert len(known) == 2 * len(drawn)
+    assert len(known) == len(drawn) + len(other)
     # Where nearly all ink is on one side, the frame stops the centre of mass before the middle.
     assert are_mnist_like(drawn.images).mean() > 0.998
 

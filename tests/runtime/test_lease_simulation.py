@@ -23,7 +23,12 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize(
-    "num_seeds", [400, pytest.param(20_000, marks=pytest.mark.soak)], ids=["some", "many"]
+    "num_seeds",
+    [
+        40,
+        pytest.param(400, marks=pytest.mark.long),
+        pytest.param(20_000, marks=pytest.mark.soak),
+    ],
 )
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_no_schedule_lets_two_processes_hold_a_place_or_all_give_up(

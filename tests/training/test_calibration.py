@@ -12,6 +12,8 @@ from nanograd.training.calibration import fit_reference
 from tests.helpers.models import some_images
 from tests.helpers.runs import train
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def model(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Model:

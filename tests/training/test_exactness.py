@@ -74,7 +74,13 @@ def trained(recipe: Recipe, owners: Iterable[Collection[int]], seed: int = 0) ->
     return server.snapshot()
 
 
-@pytest.mark.parametrize("layers", RUNS.values(), ids=RUNS.keys())
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param(layers, id=name, marks=[pytest.mark.long] * (name == "accurate preset"))
+        for name, layers in RUNS.items()
+    ],
+)
 def test_any_assignment_of_shards_to_workers_gives_the_same_bits(
     layers: tuple[Settings, Settings],
 ) -> None:

@@ -24,6 +24,8 @@ SETTINGS = {
     "ema": 0.0,
 }
 
+pytestmark = pytest.mark.long
+
 
 def trained(images: Dataset, **settings: object) -> Net:
     recipe = make_recipe(TrainSpec.resolve(SETTINGS, settings), len(images))
