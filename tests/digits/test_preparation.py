@@ -23,21 +23,6 @@ def every_value(num_images: int = 7) -> NDArray[np.uint8]:
     return images
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
-def test_images_are_prepared_to_the_same_float32_bits_alone_and_among_others(
-    name: str, num_images: int
-) -> None:
-    images = every_value(num_images)
-
-    together = prepare(Preparation(name=name), images)
-
-    assert (together.dtype, together.shape) == (np.float32, (num_images, 784))
-    for place in range(num_images):
-        alone = prepare(Preparation(name=name), images[place : place + 1])
-        np.testing.assert_array_equal(alone[0], together[place])
-
-
 @pytest.mark.parametrize(
     ("name", "mean", "deviation"),
     [("plain", 0, 1 / 255), ("unit", 0, 1), ("standard", 0.1307, 0.3081)],
@@ -73,7 +58,11 @@ def test_deskewed_images_need_only_the_rest_of_the_preparation(
 
     inputs = prepare(without_deskewing(preparation), deskew_images(preparation, images))
 
+    assert (inputs.dtype, inputs.shape) == (np.float32, images.shape)
     np.testing.assert_array_equal(inputs, prepare(preparation, images))
+    for place in (0, 7, 192):  # alone and among others
+        alone = prepare(preparation, images[place : place + 1])
+        np.testing.assert_array_equal(alone[0], inputs[place])
     if preparation == Preparation(name="deskewed"):
         expected = prepare(Preparation(name="standard"), deskew(images))
         np.testing.assert_array_equal(inputs, expected)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nanograd.nn.schedules import by_name, constant, cool_down, cosine, warm_up
+from nanograd.nn.schedules import by_name, cool_down, cosine
 
 
 def test_cosine_follows_half_a_wave_from_the_peak_to_zero() -> None:
@@ -13,17 +13,6 @@ def test_cosine_follows_half_a_wave_from_the_peak_to_zero() -> None:
     assert rates == pytest.approx([*expected, 0, 0], rel=1e-12)
     assert rates[0] == 0.3
     assert rates[193:] == [0, 0]
-
-
-@pytest.mark.parametrize("num_rounds", [0, 1, 7, 193])
-def test_warm_up_rises_linearly_from_above_zero(num_rounds: int) -> None:
-    schedule = warm_up(constant(0.3), num_rounds)
-
-    rates = [schedule(round_) for round_ in range(num_rounds + 2)]
-
-    expected = [0.3 * (round_ + 1) / num_rounds for round_ in range(num_rounds)]
-    assert rates[:num_rounds] == pytest.approx(expected, rel=1e-12)
-    assert rates[num_rounds:] == [0.3, 0.3]
 
 
 @pytest.mark.parametrize("num_warm_up", [0, 7])

@@ -18,7 +18,6 @@ GROUPS: dict[str, tuple[str, dict[str, str], int]] = {
         {"a/cpu.max": "200000 100000", "a/b/cpu.max": "700000 100000"},
         2,
     ),
-    "v2, one and a half": ("0::/a", {"a/cpu.max": "150000 100000"}, 1),
     "v2, a tenth": ("0::/a", {"a/cpu.max": "10000 100000"}, 1),
     "v2 in a container": ("0::/", {"cpu.max": "200000 100000"}, 2),
     "v2, a path outside the container": ("0::/../..", {"cpu.max": "200000 100000"}, 2),
