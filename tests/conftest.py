@@ -23,14 +23,31 @@ SHARED = ROOT.parent / "shared" / "data"
 # Folders whose fixtures are made once for all of their tests.
 _SHARING = ("tests/distributed", "tests/e2e")
 
+# Tests without Ray that take seconds: `make test-fast` leaves them out.
+_LONG = (
+    "test_columns_are_found_by_their_names_in_any_order",
+    "test_each_line_of_csv_is_read_as_if_it_were_alone",
+    "test_every_picture_of_optdigits_is_read",
+    "test_label_in_another_column_is_never_taken_for_a_pixel",
+    "test_large_file_is_cut_and_resumed_and_grows",
+    "test_lost_or_cut_file_is_made_again",
+    "test_output_is_cut_by_rows_and_by_values",
+    "test_reader_in_a_loop_sees_replaced_rows_once",
+    "test_replacement_of_parts_that_is_killed_is_finished_by_the_next_command",
+    "test_small_files_share_parts_where_there_are_many",
+    "test_sync_of_many_small_files_replaces_one_part",
+)
+
 # A busy machine is no failure: by default an example may take 200 ms.
 settings.register_profile("any-pace", deadline=None)
 settings.load_profile("any-pace")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a Ray, a store or a model, where tests run in several processes."""
+    """Mark long tests; keep together what shares a Ray, a store or a model in one process."""
     for item in items:
+        if item.name.partition("[")[0] in _LONG:
+            item.add_marker(pytest.mark.long)
         name = item.nodeid.split("::")[0]
         shared = next((each for each in _SHARING if name.startswith(f"{each}/")), name)
         item.add_marker(pytest.mark.xdist_group(shared))
