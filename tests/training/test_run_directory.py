@@ -46,6 +46,8 @@ def test_another_recipe_is_refused_and_changes_nothing(
 ) -> None:
     begin(few_digits, tmp_path / "run")
     before, name = contents(tmp_path), next(iter(other))
+    # The first setting that differs, in the order of the alphabet.
+    name = {"optimizer": "momentum", "pixels": "deskew"}.get(name, name)
     events: list[Event] = []
     data, settings = few_digits, dict(other)
     if sha256 := settings.pop("data_sha256", None):
