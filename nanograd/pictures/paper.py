@@ -3,7 +3,7 @@
 Pictures are bytes, one plane a colour: morphology is fastest on them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +73,7 @@ def is_light_on_dark(search: Image.Image) -> bool:
     if max(grey.shape) <= tuning.BITMAP_SIDE or is_clear:
         return bool(vote < 0)
     coarse = np.asarray(reduce(search, tuning.COARSE_SIDE).convert("L"))
-    both = zip(narrow_energy(coarse), narrow_energy(coarse, bright=True), strict=True)
-    _, (dark, light) = _find_plateau(both, tuning.MOST_OF_PEN)
+    _, (dark, light) = cover_pen(coarse, tuning.MOST_OF_PEN, tones=("dark", "light"))
     return light > dark
 
 
@@ -83,41 +82,42 @@ def is_crop(search: Image.Image) -> bool:
     return otsu(np.asarray(search.convert("L")))[1] > tuning.SHARP_TONES
 
 
-def narrow_energy(grey: Bytes, *, bright: bool = False) -> Iterator[float]:
-    """Yield the energy of dark (or bright) structures narrower than a window, for each radius.
+def cover_pen(
+    grey: Bytes, growth: float, tones: Sequence[str] = ("dark",)
+) -> tuple[int, list[float]]:
+    """Widen a window until the energy of narrower structures hardly grows (a granulometry).
 
-    The sum over pixels of (1 - pixel / closing)^2, or (1 - opening / pixel)^2, grows until the
-    window is wider than the pen, then hardly (a granulometry). Each value is computed on demand.
-    The outer eighths do not count: light that falls off towards the border appears narrow there.
+    The energy is the sum over pixels of (1 - pixel / closing)^2 for dark structures, and of
+    (1 - opening / pixel)^2 for light ones. The outer eighths do not count: light that falls off
+    towards the border appears narrow there.
+
+    Args:
+        grey: (height, width) uint8.
+        growth: factor by which the greatest energy must grow to go on.
+        tones: of the structures, dark or light.
+
+    Returns:
+        The radius at which it stopped, or the widest; the energies of the tones before.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
     """
     clipped = np.maximum(grey, tuning.DARKEST)
     inner = tuple(slice(side // 8, side - side // 8) for side in grey.shape)
-    for radius in _radii(max(grey.shape)):
-        low, high = clipped, closing(clipped, radius)
-        if bright:
-            low, high = ~closing(~clipped, radius), clipped
-        lost = (1 - np.divide(low[inner], high[inner], dtype=np.float32)).ravel()
-        yield float(lost @ lost)
-
-
-def _radii(side: int) -> list[int]:
-    return [radius for radius in tuning.RADII if 2 * radius < 0.8 * side] or [1]
-
-
-def _find_plateau(
-    energies: Iterable[tuple[float, ...]], growth: float
-) -> tuple[int, tuple[float, ...]]:
-    """Find the first step after which the greatest energy grows by less than this factor."""
-    step = -1
-    before: tuple[float, ...] = ()
-    for energy in energies:
-        if before and max(energy) <= growth * max(before):
+    before: list[float] = []
+    for radius in [each for each in tuning.RADII if 2 * each < 0.8 * max(grey.shape)] or [1]:
+        energies = []
+        for tone in tones:
+            if tone == "dark":
+                low, high = clipped, closing(clipped, radius)
+            else:
+                low, high = ~closing(~clipped, radius), clipped
+            lost = (1 - np.divide(low[inner], high[inner], dtype=np.float32)).ravel()
+            energies.append(float(lost @ lost))
+        if before and max(energies) <= growth * max(before):
             break
-        step, before = step + 1, energy
-    return step, before
+        before = energies
+    return radius, before
 
 
 def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
@@ -137,9 +137,8 @@ def pen_radius(search: Bytes) -> int:
     whole = search.sum(0, dtype=np.uint16)[:height, :width]
     sums = sum(whole[y::scale, x::scale] for y in range(scale) for x in range(scale))
     coarse = np.asarray(sums // (len(search) * scale**2), np.uint8)
-    radii = _radii(max(coarse.shape))
-    step, _ = _find_plateau(zip(narrow_energy(coarse)), tuning.ALL_OF_PEN)
-    return scale * radii[min(step + 1, len(radii) - 1)]
+    radius, _ = cover_pen(coarse, tuning.ALL_OF_PEN)
+    return scale * radius
 
 
 def estimate_paper(search: Bytes, radius: int) -> Floats:
