@@ -46,11 +46,14 @@ def _nanograd(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[s
     from contenders.ours import recipe_of
 
     from nanograd.distributed.group import RayGroup
+    from nanograd.distributed.members import GroupSpec
 
     digits = load_images(setting).train
     recipe = recipe_of(setting, len(digits))
     _connect(first, setting.workers)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=setting.workers)
+    group = RayGroup(
+        recipe, digits, first_snapshot(recipe), spec=GroupSpec(num_workers=setting.workers)
+    ).start()
     done = 0
 
     def run(rounds: int) -> None:

@@ -24,6 +24,7 @@ from common import Row, arguments, report
 from nanograd import sources
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
+from nanograd.distributed.members import GroupSpec
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History
@@ -46,7 +47,9 @@ class Trainer:
     def __init__(self, data: str) -> None:
         train = sources.load([data]).train
         recipe = make_recipe(TrainSpec(epochs=1000), len(train))
-        self._group = RayGroup(recipe, train, first_snapshot(recipe), num_workers=2)
+        self._group = RayGroup(
+            recipe, train, first_snapshot(recipe), spec=GroupSpec(num_workers=2)
+        ).start()
         self._round = 0
         self._victim = 0
         self.advance(2 * _SEGMENT)

@@ -34,7 +34,7 @@ from contenders.base import Setting, load_images
 from contenders.ours import recipe_of
 from numpy.typing import NDArray
 
-from nanograd.distributed import actors, group, members, shared_memory
+from nanograd.distributed import actors, group, members, servers, shared_memory
 from nanograd.distributed.cluster import session
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
@@ -93,7 +93,7 @@ def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: in
     with process.one_thread():
         peak = _gemm_flops(1024, 1024, 1024)
     vars(members).update(WorkerActor=TimedWorker)
-    vars(group).update(ServerActor=TimedServer)
+    vars(servers).update(ServerActor=TimedServer)
     with session(None, 2):
         for batch in batches:
             for num_shards in shards:
@@ -105,14 +105,18 @@ def _time_parts(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]
     """Return the seconds of each part of each round, after a warm-up."""
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
-    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe), num_workers=2)
+    group_ = group.RayGroup(
+        recipe, data.train, first_snapshot(recipe), spec=members.GroupSpec(num_workers=2)
+    ).start()
     try:
         group_.advance(_WARM_UP)
         group_.advance(_WARM_UP + rounds)
-        server = _by_round(ray.get(group_._server.times.remote()))
+        server = _by_round(
+            ray.get(next(iter(group_.servers.present.values())).actor.times.remote())
+        )
         workers = [
             _by_round(ray.get(each.actor.times.remote()))
-            for each in group_._members.present.values()
+            for each in group_.members.present.values()
         ]
     finally:
         group_.close()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from nanograd.jobs.part import RunParts, Work, run_local
 from nanograd.report.trackers import guarded
@@ -15,25 +14,26 @@ from nanograd.training.local import LocalGroup, StartGroup
 
 @contextmanager
 def group_starter(spec: TrainSpec, listener: Listener = ignore) -> Iterator[tuple[int, StartGroup]]:
-    """Provide the number of workers, and the function that starts them."""
+    """Provide the number of workers, and the function that starts them.
+
+    Raises:
+        ClusterError: Ray cannot be started or joined, or too few CPUs are free.
+    """
     if spec.workers == 0:
         yield 0, LocalGroup
         return
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.group import RayGroup
+    from nanograd.distributed.members import GroupSpec
 
     with session(spec.address, spec.workers, listener):
-        workers = num_actors(spec.workers, spec.shards)
-        yield (
-            workers,
-            partial(
-                RayGroup,
-                num_workers=workers,
-                strict=spec.is_strict,
-                ports=spec.port_range(),
-                variables=kernel.variables() if spec.kernel == kernel.PORTABLE else {},
-            ),
+        group = GroupSpec(
+            num_workers=num_actors(spec.workers, spec.shards),
+            strict=spec.is_strict,
+            ports=spec.port_range(),
+            variables=kernel.variables() if spec.kernel == kernel.PORTABLE else {},
         )
+        yield group.num_workers, lambda *about: RayGroup(*about, spec=group).start()
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 import ast
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
@@ -19,7 +22,6 @@ MAX_TOP_MODULES, MAX_MODULES = 9, 11
 MIN_MODULE_LINES, MAX_MODULE_LINES = 60, 450
 # Modules outside the limits of lines, each with the reason.
 OTHER_SIZES: dict[str, str] = {
-    "nanograd/distributed/cluster.py": "all that starts or joins a Ray, and its settings",
     "nanograd/jobs/job.py": "the steps of a job, in their order",
     "nanograd/models/model_card.py": "its text is in model_card.md",
     "nanograd/nn/schedules.py": "a topic of its own in every training library",
@@ -144,3 +146,22 @@ def test_nothing_is_decided_by_the_text_of_a_message() -> None:
     ]
 
     assert found == []
+
+
+def test_private_names_of_ray_are_few_and_in_one_module_and_ray_is_of_a_known_version() -> None:
+    found = {
+        (name(file), each.name)
+        for file in MODULES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and re.match(r"ray\.(_|core\b)", node.module or "")
+        for each in node.names
+    }
+    [wanted] = [
+        Requirement(each)
+        for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        if each.startswith("ray")
+    ]
+
+    assert len(found) <= 3
+    assert {file for file, _ in found} == {"nanograd/distributed/cluster.py"}
+    assert version("ray") in wanted.specifier

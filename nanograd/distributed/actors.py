@@ -4,11 +4,8 @@ Inside a segment of rounds they talk to each other without the driver: a worker 
 server's memory through that, any other through calls. The server's rounds are the same for both.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from socket import gethostname, socket
 from threading import Condition
 from time import monotonic
@@ -24,7 +21,6 @@ from nanograd.distributed.all_reduce import (
     Fail,
     FailureCause,
     MeshPlan,
-    NodeSum,
     digest_of,
 )
 from nanograd.distributed.formation import Endpoint, Formation, MeshError
@@ -32,7 +28,7 @@ from nanograd.distributed.mesh import Mesh
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import InternalError
 from nanograd.nn.optimizers import Vector
-from nanograd.runtime import process
+from nanograd.runtime import machine, process
 from nanograd.runtime.events import name_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, Refusal, Snapshot
@@ -50,10 +46,15 @@ class ActorIdentity:
     """Identity of an actor's process."""
 
     host: str  # Ray's id of its node
-    pid: int  # its process id there
+    process: str  # its name there; see `machine.owner`
     name: str  # host name
     address: str  # IP address of the host, as Ray knows it
     fingerprint: str  # of numpy, BLAS and the processor, which determine the bits
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return machine.pid_of(self.process)
 
     def __str__(self) -> str:
         return f"{self.name} at {self.address}"
@@ -80,37 +81,31 @@ class LateShards:
 
 @dataclass(frozen=True)
 class ExchangeFailed:
-    """The exchange of sums with the servers of other hosts failed.
+    """The exchange of sums with the servers of other hosts failed, see `all_reduce.Fail`."""
 
-    Args:
-        cause: of the failure.
-        waiting_for: the hosts whose sums are missing, by index.
-        peers: the hosts that caused it, if some did.
-        hosts: names of all hosts.
-    """
-
-    cause: FailureCause
-    waiting_for: frozenset[int]
-    peers: frozenset[int]
+    failure: Fail
     hosts: tuple[str, ...]
 
     def __str__(self) -> str:
-        cause = self.cause.name.lower().replace("_", " ")
-        by = f" (host {self.names(self.peers)})" if self.peers else ""
-        return f"{cause}{by}, waiting for {self.names(self.waiting_for) or 'no host'}"
+        waiting_for, peers = (
+            " and ".join(self.hosts[host] for host in sorted(hosts))
+            for hosts in (self.failure.waiting_for, self.failure.peers)
+        )
+        cause = self.failure.cause.name.lower().replace("_", " ")
+        by = f" (host {peers})" if peers else ""
+        return f"{cause}{by}, waiting for {waiting_for or 'no host'}"
+
+    @property
+    def faulty(self) -> list[str]:
+        """Names of the hosts whose parameters differ from those of the majority, or of all."""
+        differs = self.failure.cause is FailureCause.DIGESTS_DIFFER
+        return [self.hosts[peer] for peer in self.failure.peers] if differs else []
 
     @property
     def suspects(self) -> frozenset[int]:
-        """Hosts from which frames are missing, or whose connection was lost."""
-        return (
-            self.waiting_for
-            if self.cause is FailureCause.ABORTED
-            else self.waiting_for | self.peers
-        )
-
-    def names(self, hosts: frozenset[int]) -> str:
-        """Return the names of some hosts."""
-        return " and ".join(self.hosts[host] for host in sorted(hosts))
+        """Hosts, by index, from which frames are missing, or whose connection was lost."""
+        is_told = self.failure.cause is FailureCause.ABORTED
+        return self.failure.waiting_for | (frozenset() if is_told else self.failure.peers)
 
 
 SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
@@ -131,10 +126,7 @@ class WorkerActor(Worker):
         return this_process()
 
     def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[TreeNode]:
-        """Hold these shards and return their tree nodes.
-
-        Ray resolves references only as top-level arguments.
-        """
+        """Hold these shards and return their tree nodes; Ray resolves top-level references only."""
         self.hold(dict(zip(shard_ids, shards, strict=True)))
         return self.nodes()
 
@@ -146,38 +138,27 @@ class WorkerActor(Worker):
         self._memory = shared_memory.attach(address)
         return self._memory is not None
 
-    def run(self, first: int, until: int, server: Any, token: int) -> int:
-        """Contribute to a segment of rounds; return the next round.
-
-        Args:
-            first: the first round.
-            until: the round after the last one.
-            server: to call if its memory is out of reach.
-            token: of the server's memory.
-        """
-        if self._memory is not None:
-            return self._run_in_memory(self._memory, first, until)
+    def run(self, first: int, until: int, server: Any, token: int) -> None:
+        """Contribute to rounds; call the server if its memory, of this token, is out of reach."""
+        if (memory := self._memory) is not None:
+            slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
+            for round_ in range(first, until):
+                if not memory.wait_for_round(round_):
+                    return
+                for slot, node in slots:
+                    done = self.sum_node(round_, node, memory.parameters, memory.gradients[slot])
+                    memory.send(slot, round_, done.loss, done.num_images)
+                self.prepare(round_ + 1)
+            return
         exchange = server.exchange.options(concurrency_group=CONCURRENT)
         vector = ray.get(exchange.remote(token, [], first))
         for round_ in range(first, until):
             if vector is None:
-                return round_
+                return
             awaited = round_ + 1 if round_ + 1 < until else None
             sent = exchange.remote(token, self.contribute(round_, vector), awaited)
             self.prepare(round_ + 1)
             vector = ray.get(sent)
-        return until
-
-    def _run_in_memory(self, memory: MemorySegment, first: int, until: int) -> int:
-        slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
-        for round_ in range(first, until):
-            if not memory.wait_for_round(round_, lambda: _is_alive(memory.address.pid)):
-                return round_
-            for slot, node in slots:
-                done = self.sum_node(round_, node, memory.parameters, memory.gradients[slot])
-                memory.send(slot, round_, done.loss, done.num_images)
-            self.prepare(round_ + 1)
-        return until
 
 
 class ServerActor(ParameterServer):
@@ -201,12 +182,7 @@ class ServerActor(ParameterServer):
         return this_process()
 
     def open(self, nodes: tuple[TreeNode, ...], is_alone: bool) -> MemoryAddress:
-        """Create memory in place of the one before.
-
-        Args:
-            nodes: the tree nodes that workers send.
-            is_alone: whether this is the only server.
-        """
+        """Create memory, in place of the one before, for the tree nodes that workers send."""
         self.stop()
         with self._changed:
             self._leave_mesh()
@@ -220,11 +196,7 @@ class ServerActor(ParameterServer):
             return self._memory.address
 
     def listen(self, ports: Sequence[int]) -> Endpoint | MeshError:
-        """Listen for the servers of other hosts, until `join`; return where, or why not.
-
-        Args:
-            ports: to try, in this order; 0 for any.
-        """
+        """Listen, until `join`, on the first free port; return where, or why not."""
         address = _node_address()
         self._leave_mesh()
         try:
@@ -251,13 +223,7 @@ class ServerActor(ParameterServer):
         return handshakes.num_refused
 
     def connect(self, plan: MeshPlan, sockets: Mapping[int, socket], hosts: Sequence[str]) -> None:
-        """Exchange sums over these sockets from now on.
-
-        Args:
-            plan: who sends what.
-            sockets: one for each peer.
-            hosts: names of all hosts.
-        """
+        """Exchange sums over these sockets, one for each peer, from now on."""
         self._hosts = tuple(hosts)
         self._mesh = Mesh(plan, sockets, self.round, _opened(self._memory).bell)
 
@@ -274,44 +240,49 @@ class ServerActor(ParameterServer):
 
     def waiting(self) -> Wait | None:
         """Return what the current round waits for, if one is computed; call it concurrently."""
-        began, links, memory = self._began, self._mesh, _opened(self._memory)
+        began, mesh, memory = self._began, self._mesh, _opened(self._memory)
         if began is None:
             return None
         round_, seconds = self.round, monotonic() - began
         if late := memory.late_slot(round_):
-            name = self._hosts[links.machine.plan.me] if links else gethostname()
+            name = self._hosts[mesh.machine.plan.me] if mesh else gethostname()
             here = (f"{name_shards(range(*late))} on host {name}",)
             return Wait(round_, seconds, here, is_remote=False)
-        hosts = sorted(links.machine.waiting_for()) if links else []
+        hosts = sorted(mesh.machine.waiting_for()) if mesh else []
         names = tuple(f"host {self._hosts[each]}" for each in hosts)
         return Wait(round_, seconds, names, is_remote=True)
 
     def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
-        """Apply a segment of rounds.
+        """Apply all rounds below `until`; return why one failed.
 
         Args:
             until: the round after the last one.
             deadline_s: seconds to wait for the contributions of a round.
-
-        Returns:
-            None if all rounds were applied, else the cause of the failure.
         """
-        memory, links = _opened(self._memory), self._mesh
-        step = partial(self._exchange_round, links) if links else self._run_round
+        memory, mesh = _opened(self._memory), self._mesh
         try:
             while self.round < until:
                 with self._changed:
                     memory.publish(self.round)
                     self._changed.notify_all()
                 self._began = monotonic()
-                if failure := step(memory, self._began + deadline_s):
+                deadline = self._began + deadline_s
+                if mesh is not None:
+                    failure = self._exchange_round(mesh, memory, deadline)
+                elif late := memory.wait_for_slots(self.round, deadline):
+                    failure = LateShards(late)
+                else:
+                    failure = self._submit_all(memory)
+                if failure is not None:
                     self.stop()
                     self._leave_mesh()
                     return failure
         finally:
             self._began = None
-        if links:
-            self._send_rest(links, memory, monotonic() + deadline_s)
+        # Between two segments nobody sends, and a host may wait for what is queued. If sending
+        # fails, that host reports it; if it takes too long, the driver stops the segment.
+        while mesh and mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
+            mesh.poll(_POLL_S)
         return None
 
     def exchange(
@@ -325,7 +296,7 @@ class ServerActor(ParameterServer):
             awaited: the round whose parameters to wait for, or None.
 
         Returns:
-            (P,) float32, a copy of the parameters; None if none are awaited or the segment ended.
+            A copy of the parameters; None if none are awaited or the segment ended.
         """
         with self._changed:
             memory = _opened(self._memory)
@@ -342,59 +313,31 @@ class ServerActor(ParameterServer):
             self._changed.wait_for(lambda: memory.stopped or memory.published >= awaited)
             return None if memory.stopped else memory.parameters.copy()
 
-    def _run_round(self, memory: MemorySegment, deadline: float) -> SegmentFailure | None:
-        late = memory.wait_for_slots(self.round, lambda: monotonic() < deadline)
-        return LateShards(late) if late else self._submit_all(memory)
-
     def _exchange_round(
-        self, links: Mesh, memory: MemorySegment, deadline: float
+        self, mesh: Mesh, memory: MemorySegment, deadline: float
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
         digest = None if self.round % DIGEST_ROUNDS else digest_of(self.parameters())
-        links.start_round(deadline, digest)
+        mesh.machine.start_round(deadline, digest)
         is_sent = False
-        while links.ready is None:
+        while (total := mesh.machine.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:
                 is_sent = True
                 if refusal := self._submit_all(memory):
-                    links.stop()
+                    mesh.machine.fail(FailureCause.STOPPED)
                     return refusal
-                links.add_local(
-                    {s.node: NodeSum(s.gradient, s.loss, s.num_images) for s in self.sums()}
-                )
+                mesh.machine.add_local(self.sums())
                 continue
-            links.poll(_POLL_S)
+            mesh.poll(_POLL_S)
             if memory.stopped:
-                links.stop()
-            if (failure := links.machine.failure) is not None:
+                mesh.machine.fail(FailureCause.STOPPED)
+            if (failure := mesh.machine.failure) is not None:
                 # A frozen server that goes on may be late although its shards have arrived.
                 late = memory.late_slot(self.round) if failure.cause is FailureCause.LATE else None
-                return LateShards(late) if late else self._describe(failure)
-        total = links.ready
-        self.apply(
-            Contribution(
-                round=total.round,
-                node=links.machine.plan.root,
-                gradient=total.total,
-                loss=total.loss,
-                num_images=total.num_images,
-            )
-        )
-        links.applied()
+                return LateShards(late) if late else ExchangeFailed(failure, self._hosts)
+        self.apply(total)
+        mesh.machine.applied()
         return None
-
-    def _send_rest(self, links: Mesh, memory: MemorySegment, deadline: float) -> None:
-        """Send what is queued: between two segments nobody does, and a host may wait for it.
-
-        If that fails, the host that waits reports it.
-        """
-        while links.is_sending and links.machine.failure is None:
-            if memory.stopped or monotonic() > deadline:
-                return
-            links.poll(_POLL_S)
-
-    def _describe(self, failure: Fail) -> ExchangeFailed:
-        return ExchangeFailed(failure.cause, failure.waiting_for, failure.peers, self._hosts)
 
     def _leave_mesh(self) -> None:
         if self._listener is not None:
@@ -404,18 +347,8 @@ class ServerActor(ParameterServer):
         self._listener = self._mesh = None
 
     def _submit_all(self, memory: MemorySegment) -> Refusal | None:
-        for slot, node in enumerate(memory.address.nodes):
-            sent = memory.sent(slot)
-            refusal = self.submit(
-                Contribution(
-                    round=sent.round,
-                    node=node,
-                    gradient=memory.gradients[slot],
-                    loss=sent.loss,
-                    num_images=sent.num_images,
-                )
-            )
-            if refusal is not None:
+        for slot in range(len(memory.address.nodes)):
+            if refusal := self.submit(memory.sent(slot)):
                 return refusal
         return None
 
@@ -424,7 +357,7 @@ def this_process() -> ActorIdentity:
     """Return the identity of this process."""
     return ActorIdentity(
         host=ray.get_runtime_context().get_node_id(),
-        pid=os.getpid(),
+        process=machine.owner(),
         name=gethostname(),
         address=_node_address(),
         fingerprint=process.fingerprint(),
@@ -439,11 +372,3 @@ def _opened(memory: MemorySegment | None) -> MemorySegment:
     if memory is None:
         raise InternalError("rounds were started without memory; please report this")
     return memory
-
-
-def _is_alive(pid: int) -> bool:
-    """Return whether a process of this host exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -9,10 +9,11 @@ its own shards; then the servers add these sums so that all of them apply the sa
 A link carries 2 (K-1)/K vectors each way, as little as any method can, in two steps (a ring needs
 2 (K-1)). The order of the additions is that of the tree, so the bits do not depend on K.
 
-The machine receives events (local sums, frames, lost connections, time) and returns actions (send,
-apply, fail), which `mesh` carries out. Peers are at most one round apart, because the next total
-needs a slice from everyone: two inboxes suffice, chosen by the parity of the round. A frame is
-checked against the plan before its payload is read.
+The machine receives events (local sums, frames, lost connections, time) and sends frames through
+`mesh`. `ready` is the total of the round, `failure` the reason why it ended. Peers are at most one
+round apart, because the next total needs a slice from everyone: two inboxes
+suffice, chosen by the parity of the round. A frame is checked against the plan before its payload
+is read.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
@@ -22,16 +23,18 @@ References:
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum, auto
+from functools import cached_property
 from hashlib import sha256
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from nanograd.nn.optimizers import Vector
 from nanograd.training.tree import TreeNode, tree_sum
+from nanograd.training.worker import Contribution, add
 
 MAGIC = b"ngr1"
 # magic, type, sender, generation, round, tree node (first, end), offset and length of the slice,
@@ -87,12 +90,8 @@ class Header(NamedTuple):
         return _HEADER.pack(MAGIC, kind, sender, generation, round_, *node, *rest)
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Header":
-        """Parse a header.
-
-        Raises:
-            FrameError: it is not one.
-        """
+    def unpack(cls, data: bytes) -> Self:
+        """Parse a header; raise FrameError if it is not one."""
         magic, kind, sender, generation, round_, first, end, *rest = _HEADER.unpack(data)
         if magic != MAGIC or kind not in _TYPES:
             raise FrameError("not a frame of this protocol")
@@ -114,62 +113,22 @@ class FailureCause(Enum):
     DIGESTS_DIFFER = auto()
 
 
-class Send(NamedTuple):
-    """Send a frame; the payload must not change before it is sent."""
-
-    peer: int
-    header: Header
-    payload: Vector | None = None
-
-
-class Apply(NamedTuple):
-    """Apply the update of a round, then call `applied`."""
-
-    round: int
-    total: Vector
-    loss: float
-    num_images: int
+# Sends a frame to a peer. The payload must not change before it is sent.
+Send = Callable[[int, Header, Vector | None], None]
 
 
 @dataclass(frozen=True)
 class Fail:
-    """Close the connections and end the segment of rounds.
-
-    Args:
-        cause: of the failure.
-        round: the round that was not applied.
-        waiting_for: hosts whose frames are missing; empty if only the own sums are.
-        peers: the hosts that caused it, if some did.
-    """
+    """The end of a segment of rounds, after which the connections are of no use."""
 
     cause: FailureCause
-    round: int
     waiting_for: frozenset[int] = frozenset()
     peers: frozenset[int] = frozenset()
 
 
-Action = Send | Apply | Fail
-
-
-class NodeSum(NamedTuple):
-    """The sum over one tree node: gradient (P,) float32, loss and number of images."""
-
-    gradient: Vector
-    loss: float
-    num_images: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeshPlan:
-    """Who sends what in each round of a generation.
-
-    Args:
-        generation: number of the membership.
-        me: index of this host.
-        nodes: the tree nodes of each host's sums; together they cover the root once.
-        root: the tree node of all shards.
-        num_parameters: P.
-    """
+    """Who sends what in each round of a generation, the number of a membership."""
 
     generation: int
     me: int
@@ -177,7 +136,7 @@ class MeshPlan:
     root: TreeNode
     num_parameters: int
 
-    @property
+    @cached_property
     def peers(self) -> tuple[int, ...]:
         """The other hosts, the next one first: so not all send to the same host at once."""
         size = len(self.nodes)
@@ -210,66 +169,46 @@ class _Inbox:
 
 
 class AllReduce:
-    """The state machine of one host for one generation.
+    """The state machine of one host for one generation."""
 
-    Args:
-        plan: who sends what.
-        first_round: the first round to exchange.
-    """
-
-    def __init__(self, plan: MeshPlan, first_round: int) -> None:
-        self.plan, self.round = plan, first_round
-        self._peers = plan.peers
+    def __init__(self, plan: MeshPlan, first_round: int, send: Send) -> None:
+        self.plan, self.round, self._send = plan, first_round, send
         self._slices = [plan.slice_of(host) for host in range(len(plan.nodes))]
         self._mine = self._slices[plan.me]
         self._inboxes = (_Inbox(plan, self._mine), _Inbox(plan, self._mine))
         for round_ in (first_round, first_round + 1):
             self._inbox(round_).reset(round_)
-        self._own: Mapping[TreeNode, NodeSum] | None = None
+        self._own: Mapping[TreeNode, Contribution] | None = None
         self._total: tuple[float, int] | None = None
         self._digest: int | None = None
         self._deadline: float | None = None
+        self.ready: Contribution | None = None
         self.failure: Fail | None = None
 
-    def start_round(self, deadline: float, digest: int | None = None) -> list[Action]:
-        """Start a round: set its deadline and, now and then, compare the parameters.
-
-        Args:
-            deadline: the time at which a missing frame is a failure.
-            digest: 63 bits of a checksum of the parameters; None if they are not compared.
-        """
+    def start_round(self, deadline: float, digest: int | None = None) -> None:
+        """Start a round: set its deadline and, if there is a digest, compare the parameters."""
         self._deadline, self._digest = deadline, digest
-        if digest is None or self.failure:
-            return []
-        return self._send_all(FrameType.DIGEST, number=digest) + self._compare_digests()
+        if digest is not None and not self.failure:
+            self._send_all(FrameType.DIGEST, number=digest)
+            self._compare_digests()
 
-    def add_local(self, sums: Mapping[TreeNode, NodeSum]) -> list[Action]:
-        """Send this host's sums of the round to the owners of their slices.
-
-        Args:
-            sums: of all its tree nodes; unchanged until `applied`.
-        """
+    def add_local(self, sums: Sequence[Contribution]) -> None:
+        """Send the sums of all nodes of this host, unchanged until `applied`, to their owners."""
         if self.failure:
-            return []
-        self._own = sums
-        actions: list[Action] = []
-        for peer in self._peers:
+            return
+        self._own = {each.node: each for each in sums}
+        for peer in self.plan.peers:
             part = self._slices[peer]
-            for node, (gradient, loss, num_images) in sums.items():
-                header = self._header(FrameType.SUM, node, part, loss, num_images)
-                actions.append(Send(peer, header, gradient[part]))
-        return actions + self._advance()
+            for each in sums:
+                header = self._header(FrameType.SUM, each.node, part, each.loss, each.num_images)
+                self._send(peer, header, each.gradient[part])
+        self._advance()
 
     def buffer_for(self, header: Header, peer: int) -> Vector | None:
-        """Check a frame and return the memory for its payload; None if it has none.
-
-        Args:
-            header: of the frame.
-            peer: the host from whose connection it comes.
+        """Check a frame from the connection of a peer; return the memory for its payload, if any.
 
         Raises:
-            FrameError: another generation, sender or round, a repeated frame, or not the plan's
-                slice.
+            FrameError: another generation, sender, round or slice, or a repeated frame.
         """
         plan, sender, kind = self.plan, header.sender, header.type
         if header.generation != plan.generation or sender != peer:
@@ -293,49 +232,48 @@ class AllReduce:
             raise FrameError(f"total of host {sender} is repeated or not of the root")
         return inbox.total[part]
 
-    def receive(self, header: Header) -> list[Action]:
+    def receive(self, header: Header) -> None:
         """Take a frame whose payload is in the memory of `buffer_for`."""
         if self.failure:
-            return []
-        if header.type is FrameType.ABORT:
-            return self._fail(FailureCause.ABORTED, {header.sender})
+            return
         inbox = self._inbox(header.round)
-        if header.type is FrameType.SUM:
-            inbox.counts[header.node] = (header.loss, header.number)
-        elif header.type is FrameType.TOTAL:
-            inbox.totals[header.sender] = (header.loss, header.number)
-        else:
+        if header.type is FrameType.ABORT:
+            self.fail(FailureCause.ABORTED, {header.sender})
+        elif header.type is FrameType.DIGEST:
             inbox.digests[header.sender] = header.number
-            return self._compare_digests()
-        return self._advance()
+            self._compare_digests()
+        elif header.type is FrameType.SUM:
+            inbox.counts[header.node] = (header.loss, header.number)
+            self._advance()
+        else:
+            inbox.totals[header.sender] = (header.loss, header.number)
+            self._advance()
 
     def applied(self) -> None:
         """Go on to the next round, after the update of this one."""
         self._inbox(self.round).reset(self.round + 2)
         self.round += 1
-        self._own = self._total = self._deadline = self._digest = None
+        self._own = self._total = self._deadline = self._digest = self.ready = None
 
-    def tick(self, now: float) -> list[Action]:
+    def tick(self, now: float) -> None:
         """Fail if the round is late."""
-        late = self._deadline is not None and now >= self._deadline
-        return self._fail(FailureCause.LATE) if late else []
+        if self._deadline is not None and now >= self._deadline:
+            self.fail(FailureCause.LATE)
 
-    def lose(self, peer: int, cause: FailureCause = FailureCause.CONNECTION_LOST) -> list[Action]:
-        """Fail because a connection was lost, or has to be closed after a BAD_FRAME."""
-        return self._fail(cause, {peer})
-
-    def stop(self) -> list[Action]:
-        """Fail because the segment of rounds should end."""
-        return self._fail(FailureCause.STOPPED)
+    def fail(self, cause: FailureCause, peers: Iterable[int] = ()) -> None:
+        """End the exchange, unless it has failed already, and let the peers know."""
+        if self.failure is None:
+            self.failure = Fail(cause, self.waiting_for(), frozenset(peers))
+            self._send_all(FrameType.ABORT)
 
     def waiting_for(self) -> frozenset[int]:
         """Return the hosts whose frames of this round are missing; none between two rounds."""
         if self._deadline is None:
             return frozenset()
-        inbox, nodes = self._inbox(self.round), self.plan.nodes
+        inbox, nodes, peers = self._inbox(self.round), self.plan.nodes, self.plan.peers
         if self._total is None:
-            return frozenset(p for p in self._peers if not inbox.counts.keys() >= set(nodes[p]))
-        return frozenset(self._peers) - inbox.totals.keys()
+            return frozenset(peer for peer in peers if not inbox.counts.keys() >= set(nodes[peer]))
+        return frozenset(peers) - inbox.totals.keys()
 
     def _inbox(self, round_: int) -> _Inbox:
         return self._inboxes[round_ % 2]
@@ -353,52 +291,51 @@ class AllReduce:
             kind, plan.me, plan.generation, self.round, node, part.start, size, loss, number
         )
 
-    def _send_all(self, kind: FrameType, number: int = 0) -> list[Action]:
+    def _send_all(self, kind: FrameType, number: int = 0) -> None:
         header = self._header(kind, self.plan.root, number=number)
-        return [Send(peer, header) for peer in self._peers]
+        for peer in self.plan.peers:
+            self._send(peer, header, None)
 
-    def _advance(self) -> list[Action]:
-        """Add the slice when all its sums have arrived; apply when all slices have."""
-        inbox, actions = self._inbox(self.round), list[Action]()
+    def _advance(self) -> None:
+        """Add the slice when all its sums have arrived; be ready when all slices have."""
+        inbox, mine, root = self._inbox(self.round), self._mine, self.plan.root
         if self._own is None or len(inbox.counts) < len(inbox.sums):
-            return actions
+            return
         if self._total is None:
-            actions = self._reduce(self._own, inbox)
-        if self._total is None or len(inbox.totals) < len(self._peers):
-            return actions
+            known = {
+                node: self._contribution(node, inbox.sums[node], *count)
+                for node, count in inbox.counts.items()
+            }
+            for node, own in self._own.items():
+                known[node] = replace(own, gradient=own.gradient[mine])
+            total = tree_sum(root, known.get, add)
+            inbox.total[mine] = total.gradient
+            self._total = total.loss, total.num_images
+            header = self._header(FrameType.TOTAL, root, mine, *self._total)
+            for peer in self.plan.peers:
+                self._send(peer, header, inbox.total[mine])
+        if len(inbox.totals) < len(self.plan.peers):
+            return
         # All hosts add the same losses in the same order: a difference is a fault of a host.
         if faulty := deviating({**inbox.totals, self.plan.me: self._total}):
-            return actions + self._fail(FailureCause.DIGESTS_DIFFER, faulty)
-        return [*actions, Apply(self.round, inbox.total, *self._total)]
+            self.fail(FailureCause.DIGESTS_DIFFER, faulty)
+        elif self.failure is None:
+            self.ready = self._contribution(root, inbox.total, *self._total)
 
-    def _reduce(self, own: Mapping[TreeNode, NodeSum], inbox: _Inbox) -> list[Action]:
-        mine, root = self._mine, self.plan.root
-        known = {node: NodeSum(inbox.sums[node], *count) for node, count in inbox.counts.items()}
-        for node, (gradient, loss, num_images) in own.items():
-            known[node] = NodeSum(gradient[mine], loss, num_images)
-        gradient, loss, num_images = tree_sum(root, known.get, _add)
-        inbox.total[mine] = gradient
-        self._total = loss, num_images
-        header = self._header(FrameType.TOTAL, root, mine, loss, num_images)
-        return [Send(peer, header, inbox.total[mine]) for peer in self._peers]
+    def _contribution(
+        self, node: TreeNode, gradient: Vector, loss: float, num_images: int
+    ) -> Contribution:
+        return Contribution(
+            round=self.round, node=node, gradient=gradient, loss=loss, num_images=num_images
+        )
 
-    def _compare_digests(self) -> list[Action]:
+    def _compare_digests(self) -> None:
         """Compare when all have arrived; a host sends its digest before its sums."""
         digests = self._inbox(self.round).digests
-        if self._digest is None or len(digests) < len(self._peers):
-            return []
-        faulty = deviating({**digests, self.plan.me: self._digest})
-        return self._fail(FailureCause.DIGESTS_DIFFER, faulty) if faulty else []
-
-    def _fail(self, cause: FailureCause, peers: Iterable[int] = ()) -> list[Action]:
-        if self.failure:
-            return []
-        self.failure = Fail(cause, self.round, self.waiting_for(), frozenset(peers))
-        return [*self._send_all(FrameType.ABORT), self.failure]
-
-
-def _add(left: NodeSum, right: NodeSum) -> NodeSum:
-    return NodeSum(left[0] + right[0], left[1] + right[1], left[2] + right[2])
+        if self._digest is None or len(digests) < len(self.plan.peers):
+            return
+        if faulty := deviating({**digests, self.plan.me: self._digest}):
+            self.fail(FailureCause.DIGESTS_DIFFER, faulty)
 
 
 def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:

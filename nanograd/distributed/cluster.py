@@ -2,35 +2,30 @@
 
 Before `ray.init` joins a cluster, its control service is asked for whatever may be in the way. The
 service replies in milliseconds; `ray.init` would try for half a minute to several before it reports
-a problem, or end the process. (`GcsClient` is internal to Ray and may change: constraints.txt pins
-Ray, and tests/hosts check it.)
+a problem, or end the process.
 """
 
 import fcntl
 import io
 import logging
 import os
-import platform
 import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
 import ray
-from ray._private import ray_constants
-from ray._private import utils as ray_utils
-from ray._private import worker as ray_worker
-from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
-from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
+
+# isort: split
+import psutil  # type: ignore[import-untyped]  # Ray's own copy, which it lets us import
+import ray.util
 from ray.exceptions import AuthenticationError, RayError
 
 import nanograd
@@ -39,18 +34,28 @@ from nanograd.runtime import machine
 from nanograd.runtime.events import Listener, ignore, info
 from nanograd.runtime.signals import handled, is_terminating, sigterm_kept
 
+try:  # the only names internal to Ray
+    from ray._raylet import (  # type: ignore[attr-defined]
+        AuthenticationTokenLoader,
+        Config,
+        GcsClient,
+    )
+except ImportError as error:
+    raise ClusterError(f"Ray {ray.__version__} is not supported; see pyproject.toml") from error
+
 LOCAL = "local"
 
 _CPU_TIMEOUT_S = 10
 _PREFIX, _LOCK, _OF_RAY = "nanograd-", "lock", "r"
-# Ray reads the environment variable of this name when it is imported, which may be long ago. The
-# constant is internal to Ray and may be missing in another version.
-_UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+# The processes of a private Ray that it cannot spare.
+_RAYLET, _CONTROL_SERVICE = "raylet", "gcs_server"
 _REPLY_S = 5
 # A gRPC server replies to this with its own settings: the preface of RFC 9113, 3.4, and an empty
 # frame of settings (type 4).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _HELP = "check --address and RAY_ADDRESS, or leave them out for a private Ray on this machine"
+
+Processes = Mapping[str, Any]
 
 
 class _RayStdout(io.TextIOBase):
@@ -59,12 +64,15 @@ class _RayStdout(io.TextIOBase):
     They go to stderr, without the page of advice after the first sentence.
     """
 
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
     def write(self, text: str) -> int:
         """Write the first sentence to stderr."""
         # The end of the actors at SIGTERM is no failure, but Ray reports it as one. We report the
-        # end of Ray's own processes, and Ray's message may come before `_ended_process` sees it.
+        # end of Ray's own processes, and Ray's message may come before `_ended` sees it.
         of_raylet = "Raylet is terminated" in text
-        if not is_terminating() and not of_raylet and _ended_process() is None:
+        if not is_terminating() and not of_raylet and _ended(self._processes) is None:
             with suppress(OSError):
                 sys.stderr.write(text.partition(" To troubleshoot")[0])
         return len(text)
@@ -97,9 +105,10 @@ def session(
     is_private = address == LOCAL
     what = "starting Ray" if is_private else f"joining the Ray cluster at {address}"
     listener(info(f"{what} ..."))
-    with redirect_stdout(_RayStdout()):  # until Ray has ended: it prints then, too
+    processes: dict[str, Any] = {}  # of a private Ray
+    with redirect_stdout(_RayStdout(processes)):  # until Ray has ended: it prints then, too
         if is_private:
-            with _private_ray(num_cpus):
+            with _private_ray(num_cpus, processes):
                 yield
             return
         try:
@@ -112,13 +121,9 @@ def session(
 
 
 def num_actors(asked: int | None, most: int | None = None) -> int:
-    """Return the number of actors of one CPU each.
+    """Return the number of actors of one CPU each: as asked, or one per CPU, at most `most`.
 
     Wait a little if needed: the CPU of an actor that has ended is free a moment later.
-
-    Args:
-        asked: by the user; None for one per CPU.
-        most: maximum.
 
     Raises:
         ClusterError: too few CPUs are free.
@@ -139,16 +144,26 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
 
 
 @contextmanager
-def _private_ray(num_cpus: int | None) -> Iterator[None]:
-    """Run a private Ray inside a with block; keep its logs after a failure."""
-    folder, lock = _make_folder()
+def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[None]:
+    """Run a private Ray inside a with block; keep its logs after a failure.
+
+    The mapping receives the processes that it cannot spare, by name.
+
+    Raises:
+        ClusterError: it does not start, or one of its processes has ended.
+    """
+    folder, lock = make_folder()
     with lock:
         try:
             with _environment():
                 try:
                     _forget_token()
                     _start(folder / _OF_RAY, num_cpus)
-                    with _watched():
+                    for child in psutil.Process().children():
+                        with suppress(psutil.NoSuchProcess):
+                            if (name := child.name()) in (_RAYLET, _CONTROL_SERVICE):
+                                processes[name] = child
+                    with _watched(processes):
                         yield
                 finally:
                     with redirect_stdout(io.StringIO()):  # the end of its processes is no news
@@ -156,7 +171,12 @@ def _private_ray(num_cpus: int | None) -> Iterator[None]:
         except Exception as error:
             of_ray = isinstance(error, ClusterError | InternalError)
             if of_ray or not isinstance(error, NanogradError):
-                _keep_logs(folder, error)
+                with suppress(OSError):  # the disk is full: the failure itself matters more
+                    if found := list(folder.glob(f"{_OF_RAY}/session_2*/logs")):
+                        kept = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}logs-"))
+                        for logs in found:
+                            logs.rename(kept / logs.parent.name)
+                        error.add_note(f"Ray's logs are in {kept}")
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -165,18 +185,15 @@ def _private_ray(num_cpus: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
-    """Interrupt a with block when a process of the private Ray ends.
+def _watched(processes: Processes) -> Iterator[None]:
+    """Interrupt a with block, with ClusterError, when a process of the private Ray ends.
 
     Ray's calls would wait, and Ray would end this process after a while, without a word. After a
     signal its processes may end first: a service manager ends all together.
-
-    Raises:
-        ClusterError: a process has ended.
     """
 
     def interrupt(number: int, _: object) -> None:
-        if _ended_process() and not is_terminating():
+        if _ended(processes) and not is_terminating():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise KeyboardInterrupt  # what Ray's calls let through
 
@@ -184,8 +201,11 @@ def _watched() -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if (name := _ended_process()) and not is_terminating():
-                _kill_agents()
+            if (name := _ended(processes)) and not is_terminating():
+                # Without a control service, what the raylet has started would stay for a minute.
+                with suppress(psutil.NoSuchProcess, KeyError):
+                    for each in processes[_RAYLET].children(recursive=True):
+                        each.kill()
                 raise ClusterError(
                     f"Ray's {name} on this machine has ended, killed or out of memory; the same "
                     "command continues"
@@ -193,51 +213,29 @@ def _watched() -> Iterator[None]:
             raise
 
 
-def _processes() -> dict[str, subprocess.Popen[bytes]]:
-    """Return those processes of the private Ray that it cannot spare."""
-    node: Any = ray_worker._global_node
-    names = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
-    started = node.all_processes if node else {}
-    return {name: started[name][0].process for name in names if name in started}
+def _ended(processes: Processes) -> str | None:
+    """Return the name of a process that has ended."""
+    for name, process in processes.items():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return name
+        except psutil.NoSuchProcess:
+            return name
+    return None
 
 
-def _ended_process() -> str | None:
-    """Return the name of a process of the private Ray that has ended."""
-    return next((name for name, each in _processes().items() if _has_ended(each)), None)
+def make_folder() -> tuple[Path, BinaryIO]:
+    """Make a folder for a private Ray; remove those whose process was killed, and Ray with it.
 
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    # `Popen.poll` says no while another thread polls, so a signal handler could miss the end.
-    if process.returncode is not None:
-        return True
-    try:
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # another thread has fetched its exit code
-        return True
-
-
-def _kill_agents() -> None:
-    """Kill what the raylet has started: without a control service it would stay for a minute."""
-    import psutil  # type: ignore[import-untyped] # noqa: PLC0415 - Ray's own copy
-
-    raylet = _processes().get(ray_constants.PROCESS_TYPE_RAYLET)
-    if raylet and raylet.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            for each in psutil.Process(raylet.pid).children(recursive=True):
-                each.kill()
-
-
-def _make_folder() -> tuple[Path, BinaryIO]:
-    """Make a folder for a private Ray, whose lock keeps it from being removed as stale.
-
-    Ray makes its own folder writable for all users. That folder, `_OF_RAY`, is inside this one,
-    which only this user may enter.
-
-    Raises:
-        StorageError: it cannot be made.
+    A lock keeps it from being removed by others. Ray makes its own folder writable for all users:
+    that is inside this one, which only this user may enter.
     """
     try:
-        _remove_stale_folders()
+        for lock_file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+            # OSError: in use, another user's, or removed by another process meanwhile.
+            with suppress(OSError), lock_file.open("r+b") as stale:
+                fcntl.flock(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock_file.parent, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
         lock = (made / _LOCK).open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -250,28 +248,10 @@ def _make_folder() -> tuple[Path, BinaryIO]:
         ) from error
 
 
-def _remove_stale_folders() -> None:
-    """Remove the folders of sessions whose process was killed, and Ray with it."""
-    for lock_file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
-        # OSError: in use, another user's, or removed by another process meanwhile.
-        with suppress(OSError), lock_file.open("r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock_file.parent, ignore_errors=True)
-
-
-def _keep_logs(folder: Path, error: Exception) -> None:
-    """Move the logs of a private Ray out of its folder, and note in the exception where to."""
-    with suppress(OSError):  # the disk is full: the failure itself matters more
-        if found := list(folder.glob(f"{_OF_RAY}/session_2*/logs")):
-            kept = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}logs-"))
-            for logs in found:
-                logs.rename(kept / logs.parent.name)
-            error.add_note(f"Ray's logs are in {kept}")
-
-
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Set Ray's variables, where they are not set, inside a with block."""
+    """Set the variables of a private Ray, where they are not set, inside a with block."""
+    before = dict(os.environ)
     defaults = {
         # Without a token in the environment Ray writes one to ~/.ray, mode 0644.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -279,13 +259,18 @@ def _environment() -> Iterator[None]:
         # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
         "RAY_BACKEND_LOG_LEVEL": "fatal",
     }
-    before = dict(os.environ)
     os.environ.update({**defaults, **before})
+    # Workers must import this package where only a hook of an editable installation finds it: Ray
+    # puts the current folder on their path, and in the one above a clone, the folder `nanograd` of
+    # the clone is a package without a file, which Python takes before it asks the hook.
+    root = str(Path(nanograd.__file__).parents[1])
+    if root not in sys.path:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
     try:
         yield
     finally:
         # Ray itself sets RAY_AUTH_MODE and PYTHONBREAKPOINT.
-        for name in [each for each in os.environ if each.startswith(("RAY_", "PYTHONBREAK"))]:
+        for name in [each for each in os.environ if each.startswith(("RAY_", "PYTHON"))]:
             del os.environ[name]
         os.environ.update(before)
 
@@ -297,61 +282,34 @@ def _forget_token() -> None:
 
 
 @contextmanager
-def _encodable_command() -> Iterator[None]:
-    """Let Ray record this command even if a name of a file in it is not UTF-8."""
-    before: Any = ray_utils.get_entrypoint_name
-    ray_utils.get_entrypoint_name = lambda: before().encode(errors="backslashreplace").decode()
-    try:
-        yield
-    finally:
-        ray_utils.get_entrypoint_name = before
+def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
+    """Let Ray read the commands of processes even if a name of a file in them is not UTF-8.
 
-
-@contextmanager
-def _without_uv_hook() -> Iterator[None]:
-    """Keep Ray from sending the current folder to its workers under `uv run`.
-
-    That is meant for other hosts. On this one workers start with our own Python anyway, and the
-    copy fails if the folder is large or the project is elsewhere.
+    Args:
+        hide_uv: keep Ray from sending the current folder to its workers under `uv run`. That is
+            meant for other hosts. On this one workers start with our own Python anyway, and the
+            copy fails if the folder is large or the project is elsewhere.
     """
-    before = getattr(ray_constants, _UV_HOOK, False)
-    setattr(ray_constants, _UV_HOOK, False)
+    before = psutil.Process.cmdline
+
+    def cmdline(process: Any) -> list[str]:
+        words = [word.encode(errors="backslashreplace").decode() for word in before(process)]
+        return [] if hide_uv and words[1:2] == ["run"] else words
+
+    psutil.Process.cmdline = cmdline
     try:
         yield
     finally:
-        setattr(ray_constants, _UV_HOOK, before)
-
-
-@contextmanager
-def _importable() -> Iterator[None]:
-    """Let workers import this package where only a hook of an editable installation finds it.
-
-    Ray puts the current folder on their path. In the one above a clone, the folder `nanograd` of
-    the clone is a package without a file, which Python takes before it asks the hook.
-    """
-    root, before = str(Path(nanograd.__file__).parents[1]), os.environ.get("PYTHONPATH")
-    if root not in sys.path:
-        os.environ["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-        else:
-            os.environ.pop("PYTHONPATH", None)
+        psutil.Process.cmdline = before
 
 
 def _start(folder: Path, num_cpus: int | None) -> None:
     cores = machine.num_cpus()
     try:
-        _check_loopback()
-        with (
-            sigterm_kept(),
-            without_core_messages(),
-            _without_uv_hook(),
-            _encodable_command(),
-            _importable(),
-        ):
+        # Fail at once where this machine cannot connect to itself: Ray would wait for ever.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            socket.create_connection(listener.getsockname(), timeout=_REPLY_S).close()
+        with sigterm_kept(), without_core_messages(), _readable_commands(hide_uv=True):
             ray.init(
                 address=LOCAL,
                 num_cpus=max(num_cpus or cores, cores),
@@ -364,12 +322,6 @@ def _start(folder: Path, num_cpus: int | None) -> None:
         raise ClusterError(
             f"cannot start Ray on this machine ({first_line(error)}); --workers 0 works without it"
         ) from error
-
-
-def _check_loopback() -> None:
-    """Fail at once where this machine cannot connect to itself: Ray would wait for ever."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        socket.create_connection(listener.getsockname(), timeout=_REPLY_S).close()
 
 
 def join(address: str) -> None:
@@ -389,25 +341,38 @@ def join(address: str) -> None:
             "from elsewhere use `ray job submit --address http://...`"
         )
     try:
-        found = canonicalize_bootstrap_address(address)
-        if found is None:
-            raise ConnectionError("no Ray runs on this machine")
-        _check_listening(found)
-        with without_core_messages():
-            client: Any = GcsClient(address=found)
-        _compare_versions(client, address)
-        _find_this_host(client, address)
-        with _encodable_command():
-            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+        with _readable_commands(hide_uv=False):
+            if found := _resolve(address):
+                _check_listening(found)
+                _find_this_host(found, address)
+            ray.init(address=found or address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise ClusterError(
             f"the Ray cluster at {address} refuses our token; put the cluster's token into "
             "~/.ray/auth_token or RAY_AUTH_TOKEN and set RAY_AUTH_MODE=token"
         ) from error
-    except (RayError, RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
+    except RuntimeError as error:  # as for another version of Ray or Python
+        text = " ".join(str(error).split())
+        raise ClusterError(f"cannot join the Ray cluster at {address}: {text}") from error
+    except (RayError, ConnectionError, TimeoutError, OSError, ValueError) as error:
         raise ClusterError(
             f"no Ray cluster replies at {address} ({first_line(error)}); {_HELP}"
         ) from error
+
+
+def _resolve(address: str) -> str | None:
+    """Return host and port of a control service; None where only Ray finds it."""
+    if address == "auto":
+        found = set[str]()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                found |= {word[14:] for word in words if word.startswith("--gcs-address=")}
+        return found.pop() if len(found) == 1 else None
+    host, _, port = address.rpartition(":")
+    if host in ("localhost", "127.0.0.1"):  # where Ray does not listen
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{host}:{port}"
 
 
 def _check_listening(address: str) -> None:
@@ -421,38 +386,21 @@ def _check_listening(address: str) -> None:
             raise ConnectionError("another server than Ray listens there")
 
 
-def _compare_versions(client: Any, address: str) -> None:
-    from ray._common.usage.usage_lib import get_cluster_metadata  # noqa: PLC0415 - slow to import
-
-    found: dict[str, str] = get_cluster_metadata(client)
-    theirs = (found["ray_version"], found["python_version"])
-    ours = (ray.__version__, platform.python_version())
-    if theirs != ours:
-        raise ClusterError(
-            "the Ray cluster at {} has Ray {} and Python {}, this machine Ray {} and Python {}; "
-            "use the cluster's versions".format(address, *theirs, *ours)
-        )
-
-
-def _find_this_host(client: Any, address: str) -> None:
+def _find_this_host(found: str, address: str) -> None:
     """Check for a raylet on this host: a driver needs one, and Ray waits a minute for it."""
+    with without_core_messages():
+        client: Any = GcsClient(address=found)
     nodes = client.get_all_node_info(timeout=_REPLY_S).values()
-    hosts = {node.node_manager_address for node in nodes if node.state == GcsNodeInfo.ALIVE}
-    if not any(map(_is_ours, hosts)):
-        raise ClusterError(
-            f"this machine is not a host of the Ray cluster at {address}; run the command on one "
-            f"of {', '.join(sorted(hosts))}, or use `ray job submit`"
-        )
-
-
-def _is_ours(ip_address: str) -> bool:
-    """Return whether an address belongs to this machine: only then can it be bound to."""
-    try:
-        family = socket.AF_INET6 if ":" in ip_address else socket.AF_INET
-        socket.create_server((ip_address, 0), family=family).close()
-    except OSError:
-        return False
-    return True
+    hosts = {node.node_manager_address for node in nodes if node.state == 0}  # alive
+    for host in hosts:
+        # Only an address of this machine can be bound to.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with suppress(OSError), socket.create_server((host, 0), family=family):
+            return
+    raise ClusterError(
+        f"this machine is not a host of the Ray cluster at {address}; run the command on one "
+        f"of {', '.join(sorted(hosts))}, or use `ray job submit`"
+    )
 
 
 @contextmanager

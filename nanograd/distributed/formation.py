@@ -36,13 +36,7 @@ _OPTIONS = {
 
 
 class Endpoint(NamedTuple):
-    """Where a server listens.
-
-    Args:
-        host: name of the host, for messages.
-        address: IPv4 or IPv6 address.
-        port: TCP port.
-    """
+    """The name of a host, and the address and TCP port where its server listens."""
 
     host: str
     address: str
@@ -58,12 +52,7 @@ class Endpoint(NamedTuple):
 
 
 class MeshError(Exception):
-    """No mesh can be formed.
-
-    Args:
-        reason: names both ends of a connection that is missing.
-        pairs: the hosts, by index, of each missing connection.
-    """
+    """No mesh can be formed: hosts, by index, of each missing connection, and the reason."""
 
     def __init__(self, reason: str, pairs: frozenset[tuple[int, int]] = frozenset()) -> None:
         super().__init__(reason, pairs)
@@ -74,11 +63,7 @@ class MeshError(Exception):
 
 
 def listen(address: str, ports: Sequence[int]) -> socket.socket:
-    """Listen on the first free port.
-
-    Args:
-        address: of this host, as its peers know it.
-        ports: to try, in this order; 0 for any.
+    """Listen on the first free port of an address of this host; 0 for any.
 
     Raises:
         MeshError: none is free, or the address is not this host's.
@@ -118,10 +103,7 @@ class Formation:
         return self._num_callers - sum(peer > self._me for peer in self.sockets)
 
     def run(self, listener: socket.socket) -> dict[int, socket.socket]:
-        """Connect to all other hosts and return a socket for each.
-
-        Args:
-            listener: of this host; closed afterwards.
+        """Connect to all other hosts and return a socket for each; close the listener.
 
         Raises:
             MeshError: a peer cannot be reached, or does not connect.
@@ -132,7 +114,15 @@ class Formation:
         except TimeoutError:
             for sock in self.sockets.values():
                 sock.close()
-            raise self._error() from None
+            missing = sorted({*range(len(self._endpoints))} - {self._me, *self.sockets})
+            pairs = [(min(self._me, peer), max(self._me, peer)) for peer in missing]
+            lower, higher = pairs[0]
+            reason = self._reasons.get(lower, "it did not connect")
+            raise MeshError(
+                f"host {self._endpoints[higher].host} cannot reach host {self._endpoints[lower]} "
+                f"({reason}); is a firewall in the way? --ports chooses the ports",
+                frozenset(pairs),
+            ) from None
         finally:
             for sock in self._handshakes:
                 sock.close()
@@ -186,16 +176,15 @@ class Formation:
     async def _keep_if_proved(
         self, sock: socket.socket, handshake: Callable[[socket.socket], Awaitable[int]]
     ) -> None:
-        """Keep the connection to a peer that proves the key in time; close any other.
-
-        Raises:
-            OSError: it is closed.
-        """
+        """Keep the connection to a peer that proves the key in time; close any other (OSError)."""
         sock.setblocking(False)
         try:
             async with asyncio.timeout(_TRY_S):
                 peer = await handshake(sock)
-            _tune(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _OPTIONS.items():
+                if option := getattr(socket, name, None):
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
         except OSError:
             del self._handshakes[sock]
             sock.close()
@@ -238,20 +227,6 @@ class Formation:
     def _proof(self, role: bytes, hosts: bytes, acceptor: bytes, connector: bytes) -> bytes:
         return hmac.digest(self._key, role + hosts + acceptor + connector, "sha256")
 
-    def _error(self) -> MeshError:
-        """Return an error that names both ends of a missing connection."""
-        peers = set(range(len(self._endpoints))) - {self._me}
-        pairs = [
-            (min(self._me, peer), max(self._me, peer)) for peer in sorted(peers - set(self.sockets))
-        ]
-        (lower, higher) = pairs[0]
-        reason = self._reasons.get(lower, "it did not connect")
-        return MeshError(
-            f"host {self._endpoints[higher].host} cannot reach host {self._endpoints[lower]} "
-            f"({reason}); is a firewall in the way? --ports chooses the ports",
-            frozenset(pairs),
-        )
-
 
 async def _read(sock: socket.socket, count: int) -> bytes:
     data = b""
@@ -264,10 +239,3 @@ async def _read(sock: socket.socket, count: int) -> bytes:
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def _tune(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _OPTIONS.items():
-        if option := getattr(socket, name, None):
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,14 +1,16 @@
-"""Membership of a group: workers that start, join, hold shards and fail."""
+"""The workers of a group: they start, join, hold shards, fail and are replaced.
+
+The first part is how the driver calls actors: where they run, how long it waits, who is alive.
+"""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from signal import SIGKILL
 from threading import Event as StopSignal
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -18,7 +20,7 @@ from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, DivergedError, Stopped
-from nanograd.runtime import events
+from nanograd.runtime import events, machine
 from nanograd.runtime.events import FailureKind, Listener, WorkerState
 from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
@@ -28,12 +30,141 @@ START_TIMEOUT_S = 60
 # Failures in a row that a group survives.
 MAX_FAILURES = 5
 # A worker that has not confirmed its shards after this time is probed.
-_TAKE_S = 5.0
+TAKE_S = 5.0
+# A healthy worker that still has not received its shards is given up.
+MAX_TAKE_S = 120.0
 # Longer than a worker is busy with shards that have arrived.
 _BUSY_S = 10.0
-# A healthy worker that still has not received its shards is given up.
-_MAX_TAKE_S = 120.0
 _STOP_CHECK_S = 0.5
+# A host that fails so often within a minute gets no more work.
+_MAX_LOSSES, _LOSSES_S = 3, 60.0
+
+_Key = TypeVar("_Key")
+
+
+def on_host(node: str) -> dict[str, str]:
+    """Return the label selector that places an actor on a node of Ray.
+
+    Node affinity does not help: the host that is asked to place an actor may have joined a moment
+    ago and not know that node yet. Soft, it then keeps the actor itself (4 of 10 while a host
+    joined); hard, it fails. For a label it waits.
+    """
+    return {"ray.io/node-id": node}
+
+
+def outcome_of(ref: Any, raised: type[Exception]) -> Any:
+    """Return the result of a finished call, or why it failed in one line.
+
+    An error of a class that the actor's code raised is raised here as it was there.
+    """
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        if isinstance(error.cause, raised):
+            raise error.cause from error
+        return first_line(error.cause)
+    except RayError as error:
+        return first_line(error)
+
+
+def probe(
+    actors: Mapping[_Key, Any], reply_s: float, concurrency_group: str | None = None
+) -> dict[_Key, FailureKind]:
+    """Ask actors for a reply; return those that give none in `reply_s`, or fail, and how.
+
+    A process of its own asks: a call of this process waits for its earlier calls, which may wait
+    for an actor that is gone. Without a concurrency group, an actor replies when its work is done.
+    """
+    options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
+
+    def ask(handles: list[Any]) -> list[FailureKind | None]:
+        replies = [handle.identify.options(**options).remote() for handle in handles]
+        done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
+        return [
+            (FailureKind.KILLED if isinstance(outcome_of(reply, DivergedError), str) else None)
+            if reply in done
+            else FailureKind.UNRESPONSIVE
+            for reply in replies
+        ]
+
+    if not actors:
+        return {}
+    here = on_host(ray.get_runtime_context().get_node_id())
+    task: Any = ray.remote(num_cpus=0, label_selector=here)(ask)
+    asked = task.remote(list(actors.values()))
+    states: list[FailureKind | None] = ray.get(asked, timeout=reply_s + START_TIMEOUT_S)
+    return {key: how for key, how in zip(actors, states, strict=True) if how is not None}
+
+
+def await_transfers(
+    calls: Mapping[_Key, tuple[Any, Any]],
+    *,
+    check_s: float,
+    reply_s: float,
+    longest_s: float,
+    concurrency_group: str | None = None,
+    stop: StopSignal | None = None,
+    on_wait: Callable[[_Key, float], None] = lambda key, seconds: None,
+) -> dict[_Key, FailureKind]:
+    """Wait for calls whose data may be long on a slow link; return whose actors fail, and how.
+
+    Only a probe tells an actor that is frozen from one whose data is in transit.
+
+    Args:
+        calls: each call, and its actor.
+        check_s: seconds between two probes.
+        reply_s: seconds without a reply before an actor counts as unresponsive.
+        longest_s: seconds in which no call ends, after which all actors count as unresponsive.
+        concurrency_group: where to probe the actors.
+        stop: set when the run should end, which raises Stopped.
+        on_wait: receives each call whose healthy actor still waits, and for how long.
+    """
+    failed: dict[_Key, FailureKind] = {}
+    began, num_late = monotonic(), len(calls)
+    while True:
+        keys = {ref: key for key, (ref, _) in calls.items() if key not in failed}
+        late = ray.wait(list(keys), num_returns=len(keys), timeout=check_s)[1] if keys else []
+        if not late:
+            return failed
+        if len(late) < num_late:
+            began, num_late = monotonic(), len(late)
+        if stop is not None and stop.is_set():
+            raise Stopped("stopped while data were sent to the workers")
+        waiting, waited_s = [keys[ref] for ref in late], monotonic() - began
+        if waited_s > longest_s:
+            return failed | dict.fromkeys(waiting, FailureKind.UNRESPONSIVE)
+        failed |= probe({key: calls[key][1] for key in waiting}, reply_s, concurrency_group)
+        for key in waiting:
+            if key not in failed:
+                on_wait(key, waited_s)
+
+
+def kill_process(actor: ActorIdentity) -> None:
+    """Kill the process of an actor that no longer obeys Ray: a frozen one keeps its CPU."""
+
+    def kill(there: ActorIdentity) -> None:
+        if machine.is_alive(there.process):
+            with suppress(ProcessLookupError):
+                os.kill(there.pid, SIGKILL)
+
+    remote: Any = ray.remote
+    host = NodeAffinitySchedulingStrategy(actor.host, soft=False)
+    remote(num_cpus=0, max_retries=0, scheduling_strategy=host)(kill).remote(actor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSpec:
+    """Size and properties of a group."""
+
+    num_workers: int  # W, 1 to S
+    strict: bool = False  # refuse workers whose BLAS or numpy differ, instead of reporting them
+    shared_memory: bool = True  # without it all vectors travel through calls
+    ports: Sequence[int] = (0,)  # for the connections between hosts, in the order to try; 0 for any
+    variables: Mapping[str, str] = field(default_factory=dict)  # environment of the actors
+
+    def actor_options(self) -> dict[str, Any]:
+        """Return options for all actors."""
+        return {"runtime_env": {"env_vars": dict(self.variables)}} if self.variables else {}
 
 
 @dataclass
@@ -45,59 +176,41 @@ class Member:
     nodes: tuple[TreeNode, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrivals:
-    """Workers whose start has ended."""
-
-    # Ranks that are present now; they hold no shards yet.
-    joined: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)  # why others did not start, by rank
-
-
 class Members:
-    """Worker actors, one CPU each, that own neighbouring shards.
-
-    Args:
-        recipe: the computation.
-        dataset: the training images; each shard is shipped once to its holder.
-        world_size: W, the number of ranks.
-        listener: receives warnings.
-        stop: set when the run should end; then nothing is waited for.
-        options: of the actors, beside their place.
-    """
+    """Worker actors, one CPU each, that own neighbouring shards; see `RayGroup`."""
 
     def __init__(
         self,
         recipe: Recipe,
         dataset: Dataset,
-        world_size: int,
         listener: Listener,
         stop: StopSignal,
-        *,
-        options: Mapping[str, Any],
+        spec: GroupSpec,
     ) -> None:
-        plan = recipe.plan
-        self._listener, self._stop, self._options = listener, stop, options
-        self._recipe, self._world_size = recipe, world_size
-        self._shards = [
-            ray.put(dataset.take(plan.shard_slice(shard))) for shard in range(plan.num_shards)
-        ]
-        self._starting: dict[int, tuple[Any, Any]] = {}
+        self._recipe, self._dataset, self._listener = recipe, dataset, listener
+        self._stop, self._spec, self._world_size = stop, spec, spec.num_workers
+        self._shards: list[Any] = []
+        self.starting: dict[int, tuple[Any, Any]] = {}  # actor and its first call, by rank
         self._failed_starts: dict[int, int] = {}  # in a row, by rank
+        self._replaced = set[int]()  # ranks whose replacement has not joined
+        self._losses: dict[str, list[float]] = {}  # times at which a host failed, by its address
         self._excluded: list[str] = []  # nodes of Ray that get no more workers
         self._excluded_addresses = set[str]()  # their hosts, which may come back as other nodes
         # Place of each rank in the order of the shards: the ranks of a host are neighbours.
-        self._places = list(range(world_size))
+        self._places = list(range(self._world_size))
         self.present: dict[int, Member] = {}
+        # Kinds of arithmetic of the workers so far, the first one's first: it may be gone.
+        self.fingerprints: list[str] = []
         # Counts how often the shards were assigned.
         self.generation = 0
-        for rank in range(world_size):
-            self.start(rank)
 
-    @property
-    def are_starting(self) -> bool:
-        """Whether some worker has not started yet."""
-        return bool(self._starting)
+    def start(self) -> None:
+        """Ship the shards to Ray, and start all workers without waiting for them."""
+        plan = self._recipe.plan
+        for shard in range(plan.num_shards):
+            self._shards.append(ray.put(self._dataset.take(plan.shard_slice(shard))))
+        for rank in range(self._world_size):
+            self._start(rank)
 
     def hosts(self) -> dict[str, list[Member]]:
         """Return the present workers by host, in the order of their shards."""
@@ -114,91 +227,110 @@ class Members:
             for rank in range(self._world_size)
         }
 
-    def actors(self) -> list[Any]:
-        """Return the actors of the present workers."""
-        return [each.actor for each in self.present.values()]
-
-    def start(self, rank: int) -> None:
-        """Start a worker."""
-        options = {**self._options, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
+    def _start(self, rank: int) -> None:
+        options = {**self._spec.actor_options(), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
         if self._excluded:
-            others = f"!in({','.join(self._excluded)})"
-            options["label_selector"] = {"ray.io/node-id": others}
+            options["label_selector"] = on_host(f"!in({','.join(self._excluded)})")
         remote: Any = ray.remote
-        actor = remote(**options)(WorkerActor)
-        started = actor.remote(self._recipe)
-        self._starting[rank] = (started, started.identify.remote())
+        actor = remote(**options)(WorkerActor).remote(self._recipe)
+        self.starting[rank] = (actor, actor.identify.remote())
 
-    def exclude(self, actor: ActorIdentity) -> None:
-        """Start no more workers on an actor's host, not even those that wait for a CPU now."""
-        self._excluded_addresses.add(actor.address)
-        self._excluded.append(actor.host)
-        for rank, (starting, _) in list(self._starting.items()):
-            ray.kill(starting)
-            self.start(rank)
-
-    def collect(self, *, wait: bool) -> Arrivals:
-        """Collect the workers whose start has ended.
+    def collect(self, round_: int, *, wait: bool) -> bool:
+        """Take in the workers that have started, without shards; return whether there are some.
 
         Args:
+            round_: the current round.
             wait: wait for all workers, at most a minute or until the run should end.
 
         Raises:
-            ClusterError: no worker started in that time, or one failed to start too often.
+            ClusterError: none starts, or one fails too often, or differs and `strict` is set.
         """
-        refs = [ready for _, ready in self._starting.values()]
-        end = monotonic() + START_TIMEOUT_S * wait
-        while True:
-            timeout = _STOP_CHECK_S if wait else 0
-            done, late = ray.wait(refs, num_returns=len(refs), timeout=timeout)
-            if not late or self._stop.is_set() or monotonic() > end:
+        refs = [ready for _, ready in self.starting.values()]
+        end, late = monotonic() + START_TIMEOUT_S * wait, refs
+        while late:
+            done, late = ray.wait(refs, num_returns=len(refs), timeout=_STOP_CHECK_S * wait)
+            if self._stop.is_set() or monotonic() > end:
                 break
-        if wait and not done and not self._stop.is_set():
+        if wait and refs and not done and not self._stop.is_set():
             raise ClusterError(
                 f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
                 "see `ray status`, or ask for fewer with --workers"
             )
-        arrivals = Arrivals()
-        for rank in [rank for rank, (_, ready) in self._starting.items() if ready in done]:
-            actor, ready = self._starting.pop(rank)
+        has_joined = False
+        for rank in [rank for rank, (_, ready) in self.starting.items() if ready not in late]:
+            actor, ready = self.starting.pop(rank)
             try:
                 identity: ActorIdentity = ray.get(ready)
-                self._failed_starts.pop(rank, None)
-                if identity.address in self._excluded_addresses:
-                    ray.kill(actor)
-                    self._excluded.append(identity.host)
-                    self.start(rank)
-                else:
-                    self.present[rank] = Member(actor, identity)
-                    arrivals.joined.append(rank)
             except RayError as error:  # also an environment that cannot be built
-                arrivals.failed[rank] = _cause_of(error)
-                self._count_start(rank, arrivals.failed[rank])
-        return arrivals
+                self._count_failed_start(rank, error)
+                self._start(rank)
+                continue
+            self._failed_starts.pop(rank, None)
+            if identity.address in self._excluded_addresses:
+                ray.kill(actor)
+                self._excluded.append(identity.host)
+                self._start(rank)
+                continue
+            self.present[rank] = Member(actor, identity)
+            self._compare_arithmetic(rank, identity.fingerprint)
+            if rank in self._replaced:
+                self._replaced.remove(rank)
+                self._listener(events.WorkerJoined(rank=rank, round=round_))
+            has_joined = True
+        return has_joined
 
-    def _count_start(self, rank: int, reason: str) -> None:
+    def _count_failed_start(self, rank: int, error: RayError) -> None:
+        is_from_code = isinstance(error, RayActorError) and error.actor_init_failed
+        reason = str(error).strip().splitlines()[-1] if is_from_code else first_line(error)
         self._failed_starts[rank] = count = self._failed_starts.get(rank, 0) + 1
         if count > MAX_FAILURES:
             raise ClusterError(f"worker {rank} did not start {count} times in a row: {reason}")
+        self._listener(events.warning(f"worker {rank} did not start: {reason}"))
+
+    def _compare_arithmetic(self, rank: int, fingerprint: str) -> None:
+        if fingerprint not in self.fingerprints:
+            self.fingerprints.append(fingerprint)
+        if fingerprint != self.fingerprints[0]:
+            event = events.BuildsDiffer(rank=rank, worker=fingerprint, first=self.fingerprints[0])
+            if self._spec.strict:
+                raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
+            self._listener(event)
 
     def assign(self, reply_s: float) -> dict[int, FailureKind]:
-        """Give the present workers their shards, all at once; return who failed meanwhile.
-
-        Args:
-            reply_s: seconds that a busy worker may take to reply to a probe.
-        """
+        """Give the present workers their shards, all at once; return who failed meanwhile."""
         self.generation += 1
         if len(self.present) == self._world_size:
             hosts = self.hosts().values()
             ranks = [rank for host in hosts for rank, each in self.present.items() if each in host]
             for place, rank in enumerate(ranks):
                 self._places[rank] = place
-        calls = {
-            rank: self.present[rank].actor.take.remote(shards, *(self._shards[s] for s in shards))
-            for rank, shards in self._assignment(list(self.present)).items()
-        }
-        results = {rank: self._await_take(rank, call, reply_s) for rank, call in calls.items()}
-        return {rank: failure for rank, failure in results.items() if failure}
+        calls: dict[int, tuple[Any, Any]] = {}
+        for rank, shards in self._assignment(list(self.present)).items():
+            actor = self.present[rank].actor
+            calls[rank] = actor.take.remote(shards, *(self._shards[s] for s in shards)), actor
+
+        def report(rank: int, seconds: float) -> None:
+            self._listener(
+                events.warning(
+                    f"worker {rank} on host {self.present[rank].identity} waits for its shards "
+                    f"({seconds:.0f} s); is a firewall in the way? docs/cluster.md lists the ports"
+                )
+            )
+
+        failed = await_transfers(
+            calls,
+            check_s=TAKE_S,
+            reply_s=max(_BUSY_S, reply_s),
+            longest_s=MAX_TAKE_S,
+            stop=self._stop,
+            on_wait=report,
+        )
+        for rank in calls.keys() - failed.keys():
+            try:
+                self.present[rank].nodes = tuple(ray.get(calls[rank][0]))
+            except RayActorError:
+                failed[rank] = FailureKind.KILLED
+        return failed
 
     def replace(self, rank: int, how: FailureKind | None = None) -> None:
         """Remove a worker, by force if it still runs, and start another in its place."""
@@ -206,7 +338,25 @@ class Members:
         if how is FailureKind.UNRESPONSIVE:
             kill_process(member.identity)
         ray.kill(member.actor)
-        self.start(rank)
+        self._replaced.add(rank)
+        self._start(rank)
+
+    def count_loss(self, host: ActorIdentity) -> dict[int, FailureKind]:
+        """Give no more work to a host that fails again and again; return its workers then."""
+        # By address: a host that comes back is another node of Ray.
+        losses, now = self._losses.setdefault(host.address, []), monotonic()
+        losses[:] = [*(each for each in losses if now - each < _LOSSES_S), now]
+        there = [r for r, each in self.present.items() if each.identity.address == host.address]
+        if len(losses) < _MAX_LOSSES or len(there) == len(self.present):
+            return {}
+        self._excluded_addresses.add(host.address)
+        self._excluded.append(host.host)
+        for rank, (starting, _) in list(self.starting.items()):  # they may wait for a CPU there
+            ray.kill(starting)
+            self._start(rank)
+        text = f"host {host} failed {len(losses)} times in a minute: it gets no more work"
+        self._listener(events.warning(text))
+        return dict.fromkeys(there, FailureKind.KILLED)
 
     def heirs(self, rank: int) -> Mapping[int, Sequence[int]]:
         """Return which of a missing rank's own shards each present rank holds."""
@@ -216,31 +366,10 @@ class Members:
 
     def close(self) -> None:
         """End all workers."""
-        for actor in [*self.actors(), *(actor for actor, _ in self._starting.values())]:
+        for actor in [each.actor for each in self.present.values()]:
             ray.kill(actor)
-
-    def _await_take(self, rank: int, call: Any, reply_s: float) -> FailureKind | None:
-        member, began = self.present[rank], monotonic()
-        while not ray.wait([call], timeout=_TAKE_S)[0]:
-            if self._stop.is_set():
-                raise Stopped(f"stopped while worker {rank} waited for its shards")
-            waited_s = monotonic() - began
-            if waited_s > _MAX_TAKE_S:
-                return FailureKind.UNRESPONSIVE
-            # Shards may still be in transit over a slow link: only a probe finds a frozen worker.
-            if failure := probe([member.actor], max(_BUSY_S, reply_s))[0]:
-                return failure
-            self._listener(
-                events.warning(
-                    f"worker {rank} on host {member.identity} waits for its shards "
-                    f"({waited_s:.0f} s); is a firewall in the way? docs/cluster.md lists the ports"
-                )
-            )
-        try:
-            member.nodes = tuple(ray.get(call))
-        except RayActorError:
-            return FailureKind.KILLED
-        return None
+        for actor, _ in self.starting.values():
+            ray.kill(actor)
 
     def _assignment(self, ranks: Sequence[int]) -> dict[int, list[int]]:
         if not ranks:
@@ -248,96 +377,3 @@ class Members:
         places = [self._places[rank] for rank in ranks]
         held = assign_shards(len(self._shards), self._world_size, places)
         return {rank: held[place] for rank, place in zip(ranks, places, strict=True)}
-
-
-def this_host() -> dict[str, str]:
-    """Return the label selector that places an actor on the driver's host.
-
-    If that host fails the run ends anyway. Node affinity does not help: the host that is asked to
-    place an actor may have joined a moment ago and not know ours yet. Soft, it then keeps the actor
-    itself (4 of 10 while a host joined); hard, it fails. For a label it waits.
-    """
-    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-
-
-def _cause_of(error: RayError) -> str:
-    """Return in one line why an actor did not start: the exception of its code, if there is one."""
-    failed_in_code = isinstance(error, RayActorError) and error.actor_init_failed
-    return str(error).strip().splitlines()[-1] if failed_in_code else first_line(error)
-
-
-def result_of(ref: Any) -> Any:
-    """Return the result of a call; raise an exception of the actor's code as it was raised there.
-
-    Raises:
-        RayError: the actor failed.
-    """
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        raise error.cause from error
-
-
-def error_of(ref: Any) -> str | None:
-    """Return the error of a finished call in one line; None if it succeeded.
-
-    Raises:
-        DivergedError: the net diverged, which is no failure of the actor.
-    """
-    try:
-        ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, DivergedError):
-            raise error.cause from error
-        return first_line(error.cause)
-    except RayError as error:
-        return first_line(error)
-    return None
-
-
-def probe(
-    actors: list[Any], reply_s: float, concurrency_group: str | None = None
-) -> list[FailureKind | None]:
-    """Ask actors for a reply and return how each failed; None for a healthy one.
-
-    A process of its own asks: a call of this process waits for its earlier calls, which may wait
-    for an actor that is gone.
-
-    Args:
-        actors: with a method `identify`.
-        reply_s: seconds without a reply before an actor counts as unresponsive.
-        concurrency_group: where to call them; None for where they do their work.
-    """
-    task: Any = ray.remote(num_cpus=0, label_selector=this_host())(_probe)
-    states: list[FailureKind | None] = ray.get(
-        task.remote(actors, reply_s, concurrency_group), timeout=reply_s + START_TIMEOUT_S
-    )
-    return states
-
-
-def kill_process(identity: ActorIdentity) -> None:
-    """Kill the process of an actor that no longer obeys Ray: a frozen one keeps its CPU."""
-    there = NodeAffinitySchedulingStrategy(identity.host, soft=False)
-    kill: Any = ray.remote(_kill)
-    kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(identity.pid)
-
-
-def _probe(
-    actors: list[Any], reply_s: float, concurrency_group: str | None
-) -> list[FailureKind | None]:
-    options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
-    replies = [actor.identify.options(**options).remote() for actor in actors]
-    done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
-    return [
-        (FailureKind.KILLED if error_of(each) else None)
-        if each in done
-        else FailureKind.UNRESPONSIVE
-        for each in replies
-    ]
-
-
-def _kill(pid: int) -> None:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        # The number may belong to another program by now.
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
-            os.kill(pid, SIGKILL)

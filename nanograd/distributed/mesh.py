@@ -1,32 +1,28 @@
 """Frames between the parameter servers of several hosts, over the sockets of a formation.
 
 A thin driver of `all_reduce`: it waits for bytes, for the bell of the host's own workers and for
-time, passes them to the state machine, and carries out its actions. Payloads are received into
-their final memory and sent from it.
+time, passes them to the state machine, and sends its frames. Payloads are received into their final
+memory and sent from it.
 """
 
 import os
 import selectors
 import socket
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
 
 from nanograd.distributed.all_reduce import (
     HEADER_BYTES,
-    Action,
     AllReduce,
-    Apply,
     FailureCause,
     FrameError,
+    FrameType,
     Header,
     MeshPlan,
-    NodeSum,
-    Send,
 )
 from nanograd.nn.optimizers import Vector
-from nanograd.training.tree import TreeNode
 
 # A slow link delivers a slice in a hundred pieces. A wake-up for each costs more than the transfer.
 _WAKE_BYTES = 2**18
@@ -56,11 +52,7 @@ class _Connection:
         self.flush()
 
     def flush(self) -> None:
-        """Send queued bytes until the socket is full.
-
-        Raises:
-            OSError: the connection is lost.
-        """
+        """Send queued bytes until the socket is full; raise OSError if the connection is lost."""
         while self._outgoing:
             try:
                 sent = self.sock.sendmsg(list(self._outgoing)[:16])
@@ -82,7 +74,9 @@ class _Connection:
             try:
                 count = self.sock.recv_into(self._target[self._filled :])
             except BlockingIOError:
-                self._wait()
+                # The selector wakes only when all of what is awaited, or a good part, has arrived.
+                awaited = min(len(self._target) - self._filled, _WAKE_BYTES)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, awaited)
                 return None
             if not count:
                 raise ConnectionResetError("the peer closed the connection")
@@ -100,11 +94,6 @@ class _Connection:
                 header, self._header, self._target = self._header, None, self._head
                 return header
 
-    def _wait(self) -> None:
-        """Let the selector wake only when all of what is awaited, or a good part, has arrived."""
-        awaited = min(len(self._target) - self._filled, _WAKE_BYTES)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, awaited)
-
 
 class Mesh:
     """The connections of one host to all others, for one generation.
@@ -119,8 +108,7 @@ class Mesh:
     def __init__(
         self, plan: MeshPlan, sockets: Mapping[int, socket.socket], first_round: int, bell: int
     ) -> None:
-        self.machine = AllReduce(plan, first_round)
-        self.ready: Apply | None = None
+        self.machine = AllReduce(plan, first_round, self._send)
         self._bell = bell
         self._connections = {peer: _Connection(sock) for peer, sock in sockets.items()}
         self._selector = selectors.DefaultSelector()
@@ -133,31 +121,27 @@ class Mesh:
         """Whether bytes wait to be sent to some peer."""
         return any(each.is_sending for each in self._connections.values())
 
-    def start_round(self, deadline: float, digest: int | None) -> None:
-        """Start a round; see `AllReduce.start_round`."""
-        self._carry_out(self.machine.start_round(deadline, digest))
-
-    def add_local(self, sums: Mapping[TreeNode, NodeSum]) -> None:
-        """Exchange the sums of this host."""
-        self._carry_out(self.machine.add_local(sums))
-
-    def applied(self) -> None:
-        """Go on to the next round."""
-        self.ready = None
-        self.machine.applied()
-
-    def stop(self) -> None:
-        """End the exchange and let the peers know."""
-        self._carry_out(self.machine.stop())
-
     def poll(self, timeout: float) -> None:
         """Wait for bytes or for the bell, and process them."""
         for key, events in self._selector.select(timeout):
             if key.data is None:
                 os.read(self._bell, 4096)
-            elif self.machine.failure is None:
-                self._process(key.data, events)
-        self._carry_out(self.machine.tick(monotonic()))
+                continue
+            peer, connection = key.data, self._connections[key.data]
+            try:
+                if events & selectors.EVENT_WRITE and self.machine.failure is None:
+                    connection.flush()
+                    self._watch(peer)
+                while events & selectors.EVENT_READ and self.machine.failure is None:
+                    header = connection.receive(self.machine, peer)
+                    if header is None:
+                        break
+                    self.machine.receive(header)
+            except FrameError:
+                self.machine.fail(FailureCause.BAD_FRAME, {peer})
+            except OSError:
+                self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
+        self.machine.tick(monotonic())
 
     def close(self) -> None:
         """Send what is queued if possible, and close all connections."""
@@ -167,34 +151,14 @@ class Mesh:
                 connection.flush()
             connection.sock.close()
 
-    def _process(self, peer: int, events: int) -> None:
-        connection = self._connections[peer]
+    def _send(self, peer: int, header: Header, payload: Vector | None) -> None:
+        if self.machine.failure is not None and header.type is not FrameType.ABORT:
+            return
         try:
-            if events & selectors.EVENT_WRITE:
-                connection.flush()
-                self._watch(peer)
-            while events & selectors.EVENT_READ and self.machine.failure is None:
-                header = connection.receive(self.machine, peer)
-                if header is None:
-                    break
-                self._carry_out(self.machine.receive(header))
-        except FrameError:
-            self._carry_out(self.machine.lose(peer, FailureCause.BAD_FRAME))
+            self._connections[peer].send(header, payload)
+            self._watch(peer)
         except OSError:
-            self._carry_out(self.machine.lose(peer))
-
-    def _carry_out(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Apply):
-                self.ready = action
-            elif isinstance(action, Send):
-                try:
-                    self._connections[action.peer].send(action.header, action.payload)
-                    self._watch(action.peer)
-                except OSError:
-                    if self.machine.failure is None:
-                        self._carry_out(self.machine.lose(action.peer))
-                        return
+            self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
 
     def _watch(self, peer: int) -> None:
         """Wait for a socket to become writable only while bytes wait to be sent."""

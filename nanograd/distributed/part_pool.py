@@ -75,7 +75,10 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
     def run(parts: Sequence[Part]) -> Iterator[DonePart]:
         if not parts:
             return
-        _silence_ray_data()
+        # The job reports progress and failures itself: Ray Data's bars fill the logs of `ray job
+        # submit`, and its report of a failure is a page.
+        DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         rows = [{"part": part.to_json()} for part in parts]
         # One actor a CPU from the start: Ray Data grows a pool only when work has piled up.
         size = min(num_actors, len(parts))
@@ -140,11 +143,3 @@ def _death_message(part: Part) -> str:
         f"a part ended its process {_MAX_DEATHS} times, probably that of {part.files[0]}{more}, "
         "by a lack of memory or a fault in a decoder; ask for fewer --workers, or remove it"
     )
-
-
-def _silence_ray_data() -> None:
-    # The job reports progress and failures itself: Ray Data's bars fill the logs of `ray job
-    # submit`, and its report of a failure is a page.
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

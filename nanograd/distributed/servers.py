@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import ray
@@ -22,17 +21,24 @@ from nanograd.distributed.actors import (
 )
 from nanograd.distributed.all_reduce import MeshPlan, deviating
 from nanograd.distributed.formation import MeshError
-from nanograd.distributed.members import START_TIMEOUT_S, Member, kill_process, probe
+from nanograd.distributed.members import (
+    START_TIMEOUT_S,
+    GroupSpec,
+    Member,
+    await_transfers,
+    kill_process,
+    on_host,
+)
 from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
-from nanograd.training.tree import TreeNode, cover
+from nanograd.training.tree import cover
 
 # Longer than a server is busy between two segments, unless its state is large.
-_REPLY_S = 10.0
+REPLY_S = 10.0
 # A state that has not arrived after this time never will.
 _TRANSFER_S = 600.0
 # Longer than a server takes to say what it waits for.
@@ -53,30 +59,10 @@ class Server:
 
 
 class Servers:
-    """Parameter server actors by host.
+    """Parameter server actors by host; see `RayGroup`."""
 
-    Args:
-        recipe: the computation.
-        listener: receives warnings.
-        num_workers: of the whole group, each of which may call a server during a segment.
-        ports: TCP ports for the connections between hosts, in the order to try; 0 for any.
-        shared_memory: whether workers use it where they can.
-        options: of the actors, beside their place.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        listener: Listener,
-        *,
-        num_workers: int,
-        ports: Sequence[int],
-        shared_memory: bool,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._recipe, self._listener, self._options = recipe, listener, options
-        # One thread for each worker that calls, one for `stop` and one for `waiting`.
-        self._num_threads, self._ports, self._shared_memory = num_workers + 2, ports, shared_memory
+    def __init__(self, recipe: Recipe, listener: Listener, spec: GroupSpec) -> None:
+        self._recipe, self._listener, self._spec = recipe, listener, spec
         # Hosts that cannot be connected to the others: their workers call the server of this host,
         # which all reach: they may not reach each other.
         self._outside, self._here = set[str](), this_process()
@@ -93,9 +79,11 @@ class Servers:
             state: returns the state from which new servers start.
         """
         while True:
-            groups = self._groups(hosts)
-            new = [host for host in groups if host not in self.present]
-            if new:
+            groups: dict[str, list[Member]] = {}  # the workers by the host of their server
+            for host, members in hosts.items():
+                at = self._here.host if host in self._outside else host
+                groups.setdefault(at, []).extend(members)
+            if new := [host for host in groups if host not in self.present]:
                 snapshot = state()
                 for host in new:
                     is_here = host == self._here.host
@@ -112,6 +100,107 @@ class Servers:
                 return
             except MeshError as error:
                 self._leave_out(error, list(groups))
+
+    def _start(self, host: str, snapshot: Snapshot, neighbour: ActorIdentity) -> None:
+        remote: Any = ray.remote  # its types do not know concurrency groups
+        actor = remote(
+            **self._spec.actor_options(),
+            num_cpus=0,
+            # One thread for each worker that calls, one for `stop` and one for `waiting`.
+            concurrency_groups={CONCURRENT: self._spec.num_workers + 2},
+            label_selector=on_host(host),
+        )(ServerActor).remote(self._recipe, snapshot)
+        self.present[host] = Server(actor, actor.identify.remote(), neighbour)
+
+    def _open(self, groups: Hosts) -> None:
+        """Create memory on each host for the tree nodes of its workers, and let them attach."""
+        nodes = {host: tuple(n for m in each for n in m.nodes) for host, each in groups.items()}
+        addresses: dict[str, MemoryAddress] = self._call(
+            "open", {host: (each, len(nodes) == 1) for host, each in nodes.items()}
+        )
+        for host, address in addresses.items():
+            self.present[host].token = address.token
+        if not self._spec.shared_memory:
+            return
+        calls = {
+            each.actor.attach.remote(addresses[host]): each.identity
+            for host, members in groups.items()
+            for each in members
+        }
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=REPLY_S)
+        for ref in done:
+            with suppress(RayError):  # the segment that follows finds the failure
+                worker = calls[ref]
+                if not ray.get(ref) and worker.host in groups:
+                    self._listener(
+                        events.warning(
+                            f"process {worker.pid} on {worker} cannot open the memory of the "
+                            "parameter server of its own host: its vectors travel in calls, which "
+                            "are slower"
+                        )
+                    )
+
+    def _connect(self, groups: Hosts, generation: int) -> None:
+        """Form a mesh between all hosts; raise MeshError if two cannot be connected."""
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            raise MeshError("RAY_USE_TLS demands encryption, which connections of ours lack")
+        endpoints = _results(self._call("listen", dict.fromkeys(groups, (self._spec.ports,))))
+        key = secrets.token_bytes(formation.KEY_BYTES)
+        root = (0, self._recipe.plan.num_shards)
+        # The tree nodes of a host's sums are the largest over the shards of its workers.
+        held = [
+            frozenset(shard for each in members for node in each.nodes for shard in range(*node))
+            for members in groups.values()
+        ]
+        joined = {
+            host: (
+                MeshPlan(
+                    generation=generation,
+                    me=index,
+                    nodes=tuple(tuple(cover(root, shards)) for shards in held),
+                    root=root,
+                    num_parameters=self._recipe.architecture.num_parameters,
+                ),
+                key,
+                endpoints,
+            )
+            for index, host in enumerate(groups)
+        }
+        refused = sum(_results(self._call("join", joined, formation.FORMATION_S + REPLY_S)))
+        if refused:
+            self._listener(
+                events.warning(f"{refused} connections to the parameter servers were refused")
+            )
+
+    def leave_out(self, failures: Mapping[str, object]) -> None:
+        """Let a host take part by calls that loses its connection again and again.
+
+        The failures, by host, are those of a segment in which no server failed itself.
+        """
+        hosts = list(self.present)
+        ended = {index: failures.get(host) for index, host in enumerate(hosts)}
+        waits = {a: each.suspects for a, each in ended.items() if isinstance(each, ExchangeFailed)}
+        # Hosts that wait for each other; a host that has finished waits for none.
+        pairs = frozenset(
+            (min(a, b), max(a, b))
+            for a, others in waits.items()
+            for b in others
+            if ended[b] is None or a in waits.get(b, ())
+        )
+        if pairs:
+            lower, higher = (self.present[hosts[index]].neighbour for index in min(pairs))
+            reason = f"host {higher} and host {lower} do not receive what they send each other"
+            self._leave_out(MeshError(reason, pairs), hosts)
+
+    def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
+        """Let the workers of hosts that cannot be connected call the server of this host."""
+        pairs = [(hosts[one], hosts[other]) for one, other in failure.pairs]
+        out = unconnected(pairs, [host for host in hosts if host != self._here.host])
+        names = ", ".join(str(self.present[host].neighbour) for host in out)
+        self._outside |= set(out)
+        self._listener(
+            events.warning(f"vectors of {names} travel in calls, which are slower: {failure}")
+        )
 
     def of(self, host: str) -> Server:
         """Return the server for the workers of a host."""
@@ -150,19 +239,15 @@ class Servers:
     def level(self, reply_s: float) -> int:
         """Bring all servers to the round of the one that is ahead, and return the round.
 
-        Args:
-            reply_s: seconds without a reply before a server counts as unresponsive.
-
         Raises:
-            RayError: a server fails or does not reply.
+            RayError: a server fails, or does not reply in `reply_s`.
         """
         reached = self._call("forget")
         ahead = max(reached, key=reached.__getitem__)
         if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:
             # Through this process: the servers may not reach each other.
-            state = ray.put(self._snapshot_of(ahead, reply_s))
-            actors = [self.present[host].actor for host in behind]
-            _await_transfer([each.restore.remote(state) for each in actors], actors, reply_s)
+            state = ray.put(self._transfer("snapshot", [ahead], reply_s)[0])
+            self._transfer("restore", behind, reply_s, state)
         return int(reached[ahead])
 
     def snapshot(self, reply_s: float) -> Snapshot:
@@ -174,18 +259,34 @@ class Servers:
         """
         if len(self.present) > 1:
             refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
-        error: RayError | None = None
+        error: RayError = GetTimeoutError("no server")
         for host in sorted(self.present, key=lambda host: host != self._here.host):
             try:
-                return self._snapshot_of(host, reply_s)
+                snapshot: Snapshot = self._transfer("snapshot", [host], reply_s)[0]
+                return snapshot
             except RayError as failure:
                 error = failure
-        raise error or GetTimeoutError("no server")
+        raise error
 
-    def _snapshot_of(self, host: str, reply_s: float) -> Snapshot:
-        actor = self.present[host].actor
-        snapshot: Snapshot = _await_transfer([actor.snapshot.remote()], [actor], reply_s)[0]
-        return snapshot
+    def _transfer(
+        self, method: str, hosts: Sequence[str], reply_s: float, *arguments: Any
+    ) -> list[Any]:
+        """Call a method that sends a whole state, which takes long over a slow link.
+
+        Raises:
+            RayError: a server fails or does not reply, or nothing has arrived in the longest time.
+        """
+        actors = {host: self.present[host].actor for host in hosts}
+        calls = {host: getattr(actor, method).remote(*arguments) for host, actor in actors.items()}
+        if await_transfers(
+            {host: (call, actors[host]) for host, call in calls.items()},
+            check_s=REPLY_S,
+            reply_s=reply_s,
+            longest_s=_TRANSFER_S,
+            concurrency_group=CONCURRENT,
+        ):
+            raise GetTimeoutError("a parameter server does not reply")
+        return list(ray.get(list(calls.values())))
 
     # Rounds
 
@@ -211,138 +312,24 @@ class Servers:
             for server in self.present.values()
         }
         done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_STATUS_S)
-        waits = []
+        waits: list[Wait] = []
         for ref in done:
             try:
-                waits.append(ray.get(ref))
+                waits += filter(None, [ray.get(ref)])
             except RayError:
                 silent.append(ref)
-        waits = [each for each in waits if each is not None]
         if not waits:
             return None
         slowest = min(waits, key=lambda each: (each.round, each.is_remote))
-        names = [f"host {calls[ref].neighbour}" for ref in silent] or slowest.waits_for
+        names = tuple(f"host {calls[ref].neighbour}" for ref in silent) or slowest.waits_for
         seconds = max(each.seconds for each in waits)
-        return Wait(slowest.round, seconds, tuple(names), is_remote=bool(silent))
-
-    # One membership
-
-    def _groups(self, hosts: Hosts) -> dict[str, list[Member]]:
-        """Return the workers by the host of their server."""
-        groups: dict[str, list[Member]] = {}
-        for host, members in hosts.items():
-            at = self._here.host if host in self._outside else host
-            groups.setdefault(at, []).extend(members)
-        return groups
-
-    def _start(self, host: str, snapshot: Snapshot, neighbour: ActorIdentity) -> None:
-        remote: Any = ray.remote  # its types do not know concurrency groups
-        actor = remote(
-            **self._options,
-            num_cpus=0,
-            concurrency_groups={CONCURRENT: self._num_threads},
-            # Node affinity does not help: a host that is asked to place an actor may have joined a
-            # moment ago and not know that one yet. Soft, it then keeps the actor itself (4 of 10
-            # while a host joined); hard, it fails. For a label it waits.
-            label_selector={"ray.io/node-id": host},
-        )(ServerActor).remote(self._recipe, snapshot)
-        self.present[host] = Server(actor, actor.identify.remote(), neighbour)
-
-    def _open(self, groups: Hosts) -> None:
-        """Create memory on each host for the tree nodes of its workers, and let them attach."""
-        nodes = {host: tuple(n for m in each for n in m.nodes) for host, each in groups.items()}
-        addresses: dict[str, MemoryAddress] = self._call(
-            "open", {host: (each, len(nodes) == 1) for host, each in nodes.items()}
-        )
-        for host, address in addresses.items():
-            self.present[host].token = address.token
-        if not self._shared_memory:
-            return
-        calls = {
-            each.actor.attach.remote(addresses[host]): each
-            for host, members in groups.items()
-            for each in members
-        }
-        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPLY_S)
-        for ref in done:
-            with suppress(RayError):  # the segment that follows finds the failure
-                if not ray.get(ref) and calls[ref].identity.host in groups:
-                    self._warn_of_calls(calls[ref].identity)
-
-    def _warn_of_calls(self, worker: ActorIdentity) -> None:
-        self._listener(
-            events.warning(
-                f"process {worker.pid} on {worker} cannot open the memory of the parameter server "
-                "of its own host: its vectors travel in calls, which are slower"
-            )
-        )
-
-    def _connect(self, groups: Hosts, generation: int) -> None:
-        """Form a mesh between all hosts.
-
-        Raises:
-            MeshError: two hosts cannot be connected.
-        """
-        if os.environ.get("RAY_USE_TLS", "0") != "0":
-            raise MeshError("RAY_USE_TLS demands encryption, which connections of ours lack")
-        endpoints = _results(self._call("listen", dict.fromkeys(groups, (self._ports,))))
-        key = secrets.token_bytes(formation.KEY_BYTES)
-        root = (0, self._recipe.plan.num_shards)
-        nodes = tuple(_cover(root, members) for members in groups.values())
-        num_parameters = self._recipe.architecture.num_parameters
-        plans = {
-            host: MeshPlan(
-                generation=generation,
-                me=index,
-                nodes=nodes,
-                root=root,
-                num_parameters=num_parameters,
-            )
-            for index, host in enumerate(groups)
-        }
-        joined = {host: (plan, key, endpoints) for host, plan in plans.items()}
-        refused = sum(_results(self._call("join", joined, formation.FORMATION_S + _REPLY_S)))
-        if refused:
-            self._listener(
-                events.warning(f"{refused} connections to the parameter servers were refused")
-            )
-
-    def leave_out(self, failures: Mapping[str, object]) -> None:
-        """Let a host take part by calls that loses its connection again and again.
-
-        Args:
-            failures: of a segment of rounds in which no server failed itself, by host.
-        """
-        hosts = list(self.present)
-        ended = {index: failures.get(host) for index, host in enumerate(hosts)}
-        waits = {a: each.suspects for a, each in ended.items() if isinstance(each, ExchangeFailed)}
-        # Hosts that wait for each other; a host that has finished waits for none.
-        pairs = frozenset(
-            (min(a, b), max(a, b))
-            for a, others in waits.items()
-            for b in others
-            if ended[b] is None or a in waits.get(b, ())
-        )
-        if pairs:
-            lower, higher = (self.present[hosts[index]].neighbour for index in min(pairs))
-            reason = f"host {higher} and host {lower} do not receive what they send each other"
-            self._leave_out(MeshError(reason, pairs), hosts)
-
-    def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
-        """Let the workers of hosts that cannot be connected call the server of this host."""
-        pairs = [(hosts[one], hosts[other]) for one, other in failure.pairs]
-        out = unconnected(pairs, [host for host in hosts if host != self._here.host])
-        names = ", ".join(str(self.present[host].neighbour) for host in out)
-        self._outside |= set(out)
-        self._listener(
-            events.warning(f"vectors of {names} travel in calls, which are slower: {failure}")
-        )
+        return Wait(slowest.round, seconds, names, is_remote=bool(silent))
 
     def _call(
         self,
         method: str,
         arguments: Mapping[str, tuple[Any, ...]] | None = None,
-        timeout_s: float = _REPLY_S,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Call a method of all servers at once; raise an error of their code as it was raised."""
         refs = {
@@ -350,7 +337,8 @@ class Servers:
             for host, server in self.present.items()
         }
         try:
-            return dict(zip(refs, ray.get(list(refs.values()), timeout=timeout_s), strict=True))
+            results = ray.get(list(refs.values()), timeout=timeout_s or REPLY_S)
+            return dict(zip(refs, results, strict=True))
         except RayTaskError as error:
             if isinstance(error.cause, RayError):
                 raise
@@ -358,11 +346,7 @@ class Servers:
 
 
 def refuse_faulty(hosts: Collection[str]) -> None:
-    """Raise ClusterError if hosts have other parameters: to go on would spread or save them.
-
-    Args:
-        hosts: names of those that differ from the majority, or of all.
-    """
+    """Raise ClusterError if hosts have other parameters: to go on would spread or save them."""
     if len(hosts) == 1:
         raise ClusterError(
             f"host {next(iter(hosts))} has other parameters than the other hosts: its memory or "
@@ -373,23 +357,6 @@ def refuse_faulty(hosts: Collection[str]) -> None:
             f"hosts {' and '.join(sorted(hosts))} have different parameters: the memory or "
             "processor of one of these hosts is faulty; leave the faulty host out"
         )
-
-
-def _await_transfer(calls: Sequence[Any], actors: Sequence[Any], reply_s: float) -> list[Any]:
-    """Return the results of calls with a whole state, which take long over a slow link.
-
-    Raises:
-        RayError: an actor fails or does not reply, or nothing has arrived in the longest time.
-    """
-    end = monotonic() + _TRANSFER_S
-    while True:
-        try:
-            results: list[Any] = ray.get(list(calls), timeout=_REPLY_S)
-            return results
-        except GetTimeoutError:
-            failed = [how for how in probe(list(actors), reply_s, CONCURRENT) if how]
-            if failed or monotonic() > end:
-                raise
 
 
 def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
@@ -419,20 +386,11 @@ def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list
 
 
 def _results(results: Mapping[str, Any]) -> list[Any]:
-    """Return the results of a call to all servers, by index.
-
-    Raises:
-        MeshError: some are such errors, or a server has no port.
-    """
-    errors = [each for each in results.values() if isinstance(each, MeshError)]
+    """Return the results of a call to all servers, by index; raise the MeshErrors among them."""
+    errors = {i: each for i, each in enumerate(results.values()) if isinstance(each, MeshError)}
     if not errors:
         return list(results.values())
-    pairs = frozenset[tuple[int, int]]().union(*(each.pairs for each in errors))
-    alone = [i for i, each in enumerate(results.values()) if isinstance(each, MeshError)]
-    raise MeshError(str(errors[0]), pairs or frozenset((index, index) for index in alone))
-
-
-def _cover(root: TreeNode, members: Sequence[Member]) -> tuple[TreeNode, ...]:
-    """Return the tree nodes of a host's sums, the largest over the shards of its workers."""
-    shards = frozenset(s for each in members for node in each.nodes for s in range(*node))
-    return tuple(cover(root, shards))
+    pairs = frozenset[tuple[int, int]]().union(*(each.pairs for each in errors.values()))
+    raise MeshError(
+        str(next(iter(errors.values()))), pairs or frozenset((index, index) for index in errors)
+    )

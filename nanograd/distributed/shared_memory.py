@@ -27,17 +27,18 @@ import platform
 import secrets
 import select
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.errors import UnavailableError
 from nanograd.nn.optimizers import Vector
+from nanograd.runtime import machine
 from nanograd.training.tree import TreeNode
+from nanograd.training.worker import Contribution
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
@@ -62,7 +63,7 @@ _syscall = ctypes.CDLL(None).syscall
 class MemoryAddress:
     """Location and layout of a memory segment."""
 
-    pid: int  # the process that created it
+    process: str  # that created it; see `machine.owner`
     descriptor: int  # its file descriptor there; -1 without anonymous files
     bell: int  # the file descriptor of the pipe there
     token: int  # random; proves that the right file was opened
@@ -83,21 +84,10 @@ class MemoryAddress:
         )
 
 
-class SlotState(NamedTuple):
-    """The round, the loss and the number of images of a slot's gradient."""
-
-    round: int
-    loss: float
-    num_images: int
-
-
 class MemorySegment:
     """Memory shared by one server and its workers, as numpy arrays.
 
-    Args:
-        address: its layout.
-        descriptor: an open file of its length, or -1; closed with the segment.
-        bell: an open pipe, the read end and the write end; closed with the segment.
+    It closes the open file, if that is not -1, and the pipe (read end, write end).
     """
 
     def __init__(self, address: MemoryAddress, descriptor: int, bell: tuple[int, int]) -> None:
@@ -145,22 +135,19 @@ class MemorySegment:
         """Whether the segment of rounds should end."""
         return bool(self._stop[0])
 
-    def wait_for_round(self, round_: int, alive: Callable[[], bool]) -> bool:
+    def wait_for_round(self, round_: int) -> bool:
         """Wait for the parameters of a round; return False if the segment of rounds ends first."""
         for _ in range(self.address.spins):
             if self._published[0] >= round_:
                 return True
             os.sched_yield()
         while (seen := self.published) < round_:
-            if self.stopped or not alive():
+            if self.stopped or not machine.is_alive(self.address.process):
                 return False
-            self._sleep(seen)
+            # Sleep until the counter is not `seen` any more, or for a moment. The kernel compares
+            # the lower half of the counter. No error needs an answer: we check.
+            _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK, None, 0)
         return True
-
-    def _sleep(self, seen: int) -> None:
-        """Sleep until the counter is not `seen` any more, or for a moment."""
-        # The kernel compares the lower half of the counter. No error needs an answer: we check.
-        _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK, None, 0)
 
     def _wake(self) -> None:
         if _CAN_SHARE:
@@ -180,40 +167,45 @@ class MemorySegment:
         late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
         return self.address.nodes[late[0]] if len(late) else None
 
-    def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> TreeNode | None:
-        """Wait for all gradients of a round; return the tree node of one that does not arrive."""
+    def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
+        """Wait for all gradients of a round; return the tree node of one that is late."""
         while (late := self.late_slot(round_)) is not None:
             rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
             if rung:
                 os.read(self.bell, 4096)
-            elif self.stopped or not alive():
+            elif self.stopped or monotonic() >= deadline:
                 return late
         return None
 
-    def sent(self, slot: int) -> SlotState:
-        """Return the round, loss and number of images of a slot's gradient."""
+    def sent(self, slot: int) -> Contribution:
+        """Return what a slot holds; its round is -1 before the first one."""
         line = self._slots[slot]
-        return SlotState(int(line[0]) - 1, float(line[1:2].view(np.float64)[0]), int(line[2]))
+        return Contribution(
+            round=int(line[0]) - 1,
+            node=self.address.nodes[slot],
+            gradient=self.gradients[slot],
+            loss=float(line[1:2].view(np.float64)[0]),
+            num_images=int(line[2]),
+        )
 
 
 def create(
     num_parameters: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
 ) -> MemorySegment:
-    """Create a segment in the server's process.
-
-    Args:
-        num_parameters: P.
-        nodes: the tree nodes that workers send.
-        is_alone: whether no other host takes part in a round.
+    """Create a segment in the server's process, for P parameters and the tree nodes of workers.
 
     Raises:
         UnavailableError: not enough memory.
     """
     bell = os.pipe()
     os.set_blocking(bell[1], False)
+    try:
+        descriptor = os.memfd_create("nanograd", os.MFD_CLOEXEC) if _CAN_SHARE else -1
+    except (AttributeError, OSError):  # Python or Linux is too old, or a sandbox refuses it
+        descriptor = -1  # so vectors travel through calls
     address = MemoryAddress(
-        pid=os.getpid(),
-        descriptor=_anonymous_file() if _CAN_SHARE else -1,
+        process=machine.owner(),
+        descriptor=descriptor,
         bell=bell[0],
         token=secrets.randbits(62),
         num_parameters=num_parameters,
@@ -235,24 +227,18 @@ def create(
     return segment
 
 
-def _anonymous_file() -> int:
-    """Open one; return -1 without, so that vectors travel through calls."""
-    try:
-        return os.memfd_create("nanograd", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):  # Python or Linux is too old, or a sandbox refuses it
-        return -1
-
-
 def attach(address: MemoryAddress) -> MemorySegment | None:
     """Open the segment of another process of this host; return None if that is not possible."""
     if not _CAN_SHARE:
         return None
+    folder = f"/proc/{machine.pid_of(address.process)}/fd"
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
     with ExitStack() as opened:
         try:
-            descriptor = _open(address.pid, address.descriptor)
+            descriptor = os.open(f"{folder}/{address.descriptor}", flags)
             opened.callback(os.close, descriptor)
             # For reading, too: a process without a reader of its pipe is killed for writing.
-            bell = _open(address.pid, address.bell)
+            bell = os.open(f"{folder}/{address.bell}", flags)
             opened.callback(os.close, bell)
         except OSError:  # another host, container or user
             return None
@@ -263,7 +249,3 @@ def attach(address: MemoryAddress) -> MemorySegment | None:
             return None
         opened.pop_all()
         return segment
-
-
-def _open(pid: int, descriptor: int) -> int:
-    return os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

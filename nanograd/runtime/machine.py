@@ -63,6 +63,11 @@ def owner() -> str:
     return f"{_machine()}-{os.getpid()}-{_start(os.getpid())}"
 
 
+def pid_of(owner_: str) -> int:
+    """Return the process id in the name of a process."""
+    return int(owner_.split("-")[1])
+
+
 def is_alive(owner_: str) -> bool | None:
     """Return whether a process is alive; None if it belongs to another machine or container.
 

@@ -1,11 +1,21 @@
 """One private Ray for this folder: late threads of a first one can kill a second one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Event as StopSignal
+from typing import Any
 
 import pytest
 
 from nanograd.digits.dataset import Dataset, Mnist
+from nanograd.distributed import members, servers
 from nanograd.distributed.cluster import session
+from nanograd.distributed.group import RayGroup
+from nanograd.distributed.members import GroupSpec
+from nanograd.runtime.events import Event, Listener
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import Snapshot, first_snapshot
+
+StartGroup = Callable[..., RayGroup]
 
 
 @pytest.fixture(scope="package")
@@ -19,3 +29,46 @@ def ray_cpus() -> Iterator[int]:
 def digits(sample: Mnist) -> Dataset:
     """Return the training images of this folder."""
     return sample.train.take(slice(0, 1931))
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    """Return the list that receives the events of groups."""
+    return []
+
+
+@pytest.fixture
+def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator[StartGroup]:
+    """Start groups; they end with the test."""
+    made: list[RayGroup] = []
+
+    def start(
+        recipe: Recipe,
+        num_workers: int,
+        snapshot: Snapshot | None = None,
+        listener: Listener = events.append,
+        stop: StopSignal | None = None,
+        **options: Any,
+    ) -> RayGroup:
+        begin, spec = (
+            snapshot or first_snapshot(recipe),
+            GroupSpec(num_workers=num_workers, **options),
+        )
+        made.append(RayGroup(recipe, digits, begin, listener, stop, spec=spec))
+        return made[-1].start()
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def use_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
+    """Let groups start workers of a kind."""
+    return lambda kind: monkeypatch.setattr(members, "WorkerActor", kind)
+
+
+@pytest.fixture
+def use_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
+    """Let groups start servers of a kind."""
+    return lambda kind: monkeypatch.setattr(servers, "ServerActor", kind)

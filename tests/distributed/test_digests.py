@@ -1,20 +1,19 @@
 """Which host is named when servers do not have the same parameters."""
 
 import random
-from collections import deque
+from collections import defaultdict, deque
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nanograd.distributed.all_reduce import (
-    Action,
     AllReduce,
     Fail,
     FailureCause,
     MeshPlan,
-    NodeSum,
-    Send,
 )
+from nanograd.training.worker import Contribution
 
 NUM_ORDERS = 200
 
@@ -23,27 +22,24 @@ def failures(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[Fai
     """Exchange a round in a random order; one host has another digest, or adds other losses."""
     chance = random.Random(seed)  # noqa: S311 - nothing secret
     nodes = tuple(((host, host + 1),) for host in range(num_hosts))
+    wires: dict[tuple[int, int], deque[Any]] = defaultdict(deque)
     machines = [
         AllReduce(
             MeshPlan(
                 generation=1, me=me, nodes=nodes, root=(0, num_hosts), num_parameters=num_hosts
             ),
             0,
+            lambda peer, header, payload, me=me: wires[me, peer].append((header, payload)),
         )
         for me in range(num_hosts)
     ]
-    wires: dict[tuple[int, int], deque[Send]] = {}
-
-    def carry_out(host: int, actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Send):
-                wires.setdefault((host, action.peer), deque()).append(action)
 
     def start(host: int) -> None:
         digest = None if total else 7 + (host == faulty)
-        carry_out(host, machines[host].start_round(1.0, digest))
+        machines[host].start_round(1.0, digest)
         gradient = np.ones(num_hosts, np.float32)
-        carry_out(host, machines[host].add_local({nodes[host][0]: NodeSum(gradient, 1.0, 1)}))
+        own = Contribution(round=0, node=nodes[host][0], gradient=gradient, loss=1.0, num_images=1)
+        machines[host].add_local([own])
 
     waiting = list(range(num_hosts))
     while waiting or any(wires.values()):
@@ -52,14 +48,14 @@ def failures(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[Fai
             start(waiting.pop(chance.randrange(len(waiting))))
             continue
         source, target = chance.choice(ready)
-        header, payload = wires[source, target].popleft()[1:]
+        header, payload = wires[source, target].popleft()
         if machines[target].failure:
             continue
         buffer = machines[target].buffer_for(header, header.sender)
         if buffer is not None and payload is not None:
             buffer[...] = payload
         is_wrong = total and header.type.name == "SUM" and target == faulty
-        carry_out(target, machines[target].receive(header._replace(loss=header.loss + is_wrong)))
+        machines[target].receive(header._replace(loss=header.loss + is_wrong))
     return [machine.failure for machine in machines]
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from threading import Event, Thread
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -100,17 +100,9 @@ def says_no_more_than(count: int, sock: socket.socket) -> bool:
     return len(data) <= count
 
 
-class Handshake(NamedTuple):
-    """What was said in one between hosts 0 and 1."""
-
-    nonce: bytes
-    hello: bytes
-    proof: bytes
-
-
 @pytest.fixture(scope="module")
-def recorded() -> Handshake:
-    """Pass on a handshake between two hosts, and keep it."""
+def recorded() -> tuple[bytes, bytes, bytes]:
+    """Pass on a handshake between two hosts; return its nonce, hello and proof."""
     hosts = Hosts(2)
     with socket.create_server(("127.0.0.1", 0)) as between:
         there, hosts.endpoints[0] = hosts.endpoints[0], Endpoint("", *between.getsockname())
@@ -123,7 +115,7 @@ def recorded() -> Handshake:
             for mesh in formed:
                 for sock in mesh.result().values():
                     sock.close()
-    return Handshake(nonce, hello, proof)
+    return nonce, hello, proof
 
 
 # Callers that do not belong to the mesh; each returns how many they are.
@@ -205,12 +197,14 @@ def test_stranger_is_refused_and_the_mesh_forms(caller: str) -> None:
     assert monotonic() - began < formation.FORMATION_S
 
 
-def test_recorded_handshake_is_worth_nothing_to_a_caller(recorded: Handshake) -> None:
+def test_recorded_handshake_is_worth_nothing_to_a_caller(
+    recorded: tuple[bytes, bytes, bytes],
+) -> None:
     hosts = Hosts(2)
     formed = hosts.form(0)
 
     with connect(hosts.endpoints[0]) as sock:
-        sock.sendall(recorded.hello)
+        sock.sendall(recorded[1])
         assert says_no_more_than(16, sock)
 
     assert_connected([each.result() for each in [*formed, *hosts.form(1)]])
@@ -218,7 +212,7 @@ def test_recorded_handshake_is_worth_nothing_to_a_caller(recorded: Handshake) ->
 
 @pytest.mark.parametrize("answer", ["zeros", "the caller's own", "recorded"])
 def test_listener_without_the_key_is_no_host(
-    answer: str, recorded: Handshake, monkeypatch: pytest.MonkeyPatch
+    answer: str, recorded: tuple[bytes, bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formation, "FORMATION_S", 0.5)
     hosts = Hosts(2)
@@ -228,9 +222,9 @@ def test_listener_without_the_key_is_no_host(
         listener.settimeout(5)
         caller, _ = listener.accept()
     with caller:
-        caller.sendall(recorded.nonce)
+        caller.sendall(recorded[0])
         hello = caller.recv(52, socket.MSG_WAITALL)
-        proofs = {"zeros": bytes(32), "the caller's own": hello[-32:], "recorded": recorded.proof}
+        proofs = {"zeros": bytes(32), "the caller's own": hello[-32:], "recorded": recorded[2]}
         caller.sendall(proofs[answer])
         error = formed[0].exception()
 

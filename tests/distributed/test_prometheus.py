@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
-from threading import Event as StopSignal
 from time import monotonic, sleep
 from typing import Any
 from urllib.request import urlopen
@@ -18,12 +16,10 @@ import ray
 from nanograd import commands
 from nanograd.backends import ray_metrics
 from nanograd.digits.dataset import Mnist
-from nanograd.distributed.group import RayGroup
 from nanograd.distributed.prometheus import RayMetrics
-from nanograd.runtime.events import Event, JobProgress, TrainingProgress, broadcast
+from nanograd.runtime.events import Event, FailureKind, JobProgress, WorkerFailed
 from nanograd.settings.specs import PredictSpec
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.run import TrainingRun, train_run
 
 Labels = dict[str, str]
 
@@ -67,24 +63,10 @@ def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path
     assert found["ray_nanograd_round_seconds_count"] >= 3
 
 
-def test_failed_worker_is_counted(ray_cpus: int, tmp_path: Path, sample: Mnist) -> None:
-    place = str(tmp_path / "run")
-    groups: list[RayGroup] = []
+def test_failed_worker_is_counted(ray_cpus: int) -> None:
+    RayMetrics("train", "place")(WorkerFailed(rank=1, round=7, how=FailureKind.KILLED, heirs={}))
 
-    def start_group(*about: Any) -> RayGroup:
-        groups.append(RayGroup(*about, num_workers=2))
-        return groups[0]
-
-    def kill_one(event: Event) -> None:
-        if isinstance(event, TrainingProgress) and not killed:
-            killed.append(groups[0].pids()["1"])
-            os.kill(killed[0], signal.SIGKILL)
-
-    killed = list[int]()
-    run = TrainingRun.of(TrainSpec(epochs=3, hidden=8), place, sample)
-    train_run(run, start_group, broadcast(kill_one, RayMetrics("train", place)), StopSignal())
-
-    wait_for(place, lost_workers_total=1)
+    wait_for("place", lost_workers_total=1)
 
 
 def test_prediction_counts_rows_and_quarantine(

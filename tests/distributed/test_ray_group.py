@@ -1,42 +1,33 @@
+"""Groups of any size, with workers near, far or wrong: the bits of the local group, or an error."""
+
 import os
 import signal
-import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray.cloudpickle
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import servers
-from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
-from nanograd.distributed.group import RayGroup
-from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.errors import ClusterError, DivergedError
-from nanograd.runtime.events import BuildsDiffer, Event
+from nanograd.runtime.events import BuildsDiffer, Event, RoundRetried
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import Snapshot, first_snapshot
+from tests.distributed.conftest import StartGroup
+from tests.helpers.actors import Far, NanAtRoundNine, OtherBuild, variant
 from tests.helpers.runs import bits, train_locally
 
-# Actors cannot import this module, so its classes are pickled by value.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-ROUNDS = 7
+ROUNDS = 20
 DISTORTED = {"shards": 5, "pixels": "deskewed", "elastic": 1.0, "rotation": 8.0, "stroke": 0.5}
+Use = Callable[[type], None]
 
 
 def recipe_for(digits: Dataset, **settings: object) -> Recipe:
-    return make_recipe(TrainSpec.resolve({"batch_size": 193, **settings}), len(digits))
+    return make_recipe(TrainSpec.resolve({"batch_size": 193, "epochs": 2, **settings}), len(digits))
 
 
-def snapshot_after(group: RayGroup, rounds: int) -> Snapshot:
-    try:
-        group.advance(rounds)
-        return group.snapshot()
-    finally:
-        group.close()
+@pytest.fixture
+def recipe(digits: Dataset) -> Recipe:
+    return recipe_for(digits)
 
 
 @pytest.mark.parametrize(
@@ -48,109 +39,110 @@ def snapshot_after(group: RayGroup, rounds: int) -> Snapshot:
     ],
 )
 def test_any_group_gives_the_bits_of_the_local_group(
-    ray_cpus: int,
+    start_group: StartGroup,
     digits: Dataset,
     num_workers: int,
     shared_memory: bool,
     settings: dict[str, object],
 ) -> None:
     recipe = recipe_for(digits, **settings)
-    start = first_snapshot(recipe)
 
-    group = RayGroup(recipe, digits, start, num_workers=num_workers, shared_memory=shared_memory)
-    actual = snapshot_after(group, ROUNDS)
+    group = start_group(recipe, num_workers, shared_memory=shared_memory)
+    group.advance(7)
 
-    assert bits(actual) == bits(train_locally(recipe, digits, ROUNDS))
+    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, 7))
 
 
 def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(
-    ray_cpus: int, digits: Dataset
+    start_group: StartGroup, recipe: Recipe, digits: Dataset
 ) -> None:
-    recipe = recipe_for(digits)
-    start = first_snapshot(recipe)
+    first = start_group(recipe, 2)
+    first.advance(3)
+    middle = first.snapshot()
+    first.close()
 
-    middle = snapshot_after(RayGroup(recipe, digits, start, num_workers=2), 3)
-    end = snapshot_after(RayGroup(recipe, digits, middle, num_workers=3), ROUNDS)
+    second = start_group(recipe, 3, middle)
+    second.advance(7)
 
-    assert bits(end) == bits(train_locally(recipe, digits, ROUNDS))
+    assert bits(second.snapshot()) == bits(train_locally(recipe, digits, 7))
 
 
-def test_server_that_does_not_start_in_time_is_a_cluster_error(
-    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_divergence_in_the_server_actor_reaches_the_driver(
+    start_group: StartGroup, digits: Dataset
 ) -> None:
-    monkeypatch.setattr(servers, "START_TIMEOUT_S", 0.001)
-    recipe = recipe_for(digits)
-
-    with pytest.raises(ClusterError, match=r"the parameter server did not start .*`ray status`"):
-        RayGroup(recipe, digits, first_snapshot(recipe), num_workers=1)
-
-
-def test_server_killed_while_the_group_starts_changes_no_bit(
-    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    class DiesOnce(ServerActor):
-        def open(self, *arguments: Any) -> MemoryAddress:
-            if not (tmp_path / "died").exists():
-                (tmp_path / "died").touch()
-                os._exit(1)
-            return super().open(*arguments)
-
-    monkeypatch.setattr(servers, "ServerActor", DiesOnce)
-    recipe = recipe_for(digits)
-
-    end = snapshot_after(RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2), ROUNDS)
-
-    assert (tmp_path / "died").exists()
-    assert bits(end) == bits(train_locally(recipe, digits, ROUNDS))
-
-
-def test_divergence_in_the_server_actor_reaches_the_driver(ray_cpus: int, digits: Dataset) -> None:
-    recipe = recipe_for(digits, learning_rate=1e30, optimizer="sgd", warmup=0)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), num_workers=2)
+    group = start_group(recipe_for(digits, learning_rate=1e30, optimizer="sgd", warmup=0), 2)
 
     with pytest.raises(DivergedError, match="round 0"):
-        snapshot_after(group, ROUNDS)
+        group.advance(7)
 
 
-class OtherBuild(WorkerActor):
-    """A worker whose arithmetic is that of no other process."""
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
+    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe,
+    digits: Dataset, tmp_path: Path, shared_memory: bool,
+) -> None:  # fmt: skip
+    use_workers(variant(NanAtRoundNine, folder=str(tmp_path), most=1))
 
-    def identify(self) -> ActorIdentity:
-        return replace(super().identify(), fingerprint=f"numpy of process {os.getpid()}")
+    group = start_group(recipe, 2, shared_memory=shared_memory)
+    group.advance(ROUNDS)
+
+    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
+    assert [event.round for event in events if isinstance(event, RoundRetried)] == [9]
+
+
+def test_a_gradient_that_is_bad_again_is_divergence(
+    start_group: StartGroup, use_workers: Use, recipe: Recipe, tmp_path: Path
+) -> None:
+    use_workers(variant(NanAtRoundNine, folder=str(tmp_path), most=10**6))
+
+    with pytest.raises(DivergedError, match=r"round 9: .*computed twice"):
+        start_group(recipe, 2).advance(ROUNDS)
 
 
 def test_worker_with_other_arithmetic_is_reported_or_refused(
-    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe
 ) -> None:
-    monkeypatch.setattr("nanograd.distributed.members.WorkerActor", OtherBuild)
-    recipe, events = recipe_for(digits), list[Event]()
-    start = first_snapshot(recipe)
+    use_workers(OtherBuild)
 
-    RayGroup(recipe, digits, start, events.append, num_workers=2).close()
-    with pytest.raises(
-        ClusterError, match=r"numpy of process .* --strict and --kernel portable refuse that"
-    ):
-        RayGroup(recipe, digits, start, num_workers=2, strict=True)
+    start_group(recipe, 2).close()
+    with pytest.raises(ClusterError, match="--strict and --kernel portable"):
+        start_group(recipe, 2, strict=True)
 
     assert [event.rank for event in events if isinstance(event, BuildsDiffer)] == [1]
 
 
 def test_replacement_of_the_only_worker_is_compared_with_the_first_one(
-    ray_cpus: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe
 ) -> None:
-    monkeypatch.setattr("nanograd.distributed.members.WorkerActor", OtherBuild)
-    recipe, events = recipe_for(digits), list[Event]()
-    start = first_snapshot(recipe)
+    use_workers(OtherBuild)
+    group, strict = start_group(recipe, 1), start_group(recipe, 1, strict=True)
 
-    def replaced(group: RayGroup) -> Snapshot:
-        group.advance(3)
-        os.kill(group.pids()["0"], signal.SIGKILL)
-        return snapshot_after(group, ROUNDS)
-
-    group = RayGroup(recipe, digits, start, events.append, num_workers=1)
-    replaced(group)
-    with pytest.raises(ClusterError, match="--strict and --kernel portable refuse that"):
-        replaced(RayGroup(recipe, digits, start, num_workers=1, strict=True))
+    for each in (group, strict):
+        each.advance(3)
+        os.kill(each.pids()["0"], signal.SIGKILL)
+    group.advance(7)
+    with pytest.raises(ClusterError, match="--strict and --kernel portable"):
+        strict.advance(7)
 
     [differ] = [event for event in events if isinstance(event, BuildsDiffer)]
     assert [differ.first, differ.worker] == group.fingerprints()
+
+
+@pytest.mark.parametrize("killed", ["", "near", "far"])
+def test_near_and_far_workers_share_a_round_and_give_the_same_bits(
+    start_group: StartGroup, use_workers: Use, recipe: Recipe, digits: Dataset,
+    tmp_path: Path, killed: str,
+) -> None:  # fmt: skip
+    def pids(kind: str) -> list[int]:
+        return [int(file.name.partition("-")[2]) for file in tmp_path.glob(f"{kind}-*")]
+
+    use_workers(variant(Far, folder=str(tmp_path)))
+    group = start_group(recipe, 3)
+
+    group.advance(7)
+    assert (len(pids("near")), len(pids("far"))) == (1, 2)
+    if killed:
+        os.kill(pids(killed)[0], signal.SIGKILL)
+    group.advance(ROUNDS)
+
+    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))

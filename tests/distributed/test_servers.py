@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -11,34 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-import ray.cloudpickle
 from ray.exceptions import GetTimeoutError
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import CONCURRENT, ServerActor
+from nanograd.distributed.members import GroupSpec
 from nanograd.distributed.servers import Server, Servers
 from nanograd.errors import ClusterError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
+from tests.helpers.actors import FreezesWhenCopied, FreezesWhenRestored
 from tests.helpers.runs import bits, train_locally
-
-# Actors cannot import this module, so its classes are pickled by value.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 REPLY_S = 3.0
 MakeServers = Callable[..., Servers]
-
-
-class FreezesWhenCopied(ServerActor):
-    def snapshot(self) -> Snapshot:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return super().snapshot()
-
-
-class FreezesWhenRestored(ServerActor):
-    def restore(self, snapshot: Snapshot) -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +37,7 @@ def make_servers(ray_cpus: int, recipe: Recipe) -> Iterator[MakeServers]:
     made: list[Servers] = []
 
     def make(*states: Snapshot, kinds: Sequence[type[ServerActor]] = (ServerActor,) * 3) -> Servers:
-        servers = Servers(recipe, print, num_workers=2, ports=(0,), shared_memory=True, options={})
+        servers = Servers(recipe, print, GroupSpec(num_workers=2))
         made.append(servers)
         for name, state, kind in zip("abc", states, kinds, strict=False):
             remote: Any = ray.remote(num_cpus=0, concurrency_groups={CONCURRENT: 4})

@@ -18,7 +18,7 @@ from nanograd.errors import StorageError
 
 PROGRAM = (
     "import sys; from nanograd.distributed import cluster\n"
-    "folder, lock = cluster._make_folder(); print(folder, flush=True); sys.stdin.read()"
+    "folder, lock = cluster.make_folder(); print(folder, flush=True); sys.stdin.read()"
 )
 
 
@@ -46,9 +46,9 @@ def session_folder(*prefix: str) -> Iterator[Path]:
 def test_folder_is_removed_once_its_process_has_ended_and_not_before(
     temporary: Path, prefix: tuple[str, ...]
 ) -> None:
-    with session_folder(*prefix) as folder, cluster._make_folder()[1]:
+    with session_folder(*prefix) as folder, cluster.make_folder()[1]:
         kept = folder.is_dir()
-    with cluster._make_folder()[1]:
+    with cluster.make_folder()[1]:
         removed = not folder.exists()
 
     assert folder.parent == temporary
@@ -61,14 +61,15 @@ def test_simultaneous_starts_remove_each_stale_folder_once(temporary: Path) -> N
         (temporary / f"nanograd-{number}" / "lock").touch()
 
     with ThreadPoolExecutor(7) as pool:
-        made = [folder for folder, _ in pool.map(lambda _: cluster._make_folder(), range(7))]
+        made = [folder for folder, _ in pool.map(lambda _: cluster.make_folder(), range(7))]
 
     assert all(folder.is_dir() for folder in made)
     assert not list(temporary.glob("nanograd-*/deep"))
 
 
 def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus: int) -> None:
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    name = ray.get_runtime_context().get_session_name()
+    [session] = Path(tempfile.gettempdir()).glob(f"nanograd-*/r/{name}")
     folder = session.parents[1]
 
     assert (folder / "lock").is_file()
@@ -84,7 +85,7 @@ def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus: int) -> None
 def test_folder_without_a_lock_is_left_alone(temporary: Path) -> None:
     (temporary / "nanograd-mine").mkdir()
 
-    cluster._make_folder()
+    cluster.make_folder()
 
     assert (temporary / "nanograd-mine").is_dir()
 
@@ -95,4 +96,4 @@ def test_missing_temporary_folder_is_a_storage_error(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
 
     with pytest.raises(StorageError, match=r"^cannot make a folder for Ray .*; set TMPDIR"):
-        cluster._make_folder()
+        cluster.make_folder()

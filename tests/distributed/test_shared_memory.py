@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +40,9 @@ def test_each_side_reads_what_the_other_wrote(server: MemorySegment, worker: Mem
         worker.send(slot, 5, 0.25 * slot, 193 + slot)
 
     assert (worker.published, worker.parameters.tolist()) == (5, list(range(7)))
-    assert [tuple(server.sent(slot)) for slot in range(3)] == [
-        (5, 0.25 * slot, 193 + slot) for slot in range(3)
+    sent = [server.sent(slot) for slot in range(3)]
+    assert [(each.node, each.round, each.loss, each.num_images) for each in sent] == [
+        (NODES[slot], 5, 0.25 * slot, 193 + slot) for slot in range(3)
     ]
     assert server.gradients[:, 0].tolist() == [0.5, 1.5, 2.5]
     assert server.parameters.tolist() == list(range(7))
@@ -59,9 +62,9 @@ def test_gradient_of_another_round_is_late(
         worker.send(slot, round_, 0.0, 1)
 
     assert server.late_slot(5) == NODES[1]
-    assert server.wait_for_slots(5, lambda: False) == NODES[1]
+    assert server.wait_for_slots(5, 0.0) == NODES[1]
     worker.send(1, 5, 0.0, 1)
-    assert server.wait_for_slots(5, lambda: False) is None
+    assert server.wait_for_slots(5, 0.0) is None
 
 
 def test_stop_ends_both_waits_although_all_live(
@@ -69,16 +72,23 @@ def test_stop_ends_both_waits_although_all_live(
 ) -> None:
     with ThreadPoolExecutor(2) as pool:
         waits = [
-            pool.submit(server.wait_for_slots, 0, lambda: True),
-            pool.submit(worker.wait_for_round, 0, lambda: True),
+            pool.submit(server.wait_for_slots, 0, inf),
+            pool.submit(worker.wait_for_round, 0),
         ]
         worker.stop()
 
         assert [each.result(5) for each in waits] == [NODES[0], False]
 
 
-def test_worker_of_a_dead_server_stops_waiting(worker: MemorySegment) -> None:
-    assert not worker.wait_for_round(0, lambda: False)
+def test_worker_of_a_dead_server_stops_waiting(server: MemorySegment) -> None:
+    machine, pid, _ = server.address.process.split("-")
+    dead = replace(server.address, process=f"{machine}-{pid}-1")  # it started at another time
+
+    worker = shared_memory.attach(dead)
+
+    if worker is not None:
+        assert not worker.wait_for_round(0)
+        worker.close()
 
 
 def test_round_that_is_published_needs_no_wait_even_after_a_stop(
@@ -87,8 +97,8 @@ def test_round_that_is_published_needs_no_wait_even_after_a_stop(
     server.publish(3)
     server.stop()
 
-    assert worker.wait_for_round(3, lambda: False)
-    assert not worker.wait_for_round(4, lambda: True)
+    assert worker.wait_for_round(3)
+    assert not worker.wait_for_round(4)
 
 
 def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(
@@ -101,11 +111,13 @@ def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(
     assert os.read(server.bell, 1) == b"\0"
 
 
-def test_closed_memory_keeps_no_descriptor() -> None:
+def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor() -> None:
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
 
     made = shared_memory.create(7, NODES)
+    for changes in ({"token": 1}, {"num_parameters": 8}, {"descriptor": 999}, {"bell": 999}):
+        assert shared_memory.attach(replace(made.address, **changes)) is None
     attached = shared_memory.attach(made.address)
     made.close()
     if attached is not None:

@@ -7,8 +7,10 @@ from itertools import combinations
 import pytest
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed.actors import ExchangeFailed
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
+from simulators.waiting import wait_for
 from tests.helpers.hosts_in_threads import Hosts
 from tests.helpers.runs import bits, train_locally
 
@@ -23,11 +25,14 @@ def recipe(digits: Dataset) -> Recipe:
 
 
 @pytest.fixture
-def make_hosts(recipe: Recipe, digits: Dataset) -> Iterator[Callable[[int], Hosts]]:
-    """Make hosts, the first of which has applied a round before its total reaches the second."""
+def make_hosts(recipe: Recipe, digits: Dataset) -> Iterator[Callable[..., Hosts]]:
+    """Make hosts, the first of which has applied a round before its total reaches the second.
+
+    The totals of round `last` and later ones do not reach it at all.
+    """
     made: list[Hosts] = []
 
-    def make(num_hosts: int) -> Hosts:
+    def make(num_hosts: int, last: int = 100) -> Hosts:
         hosts = Hosts(recipe, digits, num_hosts)
         made.append(hosts)
         sockets: dict[int, dict[int, socket.socket]] = {host: {} for host in range(num_hosts)}
@@ -35,7 +40,7 @@ def make_hosts(recipe: Recipe, digits: Dataset) -> Iterator[Callable[[int], Host
             sockets[low][high], sockets[high][low] = pair()
         far = sockets[1][0]
         near, sockets[1][0] = pair()
-        hosts.start(hosts.hold_totals, 0, far, near)
+        hosts.start(hosts.hold_totals, 0, far, near, last)
         hosts.start(forward, near, far)
         hosts.connect(sockets)
         return hosts
@@ -60,7 +65,7 @@ def forward(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.mark.parametrize("num_hosts", [2, 3])
 def test_segment_ends_when_the_others_have_what_they_need(
-    make_hosts: Callable[[int], Hosts], recipe: Recipe, digits: Dataset, num_hosts: int
+    make_hosts: Callable[..., Hosts], recipe: Recipe, digits: Dataset, num_hosts: int
 ) -> None:
     hosts = make_hosts(num_hosts)
 
@@ -69,3 +74,19 @@ def test_segment_ends_when_the_others_have_what_they_need(
     assert failures == [None] * 3 * num_hosts
     states = {repr(bits(server.snapshot())) for server in hosts.servers}
     assert states == {repr(bits(train_locally(recipe, digits, 6)))}
+
+
+def test_server_that_cannot_send_the_rest_of_a_segment_stops_when_it_is_asked(
+    make_hosts: Callable[..., Hosts],
+) -> None:
+    hosts = make_hosts(2, last=2)
+    first, second = hosts.run(3, 60.0)
+    wait_for(lambda: hosts.servers[0].round == 3, "the first host has not applied the round")
+    assert not first.done()
+
+    hosts.servers[0].stop()
+
+    assert first.result(5) is None
+    hosts.servers[1].stop()
+    assert isinstance(second.result(5), ExchangeFailed)
+    assert hosts.servers[1].round == 2

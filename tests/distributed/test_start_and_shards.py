@@ -1,35 +1,40 @@
 """Actors that start late, never, or without their shards; servers that are slow to answer."""
 
 import os
-import sys
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable
 from errno import ENOMEM, ENOSYS
 from pathlib import Path
 from threading import Event as StopSignal
 from threading import Timer
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import pytest
 import ray
-import ray.cloudpickle
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import members, servers, shared_memory
-from nanograd.distributed.actors import ServerActor, WorkerActor
-from nanograd.distributed.group import RayGroup
-from nanograd.distributed.shared_memory import MemoryAddress
+from nanograd.distributed import members, servers
 from nanograd.errors import ClusterError, Stopped, UnavailableError
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import Snapshot, first_snapshot
+from tests.distributed.conftest import StartGroup
+from tests.helpers.actors import (
+    CannotAttach,
+    DiesAtFirst,
+    DiesOnce,
+    NeverStarts,
+    Refused,
+    SlowSnapshot,
+    TakesNothing,
+    variant,
+)
 from tests.helpers.runs import bits, train_locally
 
-# Actors cannot import this module, so its classes are pickled by value.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
 ROUNDS = 20
+Use = Callable[[type], None]
+Train = Callable[[int], bool]
 
 
 @pytest.fixture(scope="module")
@@ -38,44 +43,34 @@ def recipe(digits: Dataset) -> Recipe:
 
 
 @pytest.fixture
-def events() -> list[Event]:
-    return []
+def train(start_group: StartGroup, recipe: Recipe, digits: Dataset) -> Train:
+    """Train with some workers; return whether the bits are those of this process."""
 
+    def run(num_workers: int) -> bool:
+        group = start_group(recipe, num_workers)
+        group.advance(ROUNDS)
+        return bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
 
-@pytest.fixture
-def group(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, events: list[Event]
-) -> Iterator[RayGroup]:
-    made = RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=2)
-    yield made
-    made.close()
-
-
-class NeverStarts(WorkerActor):
-    """A worker whose environment is broken."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        raise OSError("libgomp.so.1 is missing")
+    return run
 
 
 def test_workers_that_never_start_end_the_run_with_the_cause(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    start_group: StartGroup, use_workers: Use, recipe: Recipe
 ) -> None:
-    monkeypatch.setattr(members, "WorkerActor", NeverStarts)
+    use_workers(NeverStarts)
 
-    with pytest.raises(
-        ClusterError, match=r"worker 0 did not start 6 times in a row: OSError: libg"
-    ):
-        RayGroup(recipe, digits, first_snapshot(recipe), num_workers=1)
+    with pytest.raises(ClusterError, match=r"worker 0 did not start 6 times .*: OSError: libg"):
+        start_group(recipe, 1)
 
 
 def test_replacement_that_never_starts_kills_no_healthy_actor_and_ends_the_run(
-    group: RayGroup, events: list[Event], monkeypatch: pytest.MonkeyPatch
+    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe
 ) -> None:
+    group = start_group(recipe, 2)
     group.advance(5)
     server = group.pids()["server"]
-    monkeypatch.setattr(members, "WorkerActor", NeverStarts)
-    os.kill(group.pids()["1"], 9)
+    use_workers(NeverStarts)
+    os.kill(group.pids()["1"], signal.SIGKILL)
 
     with pytest.raises(ClusterError, match="worker 1 did not start 6 times"):
         for round_ in range(6, 10_000):
@@ -85,19 +80,33 @@ def test_replacement_that_never_starts_kills_no_healthy_actor_and_ends_the_run(
     assert {event.name for event in events} - {"waiting"} == {"started", "lost", "message"}
 
 
-def test_stop_while_workers_start_is_obeyed_at_once(
-    ray_cpus: int, recipe: Recipe, digits: Dataset
+def test_group_without_workers_waits_for_one(
+    train: Train, use_workers: Use, events: list[Event], tmp_path: Path
 ) -> None:
-    holder: Any = ray.remote(num_cpus=ray_cpus)(Holder).remote()
-    ray.get(holder.answer.remote())
-    stop, began = StopSignal(), monotonic()
-    Timer(1, stop.set).start()
+    for number in range(2):
+        (tmp_path / str(number)).touch()
+    use_workers(variant(DiesAtFirst, marks=str(tmp_path)))
 
-    with pytest.raises(Stopped):
-        RayGroup(recipe, digits, first_snapshot(recipe), stop=stop, num_workers=1)
+    assert train(1)
+    assert [event.name for event in events] == ["message", "message", "started"]
 
-    ray.kill(holder)
-    assert monotonic() - began < 10
+
+def test_server_that_does_not_start_in_time_is_a_cluster_error(
+    start_group: StartGroup, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "START_TIMEOUT_S", 0.001)
+
+    with pytest.raises(ClusterError, match=r"the parameter server did not start .*`ray status`"):
+        start_group(recipe, 1)
+
+
+def test_server_killed_while_the_group_starts_changes_no_bit(
+    train: Train, use_servers: Use, tmp_path: Path
+) -> None:
+    use_servers(variant(DiesOnce, mark=str(tmp_path / "died")))
+
+    assert train(2)
+    assert (tmp_path / "died").exists()
 
 
 class Holder:
@@ -107,129 +116,75 @@ class Holder:
         return 193
 
 
-class SlowSnapshot(ServerActor):
-    """A server whose state takes longer to send than it is waited for."""
+def test_stop_while_workers_start_is_obeyed_at_once(
+    start_group: StartGroup, ray_cpus: int, recipe: Recipe
+) -> None:
+    holder: Any = ray.remote(num_cpus=ray_cpus)(Holder).remote()
+    ray.get(holder.answer.remote())
+    stop, began = StopSignal(), monotonic()
+    Timer(1, stop.set).start()
 
-    def snapshot(self) -> Snapshot:
-        sleep(2)
-        return super().snapshot()
+    with pytest.raises(Stopped):
+        start_group(recipe, 1, stop=stop)
+
+    ray.kill(holder)
+    assert monotonic() - began < 10
 
 
 def test_slow_snapshot_replaces_no_server(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, events: list[Event],
-    monkeypatch: pytest.MonkeyPatch,
+    start_group: StartGroup, use_servers: Use, events: list[Event], recipe: Recipe,
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(servers, "ServerActor", SlowSnapshot)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=1)
-    monkeypatch.setattr(servers, "_REPLY_S", 0.5)
+    use_servers(SlowSnapshot)
+    group = start_group(recipe, 1)
+    monkeypatch.setattr(servers, "REPLY_S", 0.5)
 
     group.advance(ROUNDS)
-    actual = group.snapshot()
 
-    group.close()
-    assert bits(actual) == bits(train_locally(recipe, digits, ROUNDS))
+    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
     assert [event.name for event in events] == ["started"]
 
 
-def train(recipe: Recipe, digits: Dataset, events: list[Event]) -> Snapshot:
-    """Train for some rounds with two workers."""
-    group = RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=2)
-    group.advance(ROUNDS)
-    trained = group.snapshot()
-    group.close()
-    return trained
-
-
-class CannotAttach(WorkerActor):
-    """A worker that may not open the memory of its own host."""
-
-    def attach(self, address: MemoryAddress) -> bool:
-        return False
-
-
 def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, events: list[Event],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(members, "WorkerActor", CannotAttach)
+    train: Train, use_workers: Use, events: list[Event]
+) -> None:
+    use_workers(CannotAttach)
 
-    assert bits(train(recipe, digits, events)) == bits(train_locally(recipe, digits, ROUNDS))
-    warnings = [str(event) for event in events if event.name == "message"]
-    assert len(warnings) == 2
-    assert all("cannot open the memory of the parameter server" in each for each in warnings)
-
-
-class Refused(ServerActor):
-    """A server to which the system refuses a call."""
-
-    call, code = "", 0
-
-    def open(self, *arguments: Any) -> MemoryAddress:
-        def refuse(*about: Any) -> int:
-            raise OSError(self.code, os.strerror(self.code))
-
-        setattr(os, self.call, refuse)
-        return super().open(*arguments)
+    assert train(2)
+    assert ["cannot open" in str(event) for event in events if event.name == "message"] == [
+        True
+    ] * 2
 
 
 def test_system_without_anonymous_files_trains_through_calls(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, events: list[Event],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    refused = type("Some", (Refused,), {"call": "memfd_create", "code": ENOSYS})
-    monkeypatch.setattr(servers, "ServerActor", refused)
+    train: Train, use_servers: Use, events: list[Event]
+) -> None:
+    use_servers(variant(Refused, call="memfd_create", code=ENOSYS))
 
-    assert bits(train(recipe, digits, events)) == bits(train_locally(recipe, digits, ROUNDS))
+    assert train(2)
     assert len([event for event in events if "travel in calls" in str(event)]) == 2
 
 
 def test_lack_of_memory_for_the_vectors_is_reported_with_69(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    start_group: StartGroup, use_servers: Use, recipe: Recipe
 ) -> None:
-    refused = type("Some", (Refused,), {"call": "posix_fallocate", "code": ENOMEM})
-    monkeypatch.setattr(servers, "ServerActor", refused)
+    use_servers(variant(Refused, call="posix_fallocate", code=ENOMEM))
 
     with pytest.raises(UnavailableError, match=r"^no memory for the vectors .*Cannot allocate"):
-        RayGroup(recipe, digits, first_snapshot(recipe), num_workers=1)
+        start_group(recipe, 1)
 
     assert UnavailableError.exit_code == 69
 
 
-class TakesNothing(WorkerActor):
-    """A worker whose shards do not arrive: it answers, but never has them."""
-
-    async def identify(self) -> Any:
-        return super().identify()
-
-    async def take(self, *shards: Any) -> Any:
-        import asyncio
-
-        await asyncio.Event().wait()
-
-
 def test_shards_that_never_arrive_are_reported_and_end_the_run(
-    ray_cpus: int, recipe: Recipe, digits: Dataset, events: list[Event],
+    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(members, "WorkerActor", TakesNothing)
-    monkeypatch.setattr(members, "_TAKE_S", 0.2)
-    monkeypatch.setattr(members, "_MAX_TAKE_S", 1.0)
+    use_workers(TakesNothing)
+    monkeypatch.setattr(members, "TAKE_S", 0.2)
+    monkeypatch.setattr(members, "MAX_TAKE_S", 1.0)
 
     with pytest.raises(ClusterError, match="shards did not reach worker 0"):
-        RayGroup(recipe, digits, first_snapshot(recipe), events.append, num_workers=1)
+        start_group(recipe, 1)
 
-    assert "worker 0 on host " in str(events[0])
     assert " waits for its shards (" in str(events[0])
-
-
-def test_failed_attempt_to_attach_keeps_no_descriptor(recipe: Recipe) -> None:
-    opened = shared_memory.create(7, ((0, 1),))
-    descriptors = Path("/proc/self/fd")
-    before = len(list(descriptors.iterdir()))
-    values = {**vars(opened.address)}
-
-    for changes in ({"token": 1}, {"num_parameters": 8}, {"descriptor": 999}, {"bell": 999}):
-        assert shared_memory.attach(MemoryAddress(**{**values, **changes})) is None
-
-    assert len(list(descriptors.iterdir())) == before
-    opened.close()

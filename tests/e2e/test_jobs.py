@@ -119,5 +119,5 @@ def test_wrong_token_or_none_is_refused_by_cluster_and_jobs(
 def test_other_versions_than_the_clusters_are_named(head: Head) -> None:
     reason = refusal(head, ["-c", PRETEND], head.environment)
 
-    assert f"Ray {ray.__version__} and Python" in reason
-    assert "Ray 2.59.0 and Python" in reason
+    assert f"Ray: {ray.__version__} Python: " in reason
+    assert "Ray: 2.59.0 Python: " in reason

@@ -27,6 +27,7 @@ from nanograd.distributed import actors, group, members, mesh, servers
 from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.formation import FORMATION_S, Endpoint, MeshError
 from nanograd.distributed.group import RayGroup
+from nanograd.distributed.members import GroupSpec
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import ClusterError
 from nanograd.nn.mlp import Architecture
@@ -145,7 +146,7 @@ class Memory(MemorySegment):
         if self.stopped and self._end.selector is not None:
             self._end.selector.interrupt()
 
-    def wait_for_round(self, round_: int, alive: Callable[[], bool]) -> bool:
+    def wait_for_round(self, round_: int) -> bool:
         while self.published < round_:
             if self.stopped or not self._owner.is_alive:
                 return False
@@ -161,9 +162,9 @@ class Memory(MemorySegment):
         self._end.ring()
         self._gate.open()
 
-    def wait_for_slots(self, round_: int, alive: Callable[[], bool]) -> TreeNode | None:
+    def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
         while (late := self.late_slot(round_)) is not None:
-            if self.stopped or not alive():
+            if self.stopped or self._world.now >= deadline:
                 return late
             self._gate.wait(1.0)
         return None
@@ -271,13 +272,17 @@ class Simulation:
         try:
             made = self.group = RayGroup(
                 self.task.recipe, Images(), self.task.start, self._listen,
-                num_workers=len(self.hosts),
+                spec=GroupSpec(num_workers=len(self.hosts)),
             )  # fmt: skip
+            made.start()
             for until in self.ends:
                 self.is_started = True
                 made.advance(until)
                 self._check_end(until)
-            self._check(made.snapshot())
+            state = made.snapshot()
+            self._check(state)
+            if state.round != self.ends[-1]:
+                raise ViolationError(f"a copy of round {state.round}")
             made.close()
         except ClusterError as error:  # no group without its first servers, as documented
             self.error = error if self.is_started or not self.faulty else None
@@ -413,7 +418,7 @@ class Images:
 
 def _identity(actor: Actor) -> ActorIdentity:
     host = actor.host
-    return ActorIdentity(host.node, actor.pid, host.name, host.name, "numpy")
+    return ActorIdentity(host.node, f"m-{actor.pid}-0", host.name, host.name, "numpy")
 
 
 @contextmanager
@@ -467,8 +472,8 @@ def _installed(simulation: Simulation) -> Iterator[None]:
     def create(num_parameters: int, nodes: tuple[TreeNode, ...], *, is_alone: bool) -> Memory:
         token = len(memories) + 1
         address = MemoryAddress(
-            pid=here().pid, descriptor=-1, bell=-1, token=token, num_parameters=num_parameters,
-            nodes=nodes, spins=0,
+            process=f"m-{here().pid}-0", descriptor=-1, bell=-1, token=token,
+            num_parameters=num_parameters, nodes=nodes, spins=0,
         )  # fmt: skip
         memories[token] = Memory(world, world.process, address)
         memories[token]._published[0] = -1

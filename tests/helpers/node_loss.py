@@ -22,6 +22,7 @@ from nanograd import sources
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ServerActor
 from nanograd.distributed.group import RayGroup
+from nanograd.distributed.members import GroupSpec
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
@@ -67,8 +68,12 @@ def main(way: str) -> None:
         DiesInLastRound.mark = Path(tempfile.mkstemp()[1])
         servers.ServerActor = DiesInLastRound
     group = RayGroup(
-        recipe, digits, start, events.append, num_workers=3, shared_memory=way != "calls"
-    )
+        recipe,
+        digits,
+        start,
+        events.append,
+        spec=GroupSpec(num_workers=3, shared_memory=way != "calls"),
+    ).start()
     group.advance(LOSS)
     if way != "last":
         cluster.remove_node(nodes[0], allow_graceful=False)

@@ -261,7 +261,7 @@ class SimulatedRay:
         return _Handle(actor)
 
     def run(self, function: Any, arguments: Any) -> Ref:
-        """Run a task; only `_kill` is not to be taken literally."""
+        """Run a task; only `kill` is not to be taken literally."""
         ref, process = Ref(self.world), self.world.process
 
         def run() -> None:
@@ -272,9 +272,9 @@ class SimulatedRay:
                 error = failure
             ref.settle(value, error)
 
-        if function.__name__ == "_kill":
+        if function.__name__ == "kill":
             for actor in self.actors:
-                if actor.pid == arguments[0] and actor.process is not None:
+                if actor.pid == arguments[0].pid and actor.process is not None:
                     self.world.at(0.1, actor.process.kill)
         else:
             self.world.spawn(process, run)

@@ -1,12 +1,19 @@
 """Hosts, an object store, a shared folder and another user's Ray, shared by the tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
+from nanograd import commands
+from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import Cluster, OtherRay, running, start_store, write_credentials
 from simulators.machines import Network, unavailable
 from simulators.waiting import wait_for
+
+Checksum = Callable[..., str]
 
 # The runbook's three, and the one that is added.
 HOSTS = (("head", 11), ("north", 12), ("south", 13), ("west", 14))
@@ -18,6 +25,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if ours and (reason := unavailable()):
         for item in ours:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def checksum() -> Checksum:
+    """Return a function of settings: the checksum of the parameters that one process computes."""
+
+    @cache
+    def train(**settings: Any) -> str:
+        with TemporaryDirectory() as folder:
+            given = {"data": ["sample"], "workers": 0, "output": f"{folder}/run", **settings}
+            return str(commands.train(spec=TrainSpec.resolve(given)).to_json()["params_sha256"])
+
+    return train
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from nanograd import commands
-from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import SHARED, nodes, running, start_node, start_ray, wait_for_hosts
 from simulators.machines import RC, Machine, Network
 from simulators.waiting import wait_for
+from tests.hosts.conftest import Checksum
 
 pytestmark = pytest.mark.hosts
 
@@ -38,11 +37,9 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+def expected(checksum: Checksum) -> str:
     """Return the checksum of the parameters that one process computes."""
-    place = str(tmp_path_factory.mktemp("one") / "run")
-    config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
-    return str(commands.train(spec=config).to_json()["params_sha256"])
+    return checksum(**SETTINGS)
 
 
 @dataclass
@@ -113,22 +110,17 @@ def test_workers_on_three_hosts_have_the_bits_of_one_process(
 
 @pytest.mark.parametrize(("workers", "hidden"), [(2, 3000), (3, 5000)])
 def test_vectors_larger_than_any_buffer_change_no_bit(
-    network: Network, tmp_path: Path, workers: int, hidden: int
+    network: Network, checksum: Checksum, workers: int, hidden: int
 ) -> None:
-    config = TrainSpec.resolve(
-        {
-            "preset": "classic", "batch_size": 512, "shards": workers, "hidden": hidden,
-            "epochs": 2, "data": ["sample"], "workers": 0, "output": str(tmp_path / "run"),
-        }
-    )  # fmt: skip
+    same = {"batch_size": 512, "shards": workers, "hidden": hidden, "epochs": 2}
     large = (
         f"--preset classic --batch-size 512 --shards {workers} --workers {workers} "
         f"--hidden {hidden} --epochs 2"
     )
 
-    checksum, output = start(network, f"large{hidden}", large).end(240)
+    found, output = start(network, f"large{hidden}", large).end(240)
 
-    assert checksum == commands.train(spec=config).to_json()["params_sha256"]
+    assert found == checksum(preset="classic", **same)
     assert f"{workers} workers on {workers} hosts" in output
     assert "failed" not in output
 
@@ -205,13 +197,9 @@ def replace(network: Network, name: str, number: int) -> None:
 
 
 def test_host_killed_another_frozen_and_the_first_back_cost_no_round(
-    network: Network, tmp_path: Path
+    network: Network, checksum: Checksum
 ) -> None:
     epochs = 120
-    config = TrainSpec(
-        data="sample", workers=0, output=str(tmp_path / "run"), **{**SETTINGS, "epochs": epochs}
-    )
-    expected = commands.train(spec=config).to_json()["params_sha256"]
     run = start(network, "hosts", f"--workers 6 --epochs {epochs}")
     wait_for_epoch(run, 2)
 
@@ -223,11 +211,11 @@ def test_host_killed_another_frozen_and_the_first_back_cost_no_round(
     wait_for_event(run, "host_lost", 2)
     replace(network, "third", 13)
     wait_for_event(run, "joined")
-    checksum, output = run.end(240)
+    found, output = run.end(240)
     replace(network, "second", 12)
     wait_for_hosts(network)
 
-    assert checksum == expected
+    assert found == checksum(**{**SETTINGS, "epochs": epochs})
     assert "host third at 10.77.0.13 failed" in output
     assert "host second at 10.77.0.12 failed" in output
     assert "server_lost" not in kinds(run)

@@ -13,9 +13,9 @@ import pytest
 
 from nanograd import commands
 from nanograd.settings.specs import PredictSpec
-from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import SHARED, Cluster, Ended, OtherRay, events
 from simulators.waiting import wait_for
+from tests.hosts.conftest import Checksum
 
 pytestmark = pytest.mark.hosts
 
@@ -35,14 +35,8 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def one_process(place: Path, **settings: int) -> str:
-    """The checksum of the parameters that one process computes."""
-    config = TrainSpec(data="sample", workers=0, output=str(place), **settings)
-    return str(commands.train(spec=config).to_json()["params_sha256"])
-
-
 def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(
-    cluster: Cluster, store: str, tmp_path: Path
+    cluster: Cluster, store: str, checksum: Checksum
 ) -> None:
     put = cluster.client.run("cd ~/nanograd && python -", stdin=PICTURES)
     assert put.returncode == 0, put.stdout
@@ -53,11 +47,11 @@ def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(
     assert (ingested["rows"], ingested["ingested"]) == (12, 12)
     assert trained["workers"] == 6
     assert "6 workers on 3 hosts" in output
-    assert trained["params_sha256"] == one_process(tmp_path / "run")
+    assert trained["params_sha256"] == checksum()
     assert (predicted["rows"], predicted["predicted"]) == (12, 12)
 
 
-def test_stopped_job_resumes_on_other_hosts(cluster: Cluster, tmp_path: Path) -> None:
+def test_stopped_job_resumes_on_other_hosts(cluster: Cluster, checksum: Checksum) -> None:
     section = "Watch, stop, resume"
     cluster.run_block(section, 0)
     cluster.wait_for_text("long", "rounds/s")
@@ -70,7 +64,7 @@ def test_stopped_job_resumes_on_other_hosts(cluster: Cluster, tmp_path: Path) ->
 
     assert stopped.last["code"] == 75  # Ray itself keeps no code of a stopped job
     assert "continuing after" in output
-    assert events(output)[-1]["params_sha256"] == one_process(tmp_path / "run", epochs=120)
+    assert events(output)[-1]["params_sha256"] == checksum(epochs=120)
     assert cluster.network.hosts["south"].processes("raylet") == []
 
 
@@ -107,7 +101,7 @@ def test_job_without_the_token_is_refused(cluster: Cluster) -> None:
         assert "token" in done.stdout
 
 
-def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, checksum: Checksum) -> None:
     vector = NUM_PARAMETERS * BYTES
     before = cluster.network.num_bytes("head")
     cluster.network.limit("head", 100)
@@ -123,9 +117,7 @@ def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, tmp_path: Pat
         carried = after[received_or_sent] - before[received_or_sent]
         assert 1 <= carried / (rounds * least) < 1.3
     assert rounds / done.last["train_s"] < 100e6 / 8 / least
-    assert done.last["params_sha256"] == one_process(
-        tmp_path / "run", epochs=2, batch_size=128, shards=3
-    )
+    assert done.last["params_sha256"] == checksum(epochs=2, batch_size=128, shards=3)
 
 
 def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
@@ -159,7 +151,9 @@ def predictions(place: Path) -> list[tuple[Any, ...]]:
     return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
 
 
-def test_host_disconnected_and_host_killed_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+def test_host_disconnected_and_host_killed_change_no_bit(
+    cluster: Cluster, checksum: Checksum
+) -> None:
     epochs = 160
     cluster.start_job(
         "lossy", f"python jobs/train.py {PLAIN} --epochs {epochs} --output s3://digits/l"
@@ -174,9 +168,7 @@ def test_host_disconnected_and_host_killed_change_no_bit(cluster: Cluster, tmp_p
     assert done.code == 0, done.output
     assert "3 workers on 3 hosts" in done.output
     assert done.output.count(" failed at round") >= 2
-    assert done.last["params_sha256"] == one_process(
-        tmp_path / "run", epochs=epochs, batch_size=128, shards=3
-    )
+    assert done.last["params_sha256"] == checksum(epochs=epochs, batch_size=128, shards=3)
 
 
 def test_down_ends_all_processes_except_those_of_another_user(

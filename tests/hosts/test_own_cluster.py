@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nanograd import commands
 from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import SHARED, events, running
 from simulators.machines import RC, Machine, Network
 from simulators.runbook import Block, Terminal, blocks
 from simulators.waiting import wait_for
+from tests.hosts.conftest import Checksum
 
 pytestmark = pytest.mark.hosts
 
@@ -44,7 +44,7 @@ def wait_for_nodes(head: Machine, number: int) -> None:
     wait_for(lambda: head.run(status).stdout.count(" node_") == number, "no such host", 90)
 
 
-def test_page_leads_from_one_host_to_two_and_back(network: Network, tmp_path: Path) -> None:
+def test_page_leads_from_one_host_to_two_and_back(network: Network, checksum: Checksum) -> None:
     head, second = network.hosts.values()
     first, join, longer, kill, other, wider = blocks(PAGE)
 
@@ -72,10 +72,7 @@ def test_page_leads_from_one_host_to_two_and_back(network: Network, tmp_path: Pa
 
     outputs.append(log_of(network))
     for number, epochs in enumerate([*2 * [TrainSpec().epochs], 60]):
-        place = str(tmp_path / f"run{number}")
-        alone = TrainSpec(data="sample", epochs=epochs, workers=0, output=place)
-        expected = commands.train(spec=alone).to_json()["params_sha256"]
-        assert events(outputs[number])[-1]["params_sha256"] == expected
+        assert events(outputs[number])[-1]["params_sha256"] == checksum(epochs=epochs)
     assert "4 workers on 2 hosts" in outputs[1]
     assert "(killed)" in outputs[2]
     assert len(listed) == 3

@@ -2,16 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from functools import cache
-from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 import pytest
 
-from nanograd import commands
-from nanograd.settings.train_spec import TrainSpec
 from simulators.clusters import running, start_ray
 from simulators.machines import Network
+from tests.hosts.conftest import Checksum
 from tests.hosts.test_faults_between_hosts import HOSTS, kinds, start
 
 pytestmark = pytest.mark.hosts
@@ -33,24 +30,16 @@ def network() -> Iterator[Network]:
         yield made
 
 
-@cache
-def expected(hidden: int) -> str:
-    """Return the checksum of the parameters that one process computes."""
-    with TemporaryDirectory() as place:
-        config = TrainSpec(
-            data="sample", workers=0, output=f"{place}/run", batch_size=480, shards=6,
-            hidden=hidden, epochs=EPOCHS[hidden],
-        )  # fmt: skip
-        return str(commands.train(spec=config).to_json()["params_sha256"])
-
-
 @pytest.mark.parametrize(
     "number", [1, *(pytest.param(each, marks=pytest.mark.soak) for each in range(2, NUM_RUNS + 1))]
 )
-def test_servers_killed_beside_a_slow_link_change_no_bit(network: Network, number: int) -> None:
+def test_servers_killed_beside_a_slow_link_change_no_bit(
+    network: Network, checksum: Checksum, number: int
+) -> None:
     hidden = list(EPOCHS)[number % len(EPOCHS)]
     flags = f"--workers 3 --batch-size 480 --epochs {EPOCHS[hidden]} --hidden {hidden}"
-    golden, began, kills = expected(hidden), monotonic(), 0
+    same = {"batch_size": 480, "shards": 6, "hidden": hidden, "epochs": EPOCHS[hidden]}
+    golden, began, kills = checksum(**same), monotonic(), 0
     run = start(network, f"slow{number}", flags)
 
     while run.process.poll() is None:
@@ -60,11 +49,11 @@ def test_servers_killed_beside_a_slow_link_change_no_bit(network: Network, numbe
             host.run("pkill -KILL -f '^ray::ServerActor'", user=0)
             kills += 1
         sleep(0.1)
-    checksum, _ = run.end(30)
+    found, _ = run.end(30)
 
     losses = kinds(run).count("host_lost")
     sys.stderr.write(
         f"run {number}: hidden {hidden}, {monotonic() - began:.0f} s, {kills} kills, "
-        f"{losses} hosts lost, same bits: {checksum == golden}\n"
+        f"{losses} hosts lost, same bits: {found == golden}\n"
     )
-    assert checksum == golden
+    assert found == golden
