@@ -19,8 +19,8 @@ from statistics import mean
 import numpy as np
 from common import Row, arguments, report
 
-from nanograd import sources
 from nanograd.digits.dataset import Dataset, split
+from nanograd.images import sources
 from nanograd.models import model
 from nanograd.runtime import process
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from nanograd import sources
+from nanograd.images import sources
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import trace
 from nanograd.report.inspection import Inspection

@@ -35,8 +35,8 @@ from contact_sheet import contact_sheet
 from PIL import Image
 from samples import KINDS, Result, as_png, classify, development, optdigits, photo, simulated
 
-from nanograd import sources
 from nanograd.digits.dataset import Dataset
+from nanograd.images import sources
 from nanograd.models.model import Model, load
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise

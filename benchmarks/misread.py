@@ -14,8 +14,8 @@ from common import Row, arguments, report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nanograd import sources
 from nanograd.digits.dataset import Dataset
+from nanograd.images import sources
 from nanograd.models import model
 from nanograd.report.sheet import draw_text
 from nanograd.runtime import process

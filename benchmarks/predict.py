@@ -36,7 +36,7 @@ from typing import NamedTuple
 from common import HERE, Row, arguments, busy_ticks, report, tree
 from digit_rows import write_pictures, write_rows, write_small_files
 
-from nanograd import sources
+from nanograd.images import sources
 
 _FILE_ROWS = 10_000
 _EVERY_S = 0.3

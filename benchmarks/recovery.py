@@ -21,10 +21,10 @@ from time import monotonic
 
 from common import Row, arguments, report
 
-from nanograd import sources
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import GroupSpec
+from nanograd.images import sources
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, History

@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from samples import KINDS, classify, development, optdigits, simulated
 
-from nanograd import sources
 from nanograd.digits.augment import Distortion, distort
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import centre, shrink
 from nanograd.errors import UnreadableError
+from nanograd.images import sources
 from nanograd.jobs.account import doubt_of
 from nanograd.models.model import Model, load
 from nanograd.models.reference import UNFAMILIAR

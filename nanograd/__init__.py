@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         Training,
     )
     from nanograd.errors import NanogradError, UnreadableError
-    from nanograd.jobs.predictor import Predictor
     from nanograd.models.model import Model
+    from nanograd.predictor import Predictor
     from nanograd.sklearn import MLPClassifier
 
 __version__ = "0.1.0"
@@ -51,7 +51,7 @@ _MODULES = dict.fromkeys(__all__, "nanograd.console.results") | {
     "MLPClassifier": "nanograd.sklearn",
     "Model": "nanograd.models.model",
     "NanogradError": "nanograd.errors",
-    "Predictor": "nanograd.jobs.predictor",
+    "Predictor": "nanograd.predictor",
     "TextLog": "nanograd.console.log_lines",
     "UnreadableError": "nanograd.errors",
     **dict.fromkeys(("load_model", "read_picture"), "nanograd.api"),

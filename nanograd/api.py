@@ -9,7 +9,7 @@ from PIL import Image
 
 from nanograd.digits import levels
 from nanograd.errors import ArgumentError, Reason, UnreadableError
-from nanograd.images import rows, shapes
+from nanograd.images import rows, tensors
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import decode, normalise
@@ -68,13 +68,12 @@ def read_picture(
 
 
 def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]:
-    if pixels.dtype.kind not in "bfui" or not shapes.picture_shape(pixels.shape):
+    if pixels.dtype.kind not in "bfui" or not tensors.picture_shape(pixels.shape):
         raise ArgumentError(
             "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) or of 3 "
             f"or 4 channels, not {pixels.dtype} {pixels.shape}"
         )
-    scale = levels.scale_of(pixels[np.isfinite(pixels)].max(initial=0, keepdims=True))
-    found, [problem] = levels.to_levels(pixels[None], scale)
-    if problem >= 0:
-        raise UnreadableError(Reason.BAD_PIXEL, levels.describe(problem))
-    return rows.read_array(shapes.as_pictures(found)[0], options).reshape(28, 28)
+    found, problem = levels.array_to_levels(pixels[None])
+    if problem:
+        raise UnreadableError(Reason.BAD_PIXEL, problem[1])
+    return rows.read_array(tensors.as_pictures(found)[0], options).reshape(28, 28)

@@ -13,7 +13,6 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from nanograd import sources
 from nanograd.backends import group_starter, part_runner, ray_metrics
 from nanograd.console.results import (
     Cache,
@@ -30,10 +29,10 @@ from nanograd.console.results import (
     Training,
     WrittenReport,
 )
-from nanograd.data import mnist
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.errors import UsageError
+from nanograd.images import sources, writers
 from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -45,7 +44,7 @@ from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import Report, write_report
-from nanograd.report.inspection import find_pictures, inspect_picture, summarize
+from nanograd.report.inspection import find_pictures, inspect_pictures, summarize
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, json_files, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
@@ -264,7 +263,7 @@ def inspect(
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
-            found = [inspect_picture(name, chosen, model, data) for name, data in shown.items()]
+            found = inspect_pictures(shown, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model))
         return Inspections(**summarize(found), left_out=total - len(found), output=chosen.output)
 
@@ -369,7 +368,7 @@ def describe_data(names: Sequence[str], listener: Listener = ignore) -> DataSet:
 def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Pictures:
     """Write test sets as PNG files, a folder for each class."""
     test = sources.load_test(names, listener)
-    mnist.write_pictures(test, output)
+    writers.write_pictures(test, output)
     return Pictures(images=len(test), output=output)
 
 

@@ -6,8 +6,8 @@ input/output, 75 temporary); 76 is specific to this project. A second Ctrl-C exi
 shell.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class NanogradError(Exception):
@@ -109,10 +109,16 @@ class UnreadableError(NanogradError):
         return f"{self.reason}: {self.detail}"
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """A row or file that goes to quarantine."""
+class Origin(NamedTuple):
+    """Where an image comes from."""
 
-    row: int | None  # its position in the table or file that was read; None for a whole file
+    file: str  # path or URI
+    row: int | None  # its number in the file; None for the whole file
+
+
+class Rejected(NamedTuple):
+    """A row or file that cannot be used, and goes to quarantine."""
+
+    origin: Origin
     reason: Reason
     detail: str  # one sentence for people

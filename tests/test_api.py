@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import nanograd
-from nanograd.data import mnist
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import ArgumentError, DataError, Stopped
+from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, Event, broadcast
@@ -126,7 +126,7 @@ def test_function_and_command_predict_to_the_same_files(
 def test_functions_and_commands_ingest_evaluate_and_export_the_same(
     nanograd_: Nanograd, tmp_path: Path, run: nanograd.Training, sample: Mnist
 ) -> None:
-    mnist.write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "pictures"))
+    writers.write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "pictures"))
     pictures, model = tmp_path / "pictures", f"{run.directory}/model"
     rows, file = str(tmp_path / "a"), tmp_path / "a.onnx"
 

@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd import sources
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.preparation import Preparation, prepare
+from nanograd.images import sources
 
 # Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `averaged`.
 WARM_UP, AVERAGE_DECAY = 80, 0.98

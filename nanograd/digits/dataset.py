@@ -4,6 +4,7 @@ A batch is a function, not a stream: the images of a round follow from (seed, ep
 alone, so a replaced worker continues exactly where the failed one stopped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -131,3 +132,24 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     order = np.argsort(draws, kind="stable")
     held_out, rest = np.split(order, [round(share * len(dataset))])
     return dataset.take(np.sort(rest)), dataset.take(np.sort(held_out))
+
+
+def concatenate(sets: Sequence[Dataset]) -> Dataset:
+    """Join labelled images, in their order."""
+    if len(sets) == 1:
+        return sets[0]
+    images, labels = ([getattr(each, n) for each in sets] for n in ("images", "labels"))
+    return Dataset(np.concatenate(images), np.concatenate(labels))
+
+
+def hold_out(images: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Split off the last images of each digit, one at least if it has two; all for training at 0.
+
+    Files may be sorted by digit, and the last images of a digit are often of other writers.
+    """
+    is_test = np.zeros(len(images), np.bool_)
+    for digit in np.unique(images.labels) if share else ():
+        rows = np.flatnonzero(images.labels == digit)
+        number = min(max(round(share * len(rows)), 1), len(rows) - 1)
+        is_test[rows[len(rows) - number :]] = True
+    return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))

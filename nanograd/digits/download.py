@@ -30,7 +30,7 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-_TIMEOUT_S = 5.0  # to connect, and between two chunks
+TIMEOUT_S = 5.0  # to connect, and between two chunks
 _TRANSFER_S = 300.0  # for one file as a whole: 10 MB at 33 kB/s
 _PROGRESS_S = 3.0
 _CHUNK_BYTES = 1 << 18
@@ -135,7 +135,7 @@ def _download(url: str, listener: Listener) -> bytes:
     listener(info(f"downloading {url}"))
     began = reported = monotonic()
     data = bytearray()
-    with urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - fetch checks the scheme
+    with urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310 - fetch checks the scheme
         size = int(response.headers.get("Content-Length") or 0)
         # read1 returns what has arrived, so that a slow server cannot exceed the deadline.
         while chunk := response.read1(_CHUNK_BYTES):
@@ -161,5 +161,5 @@ def _failure(url: str, error: Exception) -> str:
     elif isinstance(error, DataError):
         cause = "the gzip file is damaged or too long"
     elif isinstance(cause, TimeoutError):
-        cause = f"no answer within {_TIMEOUT_S:.0f} s"
+        cause = f"no answer within {TIMEOUT_S:.0f} s"
     return f"{url}: {getattr(cause, 'strerror', None) or cause or type(cause).__name__}"

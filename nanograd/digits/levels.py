@@ -13,10 +13,12 @@ half a level.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nanograd.runtime.arrays import Bytes
 
 _HALF = 0.5 / 255
 # Some sets have 16 levels (Optdigits, scans of 4 bits); no other image is so faint.
@@ -32,13 +34,6 @@ _PROBLEMS = (
     f"the pixels are zeros and ones, of 1 or of 255, so the scale is unclear; {_ADVICE}, or make "
     "them booleans",
 )
-
-
-class GreyLevels(NamedTuple):
-    """Grey levels of n images."""
-
-    levels: NDArray[np.uint8]  # (n, ...); without meaning where there is a problem
-    problems: NDArray[np.int8]  # (n,), an argument of `describe`; -1 where there is none
 
 
 def describe(problem: int) -> str:
@@ -66,18 +61,36 @@ def scale_of(largest: Iterable[float | None]) -> int | None:
     return scale if is_known else None
 
 
-def to_levels(values: NDArray[Any], scale: int | None = None) -> GreyLevels:
+def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None]:
+    """Convert an array of n images, which counts as a column, to grey levels.
+
+    Returns:
+        levels: (n, ...) uint8.
+        problem: the first image without a clear scale, and what is wrong; None if all have one.
+    """
+    finite = images[np.isfinite(images)] if images.dtype.kind == "f" else images
+    found, problems = to_levels(images, scale_of([finite.max(initial=0)]))
+    if (problems < 0).all():
+        return found, None
+    first = int((problems >= 0).argmax())
+    return found, (first, describe(problems[first]))
+
+
+def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, NDArray[np.int8]]:
     """Convert n images, booleans or real numbers of any dtype, to grey levels.
 
     Args:
         values: (n, ...), one image each.
         scale: of the column that they are from, see `scale_of`.
 
-    >>> to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]])).levels[:2].tolist()
-    [[0, 128], [0, 255]]
-    >>> to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]])).problems.tolist()
-    [-1, -1, 1, 3]
-    >>> to_levels(np.array([[0, 1]])).problems, to_levels(np.array([[0, 1]]), 255).levels
+    Returns:
+        levels: (n, ...) uint8, without meaning where there is a problem.
+        problems: (n,) int8, an argument of `describe`; -1 where there is none.
+
+    >>> levels, problems = to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]]))
+    >>> levels[:2].tolist(), problems.tolist()
+    ([[0, 128], [0, 255]], [-1, -1, 1, 3])
+    >>> to_levels(np.array([[0, 1]]))[1], to_levels(np.array([[0, 1]]), 255)[0]
     (array([4], dtype=int8), array([[0, 1]], dtype=uint8))
     """
     if values.dtype == np.bool_:
@@ -98,10 +111,10 @@ def to_levels(values: NDArray[Any], scale: int | None = None) -> GreyLevels:
     tests = [~finite, least < -_HALF, most >= _ABOVE, unclear, is_unknown]
     problems = np.select(tests, range(len(tests)), -1).astype(np.int8)
     if values.dtype == np.uint8 and not (shares & (most > 0)).any():
-        return GreyLevels(values, problems)
+        return values, problems
     if values.dtype.kind != "f" or values.dtype == np.float16:
         values = values.astype(np.float32)
     usable = np.expand_dims(problems < 0, inner)
     factors = np.expand_dims(np.where(shares, 255, 1).astype(values.dtype), inner)
     scaled = np.multiply(values, factors, where=usable, out=np.zeros_like(values))
-    return GreyLevels(np.rint(scaled).clip(0, 255).astype(np.uint8), problems)
+    return np.rint(scaled).clip(0, 255).astype(np.uint8), problems

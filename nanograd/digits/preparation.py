@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nanograd.digits.dataset import SIDE
+from nanograd.digits.dataset import NUM_CLASSES, SIDE, Dataset
 from nanograd.digits.deskew import UNCHANGED, Size, deskew
-from nanograd.digits.levels import describe, scale_of, to_levels
+from nanograd.digits.levels import array_to_levels
 from nanograd.errors import ArgumentError
 from nanograd.runtime.arrays import Bytes, Floats
 
@@ -78,12 +78,28 @@ def as_rows(images: ArrayLike) -> Bytes:
         raise ArgumentError(f"images must be (N, 28, 28) or (N, 784), not {given.shape}")
     if given.dtype.kind not in "bfui":
         raise ArgumentError(f"images must be integers or floats, not {given.dtype}")
-    scale = scale_of(given[np.isfinite(given)].max(initial=0, keepdims=True))
-    rows, problems = to_levels(given.reshape(len(given), SIDE * SIDE), scale)
-    if (problems >= 0).any():
-        first = int((problems >= 0).argmax())
-        raise ArgumentError(f"image {first}: {describe(problems[first])}")
+    rows, problem = array_to_levels(given.reshape(len(given), SIDE * SIDE))
+    if problem:
+        raise ArgumentError(f"image {problem[0]}: {problem[1]}")
     return rows
+
+
+def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
+    """Convert images, see `as_rows`, and their labels, (N,) whole numbers from 0 to 9.
+
+    Raises:
+        ArgumentError: they cannot be that.
+    """
+    rows, numbers = as_rows(images), np.asarray(labels)
+    if numbers.shape != (len(rows),):
+        raise ArgumentError(f"{len(rows):,} images need as many labels, not {numbers.shape}")
+    if not len(rows):
+        raise ArgumentError("there are no images")
+    is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype != np.bool_)
+    if not is_digit.all():
+        first = is_digit.argmin()
+        raise ArgumentError(f"label {first} is {numbers[first]}, expected 0 to 9")
+    return Dataset(rows, numbers.astype(np.uint8))
 
 
 def prepare(preparation: Preparation, images: Bytes) -> Floats:

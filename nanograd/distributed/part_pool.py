@@ -30,7 +30,7 @@ from nanograd.runtime import process
 # More blocks than this only cost scheduling; a block runs part by part.
 _MAX_BLOCKS = 5000
 # Arrow calls Ray to decode these types, and Ray refuses those that Ray 2.49 to 2.54 wrote. Without
-# them a process reads tensors as one without Ray does, by `nanograd.images.shapes`.
+# them a process reads tensors as one without Ray does, by `nanograd.images.tensors`.
 _RAY_TYPES = (
     "ray.data.arrow_tensor",
     "ray.data.arrow_tensor_v2",

@@ -19,19 +19,24 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from nanograd.data.csv import LABEL_NAMES, flat_columns
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.errors import DataError
-from nanograd.images.shapes import is_list, leaf, picture_axes, tensor_of
+from nanograd.images.tensors import is_any, is_list, leaf, picture_axes, tensor_of
 
 # In order of precedence.
 IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")
+LABEL_NAMES = ("label", "digit", "target")
 NO_LABELS = "none"  # in place of the name of a label column
 
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
 _IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
 _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+# Spellings of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
+_FLAT = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (r"pixel_?(\d{1,4})", r"(\d\d?)x(\d\d?)", r"px_?(\d{1,4})", r"(\d{1,4})")
+]
 # Values of folders: whole numbers that fit, and what Hive writes for null.
 _INT64 = re.compile(r"(?=.{1,18}$)-?[0-9]+")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -51,9 +56,22 @@ class ImageKind(Enum):
 class ImageColumn(NamedTuple):
     """The column of the images."""
 
-    kind: ImageKind  # how it holds them
+    kind: ImageKind
     names: tuple[str, ...]  # of the column, or of 784 in the order of the pixels
     choice: str = ""  # why it was chosen, for people
+
+
+def flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names of 784 columns of pixels, in the order of the pixels; None without them.
+
+    >>> flat_columns(["label", *(f"pixel{number}" for number in range(783, -1, -1))])[:2]
+    ('pixel0', 'pixel1')
+    """
+    for pattern in _FLAT:
+        matches = {name: match for name in names if (match := pattern.fullmatch(name))}
+        if len(matches) == NUM_PIXELS:
+            return tuple(sorted(matches, key=lambda name: [*map(int, matches[name].groups())]))
+    return None
 
 
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
@@ -97,10 +115,13 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         raise DataError(
             f"no image column is recognised among {listed}; name one with --image-column"
         )
-    reasons = {"named": bool(name), "declared by Hugging Face's metadata": bool(featured)}
-    reasons |= {"by its name": chosen[0].lower() in IMAGE_NAMES}
-    only = "the only column that can hold images"
-    reason = next((each for each, holds in reasons.items() if holds), only)
+    reason = "the only column that can hold images"
+    if name:
+        reason = "named"
+    elif featured:
+        reason = "declared by Hugging Face's metadata"
+    elif chosen[0].lower() in IMAGE_NAMES:
+        reason = "by its name"
     return ImageColumn(found[chosen[0]], (chosen[0],), reason)
 
 
@@ -123,8 +144,8 @@ def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
                 "another --label-column"
             )
         return name
-    usual = [each for each in schema if each.name.lower() in LABEL_NAMES]
-    chosen = _first_usual([each.name for each in usual if holds_digits(each.type)], LABEL_NAMES)
+    usable = [each.name for each in schema if holds_digits(each.type)]
+    chosen = _first_usual(usable, LABEL_NAMES)
     if len(chosen) > 1:
         raise DataError(f"the labels may be in {' or '.join(chosen)}; choose with --label-column")
     return chosen[0] if chosen else None
@@ -141,10 +162,10 @@ def unusable_labels(schema: pa.Schema) -> list[pa.Field]:
 
 def holds_digits(type_: pa.DataType) -> bool:
     """Test whether a type can hold digits: numbers, text, or a dictionary of these."""
-    if pa.types.is_dictionary(type_):
+    if is_any(type_, "dictionary"):
         type_ = type_.value_type
-    is_number = _is_number(type_) and not pa.types.is_boolean(type_)
-    return bool(is_text(type_) or pa.types.is_null(type_) or is_number)
+    is_number = _is_number(type_) and not is_any(type_, "boolean")
+    return is_number or is_text(type_) or is_any(type_, "null")
 
 
 def list_names(names: Sequence[str]) -> str:
@@ -172,9 +193,8 @@ def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
     names = feature.get("names")
     if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
         return None
-    words = [str(each).strip().lower() for each in names]
     digits = {**{str(n): n for n in range(10)}, **{w: n for n, w in enumerate(_DIGIT_WORDS)}}
-    return [digits.get(word) for word in words]
+    return [digits.get(str(each).strip().lower()) for each in names]
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
@@ -195,28 +215,24 @@ def _kind(field: pa.Field) -> ImageKind | None:
         raise DataError(f"column {field.name!r} holds pickled objects, which are never loaded")
     if isinstance(type_, pa.BaseExtensionType):
         type_ = type_.storage_type
-    if pa.types.is_dictionary(type_):
+    if is_any(type_, "dictionary"):
         type_ = type_.value_type
-    if pa.types.is_struct(type_):
-        return _kind_of_struct({each.name: each.type for each in type_.fields})
+    if is_any(type_, "struct"):
+        fields = {each.name: each.type for each in type_.fields}
+        if set(SPARK_FIELDS) <= set(fields):
+            return ImageKind.SPARK if is_binary(fields["data"]) else None
+        if "bytes" in fields or (set(fields) == {"path"} and is_text(fields["path"])):
+            data = fields.get("bytes", pa.null())
+            return ImageKind.ENCODED if is_binary(data) or is_any(data, "null") else None
+        is_tensor = set(fields) == {"data", "shape"} and all(map(is_list, fields.values()))
+        return ImageKind.TENSOR if is_tensor else None
     if is_binary(type_):
-        fixed = pa.types.is_fixed_size_binary(type_)
+        fixed = is_any(type_, "fixed_size_binary")
         return None if fixed and type_.byte_width != NUM_PIXELS else ImageKind.ENCODED
     if is_list(type_) and _is_number(leaf(type_)):
         tensor = tensor_of(field)
         known = tensor.shape is None or picture_axes(tensor.shape, tensor.permutation)
         return ImageKind.NUMBERS if known else None
-    return None
-
-
-def _kind_of_struct(fields: dict[str, pa.DataType]) -> ImageKind | None:
-    if set(SPARK_FIELDS) <= set(fields):
-        return ImageKind.SPARK if is_binary(fields["data"]) else None
-    if "bytes" in fields or (set(fields) == {"path"} and is_text(fields["path"])):
-        type_ = fields.get("bytes", pa.null())
-        return ImageKind.ENCODED if is_binary(type_) or pa.types.is_null(type_) else None
-    if set(fields) == {"data", "shape"}:
-        return ImageKind.TENSOR if is_list(fields["data"]) and is_list(fields["shape"]) else None
     return None
 
 
@@ -237,25 +253,20 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 def is_text(type_: pa.DataType) -> bool:
     """Test for any of Arrow's types of text."""
-    is_ = pa.types
-    return any(test(type_) for test in (is_.is_string, is_.is_large_string, is_.is_string_view))
+    return is_any(type_, "string", "large_string", "string_view")
 
 
 def is_binary(type_: pa.DataType) -> bool:
     """Test for any of Arrow's binary types."""
-    is_ = pa.types
-    tests = (is_.is_binary, is_.is_large_binary, is_.is_fixed_size_binary, is_.is_binary_view)
-    return any(test(type_) for test in tests)
+    return is_any(type_, "binary", "large_binary", "fixed_size_binary", "binary_view")
 
 
 def _is_number(type_: pa.DataType) -> bool:
-    is_ = pa.types
-    tests = (is_.is_integer, is_.is_floating, is_.is_decimal, is_.is_boolean)
-    return any(test(type_) for test in tests)
+    return is_any(type_, "integer", "floating", "decimal", "boolean")
 
 
 # Not by pyarrow.dataset.HivePartitioning: it parses only names of a given schema, and what it
-# infers by itself is int32, which would change the ids and output of jobs begun before.
+# infers by itself is int32, which would change the ids and output of jobs.
 class Partitions(NamedTuple):
     """The columns in the names of folders below the inputs, as `label=7`."""
 

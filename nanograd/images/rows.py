@@ -1,20 +1,31 @@
-"""One row's picture, from bytes, a file, numbers or Spark's pixels, to the 784 bytes of a net."""
+"""The images and labels of rows: from bytes, files, numbers or Spark's pixels to (n, 784) uint8.
+
+A row that cannot be read is refused with its reason and does not affect other rows. A path in a
+table is followed only where `image_root` allows it.
+"""
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.digits import form, levels
-from nanograd.digits.dataset import NUM_PIXELS, SIDE
+from nanograd.digits import form
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.errors import Reason, UnreadableError
+from nanograd.images import columns, tensors
+from nanograd.images.columns import ImageColumn, ImageKind, to_python
+from nanograd.images.tensors import Pictures, Refused, is_any, is_list, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Bytes, Ints, Mask
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. Two
@@ -26,45 +37,144 @@ _SIGNATURE = re.compile(
 )
 # Spark's channels -> Pillow's mode, and the order of the bytes of a pixel.
 _LAYOUTS = {1: ("L", "L"), 3: ("RGB", "BGR"), 4: ("RGBA", "BGRA")}
+# A digit or -1 as text; pandas writes 7.0 where other values of the column are missing.
+_LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
-Bytes = NDArray[np.uint8]
-
-
-def is_raw(data: bytes) -> bool:
-    """Test whether bytes are 784 pixels and no picture file."""
-    return len(data) == NUM_PIXELS and not _SIGNATURE.match(data)
+Found = TypeVar("Found")
 
 
-def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
-    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; raise UnreadableError."""
-    if data is None:
-        raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
-    if not is_raw(data):
-        return _to_form(decode.decode(data, options), options)
-    found, [problem] = levels.to_levels(np.frombuffer(data, np.uint8).reshape(1, SIDE, SIDE, 1))
-    if problem >= 0:
-        raise UnreadableError(Reason.BAD_PIXEL, levels.describe(problem))
-    return read_array(found[0], options)
+def attempt(read: Callable[[], Found]) -> Found | UnreadableError:
+    """Read a picture or row; return why it cannot be read, without the memory of its readers."""
+    try:
+        return read()
+    except UnreadableError as error:  # its traceback has the frames of the readers
+        return UnreadableError(error.reason, error.detail)
 
 
-def read_plain(
-    files: Sequence[bytes | None], options: ReadOptions
-) -> tuple[Bytes, NDArray[np.bool_]]:
-    """Read the small grey PNG files in MNIST's form among n files, at once: a tenth of the time.
+def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Mask]:
+    """Return the label of each row, -1 where there is none, and which are no digit.
+
+    Whole numbers of any type count, also as text; where classes are named, their names. -1, null,
+    NaN and empty text are no label; pandas writes NaN as text, too.
+    """
+    if name is None:
+        return np.full(table.num_rows, -1, np.int8), np.zeros(table.num_rows, np.bool_)
+    array, classes = _to_array(table.column(name)), columns.class_digits(table.schema, name)
+    if is_any(array.type, "string", "large_string"):
+        text = pc.ascii_trim_whitespace(array)
+        text = pc.if_else(pc.is_in(pc.ascii_lower(text), pa.array(["", "nan"])), None, text)
+        other = pc.invert(pc.match_substring_regex(text, _LABEL))
+        array, classes = pc.if_else(other, "10", text), None  # no digit
+    values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    none = np.isnan(values) | (values == -1)
+    if classes is not None:
+        digits = np.array([*classes, None], np.float64)  # NaN for names of no digit
+        known = np.isin(values, range(len(classes)))
+        values = digits[np.where(known, values, len(classes)).astype(np.int64)]
+    digit = np.isin(values, range(NUM_CLASSES))
+    return np.where(digit, values, -1).astype(np.int8), ~none & ~digit
+
+
+def read_images(
+    table: pa.Table, column: ImageColumn, options: ReadOptions
+) -> tuple[Bytes, Ints, list[Refused], int]:
+    """Read the images of a table.
+
+    Pictures are normalised, whether encoded or arrays of pixels; those in MNIST's form are left
+    unchanged. `nanograd.digits.levels` has the rule for the scale of numbers.
 
     Returns:
-        images: (m, 784) uint8, equal to `read_encoded`, of the m files that were read.
-        which: (n,) bool, those files.
+        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory.
+        rows: (n,) int64, the row of each; increasing.
+        refused: every other row, with its reason.
+        num_dark: raw pixels that `auto` takes for dark ink on light paper.
     """
-    if options.normalise == "always":
-        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(len(files), np.bool_)
-    images, which = fast_png.decode_plain(files)
-    ready, like = select_ready(images, options)
-    which[which] = like
-    return ready, which
+    arrays = [_to_array(table.column(name)) for name in column.names]
+    array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
+    refused: list[Refused] = []
+    found: list[tuple[Bytes, Ints]] = []
+    pictures: Iterable[Pictures] = ()
+    match column.kind:
+        case ImageKind.FLAT:
+            pictures = tensors.from_flat_columns(arrays, tensor.scale, refused)
+        case ImageKind.NUMBERS:
+            pictures = tensors.from_lists(array, tensor, refused)
+        case ImageKind.TENSOR:
+            data, shapes = _child(array, "data"), _child(array, "shape")
+            pictures = tensors.from_tensors(data, shapes, tensor, refused)
+        case ImageKind.SPARK:
+            names = [name for name in array.type.names if name in columns.SPARK_FIELDS]
+            children = [_child(array, name) for name in names]
+            whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
+            read = partial(_read_spark, options=options)
+            found.append(_read_each(enumerate(whole.to_pylist()), read, refused))
+        case ImageKind.ENCODED:
+            pictures = _read_encoded_column(array, options, found, refused)
+    num_dark = 0
+    for some, rows in pictures:
+        if options.polarity == "auto" and options.normalise != "never":
+            num_dark += int(are_dark_on_light(some).sum())
+        images, ready = select_ready(_as_grey(some), options)
+        left = np.ones(len(rows), np.bool_)
+        left[: len(ready)] = ~ready
+        found.append((images, rows[~left]))
+        items = zip(rows[left].tolist(), some[left], strict=True)
+        found.append(_read_each(items, partial(read_array, options=options), refused))
+    refused.sort(key=lambda each: each[0])
+    filled = [each for each in found if len(each[1])]
+    if len(filled) == 1:
+        return *filled[0], refused, num_dark
+    if not filled:
+        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(0, np.int64), refused, num_dark
+    rows = np.concatenate([some for _, some in filled])
+    order = np.argsort(rows)
+    images = np.concatenate([some for some, _ in filled])[order]
+    return images, rows[order], refused, num_dark
 
 
-def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, NDArray[np.bool_]]:
+def _to_array(column: pa.ChunkedArray) -> pa.Array:
+    """Convert a column to one array without extension type, dictionary and views."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if is_any(array.type, "dictionary"):
+        array = array.dictionary_decode()
+    return _without_views(array)
+
+
+def _without_views(array: pa.Array) -> pa.Array:
+    if is_any(array.type, "binary_view"):
+        return array.cast(pa.large_binary())
+    if is_list(array.type):
+        return tensors.without_views(array)
+    return array.cast(pa.large_string()) if is_any(array.type, "string_view") else array
+
+
+def _child(array: pa.StructArray, name: str) -> pa.Array:
+    """Return a field, null where the struct is null."""
+    return array.flatten()[array.type.get_field_index(name)]
+
+
+def _as_grey(pictures: Bytes) -> Bytes:
+    """Return pictures of 28 x 28 without colour as (n, 784); none of others."""
+    if pictures.shape[1:3] != (SIDE, SIDE) or pictures.shape[3] == 4:
+        return np.zeros((0, NUM_PIXELS), np.uint8)
+    if pictures.shape[3] == 3 and (pictures != pictures[..., :1]).any():
+        return np.zeros((0, NUM_PIXELS), np.uint8)
+    return pictures[..., 0].reshape(len(pictures), NUM_PIXELS)
+
+
+def are_dark_on_light(pictures: Bytes) -> Mask:
+    """Test pictures, (n, height, width, channels), for bright corners: no ink reaches them."""
+    height, width = pictures.shape[1:3]
+    corners = pictures[:, :: max(height - 1, 1), :: max(width - 1, 1)]
+    bright: Mask = corners.mean(axis=(1, 2, 3)) > 127
+    return bright
+
+
+def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, Mask]:
     """Select the grey images, (n, 784) uint8, that need no steps of normalisation.
 
     Returns:
@@ -85,13 +195,92 @@ def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, NDArray[np
     return (images if like.all() else images[like]), like
 
 
-def read_file(path: str, options: ReadOptions) -> Bytes:
-    """Read the file at a row's path, which must lie below `image_root`, as `read_encoded` does."""
-    file = _below(options.image_root or "", path)
-    return read_encoded(decode.read(file, PictureFileOptions()), options)
+def is_raw(data: bytes) -> bool:
+    """Test whether bytes are 784 pixels and no picture file."""
+    return len(data) == NUM_PIXELS and not _SIGNATURE.match(data)
 
 
-def read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
+def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Bytes, Mask]:
+    """Read the small grey PNG files in MNIST's form among n files, at once: a tenth of the time.
+
+    Returns:
+        images: (m, 784) uint8, equal to `read_encoded`, of the m files that were read.
+        which: (n,) bool, those files.
+    """
+    if options.normalise == "always":
+        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(len(files), np.bool_)
+    images, which = fast_png.decode_plain(files)
+    ready, like = select_ready(images, options)
+    which[which] = like
+    return ready, which
+
+
+def _read_encoded_column(
+    array: pa.Array,
+    options: ReadOptions,
+    found: list[tuple[Bytes, Ints]],
+    refused: list[Refused],
+) -> Iterator[Pictures]:
+    """Read picture files into `found`; yield the raw pixels among them."""
+    paths: Sequence[str | None] = [None] * len(array)
+    if is_any(array.type, "struct"):
+        names = array.type.names
+        if "path" in names and columns.is_text(array.type.field("path").type):
+            paths = to_python(_child(array, "path"))
+        nothing = pa.nulls(len(array), pa.binary())
+        array = _without_views(_child(array, "bytes")) if "bytes" in names else nothing
+    files, is_pixels = array.to_pylist(), is_any(array.type, "fixed_size_binary")
+    raw = np.array([data is not None and (is_pixels or is_raw(data)) for data in files], np.bool_)
+    rows = np.flatnonzero(raw)
+    yield tensors.from_raw([files[row] for row in rows], rows, refused)
+    encoded = [None if is_raw else data for is_raw, data in zip(raw, files, strict=True)]
+    images, plain = read_plain(encoded, options)
+    found.append((images, np.flatnonzero(plain)))
+
+    def read_row(row: int) -> Bytes:
+        path = paths[row] if files[row] is None else None
+        if not path:
+            return read_encoded(files[row], options)
+        if options.image_root:
+            file = _below(options.image_root, path)
+            return read_encoded(decode.read(file, PictureFileOptions()), options)
+        detail = f"the row has no bytes but a path, {path}, which --image-root would allow to read"
+        raise UnreadableError(Reason.NO_BYTES, detail)
+
+    left = ((row, row) for row in np.flatnonzero(~plain & ~raw).tolist())
+    found.append(_read_each(left, read_row, refused))
+
+
+def _read_each(
+    items: Iterable[tuple[int, Any]], read: Callable[[Any], Bytes], refused: list[Refused]
+) -> tuple[Bytes, Ints]:
+    """Read each row, one by one."""
+    images, rows = [], []
+    for row, item in items:
+        image = attempt(partial(read, item))
+        if isinstance(image, UnreadableError):
+            refused.append((row, image.reason, image.detail))
+        else:
+            images.append(image)
+            rows.append(row)
+    stacked = np.stack(images) if images else np.zeros((0, NUM_PIXELS), np.uint8)
+    return stacked, np.array(rows, np.int64)
+
+
+def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
+    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; raise UnreadableError."""
+    if data is None:
+        raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
+    if not is_raw(data):
+        return _to_form(decode.decode(data, options), options)
+    refused: list[Refused] = []
+    pictures, _ = tensors.from_raw([data], np.zeros(1, np.int64), refused)
+    for _, reason, detail in refused:
+        raise UnreadableError(reason, detail)
+    return read_array(pictures[0], options)
+
+
+def _read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
     """Read Spark's image struct, of height, width, nChannels and data, as `read_encoded` does.
 
     Spark writes -1 and no bytes for pictures that it could not read. `mode` adds nothing to the

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.form import to_png
-from nanograd.images.conversion import Images
+from nanograd.images.reader import Batch
 from nanograd.images.writers import PREDICTIONS, to_parquet
 from nanograd.jobs.part import Part, Receipt
 from nanograd.models.reference import UNFAMILIAR
@@ -112,23 +112,15 @@ def count_part(
     }
 
 
-def find_mistakes(
-    sources: Callable[[int], tuple[str, int]], found: Images, scores: NDArray[np.float32]
-) -> list[Mistake]:
-    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures.
-
-    Args:
-        sources: the file of a row, and its number there.
-        found: the images.
-        scores: of the images.
-    """
-    images, rows, labels = found.images, found.rows, found.labels
+def find_mistakes(found: Batch, scores: NDArray[np.float32]) -> list[Mistake]:
+    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures."""
+    images, labels = found.images, found.labels
     best, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero((labels >= 0) & (best != labels))
-    wrong = wrong[np.lexsort((rows[wrong], -confidence[wrong]))][:_WORST_OF_PART]
+    wrong = wrong[np.lexsort((wrong, -confidence[wrong]))][:_WORST_OF_PART]
     return [
         {
-            **dict(zip(("source_file", "source_row"), sources(int(rows[at])), strict=True)),
+            **dict(zip(("source_file", "source_row"), found.origin(int(at)), strict=True)),
             "label": int(labels[at]),
             "prediction": int(best[at]),
             "confidence": round(float(confidence[at]), 6),

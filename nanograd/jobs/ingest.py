@@ -9,17 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from nanograd.digits.form import to_png
-from nanograd.errors import Rejection, UnreadableError
+from nanograd.errors import Origin, Rejected, UnreadableError
+from nanograd.images.inputs import InputFile, expand_pictures
+from nanograd.images.labels import find_labels, parse_label_source
+from nanograd.images.reader import read_pictures
 from nanograd.images.writers import as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import Earlier, find_earlier
-from nanograd.jobs.inputs import InputFile, expand_pictures
 from nanograd.jobs.job import Job
-from nanograd.jobs.labels import Label, find_labels, parse_label_source
 from nanograd.jobs.part import Part, Receipt, commit_part, part_id
 from nanograd.pictures import decode, normalise
 from nanograd.pictures.archives import SUFFIX, Archives
@@ -55,19 +57,24 @@ class IngestWork:
         # 1,600 pixels took 6.4 ms, without them 4.6 (2026-11-25).
         process.keep_freed()
         rows: list[dict[str, Any]] = []
-        rejected: list[tuple[str, Rejection]] = []
+        rejected: list[Rejected] = []
         contents: dict[str, str | None] = {}
-        with Archives() as archives:
-            for file, label in zip(part.files, part.labels, strict=True):
-                try:
-                    data = decode.read(file, self.spec, archives.read)
-                    contents[file] = storage.checksum(data)
-                    rows.append(self._row(file, data, label))
-                except UnreadableError as error:
-                    row = None if _is_archive(file) else 0
-                    rejected.append((file, Rejection(row, error.reason, error.detail)))
+        convert = partial(normalise.normalise, polarity=self.spec.polarity)
+        pictures = read_pictures(((file, None) for file in part.files), convert, self.spec)
+        for file, label, (data, image) in zip(part.files, part.labels, pictures, strict=True):
+            if data is not None:
+                contents[file] = storage.checksum(data)
+            if isinstance(image, UnreadableError):
+                origin = Origin(file, None if _is_archive(file) else 0)
+                rejected.append(Rejected(origin, image.reason, image.detail))
+                continue
+            path = as_text(file)
+            row: dict[str, Any] = {"image": {"bytes": to_png(image), "path": path}, "label": label}
+            if self.spec.keep_original:
+                row["original"] = {"bytes": data, "path": path}
+            rows.append(row)
         schema = ROWS_WITH_ORIGINALS if self.spec.keep_original else ROWS
-        num_broken = sum(map(_is_archive, (file for file, _ in rejected)))
+        num_broken = sum(each.origin.row is None for each in rejected)
         files = {f"{part.stem}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejected:
             table = quarantine_table(rejected)
@@ -79,19 +86,10 @@ class IngestWork:
             "quarantined": len(rejected) - num_broken,
             "broken_files": num_broken,
             "reasons": dict(
-                Counter(str(each.reason) for file, each in rejected if not _is_archive(file))
+                Counter(str(each.reason) for each in rejected if each.origin.row is not None)
             ),
         }
         return commit_part(self.place, part, files, counts, contents)
-
-    def _row(self, file: str, data: bytes, label: Label) -> dict[str, Any]:
-        picture = decode.decode(data, self.spec)
-        image = normalise.normalise(picture, polarity=self.spec.polarity)
-        path = as_text(file)
-        row: dict[str, Any] = {"image": {"bytes": to_png(image), "path": path}, "label": label}
-        if self.spec.keep_original:
-            row["original"] = {"bytes": data, "path": path}
-        return row
 
 
 def plan(

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from nanograd.errors import OutputExistsError, Reason, Rejection, StorageError
-from nanograd.images.files import RowRange
+from nanograd.errors import Origin, OutputExistsError, Reason, Rejected, StorageError
+from nanograd.images.parquet import RowRange
 from nanograd.runtime import json_files, storage
 
 Receipt: TypeAlias = dict[str, Any]
@@ -36,7 +36,7 @@ class Part:
     num_rows: int = 0  # rows it must account for
     # Of its files, as planned; empty where labels are in the files.
     labels: tuple[int | None, ...] = ()
-    rejection: Rejection | None = None  # of its file, if that cannot be read
+    rejection: Rejected | None = None  # of its file, if that cannot be read
     # Names its output files, whatever the version of its input; the id if empty.
     name: str = ""
     # Folder in the output for what it makes, while what it replaces stands there.
@@ -61,7 +61,8 @@ class Part:
         """Decode a part from `to_json`."""
         values = json.loads(text)
         if found := values["rejection"]:
-            values["rejection"] = Rejection(found["row"], Reason(found["reason"]), found["detail"])
+            origin, reason, detail = found
+            values["rejection"] = Rejected(Origin(*origin), Reason(reason), detail)
         values["ranges"] = [RowRange(tuple(groups), *rows) for groups, *rows in values["ranges"]]
         values["versions"] = map(tuple, values["versions"])
         for name in ("files", "versions", "ranges", "labels"):

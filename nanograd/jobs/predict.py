@@ -11,31 +11,35 @@ without a row number. Both folders exist, even if no row is in one.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from nanograd import __version__
-from nanograd.errors import DataError
-from nanograd.images import writers
-from nanograd.images.batches import BATCH_BYTES, MAX_ROWS
+from nanograd.errors import DataError, Rejected
+from nanograd.images import reader, scan, writers
 from nanograd.images.columns import Partitions
-from nanograd.images.conversion import Images, read_with
-from nanograd.images.files import RowRange, read_rows
-from nanograd.images.outputs import OutputFiles, check_partition_columns, rename_taken
-from nanograd.images.writers import PREDICTIONS, QUARANTINE, quarantine_table
-from nanograd.jobs import account, scan
+from nanograd.images.inputs import check_version, content_of, expand_tables, roots_of
+from nanograd.images.parquet import RowRange
+from nanograd.images.reader import Batch
+from nanograd.images.scan import ScannedFile
+from nanograd.images.writers import (
+    PREDICTIONS,
+    QUARANTINE,
+    OutputFiles,
+    check_partition_columns,
+    quarantine_table,
+    rename_taken,
+)
+from nanograd.jobs import account, cutting
 from nanograd.jobs.account import Mistake, PartReview, Selection
 from nanograd.jobs.earlier import Earlier, find_earlier, read_manifest, rejected_by_ingest
-from nanograd.jobs.inputs import check_version, content_of, expand_tables, roots_of
 from nanograd.jobs.job import Job
 from nanograd.jobs.part import Part, Receipt, commit_part, part_id
-from nanograd.jobs.scan import ScannedFile
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
@@ -46,25 +50,6 @@ from nanograd.settings.specs import PredictSpec, ReadOptions
 REVISION = 5
 
 _FOLDERS = ("predictions", "quarantine")
-
-
-class Outcome(NamedTuple):
-    """What became of some rows."""
-
-    predictions: pa.Table
-    quarantine: pa.Table  # each row is in exactly one of the two
-    mistakes: Sequence[Mistake] = ()  # the worst
-    num_bad_labels: int = 0  # see `Images`
-    num_dark: int = 0  # the same
-    images: NDArray[np.uint8] | None = None  # (n, 784), of the predictions if there are any
-
-
-class _Rows(NamedTuple):
-    """Some rows of a file."""
-
-    file: str
-    first: int  # number of the first
-    table: pa.Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +87,24 @@ class PredictWork:
             lineage=self.lineage,
         )
         quarantine = OutputFiles(part.stem, QUARANTINE, self.spec.format, lineage=self.lineage)
-        counted, rejected = list[pa.Table](), list[pa.Table]()
+        nothing = pa.Table.from_batches([], self.schema)  # empty_table fails for some tensors
+        counted, rejected = [nothing.select(account.COUNTED)], [quarantine_table([])]
         mistakes, num_bad_labels, num_dark = list[Mistake](), 0, 0
         doubtful = PartReview(Selection.of(self.spec), part.num_rows)
-        for outcome in self._outcomes(part, model):
-            predictions.write(outcome.predictions)
-            quarantine.write(outcome.quarantine)
-            counted.append(outcome.predictions.select(account.COUNTED))
-            if outcome.images is not None:
-                doubtful.add(outcome.predictions, outcome.images)
-            rejected.append(outcome.quarantine)
-            mistakes += outcome.mistakes
-            num_bad_labels += outcome.num_bad_labels
-            num_dark += outcome.num_dark
+        for found in self._read(part):
+            if isinstance(found, list):
+                table = quarantine_table(found)
+                quarantine.write(table)
+                rejected.append(table)
+                continue
+            assessed = model.assess(found.images)
+            table = self._table(found, assessed)
+            predictions.write(table)
+            counted.append(table.select(account.COUNTED))
+            doubtful.add(table, found.images)
+            mistakes += account.find_mistakes(found, assessed.probabilities)
+            num_bad_labels += len(found.bad_labels)
+            num_dark += found.num_dark
         bad, is_first = pa.concat_tables(rejected), part.id == self.first_part
         written = predictions.finish(even_empty=part.rejection is None or is_first)
         files = {f"predictions/{name}": data for name, data in written.items()}
@@ -135,104 +125,31 @@ class PredictWork:
         }
         return commit_part(self.place, part, files, counts, contents)
 
-    def _outcomes(self, part: Part, model: Model) -> Iterator[Outcome]:
-        """Yield the tables batch by batch; together they hold each row once."""
-        nothing = pa.Table.from_batches([], self.schema)  # empty_table fails for some tensors
-        rejected = [(part.files[0], part.rejection)] if part.rejection else []
-        yield Outcome(nothing, quarantine_table(rejected))
+    def _read(self, part: Part) -> Iterator[Batch | list[Rejected]]:
+        """Read the images of a part; each of its rows is in a batch, or rejected."""
         if part.rejection is not None:
-            return
-        for rows in _hold(self._read(part)):
-            yield rows if isinstance(rows, Outcome) else self._predict(model, rows)
+            return iter([[part.rejection]])
 
-    def _read(self, part: Part) -> Iterator[_Rows | Outcome]:
-        """Read the rows of a part, and the outcome of those that cannot be read."""
-        nothing = pa.Table.from_batches([], self.schema)
-        names = scan.remember(self._columns, self.partitions)
+        def files() -> Iterator[tuple[str, RowRange]]:
+            for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
+                check_version(file, version)
+                yield file, rows
+                check_version(file, version)
 
-        def columns_of(file: str) -> Callable[[pa.Schema], list[str]]:
-            return lambda schema: names(schema, file)
+        kept = zip(self.spec.keep, self.kept, strict=True)
+        keep = pa.schema([field.with_name(name) for name, field in kept])
+        return reader.read(files(), (self.spec, *self.retries), self.partitions, keep)
 
-        for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
-            check_version(file, version)
-            first = rows.first_row
-            for batch in read_rows(file, rows, columns_of(file)):
-                if isinstance(batch, pa.RecordBatch):
-                    table = pa.Table.from_batches([batch])
-                    yield _Rows(file, first, self.partitions.add(table, file))
-                else:
-                    rejected = [(file, each) for each in batch]
-                    yield Outcome(nothing, quarantine_table(rejected, first))
-                first += len(batch)
-            check_version(file, version)
-
-    def _columns(self, schema: pa.Schema, file: str) -> list[str]:
-        readings = (self.spec, *self.retries)
-        required = scan.columns_to_read(schema, file, self.partitions, readings)
-        return [name for name in schema.names if name in {*required, *self.spec.keep}]
-
-    def _predict(self, model: Model, held: Sequence[_Rows]) -> Outcome:
-        """Predict rows of files whose columns are alike."""
-        table = pa.concat_tables(each.table for each in held)
-        found, rejections = read_with(table, self.spec, self.retries)
-        rows, assessed = found.rows, model.assess(found.images)
-        starts = np.cumsum([0, *(each.table.num_rows for each in held)])
-        firsts = np.array([each.first for each in held])
-        owner = np.searchsorted(starts, rows, side="right") - 1
-
-        def source(row: int) -> tuple[str, int]:
-            at = int(np.searchsorted(starts, row, side="right")) - 1
-            return held[at].file, held[at].first + row - int(starts[at])
-
-        kept = {
-            field.name: scan.take_kept(table, name, field.type, rows)
-            for name, field in zip(self.spec.keep, self.kept, strict=True)
-        }
-        names = pa.array([writers.as_text(each.file) for each in held], pa.string())
+    def _table(self, found: Batch, assessed: Assessment) -> pa.Table:
+        """Return the predictions of a batch."""
+        names = pa.array(map(writers.as_text, found.files), pa.string())
         columns = {
-            **kept,
-            "source_file": names.take(pa.array(owner)),
-            "source_row": pa.array(rows - starts[owner] + firsts[owner]),
+            **dict(zip(self.kept.names, found.kept.columns, strict=True)),
+            "source_file": names.take(pa.array(found.owners)),
+            "source_row": pa.array(found.rows),
             **predicted_columns(found, assessed),
         }
-        rejected = []
-        for each in rejections:
-            file, row = source(each.row or 0)
-            rejected.append((file, replace(each, row=row)))
-        return Outcome(
-            pa.table({name: columns[name] for name in self.schema.names}, self.schema),
-            quarantine_table(rejected),
-            account.find_mistakes(source, found, assessed.probabilities),
-            found.num_bad_labels,
-            found.num_dark,
-            found.images,
-        )
-
-
-def _hold(read: Iterable[_Rows | Outcome]) -> Iterator[list[_Rows] | Outcome]:
-    """Collect the rows of small files, up to a batch: few rows take as long as many."""
-    held, num_rows, num_bytes = list[_Rows](), 0, 0
-    for rows in read:
-        if isinstance(rows, Outcome):
-            yield rows
-            continue
-        if held and not _are_alike(held[-1].table, rows.table):
-            yield held
-            held, num_rows, num_bytes = [], 0, 0
-        held.append(rows)
-        num_rows, num_bytes = num_rows + rows.table.num_rows, num_bytes + rows.table.nbytes
-        if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
-            yield held
-            held, num_rows, num_bytes = [], 0, 0
-    if held:
-        yield held
-
-
-def _are_alike(one: pa.Table, other: pa.Table) -> bool:
-    """Return whether two tables may be read as one, whatever pandas notes of their rows."""
-    schemas = [each.schema.remove_metadata() for each in (one, other)]
-    features = [(each.schema.metadata or {}).get(b"huggingface") for each in (one, other)]
-    return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
+        return pa.table({name: columns[name] for name in self.schema.names}, self.schema)
 
 
 def output_schema(kept: pa.Schema, *, probabilities: bool) -> pa.Schema:
@@ -241,7 +158,7 @@ def output_schema(kept: pa.Schema, *, probabilities: bool) -> pa.Schema:
     return pa.schema([*kept, *own])
 
 
-def predicted_columns(found: Images, assessed: Assessment) -> dict[str, pa.Array]:
+def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]:
     """Return the columns that follow from n images and what a model predicts of them."""
     probabilities, unfamiliarity = assessed
     return {
@@ -312,8 +229,8 @@ def plan(
     unread = [file for file in files if spec.keep or file.place not in done]
     scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), readings)
     scan.warn_of_unusable_labels(scanned, partitions, options, listener)
-    spec = replace(spec, keep=tuple(scan.expand_kept(scanned, partitions, spec.keep, readings[:1])))
-    kept = scan.unify_kept(scanned, partitions, spec.keep)
+    kept = scan.kept_columns(scanned, partitions, spec.keep, options)
+    spec = replace(spec, keep=tuple(kept.names))
     writers.check_columns(kept, spec.format)
     names = rename_taken(kept.names, PREDICTIONS.names)
     renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
@@ -324,9 +241,11 @@ def plan(
         "folders": {field.name: str(field.type) for field in partitions.schema},
     }
     to_do = [each for each in scanned if each.file.place not in done]
-    groups = scan.group(to_do, spec.rows_per_file, [each["inputs"] for each in earlier.stale])
+    groups = cutting.group(to_do, spec.rows_per_file, [each["inputs"] for each in earlier.stale])
     if spec.limit is not None:
-        groups = scan.limit(groups, spec.limit - sum(receipt["rows"] for receipt in earlier.kept))
+        groups = cutting.limit(
+            groups, spec.limit - sum(receipt["rows"] for receipt in earlier.kept)
+        )
     parts = _parts([settings, columns, [each.identity() for each in retries]], groups)
     work = PredictWork(
         place=place,
@@ -375,7 +294,7 @@ def _parts(
     """Return the parts; a file that cannot be read is one alone."""
     parts, numbers = list[Part](), Counter[str]()
     for contents in groups:
-        files, rejection = [scanned.file for scanned, _ in contents], contents[0][0].rejection
+        files, rejection = [scanned.file for scanned, _ in contents], contents[0][0].rejected
         ranges = tuple(rows for _, rows in contents)
         what = zip(files, ranges, strict=True)
         first = files[0].place

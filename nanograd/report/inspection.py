@@ -1,19 +1,19 @@
 """The steps from a picture to its probabilities, as values that a sheet draws."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from nanograd.errors import DataError, UnreadableError
 from nanograd.images.columns import ImageKind, find_image_column
-from nanograd.jobs.inputs import expand_pictures, is_table
+from nanograd.images.inputs import expand_pictures, is_table
+from nanograd.images.parquet import RowRange, open_parquet
+from nanograd.images.reader import read_pictures, read_rows
 from nanograd.models.model import Model
-from nanograd.pictures import decode, normalise
-from nanograd.pictures.archives import Archives
+from nanograd.pictures import normalise
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats
@@ -80,59 +80,61 @@ def find_pictures(
 def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
     """Read the pictures of the first rows of a Parquet file, by name; return also its rows."""
     try:
-        with storage.open_file(file) as stream:
-            parquet = pq.ParquetFile(stream)
-            column = find_image_column(parquet.schema_arrow)
-            if column.kind != ImageKind.ENCODED:
-                raise DataError(f"column {column.names[0]!r} holds no picture files")
-            present = {"source_file", "source_row"} & set(parquet.schema_arrow.names)
-            batches = parquet.iter_batches(max(limit, 1), columns=[*column.names, *present])
-            rows = next(batches).to_pylist() if limit and parquet.metadata.num_rows else []
-    except (pa.ArrowException, DataError) as error:
+        with open_parquet(file) as parquet:
+            schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
+            groups = parquet.metadata.num_row_groups
+        column = find_image_column(schema)
+        if column.kind != ImageKind.ENCODED:
+            raise DataError(f"column {column.names[0]!r} holds no picture files")
+        wanted = [n for n in schema.names if n in {*column.names, "source_file", "source_row"}]
+        first = RowRange((0, groups), 0, 0, min(limit, num_rows))
+        batches = list(read_rows(file, first, lambda _: wanted))
+    except DataError as error:
         raise DataError(
             f"{file}: {error}; inspect takes pictures, and rows with pictures as in _review.pq"
         ) from error
-    found = {}
+    found = dict[str, bytes]()
+    rows = (row for each in batches if isinstance(each, pa.RecordBatch) for row in each.to_pylist())
     for number, row in enumerate(rows):
         image = row[column.names[0]]
         data = image.get("bytes") if isinstance(image, dict) else image
         name = f"{row.get('source_file') or file}, row {row.get('source_row', number)}"
         found[name] = data or b""
-    return found, parquet.metadata.num_rows
+    return found, num_rows
 
 
-def inspect_picture(
-    file: str,
-    options: PictureFileOptions,
-    model: Model | None,
-    data: bytes | None = None,
-) -> Inspection:
-    """Decode and normalise a picture, classify it if there is a model, and keep every step.
+def inspect_pictures(
+    files: Mapping[str, bytes | None], options: PictureFileOptions, model: Model | None
+) -> list[Inspection]:
+    """Decode and normalise pictures, classify them if there is a model, and keep every step.
 
     Args:
-        file: path or URI, or the name of the data.
+        files: path or URI of each, or the name of its bytes; None reads the file.
         options: polarity, and limits on picture files.
         model: to classify with; None for no probabilities.
-        data: the bytes of the picture; None reads the file.
 
     Raises:
         StorageError: the storage fails as a whole.
     """
-    try:
-        with Archives() as archives:
-            if data is None:
-                data = decode.read(file, options, archives.read)
-            picture = decode.decode(data, options)
-    except UnreadableError as error:
-        return Inspection(file=file, steps=Candidate(refused=error))
-    small = picture.copy()
-    small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
-    steps = normalise.trace(picture, polarity=options.polarity)
-    found = Inspection(file=file, picture=small, size=picture.size, steps=steps)
-    if model is None or steps.image is None:
-        return found
-    [probabilities], [unfamiliarity] = model.assess(steps.image.reshape(1, -1))
-    return replace(found, probabilities=probabilities, unfamiliarity=float(unfamiliarity))
+
+    def inspect(picture: Image.Image) -> tuple[Image.Image, tuple[int, int], Candidate]:
+        small = picture.copy()
+        small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
+        return small, picture.size, normalise.trace(picture, polarity=options.polarity)
+
+    inspections = []
+    pictures = read_pictures(files.items(), inspect, options)
+    for file, (_, found) in zip(files, pictures, strict=True):
+        if isinstance(found, UnreadableError):
+            inspections.append(Inspection(file=file, steps=Candidate(refused=found)))
+            continue
+        small, size, steps = found
+        each = Inspection(file=file, picture=small, size=size, steps=steps)
+        if model is not None and steps.image is not None:
+            [probabilities], [unfamiliarity] = model.assess(steps.image.reshape(1, -1))
+            each = replace(each, probabilities=probabilities, unfamiliarity=float(unfamiliarity))
+        inspections.append(each)
+    return inspections
 
 
 def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from nanograd.digits.idx import decompress, parse_idx
 from nanograd.errors import DataError
 from scripts.make_sample import format_idx
 
-LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4])
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255])
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 193)),
@@ -29,19 +28,7 @@ def parses_or_complains(data: bytes) -> bool:
     except DataError as error:
         assert str(error).startswith("some file: ")
         return False
-    assert array.dtype == np.uint8
-    assert array.size > 0
-    return True
-
-
-@pytest.mark.parametrize(
-    ("data", "values"), [(LABELS, [5, 0, 4]), (IMAGES, [[[1, 2, 3]], [[4, 5, 255]]])]
-)
-def test_labels_and_images_are_parsed_as_uint8(data: bytes, values: list[object]) -> None:
-    array = parse_idx(data, "file")
-
-    assert array.dtype == np.uint8
-    assert array.tolist() == values
+    return array.dtype == np.uint8 and array.size > 0
 
 
 @pytest.mark.parametrize(
@@ -50,16 +37,15 @@ def test_labels_and_images_are_parsed_as_uint8(data: bytes, values: list[object]
         (b"", "no IDX file .magic number missing"),
         (b"\0\0\x08", "no IDX file"),
         (b"\x89PNG\r\n\x1a\n", "no IDX file .magic number 0x89504e47"),
-        (b"\0\0\x0d\x01" + bytes(8), "type 0x0d with 1 dimensions is not MNIST's"),
-        (b"\0\0\x08\x02" + bytes(12), "type 0x08 with 2 dimensions is not MNIST's"),
+        (b"\0\0\x0d\x01" + bytes(8), "type 0x0d"),
+        (b"\0\0\x08\x02" + bytes(12), "2 dimensions"),
         (IMAGES[:11], "cut short within its header"),
-        (IMAGES[:-1], "cut short: its header announces 2 x 1 x 3 bytes of data but 5 follow"),
-        (IMAGES + b"\0", "too long: its header announces 2 x 1 x 3 bytes of data but 7 follow"),
-        (b"\0\0\x08\x01" + bytes(4), "the file is empty"),
-        (b"\0\0\x08\x03\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff", "the file is empty"),
+        (IMAGES[:-1], "cut short: .* 2 x 1 x 3 bytes of data but 5 follow"),
+        (IMAGES + b"\0", "too long: .* 2 x 1 x 3 bytes of data but 7 follow"),
+        (b"\0\0\x08\x01" + bytes(4), "empty"),
+        (b"\0\0\x08\x03\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff", "empty"),
         (b"\0\0\x08\x03" + b"\xff" * 12 + b"few", "cut short"),  # without allocating 8e28 bytes
         (gzip.compress(IMAGES, mtime=0)[:-3], "gzip file is cut short"),
-        (gzip.compress(IMAGES, mtime=0)[:5], "gzip file is cut short"),
         (gzip.compress(IMAGES, mtime=0)[:-8] + bytes(8), "gzip file is damaged"),
         (gzip.compress(IMAGES, mtime=0) + b"more", "gzip file is damaged"),
     ],
@@ -69,58 +55,37 @@ def test_broken_file_is_an_error_that_names_file_and_fault(data: bytes, reason: 
         parse_idx(data, "here/images")
 
 
-def test_decompress_returns_plain_bytes_unchanged() -> None:
-    assert decompress(LABELS, "labels") is LABELS
-
-
-@given(ARRAYS, PACKINGS)
-def test_round_trip_gives_the_same_array(
-    array: NDArray[np.uint8], pack: Callable[[bytes], bytes]
-) -> None:
-    parsed = parse_idx(pack(format_idx(array)), "some file")
-
-    assert parsed.shape == array.shape
-    assert np.array_equal(parsed, array)
-
-
 @given(ARRAYS, PACKINGS, st.data())
-def test_any_truncation_is_a_data_error(
+def test_file_parses_to_its_array_and_not_if_cut(
     array: NDArray[np.uint8], pack: Callable[[bytes], bytes], data: st.DataObject
 ) -> None:
     whole = pack(format_idx(array))
-    length = data.draw(st.integers(0, len(whole) - 1))
 
-    assert not parses_or_complains(whole[:length])
+    parsed = parse_idx(whole, "some file")
+
+    assert parsed.dtype == np.uint8
+    assert np.array_equal(parsed, array)
+    assert not parses_or_complains(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert not parses_or_complains(format_idx(array) + data.draw(st.binary(min_size=1, max_size=9)))
 
 
-@given(ARRAYS, PACKINGS, st.data())
-def test_any_changed_header_byte_is_a_data_error_or_a_valid_file(
-    array: NDArray[np.uint8], pack: Callable[[bytes], bytes], data: st.DataObject
+@given(ARRAYS, PACKINGS, st.binary(max_size=64), st.data())
+def test_damage_and_noise_raise_nothing_but_data_errors(
+    array: NDArray[np.uint8], pack: Callable[[bytes], bytes], noise: bytes, data: st.DataObject
 ) -> None:
     damaged = bytearray(pack(format_idx(array)))
     position = data.draw(st.integers(0, min(16, len(damaged)) - 1))
     damaged[position] ^= data.draw(st.integers(1, 255))
 
-    parses_or_complains(bytes(damaged))
-
-
-@given(ARRAYS, st.binary(min_size=1, max_size=9))
-def test_any_trailing_byte_is_a_data_error(array: NDArray[np.uint8], more: bytes) -> None:
-    assert not parses_or_complains(format_idx(array) + more)
-
-
-@given(st.binary(max_size=64))
-def test_arbitrary_bytes_raise_nothing_but_data_errors(noise: bytes) -> None:
-    parses_or_complains(noise)
-    parses_or_complains(bytes([0, 0, 8, 3]) + noise)
-    parses_or_complains(bytes([0, 0, 8, 1]) + noise)
-    parses_or_complains(b"\x1f\x8b" + noise)
+    for start in (bytes(damaged), b"", bytes([0, 0, 8, 3]), bytes([0, 0, 8, 1]), b"\x1f\x8b"):
+        parses_or_complains(start if start == damaged else start + noise)
 
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_gzip_file_grows_no_further_than_allowed(members: int) -> None:
     packed = members * gzip.compress(bytes(1000))
 
+    assert decompress(IMAGES, "f") is IMAGES
     assert decompress(packed, "f", members * 1000) == bytes(members * 1000)
     with pytest.raises(DataError, match=r"^f: the gzip file holds more than "):
         decompress(packed, "f", members * 1000 - 1)

@@ -13,7 +13,7 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.data import mnist
+from nanograd.images import sources
 from nanograd.settings.specs import ExportSpec
 from scripts import write_pages
 from tests.conftest import ROOT
@@ -163,7 +163,7 @@ def test_python_of_its_page_runs(tmp_path: Path) -> None:
 
 
 def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
-    digits = mnist.load_test("sample")
+    digits = sources.load_test(["sample"])
     run = nanograd.train(
         data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
     )

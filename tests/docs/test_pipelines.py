@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import nanograd
-from nanograd import commands, sources
+from nanograd import commands
+from nanograd.images import sources
 from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
 from tests.helpers.image_columns import (

@@ -10,7 +10,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from nanograd.data import mnist
+from nanograd.images import sources
 from scripts.make_sample import format_idx
 from tests.conftest import Nanograd, Outcome
 from tests.helpers.folders import contents
@@ -49,7 +49,7 @@ def test_damaged_data_is_65(
     damage: Callable[[bytes], bytes],
     words: tuple[str, ...],
 ) -> None:
-    data = Path(shutil.copytree(mnist.SAMPLE, tmp_path / "data"))
+    data = Path(shutil.copytree(sources.SAMPLE, tmp_path / "data"))
     (data / file).write_bytes(damage((data / file).read_bytes()))
 
     outcome = nanograd(*TRAIN, "--workers", "0", "--data", str(data))
@@ -59,7 +59,7 @@ def test_damaged_data_is_65(
 
 
 def test_wrong_checksum_in_the_cache_is_65_offline(nanograd: Nanograd, tmp_path: Path) -> None:
-    shutil.copytree(mnist.SAMPLE, tmp_path / "cache")
+    shutil.copytree(sources.SAMPLE, tmp_path / "cache")
 
     outcome = nanograd("data", "fetch", "--mirror", tmp_path.as_uri() + "/nowhere/")
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
-from nanograd.jobs.inputs import expand, expand_tables
+from nanograd.images.inputs import expand, expand_tables
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.jobs.predict import plan

@@ -9,8 +9,8 @@ from hashlib import sha256
 import numpy as np
 import PIL
 
-from nanograd.data import mnist
 from nanograd.errors import UnreadableError
+from nanograd.images import sources
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 from simulators.photos import photograph
@@ -29,7 +29,7 @@ def outcome(photo: bytes) -> bytes:
 
 def checksums() -> dict[str, str]:
     """Return a checksum for each kind of photo."""
-    digits = mnist.load_test("sample").images.reshape(-1, 28, 28)
+    digits = sources.load_test(["sample"]).images.reshape(-1, 28, 28)
     found = {}
     for number, kind in enumerate(KINDS):
         digest = sha256()

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import nanograd
-from nanograd.data import mnist
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
+from nanograd.images import sources
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from tests.helpers.image_columns import FLAT_NAMES, NUMBER_COLUMNS, PICTURE_COLUMNS
@@ -63,7 +63,7 @@ def csv_files(digits: Dataset) -> Iterator[tuple[str, str]]:
 
 def checksums(folder: Path) -> dict[str, str]:
     """Return a checksum for each kind of input."""
-    digits = mnist.load_test("sample").take(slice(0, NUM_ROWS))
+    digits = sources.load_test(["sample"]).take(slice(0, NUM_ROWS))
     model = some_ensemble()
     model_io.save(
         Model(nets=model.nets, about={}, reference=some_reference()), str(folder / "model")

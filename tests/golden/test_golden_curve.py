@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from nanograd import sources
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Mnist
+from nanograd.images import sources
 from nanograd.runtime import storage
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup

@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.form import to_png
-from nanograd.errors import Rejection
-from nanograd.images.conversion import Images, read
+from nanograd.errors import Rejected
+from nanograd.images.reader import Batch, read_table
 from nanograd.settings.specs import ReadOptions
 
 Pixels = NDArray[np.uint8]
@@ -83,11 +83,11 @@ def read_column(
     type_: pa.DataType | None = None,
     metadata: dict[str, str] | None = None,
     **options: Any,
-) -> tuple[Images, list[Rejection]]:
+) -> tuple[Batch, list[Rejected]]:
     array = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, type_)
     schema = pa.schema([pa.field("image", array.type, metadata=metadata)])
-    return read(pa.table([array], schema), ReadOptions(**options))
+    return read_table(pa.table([array], schema), ReadOptions(**options))
 
 
-def reasons(rejections: Sequence[Rejection]) -> list[tuple[int | None, str]]:
-    return [(each.row, each.reason) for each in rejections]
+def reasons(rejected: Sequence[Rejected]) -> list[tuple[int | None, str]]:
+    return [(each.origin.row, each.reason) for each in rejected]

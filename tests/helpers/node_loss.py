@@ -18,11 +18,11 @@ from signal import SIGKILL
 import ray
 from ray.cluster_utils import Cluster
 
-from nanograd import sources
 from nanograd.distributed import servers
 from nanograd.distributed.actors import ServerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import GroupSpec
+from nanograd.images import sources
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec

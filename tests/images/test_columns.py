@@ -12,7 +12,7 @@ from nanograd.images.columns import (
     find_partitions,
     unusable_labels,
 )
-from nanograd.jobs.inputs import roots_of
+from nanograd.images.inputs import roots_of
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
 PICKLED = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}
@@ -39,20 +39,24 @@ def test_schema_without_a_clear_image_column_is_refused(
         find_image_column(pa.schema(schema), name)
 
 
-def test_name_decides_between_image_columns() -> None:
-    schema = pa.schema([("image", pa.binary()), ("right", pa.binary())])
-
-    assert find_image_column(schema, "right").names == ("right",)
+BLOBS = [(name, pa.binary()) for name in ("data", "IMG", "image")]
 
 
-def test_usual_names_have_an_order_of_their_own() -> None:
-    blobs = [(name, pa.binary()) for name in ("data", "IMG", "image")]
+@pytest.mark.parametrize(
+    ("fields", "name", "found"),
+    [
+        ([("image", pa.binary()), ("right", pa.binary())], "right", "right"),
+        (BLOBS, None, "image"),
+        (BLOBS[:2], None, "IMG"),
+    ],
+)
+def test_given_name_decides_then_the_first_usual_one(
+    fields: list[pa.Field], name: str | None, found: str
+) -> None:
+    assert find_image_column(pa.schema(fields), name).names == (found,)
 
-    assert find_image_column(pa.schema(blobs)).names == ("image",)
-    assert find_image_column(pa.schema(blobs[:2])).names == ("IMG",)
 
-
-def test_features_of_hugging_face_decide_first() -> None:
+def test_features_of_hugging_face_decide_before_names() -> None:
     features = {"scan": {"_type": "Image"}, "image": {"_type": "Value", "dtype": "binary"}}
     stored = json.dumps({"info": {"features": features}}).encode()
     schema = pa.schema([("image", pa.binary()), ("scan", pa.binary())])
@@ -66,30 +70,21 @@ OTHERS = [pa.binary(), pa.binary(784), pa.list_(pa.float32()), PICTURE]
 
 @pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
 @pytest.mark.parametrize("other", OTHERS, ids=str)
-def test_flat_columns_are_the_image_beside_columns_of_unusual_names(
+def test_flat_columns_are_the_image_unless_another_column_has_a_usual_name(
     names: list[str], other: pa.DataType
 ) -> None:
     pixels = [(name, pa.uint8()) for name in names]
+    beside = pa.schema([("id", other), *pixels, ("embedding", other)])
 
-    found = find_image_column(pa.schema([("id", other), *pixels, ("embedding", other)]))
-
-    assert found.names == tuple(names)
-
-
-@pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
-@pytest.mark.parametrize("other", OTHERS, ids=str)
-@pytest.mark.parametrize("usual", ["image", "Pixels", "data"])
-def test_choice_between_flat_columns_and_an_image_is_refused(
-    usual: str, names: list[str], other: pa.DataType
-) -> None:
-    schema = pa.schema([*((name, pa.uint8()) for name in names), (usual, other)])
-
-    with pytest.raises(DataError, match=f"--image-column {usual} or {names[0]}"):
-        find_image_column(schema)
-    assert find_image_column(schema, usual).names == (usual,)
-    assert find_image_column(schema, names[0]).names == tuple(names)
-    with pytest.raises(DataError, match="cannot be images"):
-        find_image_column(schema, names[1])
+    assert find_image_column(beside).names == tuple(names)
+    for usual in ("image", "Pixels", "data"):
+        schema = pa.schema([*pixels, (usual, other)])
+        with pytest.raises(DataError, match=f"--image-column {usual} or {names[0]}"):
+            find_image_column(schema)
+        assert find_image_column(schema, usual).names == (usual,)
+        assert find_image_column(schema, names[0]).names == tuple(names)
+        with pytest.raises(DataError, match="cannot be images"):
+            find_image_column(schema, names[1])
 
 
 @pytest.mark.parametrize("sep", ["a", "a/b=2", "a/*", "a/b=2/*", "a/b=*/c=3"])

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nanograd.errors import DataError, Rejection, StorageError
-from nanograd.images import batches, csv_files, files
+from nanograd.errors import DataError, StorageError
+from nanograd.images import parquet
 from nanograd.images.columns import is_binary
-from nanograd.images.csv_files import scan_csv
-from nanograd.images.files import RowRange, open_parquet, read_rows
+from nanograd.images.csv import CsvFile
+from nanograd.images.parquet import RowRange, open_parquet
+from nanograd.images.reader import read_rows
+from nanograd.images.tensors import Refused
 from nanograd.runtime import storage
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
@@ -73,13 +75,12 @@ def file(tmp_path: Path, table: pa.Table) -> str:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FailingDisk], None]:
     # Small reads: there are many of them to fail.
-    for module in (batches, files):
-        monkeypatch.setattr(module, "READ_BYTES", 1 << 13)
+    monkeypatch.setattr(parquet, "READ_BYTES", 1 << 13)
     return lambda disk: monkeypatch.setattr(storage, "open_file", disk.open_file)
 
 
-def read(file: str) -> tuple[list[int], list[Rejection]]:
-    ids, rejections = list[int](), list[Rejection]()
+def read(file: str) -> tuple[list[int], list[Refused]]:
+    ids, rejections = list[int](), list[Refused]()
     for batch in read_rows(file, ALL, lambda schema: schema.names):
         if isinstance(batch, pa.RecordBatch):
             ids += batch.column("id").to_pylist()
@@ -114,7 +115,7 @@ def test_disk_that_fails_again_in_the_careful_pass_quarantines_nothing(
     file: str, use: Callable[[FailingDisk], None]
 ) -> None:
     num_reads = count_reads(file, use)
-    whole = -(-Path(file).stat().st_size // files.READ_BYTES) + 1
+    whole = -(-Path(file).stat().st_size // parquet.READ_BYTES) + 1
 
     for second in range(num_reads // 2 + 1, num_reads // 2 + 2 * whole, 3):
         use(FailingDisk(range(num_reads // 2, num_reads // 2 + 1), range(second, second + 1)))
@@ -139,7 +140,7 @@ def test_damaged_page_loses_the_rest_of_its_row_group_whatever_the_disk_does(
     assert ids == [*range(ids[-1 - 2 * GROUP_ROWS] + 1), *range(2 * GROUP_ROWS, NUM_ROWS)]
     assert len(ids) + len(rejections) == NUM_ROWS
     assert 0 < len(rejections) < GROUP_ROWS
-    assert {each.reason for each in rejections} == {"broken_file"}
+    assert {reason for _, reason, _ in rejections} == {"broken_file"}
 
 
 def test_disk_that_stays_broken_is_a_storage_error(
@@ -198,8 +199,8 @@ def read_csv(place: Path, lines: list[bytes]) -> list[Line]:
             notes = part["note"].cast(pa.binary()).to_pylist()
             found += [(str(pixel), note, "") for pixel, note in zip(pixels, notes, strict=True)]
         else:
-            assert [each.row for each in part] == list(range(len(part)))
-            found += [(None, None, each.detail) for each in part]
+            assert [row for row, _, _ in part] == list(range(len(part)))
+            found += [(None, None, detail) for _, _, detail in part]
     return found
 
 
@@ -247,7 +248,7 @@ def test_text_with_line_breaks_is_read_as_it_was_written(
     rows = RowRange((0, 1), skip, skip, len(wanted))
     read = list(read_rows(str(place), rows, lambda _: ["pixel7", "no\nte"])) if wanted else []
 
-    assert scan_csv(str(place))[1] == len(notes)
+    assert CsvFile(str(place)).scan()[0] == len(notes)
     table = pa.Table.from_batches(read) if read else pa.table({"pixel7": [], "no\nte": []})
     assert [note or "" for note in table["no\nte"].to_pylist()] == wanted
     assert table["pixel7"].to_pylist() == list(range(skip, len(notes)))
@@ -301,12 +302,9 @@ def test_cell_that_arrow_refuses_takes_no_other_line_with_it(
     assert [pixel for pixel, _, _ in found[4:]] == [f"{number}.0" for number in range(4, 200)]
 
 
-def test_line_is_lost_alone_also_if_arrow_alone_refuses_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(csv_files, "_find_fault", lambda *_: None)
+def test_line_is_lost_alone_also_if_arrow_alone_refuses_it(tmp_path: Path) -> None:
     lines = [b"1,a"] * 57
-    lines[3] = lines[40] = b"x,a"
+    lines[3] = lines[40] = b"+0x1,a"
 
     found = read_csv(tmp_path / "a.csv", lines)
 

@@ -9,7 +9,7 @@ import pytest
 
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
-from nanograd.images.conversion import read
+from nanograd.images.reader import read_table
 from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
     FLAT_NAMES,
@@ -62,7 +62,7 @@ def test_null_row_does_not_affect_others(kind: str, images: Pixels) -> None:
 
     assert np.array_equal(found.images, images)
     assert found.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
-    assert [each.row for each in rejections] == [2]
+    assert [each.origin.row for each in rejections] == [2]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_flat_columns_are_put_in_order(names: list[str], images: Pixels) -> None
     shuffled = np.random.default_rng(0).permutation(784)
     table = pa.table({names[place]: images[:, place] for place in shuffled})
 
-    found, _ = read(table, ReadOptions())
+    found, _ = read_table(table, ReadOptions())
 
     assert np.array_equal(found.images, images)
 
@@ -133,7 +133,7 @@ def test_tensor_column_of_ray_is_read_without_ray(images: Pixels) -> None:
     field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
     table = pa.table([pa.array(images.tolist(), field.type)], schema=pa.schema([field]))
 
-    found, _ = read(table, ReadOptions())
+    found, _ = read_table(table, ReadOptions())
 
     assert np.array_equal(found.images, images)
 
@@ -158,11 +158,11 @@ LABELS = {
 def test_labels_of_any_type_are_digits_none_or_counted_as_bad(kind: str, images: Pixels) -> None:
     rows = [*(image.tobytes() for image in images[:5]), b"no picture"]
 
-    found, rejections = read(pa.table({"image": rows, "label": LABELS[kind]}), ReadOptions())
+    found, rejections = read_table(pa.table({"image": rows, "label": LABELS[kind]}), ReadOptions())
 
     assert found.labels.dtype == np.int8
     assert found.labels.tolist() == [3, -1, -1, 0, -1]
-    assert found.num_bad_labels == 2
+    assert len(found.bad_labels) == 2
     assert np.array_equal(found.images, images[:5])
     assert reasons(rejections) == [(5, "broken_image")]
 
@@ -178,10 +178,10 @@ def test_names_of_classes_are_the_labels(type_: pa.DataType, images: Pixels) -> 
     numbers = pa.array([*range(12), None], type_)
     table = pa.table({"image": raw(np.resize(images, (13, 784))), "label": numbers})
 
-    found, _ = read(table.replace_schema_metadata(metadata), ReadOptions())
+    found, _ = read_table(table.replace_schema_metadata(metadata), ReadOptions())
 
     assert found.labels.tolist() == [*range(9, -1, -1), -1, -1, -1]
-    assert found.num_bad_labels == 2
+    assert len(found.bad_labels) == 2
 
 
 def test_text_is_no_number_of_a_class(images: Pixels) -> None:
@@ -189,7 +189,7 @@ def test_text_is_no_number_of_a_class(images: Pixels) -> None:
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     table = pa.table({"image": raw(images[:2]), "label": ["9", "0"]})
 
-    found, _ = read(table.replace_schema_metadata(metadata), ReadOptions())
+    found, _ = read_table(table.replace_schema_metadata(metadata), ReadOptions())
 
     assert found.labels.tolist() == [9, 0]
 
@@ -198,9 +198,9 @@ def test_text_is_no_number_of_a_class(images: Pixels) -> None:
 def test_no_labels_are_read_if_none_are_wanted(label: int | None) -> None:
     table = pa.table({"image": [bar_image().tobytes()], "label": pa.array([label], pa.int8())})
 
-    found, _ = read(table, ReadOptions(label_column="none"))
+    found, _ = read_table(table, ReadOptions(label_column="none"))
 
-    assert (found.labels.tolist(), found.num_bad_labels) == ([-1], 0)
+    assert (found.labels.tolist(), len(found.bad_labels)) == ([-1], 0)
 
 
 def test_every_picture_of_optdigits_is_read() -> None:
@@ -208,6 +208,6 @@ def test_every_picture_of_optdigits_is_read() -> None:
     if not file.exists():
         pytest.skip("the shared handwriting files are not here")
 
-    found, _ = read(pq.read_table(file), ReadOptions())
+    found, _ = read_table(pq.read_table(file), ReadOptions())
 
     assert len(found.rows) == 946

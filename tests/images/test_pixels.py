@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.dataset import Mnist
-from nanograd.images.conversion import Images
+from nanograd.images.reader import Batch
 from tests.helpers.image_columns import Pixels, bar_image, read_column, reasons
 
 POLARITIES = ["auto", "dark-on-light", "light-on-dark"]
@@ -297,7 +297,7 @@ def test_null_pixel_rejects_its_row_alone(type_: pa.DataType) -> None:
 def test_raw_pixels_with_a_bright_border_are_counted(
     polarity: str, normalise: str, num_dark: int, digits: Pixels
 ) -> None:
-    def read_all(column: pa.Array) -> Images:
+    def read_all(column: pa.Array) -> Batch:
         return read_column(column, polarity=polarity, normalise=normalise)[0]
 
     assert read_all(tensors(255 - digits)).num_dark == num_dark

@@ -74,6 +74,6 @@ def test_each_row_is_an_image_or_a_rejection(column: pa.Array, options: dict[str
     except DataError:  # tensors of a shape that is no picture
         return
 
-    rows = [*found.rows.tolist(), *(each.row for each in rejections)]
+    rows = [*found.rows.tolist(), *(each.origin.row for each in rejections)]
     assert sorted(rows) == list(range(len(column)))
     assert (found.images.shape, found.images.dtype) == ((len(found.rows), 784), np.uint8)

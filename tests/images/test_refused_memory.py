@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from nanograd.errors import UnreadableError
-from nanograd.images.conversion import read
+from nanograd.images.reader import read_table
 from nanograd.pictures.normalise import normalise
 from nanograd.settings.specs import ReadOptions
 
@@ -69,10 +69,10 @@ def test_refused_row_is_freed_at_once(row: dict[str, object], tmp_path: Path) ->
     type_ = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"image": pa.array([row] * 3, type_)})
     options = ReadOptions(image_root=str(tmp_path))
-    read(table, options)
+    read_table(table, options)
     collected()
 
-    _, rejections = read(table, options)
+    _, rejections = read_table(table, options)
 
     assert len(rejections) == 3
     assert collected() == []

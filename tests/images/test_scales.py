@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nanograd import sources
-from nanograd.data.csv import parse_csv
-from nanograd.images.conversion import read
-from nanograd.images.files import RowRange, read_rows
+from nanograd.images import sources
+from nanograd.images.parquet import RowRange
+from nanograd.images.reader import read_rows, read_table
 from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
     FLAT_NAMES,
@@ -77,7 +76,7 @@ def read_in_parts(place: Path, cuts: list[int]) -> tuple[list[int], list[int], l
         batches = read_rows(str(place), part, lambda schema: schema.names) if end > start else ()
         for batch in batches:
             assert isinstance(batch, pa.RecordBatch)
-            found, rejected = read(pa.Table.from_batches([batch]), ReadOptions())
+            found, rejected = read_table(pa.Table.from_batches([batch]), ReadOptions())
             rows += [done + row for row in found.rows.tolist()]
             most += found.images.max(axis=1).tolist()
             bad += [reason for _, reason in reasons(rejected)]
@@ -130,7 +129,7 @@ def test_rows_are_the_same_in_any_row_groups(
     groups = pq.ParquetFile(place).metadata.num_row_groups
 
     batches = read_rows(str(place), RowRange((0, groups), 0, 0, len(levels)), lambda s: s.names)
-    found, _ = read(pa.Table.from_batches(list(batches)), ReadOptions())  # type: ignore[arg-type]
+    found, _ = read_table(pa.Table.from_batches(list(batches)), ReadOptions())  # type: ignore[arg-type]
 
     ink = 255 if 255 in levels else 1
     assert found.rows.tolist() == [row for row, level in enumerate(levels) if level == ink]
@@ -143,7 +142,8 @@ def test_data_sets_have_the_scale_of_their_file(form: str, tmp_path: Path) -> No
     pq.write_table(table, tmp_path / "a.parquet")
     rows = [f"{label}," + ",".join(map(str, image)) for label, image in enumerate(images.tolist())]
 
-    from_csv = parse_csv("\n".join(rows).encode(), "a.csv")
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    from_csv = sources.load_test([str(tmp_path / "a.csv")])
     from_parquet = sources.load_test([str(tmp_path / "a.parquet")])
 
     assert from_csv.images.max(axis=1).tolist() == [1, 1, 1, 255, 255]

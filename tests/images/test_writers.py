@@ -1,10 +1,120 @@
+"""The files of a table that arrives in pieces, their schemas and formats."""
+
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-from nanograd.errors import Reason, Rejection
-from nanograd.images.writers import PREDICTIONS, QUARANTINE, encode, quarantine_table
+from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
+from nanograd.images import writers
+from nanograd.images.writers import (
+    PREDICTIONS,
+    QUARANTINE,
+    OutputFiles,
+    check_partition_columns,
+    encode,
+    quarantine_table,
+)
+
+TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
+
+
+def write(table: pa.Table, piece: int, *args: Any, **settings: Any) -> dict[str, Any]:
+    files = OutputFiles("part", table.schema, *args, **settings)
+    for start in range(0, len(table), piece):
+        files.write(table.slice(start, piece))
+    return files.finish()
+
+
+def rows_of(files: dict[str, Any]) -> list[int]:
+    tables = [pq.read_table(pa.BufferReader(data)) for data in files.values()]
+    return [row for table in tables for row in table["id"].to_pylist()]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 193])
+@pytest.mark.parametrize("held", [1, 10**9])
+def test_pieces_make_the_file_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, piece: int, held: int
+) -> None:
+    monkeypatch.setattr(writers, "HELD_BYTES", held)
+
+    found = {each: write(TABLE, piece, each) for each in ("parquet", "csv", "jsonl")}
+
+    assert rows_of(found["parquet"]) == list(range(193))
+    for format_ in ("csv", "jsonl"):
+        assert bytes(found[format_][f"part.{format_}"]) == writers.encode(TABLE, format_)
+    if held > 1:
+        assert bytes(found["parquet"]["part.parquet"]) == writers.to_parquet(TABLE)
+
+
+@pytest.mark.parametrize(("max_rows", "num_files"), [(1, 193), (50, 4), (193, 1), (1000, 1)])
+def test_files_have_at_most_so_many_rows(max_rows: int, num_files: int) -> None:
+    found = write(TABLE, 7, "parquet", max_rows)
+
+    sizes = [pq.read_metadata(pa.BufferReader(data)).num_rows for data in found.values()]
+    assert (len(found), max(sizes), sum(sizes)) == (num_files, min(max_rows, 193), 193)
+    assert "part.parquet" in found
+    assert ("part-1.parquet" in found) == (num_files > 1)
+    assert sorted(rows_of(found)) == list(range(193))
+
+
+def test_columns_become_folders_whose_names_are_quoted() -> None:
+    values = ["a/b", None, "", "ü=1 ", ".."]
+    table = pa.table({"id": range(5), "who": values, "seen": [True, None, False, True, True]})
+
+    found = write(table, 2, "parquet", partition_by=["who", "seen"])
+
+    null = "__HIVE_DEFAULT_PARTITION__"
+    assert sorted(found) == sorted(
+        f"who={who}/seen={seen}/part.parquet"
+        for who, seen in [
+            *[("a%2Fb", "true"), (null, null), ("", "false")],
+            *[("%C3%BC%3D1%20", "true"), ("..", "true")],
+        ]
+    )
+    assert sorted(rows_of(found)) == list(range(5))
+
+
+@pytest.mark.parametrize("partition_by", [(), ("digit",)])
+def test_empty_table_makes_a_file_with_its_schema_on_request(partition_by: tuple[str, ...]) -> None:
+    def finish(even_empty: bool) -> dict[str, Any]:
+        files = OutputFiles("part", TABLE.schema, "parquet", None, partition_by)
+        return files.finish(even_empty=even_empty)
+
+    [(name, data)] = finish(True).items()
+
+    assert finish(False) == {}
+    assert name == "digit=__HIVE_DEFAULT_PARTITION__/" * len(partition_by) + "part.parquet"
+    assert pq.read_schema(pa.BufferReader(data)).names[0] == "id"
+
+
+def test_too_many_folders_and_too_long_names_are_refused() -> None:
+    many = pa.table({"id": range(1001), "value": range(1001)})
+    long = pa.table({"id": [1], "value": ["ü" * 50]})
+
+    with pytest.raises(DataError, match="more than 1,000 folders"):
+        write(many, 100, "parquet", partition_by=["value"])
+    with pytest.raises(DataError, match="too long"):
+        write(long, 1, "parquet", partition_by=["value"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("none", "has no such column; there are id, x, "), ("x", "x holds double")]
+)
+def test_column_that_cannot_name_folders_is_a_usage_error(name: str, words: str) -> None:
+    schema = pa.schema([("id", pa.int64()), ("x", pa.float64()), ("at", pa.date32())])
+
+    check_partition_columns(schema, ["id", "at"])
+    with pytest.raises(UsageError, match=words):
+        check_partition_columns(schema, [name])
+    with pytest.raises(UsageError, match="id is given twice"):
+        check_partition_columns(schema, ["id", "at", "id"])
+    with pytest.raises(UsageError, match="all columns"):
+        check_partition_columns(schema.remove(1), ["id", "at"])
+
 
 REASONS = [
     *("broken_file", "wrong_schema", "no_file", "no_permission", "outside_root"),
@@ -14,26 +124,23 @@ REASONS = [
 ]
 
 
-def test_output_schemas_are_as_documented() -> None:
+def test_schemas_and_reasons_are_as_documented() -> None:
     assert PREDICTIONS.names == [
         *("source_file", "source_row", "prediction"),
         *("confidence", "unfamiliarity", "probabilities", "label"),
     ]
     assert PREDICTIONS.field("probabilities").type == pa.list_(pa.float32(), 10)
     assert QUARANTINE.names == ["source_file", "source_row", "reason", "detail"]
-
-
-def test_reason_codes_are_as_documented() -> None:
     assert [str(reason) for reason in Reason] == REASONS
 
 
 def test_quarantine_table_holds_rows_of_the_file_and_whole_files() -> None:
     rejected = [
-        ("a.parquet", Rejection(3, Reason.BLANK, "nothing there")),
-        ("\udcff.parquet", Rejection(None, Reason.BROKEN_FILE, "\udcff is no whole file")),
+        Rejected(Origin("a.parquet", 103), Reason.BLANK, "nothing there"),
+        Rejected(Origin("\udcff.parquet", None), Reason.BROKEN_FILE, "\udcff is no whole file"),
     ]
 
-    table = quarantine_table(rejected, first_row=100)
+    table = quarantine_table(rejected)
 
     assert table.schema.equals(QUARANTINE)
     assert [list(row.values()) for row in table.to_pylist()] == [

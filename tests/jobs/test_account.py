@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nanograd.errors import Reason, Rejection
+from nanograd.errors import Origin, Reason, Rejected
 from nanograd.images.writers import PREDICTIONS, quarantine_table
 from nanograd.jobs.account import count_part, remarks, summarise
 from nanograd.jobs.part import Part, total
@@ -31,8 +31,10 @@ def test_confusion_of_receipts_adds_up_to_the_matrix_of_the_summary(num_parts: i
     assert summary["accuracy"] == 0.5
 
 
-@pytest.mark.parametrize("rejection", [None, Rejection(None, Reason.WRONG_SCHEMA, "no images")])
-def test_part_survives_the_way_to_another_process(rejection: Rejection | None) -> None:
+@pytest.mark.parametrize(
+    "rejection", [None, Rejected(Origin("a", None), Reason.WRONG_SCHEMA, "no images")]
+)
+def test_part_survives_the_way_to_another_process(rejection: Rejected | None) -> None:
     part = Part(id="a", files=("a.parquet",), num_rows=5, rejection=rejection)
 
     again = Part.from_json(part.to_json())

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import write_pictures
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError
+from nanograd.images.writers import write_pictures
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
 from tests.helpers.jobs import forget_completion

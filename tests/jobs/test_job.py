@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from nanograd.errors import InternalError, OutputExistsError, Reason, Rejection, StorageError
-from nanograd.images.files import RowRange
+from nanograd.errors import InternalError, Origin, OutputExistsError, Reason, Rejected, StorageError
+from nanograd.images.parquet import RowRange
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import Part, Receipt, part_id, run_part
 from nanograd.runtime import json_files, storage
@@ -178,7 +178,11 @@ def test_job_that_another_machine_took_over_is_not_completed(
             num_rows=16,
             below="_next",
         ),
-        Part(id="2", files=("b",), rejection=Rejection(None, Reason.BROKEN_FILE, "cut short")),
+        Part(
+            id="2",
+            files=("b",),
+            rejection=Rejected(Origin("a", None), Reason.BROKEN_FILE, "cut short"),
+        ),
     ],
     ids=lambda part: part.id,
 )

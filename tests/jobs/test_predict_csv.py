@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
-from nanograd.images import csv_files
-from nanograd.jobs import scan
+from nanograd.jobs import cutting
 from nanograd.jobs.part import Part, Receipt
 from nanograd.jobs.predict import PredictWork
 from tests.helpers.folders import untimed_contents
@@ -157,20 +156,6 @@ def test_kept_columns_of_a_growing_input_may_look_like_numbers_or_not(
     assert {"12345", "0001"} <= set(pq.read_table(out / "predictions")["id"].to_pylist())
 
 
-def test_output_whose_kept_column_was_a_number_ends_with_a_remedy(
-    images: NDArray[Any], folder: Path, out: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (folder / "a.csv").write_text(text(["id", *NAMES], range(ROWS), *images.T))
-    with monkeypatch.context() as patch:  # as an earlier version would
-        patch.setattr(csv_files, "_TEXT", pa.int64())
-        run(keep=("id",))
-    (folder / "b.csv").write_text(text(["id", *NAMES], range(ROWS), *images.T))
-
-    with pytest.raises(OutputExistsError, match=r"other keep\); .* replace it with --overwrite"):
-        run(keep=("id",))
-    assert run(keep=("id",), overwrite=True)["predicted"] == 2 * ROWS
-
-
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_large_file_is_cut_and_resumed_and_grows(
     pack: Callable[[bytes], bytes], images: NDArray[Any], labels: list[int], folder: Path,
@@ -179,7 +164,7 @@ def test_large_file_is_cut_and_resumed_and_grows(
     (folder / "a.csv").write_bytes(pack(kaggle(images, labels)))
     run()
     expected = predictions(out)
-    monkeypatch.setattr(scan, "wanted_rows", lambda _: 7)
+    monkeypatch.setattr(cutting, "wanted_rows", lambda _: 7)
 
     run(overwrite=True)
     whole = untimed_contents(out)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.data.mnist import write_pictures
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import OutputExistsError
+from nanograd.images.writers import write_pictures
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
 from tests.helpers.ingests import ingest

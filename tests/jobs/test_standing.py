@@ -10,9 +10,9 @@ import pytest
 
 import nanograd
 from nanograd import commands
-from nanograd.data.mnist import write_pictures
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.images.writers import write_pictures
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanograd import commands
-from nanograd.data.mnist import write_pictures
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UnreadableError
-from nanograd.jobs.inputs import expand_pictures
+from nanograd.images.inputs import expand_pictures
+from nanograd.images.writers import write_pictures
 from nanograd.pictures.archives import Archives
 from nanograd.settings.specs import InspectSpec
 from tests.helpers.ingests import ingest, read_quarantine, read_rows

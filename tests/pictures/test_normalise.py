@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from nanograd import sources
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
+from nanograd.images import sources
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise, trace
 from nanograd.runtime.arrays import Bytes

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanograd.errors import DataError, UsageError
-from nanograd.jobs.labels import Label, find_labels, label_of, parse_label_source, read_list
+from nanograd.images.labels import Label, find_labels, label_of, parse_label_source, read_list
 from nanograd.runtime.events import Event, ignore
 
 FILES = [f"/in/{name}" for name in ("a/img_1_7.png", "a/img_12_3.PNG", "b/img_2.png", "b/8.png")]
@@ -105,7 +105,7 @@ def test_list_labels_pictures_relative_to_the_input(
     tmp_path: Path, separator: str, start: str
 ) -> None:
     rows = [("Writer", "File", "Label"), ("me", "a/img_1_7.png", "4"), ("me", "./b/8.png", "9.0")]
-    rows += [("me", "b/img_2.png", "")]
+    rows += [('"me\nand ""you"""', "b/img_2.png", "")]
     place = write(tmp_path, start + "".join(separator.join(row) + "\r\n" for row in rows))
 
     labels, messages = found(place)
@@ -151,11 +151,14 @@ def test_dots_in_a_path_are_resolved(tmp_path: Path, name: str) -> None:
     assert labels == [1]
 
 
-def test_remote_list_and_pictures_are_joined_as_uris() -> None:
-    from nanograd.jobs.labels import _resolve
+@pytest.mark.parametrize("name", ["./7/a.png", "s3://bucket/scans/7/a.png"])
+def test_pictures_in_a_store_are_named_as_uris_or_relative_to_the_input(
+    tmp_path: Path, name: str
+) -> None:
+    place, picture = write(tmp_path, f"file,label\n{name},1\n"), "s3://bucket/scans/7/a.png"
 
-    assert _resolve("s3://bucket/scans", "./7/a.png") == "s3://bucket/scans/7/a.png"
-    assert _resolve("/in", "s3://bucket/a.png") == "s3://bucket/a.png"
+    source = parse_label_source(place)
+    assert find_labels([picture], ["s3://bucket/scans"], source, ignore) == [1]
 
 
 def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -200,9 +203,11 @@ def test_ambiguous_name_is_a_data_error(tmp_path: Path) -> None:
         find_labels(["/a/8.png", "/b/8.png"], ["/a", "/b"], parse_label_source(place), ignore)
 
 
-def test_list_that_is_not_utf8_is_a_data_error() -> None:
-    with pytest.raises(DataError, match=r"^my\.csv is not UTF-8"):
-        list(read_list("file,label\né.png,1".encode("latin-1"), "my.csv"))
+def test_list_that_is_not_utf8_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_bytes("file,label\né.png,1".encode("latin-1"))
+
+    with pytest.raises(DataError, match=r"my\.csv is not UTF-8"):
+        list(read_list(str(tmp_path / "my.csv")))
 
 
 def test_missing_list_is_a_data_error() -> None:

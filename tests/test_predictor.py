@@ -187,18 +187,24 @@ def test_booleans_are_full_ink(images: Pixels, model: str) -> None:
     assert np.array_equal(found["probabilities"], expected["probabilities"])
 
 
-def test_mistakes_are_named(images: Pixels, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("batch", "error", "why"),
+    [
+        ([bytes(784)], TypeError, "arrays by name"),
+        ({"id": np.arange(7)}, DataError, r"name one with image_column$"),
+        ({"image": [b"x"], "label": [7], "Label": [7]}, DataError, r"choose with label_column$"),
+    ],
+)
+def test_mistakes_are_named_as_arguments(
+    batch: Any, error: type[Exception], why: str, model: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=why):
+        nanograd.Predictor(model)(batch)
     with pytest.raises(DataError, match="is not a model directory"):
         nanograd.Predictor(tmp_path)
     with pytest.raises(TypeError, match="polarty"):
         nanograd.Predictor(model, polarty="auto")
-    with pytest.raises(TypeError, match=r"arrays by name, not <class 'list'>"):
-        nanograd.Predictor(model)([images])
-    with pytest.raises(DataError, match=r"recognised among id; name one with image_column$"):
-        nanograd.Predictor(model)({"id": np.arange(7)})
-    with pytest.raises(DataError, match=r"label or Label; choose with label_column$"):
-        nanograd.Predictor(model)({"image": images, "label": [7] * ROWS, "Label": [7] * ROWS})
-    with pytest.raises(TypeError, match=r"no directory, URI or Model: .*not int"):
+    with pytest.raises(TypeError, match="not int"):
         nanograd.Predictor(7)  # type: ignore[arg-type]
 
 
@@ -273,21 +279,17 @@ def test_threads_leave_the_warnings_of_the_program_alone(images: Pixels, model: 
     assert (warnings.filters, warnings.showwarning) == (before, show)
 
 
-def test_bytes_of_fixed_width_may_stand_beside_the_image(images: Pixels, model: str) -> None:
-    result = nanograd.Predictor(model)({"id": np.array([b"a"] * ROWS), "image": images})
+def test_loaded_or_sent_predictor_predicts_as_that_of_the_directory(
+    images: Pixels, model: str
+) -> None:
+    batch = {"id": np.array([b"a"] * ROWS), "image": images}  # bytes of fixed width may be kept
+    places: list[Any] = [model, nanograd.load_model(model)]
+    predictors = [nanograd.Predictor(each) for each in places]
+    sent = pickle.loads(pickle.dumps(predictors[0]))  # noqa: S301 - our own
 
-    assert (result["id"] == b"a").all()
-    assert (result["prediction"] == nanograd.load_model(model).predict(images)).all()
+    found = [each(batch) for each in (*predictors, sent)]
 
-
-def test_loaded_model_is_taken_as_its_directory_is(images: Pixels, model: str) -> None:
-    both = (nanograd.load_model(model), model)
-    found, expected = (nanograd.Predictor(each)({"image": images}) for each in both)
-
-    assert np.array_equal(found["probabilities"], expected["probabilities"])
-
-
-def test_predictor_can_be_sent_to_another_process(images: Pixels, model: str) -> None:
-    predictor = pickle.loads(pickle.dumps(nanograd.Predictor(model)))  # noqa: S301 - our own
-
-    assert len(predictor({"image": images})["prediction"]) == ROWS
+    assert all((each["id"] == b"a").all() for each in found)
+    scores = [each["probabilities"] for each in found]
+    assert np.array_equal(scores[0], scores[1])
+    assert np.array_equal(scores[0], scores[2])

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanograd.errors import Reason, Rejection
-from nanograd.jobs.inputs import InputFile
-from nanograd.jobs.scan import ScannedFile, cut, group, limit, wanted_rows
+from nanograd.errors import Origin, Reason, Rejected
+from nanograd.images.inputs import InputFile
+from nanograd.images.scan import ScannedFile
+from nanograd.jobs.cutting import cut, group, limit, wanted_rows
 
 GROUPS = [[], [0], [1], [2499], [10_000], [50_000, 50_000, 7], [7] * 1000, [193, 1_000_000, 0, 5]]
 
@@ -62,7 +63,7 @@ def scanned(number: int, num_rows: int) -> ScannedFile:
     """Describe a file of so many rows; of one that cannot be read for -1."""
     file = InputFile(f"{number:06d}", 1, 1)
     if num_rows < 0:
-        return ScannedFile(file, rejection=Rejection(None, Reason.BROKEN_FILE, "damaged"))
+        return ScannedFile(file, rejected=Rejected(Origin("a", None), Reason.BROKEN_FILE, ""))
     return ScannedFile(file, pa.schema([]), (num_rows,), num_bytes=784 * num_rows)
 
 
@@ -79,7 +80,7 @@ def test_every_row_is_in_one_part_and_a_limit_takes_the_first(sizes: list[int], 
     assert sorted({place for place, _ in rows}) == [each.file.place for each in files]
     assert len(set(rows)) == len(rows)
     assert sum(rows.num_rows for part in parts for _, rows in part) == sum(max(n, 0) for n in sizes)
-    assert all(len(part) == 1 for part in parts if any(each.rejection for each, _ in part))
+    assert all(len(part) == 1 for part in parts if any(each.rejected for each, _ in part))
     taken = sum(rows.num_rows for part in limited for _, rows in part)
     assert taken == min(most, sum(max(n, 0) for n in sizes))
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from nanograd.data.csv import CSV, check_ending
 from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.images.csv import CSV, check_ending
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
 from nanograd.runtime import storage
@@ -51,6 +51,13 @@ class InputFile(NamedTuple):
     inode: int = 0
 
 
+class _Skipped(NamedTuple):
+    """Files in folders that are not taken, by the reason."""
+
+    broken: set[str]  # links that lead nowhere, pipes
+    others: set[str]  # files of other kinds
+
+
 def expand(
     inputs: Sequence[str],
     suffixes: tuple[str, ...],
@@ -75,32 +82,21 @@ def expand(
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
-    skipped = _Skipped()
+    skipped = _Skipped(set(), set())
     for place in map(storage.absolute, inputs):
         find = _find_remote if storage.is_remote(place) else _find_local
         for real, file in find(place, suffixes, skipped):
             same = (file, found.get(real, file))
             found[real] = min(same, key=lambda each: (each.place != real, each.place))
-    skipped.warn(listener)
+    for places, what in (
+        (skipped.others, "other files are not read as input"),
+        (skipped.broken, "links that lead to no file, or pipes, are not read"),
+    ):
+        if places:
+            listener(warning(f"{len(places):,} {what}, such as {min(places)}"))
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
     return sorted(found.values())
-
-
-class _Skipped:
-    """Files in folders that are not taken, by the reason."""
-
-    def __init__(self) -> None:
-        self.broken: set[str] = set()  # links that lead nowhere, pipes
-        self.others: set[str] = set()  # files of other kinds
-
-    def warn(self, listener: Listener) -> None:
-        for places, what in (
-            (self.others, "other files are not read as input"),
-            (self.broken, "links that lead to no file, or pipes, are not read"),
-        ):
-            if places:
-                listener(warning(f"{len(places):,} {what}, such as {min(places)}"))
 
 
 def is_table(place: str) -> bool:

@@ -3,16 +3,16 @@
 Labels are found when a job is planned, so that a mistake in a list stops it before it begins.
 """
 
-import csv
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from nanograd.data.csv import LABEL_NAMES
 from nanograd.errors import DataError, UsageError
+from nanograd.images.columns import LABEL_NAMES
+from nanograd.images.csv import join_lines, read_lines, split_cells
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info
 
@@ -148,7 +148,7 @@ def _look_up(
     wanted = {_resolve("", file): file for file in files}
     lines: dict[str, tuple[int, Label]] = {}
     unused: list[tuple[int, str]] = []
-    for line, name, label in read_list(storage.read(place), place):
+    for line, name, label in read_list(place):
         file = _find_picture(name, roots, wanted, f"{place} line {line}")
         if file is None:
             unused.append((line, name))
@@ -168,40 +168,40 @@ def _look_up(
     return [lines.get(file, (0, None))[1] for file in files]
 
 
-def read_list(data: bytes, place: str) -> Iterator[tuple[int, str, Label]]:
-    """Yield line number, picture and label of each line of a CSV list.
+def read_list(place: str) -> Iterator[tuple[int, str, Label]]:
+    """Yield line number, picture and label of each row of a CSV list.
 
     It is UTF-8, with a header that names the columns file and label; commas, semicolons or tabs
     separate values. An empty label is none.
 
     Raises:
-        DataError: a column is missing, a line is broken, or a label is no digit.
+        DataError: a column is missing, a row is broken, or a label is no digit.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place} is not UTF-8 ({error}); save it as UTF-8") from error
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    rows = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        names = {name.strip().lower(): name for name in reversed(rows.fieldnames or ())}
-        columns = [[names[word] for word in known if word in names] for known in _COLUMNS]
-        if not all(columns):
-            raise DataError(f"{place}: its first line must name the columns file and label")
-        for row in rows:
-            file, label = ((row[found[0]] or "").strip() for found in columns)
+    lines = chain.from_iterable(read_lines(place))
+    header = next(lines, b"")
+    separator = max((b",", b";", b"\t"), key=header.count)
+    number, at = 1, list[int]()
+    for row in join_lines(chain([header], lines), separator=separator):
+        where, number = f"{place} line {number}", number + len(row.splitlines())
+        if row.count(b'"') % 2:
+            raise DataError(f"{where}: this is not valid CSV (a quote is not closed)")
+        try:
+            cells = [cell.decode() for cell in split_cells(row, separator)]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place} is not UTF-8 ({error}); save it as UTF-8") from error
+        if not at:
+            names = [cell.lower() for cell in cells]
+            found = [[names.index(word) for word in known if word in names] for known in _COLUMNS]
+            if not all(found):
+                raise DataError(f"{place}: its first line must name the columns file and label")
+            at = [each[0] for each in found]
+        elif row.strip():
+            file, label = (cells[each] if each < len(cells) else "" for each in at)
             match = _DIGIT.fullmatch(label)
             if label and not match:
-                raise DataError(
-                    f"{place} line {rows.line_num}: the label is {label!r}, not a digit from "
-                    "0 to 9; correct it"
-                )
-            yield rows.line_num, file, int(match[1]) if match else None
-    except csv.Error as error:
-        raise DataError(
-            f"{place} line {rows.reader.line_num}: this is not valid CSV ({error})"
-        ) from error
+                text = f"the label is {label!r}, not a digit from 0 to 9; correct it"
+                raise DataError(f"{where}: {text}")
+            yield number - len(row.splitlines()), file, int(match[1]) if match else None
 
 
 def _find_picture(

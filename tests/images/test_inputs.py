@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.errors import DataError, StorageError, UsageError
-from nanograd.jobs.inputs import expand, expand_pictures, expand_tables
+from nanograd.images.inputs import expand, expand_pictures, expand_tables
 from nanograd.runtime.events import Event
 from tests.helpers.ingests import planned
 

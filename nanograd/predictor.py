@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanograd.data.csv import LABEL_NAMES
-from nanograd.errors import ArgumentError, DataError, Rejection
-from nanograd.images.columns import IMAGE_NAMES, find_image_column
-from nanograd.images.conversion import Images, read
-from nanograd.images.outputs import rename_taken
+from nanograd.errors import ArgumentError, DataError, Rejected
+from nanograd.images.columns import IMAGE_NAMES, LABEL_NAMES, find_image_column
+from nanograd.images.reader import Batch, read_table
+from nanograd.images.writers import rename_taken
 from nanograd.jobs.predict import predicted_columns
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
@@ -22,7 +21,7 @@ from nanograd.settings.arguments import Place, ReadArguments, as_arguments, reso
 from nanograd.settings.specs import ReadOptions
 
 # A table of pyarrow, a DataFrame of pandas or polars, or arrays by name, as Ray Data passes them.
-Batch: TypeAlias = Any
+Table: TypeAlias = Any
 
 OWN = ("prediction", "confidence", "unfamiliarity", "probabilities", "label", "reason", "detail")
 
@@ -58,13 +57,13 @@ class Predictor:
         with resolved(ReadOptions, None, options) as self._options:
             pass
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Table) -> Table:
         """Classify the rows of a batch."""
         given = _columns(batch)
         table = _to_table(given, self._options)
         try:
             images = find_image_column(table.schema, self._options.image_column).names
-            found, rejections = read(table, self._options)
+            found, rejected = read_table(table, self._options)
         except DataError as error:
             raise DataError(as_arguments(str(error))) from error
         first = given[images[0]]
@@ -72,7 +71,7 @@ class Predictor:
             raise ArgumentError(f"{first.dtype} loses zeros at the end; pass a list of bytes")
         with process.one_thread():
             assessed = self._model.assess(found.images)
-        columns = _align(found, assessed, rejections, table.num_rows)
+        columns = _align(found, assessed, rejected, table.num_rows)
         names = [name for name in given if name not in images]
         kept = {
             renamed: given[name]
@@ -81,7 +80,7 @@ class Predictor:
         return _like(batch, names, kept, columns)
 
 
-def _columns(batch: Batch) -> dict[str, Any]:
+def _columns(batch: Table) -> dict[str, Any]:
     """Return the columns of a batch by their names."""
     if isinstance(batch, pa.Table | pa.RecordBatch):
         names = batch.schema.names
@@ -100,8 +99,8 @@ def _columns(batch: Batch) -> dict[str, Any]:
 
 
 def _like(
-    batch: Batch, names: Sequence[str], kept: Mapping[str, Any], columns: Mapping[str, pa.Array]
-) -> Batch:
+    batch: Table, names: Sequence[str], kept: Mapping[str, Any], columns: Mapping[str, pa.Array]
+) -> Table:
     """Return columns of a batch by other names, and new ones, in the format of the batch."""
     if isinstance(batch, pa.Table):
         return pa.table({**kept, **columns})
@@ -119,13 +118,13 @@ def _like(
 
 
 def _align(
-    found: Images, assessed: Assessment, rejections: list[Rejection], num_rows: int
+    found: Batch, assessed: Assessment, rejected: list[Rejected], num_rows: int
 ) -> dict[str, pa.Array]:
     """Return a value of each column for each row, null where a row has none."""
     places = np.full(num_rows, -1)
     places[found.rows] = np.arange(len(found.rows))
     where = pa.array(places, mask=places < 0)
-    by_row = {each.row: (str(each.reason), each.detail) for each in rejections}
+    by_row = {origin.row: (str(reason), detail) for origin, reason, detail in rejected}
     told = [by_row.get(row, (None, None)) for row in range(num_rows)]
     return {
         **{name: each.take(where) for name, each in predicted_columns(found, assessed).items()},

@@ -1,1 +1,0 @@
-"""Labelled digits: data sets and their shards, file formats, download, the built-in sample."""

@@ -1,0 +1,246 @@
+"""Rows of Parquet files, in batches of bounded size, and damaged rows.
+
+A damaged page takes the rest of its row group with it, of the rows that are read, and nothing else.
+Arrow's errors do not separate damage from failures of the storage: the file is read again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanograd.digits.levels import scale_of
+from nanograd.errors import DataError, Reason, StorageError
+from nanograd.images.columns import flat_columns
+from nanograd.images.tensors import SCALE, Refused, is_any, is_list
+from nanograd.runtime import storage
+
+# Rows and bytes of a batch: many, because fixed costs are per batch; fewer where a row is large,
+# because all of them are in memory. 8,192 rows of 784 doubles are 51 MB.
+MAX_ROWS, BATCH_BYTES = 8192, 64_000_000
+# Bytes of a row group read at a time: a whole one could be larger than the memory.
+READ_BYTES = 4 << 20
+# Numbers of rows of a batch are multiples of this: scores may differ in their last bits by the rows
+# that share a matrix product, which has so many.
+_CHUNK_ROWS = 512
+# Bytes of numbers in memory; in a file, those of lists may take a bit each.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
+# In a damaged row group: the fewer, the fewer intact rows are lost with it.
+_CAREFUL_ROWS = 128
+# Attempts at the same rows before they count as damaged.
+_MAX_FAILURES = 2
+# What Arrow raises for damage, failures of the storage and lack of memory; for names not in UTF-8
+# and types of Ray that Ray refuses to decode.
+_FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
+
+
+class RowRange(NamedTuple):
+    """Some rows of a file."""
+
+    row_groups: tuple[int, ...]  # first and end
+    skip: int  # rows before them in their first row group
+    first_row: int  # number of the first row in the file
+    num_rows: int  # number of rows
+
+
+def open_parquet(file: str) -> pq.ParquetFile:
+    """Open a Parquet file and read its footer.
+
+    Raises:
+        DataError: it is no Parquet file, cut short, or its footer contradicts itself.
+        StorageError: it cannot be read; that is no damage.
+    """
+    try:
+        parquet = _open(file)
+    except _FAILURES as error:
+        check_storage(file, error, num_bytes=1)
+        try:
+            parquet = _open(file)  # the storage may have failed only for a moment
+        except _FAILURES as again:
+            check_storage(file, again, num_bytes=1)
+            raise DataError(f"{file} is not a complete Parquet file: {again}") from again
+    footer = parquet.metadata
+    num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
+        raise DataError(f"{file} is not a complete Parquet file: its row groups do not add up")
+    return parquet
+
+
+def _open(file: str) -> pq.ParquetFile:
+    parquet = pq.ParquetFile(
+        storage.open_file(file),
+        buffer_size=READ_BYTES,
+        pre_buffer=False,  # it would hold whole row groups
+        page_checksum_verification=True,
+    )
+    parquet.schema_arrow  # noqa: B018 - it is decoded here
+    return parquet
+
+
+def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> None:
+    """Raise StorageError if reading a file, or its first bytes, fails."""
+    if isinstance(error, MemoryError):
+        raise StorageError(
+            f"cannot read {file}: not enough memory ({error}); ask for fewer --workers"
+        ) from error
+    try:
+        with storage.open_file(file) as stream:
+            while stream.read(num_bytes or READ_BYTES) and num_bytes is None:
+                pass
+    except OSError as failure:
+        raise StorageError(f"cannot read {file}: {failure}") from failure
+
+
+def read_parquet(
+    file: str, rows: RowRange | None, columns: Callable[[pa.Schema], Sequence[str]]
+) -> Iterator[pa.RecordBatch | list[Refused]]:
+    """Read rows of a Parquet file, see `reader.read_rows`."""
+    with open_parquet(file) as parquet:
+        footer = parquet.metadata
+        rows = rows or RowRange((0, footer.num_row_groups), 0, 0, footer.num_rows)
+        if footer.num_row_groups < rows.row_groups[1]:
+            raise DataError(f"{file} was changed after the job began; start the job again")
+        names = list(columns(parquet.schema_arrow))
+        scales, done = _find_scales(parquet, names), 0
+        try:
+            for batch in _read_some(parquet, names, rows):
+                yield with_scales(batch, scales)
+                done += len(batch)
+        except _FAILURES as error:
+            if not isinstance(error, MemoryError):  # fewer rows at a time may fit
+                check_storage(file, error)
+            for some in _read_carefully(file, parquet, rows, names, done):
+                yield some if isinstance(some, list) else with_scales(some, scales)
+
+
+def _read_carefully(
+    file: str, parquet: pq.ParquetFile, rows: RowRange, names: list[str], done: int
+) -> Iterator[pa.RecordBatch | list[Refused]]:
+    """Read the rows after the first `done`, row group by row group."""
+    skip, left = rows.skip + done, rows.num_rows - done
+    for group in range(*rows.row_groups):
+        group_rows = parquet.metadata.row_group(group).num_rows
+        wanted = min(max(group_rows - skip, 0), left)
+        num_read, failures = 0, 0
+        # The same rows fail again if they are damaged, not if the storage failed for a moment.
+        while num_read < wanted:
+            some = RowRange((group, group + 1), skip + num_read, 0, wanted - num_read)
+            try:
+                for batch in _read_some(parquet, names, some, _CAREFUL_ROWS):
+                    yield batch
+                    num_read, failures = num_read + len(batch), 0
+            except _FAILURES as error:
+                check_storage(file, error)
+                failures += 1
+                if failures == _MAX_FAILURES:
+                    detail = f"row group {group} is damaged: {error}"
+                    yield [(row, Reason.BROKEN_FILE, detail) for row in range(wanted - num_read)]
+                    break
+        skip, left = max(skip - group_rows, 0), left - wanted
+
+
+def _read_some(
+    parquet: pq.ParquetFile, names: list[str], rows: RowRange, max_rows: int = MAX_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Read rows in batches of bounded size; raise ArrowInvalid if there are fewer."""
+    groups, found = range(*rows.row_groups), leaf_places(parquet.schema_arrow)
+    places = [place for name in names for place in found[name]]
+    row_bytes = max((_row_bytes(parquet, group, places) for group in groups), default=0)
+    num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
+    if num_rows > _CHUNK_ROWS:
+        num_rows -= num_rows % _CHUNK_ROWS
+    # Not by the file's own method: it takes paths, which several columns may share.
+    batches = parquet.reader.iter_batches(
+        num_rows, row_groups=list(groups), column_indices=places, use_threads=False
+    )
+    skip, left = rows.skip, rows.num_rows
+    while left:
+        batch = next(batches, None)
+        if batch is None:
+            raise pa.ArrowInvalid(f"{left} rows are missing")
+        wanted = batch.slice(skip, left)
+        skip, left = max(skip - len(batch), 0), left - len(wanted)
+        if len(wanted):
+            yield wanted
+
+
+def _row_bytes(parquet: pq.ParquetFile, group: int, places: Sequence[int]) -> float:
+    """Estimate the bytes of a row in memory."""
+    row_group = parquet.metadata.row_group(group)
+    num_rows, stored = max(row_group.num_rows, 1), row_group.total_byte_size
+    is_plain = not any(parquet.schema.column(place).max_repetition_level for place in places)
+    if is_plain and stored * MAX_ROWS <= num_rows * BATCH_BYTES:
+        return float(stored / num_rows)
+    sizes = (
+        max(chunk.total_uncompressed_size, chunk.num_values * _WIDTHS.get(chunk.physical_type, 0))
+        for chunk in map(row_group.column, places)
+    )
+    return float(sum(sizes) / num_rows)
+
+
+def leaf_places(schema: pa.Schema) -> dict[str, range]:
+    """Return where in a Parquet file the values of each column are; a struct has several places.
+
+    Not by the paths of names, which a column called `image.bytes` shares with a field of `image`.
+
+    >>> leaf_places(pa.schema({"a": pa.struct({"b": pa.int8(), "c": pa.list_(pa.int8())}),
+    ...     "a.b": pa.int8()}))
+    {'a': range(0, 2), 'a.b': range(2, 3)}
+    """
+    found, start = dict[str, range](), 0
+    for field in schema:
+        found[field.name] = range(start, start := start + _num_leaves(field.type))
+    return found
+
+
+def _num_leaves(type_: pa.DataType) -> int:
+    if isinstance(type_, pa.BaseExtensionType):
+        type_ = type_.storage_type
+    fields = map(type_.field, range(type_.num_fields))
+    return sum(_num_leaves(field.type) for field in fields) or 1
+
+
+def _find_scales(parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, int | None]:
+    """Return the scale of each column of pixels by the footer, of flat ones at their first."""
+    schema, places = parquet.schema_arrow, leaf_places(parquet.schema_arrow)
+    found = dict[str, Sequence[int]]()
+    for name in names:
+        type_ = schema.field(name).type
+        if is_any(type_, "struct") and "data" in type_.names:  # tensors beside their shapes
+            inner = leaf_places(pa.schema(type_.fields))["data"]
+            found[name] = [places[name][place] for place in inner]
+        elif isinstance(type_, pa.BaseExtensionType) or is_list(type_):
+            found[name] = places[name]
+    if flat := flat_columns(names):
+        found[flat[0]] = [places[name][0] for name in flat]
+    return {name: scale_of(_largest(parquet, some)) for name, some in found.items()}
+
+
+def _largest(parquet: pq.ParquetFile, places: Sequence[int]) -> Iterator[float | None]:
+    """Yield the largest number of each row group and place by the footer; None if unknown."""
+    for group in range(parquet.metadata.num_row_groups):
+        row_group = parquet.metadata.row_group(group)
+        for chunk in map(row_group.column, places):
+            found = chunk.statistics if chunk.physical_type != "BYTE_ARRAY" else None
+            if found is None or not found.has_min_max:
+                is_null = found is not None and found.null_count == chunk.num_values
+                yield 0 if is_null else None
+            elif isinstance(found.max, bytes) and len(found.max) == 2:  # a half
+                yield float(np.frombuffer(found.max, "<f2")[0])
+            else:
+                yield float(found.max) if isinstance(found.max, int | float | Decimal) else None
+
+
+def with_scales(batch: pa.RecordBatch, scales: Mapping[str, int | None]) -> pa.RecordBatch:
+    """Record the scales of columns, see `levels.scale_of`, in their metadata."""
+    fields = [
+        field
+        if (scale := scales.get(field.name)) is None
+        else field.with_metadata({**(field.metadata or {}), SCALE: str(scale)})
+        for field in batch.schema
+    ]
+    schema = pa.schema(fields, batch.schema.metadata)
+    return pa.RecordBatch.from_arrays(batch.columns, schema=schema)

@@ -1,0 +1,320 @@
+"""The stream of images: rows of any table, or pictures, as batches of images with their origins.
+
+Small files of one schema are read together, up to a batch: few rows take as long as many.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.digits.dataset import NUM_PIXELS
+from nanograd.errors import DataError, Origin, Rejected, UnreadableError
+from nanograd.images import columns
+from nanograd.images.columns import Partitions
+from nanograd.images.csv import CSV, CsvFile
+from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, read_parquet
+from nanograd.images.rows import attempt, read_images, read_labels
+from nanograd.images.tensors import Refused
+from nanograd.pictures import decode
+from nanograd.pictures.archives import Archives
+from nanograd.pictures.normalise import normalise
+from nanograd.runtime.arrays import Bytes, Ints
+from nanograd.settings.specs import PictureFileOptions, ReadOptions
+
+ChooseColumns = Callable[[pa.Schema, str], list[str]]
+Found = TypeVar("Found")
+_NOTHING = pa.schema([])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images of some rows, in the order of the rows."""
+
+    images: Bytes  # (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory
+    labels: NDArray[np.int8]  # (n,) int8, -1 for none
+    files: tuple[str, ...]  # the files of the rows
+    owners: Ints  # (n,) int64, the file of each, as an index of `files`
+    rows: Ints  # (n,) int64, the number of each in its file; -1 for the whole file
+    kept: pa.Table  # n rows of the columns to keep
+    bad_labels: Ints  # the images whose label is no digit, and left out
+    num_dark: int  # raw pixels that polarity `auto` takes for dark ink on light paper
+
+    def origin(self, number: int) -> Origin:
+        """Return the file and row of an image."""
+        row = int(self.rows[number])
+        return Origin(self.files[self.owners[number]], row if row >= 0 else None)
+
+
+class _Rows(NamedTuple):
+    """Rows of a table that are not decoded yet."""
+
+    table: pa.Table
+    files: tuple[str, ...]
+    owners: Ints
+    numbers: Ints
+
+    def take(self, rows: Ints) -> "_Rows":
+        table = self.table.take(pa.array(rows))
+        return _Rows(table, self.files, self.owners[rows], self.numbers[rows])
+
+
+def read(
+    files: Iterable[tuple[str, RowRange | None]],
+    readings: Sequence[ReadOptions],
+    partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
+    keep: pa.Schema = _NOTHING,
+) -> Iterator[Batch | list[Rejected]]:
+    """Read the images and labels of tables; each row is in one batch, or rejected.
+
+    Args:
+        files: path or URI of each Parquet or CSV file, and which of its rows; None for all.
+        readings: options; a row that the first ones reject is read again with the others.
+        partitions: the columns in the names of folders.
+        keep: columns to copy, with their types; null in files without them.
+
+    Raises:
+        DataError: the columns of a file do not fit the options, a file is no longer the one that
+            was planned, or a value does not fit the type to keep.
+        StorageError: a file cannot be read; that is no damage.
+    """
+
+    def columns_of(schema: pa.Schema, file: str) -> list[str]:
+        try:
+            required = required_columns(schema, file, partitions, readings)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+        return [name for name in schema.names if name in {*required, *keep.names}]
+
+    choose = remember(columns_of, partitions)
+    held, num_bytes = list[tuple[str, int, pa.Table]](), 0
+    for file, rows in files:
+        first = rows.first_row if rows else 0
+        for part in read_rows(file, rows, lambda schema, file=file: choose(schema, file)):  # type: ignore[misc]
+            if isinstance(part, list):
+                yield [Rejected(Origin(file, first + row), *why) for row, *why in part]
+            else:
+                table = partitions.add(pa.Table.from_batches([part]), file)
+                if held and not _are_alike(held[-1][-1], table):
+                    yield from _decode(held, readings, keep)
+                    held, num_bytes = [], 0
+                held.append((file, first, table))
+                num_bytes += table.nbytes
+                num_rows = sum(each.num_rows for _, _, each in held)
+                if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
+                    yield from _decode(held, readings, keep)
+                    held, num_bytes = [], 0
+            first += len(part)
+    if held:
+        yield from _decode(held, readings, keep)
+
+
+def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
+    """Read the images and labels of a table, as `read` does."""
+    return _decode([("", 0, table)], [options], _NOTHING)
+
+
+def read_rows(
+    file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
+) -> Iterator[pa.RecordBatch | list[Refused]]:
+    """Read rows of a Parquet or CSV file in their order.
+
+    Args:
+        file: path or URI.
+        rows: which of its rows; None for all.
+        choose: chooses columns of the file's schema.
+
+    Yields:
+        Consecutive rows as a batch, or as refused ones, each with its position among them.
+    """
+    if not file.lower().endswith(CSV):
+        yield from read_parquet(file, rows, choose)
+        return
+    table = CsvFile(file)
+    skip, num_rows = (rows.skip, rows.num_rows) if rows else (0, None)
+    yield from table.read(skip, num_rows, choose(table.schema))
+
+
+def read_pictures(
+    files: Iterable[tuple[str, bytes | None]],
+    convert: Callable[[Image.Image], Found],
+    options: PictureFileOptions,
+) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
+    """Read pictures one by one.
+
+    Args:
+        files: path or URI of each, also in a ZIP file, and its bytes; None to read them.
+        convert: makes something of a decoded picture; may raise UnreadableError.
+        options: limits on picture files.
+
+    Yields:
+        The bytes of each, None if they cannot be read; what was made of it, or why nothing was.
+    """
+    with Archives() as archives:
+        for file, given in files:
+            data = (
+                given
+                if given is not None
+                else attempt(partial(decode.read, file, options, archives.read))
+            )
+            if isinstance(data, UnreadableError):
+                yield None, data
+            else:
+                yield data, attempt(lambda data=data: convert(decode.decode(data, options)))  # type: ignore[misc]
+
+
+def read_labelled_pictures(
+    labels: Mapping[str, int | None],
+) -> Iterator[Batch | list[Rejected]]:
+    """Read picture files with a label each, as `ingest` does."""
+    pictures = read_pictures(((file, None) for file in labels), normalise, PictureFileOptions())
+    for (file, label), (_, image) in zip(labels.items(), pictures, strict=True):
+        if isinstance(image, UnreadableError):
+            yield [Rejected(Origin(file, None), image.reason, image.detail)]
+        else:
+            yield Batch(
+                images=image.reshape(1, NUM_PIXELS),
+                labels=np.full(1, -1 if label is None else label, np.int8),
+                files=(file,),
+                owners=np.zeros(1, np.int64),
+                rows=np.full(1, -1),
+                kept=pa.table({}),
+                bad_labels=np.zeros(0, np.int64),
+                num_dark=0,
+            )
+
+
+def required_columns(
+    schema: pa.Schema, file: str, partitions: Partitions, readings: Sequence[ReadOptions]
+) -> list[str]:
+    """Name the columns of a file, or of its folders, that hold images and labels.
+
+    Raises:
+        DataError: no options fit the file: it has no image column, or a named one does not fit.
+    """
+    found, problem = list[str](), None
+    for options in readings:
+        try:
+            images = columns.find_image_column(schema, options.image_column).names
+            label = columns.find_label_column(partitions.extend(schema, file), options.label_column)
+        except DataError as error:
+            problem = problem or error
+        else:
+            found += [*images, *([label] if label else [])]
+    if not found and problem:
+        raise problem
+    return list(dict.fromkeys(found))
+
+
+def remember(choose: ChooseColumns, partitions: Partitions) -> ChooseColumns:
+    """Return a function that chooses columns once for files of one schema that follow each other.
+
+    Where folders are columns, the choice depends on the file, too.
+    """
+    last: list[tuple[pa.Schema, list[str]]] = []
+
+    def chosen(schema: pa.Schema, file: str) -> list[str]:
+        for known, names in last:
+            if known.equals(schema, check_metadata=True):
+                return names
+        names = choose(schema, file)
+        if not partitions.schema.names:
+            last[:] = [(schema, names)]
+        return names
+
+    return chosen
+
+
+def _are_alike(one: pa.Table, other: pa.Table) -> bool:
+    """Return whether two tables may be read as one, whatever pandas notes of their rows."""
+    schemas = [each.schema.remove_metadata() for each in (one, other)]
+    features = [(each.schema.metadata or {}).get(b"huggingface") for each in (one, other)]
+    return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
+
+
+def _decode(
+    held: Sequence[tuple[str, int, pa.Table]], readings: Sequence[ReadOptions], keep: pa.Schema
+) -> tuple[Batch, list[Rejected]]:
+    """Decode consecutive rows of files whose columns are alike; each with its first row."""
+    sizes = [table.num_rows for _, _, table in held]
+    every = _Rows(
+        pa.concat_tables(table for _, _, table in held),
+        tuple(file for file, _, _ in held),
+        np.repeat(np.arange(len(held)), sizes),
+        np.concatenate([np.arange(first, first + len(table)) for _, first, table in held]),
+    )
+    found, refused, rejected, problem = list[Batch](), every, list[Rejected](), None
+    for options in readings:
+        try:
+            batch, again = _decode_with(refused, options, keep)
+        except DataError as error:
+            problem = problem or error
+            continue
+        found.append(batch)
+        rejected = [
+            Rejected(
+                Origin(every.files[refused.owners[row]], int(refused.numbers[row])), reason, detail
+            )
+            for row, reason, detail in again
+        ]
+        if not again or options is readings[-1]:
+            break
+        refused = refused.take(np.array([row for row, *_ in again], np.int64))
+    if not found and problem:
+        raise problem
+    return (found[0] if len(found) == 1 else _merge(found)), rejected
+
+
+def _decode_with(rows: _Rows, options: ReadOptions, keep: pa.Schema) -> tuple[Batch, list[Refused]]:
+    table = rows.table
+    column = columns.find_image_column(table.schema, options.image_column)
+    images, places, refused, num_dark = read_images(table, column, options)
+    name = columns.find_label_column(table.schema, options.label_column)
+    labels, bad = read_labels(table, name)
+    batch = Batch(
+        images=images,
+        labels=labels[places],
+        files=rows.files,
+        owners=rows.owners[places],
+        rows=rows.numbers[places],
+        kept=pa.table([_keep(table, field, places) for field in keep], keep),
+        bad_labels=np.flatnonzero(bad[places]),
+        num_dark=num_dark,
+    )
+    return batch, refused
+
+
+def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:
+    """Return some rows of a column to keep; null in a file that does not have it."""
+    if field.name not in table.column_names:
+        return pa.nulls(len(rows), field.type)
+    column = table.column(field.name).take(pa.array(rows))
+    try:
+        return column if column.type == field.type else column.cast(field.type)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"--keep {field.name}: a value does not fit {field.type}, the type of other files "
+            f"({error}); leave it out"
+        ) from error
+
+
+def _merge(found: Sequence[Batch]) -> Batch:
+    """Put rows of the same files that were read with several options in their order."""
+    owners, rows = (np.concatenate([getattr(b, n) for b in found]) for n in ("owners", "rows"))
+    order = np.lexsort((rows, owners))
+    bad = [np.isin(np.arange(len(b.rows)), b.bad_labels) for b in found]
+    return Batch(
+        images=np.concatenate([b.images for b in found])[order],
+        labels=np.concatenate([b.labels for b in found])[order],
+        files=found[0].files,
+        owners=owners[order],
+        rows=rows[order],
+        kept=pa.concat_tables([b.kept for b in found]).take(pa.array(order)),
+        bad_labels=np.flatnonzero(np.concatenate(bad)[order]),
+        num_dark=sum(b.num_dark for b in found),
+    )

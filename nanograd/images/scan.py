@@ -1,0 +1,305 @@
+"""The content of Parquet files by their footers and of CSV files.
+
+Files of one job may differ in their image column, in columns that are not read, and in kept columns
+as far as one type holds the values of all.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
+from nanograd.images import columns
+from nanograd.images.columns import Partitions, find_partitions
+from nanograd.images.csv import CSV, CsvFile
+from nanograd.images.inputs import InputFile, entity_tag
+from nanograd.images.parquet import leaf_places, open_parquet
+from nanograd.images.reader import remember, required_columns
+from nanograd.images.tensors import is_any
+from nanograd.runtime import storage
+from nanograd.runtime.events import Listener, warning
+from nanograd.settings.specs import ReadOptions
+
+ALL = "*"  # among the columns to keep
+# Footers in an object store take a round trip each; so many are read at once.
+_NUM_THREADS = 16
+# Nanoseconds in a unit of Arrow's or of Parquet's types of times.
+_UNITS = {
+    **{"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "d": 86_400 * 10**9},
+    **{"nanoseconds": 1, "microseconds": 10**3, "milliseconds": 10**6},
+}
+
+
+class ScannedFile(NamedTuple):
+    """A Parquet or CSV file."""
+
+    file: InputFile  # its place, size and time
+    schema: pa.Schema = pa.schema([])  # its columns; empty if it cannot be opened
+    group_rows: tuple[int, ...] = ()  # rows of each row group
+    rejected: Rejected | None = None  # why it cannot be used
+    num_bytes: int = 0  # of its columns, uncompressed
+    tag: str | None = None  # of its content, in an object store
+
+    @property
+    def version(self) -> tuple[int | str, ...]:
+        """What `check_version` compares."""
+        return (*self.file[1:], self.tag) if self.tag else self.file[1:]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file by its footer."""
+        return sum(self.group_rows)
+
+
+def scan_files(
+    files: Sequence[InputFile],
+    all_files: Sequence[InputFile],
+    roots: Sequence[str],
+    readings: Sequence[ReadOptions],
+) -> tuple[list[ScannedFile], Partitions]:
+    """Read footers, and whole CSV files.
+
+    Args:
+        files: whose footers to read.
+        all_files: of the job.
+        roots: of `inputs.roots_of`.
+        readings: how images and labels are read: by the first of them that can.
+
+    Returns:
+        The content of each file, and the partition columns of all files of the job.
+
+    Raises:
+        UsageError: no file has a column that is named.
+        DataError: no file of the job can be used.
+    """
+    partitions = find_partitions((file.place for file in all_files), roots)
+    check = remember(
+        lambda schema, file: required_columns(schema, file, partitions, readings), partitions
+    )
+
+    def scan(file: InputFile) -> ScannedFile:
+        whole, tag = Origin(file.place, None), None
+        try:
+            if storage.is_remote(file.place):
+                with storage.open_file(file.place) as stream:
+                    tag = entity_tag(stream)
+            if file.place.lower().endswith(CSV):
+                table = CsvFile(file.place)
+                num_rows, num_bytes = table.scan()
+                schema, rows = table.schema, (num_rows,)
+            else:
+                with open_parquet(file.place) as parquet:
+                    schema, footer = parquet.schema_arrow, parquet.metadata
+                    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+                    rows = tuple(group.num_rows for group in groups)
+                    num_bytes = sum(group.total_byte_size for group in groups)
+        except DataError as error:
+            return ScannedFile(file, rejected=Rejected(whole, Reason.BROKEN_FILE, str(error)))
+        try:
+            check(schema, file.place)
+        except DataError as error:
+            detail = f"{error} (all {sum(rows):,} rows of the file)"
+            rejected = Rejected(whole, Reason.WRONG_SCHEMA, detail)
+            return ScannedFile(file, schema, rows, rejected)
+        return ScannedFile(file, schema, rows, num_bytes=num_bytes, tag=tag)
+
+    if any(storage.is_remote(file.place) for file in files):
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            scanned = list(pool.map(scan, files))
+    else:  # threads take longer than a local file system
+        scanned = list(map(scan, files))
+    if len(files) < len(all_files):  # the others have been used already
+        return scanned, partitions
+    for options in readings:
+        named = {"--image-column": options.image_column}
+        if options.label_column not in (columns.NO_LABELS, *partitions.schema.names):
+            named["--label-column"] = options.label_column
+        for flag, name in named.items():
+            lacks = name and not any(each.schema.get_all_field_indices(name) for each in scanned)
+            if lacks and (present := _list_columns(scanned, partitions)):
+                raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
+    rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
+    if len(rejected) == len(scanned):
+        [(place, detail), *others] = rejected
+        more = f"; none of {len(others):,} more files can be used" if others else ""
+        named_detail = detail if detail.startswith(place) else f"{place}: {detail}"
+        raise DataError(f"{named_detail}{more}")
+    return scanned, partitions
+
+
+def _list_columns(scanned: Sequence[ScannedFile], partitions: Partitions) -> str:
+    """List the columns of all files that can be opened; "" if there are none."""
+    present = dict.fromkeys(name for each in scanned for name in each.schema.names)
+    return columns.list_names([*present, *partitions.schema.names]) if present else ""
+
+
+def warn_of_unusable_labels(
+    scanned: Sequence[ScannedFile],
+    partitions: Partitions,
+    options: ReadOptions,
+    listener: Listener,
+) -> None:
+    """Emit a warning of each column that is named like labels but cannot hold digits."""
+    if options.label_column is not None:
+        return
+    found = Counter[tuple[str, str]]()
+    for each in scanned:
+        schema = partitions.extend(each.schema, each.file.place)
+        unusable = columns.unusable_labels(schema) if each.rejected is None else []
+        if unusable and columns.find_label_column(schema) is None:
+            found.update((field.name, str(field.type)) for field in unusable)
+    for (name, type_), num_files in found.items():
+        text = f"column {name!r} holds {type_}, which cannot be digits: {num_files:,} of"
+        rest = f"{len(scanned):,} files are predicted without labels; choose a --label-column"
+        listener(warning(f"{text} {rest}"))
+
+
+def describe_columns(
+    scanned: Sequence[ScannedFile], partitions: Partitions, readings: Sequence[ReadOptions]
+) -> dict[str, int]:
+    """Count the files by the columns that are read of them, and why, or by what is wrong."""
+    found = Counter[str]()
+    for each in scanned:
+        if each.rejected:
+            found[each.rejected.detail] += 1
+            continue
+        whole = partitions.extend(each.schema, each.file.place)
+        for options in readings:
+            with suppress(DataError):  # another of them fits
+                found[_describe_columns(each.schema, whole, options)] += 1
+                break
+    return dict(found.most_common(20))
+
+
+def _describe_columns(schema: pa.Schema, whole: pa.Schema, options: ReadOptions) -> str:
+    images = columns.find_image_column(schema, options.image_column)
+    label = columns.find_label_column(whole, options.label_column)
+    first, last = images.names[0], images.names[-1]
+    if first == last:
+        kind = str(schema.field(first).type).replace("\n", " ")
+        about = f"images in {first} ({kind}; {images.choice})"
+    else:
+        about = f"images in {first} to {last} ({images.choice})"
+    if label is None:
+        return f"{about}, no labels"
+    reason = "named" if options.label_column else "by its name"
+    return f"{about}, labels in {label} ({whole.field(label).type}; {reason})"
+
+
+def kept_columns(
+    scanned: Sequence[ScannedFile],
+    partitions: Partitions,
+    keep: Sequence[str],
+    options: ReadOptions,
+) -> pa.Schema:
+    """Return the columns to keep, each with a type that holds the values of all files.
+
+    Args:
+        scanned: the files.
+        partitions: the columns of their folders.
+        keep: names; "*" for all columns but those of the images.
+        options: how images are read.
+
+    Raises:
+        UsageError: no file has such a column.
+        DataError: no type holds all values of the files.
+    """
+    names = list(keep)
+    if ALL in keep:
+        usable = [each.schema for each in scanned if each.rejected is None]
+        images = set[str]()
+        for schema in usable:
+            with suppress(DataError):  # other options fit
+                images.update(columns.find_image_column(schema, options.image_column).names)
+        names = [name for schema in usable for name in schema.names if name not in images]
+        names += [*partitions.schema.names, *(name for name in keep if name != ALL)]
+    return pa.schema([_unify(scanned, partitions, name) for name in dict.fromkeys(names)])
+
+
+def _unify(scanned: Sequence[ScannedFile], partitions: Partitions, name: str) -> pa.Field:
+    usable = [each for each in scanned if each.rejected is None]
+    types = [each.schema.field(name).type for each in usable if name in each.schema.names]
+    if name in partitions.schema.names and any(
+        name in partitions.values(each.file.place)
+        for each in usable
+        if name not in each.schema.names
+    ):
+        types.append(partitions.schema.field(name).type)
+    if not types:
+        present = _list_columns(usable, partitions)
+        raise UsageError(f"--keep {name}: no file has this column; there are {present}")
+    plain = {type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types}
+    schemas = [pa.schema([pa.field(name, type_)]) for type_ in sorted(plain, key=str)]
+    try:
+        field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        field = None
+    if (
+        field is None
+        or not all(_holds(field.type, each) for each in plain)
+        or not all(_fits(each, name, field.type) for each in usable)
+    ):
+        listed = " and ".join(sorted(map(str, plain)))
+        raise DataError(
+            f"--keep {name}: the files hold {listed}, and no type holds the values of all; leave "
+            "it out or write one type"
+        )
+    return field
+
+
+def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
+    """Test whether a number type holds every value of another exactly; true for other types.
+
+    >>> _holds(pa.float64(), pa.int32()), _holds(pa.float64(), pa.int64())
+    (True, False)
+    >>> _holds(pa.int64(), pa.uint32()), _holds(pa.int64(), pa.uint64())
+    (True, False)
+    """
+    if is_any(wide, "floating") and is_any(narrow, "decimal"):
+        return False
+    if not is_any(narrow, "integer") or not is_any(wide, "primitive"):
+        return True
+    if is_any(wide, "floating"):
+        return bool(narrow.bit_width <= {16: 8, 32: 16, 64: 32}[wide.bit_width])
+    signs = is_any(wide, "signed_integer"), is_any(narrow, "signed_integer")
+    return bool(
+        narrow.bit_width < wide.bit_width
+        if signs[0] > signs[1]
+        else signs[0] == signs[1] and narrow.bit_width <= wide.bit_width
+    )
+
+
+def _fits(scanned: ScannedFile, name: str, wide: pa.DataType) -> bool:
+    """Test by the footer whether the times in a column, if it is there, fit into a finer unit."""
+    if name not in scanned.schema.names or not _unit(wide):
+        return True
+    narrow = scanned.schema.field(name).type
+    if not _unit(narrow) or _unit(narrow) <= _unit(wide):
+        return True
+    with open_parquet(scanned.file.place) as parquet:
+        [place] = leaf_places(parquet.schema_arrow)[name]
+        footer = parquet.metadata
+        stored = json.loads(parquet.schema.column(place).logical_type.to_json())
+        unit = _UNITS.get(stored.get("timeUnit", ""), _unit(narrow))
+        for number in range(footer.num_row_groups):
+            chunk = footer.row_group(number).column(place)
+            found = chunk.statistics
+            if found is not None and found.has_min_max:
+                most = max(abs(found.min_raw), abs(found.max_raw))
+                if most * unit // _unit(wide) >= 1 << 63:
+                    return False
+            elif found is None or found.null_count != chunk.num_values:
+                return False
+    return True
+
+
+def _unit(type_: pa.DataType) -> int:
+    """Return the nanoseconds in a unit of a type of times; 0 for other types."""
+    if is_any(type_, "date32", "date64"):
+        return _UNITS["d" if is_any(type_, "date32") else "ms"]
+    return _UNITS[type_.unit] if is_any(type_, "timestamp", "duration") else 0

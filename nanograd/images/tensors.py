@@ -1,0 +1,302 @@
+"""Numbers in columns, as pictures of grey levels.
+
+Lists, nested lists, tensors and flat columns become arrays of pictures of one size. A row whose
+numbers are no picture, or have no clear scale, is refused and does not affect others.
+
+References:
+    Apache Arrow, "Canonical extension types" (a tensor's shape is that of its storage;
+    `permutation` lists the axes of the storage in their logical order).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nanograd.digits import levels
+from nanograd.digits.dataset import NUM_PIXELS, SIDE
+from nanograd.errors import Reason
+from nanograd.runtime.arrays import Bytes, Ints, Mask
+
+Shape: TypeAlias = tuple[int, ...]
+# (n, height, width, channels) uint8, and the row of each.
+Pictures: TypeAlias = tuple[Bytes, Ints]
+# A row that is no picture, the reason and a sentence about it.
+Refused: TypeAlias = tuple[int, Reason, str]
+
+_COLOURS = (3, 4)
+# In the metadata of a column, or of the first of flat ones, see `Tensor`.
+SCALE = b"nanograd.scale"
+
+
+class Tensor(NamedTuple):
+    """What a type says about the tensors of a column."""
+
+    shape: Shape | None  # of the storage of each; None if the type does not say
+    permutation: Shape | None  # order of its axes; None as they are
+    scale: int | None = None  # of their numbers, see `levels.scale_of`
+
+
+def is_any(type_: pa.DataType, *names: str) -> bool:
+    """Test a type with some of pyarrow's tests, `pa.types.is_NAME`."""
+    return any(getattr(pa.types, f"is_{name}")(type_) for name in names)
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Test for any of Arrow's list types."""
+    return is_any(type_, "list", "large_list", "fixed_size_list") or _is_list_view(type_)
+
+
+def _is_list_view(type_: pa.DataType) -> bool:
+    """Test for lists whose offsets are in any order."""
+    return is_any(type_, "list_view", "large_list_view")
+
+
+def without_views(array: pa.Array) -> pa.Array:
+    """Return lists in place of their views, at any depth.
+
+    Not by a cast: that of pyarrow 26 makes the last list of a file's views empty.
+    """
+    type_ = array.type
+    while is_list(type_) and not _is_list_view(type_):
+        type_ = type_.value_type
+    if not is_list(type_):
+        return array
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    values = without_views(array.flatten())
+    return pa.LargeListArray.from_arrays(offsets, values, mask=array.is_null())
+
+
+def leaf(type_: pa.DataType) -> pa.DataType:
+    """Return the type of the values of nested lists."""
+    return leaf(type_.value_type) if is_list(type_) else type_
+
+
+def tensor_of(field: pa.Field) -> Tensor:
+    """Return the shape of a column's tensors, by its extension type, its metadata or fixed sizes.
+
+    A process without Ray sees Ray's types as metadata only. Those of Ray 2.49 to 2.54 are pickled,
+    and never loaded.
+    """
+    metadata = field.metadata or {}
+    shape = getattr(field.type, "shape", None)
+    permutation = getattr(field.type, "permutation", None)
+    if shape is None:
+        try:
+            stored = json.loads(metadata[b"ARROW:extension:metadata"])
+        except (KeyError, ValueError):
+            stored = None
+        if isinstance(stored, dict):
+            shape, permutation = stored.get("shape"), stored.get("permutation")
+        elif isinstance(stored, list):  # Ray's
+            shape = stored
+    scale = metadata.get(SCALE)
+    return Tensor(
+        _whole(shape) or _fixed_sizes(field.type),
+        _whole(permutation),
+        None if scale is None else int(scale),
+    )
+
+
+def _whole(numbers: object) -> Shape | None:
+    """Return a tuple of whole numbers, or None for anything else."""
+    if not isinstance(numbers, list | tuple) or not all(type(each) is int for each in numbers):
+        return None
+    return tuple(numbers) or None
+
+
+def _fixed_sizes(type_: pa.DataType) -> Shape | None:
+    """Return the shape of fixed-size lists in each other.
+
+    >>> _fixed_sizes(pa.list_(pa.list_(pa.int8(), 28), 28)), _fixed_sizes(pa.list_(pa.int8()))
+    ((28, 28), None)
+    """
+    shape: list[int] = []
+    while is_list(type_):
+        if not is_any(type_, "fixed_size_list"):
+            return None
+        shape.append(type_.list_size)
+        type_ = type_.value_type
+    return tuple(shape) or None
+
+
+def picture_shape(shape: Shape) -> Shape | None:
+    """Return height, width and channels of the picture that a tensor holds, or None.
+
+    784 numbers are 28 x 28. Axes of length 1 do not matter. Colour is the last axis or the first.
+
+    >>> [picture_shape(each) for each in [(784,), (1, 32, 30), (14, 14, 4), (3, 28, 28), (783,)]]
+    [(28, 28, 1), (32, 30, 1), (14, 14, 4), (28, 28, 3), None]
+    """
+    if min(shape, default=0) < 1:
+        return None
+    match [length for length in shape if length != 1]:
+        case [length] if length == NUM_PIXELS:
+            return SIDE, SIDE, 1
+        case [height, width]:
+            return height, width, 1
+        case [height, width, last] if last in _COLOURS:
+            return height, width, last
+        case [first, height, width] if first in _COLOURS:
+            return height, width, first
+    return None
+
+
+def picture_axes(shape: Shape, permutation: Shape | None) -> Shape | None:
+    """Return the order in which the axes of a storage make a picture, or None.
+
+    >>> picture_axes((28, 30), (1, 0)), picture_axes((28, 3, 30), (2, 0, 1)), picture_axes((3,), ())
+    ((1, 0), (2, 0, 1), None)
+    """
+    stored = tuple(range(len(shape)))
+    axes = permutation or stored
+    if tuple(sorted(axes)) != stored:
+        return None
+    # pyarrow 26 writes a cycle of three axes inverted. It only moves the axis of the colours.
+    inverse = tuple(sorted(stored, key=lambda axis: axes[axis]))
+    if axes != inverse and picture_shape(shape):
+        return stored
+    return axes if picture_shape(tuple(shape[axis] for axis in axes)) else None
+
+
+def as_pictures(values: Bytes) -> Bytes:
+    """Arrange n tensors, (n, ...), as the pictures of `picture_shape`, (n, H, W, channels)."""
+    shape = picture_shape(values.shape[1:])
+    if shape is None:
+        raise ValueError(f"{values.shape[1:]} is not the shape of a picture")
+    inner = [length for length in values.shape[1:] if length != 1]
+    if len(inner) == len(shape) and inner[2] not in _COLOURS:
+        return np.moveaxis(values.reshape(len(values), *inner), 1, 3)
+    return values.reshape(len(values), *shape)
+
+
+def from_flat_columns(
+    columns: Sequence[pa.Array], scale: int | None, refused: list[Refused]
+) -> Iterator[Pictures]:
+    """Yield the pictures of 784 columns in the order of the pixels, and of a scale.
+
+    Rows that are no picture are appended to `refused`, here and below.
+    """
+    null = np.any([is_null(column) for column in columns], axis=0)
+    values = np.stack([_to_numpy(column) for column in columns], axis=1)
+    _refuse(np.flatnonzero(null), "a pixel is null", refused)
+    yield _scale(values[~null], np.flatnonzero(~null), scale, refused)
+
+
+def from_lists(array: pa.Array, tensor: Tensor, refused: list[Refused]) -> Iterator[Pictures]:
+    """Yield the pictures of lists, which may be the storage of tensors of one shape."""
+    found, owner = np.unique(_shapes_of_lists(array), axis=0, return_inverse=True)
+    shapes = [tuple(shape) for shape in found.tolist()]
+    if tensor.shape is not None and not is_list(array.type.value_type):
+        size = (prod(tensor.shape),)
+        shapes = [tensor.shape if shape == size else () for shape in shapes]
+    yield from _by_shape(array, shapes, owner, tensor, refused)
+
+
+def from_tensors(
+    data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: list[Refused]
+) -> Iterator[Pictures]:
+    """Yield the pictures of tensors that each have a shape of their own."""
+    lengths = _shapes_of_lists(data)[:, 0].tolist()
+    stated = [tuple(shape or ()) for shape in shapes.to_pylist()]
+    found = [
+        shape if None not in shape and prod(shape) == length else ()
+        for shape, length in zip(stated, lengths, strict=True)
+    ]
+    kinds = sorted(set(found))
+    place = {shape: number for number, shape in enumerate(kinds)}
+    owner = np.array([place[shape] for shape in found], np.int64)
+    yield from _by_shape(data, kinds, owner, tensor, refused)
+
+
+def from_raw(images: Sequence[bytes], rows: Ints, refused: list[Refused]) -> Pictures:
+    """Return the pictures of 784 bytes each."""
+    values = np.frombuffer(b"".join(images), np.uint8).reshape(len(images), NUM_PIXELS)
+    return _scale(values, rows, None, refused)
+
+
+def is_null(array: pa.Array) -> Mask:
+    """Return which values are null."""
+    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _by_shape(
+    array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: list[Refused]
+) -> Iterator[Pictures]:
+    """Yield the pictures of each shape; `owner` is the number of each row's shape."""
+    null = is_null(array)
+    _refuse(np.flatnonzero(null), "the image is null", refused, Reason.NO_BYTES)
+    for number, shape in enumerate(shapes):
+        rows = np.flatnonzero((owner == number) & ~null)
+        axes = picture_axes(shape, tensor.permutation)
+        if axes is None:
+            text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
+            _refuse(rows, f"{text} numbers are not a picture, as 28 x 28 would be", refused)
+            continue
+        flat = array if len(rows) == len(array) else array.take(pa.array(rows))
+        while is_list(flat.type):
+            flat = flat.flatten()
+        values = _to_numpy(flat).reshape(len(rows), *shape)
+        if flat.null_count:
+            bad = is_null(flat).reshape(len(rows), -1).any(axis=1)
+            _refuse(rows[bad], "a pixel is null", refused)
+            values, rows = values[~bad], rows[~bad]
+        values = values.transpose(0, *(axis + 1 for axis in axes))
+        yield _scale(values, rows, tensor.scale, refused)
+
+
+def _scale(values: NDArray[Any], rows: Ints, scale: int | None, refused: list[Refused]) -> Pictures:
+    """Return numbers as grey levels, without those whose scale is unclear."""
+    found, problems = levels.to_levels(values, scale)
+    usable = problems < 0
+    if usable.all():
+        return as_pictures(found), rows
+    for row, problem in zip(rows[~usable].tolist(), problems[~usable], strict=True):
+        refused.append((row, Reason.BAD_PIXEL, levels.describe(problem)))
+    return as_pictures(found[usable]), rows[usable]
+
+
+def _refuse(
+    rows: Ints, detail: str, refused: list[Refused], reason: Reason = Reason.WRONG_SHAPE
+) -> None:
+    refused += [(row, reason, detail) for row in rows.tolist()]
+
+
+def _to_numpy(array: pa.Array) -> NDArray[Any]:
+    """Convert numbers of any type to an array, with 0 for null."""
+    if is_any(array.type, "boolean"):
+        bits: NDArray[Any] = array.cast(pa.uint8()).fill_null(0).to_numpy(zero_copy_only=False)
+        return bits.view(np.bool_)
+    if is_any(array.type, "decimal"):
+        array = array.cast(pa.float64())
+    elif is_any(array.type, "float16"):
+        array = array.cast(pa.float32())
+    values: NDArray[Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _shapes_of_lists(array: pa.Array) -> Ints:
+    """Return the shape of each row of lists nested d deep, (n, d); -1 where lengths differ.
+
+    >>> _shapes_of_lists(pa.array([[[1, 2], [3, 4]], [[1], [2, 3]], None])).tolist()
+    [[2, 2], [2, -1], [0, -1]]
+    """
+    lengths: Ints = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
+    if not is_list(array.type.value_type):
+        return lengths[:, None]
+    below = _shapes_of_lists(array.flatten())
+    shapes = np.full((len(array), 1 + below.shape[1]), -1)
+    shapes[:, 0] = lengths
+    starts, filled = np.cumsum(lengths) - lengths, lengths > 0
+    if filled.any():
+        least = np.minimum.reduceat(below, starts[filled])
+        most = np.maximum.reduceat(below, starts[filled])
+        shapes[filled, 1:] = np.where(least == most, least, -1)
+    return shapes

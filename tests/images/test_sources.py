@@ -1,0 +1,597 @@
+"""Data sets of `--data`: the same digits are the same data in every form."""
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import nanograd as api
+from nanograd import commands
+from nanograd.digits.dataset import Dataset, Mnist
+from nanograd.digits.download import MIRRORS
+from nanograd.digits.form import to_png
+from nanograd.digits.preparation import labelled_rows
+from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
+from nanograd.images import sources
+from nanograd.images.sources import UnlabelledError
+from nanograd.models import model as model_io
+from nanograd.runtime.events import Event, Level
+from nanograd.settings.specs import IngestSpec
+from scripts.make_sample import format_idx
+from tests.conftest import Nanograd
+from tests.helpers.image_columns import FLAT_NAMES, fixed_list, raw
+from tests.helpers.models import some_model
+from tests.helpers.runs import SETTINGS
+
+NAMES = ",".join(FLAT_NAMES["pixel0"])
+NOWHERE = ["file:///nowhere/at/all"]
+FAINT = np.full((7, 28, 28), 255, np.uint8)
+FAINT[4] = 15
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Mnist) -> Dataset:
+    """131 digits, of each digit some."""
+    return sample.train.take(slice(0, 131))
+
+
+def lines(data: Dataset, header: str = "") -> bytes:
+    rows = np.column_stack([data.labels, data.images])
+    return "\n".join([header] * bool(header) + [",".join(map(str, row)) for row in rows]).encode()
+
+
+def write_pictures(data: Dataset, folder: Path) -> Path:
+    """Write digits as pictures whose names are in the order of the digits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        (folder / f"{number:04d}-is-{label}.png").write_bytes(to_png(image))
+    return folder
+
+
+def as_csv(data: Dataset, folder: Path, ends: bytes = b"\n") -> str:
+    (folder / "digits.csv").write_bytes(lines(data).replace(b"\n", ends) + ends)
+    return str(folder / "digits.csv")
+
+
+def as_kaggle(data: Dataset, folder: Path) -> str:
+    (folder / "train.csv").write_bytes(lines(data, f"label,{NAMES}"))
+    (folder / "test.csv").write_text(f"{NAMES}\n{','.join(['0'] * 784)}\n")
+    return f"{folder}/"
+
+
+def as_parquet(data: Dataset, folder: Path, name: str = "a.parquet") -> str:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"label": data.labels, "img": raw(data.images)}), folder / name)
+    return str(folder / name)
+
+
+def as_ingested(data: Dataset, folder: Path) -> str:
+    pictures = write_pictures(data, folder / "in")
+    commands.ingest([str(pictures)], spec=IngestSpec(output=str(folder / "rows"), workers=0))
+    return str(folder / "rows")
+
+
+def as_idx(
+    data: Dataset,
+    folder: Path,
+    prefix: str = "train",
+    name: Callable[[str], str] = str,
+    pack: Callable[[bytes], bytes] = bytes,
+) -> str:
+    folder.mkdir(exist_ok=True)
+    images = format_idx(data.images.reshape(-1, 28, 28))
+    (folder / name(f"{prefix}-images-idx3-ubyte")).write_bytes(pack(images))
+    (folder / name(f"{prefix}-labels-idx1-ubyte")).write_bytes(pack(format_idx(data.labels)))
+    return str(folder)
+
+
+FORMS: dict[str, Callable[[Dataset, Path], str]] = {
+    "csv": as_csv,
+    "cr": lambda data, folder: as_csv(data, folder, b"\r"),
+    "crlf": lambda data, folder: as_csv(data, folder, b"\r\n"),
+    "csv-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*.csv"),
+    "csv-in-glob": lambda data, folder: as_csv(data, folder).replace("digits.csv", "*"),
+    "kaggle": as_kaggle,
+    "idx": as_idx,
+    "parquet": as_parquet,
+    "glob": lambda data, folder: as_parquet(data, folder).replace("a.parquet", "?.parquet"),
+    "ingested": as_ingested,
+    "pictures": lambda data, folder: str(write_pictures(data, folder)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_same_digits_train_to_the_same_parameters_in_every_form(
+    form: str, digits: Dataset, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {**SETTINGS, "epochs": 1, "test_split": 0.2}
+    arrays = api.train(data=(digits.images, digits.labels), output=tmp_path / "arrays", **settings)
+    (tmp_path / "data").mkdir()
+    place = FORMS[form](digits, tmp_path / "data")
+
+    run = api.train(data=place, output=tmp_path / "run", **settings)
+
+    assert run.params_sha256 == arrays.params_sha256
+    assert run.test_accuracy == arrays.test_accuracy
+    assert commands.report(str(tmp_path / "run"), []).to_json()["report"]
+    with pytest.raises(UsageError, match="--data"):
+        commands.report(str(tmp_path / "arrays"), [])
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "dash": str,
+    "dot": lambda name: name.replace("-idx", ".idx"),
+    "upper": str.upper,
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx_csv_rows_and_pictures_with_test_images_are_the_same_data(
+    digits: Dataset, tmp_path: Path, spelling: str, end: str
+) -> None:
+    pack: Callable[[bytes], bytes] = gzip.compress if end else bytes
+    for name, part in {
+        "train": digits.take(slice(0, 100)),
+        "test": digits.take(slice(100, 131)),
+    }.items():
+        prefix, spell = {"train": "train", "test": "t10k"}[name], SPELLINGS[spelling]
+        as_idx(part, tmp_path / "idx", prefix, lambda stem, s=spell: s(stem) + end, pack)  # type: ignore[misc]
+        (tmp_path / "csv").mkdir(exist_ok=True)
+        stem = "Mnist_" if spelling == "dot" else ""
+        (tmp_path / "csv" / f"{stem}{name}.csv{end}").write_bytes(pack(lines(part)))
+        table = pa.table({"image": raw(part.images), "label": part.labels})
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "hub" / f"{name}-00000-of-00001.parquet")
+        write_pictures(part, tmp_path / "pictures" / f"{name}ing")
+    events = list[Event]()
+
+    found = [sources.load([folder.as_uri()], events.append) for folder in tmp_path.iterdir()]
+
+    assert len(found) == 4
+    assert len({data.sha256 for data in found}) == 1
+    assert [len(sources.load_test([each.name])) for each in found] == [31] * 4
+    assert events == []
+    with pytest.raises(UsageError, match="--test-split"):
+        sources.load([found[0].name], test_split=0.1)
+
+
+def test_sha256_changes_with_training_and_with_test_data(digits: Dataset, tmp_path: Path) -> None:
+    sizes = [(70, 30), (60, 30), (70, 20), (30, 70)]
+    for train, test in sizes:
+        folder = tmp_path / f"{train}-{test}"
+        as_idx(digits.take(slice(0, train)), folder)
+        as_idx(digits.take(slice(0, test)), folder, "t10k")
+
+    assert len({sources.load([str(folder)]).sha256 for folder in tmp_path.iterdir()}) == len(sizes)
+
+
+def test_globs_of_csv_files_are_joined_by_name_but_test_images(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    for number, name in enumerate(["b", "A", "c", "test"]):
+        part = digits.take(slice(30 * number, 30 * number + 30))
+        (tmp_path / f"{name}.{'CSV' if name == 'A' else 'csv'}").write_bytes(lines(part))
+    events = list[Event]()
+
+    data = sources.load([f"{tmp_path}/*"], events.append)
+    some = sources.load_test([f"{tmp_path}/[a-c].csv"], events.append)
+
+    labels = digits.labels.tolist()
+    assert data.train.labels.tolist() == labels[30:60] + labels[:30] + labels[60:90]
+    assert data.test.labels.tolist() == labels[90:120]
+    assert some.labels.tolist() == labels[:30] + labels[60:90]
+    [told] = map(str, events)
+    assert "all 60 images" in told
+    with pytest.raises(DataError, match=r"x\*\.csv"):
+        sources.load([f"{tmp_path}/x*.csv"])
+
+
+@pytest.mark.parametrize("form", [as_csv, as_kaggle, as_idx])
+@pytest.mark.parametrize("grey", [True, False])
+def test_dark_ink_on_light_paper_is_read_as_from_parquet(
+    form: Callable[[Dataset, Path], str], grey: bool, digits: Dataset, tmp_path: Path
+) -> None:
+    images = 255 - digits.images if grey else (digits.images < 128).astype(np.uint8)
+    dark = Dataset(images, digits.labels)
+    (tmp_path / "rows").mkdir()
+    rows = pa.table({"label": dark.labels, "image": fixed_list(dark.images)})
+    pq.write_table(rows, tmp_path / "rows" / "a.parquet")
+    expected = sources.load_test([str(tmp_path / "rows")])
+    events = list[Event]()
+
+    found = sources.load_test([form(dark, tmp_path)], events.append)
+
+    assert found.sha256() == expected.sha256()
+    assert not grey or found.sha256() == digits.sha256()
+    [warned] = [str(each) for each in events if each.level == Level.WARNING]
+    assert "131 of 131 images" in warned
+
+
+def test_several_data_sets_are_joined_in_their_order(
+    digits: Dataset, sample: Mnist, tmp_path: Path
+) -> None:
+    own = as_parquet(digits, tmp_path)
+
+    data = sources.load(["sample", own], test_split=0.2)
+    other = sources.load([own, "sample"], test_split=0.2)
+
+    alone = sources.load([own], test_split=0.2)
+    assert np.array_equal(data.train.images[:4000], sample.train.images)
+    assert np.array_equal(data.train.images[4000:], alone.train.images)
+    assert np.array_equal(data.test.labels[1000:], alone.test.labels)
+    assert (data.name, data.test_split) == (f"sample + {own}", 0.2)
+    assert data.sha256 != other.sha256
+    assert len(sources.load(["sample", own], test_split=0.0).test) == 1000
+    assert len(sources.load_test(["sample", own])) == 1131
+
+
+def test_every_command_joins_all_data_sets(
+    nanograd: Nanograd, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_parquet(digits, tmp_path)
+    both = ["--data", "sample", "--data", "a.parquet"]
+
+    found = nanograd("data", "info", *both)
+    exported = nanograd("data", "export", *both, "--output", "pictures")
+    monkeypatch.setenv("NANOGRAD_DATA_INFO_SOURCE", f"a.parquet\n{tmp_path}/a.parquet")
+
+    assert found.last["data"] == f"sample + {tmp_path}/a.parquet"
+    assert found.last["train"]["images"] + found.last["test"]["images"] == 5131
+    assert exported.last["images"] == len([*tmp_path.glob("pictures/*/*.png")]) == 1131
+    assert nanograd("data", "info").last["data"] == f"{tmp_path}/a.parquet + {tmp_path}/a.parquet"
+
+
+def test_every_data_set_belongs_to_the_identity_of_a_run(
+    nanograd: Nanograd, digits: Dataset, tmp_path: Path
+) -> None:
+    as_parquet(digits, tmp_path)
+    words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--variants", "0"]
+    words += ["--workers", "0", "--output", "run"]
+
+    first = nanograd(*words, "--data", "sample", "--data", "a.parquet")
+    again = nanograd(*words, "--config", "run/config.toml")
+    other = nanograd(*words, "--data", "sample")
+    report = nanograd("report", "run")
+    own = nanograd("report", "run", "--data", "a.parquet")
+    evaluated = nanograd("evaluate", "--model", "run/model", "--data", "a.parquet")
+
+    assert (first.code, again.code, other.code, report.code, own.code) == (0, 0, 73, 0, 0)
+    assert again.last["params_sha256"] == first.last["params_sha256"]
+    assert evaluated.last["images"] == 131
+    as_parquet(digits.take(slice(0, 90)), tmp_path)
+    assert nanograd("report", "run").code == 65
+
+
+def test_pictures_by_class_are_normalised_as_by_ingest(
+    nanograd: Nanograd, sample: Mnist, tmp_path: Path
+) -> None:
+    nanograd("data", "export", "--data", "sample", "--output", "pictures")
+    nanograd("ingest", "pictures", "--output", "rows", "--workers", "0")
+    model_io.save(some_model(), "model")
+
+    found = [nanograd("evaluate", "--model", "model", "--data", d) for d in ("pictures", "rows")]
+
+    assert [each.last["images"] for each in found] == [1000, 1000]
+    assert found[0].last["confusion"] == found[1].last["confusion"]
+    expected = some_model().predict(sample.test.images) == sample.test.labels
+    assert found[0].last["accuracy"] == expected.mean()
+
+
+def test_rows_without_label_or_picture_are_left_out_with_a_warning(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    files = write_pictures(digits, tmp_path / "pictures")
+    (files / "unknown.png").write_bytes(to_png(digits.images[0]))
+    (files / "0200-is-7.png").write_bytes(b"no picture")
+    labels: list[int | None] = [None, *digits.labels[1:-1].tolist(), 7]
+    images = [*(image.tobytes() for image in digits.images[:-1]), b"no picture"]
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "a.parquet")
+
+    for place, number, what in ((files, 131, "pictures"), (tmp_path / "a.parquet", 129, "rows")):
+        events = list[Event]()
+        assert len(sources.load_test([str(place)], events.append)) == number
+        said = [str(event) for event in events]
+        total = f"1 of {number + 2} {what} are left out"
+        assert f"{place}: {total}, without a label" in said
+        assert any(f"{total}, unreadable (1 broken_image; first " in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, "none of 131 rows has a label"),
+        ({"label": [None] * 131}, "none of 131 rows has a label"),
+        ({"label": [10] * 131}, "131 of the first 131 rows"),
+        ({"label": [1.5] * 131}, "131 of the first 131 rows"),
+        ({"label": [3] * 131}, "label 3"),
+        ({"scan": [b"7"] * 131}, "a.parquet: the images may be in"),
+    ],
+)
+def test_rows_that_teach_nothing_are_one_sentence(
+    columns: dict[str, Any], message: str, digits: Dataset, tmp_path: Path
+) -> None:
+    name = "a" if "scan" in columns else "image"
+    pq.write_table(pa.table({name: raw(digits.images), **columns}), tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match=message):
+        sources.load([str(tmp_path)])
+
+
+def test_columns_and_folders_of_hive_name_images_and_labels(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    some = pa.table({"image": raw(digits.images[:20])})
+    for folder in ("label=3", "label=4", "label=5/rows"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(some, tmp_path / folder / "a.parquet")
+    rows = pa.table({"a": raw(digits.images), "b": raw(digits.images), "y": digits.labels})
+    pq.write_table(rows, tmp_path / "columns.parquet")
+
+    named = sources.load_test([str(tmp_path / "columns.parquet")], columns=("a", "y"))
+    folders = sources.load_test([f"{tmp_path}/label=[34]"])
+
+    assert named.sha256() == digits.sha256()
+    assert folders.labels.tolist() == [3] * 20 + [4] * 20
+    with pytest.raises(UsageError, match="--image-column"):
+        sources.load(["sample"], columns=("a", "y"))
+    with pytest.raises(DataError, match="none of 20 rows has a label"):
+        sources.load_test([f"{tmp_path}/label=5/rows"])  # the folder is above the data
+
+
+@pytest.mark.parametrize("name", ["000000_0", "b.parq", "sub/test.data"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_parquet_of_any_name_is_a_data_set(
+    digits: Dataset, tmp_path: Path, name: str, *, as_folder: bool
+) -> None:
+    place = as_parquet(digits, tmp_path / "in", name)
+
+    source = str(tmp_path / "in") if as_folder else place
+
+    assert sources.load_test([source], columns=("img", None)).sha256() == digits.sha256()
+
+
+@pytest.mark.parametrize("name", ["empty", "missing", "x.parquet", "text", "csv", "smaple"])
+def test_source_without_data_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("seven")
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/digits.csv").write_text("7")
+    (tmp_path / "x.parquet").write_bytes(b"")
+
+    with pytest.raises(DataError, match=name):
+        sources.load([name if name == "smaple" else str(tmp_path / name)])
+
+
+def test_empty_name_is_not_the_working_directory() -> None:
+    with pytest.raises(UsageError, match="--data is empty"):
+        sources.load(["sample", ""])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 784)), [1], "2 images"),
+        (np.zeros((2, 784)), [1, 10], "label 1"),
+        (np.zeros((2, 784)), np.array([3, 7]) > 4, "label 0"),
+        (np.zeros((2, 784)), ["1", "x"], "label 0"),
+        (np.zeros((0, 784)), [], "no images"),
+        (np.full((2, 784), 7.5), [1, 2], "image 0: .* the scale is unclear"),
+        ([[1], [1, 2]], [1, 2], r"\(N, 28, 28\)"),
+    ],
+)
+def test_arrays_that_are_no_digits_are_refused(images: Any, labels: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        labelled_rows(images, labels)
+
+
+def test_pair_of_arrays_in_a_list_is_refused(digits: Dataset) -> None:
+    pair = (digits.images, digits.labels)
+
+    for data in (["sample", pair], [pair, "sample"], ("sample", "sample", pair), [digits.images]):
+        with pytest.raises(ArgumentError, match="one pair"):
+            api.evaluate("model", data=data)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv.zip", "a.CSV.bz2", "a.csv.zst", "a.tsv", "a.txt.gz", "a.csv", "a.csv.gz"]
+)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_table_of_another_format_or_encoding_is_one_true_sentence(
+    nanograd: Nanograd, digits: Dataset, name: str, encoding: str, tmp_path: Path
+) -> None:
+    text = lines(digits.take(slice(0, 3)), f"label,{NAMES}").decode().encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    model_io.save(some_model(), "model")
+    predict = ("predict", name, "--output", "read", "--workers", "0")
+
+    for words in (("evaluate", "--data", name), predict):
+        outcome = nanograd(*words, "--model", "model")
+        assert outcome.code == 65
+        assert ".csv and .csv.gz files, in UTF-8, with commas; convert it" in str(outcome.last)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "broken_archive"), (b"PK\5\6" + bytes(18), "no .png or .jpg")]
+)
+def test_zip_without_files_is_not_called_a_picture(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+
+    with pytest.raises(DataError, match=reason):
+        sources.load([str(tmp_path / "a.zip")])
+
+
+def test_run_of_one_form_is_not_that_of_other_digits(digits: Dataset, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**SETTINGS, "epochs": 1, "output": tmp_path / "run"}
+    api.train(data=(digits.images, digits.labels), **settings)
+
+    with pytest.raises(OutputExistsError, match="data_sha256"):
+        api.train(data=(digits.images[::-1], digits.labels[::-1]), **settings)
+
+
+def test_test_images_come_from_a_folder_without_training_images(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    as_idx(digits, tmp_path, "t10k")
+
+    assert len(sources.load_test([str(tmp_path)])) == 131
+    with pytest.raises(DataError, match="no train images"):
+        sources.load([str(tmp_path)])
+
+
+def test_last_images_of_each_digit_are_held_out_whatever_the_order(tmp_path: Path) -> None:
+    rows = [f"{number // 20},{number}" + ",0" * 782 + ",255" for number in range(200)]
+    (tmp_path / "digits.csv").write_text("\n".join(rows))
+    (tmp_path / "few.csv").write_text("\n".join(f"{digit}" + ",0" * 784 for digit in range(9)))
+    (tmp_path / "one.csv").write_text("\n".join(["3" + ",0" * 784] * 20))
+
+    data = sources.load([str(tmp_path / "digits.csv")])
+    half = sources.load([str(tmp_path / "digits.csv")], test_split=0.5)
+
+    assert data.test.images[:, 0].tolist() == [n for n in range(200) if n % 20 >= 18]
+    assert half.test.images[:, 0].tolist() == [n for n in range(200) if n % 20 >= 10]
+    assert (len(data.train), len(half.train)) == (180, 100)
+    with pytest.raises(DataError, match="too few"):
+        sources.load([str(tmp_path / "few.csv")])
+    with pytest.raises(DataError, match="label 3"):
+        sources.load([str(tmp_path / "one.csv")])
+
+
+def test_unlabelled_test_images_are_none(digits: Dataset, tmp_path: Path) -> None:
+    place, events = as_kaggle(digits, tmp_path), list[Event]()
+
+    assert len(sources.load([place], test_split=0.2).train) < 131
+    assert len(sources.load_test([place], events.append)) == 131
+    assert "all 131 images" in str(events[0])
+    (tmp_path / "train.csv").rename(tmp_path / "digits.csv")
+    with pytest.raises(DataError, match="no train images"):
+        sources.load_test([place])
+    with pytest.raises(UnlabelledError):
+        sources.load_test([str(tmp_path / "test.csv")])
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("train-labels-idx1-ubyte", np.zeros(6, np.uint8), "7 images .* 6 labels"),
+        ("train-labels-idx1-ubyte", np.array([0] * 6 + [10], np.uint8), "label 6 is 10"),
+        ("train-labels-idx1-ubyte", np.zeros((7, 28, 28), np.uint8), "found images"),
+        ("train-images-idx3-ubyte", np.zeros((7, 28, 27), np.uint8), r"\(7, 28, 27\)"),
+        ("train-images-idx3-ubyte", np.zeros(7, np.uint8), r"\(7,\)"),
+        ("train-images-idx3-ubyte", FAINT, "image 4: "),
+        ("train-labels-idx1-ubyte", None, "belong together"),
+    ],
+)
+def test_idx_files_that_do_not_match_are_an_error(
+    digits: Dataset, tmp_path: Path, name: str, array: Any, reason: str
+) -> None:
+    place = as_idx(digits.take(slice(0, 7)), tmp_path)
+    (tmp_path / name).unlink()
+    if array is not None:
+        (tmp_path / name).write_bytes(format_idx(array))
+
+    with pytest.raises(DataError, match=reason):
+        sources.load([place])
+
+
+def test_sample_has_every_digit_equally_often_and_no_image_twice(sample: Mnist) -> None:
+    train, test = sample.train, sample.test
+
+    assert sample.name == "sample"
+    assert np.bincount(train.labels).tolist() == [400] * 10
+    assert np.bincount(test.labels).tolist() == [100] * 10
+    assert len({image.tobytes() for part in (train, test) for image in part.images}) == 5000
+
+
+def test_sample_has_the_checksums_of_its_readme() -> None:
+    files = Path(sources.SAMPLE).glob("*.gz")
+    checksums = {sha256(gzip.decompress(file.read_bytes())).hexdigest() for file in files}
+
+    readme = (Path(sources.SAMPLE) / "README.md").read_text()
+
+    assert len(checksums) == 4
+    assert all(checksum in readme for checksum in checksums)
+
+
+def test_sample_has_no_image_of_the_test_set(sample: Mnist, mnist_place: str) -> None:
+    test = {image.tobytes() for image in sources.load_test([mnist_place]).images}
+
+    own = [image.tobytes() for part in (sample.train, sample.test) for image in part.images]
+    assert test.isdisjoint(own)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def load(source: str, mirrors: Sequence[str] = MIRRORS) -> tuple[Mnist, list[Event]]:
+    events = list[Event]()
+    return sources.load([source], events.append, mirrors=mirrors), events
+
+
+def test_mnist_is_downloaded_once_and_then_cached(cache: Path, mnist_place: str) -> None:
+    first, _ = load("mnist", [f"file://{mnist_place}/"])
+    again, _ = load("mnist", NOWHERE)
+    auto, events = load("auto", NOWHERE)
+
+    names = {file.name for file in Path(mnist_place).iterdir()}
+    assert {file.name for file in cache.glob("*.gz")} == names
+    assert first.sha256 == again.sha256 == auto.sha256 == load(mnist_place)[0].sha256
+    assert {each.name for each in (first, again, auto)} == {"mnist"}
+    assert events == []
+    assert len(sources.load_test(["auto"], mirrors=NOWHERE)) == 10_000
+    assert first.train.images.shape == (60_000, 784)
+    assert first.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert first.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    (cache / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert load("auto", NOWHERE)[0].name == "sample"  # also where only test images are missing
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("cache", "cannot be downloaded"), ("file/cache", "set NANOGRAD_CACHE")]
+)
+def test_auto_falls_back_to_the_sample_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / folder))
+
+    data, events = load("auto", NOWHERE)
+
+    assert data.name == "sample"
+    assert events[-1].level == Level.WARNING
+    assert "INSTEAD OF MNIST" in str(events[-1])
+    assert reason in str(events[-2])
+    assert len(sources.load_test(["auto"], mirrors=NOWHERE)) == 1000
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_mnist_without_a_mirror_is_an_error_with_remedies(
+    cache: Path, digits: Dataset, damaged: bool
+) -> None:
+    if damaged:
+        as_idx(digits, cache, name=lambda stem: f"{stem}.gz", pack=gzip.compress)
+    subject = rf"^{cache}/train-images-idx3-ubyte\.gz is damaged" if damaged else "^MNIST's file"
+
+    with pytest.raises(DataError, match=f"{subject} .*nowhere.*--data PATH.*--data sample"):
+        load("mnist", NOWHERE)
+
+
+def test_names_of_classes_are_the_labels(digits: Dataset, tmp_path: Path) -> None:
+    feature = {"_type": "ClassLabel", "names": [str(label) for label in range(9, -1, -1)]}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    rows = pa.table({"image": raw(digits.images), "label": 9 - digits.labels})
+    pq.write_table(rows.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+
+    assert sources.load_test([str(tmp_path)]).sha256() == digits.sha256()
