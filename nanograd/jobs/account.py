@@ -161,7 +161,7 @@ def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{unfamiliar:,} of {predicted:,} predicted rows ({unfamiliar / predicted:.0%}) are "
             "unlike the digits of the training set: they may lie on their side or be mirrored, as "
-            "EMNIST's are, be no digits, or have another --polarity; see review.parquet"
+            f"EMNIST's are, be no digits, or have another --polarity; see {REVIEW}"
         )
     if bad := summary.get("bad_labels"):
         yield (

@@ -4,7 +4,7 @@ import pytest
 
 from nanograd.errors import Origin, Reason, Rejected
 from nanograd.images.writers import PREDICTIONS, quarantine_table
-from nanograd.jobs.account import count_part, remarks, summarise
+from nanograd.jobs.account import REVIEW, count_part, remarks, summarise
 from nanograd.jobs.part import Part, total
 
 
@@ -52,4 +52,4 @@ def test_most_rows_that_are_unfamiliar_are_told(
     told = list(remarks({"unfamiliar": unfamiliar, "predicted": predicted}))
 
     assert len(told) == bool(share)
-    assert all(f"({share})" in text and "on their side" in text for text in told)
+    assert all(f"({share})" in text and REVIEW in text for text in told)
