@@ -229,13 +229,13 @@ def _run(name: str, spec: JobSpec, command: "Callable[..., Result]") -> None:
     """Run a command, log its summary and print its result line."""
     with _listener(spec) as listener:
         result = command(listener=listener)
-        listener(info(result.summary()))
+        listener(info(str(result)))
     _print_line(name, result)
 
 
 def _print_result(name: str, result: "Result") -> None:
     """Log the summary of a result and print its line."""
-    if text := result.summary():
+    if text := str(result):
         _echo(info(text))
     _print_line(name, result)
 

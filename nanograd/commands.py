@@ -227,8 +227,8 @@ def predict(
             **_speed(called, done),
             predict_s=_seconds(done),
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
-            summary_file=storage.join(output, SUMMARY),
-            review=storage.join(output, account.REVIEW) if chosen.review_share else None,
+            summary=storage.join(output, SUMMARY),
+            review=account.review_of(output, chosen),
             report=write_report(output, build, listener, as_png=chosen.plots, again=done.changed),
             output=output,
             format=chosen.format,
@@ -396,7 +396,7 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         demo_s=round(perf_counter() - began, 3),
         output=output,
     )
-    listener(info(result.summary()))
+    listener(info(str(result)))
     yield "demo", result
 
 

@@ -147,7 +147,7 @@ def capture_terminal(browser: Browser) -> bytes:
         result = commands.train(
             data="sample", workers=2, epochs=30, output=place, listener=draw_event
         )
-        add(drawing, Text(result.summary().replace(place, "runs/1")))
+        add(drawing, Text(str(result).replace(place, "runs/1")))
     page = browser.new_page(viewport={"width": 860, "height": 400})
     pictures = []
     for time_s, svg in frames:

@@ -19,13 +19,16 @@ Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, co
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Base class of the results."""
+    """Base class of the results; `str` is a summary for people, which may be empty."""
+
+    def __str__(self) -> str:
+        return ""
 
     @classmethod
     def of(cls, counts: Mapping[str, Any], **values: Any) -> Self:
         """Create a result from other values and those of the counts that it has a field for."""
-        names = [each.name for each in fields(cls) if each.name in counts]
-        return cls(**{name: counts[name] for name in names}, **values)
+        known = {each.name: counts[each.name] for each in fields(cls) if each.name in counts}
+        return cls(**known, **values)
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as the command prints them."""
@@ -34,10 +37,6 @@ class Result:
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in found.items()
         }
-
-    def summary(self) -> str:
-        """Return a text for people; empty if there is nothing to add."""
-        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,17 @@ class Training(Result):
     metrics: list[dict[str, Any]] = field(repr=False)
     directory: str  # the run directory, a folder or URI
     report: str | None  # its HTML file; None if that failed
+
+    def __str__(self) -> str:
+        line = self.to_json()
+        return _lines(
+            f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
+            f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
+            ("model", line["model"]),
+            ("report", self.report),
+            next_=f"nanograd ingest PICTURES --output rows\n"
+            f"      nanograd predict rows --model {shlex.quote(line['model'])} --output read",
+        )
 
     @property
     def test_accuracy(self) -> float:
@@ -73,18 +83,6 @@ class Training(Result):
         place = storage.join(self.directory, "model")
         return {**facts, "params_sha256": self.params_sha256, "model": place, "report": self.report}
 
-    def summary(self) -> str:
-        """Return a text for people."""
-        line = self.to_json()
-        return _lines(
-            f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
-            f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
-            ("model", line["model"]),
-            ("report", self.report),
-            next_=f"nanograd ingest PICTURES --output rows\n"
-            f"      nanograd predict rows --model {shlex.quote(line['model'])} --output read",
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Result):
@@ -92,22 +90,14 @@ class Plan(Result):
 
     files: int  # input files
     new_files: int  # those to read
-    columns: dict[str, int] | None = None  # of `predict`: number of files by their columns
+    columns: dict[str, int] = field(default_factory=dict)  # of `predict`: files by their columns
     parts: int
     parts_to_do: int
     rows_to_do: int
     estimated_s: float | None  # at the speed of the last command; None if there was none
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the values as the command prints them."""
-        found = super().to_json()
-        if self.columns is None:
-            del found["columns"]
-        return found
-
-    def summary(self) -> str:
-        """Return a text for people."""
-        columns = [f"\n  {count:,} files: {names}" for names, count in (self.columns or {}).items()]
+    def __str__(self) -> str:
+        columns = [f"\n  {count:,} files: {names}" for names, count in self.columns.items()]
         left = self.estimated_s
         time = "" if left is None else f", about {duration(left)} at the speed of the last command"
         return (
@@ -134,22 +124,23 @@ class JobCounts(Result):
         """Return the values as the command prints them."""
         if self.plan:
             return self.plan.to_json()
-        found = super().to_json()
-        del found["plan"]
-        return found
+        return {name: value for name, value in super().to_json().items() if name != "plan"}
 
-    def quarantine(self, folder: str) -> str | None:
-        """Return the folder of quarantine in the output, if anything is there."""
-        found = self.quarantined or self.broken_files
-        return storage.join(self.output, folder) if found else None
-
-    def describe_quarantine(self) -> str:
-        """Return the numbers of unusable rows and files as the end of a sentence."""
-        reasons = sorted(self.reasons.items(), key=lambda each: -each[1])
-        named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
-        rows = f"; {self.quarantined:,} quarantined ({named})" if reasons else ""
-        files = f"; {self.broken_files:,} files cannot be read" if self.broken_files else ""
-        return rows + files
+    def _summarise(
+        self, done: str, *outputs: tuple[str, str | None], folder: str, next_: str
+    ) -> str:
+        """Return the summary: what was done, what is in quarantine, and where it is."""
+        if self.plan:
+            return str(self.plan)
+        if self.reasons:
+            reasons = sorted(self.reasons.items(), key=lambda each: -each[1])
+            named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
+            done += f"; {self.quarantined:,} quarantined ({named})"
+        if self.broken_files:
+            done += f"; {self.broken_files:,} files cannot be read"
+        rejected = self.quarantined or self.broken_files
+        quarantine = storage.join(self.output, folder) if rejected else None
+        return _lines(done, outputs[0], ("quarantine", quarantine), *outputs[1:], next_=next_)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,15 +151,11 @@ class Ingestion(JobCounts):
     labelled: int = 0  # those with a label
     ingest_s: float = 0.0  # from the first part to the end
 
-    def summary(self) -> str:
-        """Return a text for people."""
-        if self.plan:
-            return self.plan.summary()
-        return _lines(
-            f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label"
-            f"{self.describe_quarantine()}",
+    def __str__(self) -> str:
+        return self._summarise(
+            f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label",
             ("rows", self.output),
-            ("quarantine", self.quarantine("_quarantine")),
+            folder="_quarantine",
             next_=f"nanograd predict {shlex.quote(self.output)} --model RUN/model --output read"
             if self.ingested
             else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
@@ -193,35 +180,23 @@ class Prediction(JobCounts):
     ingest_quarantined: dict[str, int] = field(default_factory=dict)  # pictures, by reason
     files: int = 0  # input files
     predict_s: float = 0.0  # from the first part to the end
-    summary_file: str = ""  # the counts as JSON
+    format: str = "parquet"  # of the predictions
+    summary: str = ""  # JSON file of the counts
     review: str | None = None  # list of the least certain rows; None without one
     report: str | None = None  # HTML file; None if that failed
-    format: str = "parquet"  # of the predictions
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the values as the command prints them."""
-        found = super().to_json()
-        if not self.plan:
-            found["summary"] = found.pop("summary_file")
-            del found["format"]
-        return found
-
-    def summary(self) -> str:
-        """Return a text for people."""
-        if self.plan:
-            return self.plan.summary()
-        right = self.accuracy
-        correct = "" if right is None else f", {100 * right:.2f} % of the labelled rows correctly"
-        by_ingest = sum(self.ingest_quarantined.values())
+    def __str__(self) -> str:
+        right, by_ingest = self.accuracy, sum(self.ingest_quarantined.values())
         predictions = storage.join(self.output, "predictions")
-        return _lines(
-            f"{self.predicted:,} rows classified{correct}{self.describe_quarantine()}"
+        return self._summarise(
+            f"{self.predicted:,} rows classified"
+            + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
             + (f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""),
             ("predictions", predictions),
-            ("quarantine", self.quarantine("quarantine")),
             *(("most often", account.describe(each)) for each in self.details[:1]),
             ("review", self.review),
             ("report", self.report),
+            folder="quarantine",
             next_=_show_table(predictions, self.format),
         )
 
@@ -260,8 +235,7 @@ class Inspections(Result):
     left_out: int  # pictures after the limit
     output: str  # PNG file or URI
 
-    def summary(self) -> str:
-        """Return a text for people."""
+    def __str__(self) -> str:
         refused = f", {self.refused:,} of them refused" if self.refused else ""
         return f"{self.pictures:,} pictures drawn{refused}: {self.output}"
 
@@ -277,8 +251,7 @@ class Export(Result):
     params_sha256: str  # of the model
     output: str  # path or URI
 
-    def summary(self) -> str:
-        """Return a text for people."""
+    def __str__(self) -> str:
         return f"{self.bytes:,} bytes written: {self.output}"
 
 
@@ -289,8 +262,7 @@ class WrittenReport(Result):
     report: str  # HTML file
     report_s: float
 
-    def summary(self) -> str:
-        """Return a text for people."""
+    def __str__(self) -> str:
         return f"written in {self.report_s:.1f} s: {self.report}"
 
 
@@ -310,19 +282,18 @@ class DataSet(Result):
     train: Sequence[int]  # number of training images of each digit
     test: Sequence[int]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the values as the command prints them."""
-        counts = {"train": self.train, "test": self.test}
-        parts = {name: {"images": sum(n), "per_class": list(n)} for name, n in counts.items()}
-        return {"data": self.data, "sha256": self.sha256, **parts}
-
-    def summary(self) -> str:
-        """Return a text for people."""
+    def __str__(self) -> str:
         lines = [f"{self.data}, SHA-256 {self.sha256}"]
         for name, counts in (("train", self.train), ("test", self.test)):
             digits = ", ".join(map(str, counts))
             lines.append(f"  {name:<5} {sum(counts):>7,} images; of each digit {digits}")
         return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the command prints them."""
+        counts = {"train": self.train, "test": self.test}
+        parts = {name: {"images": sum(n), "per_class": list(n)} for name, n in counts.items()}
+        return {"data": self.data, "sha256": self.sha256, **parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,8 +303,7 @@ class Pictures(Result):
     images: int
     output: str  # folder
 
-    def summary(self) -> str:
-        """Return a text for people."""
+    def __str__(self) -> str:
         return f"{self.images:,} pictures written: {self.output}"
 
 
@@ -347,15 +317,16 @@ class Demo(Result):
     demo_s: float
     output: str  # folder
 
-    def summary(self) -> str:
-        """Return a text for people."""
-        model = storage.join(self.output, "run", "model")
+    def __str__(self) -> str:
+        pictures, rows, read, model = (
+            storage.join(self.output, name) for name in ("png", "rows", "read", "run/model")
+        )
         return _lines(
             f"classified {self.predicted:,} handwritten digits, "
             f"{self.accuracy:.2%} of them correctly",
-            ("pictures", storage.join(self.output, "png")),
-            ("as Parquet", storage.join(self.output, "rows")),
-            ("predictions", storage.join(self.output, "read")),
+            ("pictures", pictures),
+            ("as Parquet", rows),
+            ("predictions", read),
             ("the model", model),
             next_=f"nanograd ingest YOUR_PICTURES --output rows; "
             f"nanograd predict rows --model {shlex.quote(model)} --output read",
@@ -363,6 +334,6 @@ class Demo(Result):
 
 
 def _lines(first: str, *outputs: tuple[str, str | None], next_: str) -> str:
-    """Return a summary: a sentence, what was written where, and the next command."""
+    """Return a sentence, what was written where, and the next command."""
     named = [f"  {name:<12} {output}" for name, output in outputs if output]
     return "\n".join(["", first, *named, f"next: {next_}"])

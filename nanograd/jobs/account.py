@@ -282,6 +282,11 @@ class Selection:
         return min(wanted, MAX_ROWS)
 
 
+def review_of(output: str, spec: PredictSpec) -> str | None:
+    """Return the place of the list of a job in this output; None without one."""
+    return storage.join(output, REVIEW) if spec.review_share else None
+
+
 class PartReview:
     """The most doubtful rows of a part, collected batch by batch."""
 

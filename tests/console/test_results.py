@@ -12,19 +12,19 @@ PREDICTED = Prediction(output="s3://b/o", predicted=20, report="s3://b/o/report.
 def test_summary_names_the_output_and_the_next_command() -> None:
     about = {"epochs": 3, "train_s": 9.12, "test_accuracy": 0.9903, "val_accuracy": None}
     model = replace(some_model(), about=about)
-    trained = Training(model=model, metrics=[], directory="r", report=None).summary()
+    trained = str(Training(model=model, metrics=[], directory="r", report=None))
 
     assert "99.03 %" in trained
     assert "report" not in trained
     assert "nanograd predict rows --model r/model --output read" in trained
-    assert "1 quarantined (1 empty)" in INGESTED.summary()
-    assert "nanograd predict rows" in INGESTED.summary()
-    assert "s3://b/o/predictions" in PREDICTED.summary()
-    assert "% of" not in PREDICTED.summary()
+    assert "1 quarantined (1 empty)" in str(INGESTED)
+    assert "nanograd predict rows" in str(INGESTED)
+    assert "s3://b/o/predictions" in str(PREDICTED)
+    assert "% of" not in str(PREDICTED)
 
 
 def test_summary_of_an_empty_result_advises_to_inspect() -> None:
-    summary = replace(INGESTED, ingested=0, labelled=0).summary()
+    summary = str(replace(INGESTED, ingested=0, labelled=0))
 
     assert "nanograd predict" not in summary
     assert "nanograd inspect" in summary
@@ -34,8 +34,8 @@ def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None
     detail = {"reason": "blank", "detail": "no ink", "source_file": "a.pq", "source_row": 1234}
     result = replace(PREDICTED, quarantined=2, reasons={"blank": 2}, details=[detail])
 
-    assert "2 quarantined (2 blank)" in result.summary()
-    assert "blank: no ink (first: row 1,234 of a.pq)" in result.summary()
+    assert "2 quarantined (2 blank)" in str(result)
+    assert "blank: no ink (first: row 1,234 of a.pq)" in str(result)
 
 
 def test_result_of_a_dry_run_is_its_plan() -> None:
@@ -45,7 +45,7 @@ def test_result_of_a_dry_run_is_its_plan() -> None:
 
     assert line == {
         "files": 3, "new_files": 1, "parts": 2, "parts_to_do": 1, "rows_to_do": 7,
-        "estimated_s": None,
+        "estimated_s": None, "columns": {},
     }  # fmt: skip
     assert Prediction(plan=replace(plan, columns={"image": 3})).to_json()["columns"] == {"image": 3}
 

@@ -36,7 +36,7 @@ def test_readme_quotes_failures_as_logged() -> None:
 def test_readme_quotes_the_summary_of_the_demo() -> None:
     result = Demo(predicted=1000, test_accuracy=0.98, accuracy=0.987, demo_s=9.0, output="demo")
 
-    [quoted, _] = result.summary().strip().split("\nnext: ")
+    [quoted, _] = str(result).strip().split("\nnext: ")
     assert f"```\n{quoted}\n```\n" in (ROOT / "README.md").read_text()
 
 

@@ -107,7 +107,7 @@ def test_report_counts_the_pictures_that_ingest_rejected(
 
     assert result.ingest_quarantined == {"broken_image": 1, "empty": 2}
     assert "Pictures that ingest put into quarantine" in words_of(out)
-    assert "ingest had quarantined 3 pictures" in result.summary()
+    assert "ingest had quarantined 3 pictures" in str(result)
 
 
 def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict: Predict) -> None:
