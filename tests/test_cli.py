@@ -94,8 +94,6 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(
         (["ingest", "p", "--output", "o", "--part-rows", "many"], "ingest", "many"),
         (["ingest", "p", "--output", "o", "--part-rows", "0"], "ingest", "--part-rows is 0"),
         (["ingest", "p", "--output", "o", "--label-from", "me"], "ingest", "'me'"),
-        (["ingest", "p", "--output", "o", "--formats", "svg"], "ingest", "svg"),
-        (["inspect", "p"], "inspect", "--output is missing"),
         (["evaluate", "--modl", "m"], "evaluate", "--modl"),
         (["data", "info", "--datum", "x"], "data info", "--datum"),
         (["data", "inform"], "data", "inform"),
@@ -221,19 +219,6 @@ def test_mistakes_in_columns_end_with_their_code_and_leave_no_output(
     assert done.code == code
     assert message in done.stderr
     assert not Path("out").exists()
-
-
-def test_prediction_of_no_row_ends_with_65_and_the_commonest_detail(
-    nanograd: Nanograd, predicting: list[str], tmp_path: Path
-) -> None:
-    pq.write_table(pa.table({"image": [[-0.42] * 784] * 7}), tmp_path / "standardised.parquet")
-    inputs = [str(tmp_path / "standardised.parquet"), *predicting[2:]]
-
-    done = nanograd("predict", *inputs)
-
-    assert done.code == 65
-    assert "7 of 7 rows are unusable (most often bad_pixel: a pixel is below 0" in done.stderr
-    assert "row 0 of" in done.stderr
 
 
 def test_demo_prints_its_results_on_stdout_while_ray_has_it(

@@ -156,7 +156,7 @@ def test_environment_variable_that_sets_nothing_is_refused(
 ) -> None:
     monkeypatch.setenv(name, "3")
 
-    assert_refused(nanograd(*TRAIN), 2, f"the environment variable {name} sets nothing; {hint}")
+    assert_refused(nanograd(*TRAIN), 2, f"unknown environment variable {name}; {hint}")
     assert contents(tmp_path) == {}
 
 
