@@ -20,7 +20,7 @@ from nanograd import errors
 from nanograd.cli import cli
 from nanograd.runtime import events
 from nanograd.settings import specs
-from nanograd.settings.fields import REQUIRED, Spec, properties, value_type
+from nanograd.settings.fields import REQUIRED, Spec, choices, properties, value_type
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,8 +100,8 @@ def _setting(each: Field[Any], config: type[Spec]) -> list[str]:
         )
         if bound is not None
     ]
-    choices = [f"`{choice}`" for choice in about.choices]
-    values = ", ".join(choices or [_TYPES[value_type(each)], *limits])
+    words = [f"`{choice}`" for choice in choices(each)]
+    values = ", ".join(words or [_TYPES[value_type(each)], *limits])
     default = "" if each.default in (None, (), "") else f"`{str(each.default).lower()}`"
     if each.default is REQUIRED:
         default = "required"

@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from json import dumps
 from math import isfinite
 from types import UnionType
-from typing import Any, Self, cast, get_args, get_origin
+from typing import Any, Literal, Self, cast, get_args, get_origin
 
 from nanograd.errors import UsageError
 from nanograd.runtime.storage import refuse_credentials
@@ -49,7 +49,6 @@ class Setting:
     group: str = "Options"  # heading in `--help`, one of GROUPS
     rare: bool = False  # listed by `--help-all` only
     identity: bool = False  # decides the bytes of the output; otherwise presentation
-    choices: tuple[str, ...] = ()  # allowed values of a string
     least: float | None = None  # smallest allowed value
     below: float | None = None  # upper bound, not allowed itself
     most: float | None = None  # largest allowed value
@@ -159,7 +158,12 @@ def value_type(each: Field[Any]) -> type:
     ['int', 'tuple']
     """
     type_ = get_args(each.type)[0] if isinstance(each.type, UnionType) else each.type
-    return cast("type", get_origin(type_) or type_)
+    return str if choices(each) else cast("type", get_origin(type_) or type_)
+
+
+def choices(each: Field[Any]) -> tuple[str, ...]:
+    """Return the allowed values of a field whose type is a Literal; () for others."""
+    return get_args(each.type) if get_origin(each.type) is Literal else ()
 
 
 def _validate(each: Field[Any], value: Any) -> None:
@@ -170,8 +174,8 @@ def _validate(each: Field[Any], value: Any) -> None:
     allowed, problem = properties(each), ""
     if type(value) is not type_ or (type_ is tuple and not all(type(v) is str for v in value)):
         problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
-    elif allowed.choices and value not in allowed.choices:
-        problem = f"{value!r}: choose {' or '.join(allowed.choices)}"
+    elif choices(each) and value not in choices(each):
+        problem = f"{value!r}: choose {' or '.join(choices(each))}"
     elif isinstance(value, float) and not isfinite(value):
         problem = f"{value}: it must be finite"
     elif allowed.least is not None and value < allowed.least:

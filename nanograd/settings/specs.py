@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from nanograd.errors import UsageError
 from nanograd.settings.fields import REQUIRED, Spec, flag_name, setting
@@ -47,10 +48,9 @@ _review = partial(setting, group="Review", least=0, most=1)
 class PictureOptions(Spec):
     """How pictures are decoded."""
 
-    polarity: str = _pictures(
+    polarity: Literal["auto", "dark-on-light", "light-on-dark"] = _pictures(
         "auto",
         "contrast of ink and paper",
-        choices=("auto", "dark-on-light", "light-on-dark"),
     )
     max_pixels: int = _pictures(
         50_000_000,
@@ -109,11 +109,10 @@ class ReadOptions(PictureOptions):
         None,
         "label column, or none to ignore labels [default: label, digit or target]",
     )
-    normalise: str = _pictures(
+    normalise: Literal["auto", "always", "never"] = _pictures(
         "auto",
         "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (those not "
         "in this form), always or never (use 28 x 28 pictures unchanged)",
-        choices=("auto", "always", "never"),
     )
     image_root: str | None = _columns(
         None,
@@ -142,11 +141,10 @@ class JobSpec(Spec):
     )
     overwrite: bool = _output(False, "replace existing output")
     quiet: bool = _output(False, "log warnings and errors only", terminal=True)
-    log_format: str = _output(
+    log_format: Literal["auto", "text", "json"] = _output(
         "auto",
         "log on stderr: auto (a live view on a terminal, else text), text or json "
         "(one line every few seconds)",
-        choices=("auto", "text", "json"),
         terminal=True,
     )
 
@@ -271,10 +269,9 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         "column of the predictions to write as folders, as Hive does; may be repeated",
         rare=True,
     )
-    format: str = _content(
+    format: Literal["parquet", "csv", "jsonl"] = _content(
         "parquet",
         "file format of predictions and quarantine",
-        choices=("parquet", "csv", "jsonl"),
     )
     retry_quarantine: bool = _existing(
         False,

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.resources import files
 from itertools import cycle, islice
 from re import fullmatch
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from nanograd.errors import UsageError
 from nanograd.runtime.kernel import NATIVE, PORTABLE
@@ -68,10 +68,9 @@ class TrainSpec(ReportSpec):
         rare=True,
     )
     output: str | None = _output(None, "run directory or URI [default: runs/PRESET-TIME]")
-    preset: str = setting(
+    preset: Literal["classic", "fast", "accurate"] = setting(
         "fast",
         "named set of defaults; the defaults shown here are those of fast",
-        choices=tuple(PRESETS),
     )
     shards: int = _workers(
         0,
@@ -94,19 +93,17 @@ class TrainSpec(ReportSpec):
     ensemble: int = _net(
         1, "number of nets, trained one after another; their probabilities are averaged", least=1
     )
-    activation: str = _net(
+    activation: Literal["sigmoid", "tanh", "relu"] = _net(
         "relu",
         "activation function of the hidden units",
-        choices=("sigmoid", "tanh", "relu"),
         rare=True,
     )
-    loss: str = _net(
+    loss: Literal["mse", "cross_entropy"] = _net(
         "cross_entropy",
         "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)",
-        choices=("mse", "cross_entropy"),
         rare=True,
     )
-    optimizer: str = _optimization("momentum", "optimizer", choices=("sgd", "momentum", "adam"))
+    optimizer: Literal["sgd", "momentum", "adam"] = _optimization("momentum", "optimizer")
     learning_rate: float = _optimization(0.3, "peak learning rate", least=0)
     momentum: float | None = _optimization(
         None,
@@ -115,10 +112,9 @@ class TrainSpec(ReportSpec):
         below=1,
         rare=True,
     )
-    schedule: str = _optimization(
+    schedule: Literal["constant", "cosine"] = _optimization(
         "cosine",
         "learning rate schedule, after the warm-up",
-        choices=("constant", "cosine"),
         rare=True,
     )
     warmup: int = _optimization(80, "rounds of linear learning rate warm-up", least=0, rare=True)
@@ -129,11 +125,10 @@ class TrainSpec(ReportSpec):
         below=1,
         rare=True,
     )
-    pixels: str = _images(
+    pixels: Literal["unit", "standard", "deskewed"] = _images(
         "deskewed",
         "pixel preparation: unit (0 to 1), standard (mean 0, standard deviation 1) or deskewed "
         "(deskew the digit, then standard)",
-        choices=("unit", "standard", "deskewed"),
     )
     width: float = _strength(
         0.0,
@@ -173,10 +168,9 @@ class TrainSpec(ReportSpec):
         "training image; later nets of an ensemble get a fifth as many",
         below=1,
     )
-    deskew: str = _images(
+    deskew: Literal["before", "after"] = _images(
         "after",
         "deskew training images before or after distorting them; needs --pixels deskewed",
-        choices=("before", "after"),
     )
     validation_split: float = _data(
         0.1,
@@ -185,11 +179,10 @@ class TrainSpec(ReportSpec):
         below=1,
         identity=True,
     )
-    kernel: str = _workers(
+    kernel: Literal["native", "portable"] = _workers(
         NATIVE,
         "numeric code: native (the fastest on each CPU) or portable (the same bits on every x86-64 "
         "CPU with AVX2)",
-        choices=(NATIVE, PORTABLE),
         rare=False,
         identity=True,
     )

@@ -9,6 +9,7 @@ from nanograd.settings.fields import (
     GROUPS,
     REQUIRED,
     Spec,
+    choices,
     flag_name,
     from_toml,
     properties,
@@ -48,6 +49,12 @@ def test_spec_is_immutable_and_its_settings_are_described(class_: type[Spec]) ->
         others = {each: value for each, value in required(class_).items() if each != name}
         with pytest.raises(UsageError, match=rf"^{flag_name(name)} is missing: \w"):
             class_.resolve(others)
+
+
+def test_presets_are_the_choices_of_their_setting() -> None:
+    [preset] = [each for each in fields(TrainSpec) if each.name == "preset"]
+
+    assert choices(preset) == tuple(PRESETS)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
