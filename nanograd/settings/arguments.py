@@ -14,16 +14,28 @@ from nanograd.settings.fields import Spec, properties
 
 Place: TypeAlias = str | PathLike[str]
 Polarity: TypeAlias = Literal["auto", "dark-on-light", "light-on-dark"]
+Columns: TypeAlias = str | list[str] | tuple[str, ...]
 S = TypeVar("S", bound=Spec)
 
 
-class ReadArguments(TypedDict, total=False):
-    """Fields of `ReadOptions`."""
-
+class _PictureArguments(TypedDict, total=False):
     polarity: Polarity
     max_pixels: int
+
+
+class _PictureFileArguments(_PictureArguments, total=False):
+    formats: str
+    max_bytes: int
+
+
+class _ColumnArguments(TypedDict, total=False):
     image_column: str | None
     label_column: str | None
+
+
+class ReadArguments(_PictureArguments, _ColumnArguments, total=False):
+    """Fields of `ReadOptions`."""
+
     normalise: Literal["auto", "always", "never"]
     image_root: Place | None
 
@@ -42,13 +54,9 @@ class _PartsArguments(_JobArguments, total=False):
     limit: int | None
 
 
-class IngestArguments(_PartsArguments, total=False):
+class IngestArguments(_PartsArguments, _PictureFileArguments, total=False):
     """Fields of `IngestSpec`."""
 
-    polarity: Polarity
-    max_pixels: int
-    formats: str
-    max_bytes: int
     label_from: str
     keep_original: bool
     part_rows: int
@@ -58,45 +66,37 @@ class PredictArguments(ReadArguments, _PartsArguments, total=False):
     """Fields of `PredictSpec`."""
 
     model: Place
-    keep: str | list[str] | tuple[str, ...]
+    keep: Columns
     no_probabilities: bool
     review_share: float
     review_below: float | None
     rows_per_file: int | None
-    partition_by: str | list[str] | tuple[str, ...]
+    partition_by: Columns
     format: Literal["parquet", "csv", "jsonl"]
     retry_quarantine: bool
     max_error_rate: float
     plots: bool
 
 
-class InspectArguments(TypedDict, total=False):
+class InspectArguments(_PictureFileArguments, total=False):
     """Fields of `InspectSpec`."""
 
-    polarity: Polarity
-    max_pixels: int
-    formats: str
-    max_bytes: int
     output: Place
     model: Place | None
     limit: int
 
 
-class EvaluateArguments(TypedDict, total=False):
+class EvaluateArguments(_ColumnArguments, total=False):
     """Fields of `EvaluateSpec`; `data` also takes a pair of arrays."""
 
     data: Any
-    image_column: str | None
-    label_column: str | None
     verbose: bool
 
 
-class TrainArguments(_JobArguments, total=False):
+class TrainArguments(_JobArguments, _ColumnArguments, total=False):
     """Fields of `TrainSpec`; `data` also takes a pair of arrays."""
 
     data: Any
-    image_column: str | None
-    label_column: str | None
     test_split: float | None
     output: Place | None
     preset: Literal["classic", "fast", "accurate"]
