@@ -235,8 +235,7 @@ def _run(name: str, spec: JobSpec, command: "Callable[..., Result]") -> None:
 
 def _print_result(name: str, result: "Result") -> None:
     """Log the summary of a result and print its line."""
-    if text := str(result):
-        _echo(info(text))
+    _echo(info(str(result)))
     _print_line(name, result)
 
 

@@ -301,12 +301,11 @@ def evaluate(
             found = test.labels.tolist(), probabilities.tolist(), best.tolist()
             for label, row, digit in zip(*found, strict=True):
                 listener(events.ImageScored(label=label, scores=tuple(row), prediction=digit))
-        seconds, accuracy = perf_counter() - began, metrics.accuracy(best, test.labels)
-        listener(info(f"evaluated in {seconds:.3f} s\naccuracy: {accuracy:.4f}"))
+        seconds = perf_counter() - began
         confidence, is_right = probabilities.max(axis=1), best == test.labels
         return Evaluation(
             images=len(test),
-            accuracy=accuracy,
+            accuracy=metrics.accuracy(best, test.labels),
             calibration_error=metrics.calibration(confidence, is_right, 15).error,
             confusion=metrics.confusion_matrix(best, test.labels, NUM_CLASSES),
             evaluate_s=round(seconds, 3),
@@ -352,7 +351,6 @@ def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Cach
     """Download MNIST into the cache, from the mirrors if any are given."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
-    listener(info(f"MNIST is complete and verified in {cache}"))
     return Cache(cache=cache)
 
 

@@ -19,10 +19,7 @@ Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, co
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Base class of the results; `str` is a summary for people, which may be empty."""
-
-    def __str__(self) -> str:
-        return ""
+    """Base class of the results; `str` is a summary for people."""
 
     @classmethod
     def of(cls, counts: Mapping[str, Any], **values: Any) -> Self:
@@ -223,6 +220,9 @@ class Evaluation(Result):
     evaluate_s: float
     params_sha256: str  # of the model
 
+    def __str__(self) -> str:
+        return f"evaluated in {self.evaluate_s:.3f} s\naccuracy: {self.accuracy:.4f}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inspections(Result):
@@ -271,6 +271,9 @@ class Cache(Result):
     """The folder into which `data fetch` downloaded MNIST."""
 
     cache: str
+
+    def __str__(self) -> str:
+        return f"MNIST is complete and verified in {self.cache}"
 
 
 @dataclass(frozen=True, kw_only=True)
