@@ -62,24 +62,23 @@ def test_progress_has_a_line_every_five_seconds_and_one_at_the_end() -> None:
     assert [line.split()[2] for line in lines] == ["10/10", "20/10", "25/10"]
 
 
-def test_line_of_each_job_has_counts_speed_quality_and_time() -> None:
-    log = TextLog(print)
-
-    assert log.line(ROWS) == (
-        "predict  part 2/10  row 2,000/10,000  412 rows/s  3 quarantined  19 s left"
-    )
-    assert log.line(ROUNDS) == (
-        "train  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s  loss 0.0812  "
-        "validation 98.71 %  1 of 2 workers  6 s left"
-    )
+UNKNOWN = replace(ROUNDS, loss=None, val_accuracy=None, left_s=None, workers={}, nets=3)
 
 
-def test_line_leaves_out_unknown_values() -> None:
-    event = replace(ROUNDS, loss=None, val_accuracy=None, left_s=None, workers={}, nets=3)
-
-    assert TextLog(print).line(event) == (
-        "train  net 1/3  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s"
-    )
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (ROWS, "predict  part 2/10  row 2,000/10,000  412 rows/s  3 quarantined  19 s left"),
+        (
+            ROUNDS,
+            "train  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s  loss 0.0812  "
+            "validation 98.71 %  1 of 2 workers  6 s left",
+        ),
+        (UNKNOWN, "train  net 1/3  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s"),
+    ],
+)
+def test_line_of_progress_has_what_is_known(event: Event, line: str) -> None:
+    assert TextLog(print).line(event) == line
 
 
 def test_json_log_has_every_epoch_and_progress_with_their_fields() -> None:
@@ -143,29 +142,29 @@ def test_narrow_terminal_has_fewer_columns_of_epochs(width: int, names: str) -> 
     assert len(rows[-1]) == len(rows[-2]) == len(names.split()) + ("validation" in names)
 
 
-def test_view_without_workers_is_of_this_process() -> None:
-    view = drawn(replace(ROUNDS, workers={}), 80)
+@pytest.mark.parametrize(
+    ("workers", "line"),
+    [
+        ({}, "in this process"),
+        (ROUNDS.workers, "workers  ● 0 ○ 1 starting"),
+        ({str(rank): WorkerState.WORKING for rank in range(64)}, "workers  ● 0 ● 1 ● 2"),
+    ],
+)
+def test_view_has_a_line_of_workers(workers: dict[str, WorkerState], line: str) -> None:
+    rows = drawn(replace(ROUNDS, workers=workers), 80).splitlines()
 
-    assert "in this process" in view
-    assert "workers" not in view
-
-
-def test_view_marks_workers_that_are_starting() -> None:
-    assert "● 0 ○ 1 starting" in drawn(ROUNDS, 80)
-
-
-def test_view_of_many_workers_stays_in_its_line() -> None:
-    event = replace(ROUNDS, workers={str(rank): WorkerState.WORKING for rank in range(64)})
-
-    assert max(map(len, drawn(event, 80).splitlines())) <= 80
+    assert [row for row in rows if row.startswith(line)]
+    assert max(map(len, rows)) <= 80
 
 
-def test_terminal_has_a_live_view_whose_last_state_stays() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_terminal_has_a_live_view_whose_last_state_stays(fails: bool) -> None:
     def use(listener: Any) -> None:
         assert isinstance(listener, LiveView)
         listener(info("20 images"))
-        listener(ROUNDS)
-        listener(replace(ROUNDS, round=1060, complete=True))
+        listener(replace(ROUNDS, round=1060, complete=not fails))
+        if fails:
+            raise KeyboardInterrupt
 
     written = on_a_terminal(use)
 
@@ -195,11 +194,3 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "\x1b[33m" in coloured
     assert not any(f"\x1b[{code}m" in without for code in (31, 32, 33, 36))
-
-
-def test_view_is_closed_when_a_job_fails() -> None:
-    def fail(listener: Listener) -> None:
-        listener(ROUNDS)
-        raise KeyboardInterrupt
-
-    assert on_a_terminal(fail).rstrip().endswith("\x1b[?25h")
