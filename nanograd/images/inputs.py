@@ -283,7 +283,12 @@ def _walk(
             continue
         seen.add(real)
         _check_plain(path, suffixes)
-        for entry in _visible_entries(path):
+        try:
+            with os.scandir(path) as entries:
+                visible = [each for each in entries if not each.name.startswith(("_", "."))]
+        except OSError as error:
+            raise StorageError(f"cannot list {path}: {error.strerror}") from error
+        for entry in visible:
             is_link = entry.is_symlink()
             target = os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
             # Not by the entry, which raises for links in a circle.
@@ -304,14 +309,6 @@ def _input_file(place: str, status: os.stat_result) -> InputFile:
 def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:
     """Return whether a file is of the kinds to take."""
     return place.lower().endswith(suffixes) or (set(TABLES) <= {*suffixes} and is_table(place))
-
-
-def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [each for each in entries if not each.name.startswith(("_", "."))]
-    except OSError as error:
-        raise StorageError(f"cannot list {folder}: {error.strerror}") from error
 
 
 def _find_remote(

@@ -5,7 +5,7 @@ Labels are found when a job is planned, so that a mistake in a list stops it bef
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -99,7 +99,12 @@ def find_labels(
     if source.text in WORDS:
         return [label_of(file, source.text) for file in files]
     if source.pattern:
-        labels = [_match(source.pattern, file) for file in files]
+        labels = []
+        for file in files:
+            whole = "/" in source.pattern.pattern
+            match = source.pattern.search(file if whole else file.rpartition("/")[2])
+            found = match["label" if "label" in source.pattern.groupindex else 1] if match else None
+            labels.append(int(found) if found and re.fullmatch("[0-9]", found) else None)
     else:
         labels = _look_up(files, inputs, storage.absolute(source.text), listener)
     num_without = labels.count(None)
@@ -132,12 +137,6 @@ def label_of(file: str, label_from: str) -> Label:
     return None
 
 
-def _match(pattern: re.Pattern[str], file: str) -> Label:
-    match = pattern.search(file if "/" in pattern.pattern else file.rpartition("/")[2])
-    found = match["label" if "label" in pattern.groupindex else 1] if match else None
-    return int(found) if found and re.fullmatch("[0-9]", found) else None
-
-
 def _look_up(
     files: Sequence[str], inputs: Sequence[str], place: str, listener: Listener
 ) -> list[Label]:
@@ -149,10 +148,14 @@ def _look_up(
     lines: dict[str, tuple[int, Label]] = {}
     unused: list[tuple[int, str]] = []
     for line, name, label in read_list(place):
-        file = _find_picture(name, roots, wanted, f"{place} line {line}")
-        if file is None:
+        beside, *others = (wanted.get(_resolve(root, name)) for root in roots)
+        matches = [beside] if beside else sorted({each for each in others if each})
+        if len(matches) > 1:
+            may = f"{name} may be {matches[0]} or {matches[1]}"
+            raise DataError(f"{place} line {line}: {may}; give more of its path")
+        if not matches:
             unused.append((line, name))
-        elif (before := lines.setdefault(file, (line, label)))[1] != label:
+        elif (before := lines.setdefault(matches[0], (line, label)))[1] != label:
             raise DataError(
                 f"{place} line {line}: {name} has another label in line {before[0]}; keep one"
             )
@@ -202,19 +205,6 @@ def read_list(place: str) -> Iterator[tuple[int, str, Label]]:
                 text = f"the label is {label!r}, not a digit from 0 to 9; correct it"
                 raise DataError(f"{where}: {text}")
             yield number - len(row.splitlines()), file, int(match[1]) if match else None
-
-
-def _find_picture(
-    name: str, roots: Sequence[str], wanted: Mapping[str, str], where: str
-) -> str | None:
-    """Find the picture that a list names, relative to the list's folder or to an input."""
-    beside, *others = (wanted.get(_resolve(root, name)) for root in roots)
-    matches = [beside] if beside else sorted({each for each in others if each})
-    if len(matches) > 1:
-        raise DataError(
-            f"{where}: {name} may be {matches[0]} or {matches[1]}; give more of its path"
-        )
-    return matches[0] if matches else None
 
 
 def _resolve(root: str, name: str) -> str:

@@ -171,24 +171,19 @@ def describe_columns(
         whole = partitions.extend(each.schema, each.file.place)
         for options in readings:
             with suppress(DataError):  # another of them fits
-                found[_describe_columns(each.schema, whole, options)] += 1
+                images = columns.find_image_column(each.schema, options.image_column)
+                label = columns.find_label_column(whole, options.label_column)
+                about = f"images in {images.names[0]}"
+                if len(images.names) > 1:
+                    about += f" to {images.names[-1]} ({images.choice})"
+                else:
+                    type_ = str(each.schema.field(images.names[0]).type).replace("\n", " ")
+                    about += f" ({type_}; {images.choice})"
+                reason = "named" if options.label_column else "by its name"
+                labels = f"labels in {label} ({whole.field(label).type}; {reason})" if label else ""
+                found[f"{about}, {labels or 'no labels'}"] += 1
                 break
     return dict(found.most_common(20))
-
-
-def _describe_columns(schema: pa.Schema, whole: pa.Schema, options: ReadOptions) -> str:
-    images = columns.find_image_column(schema, options.image_column)
-    label = columns.find_label_column(whole, options.label_column)
-    first, last = images.names[0], images.names[-1]
-    if first == last:
-        kind = str(schema.field(first).type).replace("\n", " ")
-        about = f"images in {first} ({kind}; {images.choice})"
-    else:
-        about = f"images in {first} to {last} ({images.choice})"
-    if label is None:
-        return f"{about}, no labels"
-    reason = "named" if options.label_column else "by its name"
-    return f"{about}, labels in {label} ({whole.field(label).type}; {reason})"
 
 
 def kept_columns(

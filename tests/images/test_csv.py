@@ -128,7 +128,7 @@ DIGITS = [row(number % 10, p400=number, p783=255) for number in range(40)]
 
 
 @pytest.mark.parametrize("spelling", ["pixel{}", "pixel_{}", "{}"])
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_columns_are_found_by_their_names_in_any_order(
     parse: Parse, spelling: str, data: st.DataObject
@@ -180,7 +180,7 @@ def test_commas_in_quotes_separate_nothing(parse: Parse) -> None:
     assert parse(header, f"{noted},{row(7)}", f"{noted},{row(3)}").labels.tolist() == [7, 3]
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 1), st.randoms())
 def test_label_in_another_column_is_never_taken_for_a_pixel(
     parse: Parse, labels: list[int], ink: int, random: Random

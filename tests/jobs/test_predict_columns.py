@@ -211,16 +211,6 @@ def test_rows_of_a_wrong_schema_are_counted_from_the_footer(job: Job, images: Pi
     assert "all 1,000,000 rows" in line["detail"]
 
 
-def test_limit_of_errors_holds_for_the_same_command_again(job: Job, images: Pixels) -> None:
-    job.write("a.parquet", {"image": [*raw(images[:-1]).to_pylist(), b"no picture"]})
-
-    for _ in range(2):
-        with pytest.raises(DataError, match="1 of 29 rows are unusable"):
-            job.run(max_error_rate=0.01)
-
-    assert not (job.out / "_SUCCESS").exists()
-
-
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("num_bad", [0, 1])
 def test_both_folders_exist_with_their_schemas(
@@ -242,28 +232,19 @@ def test_both_folders_exist_with_their_schemas(
         assert header.split(",") == QUARANTINE.names
 
 
-def test_first_file_of_a_wrong_schema_has_predictions_of_the_right_schema(
-    job: Job, images: Pixels
-) -> None:
+def test_files_without_rows_have_predictions_of_the_right_schema(job: Job, images: Pixels) -> None:
+    job.write("a.parquet", {"image": raw(images)[:0]})
+    figures, _ = job.run()
+    none = job.table()
     job.write("a.parquet", {"name": ["x"]})
     job.write("b.parquet", {"id": range(ROWS), "image": raw(images)})
 
-    job.run(keep=("id",), no_probabilities=True)
+    job.run(keep=("id",), no_probabilities=True, overwrite=True)
 
     names = ["id", *(name for name in PREDICTIONS.names if name != "probabilities")]
     files = list((job.out / "predictions").iterdir())
-    assert len(files) == 2
-    assert all(pq.read_schema(file).names == names for file in files)
-
-
-def test_no_rows_are_a_result_with_schemas(job: Job, images: Pixels) -> None:
-    job.write("a.parquet", {"image": raw(images)[:0]})
-
-    figures, _ = job.run()
-
-    assert (figures["rows"], figures["predicted"]) == (0, 0)
-    assert job.table().schema.equals(PREDICTIONS)
-    assert job.table("quarantine").num_rows == 0
+    assert [pq.read_schema(file).names for file in files] == [names] * 2
+    assert (figures["rows"], none.schema.equals(PREDICTIONS)) == (0, True)
 
 
 def test_no_row_predicted_is_a_failure_with_the_commonest_detail(job: Job, images: Pixels) -> None:
@@ -452,6 +433,7 @@ def test_output_is_cut_by_rows_and_by_values(format_: str, job: Job, images: Pix
         assert sorted(pq.read_metadata(file).num_rows for file in files) == [9, 9, 20, 20]
     expected = job.table() if format_ == "parquet" else None
     job.refuse(OutputExistsError, "other partition_by", **settings, partition_by=("prediction",))
+    job.refuse(UsageError, "--partition-by confidence", **settings, partition_by=("confidence",))
     figures, _ = job.run(**settings, partition_by=("prediction",), overwrite=True)
     again, messages = job.run(**settings, partition_by=("prediction",))
 
@@ -468,13 +450,6 @@ def test_output_is_cut_by_rows_and_by_values(format_: str, job: Job, images: Pix
     (job.folder / "in/b.parquet").unlink()
     figures, _ = job.run(**settings, partition_by=("prediction",), sync=True)
     assert figures["predicted"] == ROWS
-
-
-@pytest.mark.parametrize("name", ["image", "probabilities", "confidence", "id", "größe"])
-def test_column_that_names_no_folders_is_refused(name: str, job: Job, images: Pixels) -> None:
-    job.write("a.parquet", {"id": [0.5] * ROWS, "image": raw(images)})
-
-    job.refuse(UsageError, f"--partition-by {name}", keep=("id",), partition_by=(name,))
 
 
 def test_dark_ink_on_light_paper_is_obeyed_or_detected_with_a_warning(
