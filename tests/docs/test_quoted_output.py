@@ -62,7 +62,7 @@ def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
 
 
 def test_cluster_page_quotes_all_kinds_of_messages() -> None:
-    assert len(QUOTED_MESSAGES) == 13
+    assert len(QUOTED_MESSAGES) == 12
 
 
 def test_reasons_on_the_ingest_page_exist() -> None:
