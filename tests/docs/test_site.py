@@ -42,7 +42,7 @@ def test_search_finds_pages_and_no_records_of_decisions(site: Path) -> None:
     places = index["terms"]["accuraci"]
     found = {index["docnames"][place] for place in places}
 
-    assert {"README", "docs/first-digits"} <= found
+    assert {"README", "docs/train"} <= found
     assert not any(name.startswith(("docs/decisions", "benchmarks")) for name in found)
 
 
