@@ -249,40 +249,40 @@ def test_zeros_and_ones_of_any_type_are_the_same_images(kind: str, digits: Pixel
         assert np.array_equal(found.images, bits * 255)
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (np.full(784, -1, np.int8), "bad_pixel"),
-        (np.full(784, 16, np.uint8), "bad_pixel"),
-        (np.linspace(-0.42, 2.82, 784), "bad_pixel"),
-        (np.linspace(-1, 1, 784).astype(np.float16), "bad_pixel"),
-        (np.full(784, 4095, np.uint16), "bad_pixel"),
-        (np.zeros(0, np.uint8), "wrong_shape"),
-        (np.zeros(1024, np.uint8), "wrong_shape"),
-    ],
-)
-def test_row_of_unclear_numbers_is_rejected_alone(row: Any, reason: str) -> None:
-    bar = (bar_image() // 255).astype(row.dtype)
-    type_ = pa.list_(pa.from_numpy_dtype(row.dtype))
+WRONG = {
+    "NaN": ([np.nan] * 784, pa.float64(), "bad_pixel"),
+    "infinite": ([np.inf] * 784, pa.float16(), "bad_pixel"),
+    "negative": ([-1] * 784, pa.int8(), "bad_pixel"),
+    "standardised": (np.linspace(-0.42, 2.82, 784).tolist(), pa.float64(), "bad_pixel"),
+    "sixteen": ([16] * 784, pa.uint8(), "bad_pixel"),
+    "256": ([256.0] * 784, pa.float64(), "bad_pixel"),
+    "wide": ([4095] * 784, pa.uint16(), "bad_pixel"),
+    "too few": ([0.0] * 783, pa.float64(), "wrong_shape"),
+    "too many": ([0] * 1024, pa.uint8(), "wrong_shape"),
+    "none": ([], pa.uint8(), "wrong_shape"),
+    **{
+        f"null {type_}": ([None, *[zero] * 783], type_, "wrong_shape")
+        for zero, type_ in [
+            *[(0.0, pa.float64()), (np.float16(0), pa.float16())],
+            *[(False, pa.bool_()), (Decimal(0), pa.decimal128(4, 1))],
+        ]
+    },
+}
 
-    rows, metadata = [bar.tolist(), row.tolist(), bar.tolist()], {"nanograd.scale": "1"}
-    found, rejections = read_column(rows, type_, metadata)
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_row_of_numbers_is_rejected_alone(kind: str) -> None:
+    row, type_, reason = WRONG[kind]
+    bits = (bar_image() // 255).tolist()
+    is_decimal = pa.types.is_decimal(type_)
+    bar = [Decimal(bit) for bit in bits] if is_decimal else pa.array(bits).cast(type_).to_pylist()
+
+    rows, metadata = [bar, row, bar], {"nanograd.scale": "1"}
+    found, rejections = read_column(rows, pa.list_(type_), metadata)
 
     assert np.array_equal(found.images, [bar_image()] * 2)
+    assert found.rows.tolist() == [0, 2]
     assert reasons(rejections) == [(1, reason)]
-
-
-@pytest.mark.parametrize("type_", [pa.float16(), pa.bool_(), pa.decimal128(4, 1)], ids=str)
-def test_null_pixel_rejects_its_row_alone(type_: pa.DataType) -> None:
-    bar = (bar_image() // 255).tolist()
-    values = [bool(each) if pa.types.is_boolean(type_) else each for each in bar]
-    if pa.types.is_decimal(type_):
-        values = [Decimal(each) for each in bar]
-
-    found, rejections = read_column([values, [None, *values[1:]], values], pa.list_(type_))
-
-    assert np.array_equal(found.images, [bar_image()] * 2)
-    assert reasons(rejections) == [(1, "wrong_shape")]
 
 
 @pytest.mark.parametrize(
