@@ -13,6 +13,7 @@ import pytest
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.images import reader
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import DonePart, Part, Receipt, run_local
@@ -160,7 +161,7 @@ def test_file_rewritten_after_planning_ends_the_job(
 ) -> None:  # fmt: skip
     file = add(0)
     job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
-    read_rows = predict_parts.read_rows
+    read_rows = reader.read_rows
 
     def rewrite(*what: Any) -> Iterator[Any]:
         if when == "in":
@@ -170,11 +171,11 @@ def test_file_rewritten_after_planning_ends_the_job(
 
     with monkeypatch.context() as patch:
         if when == "in":
-            patch.setattr(predict_parts, "read_rows", rewrite)
+            patch.setattr(reader, "read_rows", rewrite)
         else:
             list(rewrite())
         with pytest.raises(DataError, match=rf"{file.name} was changed after the job began"):
-            list(work._outcomes(job.parts[0], model_io.load(model)))
+            work(job.parts[0])
     figures = run()
 
     assert figures["rows"] == rows
