@@ -36,7 +36,7 @@ from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import centre, shrink
 from nanograd.errors import UnreadableError
 from nanograd.images import sources
-from nanograd.jobs.account import doubt_of
+from nanograd.jobs.receipts import doubt_of
 from nanograd.models.model import Model, load
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics

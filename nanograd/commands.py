@@ -33,12 +33,14 @@ from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.errors import UsageError
 from nanograd.images import sources, writers
-from nanograd.jobs import account
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import Job, JobResult, describe_job, run_job
+from nanograd.jobs.job import Job, JobResult, describe_job
+from nanograd.jobs.output import SUMMARY
 from nanograd.jobs.part import Work
-from nanograd.jobs.replacement import SUMMARY
+from nanograd.jobs.receipts import Counts, PredictionCounts
+from nanograd.jobs.retry import parts_to_retry, run_with_retries
+from nanograd.jobs.review import review_of
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
@@ -180,8 +182,9 @@ def ingest(
         if chosen.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
         done = _run(chosen, job, work, listener)
+        counts = Counts.total(done.receipts).result()
         return Ingestion.of(
-            done.summary, **_speed(called, done), ingest_s=_seconds(done), output=chosen.output
+            counts, **_speed(called, done), ingest_s=_seconds(done), output=chosen.output
         )
 
 
@@ -213,22 +216,22 @@ def predict(
     with resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen:
         job, work = predict_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
-            return Prediction(plan=Plan(**describe_job(job)))
+            return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))
         done, output = _run(chosen, job, work, listener), chosen.output
-        for text in account.remarks(done.summary):
+        counts = PredictionCounts.total(done.receipts)
+        for text in counts.remarks():
             listener(warning(text))
 
         def build() -> Report:
             return prediction_report.build(prediction_report.read_prediction(output))
 
-        confusion = done.summary["confusion"]
         return Prediction.of(
-            {**done.summary, "confusion": None if confusion is None else np.array(confusion)},
+            {**counts.result(), "ingest_quarantined": job.about["ingest_quarantined"]},
             **_speed(called, done),
             predict_s=_seconds(done),
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
             summary=storage.join(output, SUMMARY),
-            review=account.review_of(output, chosen),
+            review=review_of(output, chosen),
             report=write_report(output, build, listener, as_png=chosen.plots, again=done.changed),
             output=output,
             format=chosen.format,
@@ -400,11 +403,11 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
 
 def _run(spec: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
     """Run a batch job in this process or on Ray, which is not started for nothing."""
-    if not job.parts:
+    if not job.parts and not job.retries:
         spec = replace(spec, workers=0)
     with part_runner(spec, work, listener) as run_parts:
-        ray = ray_metrics(spec, job.identity["command"], job.place, listener)
-        return run_job(job, run_parts, broadcast(listener, *ray))
+        ray = ray_metrics(spec, job.identity["command"], job.output, listener)
+        return run_with_retries(job, run_parts, broadcast(listener, *ray))
 
 
 def _seconds(done: JobResult) -> float:

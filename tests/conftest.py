@@ -152,5 +152,5 @@ def out(tmp_path: Path) -> Path:
 def undisturbed_job(tmp_path: Path) -> dict[str, bytes]:
     """What a job leaves that nothing happened to."""
     place = tmp_path / "undisturbed"
-    jobs.run(jobs.make_job(place), jobs.Scribe(place))
+    jobs.run(jobs.make_job(place), jobs.Scribe())
     return untimed_contents(place)

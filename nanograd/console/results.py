@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.jobs import account
+from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import duration
@@ -190,7 +190,7 @@ class Prediction(JobCounts):
             + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
             + (f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""),
             ("predictions", predictions),
-            *(("most often", account.describe(each)) for each in self.details[:1]),
+            *(("most often", str(Detail(**each))) for each in self.details[:1]),
             ("review", self.review),
             ("report", self.report),
             folder="quarantine",

@@ -6,8 +6,8 @@ restarts failed actors. `nanograd.jobs` commits the output: Ray's own writers ap
 atomic.
 """
 
-import json
 import logging
+import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,6 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayActorError, RayError, UserCodeException
 from ray.util.annotations import RayDeprecationWarning
 
-from nanograd import errors
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, InternalError, NanogradError
 from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_part
@@ -53,11 +52,12 @@ class _PartActor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         # Our errors travel as a row: Ray Data would wrap an exception and log a page.
+        done: DonePart | NanogradError
         try:
-            receipt, seconds = run_part(self._work, Part.from_json(row["part"]))
-            return {"receipt": json.dumps(receipt), "seconds": seconds, "error": ""}
+            done = run_part(self._work, pickle.loads(row["part"]))  # noqa: S301 - by this job
         except NanogradError as error:
-            return {"receipt": str(error), "seconds": 0.0, "error": type(error).__name__}
+            done = error
+        return {"done": pickle.dumps(done)}
 
 
 def run_on_ray(work: Work, num_actors: int) -> RunParts:
@@ -79,7 +79,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         # submit`, and its report of a failure is a page.
         DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        rows = [{"part": part.to_json()} for part in parts]
+        rows = [{"part": pickle.dumps(part)} for part in parts]
         # One actor a CPU from the start: Ray Data grows a pool only when work has piled up.
         size = min(num_actors, len(parts))
         in_flight = _in_flight(len(parts), size)
@@ -101,11 +101,11 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         left = {part.id: part for part in parts}
         try:
             for row in done.iter_rows():
-                if row["error"]:
-                    raise getattr(errors, row["error"])(row["receipt"])
-                receipt = json.loads(row["receipt"])
-                del left[receipt["part"]]
-                yield DonePart(receipt, row["seconds"])
+                result = pickle.loads(row["done"])  # noqa: S301 - by this job
+                if isinstance(result, NanogradError):
+                    raise result
+                del left[result.receipt.part]
+                yield result
         except UserCodeException as error:
             last = str(error).strip().splitlines()[-1]
             raise InternalError(f"a part failed: {last}; please report this") from error

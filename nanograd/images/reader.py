@@ -18,7 +18,7 @@ from nanograd.errors import DataError, Origin, Rejected, UnreadableError
 from nanograd.images import columns
 from nanograd.images.columns import Partitions
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, read_parquet
+from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
 from nanograd.images.rows import attempt, read_images, read_labels
 from nanograd.images.tensors import Refused
 from nanograd.pictures import decode
@@ -69,6 +69,7 @@ def read(
     readings: Sequence[ReadOptions],
     partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
     keep: pa.Schema = _NOTHING,
+    only: Mapping[str, Ints] | None = None,
 ) -> Iterator[Batch | list[Rejected]]:
     """Read the images and labels of tables; each row is in one batch, or rejected.
 
@@ -77,6 +78,7 @@ def read(
         readings: options; a row that the first ones reject is read again with the others.
         partitions: the columns in the names of folders.
         keep: columns to copy, with their types; null in files without them.
+        only: numbers of the rows to read, by file; None for all.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file is no longer the one that
@@ -92,18 +94,23 @@ def read(
         return [name for name in schema.names if name in {*required, *keep.names}]
 
     choose = remember(columns_of, partitions)
-    held, num_bytes = list[tuple[str, int, pa.Table]](), 0
+    held, num_bytes = list[tuple[str, Ints, pa.Table]](), 0
     for file, rows in files:
         first = rows.first_row if rows else 0
         for part in read_rows(file, rows, lambda schema, file=file: choose(schema, file)):  # type: ignore[misc]
+            numbers = np.arange(first, first + len(part))
+            wanted = np.ones(len(part), np.bool_) if only is None else np.isin(numbers, only[file])
             if isinstance(part, list):
-                yield [Rejected(Origin(file, first + row), *why) for row, *why in part]
+                lost = [each for each in part if wanted[each[0]]]
+                yield [Rejected(Origin(file, first + row), *why) for row, *why in lost]
             else:
                 table = partitions.add(pa.Table.from_batches([part]), file)
+                if only is not None:
+                    table = table.filter(pa.array(wanted))
                 if held and not _are_alike(held[-1][-1], table):
                     yield from _decode(held, readings, keep)
                     held, num_bytes = [], 0
-                held.append((file, first, table))
+                held.append((file, numbers[wanted], table))
                 num_bytes += table.nbytes
                 num_rows = sum(each.num_rows for _, _, each in held)
                 if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
@@ -116,7 +123,7 @@ def read(
 
 def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
     """Read the images and labels of a table, as `read` does."""
-    return _decode([("", 0, table)], [options], _NOTHING)
+    return _decode([("", np.arange(len(table)), table)], [options], _NOTHING)
 
 
 def read_rows(
@@ -211,6 +218,20 @@ def required_columns(
     return list(dict.fromkeys(found))
 
 
+def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
+    """Return whether a Parquet or CSV file has the columns that options name or find."""
+    if file.lower().endswith(CSV):
+        schema = CsvFile(file).schema
+    else:
+        with open_parquet(file) as parquet:
+            schema = parquet.schema_arrow
+    try:
+        required_columns(schema, file, partitions, [options])
+    except DataError:
+        return False
+    return True
+
+
 def remember(choose: ChooseColumns, partitions: Partitions) -> ChooseColumns:
     """Return a function that chooses columns once for files of one schema that follow each other.
 
@@ -238,15 +259,15 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
 
 
 def _decode(
-    held: Sequence[tuple[str, int, pa.Table]], readings: Sequence[ReadOptions], keep: pa.Schema
+    held: Sequence[tuple[str, Ints, pa.Table]], readings: Sequence[ReadOptions], keep: pa.Schema
 ) -> tuple[Batch, list[Rejected]]:
-    """Decode consecutive rows of files whose columns are alike; each with its first row."""
+    """Decode consecutive rows of files whose columns are alike; each with its rows' numbers."""
     sizes = [table.num_rows for _, _, table in held]
     every = _Rows(
         pa.concat_tables(table for _, _, table in held),
         tuple(file for file, _, _ in held),
         np.repeat(np.arange(len(held)), sizes),
-        np.concatenate([np.arange(first, first + len(table)) for _, first, table in held]),
+        np.concatenate([numbers for _, numbers, _ in held]),
     )
     found, refused, rejected, problem = list[Batch](), every, list[Rejected](), None
     for options in readings:

@@ -1,9 +1,12 @@
 """The rows of each part of a prediction: a file, rows of a large one, or many small files."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
+from nanograd.jobs.part import Part, part_id
 
 # A part has about this many rows: enough to be worth committing, few enough to be repeated after a
 # failure, and enough parts for many cores where there are enough rows.
@@ -103,3 +106,32 @@ def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[
 def wanted_rows(num_job_rows: int) -> int:
     """Return the rows of a part of a job."""
     return min(_MAX_ROWS, max(_MIN_ROWS, num_job_rows // _NUM_PARTS))
+
+
+def cut_into_parts(
+    settings: Sequence[Any], groups: Iterable[Sequence[tuple[ScannedFile, RowRange]]]
+) -> list[Part]:
+    """Return a part for each group of rows.
+
+    Args:
+        settings: JSON values that determine what becomes of the rows.
+        groups: of `group`; a file that cannot be read is one alone.
+    """
+    parts, numbers = list[Part](), Counter[str]()
+    for contents in groups:
+        files, rejection = [scanned.file for scanned, _ in contents], contents[0][0].rejected
+        ranges = tuple(rows for _, rows in contents)
+        what = zip(files, ranges, strict=True)
+        first = files[0].place
+        part = Part(
+            id=part_id(*settings, [(file, None if rejection else rows) for file, rows in what]),
+            name=part_id(first, str(numbers[first])),
+            files=tuple(file.place for file in files),
+            versions=tuple(scanned.version for scanned, _ in contents),
+            ranges=ranges,
+            num_rows=sum(rows.num_rows for rows in ranges),
+            rejection=rejection,
+        )
+        numbers[first] += 1
+        parts.append(part)
+    return parts

@@ -22,7 +22,8 @@ from nanograd.images.reader import read_pictures
 from nanograd.images.writers import as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import Earlier, find_earlier
 from nanograd.jobs.job import Job
-from nanograd.jobs.part import Part, Receipt, commit_part, part_id
+from nanograd.jobs.part import Part, commit_part, part_id
+from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.pictures import decode, normalise
 from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.runtime import process, storage
@@ -48,7 +49,6 @@ _PART_BYTES = 256_000_000
 class IngestWork:
     """The work on a part; small, because it is sent to every actor."""
 
-    place: str  # output folder or URI
     spec: IngestSpec
 
     def __call__(self, part: Part) -> Receipt:
@@ -79,17 +79,14 @@ class IngestWork:
         if rejected:
             table = quarantine_table(rejected)
             files[f"_quarantine/{part.stem}.parquet"] = to_parquet(table)
-        counts = {
-            "rows": len(part.files) - num_broken,
-            "ingested": len(rows),
-            "labelled": sum(row["label"] is not None for row in rows),
-            "quarantined": len(rejected) - num_broken,
-            "broken_files": num_broken,
-            "reasons": dict(
-                Counter(str(each.reason) for each in rejected if each.origin.row is not None)
-            ),
-        }
-        return commit_part(self.place, part, files, counts, contents)
+        counts = Counts(
+            rows=len(part.files) - num_broken,
+            labelled=sum(row["label"] is not None for row in rows),
+            quarantined=len(rejected) - num_broken,
+            broken_files=num_broken,
+            reasons=Counter(str(each.reason) for each in rejected if each.origin.row is not None),
+        )
+        return commit_part(part, files, counts, contents)
 
 
 def plan(
@@ -132,16 +129,16 @@ def plan(
     new_files = [file for file in files if file.place not in done]
     parts = [_part(settings, new_files[run], versions) for run in _cut(new_files, spec.part_rows)]
     job = Job(
-        place=place,
+        output=place,
         identity=identity,
         parts=parts,
         earlier=earlier,
         overwrite=spec.overwrite,
         verify=spec.verify,
         max_broken_files=spec.max_broken_files,
-        describe=lambda: {"files": len(files), "new_files": len(new_files)},
+        facts={"files": len(files), "new_files": len(new_files)},
     )
-    return job, IngestWork(place=place, spec=spec)
+    return job, IngestWork(spec=spec)
 
 
 def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versions) -> Part:

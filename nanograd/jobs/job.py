@@ -1,93 +1,85 @@
 """A batch job: parts planned first, each done once and committed, accounted for at the end.
 
-    OUT/_receipts/ID.json   receipt of a part; a part with a receipt is done
-    OUT/_summary.json       sum of all receipts
-    OUT/_review.pq          gathered from the files of all parts, by `predict`
-    OUT/_metrics.jsonl      progress of the last command, with times
-    OUT/_manifest.json      identity of the job; receipts and runs of the complete parts
-    OUT/_SUCCESS            written last of all
-    OUT/_next/...           new parts while those that they replace are still in place
-
 A part's id follows from its input and the job, so the same command again finds the parts that are
-done and finishes the rest. The first command works in OUT itself. Whatever changes an output after
-that is made in OUT/_next and takes its place once it is complete, as `replacement` describes: the
-parts of files that were added, which the manifest lists as another run; parts that --sync or
+done and finishes the rest. The first command works in the output itself. Whatever changes an output
+after that is staged, and takes its place once it is complete, as `output` describes: the parts of
+files that were added, which the manifest lists as another run; parts that --sync or
 --retry-quarantine replace, or whose files are lost; the output of another job, with --overwrite.
 
 Names and sizes of files are held against the receipts before an output is called complete. So
 `_SUCCESS` never stands beside rows that the manifest does not list.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
-from nanograd.jobs import account
-from nanograd.jobs.earlier import MANIFEST, NEXT, SUCCESS, Earlier
-from nanograd.jobs.part import (
+from nanograd.jobs.earlier import Earlier
+from nanograd.jobs.output import (
+    MANIFEST,
+    METRICS,
     RECEIPTS,
-    Part,
-    Receipt,
-    RunParts,
+    STAGING,
+    SUCCESS,
+    SUMMARY,
+    Manifest,
     check_files,
-    describe_files,
-    files_of,
+    commit_files,
+    commit_receipt,
     find_files,
     find_lost,
+    move_staged,
+    read_receipts,
     refuse_foreign,
-    total,
+    remove_other_parts,
 )
-from nanograd.jobs.replacement import (
-    METRICS,
-    SUMMARY,
-    finish_replacement,
-    part_files,
-    receipt_of,
-)
+from nanograd.jobs.part import Part, RunParts, part_id
+from nanograd.jobs.receipts import Counts, Receipt, Retry, files_of
+from nanograd.jobs.review import Selection, write_review
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import JobProgress, Listener, ignore, info
 from nanograd.runtime.lease import Lease, exclusive
 
 _RECORD_S = 1.0
-# Receipts in an object store take a round trip each; so many are read at once.
-_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A job and its output."""
 
-    place: str  # output folder or URI
-    identity: dict[str, Any]  # model and settings, which determine the output of an input
+    output: str  # folder or URI
+    identity: Mapping[str, Any]  # model and settings, which determine the output of an input
     parts: Sequence[Part] = field(repr=False)  # all but those that `earlier` keeps
     earlier: Earlier = field(default=Earlier(), repr=False)  # complete parts
+    files: frozenset[str] = frozenset()  # the input of today
+    roots: Sequence[str] = ()  # of `inputs.roots_of`
+    retries: Sequence[Retry] = ()  # to do once this job is complete
+    is_retry: bool = False
     overwrite: bool  # whether to replace another job's output
-    verify: bool = False  # whether to compare checksums of what stands, too
+    verify: bool = False  # whether to compare checksums of unfinished parts, too
     # Limits for the parts of this command, whatever earlier ones did.
     max_error_rate: float = 1.0  # share of the rows that may go to quarantine
     allow_none: bool = True  # whether all rows may go there
     max_broken_files: int = 0  # files whose rows are unknown
-    # Turns the sum of all receipts into the summary.
-    summarise: Callable[[Receipt], dict[str, Any]] = dict
-    gathered_by: dict[str, Any] = field(default_factory=dict)  # settings of `gather`
-    # Makes further files, contents by name, of all receipts and the place of each part's files.
-    gather: Callable[[Sequence[Receipt], Callable[[Receipt], str]], dict[str, bytes]] = (
-        lambda receipts, place_of: {}
-    )
-    describe: Callable[[], dict[str, Any]] = dict  # returns facts about the input for a dry run
+    # By folder: the files of an empty table, for a folder to which no part writes.
+    empty_tables: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+    counts: type[Counts] = Counts  # of its parts
+    review: Selection | None = None  # the rows to list for a person to check
+    about: Mapping[str, Any] = field(default_factory=dict)  # further facts of the summary
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of the input, for a dry run
 
-    def path(self, *names: str) -> str:
-        """Return a place in the output."""
-        return storage.join(self.place, *names)
+    @property
+    def staging(self) -> str:
+        """Folder for new files while the old ones are visible."""
+        return storage.join(self.output, STAGING)
 
 
 class JobResult(NamedTuple):
     """The result of a command for a job."""
 
-    summary: dict[str, Any]  # of the whole job, including parts that earlier commands did
+    receipts: Sequence[Receipt]  # of the whole job, including parts that earlier commands did
     rows: int  # done by this command
     began: float  # `perf_counter` at the start of its first part
     ended: float  # `perf_counter` after `_SUCCESS`; equal to `began` if no part was left
@@ -103,287 +95,273 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         listener: receives messages and progress.
 
     Raises:
-        OutputExistsError: the place holds another job's output or foreign files, or is a file.
+        OutputExistsError: the output holds another job's files or foreign ones, or is a file.
         UsageError: the output to overwrite holds the input.
         DataError: more rows than allowed go to quarantine, or all; more files than allowed cannot
             be read.
         InternalError: a row is not accounted for exactly once.
         StorageError: a file cannot be written.
     """
-    meter = ProgressMeter(job, listener)
-    storage.refuse_file(job.place)
-    with exclusive(job.place, listener) as lease:
-        if MANIFEST in storage.names(job.place):
-            storage.remove_leftovers(job.place)
-        finish_replacement(job.place, lease.check)
-        below = _folder_below(job)
-        if below is None:
-            listener(info(f"{job.place} holds this job's result, complete; nothing to do"))
-            receipts = _read_manifest(job)["receipts"]
+    storage.refuse_file(job.output)
+    with exclusive(job.output, listener) as lease:
+        meter = ProgressMeter(job, listener)
+        if MANIFEST in storage.names(job.output):
+            storage.remove_leftovers(job.output)
+        move_staged(job.output, lease.check)
+        folder = _choose_folder(job)
+        if folder is None:
+            if not job.retries:
+                listener(info(f"{job.output} holds this job's result, complete; nothing to do"))
+            receipts = Manifest.read(job.output).receipts
         else:
-            parts = [replace(part, below="".join(below)) for part in job.parts]
-            stage = replace(job, place=job.path(*below), parts=parts)
-            receipts = _run_parts(job, stage, run_parts, meter, listener=listener, lease=lease)
-            finish_replacement(job.place, lease.check)
-    return JobResult(job.summarise(total(receipts)), *meter.running(), below is not None)
+            receipts = _run_parts(job, folder, run_parts, meter, listener=listener, lease=lease)
+            move_staged(job.output, lease.check)
+        if job.review and not job.retries:
+            write_review(job.output, receipts, job.review, listener, verify=job.verify)
+    return JobResult(receipts, *meter.running(), folder is not None)
 
 
-def describe_job(job: Job) -> dict[str, Any]:
+def describe_job(job: Job, then: Sequence[Part] = ()) -> dict[str, Any]:
     """Return what a job would do, without a change to its output; raise as `run_job` would.
 
     `estimated_s` follows from the speed of an earlier command in this output, if one is known.
+
+    Args:
+        job: the job.
+        then: parts of jobs that would follow.
     """
-    storage.refuse_file(job.place)
-    waits = SUCCESS in storage.names(job.path(NEXT))  # the job was planned for what it makes
-    below = () if waits else _folder_below(job, clean=False)
-    stage = job.path(*below) if below is not None else job.place
-    names = set(storage.names(storage.join(stage, RECEIPTS)))
-    left = [part for part in job.parts if f"{part.id}.json" not in names]
+    storage.refuse_file(job.output)
+    waits = SUCCESS in storage.names(job.staging)  # the job was planned for what is staged
+    folder = job.output if waits else _choose_folder(job, clean=False)
+    left: list[Part] = []
+    if folder is not None:
+        names = set(storage.names(storage.join(folder, RECEIPTS)))
+        left = [part for part in job.parts if f"{part.id}.json" not in names]
+    left += then
     rows = sum(part.num_rows for part in left)
-    speeds = [line["rows_per_s"] for line in json_files.read_lines(job.path(METRICS))][-1:]
+    metrics = json_files.read_lines(storage.join(job.output, METRICS))
+    speed = metrics[-1]["rows_per_s"] if metrics else None
     return {
-        **job.describe(),
-        "parts": len(job.parts) + len(job.earlier.kept),
-        "parts_to_do": 0 if below is None else len(left),
-        "rows_to_do": 0 if below is None else rows,
-        "estimated_s": round(rows / speeds[0], 1) if speeds and speeds[0] else None,
+        **job.facts,
+        "parts": len(job.parts) + len(job.earlier.kept) + len(then),
+        "parts_to_do": len(left),
+        "rows_to_do": rows,
+        "estimated_s": round(rows / speed, 1) if speed else None,
     }
+
+
+def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
+    """Return where this job works: in the output, in its staging, or None if it is done.
+
+    Args:
+        job: the job.
+        clean: whether to remove unfinished staged files of another job, and the mark of
+            completeness of an output that lacks a file.
+    """
+    contents = [name for name in storage.names(job.output) if name != STAGING]
+    if not contents:
+        return job.output
+    if MANIFEST not in contents:
+        raise OutputExistsError(
+            f"{job.output} holds {contents[0]!r}, which no job of this program wrote; "
+            "choose another --output"
+        )
+    before = _read_own(job, job.output)
+    folder: str | None = job.output  # the first command did not end
+    if before is None or (job.overwrite and SUCCESS in contents):
+        _check_replaceable(job)
+        folder = job.staging
+    elif before.receipts:
+        found = find_files(job.output)
+        refuse_foreign(job.output, before.receipts, found)
+        lost = find_lost(before.receipts, found)
+        if lost and clean:
+            storage.remove(storage.join(job.output, SUCCESS))
+        if lost.intersection(files_of(job.earlier.kept)):
+            raise _changed_meanwhile(job)
+        listed = {receipt.part for receipt in before.receipts}
+        is_planned = not job.earlier.stale and listed >= {part.id for part in job.parts}
+        is_done = not job.is_retry or set(map(repr, before.retries)) <= set(map(repr, job.retries))
+        is_whole = not lost and SUCCESS in contents
+        folder = None if is_planned and is_done and is_whole else job.staging
+    if folder is None and job.retries:
+        return None  # an unfinished retry may be staged
+    if clean and not (folder == job.staging and _read_own(job, job.staging)):
+        storage.remove(job.staging)
+    return folder
+
+
+def _read_own(job: Job, folder: str) -> Manifest | None:
+    """Read the manifest of this very job; None without one. A damaged one may be overwritten."""
+    if MANIFEST not in storage.names(folder):
+        return None
+    try:
+        manifest = Manifest.read(folder)
+    except DataError:
+        if job.overwrite:
+            return None
+        raise
+    return manifest if manifest.job == job.identity else None
+
+
+def _check_replaceable(job: Job) -> None:
+    if not job.overwrite:
+        before = Manifest.read(job.output).job
+        names = [
+            name
+            for name in {**before, **job.identity}
+            if before.get(name) != job.identity.get(name)
+        ]
+        raise OutputExistsError(
+            f"{job.output} holds the output of another job (other {', '.join(names)}); "
+            "choose another --output or replace it with --overwrite"
+        )
+    inputs = (file for part in job.parts for file in part.files)
+    if inside := next((file for file in inputs if file.startswith(f"{job.output}/")), None):
+        raise UsageError(f"--output {job.output} holds the input {inside}; choose another --output")
 
 
 def _run_parts(
     job: Job,
-    stage: Job,
+    folder: str,
     run_parts: RunParts,
     meter: "ProgressMeter",
     *,
     listener: Listener,
     lease: Lease,
 ) -> list[Receipt]:
-    """Run the parts of a job that have no receipt, in a stage of it or in its own place."""
-    runs = _begin_run(job, stage)
-    found = _find_receipts(stage)
-    lost = find_lost(found.values(), find_files(stage.place), verify=job.verify)
+    """Run the parts of a job that have no receipt in a folder, and complete it."""
+    is_new = job.overwrite and folder != job.output
+    before = Manifest() if is_new else _read_own(job, job.output) or Manifest()
+    runs = _check_plan(job, before)
+    if MANIFEST not in storage.names(folder):
+        Manifest(job=job.identity).commit(folder)
+    found = read_receipts(folder)
+    lost = find_lost(found.values(), find_files(folder), verify=job.verify)
     done = {
         part.id: found[part.id]
         for part in job.parts
-        if part.id in found and lost.isdisjoint(found[part.id]["files"])
+        if part.id in found and lost.isdisjoint(found[part.id].files)
     }
     if num_done := len(done) + len(job.earlier.kept):
         num_parts = len(job.parts) + len(job.earlier.kept)
         listener(info(f"{num_done} of {num_parts} parts are done already"))
-    _remove_others(stage, found, done)
+    remove_other_parts(folder, found, done)
     meter.start([*job.earlier.kept, *done.values()])
     own = list(done.values())
-    bad = sum(receipt["quarantined"] for receipt in own)
-    _check_error_rate(stage, own, bad)  # an earlier command may have ended here
-    for receipt, seconds in run_parts([part for part in stage.parts if part.id not in done]):
+    limited = {part.id for part in job.parts if not part.is_retried}
+    bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)
+    _check_error_rate(job, own, bad)  # an earlier command may have ended here
+    left = [replace(part, output=folder) for part in job.parts if part.id not in done]
+    for receipt, seconds in run_parts(left):
         own.append(receipt)
         meter.add(receipt, seconds)
-        bad += receipt["quarantined"]
-        _check_error_rate(stage, own, bad)
+        bad += receipt.counts.quarantined * (receipt.part in limited)
+        _check_error_rate(job, own, bad)
     _check_accounts(job, own)
-    _check_broken_files(stage, own)
-    storage.remove_leftovers(stage.place)  # of workers that were killed in a commit
+    _check_broken_files(job, own)
+    storage.remove_leftovers(folder)  # of workers that were killed in a commit
     lease.check()
-    check_files(stage.place, own)
-    if not _is_ours(stage, stage.place):
+    check_files(folder, own)
+    if not _read_own(job, folder):
         raise OutputExistsError(
-            f"{stage.path(MANIFEST)} is that of another job, which wrote there meanwhile; run each "
-            "job with an --output of its own"
+            f"{storage.join(folder, MANIFEST)} is that of another job, which wrote there "
+            "meanwhile; run each job with an --output of its own"
         )
-    receipts = sorted([*job.earlier.kept, *own], key=lambda receipt: receipt["part"])
-    kept = {receipt["part"] for receipt in job.earlier.kept}
-    gathered = job.gather(
-        receipts, lambda receipt: job.place if receipt["part"] in kept else stage.place
+    receipts = sorted(
+        [*job.earlier.kept, *own, *_write_empty_tables(job, folder, [*job.earlier.kept, *own])],
+        key=lambda receipt: receipt.part,
     )
-    for name, data in gathered.items():
-        storage.commit(stage.path(name), data)
-    made = {"by": job.gathered_by, "files": describe_files(gathered)}
-    storage.commit(stage.path(SUMMARY), json_files.encode(job.summarise(total(receipts))))
-    storage.commit(stage.path(METRICS), meter.recorded())
-    runs = [*runs, sorted({part.id for part in job.parts}.difference(*runs))]
-    _commit_manifest(stage, receipts, [run for run in runs if run], made)
-    storage.commit(stage.path(SUCCESS), b"")
+    recorded = {receipt.part: receipt.files for receipt in before.receipts}
+    for receipt in job.earlier.kept:
+        if receipt.files != recorded[receipt.part]:  # its quarantine was read again
+            commit_receipt(folder, receipt)
+    summary = {**job.counts.total(receipts).summary(), **job.about}
+    storage.commit(storage.join(folder, SUMMARY), json_files.encode(summary))
+    storage.commit(storage.join(folder, METRICS), meter.recorded())
+    runs.append(sorted({part.id for part in job.parts}.difference(*runs)))
+    runs = [run for run in runs if run]
+    manifest = Manifest(job=job.identity, receipts=receipts, runs=runs, retries=job.retries)
+    manifest.commit(folder)
+    storage.commit(storage.join(folder, SUCCESS), b"")
     return receipts
 
 
-def _begin_run(job: Job, stage: Job) -> list[list[str]]:
-    """Check, or commit, the manifest; return the parts of earlier runs that stay."""
-    is_other = job.overwrite and stage.place != job.place
-    manifest = _read_manifest(job) if not is_other and MANIFEST in storage.names(job.place) else {}
-    recorded = {receipt["part"] for receipt in manifest.get("receipts", ())}
-    stale = {receipt["part"] for receipt in job.earlier.stale}
-    kept = {receipt["part"] for receipt in job.earlier.kept}
+def _check_plan(job: Job, before: Manifest) -> list[list[str]]:
+    """Check that the output is still the one for which the job was planned; return its runs."""
+    recorded = {receipt.part for receipt in before.receipts if receipt.inputs}
+    stale = {receipt.part for receipt in job.earlier.stale}
+    kept = {receipt.part for receipt in job.earlier.kept}
     if recorded - stale - kept - {part.id for part in job.parts} or kept - recorded:
         raise _changed_meanwhile(job)
-    if MANIFEST not in storage.names(stage.place):
-        _commit_manifest(stage, [], [], {"by": {}, "files": {}})
-    runs = [sorted(set(run) - stale) for run in manifest.get("runs", ())]
-    return [run for run in runs if run]
+    return [sorted(set(run) - stale) for run in before.runs]
 
 
 def _changed_meanwhile(job: Job) -> OutputExistsError:
     return OutputExistsError(
-        f"{job.place} was changed by another command while this one was planned; start it again"
+        f"{job.output} was changed by another command while this one was planned; start it again"
     )
 
 
-def _commit_manifest(
-    job: Job, receipts: Sequence[Receipt], runs: list[list[str]], gathered: dict[str, Any]
-) -> None:
-    manifest = {"job": job.identity, "receipts": receipts, "runs": runs, "gathered": gathered}
-    json_files.commit_manifest(job.path(MANIFEST), manifest)
-
-
-def _read_manifest(job: Job) -> dict[str, Any]:
-    return json_files.read_manifest(job.path(MANIFEST))
-
-
-def _folder_below(job: Job, *, clean: bool = True) -> tuple[str, ...] | None:
-    """Return where in the output this job works: at the top, in _next, or None if it is done.
-
-    Args:
-        job: the job.
-        clean: whether to remove an unfinished replacement that is not continued, and the mark of
-            completeness of an output that lacks a file.
-    """
-    contents = [name for name in storage.names(job.place) if name != NEXT]
-    if not contents:
-        return ()
-    if MANIFEST not in contents:
-        raise OutputExistsError(
-            f"{job.place} holds {contents[0]!r}, which no job of this program wrote; "
-            "choose another --output"
+def _write_empty_tables(job: Job, folder: str, receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Write an empty table to each folder to which no part writes; return a receipt for them."""
+    files = {
+        name: data
+        for table, contents in job.empty_tables.items()
+        if not any(name.startswith(f"{table}/") for name in files_of(receipts))
+        for name, data in contents.items()
+    }
+    if not files:
+        return []
+    written = commit_files(folder, files)
+    return [
+        Receipt(
+            part=part_id("empty"), name="0", inputs=(), versions=(), contents=(), files=written,
+            counts=job.counts(),
         )
-    if not _is_ours(job, job.place) or (job.overwrite and SUCCESS in contents):
-        _check_replaceable(job)
-        below: tuple[str, ...] | None = (NEXT,)
-    elif receipts := _read_manifest(job)["receipts"]:
-        is_whole = _check_standing(job, receipts, clean=clean)
-        below = None if is_whole and SUCCESS in contents and _is_complete(job) else (NEXT,)
-    else:
-        below = ()  # the first command did not end
-    if clean and not (below == (NEXT,) and _is_ours(job, job.path(NEXT))):
-        storage.remove(job.path(NEXT))
-    return below
-
-
-def _check_standing(job: Job, receipts: Sequence[Receipt], *, clean: bool) -> bool:
-    """Return whether the files of a complete output are there; refuse others among them."""
-    found = find_files(job.place)
-    refuse_foreign(job.place, receipts, found)
-    lost = find_lost(receipts, found)
-    if lost and clean:
-        storage.remove(job.path(SUCCESS))
-    if lost.intersection(files_of(job.earlier.kept)):
-        raise _changed_meanwhile(job)
-    return not lost
-
-
-def _is_complete(job: Job) -> bool:
-    """Return whether the manifest lists the very parts of the job, gathered by its settings."""
-    manifest = _read_manifest(job)
-    listed = {receipt["part"] for receipt in manifest["receipts"]}
-    if job.earlier.stale or not listed >= {part.id for part in job.parts}:
-        return False
-    made = manifest["gathered"]
-    lost = find_lost([made], find_files(job.place), verify=job.verify)
-    return bool(made["by"] == job.gathered_by and not lost)
-
-
-def _check_replaceable(job: Job) -> None:
-    if not job.overwrite:
-        before = _read_manifest(job)["job"]
-        both = before | job.identity
-        names = [name for name in both if before.get(name) != job.identity.get(name)]
-        raise OutputExistsError(
-            f"{job.place} holds the output of another job (other {', '.join(names)}); "
-            "choose another --output or replace it with --overwrite"
-        )
-    inputs = (file for part in job.parts for file in part.files)
-    if inside := next((file for file in inputs if file.startswith(job.path(""))), None):
-        raise UsageError(f"--output {job.place} holds the input {inside}; choose another --output")
-
-
-def _is_ours(job: Job, place: str) -> bool:
-    """Return whether a place holds this very job; a damaged one may be overwritten."""
-    if MANIFEST not in storage.names(place):
-        return False
-    try:
-        return bool(json_files.read_manifest(storage.join(place, MANIFEST))["job"] == job.identity)
-    except DataError:
-        if job.overwrite:
-            return False
-        raise
-
-
-def _find_receipts(job: Job) -> dict[str, Receipt]:
-    """Read the receipts that no manifest lists: those of killed commands."""
-    names = [name for name in storage.names(job.path(RECEIPTS)) if name.endswith(".json")]
-    places = [job.path(RECEIPTS, name) for name in names]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        receipts = list(pool.map(json_files.read_manifest, places))
-    return {receipt["part"]: receipt for receipt in receipts}
-
-
-def _remove_others(job: Job, found: Mapping[str, Receipt], done: Mapping[str, Receipt]) -> None:
-    """Remove parts that are not done: planned otherwise, without a file, or half done."""
-    others = [receipt for part, receipt in found.items() if part not in done]
-    for receipt in others:
-        storage.remove(job.path(receipt_of(receipt)))
-    for name in {*part_files(job.place), *files_of(others)} - files_of(done.values()).keys():
-        storage.remove(job.path(name))
+    ]  # fmt: skip
 
 
 def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
-    seen = sorted(receipt["part"] for receipt in done)
-    if seen != sorted(part.id for part in job.parts):
-        raise InternalError(f"{job.place}: {len(seen)} parts done of {len(job.parts)} planned")
+    """Raise InternalError unless each part was done once, with all its rows."""
     planned = {part.id: part.num_rows for part in job.parts}
+    if sorted(receipt.part for receipt in done) != sorted(planned):
+        raise InternalError(f"{job.output}: {len(done)} parts done of {len(planned)} planned")
     for receipt in done:
-        if receipt["rows"] != planned[receipt["part"]]:
+        if receipt.counts.rows != planned[receipt.part]:
             raise InternalError(
-                f"{receipt['inputs'][0]}: {receipt['rows']} rows accounted for of "
-                f"{planned[receipt['part']]}; please report this"
+                f"{receipt.inputs[0]}: {receipt.counts.rows} rows accounted for of "
+                f"{planned[receipt.part]}; please report this"
             )
 
 
-def _check_error_rate(job: Job, receipts: Sequence[Receipt], bad: int) -> None:
+def _check_error_rate(job: Job, done: Sequence[Receipt], bad: int) -> None:
     """Raise DataError if more rows of this command are quarantined than may be, or all."""
-    rows = sum(part.num_rows for part in job.parts)
+    rows = sum(part.num_rows for part in job.parts if not part.is_retried)
     none_left = bad == rows > 0 and not job.allow_none
     if bad <= job.max_error_rate * rows and not none_left:
         return
     limit = "" if none_left else f", more than --max-error-rate {job.max_error_rate}"
     remedy = "change the settings" if none_left else "allow more"
     raise DataError(
-        f"{bad:,} of {rows:,} rows are unusable ({_describe_worst(job, receipts)}){limit}; see "
-        f"{job.place}/quarantine, then repair the input or {remedy}"
+        f"{bad:,} of {rows:,} rows are unusable (most often {job.counts.total(done).most_often()})"
+        f"{limit}; see {job.output}/quarantine, then repair the input or {remedy}"
     )
 
 
-def _check_broken_files(job: Job, receipts: Sequence[Receipt]) -> None:
+def _check_broken_files(job: Job, done: Sequence[Receipt]) -> None:
     """Raise DataError if more files of this command are lost than may be; the rest is done."""
-    broken = [receipt for receipt in receipts if receipt.get("broken_files")]
-    number = sum(receipt["broken_files"] for receipt in broken)
+    broken = [receipt for receipt in done if receipt.counts.broken_files]
+    number = sum(receipt.counts.broken_files for receipt in broken)
     if number <= job.max_broken_files:
         return
     num_files = len({file for part in job.parts for file in part.files})
-    details = job.summarise(total(broken)).get("details") or [{"detail": broken[0]["inputs"][0]}]
+    first = job.counts.total(broken).most_often() or broken[0].inputs[0]
     raise DataError(
         f"{number:,} of {num_files:,} files cannot be read, and their rows are lost (the first: "
-        f"{details[0]['detail']}); everything else is done: repair or remove these files and start "
-        f"the same command again, or accept the loss with --max-broken-files {number}"
+        f"{first}); everything else is done: repair or remove these files and start the same "
+        f"command again, or accept the loss with --max-broken-files {number}"
     )
-
-
-def _describe_worst(job: Job, receipts: Sequence[Receipt]) -> str:
-    """Describe what is most often wrong with rows, with an example where a job keeps one."""
-    summary = job.summarise(total(receipts))
-    if details := summary.get("details"):
-        return f"most often {account.describe(details[0])}"
-    reasons = summary["reasons"]
-    return f"most often {max(reasons, key=reasons.get)}"
 
 
 class ProgressMeter:
@@ -399,22 +377,22 @@ class ProgressMeter:
         self, job: Job, listener: Listener, clock: Callable[[], float] = perf_counter
     ) -> None:
         kept = job.earlier.kept
-        self._command, self._num_parts = job.identity["command"], len(job.parts) + len(kept)
+        self._command, self._num_parts = str(job.identity["command"]), len(job.parts) + len(kept)
         self._num_rows = sum(part.num_rows for part in job.parts)
-        self._num_rows += sum(receipt["rows"] for receipt in kept)
+        self._num_rows += sum(receipt.counts.rows for receipt in kept)
         self._listener, self._clock = listener, clock
         self._parts = self._rows = self._quarantined = self._rows_before = 0
         self._began: float | None = None
         self._recorded: list[JobProgress] = []
 
-    def start(self, receipts: Sequence[Mapping[str, Any]]) -> None:
+    def start(self, receipts: Iterable[Receipt]) -> None:
         """Count parts of an earlier command; they do not count for this one's speed."""
         for receipt in receipts:
             self._count(receipt)
         self._rows_before = self._rows
         self._emit(complete=False)
 
-    def add(self, receipt: Mapping[str, Any], seconds: float) -> None:
+    def add(self, receipt: Receipt, seconds: float) -> None:
         """Count a part that was just done and took this time."""
         self._count(receipt)
         # The start of Ray and of actors is no part's time.
@@ -431,10 +409,10 @@ class ProgressMeter:
         """Return the emitted progress as lines of JSON, at most one a second."""
         return json_files.encode_lines(event.record() for event in self._recorded)
 
-    def _count(self, receipt: Mapping[str, Any]) -> None:
+    def _count(self, receipt: Receipt) -> None:
         self._parts += 1
-        self._rows += receipt["rows"]
-        self._quarantined += receipt["quarantined"]
+        self._rows += receipt.counts.rows
+        self._quarantined += receipt.counts.quarantined
 
     def _emit(self, *, complete: bool) -> None:
         rows, began, now = self.running()

@@ -11,16 +11,14 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import DataError
-from nanograd.jobs.account import NUM_LEVELS, REVIEW, first_row, number_of
-from nanograd.jobs.earlier import MANIFEST
-from nanograd.jobs.part import files_of
-from nanograd.jobs.replacement import METRICS, SUMMARY
+from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest
+from nanograd.jobs.receipts import Detail, PredictionCounts, files_of
+from nanograd.jobs.review import REVIEW
 from nanograd.nn import metrics
 from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import InlineImage, Report, percent, render
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.arrays import Ints
 
 # File checksums in the page; the manifest of a job has all of them.
 _MAX_FILES = 200
@@ -34,7 +32,8 @@ class FinishedPrediction:
 
     folder: str
     summary: Row  # `_summary.json`
-    job: Row  # settings and model that determine the output
+    counts: PredictionCounts  # the sum of all receipts
+    job: Mapping[str, Any]  # settings and model that determine the output
     files: Mapping[str, str]  # name and checksum of each file that was written
     num_parts: int  # into which the job was cut
     progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
@@ -53,50 +52,48 @@ def read_prediction(folder: str) -> FinishedPrediction:
         DataError: the folder holds no prediction, or it is damaged.
         StorageError: reading failed.
     """
-    manifest = json_files.read_manifest(storage.join(folder, MANIFEST))
-    if (command := manifest["job"]["command"]) != "predict":
+    manifest = Manifest.read(folder)
+    if (command := manifest.job["command"]) != "predict":
         raise DataError(
             f"{folder} was written by {command}; reports exist of training runs and predictions"
         )
     return FinishedPrediction(
         folder=folder,
         summary=json.loads(storage.read(storage.join(folder, SUMMARY))),
-        job=manifest["job"],
-        files={name: about["sha256"] for name, about in files_of(manifest["receipts"]).items()},
-        num_parts=len(manifest["receipts"]),
+        counts=PredictionCounts.total(manifest.receipts),
+        job=manifest.job,
+        files={name: each.sha256 for name, each in files_of(manifest.receipts).items()},
+        num_parts=len(manifest.receipts),
         progress=json_files.read_lines(storage.join(folder, METRICS)),
     )
 
 
 def build(prediction: FinishedPrediction) -> Report:
     """Build the report of a prediction."""
-    summary, folder = prediction.summary, prediction.folder
+    summary, counts, folder = prediction.summary, prediction.counts, prediction.folder
     predicted, labelled, correct = (
-        _by_number(summary[f"{name}_by_confidence"])
-        for name in ("predicted", "labelled", "correct")
+        counts.predicted_by_confidence,
+        counts.labelled_by_confidence,
+        counts.correct_by_confidence,
     )
-    plots = {"digits": [digits_chart(summary)]}
+    plots = {"digits": [digits_chart(counts)]}
     classes = calibration = review = None
-    if summary["labelled"]:
-        confusion = np.array(summary["confusion"])
-        sums = _by_number(summary["millionths_by_confidence"]) / 1e6
+    if counts.labelled:
+        sums = counts.millionths_by_confidence / 1e6
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
-        classes = accuracy.class_table(confusion)
-        plots["confusion"] = [accuracy.confusion_chart(confusion)]
+        classes = accuracy.class_table(counts.confusion)
+        plots["confusion"] = [accuracy.confusion_chart(counts.confusion)]
         plots["calibration"] = [accuracy.reliability_chart(calibration)]
-    if summary["correct"] < summary["labelled"]:  # else every share is right
-        review = accuracy.review_by_doubt(
-            _by_number(summary["labelled_by_doubt"], NUM_LEVELS),
-            _by_number(summary["correct_by_doubt"], NUM_LEVELS),
-        )
+    if counts.correct < counts.labelled:  # else every share is right
+        review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
         plots["review"] = [review.chart()]
-    if summary["predicted"]:
+    if counts.predicted:
         groups = {
             "correct": correct,
             "wrong": labelled - correct,
             "without label": predicted - labelled,
         }
-        groups = {name: counts for name, counts in groups.items() if counts.any()}
+        groups = {name: group for name, group in groups.items() if group.any()}
         plots["confidence"] = [accuracy.histogram_chart(groups)]
     if prediction.progress:
         plots["speed"] = [speed_chart(prediction.progress)]
@@ -116,8 +113,8 @@ def build(prediction: FinishedPrediction) -> Report:
             (reason, f"{count:,}", percent(count / summary["rows"])) for reason, count in reasons
         ],
         details=[
-            (each["reason"], each["detail"], number_of(each), first_row(each))
-            for each in summary["details"]
+            (each.reason, each.detail, each.number, each.first)
+            for each in (Detail(**each) for each in summary["details"])
         ],
         settings={
             "inputs": summary["inputs"],
@@ -132,14 +129,14 @@ def build(prediction: FinishedPrediction) -> Report:
     return Report(html, plots)
 
 
-def digits_chart(summary: Row) -> Chart:
+def digits_chart(counts: PredictionCounts) -> Chart:
     """Plot the number of rows predicted as each digit, and labelled as each if there are labels."""
     digits, width = list("0123456789"), 0.38
-    predicted = _by_number(summary["predicted_as"]).tolist()
+    predicted = counts.predicted_as.tolist()
     bars = [(digit - 0.4, count) for digit, count in enumerate(predicted)]
     series = [Series("predicted", bars, "main", width, digits)]
-    if summary["labelled"]:
-        labelled = np.array(summary["confusion"]).sum(axis=1).tolist()
+    if counts.labelled:
+        labelled = counts.confusion.sum(axis=1).tolist()
         series.append(Series("labelled", list(enumerate(labelled)), "second", width, digits))
     rows = [(digit, f"{count:,}") for digit, count in zip(digits, predicted, strict=True)]
     return plot(
@@ -178,12 +175,3 @@ def _draw_mistake(worst: Row) -> InlineImage:
     return accuracy.draw_mistake(
         pixels, worst["label"], worst["prediction"], worst["confidence"], origin
     )
-
-
-def _by_number(counts: Mapping[str, int], number: int = 10) -> Ints:
-    """Return counts by "0", "1", ... as an array.
-
-    >>> _by_number({"1": 7}).tolist()
-    [0, 7, 0, 0, 0, 0, 0, 0, 0, 0]
-    """
-    return np.array([counts.get(str(each), 0) for each in range(number)], np.int64)

@@ -16,10 +16,12 @@ from nanograd.digits.dataset import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
-from nanograd.jobs.part import Part, Receipt
+from nanograd.jobs.part import Part
+from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.settings.specs import PredictSpec
 from tests.helpers.folders import untimed_contents
+from tests.helpers.jobs import receipt_of
 from tests.helpers.models import some_model
 
 # Actors cannot import this module: it travels with the work.
@@ -31,10 +33,10 @@ PARTS = [
 
 
 class Count:
-    """Work that tells which part it did, and in which process."""
+    """Work that tells which part it did and, as `labelled`, in which process."""
 
     def __call__(self, part: Part) -> Receipt:
-        return {"part": part.id, "rows": part.num_rows, "pid": os.getpid()}
+        return receipt_of(part, labelled=os.getpid())
 
 
 class MeetAnother:
@@ -50,21 +52,21 @@ class MeetAnother:
             if monotonic() > deadline:
                 raise DataError("nobody else is at work")
             sleep(0.01)
-        return {"part": part.id, "pid": os.getpid()}
+        return receipt_of(part, labelled=os.getpid())
 
 
 class FailAtThree:
     def __call__(self, part: Part) -> Receipt:
         if part.id == "03":
             raise DataError("file-3 is broken; restore it")
-        return {"part": part.id}
+        return receipt_of(part)
 
 
 class DieAtThree:
     def __call__(self, part: Part) -> Receipt:
         if part.id == "03":
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"part": part.id}
+        return receipt_of(part)
 
 
 @pytest.mark.parametrize("num_actors", [1, 2])
@@ -72,9 +74,9 @@ def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None
     done = list(run_on_ray(Count(), num_actors)(PARTS))
     receipts = [each.receipt for each in done]
 
-    assert sorted(receipt["part"] for receipt in receipts) == [part.id for part in PARTS]
-    assert sum(receipt["rows"] for receipt in receipts) == sum(range(7))
-    assert os.getpid() not in {receipt["pid"] for receipt in receipts}
+    assert sorted(receipt.part for receipt in receipts) == [part.id for part in PARTS]
+    assert sum(receipt.counts.rows for receipt in receipts) == sum(range(7))
+    assert os.getpid() not in {receipt.counts.labelled for receipt in receipts}
 
 
 def test_two_actors_are_at_work_at_once_however_small_the_input(
@@ -82,7 +84,7 @@ def test_two_actors_are_at_work_at_once_however_small_the_input(
 ) -> None:
     done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
 
-    assert len({each.receipt["pid"] for each in done}) == 2
+    assert len({each.receipt.counts.labelled for each in done}) == 2
 
 
 def test_many_small_files_are_predicted_as_without_ray(
@@ -105,7 +107,7 @@ def test_many_small_files_are_predicted_as_without_ray(
         for workers in (0, 2)
     ]
 
-    assert [each["rows"] for each in figures] == [sum(number % 40 for number in range(300))] * 2
+    assert [each.rows for each in figures] == [sum(number % 40 for number in range(300))] * 2
     assert untimed_contents(tmp_path / "0") == untimed_contents(tmp_path / "2")
 
 

@@ -111,11 +111,11 @@ def test_no_fault_in_a_save_loses_a_checkpoint(tmp_path: Path, fault: object) ->
 def test_no_fault_in_a_job_loses_or_doubles_a_part(tmp_path: Path, fault: object) -> None:
     job = tmp_path / "job"
     job.mkdir()
-    run(make_job(tmp_path / "whole", PARTS[:2]), Scribe(tmp_path / "whole"))
+    run(make_job(tmp_path / "whole", PARTS[:2]), Scribe())
     expected = untimed_contents(tmp_path / "whole")
 
     def act(place: Path) -> bool:
-        run(make_job(place / "out", PARTS[:2]), Scribe(place / "out"))
+        run(make_job(place / "out", PARTS[:2]), Scribe())
         return True
 
     def check(place: Path, said: bool) -> None:
@@ -123,7 +123,7 @@ def test_no_fault_in_a_job_loses_or_doubles_a_part(tmp_path: Path, fault: object
         assert succeeded >= said
         if succeeded:
             assert expected.items() <= untimed_contents(place / "out").items()
-        run(make_job(place / "out", PARTS[:2]), Scribe(place / "out"))
+        run(make_job(place / "out", PARTS[:2]), Scribe())
         assert untimed_contents(place / "out") == expected
 
     assert each_call(job, fault, act, check) > 100
@@ -135,12 +135,12 @@ def test_no_fault_in_a_job_loses_or_doubles_a_part(tmp_path: Path, fault: object
 )
 def test_no_fault_in_a_replacement_mixes_two_outputs(tmp_path: Path, fault: object) -> None:
     job, new = tmp_path / "job", tmp_path / "new"
-    run(make_job(job / "out", PARTS[:2], model="n"), Scribe(job / "out"))
-    run(make_job(new, PARTS[:1]), Scribe(new))
+    run(make_job(job / "out", PARTS[:2], model="n"), Scribe())
+    run(make_job(new, PARTS[:1]), Scribe())
     whole = [untimed_contents(job / "out"), untimed_contents(new)]
 
     def act(place: Path) -> bool:
-        run(make_job(place / "out", PARTS[:1], overwrite=True), Scribe(place / "out"))
+        run(make_job(place / "out", PARTS[:1], overwrite=True), Scribe())
         return True
 
     def check(place: Path, said: bool) -> None:

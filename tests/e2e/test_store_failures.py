@@ -174,12 +174,12 @@ def test_replacement_killed_between_two_files_is_finished_by_the_next_command(
     bucket: str, undisturbed_job: dict[str, bytes], num_files: int
 ) -> None:
     out = f"{bucket}/out"
-    run(make_job(out, PARTS[:2], model="n"), Scribe(out))
+    run(make_job(out, PARTS[:2], model="n"), Scribe())
     with interrupt_after(num_files), pytest.raises(KeyboardInterrupt):
-        run(make_job(out, overwrite=True), Scribe(out))
+        run(make_job(out, overwrite=True), Scribe())
     complete = "_SUCCESS" in storage.names(out)
 
-    again = Scribe(out)
+    again = Scribe()
     total, _ = run(make_job(out), again)
 
     assert not complete

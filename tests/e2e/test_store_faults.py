@@ -140,11 +140,11 @@ def test_no_fault_in_a_save_loses_a_checkpoint(
 def test_no_fault_in_a_job_loses_or_doubles_a_part(
     proxy: store_faults.Proxy, tmp_path: Path, step: int
 ) -> None:
-    run(make_job(tmp_path / "whole", PARTS[:1]), Scribe(tmp_path / "whole"))
+    run(make_job(tmp_path / "whole", PARTS[:1]), Scribe())
     expected = untimed_contents(tmp_path / "whole")
 
     def act(place: str) -> bool:
-        run(make_job(f"{place}/out", PARTS[:1]), Scribe(f"{place}/out"))
+        run(make_job(f"{place}/out", PARTS[:1]), Scribe())
         return True
 
     def check(place: str, said: bool) -> None:
@@ -207,17 +207,17 @@ def test_sigterm_in_an_upload_leaves_the_old_file_or_the_new_one(
 def test_sigterm_at_a_request_of_a_job_leaves_what_the_next_command_completes(
     proxy: store_faults.Proxy, tmp_path: Path, step: int
 ) -> None:
-    run(make_job(tmp_path / "whole", PARTS[:1]), Scribe(tmp_path / "whole"))
+    run(make_job(tmp_path / "whole", PARTS[:1]), Scribe())
     expected, is_done, number = untimed_contents(tmp_path / "whole"), False, 1
 
     while not is_done:
         name = f"terminated-{step}-{number}"
         place = f"{make_bucket(name)}/out"
         with terminated_after(proxy, name, number):
-            run(make_job(place, PARTS[:1]), Scribe(place))
+            run(make_job(place, PARTS[:1]), Scribe())
             is_done = True
         end_process(place)
-        run(make_job(place, PARTS[:1]), Scribe(place))
+        run(make_job(place, PARTS[:1]), Scribe())
 
         assert untimed_contents(place) == expected
         number += step

@@ -10,6 +10,8 @@ import pytest
 
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.jobs.job import Job
+from nanograd.jobs.predict import PredictWork, plan
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.runtime.events import Event, Message
@@ -49,6 +51,12 @@ def add(folder: Path, sample: Mnist) -> Callable[..., Path]:
 @pytest.fixture
 def messages() -> list[str]:
     return []
+
+
+@pytest.fixture
+def planned(folder: Path, model: str, out: Path) -> Callable[[], tuple[Job, PredictWork]]:
+    """Plan the command."""
+    return lambda: plan([str(folder)], PredictSpec(model=model, output=str(out)))
 
 
 @pytest.fixture

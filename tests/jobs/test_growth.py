@@ -12,16 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.digits.dataset import Mnist
-from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images import reader
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import run_job
-from nanograd.jobs.part import DonePart, Part, Receipt, run_local
+from nanograd.jobs.job import Job, run_job
+from nanograd.jobs.part import Part, run_local
+from nanograd.jobs.predict import PredictWork
+from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
-from nanograd.settings.specs import PredictSpec
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
 from tests.helpers.models import some_model
+
+Planned = Callable[[], tuple[Job, PredictWork]]
 
 
 def test_new_file_is_the_only_one_read(
@@ -77,71 +80,60 @@ def test_nothing_to_do_starts_no_ray(
         run(workers=2, overwrite=True)
 
 
-@pytest.mark.parametrize("grows", [False, True])
-@pytest.mark.parametrize("finished", [0, 1, 2])
-def test_killed_command_leaves_what_the_next_one_completes(
-    run: Run, add: Callable[..., Path], out: Path, folder: Path, model: str,
-    finished: int, grows: bool,
-) -> None:  # fmt: skip
+def test_killed_command_whose_input_grows_is_completed_by_the_next(
+    run: Run, add: Callable[..., Path], out: Path, planned: Planned
+) -> None:
     for number in range(3):
         add(number)
     run()
     for number in range(3, 6):
         add(number)
-    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
-    done: list[DonePart] = []
+    job, work = planned()
+    done: list[Receipt] = []
 
-    def fail_after(part: Part) -> Receipt:
-        if len(done) == finished:
+    def fail_after_one(part: Part) -> Receipt:
+        if done:
             raise StorageError("the disk is full")
         done.append(work(part))
-        return done[-1]
+        return done[0]
 
     with pytest.raises(StorageError):
-        run_job(job, run_local(fail_after))
-    readable = sources(out)
-    if grows:
-        add(6)
+        run_job(job, run_local(fail_after_one))
+    add(6)
     run()
 
-    assert every_row(0, 1, 2) == readable[: 3 * FILE_ROWS]
-    assert sources(out) == every_row(*range(7 if grows else 6))
-    assert runs(out) == [3, 4 if grows else 3]
+    assert sources(out) == every_row(*range(7))
+    assert runs(out) == [3, 4]
 
 
-def test_other_model_is_refused_whatever_the_input(
-    run: Run, add: Callable[..., Path], out: Path, model: str
-) -> None:
+@pytest.mark.parametrize("what", ["model_sha256", "revision"])
+def test_other_model_or_revision_is_refused_whatever_the_input(
+    run: Run, add: Callable[..., Path], out: Path, model: str, monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:  # fmt: skip
     add(0)
     run()
     add(1)
     before = untimed_contents(out)
-    model_io.save(some_model(loss="mse"), model)
+    if what == "revision":
+        monkeypatch.setattr(predict_parts, "REVISION", predict_parts.REVISION + 1)
+    else:
+        model_io.save(some_model(loss="mse"), model)
 
-    with pytest.raises(OutputExistsError, match=r"another job \(other model_sha256\)"):
-        run(sync=True)
+    for settings in ({"sync": True}, {"dry_run": True}):
+        with pytest.raises(OutputExistsError, match=rf"\(other {what}\)"):
+            run(**settings)
 
     assert untimed_contents(out) == before
 
 
-def test_other_revision_of_the_program_is_refused(
-    run: Run, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add(0)
-    run()
-    monkeypatch.setattr(predict_parts, "REVISION", predict_parts.REVISION + 1)
-
-    with pytest.raises(OutputExistsError, match=r"another job \(other revision\)"):
-        run()
-
-
 def test_output_changed_while_a_job_was_planned_is_refused(
-    run: Run, add: Callable[..., Path], out: Path, folder: Path, model: str
+    run: Run, add: Callable[..., Path], out: Path, folder: Path, planned: Planned
 ) -> None:
     add(0)
     run()
     add(1)
-    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
+    job, work = planned()
     (folder / "00001.parquet").unlink()
     add(2)
     run()
@@ -156,16 +148,15 @@ def test_output_changed_while_a_job_was_planned_is_refused(
 @pytest.mark.parametrize("when", ["before", "in"])
 @pytest.mark.parametrize("rows", [2, FILE_ROWS, 2 * FILE_ROWS])
 def test_file_rewritten_after_planning_ends_the_job(
-    run: Run, add: Callable[..., Path], out: Path, folder: Path, model: str,
-    monkeypatch: pytest.MonkeyPatch, when: str, rows: int,
+    run: Run, add: Callable[..., Path], planned: Planned, monkeypatch: pytest.MonkeyPatch,
+    when: str, rows: int,
 ) -> None:  # fmt: skip
     file = add(0)
-    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
+    job, work = planned()
     read_rows = reader.read_rows
 
     def rewrite(*what: Any) -> Iterator[Any]:
-        if when == "in":
-            yield next(read_rows(*what))
+        yield from [next(read_rows(*what))] if what else []
         add(50, file.name, rows)
         os.utime(file, ns=(0, 0))
 
@@ -175,10 +166,9 @@ def test_file_rewritten_after_planning_ends_the_job(
         else:
             list(rewrite())
         with pytest.raises(DataError, match=rf"{file.name} was changed after the job began"):
-            work(job.parts[0])
-    figures = run()
+            run_job(job, run_local(work))
 
-    assert figures["rows"] == rows
+    assert run()["rows"] == rows
 
 
 @pytest.mark.parametrize("limit", [1, 6, 7, 8, 20, 100])
@@ -220,17 +210,6 @@ def test_dry_run_writes_nothing_and_knows_what_is_left(
     assert grown["columns"] == {
         "images in image (binary; by its name), labels in label (uint8; by its name)": 1
     }
-
-
-def test_dry_run_is_refused_as_the_job_would_be(run: Run, add: Callable[..., Path]) -> None:
-    add(0)
-    run()
-
-    with pytest.raises(OutputExistsError, match="another job"):
-        run(dry_run=True, format="csv")
-    for flag in ("sync", "retry_quarantine"):
-        with pytest.raises(UsageError, match=r"--\w+(-\w+)? has no effect with --overwrite"):
-            run(overwrite=True, **{flag: True})
 
 
 def test_dry_run_says_why_columns_are_chosen(run: Run, folder: Path, sample: Mnist) -> None:

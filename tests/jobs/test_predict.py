@@ -16,7 +16,6 @@ from nanograd.models import model as model_io
 from nanograd.runtime import json_files
 from nanograd.settings.specs import PredictSpec
 from tests.helpers.image_columns import (
-    FLAT_NAMES,
     NUMBER_COLUMNS,
     PICTURE_COLUMNS,
     Pixels,
@@ -86,25 +85,6 @@ def scores_of(table: pa.Table) -> NDArray[np.float32]:
     return flat.reshape(-1, 10)
 
 
-@pytest.mark.parametrize("kind", [*COLUMNS, *FLAT_NAMES])
-def test_images_get_the_same_scores_in_every_kind_of_column(
-    kind: str, images: Pixels, expected: NDArray[np.float32], predict: Predict
-) -> None:
-    if kind in FLAT_NAMES:
-        table = pa.table(dict(zip(FLAT_NAMES[kind], images.T, strict=True)))
-    else:
-        table = pa.table({"image": COLUMNS[kind](images)})
-
-    done = predict({"a.parquet": table})
-
-    assert done.quarantine == []
-    assert len(set(done.table["prediction"].to_pylist())) > 1
-    np.testing.assert_array_equal(scores_of(done.table), expected)
-    assert done.table["prediction"].to_pylist() == expected.argmax(1).tolist()
-    np.testing.assert_array_equal(done.table["confidence"].to_numpy(), expected.max(1))
-    assert done.table["source_row"].to_pylist() == list(range(29))
-
-
 BROKEN_ROWS = [
     pytest.param("struct", {"bytes": None, "path": "x.png"}, "no_bytes", id="null bytes"),
     pytest.param("struct", None, "no_bytes", id="null struct"),
@@ -155,16 +135,6 @@ def test_accuracy_counts_only_the_labelled_rows(
 
     assert done.figures["accuracy"] == 0.5
     assert done.table["label"].to_pylist() == labels + [None] * 29
-
-
-@pytest.mark.parametrize("labels", [{}, {"label": pa.nulls(29, pa.int8())}], ids=["no", "null"])
-def test_no_labels_give_no_accuracy(
-    labels: dict[str, pa.Array], images: Pixels, predict: Predict
-) -> None:
-    done = predict({"a.parquet": pa.table({"image": fixed_list(images), **labels})})
-
-    assert (done.figures["accuracy"], done.figures["predicted"]) == (None, 29)
-    assert done.table["label"].null_count == 29
 
 
 def with_one_more_row(data: bytes) -> bytes:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.jobs import cutting
-from nanograd.jobs.part import Part, Receipt
+from nanograd.jobs.part import Part
 from nanograd.jobs.predict import PredictWork
+from nanograd.jobs.receipts import Receipt
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import Run
 from tests.helpers.image_columns import FLAT_NAMES

@@ -2,18 +2,20 @@ from collections.abc import Iterator
 
 from nanograd.jobs.job import Job, ProgressMeter
 from nanograd.jobs.part import Part
+from nanograd.jobs.receipts import Receipt
 from nanograd.runtime.events import Event, JobProgress, ignore
+from tests.helpers.jobs import receipt_of
 
 
-def receipts(num_parts: int) -> Iterator[dict[str, int]]:
+def receipts(num_parts: int) -> Iterator[Receipt]:
     """Parts of 100 rows, one of them bad."""
-    for _ in range(num_parts):
-        yield {"rows": 100, "quarantined": 1}
+    for number in range(num_parts):
+        yield receipt_of(Part(id=str(number), files=(), num_rows=100), quarantined=1)
 
 
 def job_of(num_parts: int) -> Job:
     parts = [Part(id=str(number), files=(), num_rows=100) for number in range(num_parts)]
-    return Job(place="", identity={"command": "predict"}, parts=parts, overwrite=False)
+    return Job(output="", identity={"command": "predict"}, parts=parts, overwrite=False)
 
 
 def progress(

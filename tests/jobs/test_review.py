@@ -16,9 +16,14 @@ from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images.writers import PREDICTIONS
-from nanograd.jobs import account
-from nanograd.jobs.account import PartReview, Selection, doubt_of
-from nanograd.runtime import storage
+from nanograd.jobs.receipts import doubt_of
+from nanograd.jobs.review import (
+    LEAST_OF_PART,
+    MAX_OF_PART,
+    MAX_ROWS,
+    PartReview,
+    Selection,
+)
 from nanograd.settings.specs import InspectSpec, PredictSpec
 from tests.helpers.growth import Run
 
@@ -103,32 +108,6 @@ def test_list_follows_growth_replacement_and_removal(
     assert len(replaced) == 14
     assert {name for name, _ in replaced} <= {"00100.parquet", "00200.parquet", "00300.parquet"}
     assert (out / "_review.pq").read_bytes() == whole
-
-
-@pytest.mark.parametrize("when", range(3))
-def test_kill_while_files_are_committed_leaves_the_list_to_the_next_command(
-    run: Run, add: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch, when: int
-) -> None:
-    add(0)
-    run()
-    undisturbed = (out / "_review.pq").read_bytes()
-    commit, seen = storage.commit, list[str]()
-
-    def kill(place: str, data: bytes) -> None:
-        if "review" in place or "_review" in place or place.endswith("_summary.json"):
-            seen.append(place)
-            if len(seen) == when + 1:
-                raise KeyboardInterrupt
-        commit(place, data)
-
-    storage.remove(str(out))
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "commit", kill)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-    run()
-
-    assert (out / "_review.pq").read_bytes() == undisturbed
 
 
 def test_no_list_is_written_or_left_where_none_is_wanted(
@@ -218,22 +197,23 @@ def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive() -> None:
     for step in (7, 193, 1000):
         part = PartReview(Selection(share=0.01), 1000)
         for start in range(0, 1000, step):
-            part.add(predictions.slice(start, step), images[start : start + step])
+            rows = predictions.slice(start, step)
+            part.add(rows, images[start : start + step])
         kept.append(part.finish("part-1")["_review/part-1.pq"])
 
     assert kept[0] == kept[1] == kept[2]
     table = pq.read_table(pa.BufferReader(kept[0]))
-    assert len(table) == account.LEAST_OF_PART
-    order = np.lexsort((np.arange(1000), confidence))[: account.LEAST_OF_PART]
+    assert len(table) == LEAST_OF_PART
+    order = np.lexsort((np.arange(1000), confidence))[:LEAST_OF_PART]
     assert table["source_row"].to_pylist() == order.tolist()
     assert table["pixels"][3].as_py() == images[order[3]].tobytes()
 
 
 def test_number_of_rows_is_bounded() -> None:
     assert Selection(share=0.02).of_part(50_000) == 4000
-    assert Selection(share=0.5).of_part(50_000) == account.MAX_OF_PART
-    assert Selection(share=0.02).of_job(10**9) == account.MAX_ROWS
-    assert Selection(below=0.9).of_part(10) == account.MAX_OF_PART
+    assert Selection(share=0.5).of_part(50_000) == MAX_OF_PART
+    assert Selection(share=0.02).of_job(10**9) == MAX_ROWS
+    assert Selection(below=0.9).of_part(10) == MAX_OF_PART
 
 
 def test_two_ways_to_choose_exclude_each_other() -> None:

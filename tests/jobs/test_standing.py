@@ -14,17 +14,22 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images.writers import write_pictures
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import run_job
-from nanograd.jobs.part import DonePart, Part, Receipt, run_local
+from nanograd.jobs.job import Job, run_job
+from nanograd.jobs.part import Part, run_local
+from nanograd.jobs.predict import PredictWork
+from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
-from nanograd.settings.specs import IngestSpec, PredictSpec
+from nanograd.settings.specs import IngestSpec
 from tests.helpers.folders import untimed_contents
-from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
+from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
 
 
 def first(out: Path, folder: str) -> Path:
     return min(file for file in (out / folder).rglob("part-*"))
+
+
+Planned = Callable[[], tuple[Job, PredictWork]]
 
 
 def delete(file: Path) -> None:
@@ -84,22 +89,15 @@ def test_lost_or_cut_file_is_made_again(
     assert figures["rows"] == FILE_ROWS * len(numbers)
     assert any("missing or damaged" in text for text in messages)
     again = untimed_contents(out)
+    if then == "retry":  # rows of quarantine are in other files, with the same content
+        before = {name: data for name, data in before.items() if name.startswith("predictions/")}
     if then != "grow":
-        del before["_manifest.json"]  # its runs
+        before.pop("_manifest.json", None)  # its runs
         assert before.items() <= again.items()
     assert (out / "_SUCCESS").exists()
     assert not (out / "_next").exists()
     if not settings:
         assert sources(out) == every_row(*numbers)
-
-
-def test_unchanged_output_is_not_written(run: Run, grown: dict[str, Any], out: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-
-    again = run(verify=True)
-
-    assert again["rows"] == grown["rows"]
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_same_size_is_found_only_with_verify(
@@ -179,7 +177,7 @@ def test_lost_file_whose_input_is_gone_is_an_error_until_sync(
 
 
 def damaging(work: Callable[[Part], Receipt], act: Callable[[], None], after: int) -> Any:
-    done: list[DonePart] = []
+    done: list[Receipt] = []
 
     def run_part(part: Part) -> Receipt:
         done.append(work(part))
@@ -194,7 +192,7 @@ def damaging(work: Callable[[Part], Receipt], act: Callable[[], None], after: in
 @pytest.mark.parametrize("where", ["", "_next/"])
 @pytest.mark.parametrize("damage", [delete, cut])
 def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
-    run: Run, add: Callable[..., Path], folder: Path, model: str, out: Path,
+    run: Run, add: Callable[..., Path], planned: Planned, out: Path,
     when: str, where: str, damage: Callable[[Path], None],
 ) -> None:  # fmt: skip
     if when == "first" and where:
@@ -205,7 +203,7 @@ def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
         run()
         for number in range(3, 6):
             add(number)
-    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
+    job, work = planned()
 
     with pytest.raises(StorageError, match=r"1 files were removed or cut.*same command again"):
         run_job(job, damaging(work, lambda: damage(first(out, f"{where}predictions")), 2))
@@ -222,12 +220,12 @@ def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
 
 @pytest.mark.parametrize("damage", [delete, cut])
 def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(
-    run: Run, add: Callable[..., Path], folder: Path, model: str, out: Path,
+    run: Run, add: Callable[..., Path], planned: Planned, out: Path,
     damage: Callable[[Path], None],
 ) -> None:  # fmt: skip
     for number in range(3):
         add(number)
-    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
+    job, work = planned()
 
     def kill() -> None:
         raise KeyboardInterrupt
@@ -238,70 +236,6 @@ def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(
 
     assert run()["rows"] == 3 * FILE_ROWS
     assert sources(out) == every_row(0, 1, 2)
-
-
-@pytest.mark.parametrize("finished", [1, 2, 3])
-def test_growth_that_ends_early_adds_no_row_beside_success(
-    run: Run, add: Callable[..., Path], folder: Path, model: str, out: Path, finished: int
-) -> None:
-    for number in range(3):
-        add(number)
-    run()
-    before = untimed_contents(out)
-    for number in range(3, 6):
-        add(number)
-    job, work = predict_parts.plan([str(folder)], PredictSpec(model=model, output=str(out)))
-
-    def kill() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_job(job, damaging(work, kill, finished))
-    after = untimed_contents(out)
-    figures = run()
-
-    assert {name: data for name, data in after.items() if not name.startswith("_next/")} == before
-    assert unlisted(out) == set()
-    assert figures["rows"] == 6 * FILE_ROWS
-    assert runs(out) == [3, 3]
-
-
-@pytest.mark.parametrize("when", range(12))
-@pytest.mark.parametrize("grows", [False, True])
-def test_growth_killed_at_any_move_is_finished_by_the_next_command(
-    run: Run, add: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch,
-    when: int, grows: bool,
-) -> None:  # fmt: skip
-    for number in range(2):
-        add(number)
-    run()
-    add(2)
-    move, moved = storage.move, list[str]()
-
-    def kill(old: str, new: str) -> None:
-        if len(moved) == when:
-            raise KeyboardInterrupt
-        moved.append(new)
-        move(old, new)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "move", kill)
-        try:
-            run()
-            killed = False
-        except KeyboardInterrupt:
-            killed = True
-    complete = (out / "_SUCCESS").exists()
-    if grows:
-        add(3)
-    planned = run(dry_run=True)
-    figures = run()
-
-    assert complete != killed
-    assert planned["rows_to_do"] == (FILE_ROWS if grows else 0)
-    assert figures["rows"] == FILE_ROWS * (4 if grows else 3)
-    assert sources(out) == every_row(*range(4 if grows else 3))
-    assert unlisted(out) == set()
 
 
 def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(

@@ -17,6 +17,7 @@ from nanograd.images.writers import QUARANTINE
 from nanograd.jobs.ingest import ROWS
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
+from nanograd.jobs.receipts import Counts
 from nanograd.pictures import decode
 from nanograd.settings.specs import PictureFileOptions
 from tests.helpers import ingests
@@ -120,7 +121,7 @@ def test_file_that_changes_after_planning_is_quarantined(
     (good / "~ last.png").unlink()
     change(good / "~ last.png")
 
-    total = run_job(job, run_local(work)).summary
+    total = Counts.total(run_job(job, run_local(work)).receipts).result()
 
     [row] = read_quarantine(good.parent / "rows")
     assert (row["source_file"], row["reason"]) == (str(good / "~ last.png"), reason)

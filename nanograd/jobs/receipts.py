@@ -1,0 +1,414 @@
+"""Receipts: what became of the rows of a part. Their counts add up to the account of a job.
+
+Counts are whole numbers, so their sum does not depend on the order of the parts. Arrays
+`..._by_confidence` count by tenths of the confidence, `..._by_doubt` by twentieths of a power of
+ten, from a doubt of 1 to a millionth.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nanograd.digits.dataset import NUM_CLASSES
+from nanograd.images.parquet import RowRange
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.nn.metrics import confusion_matrix
+from nanograd.runtime.arrays import Ints
+
+# Mistakes and details that are kept of a part, and of the job.
+_WORST_OF_PART, _WORST_OF_JOB = 5, 20
+_DETAILS_OF_PART, _DETAILS_OF_JOB = 10, 10
+_NUM_TENTHS, _NUM_LEVELS = 10, 121
+# Share of unfamiliar rows above which something is wrong with all of them.
+_MOST = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """A detail of quarantine: how many rows have it, and the first of them."""
+
+    source_file: str
+    source_row: int | None  # None for a whole file
+    reason: str
+    detail: str
+    rows: int
+    files: int = 0  # files whose rows are unknown
+
+    @property
+    def first(self) -> str:
+        """Name the first row, or the file.
+
+        >>> Detail(source_file="a", source_row=7, reason="blank", detail="no ink", rows=3).first
+        'row 7 of a'
+        """
+        row = "" if self.source_row is None else f"row {self.source_row:,} of "
+        return f"{row}{self.source_file}"
+
+    @property
+    def number(self) -> str:
+        """Format the number of rows, or of files whose rows are unknown."""
+        return f"{self.files:,} file{'s' * (self.files > 1)}" if self.files else f"{self.rows:,}"
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail} (first: {self.first})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A row whose prediction is not its label."""
+
+    source_file: str
+    source_row: int
+    label: int
+    prediction: int
+    confidence: float
+    png: str  # its 28 x 28 picture in base64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Counts:
+    """What became of rows; `a + b` is the account of both."""
+
+    rows: int = 0  # all of them, also those in quarantine
+    quarantined: int = 0
+    broken_files: int = 0  # files whose rows are unknown, and not in `rows`
+    labelled: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # of the rows in quarantine
+    details: tuple[Detail, ...] = ()  # the same
+
+    @property
+    def usable(self) -> int:
+        """Rows that are not in quarantine."""
+        return self.rows - self.quarantined
+
+    def __add__(self, other: Self) -> Self:
+        added = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: added[name] + getattr(other, name) for name in added})
+
+    @classmethod
+    def total(cls, receipts: "Iterable[Receipt]") -> Self:
+        """Add up the accounts of parts."""
+        return sum((cast("Self", receipt.counts) for receipt in receipts), cls())
+
+    def condensed(self) -> Self:
+        """Return the account of a part, with few details."""
+        return replace(self, details=_commonest(self.details)[:_DETAILS_OF_PART])
+
+    def without_quarantine(self) -> Self:
+        """Return the account of the other rows."""
+        return replace(
+            self,
+            rows=self.usable,
+            quarantined=0,
+            broken_files=0,
+            reasons=Counter[str](),
+            details=(),
+        )
+
+    def most_often(self) -> str:
+        """Describe what is most often wrong with rows; "" if nothing is."""
+        if self.details:
+            return str(_commonest(self.details)[0])
+        return next(iter(dict(self.reasons.most_common(1))), "")
+
+    def result(self) -> dict[str, Any]:
+        """Return the values of the result of a command; here of an ingestion."""
+        return {
+            "reasons": dict(self.reasons),
+            "rows": self.rows,
+            "ingested": self.usable,
+            "labelled": self.labelled,
+            "quarantined": self.quarantined,
+            "broken_files": self.broken_files,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `_summary.json`."""
+        return self.result()
+
+    def to_json(self) -> dict[str, Any]:
+        """Encode the counts; `from_json` decodes them."""
+        return {each.name: _encode(getattr(self, each.name)) for each in fields(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Counts":
+        """Decode counts; other values are ignored."""
+        kind = PredictionCounts if "predicted" in values else Counts
+        names = [each.name for each in fields(kind) if each.name in values]
+        return kind(**{name: _decode(name, values[name]) for name in names})
+
+
+def _ten() -> Ints:
+    return np.zeros(10, np.int64)
+
+
+def _levels() -> Ints:
+    return np.zeros(_NUM_LEVELS, np.int64)
+
+
+def _pairs() -> Ints:
+    return np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictionCounts(Counts):
+    """What became of the rows of a prediction."""
+
+    predicted: int = 0
+    correct: int = 0
+    bad_labels: int = 0  # labels that are no digit, and were left out
+    dark_on_light: int = 0  # raw pixels that were taken for dark ink on light paper
+    unfamiliar: int = 0
+    predicted_as: Ints = field(default_factory=_ten)
+    confusion: Ints = field(default_factory=_pairs)  # rows labels, columns predictions
+    predicted_by_confidence: Ints = field(default_factory=_ten)
+    labelled_by_confidence: Ints = field(default_factory=_ten)
+    # Their confidences, in millionths.
+    millionths_by_confidence: Ints = field(default_factory=_ten)
+    correct_by_confidence: Ints = field(default_factory=_ten)
+    labelled_by_doubt: Ints = field(default_factory=_levels)
+    correct_by_doubt: Ints = field(default_factory=_levels)
+    worst: tuple[Mistake, ...] = ()  # the most confident mistakes
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of correct predictions among the rows with a label."""
+        return self.correct / self.labelled if self.labelled else None
+
+    def condensed(self) -> Self:
+        """Return the account of a part, with few details and mistakes."""
+        return replace(super().condensed(), worst=_most_confident(self.worst)[:_WORST_OF_PART])
+
+    def result(self) -> dict[str, Any]:
+        """Return the values of the result of a command."""
+        digits = enumerate(self.predicted_as.tolist())
+        return {
+            "reasons": dict(sorted(self.reasons.items())),
+            "rows": self.rows,
+            "predicted": self.predicted,
+            "quarantined": self.quarantined,
+            "broken_files": self.broken_files,
+            "labelled": self.labelled,
+            "correct": self.correct,
+            "predicted_as": {str(digit): number for digit, number in digits if number},
+            "unfamiliar": self.unfamiliar,
+            "bad_labels": self.bad_labels,
+            "dark_on_light": self.dark_on_light,
+            "accuracy": self.accuracy,
+            "confusion": self.confusion if self.labelled else None,
+            "details": [asdict(each) for each in _commonest(self.details)[:_DETAILS_OF_JOB]],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `_summary.json`: the result, and what the report draws."""
+        worst = _most_confident(self.worst)[:_WORST_OF_JOB]
+        arrays = {name: value for name, value in self.to_json().items() if "_by_" in name}
+        confusion = self.confusion.tolist() if self.labelled else None
+        found = {"confusion": confusion, "worst": [asdict(each) for each in worst]}
+        return {**self.result(), **arrays, **found}
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what to check about the rows of a finished job, as sentences."""
+        if self.dark_on_light:
+            yield (
+                f"{self.dark_on_light:,} rows of raw pixels have a bright border and were taken "
+                "for dark ink on light paper; confirm with --polarity dark-on-light, or set "
+                "light-on-dark"
+            )
+        if self.unfamiliar > _MOST * self.predicted:
+            yield (
+                f"{self.unfamiliar:,} of {self.predicted:,} predicted rows "
+                f"({self.unfamiliar / self.predicted:.0%}) are unlike the digits of the training "
+                "set: they may lie on their side or be mirrored, as EMNIST's are, be no digits, or "
+                "have another --polarity; see _review.pq"
+            )
+        if self.bad_labels:
+            yield (
+                f"{self.bad_labels:,} rows have a label that is not a digit; they are predicted, "
+                "and their label is null"
+            )
+
+
+class Reading(NamedTuple):
+    """How a retry reads rows."""
+
+    depth: int  # 1 for the first retry of a row, 2 for the next; 0 for one after all before
+    options: dict[str, Any]
+
+
+class Retry(NamedTuple):
+    """A retry that is still to do."""
+
+    reading: Reading
+    inputs: tuple[str, ...] | None = None  # whose quarantine is read again; None for all
+
+
+class Written(NamedTuple):
+    """Size and checksum of a file that was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Receipt:
+    """What a part read, wrote and counted; `OUT/_receipts/PART.json`."""
+
+    part: str  # its id
+    name: str = ""  # of its output files
+    inputs: tuple[str, ...]
+    versions: tuple[tuple[int | str | None, ...], ...]  # of the inputs
+    contents: tuple[str | None, ...]  # what identifies the content of each input, if it is known
+    files: Mapping[str, Written]  # by their names in the output
+    counts: Counts
+    ranges: tuple[RowRange, ...] = ()  # of each input, if they are tables
+    reading: Reading | None = None  # of a retry
+
+    @property
+    def needs_retry(self) -> bool:
+        """Whether rows or files are in quarantine."""
+        return bool(self.counts.quarantined or self.counts.broken_files)
+
+    def without_quarantine(self) -> "Receipt":
+        """Return the receipt of the other rows."""
+        files = {n: each for n, each in self.files.items() if not n.startswith("quarantine/")}
+        return replace(self, files=files, counts=self.counts.without_quarantine())
+
+    def to_json(self) -> dict[str, Any]:
+        """Encode the receipt; `from_json` decodes it."""
+        return {
+            "part": self.part,
+            "inputs": list(self.inputs),
+            "versions": list(map(list, self.versions)),
+            "contents": list(self.contents),
+            "files": {name: written._asdict() for name, written in self.files.items()},
+            "name": self.name,
+            "ranges": self.ranges,
+            "reading": self.reading,
+            **self.counts.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Receipt":
+        """Decode a receipt."""
+        return cls(
+            part=values["part"],
+            inputs=tuple(values["inputs"]),
+            versions=tuple(map(tuple, values["versions"])),
+            contents=tuple(values["contents"]),
+            files={name: Written(**written) for name, written in values["files"].items()},
+            counts=Counts.from_json(values),
+            name=values["name"],
+            ranges=tuple(RowRange(tuple(groups), *rows) for groups, *rows in values["ranges"]),
+            reading=Reading(*values["reading"]) if values["reading"] else None,
+        )
+
+
+def files_of(receipts: Iterable[Receipt]) -> dict[str, Written]:
+    """Return size and checksum of each file that parts wrote, by its name."""
+    return {name: written for receipt in receipts for name, written in receipt.files.items()}
+
+
+def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> PredictionCounts:
+    """Count rows of quarantine.
+
+    Args:
+        quarantine: as in the output.
+        rows: number of rows that a row of the table stands for: more if it is a file.
+        files: number of files whose rows are unknown that it stands for.
+    """
+    details = _commonest(Detail(**row, rows=rows, files=files) for row in quarantine.to_pylist())
+    reasons = Counter[str]()
+    for each in details:
+        reasons[each.reason] += each.rows
+    return PredictionCounts(
+        rows=rows * len(quarantine),
+        quarantined=rows * len(quarantine),
+        broken_files=files * len(quarantine),
+        reasons=+reasons,  # a file may have no rows
+        details=details,
+    )
+
+
+def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
+    """Compute the doubt of each row of predictions, (n,) float32 in [0, 1]."""
+    unfamiliarity = predictions.column("unfamiliarity").fill_null(0).to_numpy()
+    confidence = predictions.column("confidence").to_numpy()
+    return np.asarray(1 - confidence * (1 - unfamiliarity / 4), np.float32)
+
+
+def count_predictions(predictions: pa.Table) -> PredictionCounts:
+    """Count rows of predictions."""
+    label = predictions.column("label").fill_null(-1).to_numpy()
+    prediction = predictions.column("prediction").to_numpy()
+    confidence = predictions.column("confidence").to_numpy()
+    unfamiliarity = predictions.column("unfamiliarity").fill_null(0).to_numpy()
+    tenths = np.minimum(confidence * 10, _NUM_TENTHS - 1).astype(np.int64)
+    levels = np.floor(-20 * np.log10(np.maximum(doubt_of(predictions), 1e-6))).astype(np.int64)
+    levels = np.clip(levels, 0, _NUM_LEVELS - 1)
+    known, correct = label >= 0, label == prediction
+    millionths = np.zeros(_NUM_TENTHS, np.int64)
+    np.add.at(millionths, tenths[known], np.rint(confidence[known] * 1e6).astype(np.int64))
+    return PredictionCounts(
+        rows=len(label),
+        predicted=len(label),
+        labelled=int(known.sum()),
+        correct=int(correct.sum()),
+        unfamiliar=int((unfamiliarity > UNFAMILIAR).sum()),
+        predicted_as=np.bincount(prediction, minlength=NUM_CLASSES),
+        confusion=confusion_matrix(prediction[known], label[known], NUM_CLASSES),
+        predicted_by_confidence=np.bincount(tenths, minlength=_NUM_TENTHS),
+        labelled_by_confidence=np.bincount(tenths[known], minlength=_NUM_TENTHS),
+        millionths_by_confidence=millionths,
+        correct_by_confidence=np.bincount(tenths[correct], minlength=_NUM_TENTHS),
+        labelled_by_doubt=np.bincount(levels[known], minlength=_NUM_LEVELS),
+        correct_by_doubt=np.bincount(levels[correct], minlength=_NUM_LEVELS),
+    )
+
+
+def _most_confident(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
+    def order(each: Mistake) -> tuple[float, str, int]:
+        return -each.confidence, each.source_file, each.source_row
+
+    return tuple(sorted(mistakes, key=order))
+
+
+def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:
+    """Add up the rows of equal details and keep the first of each, the commonest first.
+
+    Details of files whose rows are unknown come before those of rows.
+    """
+    found: dict[tuple[str, str], Detail] = {}
+    for each in sorted(details, key=lambda each: (each.source_file, each.source_row or 0)):
+        first = found.get((each.reason, each.detail))
+        added = (
+            each
+            if first is None
+            else replace(first, rows=first.rows + each.rows, files=first.files + each.files)
+        )
+        found[each.reason, each.detail] = added
+    return tuple(
+        sorted(found.values(), key=lambda each: (-each.files, -each.rows, each.reason, each.detail))
+    )
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [asdict(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _decode(name: str, value: Any) -> Any:
+    match name:
+        case "reasons":
+            return Counter(value)
+        case "details":
+            return tuple(Detail(**each) for each in value)
+        case "worst":
+            return tuple(Mistake(**each) for each in value)
+    return np.array(value, np.int64) if isinstance(value, list) else value

@@ -1,0 +1,118 @@
+"""Kills at any write: no row is lost or doubled, and the next command ends with the same bytes."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd.digits.dataset import Mnist
+from nanograd.runtime import json_files, storage
+from tests.helpers.folders import untimed_contents
+from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
+
+RETRY = {"retry_quarantine": True, "image_column": "scan", "label_column": "none"}
+# What a command does to a complete output of files 0 and 1: its settings, and the rows afterwards.
+CHANGES: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {
+    "first": ({}, every_row(0, 1)),
+    "growth": ({}, every_row(0, 1, 2)),
+    "sync": ({"sync": True}, [*every_row(0), *(("00001", row) for row in range(9))]),
+    "overwrite": ({"overwrite": True, "keep": ("label",)}, every_row(0, 1)),
+    "retry": (RETRY, every_row(0, 1)),
+    "repair": ({}, every_row(0, 1)),
+    "repair of a retry": ({}, every_row(0, 1)),
+}
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, when: int) -> None:
+    """Let the process end instead of the write with this number."""
+    written: list[str] = []
+
+    def dying(write: Callable[..., None]) -> Callable[..., None]:
+        def instead(place: str, *more: Any) -> None:
+            if storage.LEASE in place:  # a killed process leaves a lease that others take over
+                write(place, *more)
+                return
+            if len(written) == when:
+                raise Killed
+            written.append(place)
+            write(place, *more)
+
+        return instead
+
+    for name in ("commit", "move", "remove"):
+        patch.setattr(storage, name, dying(getattr(storage, name)))
+
+
+def unlisted(out: Path) -> set[str]:
+    """Files of rows that the manifest does not list."""
+    receipts = json_files.read_manifest(f"{out}/_manifest.json")["receipts"]
+    listed = {name for receipt in receipts for name in receipt["files"]}
+    found = {str(file.relative_to(out)) for file in out.glob("[pq]*/**/*") if file.is_file()}
+    return found - listed
+
+
+def comparable(change: str, out: Path) -> dict[str, bytes]:
+    """The files of an output; after a retry only predictions: another may retry what is left."""
+    contents = untimed_contents(out).items()
+    return {n: data for n, data in contents if change != "retry" or n.startswith("predictions/")}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
+    run: Run, add: Callable[..., Path], folder: Path, out: Path, sample: Mnist, tmp_path: Path,
+    change: str,
+) -> None:  # fmt: skip
+    settings, expected = CHANGES[change]
+    add(0)
+    second = add(1)
+    if "retry" in change:
+        images = [image.tobytes() for image in sample.test.images[:FILE_ROWS]]
+        pq.write_table(pa.table({"scan": images, "image": [b"x"] * FILE_ROWS}), second)
+    if change != "first":
+        run()
+    if change == "growth":
+        add(2)
+    if change == "sync":
+        os.utime(add(20, second.name, rows=9), ns=(0, 0))
+    if change == "repair of a retry":
+        run(**RETRY)
+    if "repair" in change:
+        for file in (out / "predictions").iterdir():
+            file.unlink()
+    is_whole = (out / "_SUCCESS").exists() and "repair" not in change
+    before, saved = sources(out) if is_whole else [], tmp_path / "saved"
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(out, saved)
+    run(**settings)
+    undisturbed = comparable(change, out)
+
+    for when in range(10_000):
+        shutil.rmtree(out)
+        shutil.copytree(saved, out)
+        killed = False
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, when)
+            try:
+                run(**settings)
+            except Killed:
+                killed = True
+        if (out / "_SUCCESS").exists() and "repair" not in change:
+            assert unlisted(out) == set()
+            assert sources(out) in (before, expected)
+        figures = run(**({} if change == "repair of a retry" else settings))
+
+        assert sources(out) == expected
+        assert figures["rows"] == len(expected)
+        assert comparable(change, out) == undisturbed
+        if not killed:
+            break
+    assert when > 8

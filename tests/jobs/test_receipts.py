@@ -1,0 +1,102 @@
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nanograd.errors import Origin, Reason, Rejected
+from nanograd.images.parquet import RowRange
+from nanograd.images.writers import PREDICTIONS, quarantine_table
+from nanograd.jobs.part import Part
+from nanograd.jobs.receipts import (
+    Counts,
+    PredictionCounts,
+    Reading,
+    Receipt,
+    Written,
+    count_predictions,
+    count_quarantine,
+)
+
+
+def counts_of(labels: list[int | None], best: list[int]) -> PredictionCounts:
+    rows = [
+        {"label": label, "prediction": prediction, "confidence": 0.25}
+        for label, prediction in zip(labels, best, strict=True)
+    ]
+    table = pa.Table.from_pylist(rows, PREDICTIONS)
+    return count_predictions(table)
+
+
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_counts_add_up_to_the_summary(num_parts: int) -> None:
+    counts = counts_of([7, 7, 7, 0, None], [1, 1, 7, 0, 3])
+    counts += count_quarantine(quarantine_table([Rejected(Origin("a", 5), Reason.BLANK, "no ink")]))
+
+    added = sum([counts] * num_parts, PredictionCounts())
+
+    expected = np.zeros((10, 10), int)
+    expected[7, 1], expected[7, 7], expected[0, 0] = 2, 1, 1
+    summary = added.summary()
+    assert summary["confusion"] == (num_parts * expected).tolist()
+    assert summary["accuracy"] == 0.5
+    assert summary["predicted_as"] == {
+        str(d): num_parts * n for d, n in [(0, 1), (1, 2), (3, 1), (7, 1)]
+    }
+    assert (summary["rows"], summary["quarantined"]) == (6 * num_parts, num_parts)
+    [detail] = summary["details"]
+    assert (detail["rows"], detail["source_row"], detail["detail"]) == (num_parts, 5, "no ink")
+
+
+@pytest.mark.parametrize(
+    "counts", [Counts(rows=7), counts_of([7, 7], [1, 7])], ids=["any", "digits"]
+)
+def test_receipt_is_read_as_it_was_written(counts: Counts) -> None:
+    receipt = Receipt(
+        part="0",
+        name="7",
+        inputs=("ä", "l\udce4ufe.png"),
+        versions=((1, 2, "tag"), (3, 4, None)),
+        contents=("5", None),
+        files={"rows/part-0": Written(7, "abc")},
+        ranges=(RowRange((0, 1), 0, 0, 9), RowRange((1, 3), 5, 12, 7)),
+        reading=Reading(1, {"image_column": "scan"}),
+        counts=counts,
+    )
+
+    again = Receipt.from_json(json.loads(json.dumps(receipt.to_json())))
+
+    assert again.to_json() == receipt.to_json()
+    assert type(again.counts) is type(counts)
+    assert (again.files, again.ranges, again.reading) == (
+        receipt.files,
+        receipt.ranges,
+        receipt.reading,
+    )
+
+
+def test_part_arrives_in_another_process_as_it_was() -> None:
+    part = Part(
+        id="1",
+        files=("a.parquet", "l\udce4ufe.parquet"),
+        versions=((1, 2), (3, None)),
+        ranges=(RowRange((0, 1), 0, 0, 9), RowRange((1, 3), 5, 12, 7)),
+        num_rows=16,
+        rejection=Rejected(Origin("a.parquet", None), Reason.BROKEN_FILE, "cut short"),
+        output="/out",
+    )
+
+    assert pickle.loads(pickle.dumps(part)) == part  # noqa: S301
+
+
+@pytest.mark.parametrize(
+    ("unfamiliar", "predicted", "share"), [(0, 0, ""), (5, 10, ""), (6, 10, "60%"), (1, 1, "100%")]
+)
+def test_most_rows_that_are_unfamiliar_are_told(
+    unfamiliar: int, predicted: int, share: str
+) -> None:
+    told = list(PredictionCounts(unfamiliar=unfamiliar, predicted=predicted).remarks())
+
+    assert len(told) == bool(share)
+    assert all(f"({share})" in text for text in told)
