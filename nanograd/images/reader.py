@@ -6,7 +6,7 @@ Small files of one schema are read together, up to a batch: few rows take as lon
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -51,22 +51,9 @@ class Batch:
         return Origin(self.files[self.owners[number]], row if row >= 0 else None)
 
 
-class _Rows(NamedTuple):
-    """Rows of a table that are not decoded yet."""
-
-    table: pa.Table
-    files: tuple[str, ...]
-    owners: Ints
-    numbers: Ints
-
-    def take(self, rows: Ints) -> "_Rows":
-        table = self.table.take(pa.array(rows))
-        return _Rows(table, self.files, self.owners[rows], self.numbers[rows])
-
-
 def read(
     files: Iterable[tuple[str, RowRange | None]],
-    readings: Sequence[ReadOptions],
+    options: ReadOptions,
     partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
     keep: pa.Schema = _NOTHING,
     only: Mapping[str, Ints] | None = None,
@@ -75,7 +62,7 @@ def read(
 
     Args:
         files: path or URI of each Parquet or CSV file, and which of its rows; None for all.
-        readings: options; a row that the first ones reject is read again with the others.
+        options: how images and labels are read.
         partitions: the columns in the names of folders.
         keep: columns to copy, with their types; null in files without them.
         only: numbers of the rows to read, by file; None for all.
@@ -88,7 +75,7 @@ def read(
 
     def columns_of(schema: pa.Schema, file: str) -> list[str]:
         try:
-            required = required_columns(schema, file, partitions, readings)
+            required = required_columns(schema, file, partitions, options)
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
         return [name for name in schema.names if name in {*required, *keep.names}]
@@ -108,22 +95,22 @@ def read(
                 if only is not None:
                     table = table.filter(pa.array(wanted))
                 if held and not _are_alike(held[-1][-1], table):
-                    yield from _decode(held, readings, keep)
+                    yield from _decode(held, options, keep)
                     held, num_bytes = [], 0
                 held.append((file, numbers[wanted], table))
                 num_bytes += table.nbytes
                 num_rows = sum(each.num_rows for _, _, each in held)
                 if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
-                    yield from _decode(held, readings, keep)
+                    yield from _decode(held, options, keep)
                     held, num_bytes = [], 0
             first += len(part)
     if held:
-        yield from _decode(held, readings, keep)
+        yield from _decode(held, options, keep)
 
 
 def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
     """Read the images and labels of a table, as `read` does."""
-    return _decode([("", np.arange(len(table)), table)], [options], _NOTHING)
+    return _decode([("", np.arange(len(table)), table)], options, _NOTHING)
 
 
 def read_rows(
@@ -197,25 +184,16 @@ def read_labelled_pictures(
 
 
 def required_columns(
-    schema: pa.Schema, file: str, partitions: Partitions, readings: Sequence[ReadOptions]
+    schema: pa.Schema, file: str, partitions: Partitions, options: ReadOptions
 ) -> list[str]:
     """Name the columns of a file, or of its folders, that hold images and labels.
 
     Raises:
-        DataError: no options fit the file: it has no image column, or a named one does not fit.
+        DataError: the file has no image column, or a named one does not fit.
     """
-    found, problem = list[str](), None
-    for options in readings:
-        try:
-            images = columns.find_image_column(schema, options.image_column).names
-            label = columns.find_label_column(partitions.extend(schema, file), options.label_column)
-        except DataError as error:
-            problem = problem or error
-        else:
-            found += [*images, *([label] if label else [])]
-    if not found and problem:
-        raise problem
-    return list(dict.fromkeys(found))
+    images = columns.find_image_column(schema, options.image_column).names
+    label = columns.find_label_column(partitions.extend(schema, file), options.label_column)
+    return [*images, label] if label else list(images)
 
 
 def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
@@ -226,7 +204,7 @@ def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
         with open_parquet(file) as parquet:
             schema = parquet.schema_arrow
     try:
-        required_columns(schema, file, partitions, [options])
+        required_columns(schema, file, partitions, options)
     except DataError:
         return False
     return True
@@ -259,40 +237,13 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
 
 
 def _decode(
-    held: Sequence[tuple[str, Ints, pa.Table]], readings: Sequence[ReadOptions], keep: pa.Schema
+    held: Sequence[tuple[str, Ints, pa.Table]], options: ReadOptions, keep: pa.Schema
 ) -> tuple[Batch, list[Rejected]]:
-    """Decode consecutive rows of files whose columns are alike; each with its rows' numbers."""
-    sizes = [table.num_rows for _, _, table in held]
-    every = _Rows(
-        pa.concat_tables(table for _, _, table in held),
-        tuple(file for file, _, _ in held),
-        np.repeat(np.arange(len(held)), sizes),
-        np.concatenate([numbers for _, numbers, _ in held]),
-    )
-    found, refused, rejected, problem = list[Batch](), every, list[Rejected](), None
-    for options in readings:
-        try:
-            batch, again = _decode_with(refused, options, keep)
-        except DataError as error:
-            problem = problem or error
-            continue
-        found.append(batch)
-        rejected = [
-            Rejected(
-                Origin(every.files[refused.owners[row]], int(refused.numbers[row])), reason, detail
-            )
-            for row, reason, detail in again
-        ]
-        if not again or options is readings[-1]:
-            break
-        refused = refused.take(np.array([row for row, *_ in again], np.int64))
-    if not found and problem:
-        raise problem
-    return (found[0] if len(found) == 1 else _merge(found)), rejected
-
-
-def _decode_with(rows: _Rows, options: ReadOptions, keep: pa.Schema) -> tuple[Batch, list[Refused]]:
-    table = rows.table
+    """Decode rows of files whose columns are alike; each with the numbers of its rows."""
+    table = pa.concat_tables(table for _, _, table in held)
+    files = tuple(file for file, _, _ in held)
+    owners = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
+    numbers = np.concatenate([each for _, each, _ in held])
     column = columns.find_image_column(table.schema, options.image_column)
     images, places, refused, num_dark = read_images(table, column, options)
     name = columns.find_label_column(table.schema, options.label_column)
@@ -300,14 +251,16 @@ def _decode_with(rows: _Rows, options: ReadOptions, keep: pa.Schema) -> tuple[Ba
     batch = Batch(
         images=images,
         labels=labels[places],
-        files=rows.files,
-        owners=rows.owners[places],
-        rows=rows.numbers[places],
+        files=files,
+        owners=owners[places],
+        rows=numbers[places],
         kept=pa.table([_keep(table, field, places) for field in keep], keep),
         bad_labels=np.flatnonzero(bad[places]),
         num_dark=num_dark,
     )
-    return batch, refused
+    origins = (Origin(files[owners[row]], int(numbers[row])) for row, _, _ in refused)
+    rejected = zip(origins, refused, strict=True)
+    return batch, [Rejected(origin, reason, detail) for origin, (_, reason, detail) in rejected]
 
 
 def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:
@@ -322,20 +275,3 @@ def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.Chunked
             f"--keep {field.name}: a value does not fit {field.type}, the type of other files "
             f"({error}); leave it out"
         ) from error
-
-
-def _merge(found: Sequence[Batch]) -> Batch:
-    """Put rows of the same files that were read with several options in their order."""
-    owners, rows = (np.concatenate([getattr(b, n) for b in found]) for n in ("owners", "rows"))
-    order = np.lexsort((rows, owners))
-    bad = [np.isin(np.arange(len(b.rows)), b.bad_labels) for b in found]
-    return Batch(
-        images=np.concatenate([b.images for b in found])[order],
-        labels=np.concatenate([b.labels for b in found])[order],
-        files=found[0].files,
-        owners=owners[order],
-        rows=rows[order],
-        kept=pa.concat_tables([b.kept for b in found]).take(pa.array(order)),
-        bad_labels=np.flatnonzero(np.concatenate(bad)[order]),
-        num_dark=sum(b.num_dark for b in found),
-    )

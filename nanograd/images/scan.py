@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -60,7 +59,7 @@ def scan_files(
     files: Sequence[InputFile],
     all_files: Sequence[InputFile],
     roots: Sequence[str],
-    readings: Sequence[ReadOptions],
+    options: ReadOptions,
 ) -> tuple[list[ScannedFile], Partitions]:
     """Read footers, and whole CSV files.
 
@@ -68,7 +67,7 @@ def scan_files(
         files: whose footers to read.
         all_files: of the job.
         roots: of `inputs.roots_of`.
-        readings: how images and labels are read: by the first of them that can.
+        options: how images and labels are read.
 
     Returns:
         The content of each file, and the partition columns of all files of the job.
@@ -79,7 +78,7 @@ def scan_files(
     """
     partitions = find_partitions((file.place for file in all_files), roots)
     check = remember(
-        lambda schema, file: required_columns(schema, file, partitions, readings), partitions
+        lambda schema, file: required_columns(schema, file, partitions, options), partitions
     )
 
     def scan(file: InputFile) -> ScannedFile:
@@ -115,14 +114,13 @@ def scan_files(
         scanned = list(map(scan, files))
     if len(files) < len(all_files):  # the others have been used already
         return scanned, partitions
-    for options in readings:
-        named = {"--image-column": options.image_column}
-        if options.label_column not in (columns.NO_LABELS, *partitions.schema.names):
-            named["--label-column"] = options.label_column
-        for flag, name in named.items():
-            lacks = name and not any(each.schema.get_all_field_indices(name) for each in scanned)
-            if lacks and (present := _list_columns(scanned, partitions)):
-                raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
+    named = {"--image-column": options.image_column}
+    if options.label_column not in (columns.NO_LABELS, *partitions.schema.names):
+        named["--label-column"] = options.label_column
+    for flag, name in named.items():
+        lacks = name and not any(each.schema.get_all_field_indices(name) for each in scanned)
+        if lacks and (present := _list_columns(scanned, partitions)):
+            raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
     rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
     if len(rejected) == len(scanned):
         [(place, detail), *others] = rejected
@@ -160,7 +158,7 @@ def warn_of_unusable_labels(
 
 
 def describe_columns(
-    scanned: Sequence[ScannedFile], partitions: Partitions, readings: Sequence[ReadOptions]
+    scanned: Sequence[ScannedFile], partitions: Partitions, options: ReadOptions
 ) -> dict[str, int]:
     """Count the files by the columns that are read of them, and why, or by what is wrong."""
     found = Counter[str]()
@@ -169,20 +167,17 @@ def describe_columns(
             found[each.rejected.detail] += 1
             continue
         whole = partitions.extend(each.schema, each.file.place)
-        for options in readings:
-            with suppress(DataError):  # another of them fits
-                images = columns.find_image_column(each.schema, options.image_column)
-                label = columns.find_label_column(whole, options.label_column)
-                about = f"images in {images.names[0]}"
-                if len(images.names) > 1:
-                    about += f" to {images.names[-1]} ({images.choice})"
-                else:
-                    type_ = str(each.schema.field(images.names[0]).type).replace("\n", " ")
-                    about += f" ({type_}; {images.choice})"
-                reason = "named" if options.label_column else "by its name"
-                labels = f"labels in {label} ({whole.field(label).type}; {reason})" if label else ""
-                found[f"{about}, {labels or 'no labels'}"] += 1
-                break
+        images = columns.find_image_column(each.schema, options.image_column)
+        label = columns.find_label_column(whole, options.label_column)
+        about = f"images in {images.names[0]}"
+        if len(images.names) > 1:
+            about += f" to {images.names[-1]} ({images.choice})"
+        else:
+            type_ = str(each.schema.field(images.names[0]).type).replace("\n", " ")
+            about += f" ({type_}; {images.choice})"
+        reason = "named" if options.label_column else "by its name"
+        labels = f"labels in {label} ({whole.field(label).type}; {reason})" if label else ""
+        found[f"{about}, {labels or 'no labels'}"] += 1
     return dict(found.most_common(20))
 
 
@@ -209,8 +204,7 @@ def kept_columns(
         usable = [each.schema for each in scanned if each.rejected is None]
         images = set[str]()
         for schema in usable:
-            with suppress(DataError):  # other options fit
-                images.update(columns.find_image_column(schema, options.image_column).names)
+            images.update(columns.find_image_column(schema, options.image_column).names)
         names = [name for schema in usable for name in schema.names if name not in images]
         names += [*partitions.schema.names, *(name for name in keep if name != ALL)]
     return pa.schema([_unify(scanned, partitions, name) for name in dict.fromkeys(names)])

@@ -367,7 +367,7 @@ def _read_csv(file: str, listener: Listener) -> Dataset:
             f"{file} has no labels: name a column label, digit or target, or put labels first"
         )
     batches = list[Batch | list[Rejected]]()
-    for each in reader.read([(file, None)], [ReadOptions(normalise="never")]):
+    for each in reader.read([(file, None)], ReadOptions(normalise="never")):
         for (_, row), reason, detail in each if isinstance(each, list) else ():
             if reason is Reason.BAD_PIXEL:
                 table.scan()  # a label taken for a pixel may be what is wrong
@@ -399,7 +399,7 @@ def _read_tables(
     partitions = find_partitions(files, roots_of([source], listener))
     for file in files:
         done = 0
-        for each in reader.read([(file, None)], [options], partitions):
+        for each in reader.read([(file, None)], options, partitions):
             done += len(each) if isinstance(each, list) else len(each.rows)
             if isinstance(each, Batch) and (number := len(each.bad_labels)):
                 raise DataError(

@@ -167,7 +167,7 @@ class PredictWork:
             file: np.array([each.origin.row for each in lines], np.int64)
             for file, lines in quarantine.items()
         }
-        yield from reader.read(files(), (options,), self.partitions, keep, rows or None)
+        yield from reader.read(files(), options, self.partitions, keep, rows or None)
 
     def _table(self, found: Batch, assessed: Assessment) -> pa.Table:
         """Return the predictions of a batch."""
@@ -273,7 +273,7 @@ def plan(
     # Their columns. The types of columns to keep depend on all files.
     done = earlier.files()
     unread = [file for file in files if spec.keep or file.place not in done]
-    scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), (spec,))
+    scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), spec)
     scan.warn_of_unusable_labels(scanned, partitions, spec, listener)
     kept = scan.kept_columns(scanned, partitions, spec.keep, spec)
     spec = replace(spec, keep=tuple(kept.names))
@@ -320,7 +320,7 @@ def plan(
         facts={
             "files": len(files),
             "new_files": len(files) - len(done & versions.keys()),
-            "columns": scan.describe_columns(scanned, partitions, (spec,)),
+            "columns": scan.describe_columns(scanned, partitions, spec),
         },
     )
     return job, work

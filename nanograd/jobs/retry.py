@@ -118,7 +118,7 @@ def _scan_again(job: Job, unusable: Mapping[str, Receipt], retry: Retry) -> list
     everything = [InputFile(file, 0, 0) for file in sorted(job.files)]
     options = ReadOptions(**retry.reading.options)
     try:
-        scanned, _ = scan.scan_files(files, everything, job.roots, (options,))
+        scanned, _ = scan.scan_files(files, everything, job.roots, options)
     except (DataError, UsageError):  # it fits none of them
         return []
     return [each for each in scanned if not each.rejected]
