@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -17,11 +18,11 @@ from PIL import Image
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
+from nanograd.images import reader
 from nanograd.images.inputs import expand, expand_tables
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.jobs.predict import plan
-from nanograd.models.model import load as load_model
 from nanograd.runtime import storage
 from nanograd.settings.specs import PredictSpec
 from tests.conftest import Nanograd, Outcome
@@ -214,8 +215,11 @@ def test_file_rewritten_in_the_store_after_planning_ends_the_job(
 
 @pytest.mark.parametrize("when", ["before", "in"])
 def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
-    nanograd: Nanograd, tables: str, bucket: str, trained: str, when: str
-) -> None:
+    nanograd: Nanograd, tables: str, bucket: str, trained: str, when: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    read_rows = reader.read_rows
+
     def commit(pixel: int) -> None:
         sink, image = pa.BufferOutputStream(), bytes(400) + bytes([pixel]) + bytes(383)
         pq.write_table(pa.table({"image": [image]}), sink, compression="none")
@@ -224,12 +228,17 @@ def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
     commit(100)
     job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
     [part] = [part for part in job.parts if part.files[0].endswith("c#d.parquet")]
-    if when == "before":
+
+    def rewrite(*what: Any) -> Iterator[Any]:
+        yield from read_rows(*what)
         commit(200)
 
+    if when == "before":
+        commit(200)
+    else:
+        monkeypatch.setattr(reader, "read_rows", rewrite)
     with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
-        for _ in work._outcomes(part, load_model(trained)):
-            commit(200)
+        work(part)
 
 
 def test_tables_with_a_log_and_outputs_in_the_input_are_refused(tables: str, bucket: str) -> None:
