@@ -31,7 +31,8 @@ def test_summary_of_an_empty_result_advises_to_inspect() -> None:
 
 
 def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
-    detail = {"reason": "blank", "detail": "no ink", "source_file": "a.pq", "source_row": 1234}
+    first = {"source_file": "a.pq", "source_row": 1234}
+    detail = {**first, "reason": "blank", "detail": "no ink", "rows": 2}
     result = replace(PREDICTED, quarantined=2, reasons={"blank": 2}, details=[detail])
 
     assert "2 quarantined (2 blank)" in str(result)
