@@ -16,6 +16,21 @@ from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable
 from tests.runtime.test_storage import CHECKSUMS
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run what needs a head but no store once, beside the first kind of store."""
+    again = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and getattr(item, "callspec", None)
+        and item.callspec.params.get("shared_store") is Swift
+        and "store" not in item.fixturenames
+    ]
+    if again:
+        config.hook.pytest_deselected(items=again)
+        items[:] = [item for item in items if item not in again]
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model directory, trained on the sample without Ray."""
