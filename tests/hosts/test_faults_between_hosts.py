@@ -196,7 +196,6 @@ def replace(network: Network, name: str, number: int) -> None:
     start_node(network.hosts[name], f"--address={network.hosts['first'].address}:6379 {CPUS}")
 
 
-@pytest.mark.soak  # three minutes; each of its faults has a test of its own
 def test_host_killed_another_frozen_and_the_first_back_cost_no_round(
     network: Network, checksum: Checksum
 ) -> None:
