@@ -44,8 +44,8 @@ _NUMBER = re.compile(
     r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|0x[\da-f]{1,2}|nan(\(\w*\))?|inf(inity)?)", re.A | re.I
 )
 _LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
-# A column of labels has at least so many of the digits, and none in more than this share of rows:
-# pixels of the border are almost always 0.
+# Labels have at least 5 different digits, none of them in more than half of the rows. A column of
+# border pixels fails this test, because nearly all of its values are 0.
 _LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
 # Rows among which the scale of the pixels is looked for first.
 _SOME_ROWS = 128

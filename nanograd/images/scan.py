@@ -25,7 +25,7 @@ from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import ReadOptions
 
 ALL = "*"  # among the columns to keep
-# Footers in an object store take a round trip each; so many are read at once.
+# Footers read at once from an object store, where each takes a round trip.
 _NUM_THREADS = 16
 # Nanoseconds in a unit of Arrow's or of Parquet's types of times.
 _UNITS = {

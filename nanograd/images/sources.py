@@ -1,4 +1,4 @@
-"""Training and test images of every kind of source that `--data` names.
+"""Loader of training and test images from the data sets that `--data` names.
 
 Parquet files are read as by `predict`, pictures as by `ingest`: those in MNIST's form keep their
 bits, others are normalised. Digits of IDX and CSV files keep theirs, unless most are dark on light:

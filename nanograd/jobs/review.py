@@ -60,14 +60,14 @@ class Selection:
         return cls(share=spec.review_share, below=spec.review_below)
 
     def of_part(self, num_rows: int) -> int:
-        """Return how many rows a part of so many keeps."""
+        """Return the number of rows to keep of a part with `num_rows` rows."""
         if self.below is not None:
             return MAX_OF_PART
         wanted = ceil(_CONCENTRATION * self.share * num_rows)
         return min(max(wanted, LEAST_OF_PART), MAX_OF_PART) if self.share else 0
 
     def of_job(self, num_rows: int) -> int:
-        """Return how many rows the list of a job with so many predictions has."""
+        """Return the number of rows to list of a job with `num_rows` predictions."""
         wanted = MAX_ROWS if self.below is not None else ceil(self.share * num_rows)
         return min(wanted, MAX_ROWS)
 

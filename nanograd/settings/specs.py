@@ -128,7 +128,7 @@ class ReadOptions(PictureOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec(Spec):
-    """Settings of every command that can run on Ray."""
+    """Settings shared by the commands that can run on Ray."""
 
     workers: int | None = _workers(
         None,
@@ -162,14 +162,14 @@ class JobSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSpec(JobSpec):
-    """Settings of every command that writes a report."""
+    """Settings shared by the commands that write a report."""
 
     plots: bool = _output(False, "also write the charts of the report to plots/ as PNG files")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartsSpec(JobSpec):
-    """Settings of every command that works part by part."""
+    """Settings shared by the commands that work part by part."""
 
     output: str = setting(REQUIRED, "output directory or URI")
     sync: bool = _existing(
