@@ -82,7 +82,7 @@ class TrainingRun:
 
 def train_run(
     run: TrainingRun, start_group: StartGroup, listener: Listener, stop: StopSignal
-) -> JsonObject:
+) -> Model:
     """Train a model in a run directory, or continue an unfinished run.
 
     Args:
@@ -90,9 +90,6 @@ def train_run(
         start_group: starts the workers; called only if rounds are left to compute.
         listener: receives progress, epochs, group events and messages.
         stop: when set, the run saves a checkpoint and stops.
-
-    Returns:
-        The result line: facts of the manifest, checksum and folder of the model.
 
     Raises:
         OutputExistsError: the directory contains another run or foreign files, or is a file.
@@ -116,8 +113,7 @@ def train_run(
             model_io.save(model, directory.model)
     model = model_io.load(directory.model)
     directory.require_same(model.about["identity"])
-    facts = {name: value for name, value in model.about.items() if name != "identity"}
-    return {**facts, "params_sha256": model.params_sha256(), "model": directory.model}
+    return model
 
 
 def _train_nets(

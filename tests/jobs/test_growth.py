@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images import reader
 from nanograd.jobs import predict as predict_parts
@@ -22,7 +20,9 @@ from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
+from tests.helpers.image_columns import Pixels, raw
 from tests.helpers.models import some_model
+from tests.jobs.conftest import Case
 
 Planned = Callable[[], tuple[Job, PredictWork]]
 
@@ -52,18 +52,16 @@ def test_new_file_is_the_only_one_read(
 def test_output_that_grew_equals_one_made_at_once_but_for_its_runs(
     run: Run, add: Callable[..., Path], out: Path
 ) -> None:
-    for number in range(5):
+    for number in range(3):
         add(number)
         run()
-    grown = untimed_contents(out)
-    grown_runs = runs(out)
+    grown, grown_runs = untimed_contents(out), runs(out)
     run(overwrite=True)
 
     again = untimed_contents(out)
-    assert (grown_runs, runs(out)) == ([1] * 5, [5])
-    assert {name: data for name, data in grown.items() if name != "_manifest.json"} == {
-        name: data for name, data in again.items() if name != "_manifest.json"
-    }
+    assert (grown_runs, runs(out)) == ([1] * 3, [3])
+    assert grown.pop("_manifest.json") != again.pop("_manifest.json")
+    assert grown == again
 
 
 def test_nothing_to_do_starts_no_ray(
@@ -80,7 +78,7 @@ def test_nothing_to_do_starts_no_ray(
         run(workers=2, overwrite=True)
 
 
-def test_killed_command_whose_input_grows_is_completed_by_the_next(
+def test_stopped_command_whose_input_grows_is_completed_by_the_next(
     run: Run, add: Callable[..., Path], out: Path, planned: Planned
 ) -> None:
     for number in range(3):
@@ -108,33 +106,28 @@ def test_killed_command_whose_input_grows_is_completed_by_the_next(
 
 @pytest.mark.parametrize("what", ["model_sha256", "revision"])
 def test_other_model_or_revision_is_refused_whatever_the_input(
-    run: Run, add: Callable[..., Path], out: Path, model: str, monkeypatch: pytest.MonkeyPatch,
-    what: str,
-) -> None:  # fmt: skip
+    case: Case, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     add(0)
-    run()
+    case.run()
     add(1)
-    before = untimed_contents(out)
     if what == "revision":
         monkeypatch.setattr(predict_parts, "REVISION", predict_parts.REVISION + 1)
     else:
-        model_io.save(some_model(loss="mse"), model)
+        model_io.save(some_model(), case.model)
 
     for settings in ({"sync": True}, {"dry_run": True}):
-        with pytest.raises(OutputExistsError, match=rf"\(other {what}\)"):
-            run(**settings)
-
-    assert untimed_contents(out) == before
+        case.refuse(OutputExistsError, rf"\(other {what}\)", **settings)
 
 
 def test_output_changed_while_a_job_was_planned_is_refused(
-    run: Run, add: Callable[..., Path], out: Path, folder: Path, planned: Planned
+    run: Run, add: Callable[..., Path], out: Path, planned: Planned
 ) -> None:
     add(0)
     run()
-    add(1)
+    added = add(1)
     job, work = planned()
-    (folder / "00001.parquet").unlink()
+    added.unlink()
     add(2)
     run()
     before = untimed_contents(out)
@@ -146,7 +139,7 @@ def test_output_changed_while_a_job_was_planned_is_refused(
 
 
 @pytest.mark.parametrize("when", ["before", "in"])
-@pytest.mark.parametrize("rows", [2, FILE_ROWS, 2 * FILE_ROWS])
+@pytest.mark.parametrize("rows", [2, FILE_ROWS])
 def test_file_rewritten_after_planning_ends_the_job(
     run: Run, add: Callable[..., Path], planned: Planned, monkeypatch: pytest.MonkeyPatch,
     when: str, rows: int,
@@ -171,7 +164,7 @@ def test_file_rewritten_after_planning_ends_the_job(
     assert run()["rows"] == rows
 
 
-@pytest.mark.parametrize("limit", [1, 6, 7, 8, 20, 100])
+@pytest.mark.parametrize("limit", [1, 7, 8, 100])
 def test_limit_reads_the_first_rows(
     run: Run, add: Callable[..., Path], out: Path, limit: int
 ) -> None:
@@ -212,25 +205,20 @@ def test_dry_run_writes_nothing_and_knows_what_is_left(
     }
 
 
-def test_dry_run_says_why_columns_are_chosen(run: Run, folder: Path, sample: Mnist) -> None:
-    images = [image.tobytes() for image in sample.test.images[:3]]
+def test_dry_run_says_why_columns_are_chosen(case: Case, images: Pixels) -> None:
     about = {"info": {"features": {"raw": {"_type": "Image"}}}}
-    tables = {
-        "a": pa.table({"raw": images, "image": images}).replace_schema_metadata(
-            {"huggingface": json.dumps(about)}
-        ),
-        "b": pa.table({"scan": images, "digit": [1, 2, 3]}),
-        "c": pa.table({f"pixel{number}": [0, 1, 255] for number in range(784)}),
-        "d": pa.table({"text": ["x"]}),
-    }
-    for name, table in tables.items():
-        pq.write_table(table, folder / f"{name}.parquet")
+    declared = pa.table({"raw": raw(images), "image": raw(images)})
+    case.write("a.parquet", declared.replace_schema_metadata({"huggingface": json.dumps(about)}))
+    case.write("b.parquet", {"scan": raw(images[:3]), "digit": [1, 2, 3]})
+    case.write("c.parquet", {f"pixel{number}": [0, 1, 255] for number in range(784)})
+    case.write("d.parquet", {"text": ["x"]})
 
-    columns = run(dry_run=True)["columns"]
+    columns = case.run(dry_run=True)["columns"]
 
     assert list(columns.values()) == [1] * 4
-    named = list(columns)
-    assert named[0].startswith("images in raw (binary; declared by Hugging Face's metadata), no la")
-    assert named[1].startswith("images in scan (binary; the only column that can hold images)")
-    assert named[2].startswith("images in pixel0 to pixel783 (784 columns of pixels)")
-    assert named[3].startswith("no image column is recognised among text")
+    for named, words in zip(
+        columns,
+        ["in raw (binary; declared", "in scan (binary; the only", "pixel0 to pixel783", "text"],
+        strict=True,
+    ):
+        assert words in named
