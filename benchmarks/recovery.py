@@ -77,7 +77,10 @@ class Trainer:
     def send(self, number: signal.Signals, name: str) -> None:
         """Send a signal to a member, once all have joined."""
         self._group.settle()
-        os.kill(self._group.pids()[name], number)
+        servers, members = self._group.servers, self._group.members.present
+        host = next(iter(servers.present))
+        victim = servers.identity(host) if name == "server" else members[int(name)].identity
+        os.kill(victim.pid, number)
 
     def failure_s(self, number: signal.Signals, name: str) -> float:
         """Return the seconds by which a failure delays the rounds after it."""

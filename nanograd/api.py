@@ -1,7 +1,7 @@
 """Models and pictures from Python, without a command."""
 
 from os import PathLike, fsdecode
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,15 +63,17 @@ def read_picture(
         elif isinstance(picture, Image.Image):
             image = decode.from_pillow(picture, options)
         else:
-            pixels = np.asarray(picture)
-            if pixels.dtype.kind not in "bfui" or not tensors.picture_shape(pixels.shape):
-                raise ArgumentError(
-                    "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) "
-                    f"or of 3 or 4 channels, not {pixels.dtype} {pixels.shape}"
-                )
-            found, problem = levels.array_to_levels(pixels[None])
-            if problem:
-                raise UnreadableError(Reason.BAD_PIXEL, problem[1])
-            grey = tensors.as_pictures(found)[0]
-            return rows.read_array(grey, ReadOptions(polarity=options.polarity)).reshape(28, 28)
+            return _read_array(np.asarray(picture), ReadOptions(polarity=options.polarity))
         return normalise.normalise(image, polarity=options.polarity)
+
+
+def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]:
+    if pixels.dtype.kind not in "bfui" or not tensors.picture_shape(pixels.shape):
+        raise ArgumentError(
+            "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) or of 3 "
+            f"or 4 channels, not {pixels.dtype} {pixels.shape}"
+        )
+    found, problem = levels.array_to_levels(pixels[None])
+    if problem:
+        raise UnreadableError(Reason.BAD_PIXEL, problem[1])
+    return rows.read_array(tensors.as_pictures(found)[0], options).reshape(28, 28)

@@ -1,13 +1,10 @@
 """The commands as Python functions: settings in, a result out.
 
 Settings are keyword arguments, named like the flags with underscores; environment variables are
-ignored. The command line passes a `spec` instead. Errors are those of `nanograd.errors`: UsageError
-for an invalid setting or a missing package, DataError for an input or model that is missing or
-broken, StorageError if a file cannot be read or written. Ray is imported only if `workers` asks for
-it.
+ignored. The command line passes a `spec` instead. Errors are those of `nanograd.errors`. Ray is
+imported only if `workers` asks for it.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import fsdecode
@@ -16,18 +13,21 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from nanograd.backends import group_starter, ray_metrics, run_parts
+from nanograd.backends import group_starter, part_runner, ray_metrics
 from nanograd.console.results import (
-    Done,
+    Cache,
+    DataSet,
+    Demo,
     Evaluation,
     Export,
     Ingestion,
     Inspections,
+    Pictures,
     Plan,
     Prediction,
     Result,
     Training,
-    describe,
+    WrittenReport,
 )
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
@@ -35,10 +35,11 @@ from nanograd.errors import UsageError
 from nanograd.images import sources, writers
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import JobResult, describe_job
+from nanograd.jobs.job import Job, JobResult, describe_job
 from nanograd.jobs.output import SUMMARY
+from nanograd.jobs.part import Work
 from nanograd.jobs.receipts import Counts, PredictionCounts
-from nanograd.jobs.retry import parts_to_retry
+from nanograd.jobs.retry import parts_to_retry, run_with_retries
 from nanograd.jobs.review import review_of
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -47,15 +48,30 @@ from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import Report, write_report
 from nanograd.report.inspection import find_pictures, inspect_pictures, summarize
 from nanograd.report.trackers import trackers
-from nanograd.runtime import events, json_files, kernel, process, storage
+from nanograd.runtime import events, json_files, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
-from nanograd.runtime.json_files import JsonObject
+from nanograd.runtime.kernel import PORTABLE
 from nanograd.runtime.signals import stop_signals
-from nanograd.settings import arguments, specs
-from nanograd.settings.arguments import Place, places, resolved
-from nanograd.settings.specs import IngestSpec, PredictSpec
+from nanograd.settings.arguments import (
+    EvaluateArguments,
+    IngestArguments,
+    InspectArguments,
+    Place,
+    PredictArguments,
+    TrainArguments,
+    places,
+    resolved,
+)
+from nanograd.settings.specs import (
+    EvaluateSpec,
+    ExportSpec,
+    IngestSpec,
+    InspectSpec,
+    JobSpec,
+    PredictSpec,
+)
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.run import TrainingRun, train_run
+from nanograd.training.run import TrainingRun
 
 
 def train(
@@ -63,7 +79,7 @@ def train(
     workers: int | None = 0,
     listener: Listener = ignore,
     spec: TrainSpec | None = None,
-    **settings: Unpack[arguments.TrainArguments],
+    **settings: Unpack[TrainArguments],
 ) -> Training:
     """Train a net, or an ensemble, in its run directory; the bits do not depend on `workers`.
 
@@ -80,14 +96,17 @@ def train(
             arrays (images, labels), images as for `Model.predict`.
 
     Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: the data is missing or broken.
         OutputExistsError: the run directory holds another run.
         Stopped: Ctrl-C; the same call with the same output continues.
         DivergedError: a gradient, loss or parameter is not finite.
+        StorageError: the run directory cannot be written.
     """
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
     with resolved(TrainSpec, spec, plain) as chosen:
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
-        if chosen.kernel == kernel.PORTABLE:
+        if chosen.kernel == PORTABLE:
             process.require_portable()
         columns = (chosen.image_column, chosen.label_column)
         data = sources.load(chosen.data, listener, chosen.test_split, columns, arrays)
@@ -101,28 +120,36 @@ def train(
             everyone = broadcast(
                 listener, *tracking, *ray_metrics(chosen, "train", place, listener)
             )
-            run = TrainingRun.of(replace(chosen, workers=actors), place, data)
-            recipe = run.nets[0].recipe
+            run = TrainingRun(replace(chosen, workers=actors), place, data)
+            recipe = run.recipes[0]
             if recipe.num_warm_up >= recipe.num_rounds:
                 text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
                 listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
-            model = train_run(run, start_group, everyone, stop)
-            written = storage.join(place, "metrics.jsonl")
-            found = Training(model=model, metrics=json_files.read_lines(written), directory=place)
-            everyone(events.TrainingFinished(result=found.to_json()))
+            found = run.train(start_group, everyone, stop)
+            everyone(events.TrainingFinished(result=found))
+        model = model_io.load(found["model"])
 
         def build() -> Report:
             return training_report.build(training_report.read_run(place), data.test)
 
-        return replace(found, report=write_report(place, build, listener, as_png=chosen.plots))
+        return Training(
+            model=model,
+            metrics=json_files.read_lines(storage.join(place, "metrics.jsonl")),
+            directory=place,
+            report=write_report(place, build, listener, as_png=chosen.plots),
+        )
 
 
 def report(
     place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
-) -> Done:
-    """Write the report of a finished run or prediction; with `as_png` also charts as PNG files.
+) -> WrittenReport:
+    """Write the report of a finished run or prediction.
 
-    The report of a run uses the test images of `data`, by default those of the run.
+    Args:
+        place: run directory, or output of `predict`.
+        data: data sets whose test images the report of a run uses; by default those of the run.
+        listener: see `train`.
+        as_png: whether to write the charts as PNG files, too.
     """
     began, place = perf_counter(), fsdecode(place)
     if prediction_report.is_prediction(place):
@@ -133,9 +160,8 @@ def report(
         run = training_report.read_run(place)
         test = sources.reload_test(data, run.model.about, run.config, listener)
         built = training_report.build(run, test)
-    written, seconds = built.write(place, as_png=as_png), perf_counter() - began
-    values = {"report": written, "report_s": round(seconds, 3)}
-    return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
+    written = built.write(place, as_png=as_png)
+    return WrittenReport(report=written, report_s=round(perf_counter() - began, 3))
 
 
 def ingest(
@@ -144,7 +170,7 @@ def ingest(
     workers: int | None = 0,
     listener: Listener = ignore,
     spec: IngestSpec | None = None,
-    **settings: Unpack[arguments.IngestArguments],
+    **settings: Unpack[IngestArguments],
 ) -> Ingestion:
     """Convert pictures to Parquet.
 
@@ -155,9 +181,11 @@ def ingest(
         job, work = ingest_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
-        done = run_parts(job, work, listener)
-        times = _times(called, done, "ingest_s")
-        return Ingestion(**Counts.total(done.receipts).result(), **times, output=chosen.output)
+        done = _run(chosen, job, work, listener)
+        counts = Counts.total(done.receipts).result()
+        return Ingestion.of(
+            counts, **_speed(called, done), ingest_s=_seconds(done), output=chosen.output
+        )
 
 
 def predict(
@@ -166,7 +194,7 @@ def predict(
     workers: int | None = 0,
     listener: Listener = ignore,
     spec: PredictSpec | None = None,
-    **settings: Unpack[arguments.PredictArguments],
+    **settings: Unpack[PredictArguments],
 ) -> Prediction:
     """Classify the digits in Parquet or CSV files.
 
@@ -179,6 +207,8 @@ def predict(
         settings: `model="runs/1/model"` and `output="read"` are required.
 
     Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: an input or the model is missing or broken.
         OutputExistsError: the output holds another job.
         StorageError: the storage fails; the same call continues.
     """
@@ -187,7 +217,7 @@ def predict(
         job, work = predict_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
             return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))
-        done, output = run_parts(job, work, listener), chosen.output
+        done, output = _run(chosen, job, work, listener), chosen.output
         counts = PredictionCounts.total(done.receipts)
         for text in counts.remarks():
             listener(warning(text))
@@ -195,10 +225,10 @@ def predict(
         def build() -> Report:
             return prediction_report.build(prediction_report.read_prediction(output))
 
-        return Prediction(
-            **counts.result(),
-            **_times(called, done, "predict_s"),
-            ingest_quarantined=job.about["ingest_quarantined"],
+        return Prediction.of(
+            {**counts.result(), "ingest_quarantined": job.about["ingest_quarantined"]},
+            **_speed(called, done),
+            predict_s=_seconds(done),
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
             summary=storage.join(output, SUMMARY),
             review=review_of(output, chosen),
@@ -212,8 +242,8 @@ def inspect(
     inputs: Place | Sequence[Place],
     *,
     listener: Listener = ignore,
-    spec: specs.InspectSpec | None = None,
-    **settings: Unpack[arguments.InspectArguments],
+    spec: InspectSpec | None = None,
+    **settings: Unpack[InspectArguments],
 ) -> Inspections:
     """Draw each step from a picture to the probabilities.
 
@@ -222,8 +252,12 @@ def inspect(
         listener: see `train`.
         spec: settings in place of all keyword arguments.
         settings: `output="sheet.png"` is required.
+
+    Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: an input or the model is missing or broken.
     """
-    with resolved(specs.InspectSpec, spec, settings) as chosen:
+    with resolved(InspectSpec, spec, settings) as chosen:
         output = storage.absolute(chosen.output)
         sheet.check_output(output)
         model = model_io.load(chosen.model) if chosen.model else None
@@ -241,8 +275,8 @@ def evaluate(
     model: Place | Model,
     *,
     listener: Listener = ignore,
-    spec: specs.EvaluateSpec | None = None,
-    **settings: Unpack[arguments.EvaluateArguments],
+    spec: EvaluateSpec | None = None,
+    **settings: Unpack[EvaluateArguments],
 ) -> Evaluation:
     """Measure a model on labelled images.
 
@@ -251,10 +285,14 @@ def evaluate(
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
         spec: settings in place of all keyword arguments.
         settings: `data` as for `train`, ...
+
+    Raises:
+        UsageError: an unknown or invalid setting.
+        DataError: the data or the model is missing or broken.
     """
     name = repr(model) if isinstance(model, Model) else model
     plain, arrays = sources.separate_arrays({"model": name, **settings})
-    with resolved(specs.EvaluateSpec, spec, plain) as chosen:
+    with resolved(EvaluateSpec, spec, plain) as chosen:
         loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
         columns = (chosen.image_column, chosen.label_column)
         test = sources.load_test(chosen.data, listener, columns, arrays)
@@ -279,21 +317,21 @@ def evaluate(
 
 
 def export(
-    model: Place | None = None,
-    output: Place | None = None,
-    *,
-    listener: Listener = ignore,
-    spec: specs.ExportSpec | None = None,
+    model: Place | None = None, output: Place | None = None, *, spec: ExportSpec | None = None
 ) -> Export:
     """Write a model as an ONNX graph.
 
     Args:
         model: model directory or URI.
         output: file or URI that ends in .onnx.
-        listener: see `train`.
         spec: both, in place of the other arguments.
+
+    Raises:
+        UsageError: the package onnx is not installed, or an argument is invalid.
+        DataError: the model is missing or broken.
+        StorageError: the file cannot be written.
     """
-    with resolved(specs.ExportSpec, spec, {"model": model, "output": output}) as chosen:
+    with resolved(ExportSpec, spec, {"model": model, "output": output}) as chosen:
         loaded = model_io.load(chosen.model)
         try:
             from nanograd.models.onnx import OPSET, graph
@@ -312,33 +350,27 @@ def export(
         )
 
 
-def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done:
+def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Cache:
     """Download MNIST into the cache, from the mirrors if any are given."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
-    text = f"MNIST is complete and verified in {cache}"
-    return Done(summary=text, values={"cache": cache})
+    return Cache(cache=cache)
 
 
-def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
+def describe_data(names: Sequence[str], listener: Listener = ignore) -> DataSet:
     """Count the images of data sets and compute their checksum."""
     data = sources.load(names, listener)
-    values: JsonObject = {"data": data.name, "sha256": data.sha256}
-    lines = [f"{data.name}, SHA-256 {data.sha256}"]
-    for name, part in (("train", data.train), ("test", data.test)):
-        counts = np.bincount(part.labels).tolist()
-        values[name] = {"images": len(part), "per_class": counts}
-        digits = ", ".join(map(str, counts))
-        lines.append(f"  {name:<5} {len(part):>7,} images; of each digit {digits}")
-    return Done(summary="\n".join(lines), values=values)
+    train_counts, test_counts = (
+        np.bincount(each.labels).tolist() for each in (data.train, data.test)
+    )
+    return DataSet(data=data.name, sha256=data.sha256, train=train_counts, test=test_counts)
 
 
-def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
+def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Pictures:
     """Write test sets as PNG files, a folder for each class."""
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
-    values = {"images": len(test), "output": output}
-    return Done(summary=f"{len(test):,} pictures written: {output}", values=values)
+    return Pictures(images=len(test), output=output)
 
 
 def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
@@ -358,33 +390,33 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         model = storage.join(run, "model")
         predicted = predict(rows, output=read, model=model, workers=None, **job)
         yield "predict", predicted
-    seconds = round(perf_counter() - began, 3)
-    accuracies = {"test_accuracy": trained.test_accuracy, "accuracy": predicted.accuracy}
-    values = {**accuracies, "predicted": predicted.predicted, "demo_s": seconds, "output": output}
-    result = Done(summary=describe_demo(output, predicted), values=values)
+    result = Demo(
+        test_accuracy=trained.test_accuracy,
+        accuracy=predicted.accuracy,
+        predicted=predicted.predicted,
+        demo_s=round(perf_counter() - began, 3),
+        output=output,
+    )
     listener(info(str(result)))
     yield "demo", result
 
 
-def describe_demo(output: str, predicted: Prediction) -> str:
-    """Return the summary of the demo."""
-    pictures, rows, read, model = (
-        storage.join(output, name) for name in ("png", "rows", "read", "run/model")
-    )
-    return describe(
-        f"classified {predicted.predicted:,} handwritten digits, "
-        f"{predicted.accuracy:.2%} of them correctly",
-        {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
-        f"nanograd ingest YOUR_PICTURES --output rows; "
-        f"nanograd predict rows --model {shlex.quote(model)} --output read",
-    )
+def _run(spec: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
+    """Run a batch job in this process or on Ray, which is not started for nothing."""
+    if not job.parts and not job.retries:
+        spec = replace(spec, workers=0)
+    with part_runner(spec, work, listener) as run_parts:
+        ray = ray_metrics(spec, job.identity["command"], job.output, listener)
+        return run_with_retries(job, run_parts, broadcast(listener, *ray))
 
 
-def _times(called: float, done: JobResult, name: str) -> JsonObject:
-    """Return seconds to the start of the first part and from there, and rows/s."""
+def _seconds(done: JobResult) -> float:
+    """Return seconds from the first part to the end."""
+    return round(done.ended - done.began, 3)
+
+
+def _speed(called: float, done: JobResult) -> dict[str, Any]:
+    """Return seconds to the start of the first part, and rows/s from there."""
     seconds = done.ended - done.began
-    return {
-        "start_s": round(done.began - called, 3),
-        name: round(seconds, 3),
-        "rows_per_s": round(done.rows / seconds) if seconds else 0,
-    }
+    rate = round(done.rows / seconds) if seconds else 0
+    return {"start_s": round(done.began - called, 3), "rows_per_s": rate}

@@ -27,8 +27,8 @@ from nanograd.models.reference import to_probabilities
 from nanograd.runtime import process
 from nanograd.settings.arguments import resolved
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.evaluation import as_net
 from nanograd.training.local import LocalGroup
+from nanograd.training.loop import as_net
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 

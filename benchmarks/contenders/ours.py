@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from contenders.base import AVERAGE_DECAY, WARM_UP, Setting, load_images
 from nanograd.digits.augment import Distortion
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.evaluation import accuracy, as_net
 from nanograd.training.local import LocalGroup, WorkerGroup
+from nanograd.training.loop import accuracy, as_net
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
 

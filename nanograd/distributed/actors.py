@@ -9,20 +9,14 @@ from dataclasses import dataclass
 from socket import gethostname, socket
 from threading import Condition
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import ray
 import ray.util
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import formation, shared_memory
-from nanograd.distributed.all_reduce import (
-    DIGEST_ROUNDS,
-    Fail,
-    FailureCause,
-    MeshPlan,
-    digest_of,
-)
+from nanograd.distributed import all_reduce, formation, shared_memory
+from nanograd.distributed.all_reduce import ExchangeFailed, FailureCause, MeshPlan
 from nanograd.distributed.formation import Endpoint, Formation, MeshError
 from nanograd.distributed.mesh import Mesh
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
@@ -39,6 +33,7 @@ from nanograd.training.worker import Contribution, Worker
 CONCURRENT = "concurrent"
 # A server that receives nothing checks its deadline and the stop flag this often.
 _POLL_S = 20e-3
+_Thing = TypeVar("_Thing")
 
 
 @dataclass(frozen=True)
@@ -79,35 +74,6 @@ class LateShards:
         return f"{name_shards(range(*self.node))} did not arrive"
 
 
-@dataclass(frozen=True)
-class ExchangeFailed:
-    """The exchange of sums with the servers of other hosts failed, see `all_reduce.Fail`."""
-
-    failure: Fail
-    hosts: tuple[str, ...]
-
-    def __str__(self) -> str:
-        waiting_for, peers = (
-            " and ".join(self.hosts[host] for host in sorted(hosts))
-            for hosts in (self.failure.waiting_for, self.failure.peers)
-        )
-        cause = self.failure.cause.name.lower().replace("_", " ")
-        by = f" (host {peers})" if peers else ""
-        return f"{cause}{by}, waiting for {waiting_for or 'no host'}"
-
-    @property
-    def faulty(self) -> list[str]:
-        """Names of the hosts whose parameters differ from those of the majority, or of all."""
-        differs = self.failure.cause is FailureCause.DIGESTS_DIFFER
-        return [self.hosts[peer] for peer in self.failure.peers] if differs else []
-
-    @property
-    def suspects(self) -> frozenset[int]:
-        """Hosts, by index, from which frames are missing, or whose connection was lost."""
-        is_told = self.failure.cause is FailureCause.ABORTED
-        return self.failure.waiting_for | (frozenset() if is_told else self.failure.peers)
-
-
 SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
 
 
@@ -115,9 +81,7 @@ class WorkerActor(Worker):
     """A worker that holds no shards until it receives some."""
 
     def __init__(self, recipe: Recipe) -> None:
-        process.use_one_thread()
-        process.keep_freed()
-        process.ignore_loaded_modules()
+        process.prepare_actor()
         super().__init__(recipe, {})
         self._memory: MemorySegment | None = None
 
@@ -132,9 +96,8 @@ class WorkerActor(Worker):
 
     def attach(self, address: MemoryAddress) -> bool:
         """Open the server's memory; return whether that is possible from here."""
-        before, self._memory = self._memory, None
-        if before is not None:
-            before.close()
+        if self._memory is not None:
+            self._memory.close()
         self._memory = shared_memory.attach(address)
         return self._memory is not None
 
@@ -165,14 +128,11 @@ class ServerActor(ParameterServer):
     """A parameter server that runs segments of rounds, alone or with those of other hosts."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
-        process.use_one_thread()
-        process.keep_freed()
-        process.ignore_loaded_modules()
+        process.prepare_actor()
         super().__init__(recipe, snapshot)
         self._memory: MemorySegment | None = None
         self._listener: socket | None = None
         self._mesh: Mesh | None = None
-        self._hosts: tuple[str, ...] = ()
         self._began: float | None = None  # time when the current round began
         # Held while the memory is replaced or filled; notified when parameters are published.
         self._changed = Condition()
@@ -197,7 +157,7 @@ class ServerActor(ParameterServer):
 
     def listen(self, ports: Sequence[int]) -> Endpoint | MeshError:
         """Listen, until `join`, on the first free port; return where, or why not."""
-        address = _node_address()
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._leave_mesh()
         try:
             self._listener = formation.listen(address, ports)
@@ -206,26 +166,18 @@ class ServerActor(ParameterServer):
         return Endpoint(gethostname(), address, self._listener.getsockname()[1])
 
     def join(self, plan: MeshPlan, key: bytes, endpoints: Sequence[Endpoint]) -> int | MeshError:
-        """Connect to the servers of all other hosts.
-
-        Returns:
-            The number of refused connections, or which hosts cannot be reached and why.
-        """
-        if self._listener is None:
-            raise InternalError("a mesh was joined without listening; please report this")
+        """Connect to all other hosts; return the number of refused connections, or why not."""
         handshakes = Formation(plan.me, key, endpoints)
-        listener, self._listener = self._listener, None
+        listener, self._listener = _present(self._listener), None
         try:
-            sockets = handshakes.run(listener)
+            self.connect(plan, handshakes.run(listener))
         except MeshError as error:
             return error
-        self.connect(plan, sockets, [each.name for each in endpoints])
         return handshakes.num_refused
 
-    def connect(self, plan: MeshPlan, sockets: Mapping[int, socket], hosts: Sequence[str]) -> None:
+    def connect(self, plan: MeshPlan, sockets: Mapping[int, socket]) -> None:
         """Exchange sums over these sockets, one for each peer, from now on."""
-        self._hosts = tuple(hosts)
-        self._mesh = Mesh(plan, sockets, self.round, _opened(self._memory).bell)
+        self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
 
     def digest(self) -> str:
         """Return a checksum of the whole state, which all servers must have in common."""
@@ -240,26 +192,22 @@ class ServerActor(ParameterServer):
 
     def waiting(self) -> Wait | None:
         """Return what the current round waits for, if one is computed; call it concurrently."""
-        began, mesh, memory = self._began, self._mesh, _opened(self._memory)
-        if began is None:
+        began, mesh, memory = self._began, self._mesh, self._memory
+        if began is None or memory is None:
             return None
         round_, seconds = self.round, monotonic() - began
+        plan = mesh.machine.plan if mesh else None
         if late := memory.late_slot(round_):
-            name = self._hosts[mesh.machine.plan.me] if mesh else gethostname()
+            name = plan.hosts[plan.me] if plan else gethostname()
             here = (f"{name_shards(range(*late))} on host {name}",)
             return Wait(round_, seconds, here, is_remote=False)
         hosts = sorted(mesh.machine.waiting_for()) if mesh else []
-        names = tuple(f"host {self._hosts[each]}" for each in hosts)
+        names = tuple(f"host {plan.hosts[each]}" for each in hosts if plan)
         return Wait(round_, seconds, names, is_remote=True)
 
     def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
-        """Apply all rounds below `until`; return why one failed.
-
-        Args:
-            until: the round after the last one.
-            deadline_s: seconds to wait for the contributions of a round.
-        """
-        memory, mesh = _opened(self._memory), self._mesh
+        """Apply all rounds below `until`, each within the deadline; return why one failed."""
+        memory, mesh = _present(self._memory), self._mesh
         try:
             while self.round < until:
                 with self._changed:
@@ -267,6 +215,7 @@ class ServerActor(ParameterServer):
                     self._changed.notify_all()
                 self._began = monotonic()
                 deadline = self._began + deadline_s
+                failure: SegmentFailure | None
                 if mesh is not None:
                     failure = self._exchange_round(mesh, memory, deadline)
                 elif late := memory.wait_for_slots(self.round, deadline):
@@ -288,18 +237,13 @@ class ServerActor(ParameterServer):
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
     ) -> Vector | None:
-        """Stand in for the memory of a worker that cannot reach it; call it concurrently.
+        """Stand in for the memory, of this token, of a worker that cannot reach it.
 
-        Args:
-            token: of the memory.
-            contributions: of the worker.
-            awaited: the round whose parameters to wait for, or None.
-
-        Returns:
-            A copy of the parameters; None if none are awaited or the segment ended.
+        Call it concurrently. Returns a copy of the parameters of the round that the worker awaits;
+        None if it awaits none, or if the segment has ended.
         """
         with self._changed:
-            memory = _opened(self._memory)
+            memory = _present(self._memory)
             if memory.address.token != token:
                 return None  # a late call: the memory has been replaced
             for each in contributions:
@@ -317,7 +261,8 @@ class ServerActor(ParameterServer):
         self, mesh: Mesh, memory: MemorySegment, deadline: float
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
-        digest = None if self.round % DIGEST_ROUNDS else digest_of(self.parameters())
+        is_checked = self.round % all_reduce.DIGEST_ROUNDS == 0
+        digest = all_reduce.digest_of(self.parameters()) if is_checked else None
         mesh.machine.start_round(deadline, digest)
         is_sent = False
         while (total := mesh.machine.ready) is None:
@@ -334,16 +279,15 @@ class ServerActor(ParameterServer):
             if (failure := mesh.machine.failure) is not None:
                 # A frozen server that goes on may be late although its shards have arrived.
                 late = memory.late_slot(self.round) if failure.cause is FailureCause.LATE else None
-                return LateShards(late) if late else ExchangeFailed(failure, self._hosts)
+                return LateShards(late) if late else failure
         self.apply(total)
         mesh.machine.applied()
         return None
 
     def _leave_mesh(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-        if self._mesh is not None:
-            self._mesh.close()
+        for each in (self._listener, self._mesh):
+            if each is not None:
+                each.close()
         self._listener = self._mesh = None
 
     def _submit_all(self, memory: MemorySegment) -> Refusal | None:
@@ -359,16 +303,13 @@ def this_process() -> ActorIdentity:
         host=ray.get_runtime_context().get_node_id(),
         process=machine.owner(),
         name=gethostname(),
-        address=_node_address(),
+        address=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
         fingerprint=process.fingerprint(),
     )
 
 
-def _node_address() -> str:
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-
-
-def _opened(memory: MemorySegment | None) -> MemorySegment:
-    if memory is None:
+def _present(thing: _Thing | None) -> _Thing:
+    """Return what `open` or `listen` has provided before."""
+    if thing is None:
         raise InternalError("rounds were started without memory; please report this")
-    return memory
+    return thing

@@ -10,10 +10,9 @@ A link carries 2 (K-1)/K vectors each way, as little as any method can, in two s
 2 (K-1)). The order of the additions is that of the tree, so the bits do not depend on K.
 
 The machine receives events (local sums, frames, lost connections, time) and sends frames through
-`mesh`. `ready` is the total of the round, `failure` the reason why it ended. Peers are at most one
-round apart, because the next total needs a slice from everyone: two inboxes
-suffice, chosen by the parity of the round. A frame is checked against the plan before its payload
-is read.
+`mesh`. Peers are at most one round apart, because the next total needs a slice from everyone: two
+inboxes suffice, chosen by the parity of the round. A frame is checked against the plan before its
+payload is read.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
@@ -25,7 +24,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, IntEnum, auto
+from enum import IntEnum, StrEnum
 from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple, Self, TypeVar
@@ -60,29 +59,17 @@ _TYPES = dict(enumerate(FrameType, 1))
 
 
 class Header(NamedTuple):
-    """The fixed part of a frame.
-
-    Args:
-        type: of the frame.
-        sender: index of the host.
-        generation: of the group; frames of another one are refused.
-        round: counted over all epochs.
-        node: tree node of a sum; the root for a total.
-        offset: first parameter of the slice.
-        length: of the slice; 0 without payload.
-        loss: summed over the images of the node.
-        number: images of the node; the digest in a DIGEST frame.
-    """
+    """The fixed part of a frame."""
 
     type: FrameType
-    sender: int
-    generation: int
-    round: int
-    node: TreeNode
-    offset: int = 0
-    length: int = 0
-    loss: float = 0.0
-    number: int = 0
+    sender: int  # index of the host
+    generation: int  # of the group; frames of another one are refused
+    round: int  # counted over all epochs
+    node: TreeNode  # of a sum; the root for a total
+    offset: int = 0  # first parameter of the slice
+    length: int = 0  # of the slice; 0 without payload
+    loss: float = 0.0  # summed over the images of the node
+    number: int = 0  # images of the node; the digest in a DIGEST frame
 
     def pack(self) -> bytes:
         """Return the bytes of the header."""
@@ -102,28 +89,49 @@ class FrameError(Exception):
     """A frame that does not follow the protocol; its connection must be closed."""
 
 
-class FailureCause(Enum):
-    """Why an all-reduce ended."""
-
-    STOPPED = auto()
-    LATE = auto()
-    CONNECTION_LOST = auto()
-    ABORTED = auto()
-    BAD_FRAME = auto()
-    DIGESTS_DIFFER = auto()
-
-
 # Sends a frame to a peer. The payload must not change before it is sent.
 Send = Callable[[int, Header, Vector | None], None]
 
 
+class FailureCause(StrEnum):
+    """Why an exchange ended."""
+
+    STOPPED = "stopped"
+    LATE = "late"
+    CONNECTION_LOST = "connection lost"
+    ABORTED = "aborted"
+    BAD_FRAME = "bad frame"
+    DIGESTS_DIFFER = "digests differ"
+
+
 @dataclass(frozen=True)
-class Fail:
-    """The end of a segment of rounds, after which the connections are of no use."""
+class ExchangeFailed:
+    """The exchange of sums failed, after which the connections are of no use."""
 
     cause: FailureCause
-    waiting_for: frozenset[int] = frozenset()
-    peers: frozenset[int] = frozenset()
+    hosts: Sequence[str]  # names of all hosts
+    waiting_for: frozenset[int] = frozenset()  # indices of hosts whose frames are missing
+    peers: frozenset[int] = frozenset()  # indices of the hosts that caused it
+
+    def __str__(self) -> str:
+        waiting_for, peers = (
+            " and ".join(self.hosts[host] for host in sorted(hosts))
+            for hosts in (self.waiting_for, self.peers)
+        )
+        by = f" (host {peers})" if peers else ""
+        return f"{self.cause}{by}, waiting for {waiting_for or 'no host'}"
+
+    @property
+    def faulty(self) -> list[str]:
+        """Names of the hosts whose parameters differ from those of the majority, or of all."""
+        differs = self.cause is FailureCause.DIGESTS_DIFFER
+        return [self.hosts[peer] for peer in self.peers] if differs else []
+
+    @property
+    def suspects(self) -> frozenset[int]:
+        """Indices of hosts from which frames are missing, or whose connection was lost."""
+        is_told = self.cause is FailureCause.ABORTED
+        return self.waiting_for if is_told else self.waiting_for | self.peers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +140,8 @@ class MeshPlan:
 
     generation: int
     me: int
-    nodes: tuple[tuple[TreeNode, ...], ...]
+    hosts: Sequence[str]  # names
+    nodes: tuple[tuple[TreeNode, ...], ...]  # of each host's sums
     root: TreeNode
     num_parameters: int
 
@@ -158,32 +167,34 @@ class _Inbox:
             for node in plan.nodes[peer]
         }
         self.total: Vector = np.empty(plan.num_parameters, np.float32)
-        self.reset(-1)
+        self.reset()
 
-    def reset(self, round_: int) -> None:
-        """Expect the frames of a round."""
-        self.round = round_
-        self.counts: dict[TreeNode, tuple[float, int]] = {}
+    def reset(self) -> None:
+        """Expect the frames of another round."""
+        self.counts: dict[TreeNode, Contribution] = {}
         self.totals: dict[int, tuple[float, int]] = {}
         self.digests: dict[int, int] = {}
 
 
 class AllReduce:
-    """The state machine of one host for one generation."""
+    """The state machine of one host for one generation.
+
+    Attributes:
+        ready: total of the round, when it is complete.
+        failure: why the exchange ended.
+    """
 
     def __init__(self, plan: MeshPlan, first_round: int, send: Send) -> None:
         self.plan, self.round, self._send = plan, first_round, send
         self._slices = [plan.slice_of(host) for host in range(len(plan.nodes))]
         self._mine = self._slices[plan.me]
         self._inboxes = (_Inbox(plan, self._mine), _Inbox(plan, self._mine))
-        for round_ in (first_round, first_round + 1):
-            self._inbox(round_).reset(round_)
         self._own: Mapping[TreeNode, Contribution] | None = None
-        self._total: tuple[float, int] | None = None
+        self._total: Contribution | None = None
         self._digest: int | None = None
         self._deadline: float | None = None
         self.ready: Contribution | None = None
-        self.failure: Fail | None = None
+        self.failure: ExchangeFailed | None = None
 
     def start_round(self, deadline: float, digest: int | None = None) -> None:
         """Start a round: set its deadline and, if there is a digest, compare the parameters."""
@@ -243,7 +254,13 @@ class AllReduce:
             inbox.digests[header.sender] = header.number
             self._compare_digests()
         elif header.type is FrameType.SUM:
-            inbox.counts[header.node] = (header.loss, header.number)
+            inbox.counts[header.node] = Contribution(
+                round=header.round,
+                node=header.node,
+                gradient=inbox.sums[header.node],
+                loss=header.loss,
+                num_images=header.number,
+            )
             self._advance()
         else:
             inbox.totals[header.sender] = (header.loss, header.number)
@@ -251,7 +268,7 @@ class AllReduce:
 
     def applied(self) -> None:
         """Go on to the next round, after the update of this one."""
-        self._inbox(self.round).reset(self.round + 2)
+        self._inbox(self.round).reset()
         self.round += 1
         self._own = self._total = self._deadline = self._digest = self.ready = None
 
@@ -263,7 +280,8 @@ class AllReduce:
     def fail(self, cause: FailureCause, peers: Iterable[int] = ()) -> None:
         """End the exchange, unless it has failed already, and let the peers know."""
         if self.failure is None:
-            self.failure = Fail(cause, self.waiting_for(), frozenset(peers))
+            hosts, waiting_for = self.plan.hosts, self.waiting_for()
+            self.failure = ExchangeFailed(cause, hosts, waiting_for, frozenset(peers))
             self._send_all(FrameType.ABORT)
 
     def waiting_for(self) -> frozenset[int]:
@@ -302,32 +320,23 @@ class AllReduce:
         if self._own is None or len(inbox.counts) < len(inbox.sums):
             return
         if self._total is None:
-            known = {
-                node: self._contribution(node, inbox.sums[node], *count)
-                for node, count in inbox.counts.items()
-            }
+            known = dict(inbox.counts)
             for node, own in self._own.items():
                 known[node] = replace(own, gradient=own.gradient[mine])
             total = tree_sum(root, known.get, add)
             inbox.total[mine] = total.gradient
-            self._total = total.loss, total.num_images
-            header = self._header(FrameType.TOTAL, root, mine, *self._total)
+            self._total = replace(total, gradient=inbox.total)
+            header = self._header(FrameType.TOTAL, root, mine, total.loss, total.num_images)
             for peer in self.plan.peers:
                 self._send(peer, header, inbox.total[mine])
         if len(inbox.totals) < len(self.plan.peers):
             return
         # All hosts add the same losses in the same order: a difference is a fault of a host.
-        if faulty := deviating({**inbox.totals, self.plan.me: self._total}):
+        ours = self._total.loss, self._total.num_images
+        if faulty := deviating({**inbox.totals, self.plan.me: ours}):
             self.fail(FailureCause.DIGESTS_DIFFER, faulty)
         elif self.failure is None:
-            self.ready = self._contribution(root, inbox.total, *self._total)
-
-    def _contribution(
-        self, node: TreeNode, gradient: Vector, loss: float, num_images: int
-    ) -> Contribution:
-        return Contribution(
-            round=self.round, node=node, gradient=gradient, loss=loss, num_images=num_images
-        )
+            self.ready = self._total
 
     def _compare_digests(self) -> None:
         """Compare when all have arrived; a host sends its digest before its sums."""

@@ -1,8 +1,7 @@
 """Connection to Ray: to an existing cluster, or to a private one.
 
 Before `ray.init` joins a cluster, its control service is asked for whatever may be in the way. The
-service replies in milliseconds; `ray.init` would try for half a minute to several before it reports
-a problem, or end the process.
+service replies in milliseconds; `ray.init` would try for minutes, or end the process.
 """
 
 import fcntl
@@ -45,7 +44,7 @@ except ImportError as error:
 
 LOCAL = "local"
 
-_CPU_TIMEOUT_S = 10
+CPU_TIMEOUT_S = 10
 _PREFIX, _LOCK, _OF_RAY = "nanograd-", "lock", "r"
 # The processes of a private Ray that it cannot spare.
 _RAYLET, _CONTROL_SERVICE = "raylet", "gcs_server"
@@ -53,7 +52,6 @@ _REPLY_S = 5
 # A gRPC server replies to this with its own settings: the preface of RFC 9113, 3.4, and an empty
 # frame of settings (type 4).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_HELP = "check --address and RAY_ADDRESS, or leave them out for a private Ray on this machine"
 
 Processes = Mapping[str, Any]
 
@@ -86,8 +84,7 @@ def session(
 
     Without an address and without RAY_ADDRESS, start a private Ray on this machine, with its own
     folder and token, and end it afterwards. Never join another program's Ray without being asked,
-    as `ray.init()` without an address would. After a failure its logs are kept, and the exception
-    has a note that names their folder.
+    as `ray.init()` would. After a failure its logs are kept, in a folder that the exception names.
 
     Args:
         address: as for Ray; None for RAY_ADDRESS, else a private Ray.
@@ -114,7 +111,7 @@ def session(
         try:
             _forget_token()
             with sigterm_kept():
-                join(address)
+                _join(address)
             yield
         finally:
             ray.shutdown()
@@ -123,18 +120,16 @@ def session(
 def num_actors(asked: int | None, most: int | None = None) -> int:
     """Return the number of actors of one CPU each: as asked, or one per CPU, at most `most`.
 
-    Wait a little if needed: the CPU of an actor that has ended is free a moment later.
-
     Raises:
-        ClusterError: too few CPUs are free.
+        ClusterError: too few CPUs are free, also some seconds later.
     """
     total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     wanted = asked or min(total, most or total) or 1
-    deadline = monotonic() + (_CPU_TIMEOUT_S if wanted <= total else 0)
+    deadline = monotonic() + (CPU_TIMEOUT_S if wanted <= total else 0)
     while (free := int(ray.available_resources().get("CPU", 0))) < wanted:  # type: ignore[no-untyped-call]
         if monotonic() >= deadline:
             break
-        sleep(0.05)  # Ray emits no event for it
+        sleep(0.05)  # the CPU of an actor that has ended is free a moment later, without an event
     if free < (asked or 1):
         raise ClusterError(
             f"{free} of {total} CPUs are free where {asked or 1} are needed; ask for fewer with "
@@ -148,9 +143,6 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
     """Run a private Ray inside a with block; keep its logs after a failure.
 
     The mapping receives the processes that it cannot spare, by name.
-
-    Raises:
-        ClusterError: it does not start, or one of its processes has ended.
     """
     folder, lock = make_folder()
     with lock:
@@ -201,34 +193,33 @@ def _watched(processes: Processes) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if (name := _ended(processes)) and not is_terminating():
-                # Without a control service, what the raylet has started would stay for a minute.
-                with suppress(psutil.NoSuchProcess, KeyError):
-                    for each in processes[_RAYLET].children(recursive=True):
-                        each.kill()
-                raise ClusterError(
-                    f"Ray's {name} on this machine has ended, killed or out of memory; the same "
-                    "command continues"
-                ) from error
-            raise
+            name = _ended(processes)
+            if name is None or is_terminating():
+                raise
+            # Without a control service, what the raylet has started would stay for a minute.
+            with suppress(psutil.NoSuchProcess, KeyError):
+                for each in processes[_RAYLET].children(recursive=True):
+                    each.kill()
+            raise ClusterError(
+                f"Ray's {name} on this machine has ended, killed or out of memory; the same "
+                "command continues"
+            ) from error
 
 
 def _ended(processes: Processes) -> str | None:
     """Return the name of a process that has ended."""
     for name, process in processes.items():
-        try:
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return name
-        except psutil.NoSuchProcess:
-            return name
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                continue
+        return name
     return None
 
 
 def make_folder() -> tuple[Path, BinaryIO]:
-    """Make a folder for a private Ray; remove those whose process was killed, and Ray with it.
+    """Make a folder for a private Ray, and lock it; remove those whose process was killed.
 
-    A lock keeps it from being removed by others. Ray makes its own folder writable for all users:
-    that is inside this one, which only this user may enter.
+    Only this user may enter it. The folder in it that Ray makes is writable for all users.
     """
     try:
         for lock_file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
@@ -250,7 +241,7 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Set the variables of a private Ray, where they are not set, inside a with block."""
+    """Set the variables of a private Ray inside a with block, where they are not set."""
     before = dict(os.environ)
     defaults = {
         # Without a token in the environment Ray writes one to ~/.ray, mode 0644.
@@ -260,9 +251,8 @@ def _environment() -> Iterator[None]:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
     }
     os.environ.update({**defaults, **before})
-    # Workers must import this package where only a hook of an editable installation finds it: Ray
-    # puts the current folder on their path, and in the one above a clone, the folder `nanograd` of
-    # the clone is a package without a file, which Python takes before it asks the hook.
+    # Workers must find this package where only a hook of an editable installation does: in the
+    # folder above a clone, Python takes the clone itself for a package before it asks the hook.
     root = str(Path(nanograd.__file__).parents[1])
     if root not in sys.path:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
@@ -286,9 +276,8 @@ def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
     """Let Ray read the commands of processes even if a name of a file in them is not UTF-8.
 
     Args:
-        hide_uv: keep Ray from sending the current folder to its workers under `uv run`. That is
-            meant for other hosts. On this one workers start with our own Python anyway, and the
-            copy fails if the folder is large or the project is elsewhere.
+        hide_uv: keep Ray from sending the current folder to its workers under `uv run`, which is
+            meant for other hosts and fails if the folder is large.
     """
     before = psutil.Process.cmdline
 
@@ -324,11 +313,8 @@ def _start(folder: Path, num_cpus: int | None) -> None:
         ) from error
 
 
-def join(address: str) -> None:
-    """Join a running cluster, as one of its hosts.
-
-    Args:
-        address: host:port of its control service, or auto.
+def _join(address: str) -> None:
+    """Join a running cluster as one of its hosts, by host:port of its control service, or auto.
 
     Raises:
         UsageError: an address of another kind.
@@ -343,8 +329,7 @@ def join(address: str) -> None:
     try:
         with _readable_commands(hide_uv=False):
             if found := _resolve(address):
-                _check_listening(found)
-                _find_this_host(found, address)
+                _check(found, address)
             ray.init(address=found or address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise ClusterError(
@@ -356,7 +341,8 @@ def join(address: str) -> None:
         raise ClusterError(f"cannot join the Ray cluster at {address}: {text}") from error
     except (RayError, ConnectionError, TimeoutError, OSError, ValueError) as error:
         raise ClusterError(
-            f"no Ray cluster replies at {address} ({first_line(error)}); {_HELP}"
+            f"no Ray cluster replies at {address} ({first_line(error)}); check --address and "
+            "RAY_ADDRESS, or leave them out for a private Ray on this machine"
         ) from error
 
 
@@ -375,19 +361,14 @@ def _resolve(address: str) -> str | None:
     return f"{host}:{port}"
 
 
-def _check_listening(address: str) -> None:
-    """Fail at once where nothing listens, or something other than Ray."""
-    host, _, port = address.rpartition(":")
+def _check(found: str, address: str) -> None:
+    """Fail at once where Ray does not listen, or has no raylet on this host, as a driver needs."""
+    host, _, port = found.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_REPLY_S) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") != "0":
-            return
-        connection.sendall(_PREFACE)
-        if connection.recv(9)[3:4] != b"\4":
-            raise ConnectionError("another server than Ray listens there")
-
-
-def _find_this_host(found: str, address: str) -> None:
-    """Check for a raylet on this host: a driver needs one, and Ray waits a minute for it."""
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(_PREFACE)
+            if connection.recv(9)[3:4] != b"\4":
+                raise ConnectionError("another server than Ray listens there")
     with without_core_messages():
         client: Any = GcsClient(address=found)
     nodes = client.get_all_node_info(timeout=_REPLY_S).values()
@@ -407,14 +388,13 @@ def _find_this_host(found: str, address: str) -> None:
 def without_core_messages() -> Iterator[None]:
     """Silence file descriptor 2 inside a with block: Ray's core writes lines there."""
     kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is what matters
+            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
 
 
 def first_line(error: BaseException) -> str:

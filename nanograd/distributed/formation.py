@@ -3,8 +3,7 @@
 Each server listens on its host's address while the mesh is formed, and no longer. The host with the
 higher index connects. Both sides prove that they know the key of this mesh by HMAC-SHA256 over the
 two hosts and two nonces; a connection that fails is closed without a reply. Nothing is unpickled,
-and no length is taken from a peer. Each connection has its own deadline, so that neither a peer
-that drops packets nor a stranger that says nothing delays the others.
+and no length is taken from a peer. Each connection has its own deadline, so none delays others.
 """
 
 import asyncio
@@ -63,11 +62,7 @@ class MeshError(Exception):
 
 
 def listen(address: str, ports: Sequence[int]) -> socket.socket:
-    """Listen on the first free port of an address of this host; 0 for any.
-
-    Raises:
-        MeshError: none is free, or the address is not this host's.
-    """
+    """Listen on the first free port of an address of this host, 0 for any, or raise MeshError."""
     reason: OSError | None = None
     for port in ports:
         try:
@@ -79,13 +74,7 @@ def listen(address: str, ports: Sequence[int]) -> socket.socket:
 
 
 class Formation:
-    """The formation of a mesh: handshakes with all other hosts.
-
-    Args:
-        me: index of this host.
-        key: KEY_BYTES random bytes, of this mesh alone.
-        endpoints: of all hosts, at least two.
-    """
+    """The handshakes of host `me` with all others, by a key of KEY_BYTES, of this mesh alone."""
 
     def __init__(self, me: int, key: bytes, endpoints: Sequence[Endpoint]) -> None:
         self._me, self._key, self._endpoints = me, key, endpoints
@@ -93,7 +82,7 @@ class Formation:
         self._reasons: dict[int, str] = {}
         # Connections whose handshake has not ended, with the address of the other side.
         self._handshakes: dict[socket.socket, str] = {}
-        self._tasks = set[asyncio.Task[None]]()
+        self._tasks = set[asyncio.Task[object]]()
         self._is_complete = asyncio.Event()
         self.sockets: dict[int, socket.socket] = {}
 
@@ -103,11 +92,7 @@ class Formation:
         return self._num_callers - sum(peer > self._me for peer in self.sockets)
 
     def run(self, listener: socket.socket) -> dict[int, socket.socket]:
-        """Connect to all other hosts and return a socket for each; close the listener.
-
-        Raises:
-            MeshError: a peer cannot be reached, or does not connect.
-        """
+        """Connect to all other hosts; return a socket for each, or raise MeshError."""
         try:
             with listener:
                 asyncio.run(self._form(listener))
@@ -141,7 +126,7 @@ class Formation:
         finally:
             loop.remove_reader(listener)
 
-    def _start(self, handshake: Coroutine[Any, Any, None]) -> None:
+    def _start(self, handshake: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(handshake)
         self._tasks.add(task)  # the event loop keeps none alive
         task.add_done_callback(self._tasks.discard)
@@ -149,12 +134,10 @@ class Formation:
     async def _call(self, peer: int) -> None:
         """Connect to a peer."""
         while peer not in self.sockets:
-            try:
-                address = self._endpoints[peer].address
-                sock = socket.socket(_family(address))
-                self._handshakes[sock] = address
-                await self._keep_if_proved(sock, partial(self._introduce, peer))
-            except OSError as error:
+            address = self._endpoints[peer].address
+            sock = socket.socket(_family(address))
+            self._handshakes[sock] = address
+            if error := await self._keep_if_proved(sock, partial(self._introduce, peer)):
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 self._reasons[peer] = reason or f"no reply in {_TRY_S:.0f} s"
                 await asyncio.sleep(_WAIT_S)
@@ -165,18 +148,14 @@ class Formation:
             self._num_callers += 1
             if list(self._handshakes.values()).count(address) < _MAX_CALLERS:
                 self._handshakes[caller] = address
-                self._start(self._hear(caller))
+                self._start(self._keep_if_proved(caller, self._answer))
             else:
                 caller.close()
 
-    async def _hear(self, caller: socket.socket) -> None:
-        with suppress(OSError):
-            await self._keep_if_proved(caller, self._answer)
-
     async def _keep_if_proved(
         self, sock: socket.socket, handshake: Callable[[socket.socket], Awaitable[int]]
-    ) -> None:
-        """Keep the connection to a peer that proves the key in time; close any other (OSError)."""
+    ) -> OSError | None:
+        """Keep the connection to a peer that proves the key in time; close any other."""
         sock.setblocking(False)
         try:
             async with asyncio.timeout(_TRY_S):
@@ -185,16 +164,17 @@ class Formation:
             for name, value in _OPTIONS.items():
                 if option := getattr(socket, name, None):
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        except OSError:
+        except OSError as error:
             del self._handshakes[sock]
             sock.close()
-            raise
+            return error
         del self._handshakes[sock]
         if before := self.sockets.pop(peer, None):  # the peer has closed the earlier connection
             before.close()
         self.sockets[peer] = sock
         if len(self.sockets) == len(self._endpoints) - 1:
             self._is_complete.set()
+        return None
 
     async def _introduce(self, peer: int, sock: socket.socket) -> int:
         """Connect to a listening peer, prove the key to it, and let it prove the key."""

@@ -1,15 +1,15 @@
 """The group of workers and parameter servers as Ray actors, which survives failures.
 
-Ray places, starts, watches and replaces the actors. Each host with workers has a parameter server;
-all servers hold the same state. Rounds run in segments with fixed membership, without the driver:
-vectors travel through shared memory inside a host and over TCP between the servers. A failure or a
-deadline ends the segment; the shards of a failed worker go to the others at once, and the next
-segment begins at the round after the last one applied. A replacement takes its shards back between
-two segments. A failed host costs no round, because every other host has the whole state; the copy
-of the driver is for the failure of all. None of this changes a bit.
+Each host with workers has a parameter server; all servers hold the same state. Rounds run in
+segments with fixed membership, without the driver: vectors travel through shared memory inside a
+host and over TCP between the servers. A failure or a deadline ends the segment; the shards of a
+failed worker go to the others at once, and the next segment begins at the round after the last one
+applied. A replacement takes its shards back between two segments. A failed host costs no round,
+because every other host has the whole state; the copy of the driver is for the failure of all.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
@@ -19,7 +19,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed.actors import ExchangeFailed, LateShards, SegmentFailure
+from nanograd.distributed.actors import LateShards, SegmentFailure
+from nanograd.distributed.all_reduce import ExchangeFailed
 from nanograd.distributed.cluster import first_line
 from nanograd.distributed.members import MAX_FAILURES, GroupSpec, Members, outcome_of, probe
 from nanograd.distributed.servers import Servers, refuse_faulty
@@ -27,7 +28,7 @@ from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener, WorkerState, ignore
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import Refusal, RefusalReason, Snapshot
+from nanograd.training.server import Refusal, Snapshot
 
 # A round may take this long, or five times as long as usual, whichever is more.
 _MIN_DEADLINE_S = 5.0
@@ -64,13 +65,7 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 class RayGroup:
     """Worker actors, one CPU each, that own neighbouring shards; and a server actor on each host.
 
-    Args:
-        recipe: the computation.
-        dataset: the training images; each shard is shipped once to its holder.
-        snapshot: the state to start from.
-        listener: receives group events.
-        stop: set when the run should end; then failures are no longer repaired.
-        spec: size and properties.
+    Each shard is shipped once to its holder. Once `stop` is set, failures are no longer repaired.
     """
 
     def __init__(
@@ -89,18 +84,15 @@ class RayGroup:
         self._num_failures, self._retried_round, self._reported = 0, -1, -_REPORT_S
         # The membership for which servers, memory and connections are provided; -1 before.
         self._prepared = -1
+        self._num_workers = spec.num_workers
         self.servers = Servers(recipe, listener, spec)
         self.members = Members(recipe, dataset, listener, self._stop, spec)
 
     def start(self) -> Self:
-        """Start workers and servers; replace those that are killed meanwhile.
-
-        Raises:
-            ClusterError: the actors do not start.
-        """
+        """Start workers and servers; replace those that are killed meanwhile."""
         try:
             self.members.start()
-            self._go_on(self._round)
+            self.advance(self._round)
         except BaseException:
             self.close()
             raise
@@ -109,49 +101,18 @@ class RayGroup:
         self._listener(events.GroupStarted(num_workers=workers, num_hosts=hosts))
         return self
 
-    def advance(self, until: int) -> None:
+    def advance(self, until: int, *, is_copied: bool = False) -> None:
         """Apply all rounds below `until` through any failures, unless `stop` is set.
+
+        Args:
+            until: the round after the last one.
+            is_copied: copy the state of the servers, even if that is not due yet.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
             ClusterError: failures repeat without any round applied.
             Stopped: `stop` is set and the group has failed.
         """
-        self._go_on(until)
-
-    def snapshot(self) -> Snapshot:
-        """Return a copy of the whole state of training."""
-        self._go_on(self._round, is_copied=True)
-        return self._backup
-
-    def workers(self) -> dict[int, WorkerState]:
-        """Return the state of each rank."""
-        return self.members.states()
-
-    def fingerprints(self) -> Sequence[str]:
-        """Describe the arithmetic of all workers so far, the first one's first."""
-        return self.members.fingerprints
-
-    def settle(self) -> None:
-        """Wait until every replacement has joined."""
-        while self.members.starting:
-            self._take_in(wait=True)
-        self._prepare()
-
-    def pids(self) -> dict[str, int]:
-        """Return the process ids of `server` (the first one) and of the ranks of the workers."""
-        host = next(iter(self.servers.present))
-        return {"server": self.servers.identity(host).pid} | {
-            str(rank): each.identity.pid for rank, each in self.members.present.items()
-        }
-
-    def close(self) -> None:
-        """End the actors, so that their CPUs are free."""
-        self.members.close()
-        self.servers.close()
-
-    def _go_on(self, until: int, *, is_copied: bool = False) -> None:
-        """Apply all rounds below `until`; copy the state if it is due or asked for."""
         failures: dict[str, Failure] = {}
         while True:
             try:
@@ -160,7 +121,11 @@ class RayGroup:
                     failures = {}
                 # After a recovery the servers may have applied the last round of the segment.
                 if self._round < until or self._prepared < 0:
-                    self._await_workers()
+                    if self.members.present:
+                        self._take_in(wait=False)
+                    while not self.members.present:
+                        self._end_if_stopped()
+                        self._take_in(wait=True)
                     self._prepare()
                     if self._round < until:
                         failures = self._run_segment(until)
@@ -173,12 +138,36 @@ class RayGroup:
             except RayError as error:
                 is_fatal = not isinstance(error, RayActorError) or error.actor_init_failed
                 if self._prepared < 0 and is_fatal and not failures:
-                    raise ClusterError(
-                        f"the parameter server did not start ({first_line(error)}); "
-                        "see `ray status`"
-                    ) from error
+                    text = f"the parameter server did not start ({first_line(error)})"
+                    raise ClusterError(f"{text}; see `ray status`") from error
                 # A server failed between two segments: the probe of the recovery finds it.
                 failures = {"": first_line(error)}
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the whole state of training."""
+        self.advance(self._round, is_copied=True)
+        return self._backup
+
+    def workers(self) -> dict[int, WorkerState]:
+        """Return the state of each rank."""
+        present, ranks = self.members.present, range(self._num_workers)
+        states = WorkerState.WORKING, WorkerState.STARTING
+        return {rank: states[rank not in present] for rank in ranks}
+
+    def fingerprints(self) -> Sequence[str]:
+        """Describe the arithmetic of all workers so far, the first one's first."""
+        return self.members.fingerprints
+
+    def settle(self) -> None:
+        """Wait until every replacement has joined."""
+        while self.members.starting:
+            self._take_in(wait=True)
+        self._prepare()
+
+    def close(self) -> None:
+        """End the actors, so that their CPUs are free."""
+        self.members.close()
+        self.servers.close()
 
     def _copy_state(self) -> None:
         began = monotonic()
@@ -189,17 +178,8 @@ class RayGroup:
         """Return the seconds without a reply before an actor counts as unresponsive."""
         return max(_REPLY_TIMEOUT_S, deadline_s(self._round_s, self._num_failures) / 2)
 
-    # Membership
-
-    def _await_workers(self) -> None:
-        """Add workers that have started; block until at least one has."""
-        if self.members.present:
-            self._take_in(wait=False)
-        while not self.members.present:
-            self._end_if_stopped()
-            self._take_in(wait=True)
-
     def _take_in(self, *, wait: bool) -> None:
+        """Add workers that have started."""
         if self.members.collect(self._round, wait=wait):
             self._assign_shards({})
 
@@ -227,8 +207,6 @@ class RayGroup:
             self.servers.prepare(self.members.hosts(), self.members.generation, newest)
             self._prepared = self.members.generation
 
-    # Segments of rounds
-
     def _run_segment(self, until: int) -> dict[str, Failure]:
         """Run rounds to `until` or to the first failure; return the failures by host."""
         began, first, round_s = monotonic(), self._round, self._round_s
@@ -237,7 +215,10 @@ class RayGroup:
         for member in self.members.present.values():
             server = self.servers.of(member.identity.host)
             waiting.append(member.actor.run.remote(first, until, server.actor, server.token))
-        hosts = {ref: host for host, ref in self.servers.run(until, longest_s).items()}
+        hosts = {
+            server.actor.run.remote(until, longest_s): host
+            for host, server in self.servers.present.items()
+        }
         waiting = [*hosts, *waiting]
         end_time = monotonic() + longest_s + 1 + 3 * (until - first) * round_s
         failures: dict[str, Failure] = {}
@@ -266,17 +247,12 @@ class RayGroup:
 
     def _report_wait(self) -> None:
         wait = self.servers.wait()
-        if wait is None or wait.seconds < max(_REPORT_S, 3 * self._round_s):
-            return
-        if monotonic() - self._reported < _REPORT_S:
-            return
-        self._reported = monotonic()
-        for name in wait.waits_for:
-            self._listener(
-                events.RoundWaits(round=wait.round, seconds=round(wait.seconds), waits_for=name)
-            )
-
-    # Failures
+        is_long = wait is not None and wait.seconds >= max(_REPORT_S, 3 * self._round_s)
+        if wait is not None and is_long and monotonic() - self._reported >= _REPORT_S:
+            self._reported, seconds = monotonic(), round(wait.seconds)
+            for name in wait.waits_for:
+                event = events.RoundWaits(round=wait.round, seconds=seconds, waits_for=name)
+                self._listener(event)
 
     def _recover(self, failures: Mapping[str, Failure]) -> None:
         """Find the failed actors, give their shards to the others, start replacements."""
@@ -288,7 +264,9 @@ class RayGroup:
         order: list[type] = [Refusal, LateShards, str, ExchangeFailed]
         cause = min(failures.values(), key=lambda each: order.index(type(each)))
         self._count_failure(str(cause))  # first: the steps below may fail, too, but not forever
-        self.servers.await_started()
+        for host in self.servers.present:  # those that are starting do not reply to a probe yet
+            with suppress(RayError):  # the probe finds the failure
+                self.servers.identity(host)
         # The servers first: workers of a frozen one wait for it until it is gone.
         servers = {host: each.actor for host, each in self.servers.present.items()}
         failed_servers = probe(servers, self._reply_s())
@@ -296,10 +274,9 @@ class RayGroup:
         for host, how in failed_servers.items():
             self.servers.drop(host, how)
         if failed_servers and not self.servers.present:
-            self._listener(
-                events.ServerFailed(round=self._round, reason=str(cause), copy=self._backup.round)
-            )
-            self._round = self._backup.round
+            copy, reason = self._backup.round, str(cause)
+            self._listener(events.ServerFailed(round=self._round, reason=reason, copy=copy))
+            self._round = copy
         workers = {rank: each.actor for rank, each in self.members.present.items()}
         failed = probe(workers, self._reply_s())
         is_healthy = not failed and not failed_servers
@@ -310,12 +287,11 @@ class RayGroup:
             reached = self.servers.level(self._reply_s())
             self._num_failures = 0 if reached > self._round else self._num_failures
             self._round = reached
-        if is_healthy and isinstance(cause, Refusal) and cause.reason is RefusalReason.NOT_FINITE:
+        if is_healthy and cause is Refusal.NOT_FINITE:
             # Once may be a fault of a worker, so new ones repeat the round.
             if self._retried_round == self._round:
-                raise DivergedError(
-                    f"round {self._round}: {cause}, computed twice: lower --learning-rate"
-                )
+                text = f"round {self._round}: {cause}, computed twice: lower --learning-rate"
+                raise DivergedError(text)
             self._retried_round = self._round
             for rank in list(self.members.present):
                 self.members.replace(rank)
@@ -327,9 +303,8 @@ class RayGroup:
     def _end_if_stopped(self) -> None:
         """End the run: a service manager ends Ray's processes together with the driver."""
         if self._stop.is_set():
-            raise Stopped(
-                f"stopped; {self._round} rounds applied, those of the last seconds not saved"
-            )
+            text = f"stopped; {self._round} rounds applied, those of the last seconds not saved"
+            raise Stopped(text)
 
     def _count_failure(self, detail: str) -> None:
         self._num_failures += 1

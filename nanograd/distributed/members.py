@@ -4,6 +4,7 @@ The first part is how the driver calls actors: where they run, how long it waits
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime import events, machine
-from nanograd.runtime.events import FailureKind, Listener, WorkerState
+from nanograd.runtime.events import FailureKind, Listener
 from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode
@@ -29,8 +30,8 @@ from nanograd.training.tree import TreeNode
 START_TIMEOUT_S = 60
 # Failures in a row that a group survives.
 MAX_FAILURES = 5
-# A worker that has not confirmed its shards after this time is probed.
-TAKE_S = 5.0
+# An actor that has not confirmed what it received after this time is probed.
+CHECK_S = 5.0
 # A healthy worker that still has not received its shards is given up.
 MAX_TAKE_S = 120.0
 # Longer than a worker is busy with shards that have arrived.
@@ -45,9 +46,8 @@ _Key = TypeVar("_Key")
 def on_host(node: str) -> dict[str, str]:
     """Return the label selector that places an actor on a node of Ray.
 
-    Node affinity does not help: the host that is asked to place an actor may have joined a moment
-    ago and not know that node yet. Soft, it then keeps the actor itself (4 of 10 while a host
-    joined); hard, it fails. For a label it waits.
+    Node affinity does not help where the host that places the actor does not know the node yet:
+    soft, it keeps the actor itself (4 of 10 while a host joined); hard, it fails. A label waits.
     """
     return {"ray.io/node-id": node}
 
@@ -55,7 +55,7 @@ def on_host(node: str) -> dict[str, str]:
 def outcome_of(ref: Any, raised: type[Exception]) -> Any:
     """Return the result of a finished call, or why it failed in one line.
 
-    An error of a class that the actor's code raised is raised here as it was there.
+    An error of the class `raised` in the actor's code is raised here as it was there.
     """
     try:
         return ray.get(ref)
@@ -80,12 +80,14 @@ def probe(
     def ask(handles: list[Any]) -> list[FailureKind | None]:
         replies = [handle.identify.options(**options).remote() for handle in handles]
         done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
-        return [
-            (FailureKind.KILLED if isinstance(outcome_of(reply, DivergedError), str) else None)
-            if reply in done
-            else FailureKind.UNRESPONSIVE
-            for reply in replies
-        ]
+        found: list[FailureKind | None] = []
+        for reply in replies:
+            if reply not in done:
+                found.append(FailureKind.UNRESPONSIVE)
+            else:
+                is_lost = isinstance(outcome_of(reply, DivergedError), str)
+                found.append(FailureKind.KILLED if is_lost else None)
+        return found
 
     if not actors:
         return {}
@@ -98,10 +100,9 @@ def probe(
 
 def await_transfers(
     calls: Mapping[_Key, tuple[Any, Any]],
-    *,
-    check_s: float,
     reply_s: float,
     longest_s: float,
+    *,
     concurrency_group: str | None = None,
     stop: StopSignal | None = None,
     on_wait: Callable[[_Key, float], None] = lambda key, seconds: None,
@@ -112,8 +113,7 @@ def await_transfers(
 
     Args:
         calls: each call, and its actor.
-        check_s: seconds between two probes.
-        reply_s: seconds without a reply before an actor counts as unresponsive.
+        reply_s: seconds to wait for the reply to a probe.
         longest_s: seconds in which no call ends, after which all actors count as unresponsive.
         concurrency_group: where to probe the actors.
         stop: set when the run should end, which raises Stopped.
@@ -123,7 +123,7 @@ def await_transfers(
     began, num_late = monotonic(), len(calls)
     while True:
         keys = {ref: key for key, (ref, _) in calls.items() if key not in failed}
-        late = ray.wait(list(keys), num_returns=len(keys), timeout=check_s)[1] if keys else []
+        late = ray.wait(list(keys), num_returns=len(keys), timeout=CHECK_S)[1] if keys else []
         if not late:
             return failed
         if len(late) < num_late:
@@ -139,17 +139,19 @@ def await_transfers(
                 on_wait(key, waited_s)
 
 
-def kill_process(actor: ActorIdentity) -> None:
-    """Kill the process of an actor that no longer obeys Ray: a frozen one keeps its CPU."""
+def end_actor(actor: Any, identity: ActorIdentity | None, how: FailureKind | None) -> None:
+    """End an actor; kill the process of one that no longer obeys Ray, as a frozen one does not."""
 
     def kill(there: ActorIdentity) -> None:
         if machine.is_alive(there.process):
             with suppress(ProcessLookupError):
                 os.kill(there.pid, SIGKILL)
 
-    remote: Any = ray.remote
-    host = NodeAffinitySchedulingStrategy(actor.host, soft=False)
-    remote(num_cpus=0, max_retries=0, scheduling_strategy=host)(kill).remote(actor)
+    if how is FailureKind.UNRESPONSIVE and identity is not None:
+        remote: Any = ray.remote
+        host = NodeAffinitySchedulingStrategy(identity.host, soft=False)
+        remote(num_cpus=0, max_retries=0, scheduling_strategy=host)(kill).remote(identity)
+    ray.kill(actor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,25 +192,23 @@ class Members:
         self._recipe, self._dataset, self._listener = recipe, dataset, listener
         self._stop, self._spec, self._world_size = stop, spec, spec.num_workers
         self._shards: list[Any] = []
+        self.present: dict[int, Member] = {}
         self.starting: dict[int, tuple[Any, Any]] = {}  # actor and its first call, by rank
-        self._failed_starts: dict[int, int] = {}  # in a row, by rank
+        self._failed_starts = Counter[int]()  # in a row, by rank
         self._replaced = set[int]()  # ranks whose replacement has not joined
         self._losses: dict[str, list[float]] = {}  # times at which a host failed, by its address
         self._excluded: list[str] = []  # nodes of Ray that get no more workers
         self._excluded_addresses = set[str]()  # their hosts, which may come back as other nodes
         # Place of each rank in the order of the shards: the ranks of a host are neighbours.
         self._places = list(range(self._world_size))
-        self.present: dict[int, Member] = {}
         # Kinds of arithmetic of the workers so far, the first one's first: it may be gone.
         self.fingerprints: list[str] = []
-        # Counts how often the shards were assigned.
-        self.generation = 0
+        self.generation = 0  # counts how often the shards were assigned
 
     def start(self) -> None:
         """Ship the shards to Ray, and start all workers without waiting for them."""
-        plan = self._recipe.plan
-        for shard in range(plan.num_shards):
-            self._shards.append(ray.put(self._dataset.take(plan.shard_slice(shard))))
+        slices = map(self._recipe.plan.shard_slice, range(self._recipe.plan.num_shards))
+        self._shards = [ray.put(self._dataset.take(part)) for part in slices]
         for rank in range(self._world_size):
             self._start(rank)
 
@@ -219,13 +219,6 @@ class Members:
             member = self.present[rank]
             found.setdefault(member.identity.host, []).append(member)
         return found
-
-    def states(self) -> dict[int, WorkerState]:
-        """Return the state of each rank."""
-        return {
-            rank: WorkerState.WORKING if rank in self.present else WorkerState.STARTING
-            for rank in range(self._world_size)
-        }
 
     def _start(self, rank: int) -> None:
         options = {**self._spec.actor_options(), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
@@ -241,9 +234,6 @@ class Members:
         Args:
             round_: the current round.
             wait: wait for all workers, at most a minute or until the run should end.
-
-        Raises:
-            ClusterError: none starts, or one fails too often, or differs and `strict` is set.
         """
         refs = [ready for _, ready in self.starting.values()]
         end, late = monotonic() + START_TIMEOUT_S * wait, refs
@@ -262,39 +252,35 @@ class Members:
             try:
                 identity: ActorIdentity = ray.get(ready)
             except RayError as error:  # also an environment that cannot be built
-                self._count_failed_start(rank, error)
+                of_code = isinstance(error, RayActorError) and error.actor_init_failed
+                reason = str(error).strip().splitlines()[-1] if of_code else first_line(error)
+                self._failed_starts[rank] += 1
+                times = self._failed_starts[rank]
+                if times > MAX_FAILURES:
+                    text = f"worker {rank} did not start {times} times in a row: {reason}"
+                    raise ClusterError(text) from error
+                self._listener(events.warning(f"worker {rank} did not start: {reason}"))
                 self._start(rank)
                 continue
-            self._failed_starts.pop(rank, None)
+            self._failed_starts[rank] = 0
             if identity.address in self._excluded_addresses:
                 ray.kill(actor)
                 self._excluded.append(identity.host)
                 self._start(rank)
                 continue
             self.present[rank] = Member(actor, identity)
-            self._compare_arithmetic(rank, identity.fingerprint)
+            if (ours := identity.fingerprint) not in self.fingerprints:
+                self.fingerprints.append(ours)
+            if ours != (first := self.fingerprints[0]):
+                event = events.BuildsDiffer(rank=rank, worker=ours, first=first)
+                if self._spec.strict:
+                    raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
+                self._listener(event)
             if rank in self._replaced:
                 self._replaced.remove(rank)
                 self._listener(events.WorkerJoined(rank=rank, round=round_))
             has_joined = True
         return has_joined
-
-    def _count_failed_start(self, rank: int, error: RayError) -> None:
-        is_from_code = isinstance(error, RayActorError) and error.actor_init_failed
-        reason = str(error).strip().splitlines()[-1] if is_from_code else first_line(error)
-        self._failed_starts[rank] = count = self._failed_starts.get(rank, 0) + 1
-        if count > MAX_FAILURES:
-            raise ClusterError(f"worker {rank} did not start {count} times in a row: {reason}")
-        self._listener(events.warning(f"worker {rank} did not start: {reason}"))
-
-    def _compare_arithmetic(self, rank: int, fingerprint: str) -> None:
-        if fingerprint not in self.fingerprints:
-            self.fingerprints.append(fingerprint)
-        if fingerprint != self.fingerprints[0]:
-            event = events.BuildsDiffer(rank=rank, worker=fingerprint, first=self.fingerprints[0])
-            if self._spec.strict:
-                raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
-            self._listener(event)
 
     def assign(self, reply_s: float) -> dict[int, FailureKind]:
         """Give the present workers their shards, all at once; return who failed meanwhile."""
@@ -310,20 +296,12 @@ class Members:
             calls[rank] = actor.take.remote(shards, *(self._shards[s] for s in shards)), actor
 
         def report(rank: int, seconds: float) -> None:
-            self._listener(
-                events.warning(
-                    f"worker {rank} on host {self.present[rank].identity} waits for its shards "
-                    f"({seconds:.0f} s); is a firewall in the way? docs/cluster.md lists the ports"
-                )
-            )
+            text = f"worker {rank} on host {self.present[rank].identity} waits for its shards"
+            help_ = "is a firewall in the way? docs/cluster.md lists the ports"
+            self._listener(events.warning(f"{text} ({seconds:.0f} s); {help_}"))
 
         failed = await_transfers(
-            calls,
-            check_s=TAKE_S,
-            reply_s=max(_BUSY_S, reply_s),
-            longest_s=MAX_TAKE_S,
-            stop=self._stop,
-            on_wait=report,
+            calls, max(_BUSY_S, reply_s), MAX_TAKE_S, stop=self._stop, on_wait=report
         )
         for rank in calls.keys() - failed.keys():
             try:
@@ -335,9 +313,7 @@ class Members:
     def replace(self, rank: int, how: FailureKind | None = None) -> None:
         """Remove a worker, by force if it still runs, and start another in its place."""
         member = self.present.pop(rank)
-        if how is FailureKind.UNRESPONSIVE:
-            kill_process(member.identity)
-        ray.kill(member.actor)
+        end_actor(member.actor, member.identity, how)
         self._replaced.add(rank)
         self._start(rank)
 
@@ -366,8 +342,8 @@ class Members:
 
     def close(self) -> None:
         """End all workers."""
-        for actor in [each.actor for each in self.present.values()]:
-            ray.kill(actor)
+        for member in self.present.values():
+            ray.kill(member.actor)
         for actor, _ in self.starting.values():
             ray.kill(actor)
 

@@ -1,8 +1,7 @@
 """Frames between the parameter servers of several hosts, over the sockets of a formation.
 
-A thin driver of `all_reduce`: it waits for bytes, for the bell of the host's own workers and for
-time, passes them to the state machine, and sends its frames. Payloads are received into their final
-memory and sent from it.
+A mesh waits for bytes, for the bell of the host's own workers and for time, passes them to the
+state machine of `all_reduce`, and sends its frames. Payloads are received into their final memory.
 """
 
 import os
@@ -13,15 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
 
-from nanograd.distributed.all_reduce import (
-    HEADER_BYTES,
-    AllReduce,
-    FailureCause,
-    FrameError,
-    FrameType,
-    Header,
-    MeshPlan,
-)
+from nanograd.distributed import all_reduce
+from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
 from nanograd.nn.optimizers import Vector
 
 # A slow link delivers a slice in a hundred pieces. A wake-up for each costs more than the transfer.
@@ -35,7 +27,7 @@ class _Connection:
         self.sock = sock
         self.is_watched = False  # whether the selector waits until it can send
         self._outgoing: deque[memoryview] = deque()
-        self._head = memoryview(bytearray(HEADER_BYTES))
+        self._head = memoryview(bytearray(all_reduce.HEADER_BYTES))
         self._header: Header | None = None
         self._target, self._filled = self._head, 0
 
@@ -66,9 +58,7 @@ class _Connection:
     def receive(self, machine: AllReduce, peer: int) -> Header | None:
         """Read bytes that have arrived; return the header of a complete frame of the peer.
 
-        Raises:
-            FrameError: the frame does not follow the protocol.
-            OSError: the connection is lost.
+        Raises FrameError for a frame against the protocol, OSError for a lost connection.
         """
         while True:
             try:
@@ -98,11 +88,7 @@ class _Connection:
 class Mesh:
     """The connections of one host to all others, for one generation.
 
-    Args:
-        plan: who sends what.
-        sockets: one for each peer.
-        first_round: the first round to exchange.
-        bell: a file descriptor that becomes readable when local sums arrive.
+    The bell is a file descriptor that becomes readable when local sums arrive.
     """
 
     def __init__(
@@ -137,7 +123,7 @@ class Mesh:
                     if header is None:
                         break
                     self.machine.receive(header)
-            except FrameError:
+            except all_reduce.FrameError:
                 self.machine.fail(FailureCause.BAD_FRAME, {peer})
             except OSError:
                 self.machine.fail(FailureCause.CONNECTION_LOST, {peer})

@@ -30,11 +30,7 @@ from nanograd.runtime import process
 _MAX_BLOCKS = 5000
 # Arrow calls Ray to decode these types, and Ray refuses those that Ray 2.49 to 2.54 wrote. Without
 # them a process reads tensors as one without Ray does, by `nanograd.images.tensors`.
-_RAY_TYPES = (
-    "ray.data.arrow_tensor",
-    "ray.data.arrow_tensor_v2",
-    "ray.data.arrow_variable_shaped_tensor",
-)
+_RAY_TYPES = ("arrow_tensor", "arrow_tensor_v2", "arrow_variable_shaped_tensor")
 # Ray Data would restart an actor that dies of a part forever.
 _MAX_DEATHS = 5
 
@@ -47,7 +43,7 @@ class _PartActor:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as the command does
         for name in _RAY_TYPES:
             with suppress(KeyError):  # another actor of this process did it
-                pa.unregister_extension_type(name)
+                pa.unregister_extension_type(f"ray.data.{name}")
         self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -79,11 +75,13 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         # submit`, and its report of a failure is a page.
         DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        rows = [{"part": pickle.dumps(part)} for part in parts]
-        # One actor a CPU from the start: Ray Data grows a pool only when work has piled up.
+        # One actor a CPU from the start: Ray Data grows a pool only when work has piled up. Some
+        # parts wait at an actor, so that it need not; at most its share of half the parts, or of
+        # two parts the first actor would take both.
         size = min(num_actors, len(parts))
-        in_flight = _in_flight(len(parts), size)
+        in_flight = max(1, min(4, len(parts) // (2 * size)))
         pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
+        rows = [{"part": pickle.dumps(part)} for part in parts]
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
         # Ray 2.60 calls max_task_retries deprecated without a replacement. The filter concerns this
@@ -114,32 +112,13 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
                 cause = str(error).strip().splitlines()[-1].strip()
                 text = "see that each host has this version of nanograd and of what it requires"
                 raise ClusterError(f"a worker cannot start: {cause}; {text}") from error
-            raise ClusterError(_death_message(next(iter(left.values())))) from error
+            first, *more = next(iter(left.values())).files  # of the first part left
+            raise ClusterError(
+                f"a part ended its process {_MAX_DEATHS} times, probably that of {first}"
+                f"{f' and {len(more):,} more files' if more else ''}, by a lack of memory or a "
+                "fault in a decoder; ask for fewer --workers, or remove it"
+            ) from error
         except RayError as error:
             raise ClusterError(f"Ray Data failed: {first_line(error)}") from error
 
     return run
-
-
-def _in_flight(num_parts: int, num_actors: int) -> int:
-    """Return the number of parts given to an actor at a time: some wait, so that it need not.
-
-    At most its share of half the parts: of two parts the first actor would take both.
-
-    >>> [_in_flight(num_parts, 2) for num_parts in (2, 7, 8, 100)]
-    [1, 1, 2, 4]
-    """
-    return max(1, min(4, num_parts // (2 * num_actors)))
-
-
-def _death_message(part: Part) -> str:
-    """Return the message for repeated deaths; the first part left is the likely cause.
-
-    >>> _death_message(Part(id="7", files=("a.png", "b.png")))  # doctest: +ELLIPSIS
-    'a part ended its process 5 times, probably that of a.png and 1 more files, by a lack of...
-    """
-    more = f" and {len(part.files) - 1:,} more files" if len(part.files) > 1 else ""
-    return (
-        f"a part ended its process {_MAX_DEATHS} times, probably that of {part.files[0]}{more}, "
-        "by a lack of memory or a fault in a decoder; ask for fewer --workers, or remove it"
-    )

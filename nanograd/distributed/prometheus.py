@@ -5,7 +5,6 @@ Ray puts `ray_` before each name and `_total` after those of counters.
 
 import os
 import string
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,7 +18,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 _TAGS = ("command", "output")
 # Seconds of a round: from a small net in shared memory to a large one over a slow link.
-_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+_BOUNDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5]
 # Counters by the field of the progress event.
 _COUNTERS = {
     "round": ("nanograd_rounds", "Rounds applied by the parameter server."),
@@ -30,42 +29,27 @@ _COUNTERS = {
 
 
 class RayMetrics:
-    """A listener that keeps Ray's metrics at the progress of a job.
+    """A listener that keeps Ray's metrics at the progress of a job with this output."""
 
-    Args:
-        command: of the job.
-        output: folder of its result; other characters than ASCII are percent-encoded.
-        clock: monotonic seconds.
-    """
-
-    def __init__(
-        self, command: str, output: str, clock: Callable[[], float] = perf_counter
-    ) -> None:
+    def __init__(self, command: str, output: str) -> None:
         # Ray takes ASCII alone.
         escaped = quote(os.fsencode(output), safe=string.punctuation + " ")
-        tags = {"command": command, "output": escaped}
 
         def made(kind: type[M], name: str, about: str, **more: Any) -> M:
             metric = kind(name, about, tag_keys=_TAGS, **more)
-            metric.set_default_tags(tags)
+            metric.set_default_tags({"command": command, "output": escaped})
             return metric
 
-        self._clock = clock
         self._counters = {name: made(Counter, *about) for name, about in _COUNTERS.items()}
         self._lost = made(
             Counter, "nanograd_lost_workers", "Workers that failed and were replaced."
         )
-        self._round_s = made(
-            Histogram,
-            "nanograd_round_seconds",
-            "Seconds a round, averaged over a segment of rounds.",
-            boundaries=list(_BOUNDS),
-        )
+        text = "Seconds a round, averaged over a segment of rounds."
+        self._round_s = made(Histogram, "nanograd_round_seconds", text, boundaries=_BOUNDS)
         self._working = made(Gauge, "nanograd_workers", "Workers that are working.")
         self._loss = made(Gauge, "nanograd_loss", "Training loss of the epoch.")
-        self._accuracy = made(
-            Gauge, "nanograd_validation_accuracy", "Validation accuracy of the last epoch, 0 to 1."
-        )
+        text = "Validation accuracy of the last epoch, 0 to 1."
+        self._accuracy = made(Gauge, "nanograd_validation_accuracy", text)
         self._before: events.TrainingProgress | events.JobProgress | None = None
         self._then = 0.0
 
@@ -75,15 +59,13 @@ class RayMetrics:
             self._lost.inc()
         if not isinstance(event, events.TrainingProgress | events.JobProgress):
             return
-        now, before = self._clock(), self._before
+        now, before = perf_counter(), self._before
         if before is not None:
             for name, counter in self._counters.items():
                 if (growth := getattr(event, name, 0) - getattr(before, name, 0)) > 0:
                     counter.inc(growth)
         if isinstance(event, events.TrainingProgress):
-            rounds = (
-                event.round - before.round if isinstance(before, events.TrainingProgress) else 0
-            )
+            rounds = event.round - getattr(before, "round", event.round)
             if rounds > 0:
                 self._round_s.observe((now - self._then) / rounds)
             self._working.set(sum(s is WorkerState.WORKING for s in event.workers.values()))

@@ -10,26 +10,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from nanograd.distributed import formation
-from nanograd.distributed.actors import (
-    CONCURRENT,
-    ActorIdentity,
-    ExchangeFailed,
-    ServerActor,
-    Wait,
-    this_process,
-)
-from nanograd.distributed.all_reduce import MeshPlan, deviating
+from nanograd.distributed import formation, members
+from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
+from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan, deviating
 from nanograd.distributed.formation import MeshError
-from nanograd.distributed.members import (
-    START_TIMEOUT_S,
-    GroupSpec,
-    Member,
-    await_transfers,
-    kill_process,
-    on_host,
-)
-from nanograd.distributed.shared_memory import MemoryAddress
+from nanograd.distributed.members import GroupSpec, Member, await_transfers, end_actor, on_host
 from nanograd.errors import ClusterError
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener
@@ -37,6 +22,7 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 from nanograd.training.tree import cover
 
+START_S = members.START_TIMEOUT_S
 # Longer than a server is busy between two segments, unless its state is large.
 REPLY_S = 10.0
 # A state that has not arrived after this time never will.
@@ -68,8 +54,6 @@ class Servers:
         self._outside, self._here = set[str](), this_process()
         self.present: dict[str, Server] = {}
 
-    # Membership
-
     def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
         """Provide a server on each host, its memory and the connections between them.
 
@@ -80,14 +64,23 @@ class Servers:
         """
         while True:
             groups: dict[str, list[Member]] = {}  # the workers by the host of their server
-            for host, members in hosts.items():
+            for host, workers in hosts.items():
                 at = self._here.host if host in self._outside else host
-                groups.setdefault(at, []).extend(members)
-            if new := [host for host in groups if host not in self.present]:
-                snapshot = state()
-                for host in new:
-                    is_here = host == self._here.host
-                    self._start(host, snapshot, self._here if is_here else hosts[host][0].identity)
+                groups.setdefault(at, []).extend(workers)
+            new = [host for host in groups if host not in self.present]
+            snapshot = state() if new else None
+            for host in new:
+                is_here = host == self._here.host
+                neighbour = self._here if is_here else hosts[host][0].identity
+                remote: Any = ray.remote  # its types do not know concurrency groups
+                actor = remote(
+                    **self._spec.actor_options(),
+                    num_cpus=0,
+                    # One thread for each worker that calls, one for `stop` and one for `waiting`.
+                    concurrency_groups={CONCURRENT: self._spec.num_workers + 2},
+                    label_selector=on_host(host),
+                )(ServerActor).remote(self._recipe, snapshot)
+                self.present[host] = Server(actor, actor.identify.remote(), neighbour)
             for host in [host for host in self.present if host not in groups]:
                 self.drop(host)
             self.present = {host: self.present[host] for host in groups}
@@ -101,44 +94,29 @@ class Servers:
             except MeshError as error:
                 self._leave_out(error, list(groups))
 
-    def _start(self, host: str, snapshot: Snapshot, neighbour: ActorIdentity) -> None:
-        remote: Any = ray.remote  # its types do not know concurrency groups
-        actor = remote(
-            **self._spec.actor_options(),
-            num_cpus=0,
-            # One thread for each worker that calls, one for `stop` and one for `waiting`.
-            concurrency_groups={CONCURRENT: self._spec.num_workers + 2},
-            label_selector=on_host(host),
-        )(ServerActor).remote(self._recipe, snapshot)
-        self.present[host] = Server(actor, actor.identify.remote(), neighbour)
-
     def _open(self, groups: Hosts) -> None:
         """Create memory on each host for the tree nodes of its workers, and let them attach."""
         nodes = {host: tuple(n for m in each for n in m.nodes) for host, each in groups.items()}
-        addresses: dict[str, MemoryAddress] = self._call(
-            "open", {host: (each, len(nodes) == 1) for host, each in nodes.items()}
-        )
+        is_alone = len(groups) == 1
+        addresses = self._call("open", {host: (each, is_alone) for host, each in nodes.items()})
         for host, address in addresses.items():
             self.present[host].token = address.token
         if not self._spec.shared_memory:
             return
         calls = {
             each.actor.attach.remote(addresses[host]): each.identity
-            for host, members in groups.items()
-            for each in members
+            for host, workers in groups.items()
+            for each in workers
         }
-        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=REPLY_S)
-        for ref in done:
+        for ref in ray.wait(list(calls), num_returns=len(calls), timeout=REPLY_S)[0]:
             with suppress(RayError):  # the segment that follows finds the failure
                 worker = calls[ref]
                 if not ray.get(ref) and worker.host in groups:
-                    self._listener(
-                        events.warning(
-                            f"process {worker.pid} on {worker} cannot open the memory of the "
-                            "parameter server of its own host: its vectors travel in calls, which "
-                            "are slower"
-                        )
+                    text = (
+                        f"process {worker.pid} on {worker} cannot open the memory of the parameter "
+                        "server of its own host: its vectors travel in calls, which are slower"
                     )
+                    self._listener(events.warning(text))
 
     def _connect(self, groups: Hosts, generation: int) -> None:
         """Form a mesh between all hosts; raise MeshError if two cannot be connected."""
@@ -149,28 +127,24 @@ class Servers:
         root = (0, self._recipe.plan.num_shards)
         # The tree nodes of a host's sums are the largest over the shards of its workers.
         held = [
-            frozenset(shard for each in members for node in each.nodes for shard in range(*node))
-            for members in groups.values()
+            frozenset(shard for each in workers for node in each.nodes for shard in range(*node))
+            for workers in groups.values()
         ]
-        joined = {
-            host: (
-                MeshPlan(
-                    generation=generation,
-                    me=index,
-                    nodes=tuple(tuple(cover(root, shards)) for shards in held),
-                    root=root,
-                    num_parameters=self._recipe.architecture.num_parameters,
-                ),
-                key,
-                endpoints,
+        joined = {}
+        for index, host in enumerate(groups):
+            plan = MeshPlan(
+                generation=generation,
+                me=index,
+                hosts=[each.name for each in endpoints],
+                nodes=tuple(tuple(cover(root, shards)) for shards in held),
+                root=root,
+                num_parameters=self._recipe.architecture.num_parameters,
             )
-            for index, host in enumerate(groups)
-        }
+            joined[host] = plan, key, endpoints
         refused = sum(_results(self._call("join", joined, formation.FORMATION_S + REPLY_S)))
         if refused:
-            self._listener(
-                events.warning(f"{refused} connections to the parameter servers were refused")
-            )
+            text = f"{refused} connections to the parameter servers were refused"
+            self._listener(events.warning(text))
 
     def leave_out(self, failures: Mapping[str, object]) -> None:
         """Let a host take part by calls that loses its connection again and again.
@@ -198,9 +172,8 @@ class Servers:
         out = unconnected(pairs, [host for host in hosts if host != self._here.host])
         names = ", ".join(str(self.present[host].neighbour) for host in out)
         self._outside |= set(out)
-        self._listener(
-            events.warning(f"vectors of {names} travel in calls, which are slower: {failure}")
-        )
+        text = f"vectors of {names} travel in calls, which are slower: {failure}"
+        self._listener(events.warning(text))
 
     def of(self, host: str) -> Server:
         """Return the server for the workers of a host."""
@@ -210,14 +183,8 @@ class Servers:
         """Return the identity of a server, when it has started."""
         server = self.present[host]
         if server.identity is None:
-            server.identity = ray.get(server.ready, timeout=START_TIMEOUT_S)
+            server.identity = ray.get(server.ready, timeout=START_S)
         return server.identity
-
-    def await_started(self) -> None:
-        """Wait for the servers that are starting: they do not reply to a probe yet."""
-        for host in self.present:
-            with suppress(RayError):  # a probe finds the failure
-                self.identity(host)
 
     def drop(self, host: str, how: FailureKind | None = None) -> None:
         """Remove a server, by force if it still runs."""
@@ -225,23 +192,15 @@ class Servers:
         if how is not None:  # what comes back may be reached again
             self._outside.discard(host)
         # Its identity is known since its start: if its host is gone, a call cannot ask any more.
-        if how is FailureKind.UNRESPONSIVE and server.identity is not None:
-            kill_process(server.identity)
-        ray.kill(server.actor)
+        end_actor(server.actor, server.identity, how)
 
     def close(self) -> None:
         """End all servers."""
         for host in list(self.present):
             self.drop(host)
 
-    # State
-
     def level(self, reply_s: float) -> int:
-        """Bring all servers to the round of the one that is ahead, and return the round.
-
-        Raises:
-            RayError: a server fails, or does not reply in `reply_s`.
-        """
+        """Bring all servers to the round of the one that is ahead, and return the round."""
         reached = self._call("forget")
         ahead = max(reached, key=reached.__getitem__)
         if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:
@@ -271,31 +230,15 @@ class Servers:
     def _transfer(
         self, method: str, hosts: Sequence[str], reply_s: float, *arguments: Any
     ) -> list[Any]:
-        """Call a method that sends a whole state, which takes long over a slow link.
-
-        Raises:
-            RayError: a server fails or does not reply, or nothing has arrived in the longest time.
-        """
+        """Call a method that sends a whole state; raise RayError if a server does not reply."""
         actors = {host: self.present[host].actor for host in hosts}
-        calls = {host: getattr(actor, method).remote(*arguments) for host, actor in actors.items()}
-        if await_transfers(
-            {host: (call, actors[host]) for host, call in calls.items()},
-            check_s=REPLY_S,
-            reply_s=reply_s,
-            longest_s=_TRANSFER_S,
-            concurrency_group=CONCURRENT,
-        ):
-            raise GetTimeoutError("a parameter server does not reply")
-        return list(ray.get(list(calls.values())))
-
-    # Rounds
-
-    def run(self, until: int, deadline_s: float) -> dict[str, Any]:
-        """Start a segment of rounds on all servers, and return the calls."""
-        return {
-            host: server.actor.run.remote(until, deadline_s)
-            for host, server in self.present.items()
+        calls = {
+            host: (getattr(actor, method).remote(*arguments), actor)
+            for host, actor in actors.items()
         }
+        if await_transfers(calls, reply_s, _TRANSFER_S, concurrency_group=CONCURRENT):
+            raise GetTimeoutError("a parameter server does not reply")
+        return list(ray.get([call for call, _ in calls.values()]))
 
     def stop(self) -> None:
         """End the segment of rounds on all servers."""
@@ -323,7 +266,7 @@ class Servers:
         slowest = min(waits, key=lambda each: (each.round, each.is_remote))
         names = tuple(f"host {calls[ref].neighbour}" for ref in silent) or slowest.waits_for
         seconds = max(each.seconds for each in waits)
-        return Wait(slowest.round, seconds, names, is_remote=bool(silent))
+        return slowest._replace(seconds=seconds, waits_for=names)
 
     def _call(
         self,
@@ -347,15 +290,10 @@ class Servers:
 
 def refuse_faulty(hosts: Collection[str]) -> None:
     """Raise ClusterError if hosts have other parameters: to go on would spread or save them."""
-    if len(hosts) == 1:
-        raise ClusterError(
-            f"host {next(iter(hosts))} has other parameters than the other hosts: its memory or "
-            "processor is faulty; leave it out"
-        )
     if hosts:
         raise ClusterError(
-            f"hosts {' and '.join(sorted(hosts))} have different parameters: the memory or "
-            "processor of one of these hosts is faulty; leave the faulty host out"
+            f"the parameters of {' and '.join(sorted(hosts))} differ from those of other hosts: a "
+            "memory or processor is faulty; leave that host out"
         )
 
 

@@ -4,16 +4,12 @@ One memory segment holds the parameters, a gradient for each tree node that a wo
 each of them a counter on a cache line of its own. The server publishes the parameters of round k
 by setting its counter to k, which is also a futex on which workers sleep; a worker writes its sums,
 sets its counter to k + 1 and rings the bell: one byte into a pipe, on which the server sleeps, as
-it does on its sockets. There are no locks. (A server that spins takes its time from the workers
-that it waits for: with two on two cores a round of 512 images took 2.4 ms instead of 1.9. A worker
-spins for the time of an update, which is shorter than a wake-up; not for that of a round trip.)
+it does on its sockets. There are no locks. A server that spun would take its time from the workers:
+with two on two cores a round of 512 images took 2.4 ms instead of 1.9.
 
 Segment and pipe have no names: the segment is an anonymous file (`memfd_create`), and the other
 processes open both through `/proc/<pid>/fd/<number>`, so that a kill leaves nothing behind. The
 order in which one process sees the writes of another is that of x86-64 (stores are not reordered).
-
-For a worker that cannot reach the segment (another host or kind of machine) the server copies the
-vectors of its calls; the rest of a round is the same.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
@@ -79,16 +75,12 @@ class MemoryAddress:
     @property
     def num_bytes(self) -> int:
         """Length of the segment."""
-        return self.num_words * _WORD_BYTES + (
-            (1 + len(self.nodes)) * self.num_parameters * _FLOAT_BYTES
-        )
+        num_floats = (1 + len(self.nodes)) * self.num_parameters
+        return self.num_words * _WORD_BYTES + num_floats * _FLOAT_BYTES
 
 
 class MemorySegment:
-    """Memory shared by one server and its workers, as numpy arrays.
-
-    It closes the open file, if that is not -1, and the pipe (read end, write end).
-    """
+    """Memory shared by one server and its workers, as numpy arrays; it owns the descriptors."""
 
     def __init__(self, address: MemoryAddress, descriptor: int, bell: tuple[int, int]) -> None:
         self.address = address
@@ -96,9 +88,8 @@ class MemorySegment:
         memory = mmap.mmap(descriptor, address.num_bytes)
         words = np.frombuffer(memory, np.int64, address.num_words).reshape(-1, _LINE)
         start = address.num_words * _WORD_BYTES
-        vectors = np.frombuffer(memory, np.float32, offset=start).reshape(
-            -1, address.num_parameters
-        )
+        floats = np.frombuffer(memory, np.float32, offset=start)
+        vectors = floats.reshape(-1, address.num_parameters)
         self._token, self._stop, self._published = words[0], words[1], words[2]
         self._slots = words[3:]
         self._futex = ctypes.c_void_p(self._published.ctypes.data)
@@ -192,11 +183,7 @@ class MemorySegment:
 def create(
     num_parameters: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
 ) -> MemorySegment:
-    """Create a segment in the server's process, for P parameters and the tree nodes of workers.
-
-    Raises:
-        UnavailableError: not enough memory.
-    """
+    """Create a segment in the server's process, for P parameters and the tree nodes of workers."""
     bell = os.pipe()
     os.set_blocking(bell[1], False)
     try:

@@ -1,7 +1,6 @@
 """Events of a job: frozen dataclasses that a job passes to a listener.
 
-Listeners turn events into a live view, lines of text or JSON, `events.jsonl`, `metrics.jsonl`, and
-metrics for Prometheus, TensorBoard and MLflow. The fields have the names of the JSON records.
+The fields have the names of the JSON records.
 """
 
 from collections import deque
@@ -202,6 +201,11 @@ class ImageScored(Event):
 class GroupEvent(Event):
     """A change in a group of workers, which is written to `events.jsonl`."""
 
+    sentence: ClassVar[str]  # with fields in braces
+
+    def __str__(self) -> str:
+        return self.sentence.format_map(vars(self))
+
     def record(self) -> Record:
         """Return the event and its sentence as a JSON object."""
         return {**super().record(), "sentence": str(self)}
@@ -211,8 +215,8 @@ class GroupEvent(Event):
 class GroupStarted(GroupEvent):
     """All workers have started.
 
-    >>> str(GroupStarted(num_workers=3, num_hosts=2))
-    '3 workers on 2 hosts'
+    >>> str(GroupStarted(num_workers=3, num_hosts=1))
+    '3 workers on 1 host'
     """
 
     name: ClassVar[str] = "started"
@@ -236,15 +240,12 @@ class WorkerFailed(GroupEvent):
     rank: int
     round: int  # the round that is computed again
     how: FailureKind
-    # rank -> shards that it takes over
-    heirs: Mapping[int, Sequence[int]] = field(metadata=_UNRECORDED)
+    heirs: Mapping[int, Sequence[int]] = field(
+        metadata=_UNRECORDED
+    )  # rank -> shards that it takes over
 
     def __str__(self) -> str:
-        moved = [
-            f"{name_shards(shards)} now on worker {heir}"
-            for heir, shards in self.heirs.items()
-            if shards
-        ]
+        moved = [f"{name_shards(s)} now on worker {heir}" for heir, s in self.heirs.items() if s]
         return (
             f"worker {self.rank} failed at round {self.round} ({self.how}); "
             f"{'; '.join(moved) or 'its shards wait for a replacement'}; 0 rounds lost"
@@ -256,11 +257,9 @@ class WorkerJoined(GroupEvent):
     """A replacement of a failed worker has joined."""
 
     name: ClassVar[str] = "joined"
+    sentence: ClassVar[str] = "worker {rank} joined at round {round}"
     rank: int
     round: int
-
-    def __str__(self) -> str:
-        return f"worker {self.rank} joined at round {self.round}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +267,9 @@ class RoundRetried(GroupEvent):
     """New workers compute a round again, because a contribution was refused."""
 
     name: ClassVar[str] = "refused"
+    sentence: ClassVar[str] = "round {round}: {reason}; computed again by new workers"
     round: int
     reason: str = field(metadata=_UNRECORDED)
-
-    def __str__(self) -> str:
-        return f"round {self.round}: {self.reason}; computed again by new workers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,12 +281,10 @@ class RoundWaits(GroupEvent):
     """
 
     name: ClassVar[str] = "waiting"
+    sentence: ClassVar[str] = "round {round} waits for {waits_for} ({seconds} s)"
     round: int
     seconds: int  # since the round began
     waits_for: str  # the host, or shards on a host, that has not answered
-
-    def __str__(self) -> str:
-        return f"round {self.round} waits for {self.waits_for} ({self.seconds} s)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,15 +292,13 @@ class ServerFailed(GroupEvent):
     """The parameter server failed; a new one continues from the newest copy of its state."""
 
     name: ClassVar[str] = "server_lost"
+    sentence: ClassVar[str] = (
+        "the parameter server failed at round {round} ({reason}); "
+        "a new one continues from the copy of round {copy}"
+    )
     round: int  # the round of the failure
     reason: str = field(metadata=_UNRECORDED)  # as reported by Ray
     copy: int = field(metadata=_UNRECORDED)  # the round of the copy
-
-    def __str__(self) -> str:
-        return (
-            f"the parameter server failed at round {self.round} ({self.reason}); "
-            f"a new one continues from the copy of round {self.copy}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,12 +306,10 @@ class HostFailed(GroupEvent):
     """The parameter server of a host failed; the servers of other hosts continue."""
 
     name: ClassVar[str] = "host_lost"
+    sentence: ClassVar[str] = "host {host} failed at round {round} ({how}); 0 rounds lost"
     host: str
     round: int
     how: FailureKind
-
-    def __str__(self) -> str:
-        return f"host {self.host} failed at round {self.round} ({self.how}); 0 rounds lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,19 +317,16 @@ class BuildsDiffer(GroupEvent):
     """A worker has another numpy, BLAS or processor than the first worker of the run."""
 
     name: ClassVar[str] = "mixed"
+    sentence: ClassVar[str] = (
+        "worker {rank} computes with {worker}, the run began with {first}: its bits may differ"
+    )
     rank: int
     worker: str = field(metadata=_UNRECORDED)
     first: str = field(metadata=_UNRECORDED)
 
-    def __str__(self) -> str:
-        return (
-            f"worker {self.rank} computes with {self.worker}, the run began with {self.first}: "
-            "its bits may differ"
-        )
-
 
 def name_shards(shards: Sequence[int]) -> str:
-    """Format a list of shards; contiguous shards become a range.
+    """Format shards; contiguous ones become a range.
 
     >>> name_shards([4, 5, 6]), name_shards([1]), name_shards([1, 4])
     ('shards 4-6', 'shard 1', 'shards 1, 4')

@@ -25,7 +25,6 @@ def read_manifest(file: str) -> JsonObject:
 
     Raises:
         DataError: the file is missing, is not a manifest, or has changed.
-        StorageError: the file cannot be read.
     """
     try:
         manifest = json.loads(storage.read(file))
@@ -51,7 +50,6 @@ def read_lines(file: str) -> list[JsonObject]:
 
     Raises:
         DataError: a line is not JSON.
-        StorageError: the file cannot be read.
     """
     try:
         data = storage.read(file) if storage.exists(file) else b""

@@ -2,7 +2,6 @@
 
 numpy and OpenBLAS select their code when they are loaded, according to the CPU and to environment
 variables. With the environment of `variables`, all x86-64 CPUs with AVX2 compute the same bits.
-This module imports neither numpy nor OpenBLAS.
 
 References:
     OpenBLAS, docs/runtime_variables.md (OPENBLAS_CORETYPE, OPENBLAS_L2_SIZE); NumPy documentation,
@@ -67,11 +66,7 @@ def pin() -> None:
 
 
 def missing_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the features that the CPU lacks for the portable kernel; empty if it has all.
-
-    Args:
-        cpuinfo: Linux's description of the CPUs.
-    """
+    """Return the features that the CPU lacks for the portable kernel; empty if it has all."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"x86-64 (it is {platform.machine()})"
     try:

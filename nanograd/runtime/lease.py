@@ -22,7 +22,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from random import SystemRandom
 from threading import Event as StopSignal
 from threading import Lock, Thread
@@ -40,7 +39,7 @@ _POLL_S = 0.2
 # for clocks that differ in speed.
 _LATE = 0.75
 # This clock, where it exists, also runs while the machine is suspended: others do not wait then.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Claim(NamedTuple):
@@ -51,8 +50,7 @@ class Claim(NamedTuple):
     holds: bool  # whether its process holds the place, rather than wants to
 
 
-@dataclass(frozen=True)
-class Sight:
+class Sight(NamedTuple):
     """What this process has seen of the claim of another."""
 
     claim: Claim
@@ -60,30 +58,20 @@ class Sight:
     alive: bool | None  # whether its process lives; None if that is not known yet
     is_still: bool  # whether it did not change for the lease's time
 
+    @property
+    def blocks(self) -> bool:
+        """Whether its living process holds the place, or was stopped before it could."""
+        return bool(self.alive) and (self.claim.holds or self.is_still)
+
 
 class Lease:
-    """The claim of this process to a place.
-
-    Args:
-        place: folder or URI.
-        lease_s: seconds after which a claim that does not change is stale.
-    """
+    """The claim of this process to a place, a folder or URI; stale after `lease_s` seconds."""
 
     def __init__(self, place: str, lease_s: float) -> None:
         self._place, self._lease_s = place, lease_s
-        self._name, self._renewals, self._renewed_s = new_name(), 0, 0.0
+        self.name, self._renewals, self._renewed_s = new_name(), 0, 0.0
         self._is_late, self._is_held, self._lock = False, False, Lock()
-        self._ended, self._keeper = StopSignal(), Thread(target=self._keep, daemon=True)
-
-    def acquire(self, listener: Listener, wait: Callable[[], None] | None) -> None:
-        """Hold the place, and renew the claim from now on.
-
-        Raises:
-            OutputExistsError: another process holds it, and `wait` is None.
-            StorageError: claims cannot be written or are not listed.
-        """
-        self._take(listener, wait)
-        self._keeper.start()
+        self._ended, self.keeper = StopSignal(), Thread(target=self._keep, daemon=True)
 
     def check(self) -> None:
         """Check before a commit that the place still belongs to this process.
@@ -95,7 +83,7 @@ class Lease:
         """
         with self._lock:
             # The other half of the time is left for the commit.
-            if clock_gettime(_CLOCK) - self._renewed_s > self._lease_s / 2:
+            if clock_gettime(CLOCK) - self._renewed_s > self._lease_s / 2:
                 self._renew()
             if not self._is_held:
                 raise OutputExistsError(
@@ -104,30 +92,30 @@ class Lease:
                     f"{self._lease_s:.0f} s; nothing more is written"
                 )
 
-    def release(self) -> None:
-        """Remove the claim."""
-        self._ended.set()
-        if self._keeper.is_alive():
-            self._keeper.join()  # or it could write the claim again
-        with suppress(StorageError):  # it is stale soon
-            self._withdraw()
-
-    def _take(self, listener: Listener, wait: Callable[[], None] | None) -> None:
+    def take(self, listener: Listener, wait: Callable[[], None] | None) -> None:
+        """Hold the place; see `exclusive`."""
         seen: dict[str, Sight] = {}
-        waits = False
-        while (holder := self._contend(seen, listener)) is not None:
+        while (holder := self.contend(seen, listener)) is not None:
             if holder and wait is None:
                 raise OutputExistsError(
                     f"{self._place} is being written by another process ({holder}); wait for it "
                     "or choose another --output"
                 )
-            if holder and wait is not None and not waits:
+            if holder and wait is not None:
                 wait()
-                waits = True
+                wait = lambda: None  # noqa: E731 - it is called once
             sleep(SystemRandom().uniform(0, _POLL_S))  # no event tells that a file is gone
         self._is_held = True
 
-    def _contend(self, seen: dict[str, Sight], listener: Listener) -> str | None:
+    def release(self) -> None:
+        """Remove the claim."""
+        self._ended.set()
+        if self.keeper.is_alive():
+            self.keeper.join()  # or it could write the claim again
+        with suppress(StorageError):  # it is stale soon
+            self._withdraw()
+
+    def contend(self, seen: dict[str, Sight], listener: Listener = ignore) -> str | None:
         """Claim the place unless another process holds or claims it.
 
         Args:
@@ -137,23 +125,23 @@ class Lease:
         Returns:
             None if this process holds the place; its holder; or "" if others claim it, too.
         """
-        before = self._look(seen)
+        before = self.look(seen)
         for other in before.values():
-            if other.alive and (other.claim.holds or other.is_still):
+            if other.blocks:
                 return other.claim.holder
             if other.alive is not False and not other.claim.holds:
                 return ""
         self._announce()
         watched: dict[str, Sight] = {}
-        while others := self._look(watched, listener):
+        while others := self.look(watched, listener):
             for name, other in others.items():
                 if other.alive is False:
-                    storage.remove(self._path(name))
-                elif other.alive and (other.claim.holds or other.is_still):
+                    storage.remove(storage.join(self._place, name))
+                elif other.blocks:
                     self._withdraw()
                     seen[name] = other
                     return other.claim.holder
-                elif not other.claim.holds and name < self._name and name not in before:
+                elif not other.claim.holds and name < self.name and name not in before:
                     self._withdraw()  # of those that claim it at once the first by name stays
                     return ""
             if any(other.alive is not False for other in others.values()):
@@ -163,12 +151,11 @@ class Lease:
             self._withdraw()
         return "" if self._is_late else None
 
-    def _look(self, seen: dict[str, Sight], listener: Listener = ignore) -> dict[str, Sight]:
+    def look(self, seen: dict[str, Sight], listener: Listener = ignore) -> dict[str, Sight]:
         """Read the claims of others; compare them with what was seen before, and update that."""
         began, now = monotonic(), dict[str, Sight]()
         for name, claim in self._others().items():
             before = seen.get(name)
-            has_changed = before is not None and (before.claim != claim or before.alive)
             is_same = before is not None and before.claim == claim
             since = before.since_s if before is not None and is_same else monotonic()
             is_still = began - since > self._lease_s
@@ -177,29 +164,25 @@ class Lease:
                 alive = False
                 text = f"{claim.holder} did not renew its lease for {self._lease_s:.0f} s"
                 listener(warning(f"{self._place}: {text}; taking it over"))
-            elif alive is None and has_changed:
-                alive = True
             elif alive is None and before is None:
                 listener(info(f"{self._place}: waiting for a sign of life of {claim.holder}"))
+            elif alive is None and before is not None and (before.alive or not is_same):
+                alive = True
             now[name] = Sight(claim, since, alive, is_still)
         seen.update(now)
         return now
 
     def _announce(self) -> None:
-        """Write a claim of a new name, and wait until it is listed.
-
-        Raises:
-            StorageError: it is not listed in time.
-        """
-        self._name, self._renewals, self._renewed_s = new_name(), 0, clock_gettime(_CLOCK)
+        """Write a claim of a new name, and wait until it is listed, else raise StorageError."""
+        self.name, self._renewals, self._renewed_s = new_name(), 0, clock_gettime(CLOCK)
         self._is_late = False
         self._write()
         deadline = monotonic() + _LATE * self._lease_s
         while True:
             is_last = monotonic() > deadline
-            if self._name in storage.leases(self._place):
+            if self.name in storage.leases(self._place):
                 return
-            if is_last and self._read(self._name) is None:
+            if is_last and self._read(self.name) is None:
                 return  # it was removed as stale, and will be too late
             if is_last:
                 raise StorageError(
@@ -218,7 +201,7 @@ class Lease:
         """Renew the claim of a holder, or find out that it is lost."""
         # Two hold the place only where a list lacked what it should have shown: one of them ends.
         holders = [name for name, claim in self._others().items() if claim.holds]
-        if max(holders, default="") > self._name or not self._read(self._name):
+        if max(holders, default="") > self.name or not self._read(self.name):
             self._is_held = False
             return
         self._write(holds=True)
@@ -226,22 +209,22 @@ class Lease:
             self._is_held = False
             self._withdraw()
             with suppress(OutputExistsError):
-                self._take(ignore, None)
+                self.take(ignore, None)
 
     def _write(self, *, holds: bool = False) -> None:
         """Write the claim; note if others could have taken it for stale before it was there."""
-        began = clock_gettime(_CLOCK)
+        began = clock_gettime(CLOCK)
         claim = Claim(f"process {os.getpid()} on {platform.node()}", self._renewals, holds)
-        storage.commit(self._path(self._name), json.dumps(claim).encode())
-        self._is_late |= clock_gettime(_CLOCK) - self._renewed_s > _LATE * self._lease_s
+        storage.commit(storage.join(self._place, self.name), json.dumps(claim).encode())
+        self._is_late |= clock_gettime(CLOCK) - self._renewed_s > _LATE * self._lease_s
         self._renewals, self._renewed_s = self._renewals + 1, began
 
     def _withdraw(self) -> None:
-        storage.remove(self._path(self._name))
+        storage.remove(storage.join(self._place, self.name))
 
     def _read(self, name: str) -> Claim | None:
         try:
-            holder, renewals, holds = json.loads(storage.read(self._path(name)))
+            holder, renewals, holds = json.loads(storage.read(storage.join(self._place, name)))
             return Claim(str(holder), int(renewals), bool(holds))
         except DataError:
             return None  # withdrawn
@@ -249,12 +232,9 @@ class Lease:
             return Claim(f"the process of the damaged lease {name}", 0, holds=True)
 
     def _others(self) -> dict[str, Claim]:
-        names = [name for name in storage.leases(self._place) if name != self._name]
+        names = [name for name in storage.leases(self._place) if name != self.name]
         claims = {name: self._read(name) for name in names}
         return {name: claim for name, claim in claims.items() if claim is not None}
-
-    def _path(self, name: str) -> str:
-        return storage.join(self._place, name)
 
 
 def new_name() -> str:
@@ -278,12 +258,13 @@ def exclusive(
         lease_s: seconds after which a claim of another machine that does not change is stale.
 
     Raises:
-        OutputExistsError: another process holds it.
+        OutputExistsError: another process holds it, and `wait` is None.
         StorageError: it cannot be written, or does not list what was written.
     """
     held = Lease(place, lease_s)
     try:
-        held.acquire(listener, wait)
+        held.take(listener, wait)
+        held.keeper.start()
         storage.remove_leftovers(place, below=False)
         yield held
     finally:

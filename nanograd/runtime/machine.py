@@ -1,13 +1,14 @@
 """This machine: available CPUs, names of processes, and whether a process is alive.
 
-The name of a process is `<machine>-<pid>-<start>`, which is unique across machines and time. Names
-of temporary files contain it, to distinguish files of running processes from those of killed ones.
+The name of a process is `<machine>-<pid>-<start>`, unique across machines and time. Names of
+temporary files contain it, to tell files of running processes from those of killed ones.
 """
 
 import os
 import platform
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +17,7 @@ from pathlib import Path
 def num_cpus(root: Path = Path("/")) -> int:
     """Return the number of whole CPUs that this process may use, at least 1.
 
-    The limit of a container (`docker --cpus`, a Kubernetes limit) is a quota of its control group.
-    CPU affinity and the number of CPUs do not reflect the quota.
+    The limit of a container (`docker --cpus`, Kubernetes) is a quota of its control group.
 
     Args:
         root: folder that contains `proc` and `sys`.
@@ -33,29 +33,25 @@ def num_cpus(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the quota, in CPUs, of each control group that contains this process."""
+    """Yield the quotas, in CPUs, of the control groups that contain this process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return  # not Linux
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
-            top = root / "sys/fs/cgroup" / controllers
-            group = top / path.strip("/")
-            # In a container, the path is that on the host, but the top is the container's group.
-            yield from map(_quota, [group, *group.parents[: len(group.parts) - len(top.parts)]])
-
-
-def _quota(group: Path) -> float:
-    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-        try:
-            quota, period = " ".join((group / name).read_text() for name in names).split()
-        except OSError:
-            continue  # the other version of control groups, or no CPU controller
-        if quota not in ("max", "-1"):
-            return int(quota) / int(period)
-    return float("inf")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / controllers
+        group = top / path.strip("/")
+        # In a container, the path is that on the host, but the top is the container's group.
+        for each in [group, *group.parents[: len(group.parts) - len(top.parts)]]:
+            for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+                # OSError: the other version of control groups, or no CPU controller.
+                with suppress(OSError):
+                    quota, period = " ".join((each / name).read_text() for name in names).split()
+                    if quota not in ("max", "-1"):
+                        yield int(quota) / int(period)
 
 
 def owner() -> str:

@@ -1,8 +1,7 @@
 """Settings of this process: BLAS threads, kernel, memory allocation.
 
 Every process uses one BLAS thread: the bits of a matrix product depend on the number of threads,
-and the threads of several workers would compete for the cores. Ray sets OMP_NUM_THREADS in actors,
-but some BLAS libraries ignore it.
+and the threads of several workers would compete for the cores.
 """
 
 import ctypes
@@ -24,11 +23,7 @@ from nanograd.runtime import kernel
 
 
 def use_one_thread() -> None:
-    """Limit BLAS to one thread in this process, permanently.
-
-    Raises:
-        InternalError: the BLAS ignores the limit.
-    """
+    """Limit BLAS to one thread in this process, permanently."""
     for library in _libraries():
         _set(library, 1)
         if library.num_threads != 1:
@@ -45,11 +40,7 @@ _LIMITS: list[list[int]] = []
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit BLAS to one thread inside a with block; blocks may be nested or concurrent.
-
-    Raises:
-        InternalError: the BLAS ignores the limit.
-    """
+    """Limit BLAS to one thread inside a with block; blocks may be nested or concurrent."""
     with _LOCK:
         _LIMITS.append(_LIMITS[0] if _LIMITS else [each.num_threads for each in _libraries()])
     try:
@@ -66,7 +57,7 @@ def one_thread() -> Iterator[None]:
 def fingerprint() -> str:
     """Describe the libraries that determine the bits: numpy, BLAS, its kernel, and checksums.
 
-    The checksums of computed numbers are needed since numpy also selects code for the CPU.
+    The checksums of computed numbers show which code numpy selected for the CPU.
 
     >>> fingerprint().startswith("numpy ")
     True
@@ -75,7 +66,9 @@ def fingerprint() -> str:
         f"{each['internal_api']} {each['version']} {each.get('architecture')}" for each in blas()
     )
     parts = [f"numpy {np.__version__}", *libraries, f"canary {canary()}"]
-    return ", ".join([*parts, *([f"portable {wide_canary()}"] if kernel.is_pinned() else [])])
+    if kernel.is_pinned():
+        parts.append(f"portable {wide_canary()}")
+    return ", ".join(parts)
 
 
 def require_portable() -> None:
@@ -148,23 +141,22 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MAX_BYTES = 1 << 30
 
 
-def ignore_loaded_modules() -> None:
-    """Exclude all existing objects from garbage collection.
-
-    Otherwise a server between hosts spends 7 % of its time on visiting objects of Ray and numpy.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 def keep_freed() -> None:
     """Make the GNU C library keep freed memory instead of returning it to the system.
 
-    A round allocates and frees dozens of arrays of about 200 KB. By default, the memory returns to
-    the system each time, and page faults take a third of a worker's time when images are distorted
-    (2 Ray workers: 44,600 images/s by default, 62,500 with this setting; 2026-11-25). Other C
-    libraries have no mallopt and stay as they are.
+    A round allocates and frees dozens of arrays of about 200 KB. By default, page faults take a
+    third of a worker's time when images are distorted (2 Ray workers: 44,600 images/s by default,
+    62,500 with this setting; 2026-11-25). Other C libraries have no mallopt and stay as they are.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_TRIM_THRESHOLD, _MAX_BYTES)
         mallopt(_MMAP_THRESHOLD, _MAX_BYTES)
+
+
+def prepare_actor() -> None:
+    """Set up a process that computes rounds: one thread, memory, garbage collection."""
+    use_one_thread()
+    keep_freed()
+    # Otherwise a server between hosts spends 7 % of its time on visiting objects of Ray and numpy.
+    gc.collect()
+    gc.freeze()

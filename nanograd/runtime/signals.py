@@ -47,6 +47,10 @@ def is_terminating() -> bool:
     return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
+def _may_set_handlers() -> bool:
+    return current_thread() is main_thread()
+
+
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
     """Restore the handler of SIGTERM after a call that replaces it, such as `ray.init`.
@@ -83,8 +87,3 @@ def handled(handler: Callable[[int, Any], None], *signals: signal.Signals) -> It
     finally:
         for each, previous in before.items():
             signal.signal(each, previous)
-
-
-def _may_set_handlers() -> bool:
-    """Return whether this is the main thread; only the main thread may set handlers."""
-    return current_thread() is main_thread()

@@ -1,9 +1,9 @@
 """Committed files, on a local disk or in an object store.
 
 A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). What follows the bucket
-is the key itself and not parsed: spaces, `?`, `#` and `%27` are part of it. A commit is all or
-nothing: locally a temporary file beside the target, fsync, rename, fsync of the folder; in an
-object store one upload, which becomes visible when it is complete.
+is the key and not parsed: spaces, `?`, `#` and `%27` are part of it. A commit is all or nothing:
+locally a temporary file beside the target, fsync, rename, fsync of the folder; in an object store
+one upload, which becomes visible when it is complete.
 """
 
 import errno
@@ -94,39 +94,21 @@ def checksum(data: bytes) -> str:
 
 
 @contextmanager
-def reading(place: str) -> Iterator[None]:
-    """Turn failures to read a place, inside a with block, into errors that name it.
+def _failing(verb: str, place: str) -> Iterator[None]:
+    """Turn failures to "read" or "write" a place, inside a with block, into errors that name it.
 
     Raises:
-        DataError: there is no such file, it is a folder, or the kind of URI is unknown.
-        StorageError: the storage failed.
-    """
-    with _failing("read", place):
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{place}: there is no such file; check the path") from error
-
-
-@contextmanager
-def writing(place: str) -> Iterator[None]:
-    """Turn failures to change a place, inside a with block, into errors that name it.
-
-    Raises:
-        DataError: a folder is in the way of a file, or the kind of URI is unknown.
+        DataError: there is no such file to read, a folder is where a file is expected, or the kind
+            of URI is unknown.
         StorageError: disk full, no permission, object store unreachable.
     """
-    with _failing("write", place):
-        yield
-
-
-@contextmanager
-def _failing(verb: str, place: str) -> Iterator[None]:
     try:
         yield
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error
     except OSError as error:
+        if verb == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise DataError(f"{place}: there is no such file; check the path") from error
         reason = error.strerror
         if not reason:  # an error of pyarrow: add the likely cause of an answer it could not read
             text = str(error)
@@ -138,8 +120,8 @@ def _failing(verb: str, place: str) -> Iterator[None]:
 
 
 def read(place: str, max_bytes: int | None = None) -> bytes:
-    """Read a file, or at most `max_bytes` from its beginning; see `reading` for the errors."""
-    with reading(place):
+    """Read a file, or at most `max_bytes` from its beginning; see `_failing` for the errors."""
+    with _failing("read", place):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             with filesystem.open_input_stream(path, compression=None) as stream:
@@ -151,8 +133,8 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
 
 
 def open_file(place: str) -> Any:
-    """Open a file for random access, as a pyarrow file; see `reading` for the errors."""
-    with reading(place):
+    """Open a file for random access, as a pyarrow file."""
+    with _failing("read", place):
         filesystem, path = arrow_filesystem(place)
         return filesystem.open_input_file(os.fsencode(path))
 
@@ -160,7 +142,7 @@ def open_file(place: str) -> Any:
 def commit(place: str, data: bytes) -> None:
     """Replace the whole content of a file atomically; its folder is created.
 
-    If it fails, see `writing` for the errors, nothing is left behind.
+    If it fails, nothing is left behind.
     """
 
     def upload() -> None:
@@ -168,7 +150,7 @@ def commit(place: str, data: bytes) -> None:
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)
 
-    with writing(place):
+    with _failing("write", place):
         if is_remote(place):
             # In another thread: an exception in this one, such as that of SIGTERM, would close the
             # stream before all data is in it, and closing makes the file visible.
@@ -200,37 +182,38 @@ def names(place: str) -> list[str]:
 
 
 def leases(place: str) -> list[str]:
-    """List the names of the leases on a folder, which `names` leaves out."""
+    """List the names of the leases on a folder."""
     return [name for name in _all_names(place) if name.endswith(LEASE)]
 
 
 def _all_names(place: str) -> list[str]:
-    with reading(place):
+    with _failing("read", place):
         if is_remote(place):
-            from pyarrow.fs import FileSelector
-
-            filesystem, path = arrow_filesystem(place)
-            found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
-            return sorted(info.base_name for info in found)
+            return sorted(info.base_name for info in _listed(place, allow_not_found=True))
         folder = local_path(place)
         return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
 
 
+def _listed(place: str, **options: bool) -> Any:
+    """List what is in a folder of an object store, as pyarrow describes it."""
+    from pyarrow.fs import FileSelector
+
+    filesystem, path = arrow_filesystem(place)
+    return filesystem.get_file_info(FileSelector(path, **options))
+
+
 def files_below(place: str) -> list[tuple[str, int, int]]:
-    """List all files in a folder and below, or the file itself; see `reading` for the errors.
+    """List all files in a folder and below, or the file itself.
 
     Returns:
         Place, size in bytes and time of change in nanoseconds of each file.
     """
-    with reading(place):
+    with _failing("read", place):
         if not is_remote(place):
             return list(_local_files(place))  # any name, also one that is not UTF-8
-        from pyarrow.fs import FileSelector
-
         filesystem, path = arrow_filesystem(place)
         info = filesystem.get_file_info(path)
-        below = FileSelector(path, recursive=True)
-        found = [info] if info.is_file else filesystem.get_file_info(below)
+        found = [info] if info.is_file else _listed(place, recursive=True)
         return [
             (place.rstrip("/") + each.path.removeprefix(path), each.size, each.mtime_ns or 0)
             for each in found
@@ -262,51 +245,51 @@ def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
 
 def exists(place: str) -> bool:
     """Return whether a file or folder exists."""
-    with reading(place):
-        return _kind(place) != "NotFound" if is_remote(place) else local_path(place).exists()
+    return _kind(place) != "NotFound"
 
 
 def is_file(place: str) -> bool:
     """Return whether a place is a file."""
-    with reading(place):
-        return _kind(place) == "File" if is_remote(place) else local_path(place).is_file()
+    return _kind(place) == "File"
 
 
 def _kind(place: str) -> str:
-    filesystem, path = arrow_filesystem(place)
-    return str(filesystem.get_file_info(path).type.name)
+    with _failing("read", place):
+        if is_remote(place):
+            filesystem, path = arrow_filesystem(place)
+            return str(filesystem.get_file_info(path).type.name)
+        found = local_path(place)
+        return "File" if found.is_file() else "Directory" if found.exists() else "NotFound"
 
 
 def refuse_file(place: str) -> None:
     """Raise OutputExistsError if an output, a local folder, would be at or below a file."""
     path = Path() if is_remote(place) else local_path(place)
-    if found := next((each for each in (path, *path.parents) if is_file(str(each))), None):
-        raise OutputExistsError(f"{found} is a file, no folder; choose another --output or move it")
+    for each in (path, *path.parents):
+        if is_file(str(each)):
+            raise OutputExistsError(f"{each} is a file; choose another --output or move it")
 
 
 def remove(place: str) -> None:
-    """Remove a file, or a folder and its content, if it exists; see `writing` for the errors.
+    """Remove a file, or a folder and its content, if it exists.
 
-    Amazon's client sends a checksum with each request to remove many files, whatever its settings,
-    and some other stores refuse such a request. So the files of a folder are removed one by one,
-    then the markers of folders.
+    Some stores refuse Amazon's request to remove many files. So the files of a folder are removed
+    one by one, then the markers of folders.
     """
-    with writing(place):
+    with _failing("write", place):
         if is_remote(place):
-            from pyarrow.fs import FileSelector
-
             filesystem, path = arrow_filesystem(place)
 
             def remove_file(file: str) -> None:
                 with suppress(FileNotFoundError):  # another process removed it meanwhile
                     filesystem.delete_file(file)
 
-            kind = _kind(place)
+            kind = filesystem.get_file_info(path).type.name
             if kind == "File":
                 remove_file(path)
             if kind != "Directory":
                 return
-            below = filesystem.get_file_info(FileSelector(path, recursive=True))
+            below = _listed(place, recursive=True)
             with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
                 list(pool.map(remove_file, [each.path for each in below if each.is_file]))
             folders = [each.path for each in below if not each.is_file]
@@ -325,11 +308,11 @@ def remove(place: str) -> None:
 
 
 def move(place: str, target: str) -> None:
-    """Rename a file or folder; a folder's target must not exist; see `writing` for the errors.
+    """Rename a file or folder; a folder's target must not exist.
 
     In an object store each file is copied, then removed.
     """
-    with writing(place):
+    with _failing("write", place):
         if not is_remote(place):
             local_path(place).replace(local_path(target))
             _sync_folder(local_path(target).parent)
@@ -342,19 +325,18 @@ def move(place: str, target: str) -> None:
 
 
 def remove_leftovers(place: str, *, below: bool = True) -> None:
-    """Remove the temporary files of commits whose process has ended.
+    """Remove the temporary files of commits whose process has ended, from a folder held by us.
 
-    Temporary files of leases on other machines stay: their process may be about to claim the place.
+    Those of leases on other machines stay: their process may be about to claim the place.
 
     Args:
-        place: a folder that this process holds; an object store has no such files.
-        below: whether to clean subfolders, too. Use it only for folders of this program: in a
-            folder of the user, commits of other hosts would fail.
+        place: folder or URI.
+        below: whether to clean subfolders, too, which must be this program's alone.
     """
     if is_remote(place):
-        return
+        return  # there are no such files
     pattern, folder = f".*{_TEMPORARY}", local_path(place)
-    with writing(place):
+    with _failing("write", place):
         for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
             alive = machine.is_alive(leftover.name.split(".")[-3])
             if alive is False or (alive is None and LEASE not in leftover.name):

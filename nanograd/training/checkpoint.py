@@ -1,8 +1,7 @@
-"""Checkpoints: atomic writes, with checksums, to a folder or an object store.
+"""Checkpoints, in a folder or an object store.
 
 A checkpoint is a safetensors file `round-<next round>-<16 hex digits of its SHA-256>.safetensors`.
-If the content of a file does not match its name, the file is damaged, and the previous checkpoint
-is used.
+If its content does not match its name, it is damaged, and the previous checkpoint is used.
 """
 
 import json
@@ -27,8 +26,8 @@ NUM_KEPT = 3
 INTERVAL_S, _SAVE_SHARE = 2.0, 0.1
 _MAX_FAILED_SAVES = 3
 # Seconds for which a stopped run tries to save. Kubernetes kills 30 s after SIGTERM.
-_GRACE_S = 20.0
-_RETRY_S = 0.5
+GRACE_S = 20.0
+RETRY_S = 0.5
 
 _NAME = re.compile(r"round-(\d{9})-([0-9a-f]{16})\.safetensors")
 
@@ -58,8 +57,7 @@ class CheckpointSaver:
         folder: folder or URI of the checkpoints.
         identity: identity of the run.
         listener: receives the warnings.
-        round_: next round of the newest checkpoint; 0 if there is none.
-        train_s: seconds of training at the newest checkpoint.
+        round_, train_s: next round, and seconds of training, of the newest checkpoint; 0 for none.
         check: called before each save; raises if another process has taken over the run.
     """
 
@@ -88,11 +86,7 @@ class CheckpointSaver:
         return history.train_s - self._tried_s > self._interval_s
 
     def save(self, snapshot: Snapshot, history: History) -> None:
-        """Save a checkpoint.
-
-        Raises:
-            StorageError: it failed, and so did the previous attempts.
-        """
+        """Save a checkpoint; raise StorageError if it fails, as the previous attempts did."""
         self._tried_s = history.train_s
         try:
             self._save(snapshot, history)
@@ -101,17 +95,12 @@ class CheckpointSaver:
             self._num_failures += 1
             if self._num_failures >= _MAX_FAILED_SAVES:
                 raise self._final(error) from error
-            self._listener(
-                warning(f"{error}; training continues and the next checkpoint tries again")
-            )
+            text = f"{error}; training continues and the next checkpoint tries again"
+            self._listener(warning(text))
 
     def save_last(self, snapshot: Snapshot, history: History) -> None:
-        """Save the last round of a stopped run; try again for up to 20 seconds.
-
-        Raises:
-            StorageError: no attempt succeeded.
-        """
-        deadline, warned = monotonic() + _GRACE_S, False
+        """Save the last round of a stopped run; raise StorageError if that fails for 20 seconds."""
+        deadline, warned = monotonic() + GRACE_S, False
         while snapshot.round != self._saved_round:
             try:
                 self._save(snapshot, history)
@@ -119,9 +108,9 @@ class CheckpointSaver:
                 if monotonic() >= deadline:
                     raise self._final(error) from error
                 if not warned:
-                    self._listener(warning(f"{error}; trying again for {_GRACE_S:.0f} s"))
+                    self._listener(warning(f"{error}; trying again for {GRACE_S:.0f} s"))
                 warned = True
-                sleep(_RETRY_S)  # nothing signals that the disk or the store works again
+                sleep(RETRY_S)  # nothing signals that the disk or the store works again
 
     def _save(self, snapshot: Snapshot, history: History) -> None:
         self._check()
@@ -146,15 +135,7 @@ class CheckpointSaver:
 
 
 def save(folder: str, checkpoint: Checkpoint) -> str:
-    """Commit a checkpoint; return its name.
-
-    Args:
-        folder: folder or URI of the checkpoints.
-        checkpoint: the checkpoint.
-
-    Raises:
-        StorageError: the file cannot be written; existing checkpoints are unchanged.
-    """
+    """Commit a checkpoint to a folder or URI; return its name."""
     snapshot, history = checkpoint.snapshot, checkpoint.history
     tensors = {"vector": snapshot.vector}
     tensors |= {f"state.{name}": vector for name, vector in snapshot.state.items()}
@@ -176,18 +157,10 @@ def save(folder: str, checkpoint: Checkpoint) -> str:
 
 
 def prune(folder: str, saved: str, history: History) -> None:
-    """Remove all checkpoints but the newest NUM_KEPT and the best one.
+    """Remove all checkpoints but the newest NUM_KEPT and that of the best epoch.
 
-    Checkpoints of later rounds than the saved one are damaged, since the run did not continue from
-    them. They are removed too.
-
-    Args:
-        folder: folder or URI of the checkpoints.
-        saved: name of the newest checkpoint.
-        history: finished epochs, with their validation accuracies.
-
-    Raises:
-        StorageError: a file cannot be removed.
+    Checkpoints of later rounds than the saved one go, too: they are damaged, since the run did not
+    continue from them.
     """
     accuracies = {
         epoch.round: epoch.val_accuracy
@@ -204,12 +177,7 @@ def prune(folder: str, saved: str, history: History) -> None:
 
 
 def newest(folder: str, listener: Listener) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint, or None.
-
-    Args:
-        folder: folder or URI of the checkpoints.
-        listener: receives a warning for each damaged checkpoint.
-    """
+    """Return the newest undamaged checkpoint, or None; warn of each damaged one."""
     for name in _rounds(folder):
         file = storage.join(folder, name)
         try:

@@ -12,19 +12,15 @@ from nanograd.errors import DivergedError, InternalError
 from nanograd.runtime import machine, process
 from nanograd.runtime.events import Listener, WorkerState
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, RefusalReason, Snapshot
+from nanograd.training.server import ParameterServer, Refusal, Snapshot
 from nanograd.training.worker import Contribution, Worker
 
 
 class WorkerGroup(Protocol):
-    """Workers and their parameter server, in this process or on a cluster.
-
-    A group computes one segment of rounds after the other. Between two segments, the training loop
-    evaluates, saves and stops.
-    """
+    """Workers and their parameter server, in this process or on a cluster."""
 
     def advance(self, until: int) -> None:
-        """Compute all rounds below `until`.
+        """Compute all rounds below `until`, a segment of rounds.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
@@ -48,32 +44,24 @@ class WorkerGroup(Protocol):
 StartGroup: TypeAlias = Callable[[Recipe, Dataset, Snapshot, Listener, StopSignal], WorkerGroup]
 
 
-def shards_of(num_shards: int, rank: int, world_size: int) -> range:
-    """Return the contiguous shards of a rank.
-
-    >>> [list(shards_of(8, rank, 3)) for rank in range(3)]
-    [[0, 1], [2, 3, 4], [5, 6, 7]]
-    """
-    return range(num_shards * rank // world_size, num_shards * (rank + 1) // world_size)
-
-
 def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
-    """Assign all shards to the available ranks.
+    """Assign S shards to the available of W ranks.
 
-    Each rank gets its own shards. Each shard of a missing rank goes to the rank with the fewest
-    shards; of several such ranks, to the nearest.
+    Each rank gets its own shards, which are contiguous. Each shard of a missing rank goes to the
+    rank with the fewest shards; of several such ranks, to the nearest.
 
-    Args:
-        num_shards: S.
-        world_size: W, number of ranks including the missing ones.
-        ranks: available ranks, at least one.
-
+    >>> assign_shards(8, 3, [0, 1, 2])
+    {0: [0, 1], 1: [2, 3, 4], 2: [5, 6, 7]}
     >>> assign_shards(8, 4, [0, 1, 3])
     {0: [0, 1], 1: [2, 3, 4], 3: [5, 6, 7]}
     """
-    held = {rank: list(shards_of(num_shards, rank, world_size)) for rank in ranks}
+    own = [
+        list(range(num_shards * rank // world_size, num_shards * (rank + 1) // world_size))
+        for rank in range(world_size)
+    ]
+    held = {rank: own[rank] for rank in ranks}
     for missing in sorted(set(range(world_size)) - set(ranks)):
-        for shard in shards_of(num_shards, missing, world_size):
+        for shard in own[missing]:
             heir = min(ranks, key=lambda rank: (len(held[rank]), abs(rank - missing)))
             held[heir] = sorted([*held[heir], shard])
     return held
@@ -83,13 +71,8 @@ class LocalGroup:
     """A parameter server and one worker per core, as threads of this process, without Ray.
 
     numpy releases the GIL in matrix products, so the threads compute in parallel. Each matrix
-    product uses one BLAS thread, so the bits are those of a single worker.
-
-    Args:
-        recipe: recipe of the net.
-        dataset: training images.
-        snapshot: initial state.
-        ignored: listener and stop signal of `StartGroup`. They have no use: threads do not fail.
+    product uses one BLAS thread, so the bits are those of a single worker. Threads do not fail:
+    the listener and the stop signal of `StartGroup` are ignored.
     """
 
     def __init__(
@@ -126,7 +109,7 @@ class LocalGroup:
                 for contribution in [each for sent in computed for each in sent]:
                     if refusal := self._server.submit(contribution):
                         text = f"round {self._server.round}: {refusal}"
-                        if refusal.reason is RefusalReason.NOT_FINITE:
+                        if refusal is Refusal.NOT_FINITE:
                             raise DivergedError(f"{text}: lower --learning-rate")
                         raise InternalError(f"{text}; please report this")
 

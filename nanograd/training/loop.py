@@ -1,18 +1,110 @@
-"""The training loop: rounds, epochs, checkpoints. All worker groups use the same loop."""
+"""The training loop: rounds, epochs, their metrics, checkpoints; all worker groups use it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
 from threading import Event as StopSignal
 from time import perf_counter
 
+import numpy as np
+
+from nanograd.digits.dataset import Dataset
+from nanograd.digits.preparation import deskew_images, without_deskewing
 from nanograd.errors import Stopped
-from nanograd.runtime.events import EpochFinished, Listener
+from nanograd.models.model import Net, mean_scores
+from nanograd.nn import metrics
+from nanograd.nn.mlp import Params
+from nanograd.runtime import events, process
+from nanograd.runtime.events import EpochFinished, Listener, TrainingProgress, WorkerState
 from nanograd.training.checkpoint import CheckpointSaver, History
-from nanograd.training.evaluation import Evaluator
 from nanograd.training.local import WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 
 # Target duration of a segment of rounds, the time for which a stop may have to wait.
 _SEGMENT_S = 0.25
+
+
+def accuracy(nets: Sequence[Net], dataset: Dataset) -> float:
+    """Compute the share of images that the nets classify correctly; NaN without images."""
+    with process.one_thread():
+        predictions = np.argmax(mean_scores(nets, dataset.images), axis=1)
+    return metrics.accuracy(predictions, dataset.labels)
+
+
+def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
+    """Return the net of a snapshot."""
+    params = Params(snapshot.final_vector(), recipe.architecture)
+    return Net(params=params, preparation=recipe.preparation)
+
+
+class Evaluator:
+    """Source of the metrics of a net and of the progress of its run.
+
+    Args:
+        recipes: of all nets of the run.
+        net: index of the net that is trained.
+        validation: validation images; may be empty.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], net: int, validation: Dataset) -> None:
+        recipe = recipes[net]
+        # Deskew the images once instead of after each epoch.
+        self._recipe = replace(recipe, preparation=without_deskewing(recipe.preparation))
+        images = deskew_images(recipe.preparation, validation.images)
+        self._validation = Dataset(images, validation.labels)
+        self._num_rounds = sum(each.num_rounds for each in recipes)
+        before = recipes[:net]
+        self._first_round = sum(each.num_rounds for each in before)
+        self._first_image = sum(each.epochs * each.plan.num_images for each in before)
+        self._net, self._nets = net + 1, len(recipes)
+        self._rate = events.Rate()
+
+    def epoch(self, snapshot: Snapshot, history: History) -> EpochFinished:
+        """Compute the metrics of the epoch that ends with a snapshot."""
+        total, validation = snapshot.progress, self._validation
+        before = history.epochs[-1].train_s if history.epochs else 0.0
+        net = as_net(self._recipe, snapshot)
+        found = events.EpochMetrics(
+            epoch=len(history.epochs) + 1,
+            round=snapshot.round,
+            loss=total.loss / total.num_images,
+            val_accuracy=accuracy([net], validation) if len(validation) else None,
+            learning_rate=self._recipe.make_schedule()(snapshot.round - 1),
+            train_s=round(history.train_s, 3),
+            images_per_s=round(total.num_images / (history.train_s - before)),
+        )
+        return EpochFinished(metrics=found, net=self._net, nets=self._nets)
+
+    def progress(
+        self, round_: int, snapshot: Snapshot, history: History, workers: dict[int, WorkerState]
+    ) -> TrainingProgress:
+        """Compute the progress of the run.
+
+        Args:
+            round_: the next round of the net to compute.
+            snapshot: newest state that the driver has.
+            history: finished epochs of the net.
+            workers: state of each rank.
+        """
+        recipe, plan, total = self._recipe, self._recipe.plan, snapshot.progress
+        rate, done = self._rate.at(round_), self._first_round + round_
+        return TrainingProgress(
+            net=self._net,
+            nets=self._nets,
+            epoch=max(1, ceil(round_ / plan.rounds_per_epoch)),
+            epochs=recipe.epochs,
+            round=done,
+            rounds=self._num_rounds,
+            image=self._first_image + plan.num_images * round_ // plan.rounds_per_epoch,
+            rounds_per_s=round(rate, 3),
+            images_per_s=round(rate * plan.num_images / plan.rounds_per_epoch),
+            loss=total.loss / total.num_images if total.num_images else None,
+            val_accuracy=history.epochs[-1].val_accuracy if history.epochs else None,
+            left_s=round((self._num_rounds - done) / rate, 1) if rate else None,
+            workers={str(rank): state for rank, state in workers.items()},
+            complete=len(history.epochs) == recipe.epochs and self._net == self._nets,
+        )
 
 
 def train(
@@ -31,8 +123,8 @@ def train(
         recipe: recipe of the net.
         group: workers and server, at the round where the history ends.
         history: finished epochs; the loop appends to it.
-        evaluator: computes metrics after each epoch.
-        saver: saves checkpoints.
+        evaluator: source of metrics and progress.
+        saver: writer of checkpoints.
         listener: receives progress and finished epochs.
         stop: when set, the loop saves a checkpoint and stops.
 
@@ -52,16 +144,17 @@ def train(
         segment, round_ = max(1, round((until - round_) * _SEGMENT_S / seconds)), until
         history.train_s = perf_counter() - started
         history.fingerprints = list(dict.fromkeys([*history.fingerprints, *group.fingerprints()]))
-        is_end = round_ == epoch_end
-        if is_end:
+        finished = None
+        if round_ == epoch_end:
             snapshot = group.snapshot()
-            history.epochs.append(evaluator.epoch(snapshot, history))
-        is_needed = is_end and (round_ == recipe.num_rounds or not saver.is_slow)
+            finished = evaluator.epoch(snapshot, history)
+            history.epochs.append(finished.metrics)
+        is_needed = finished and (round_ == recipe.num_rounds or not saver.is_slow)
         if is_needed or saver.is_due(history):
-            snapshot = snapshot if is_end else group.snapshot()
+            snapshot = snapshot if finished else group.snapshot()
             saver.save(snapshot, history)
-        if is_end:
-            listener(EpochFinished(metrics=history.epochs[-1]))
+        if finished:
+            listener(finished)
         listener(evaluator.progress(round_, snapshot, history, group.workers()))
         if round_ < recipe.num_rounds and stop.is_set():
             saver.save_last(group.snapshot(), history)

@@ -1,6 +1,7 @@
 """The recipe of a net: everything except the images that determines its parameters."""
 
 from dataclasses import dataclass, fields
+from math import ceil
 
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, BatchPlan
@@ -45,27 +46,14 @@ class Recipe:
 
     def make_schedule(self) -> Schedule:
         """Return the learning rate as a function of the round."""
-        return schedules.by_name(
-            self.schedule, self.learning_rate, self.num_rounds, self.num_warm_up
-        )
-
-
-def num_epochs(epochs: int, min_rounds: int, rounds_per_epoch: int) -> int:
-    """Return `epochs`, or more if that is fewer than `min_rounds` rounds.
-
-    >>> num_epochs(3, 22, rounds_per_epoch=7)
-    4
-    """
-    return max(epochs, -(-min_rounds // rounds_per_epoch))
+        peak, num_warm_up = self.learning_rate, self.num_warm_up
+        return schedules.by_name(self.schedule, peak, self.num_rounds, num_warm_up)
 
 
 def make_recipe(spec: TrainSpec, num_images: int) -> Recipe:
     """Return the recipe of one net for a training set of this size."""
     plan = BatchPlan(
-        num_images=num_images,
-        num_shards=spec.shards,
-        batch_size=spec.batch_size,
-        seed=spec.seed,
+        num_images=num_images, num_shards=spec.shards, batch_size=spec.batch_size, seed=spec.seed
     )
     return Recipe(
         architecture=Architecture(
@@ -80,7 +68,7 @@ def make_recipe(spec: TrainSpec, num_images: int) -> Recipe:
         distortion=Distortion(**{f.name: getattr(spec, f.name) for f in fields(Distortion)}),
         cool_down=spec.cool_down,
         deskew_last=spec.deskew == "after",
-        epochs=num_epochs(spec.epochs, spec.least_rounds, plan.rounds_per_epoch),
+        epochs=max(spec.epochs, ceil(spec.least_rounds / plan.rounds_per_epoch)),
         optimizer=spec.optimizer,
         momentum=MOMENTUM if spec.momentum is None else spec.momentum,
         schedule=spec.schedule,

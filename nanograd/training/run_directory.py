@@ -14,7 +14,7 @@ from time import gmtime, strftime
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import GroupEvent, Listener, info, warning
+from nanograd.runtime.events import GroupEvent, Listener, ignore, info, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.training import checkpoint
 from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History
@@ -25,7 +25,6 @@ _CONTENTS = (
     "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
     "checkpoints", "model",
 )  # fmt: skip
-_LATER = "this line is written with the next one"
 
 
 class RunDirectory:
@@ -35,6 +34,7 @@ class RunDirectory:
         folder: folder or URI.
         identity: settings and data that determine the bits of the run.
         num_nets: number of nets; records of an ensemble contain the number of the net.
+        listener: receives messages.
         check: called before each write; raises if another process has taken over the run.
     """
 
@@ -43,10 +43,12 @@ class RunDirectory:
         folder: str,
         identity: JsonObject,
         num_nets: int,
+        listener: Listener = ignore,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.identity, self._num_nets, self._check = folder, identity, num_nets, check
-        self.model = self._join("model")
+        self.folder, self.identity, self._num_nets = folder, identity, num_nets
+        self._listener, self._check = listener, check
+        self.model = storage.join(folder, "model")
         # Lines of events.jsonl: from earlier commands, None before they are read; from this one.
         self._earlier: list[JsonObject] | None = None
         self._events: list[JsonObject] = []
@@ -67,7 +69,7 @@ class RunDirectory:
             # Remove the manifest of the model first. Without it, the rest is an unfinished run.
             storage.remove(storage.join(self.model, model_io.MANIFEST))
             for name in reversed(_CONTENTS):
-                storage.remove(self._join(name))
+                storage.remove(storage.join(self.folder, name))
         storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
@@ -86,68 +88,61 @@ class RunDirectory:
                     f"{ours!r}; choose another --output or replace the run with --overwrite"
                 )
 
-    def resume(self, net: int, recipe: Recipe, listener: Listener) -> Checkpoint:
-        """Return the newest checkpoint of a net, or the state before the first round."""
-        found = checkpoint.newest(self._checkpoints(net), listener)
-        if found is None:
-            start = first_snapshot(recipe)
-            return Checkpoint(identity=self.identity, snapshot=start, history=History())
-        self.require_same(found.identity)
-        listener(info(f"continuing after {found.snapshot.round:,} of {recipe.num_rounds:,} rounds"))
-        return found
-
-    def saver(self, net: int, start: Checkpoint, listener: Listener) -> CheckpointSaver:
-        """Return a writer of checkpoints for a net that continues from `start`."""
-        return CheckpointSaver(
-            self._checkpoints(net),
+    def resume(self, net: int, recipe: Recipe) -> tuple[Checkpoint, CheckpointSaver]:
+        """Return the newest checkpoint of a net, or its first state, and the writer of the next."""
+        folder = storage.join(self.folder, "checkpoints")
+        folder = storage.join(folder, str(net)) if self._num_nets > 1 else folder
+        start = checkpoint.newest(folder, self._listener)
+        if start is None:
+            first = first_snapshot(recipe)
+            start = Checkpoint(identity=self.identity, snapshot=first, history=History())
+        else:
+            self.require_same(start.identity)
+            done = f"{start.snapshot.round:,} of {recipe.num_rounds:,} rounds"
+            self._listener(info(f"continuing after {done}"))
+        saver = CheckpointSaver(
+            folder,
             self.identity,
-            listener,
+            self._listener,
             round_=start.snapshot.round,
             train_s=start.history.train_s,
             check=self._check,
         )
+        return start, saver
 
-    def write_settings(self, toml: bytes) -> None:
-        """Write config.toml."""
-        storage.commit(self._join("config.toml"), toml)
-
-    def write_metrics(self, histories: Sequence[History], listener: Listener) -> None:
+    def write_metrics(self, histories: Sequence[History]) -> None:
         """Write metrics.jsonl with a line for each epoch; if that fails, emit a warning."""
         rows = [
             self._of_net(net, asdict(epoch))
             for net, history in enumerate(histories)
             for epoch in history.epochs
         ]
-        self._write_lines("metrics.jsonl", rows, listener)
+        self._write_lines("metrics.jsonl", rows)
 
-    def record(self, net: int, event: GroupEvent, listener: Listener) -> None:
+    def record(self, net: int, event: GroupEvent) -> None:
         """Append an event with the time (UTC) to events.jsonl; if that fails, emit a warning."""
         time = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime())
         self._events.append({"time": time, **self._of_net(net, event.record())})
         if self._earlier is None:
             try:
-                self._earlier = json_files.read_lines(self._join("events.jsonl"))
+                self._earlier = json_files.read_lines(storage.join(self.folder, "events.jsonl"))
             except DataError as error:
                 self._earlier = []
-                listener(warning(f"{error}; its lines are replaced"))
+                self._listener(warning(f"{error}; its lines are replaced"))
             except StorageError as error:
-                listener(warning(f"{error}; {_LATER}"))
+                self._warn(error)
                 return
-        self._write_lines("events.jsonl", [*self._earlier, *self._events], listener)
+        self._write_lines("events.jsonl", [*self._earlier, *self._events])
 
-    def _write_lines(self, name: str, rows: list[JsonObject], listener: Listener) -> None:
+    def _write_lines(self, name: str, rows: list[JsonObject]) -> None:
         try:
             self._check()
-            storage.commit(self._join(name), json_files.encode_lines(rows))
+            storage.commit(storage.join(self.folder, name), json_files.encode_lines(rows))
         except StorageError as error:
-            listener(warning(f"{error}; {_LATER}"))
+            self._warn(error)
+
+    def _warn(self, error: StorageError) -> None:
+        self._listener(warning(f"{error}; this line is written with the next one"))
 
     def _of_net(self, net: int, row: JsonObject) -> JsonObject:
         return {"net": net + 1, **row} if self._num_nets > 1 else row
-
-    def _checkpoints(self, net: int) -> str:
-        folder = self._join("checkpoints")
-        return storage.join(folder, str(net)) if self._num_nets > 1 else folder
-
-    def _join(self, name: str) -> str:
-        return storage.join(self.folder, name)

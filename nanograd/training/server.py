@@ -1,16 +1,14 @@
 """The parameter server: checks, sums, the update of the parameters, snapshots.
 
 The server is synchronous and idempotent. It applies a round once, when valid contributions of all
-shards have arrived. It refuses a repeated, late or malformed contribution, which then has no
-effect. The server is a plain class; `nanograd.distributed` wraps it in a Ray actor.
+shards have arrived. It refuses a repeated, late or malformed contribution without any effect.
 
 References:
-    Li et al. (2014), "Scaling distributed machine learning with the parameter server" (the
-    architecture; here synchronous, with one server).
+    Li et al. (2014), "Scaling distributed machine learning with the parameter server".
 """
 
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from enum import StrEnum
 from hashlib import sha256
 
 import numpy as np
@@ -29,9 +27,9 @@ _CHUNK = 1 << 17
 
 @dataclass(frozen=True, kw_only=True)
 class LossSum:
-    """The training loss of an epoch, summed over the rounds so far."""
+    """The training loss of an epoch, summed over the images so far."""
 
-    loss: float = 0.0  # summed over the images
+    loss: float = 0.0
     num_images: int = 0
 
     def __add__(self, other: "LossSum") -> "LossSum":
@@ -78,35 +76,19 @@ def first_snapshot(recipe: Recipe) -> Snapshot:
     )
 
 
-class RefusalReason(Enum):
-    """Reason for refusing a contribution."""
+class Refusal(StrEnum):
+    """Why a contribution is refused."""
 
-    WRONG_ROUND = auto()
-    UNKNOWN_NODE = auto()
-    REPEATED = auto()
-    WRONG_SHAPE = auto()
-    WRONG_COUNT = auto()
-    NOT_FINITE = auto()
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A refused contribution."""
-
-    reason: RefusalReason
-    detail: str  # a sentence for people
-
-    def __str__(self) -> str:
-        return self.detail
+    WRONG_ROUND = "a contribution of another round"
+    UNKNOWN_NODE = "a contribution of shards that are no tree node"
+    REPEATED = "a contribution of shards that have already arrived"
+    WRONG_SHAPE = "a gradient of another shape or dtype"
+    WRONG_COUNT = "a contribution of another number of images"
+    NOT_FINITE = "gradient or loss is not finite"
 
 
 class ParameterServer:
-    """Owner of the parameters, which are updated once per round.
-
-    Args:
-        recipe: optimiser, schedule, number of shards.
-        snapshot: initial state; the server copies its arrays.
-    """
+    """Owner of the parameters, which are updated once per round, from a copy of a snapshot on."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         self._recipe = recipe
@@ -144,14 +126,13 @@ class ParameterServer:
     def own(self, shards: frozenset[int]) -> None:
         """Collect contributions of these shards only; other servers collect the others.
 
-        If some shards are missing here, `submit` does not apply rounds. The caller combines the
-        `sums` of all servers, and passes the total to `apply`.
+        If these are not all shards, the caller adds the `sums` of all servers for `apply`.
         """
         self._own = shards
         self._own_nodes = cover(self._root, shards)
 
     def forget(self) -> int:
-        """Drop the contributions of the current round; return the number of the round."""
+        """Drop the contributions of the current round, and return its number."""
         self._arrived = {}
         return self.round
 
@@ -160,14 +141,7 @@ class ParameterServer:
         return self._own - {shard for node in self._arrived for shard in range(*node)}
 
     def submit(self, contribution: Contribution) -> Refusal | None:
-        """Accept or refuse a contribution; apply the round if it is complete.
-
-        Returns:
-            None if the contribution was accepted.
-
-        Raises:
-            DivergedError: a parameter is not finite after the update.
-        """
+        """Accept (None) or refuse a contribution; `apply` the round if it is complete."""
         with np.errstate(over="ignore", invalid="ignore"):
             if refusal := self._check(contribution):
                 return refusal
@@ -223,24 +197,18 @@ class ParameterServer:
 
     def _check(self, contribution: Contribution) -> Refusal | None:
         gradient, vector, node = contribution.gradient, self._now.vector, contribution.node
-        plan = self._recipe.plan
         if contribution.round != self.round:
-            detail = f"round {contribution.round} is not the current round {self.round}"
-            return Refusal(RefusalReason.WRONG_ROUND, detail)
+            return Refusal.WRONG_ROUND
         if node not in self._nodes:
-            detail = f"shards {node} are not a node of the tree {self._root}"
-            return Refusal(RefusalReason.UNKNOWN_NODE, detail)
+            return Refusal.UNKNOWN_NODE
         if self.missing().isdisjoint(range(*node)):
-            return Refusal(RefusalReason.REPEATED, f"shards {node} have already arrived")
+            return Refusal.REPEATED
         if (gradient.shape, gradient.dtype) != (vector.shape, vector.dtype):
-            detail = f"gradient is {gradient.dtype} {gradient.shape}"
-            return Refusal(RefusalReason.WRONG_SHAPE, detail)
+            return Refusal.WRONG_SHAPE
         # The sum of squares is cheaper, but can overflow although every element is finite.
         is_finite = np.isfinite(gradient @ gradient) or np.isfinite(gradient).all()
         if not (is_finite and np.isfinite(contribution.loss)):
-            return Refusal(RefusalReason.NOT_FINITE, "gradient or loss is not finite")
-        parts = [plan.micro_batch(self.round, shard) for shard in range(*node)]
+            return Refusal.NOT_FINITE
+        parts = [self._recipe.plan.micro_batch(self.round, shard) for shard in range(*node)]
         planned = sum(part.stop - part.start for part in parts)
-        detail = f"{contribution.num_images} images instead of {planned}"
-        is_right = contribution.num_images == planned
-        return None if is_right else Refusal(RefusalReason.WRONG_COUNT, detail)
+        return None if contribution.num_images == planned else Refusal.WRONG_COUNT

@@ -58,9 +58,6 @@ def tree_sum(node: TreeNode, known: Callable[[TreeNode], T | None], add: Callabl
         node: the tree node.
         known: returns a known sum, or None to compute it from the children.
         add: adds a left and a right sum.
-
-    Raises:
-        KeyError: `known` returns None for a leaf.
     """
     value = known(node)
     if value is not None:

@@ -1,8 +1,7 @@
 """A worker: computes sums of gradients for its shards.
 
 The round, the parameters and the shards determine what a worker computes, so another worker with
-the same shards sends the same bits. The worker is a plain class; `nanograd.distributed` wraps it in
-a Ray actor.
+the same shards sends the same bits.
 """
 
 from collections.abc import Mapping
@@ -43,13 +42,7 @@ class _Batch:
 
 
 def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
-    """Add the contributions of two children of a tree node.
-
-    Args:
-        left: contribution of the left child.
-        right: contribution of the right child.
-        out: (P,) float32, receives the gradient; None creates a vector.
-    """
+    """Add the contributions of two children of a tree node; `out` (P,) receives the gradient."""
     return Contribution(
         round=left.round,
         node=(left.node[0], right.node[1]),
@@ -60,12 +53,7 @@ def add(left: Contribution, right: Contribution, out: Vector | None = None) -> C
 
 
 class Worker:
-    """Source of the contributions of some shards.
-
-    Args:
-        recipe: recipe of the net.
-        shards: uint8 images of each shard.
-    """
+    """Source of the contributions of some shards, with their uint8 images."""
 
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
@@ -88,21 +76,12 @@ class Worker:
         return cover((0, self._plan.num_shards), frozenset(self._shards))
 
     def prepare(self, round_: int) -> None:
-        """Prepare the inputs of a round, which do not depend on the parameters.
-
-        Args:
-            round_: counted over all epochs; after the last round, nothing is prepared.
-        """
+        """Prepare the inputs of a round, if there is one: they do not depend on the parameters."""
         if round_ < self._recipe.num_rounds:
             self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes()}
 
     def contribute(self, round_: int, vector: Vector) -> list[Contribution]:
-        """Compute the contributions of all tree nodes, each with a new gradient vector.
-
-        Args:
-            round_: counted over all epochs.
-            vector: (P,) float32 parameters, not changed.
-        """
+        """Compute the contributions of all tree nodes, each with a new gradient vector."""
         return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes()]
 
     def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:

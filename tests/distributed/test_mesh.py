@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from nanograd.distributed.all_reduce import (
+    AllReduce,
+    ExchangeFailed,
     FailureCause,
     FrameType,
     Header,
@@ -24,7 +27,7 @@ from nanograd.training.local import assign_shards
 from nanograd.training.tree import TreeNode, cover, tree_sum
 from nanograd.training.worker import Contribution, add
 
-GENERATION, FIRST_ROUND, NUM_SHARDS = 193, 5, 7
+GENERATION, FIRST_ROUND, NUM_SHARDS, SIZE = 193, 5, 7, 193
 ROOT = (0, NUM_SHARDS)
 # The kernel doubles what is asked for, and gives no less than 4,608 bytes.
 SEND_BUFFER = 1
@@ -48,9 +51,12 @@ def plans(number: int, size: int) -> list[MeshPlan]:
     held = assign_shards(NUM_SHARDS, number, range(number))
     nodes = tuple(tuple(cover(ROOT, frozenset(shards))) for shards in held.values())
     return [
-        MeshPlan(generation=GENERATION, me=me, nodes=nodes, root=ROOT, num_parameters=size)
+        MeshPlan(
+            generation=GENERATION, me=me, hosts="abcd"[:number], nodes=nodes, root=ROOT,
+            num_parameters=size,
+        )
         for me in range(number)
-    ]
+    ]  # fmt: skip
 
 
 def connect(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -83,10 +89,8 @@ def test_hosts_apply_the_sum_along_the_tree(stack: ExitStack, number: int, size:
     sockets: list[dict[int, socket.socket]] = [{} for _ in range(number)]
     for first, second in combinations(range(number), 2):
         sockets[first][second], sockets[second][first] = connect(stack)
-    meshes = [
-        make_mesh(stack, plan, mine)
-        for plan, mine in zip(plans(number, size), sockets, strict=True)
-    ]
+    made = zip(plans(number, size), sockets, strict=True)
+    meshes = [make_mesh(stack, plan, mine) for plan, mine in made]
     order, until, end = random.Random(size), FIRST_ROUND + 4, monotonic() + 15  # noqa: S311
     started = [FIRST_ROUND - 1] * number
 
@@ -111,51 +115,44 @@ def test_hosts_apply_the_sum_along_the_tree(stack: ExitStack, number: int, size:
 class Peer:
     """A host in whose mesh the others are bare sockets."""
 
-    SIZE = 193
-
     def __init__(self, stack: ExitStack, number: int = 2) -> None:
-        self.plan = plans(number, self.SIZE)[0]
+        self.plan = plans(number, SIZE)[0]
         pairs = {peer: connect(stack) for peer in range(1, number)}
         self.mesh = make_mesh(stack, self.plan, {peer: pair[0] for peer, pair in pairs.items()})
-        self._theirs = {peer: pair[1] for peer, pair in pairs.items()}
+        self._theirs = pairs[1][1]
+        self._theirs.setblocking(True)
 
     def start(self, deadline: float = FAR) -> None:
         """Start a round of the host."""
         self.mesh.machine.start_round(deadline, digest=7)
-        self.mesh.machine.add_local(
-            [node_sum(FIRST_ROUND, n, self.SIZE) for n in self.plan.nodes[0]]
-        )
+        self.mesh.machine.add_local([node_sum(FIRST_ROUND, n, SIZE) for n in self.plan.nodes[0]])
 
     def frame(self, kind: FrameType, **changes: Any) -> bytes:
         """Return the frame that host 1 should send in this round, or a forged one."""
-        node, part, number = self.plan.root, slice(0, 0), 7
-        loss = 0.0
+        node, part, number, loss = self.plan.root, slice(0, 0), 7, 0.0
         if kind is FrameType.SUM:
             node, part = self.plan.nodes[1][0], self.plan.slice_of(0)
         if kind is FrameType.TOTAL:
             part = self.plan.slice_of(1)
             total = node_sum(FIRST_ROUND, ROOT, 1)
             loss, number = total.loss, total.num_images
-        header = Header(
-            kind, 1, GENERATION, FIRST_ROUND, node, part.start, part.stop - part.start, loss, number
-        )
+        size = part.stop - part.start
+        header = Header(kind, 1, GENERATION, FIRST_ROUND, node, part.start, size, loss, number)
         header = header._replace(**changes)
         return header.pack() + bytes(4 * header.length)
 
-    def frames(self) -> list[bytes]:
-        """Return all frames that host 1 should send in this round."""
-        sums = [
+    def sums(self) -> list[bytes]:
+        """Return the sums that host 1 should send in this round."""
+        return [
             self.frame(FrameType.SUM, node=node, loss=each.loss, number=each.num_images)
             for node in self.plan.nodes[1]
             for each in [node_sum(FIRST_ROUND, node, 1)]
         ]
-        return [*sums, self.frame(FrameType.TOTAL)]
 
-    def send(self, *frames: bytes, by: int = 1) -> None:
+    def send(self, *frames: bytes) -> None:
         """Send bytes to the host, and let it receive them."""
         for frame in frames:
-            self._theirs[by].setblocking(True)
-            self._theirs[by].sendall(frame)
+            self._theirs.sendall(frame)
             self.mesh.poll(0)
 
     def failure(self) -> tuple[FailureCause, set[int]] | None:
@@ -170,7 +167,7 @@ def test_frames_of_a_round_are_taken(stack: ExitStack, is_started: bool) -> None
     if is_started:
         host.start()
 
-    host.send(host.frame(FrameType.DIGEST), *host.frames())
+    host.send(host.frame(DIGEST), *host.sums(), host.frame(TOTAL))
 
     assert host.failure() is None
     if not is_started:
@@ -230,28 +227,24 @@ def test_repeated_frame_is_refused(stack: ExitStack, kind: FrameType) -> None:
     assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"), [(DIGEST, {"number": 8}), (TOTAL, {"number": 8}), (TOTAL, {"loss": 0.1})]
+)
 @pytest.mark.parametrize("comes_first", [False, True])
-def test_digest_that_differs_ends_the_segment(stack: ExitStack, comes_first: bool) -> None:
+def test_digest_or_total_that_differs_ends_the_segment(
+    stack: ExitStack, kind: FrameType, changes: dict[str, Any], comes_first: bool
+) -> None:
     host = Peer(stack)
+    frames = [*host.sums(), host.frame(kind, **changes)]
 
     if comes_first:
-        host.send(host.frame(DIGEST, number=8))
+        host.send(*frames)
     host.start()
     if not comes_first:
-        host.send(host.frame(DIGEST, number=8))
+        host.send(*frames)
 
     assert host.failure() == (FailureCause.DIGESTS_DIFFER, {0, 1})
-
-
-@pytest.mark.parametrize("changes", [{"loss": 0.1}, {"number": 3}])
-def test_total_that_differs_ends_the_segment(stack: ExitStack, changes: dict[str, Any]) -> None:
-    host = Peer(stack)
-    host.start()
-
-    host.send(*host.frames()[:-1], host.frame(TOTAL, **changes))
-
     assert host.mesh.machine.ready is None
-    assert host.failure() == (FailureCause.DIGESTS_DIFFER, {0, 1})
 
 
 def test_round_that_is_late_ends_the_segment(stack: ExitStack) -> None:
@@ -274,3 +267,47 @@ def test_peers_learn_that_a_host_has_stopped(stack: ExitStack) -> None:
 
     assert second.machine.failure is not None
     assert second.machine.failure.cause is FailureCause.ABORTED
+
+
+def exchange(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[ExchangeFailed | None]:
+    """Exchange a round in a random order; one host has another digest, or adds other losses."""
+    chance = random.Random(seed)  # noqa: S311 - nothing secret
+    wires: dict[tuple[int, int], deque[Any]] = defaultdict(deque)
+    machines = [
+        AllReduce(plan, 0, lambda to, *frame, me=plan.me: wires[me, to].append(frame))
+        for plan in plans(num_hosts, num_hosts)
+    ]
+    waiting = list(range(num_hosts))
+    while waiting or any(wires.values()):
+        ready = [pair for pair, wire in wires.items() if wire and pair[1] not in waiting]
+        if waiting and (not ready or chance.random() < 0.3):
+            host = waiting.pop(chance.randrange(len(waiting)))
+            machines[host].start_round(1.0, None if total else 7 + (host == faulty))
+            nodes = machines[host].plan.nodes[host]
+            machines[host].add_local([node_sum(0, node, num_hosts) for node in nodes])
+            continue
+        source, target = chance.choice(ready)
+        header, payload = wires[source, target].popleft()
+        if machines[target].failure:
+            continue
+        buffer = machines[target].buffer_for(header, header.sender)
+        if buffer is not None and payload is not None:
+            buffer[...] = payload
+        is_wrong = total and header.type is SUM and target == faulty
+        machines[target].receive(header._replace(loss=header.loss + is_wrong))
+    return [machine.failure for machine in machines]
+
+
+@pytest.mark.parametrize("total", [False, True])
+@pytest.mark.parametrize("num_hosts", [2, 3, 4])
+def test_host_that_differs_from_the_majority_is_named_in_every_order(
+    num_hosts: int, total: bool
+) -> None:
+    for seed in range(200):
+        faulty = seed % num_hosts
+
+        found = exchange(num_hosts, faulty, seed, total=total)
+
+        named = {each.peers for each in found if each and each.cause is FailureCause.DIGESTS_DIFFER}
+        assert all(found)
+        assert named == {frozenset({faulty}) if num_hosts > 2 else frozenset({0, 1})}

@@ -13,30 +13,26 @@ from nanograd.settings.specs import IngestSpec, PredictSpec
 from nanograd.settings.train_spec import TrainSpec
 
 
-def test_unless_said_otherwise_there_are_as_many_as_cpus_or_shards(ray_cpus: int) -> None:
-    assert num_actors(None) == ray_cpus
-    assert num_actors(None, most=ray_cpus - 1) == ray_cpus - 1
-    assert num_actors(None, most=193) == ray_cpus
-
-
-def test_cpus_of_others_are_left_to_them(ray_cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_CPU_TIMEOUT_S", 0)
-    other = ray.remote(num_cpus=1)(Other).remote()
-    ray.get(other.answer.remote())
-
-    assert num_actors(None) == ray_cpus - 1
-    with pytest.raises(ClusterError, match=f"^{ray_cpus - 1} of {ray_cpus} CPUs are free where"):
-        num_actors(ray_cpus)
-    with pytest.raises(ClusterError, match="where 99 are needed"):
-        num_actors(99)
-    ray.kill(other)
-
-
 class Other:
     """Somebody who holds a CPU."""
 
     def answer(self) -> int:
         return 193
+
+
+def test_there_are_as_many_actors_as_cpus_but_those_of_others(
+    ray_cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CPU_TIMEOUT_S", 0)
+    assert [num_actors(None, most=most) for most in (None, 193, 1)] == [ray_cpus, ray_cpus, 1]
+    other = ray.remote(num_cpus=1)(Other).remote()
+    ray.get(other.answer.remote())
+
+    assert num_actors(None) == ray_cpus - 1
+    for asked in (ray_cpus, 99):
+        with pytest.raises(ClusterError, match=f"{ray_cpus - 1} of {ray_cpus} CPUs are free"):
+            num_actors(asked)
+    ray.kill(other)
 
 
 def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import LateShards, ServerActor
-from nanograd.nn.optimizers import Vector
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import first_snapshot
@@ -34,23 +33,22 @@ class Calls:
         self._workers = [
             Worker(recipe, {shard: digits.take(plan.shard_slice(shard))}) for shard in range(2)
         ]
-        self.token = self.server.open(((0, 1), (1, 2)), is_alone=True).token
         self._pool = ThreadPoolExecutor(2)
+        self.open()
+
+    def open(self) -> None:
+        """Replace the memory."""
+        self.token = self.server.open(((0, 1), (1, 2)), is_alone=True).token
 
     def run(self, until: int, deadline_s: float = 20) -> "Future[Any]":
         """Start rounds."""
         return self._pool.submit(self.server.run, until, deadline_s)
 
-    def parameters(self, round_: int) -> Vector:
-        """Wait for the parameters of a round."""
+    def both(self, round_: int) -> list[Contribution]:
+        """Wait for the parameters of a round; compute the contributions of both workers."""
         vector = self.server.exchange(self.token, [], round_)
         assert vector is not None
-        return vector
-
-    def contribution(self, worker: int, round_: int, vector: Vector) -> Contribution:
-        """Compute a worker's contribution."""
-        [computed] = self._workers[worker].contribute(round_, vector)
-        return computed
+        return [each for worker in self._workers for each in worker.contribute(round_, vector)]
 
     def send(self, *contributions: Contribution) -> None:
         """Send contributions in one call, without waiting for parameters."""
@@ -75,16 +73,13 @@ def test_late_doubled_and_early_contributions_have_no_effect(
     earlier: list[Contribution] = []
 
     for round_ in range(ROUNDS):
-        vector = calls.parameters(round_)
-        first, second = (calls.contribution(worker, round_, vector) for worker in (0, 1))
+        first, second = calls.both(round_)
         wrong = replace(first, gradient=first.gradient + 1)
         calls.send(replace(second, round=round_ + 1))
-        for late in random.permutation(np.array([*earlier, None], object)):
-            if late is not None:
-                calls.send(late)
-        calls.send(first)
-        calls.send(wrong)
-        calls.send(second)
+        for index in random.permutation(len(earlier)):
+            calls.send(earlier[index])
+        for each in (first, wrong, second):
+            calls.send(each)
         earlier += [first, second, wrong]
 
     assert served.result() is None
@@ -95,12 +90,11 @@ def test_late_doubled_and_early_contributions_have_no_effect(
 def test_contribution_counts_once_and_in_its_own_round_only(calls: Calls, shift: int) -> None:
     served = calls.run(2)
     for round_ in (0, 1):
-        vector = calls.parameters(round_)
-        calls.send(*(calls.contribution(worker, round_, vector) for worker in (0, 1)))
+        calls.send(*calls.both(round_))
     assert served.result() is None
-    calls.token = calls.server.open(((0, 1), (1, 2)), is_alone=True).token
+    calls.open()
     served = calls.run(3)
-    own = calls.contribution(0, 2, calls.parameters(2))
+    own, other = calls.both(2)
     if shift == 0:
         calls.send(own)
 
@@ -108,20 +102,18 @@ def test_contribution_counts_once_and_in_its_own_round_only(calls: Calls, shift:
 
     assert answer is None
     calls.send(own)
-    calls.send(calls.contribution(1, 2, calls.parameters(2)))
+    calls.send(other)
     assert served.result() is None
 
 
 def test_parameters_in_an_answer_are_those_of_their_round(calls: Calls) -> None:
     served = calls.run(1)
-    first = calls.parameters(0)
-    before = first.copy()
-    for worker in (0, 1):
-        calls.send(calls.contribution(worker, 0, before))
+    vector = calls.server.exchange(calls.token, [], 0)
+    before = vector.copy()
+    calls.send(*calls.both(0))
 
     assert served.result() is None
-    assert first.tobytes() == before.tobytes()
-    assert first.tobytes() != calls.server.parameters().tobytes()
+    assert vector.tobytes() == before.tobytes() != calls.server.parameters().tobytes()
 
 
 @pytest.mark.parametrize("end", ["stop", "open"])
@@ -138,13 +130,11 @@ def test_end_of_a_segment_answers_those_who_wait(calls: Calls, end: str) -> None
 
 
 def test_call_for_a_memory_that_was_replaced_has_no_effect(calls: Calls) -> None:
-    vector = calls.server.parameters().copy()
-    old, contribution = calls.token, calls.contribution(0, 0, vector)
-    calls.token = calls.server.open(((0, 1), (1, 2)), is_alone=True).token
+    old = calls.token
+    calls.open()
     served = calls.run(1, deadline_s=0.5)
-    calls.parameters(0)
 
-    answer = calls.server.exchange(old, [contribution], 1)
+    answer = calls.server.exchange(old, calls.both(0), 1)
 
     assert answer is None
     assert served.result() == LateShards((0, 1))
@@ -153,7 +143,7 @@ def test_call_for_a_memory_that_was_replaced_has_no_effect(calls: Calls) -> None
 def test_waiting_round_names_the_shards_it_waits_for(calls: Calls) -> None:
     assert calls.server.waiting() is None
     served = calls.run(1, deadline_s=1)
-    calls.send(calls.contribution(0, 0, calls.parameters(0)))
+    calls.send(calls.both(0)[0])
 
     wait = calls.server.waiting()
 

@@ -33,6 +33,8 @@ def worker(server: MemorySegment) -> Iterator[MemorySegment]:
 
 
 def test_each_side_reads_what_the_other_wrote(server: MemorySegment, worker: MemorySegment) -> None:
+    assert (server.published, server.stopped) == (-1, False)
+    assert [server.sent(slot).round for slot in range(3)] == [-1] * 3
     server.parameters[...] = np.arange(7)
     server.publish(5)
     for slot in range(3):
@@ -40,18 +42,11 @@ def test_each_side_reads_what_the_other_wrote(server: MemorySegment, worker: Mem
         worker.send(slot, 5, 0.25 * slot, 193 + slot)
 
     assert (worker.published, worker.parameters.tolist()) == (5, list(range(7)))
-    sent = [server.sent(slot) for slot in range(3)]
-    assert [(each.node, each.round, each.loss, each.num_images) for each in sent] == [
-        (NODES[slot], 5, 0.25 * slot, 193 + slot) for slot in range(3)
-    ]
+    for slot, sent in enumerate(map(server.sent, range(3))):
+        found = (sent.node, sent.round, sent.loss, sent.num_images)
+        assert found == (NODES[slot], 5, 0.25 * slot, 193 + slot)
     assert server.gradients[:, 0].tolist() == [0.5, 1.5, 2.5]
     assert server.parameters.tolist() == list(range(7))
-
-
-def test_new_memory_has_no_round(server: MemorySegment) -> None:
-    assert server.published == -1
-    assert [server.sent(slot).round for slot in range(3)] == [-1] * 3
-    assert not server.stopped
 
 
 @pytest.mark.parametrize("sent", [4, 6])
@@ -61,8 +56,7 @@ def test_gradient_of_another_round_is_late(
     for slot, round_ in enumerate((5, sent, 5)):
         worker.send(slot, round_, 0.0, 1)
 
-    assert server.late_slot(5) == NODES[1]
-    assert server.wait_for_slots(5, 0.0) == NODES[1]
+    assert server.late_slot(5) == server.wait_for_slots(5, 0.0) == NODES[1]
     worker.send(1, 5, 0.0, 1)
     assert server.wait_for_slots(5, 0.0) is None
 
@@ -71,13 +65,14 @@ def test_stop_ends_both_waits_although_all_live(
     server: MemorySegment, worker: MemorySegment
 ) -> None:
     with ThreadPoolExecutor(2) as pool:
-        waits = [
-            pool.submit(server.wait_for_slots, 0, inf),
-            pool.submit(worker.wait_for_round, 0),
-        ]
+        server_waits = pool.submit(server.wait_for_slots, 0, inf)
+        worker_waits = pool.submit(worker.wait_for_round, 0)
         worker.stop()
 
-        assert [each.result(5) for each in waits] == [NODES[0], False]
+        assert [server_waits.result(5), worker_waits.result(5)] == [NODES[0], False]
+    server.publish(3)
+    assert worker.wait_for_round(3)  # a round that is published needs no wait
+    assert not worker.wait_for_round(4)
 
 
 def test_worker_of_a_dead_server_stops_waiting(server: MemorySegment) -> None:
@@ -89,16 +84,6 @@ def test_worker_of_a_dead_server_stops_waiting(server: MemorySegment) -> None:
     if worker is not None:
         assert not worker.wait_for_round(0)
         worker.close()
-
-
-def test_round_that_is_published_needs_no_wait_even_after_a_stop(
-    server: MemorySegment, worker: MemorySegment
-) -> None:
-    server.publish(3)
-    server.stop()
-
-    assert worker.wait_for_round(3)
-    assert not worker.wait_for_round(4)
 
 
 def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(

@@ -6,9 +6,8 @@ from importlib import import_module
 
 import pytest
 
-from nanograd import commands
 from nanograd.console.log_lines import TextLog
-from nanograd.console.results import Prediction
+from nanograd.console.results import Demo
 from nanograd.errors import Reason
 from nanograd.runtime.events import (
     FailureKind,
@@ -35,9 +34,9 @@ def test_readme_quotes_failures_as_logged() -> None:
 
 
 def test_readme_quotes_the_summary_of_the_demo() -> None:
-    result = Prediction(predicted=1000, accuracy=0.987)
+    result = Demo(predicted=1000, test_accuracy=0.98, accuracy=0.987, demo_s=9.0, output="demo")
 
-    [quoted, _] = commands.describe_demo("demo", result).strip().split("\nnext: ")
+    [quoted, _] = str(result).strip().split("\nnext: ")
     assert f"```\n{quoted}\n```\n" in (ROOT / "README.md").read_text()
 
 

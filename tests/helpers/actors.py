@@ -14,12 +14,8 @@ from typing import Any
 import numpy as np
 import ray.cloudpickle
 
-from nanograd.distributed.actors import (
-    ActorIdentity,
-    SegmentFailure,
-    ServerActor,
-    WorkerActor,
-)
+from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
+from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.nn.optimizers import Vector
 from nanograd.training.recipe import Recipe
@@ -34,6 +30,13 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 def variant(kind: type, **values: object) -> type:
     """Return a class of actors with other settings."""
     return type("Variant", (kind,), values)
+
+
+def pids(group: RayGroup) -> dict[str, int]:
+    """Return the process ids of `server` (the first one) and of the ranks of the workers."""
+    host = next(iter(group.servers.present))
+    workers = {str(rank): each.identity.pid for rank, each in group.members.present.items()}
+    return {"server": group.servers.identity(host).pid, **workers}
 
 
 class DiesAtFirst(WorkerActor):

@@ -7,13 +7,13 @@ the shard and all parameters, so that any confusion changes the bits.
 
 A seed determines a schedule: hosts, links, segments and faults. It must end in time, without an
 exception; each round that a server applies must give the parameters of an undisturbed run; at the
-end of a segment no server is behind; without faults nothing fails; only who has a fault is blamed.
+end of a segment no server is behind; only who has a fault fails or is blamed.
 """
 
 import gc
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -61,29 +61,18 @@ class ViolationError(AssertionError):
 # What is computed
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A computation and its result."""
-
-    recipe: Recipe
-    start: Snapshot
-    history: list[Snapshot]  # the state after each number of rounds, undisturbed
-
-
 @cache
-def task_of(net: tuple[int, int, int]) -> Task:
-    """Return the computation with a net."""
+def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
+    """Return the computation with a net, and the state after each number of rounds."""
+    batch, (inputs, hidden, classes) = 2 * NUM_SHARDS + 1, net
     settings = TrainSpec(
-        batch_size=2 * NUM_SHARDS + 1, hidden=1, shards=NUM_SHARDS, epochs=2, optimizer="momentum",
-        warmup=0, ema=0.5,
-    )  # fmt: skip
-    recipe = replace(
-        make_recipe(settings, 3 * (2 * NUM_SHARDS + 1)),
-        deskew_last=True,
-        architecture=Architecture(
-            inputs=net[0], hidden=net[1], classes=net[2], activation="relu", loss="mse"
-        ),
+        batch_size=batch, shards=NUM_SHARDS, epochs=2, optimizer="momentum", warmup=0, ema=0.5
     )
+    architecture = Architecture(
+        inputs=inputs, hidden=hidden, classes=classes, activation="relu", loss="mse"
+    )
+    recipe = make_recipe(settings, 3 * batch)
+    recipe = replace(recipe, deskew_last=True, architecture=architecture)
     vector = np.linspace(-1, 1, recipe.architecture.num_parameters, dtype=np.float32)
     state = recipe.make_optimizer().init(len(vector))
     start = Snapshot(round=0, vector=vector, state=state, average=vector.copy())
@@ -91,7 +80,7 @@ def task_of(net: tuple[int, int, int]) -> Task:
     for round_ in range(NUM_ROUNDS):
         server.submit(node_sum(recipe, round_, root, server.parameters()))
         history.append(server.snapshot())
-    return Task(recipe, start, history)
+    return recipe, history
 
 
 def node_sum(recipe: Recipe, round_: int, node: TreeNode, vector: Vector) -> Contribution:
@@ -120,10 +109,11 @@ class Memory(MemorySegment):
     """Shared memory whose waits take virtual time."""
 
     def __init__(self, world: World, process: Process, address: MemoryAddress) -> None:
-        self.address, self._world, self._owner = address, world, process
+        self.address, self._world, self.owner = address, world, process
         words = np.zeros((3 + len(address.nodes), 8), np.int64)
         vectors = np.zeros((1 + len(address.nodes), address.num_parameters), np.float32)
         self._stop, self._published, self._slots = words[1], words[2], words[3:]
+        self._published[0] = -1
         self.parameters, self.gradients = vectors[0], vectors[1:]
         self._end, self._gate, self.stop_time = Bell(), Gate(world), math.inf
         process.at_exit.append(self._gate.open)
@@ -148,7 +138,7 @@ class Memory(MemorySegment):
 
     def wait_for_round(self, round_: int) -> bool:
         while self.published < round_:
-            if self.stopped or not self._owner.is_alive:
+            if self.stopped or not self.owner.is_alive:
                 return False
             self._gate.wait(1.0)
         return True
@@ -195,34 +185,26 @@ class Formation:
             if len(self._sockets) == self._size - 1:
                 break
             if world.now >= deadline:
-                raise self._error()
+                for sock in self._sockets.values():
+                    sock.close()
+                missing = set(range(self._size)) - {self._me, *self._sockets}
+                pairs = frozenset((min(self._me, each), max(self._me, each)) for each in missing)
+                raise MeshError(f"hosts {sorted(pairs)} are not connected", pairs)
             gate.wait(RETRY_S)
         world.step()
         return self._sockets
-
-    def _error(self) -> MeshError:
-        for sock in self._sockets.values():
-            sock.close()
-        peers = set(range(self._size)) - {self._me, *self._sockets}
-        pairs = [(min(self._me, peer), max(self._me, peer)) for peer in sorted(peers)]
-        return MeshError(f"hosts {pairs} are not connected", frozenset(pairs))
 
 
 # The hosts
 
 
 class Simulation:
-    """One schedule.
-
-    Args:
-        seed: determines everything.
-        is_traced: whether to record what happens.
-    """
+    """One schedule, which a seed determines."""
 
     def __init__(self, seed: int, *, is_traced: bool = False) -> None:
         self.world = World(seed, is_traced=is_traced)
         self.random = chance = random.Random(seed)  # noqa: S311 - nothing secret
-        self.task = task_of(chance.choice(NETS))
+        self.recipe, self.history = task_of(chance.choice(NETS))
         number = chance.choice([2, 2, 2, 3, 3, 4])
         cpus = chance.choice([1, 2])
         self.hosts = [Host(f"host{each}", cpus, f"{each + 1:056x}") for each in range(number)]
@@ -238,8 +220,8 @@ class Simulation:
         self.compute_s = chance.choice([1e-3, 0.1])
         ends = sorted(chance.sample(range(1, NUM_ROUNDS), chance.choice([1, 1, 2, 3])))
         self.ends = ends
-        self.num_faults = chance.choice([0, 1, 1, 1, 2, 3])
-        self.faults = [_fault(chance, number, ends) for _ in range(self.num_faults)]
+        num_faults = chance.choice([0, 1, 1, 1, 2, 3])
+        self.faults = [_fault(chance, number, ends) for _ in range(num_faults)]
         # Those that wait until a server applies their round.
         self.at_apply: dict[Process, Fault] = {}
         self.faulty = set[str]()  # names of hosts and processes that had a fault
@@ -249,12 +231,7 @@ class Simulation:
         self.group: RayGroup | None = None
 
     def run(self) -> "Simulation":
-        """Run to the end.
-
-        Raises:
-            ViolationError: a promise is broken.
-            StallError: a host waits for ever, or a segment takes too long.
-        """
+        """Run to the end; raise AssertionError if a promise is broken or somebody waits forever."""
         with _installed(self):
             self.world.spawn(self.driver, self._drive)
             try:
@@ -271,7 +248,7 @@ class Simulation:
     def _drive(self) -> None:
         try:
             made = self.group = RayGroup(
-                self.task.recipe, Images(), self.task.start, self._listen,
+                self.recipe, Images(), self.history[0], self._listen,
                 spec=GroupSpec(num_workers=len(self.hosts)),
             )  # fmt: skip
             made.start()
@@ -280,7 +257,7 @@ class Simulation:
                 made.advance(until)
                 self._check_end(until)
             state = made.snapshot()
-            self._check(state)
+            self.check(state)
             if state.round != self.ends[-1]:
                 raise ViolationError(f"a copy of round {state.round}")
             made.close()
@@ -300,8 +277,8 @@ class Simulation:
         self.error = self.error or error
         self.world.is_over = True
 
-    def _check(self, state: Snapshot) -> None:
-        wanted = self.task.history[state.round]
+    def check(self, state: Snapshot) -> None:
+        wanted = self.history[state.round]
         if state.vector.tobytes() != wanted.vector.tobytes():
             raise ViolationError(f"wrong parameters after {state.round} rounds")
         if state.progress != wanted.progress:
@@ -316,15 +293,13 @@ class Simulation:
                 raise ViolationError(f"{actor.process.name} is at round {actor.instance.round}")
 
     def _check_events(self) -> None:
-        lost = [each for each in self.events if isinstance(each, events.HostFailed)]
-        for each in lost:
-            if each.host not in self.faulty:
+        for each in self.events:
+            if isinstance(each, events.HostFailed) and each.host not in self.faulty:
                 raise ViolationError(f"{each}: it had no fault")
-        if not self.faulty:
-            wrong = [each for each in self.events if not isinstance(each, events.GroupStarted)]
-            wrong = [each for each in wrong if not isinstance(each, events.RoundWaits)]
-            if wrong or len(self.meetings) > 1:
-                raise ViolationError(f"without a fault: {len(self.meetings)} meshes, {wrong}")
+        usual = events.GroupStarted | events.RoundWaits
+        wrong = [each for each in self.events if not isinstance(each, usual)]
+        if not self.faulty and (wrong or len(self.meetings) > 1):
+            raise ViolationError(f"without a fault: {len(self.meetings)} meshes, {wrong}")
 
     # Faults
 
@@ -365,23 +340,14 @@ class Simulation:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens to a process.
+    """What happens to a process."""
 
-    Args:
-        kind: kill, freeze, lose (with its host) or cut (a link of its host, in one direction).
-        role: server or worker.
-        host: index of its host.
-        round: the fuse burns when the server applies it; None from its start.
-        fuse: number of system calls until the fault.
-        seconds: duration, except of a kill.
-    """
-
-    kind: str
-    role: str
-    host: int
-    round: int | None
-    fuse: int
-    seconds: float
+    kind: str  # kill, freeze, lose (with its host) or cut (a link of its host, in one direction)
+    role: str  # server or worker
+    host: int  # index of its host
+    round: int | None  # the fuse burns when the server applies it; None from its start
+    fuse: int  # number of system calls until the fault
+    seconds: float  # duration, except of a kill
 
 
 def _fault(chance: random.Random, num_hosts: int, ends: Sequence[int]) -> Fault:
@@ -447,7 +413,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             super().apply(total)
             if (total.round, self.round) != (before, before + 1):
                 raise ViolationError(f"round {total.round} was applied at round {before}")
-            simulation._check(self._now)
+            simulation.check(self._now)
             fault = simulation.at_apply.get(process)
             if fault is not None and before >= fault.round:
                 del simulation.at_apply[process]
@@ -476,49 +442,17 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             num_parameters=num_parameters, nodes=nodes, spins=0,
         )  # fmt: skip
         memories[token] = Memory(world, world.process, address)
-        memories[token]._published[0] = -1
         return memories[token]
 
     def attach(address: MemoryAddress) -> Memory | None:
         memory = memories[address.token]
-        return memory if memory._owner.host == world.process.host else None
+        return memory if memory.owner.host == world.process.host else None
 
     memories = simulation.memories
     listener = SimpleNamespace(
         simulation=simulation, close=lambda: None, getsockname=lambda: ("", 1)
     )
-    nothing = {name: lambda: None for name in
-               ("use_one_thread", "keep_freed", "ignore_loaded_modules")}  # fmt: skip
-    condition = _condition(world)
-    replaced: dict[Any, dict[str, Any]] = {
-        mesh: {
-            "selectors": SimpleNamespace(
-                DefaultSelector=lambda: Selector(world), EVENT_READ=1, EVENT_WRITE=2
-            ),
-            "os": SimpleNamespace(read=lambda bell, count: bell.read()),
-        },
-        actors: {
-            "ray": ray,
-            "process": SimpleNamespace(**nothing, fingerprint=lambda: "numpy"),
-            "shared_memory": SimpleNamespace(create=create, attach=attach),
-            "Formation": Formation,
-            "formation": SimpleNamespace(listen=lambda address, ports: listener),
-            "Condition": condition,
-            "gethostname": lambda: world.process.host,
-        },
-        servers: {"ray": ray, "ServerActor": Server},
-        members: {"ray": ray, "WorkerActor": Worker},
-        group: {"ray": ray},
-    }
-    with ExitStack() as stack:
-        for module, names in replaced.items():
-            if hasattr(module, "monotonic"):
-                names["monotonic"] = lambda: world.now
-            stack.enter_context(patch.multiple(module, **names))
-        yield
 
-
-def _condition(world: World) -> Callable[[], Any]:
     class Condition(Gate):
         """No other coroutine of the process runs while one holds it."""
 
@@ -532,7 +466,32 @@ def _condition(world: World) -> Callable[[], Any]:
         def __exit__(self, *about: object) -> None:
             pass
 
-    return Condition
+    replaced: dict[Any, dict[str, Any]] = {
+        mesh: {
+            "selectors": SimpleNamespace(
+                DefaultSelector=lambda: Selector(world), EVENT_READ=1, EVENT_WRITE=2
+            ),
+            "os": SimpleNamespace(read=lambda bell, count: bell.read()),
+        },
+        actors: {
+            "ray": ray,
+            "process": SimpleNamespace(prepare_actor=lambda: None, fingerprint=lambda: "numpy"),
+            "shared_memory": SimpleNamespace(create=create, attach=attach),
+            "Formation": Formation,
+            "formation": SimpleNamespace(listen=lambda address, ports: listener),
+            "Condition": Condition,
+            "gethostname": lambda: world.process.host,
+        },
+        servers: {"ray": ray, "ServerActor": Server},
+        members: {"ray": ray, "WorkerActor": Worker},
+        group: {"ray": ray},
+    }
+    with ExitStack() as stack:
+        for module, names in replaced.items():
+            if hasattr(module, "monotonic"):
+                names["monotonic"] = lambda: world.now
+            stack.enter_context(patch.multiple(module, **names))
+        yield
 
 
 def trace_of(seed: int) -> str:

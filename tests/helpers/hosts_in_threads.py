@@ -21,13 +21,7 @@ _DEADLINE_S = 20.0
 
 
 class Hosts:
-    """Hosts that compute rounds.
-
-    Args:
-        recipe: the computation.
-        digits: the training images.
-        max_hosts: the number of hosts.
-    """
+    """Hosts that compute rounds."""
 
     def __init__(self, recipe: Recipe, digits: Dataset, max_hosts: int) -> None:
         self._recipe, plan, start = recipe, recipe.plan, first_snapshot(recipe)
@@ -57,6 +51,7 @@ class Hosts:
         return [
             MeshPlan(
                 generation=self._generation, me=me, root=root,
+                hosts=[f"h{host}" for host in range(num_hosts)],
                 nodes=tuple(tuple(cover(root, frozenset(shards))) for shards in held.values()),
                 num_parameters=self._recipe.architecture.num_parameters,
             )
@@ -68,15 +63,15 @@ class Hosts:
         for plan, server in zip(self.open(len(self.servers)), self.servers, strict=True):
             for each in sockets[plan.me].values():
                 each.setblocking(False)
-            server.connect(plan, sockets[plan.me], [f"h{host}" for host in sockets])
+            server.connect(plan, sockets[plan.me])
 
     def form(self, num_hosts: int, *, absent: int | None = None) -> None:
-        """Let the first hosts form a mesh, to which a stranger connects.
-
-        Raises:
-            MeshError: a host is absent.
-        """
-        self._level()
+        """Let the first hosts form a mesh, to which a stranger connects; raise its MeshError."""
+        newest = max(self.servers, key=lambda server: server.round)
+        for server in self.servers:
+            server.forget()
+            if server.round < newest.round:
+                server.restore(newest.snapshot())
         plans = self.open(num_hosts)
         if num_hosts == 1:
             return
@@ -94,13 +89,7 @@ class Hosts:
     def run(
         self, until: int, deadline_s: float = _DEADLINE_S, *, silent: int | None = None
     ) -> list["Future[Any]"]:
-        """Start a segment of rounds; return what each server will return.
-
-        Args:
-            until: the round after the last one.
-            deadline_s: of each round.
-            silent: a host that does not take part.
-        """
+        """Start a segment of rounds, without one host; return what each server will return."""
         first, hosts = self.round, [me for me in range(self._num_hosts) if me != silent]
         self._await_workers()
         self._working = [self.start(self._workers[me].run, first, until, None, 0) for me in hosts]
@@ -147,11 +136,3 @@ class Hosts:
     def _await_workers(self) -> None:
         for each in self._working:
             each.result()
-
-    def _level(self) -> None:
-        """Bring all servers to the newest state, as `Servers.level` does."""
-        newest = max(self.servers, key=lambda server: server.round)
-        for server in self.servers:
-            server.forget()
-            if server.round < newest.round:
-                server.restore(newest.snapshot())

@@ -1,48 +1,25 @@
 """Processes that compete for a place in virtual time: the real lease, all around it simulated.
 
-A process runs until it waits: for a request to the store, for time, or for another thread. At each
-wait it may stop, its machine may be suspended, or it may be killed. The store is one copy, whose
-lists may show later what was written; a file that one list shows is in all later lists. Clocks of
-machines differ in what they show and by up to a tenth in their speed.
-
-References:
-    Greenlets are switched by hand, so that a schedule follows from its seed.
+At each request to the store and each wait a process may stop, its machine may be suspended, or it
+may be killed. The store is one copy, whose lists may show later what was written; a file that one
+list shows is in all later lists. Clocks of machines differ in what they show and in their speed.
 """
 
-import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 import pytest
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit
 
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import lease, storage
+from tests.helpers.virtual_time import Gate, Process, World
 
 # Of the leases, in virtual seconds.
 LEASE_S = lease.LEASE_S
-
-
-class Killed(BaseException):
-    """Ends the greenlets of a process that is killed."""
-
-
-@dataclass
-class Process:
-    """A process, which may have several threads."""
-
-    number: int
-    machine: int
-    offset: float  # of its machine's clock, s
-    rate: float  # of that clock
-    frozen_until: float = 0.0
-    suspended_s: float = 0.0
-    killed: bool = False
-    outcome: str = "runs"
+MAX_TIME_S = 4000.0
 
 
 @dataclass
@@ -63,8 +40,22 @@ class Schedule:
     commits: int | None = None  # of each process after its first; None for 0 to 6
 
 
-@dataclass
-class World:
+class Contender(Process):
+    """A process that wants the place, which may have several threads."""
+
+    def __init__(self, world: "Place", number: int) -> None:
+        machine = world.random.randrange(world.schedule.machines)
+        super().__init__(world, str(number), str(machine))
+        self.owner = f"{machine}-{number}-0"
+        self.offset, self.rate = world.random.uniform(0, 1e6), world.random.uniform(0.95, 1.05)
+        self.suspended_s, self.outcome = 0.0, "runs"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome not in ("runs", "held")
+
+
+class Place(World):
     """Virtual time, the store, and what processes did.
 
     Args:
@@ -72,119 +63,63 @@ class World:
         schedule: what may happen.
     """
 
-    seed: int
-    schedule: Schedule
-    now: float = 0.0
-    # Time of each commit, and the name of the claim under which it was made.
-    holds: list[tuple[float, str]] = field(default_factory=list)
-    processes: list[Process] = field(default_factory=list)
+    process: Contender
 
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)  # noqa: S311 - no secret
-        self._events: list[tuple[float, int, greenlet, object]] = []
-        self._num_events = 0
-        self._process: dict[greenlet, Process] = {}
-        self._token: dict[greenlet, object] = {}
-        self._hub = getcurrent()
+    def __init__(self, seed: int, schedule: Schedule) -> None:
+        super().__init__(seed)
+        self.schedule = schedule
+        # Time of each commit, and the name of the claim under which it was made.
+        self.holds: list[tuple[float, str]] = []
         self._files: dict[str, bytes] = {}
         # When lists begin to show a file, and when they cease to.
         self._listed: dict[str, tuple[float, float]] = {}
+        self.processes = [Contender(self, number) for number in range(schedule.processes)]
 
-    def run(self) -> None:
-        """Run all processes to their ends.
+    def compete(self) -> None:
+        """Run all processes to their ends."""
+        for process in self.processes:
+            began = self.random.uniform(0, self.schedule.apart_s)
+            self.at(began, self.spawn, process, self._contend)
+        try:
+            self.run(MAX_TIME_S)
+        finally:
+            self.close()
 
-        Raises:
-            AssertionError: two held the place at once, or they do not come to an end.
-        """
-        schedule = self.schedule
-        for number in range(schedule.processes):
-            process = Process(
-                number,
-                self.random.randrange(schedule.machines),
-                self.random.uniform(0, 1e6),
-                1 + self.random.uniform(-0.05, 0.05),
-            )
-            self.processes.append(process)
-            self._spawn(process, self._contend, self.random.uniform(0, schedule.apart_s))
-        while self._events:
-            time, _, thread, token = heappop(self._events)
-            process = self._process[thread]
-            if thread.dead or self._token[thread] is not token:
-                continue
-            if process.frozen_until > time and not process.killed:
-                self._schedule(thread, process.frozen_until)
-                continue
-            self.now = max(self.now, time)
-            assert self.now < 4000, "no end"
-            thread.switch()
+    def _contend(self) -> None:
+        process, schedule = self.process, self.schedule
+        try:
+            with lease.exclusive("place") as held:
+                self._commit(held.name)
+                commits = schedule.commits
+                for _ in range(self.random.randint(0, 6) if commits is None else commits):
+                    self.pause(self.random.uniform(0, schedule.work_s))
+                    held.check()
+                    self._commit(held.name)
+                self.pause(self.random.uniform(0, schedule.work_s))
+            self._end("ended")
+        except OutputExistsError:
+            self._end("lost" if process.outcome == "held" else "refused")
 
-    @property
-    def current(self) -> Process:
-        return self._process[getcurrent()]
+    def _commit(self, name: str) -> None:
+        self.process.outcome = "held"
+        self.holds.append((self.now, name))
+
+    def _end(self, outcome: str) -> None:
+        self.process.outcome = outcome
+        self.is_over = all(each.has_ended for each in self.processes)
 
     def pause(self, seconds: float) -> None:
         """Let virtual time pass for this thread, and perhaps more for its process."""
-        process, schedule = self.current, self.schedule
-        if process.killed:
-            raise Killed
-        may_fail = self.now < schedule.faults_until
-        if may_fail and self.random.random() < schedule.stop:
-            frozen_s = self.random.uniform(*schedule.stop_s)
-            process.frozen_until = self.now + frozen_s
-            if self.random.random() < 0.5:
-                process.suspended_s += frozen_s
-        if may_fail and self.random.random() < schedule.kill:
-            process.killed, process.outcome = True, "killed"
-        self._schedule(getcurrent(), self.now + seconds)
-        self._hub.switch()
-        if process.killed:
-            raise Killed
-
-    def wait(self, deadline: float) -> None:
-        """Suspend this thread until `wake` or a time."""
-        self._schedule(getcurrent(), deadline)
-        self._hub.switch()
-        if self.current.killed:
-            raise Killed
-
-    def wake(self, thread: greenlet) -> None:
-        """Let a suspended thread go on."""
-        self._schedule(thread, self.now)
-
-    def _contend(self) -> None:
-        process = self.current
-        try:
-            with lease.exclusive("place") as held:
-                self._commit(held)
-                commits = self.schedule.commits
-                for _ in range(self.random.randint(0, 6) if commits is None else commits):
-                    self.pause(self.random.uniform(0, self.schedule.work_s))
-                    held.check()
-                    self._commit(held)
-                self.pause(self.random.uniform(0, self.schedule.work_s))
-            process.outcome = "ended"
-        except OutputExistsError:
-            process.outcome = "lost" if process.outcome == "held" else "refused"
-
-    def _commit(self, held: Any) -> None:
-        self.current.outcome = "held"
-        self.holds.append((self.now, held._name))
-
-    def _spawn(self, process: Process, run: Callable[[], object], delay_s: float) -> greenlet:
-        def guarded() -> None:
-            with suppress(Killed):
-                run()
-
-        thread = greenlet(guarded, self._hub)
-        self._process[thread] = process
-        self._schedule(thread, self.now + delay_s)
-        return thread
-
-    def _schedule(self, thread: greenlet, time: float) -> None:
-        self._token[thread] = token = object()
-        self._num_events += 1
-        if time < inf:
-            heappush(self._events, (time, self._num_events, thread, token))
+        process, schedule = self.process, self.schedule
+        if process.is_alive and self.now < schedule.faults_until:
+            if self.random.random() < schedule.stop:
+                stop_s = self.random.uniform(*schedule.stop_s)
+                process.freeze(stop_s)
+                process.suspended_s += stop_s * self.random.randrange(2)
+            if self.random.random() < schedule.kill:
+                process.kill()
+                self._end("killed")
+        self.sleep(seconds)
 
     # The store.
 
@@ -201,7 +136,7 @@ class World:
         """Carry out a write some time after it was sent, also if its sender was killed."""
         try:
             self._request()
-        except Killed:
+        except GreenletExit:
             if self.random.random() < 0.5:
                 yield
             raise
@@ -210,17 +145,14 @@ class World:
 
     def leases(self, place: str) -> list[str]:
         self._request()
-        hidden_until = self.schedule.hides_until
+        owner, hides = f".{self.process.owner}.", self.now <= self.schedule.hides_until
         found = [
             name.rpartition("/")[2]
             for name, (since, until) in self._listed.items()
-            if since <= self.now < until and (self._owns(name) or self.now > hidden_until)
+            if since <= self.now < until and (owner in name or not hides)
         ]
         self._request()
         return found
-
-    def _owns(self, name: str) -> bool:
-        return name.split(".")[1] == self.owner()
 
     def read(self, name: str) -> bytes:
         self._request()
@@ -248,89 +180,82 @@ class World:
 
     # The machines.
 
-    def owner(self, process: Process | None = None) -> str:
-        process = process or self.current
-        return f"{process.machine}-{process.number}-0"
-
     def is_alive(self, owner: str) -> bool | None:
         machine, number, _ = owner.split("-")
-        if int(machine) != self.current.machine:
+        if machine != self.process.host:
             return None
-        return self.processes[int(number)].outcome not in ("killed", "ended", "refused", "lost")
+        return not self.processes[int(number)].has_ended
 
     def boot_s(self, clock: int = 0) -> float:
-        return self.now * self.current.rate + self.current.offset
+        return self.now * self.process.rate + self.process.offset
 
     def monotonic(self) -> float:
-        return self.boot_s() - self.current.suspended_s
+        return self.boot_s() - self.process.suspended_s
+
+    def new_name(self) -> str:
+        return f".{self.process.owner}.{self.random.getrandbits(64):016x}{storage.LEASE}"
 
 
-class Event:
+class Event(Gate):
     """As threading.Event."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._is_set, self._waiting = world, False, list[greenlet]()
+    is_set = False
 
     def wait(self, timeout: float = inf) -> bool:
         deadline = self._world.now + timeout
-        while not self._is_set and self._world.now < deadline:
-            self._waiting.append(getcurrent())
-            self._world.wait(deadline)
-        return self._is_set
+        while not self.is_set and self._world.now < deadline:
+            super().wait(None if deadline == inf else deadline - self._world.now)
+        return self.is_set
 
     def set(self) -> None:
-        self._is_set = True
-        for each in self._waiting:
-            self._world.wake(each)
+        self.is_set = True
+        self.open()
 
 
-class Lock:
+class Lock(Gate):
     """As threading.Lock, for a with block."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._is_locked, self._waiting = world, False, list[greenlet]()
+    is_locked = False
 
     def __enter__(self) -> None:
-        while self._is_locked:
-            self._waiting.append(getcurrent())
-            self._world.wait(inf)
-        self._is_locked = True
+        while self.is_locked:
+            self.wait()
+        self.is_locked = True
 
     def __exit__(self, *_: object) -> None:
-        self._is_locked = False
-        for each in self._waiting:
-            self._world.wake(each)
-        self._waiting.clear()
+        self.is_locked = False
+        self.open()
 
 
 class Thread:
     """As threading.Thread."""
 
-    def __init__(self, world: World, target: Callable[[], object], daemon: bool) -> None:
+    def __init__(self, world: World, target: Callable[[], object]) -> None:
         self._world, self._target, self._ended = world, target, Event(world)
-        self._thread: greenlet | None = None
+        self._is_started = False
 
     def start(self) -> None:
         def run() -> None:
-            try:
-                self._target()
-            finally:
-                self._ended.set()
+            self._target()
+            self._ended.set()
 
-        self._thread = self._world._spawn(self._world.current, run, 0.0)
+        self._is_started = True
+        self._world.spawn(self._world.process, run)
 
     def is_alive(self) -> bool:
-        return self._thread is not None and not self._ended._is_set
+        return self._is_started and not self._ended.is_set
 
     def join(self) -> None:
         self._ended.wait()
 
 
-@contextmanager
-def simulated(seed: int, schedule: Schedule) -> Iterator[World]:
-    """Let leases live in a world of their own inside a with block."""
-    world = World(seed, schedule)
-    names = (f"{number:016x}" for number in iter(lambda: world.random.getrandbits(64), None))
+def competed(seed: int, schedule: Schedule) -> Place:
+    """Let leases live in a world of their own, to the end of all processes.
+
+    Raises:
+        AssertionError: they do not come to an end.
+    """
+    world = Place(seed, schedule)
     replaced = {
         "storage": world,
         "machine": world,
@@ -340,13 +265,14 @@ def simulated(seed: int, schedule: Schedule) -> Iterator[World]:
         "clock_gettime": world.boot_s,
         "StopSignal": lambda: Event(world),
         "Lock": lambda: Lock(world),
-        "Thread": lambda **options: Thread(world, **options),
-        "new_name": lambda: f".{world.owner()}.{next(names)}{storage.LEASE}",
+        "Thread": lambda target, daemon: Thread(world, target),
+        "new_name": world.new_name,
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in replaced.items():
             patch.setattr(lease, name, value)
-        yield world
+        world.compete()
+    return world
 
 
 def overlaps(holds: list[str]) -> bool:

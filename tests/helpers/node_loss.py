@@ -86,7 +86,7 @@ def main(way: str) -> None:
         "actual": checksum(group.snapshot()),
         "events": [event.name for event in events],
         "said": [str(event) for event in events],
-        "workers": len(group.pids()) - 1,
+        "workers": len(group.members.present),
     }
     group.close()
     ray.shutdown()

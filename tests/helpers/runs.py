@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.console.results import Training
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import Stopped
@@ -17,7 +16,7 @@ from nanograd.runtime.events import Event, Listener, Message, ignore
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup, StartGroup
 from nanograd.training.recipe import Recipe
-from nanograd.training.run import TrainingRun, train_run
+from nanograd.training.run import TrainingRun
 from nanograd.training.server import Snapshot, first_snapshot
 
 SETTINGS = {
@@ -65,9 +64,8 @@ def train(
     listener: Listener = ignore,
     **settings: object,
 ) -> Figures:
-    run = TrainingRun.of(TrainSpec.resolve(SETTINGS, settings), str(place), data)
-    model = train_run(run, start_group, listener, stop or StopSignal())
-    return Training(model=model, metrics=[], directory=run.folder).to_json()
+    run = TrainingRun(TrainSpec.resolve(SETTINGS, settings), str(place), data)
+    return run.train(start_group, listener, stop or StopSignal())
 
 
 def messages(events: list[Event]) -> list[str]:

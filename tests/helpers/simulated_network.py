@@ -8,6 +8,7 @@ bytes unread.
 
 import selectors
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,31 +34,23 @@ class Link:
 
 
 class Network:
-    """Connections between hosts.
-
-    Args:
-        world: time and chance.
-        links: by the names of sender and receiver.
-    """
+    """Connections between hosts; links by the names of sender and receiver."""
 
     def __init__(self, world: World, links: dict[tuple[str, str], Link]) -> None:
         self.world, self.links = world, links
         # Directions that lose everything, with the number of losses that have not ended.
-        self._down: dict[tuple[str, str], int] = {}
+        self._down = Counter[tuple[str, str]]()
         self._sockets = list[Socket]()
 
     def is_up(self, first: str, second: str) -> bool:
         """Return whether both directions work: without acknowledgements nothing goes on."""
-        return not (self._down.get((first, second)) or self._down.get((second, first)))
+        return not (self._down[first, second] or self._down[second, first])
 
     def cut(self, first: str, second: str, seconds: float) -> None:
         """Lose everything in one direction for some time."""
-        self._down[first, second] = self._down.get((first, second), 0) + 1
-        self.world.at(seconds, self._mend, first, second)
+        self._down[first, second] += 1
+        self.world.at(seconds, self._down.subtract, [(first, second)])
         self.world.at(TIMEOUT_S, self._give_up, first, second)
-
-    def _mend(self, first: str, second: str) -> None:
-        self._down[first, second] -= 1
 
     def _give_up(self, first: str, second: str) -> None:
         """End the connections without acknowledgements, those without traffic by keep-alive."""
@@ -67,7 +60,6 @@ class Network:
                     each.fail(TimeoutError("no acknowledgement"))
 
     def connect(self, first: Process, second: Process) -> tuple["Socket", "Socket"]:
-        """Return the two ends of a new connection."""
         ends = Socket(self, first), Socket(self, second)
         for end, other in (ends, ends[::-1]):
             end.other = other
@@ -94,14 +86,12 @@ class Socket:
     # What the program calls
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        """Set the number of bytes to wait for."""
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
         link = self.other.link
         if link.has_low_water:
             self._wanted = min(value, max(1, link.window // 2))
 
     def sendmsg(self, parts: Sequence[memoryview]) -> int:
-        """Send as much as the buffer takes."""
         self._world.step()
         assert not self.is_closed
         if self.error is not None:
@@ -115,12 +105,7 @@ class Socket:
         self._move()
         return len(self.outgoing) - before
 
-    def send(self, data: Any) -> int:
-        """Send as much as the buffer takes."""
-        return self.sendmsg([memoryview(data)])
-
     def recv_into(self, target: memoryview) -> int:
-        """Read what has arrived."""
         self._world.step()
         assert not self.is_closed
         if not self.incoming:
@@ -161,17 +146,14 @@ class Socket:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it is left."""
         return self.is_closed and not self.outgoing
 
     @property
     def is_readable(self) -> bool:
-        """Whether a selector reports it."""
         return len(self.incoming) >= self._wanted or self.has_ended or self.error is not None
 
     @property
     def is_writable(self) -> bool:
-        """Whether a selector reports it."""
         return self.error is not None or len(self.outgoing) < self.link.send_buffer
 
     def _notify(self) -> None:
@@ -219,13 +201,11 @@ class Bell:
         self.is_readable, self.is_writable = False, False
 
     def ring(self) -> None:
-        """Write a byte."""
         self.is_readable = True
         if self.selector is not None:
             self.selector.notify(self)
 
     def read(self) -> None:
-        """Read all bytes."""
         self.is_readable = False
 
 
@@ -238,19 +218,12 @@ class Selector:
         self._idle = 10
 
     def register(self, thing: Any, events: int, data: Any = None) -> None:
-        """Wait for events of a socket or a bell."""
         self._keys[thing] = selectors.SelectorKey(thing, 0, events, data)
         thing.selector = self
 
     def modify(self, thing: Any, events: int, data: Any = None) -> None:
-        """Wait for other events."""
         self._world.step()
         self.register(thing, events, data)
-
-    def unregister(self, thing: Any) -> None:
-        """Wait for it no longer."""
-        del self._keys[thing]
-        thing.selector = None
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -259,7 +232,6 @@ class Selector:
         self._keys = {}
 
     def select(self, timeout: float) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for events."""
         self._world.step()
         ready = self._ready()
         if not ready and timeout > 0:
@@ -277,7 +249,6 @@ class Selector:
             self._gate.open()
 
     def interrupt(self) -> None:
-        """Let a process that oversleeps look at its flags."""
         self._gate.open()
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:

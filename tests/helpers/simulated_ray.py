@@ -34,7 +34,6 @@ class Host:
 
     @property
     def free(self) -> float:
-        """CPUs that no actor holds."""
         return self.num_cpus - sum(each.num_cpus for each in self.actors if each.holds_cpu)
 
 
@@ -46,7 +45,6 @@ class Ref:
         self._world, self.gates = world, list[Gate]()
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Set the result."""
         if not self.is_done:
             self.is_done, self.value, self.error = True, value, error
             for gate in self.gates:
@@ -62,18 +60,16 @@ class Actor:
         self.process: Process | None = None
         self.instance: Any = None
         self.is_dead = False
-        self.pid = ray.next_pid()
+        self.pid = 10_000_000 + len(ray.actors)  # of no real process
         self._calls: deque[tuple[str, Any, Ref]] = deque([("", arguments, Ref(ray.world))])
         self._refs: dict[Ref, None] = {}
         self._is_busy = True
 
     @property
     def holds_cpu(self) -> bool:
-        """Whether its process keeps its CPU."""
         return self.process is not None and self.process.is_alive
 
     def place(self, host: Host) -> None:
-        """Start it on a host."""
         self.process = Process(self.world, f"{self.kind.__name__} {self.pid} on {host.name}",
                                host.name)  # fmt: skip
         self.process.at_exit.append(lambda: self.world.at(NOTICE_S, self._notice))
@@ -83,7 +79,6 @@ class Actor:
         self.world.at(START_S * self.world.random.random(), self._run_next)
 
     def call(self, name: str, options: Any, arguments: Any) -> Ref:
-        """Send it a call."""
         ref = Ref(self.world)
         self._refs[ref] = None
         delay = CALL_S * self.world.random.random()
@@ -103,7 +98,6 @@ class Actor:
             self.world.at(1.0, self.end)
 
     def die(self) -> None:
-        """Let all calls fail."""
         if not self.is_dead:
             self.is_dead = True
             for ref in self._refs:
@@ -160,12 +154,7 @@ class Actor:
 
 
 class SimulatedRay:
-    """Stands for the module `ray`.
-
-    Args:
-        world: time and chance.
-        hosts: the machines of the cluster.
-    """
+    """Stands for the module `ray`, with some machines."""
 
     def __init__(self, world: World, hosts: Sequence[Host]) -> None:
         self.world, self.hosts, self.actors = world, list(hosts), list[Actor]()
@@ -175,26 +164,19 @@ class SimulatedRay:
         self.on_start: Callable[[Actor], None] = lambda actor: None
         self.on_error: Callable[[Exception], None] = lambda error: None
 
-    def next_pid(self) -> int:
-        """Return a process id that no real process can have."""
-        return 10_000_000 + len(self.actors)
-
     # What the group calls
 
     def put(self, value: Any) -> Ref:
-        """Return a reference to a value."""
         ref = Ref(self.world)
         ref.settle(value)
         return ref
 
     def remote(self, *things: Any, **options: Any) -> Any:
-        """Decorate a class or a function."""
         if things:
             return _Remote(self, things[0], options)
         return lambda thing: _Remote(self, thing, options)
 
     def get(self, refs: Any, timeout: float | None = None) -> Any:
-        """Wait for results."""
         if isinstance(refs, Ref):
             return self.get([refs], timeout)[0]
         done, late = self.wait(refs, num_returns=len(refs), timeout=timeout, wants_errors=True)
@@ -213,7 +195,6 @@ class SimulatedRay:
         *,
         wants_errors: bool = False,
     ) -> tuple[list[Ref], list[Ref]]:
-        """Wait until some calls have ended."""
         refs, gate = list(refs), Gate(self.world)
         # A driver that nothing wakes looks less often: nobody else notices, and it saves time.
         is_watch = num_returns == 1 and timeout is not None and len(refs) > 1
@@ -240,20 +221,17 @@ class SimulatedRay:
         return done, [ref for ref in refs if ref not in done]
 
     def kill(self, handle: "_Handle") -> None:
-        """End an actor."""
         if handle.actor in self._waiting:
             self._waiting.remove(handle.actor)
         handle.actor.end()
 
     def get_runtime_context(self) -> Any:
-        """Tell where the caller runs."""
         host = next(each for each in self.hosts if each.name == self.world.process.host)
         return SimpleNamespace(get_node_id=lambda: host.node)
 
     # What the decorated things call
 
     def start(self, kind: Any, options: Any, arguments: Any) -> "_Handle":
-        """Start an actor."""
         actor = Actor(self, kind, options, arguments)
         self.actors.append(actor)
         self._waiting.append(actor)
@@ -281,7 +259,6 @@ class SimulatedRay:
         return ref
 
     def place_waiting(self) -> None:
-        """Start the actors for which there is a place now."""
         for actor in list(self._waiting):
             if host := self._place_of(actor.options, actor.num_cpus):
                 self._waiting.remove(actor)
@@ -315,11 +292,10 @@ class SimulatedRay:
 
 
 class _Remote:
+    """A decorated class or function."""
+
     def __init__(self, ray: SimulatedRay, thing: Any, options: Any) -> None:
         self._ray, self._thing, self._options = ray, thing, options
-
-    def options(self, **options: Any) -> "_Remote":
-        return _Remote(self._ray, self._thing, {**self._options, **options})
 
     def remote(self, *arguments: Any) -> Any:
         if isinstance(self._thing, type):
@@ -328,19 +304,16 @@ class _Remote:
 
 
 class _Handle:
-    def __init__(self, actor: Actor) -> None:
-        self.actor = actor
+    """An actor, or a method of it."""
 
-    def __getattr__(self, name: str) -> "_Method":
-        return _Method(self.actor, name, {})
+    def __init__(self, actor: Actor, name: str = "", options: Any = None) -> None:
+        self.actor, self._name, self._options = actor, name, options or {}
 
+    def __getattr__(self, name: str) -> "_Handle":
+        return _Handle(self.actor, name)
 
-class _Method:
-    def __init__(self, actor: Actor, name: str, options: Any) -> None:
-        self._actor, self._name, self._options = actor, name, options
-
-    def options(self, **options: Any) -> "_Method":
-        return _Method(self._actor, self._name, options)
+    def options(self, **options: Any) -> "_Handle":
+        return _Handle(self.actor, self._name, options)
 
     def remote(self, *arguments: Any) -> Ref:
-        return self._actor.call(self._name, self._options, arguments)
+        return self.actor.call(self._name, self._options, arguments)

@@ -30,7 +30,6 @@ class Process:
         self._suspended: list[tuple[_Task, int, bool]] = []
 
     def kill(self) -> None:
-        """End it; what it holds is closed by the kernel."""
         if self.is_alive:
             self.world.log("killed", self)
             self.is_alive = False
@@ -58,7 +57,7 @@ class Process:
                 self.world.at(0.0, self.world.resume, *each)
 
     def suspend(self, task: "_Task", wait: int, happened: bool) -> None:
-        """Keep a task that would go on until the process does."""
+        """Keep a task that would go on, until the process does."""
         self._suspended.append((task, wait, happened))
 
 
@@ -70,12 +69,7 @@ class _Task(greenlet):
 
 
 class World:
-    """Time, chance and the processes.
-
-    Args:
-        seed: determines everything.
-        is_traced: whether to record what happens.
-    """
+    """Time, chance and the processes; a seed determines everything."""
 
     MAX_CALLS = 20_000  # system calls of all processes without any time passing: a busy loop
 
@@ -88,23 +82,19 @@ class World:
         self._tasks = list[_Task]()
 
     def log(self, text: str, process: Process | None = None) -> None:
-        """Record what happens."""
         if self.is_traced:
             name = f"{(process or self.process).name}: "
             self.trace.append(f"{self.now:10.4f}  {name}{text}")
 
     @property
     def process(self) -> Process:
-        """The process that runs."""
         task: Any = getcurrent()
         return task.process
 
     def at(self, delay: float, call: Callable[..., Any], *arguments: Any) -> None:
-        """Call something later."""
         heapq.heappush(self._queue, (self.now + delay, next(self._numbers), call, arguments))
 
     def spawn(self, process: Process, call: Callable[[], Any]) -> None:
-        """Start a coroutine of a process."""
         task = _Task(lambda happened: call(), self._hub)
         task.process = process
         task.wait = next(self._numbers)
@@ -121,11 +111,7 @@ class World:
         self._tasks = []
 
     def run(self, max_time: float) -> None:
-        """Let the processes run until `is_over`.
-
-        Raises:
-            StallError: they wait for ever, or too long.
-        """
+        """Let the processes run until `is_over`; raise StallError if they wait too long."""
         queue, pop = self._queue, heapq.heappop
         while not self.is_over:
             if not queue:
@@ -148,7 +134,6 @@ class World:
         task.switch(happened)
 
     def block(self, timeout: float | None, waiting: list[tuple[Any, int]]) -> bool:
-        """Wait until the task is woken; return False if the time is over first."""
         task: Any = getcurrent()
         if not task.process.is_alive:
             raise GreenletExit  # it is being ended
@@ -159,7 +144,6 @@ class World:
         return bool(self._hub.switch())
 
     def sleep(self, seconds: float) -> None:
-        """Wait for some time."""
         self.block(seconds, [])
 
     def wake(self, task: Any, wait: int) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images import reader
 from nanograd.jobs import predict as predict_parts
@@ -20,9 +22,7 @@ from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, runs, sources
-from tests.helpers.image_columns import Pixels, raw
 from tests.helpers.models import some_model
-from tests.jobs.conftest import Case
 
 Planned = Callable[[], tuple[Job, PredictWork]]
 
@@ -52,16 +52,18 @@ def test_new_file_is_the_only_one_read(
 def test_output_that_grew_equals_one_made_at_once_but_for_its_runs(
     run: Run, add: Callable[..., Path], out: Path
 ) -> None:
-    for number in range(3):
+    for number in range(5):
         add(number)
         run()
-    grown, grown_runs = untimed_contents(out), runs(out)
+    grown = untimed_contents(out)
+    grown_runs = runs(out)
     run(overwrite=True)
 
     again = untimed_contents(out)
-    assert (grown_runs, runs(out)) == ([1] * 3, [3])
-    assert grown.pop("_manifest.json") != again.pop("_manifest.json")
-    assert grown == again
+    assert (grown_runs, runs(out)) == ([1] * 5, [5])
+    assert {name: data for name, data in grown.items() if name != "_manifest.json"} == {
+        name: data for name, data in again.items() if name != "_manifest.json"
+    }
 
 
 def test_nothing_to_do_starts_no_ray(
@@ -78,7 +80,7 @@ def test_nothing_to_do_starts_no_ray(
         run(workers=2, overwrite=True)
 
 
-def test_stopped_command_whose_input_grows_is_completed_by_the_next(
+def test_killed_command_whose_input_grows_is_completed_by_the_next(
     run: Run, add: Callable[..., Path], out: Path, planned: Planned
 ) -> None:
     for number in range(3):
@@ -106,28 +108,33 @@ def test_stopped_command_whose_input_grows_is_completed_by_the_next(
 
 @pytest.mark.parametrize("what", ["model_sha256", "revision"])
 def test_other_model_or_revision_is_refused_whatever_the_input(
-    case: Case, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+    run: Run, add: Callable[..., Path], out: Path, model: str, monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:  # fmt: skip
     add(0)
-    case.run()
+    run()
     add(1)
+    before = untimed_contents(out)
     if what == "revision":
         monkeypatch.setattr(predict_parts, "REVISION", predict_parts.REVISION + 1)
     else:
-        model_io.save(some_model(), case.model)
+        model_io.save(some_model(loss="mse"), model)
 
     for settings in ({"sync": True}, {"dry_run": True}):
-        case.refuse(OutputExistsError, rf"\(other {what}\)", **settings)
+        with pytest.raises(OutputExistsError, match=rf"\(other {what}\)"):
+            run(**settings)
+
+    assert untimed_contents(out) == before
 
 
 def test_output_changed_while_a_job_was_planned_is_refused(
-    run: Run, add: Callable[..., Path], out: Path, planned: Planned
+    run: Run, add: Callable[..., Path], out: Path, folder: Path, planned: Planned
 ) -> None:
     add(0)
     run()
-    added = add(1)
+    add(1)
     job, work = planned()
-    added.unlink()
+    (folder / "00001.parquet").unlink()
     add(2)
     run()
     before = untimed_contents(out)
@@ -139,7 +146,7 @@ def test_output_changed_while_a_job_was_planned_is_refused(
 
 
 @pytest.mark.parametrize("when", ["before", "in"])
-@pytest.mark.parametrize("rows", [2, FILE_ROWS])
+@pytest.mark.parametrize("rows", [2, FILE_ROWS, 2 * FILE_ROWS])
 def test_file_rewritten_after_planning_ends_the_job(
     run: Run, add: Callable[..., Path], planned: Planned, monkeypatch: pytest.MonkeyPatch,
     when: str, rows: int,
@@ -164,7 +171,7 @@ def test_file_rewritten_after_planning_ends_the_job(
     assert run()["rows"] == rows
 
 
-@pytest.mark.parametrize("limit", [1, 7, 8, 100])
+@pytest.mark.parametrize("limit", [1, 6, 7, 8, 20, 100])
 def test_limit_reads_the_first_rows(
     run: Run, add: Callable[..., Path], out: Path, limit: int
 ) -> None:
@@ -205,20 +212,25 @@ def test_dry_run_writes_nothing_and_knows_what_is_left(
     }
 
 
-def test_dry_run_says_why_columns_are_chosen(case: Case, images: Pixels) -> None:
+def test_dry_run_says_why_columns_are_chosen(run: Run, folder: Path, sample: Mnist) -> None:
+    images = [image.tobytes() for image in sample.test.images[:3]]
     about = {"info": {"features": {"raw": {"_type": "Image"}}}}
-    declared = pa.table({"raw": raw(images), "image": raw(images)})
-    case.write("a.parquet", declared.replace_schema_metadata({"huggingface": json.dumps(about)}))
-    case.write("b.parquet", {"scan": raw(images[:3]), "digit": [1, 2, 3]})
-    case.write("c.parquet", {f"pixel{number}": [0, 1, 255] for number in range(784)})
-    case.write("d.parquet", {"text": ["x"]})
+    tables = {
+        "a": pa.table({"raw": images, "image": images}).replace_schema_metadata(
+            {"huggingface": json.dumps(about)}
+        ),
+        "b": pa.table({"scan": images, "digit": [1, 2, 3]}),
+        "c": pa.table({f"pixel{number}": [0, 1, 255] for number in range(784)}),
+        "d": pa.table({"text": ["x"]}),
+    }
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
 
-    columns = case.run(dry_run=True)["columns"]
+    columns = run(dry_run=True)["columns"]
 
     assert list(columns.values()) == [1] * 4
-    for named, words in zip(
-        columns,
-        ["in raw (binary; declared", "in scan (binary; the only", "pixel0 to pixel783", "text"],
-        strict=True,
-    ):
-        assert words in named
+    named = list(columns)
+    assert named[0].startswith("images in raw (binary; declared by Hugging Face's metadata), no la")
+    assert named[1].startswith("images in scan (binary; the only column that can hold images)")
+    assert named[2].startswith("images in pixel0 to pixel783 (784 columns of pixels)")
+    assert named[3].startswith("no image column is recognised among text")

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from nanograd.runtime import storage
+from nanograd.digits.dataset import Mnist
+from nanograd.runtime import json_files, storage
 from tests.helpers.folders import untimed_contents
-from tests.helpers.growth import Run, every_row, sources, unlisted
+from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
 
 RETRY = {"retry_quarantine": True, "image_column": "scan", "label_column": "none"}
 # What a command does to a complete output of files 0 and 1: its settings, and the rows afterwards.
@@ -49,6 +52,14 @@ def kill_at(patch: pytest.MonkeyPatch, when: int) -> None:
         patch.setattr(storage, name, dying(getattr(storage, name)))
 
 
+def unlisted(out: Path) -> set[str]:
+    """Files of rows that the manifest does not list."""
+    receipts = json_files.read_manifest(f"{out}/_manifest.json")["receipts"]
+    listed = {name for receipt in receipts for name in receipt["files"]}
+    found = {str(file.relative_to(out)) for file in out.glob("[pq]*/**/*") if file.is_file()}
+    return found - listed
+
+
 def comparable(change: str, out: Path) -> dict[str, bytes]:
     """The files of an output; after a retry only predictions: another may retry what is left."""
     contents = untimed_contents(out).items()
@@ -57,14 +68,15 @@ def comparable(change: str, out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
-    run: Run, add: Callable[..., Path], add_scans: Callable[[int], Path], out: Path,
-    tmp_path: Path, change: str,
+    run: Run, add: Callable[..., Path], folder: Path, out: Path, sample: Mnist, tmp_path: Path,
+    change: str,
 ) -> None:  # fmt: skip
     settings, expected = CHANGES[change]
     add(0)
     second = add(1)
     if "retry" in change:
-        add_scans(1)
+        images = [image.tobytes() for image in sample.test.images[:FILE_ROWS]]
+        pq.write_table(pa.table({"scan": images, "image": [b"x"] * FILE_ROWS}), second)
     if change != "first":
         run()
     if change == "growth":

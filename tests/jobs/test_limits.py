@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from nanograd.commands import predict
 from nanograd.errors import DataError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
@@ -51,30 +52,53 @@ def test_lost_files_end_the_job_once_the_rest_is_done(
 
 
 def test_accepted_loss_is_counted_apart_from_rows(
-    run: Run, add: Callable[..., Path], out: Path
+    run: Run, add: Callable[..., Path], out: Path, folder: Path, model: str
 ) -> None:
-    file = add(0)
-    whole = cut(file)
+    cut(add(0))
     add(1)
+    add(2)
 
     figures = run(max_broken_files=1)
+    again = predict(folder, model=model, output=out)
+
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 2 * FILE_ROWS
+    assert sum(figures["reasons"].values()) == figures["quarantined"] == 2
+    assert (figures["broken_files"], figures["files"]) == (1, 3)
+    assert [(each["files"], each["rows"]) for each in figures["details"]] == [(1, 0), (0, 2)]
+    assert (again.rows, again.quarantined, again.broken_files) == (2 * FILE_ROWS, 2, 1)
     report = (out / "report.html").read_text()
+    assert "1 of the input files cannot be read" in report
+    assert "1 file" in report
+
+
+def test_loss_that_was_accepted_is_not_counted_again(
+    run: Run, add: Callable[..., Path], out: Path
+) -> None:
+    cut(add(0))
+    add(1)
+    run(max_broken_files=1)
     add(2)
-    again = run()  # what was accepted is not counted again
+
+    figures = run()
     cut(add(3))
     with pytest.raises(DataError, match="1 of 1 files"):
         run()
-    file.write_bytes(whole)
-    repaired = run(max_broken_files=1, retry_quarantine=True)
 
-    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == FILE_ROWS
-    assert sum(figures["reasons"].values()) == figures["quarantined"] == 1
-    assert (figures["broken_files"], figures["files"]) == (1, 2)
-    assert [(each["files"], each["rows"]) for each in figures["details"]] == [(1, 0), (0, 1)]
-    assert "1 of the input files cannot be read" in report
-    assert (again["rows"], again["quarantined"], again["broken_files"]) == (2 * FILE_ROWS, 2, 1)
-    assert (repaired["rows"], repaired["broken_files"]) == (3 * FILE_ROWS, 1)
-    assert [row for row in sources(out) if row[1] is not None] == every_row(0, 1, 2)
+    assert (figures["rows"], figures["broken_files"]) == (2 * FILE_ROWS, 1)
+    assert (out / "_SUCCESS").exists()
+
+
+def test_repaired_file_is_read_by_retry(run: Run, add: Callable[..., Path], out: Path) -> None:
+    file = add(0)
+    whole = cut(file)
+    add(1)
+    run(max_broken_files=1)
+    file.write_bytes(whole)
+
+    figures = run(retry_quarantine=True)
+
+    assert (figures["rows"], figures["broken_files"]) == (2 * FILE_ROWS, 0)
+    assert sources(out) == every_row(0, 1)
 
 
 @pytest.mark.parametrize("share", [0.05, 1.0])

@@ -16,9 +16,14 @@ from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images.writers import PREDICTIONS
-from nanograd.jobs import review
 from nanograd.jobs.receipts import doubt_of
-from nanograd.jobs.review import LEAST_OF_PART, MAX_OF_PART, PartReview
+from nanograd.jobs.review import (
+    LEAST_OF_PART,
+    MAX_OF_PART,
+    MAX_ROWS,
+    PartReview,
+    Selection,
+)
 from nanograd.settings.specs import InspectSpec, PredictSpec
 from tests.helpers.growth import Run
 
@@ -44,7 +49,7 @@ def places(rows: list[Row]) -> list[tuple[str, int]]:
     return [(Path(row["source_file"]).name, row["source_row"]) for row in rows]
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3])
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
 def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(
     run: Run, add: Callable[..., Path], out: Path, sample: Mnist, share: float
 ) -> None:
@@ -117,29 +122,37 @@ def test_no_list_is_written_or_left_where_none_is_wanted(
 
 
 @pytest.mark.parametrize("given", [{"review_share": 0.05}, {"review_below": 0.6}])
-def test_list_is_made_again_for_other_settings_or_when_it_is_lost(
+def test_list_is_made_again_for_other_settings_from_what_stands(
     run: Run, add: Callable[..., Path], out: Path, given: dict[str, float]
 ) -> None:
     for number in range(5):
         add(100 * number, rows=23)
-    place = out / "_review.pq"
     run(**given)
-    expected = place.read_bytes()
+    expected = (out / "_review.pq").read_bytes()
     run(overwrite=True)
     parts = {path: path.stat().st_mtime_ns for path in out.rglob("part-*")}
-    first = place.read_bytes()
+    first = (out / "_review.pq").read_bytes()
 
     figures = run(**given)
-    made = place.read_bytes()
-    place.unlink()
     again = run(**given)
 
-    assert first != expected == made == place.read_bytes()
+    assert first != expected == (out / "_review.pq").read_bytes()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("part-*")} == parts
     assert figures["rows"] == again["rows"] == 5 * 23
     run(review_share=0.0)
-    assert not place.exists()
+    assert not (out / "_review.pq").exists()
     assert (out / "_SUCCESS").exists()
+
+
+def test_list_that_was_removed_is_made_again(run: Run, add: Callable[..., Path], out: Path) -> None:
+    add(0)
+    run()
+    expected = (out / "_review.pq").read_bytes()
+    (out / "_review.pq").unlink()
+
+    run()
+
+    assert (out / "_review.pq").read_bytes() == expected
 
 
 def test_list_for_which_parts_keep_too_few_rows_is_a_warning(
@@ -176,41 +189,31 @@ def some_predictions(confidence: np.ndarray) -> pa.Table:
     return pa.table([pa.array(values[each.name], each.type) for each in PREDICTIONS], PREDICTIONS)
 
 
-def kept(num_rows: int, step: int, **settings: float) -> bytes:
-    """Return the file of a part whose rows arrive in steps, in an order of doubt that is known."""
-    rows = np.arange(num_rows)
-    confidence = np.float32(rows * 7919 % num_rows // 7 / num_rows)
-    images = np.repeat(rows.astype(np.uint8)[:, None], 784, axis=1)
-    predictions = some_predictions(confidence)
-    part = PartReview(PredictSpec(model="m", output="o", **settings), num_rows)
-    for start in range(0, num_rows, step):
-        part.add(predictions.slice(start, step), images[start : start + step])
-    return part.finish("part-1")["_review/part-1.pq"]
-
-
 def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive() -> None:
-    found = [kept(1000, step, review_share=0.01) for step in (7, 193, 1000)]
+    confidence = np.random.default_rng(0).permutation(np.arange(1000, dtype=np.float32) // 7 / 150)
+    predictions = some_predictions(confidence)
+    images = np.random.default_rng(0).integers(0, 256, (1000, 784), dtype=np.uint8)
+    kept = []
+    for step in (7, 193, 1000):
+        part = PartReview(Selection(share=0.01), 1000)
+        for start in range(0, 1000, step):
+            rows = predictions.slice(start, step)
+            part.add(rows, images[start : start + step])
+        kept.append(part.finish("part-1")["_review/part-1.pq"])
 
-    assert found[0] == found[1] == found[2]
-    table = pq.read_table(pa.BufferReader(found[0]))
+    assert kept[0] == kept[1] == kept[2]
+    table = pq.read_table(pa.BufferReader(kept[0]))
     assert len(table) == LEAST_OF_PART
-    order = sorted(range(1000), key=lambda row: (row * 7919 % 1000 // 7, row))[:LEAST_OF_PART]
-    assert table["source_row"].to_pylist() == order
-    assert table["pixels"][3].as_py() == bytes([order[3] % 256]) * 784
+    order = np.lexsort((np.arange(1000), confidence))[:LEAST_OF_PART]
+    assert table["source_row"].to_pylist() == order.tolist()
+    assert table["pixels"][3].as_py() == images[order[3]].tobytes()
 
 
-@pytest.mark.parametrize("settings", [{"review_share": 0.5}, {"review_below": 1.0}])
-def test_number_of_rows_is_bounded(
-    run: Run, add: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch,
-    settings: dict[str, float],
-) -> None:  # fmt: skip
-    data = kept(MAX_OF_PART + 7, MAX_OF_PART + 7, **settings)
-    assert pq.read_metadata(pa.BufferReader(data)).num_rows == MAX_OF_PART
-
-    monkeypatch.setattr(review, "MAX_ROWS", 5)
-    add(0, rows=23)
-    run(**settings)
-    assert len(listed(out)) == 5
+def test_number_of_rows_is_bounded() -> None:
+    assert Selection(share=0.02).of_part(50_000) == 4000
+    assert Selection(share=0.5).of_part(50_000) == MAX_OF_PART
+    assert Selection(share=0.02).of_job(10**9) == MAX_ROWS
+    assert Selection(below=0.9).of_part(10) == MAX_OF_PART
 
 
 def test_two_ways_to_choose_exclude_each_other() -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import nanograd
+from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images.writers import write_pictures
@@ -19,10 +20,9 @@ from nanograd.jobs.predict import PredictWork
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
+from nanograd.settings.specs import IngestSpec
 from tests.helpers.folders import untimed_contents
-from tests.helpers.growth import FILE_ROWS, Run, every_row, sources, unlisted
-from tests.helpers.ingests import ingest
-from tests.jobs.conftest import Case
+from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
 
 
 def first(out: Path, folder: str) -> Path:
@@ -48,10 +48,12 @@ def change(file: Path) -> None:
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-TABLES = ("predictions", "quarantine", "_review")
-THEN: dict[str, dict[str, Any]] = {
-    "again": {}, "grow": {}, "retry": {"retry_quarantine": True}, "sync": {"sync": True}
-}  # fmt: skip
+def unlisted(out: Path) -> set[str]:
+    """Files of rows that the manifest does not list."""
+    receipts = json_files.read_manifest(f"{out}/_manifest.json")["receipts"]
+    listed = {name for receipt in receipts for name in receipt["files"]}
+    found = {str(file.relative_to(out)) for file in out.glob("[pq]*/**/*") if file.is_file()}
+    return found - listed
 
 
 @pytest.fixture
@@ -62,15 +64,10 @@ def grown(run: Run, add: Callable[..., Path]) -> dict[str, Any]:
     return run()
 
 
-DAMAGES: list[Any] = [
-    *[(then, delete, table, {}) for then in THEN for table in TABLES],
-    *[("again", damage, table, {}) for damage in (cut, change) for table in TABLES],
-    *[(then, change, "predictions", {"partition_by": ("label",)}) for then in THEN],
-    *[(then, cut, "quarantine", {"format": "csv"}) for then in THEN],
-]
-
-
-@pytest.mark.parametrize(("then", "damage", "table", "settings"), DAMAGES)
+@pytest.mark.parametrize("then", ["again", "grow", "retry", "sync"])
+@pytest.mark.parametrize("damage", [delete, cut, change])
+@pytest.mark.parametrize("table", ["predictions", "quarantine", "_review"])
+@pytest.mark.parametrize("settings", [{}, {"partition_by": ("label",)}, {"format": "csv"}])
 def test_lost_or_cut_file_is_made_again(
     run: Run, add: Callable[..., Path], out: Path, messages: list[str],
     then: str, damage: Callable[[Path], None], table: str, settings: dict[str, Any],
@@ -80,13 +77,13 @@ def test_lost_or_cut_file_is_made_again(
     run(**settings)
     before = untimed_contents(out)
     damage(first(out, table))
+    flags = {"retry": {"retry_quarantine": True}, "sync": {"sync": True}}.get(then, {})
+    if damage is change:
+        flags = {**flags, "verify": True}
     if then == "grow":
         add(3)
-    if damage is change:  # it keeps size and time
-        run(**settings)
-        assert not any("damaged" in text for text in messages)
 
-    figures = run(**settings, **THEN[then], verify=damage is change)
+    figures = run(**settings, **flags)
 
     numbers = range(4 if then == "grow" else 3)
     assert figures["rows"] == FILE_ROWS * len(numbers)
@@ -103,45 +100,61 @@ def test_lost_or_cut_file_is_made_again(
         assert sources(out) == every_row(*numbers)
 
 
+def test_same_size_is_found_only_with_verify(
+    run: Run, grown: dict[str, Any], out: Path, messages: list[str]
+) -> None:
+    change(first(out, "predictions"))
+    run()
+    trusted = [text for text in messages if "damaged" in text]
+
+    run(verify=True)
+
+    assert trusted == []
+    assert any("1 files of" in text and "damaged" in text for text in messages)
+
+
+@pytest.mark.parametrize("then", ["again", "grow", "retry"])
 @pytest.mark.parametrize(
-    ("name", "then"),
+    "name",
     [
-        ("predictions/extra.parquet", "again"),
-        ("predictions/part-0123456789abcdef.parquet", "grow"),
-        ("predictions/a/b.parquet", "retry"),
-        ("quarantine/notes.txt", "grow"),
-        ("_review/x.parquet", "again"),
+        "predictions/extra.parquet",
+        "predictions/part-0123456789abcdef.parquet",
+        "predictions/a/b.parquet",
+        "quarantine/notes.txt",
+        "_review/x.parquet",
     ],
 )
 def test_foreign_file_is_named_until_it_is_gone(
-    case: Case, add: Callable[..., Path], grown: dict[str, Any], name: str, then: str
+    run: Run, add: Callable[..., Path], grown: dict[str, Any], out: Path, name: str, then: str
 ) -> None:
-    storage.commit(f"{case.out}/{name}", b"dear")
+    storage.commit(f"{out}/{name}", b"dear")
     if then == "grow":
         add(3)
+    before = untimed_contents(out)
 
     for _ in range(2):
-        words = rf"1 files.*did not write, such as '{name}'"
-        case.refuse(OutputExistsError, words, **THEN[then])
-    (case.out / name).unlink()
-    figures = case.run(**THEN[then])
+        with pytest.raises(OutputExistsError, match=rf"1 files.*did not write, such as '{name}'"):
+            run(retry_quarantine=then == "retry")
+    unchanged = untimed_contents(out) == before
+    (out / name).unlink()
+    figures = run(retry_quarantine=then == "retry")
 
+    assert unchanged
     assert figures["rows"] == FILE_ROWS * (4 if then == "grow" else 3)
-    assert (case.out / "_SUCCESS").exists()
+    assert (out / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "predictions/.nfs0001", "plots/a.png"])
 def test_file_that_no_reader_takes_for_rows_does_not_matter(
-    run: Run, add: Callable[..., Path], grown: dict[str, Any], out: Path
+    run: Run, add: Callable[..., Path], grown: dict[str, Any], out: Path, name: str
 ) -> None:
-    names = ("notes.txt", "predictions/.nfs0001", "plots/a.png")
-    for name in names:
-        storage.commit(f"{out}/{name}", b"dear")
+    storage.commit(f"{out}/{name}", b"dear")
     add(3)
 
     figures = run()
 
     assert figures["rows"] == 4 * FILE_ROWS
-    assert all((out / name).read_bytes() == b"dear" for name in names)
+    assert (out / name).read_bytes() == b"dear"
 
 
 def test_lost_file_whose_input_is_gone_is_an_error_until_sync(
@@ -175,12 +188,15 @@ def damaging(work: Callable[[Part], Receipt], act: Callable[[], None], after: in
     return run_local(run_part)
 
 
-@pytest.mark.parametrize(("when", "where"), [("first", ""), ("growth", ""), ("growth", "_next/")])
+@pytest.mark.parametrize("when", ["first", "growth"])
+@pytest.mark.parametrize("where", ["", "_next/"])
 @pytest.mark.parametrize("damage", [delete, cut])
 def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
     run: Run, add: Callable[..., Path], planned: Planned, out: Path,
     when: str, where: str, damage: Callable[[Path], None],
 ) -> None:  # fmt: skip
+    if when == "first" and where:
+        pytest.skip("the first command works at the top")
     for number in range(3):
         add(number)
     if when == "growth":
@@ -226,19 +242,20 @@ def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(
     tmp_path: Path, sample: Mnist
 ) -> None:
     write_pictures(sample.test.take(slice(0, 30)), str(tmp_path / "png"))
-    rows = tmp_path / "rows"
-    ingest(rows, tmp_path / "png", part_rows=10)
-    before = untimed_contents(rows)
-    min(rows.glob("part-*")).unlink()
+    config = IngestSpec(output=str(tmp_path / "rows"), workers=0, part_rows=10)
+    commands.ingest([str(tmp_path / "png")], spec=config)
+    before = untimed_contents(tmp_path / "rows")
+    lost = min((tmp_path / "rows").glob("part-*"))
+    lost.unlink()
 
-    figures = ingest(rows, tmp_path / "png", part_rows=10)
+    figures = commands.ingest([str(tmp_path / "png")], spec=config).to_json()
 
     assert figures["rows"] == 30
     del before["_manifest.json"]
-    assert before.items() <= untimed_contents(rows).items()
-    (rows / "other.parquet").write_bytes(b"")
+    assert before.items() <= untimed_contents(tmp_path / "rows").items()
+    (tmp_path / "rows" / "other.parquet").write_bytes(b"")
     with pytest.raises(OutputExistsError, match=r"other\.parquet"):
-        ingest(rows, tmp_path / "png", part_rows=10)
+        commands.ingest([str(tmp_path / "png")], spec=config)
 
 
 @pytest.mark.parametrize("settings", [{}, {"partition_by": ("label",)}, {"rows_per_file": 2}])

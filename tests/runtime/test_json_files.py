@@ -15,7 +15,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "manifest.json"
 
 
-def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(file: Path) -> None:
+def test_manifest_with_any_changed_or_missing_byte_is_refused_or_the_same(file: Path) -> None:
     whole = file.read_bytes()
     refused = 0
     assert json_files.read_manifest(str(file)) == MANIFEST
@@ -26,21 +26,15 @@ def test_manifest_with_any_changed_byte_is_refused_or_unchanged_in_content(file:
         file.write_bytes(damaged)
         try:
             assert json_files.read_manifest(str(file)) == MANIFEST
-        except DataError as error:
-            assert "is damaged" in str(error)
+        except DataError:
             refused += 1
+    for length in range(len(whole.rstrip())):
+        file.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            json_files.read_manifest(str(file))
 
     whitespace = sum(byte in b" \n" for byte in whole)
     assert refused >= len(whole) - whitespace
-
-
-def test_manifest_cut_short_is_refused(file: Path) -> None:
-    whole = file.read_bytes().rstrip()
-
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        with pytest.raises(DataError, match="is damaged"):
-            json_files.read_manifest(str(file))
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "null", '"text"', "{}", '{"manifest_sha256": null}'])

@@ -75,7 +75,7 @@ def test_numpy_that_was_loaded_before_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     before = dict(os.environ)
 
-    with pytest.raises(UsageError, match=r"^numpy was loaded before .*OPENBLAS_CORETYPE='Haswell'"):
+    with pytest.raises(UsageError, match="OPENBLAS_CORETYPE='Haswell'"):
         kernel.pin()
 
     assert dict(os.environ) == before
@@ -88,7 +88,7 @@ def test_environment_that_came_too_late_is_detected(monkeypatch: pytest.MonkeyPa
     for name, value in kernel.variables().items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(UsageError, match=r"^numpy was loaded before"):
+    with pytest.raises(UsageError, match="OPENBLAS_CORETYPE"):
         process.require_portable()
 
 
@@ -121,7 +121,7 @@ def test_other_processor_is_refused_with_69(
     outcome = nanograd("train", "--data", "sample", "--kernel", "portable", "--output", "run")
 
     assert outcome.code == 69
-    assert "needs an x86-64 CPU with AVX2, but this CPU lacks x86-64" in outcome.last["reason"]
+    assert "lacks x86-64" in outcome.last["reason"]
     assert not Path("run").exists()
 
 

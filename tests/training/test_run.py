@@ -22,8 +22,8 @@ from nanograd.runtime.events import Event, TrainingProgress, ignore
 from nanograd.settings.fields import from_toml
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
-from nanograd.training.evaluation import accuracy
 from nanograd.training.local import LocalGroup
+from nanograd.training.loop import accuracy
 from tests.helpers import runs
 from tests.helpers.folders import contents
 from tests.helpers.leases import take_over
@@ -58,7 +58,7 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
 ) -> None:
     events: list[Event] = []
     if count < 193:
-        with pytest.raises(Stopped, match="to continue, repeat the command with --output"):
+        with pytest.raises(Stopped, match="--output"):
             train(few_digits, tmp_path / "run", runs.StopAt(count))
         assert not (tmp_path / "run" / "model").exists()
     else:  # a finished run whose model is lost and whose newest checkpoint is damaged
@@ -77,35 +77,23 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("missing", [["model"], ["model", "metrics.jsonl"]])
-def test_files_that_a_kill_prevented_are_made_from_the_last_checkpoint(
+@pytest.mark.parametrize("missing", [[], ["model"], ["model", "metrics.jsonl"]])
+def test_finished_run_repeats_its_result_without_computing(
     few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, missing: list[str]
 ) -> None:
-    train(few_digits, tmp_path / "run")
-    for name in missing:
-        storage.remove(str(tmp_path / "run" / name))
-
-    figures = train(few_digits, tmp_path / "run", start_group=runs.refuse_to_compute)
-
-    assert without_times(figures) == without_times(undisturbed_run)
-    assert storage.read(str(tmp_path / "run" / "metrics.jsonl")).count(b"\n") == 2
-
-
-def test_finished_run_repeats_its_result_without_computing(
-    few_digits: Mnist, tmp_path: Path
-) -> None:
-    figures = train(few_digits, tmp_path / "run")
+    run, events = tmp_path / "run", list[Event]()
+    train(few_digits, run)
     before = contents(tmp_path)
-    events: list[Event] = []
+    for name in missing:  # as after a kill
+        storage.remove(str(run / name))
 
-    again = train(
-        few_digits, tmp_path / "run", start_group=runs.refuse_to_compute, listener=events.append
-    )
+    again = train(few_digits, run, start_group=runs.refuse_to_compute, listener=events.append)
 
-    assert again == figures
-    assert contents(tmp_path) == before
-    [message] = messages(events)
-    assert message == f"the run in {tmp_path}/run is complete; --overwrite trains it again"
+    assert without_times(again) == without_times(undisturbed_run)
+    assert storage.read(str(run / "metrics.jsonl")).count(b"\n") == 2
+    if not missing:
+        assert contents(tmp_path) == before
+        assert len(messages(events)) == 1
 
 
 def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: Path) -> None:
@@ -142,21 +130,21 @@ def test_test_images_choose_nothing(
 def test_too_few_images_for_the_shards_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
     few = replace(few_digits, train=few_digits.train.take(slice(0, 7)))
 
-    with pytest.raises(DataError, match="6 training images cannot fill 8 shards; lower --shards"):
+    with pytest.raises(DataError, match="--shards"):
         train(few, tmp_path / "run", shards=8)
-    with pytest.raises(DataError, match=r"0 training .* fill 2 shards; lower --validation-split"):
+    with pytest.raises(DataError, match="--validation-split"):
         train(few_digits, tmp_path / "run", shards=2, validation_split=0.9999)
 
 
 def test_stop_whose_round_cannot_be_saved_is_a_storage_error(
     few_digits: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_GRACE_S", 0.0)
+    monkeypatch.setattr(checkpoint, "GRACE_S", 0.0)
 
     def block(event: Event) -> None:
         (tmp_path / "run" / "checkpoints").touch()  # no folder can be made here
 
-    with pytest.raises(StorageError, match=r"^cannot write .*; no checkpoint exists; "):
+    with pytest.raises(StorageError, match="no checkpoint exists"):
         train(few_digits, tmp_path / "run", runs.StopAt(1), listener=block)
 
 
@@ -176,7 +164,7 @@ def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(
     with pytest.raises(Stopped):
         train(few_digits, tmp_path / "run", runs.StopAt(1), Other, events.append)
     for group in (LocalGroup, Other):
-        with pytest.raises(ClusterError, match="match neither; --strict"):
+        with pytest.raises(ClusterError, match="--strict"):
             train(few_digits, tmp_path / "run", None, group, strict=True)
 
     assert len([text for text in messages(events) if "match neither" in text]) == 1
@@ -186,11 +174,8 @@ def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(
     def start(*about: Any) -> LocalGroup:
         return next(groups)(*about)
 
-    with pytest.raises(ClusterError, match="match neither; --strict"):
-        train(
-            few_digits, tmp_path / "ensemble", None, start,
-            strict=True, ensemble=2,
-        )  # fmt: skip
+    with pytest.raises(ClusterError, match="--strict"):
+        train(few_digits, tmp_path / "ensemble", None, start, strict=True, ensemble=2)
 
 
 @pytest.mark.parametrize("complete", [False, True], ids=["checkpoint", "model"])

@@ -8,28 +8,16 @@ from hypothesis import strategies as st
 from nanograd.errors import DivergedError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import (
-    LossSum,
-    ParameterServer,
-    RefusalReason,
-    first_snapshot,
-)
+from nanograd.training.server import LossSum, ParameterServer, Refusal, first_snapshot
 from nanograd.training.tree import TreeNode, cover, tree_sum
 from nanograd.training.worker import Contribution, add
 from tests.helpers.runs import bits
 
 NUM_IMAGES = 193
 SETTINGS = {
-    "hidden": 7,
-    "shards": 8,
-    "batch_size": 64,
-    "epochs": 3,
-    "optimizer": "sgd",
-    "learning_rate": 0.5,
-    "schedule": "constant",
-    "warmup": 0,
-    "ema": 0.0,
-}
+    "hidden": 7, "shards": 8, "batch_size": 64, "epochs": 3, "optimizer": "sgd",
+    "learning_rate": 0.5, "schedule": "constant", "warmup": 0, "ema": 0.0,
+}  # fmt: skip
 
 
 def recipe_for(num_images: int = NUM_IMAGES, **settings: object) -> Recipe:
@@ -123,34 +111,31 @@ def test_server_goes_on_from_a_snapshot_which_is_a_copy_with_the_same_bits() -> 
 
 # The gradient of a net of 784-7-10.
 ONES = np.ones(7 * 785 + 10 * 8, np.float32)
-MALFORMED: dict[str, tuple[RefusalReason, dict[str, object]]] = {
-    "an earlier round": (RefusalReason.WRONG_ROUND, {"round": -1}),
-    "a future round": (RefusalReason.WRONG_ROUND, {"round": 1}),
-    "too long": (RefusalReason.WRONG_SHAPE, {"gradient": np.append(ONES, ONES[:1])}),
-    "another rank": (RefusalReason.WRONG_SHAPE, {"gradient": ONES[None]}),
-    "float64": (RefusalReason.WRONG_SHAPE, {"gradient": ONES.astype(np.float64)}),
-    "not a number": (
-        RefusalReason.NOT_FINITE,
-        {"gradient": np.append(ONES[1:], np.float32(np.nan))},
-    ),
-    "infinite": (RefusalReason.NOT_FINITE, {"gradient": np.append(ONES[1:], np.float32(-np.inf))}),
-    "loss not a number": (RefusalReason.NOT_FINITE, {"loss": float("nan")}),
-    "across nodes": (RefusalReason.UNKNOWN_NODE, {"node": (1, 3)}),
-    "two nodes": (RefusalReason.UNKNOWN_NODE, {"node": (0, 6)}),
-    "empty": (RefusalReason.UNKNOWN_NODE, {"node": (2, 2)}),
-    "backwards": (RefusalReason.UNKNOWN_NODE, {"node": (4, 2)}),
-    "outside": (RefusalReason.UNKNOWN_NODE, {"node": (8, 9)}),
-    "negative": (RefusalReason.UNKNOWN_NODE, {"node": (-1, 1)}),
-    "arrived": (RefusalReason.REPEATED, {"node": (4, 8)}),
-    "part arrived": (RefusalReason.REPEATED, {"node": (6, 8)}),
-    "too few images": (RefusalReason.WRONG_COUNT, {"num_images": 0}),
-    "too many images": (RefusalReason.WRONG_COUNT, {"num_images": 10**6}),
+MALFORMED: dict[str, tuple[Refusal, dict[str, object]]] = {
+    "an earlier round": (Refusal.WRONG_ROUND, {"round": -1}),
+    "a future round": (Refusal.WRONG_ROUND, {"round": 1}),
+    "too long": (Refusal.WRONG_SHAPE, {"gradient": np.append(ONES, ONES[:1])}),
+    "another rank": (Refusal.WRONG_SHAPE, {"gradient": ONES[None]}),
+    "float64": (Refusal.WRONG_SHAPE, {"gradient": ONES.astype(np.float64)}),
+    "not a number": (Refusal.NOT_FINITE, {"gradient": np.append(ONES[1:], np.float32(np.nan))}),
+    "infinite": (Refusal.NOT_FINITE, {"gradient": np.append(ONES[1:], np.float32(-np.inf))}),
+    "loss not a number": (Refusal.NOT_FINITE, {"loss": float("nan")}),
+    "across nodes": (Refusal.UNKNOWN_NODE, {"node": (1, 3)}),
+    "two nodes": (Refusal.UNKNOWN_NODE, {"node": (0, 6)}),
+    "empty": (Refusal.UNKNOWN_NODE, {"node": (2, 2)}),
+    "backwards": (Refusal.UNKNOWN_NODE, {"node": (4, 2)}),
+    "outside": (Refusal.UNKNOWN_NODE, {"node": (8, 9)}),
+    "negative": (Refusal.UNKNOWN_NODE, {"node": (-1, 1)}),
+    "arrived": (Refusal.REPEATED, {"node": (4, 8)}),
+    "part arrived": (Refusal.REPEATED, {"node": (6, 8)}),
+    "too few images": (Refusal.WRONG_COUNT, {"num_images": 0}),
+    "too many images": (Refusal.WRONG_COUNT, {"num_images": 10**6}),
 }
 
 
 @pytest.mark.parametrize(("reason", "fields"), MALFORMED.values(), ids=MALFORMED.keys())
 def test_malformed_contribution_is_refused_without_effect(
-    reason: RefusalReason, fields: dict[str, object]
+    reason: Refusal, fields: dict[str, object]
 ) -> None:
     recipe = recipe_for(optimizer="momentum", ema=0.9)
     server = server_for(recipe)
@@ -159,8 +144,7 @@ def test_malformed_contribution_is_refused_without_effect(
 
     refusal = server.submit(replace(contribution(recipe, 0, 2), **fields))
 
-    assert refusal is not None
-    assert refusal.reason is reason
+    assert refusal is reason
     assert (bits(server.snapshot()), server.missing()) == (before, missing)
     assert server.submit(contribution(recipe, 0, 4)) is None
     undisturbed = server_for(recipe)
@@ -173,7 +157,7 @@ def test_malformed_contribution_is_refused_without_effect(
 def test_update_beyond_the_finite_numbers_is_divergence_without_a_warning() -> None:
     recipe = recipe_for(shards=1, learning_rate=1e18)
 
-    with pytest.raises(DivergedError, match="after round 0: lower --learning-rate"):
+    with pytest.raises(DivergedError, match="round 0"):
         server_for(recipe).submit(contribution(recipe, 0, 1, value=1e17))
 
 

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -7,9 +6,6 @@ from nanograd.training.tree import TreeNode, children, cover, nodes, tree_sum
 
 HELD = st.integers(1, 40).flatmap(
     lambda num_shards: st.tuples(st.just(num_shards), st.frozensets(st.integers(0, num_shards - 1)))
-)
-OWNERS = st.integers(1, 16).flatmap(
-    lambda num_shards: st.lists(st.integers(0, 4), min_size=num_shards, max_size=num_shards)
 )
 
 
@@ -25,15 +21,9 @@ def test_tree_is_the_documented_one() -> None:
             lambda left, right: f"({left}+{right})",
         )
 
-    sums = [sum_of(num_shards) for num_shards in (1, 2, 3, 6, 8)]
-
-    assert sums == [
-        "0",
-        "(0+1)",
-        "((0+1)+2)",
-        "(((0+1)+(2+3))+(4+5))",
-        "(((0+1)+(2+3))+((4+5)+(6+7)))",
-    ]
+    assert [sum_of(num_shards) for num_shards in (1, 2, 3)] == ["0", "(0+1)", "((0+1)+2)"]
+    assert sum_of(6) == "(((0+1)+(2+3))+(4+5))"
+    assert sum_of(8) == "(((0+1)+(2+3))+((4+5)+(6+7)))"
 
 
 @given(HELD)
@@ -68,23 +58,3 @@ def test_sum_prefers_the_largest_known_node_even_if_it_is_zero() -> None:
     assert asked == [(0, 6), (0, 4), (4, 6), (4, 5), (5, 6)]
     with pytest.raises(KeyError, match=r"\(2, 3\)"):
         tree_sum((0, 3), {(0, 2): 1}.get, lambda left, right: left + right)
-
-
-@given(OWNERS, st.integers(0, 2**32 - 1))
-def test_sum_has_the_same_bits_for_any_decomposition(owners: list[int], seed: int) -> None:
-    root = (0, len(owners))
-    scales = 10.0 ** np.random.default_rng(seed).uniform(-6, 6, (len(owners), 1))
-    leaves = (np.random.default_rng(seed).normal(size=(len(owners), 7)) * scales).astype(np.float32)
-
-    def leaf(node: TreeNode) -> np.ndarray | None:
-        return leaves[node[0]] if is_leaf(node) else None
-
-    sums = {
-        node: tree_sum(node, leaf, np.add)
-        for owner in set(owners)
-        for node in cover(root, frozenset(s for s, o in enumerate(owners) if o == owner))
-    }
-    total = tree_sum(root, sums.get, np.add)
-
-    assert total.dtype == np.float32
-    assert total.tobytes() == tree_sum(root, leaf, np.add).tobytes()
