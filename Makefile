@@ -14,15 +14,15 @@ demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 FAST := tests nanograd $(addprefix --ignore=tests/,browser distributed docs e2e hosts places) \
   -m 'not slow and not soak and not long'
 
-test-fast: .venv/installed  ## the tests that need no Ray: about two minutes on 2 cores
+test-fast: .venv/installed  ## the tests that need no Ray: about a minute on 2 cores
 	$(BIN)/pytest -n 2 --dist loadgroup $(FAST)
 
 coverage: .venv/installed  ## the branches that the fast tests cover, and the floor of each package
 	$(BIN)/pytest -n 2 --dist loadgroup $(FAST) --cov=nanograd --cov-branch --cov-report=json:build/coverage.json
 	$(BIN)/python -m scripts.coverage_floors build/coverage.json
 
-test: .venv/installed  ## the tests, without the slow ones: 9 to 17 minutes on 2 cores
-	$(BIN)/pytest -n 2 --dist loadgroup
+test: .venv/installed  ## the tests that `make check` does not run, without the slow ones
+	$(BIN)/pytest -n 2 --dist loadgroup tests --ignore=tests/docs
 
 test-all: .venv/installed  ## the tests, slow ones included
 	$(BIN)/pytest -m 'not soak and not hosts and not places'

@@ -45,10 +45,11 @@ class Cluster:
 
     Args:
         network: the hosts of the runbook; the first is the head.
+        other_ray: a Ray of another user on the head.
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network, self.client = network, network.client
+    def __init__(self, network: Network, other_ray: "OtherRay") -> None:
+        self.network, self.client, self.other_ray = network, network.client, other_ray
         self.head = next(iter(network.hosts.values()))
         self.terminal = Terminal(self.client)
 
@@ -102,11 +103,6 @@ class Cluster:
         client = f"GcsClient(address='{self.head.address}:6379')"
         program = f"import asyncio\nfrom ray._raylet import GcsClient\nclient = {client}\n{query}"
         return self.head.run("timeout 30 ~/venv/bin/python - 2>/dev/null", stdin=program)
-
-    def start_job(self, name: str, words: str) -> None:
-        """Submit a job without waiting for it."""
-        options = f"--no-wait --submission-id {name} --working-dir ."
-        self.terminal.run(f"ray job submit {options} -- {words}")
 
     def log(self, name: str) -> str:
         """Return the output of a job so far."""
@@ -199,9 +195,18 @@ def nodes(network: Network) -> list[str]:
 
 
 def start_node(machine: Machine, flags: str) -> None:
-    """Start Ray on a host, with the token of the cluster."""
-    settings = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=" + "3" * 64
-    machine.check_run(f"echo export {settings} PATH=$HOME/venv/bin:$PATH >> ~/.profile")
+    """Start Ray on a host, with the token of the cluster; a dead host is found in 15 s."""
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "3" * 64,
+        "RAY_health_check_initial_delay_ms": 1000,
+        "RAY_health_check_period_ms": 1000,
+        "RAY_health_check_timeout_ms": 2000,
+        "RAY_health_check_failure_threshold": 5,
+        "PATH": "$HOME/venv/bin:$PATH",
+    }
+    words = " ".join(f"{name}={value}" for name, value in settings.items())
+    machine.check_run(f"echo 'export {words}' >> ~/.profile")
     machine.start_service("bash", "-c", f"{RC}\nray start {flags}")
 
 
@@ -245,7 +250,13 @@ class OtherRay:
             "--min-worker-port=30000 --max-worker-port=30100 --object-store-memory=80000000"
         )
         host.start_service("bash", "-c", f"env {self._settings} {start}", user=OTHER_ID)
-        wait_for(self.nodes, "the other user's Ray does not start", 180)
+        self.nodes_before = ""
+
+        def has_started() -> bool:
+            self.nodes_before = self.nodes()
+            return bool(self.nodes_before)
+
+        wait_for(has_started, "the other user's Ray does not start", 180)
 
     def nodes(self) -> str:
         """Return the nodes that a driver sees after running a task; empty without a reply."""
