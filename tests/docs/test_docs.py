@@ -102,13 +102,6 @@ def run_alone(code: str, folder: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def module_names(*packages: str) -> list[str]:
-    """Return the modules of packages."""
-    files = [file for name in packages for file in sorted((ROOT / name).rglob("*.py"))]
-    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
-    return [module.removesuffix(".__init__") for module in modules]
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_relative_links_resolve(document: Path) -> None:
     broken = [target for target in links(document) if not resolves(document, target)]
@@ -116,19 +109,14 @@ def test_relative_links_resolve(document: Path) -> None:
     assert broken == []
 
 
-def test_anchors_equal_those_of_github(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
-    file.write_text("# `a` & B_c!\n\n## Twice\n\n## Twice\n\n```\n# no heading\n```\n")
-
-    assert anchors(file) == {"a--b_c", "twice", "twice-1"}
-
-
-def test_links_in_code_and_formulas_are_ignored(tmp_path: Path) -> None:
+def test_anchors_and_links_are_those_of_github(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text(
-        "[a](b.md) `[c](d)` $$[e](f)$$ [g](https://h)\n\n```\n[i](j)\n```\n\n[k]: l.md\n"
+        "# `a` & B_c!\n\n## Twice\n\n## Twice\n\n```\n# no heading\n[i](j)\n```\n\n"
+        "[a](b.md) `[c](d)` $$[e](f)$$ [g](https://h)\n\n[k]: l.md\n"
     )
 
+    assert anchors(file) == {"a--b_c", "twice", "twice-1"}
     assert links(file) == ["b.md", "l.md"]
 
 
@@ -191,75 +179,51 @@ def test_help_texts_are_current(document: Path) -> None:
 
 
 def test_stale_help_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None:
-    file = tmp_path / "README.md"
     begin, end = "<!-- help: nanograd data fetch -->", "<!-- /help -->"
-    file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
-
-    fresh = write_pages.rewrite(file)
-
-    assert fresh.startswith(f"before\n\n{begin}\n```text\nUsage: nanograd data fetch [OPTIONS]\n")
-    assert fresh.endswith(f"```\n{end}\n\nafter\n")
-    assert "old" not in fresh
-    file.write_text(fresh)
-    assert write_pages.rewrite(file) == fresh
-
-
-@pytest.mark.parametrize("words", ["train -->\nnot closed", "no such -->\n<!-- /help -->"])
-def test_invalid_help_block_is_an_error(tmp_path: Path, words: str) -> None:
     file = tmp_path / "README.md"
-    file.write_text(f"<!-- help: nanograd {words}\n")
-
-    with pytest.raises(SystemExit, match=r"not closed|No such command"):
-        write_pages.rewrite(file)
-
-
-def test_check_of_help_texts_lists_stale_files(tmp_path: Path) -> None:
+    file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/write_pages.py", tmp_path / "scripts")
-    (tmp_path / "README.md").write_text("<!-- help: nanograd demo -->\n<!-- /help -->\n")
+    script = [sys.executable, "-B", "scripts/write_pages.py"]
 
-    def write_pages_texts(*words: str) -> tuple[int, str]:
-        script = [sys.executable, "-B", "scripts/write_pages.py"]
-        done = run(*script, *words, folder=tmp_path, PYTHONPATH=str(ROOT))
-        return done.returncode, done.stderr
+    done = [
+        run(*script, *words, folder=tmp_path, PYTHONPATH=str(ROOT))
+        for words in (["--check"], [], ["--check"])
+    ]
 
-    before, written, after = (write_pages_texts(*words) for words in (["--check"], [], ["--check"]))
-
-    assert before == (1, "README.md is out of date; run `make docs`\n")
-    assert written == (0, "README.md rewritten\n")
-    assert after == (0, "")
+    assert [(each.returncode, each.stderr) for each in done] == [
+        (1, "README.md is out of date; run `make docs`\n"), (0, "README.md rewritten\n"), (0, ""),
+    ]  # fmt: skip
+    text = file.read_text()
+    assert text.startswith(f"before\n\n{begin}\n```text\nUsage: nanograd data fetch [OPTIONS]\n")
+    assert text.endswith(f"```\n{end}\n\nafter\n")
+    assert "old" not in text
+    for words in ("train -->\nnot closed", "no such -->\n<!-- /help -->"):
+        file.write_text(f"<!-- help: nanograd {words}\n")
+        with pytest.raises(SystemExit, match=r"not closed|No such command"):
+            write_pages.rewrite(file)
 
 
 def test_importing_modules_has_no_side_effects(tmp_path: Path) -> None:
-    # Import libraries first: pyarrow, Ray and SciPy start threads on import.
-    libraries = "import numpy, PIL.Image, pyarrow.parquet, pyarrow.fs, ray.data, sklearn.base, onnx"
+    """Libraries come first: pyarrow, Ray and SciPy start threads on import."""
+    files = sorted(file for name in ("nanograd", "jobs") for file in (ROOT / name).rglob("*.py"))
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     code = f"""
-import importlib, os, threading
-{libraries}
-def threads():
-    return len(os.listdir('/proc/self/task')), threading.active_count()
-before = threads()
-for module in {module_names("nanograd", "jobs")!r}:
-    importlib.import_module(module)
-assert threads() == before, (threads(), before)
+import importlib, os, sys, threading
+def load(modules):
+    before = len(os.listdir('/proc/self/task')), threading.active_count()
+    for module in modules:
+        importlib.import_module(module.removesuffix('.__init__'))
+    assert (len(os.listdir('/proc/self/task')), threading.active_count()) == before
+import numpy, PIL.Image, pyarrow.parquet, pyarrow.fs, sklearn.base, onnx
+load({[module for module in modules if ".distributed" not in module]!r})
+assert 'ray' not in sys.modules
+import ray.data
+load({[module for module in modules if ".distributed" in module]!r})
 """
 
     assert run_alone(code, tmp_path) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_only_distributed_imports_ray(tmp_path: Path) -> None:
-    modules = [
-        module for module in module_names("nanograd", "jobs") if ".distributed" not in module
-    ]
-    code = f"""
-import importlib, sys
-for module in {modules!r}:
-    importlib.import_module(module)
-assert 'ray' not in sys.modules
-"""
-
-    assert run_alone(code, tmp_path) == (0, "", "")
 
 
 def test_no_tracked_file_names_local_folders() -> None:

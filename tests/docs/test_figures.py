@@ -34,35 +34,23 @@ def test_plots_are_current() -> None:
         assert (ROOT / "docs/pictures" / name).read_text() == plot, name
 
 
-def test_newest_figure_is_found_with_its_source(
+def test_newest_figure_is_found_with_its_source_and_links_to_other_processors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = "\n| cpu | cores |\n| --- | --- |\n| Fast(R) Chip | 2 |\n"
-    for date, seconds in (("2026-01-02", "1.5"), ("2026-01-01", "9")):
-        table = f"| what | seconds |\n| --- | --- |\n| a round | **{seconds} s** |\n"
-        (tmp_path / f"start_chip_{date}.md").write_text(table + machine)
+    for cpu, date in (("New(R)", "2026-01-03"), ("New(R)", "2026-01-02"), ("Old", "2026-01-01")):
+        table = f"| what | seconds |\n| --- | --- |\n| a round | **{date[-2:]} s** |\n"
+        machine = f"\n| cpu | cores |\n| --- | --- |\n| {cpu} Chip | 2 |\n"
+        (tmp_path / f"speed_{cpu[:3]}_{date}.md").write_text(table + machine)
     monkeypatch.setattr(figures, "RESULTS", tmp_path)
 
-    found = figures.find("start", what="a r")
-
-    assert (found.number("seconds"), found.source.place) == ("1.5", "Fast Chip, 2026-01-02")
-    with pytest.raises(LookupError, match="start_"):
-        figures.find("start", what="another")
-
-
-def test_block_has_the_newest_table_and_links_to_other_processors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for cpu, date in (("New", "2026-01-03"), ("New", "2026-01-02"), ("Old", "2026-01-01")):
-        table = f"| what | seconds |\n| --- | --- |\n| a round | {date} |\n"
-        machine = f"\n| cpu | cores |\n| --- | --- |\n| {cpu} | 2 |\n"
-        (tmp_path / f"speed_{cpu}_{date}.md").write_text(table + machine)
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
-
+    found = figures.find("speed", what="a r")
     text = figures.render(["speed", "what;", "seconds"])
 
-    assert "| a round | 2026-01-03 |" in text
+    assert (found.number("seconds"), found.source.place) == ("03", "New Chip, 2026-01-03")
+    assert "| a round | **03 s** |" in text
     links = re.findall(r"\(.*/(.*)\)", text)
     assert links == ["speed_New_2026-01-03.md", "speed_Old_2026-01-01.md"]
+    with pytest.raises(LookupError, match="speed_"):
+        figures.find("speed", what="another")
     with pytest.raises(SystemExit, match="no column 'hours'"):
         figures.render(["speed", "what;", "hours"])

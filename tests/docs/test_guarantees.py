@@ -11,23 +11,8 @@ GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 ROWS = [line for line in GUARANTEES.splitlines() if line.startswith("| ") and "---" not in line]
 PROMISES = [row for row in ROWS if row != "| promise | tests |"]
 
-PAGES = [
-    "README.md",
-    *(
-        f"docs/{n}.md"
-        for n in [
-            "architecture",
-            "cluster",
-            "guarantees",
-            "ingest",
-            "models",
-            "predict",
-            "python",
-            "report",
-            "train",
-        ]
-    ),
-]
+TOPICS = "architecture cluster guarantees ingest models predict python report train"
+PAGES = ["README.md", *(f"docs/{topic}.md" for topic in TOPICS.split())]
 TIME = re.compile(
     r"\b(within|at most|no more than|less than) [\d.]+ (s|seconds?|minutes?)\b|\bat once\b"
 )

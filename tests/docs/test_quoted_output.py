@@ -1,10 +1,8 @@
-"""Messages, codes and functions named in the documentation are those of the program."""
+"""Messages, codes, functions and places named in the documentation are those of the program."""
 
 import re
 from dataclasses import replace
 from importlib import import_module
-
-import pytest
 
 from nanograd.console.log_lines import TextLog
 from nanograd.console.results import Demo
@@ -17,70 +15,68 @@ from nanograd.runtime.events import (
     WorkerFailed,
     WorkerJoined,
 )
+from simulators.places import PLACES
 from tests.conftest import ROOT
 from tests.helpers.events import ROUNDS, ROWS
-
-CLUSTER = (ROOT / "docs/cluster.md").read_text()
-INGEST = (ROOT / "docs/ingest.md").read_text()
-LABEL_SOURCES = {"folder", "name", "none"}
-QUOTED_MESSAGES = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", CLUSTER, re.MULTILINE)
+from tests.places.test_places import ENDS, OK
 
 
-def test_readme_quotes_failures_as_logged() -> None:
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def test_pages_quote_failures_progress_and_summaries_as_logged() -> None:
     failed = WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={1: [4], 3: [5]})
-    joined = WorkerJoined(rank=2, round=400)
-
-    assert f"```\n{failed}\n{joined}\n```\n" in (ROOT / "README.md").read_text()
-
-
-def test_readme_quotes_the_summary_of_the_demo() -> None:
     result = Demo(predicted=1000, test_accuracy=0.98, accuracy=0.987, demo_s=9.0, output="demo")
+    progress = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
+    [summary, _] = str(result).strip().split("\nnext: ")
 
-    [quoted, _] = str(result).strip().split("\nnext: ")
-    assert f"```\n{quoted}\n```\n" in (ROOT / "README.md").read_text()
-
-
-def test_report_page_quotes_progress_as_logged() -> None:
-    lines = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
-
-    assert "```\n{}\n{}\n```\n".format(*lines) in (ROOT / "docs/report.md").read_text()
+    assert f"```\n{failed}\n{WorkerJoined(rank=2, round=400)}\n```\n" in page("README.md")
+    assert f"```\n{summary}\n```\n" in page("README.md")
+    assert "```\n{}\n{}\n```\n".format(*progress) in page("docs/report.md")
 
 
-@pytest.mark.parametrize("quoted", QUOTED_MESSAGES)
-def test_cluster_page_quotes_messages_of_the_program(quoted: str) -> None:
-    sources = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")]
-    events = [
+def test_cluster_page_quotes_messages_of_the_program() -> None:
+    quoted = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", page("docs/cluster.md"), re.MULTILINE)
+    texts = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")] + [
         str(WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={})),
         str(ServerFailed(round=340, reason="", copy=300)),
         str(HostFailed(host="north", round=340, how=FailureKind.KILLED)),
         str(RoundWaits(round=340, seconds=3, waits_for="host north")),
     ]
 
-    pieces = [each.strip() for each in re.split(r"\.\.\.|\d+-\d+", quoted) if each.strip()]
-
-    assert any(all(piece in text for piece in pieces) for text in [*sources, *events])
-
-
-def test_cluster_page_quotes_all_kinds_of_messages() -> None:
-    assert len(QUOTED_MESSAGES) == 12
+    for message in quoted:
+        pieces = [each.strip() for each in re.split(r"\.\.\.|\d+-\d+", message) if each.strip()]
+        assert any(all(piece in text for piece in pieces) for text in texts), message
+    assert len(quoted) == 12
 
 
 def test_reasons_on_the_ingest_page_exist() -> None:
-    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", INGEST, re.MULTILINE)
-    codes = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)} - LABEL_SOURCES
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", page("docs/ingest.md"), re.MULTILINE)
+    codes = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)}
+    codes -= {"folder", "name", "none"}  # where labels come from
 
     assert codes <= set(Reason)
     assert len(codes) == 12
 
 
 def test_functions_on_the_handwriting_page_exist() -> None:
-    page = (ROOT / "docs/handwriting.md").read_text()
-    names = re.findall(
-        r"`([a-z]+)\.([a-z_]+)`", "".join(re.findall(r"^\| .*$", page, re.MULTILINE))
-    )
+    lines = re.findall(r"^\| .*$", page("docs/handwriting.md"), re.MULTILINE)
+    names = re.findall(r"`([a-z]+)\.([a-z_]+)`", "".join(lines))
 
     packages = {"form": "nanograd.digits"}
     for module, function in names:
         found = import_module(f"{packages.get(module, 'nanograd.pictures')}.{module}")
         assert callable(getattr(found, function))
     assert len(names) == 19
+
+
+def test_page_lists_every_place_with_its_exit_codes() -> None:
+    lines = page("docs/places.md").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
+
+    listed = {name: cells for name, *cells in rows if name in PLACES}
+    assert listed.keys() == PLACES.keys()
+    for name, cells in listed.items():
+        for cell, (code, _) in zip(cells, ENDS.get(name, (OK, OK)), strict=True):
+            assert cell.startswith(str(code) if code else "result"), name

@@ -1,4 +1,4 @@
-"""The blocks of tutorials and recipes run in their order, on small data of their kind."""
+"""The blocks of tutorials, recipes and docs/your-data.md run, on small data of their kind."""
 
 import ast
 import json
@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from tests.conftest import ROOT, Nanograd
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, plain_python, run_alone
+from tests.helpers.image_columns import PICTURE, raw
 from tests.helpers.models import some_model
 
 # Languages of blocks that a parser or a test of their own checks.
@@ -24,6 +28,8 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "python": ast.parse, "json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load,
 }  # fmt: skip
 OTHERS = {"", "text", "sh", "fish", "mermaid", "{toctree}", "{eval-rst}"}
+PIXELS = [f"pixel{number}" for number in range(784)]
+ROWS = 29
 
 
 def run_blocks(page: str, nanograd: Nanograd, *flags: str) -> list[dict[str, Any]]:
@@ -35,8 +41,9 @@ def run_blocks(page: str, nanograd: Nanograd, *flags: str) -> list[dict[str, Any
         for line in block["text"].splitlines() if block["info"] == "sh" else ():
             program, *words = shlex.split(line, comments=True) or [""]
             if program == "nanograd":
-                alone = [] if "--workers" in words or words[0] == "inspect" else ["--workers", "0"]
-                done = nanograd(*words, *alone, *(flags if words[0] == "train" else ()))
+                is_alone = "--workers" in words or words[0] in ("inspect", "evaluate")
+                more = [] if is_alone else ["--workers", "0"]
+                done = nanograd(*words, *more, *(flags if words[0] == "train" else ()))
                 assert done.code == 0, (line, done.stderr)
                 results.append(done.last)
     return results
@@ -51,19 +58,31 @@ def test_every_block_has_a_known_language_and_parses(document: Path) -> None:
             PARSERS[language](block["text"])
 
 
-def test_predictions_become_a_list_to_review(
-    nanograd: Nanograd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_core_in_a_few_lines_runs(tmp_path: Path) -> None:
+    code, _, stderr = run_alone("\n".join(plain_python(ROOT / "docs/core.md")), tmp_path)
+
+    assert (code, stderr) == (0, "")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model, and two pictures of each digit."""
     model_io.save(some_model(), str(tmp_path / "runs/1/model"))
-    commands.export_data(["sample"], str(tmp_path / "all"))
-    for digit in ("3", "7"):
-        for file in sorted((tmp_path / "all" / digit).iterdir())[5:]:
+    commands.export_data(["sample"], str(tmp_path / "pictures"))
+    for digit in (tmp_path / "pictures").iterdir():
+        for file in sorted(digit.iterdir())[2:]:
             file.unlink()
-    assert nanograd("ingest", "all/3", "all/7", "--output", "rows", "--workers", "0").code == 0
+    return tmp_path
+
+
+def test_predictions_become_a_list_to_review(
+    nanograd: Nanograd, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nanograd("ingest", "pictures", "--output", "rows", "--workers", "0").code == 0
 
     predicted, drawn = run_blocks("review.md", nanograd)
 
-    assert (predicted["predicted"], drawn["pictures"]) == (10, 1)
+    assert (predicted["predicted"], drawn["pictures"]) == (20, 1)
     assert len(pd.read_csv("review.csv")) == 1
     assert len(pd.read_csv("refused.csv")) == 0
     assert " or " in capsys.readouterr().out
@@ -73,12 +92,11 @@ def test_files_of_kaggle_become_a_submission(
     nanograd: Nanograd, sample: Mnist, tmp_path: Path
 ) -> None:
     (tmp_path / "kaggle").mkdir()
-    pixels = [f"pixel{number}" for number in range(784)]
     some = sample.train.take(slice(0, 301))
-    labels = pd.DataFrame({"label": some.labels})
-    train = pd.concat([labels, pd.DataFrame(some.images, columns=pixels)], axis=1)
+    train = pd.DataFrame(some.images, columns=PIXELS)
+    train.insert(0, "label", some.labels)
     train.to_csv("kaggle/train.csv", index=False)
-    pd.DataFrame(sample.test.images[:7], columns=pixels).to_csv("kaggle/test.csv", index=False)
+    pd.DataFrame(sample.test.images[:7], columns=PIXELS).to_csv("kaggle/test.csv", index=False)
 
     _, predicted = run_blocks("kaggle.md", nanograd, "--epochs", "1", "--hidden", "8")
 
@@ -88,7 +106,48 @@ def test_files_of_kaggle_become_a_submission(
     assert submission["ImageId"].tolist() == list(range(1, 8))
 
 
-def test_core_in_a_few_lines_runs(tmp_path: Path) -> None:
-    code, _, stderr = run_alone("\n".join(plain_python(ROOT / "docs/core.md")), tmp_path)
+@pytest.fixture
+def data(folder: Path, sample: Mnist) -> Path:
+    """The folder with data of every kind that docs/your-data.md begins with."""
+    some = sample.test.take(slice(0, ROWS))
+    pngs = [to_png(image) for image in some.images]
+    about = {"info": {"features": {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel"}}}}
+    pictures = pa.array([{"bytes": png, "path": None} for png in pngs], PICTURE)
+    hugging_face = pa.table({"image": pictures, "label": some.labels})
+    pixels = {"origin": "", "height": 28, "width": 28, "nChannels": 1, "mode": 0}
+    spark = pa.table({"image": [{**pixels, "data": image.tobytes()} for image in some.images]})
+    tables = {
+        "tables/a.parquet": pa.table(
+            {"id": range(ROWS), "writer": ["ann"] * ROWS, "image": raw(some.images)}
+        ),
+        "mnist/test.parquet": hugging_face.replace_schema_metadata(
+            {"huggingface": json.dumps(about)}
+        ),
+        "spark/day=2026-11-26/part-00000.snappy.parquet": spark,
+        "spark/day=2026-11-27/part-00000.snappy.parquet": spark,
+        "binary/part-00000.snappy.parquet": pa.table(
+            {"path": ["file:/a.png"] * ROWS, "content": pngs}
+        ),
+    }
+    for name, table in tables.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, folder / name)
+    (folder / "spark/_SUCCESS").touch()
+    (folder / "spark/.part-00000.snappy.parquet.crc").write_bytes(b"crc")
+    flat = pd.DataFrame(some.images, columns=PIXELS).assign(id=range(ROWS))
+    flat.to_csv(folder / "digits.csv", index=False)
+    return folder
 
-    assert (code, stderr) == (0, "")
+
+def test_every_block_about_your_data_runs_and_predicts_every_row(
+    data: Path, nanograd: Nanograd, sample: Mnist
+) -> None:
+    run_blocks("your-data.md", nanograd)
+
+    expected = model_io.load(str(data / "runs/1/model")).predict(sample.test.images[:ROWS]).tolist()
+    for name in ("read-tables", "read-csv", "read-mnist", "read-binary"):
+        found = pq.read_table(data / name / "predictions").sort_by("source_row")
+        assert found["prediction"].to_pylist() == expected, name
+    days = pq.read_table(data / "read-spark/predictions")
+    assert days.num_rows == 2 * ROWS
+    assert sorted(set(days["day"].to_pylist())) == ["2026-11-26", "2026-11-27"]
