@@ -17,6 +17,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.images import sources
 from tests.helpers import jobs, runs
 from tests.helpers.folders import untimed_contents
+from tests.helpers.processes import environment_without_ray
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -92,12 +93,6 @@ def mnist_place() -> str:
     if not place.is_dir():
         pytest.skip("needs the four MNIST files beside the checkout")
     return str(place)
-
-
-def environment_without_ray(**more: str) -> dict[str, str]:
-    """This process's environment without Ray's variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, **more}
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""A model, a picture folder, a Ray cluster and an object store shared by the end-to-end tests."""
+"""A model, a picture folder, a Ray cluster and object stores shared by the end-to-end tests."""
 
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSystem
 
@@ -15,20 +17,11 @@ from tests.helpers.head import Head, running_head
 from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable
 from tests.runtime.test_storage import CHECKSUMS
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run what needs a head but no store once, beside the first kind of store."""
-    again = [
-        item
-        for item in items
-        if isinstance(item, pytest.Function)
-        and getattr(item, "callspec", None)
-        and item.callspec.params.get("shared_store") is Swift
-        and "store" not in item.fixturenames
-    ]
-    if again:
-        config.hook.pytest_deselected(items=again)
-        items[:] = [item for item in items if item not in again]
+PART_ROWS = 41
+SWIFT = pytest.param("swift", marks=pytest.mark.hosts)
+# Other tests use moto alone.
+every_server = pytest.mark.parametrize("store", ["moto", SWIFT], indirect=True)
+only_swift = pytest.mark.parametrize("store", [SWIFT], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -47,23 +40,38 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     return place
 
 
-@pytest.fixture(
-    scope="package",
-    params=[Moto, pytest.param(Swift, marks=pytest.mark.hosts)],
-    ids=["moto", "swift"],
-)
-def shared_store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param is Swift and (reason := swift_is_unavailable()):
-        pytest.skip(reason)
-    store = request.param()
-    yield store
-    store.close()
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
+    """A folder of 30 files with 41 rows each, the last of which is no picture."""
+    folder = tmp_path_factory.mktemp("rows")
+    for number in range(30):
+        part = sample.train.take(slice(PART_ROWS * number, PART_ROWS * (number + 1)))
+        images = [*(image.tobytes() for image in part.images[:-1]), b"no picture"]
+        table = pa.table({"image": images, "label": part.labels})
+        pq.write_table(table, folder / f"{number:02d}.parquet")
+    return folder
 
 
 @pytest.fixture(scope="package")
-def head(shared_store: Store) -> Iterator[Head]:
+def moto() -> Iterator[Store]:
+    made = Moto()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="package")
+def swift() -> Iterator[Store]:
+    if reason := swift_is_unavailable():
+        pytest.skip(reason)
+    made = Swift()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="package")
+def head(moto: Store) -> Iterator[Head]:
     """A Ray head in this environment: a command joins it sooner than it starts a private Ray."""
-    programs, variables = Path(sys.executable).parent, shared_store.environment
+    programs, variables = Path(sys.executable).parent, moto.environment
     with (
         tempfile.TemporaryDirectory(prefix="ng-", ignore_cleanup_errors=True) as folder,
         running_head(programs, Path(folder), num_cpus=4, **variables) as running,
@@ -72,13 +80,14 @@ def head(shared_store: Store) -> Iterator[Head]:
 
 
 @pytest.fixture
-def store(shared_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The S3 of this process and its children; a test may hang or kill it."""
-    for name, value in {**shared_store.environment, CHECKSUMS: ""}.items():
+    shared: Store = request.getfixturevalue(getattr(request, "param", "moto"))
+    for name, value in {**shared.environment, CHECKSUMS: ""}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(CHECKSUMS)  # a user sets none
-    yield shared_store
-    shared_store.resume()
+    yield shared
+    shared.resume()
 
 
 @pytest.fixture

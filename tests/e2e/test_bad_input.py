@@ -66,20 +66,6 @@ def test_wrong_checksum_in_the_cache_is_65_offline(nanograd: Nanograd, tmp_path:
     assert_refused(outcome, 65, "checksum")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
-def test_flipped_bit_in_a_model_is_65(
-    nanograd: Nanograd, trained: str, tmp_path: Path, name: str
-) -> None:
-    model = Path(shutil.copytree(trained, tmp_path / "model"))
-    data = bytearray((model / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (model / name).write_bytes(data)
-
-    outcome = nanograd("evaluate", "--model", str(model), "--data", "sample")
-
-    assert_refused(outcome, 65, name)
-
-
 @pytest.mark.parametrize(
     ("code", "flags", "words"),
     [
@@ -149,26 +135,24 @@ def test_predict_without_model_or_input_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("NANOGRAD_TRAIN_EPOCH", "do you mean NANOGRAD_TRAIN_EPOCHS?"), ("NANOGRAD_X", "unset it")],
+    [
+        ("NANOGRAD_TRAIN_EPOCH", "do you mean NANOGRAD_TRAIN_EPOCHS?"),
+        ("NANOGRAD_X", "unset it"),
+        # Kubernetes makes these for a service with such a name.
+        ("NANOGRAD_PORT", ""),
+        ("NANOGRAD_TRAIN_HEAD_SVC_SERVICE_HOST", ""),
+        ("NANOGRAD_PORT_8265_TCP", ""),
+    ],
 )
-def test_environment_variable_that_sets_nothing_is_refused(
-    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, hint: str
+def test_environment_variable_that_sets_nothing_is_refused_unless_kubernetes_made_it(
+    nanograd: Nanograd, tmp_path: Path, name: str, hint: str
 ) -> None:
-    monkeypatch.setenv(name, "3")
+    done = nanograd("data", "info", "--data", "sample", **{name: "3"})
 
-    assert_refused(nanograd(*TRAIN), 2, f"unknown environment variable {name}; {hint}")
+    if hint:
+        assert_refused(done, 2, f"unknown environment variable {name}; {hint}")
+    assert (done.code == 0) == (not hint)
     assert contents(tmp_path) == {}
-
-
-@pytest.mark.parametrize(
-    "name", ["NANOGRAD_PORT", "NANOGRAD_TRAIN_HEAD_SVC_SERVICE_HOST", "NANOGRAD_PORT_8265_TCP"]
-)
-def test_environment_variable_of_kubernetes_is_ignored(
-    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setenv(name, "10.0.0.1")
-
-    assert nanograd("data", "info", "--data", "sample").code == 0
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,6 @@ from scripts.run_notebook import execute
 from tests.conftest import ROOT
 from tests.docs.test_docs import name_of, resolves
 
-NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-
-
-def source(cell: dict[str, Any]) -> str:
-    return "".join(cell["source"])
-
 
 def shown(notebook: dict[str, Any]) -> list[tuple[str, list[str], str]]:
     """Kind and forms of each output, and its text without figures: those are the machine's."""
@@ -31,35 +25,24 @@ def shown(notebook: dict[str, Any]) -> list[tuple[str, list[str], str]]:
     ]
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=name_of)
-def test_notebook_runs_and_shows_what_it_was_committed_with(
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.ipynb")), ids=name_of)
+def test_notebook_has_jupyters_form_and_shows_what_it_was_committed_with(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    committed = json.loads(file.read_text())
-
-    again = execute(committed)
-
-    assert shown(again) == shown(committed)
-    assert file.stat().st_size < 50_000
-
-
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=name_of)
-def test_notebook_has_jupyters_form(file: Path) -> None:
-    notebook = json.loads(file.read_text())
-
+    notebook, text = json.loads(file.read_text()), ""
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     for cell in notebook["cells"]:
-        wanted = {"cell_type", "id", "metadata", "source"}
-        code = {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
-        assert set(cell) == wanted | code
-
-
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=name_of)
-def test_links_of_a_notebook_lead_to_something(file: Path) -> None:
-    cells = [c for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "markdown"]
-    links = re.findall(r"\]\(([^)]+)\)", "".join(map(source, cells)))
-
+        is_code = cell["cell_type"] == "code"
+        more = {"execution_count", "outputs"} if is_code else set()
+        assert set(cell) == {"cell_type", "id", "metadata", "source"} | more
+        text += "" if is_code else "".join(cell["source"])
+    links = re.findall(r"\]\(([^)]+)\)", text)
     assert links
     assert [link for link in links if not resolves(file, link)] == []
+    assert file.stat().st_size < 50_000
+
+    again = execute(notebook)
+
+    assert shown(again) == shown(notebook)

@@ -1,12 +1,15 @@
-"""Pictures from an object store to an object store, against a server that speaks S3."""
+"""Commands on an object store: the bytes of a local folder, and what differs between servers."""
 
 import gzip
+import os
 import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from shutil import copyfile
 from threading import Thread
 from typing import Any
 from zipfile import ZipFile
@@ -20,15 +23,19 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images import reader
 from nanograd.images.inputs import expand, expand_tables
-from nanograd.jobs.job import run_job
-from nanograd.jobs.part import run_local
 from nanograd.jobs.predict import plan
 from nanograd.runtime import storage
 from nanograd.settings.specs import PredictSpec
+from simulators.waiting import wait_for
 from tests.conftest import Nanograd, Outcome
+from tests.e2e.conftest import every_server
+from tests.helpers.folders import untimed_contents
 from tests.helpers.head import Head
-from tests.helpers.stores import Moto, Store
+from tests.helpers.processes import start
 from tests.runtime.test_storage import CHECKSUMS
+
+NO_RAY = ("--workers", "0")
+TRAIN = ("train", "--data", "sample", "--hidden", "7", "--epochs", "1")
 
 
 @pytest.fixture
@@ -50,16 +57,14 @@ def assert_ingested(done: Outcome, labelled: int = 12) -> None:
     assert done.last["reasons"] == {"empty": 1, "broken_image": 1}
 
 
+@every_server
 def test_pictures_pass_through_the_store_and_none_is_lost(
     nanograd: Nanograd, bucket: str, pictures: str, trained: str
 ) -> None:
     rows = f"{bucket}/rows"
-    words = ("ingest", pictures, "--output", rows, "--workers", "0", "--part-rows", "5")
-    ingested = nanograd(*words, "--keep-original")
-    again = nanograd(*words, "--keep-original")
-    predicted = nanograd(
-        "predict", rows, "--model", trained, "--output", f"{bucket}/out", "--workers", "0"
-    )
+    words = ("ingest", pictures, "--output", rows, *NO_RAY, "--part-rows", "5", "--keep-original")
+    ingested, again = nanograd(*words), nanograd(*words)
+    predicted = nanograd("predict", rows, "--model", trained, "--output", f"{bucket}/out", *NO_RAY)
 
     assert_ingested(ingested)
     assert again.code == predicted.code == 0, again.stderr + predicted.stderr
@@ -68,88 +73,65 @@ def test_pictures_pass_through_the_store_and_none_is_lost(
     assert "_SUCCESS" in storage.names(f"{bucket}/out")
 
 
-def test_workers_on_a_cluster_use_the_store_themselves(
-    nanograd_process: Nanograd, head: Head, bucket: str, pictures: str
+def test_archive_with_a_list_of_labels_is_read_by_workers_and_drawn(
+    nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, pictures: str
 ) -> None:
-    words = ("ingest", pictures, "--output", f"{bucket}/rows", "--workers", "2")
-
-    done = nanograd_process(*words, "--part-rows", "5", **head.joining)
-
-    assert_ingested(done)
-    assert "_SUCCESS" in storage.names(f"{bucket}/rows")
-
-
-def test_archive_in_the_store_is_ingested(nanograd: Nanograd, bucket: str, pictures: str) -> None:
-    stream = BytesIO()
+    stream, labels = BytesIO(), f"{bucket}/labels.csv"
     with ZipFile(stream, "w") as archive:
         for place, _, _ in storage.files_below(pictures):
             archive.writestr(place.removeprefix(f"{pictures}/"), storage.read(place))
     storage.commit(f"{bucket}/packed/all.zip", stream.getvalue())
-
-    done = nanograd("ingest", f"{bucket}/packed", "--output", f"{bucket}/rows", "--workers", "0")
-
-    assert_ingested(done)
-
-
-def test_labels_come_from_a_list_in_the_store(
-    nanograd: Nanograd, bucket: str, pictures: str
-) -> None:
     names = [Path(place).name for place, _, _ in storage.files_below(f"{pictures}/3")]
     lines = "".join(f"3/{name},5\n" for name in names)
-    labels = f"{bucket}/labels.csv"
     storage.commit(labels, f"file,label\n{lines}gone.png,1\n".encode())
 
-    done = nanograd(
-        "ingest", pictures, "--output", f"{bucket}/rows", "--workers", "0", "--label-from", labels
-    )
+    packed = nanograd("ingest", f"{bucket}/packed", "--output", f"{bucket}/unpacked", *NO_RAY)
+    by_workers = nanograd_process(
+        "ingest", pictures, "--output", f"{bucket}/rows", "--workers", "2", "--part-rows", "5",
+        "--label-from", labels, **head.joining,
+    )  # fmt: skip
+    drawn = nanograd("inspect", pictures, "--output", f"{bucket}/sheet.png")
+    missing = nanograd("ingest", f"{bucket}/none", "--output", "rows", *NO_RAY)
 
-    assert_ingested(done, labelled=6)
-    assert "1 line of" in done.stderr
-
-
-def test_inspection_sheet_is_drawn_from_the_store_into_the_store(
-    nanograd: Nanograd, bucket: str, pictures: str
-) -> None:
-    done = nanograd("inspect", pictures, "--output", f"{bucket}/sheet.png")
-
-    assert done.code == 0, done.stderr
-    assert (done.last["pictures"], done.last["refused"]) == (14, 2)
+    assert_ingested(packed)
+    assert_ingested(by_workers, labelled=6)
+    assert "1 line of" in by_workers.stderr
+    assert "_SUCCESS" in storage.names(f"{bucket}/rows")
+    assert (drawn.last["pictures"], drawn.last["refused"]) == (14, 2), drawn.stderr
     with Image.open(BytesIO(storage.read(f"{bucket}/sheet.png"))) as sheet:
         assert sheet.height > 14 * 160
-
-
-def test_missing_folder_is_65(nanograd: Nanograd, bucket: str) -> None:
-    done = nanograd("ingest", f"{bucket}/out", "--output", "rows", "--workers", "0")
-
-    assert done.code == 65, done.stderr
+    assert missing.code == 65, missing.stderr
 
 
 ODD_KEYS = ["a b", "c#d", "e?f", "g%27h", "%2e%2e", "k=l&m", "n[1]", "ö", "x*y"]
+
+
+def one_row(pixel: int | bytes, label: int = 0) -> bytes:
+    """Return a Parquet file with an image."""
+    image = bytes(400) + bytes([pixel]) + bytes(383) if isinstance(pixel, int) else pixel
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": [image], "label": [label]}), sink, compression="none")
+    return bytes(sink.getvalue())
 
 
 @pytest.fixture
 def tables(bucket: str, sample: Mnist) -> str:
     """A folder of Parquet files with odd keys, one row each, and one in an odd folder below."""
     for number, key in enumerate([*ODD_KEYS, "p #q?r/%41"]):
-        sink = pa.BufferOutputStream()
-        image = sample.test.images[number].tobytes()
-        pq.write_table(pa.table({"image": [image], "label": [number]}), sink)
-        storage.commit(f"{bucket}/in/{key}.parquet", sink.getvalue().to_pybytes())
+        data = one_row(sample.test.images[number].tobytes(), number)
+        storage.commit(f"{bucket}/in/{key}.parquet", data)
     return f"{bucket}/in"
 
 
+@every_server
 @pytest.mark.parametrize(
     ("inputs", "num_files"),
     [
         (("",), 10),
-        (("/",), 10),
         (("/*.parquet",), 9),
         (("/**/*.parquet",), 10),
-        (("/[a-e]*",), 3),
-        (("/p*",), 1),
-        (("/p #q?r/",), 1),
-        (tuple(f"/{key}.parquet" for key in ODD_KEYS), 9),
-        (("/", "", "/n[1].parquet", "/*"), 10),
+        (("/[a-e]*", "/p #q?r/"), 4),
+        (("/", "", *(f"/{key}.parquet" for key in ODD_KEYS), "/*"), 10),
     ],
 )
 def test_rows_of_every_key_in_the_store_are_predicted_once(
@@ -157,7 +139,7 @@ def test_rows_of_every_key_in_the_store_are_predicted_once(
 ) -> None:
     places = [f"{tables}{below}" for below in inputs]
 
-    done = nanograd("predict", *places, "--model", trained, "--output", "out", "--workers", "0")
+    done = nanograd("predict", *places, "--model", trained, "--output", "out", *NO_RAY)
 
     rows = pq.read_table("out/predictions").to_pylist()
     listed = {place for place, _, _ in storage.files_below(tables)}
@@ -166,31 +148,34 @@ def test_rows_of_every_key_in_the_store_are_predicted_once(
     assert len({row["source_file"] for row in rows} & listed) == num_files
 
 
-@pytest.mark.parametrize("below", ["nothing", "nothing/", "*.csv", "no/*.parquet", "a?b?.parquet"])
-def test_place_in_the_store_without_files_is_named(tables: str, below: str) -> None:
-    place = f"{tables}/{below}"
+def test_inputs_that_are_missing_or_no_input_are_named(tables: str, bucket: str) -> None:
+    for below in ("nothing", "nothing/", "*.csv", "no/*.parquet", "a?b?.parquet"):
+        place = f"{tables}/{below}"
+        with pytest.raises(DataError, match="there is no such file") as error:
+            expand([place], (".parquet",))
+        assert str(error.value).startswith(place.rstrip("/"))
+    with pytest.raises(UsageError, match="lies in the input"):
+        expand_tables([f"{tables}/"], f"{tables}/out/predictions/part.parquet")
+    storage.commit(f"{tables}/_delta_log/00000000000000000000.json", b"{}")
+    for place in (tables, f"{bucket}/", f"{tables}/*.parquet"):
+        with pytest.raises(DataError, match=rf"^{tables} is a Delta table"):
+            expand_tables([place], f"{bucket}/out/predictions/part.parquet")
 
-    with pytest.raises(DataError, match="there is no such file") as error:
-        expand([place], (".parquet",))
 
-    assert str(error.value).startswith(place.rstrip("/"))
-
-
+@every_server
 def test_folder_in_the_store_grows_changes_and_shrinks(
     nanograd: Nanograd, tables: str, bucket: str, trained: str
 ) -> None:
-    words = ("predict", tables, "--model", trained, "--output", f"{bucket}/out", "--workers", "0")
+    words = ("predict", tables, "--model", trained, "--output", f"{bucket}/out", *NO_RAY)
     first = nanograd(*words)
     storage.commit(f"{tables}/new.parquet", storage.read(f"{tables}/a b.parquet"))
     grown = nanograd(*words)
     sink = pa.BufferOutputStream()
-    digit = pq.read_table(pa.BufferReader(storage.read(f"{tables}/a b.parquet"))).slice(0, 1)
+    digit = pq.read_table(pa.BufferReader(storage.read(f"{tables}/a b.parquet")))
     pq.write_table(pa.concat_tables([digit] * 7), sink)
-    storage.commit(f"{tables}/c#d.parquet", sink.getvalue().to_pybytes())
+    storage.commit(f"{tables}/c#d.parquet", bytes(sink.getvalue()))
     storage.remove(f"{tables}/e?f.parquet")
-    changed = nanograd(*words)
-    synced = nanograd(*words, "--sync")
-    complete = nanograd(*words)
+    changed, synced, complete = nanograd(*words), nanograd(*words, "--sync"), nanograd(*words)
     storage.move(f"{tables}/c#d.parquet", f"{tables}/z.parquet")
     renamed = nanograd(*words)
 
@@ -203,52 +188,26 @@ def test_folder_in_the_store_grows_changes_and_shrinks(
     assert "nothing to do" in complete.stderr
 
 
-def test_file_rewritten_in_the_store_after_planning_ends_the_job(
-    nanograd: Nanograd, tables: str, bucket: str, trained: str
-) -> None:
-    job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
-    storage.commit(f"{tables}/c#d.parquet", storage.read(f"{tables}/c#d.parquet") * 2)
-
-    with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
-        run_job(job, run_local(work))
-
-
+@every_server
 @pytest.mark.parametrize("when", ["before", "in"])
 def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
-    nanograd: Nanograd, tables: str, bucket: str, trained: str, when: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    read_rows = reader.read_rows
-
-    def commit(pixel: int) -> None:
-        sink, image = pa.BufferOutputStream(), bytes(400) + bytes([pixel]) + bytes(383)
-        pq.write_table(pa.table({"image": [image]}), sink, compression="none")
-        storage.commit(f"{tables}/c#d.parquet", sink.getvalue().to_pybytes())
-
-    commit(100)
+    tables: str, bucket: str, trained: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, read_rows = f"{tables}/c#d.parquet", reader.read_rows
+    storage.commit(place, one_row(100))
     job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
-    [part] = [part for part in job.parts if part.files[0].endswith("c#d.parquet")]
+    [part] = [part for part in job.parts if part.files[0] == place]
 
     def rewrite(*what: Any) -> Iterator[Any]:
         yield from read_rows(*what)
-        commit(200)
+        storage.commit(place, one_row(200))
 
     if when == "before":
-        commit(200)
+        storage.commit(place, one_row(200))
     else:
         monkeypatch.setattr(reader, "read_rows", rewrite)
     with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
         work(part)
-
-
-def test_tables_with_a_log_and_outputs_in_the_input_are_refused(tables: str, bucket: str) -> None:
-    with pytest.raises(UsageError, match="lies in the input"):
-        expand_tables([f"{tables}/"], f"{tables}/out/predictions/part.parquet")
-    storage.commit(f"{tables}/_delta_log/00000000000000000000.json", b"{}")
-
-    for place in (tables, f"{bucket}/", f"{tables}/*.parquet"):
-        with pytest.raises(DataError, match=rf"^{tables} is a Delta table"):
-            expand_tables([place], f"{bucket}/out/predictions/part.parquet")
 
 
 def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
@@ -265,26 +224,13 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     pq.write_table(rows, "rows.parquet")
 
     done = nanograd(
-        "predict", "rows.parquet", "--model", trained, "--output", "out", "--workers", "0",
+        "predict", "rows.parquet", "--model", trained, "--output", "out", *NO_RAY,
         "--image-root", f"{pictures}/",
     )  # fmt: skip
 
     assert done.code == 0, done.stderr
     assert done.last["predicted"] == 4
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
-
-
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.bz2", "a.zst"])
-def test_content_is_what_was_written_whatever_the_ending_of_its_name(
-    bucket: str, name: str
-) -> None:
-    place, data = f"{bucket}/{name}", gzip.compress(b"data")
-
-    storage.commit(place, data)
-
-    with storage.open_file(place) as stream:
-        assert stream.read() == storage.read(place) == data
-    assert storage.read(place, max_bytes=3) == data[:3]
 
 
 @pytest.fixture
@@ -311,40 +257,35 @@ def predictions(place: Path) -> list[tuple[Any, ...]]:
     return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
 
 
-@pytest.mark.parametrize("at", ["disk", "store"])
-def test_two_workers_predict_csv_as_one_process_does_in_a_folder(
+def test_two_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
     nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, csv_folder: Path,
-    trained: str, tmp_path: Path, at: str,
+    trained: str, tmp_path: Path,
 ) -> None:  # fmt: skip
     for file in filter(Path.is_file, csv_folder.rglob("*")):
         storage.commit(f"{bucket}/csv/{file.relative_to(csv_folder)}", file.read_bytes())
-    place = f"{csv_folder}/**/*.csv*" if at == "disk" else f"{bucket}/csv/"
     words = ("--model", trained, "--rows-per-file", "25", "--keep", "id")
     two = ("--workers", "2", "--output", f"{tmp_path}/two")
 
-    alone = nanograd("predict", str(csv_folder), *words, "--workers", "0", "--output", "one")
-    done = nanograd_process("predict", place, *words, *two, **head.joining)
+    alone = nanograd("predict", f"{csv_folder}/**/*.csv*", *words, *NO_RAY, "--output", "one")
+    done = nanograd_process("predict", f"{bucket}/csv/", *words, *two, **head.joining)
 
     assert done.code == alone.code == 0, done.stderr + alone.stderr
     assert done.last["rows"] == done.last["predicted"] == len(predictions(tmp_path / "one")) == 180
     assert predictions(tmp_path / "two") == predictions(tmp_path / "one")
 
 
-@pytest.mark.slow  # the client retries for six seconds
-def test_unreachable_store_is_74(nanograd: Nanograd, pictures: str) -> None:
-    done = nanograd(
-        "ingest", pictures, "--output", "rows", "--workers", "0",
-        AWS_ENDPOINT_URL="http://127.0.0.1:1", AWS_MAX_ATTEMPTS="1",
-    )  # fmt: skip
-
-    assert done.code == 74, done.stderr
-    assert "\n" not in done.last["reason"]
+# Files and folders
 
 
-def test_file_that_two_processes_remove_at_once_is_no_failure(bucket: str) -> None:
-    places = [f"{bucket}/{number}" for number in range(30)]
+@every_server
+def test_content_is_what_was_written_and_two_may_remove_it_at_once(bucket: str) -> None:
+    data = gzip.compress(b"data")
+    places = [f"{bucket}/{number}{end}" for number in range(10) for end in (".csv.gz", ".bz2", "")]
     for place in places:
-        storage.commit(place, b"data")
+        storage.commit(place, data)
+        with storage.open_file(place) as stream:
+            assert stream.read() == storage.read(place) == data
+    assert storage.read(places[0], max_bytes=3) == data[:3]
 
     with ThreadPoolExecutor(8) as pool:
         for place in places:
@@ -356,35 +297,31 @@ def test_file_that_two_processes_remove_at_once_is_no_failure(bucket: str) -> No
 FILES = ["", "/a", "/a/b", "/a b", "/ö#?%41", "/empty", "/deep/er/x"]
 
 
-def test_folder_in_the_store_is_removed_with_its_markers_and_nothing_else(bucket: str) -> None:
+@every_server
+def test_folder_is_moved_and_removed_with_its_markers_and_nothing_else(bucket: str) -> None:
     filesystem, path = storage.arrow_filesystem(bucket)
     for name in FILES:
-        storage.commit(f"{bucket}/run{name}/file", name.encode())
-    filesystem.create_dir(f"{path}/run/marked/deeper", recursive=True)
+        storage.commit(f"{bucket}/old{name}/file", name.encode())
     for beside in ("run2/file", "run.txt", "other"):
         storage.commit(f"{bucket}/{beside}", b"")
 
+    storage.move(f"{bucket}/old", f"{bucket}/run")
+    moved = {storage.read(f"{bucket}/run{name}/file").decode() for name in FILES}
+    names = storage.names(bucket)
+    filesystem.create_dir(f"{path}/run/marked/deeper", recursive=True)
     storage.remove(f"{bucket}/run/a")
     rest = {
         file.removeprefix(f"{bucket}/run") for file, _, _ in storage.files_below(f"{bucket}/run/")
     }
     storage.remove(f"{bucket}/run/")
 
+    assert moved == set(FILES)
+    assert names == ["other", "run", "run.txt", "run2"]
     assert rest == {f"{name}/file" for name in FILES if not name.startswith("/a/") and name != "/a"}
     assert storage.names(bucket) == ["other", "run.txt", "run2"]
 
 
-def test_moved_folder_is_gone_from_its_old_place(bucket: str) -> None:
-    for name in FILES:
-        storage.commit(f"{bucket}/run{name}/file", name.encode())
-
-    storage.move(f"{bucket}/run", f"{bucket}/moved")
-
-    moved = {storage.read(f"{bucket}/moved{name}/file").decode() for name in FILES}
-    assert moved == set(FILES)
-    assert len(storage.files_below(bucket)) == len(FILES)
-
-
+@every_server
 def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket: str) -> None:
     for name in ("run", "run/a", "run/b/c"):
         storage.commit(f"{bucket}/{name}", name.encode())
@@ -399,6 +336,7 @@ def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket
 
 
 @pytest.mark.slow
+@every_server
 def test_folder_of_more_files_than_a_reply_lists_is_listed_and_removed_whole(bucket: str) -> None:
     places = [f"{bucket}/many/{number:04}" for number in range(1193)]
     with ThreadPoolExecutor(16) as pool:
@@ -413,42 +351,39 @@ def test_folder_of_more_files_than_a_reply_lists_is_listed_and_removed_whole(buc
     assert storage.names(bucket) == []
 
 
-@pytest.mark.parametrize("scheme", ["s3", "s3a"])
-def test_run_is_found_under_each_name_of_the_scheme(
-    nanograd: Nanograd, bucket: str, scheme: str
-) -> None:
-    words = ("train", "--data", "sample", "--epochs", "1", "--hidden", "7", "--workers", "0")
-    first = nanograd(*words, "--output", f"{bucket}/run/")
+# Runs and errors
 
-    again = nanograd(*words, "--output", f"{bucket.replace('s3', scheme, 1)}/run")
+
+@every_server
+def test_run_is_found_under_each_name_of_the_scheme(nanograd: Nanograd, bucket: str) -> None:
+    first = nanograd(*TRAIN, *NO_RAY, "--output", f"{bucket}/run/")
+
+    again = nanograd(*TRAIN, *NO_RAY, "--output", f"{bucket.replace('s3', 's3a', 1)}/run")
 
     assert (first.code, again.code) == (0, 0), first.stderr + again.stderr
     assert "complete; --overwrite trains it again" in again.stderr
 
 
-@pytest.mark.parametrize(
-    ("place", "variables", "reason"),
-    [
-        ("s3://no-such-bucket/run", {}, "bucket does not exist"),
-        ("{}/run", {"AWS_SECRET_ACCESS_KEY": "wrong"}, "ACCESS_DENIED|SIGNATURE_DOES_NOT_MATCH"),
-        ("{}/run", {CHECKSUMS: "when_supported"}, "refuses checksums; set AWS_REQUEST_CHECKSUM_"),
-    ],
-    ids=["no bucket", "wrong key", "checksums"],
-)  # fmt: skip
-def test_refusal_of_the_store_is_74_and_one_sentence(
-    nanograd: Nanograd,
-    bucket: str,
-    store: Store,
-    place: str,
-    variables: dict[str, str],
-    reason: str,
-) -> None:
-    if variables and isinstance(store, Moto):
-        pytest.skip("moto checks neither keys nor checksums")
+NO_BUCKET = ("s3://no-such-bucket/run", {}, "bucket does not exist")
+SWIFT_REFUSES = (
+    NO_BUCKET,
+    ("{}/run", {"AWS_SECRET_ACCESS_KEY": "wrong"}, "ACCESS_DENIED|SIGNATURE_DOES_NOT_MATCH"),
+    ("{}/run", {CHECKSUMS: "when_supported"}, "refuses checksums; set AWS_REQUEST_CHECKSUM_"),
+)
 
-    done = nanograd(
-        "train", "--data", "sample", "--workers", "0", "--output", place.format(bucket), **variables
-    )
+
+@pytest.mark.parametrize(
+    ("store", "place", "variables", "reason"),
+    [
+        ("moto", *NO_BUCKET),
+        *(pytest.param("swift", *each, marks=pytest.mark.hosts) for each in SWIFT_REFUSES),
+    ],
+    indirect=["store"],
+)
+def test_refusal_of_the_store_is_74_and_one_sentence(
+    nanograd: Nanograd, bucket: str, place: str, variables: dict[str, str], reason: str
+) -> None:
+    done = nanograd(*TRAIN, *NO_RAY, "--output", place.format(bucket), **variables)
 
     assert done.code == 74, done.stderr
     assert re.search(reason, done.last["reason"])
@@ -460,11 +395,59 @@ def test_server_that_is_no_store_is_named_as_the_likely_cause(
 ) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, args=(0.05,)).start()
-        done = nanograd(
-            "train", "--data", "sample", "--workers", "0", "--output", "s3://bucket/run",
-            AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}",
-        )  # fmt: skip
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = nanograd(*TRAIN, *NO_RAY, "--output", "s3://bucket/run", AWS_ENDPOINT_URL=url)
         server.shutdown()
 
     assert done.code == 74, done.stderr
     assert "AWS_ENDPOINT_URL is not the address of one" in done.last["reason"]
+
+
+@pytest.mark.slow
+def test_pipeline_in_the_store_has_the_bytes_of_a_local_folder(
+    nanograd_process: Nanograd, head: Head, bucket: str, png_folder: Path, tmp_path: Path
+) -> None:
+    """Train through a kill, then ingest and predict 20 pictures, then 40."""
+    pictures, places, results = tmp_path / "pictures", (f"{tmp_path}/disk", bucket), []
+    (pictures / "3").mkdir(parents=True)
+    two, sums = ("--workers", "2"), set()
+    for place in places:
+        words = ("train", "--data", "sample", "--epochs", "40", "--hidden", "33", *two)
+        words += ("--output", f"{place}/run")
+        killed = start(*words, **head.joining)
+        wait_for(lambda at=place: storage.names(f"{at}/run/checkpoints"), "nothing was saved")
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        done = nanograd_process(*words, **head.joining)
+        assert done.code == 0, done.stderr
+        assert "continuing after" in done.stderr
+        sums.add((done.last["params_sha256"], storage.read(f"{place}/run/model/model.safetensors")))
+    for number in (20, 40):
+        for file in sorted((png_folder / "3").iterdir())[:number]:
+            copyfile(file, pictures / "3" / file.name)
+        for place in places:
+            ingest = ("ingest", str(pictures), "--output", f"{place}/rows", "--part-rows", "7")
+            predict = ("predict", f"{place}/rows", "--model", f"{place}/run/model")
+            for words in (ingest, (*predict, "--output", f"{place}/read", "--rows-per-file", "9")):
+                done = nanograd_process(*words, *two, **head.joining)
+                assert done.code == 0, done.stderr
+            results.append(
+                [rows_of(f"{place}/read/predictions", place), untimed_contents(f"{place}/rows")]
+            )
+
+    assert len(sums) == 1
+    assert results[0] == results[1]
+    assert results[2] == results[3]
+    assert [len(rows) for rows, _ in results] == [20, 20, 40, 40]
+    assert [storage.leases(f"{bucket}/{name}") for name in ("run", "rows", "read")] == [[], [], []]
+
+
+def rows_of(folder: str, place: str) -> list[dict[str, Any]]:
+    """Return the rows of all files of a folder, the place of their sources left out."""
+    data = [storage.read(file) for file, *_ in storage.files_below(folder)]
+    rows = [
+        {**row, "source_file": row["source_file"].removeprefix(place)}
+        for each in data
+        for row in pq.read_table(pa.BufferReader(each)).to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (row["source_file"], row["source_row"]))

@@ -1,11 +1,17 @@
+"""Whole commands, from pictures or data to predictions, without Ray and with a private one."""
+
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from tests.conftest import Nanograd
+from tests.helpers.head import Head
+from tests.helpers.processes import environment_without_ray, run_python
 
 NO_RAY = ("--workers", "0")
 
@@ -18,7 +24,7 @@ def test_whole_pipeline_without_ray_accounts_for_every_picture(
         (tmp_path / "mixed" / name).write_bytes(data)
     ingested = nanograd_process("ingest", str(png_folder), "mixed", "--output", "rows", *NO_RAY)
     predicted = nanograd_process("predict", "rows", "--model", trained, "--output", "out", *NO_RAY)
-    evaluated = nanograd_process("evaluate", "--model", trained, "--data", "sample")
+    evaluated = nanograd_process("evaluate", "--model", trained, "--data", "sample", "--verbose")
 
     assert ingested.code == predicted.code == evaluated.code == 0
     assert ingested.last["rows"] == 1002
@@ -32,75 +38,8 @@ def test_whole_pipeline_without_ray_accounts_for_every_picture(
     identity = zip(table["source_file"].to_pylist(), table["source_row"].to_pylist(), strict=True)
     assert len(set(identity)) == 1000
     assert (tmp_path / "out" / "_SUCCESS").exists()
-
-
-def test_default_command_trains_with_ray_to_the_bits_of_one_process(
-    nanograd: Nanograd, nanograd_process: Nanograd, tmp_path: Path
-) -> None:
-    settings = ["--data", "sample", "--epochs", "2", "--batch-size", "250"]
-
-    with_ray = nanograd_process("train", *settings, "--workers", "2", "--output", "two")
-    without = nanograd("train", *settings, *NO_RAY, "--output", "none")
-
-    assert with_ray.code == without.code == 0
-    assert with_ray.last["workers"] == 2
-    assert with_ray.last["params_sha256"] == without.last["params_sha256"]
-    assert with_ray.last["val_accuracy"] == without.last["val_accuracy"]
-    rows = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
-
-
-def test_predicting_twice_does_nothing_and_another_model_is_refused(
-    nanograd: Nanograd, trained: str, png_folder: Path
-) -> None:
-    nanograd("ingest", str(png_folder / "3"), "--output", "rows", *NO_RAY)
-    nanograd("train", "--data", "sample", *NO_RAY, "--epochs", "1", "--output", "other")
-    words = ["predict", "rows", "--output", "out", *NO_RAY, "--model"]
-    first = nanograd(*words, trained)
-
-    again = nanograd(*words, trained)
-    other = nanograd(*words, "other/model")
-    replaced = nanograd(*words, "other/model", "--overwrite")
-
-    assert first.code == again.code == replaced.code == 0
-    assert "nothing to do" in again.stderr
-    assert again.last["predicted"] == first.last["predicted"] == 100
-    assert other.code == 73
-    assert other.last["event"] == "error"
-
-
-def test_dry_run_describes_the_job_and_the_next_files_are_added(
-    nanograd: Nanograd, trained: str, png_folder: Path, tmp_path: Path
-) -> None:
-    ingest = ["ingest", "in", "--output", "rows", *NO_RAY]
-    predict = ["predict", "rows", "--output", "out", "--model", trained, *NO_RAY]
-    shutil.copytree(png_folder / "3", tmp_path / "in" / "3")
-    tried = nanograd(*ingest, "--dry-run")
-    written = [path.name for path in tmp_path.iterdir()]
-    nanograd(*ingest)
-    tried_too = nanograd(*predict, "--dry-run")
-    nanograd(*predict)
-    shutil.copytree(png_folder / "8", tmp_path / "in" / "8")
-    ingested, predicted = nanograd(*ingest), nanograd(*predict)
-
-    num_first, num_all = (len(list(tmp_path.glob(f"in/{glob}/*"))) for glob in ("3", "*"))
-    assert tried.code == tried_too.code == ingested.code == predicted.code == 0
-    assert "in" in written
-    assert "rows" not in written
-    assert f"{num_first} rows to read in 1 of 1 parts; nothing was written" in tried.stderr
-    assert "1 files: images in image (struct<" in tried_too.stderr
-    assert tried_too.last["rows_to_do"] == num_first
-    assert "1 of 2 parts are done already" in ingested.stderr
-    assert "1 of 2 parts are done already" in predicted.stderr
-    assert predicted.last["rows"] == ingested.last["rows"] == num_all
-
-
-def test_verbose_evaluation_prints_a_line_an_image_then_time_and_accuracy(
-    nanograd: Nanograd, trained: str
-) -> None:
-    done = nanograd("evaluate", "--model", trained, "--data", "sample", "--verbose")
-
-    *lines, _ = done.stdout.strip().splitlines()
+    # Verbose: label, scores, highest score and prediction of each image.
+    *lines, _ = evaluated.stdout.strip().splitlines()
     assert len(lines) == 1000
     for line in lines:
         match = re.fullmatch(r"\d  \[([\d. ]+)\]  ([\d.]+)  (\d)", line)
@@ -108,7 +47,101 @@ def test_verbose_evaluation_prints_a_line_an_image_then_time_and_accuracy(
         scores = match[1].split()
         assert len(scores) == 10
         assert scores[int(match[3])] == match[2] == max(scores)
-    assert "accuracy:" in done.stderr
+    assert "accuracy:" in evaluated.stderr
+
+
+def test_default_command_trains_with_ray_to_the_bits_of_one_process(
+    nanograd: Nanograd, tmp_path: Path
+) -> None:
+    """Above a clone, whose folder could hide the package, and without standard streams."""
+    (tmp_path / "nanograd" / "docs").mkdir(parents=True)
+    settings = ["--data", "sample", "--epochs", "2", "--batch-size", "250"]
+    words = [str(Path(sys.executable).with_name("nanograd")), "train", *settings]
+
+    with_ray = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" 0<&- 2>&-', "sh", *words, "--workers", "2", "--output", "two"],
+        cwd=tmp_path, env=environment_without_ray(), stdout=subprocess.PIPE, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    without = nanograd("train", *settings, *NO_RAY, "--output", "none")
+
+    assert (with_ray.returncode, without.code) == (0, 0), with_ray.stdout
+    result = json.loads(with_ray.stdout.splitlines()[-1])
+    assert result["workers"] == 2
+    for name in ("params_sha256", "val_accuracy"):
+        assert result[name] == without.last[name]
+    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+SESSIONS = """
+import json, os, sys
+import ray
+from nanograd.distributed.cluster import session
+from nanograd.errors import InternalError
+
+before = dict(os.environ)
+with session("local", 1):
+    token = os.environ["RAY_AUTH_TOKEN"]
+between = dict(os.environ)
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": TOKEN}
+with session(ADDRESS):
+    cpus = ray.cluster_resources()["CPU"]
+del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
+try:
+    with session("local", 1):
+        again = os.environ["RAY_AUTH_TOKEN"]
+        raise InternalError("mine")
+except InternalError as error:
+    notes = error.__notes__
+changed = {name for name in before | between if before.get(name) != between.get(name)}
+print(json.dumps([sorted(changed), token != again, cpus, notes]))
+"""
+
+
+def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head: Head) -> None:
+    token = head.environment["RAY_AUTH_TOKEN_PATH"]
+
+    done = run_python(f"TOKEN, ADDRESS = {token!r}, {head.address!r}\n{SESSIONS}")
+
+    assert done.returncode == 0, done.stderr
+    changed, is_new, cpus, [note] = json.loads(done.stdout)
+    assert (changed, is_new, cpus) == ([], True, 4)
+    kept = Path(note.removeprefix("Ray's logs are in "))
+    assert list(kept.glob("*/gcs_server.out"))
+    shutil.rmtree(kept)
+
+
+def test_dry_run_describes_the_job_and_the_next_files_are_added(
+    nanograd: Nanograd, trained: str, png_folder: Path, tmp_path: Path
+) -> None:
+    ingest = ["ingest", "in", "--output", "rows", *NO_RAY]
+    predict = ["predict", "rows", "--output", "out", *NO_RAY, "--model"]
+    shutil.copytree(png_folder / "3", tmp_path / "in" / "3")
+    tried = nanograd(*ingest, "--dry-run")
+    written = [path.name for path in tmp_path.iterdir()]
+    nanograd(*ingest)
+    tried_too = nanograd(*predict, trained, "--dry-run")
+    first, again = nanograd(*predict, trained), nanograd(*predict, trained)
+    shutil.copytree(png_folder / "8", tmp_path / "in" / "8")
+    ingested, predicted = nanograd(*ingest), nanograd(*predict, trained)
+    nanograd("train", "--data", "sample", *NO_RAY, "--epochs", "1", "--output", "other")
+    other = nanograd(*predict, "other/model")
+    replaced = nanograd(*predict, "other/model", "--overwrite")
+
+    done = (tried, tried_too, first, again, ingested, predicted, replaced)
+    assert [each.code for each in done] == [0] * 7
+    num_first, num_all = (len(list(tmp_path.glob(f"in/{glob}/*"))) for glob in ("3", "*"))
+    assert "in" in written
+    assert "rows" not in written
+    assert f"{num_first} rows to read in 1 of 1 parts; nothing was written" in tried.stderr
+    assert "1 files: images in image (struct<" in tried_too.stderr
+    assert tried_too.last["rows_to_do"] == again.last["predicted"] == num_first
+    assert "nothing to do" in again.stderr
+    assert "1 of 2 parts are done already" in ingested.stderr
+    assert "1 of 2 parts are done already" in predicted.stderr
+    assert predicted.last["rows"] == ingested.last["rows"] == replaced.last["rows"] == num_all
+    assert (other.code, other.last["event"]) == (73, "error")
 
 
 def test_settings_take_precedence_flag_environment_file_preset(

@@ -10,98 +10,96 @@ import pytest
 
 from nanograd.runtime import storage
 from simulators.waiting import wait_for
-from tests.conftest import environment_without_ray
+from tests.e2e.conftest import every_server
+from tests.helpers.processes import environment_without_ray
 from tests.runtime.test_lease import CONTAINER
 
 TRAIN = ("train", "--data", "sample", "--workers", "0", "--epochs", "5000", "--output")
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
-    return f"{bucket}/run" if request.param == "bucket" else str(tmp_path / "run")
-
-
-def start(*words: str) -> subprocess.Popen[str]:
+def start(place: str, *prefix: str) -> "subprocess.Popen[str]":
+    """Start to train, with a prefix in a container."""
     return subprocess.Popen(
-        words, env=environment_without_ray(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        [*prefix, sys.executable, "-m", "nanograd", *TRAIN, place], env=environment_without_ray(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def trains(place: str, number: int = 1) -> bool:
-    """Return whether a driver has saved this many checkpoints."""
-    return len(storage.names(storage.join(place, "checkpoints"))) >= number
+def newest(place: str) -> str:
+    return "".join(storage.names(f"{place}/checkpoints")[-1:])
 
 
-def test_second_driver_ends_with_73_and_the_next_continues_after_a_kill(place: str) -> None:
-    command = [sys.executable, "-m", "nanograd", *TRAIN, place]
+def wait_for_progress(place: str, failure: str) -> None:
+    """Wait until another checkpoint is saved."""
+    before = newest(place)
+    wait_for(lambda: newest(place) > before, failure)
 
-    with start(*command) as first:
-        wait_for(lambda: trains(place), "the first driver saved nothing")
-        with start(*command) as second:
-            refused, _ = second.communicate()
-        first.kill()
-    with start(*command) as third:
-        newest = storage.names(storage.join(place, "checkpoints"))[-1]
-        wait_for(
-            lambda: storage.names(storage.join(place, "checkpoints"))[-1] > newest,
-            "the next driver did not continue",
-        )
+
+def check_takeover(place: str, first: "subprocess.Popen[str]", words: str) -> tuple[int, str]:
+    """Check that a second driver is refused, and that one continues when the first is killed.
+
+    Args:
+        place: the run directory, in which the first driver trains.
+        first: the first driver.
+        words: in the log of the last one.
+
+    Returns:
+        The exit code of the second driver, and its output.
+    """
+    with start(place) as second:
+        refusal = "".join(second.communicate())
+    first.kill()
+    with start(place) as third:
+        wait_for_progress(place, "the next driver did not continue")
         third.send_signal(signal.SIGTERM)
         stopped, log = third.communicate()
-
-    assert second.returncode == 73
-    assert f"process {first.pid} on {os.uname().nodename}" in refused
-    assert third.returncode == 75, stopped
-    assert "continuing after" in log
+    assert (third.returncode, words in log) == (75, True), stopped + log
     assert storage.leases(place) == []
+    return second.returncode, refusal
 
 
-@pytest.mark.parametrize("elsewhere", [(), CONTAINER], ids=["one machine", "two machines"])
+@every_server
+def test_second_driver_ends_with_73_and_the_next_continues_after_a_kill(bucket: str) -> None:
+    place = f"{bucket}/run"
+    with start(place) as first:
+        wait_for_progress(place, "the first driver saved nothing")
+        code, refusal = check_takeover(place, first, "continuing after")
+
+    assert code == 73
+    assert f"process {first.pid} on {os.uname().nodename}" in refusal
+
+
+@pytest.mark.slow
+def test_driver_on_another_machine_is_refused_and_takes_over_after_a_kill(tmp_path: Path) -> None:
+    place = str(tmp_path / "run")
+    with start(place, *CONTAINER) as first:
+        try:
+            wait_for_progress(place, "the first driver saved nothing")
+        except AssertionError:
+            pytest.skip("needs namespaces")
+        code, _ = check_takeover(place, first, "taking it over")
+
+    assert code == 73
+
+
+@pytest.mark.parametrize(
+    ("where", "elsewhere"), [("folder", ()), ("bucket", CONTAINER)], ids=["folder", "two machines"]
+)
 def test_of_two_drivers_that_start_at_once_one_trains_and_the_other_ends_with_73(
-    place: str, elsewhere: tuple[str, ...]
+    bucket: str, tmp_path: Path, where: str, elsewhere: tuple[str, ...]
 ) -> None:
-    command = [sys.executable, "-m", "nanograd", *TRAIN, place]
+    place = f"{bucket}/run" if where == "bucket" else str(tmp_path / "run")
 
-    with start(*command) as first, start(*elsewhere, *command) as second:
-        wait_for(lambda: trains(place), "no driver saved anything")
+    with start(place) as first, start(place, *elsewhere) as second:
+        wait_for_progress(place, "no driver saved anything")
         drivers = (first, second)
         wait_for(lambda: any(each.poll() is not None for each in drivers), "both go on")
         refused, goes_on = (first, second) if second.poll() is None else (second, first)
         refusal, log = refused.communicate()
-        newest = storage.names(storage.join(place, "checkpoints"))[-1]
-        wait_for(
-            lambda: storage.names(storage.join(place, "checkpoints"))[-1] > newest,
-            "the other driver did not go on",
-        )
+        wait_for_progress(place, "the other driver did not go on")
         goes_on.kill()
 
     if refused.returncode != 73 and "unshare" in log:
         pytest.skip("needs namespaces")
     assert refused.returncode == 73, log
     assert "is being written by another process" in refusal
-
-
-@pytest.mark.slow
-def test_driver_on_another_machine_is_refused_and_takes_over_after_a_kill(place: str) -> None:
-    command = [sys.executable, "-m", "nanograd", *TRAIN, place]
-
-    with start(*CONTAINER, *command) as first:
-        try:
-            wait_for(lambda: trains(place), "the first driver saved nothing")
-        except AssertionError:
-            pytest.skip("needs namespaces")
-        with start(*command) as second:
-            _, refused = second.communicate()
-        first.kill()
-    with start(*command) as third:
-        before = storage.names(storage.join(place, "checkpoints"))
-        wait_for(
-            lambda: storage.names(storage.join(place, "checkpoints")) != before,
-            "the next driver did not take over",
-        )
-        third.send_signal(signal.SIGTERM)
-        _, log = third.communicate()
-
-    assert second.returncode == 73, refused
-    assert (third.returncode, "taking it over" in log) == (75, True)

@@ -10,6 +10,12 @@ from typing import Any
 _ROOT = Path(__file__).parents[2]
 
 
+def environment_without_ray(**more: str) -> dict[str, str]:
+    """This process's environment without Ray's variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, **more}
+
+
 def run(
     *words: str | Path, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -28,11 +34,26 @@ def run_python(
 
 def run_helper(name: str, *words: str) -> Any:
     """Run a module of these helpers that makes its own Ray cluster; return its last line, JSON."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-m", f"tests.helpers.{name}", *words], cwd=_ROOT,
-        env={**kept, "RAY_AUTH_TOKEN": "0" * 64},
+        env=environment_without_ray(RAY_AUTH_TOKEN="0" * 64),
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start a command of nanograd."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanograd", *words], env=environment_without_ray(**environment),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[str]", code: int = 0) -> tuple[dict[str, Any], str]:
+    """Wait until a command has ended with a code; return its last line, JSON, and its log."""
+    output, log = process.communicate(timeout=240)
+    assert process.returncode == code, output + log
+    assert "Traceback" not in log
+    return json.loads(output.splitlines()[-1]), log

@@ -1,0 +1,259 @@
+"""Commands that are stopped or killed, or lose Ray: the same command ends with the same bytes."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from nanograd import commands
+from nanograd.runtime import kernel, storage
+from nanograd.settings.fields import flag_name
+from nanograd.settings.train_spec import TrainSpec
+from simulators.waiting import wait_for
+from tests.e2e.conftest import PART_ROWS
+from tests.helpers.folders import untimed_contents
+from tests.helpers.head import Head
+from tests.helpers.processes import finish, start
+from tests.runtime.test_kernel import PROCESSORS
+
+SETTINGS = {"epochs": 20, "batch_size": 250, "hidden": 32}
+FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[name]))]
+TRAIN = ["train", "--data", "sample", *FLAGS, "--workers"]
+NUM_PARTS, TIMEOUT_S = 30, 240
+OTHER_NUMPY = PROCESSORS["Nehalem"]["NPY_DISABLE_CPU_FEATURES"]
+
+
+def wait_while_it_runs(
+    process: "subprocess.Popen[str]", place: str, file: str, number: int
+) -> None:
+    """Wait until a running command has written some files with such a name below its output."""
+
+    def has_written() -> bool:
+        assert process.poll() is None, ("ended before it was disturbed", process.communicate())
+        folder, _, name = file.rpartition("/")
+        return sum(name in each for each in storage.names(f"{place}/{folder}")) >= number
+
+    wait_for(has_written, "too few files", TIMEOUT_S, every_s=0.01)
+
+
+# Prediction
+
+
+@pytest.fixture(scope="module")
+def predict(rows: Path, trained: str) -> list[str]:
+    """The job; it normalises its pictures, so that it can be disturbed in time."""
+    return ["predict", str(rows), "--model", trained, "--normalise", "always", "--workers"]
+
+
+@pytest.fixture(scope="module")
+def predicted(predict: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The output of the job without disturbance."""
+    place = tmp_path_factory.mktemp("undisturbed") / "out"
+    finish(start(*predict, "0", "--output", str(place)))
+    return untimed_contents(place)
+
+
+def words_of(pid: int) -> str:
+    """Return the command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def below(pid: int) -> Iterator[int]:
+    """Yield the process ids of all descendants."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from below(child)
+
+
+def actors(pid: int) -> list[int]:
+    """Return the descendants that do parts or train."""
+    kinds = ("_PartActor", "WorkerActor", "MapWorker")
+    return [each for each in below(pid) if any(kind in words_of(each) for kind in kinds)]
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ["worker", "driver", "worker"],
+        pytest.param([*islice(cycle(["worker", "driver"]), 20)], marks=pytest.mark.soak),
+    ],
+    ids=["3", "20"],
+)
+def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
+    predict: list[str],
+    predicted: dict[str, bytes],
+    tmp_path: Path,
+    head: Head,
+    victims: Sequence[str],
+) -> None:
+    place, num_commands, result = tmp_path / "out", 0, None
+    step = (NUM_PARTS - 2) // len(victims)
+    schedule = [*zip(victims, range(2, NUM_PARTS, step), strict=False)]
+    while result is None:
+        num_commands += 1
+        driver, victim = start(*predict, "2", "--output", str(place), **head.joining), "none"
+        while schedule and victim != "driver":
+            victim, num_parts = schedule.pop(0)
+            wait_while_it_runs(driver, str(place), "_receipts/.json", num_parts)
+            wait_for(lambda: actors(head.pid), "no worker")
+            os.kill(driver.pid if victim == "driver" else actors(head.pid)[0], signal.SIGKILL)
+        if victim == "driver":
+            driver.communicate(timeout=TIMEOUT_S)
+            assert driver.returncode == -signal.SIGKILL
+            wait_for(lambda: not actors(head.pid), "workers outlive their driver")
+        else:
+            result, _ = finish(driver)
+
+    assert num_commands == 1 + victims.count("driver")
+    assert untimed_contents(place) == predicted
+    assert result["rows"] == result["predicted"] + result["quarantined"] == NUM_PARTS * PART_ROWS
+    assert result["reasons"] == {"broken_image": NUM_PARTS}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sigterm_ends_a_job_with_one_sentence_and_the_same_command_continues(
+    predict: list[str], predicted: dict[str, bytes], tmp_path: Path, head: Head, workers: str
+) -> None:
+    place = tmp_path / "out"
+    driver = start(*predict, workers, "--output", str(place), **head.joining)
+    wait_while_it_runs(driver, str(place), "_receipts/.json", 2)
+    driver.send_signal(signal.SIGTERM)
+
+    error, log = finish(driver, 75)
+    assert (error["event"], error["code"]) == ("error", 75)
+    *lines, last = log.splitlines()
+    assert last == f"nanograd: {error['reason']}"
+    assert [line for line in lines if not line.startswith(("predict ", "joining "))] == []
+    finish(start(*predict, "0", "--output", str(place)))
+    assert untimed_contents(place) == predicted
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def checksum(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checksum of the parameters that a run without disturbance ends with."""
+    place = str(tmp_path_factory.mktemp("undisturbed") / "run")
+    config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
+    return str(commands.train(spec=config).to_json()["params_sha256"])
+
+
+def train_until(number: signal.Signals, place: str, workers: str, **environment: str) -> list[str]:
+    """Train until a checkpoint is saved, then send a signal; return output and log."""
+    process = start(*TRAIN, workers, "--output", place, **environment)
+    wait_while_it_runs(process, place, "checkpoints/round-", 1)
+    process.send_signal(number)
+    output = list(process.communicate(timeout=30))
+    assert process.returncode == (75 if number == signal.SIGTERM else -number), output
+    return output
+
+
+def continue_training(place: str, workers: str, **environment: str) -> dict[str, object]:
+    """Run the command to its end; returns its result."""
+    result, log = finish(start(*TRAIN, workers, "--output", place, **environment))
+    assert "continuing after" in log
+    return result
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sigterm_saves_and_exits_75_and_the_command_continues(
+    tmp_path: Path, checksum: str, workers: str
+) -> None:
+    place = str(tmp_path / "run")
+
+    output, log = train_until(signal.SIGTERM, place, workers)
+
+    assert '"event": "error", "code": 75' in output.splitlines()[-1]
+    assert f"--output {place}" in output
+    assert "Traceback" not in log
+    assert ("starting Ray ..." in log) == (workers != "0")
+    assert continue_training(place, "0")["params_sha256"] == checksum
+
+
+def test_killed_command_continues_from_its_last_checkpoint_in_the_store(
+    bucket: str, checksum: str, head: Head
+) -> None:
+    place = f"{bucket}/run"
+
+    train_until(signal.SIGKILL, place, "2", **head.joining)
+    done = continue_training(place, "2", **head.joining)
+
+    assert (done["params_sha256"], done["model"]) == (checksum, f"{place}/model")
+    assert len(storage.names(f"{place}/checkpoints")) <= 4
+
+
+@pytest.mark.skipif(not OTHER_NUMPY, reason="numpy has one code only")
+def test_run_continued_on_another_processor_is_warned_of_or_refused(tmp_path: Path) -> None:
+    words = (*TRAIN, "0", "--output", str(tmp_path / "run"))
+    other = {"NPY_DISABLE_CPU_FEATURES": OTHER_NUMPY}
+    train_until(signal.SIGKILL, str(tmp_path / "run"), "0")
+
+    _, refusal = finish(start(*words, "--strict", **other), 69)
+    _, log = finish(start(*words, **other))
+
+    assert "match neither; --strict and --kernel portable refuse that" in refusal
+    assert "WARNING: the rounds so far were computed with numpy" in log
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
+def test_portable_run_continued_on_another_processor_has_the_bits_of_one_machine(
+    tmp_path: Path,
+) -> None:
+    portable, sums = {"NANOGRAD_TRAIN_KERNEL": "portable"}, []
+    for name in ("Nehalem", "SkylakeX"):
+        place = str(tmp_path / name)
+        train_until(signal.SIGKILL, place, "0", **portable, **PROCESSORS["SkylakeX"])
+        done = continue_training(place, "0", **portable, **PROCESSORS[name])
+        sums.append(done["params_sha256"])
+
+    assert sums[0] == sums[1]
+
+
+# A private Ray
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A short folder: sockets below it have paths of at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ng-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "victim"), [("train", "gcs_server"), ("predict", "raylet/raylet")]
+)
+def test_command_ends_with_69_and_one_sentence_and_leaves_nothing(
+    command: str, victim: str, predict: list[str], tmp_path: Path, temporary: Path
+) -> None:
+    output = tmp_path / "output"
+    words = {"train": [*TRAIN[:-1], "--epochs", "500", "--workers"], "predict": predict}[command]
+    process = start(*words, "2", "--output", str(output), TMPDIR=str(temporary))
+    try:
+        wait_for(lambda: actors(process.pid) or process.poll() is not None, "no actor")
+        started = {pid: words_of(pid) for pid in below(process.pid)}
+        [killed] = [pid for pid, each in started.items() if victim in each.split("\0")[0]]
+        os.kill(killed, signal.SIGKILL)
+        error, log = finish(process, 69)
+    finally:
+        process.kill()
+
+    assert error["code"] == 69
+    assert " on this machine has ended, killed or out of memory" in error["reason"]
+    assert len([line for line in log.splitlines() if "has ended" in line]) == 1
+    assert "terminat" not in log
+    assert [path.name[:13] for path in temporary.iterdir()] == ["nanograd-logs"]
+    assert not list(output.rglob(".*lease"))
+    wait_for(lambda: not any(words_of(pid) == started[pid] for pid in started), "Ray runs", 20)
