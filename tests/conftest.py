@@ -22,8 +22,6 @@ from tests.helpers.processes import environment_without_ray
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
-# Folders whose fixtures are made once for all of their tests.
-_SHARING = ("tests/distributed", "tests/e2e")
 
 # Tests without Ray that take seconds: `make test-fast` leaves them out.
 _LONG = (
@@ -50,9 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.name.partition("[")[0] in _LONG:
             item.add_marker(pytest.mark.long)
-        name = item.nodeid.split("::")[0]
-        shared = next((each for each in _SHARING if name.startswith(f"{each}/")), name)
-        item.add_marker(pytest.mark.xdist_group(shared))
+        name = group = item.nodeid.split("::")[0]
+        if name.startswith("tests/distributed/"):
+            group = "a Ray"
+        elif {"head", "store"} & {*getattr(item, "fixturenames", ())}:
+            group = "a head and a store"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True)

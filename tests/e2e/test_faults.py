@@ -309,10 +309,10 @@ def test_no_fault_of_a_store_loses_or_doubles_anything(
 @contextmanager
 def terminated_after(proxy: Proxy, bucket: str, number: int) -> Iterator[None]:
     """Let SIGTERM arrive after so many requests for a bucket inside a with block, and end it."""
-    proxy.after(bucket, number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    proxy.fail(bucket, Fault(lambda: os.kill(os.getpid(), signal.SIGTERM), number, 1))
     with suppress(Terminated), sigterm_raises():
         yield
-    proxy.after("", 0, lambda: None)
+    del proxy.faults[bucket]
 
 
 def test_sigterm_in_an_upload_leaves_the_old_file_or_the_new_one(proxy: Proxy, bucket: str) -> None:
@@ -407,7 +407,7 @@ def test_store_that_fails_in_mid_run_is_74_and_the_next_command_does_the_rest(
     assert nanograd(*words, f"{bucket}/undisturbed").code == 0
     half = proxy.num_requests[name] // 2
 
-    proxy.after(name, half, lambda: FAILURES[failure](proxy, store, name))
+    proxy.fail(name, Fault(lambda: FAILURES[failure](proxy, store, name), half, 1))
     failed = nanograd(*words, f"{bucket}/out")
     store.resume()
     monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 from zipfile import ZipFile
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -233,45 +234,31 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
 
 
-@pytest.fixture
-def csv_folder(sample: Mnist, tmp_path: Path) -> Path:
-    """Three CSV files of 60 rows: plain, gzipped and, in a folder below, with quoted values."""
-    digits, folder = sample.test, tmp_path / "csv"
-    header = ",".join(["id", "label", *(f"pixel{number}" for number in range(784))])
-    (folder / "below").mkdir(parents=True)
-    for number, name in enumerate(["a.csv", "b.csv.gz", "below/c.csv"]):
-        quote = '"' if name.startswith("below") else ""
-        rows = [
-            f"{quote}row{', ' if quote else ' '}{row}{quote},{digits.labels[row]},"
-            + ",".join(f"{quote}{pixel}{quote}" for pixel in digits.images[row])
-            for row in range(60 * number, 60 * (number + 1))
-        ]
-        text = "\n".join([header, *rows]).encode()
-        (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
-    return folder
-
-
-def predictions(place: Path) -> list[tuple[Any, ...]]:
-    """Rows of a prediction's output in the order of its input, folders of files left out."""
-    rows = pq.read_table(place / "predictions").to_pylist()
-    return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
-
-
-def test_two_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
-    nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, csv_folder: Path,
+def test_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
+    nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, sample: Mnist,
     trained: str, tmp_path: Path,
 ) -> None:  # fmt: skip
-    for file in filter(Path.is_file, csv_folder.rglob("*")):
-        storage.commit(f"{bucket}/csv/{file.relative_to(csv_folder)}", file.read_bytes())
+    (tmp_path / "csv" / "below").mkdir(parents=True)
+    digits = pd.DataFrame(sample.test.images[:120]).add_prefix("pixel").assign(id="row, 7")
+    digits[:60].to_csv("csv/a.csv", index=False)
+    digits[60:].to_csv("csv/below/b.csv.gz", index=False)
+    for name in ("a.csv", "below/b.csv.gz"):
+        storage.commit(f"{bucket}/csv/{name}", Path("csv", name).read_bytes())
     words = ("--model", trained, "--rows-per-file", "25", "--keep", "id")
-    two = ("--workers", "2", "--output", f"{tmp_path}/two")
+    two = ("--workers", "2", "--output", "two")
 
-    alone = nanograd("predict", f"{csv_folder}/**/*.csv*", *words, *NO_RAY, "--output", "one")
-    done = nanograd_process("predict", f"{bucket}/csv/", *words, *two, **head.joining)
+    done = [
+        nanograd("predict", "csv/**/*.csv*", *words, *NO_RAY, "--output", "one"),
+        nanograd_process("predict", f"{bucket}/csv/", *words, *two, **head.joining),
+    ]
 
-    assert done.code == alone.code == 0, done.stderr + alone.stderr
-    assert done.last["rows"] == done.last["predicted"] == len(predictions(tmp_path / "one")) == 180
-    assert predictions(tmp_path / "two") == predictions(tmp_path / "one")
+    assert [each.code for each in done] == [0, 0], done[1].stderr
+    one, two_workers = (
+        sorted((Path(row.pop("source_file")).name, *row.values()) for row in table.to_pylist())
+        for table in map(pq.read_table, ("one/predictions", "two/predictions"))
+    )
+    assert one == two_workers
+    assert len(one) == 120
 
 
 # Files and folders

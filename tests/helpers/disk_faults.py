@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ import pytest
 from nanograd.runtime import machine
 
 DEAD_OWNER = f"{machine.owner().split('-')[0]}-{2**22}-7"  # no process has this number
-# Calls that change nothing which a power failure could undo.
-_PLAIN = ("listdir", "scandir", "open", "stat")
+_CALLS = ("mkdir", "replace", "rmdir", "unlink", "listdir", "scandir", "open", "stat")
 
 
 class Killed(BaseException):
@@ -116,64 +116,49 @@ class _File:
 @contextmanager
 def failing(disk: Disk) -> Iterator[Disk]:
     """Pass the calls of this process through a disk inside a with block."""
-    real = {name: getattr(os, name) for name in ("mkdir", "replace", "rmdir", "unlink", *_PLAIN)}
     real_open = io.open
 
     def open_file(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
         disk.call(f"open {mode}", file)
         opened = real_open(file, mode, *rest, **named)
-        if "x" not in mode:
-            return opened
-        return _File(disk, opened)
+        return _File(disk, opened) if "x" in mode else opened
 
     def fsync(descriptor: int) -> None:
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         disk.call("fsync", path)
         disk.synced(path)
 
-    def mkdir(path: Any, *rest: Any, **named: Any) -> None:
-        disk.call("mkdir", path)
-        real["mkdir"](path, *rest, **named)
-        disk.changed(Path(path).parent, lambda: _remove_tree(Path(path)))
-
-    def rmdir(path: Any, *rest: Any, **named: Any) -> None:
-        disk.call("rmdir", path)
-        real["rmdir"](path, *rest, **named)
-        disk.removed(Path(path))
-
-    def replace(source: Any, target: Any) -> None:
-        disk.call("replace", target)
-        before = _content(target)
-        real["replace"](source, target)
-        disk.changed(Path(target).parent, lambda: _move_back(Path(source), Path(target), before))
-
-    def unlink(path: Any, *rest: Any, **named: Any) -> None:
-        disk.call("unlink", path)
-        before = _content(path)
-        real["unlink"](path, *rest, **named)
-        disk.changed(Path(path).parent, lambda: _restore(Path(path), before))
-
-    def _content(path: Any) -> bytes | None:
+    def content(path: Any) -> bytes | None:
         try:
             with real_open(path, "rb") as file:
                 return bytes(file.read())
         except (FileNotFoundError, IsADirectoryError):
             return None
 
-    def plain(name: str) -> Callable[..., Any]:
-        def called(path: Any, *rest: Any, **named: Any) -> Any:
-            disk.call(name, path)
-            return real[name](path, *rest, **named)
+    def passed_on(name: str) -> Callable[..., Any]:
+        real = getattr(os, name)
 
-        return called
+        def call(path: Any, *rest: Any, **named: Any) -> Any:
+            target = rest[0] if name == "replace" else path
+            disk.call(name, target)
+            before = content(target) if name in ("replace", "unlink") else None
+            result = real(path, *rest, **named)
+            if name == "mkdir":
+                disk.changed(Path(path).parent, lambda: _remove_tree(Path(path)))
+            elif name == "rmdir":
+                disk.removed(Path(path))
+            elif name == "replace":
+                undo = partial(_move_back, Path(path), Path(target), before)
+                disk.changed(Path(target).parent, undo)
+            elif name == "unlink":
+                disk.changed(Path(path).parent, lambda: _restore(Path(path), before))
+            return result
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in _PLAIN:
-            patch.setattr(os, name, plain(name))
-        patch.setattr(os, "mkdir", mkdir)
-        patch.setattr(os, "replace", replace)
-        patch.setattr(os, "unlink", unlink)
-        patch.setattr(os, "rmdir", rmdir)
+        for name in _CALLS:
+            patch.setattr(os, name, passed_on(name))
         # Whole paths, not names in open folders.
         patch.setattr(shutil, "_use_fd_functions", False, raising=False)
         patch.setattr(os, "fsync", fsync)

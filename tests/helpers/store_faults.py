@@ -23,7 +23,7 @@ _STATUS = {SLOW_DOWN: 503, EXPIRED: 400, DENIED: 403, INTERNAL: 500}
 class Fault(NamedTuple):
     """A fault of some requests, one after the other."""
 
-    kind: str
+    kind: str | Callable[[], object]  # or what to do at these requests, which then succeed
     first: int  # number of the first request that fails
     times: float = inf
     # Only requests with such a method or query count; all by default.
@@ -46,14 +46,8 @@ class Proxy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.faults: dict[str, Fault] = {}  # by bucket
         self.num_requests = Counter[str]()  # by bucket
-        self._action: Callable[[], None] = lambda: None
-        self._action_at: tuple[str, float] = "", inf
         self._lock, self._open = Lock(), set[socket]()
         Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def after(self, bucket: str, number: int, action: Callable[[], None]) -> None:
-        """Call `action` when so many more requests for a bucket were passed on, at the next one."""
-        self._action_at, self._action = (bucket, self.num_requests[bucket] + number), action
 
     def fail(self, bucket: str, fault: Fault) -> None:
         """Let requests for a bucket fail from now on, counted from now on."""
@@ -69,16 +63,17 @@ class Proxy(ThreadingHTTPServer):
 
     def arrived(self, request: str, bucket: str) -> str | None:
         """Count a request; return the kind of its fault, if it has one."""
-        fault = self.faults.get(bucket)
+        fault = self.faults.get(bucket, Fault("", 0, 0))
         with self._lock:
-            if fault is not None and fault.matching not in request:
+            if fault.matching not in request:
                 return None
             number = self.num_requests[bucket]
             self.num_requests[bucket] += 1
-        if self._action_at == (bucket, number):
-            self._action()
-        if fault is not None and fault.first <= number < fault.first + fault.times:
+        if not fault.first <= number < fault.first + fault.times:
+            return None
+        if isinstance(fault.kind, str):
             return fault.kind
+        fault.kind()
         return None
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -114,27 +114,20 @@ use = egg:swift#{kind}
 _PROXY = """
 [pipeline:main]
 pipeline = catch_errors cache s3api tempauth bulk slo dlo proxy-server
-[filter:catch_errors]
-use = egg:swift#catch_errors
-[filter:cache]
-use = egg:swift#memcache
-memcache_servers = 127.0.0.1:{memcached}
-[filter:s3api]
-use = egg:swift#s3api
-location = us-east-1
-[filter:tempauth]
-use = egg:swift#tempauth
-user_test_tester = testing .admin
-[filter:bulk]
-use = egg:swift#bulk
-[filter:slo]
-use = egg:swift#slo
-[filter:dlo]
-use = egg:swift#dlo
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+[filter:cache]
+use = egg:swift#memcache
+memcache_servers = 127.0.0.1:{memcached}
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = testing .admin
 """
+_FILTERS = "".join(
+    f"[filter:{name}]\nuse = egg:swift#{name}\n"
+    for name in ("catch_errors", "bulk", "slo", "dlo", "s3api")
+)
 
 
 class Swift(Store):
@@ -187,7 +180,8 @@ class Swift(Store):
                 subprocess.run(command, capture_output=True, check=True)
             text = (_DEFAULT + _SERVER).format(kind=kind, port=self._ports[kind], **facts)
             (self._folder / f"{kind}.conf").write_text(text)
-        text = (_DEFAULT + _PROXY).format(port=self._port, **facts)
+        text = (_DEFAULT + _PROXY).format(port=self._port, **facts) + _FILTERS
+        text += "location = us-east-1\n"  # of the last filter
         (self._folder / "proxy.conf").write_text(text)
 
 

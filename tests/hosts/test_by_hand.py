@@ -7,10 +7,9 @@ checkpoint is compared with the state that one process computes in as many round
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -139,21 +138,22 @@ class Run:
     def wait_for_epochs(self, number: int = 2) -> None:
         """Wait until so many more epochs are finished."""
         last = self.epochs + number
-        self._wait(lambda: self.epochs >= last, "no progress")
+        self.wait_for(lambda: self.epochs >= last, "no progress")
 
-    def wait_for(self, kind: str, number: int = 1) -> None:
-        """Wait until events of a kind have happened so often."""
-        self._wait(lambda: self.count(kind) >= number, kind)
+    def expect(self, kind: str, act: Callable[[], object]) -> None:
+        """Do something that causes an event of a kind, wait for it, and for two epochs."""
+        number = self.count(kind) + 1
+        act()
+        self.wait_for(lambda: self.count(kind) >= number, kind)
+        self.wait_for_epochs()
 
     def lose_actor(self, machine: Machine, signal: str, actor: str) -> None:
         """Send a signal to the actors of a class on a host, and wait for what replaces them."""
         kind = "host_lost" if actor == "ServerActor" else "lost"
-        number = self.count(kind) + 1
-        machine.check_run(f"pkill -{signal} -f '^ray::{actor}'", user=0)
-        self.wait_for(kind, number)
-        self.wait_for_epochs()
+        words = f"pkill -{signal} -f '^ray::{actor}'"
+        self.expect(kind, lambda: machine.check_run(words, user=0))
         is_running = f"pgrep -f '^ray::{actor}'"
-        self._wait(lambda: not machine.run(is_running, user=0).returncode, "no replacement")
+        self.wait_for(lambda: not machine.run(is_running, user=0).returncode, "no replacement")
 
     def stop(self) -> str:
         """Stop the run, check the bits of its checkpoint, and return its output."""
@@ -173,7 +173,8 @@ class Run:
         file = self._place / name
         return file.read_text().splitlines() if file.exists() else []
 
-    def _wait(self, condition: Any, failure: str) -> None:
+    def wait_for(self, condition: Callable[[], object], failure: str) -> None:
+        """Wait until a condition is true while the run goes on."""
         has_ended = self._process.poll
         wait_for(lambda: has_ended() is not None or condition(), failure, 120)
         assert has_ended() is None, self._process.communicate()[0]
@@ -187,16 +188,15 @@ def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(hosts: 
     for signal in ("KILL", "STOP"):
         for actor in ("WorkerActor", "ServerActor"):
             run.lose_actor(third, signal, actor)
+    number = run.count("waiting") + 1
     hosts.disconnect("third")
-    run.wait_for("waiting", run.count("waiting") + 1)
+    run.wait_for(lambda: run.count("waiting") >= number, "does not wait")
     hosts.reconnect("third")
     run.wait_for_epochs()
     for _ in range(2):
         run.lose_actor(second, "KILL", "ServerActor")
-    number = run.count("host_lost") + 1
-    second.check_run("pkill -KILL -f '^ray::ServerActor'", user=0)
-    run.wait_for("host_lost", number)
-    run.wait_for_epochs()
+    kill = "pkill -KILL -f '^ray::ServerActor'"
+    run.expect("host_lost", lambda: second.check_run(kill, user=0))
     output = run.stop()
 
     assert "6 workers on 3 hosts" in output
@@ -289,19 +289,14 @@ def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(
 
     for host in (first, second):
         run.lose_actor(host, "KILL", "ServerActor")
-    hosts.disconnect("third")
-    run.wait_for("host_lost", 3)
-    run.wait_for_epochs()
+    run.expect("host_lost", lambda: hosts.disconnect("third"))
     # Everything of Ray on that host: raylet, agents, actors.
-    second.check_run("pkill -STOP -f '[r]ay'", user=0)
-    run.wait_for("host_lost", 4)
+    run.expect("host_lost", lambda: second.check_run("pkill -STOP -f '[r]ay'", user=0))
     hosts.hosts["third"].kill()
     wait_for(lambda: "10.77.0.13" not in nodes(hosts), "the lost host is never dead to Ray")
     hosts.add(*HOSTS[2])
-    joined = run.count("joined")
-    start_node(hosts.hosts["third"], f"--address={first.address}:6379 --block --num-cpus=2")
-    run.wait_for("joined", joined + 1)
-    run.wait_for_epochs()
+    flags = f"--address={first.address}:6379 --block --num-cpus=2"
+    run.expect("joined", lambda: start_node(hosts.hosts["third"], flags))
     output = run.stop()
 
     assert "host second at 10.77.0.12 failed" in output
