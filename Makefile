@@ -57,7 +57,7 @@ check: .venv/installed  ## lint, format, spelling, types, import contracts, doct
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q --durations=0 nanograd tests/docs
+	$(BIN)/pytest -q -n 2 --dist loadgroup nanograd tests/docs
 
 fmt: .venv/installed
 	$(BIN)/ruff format

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -150,8 +151,9 @@ def running(hosts: Sequence[tuple[str, int]], *files: str) -> Iterator[Network]:
     """
     network = Network()
     try:
-        for name, number in hosts:
-            network.add(name, number)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: network.add(*host), hosts))
+        network.hosts = {name: network.hosts[name] for name, _ in hosts}
         for file in files:
             network.client.check_run(f"cp -r ~/nanograd/{file} {SHARED}/")
         yield network

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from simulators.waiting import wait_for
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SUBNET = "10.77.0"
 USER, HOME = "nanograd", "/home/nanograd"
 USER_ID, OTHER_ID = 1000, 1001
+_KEY = f"{HOME}/.ssh/id_ed25519"
 # Files that a login shell reads, and therefore the commands of Ray.
 RC = "for file in ~/.profile ~/.bashrc; do [ ! -f $file ] || . $file; done"
 _OBJECT_STORE_BYTES = 200_000_000
@@ -117,13 +119,15 @@ class Network:
 
     def __init__(self) -> None:
         self._ports: dict[str, str] = {}
-        self._num_ports = 0
+        self._numbers = count(1)  # of ports
         self.shared = tempfile.mkdtemp(prefix="shared-")
         os.chown(self.shared, USER_ID, USER_ID)
         over = f"{HOME}/nanograd"
         self.client = _start("client", f"{SUBNET}.1", over, str(ROOT), self.shared, client=True)
         self._configure("ip link add bridge type bridge", "ip link set bridge up")
         self._configure(f"ip address add {self.client.address}/24 dev bridge")
+        key = f"mkdir -pm 700 ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f {_KEY}"
+        self.client.check_run(key)
         self.hosts: dict[str, Machine] = {}
 
     def add(self, name: str, number: int) -> None:
@@ -133,8 +137,7 @@ class Network:
         """
         over = f"{HOME}/venv"
         machine = _start(name, f"{SUBNET}.{number}", over, sys.prefix, self.shared, client=False)
-        self._num_ports += 1
-        port = f"port{self._num_ports}"
+        port = f"port{next(self._numbers)}"
         self._configure(
             f"ip link add {port} type veth peer name eth0 netns {machine.pid}",
             f"ip link set {port} master bridge up",
@@ -199,13 +202,8 @@ class Network:
             assert done.returncode == 0, f"{command}: {done.stderr!r}"
 
     def _start_sshd(self, machine: Machine) -> None:
-        key = f"{HOME}/.ssh/id_ed25519"
-        public_key = self.client.check_run(
-            f"[ -f {key} ] || {{ mkdir -pm 700 ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f {key}; }}"
-            f"; cat {key}.pub"
-        )
         keys = "umask 077; mkdir -p ~/.ssh; cat > ~/.ssh/authorized_keys"
-        machine.check_run(keys, stdin=public_key)
+        machine.check_run(keys, stdin=self.client.check_run(f"cat {_KEY}.pub"))
         machine.check_run("ssh-keygen -q -t ed25519 -N '' -f /run/host_key", user=0)
         options = [
             "HostKey=/run/host_key", "PidFile=none", "PasswordAuthentication=no", "UsePAM=no",
@@ -213,7 +211,7 @@ class Network:
         ]  # fmt: skip
         flags = [word for option in options for word in ("-o", option)]
         machine.start_service("/usr/sbin/sshd", "-D", "-f", os.devnull, *flags, user=0)
-        enter = f"ssh -o StrictHostKeyChecking=no -o BatchMode=yes -o ConnectTimeout=2 -i {key}"
+        enter = f"ssh -o StrictHostKeyChecking=no -o BatchMode=yes -o ConnectTimeout=2 -i {_KEY}"
         wait_for(
             lambda: self.client.run(f"{enter} {machine.address} true").returncode == 0,
             f"sshd of {machine.name} did not start",
