@@ -75,7 +75,7 @@ def test_log_that_cannot_be_written_changes_neither_result_nor_code(
     assert json.loads(done.stdout)["event"] == ("error" if code else "result")
 
 
-@pytest.mark.parametrize("redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize("redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&-"])
 def test_result_that_cannot_be_written_is_a_storage_error(tmp_path: Path, redirection: str) -> None:
     done, failed = (run(tmp_path, redirection, words) for words in (INFO, MISSING))
 
