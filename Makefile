@@ -11,13 +11,12 @@ demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
 # Tests that start no Ray, no browser and no other host.
-FAST := tests nanograd $(addprefix --ignore=tests/,browser distributed docs e2e hosts places) \
-  -m 'not slow and not soak and not long'
+FAST := tests nanograd $(addprefix --ignore=tests/,browser distributed docs e2e hosts places)
 
 test-fast: .venv/installed  ## the tests that need no Ray: about a minute on 2 cores
-	$(BIN)/pytest -n 2 --dist loadgroup $(FAST)
+	$(BIN)/pytest -n 2 --dist loadgroup $(FAST) -m 'not slow and not soak and not long'
 
-coverage: .venv/installed  ## the branches that the fast tests cover, and the floor of each package
+coverage: .venv/installed  ## the branches that tests without Ray cover, and the floor of each package
 	$(BIN)/pytest -n 2 --dist loadgroup $(FAST) --cov=nanograd --cov-branch --cov-report=json:build/coverage.json
 	$(BIN)/python -m scripts.coverage_floors build/coverage.json
 

@@ -23,16 +23,27 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 
-# Tests without Ray that take seconds: `make test-fast` leaves them out.
+# Tests without Ray that take seconds, or many of which do: `make test-fast` leaves them out.
 _LONG = (
+    "tests/golden/",
+    "tests/jobs/test_kills.py",
+    "tests/report/test_drawing.py",
+    "tests/report/test_plots.py",
+    "tests/report/test_trackers.py",
+    "tests/runtime/test_kernel.py",
+    "tests/scripts/test_mutants.py::test_only_a_mutant",
+    "tests/test_sklearn.py::test_scikit_learns_own_checks",
+    "tests/training/test_ensemble.py",
     "test_columns_are_found_by_their_names_in_any_order",
     "test_each_line_of_csv_is_read_as_if_it_were_alone",
+    "test_every_form_gets_the_scores_of_parquet",
     "test_every_picture_of_optdigits_is_read",
     "test_label_in_another_column_is_never_taken_for_a_pixel",
+    "test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels",
     "test_large_file_is_cut_and_resumed_and_grows",
     "test_lost_or_cut_file_is_made_again",
     "test_output_is_cut_by_rows_and_by_values",
-    "test_reader_in_a_loop_sees_replaced_rows_once",
+    "test_reader_in_a_loop_",
     "test_replacement_of_parts_that_is_killed_is_finished_by_the_next_command",
     "test_small_files_share_parts_where_there_are_many",
     "test_sync_of_many_small_files_replaces_one_part",
@@ -46,7 +57,7 @@ settings.load_profile("any-pace")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark long tests; keep together what shares a Ray, a store or a model in one process."""
     for item in items:
-        if item.name.partition("[")[0] in _LONG:
+        if any(each in item.nodeid for each in _LONG):
             item.add_marker(pytest.mark.long)
         name = group = item.nodeid.split("::")[0]
         if name.startswith("tests/distributed/"):
