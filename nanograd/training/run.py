@@ -156,7 +156,7 @@ class TrainingRun:
             validation = accuracy(nets, self._validation) if len(self._validation) else None
             return {"val_accuracy": validation, "test_accuracy": accuracy(nets, data.test)}
 
-        about = {
+        about: JsonObject = {
             "data": data.name if len(data.sources) < 2 else list(data.sources),
             **({} if data.test_split is None else {"test_split": data.test_split}),
             "preset": spec.preset,
