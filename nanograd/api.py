@@ -68,7 +68,8 @@ def read_picture(
 
 
 def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]:
-    if pixels.dtype.kind not in "bfui" or not tensors.picture_shape(pixels.shape):
+    axes = tensors.picture_axes(pixels.shape)
+    if pixels.dtype.kind not in "bfui" or axes is None:
         raise ArgumentError(
             "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) or of 3 "
             f"or 4 channels, not {pixels.dtype} {pixels.shape}"
@@ -76,4 +77,4 @@ def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]
     found, problem = levels.array_to_levels(pixels[None])
     if problem:
         raise UnreadableError(Reason.BAD_PIXEL, problem[1])
-    return rows.read_array(tensors.as_pictures(found)[0], options).reshape(28, 28)
+    return rows.read_array(tensors.as_pictures(found, axes)[0], options).reshape(28, 28)

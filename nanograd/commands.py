@@ -69,6 +69,7 @@ from nanograd.settings.specs import (
     InspectSpec,
     JobSpec,
     PredictSpec,
+    ReadOptions,
 )
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.run import TrainingRun
@@ -108,8 +109,8 @@ def train(
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
         if chosen.kernel == PORTABLE:
             process.require_portable()
-        columns = (chosen.image_column, chosen.label_column)
-        data = sources.load(chosen.data, listener, chosen.test_split, columns, arrays)
+        options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
+        data = sources.load(chosen.data, listener, chosen.test_split, options, arrays)
         images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
         listener(info(f"{images}; run directory {place}"))
         with (
@@ -294,8 +295,8 @@ def evaluate(
     plain, arrays = sources.separate_arrays({"model": name, **settings})
     with resolved(EvaluateSpec, spec, plain) as chosen:
         loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
-        columns = (chosen.image_column, chosen.label_column)
-        test = sources.load_test(chosen.data, listener, columns, arrays)
+        options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
+        test = sources.load_test(chosen.data, listener, options, arrays)
         began = perf_counter()
         with process.one_thread():
             probabilities = loaded.probabilities(test.images)

@@ -37,7 +37,6 @@ _LONG = (
     "test_columns_are_found_by_their_names_in_any_order",
     "test_each_line_of_csv_is_read_as_if_it_were_alone",
     "test_every_form_gets_the_scores_of_parquet",
-    "test_every_picture_of_optdigits_is_read",
     "test_label_in_another_column_is_never_taken_for_a_pixel",
     "test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels",
     "test_large_file_is_cut_and_resumed_and_grows",

@@ -98,12 +98,8 @@ def distort(
 def field_weights(distortion: Distortion, draws: Floats) -> Floats:
     """Compute the weights of 1, x, y and the F elastic waves in the source coordinates.
 
-    Args:
-        distortion: strength of the distortions.
-        draws: (B, NUM_DRAWS) float32 in [-1, 1).
-
-    Returns:
-        (2, B, 3 + F) float32; first the weights for columns, then those for rows.
+    The draws are (B, NUM_DRAWS) float32 in [-1, 1); the weights (2, B, 3 + F) float32, for columns
+    and for rows.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
@@ -132,7 +128,7 @@ def field_coordinates(weights: Floats) -> Floats:
 
 
 def vary_stroke(images: Bytes, by: Floats) -> Floats:
-    """Make strokes thicker or thinner.
+    """Make strokes of (B, 784) uint8 images thicker or thinner; the result is float32.
 
     Each image is mixed with its maximum or minimum over 3 x 3 pixels, which moves both edges of a
     stroke by one pixel.
@@ -140,9 +136,6 @@ def vary_stroke(images: Bytes, by: Floats) -> Floats:
     Args:
         images: (B, 784) uint8.
         by: (B,) float32 in [-2, 2], pixels; negative values make strokes thinner.
-
-    Returns:
-        (B, 784) float32.
     """
     # The minimum is computed as the maximum of the negative.
     negative = np.where(by < 0, np.uint8(255), np.uint8(0))[:, None, None]
@@ -164,8 +157,7 @@ def _make_basis() -> Floats:
     """Compute (3 + F, 784) float32: 1, x and y from the centre, and the F elastic waves.
 
     White noise smoothed by a Gaussian, with reflecting borders, is a sum of cosine waves whose
-    amplitudes follow the Gaussian's spectrum. Random amplitudes of a few dozen waves replace a
-    random number for each pixel.
+    amplitudes follow the Gaussian's spectrum: a few dozen random numbers replace one per pixel.
     """
     wave = np.arange(SIDE)
     cosines = np.cos(np.pi * wave[:, None] * (np.arange(SIDE) + 0.5) / SIDE)

@@ -5,11 +5,12 @@ the decompressed bytes, so a damaged file is detected and downloaded again.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from time import monotonic
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from nanograd.digits.idx import decompress
@@ -44,7 +45,7 @@ def cache_folder() -> str:
         UsageError: NANOGRAD_CACHE is in an object store.
 
     References:
-        XDG Base Directory Specification 0.8: relative values are to be ignored.
+        XDG Base Directory Specification 0.8 (relative values are ignored).
     """
     chosen = os.environ.get("NANOGRAD_CACHE")
     if chosen and storage.is_remote(chosen):
@@ -71,11 +72,9 @@ def fetch(
         StorageError: the cache cannot be read or written.
         UsageError: no mirrors, or one that is not an http, https or file URL.
     """
-    if not mirrors:
-        raise UsageError("there is no mirror to download from; give one with --mirror URL")
-    for mirror in mirrors:
-        if not mirror.startswith(("http://", "https://", "file://")):
-            raise UsageError(f"mirror {mirror}: give a URL with http://, https:// or file://")
+    if not mirrors or not all(re.match("(https?|file)://", each) for each in mirrors):
+        given = ", ".join(mirrors) or "none"
+        raise UsageError(f"mirrors are URLs with http://, https:// or file://, not {given}")
     found = {name: _cached(cache, name, sha256) for name, sha256 in files.items()}
     if None in found.values():
         waiting = info("another process is downloading MNIST; waiting for it")
@@ -106,9 +105,8 @@ def _fetch_file(
     cache: str, name: str, sha256: str, mirrors: list[str], listener: Listener
 ) -> bytes:
     """Download a file into the cache; move mirrors that fail to the end of the list."""
-    place, subject, failures = storage.join(cache, f"{name}.gz"), f"MNIST's file {name}", []
+    place, failures = storage.join(cache, f"{name}.gz"), list[str]()
     if storage.exists(place):
-        subject = f"{place} is damaged (wrong SHA-256) and"
         listener(warning(f"{place} is damaged (wrong SHA-256); downloading it again"))
     for mirror in tuple(mirrors):
         url = storage.join(mirror, f"{name}.gz")
@@ -118,7 +116,9 @@ def _fetch_file(
             if (found := storage.checksum(raw)) != sha256:
                 raise ValueError(f"wrong checksum, SHA-256 {found[:12]}... is not MNIST's")
         except (OSError, HTTPException, ValueError, DataError) as error:
-            failures.append(_failure(url, error))
+            if isinstance(error, HTTPError):
+                error.close()
+            failures.append(f"{url}: {str(error) or type(error).__name__}")
             listener(warning(failures[-1]))
             # Its timeout would be due again for every further file.
             mirrors.append(mirrors.pop(mirrors.index(mirror)))
@@ -126,7 +126,7 @@ def _fetch_file(
             storage.commit(place, data)
             return raw
     raise DataError(
-        f"{subject} cannot be downloaded ({'; '.join(failures)}); use --data PATH if you have it, "
+        f"{name} cannot be downloaded ({'; '.join(failures)}); use --data PATH if you have it, "
         "--data sample if not, or another mirror: nanograd data fetch --mirror URL"
     )
 
@@ -150,16 +150,3 @@ def _download(url: str, listener: Listener) -> bytes:
     if len(data) < size:
         raise ConnectionError(f"the mirror closed early, after {len(data)} of {size} bytes")
     return bytes(data)
-
-
-def _failure(url: str, error: Exception) -> str:
-    """Describe a failed download in one clause that names the URL."""
-    cause = error.reason if isinstance(error, URLError) else error
-    if isinstance(error, HTTPError):
-        error.close()
-        cause = f"HTTP {error.code} {error.reason}"
-    elif isinstance(error, DataError):
-        cause = "the gzip file is damaged or too long"
-    elif isinstance(cause, TimeoutError):
-        cause = f"no answer within {TIMEOUT_S:.0f} s"
-    return f"{url}: {getattr(cause, 'strerror', None) or cause or type(cause).__name__}"

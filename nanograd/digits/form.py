@@ -21,17 +21,11 @@ _MOMENTS = np.stack([np.ones_like(_X), _X, _Y], axis=1).astype(np.float32)
 
 
 def are_mnist_like(images: Bytes) -> Mask:
-    """Test which images have MNIST's form: size, position, and brightness of the ink.
+    """Test which of (n, 784) uint8 images have MNIST's form: size, position, brightness of ink.
 
     All 70,000 images of MNIST have a longest side of 19 or 20 pixels, a centre of mass in
     [13.48, 14.50) on both axes, and a brightest pixel of 254 or 255. The test allows a little more,
     since JPEG changes pixels.
-
-    Args:
-        images: (n, 784) uint8, ink 255 on 0.
-
-    Returns:
-        (n,) bool.
     """
     number = len(images)
     sums = np.empty((number, 3), np.float32)
@@ -72,11 +66,7 @@ def _extents(marks: Mask) -> Ints:
 def shrink(ink: Floats) -> Bytes:
     """Crop to the ink, and scale its longest side to 20 and its strongest pixel to 255.
 
-    Args:
-        ink: (height, width) float, strength of the ink; 0.5 and less is background.
-
-    Returns:
-        uint8, at most 20 x 20.
+    The ink is (height, width) float; 0.5 and less is background. The result is uint8.
 
     Raises:
         UnreadableError: `low_contrast`, if there is no ink.

@@ -29,43 +29,31 @@ IDX_NAMES = {
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_BYTES = 4 << 30  # a million images as CSV
-_UNSIGNED_BYTE = 0x08
-_LABELS = 1  # dimensions of a label file
-_IMAGES = 3  # dimensions of an image file
+_MAGIC = b"\0\0\x08"  # of unsigned bytes; the number of dimensions follows
 
 
 def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
     """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped, read-only.
 
     Raises:
-        DataError: no IDX, another type or number of dimensions, empty, cut short or too long; the
-            message names the file (`name`).
+        DataError: no IDX, another type or number of dimensions, empty, cut short or too long.
 
     >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
     [5, 0, 4]
     """
     raw = decompress(data, name)
-    if len(raw) < 8 or raw[:2] != b"\0\0":
-        magic = f"0x{raw[:4].hex()}" if raw else "missing, the file has no bytes"
-        raise DataError(f"{name}: this is no IDX file (magic number {magic}); check the path")
-    kind, num_dimensions = raw[2], raw[3]
-    if kind != _UNSIGNED_BYTE or num_dimensions not in (_LABELS, _IMAGES):
-        raise DataError(
-            f"{name}: IDX type 0x{kind:02x} with {num_dimensions} dimensions is not MNIST's; use "
-            "files of unsigned bytes (0x08) with 1 dimension (labels) or 3 (images)"
-        )
+    num_dimensions = raw[3] if raw.startswith(_MAGIC) and len(raw) > 3 else 0
     header_bytes = 4 + 4 * num_dimensions
-    if len(raw) < header_bytes:
-        raise DataError(f"{name}: the file is cut short within its header; get the file again")
-    shape: tuple[int, ...] = struct.unpack_from(f">{num_dimensions}I", raw, offset=4)
-    sizes = " x ".join(map(str, shape))
-    if 0 in shape:
-        raise DataError(f"{name}: the file is empty ({sizes} bytes of data); get another")
-    values = np.frombuffer(raw, np.uint8, offset=header_bytes)
-    if len(values) != prod(shape):
-        fault = "cut short" if len(values) < prod(shape) else "too long"
+    if num_dimensions not in (1, 3) or len(raw) < header_bytes:
         raise DataError(
-            f"{name}: the file is {fault}: its header announces {sizes} bytes of data but "
+            f"{name}: this is no IDX file of labels or images in unsigned bytes (it begins with "
+            f"0x{raw[:4].hex()}); check the path"
+        )
+    shape: tuple[int, ...] = struct.unpack_from(f">{num_dimensions}I", raw, offset=4)
+    values = np.frombuffer(raw, np.uint8, offset=header_bytes)
+    if not len(values) or len(values) != prod(shape):
+        raise DataError(
+            f"{name}: the header announces {' x '.join(map(str, shape))} bytes of data but "
             f"{len(values)} follow; get the file again"
         )
     return values.reshape(shape)
@@ -93,14 +81,10 @@ def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -
     """
     (_, images_name), (_, labels_name) = images_file, labels_file
     images, labels = parse_idx(*images_file), parse_idx(*labels_file)
-    if images.shape[1:] != (SIDE, SIDE):
-        raise DataError(f"{images_name}: expected images of 28 x 28, found shape {images.shape}")
-    if labels.ndim != 1:
-        raise DataError(f"{labels_name}: expected labels, found images; are the files swapped?")
-    if len(images) != len(labels):
+    if images.shape != (len(labels), SIDE, SIDE) or labels.ndim != 1:
         raise DataError(
-            f"{images_name} has {len(images)} images but {labels_name} has {len(labels)} labels; "
-            "take both from the same data set"
+            f"{images_name} and {labels_name}: expected N images of 28 x 28 and N labels, found "
+            f"{images.shape} and {labels.shape}; take both from the same data set"
         )
     if labels.max() >= NUM_CLASSES:
         worst = int((labels >= NUM_CLASSES).argmax())
@@ -124,13 +108,10 @@ def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             raw = file.read(max_bytes + 1)
-    except EOFError as error:
-        raise DataError(f"{name}: the gzip file is cut short; get the file again") from error
-    except (OSError, zlib.error) as error:
-        raise DataError(f"{name}: the gzip file is damaged ({error}); get it again") from error
-    if len(raw) > max_bytes:
+    except (EOFError, OSError, zlib.error) as error:
         raise DataError(
-            f"{name}: the gzip file holds more than {max_bytes:,} bytes; decompress it first if it "
-            "is what you want"
-        )
+            f"{name}: the gzip file is damaged or cut short ({error}); get it again"
+        ) from error
+    if len(raw) > max_bytes:
+        raise DataError(f"{name}: the gzip file holds more than {max_bytes:,} bytes")
     return raw

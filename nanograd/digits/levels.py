@@ -26,7 +26,8 @@ _UNCLEAR = 16
 _ABOVE = 255.5
 
 _ADVICE = "scale pixels to 0 to 1 or to 0 to 255"
-_PROBLEMS = (
+# By their numbers, see `to_levels`.
+PROBLEMS = (
     "a pixel is not a finite number",
     f"a pixel is below 0, as in standardised images; {_ADVICE}",
     f"a pixel is above 255; {_ADVICE}",
@@ -34,11 +35,6 @@ _PROBLEMS = (
     f"the pixels are zeros and ones, of 1 or of 255, so the scale is unclear; {_ADVICE}, or make "
     "them booleans",
 )
-
-
-def describe(problem: int) -> str:
-    """Return a problem of an image as one sentence."""
-    return _PROBLEMS[problem]
 
 
 def scale_of(largest: Iterable[float | None]) -> int | None:
@@ -62,18 +58,16 @@ def scale_of(largest: Iterable[float | None]) -> int | None:
 
 
 def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None]:
-    """Convert an array of n images, which counts as a column, to grey levels.
+    """Convert an array of n images, as a column, to grey levels, (n, ...) uint8.
 
-    Returns:
-        levels: (n, ...) uint8.
-        problem: the first image without a clear scale, and what is wrong; None if all have one.
+    Return also the first image without a clear scale, and what is wrong; None if all have one.
     """
     finite = images[np.isfinite(images)] if images.dtype.kind == "f" else images
     found, problems = to_levels(images, scale_of([finite.max(initial=0)]))
     if (problems < 0).all():
         return found, None
     first = int((problems >= 0).argmax())
-    return found, (first, describe(problems[first]))
+    return found, (first, PROBLEMS[problems[first]])
 
 
 def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, NDArray[np.int8]]:
@@ -85,7 +79,7 @@ def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, ND
 
     Returns:
         levels: (n, ...) uint8, without meaning where there is a problem.
-        problems: (n,) int8, an argument of `describe`; -1 where there is none.
+        problems: (n,) int8, the number of each in PROBLEMS; -1 where there is none.
 
     >>> levels, problems = to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]]))
     >>> levels[:2].tolist(), problems.tolist()

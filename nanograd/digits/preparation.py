@@ -57,27 +57,20 @@ class Preparation:
 
 
 def as_rows(images: ArrayLike) -> Bytes:
-    """Convert images of the usual shapes and dtypes to (N, 784) uint8, ink 255 on 0.
+    """Convert (N, 28, 28) or (N, 784) numbers, ink on 0, to (N, 784) uint8, ink 255 on 0.
 
-    Args:
-        images: (N, 28, 28) or (N, 784), ink on a background of 0. The scale is 0..255 or 0..1;
-            values are rounded to the nearest of 256 levels, see `nanograd.digits.levels`; the array
-            counts as a column.
+    The scale is 0..255 or 0..1, see `nanograd.digits.levels`; the array counts as a column.
 
     Raises:
         ArgumentError: another shape or dtype, or an image whose scale is unclear.
-
-    >>> as_rows(np.ones((2, 28, 28))).max(axis=1).tolist()
-    [255, 255]
     """
     try:
         given = np.asarray(images)
     except ValueError as error:  # nested lists of different lengths
         raise ArgumentError(f"images must be (N, 28, 28) or (N, 784): {error}") from error
-    if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)):
-        raise ArgumentError(f"images must be (N, 28, 28) or (N, 784), not {given.shape}")
-    if given.dtype.kind not in "bfui":
-        raise ArgumentError(f"images must be integers or floats, not {given.dtype}")
+    if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)) or given.dtype.kind not in "bfui":
+        wanted = "integers or floats, (N, 28, 28) or (N, 784)"
+        raise ArgumentError(f"images must be {wanted}, not {given.dtype} {given.shape}")
     rows, problem = array_to_levels(given.reshape(len(given), SIDE * SIDE))
     if problem:
         raise ArgumentError(f"image {problem[0]}: {problem[1]}")
@@ -91,10 +84,8 @@ def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
         ArgumentError: they cannot be that.
     """
     rows, numbers = as_rows(images), np.asarray(labels)
-    if numbers.shape != (len(rows),):
+    if numbers.shape != (len(rows),) or not len(rows):
         raise ArgumentError(f"{len(rows):,} images need as many labels, not {numbers.shape}")
-    if not len(rows):
-        raise ArgumentError("there are no images")
     is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype != np.bool_)
     if not is_digit.all():
         first = is_digit.argmin()

@@ -98,13 +98,7 @@ def parse(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range)
 
 
 def add_variants(digits: Dataset, share: float, seed: int) -> Dataset:
-    """Append synthetic digits to a dataset.
-
-    Args:
-        digits: N images.
-        share: number of added images / N, from 0 to 1.
-        seed: 0 to 2**63 - 1; determines the added images.
-    """
+    """Append round(share N) synthetic digits, determined by the seed, to N images."""
     drawn = draw_variants(num_variants(len(digits), share), seed)
     return Dataset(
         np.concatenate([digits.images, drawn.images]),
@@ -137,15 +131,10 @@ def draw_variants(number: int, seed: int) -> Dataset:
 
 
 def draw(shape: Variant, draws: Doubles) -> Bytes:
-    """Draw a shape B times, in the form of MNIST.
+    """Draw a shape with P points B times, in the form of MNIST, as (B, 784) uint8, ink 255 on 0.
 
-    Args:
-        shape: a shape with P points.
-        draws: (B, 2 P + 6) float64 random numbers in [0, 1): x and y of each point, then width,
-            slant, pen width, and amplitude, number and phase of the waves of the pen width.
-
-    Returns:
-        (B, 784) uint8, ink 255 on 0.
+    The draws are (B, 2 P + 6) float64 in [0, 1): x and y of each point, then width, slant, pen
+    width, and amplitude, number and phase of the waves of the pen width.
     """
     width, slant, pen, change, waves, phase = draws[:, -_NUM_OTHERS:].T[:, :, None]
     points = draws[:, :-_NUM_OTHERS].reshape(len(draws), -1, 2)

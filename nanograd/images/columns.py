@@ -13,7 +13,9 @@ References:
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -22,6 +24,7 @@ import pyarrow as pa
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.errors import DataError
 from nanograd.images.tensors import is_any, is_list, leaf, picture_axes, tensor_of
+from nanograd.settings.specs import ReadOptions
 
 # In order of precedence.
 IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")
@@ -74,6 +77,34 @@ def flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     return None
 
 
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are read."""
+
+    image: ImageColumn
+    label: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all of them."""
+        return [*self.image.names, self.label] if self.label else list(self.image.names)
+
+
+def choose(schema: pa.Schema, options: ReadOptions) -> Columns:
+    """Find the columns of images and labels, once for equal schemas.
+
+    Raises:
+        DataError: there is no image column, or a named one does not fit.
+    """
+    return _choose(schema.serialize().to_pybytes(), options.image_column, options.label_column)
+
+
+@lru_cache(maxsize=32)
+def _choose(serialized: bytes, image: str | None, label: str | None) -> Columns:
+    schema = pa.ipc.read_schema(pa.BufferReader(serialized))
+    return Columns(find_image_column(schema, image), find_label_column(schema, label))
+
+
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
     """Find the image column of a table.
 
@@ -84,17 +115,15 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         DataError: no column, or several, can be meant, or it is pickled.
     """
     listed = list_names(schema.names) or "no columns"
-    if name is not None and name not in schema.names:
-        raise DataError(f"there is no column {name!r} among {listed}")
     if len(set(schema.names)) < len(schema.names):
         raise DataError(f"two columns have the same name among {listed}")
+    if name is not None and name not in schema.names:
+        raise DataError(f"there is no column {name!r} among {listed}")
     fields = schema if name is None else [schema.field(name)]
     found = {field.name: kind for field in fields if (kind := _kind(field))}
     flat = flat_columns([field.name for field in schema if _is_number(field.type)])
     features = _features(schema)
     featured = [each for each in found if features.get(each, {}).get("_type") in _IMAGE_FEATURES]
-    candidates = featured or list(found)
-    chosen = candidates if len(candidates) == 1 else _first_usual(candidates, IMAGE_NAMES)
     if flat and name in (None, flat[0]) and not featured:
         if usual := _first_usual(list(found), IMAGE_NAMES):
             raise DataError(
@@ -102,62 +131,50 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
                 f"--image-column {usual[0]} or {flat[0]}"
             )
         return ImageColumn(ImageKind.FLAT, flat, "784 columns of pixels")
-    if len(chosen or candidates) > 1:
-        raise DataError(
-            f"the images may be in {' or '.join(chosen or candidates)}; choose with --image-column"
-        )
-    if not chosen and name:
-        raise DataError(
-            f"column {name!r} holds {schema.field(name).type}, which cannot be images; choose "
-            "another --image-column"
-        )
-    if not chosen:
-        raise DataError(
-            f"no image column is recognised among {listed}; name one with --image-column"
-        )
-    reason = "the only column that can hold images"
-    if name:
-        reason = "named"
-    elif featured:
-        reason = "declared by Hugging Face's metadata"
-    elif chosen[0].lower() in IMAGE_NAMES:
-        reason = "by its name"
-    return ImageColumn(found[chosen[0]], (chosen[0],), reason)
+    candidates = featured or list(found)
+    if len(candidates) > 1:
+        candidates = _first_usual(candidates, IMAGE_NAMES) or candidates
+    match candidates:
+        case [chosen]:
+            reason = "the only column that can hold images"
+            if name:
+                reason = "named"
+            elif featured:
+                reason = "declared by Hugging Face's metadata"
+            elif chosen.lower() in IMAGE_NAMES:
+                reason = "by its name"
+            return ImageColumn(found[chosen], (chosen,), reason)
+        case [] if name:
+            about = f"column {name!r} holds {schema.field(name).type}"
+            raise DataError(f"{about}, which cannot be images; choose another --image-column")
+        case []:
+            about = f"no image column is recognised among {listed}"
+            raise DataError(f"{about}; name one with --image-column")
+    raise DataError(f"the images may be in {' or '.join(candidates)}; choose with --image-column")
 
 
 def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
     """Find the label column of a table, by its name or the first of the usual names.
 
-    Args:
-        schema: of the table, with the columns of its folders.
-        name: of the column; NO_LABELS for none. A table without it has no labels.
+    For the name NO_LABELS, and in a table without the named column, there is none.
 
     Raises:
         DataError: the named column cannot hold digits, or several can be meant.
     """
     if name == NO_LABELS or (name and name not in schema.names):
         return None
-    if name:
-        if not holds_digits(schema.field(name).type):
-            raise DataError(
-                f"column {name!r} holds {schema.field(name).type}, which cannot be digits; choose "
-                "another --label-column"
-            )
-        return name
     usable = [each.name for each in schema if holds_digits(each.type)]
+    if name and name not in usable:
+        raise DataError(
+            f"column {name!r} holds {schema.field(name).type}, which cannot be digits; choose "
+            "another --label-column"
+        )
+    if name:
+        return name
     chosen = _first_usual(usable, LABEL_NAMES)
     if len(chosen) > 1:
         raise DataError(f"the labels may be in {' or '.join(chosen)}; choose with --label-column")
     return chosen[0] if chosen else None
-
-
-def unusable_labels(schema: pa.Schema) -> list[pa.Field]:
-    """Return the columns with a usual name for labels whose type cannot hold digits."""
-    return [
-        field
-        for field in schema
-        if field.name.lower() in LABEL_NAMES and not holds_digits(field.type)
-    ]
 
 
 def holds_digits(type_: pa.DataType) -> bool:
@@ -291,7 +308,7 @@ class Partitions(NamedTuple):
 
     def extend(self, schema: pa.Schema, file: str) -> pa.Schema:
         """Append to a file's schema the columns that only its folders have."""
-        values = self.values(file)
+        values = self.values(file) if self.schema.names else {}
         for field in self.schema:
             if field.name in values and field.name not in schema.names:
                 schema = schema.append(field)

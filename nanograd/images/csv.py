@@ -13,14 +13,14 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, groupby, islice
-from math import inf
-from typing import Any
+from functools import partial
+from io import BufferedReader, TextIOWrapper
+from itertools import groupby, islice
+from math import inf, isnan
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.levels import scale_of
@@ -37,12 +37,17 @@ _TAKEN = (
     f"tables of text are read from {' and '.join(CSV)} files, in UTF-8, with commas; convert it"
 )
 _GZIP_MAGIC, _BYTE_ORDER_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
-# Maximum bytes of a row with quoted values.
+# Maximum bytes of a line, and of a row with line breaks in quoted values.
 _MAX_ROW_BYTES = 1 << 24
 # What Arrow may take for a number, without the space around it.
 _NUMBER = re.compile(
     r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|0x[\da-f]{1,2}|nan(\(\w*\))?|inf(inity)?)", re.A | re.I
 )
+# How Arrow divides a row: quotes count only at the start of a value, what follows them belongs to
+# the value, and open ones take the rest.
+_CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
+# A cell of the first line, where space may stand before quotes.
+_NAME = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
 _LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
 # Labels have at least 5 different digits, none of them in more than half of the rows. A column of
 # border pixels fails this test, because nearly all of its values are 0.
@@ -51,88 +56,14 @@ _LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
 _SOME_ROWS = 128
 
 
-def _cell(separator: bytes) -> re.Pattern[bytes]:
-    """Return how Arrow divides a row.
-
-    Quotes count only at the start of a value, what follows them belongs to it, and open ones take
-    the rest.
-    """
-    end = re.escape(separator)
-    return re.compile(rb'(?:^|%b)(?:("(?:[^"]|"")*+)("[^%b]*)?|([^%b]*))' % (end, end, end))
-
-
-_CELL = _cell(b",")
-
-
 def check_ending(place: str) -> None:
     """Raise DataError for a table of text in another format than CSV, by the ending of its name."""
     if _OTHER.search(place) and not place.lower().endswith(CSV):
         raise DataError(f"{place}: {_TAKEN}")
 
 
-def join_lines(
-    lines: Iterable[bytes], number: int | None = None, separator: bytes = b","
-) -> Iterator[bytes]:
-    r"""Yield the lines of rows: several where a value in quotes has line breaks (RFC 4180).
-
-    A quote that is not closed, or closed in another place than the end of a value, damages its own
-    line alone; so does one that makes a row of another number of values.
-
-    Args:
-        lines: with their ends.
-        number: of the values in a row; None if it is unknown.
-        separator: of the values.
-
-    >>> list(join_lines([b'1,"a\n', b'b",2\n', b'3,"c\n']))
-    [b'1,"a\nb",2\n', b'3,"c\n']
-    """
-    cell = _CELL if separator == b"," else _cell(separator)
-    left, again = iter(lines), deque[bytes]()
-    while (line := again.popleft() if again else next(left, None)) is not None:
-        taken, num_bytes, is_damaged = [line], len(line), False
-        is_open = b'"' in line and _is_open(cell.findall(line))
-        while is_open and not is_damaged:
-            more = again.popleft() if again else next(left, None)
-            if more is None or num_bytes > _MAX_ROW_BYTES:
-                is_damaged = True
-                again.extendleft([] if more is None else [more])
-                break
-            taken.append(more)
-            num_bytes += len(more)
-            if b'"' in more:
-                cells = cell.findall(b'"' + more)
-                is_damaged = cells[0][1].strip(b" \t\r\n") not in (b"", b'"')
-                is_open = _is_open(cells)
-        row = b"".join(taken)
-        if len(taken) > 1 and (is_damaged or number not in (None, len(cell.findall(row)))):
-            again.extendleft(reversed(taken[1:]))
-            row = line
-        yield row
-
-
-def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
-    return bool(cells[-1][0] and not cells[-1][1])
-
-
-def split_cells(line: bytes, separator: bytes = b",") -> list[bytes]:
-    r"""Return the values of a line, without quotes and the space around them.
-
-    >>> split_cells(b'1, "a,b"\r'), split_cells(b'1,5; "a;b" ', b";")
-    ([b'1', b'a,b'], [b'1,5', b'a;b'])
-    """
-    end = re.escape(separator)
-    cells = re.findall(rb'(?:^|%b)[ \t]*("(?:[^"]|"")*"|[^%b]*)' % (end, end), line)
-    plain = [cell.strip(b" \t\r\n") for cell in cells]
-    return [
-        c[1:-1].replace(b'""', b'"') if len(c) > 1 and c[:1] == c[-1:] == b'"' else c for c in plain
-    ]
-
-
 class CsvFile:
     """A CSV file, raw or gzipped: a row is a line, or several, that is not empty.
-
-    Args:
-        file: path or URI.
 
     Raises:
         DataError: it is damaged, has no lines, or no 784 columns of pixels.
@@ -148,8 +79,7 @@ class CsvFile:
         self.names, self.pixels, self.has_header = _column_names(first, file)
         self._number = len(self.names)
         types = dict.fromkeys(self.names, pa.string())
-        types |= dict.fromkeys(self.pixels, pa.float64())
-        self.schema = pa.schema(types.items())
+        self.schema = pa.schema((types | dict.fromkeys(self.pixels, pa.float64())).items())
 
     def scan(self) -> tuple[int, int]:
         """Return the number of rows and their bytes, for which all of the file is read.
@@ -159,29 +89,33 @@ class CsvFile:
         """
         num_rows, num_bytes = 0, 0
         has_labels = not self.has_header and len(self.names) > len(self.pixels)
-        first, last, some = Counter[bytes](), Counter[bytes](), list[bytes]()
+        first, last, some = Counter[float | None](), Counter[float | None](), list[bytes]()
         for lines in self._batches():
             num_rows, num_bytes = num_rows + len(lines), num_bytes + sum(map(len, lines))
             if has_labels:
                 whole = [line for line in lines if line.count(b",") == NUM_PIXELS]
-                first.update(line.partition(b",")[0] for line in whole)
-                last.update(line.rpartition(b",")[2] for line in whole)
+                first.update(_number(line.partition(b",")[0]) for line in whole)
+                last.update(_number(line.rpartition(b",")[2]) for line in whole)
                 some = some or lines
-        if has_labels:
-            parsed = self._parse_each(some, self.pixels)
-            pixels = [np.stack(each.columns) for each in parsed if isinstance(each, pa.RecordBatch)]
-            whole_pixels = np.concatenate([np.zeros((NUM_PIXELS, 0)), *pixels], axis=1)
-            check_label_first(_expand(first), _expand(last), whole_pixels, self._file)
+        if not has_labels or _are_labels(first):
+            return num_rows, num_bytes
+        digits, parsed = set(range(NUM_CLASSES)), self._parse_each(some, self.pixels)
+        intact = (each for each in parsed if isinstance(each, pa.RecordBatch))
+        pixels = (Counter(column.to_pylist()) for each in intact for column in each.columns)
+        # The pixel in the last corner is hardly ever ink: zeros are labels only beside other zeros.
+        is_last = bool(last) and last.keys() <= digits
+        is_last = is_last and (last.keys() != {0} or first.keys() == {0})
+        if is_last or not first.keys() <= digits | {None, -1} or any(map(_are_labels, pixels)):
+            raise DataError(
+                f"{self._file}: the labels may be in another column than the first; put labels "
+                "first, or name all columns in a header (label, pixel0 to pixel783)"
+            )
         return num_rows, num_bytes
 
     def read(
         self, skip: int, num_rows: int | None, columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch | list[Refused]]:
-        """Read some columns of rows after some, all if their number is None, as `read_rows` does.
-
-        Raises:
-            DataError: there are fewer rows.
-        """
+        """Read some columns of rows after some, as `read_rows` does; None stands for all rows."""
         if num_rows == 0:
             return
         left = inf if num_rows is None else num_rows
@@ -199,7 +133,7 @@ class CsvFile:
     def line_of(self, row: int) -> int:
         """Return the number of the line, from 1, where a row begins."""
         number, left = 1, row + self.has_header
-        for lines in self._raw_rows():
+        for lines in join_lines(read_lines(self._file), self._number):
             if lines.strip():
                 if not left:
                     break
@@ -211,7 +145,7 @@ class CsvFile:
         """Yield the largest pixels of lines, some at a time, up to a share between 0 and 1."""
         for lines in self._batches():
             for start in range(0, len(lines), _SOME_ROWS):
-                for some in self._parse_each(lines[start:][:_SOME_ROWS], self.pixels):
+                for some in self._parse_each(lines[start : start + _SOME_ROWS], self.pixels):
                     if isinstance(some, pa.RecordBatch):
                         values = np.nan_to_num(np.stack(some.columns))
                         yield float(values.max())
@@ -226,25 +160,47 @@ class CsvFile:
             with suppress(pa.ArrowInvalid):
                 yield self._parse(lines, columns, pixels)
                 return
-        indices = [self.names.index(name) for name in self.pixels]
-        faults = [_find_fault(line, len(self.names), indices) for line in lines]
+        faults = [self._find_fault(line) for line in lines]
         if faults == [None]:
             detail = "the line cannot be read as values separated by commas"
             faults = [(0, Reason.WRONG_SHAPE, detail)]
         # Lines without a fault are tried again, in halves: only single lines are lost.
-        numbers, half = range(len(lines)), len(lines) // 2
-        for _, run in groupby(numbers, key=lambda row: (faults[row] is None, row < half)):
+        half = len(lines) // 2
+        for is_whole, run in groupby(
+            enumerate(faults), key=lambda each: each[1] is None and (each[0] < half) + 1
+        ):
             some = list(run)
-            if faults[some[0]] is None:
-                yield from self._parse_each([lines[row] for row in some], columns)
+            if is_whole:
+                yield from self._parse_each([lines[row] for row, _ in some], columns)
             else:
-                found = enumerate(faults[row] for row in some)
-                yield [(row, *fault[1:]) for row, fault in found if fault]
+                yield [(row, *fault[1:]) for row, (_, fault) in enumerate(some) if fault]
+
+    def _find_fault(self, line: bytes) -> Refused | None:
+        """Find what is wrong with a line; nothing in a line that Arrow takes."""
+        cells, number = _CELL.findall(line), len(self.names)
+        if _is_open(cells):
+            return 0, Reason.WRONG_SHAPE, "a quoted value does not end in its line"
+        if len(cells) != number:
+            return 0, Reason.WRONG_SHAPE, f"the line has {len(cells):,} values, and not {number:,}"
+        wanted = set(self.pixels)
+        for name, (quoted, end, plain) in zip(self.names, cells, strict=True):
+            value = (quoted[1:] + end[1:] + plain).decode(errors="replace")
+            if name not in wanted or not value:
+                continue
+            if not value.strip(" \t"):
+                return 0, Reason.WRONG_SHAPE, "a pixel is null"
+            if not _NUMBER.fullmatch(value.strip(" \t")):
+                return 0, Reason.BAD_PIXEL, f"a pixel is {value[:20]!r}, not a number"
+        return None
 
     def _parse(
         self, lines: list[bytes], columns: Sequence[str], pixels: pa.DataType
     ) -> pa.RecordBatch:
         """Parse columns of lines, in their order; raise ArrowInvalid for damage."""
+        types = {
+            name: pixels if self.schema.field(name).type == pa.float64() else pa.string()
+            for name in columns
+        }
         # The first line once more: it shows whether the last one leaves a quote open.
         table = pa_csv.read_csv(
             pa.py_buffer(b"\n".join([*lines, lines[0]])),
@@ -255,11 +211,7 @@ class CsvFile:
                 column_names=self.names, use_threads=False, block_size=_MAX_ROW_BYTES
             ),
             convert_options=pa_csv.ConvertOptions(
-                column_types={
-                    name: pixels if type_ == pa.float64() else type_
-                    for name in columns
-                    for type_ in [self.schema.field(name).type]
-                },
+                column_types=types,
                 include_columns=columns,
                 null_values=[""],
                 strings_can_be_null=True,
@@ -285,14 +237,12 @@ class CsvFile:
 
     def _rows(self) -> Iterator[bytes]:
         """Yield the lines of each row that is not empty, without their end."""
-        return (row.rstrip(b"\r\n") for row in self._raw_rows() if row.strip())
-
-    def _raw_rows(self) -> Iterator[bytes]:
-        return join_lines(chain.from_iterable(read_lines(self._file)), self._number)
+        rows = join_lines(read_lines(self._file), self._number)
+        return (row.rstrip(b"\r\n") for row in rows if row.strip())
 
 
-def read_lines(file: str) -> Iterator[list[bytes]]:
-    """Yield the lines of a text file, raw or gzipped, with their ends, some at a time.
+def read_lines(file: str) -> Iterator[bytes]:
+    """Yield the lines of a text file, raw or gzipped, with their ends.
 
     Raises:
         DataError: it is damaged, or a line has more than 16 MB.
@@ -301,121 +251,100 @@ def read_lines(file: str) -> Iterator[list[bytes]]:
     with storage.open_file(file) as raw:
         packed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
-        rest, is_first = b"", True
         stream = pa.CompressedInputStream(raw, "gzip") if packed else raw
-        while True:
-            try:
-                data = stream.read(READ_BYTES)
-            except OSError as error:
-                check_storage(file, error)
-                raise DataError(
-                    f"{file}: the gzip file is damaged or cut short: {error}"
-                ) from error
-            text = (rest + data).removeprefix(_BYTE_ORDER_MARK) if is_first else rest + data
-            # A carriage return at the end may be half of a line's end.
-            last = max(text.rfind(b"\n"), text.rfind(b"\r", 0, len(text) - 1))
-            end = last + 1 if data else len(text)
-            rest, is_first = text[end:], False
-            if len(rest) > _MAX_ROW_BYTES:
-                raise DataError(f"{file} is no CSV file: a line has more than 16 MB")
-            yield text[:end].splitlines(keepends=True)
-            if not data:
-                return
+        is_first = True
+        try:
+            # Text for its rule of line ends; Latin-1 has a character for every byte.
+            with TextIOWrapper(BufferedReader(stream, READ_BYTES), "latin-1", newline="") as text:
+                for line in iter(partial(text.readline, _MAX_ROW_BYTES + 1), ""):
+                    if len(line) > _MAX_ROW_BYTES:
+                        raise DataError(f"{file} is no CSV file: a line has more than 16 MB")
+                    data = line.encode("latin-1")
+                    yield data.removeprefix(_BYTE_ORDER_MARK) if is_first else data
+                    is_first = False
+        except OSError as error:
+            check_storage(file, error)
+            raise DataError(f"{file}: the gzip file is damaged or cut short: {error}") from error
+
+
+def join_lines(lines: Iterable[bytes], number: int | None = None) -> Iterator[bytes]:
+    r"""Yield the lines of rows: several where a value in quotes has line breaks (RFC 4180).
+
+    A quote that is not closed at the end of a value, or makes a row of another `number` of values,
+    damages its own line alone.
+
+    >>> list(join_lines([b'1,"a\n', b'b",2\n', b'3,"c\n']))
+    [b'1,"a\nb",2\n', b'3,"c\n']
+    """
+    left, again = iter(lines), deque[bytes]()
+    while (line := again.popleft() if again else next(left, None)) is not None:
+        taken, num_bytes, is_damaged = [line], len(line), False
+        is_open = b'"' in line and _is_open(_CELL.findall(line))
+        while is_open and not is_damaged:
+            more = again.popleft() if again else next(left, None)
+            if more is None:
+                is_damaged = True
+                break
+            taken.append(more)
+            num_bytes += len(more)
+            if b'"' in more:
+                cells = _CELL.findall(b'"' + more)
+                is_damaged = cells[0][1].strip(b" \t\r\n") not in (b"", b'"')
+                is_open = _is_open(cells)
+            is_damaged = is_damaged or num_bytes > _MAX_ROW_BYTES
+        row = b"".join(taken)
+        if len(taken) > 1 and (is_damaged or number not in (None, len(_CELL.findall(row)))):
+            again.extendleft(reversed(taken[1:]))
+            row = line
+        yield row
+
+
+def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
+    return bool(cells[-1][0] and not cells[-1][1])
 
 
 def _column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Return the columns of a CSV file, those of its pixels in order, and whether a header is read.
-
-    Args:
-        line: the first one of the file, without a byte order mark.
-        name: of the file, for messages.
-
-    Raises:
-        DataError: there are no 784 columns of pixels.
-    """
+    """Return the columns, those of the pixels in order, and whether the first line names them."""
     if b"\0" in line[:1000] or line.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
-    names = tuple(cell.decode(errors="replace") for cell in split_cells(line))
+    cells = [cell.strip(b" \t\r\n") for cell in _NAME.findall(line)]
+    plain = [
+        cell[1:-1].replace(b'""', b'"') if len(cell) > 1 and cell[:1] == cell[-1:] == b'"' else cell
+        for cell in cells
+    ]
+    names = tuple(cell.decode(errors="replace") for cell in plain)
     pixels = flat_columns(names)
     # A first line that starts with an empty cell, or has a wrong pixel, is a damaged row, unless it
     # has a label or pixels by name: 784 different numbers are no levels.
     is_named = pixels or not {each.lower() for each in names}.isdisjoint(LABEL_NAMES)
-    if not is_named and (not names[0] or _NUMBER.fullmatch(names[0])):
-        if len(names) not in (NUM_PIXELS, NUM_PIXELS + 1):
-            raise DataError(
-                f"{name}: the first line has {len(names):,} values; expected a header, 784 pixels, "
-                "or a label and 784 pixels, separated by commas"
-            )
+    is_row = not is_named and (not names[0] or _NUMBER.fullmatch(names[0]))
+    if is_row and len(names) in (NUM_PIXELS, NUM_PIXELS + 1):
         return _LABEL_FIRST[-len(names) :], _LABEL_FIRST[1:], False
-    if len(set(names)) < len(names):
-        raise DataError(f"{name}: two columns have the same name; name each column once")
-    if not pixels:
+    if is_row:
         raise DataError(
-            f"{name}: the header names no 784 columns of pixels; expected pixel0 to pixel783 or "
-            "1x1 to 28x28, separated by commas, or no header, with the label first"
+            f"{name}: the first line has {len(names):,} values; expected a header, 784 pixels, or "
+            "a label and 784 pixels, separated by commas"
+        )
+    if not pixels or len(set(names)) < len(names):
+        raise DataError(
+            f"{name}: the header names no 784 columns of pixels, or two of one name; expected "
+            "pixel0 to pixel783 or 1x1 to 28x28, separated by commas"
         )
     return names, pixels, True
 
 
-def _find_fault(line: bytes, number: int, pixels: Sequence[int]) -> Refused | None:
-    """Find what is wrong with a line of CSV; nothing in a line that Arrow takes."""
-    cells = _CELL.findall(line)
-    if _is_open(cells):
-        return 0, Reason.WRONG_SHAPE, "a quoted value does not end in its line"
-    if len(cells) != number:
-        return 0, Reason.WRONG_SHAPE, f"the line has {len(cells):,} values, and not {number:,}"
-    for quoted, end, plain in (cells[index] for index in pixels):
-        value = (quoted[1:] + end[1:] + plain).decode(errors="replace")
-        if value and not value.strip(" \t"):
-            return 0, Reason.WRONG_SHAPE, "a pixel is null"
-        if value and not _NUMBER.fullmatch(value.strip(" \t")):
-            return 0, Reason.BAD_PIXEL, f"a pixel is {value[:20]!r}, not a number"
-    return None
+def _number(cell: bytes) -> float | None:
+    """Return the number in a cell; None for an empty one, infinity for text."""
+    text = cell.strip(b' \t"')
+    try:
+        number = float(text or b"nan")
+    except ValueError:
+        return inf
+    return None if isnan(number) else number
 
 
-def check_label_first(
-    first: NDArray[Any], last: NDArray[Any], pixels: NDArray[Any], name: str
-) -> None:
-    """Raise DataError if labels may be in another column than the first, and taken as pixels.
-
-    Args:
-        first: (N,) numbers, the first column of a file without a header; NaN or -1 for no label.
-        last: (M,) numbers, the last one.
-        pixels: (784, K) numbers, all columns but the first, of some rows.
-        name: of the file.
-    """
-    if _are_labels(first):
-        return
-    remedy = "put labels first, or name all columns in a header (label, pixel0 to pixel783)"
-    small = np.flatnonzero(pixels.max(axis=1, initial=0) < NUM_CLASSES)
-    if others := [int(each) for each in small if _are_labels(pixels[each])]:
-        raise DataError(
-            f"{name}: the labels seem to be in column {others[0] + 2}, not in the first; {remedy}"
-        )
-    known = first[~np.isnan(first) & (first != -1)]
-    if not np.isin(known, range(NUM_CLASSES)).all():
-        raise DataError(f"{name}: the first column does not hold labels from 0 to 9; {remedy}")
-    # The pixel in the last corner is hardly ever ink: zeros are labels only beside other zeros.
-    is_digit = np.isin(last, range(NUM_CLASSES)).all()
-    if is_digit and len(first) and (last.any() or not first.any()):
-        raise DataError(f"{name}: the first column or the last may hold the labels; {remedy}")
-
-
-def _are_labels(values: NDArray[Any]) -> bool:
-    digits = values[np.isin(values, range(NUM_CLASSES))]
-    counts = np.bincount(digits.astype(np.int64))
-    most = _MOST_OF_ONE * len(values)
-    return bool((counts > 0).sum() >= _LEAST_DIGITS and counts.max() <= most <= len(digits))
-
-
-def _expand(cells: Counter[bytes]) -> NDArray[np.float64]:
-    """Return the numbers in cells, NaN for none and infinity for text, as often as counted."""
-
-    def number(cell: bytes) -> float:
-        text = cell.strip(b' \t"')
-        try:
-            return float(text or b"nan")
-        except ValueError:
-            return inf
-
-    return np.repeat([number(each) for each in cells], [*cells.values()])
+def _are_labels(values: Counter[float | None]) -> bool:
+    """Test whether the values of a column, with their frequencies, look like labels."""
+    digits = [values[digit] for digit in range(NUM_CLASSES) if values[digit]]
+    most = _MOST_OF_ONE * values.total()
+    return len(digits) >= _LEAST_DIGITS and max(digits) <= most <= sum(digits)

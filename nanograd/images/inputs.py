@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import file_digest
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from stat import S_ISLNK, S_ISREG
+from typing import Any, NamedTuple, TypeAlias
 
 from fsspec.utils import glob_translate
 
@@ -22,14 +24,13 @@ from nanograd.runtime.events import Listener, ignore, info, warning
 TABLES = (".parquet", ".pq")
 _MAGIC = b"PAR1"  # at the start of a Parquet file, also of those by Hive, Impala and Dask
 
-# Files of tables whose Parquet files also hold rows that were deleted or replaced; kind, package.
+# Folder of the log of tables whose Parquet files also hold rows that were deleted or replaced; how
+# its files end, kind, package.
 _LAKES = {
-    "_delta_log/*": ("a Delta table", "deltalake"),
-    "metadata/*.metadata.json": ("an Iceberg table", "pyiceberg"),
-    ".hoodie/*": ("a Hudi table", "hudi"),
+    "_delta_log": ("", "a Delta table", "deltalake"),
+    "metadata": (".metadata.json", "an Iceberg table", "pyiceberg"),
+    ".hoodie": ("", "a Hudi table", "hudi"),
 }
-_LAKE_FOLDERS = [f"/{pattern.partition('/')[0]}/" for pattern in _LAKES]
-
 
 # Files in an object store whose first bytes are read at once.
 _NUM_THREADS = 16
@@ -51,11 +52,10 @@ class InputFile(NamedTuple):
     inode: int = 0
 
 
-class _Skipped(NamedTuple):
-    """Files in folders that are not taken, by the reason."""
-
-    broken: set[str]  # links that lead nowhere, pipes
-    others: set[str]  # files of other kinds
+# Place of a file without links, the file, and why it is not taken, "" if it is.
+Found: TypeAlias = tuple[str, InputFile, str]
+_OTHERS = "other files are not read as input"
+_BROKEN = "links that lead to no file, or pipes, are not read"
 
 
 def expand(
@@ -68,41 +68,41 @@ def expand(
 
     In folders only files with one of the suffixes count and, where those of tables are among them,
     Parquet files of any name; names that begin with `_` or `.` are skipped, as Spark, Hive and
-    Arrow do. A file named directly is always taken.
-
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        suffixes: of the files to take.
-        hint: advice if none is found.
-        listener: receives a warning about files in folders that are not taken.
+    Arrow do. A file named directly is always taken. The listener is warned of files not taken.
 
     Raises:
-        DataError: an input does not exist, no file is found, or tables are looked for in a Delta,
-            Iceberg or Hudi table.
+        DataError: an input does not exist, no file is found (with a `hint`), or tables are looked
+            for in a Delta, Iceberg or Hudi table.
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
-    skipped = _Skipped(set(), set())
+    skipped: dict[str, set[str]] = {_OTHERS: set(), _BROKEN: set()}
     for place in map(storage.absolute, inputs):
         find = _find_remote if storage.is_remote(place) else _find_local
-        for real, file in find(place, suffixes, skipped):
+        for real, file, why in find(place, suffixes):
+            if why:
+                skipped[why].add(file.place)
+                continue
             same = (file, found.get(real, file))
             found[real] = min(same, key=lambda each: (each.place != real, each.place))
-    for places, what in (
-        (skipped.others, "other files are not read as input"),
-        (skipped.broken, "links that lead to no file, or pipes, are not read"),
-    ):
+    for why, places in skipped.items():
         if places:
-            listener(warning(f"{len(places):,} {what}, such as {min(places)}"))
+            listener(warning(f"{len(places):,} {why}, such as {min(places)}"))
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
     return sorted(found.values())
 
 
+def kind_of(place: str) -> str:
+    """Return `parquet`, `csv`, `picture` or `archive` by the name of a file, "" for any other."""
+    kinds = {"parquet": TABLES, "csv": CSV, "picture": SUFFIXES, "archive": (archives.SUFFIX,)}
+    return next((kind for kind, ends in kinds.items() if place.lower().endswith(ends)), "")
+
+
 def is_table(place: str) -> bool:
     """Return whether a file is Parquet, by its name or its first bytes."""
-    if place.lower().endswith((*TABLES, *CSV, *SUFFIXES, archives.SUFFIX)):
-        return place.lower().endswith(TABLES)
+    if kind := kind_of(place):
+        return kind == "parquet"
     try:
         return storage.read(place, len(_MAGIC)) == _MAGIC
     except (DataError, StorageError):
@@ -130,38 +130,36 @@ def expand_tables(
     Raises:
         UsageError: an input is a picture, or the inputs include the output.
     """
-    named = {storage.absolute(each) for each in inputs}
+    named = sorted({storage.absolute(each) for each in inputs})
     hint = "`nanograd ingest` makes them of pictures"
-    files = expand(inputs, (*TABLES, *CSV, *SUFFIXES), hint, listener)
-    pictures = [file.place for file in files if file.place.lower().endswith(SUFFIXES)]
-    if direct := named.intersection(pictures):
-        raise UsageError(
-            f"{min(direct)} is a picture; `nanograd ingest` makes rows of it that can be predicted"
-        )
-    for place in named.intersection(file.place for file in files):
-        if not is_table(place):
-            check_ending(place)
-    if len(pictures) == len(files):
+    tables, texts, pictures = list[InputFile](), list[InputFile](), list[InputFile]()
+    for file in expand(inputs, (*TABLES, *CSV, *SUFFIXES), hint, listener):
+        kind = kind_of(file.place)
+        {"picture": pictures, "csv": texts}.get(kind, tables).append(file)
+        if file.place in named and kind == "picture":
+            text = "is a picture; `nanograd ingest` makes rows of it that can be predicted"
+            raise UsageError(f"{file.place} {text}")
+        if file.place in named and not is_table(file.place):
+            check_ending(file.place)
+    if not tables and not texts:
         raise DataError(f"no {', '.join(TABLES)} or .csv files in {', '.join(inputs)}; {hint}")
-    texts = [file.place for file in files if file.place.lower().endswith(CSV)]
-    takes_csv = len(texts) + len(pictures) == len(files) or any(
-        each.lower().endswith(CSV) for each in inputs
-    )
-    if around := [each for each in sorted(named) if _includes(each, output, csv=takes_csv)]:
-        raise UsageError(
-            f"the output, {output.rpartition('/')[0]}, lies in the input {around[0]} and would be "
-            "input next time; choose another --output"
-        )
+    takes_csv = not tables or any(each.lower().endswith(CSV) for each in inputs)
+    for place in named:
+        # Links are followed; the output does not exist yet.
+        real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, output)]
+        kinds = ("parquet", "csv") if takes_csv else ("parquet",)
+        if _takes(*real) and (kind_of(output) in kinds or _is_named(*real)):
+            raise UsageError(
+                f"the output, {output.rpartition('/')[0]}, lies in the input {place} and would be "
+                "input next time; choose another --output"
+            )
     if pictures and not pictures_expected:
-        text = f"{len(pictures):,} pictures, such as {pictures[0]}, are not predicted"
+        text = f"{len(pictures):,} pictures, such as {pictures[0].place}, are not predicted"
         listener(warning(f"{text}; `nanograd ingest` makes rows of them"))
     if texts and not takes_csv:
-        text = (
-            f"{len(texts):,} CSV files beside Parquet files, such as {texts[0]}, are not predicted"
-        )
-        listener(warning(f"{text}; name them to predict them"))
-    left_out = {*pictures, *([] if takes_csv else texts)}
-    return [file for file in files if file.place not in left_out]
+        text = f"{len(texts):,} CSV files beside Parquet files, such as {texts[0].place},"
+        listener(warning(f"{text} are not predicted; name them to predict them"))
+    return sorted([*tables, *texts] if takes_csv else tables)
 
 
 def expand_pictures(
@@ -188,14 +186,12 @@ def expand_pictures(
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     """Return the files and folders that inputs name, of a glob the folder before its wildcards.
 
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        listener: receives a message about folders in them that would be columns below an input.
+    The listener is told of folders in them that would be columns below an input.
     """
     roots = []
     for place in map(storage.absolute, inputs):
         is_glob = glob.has_magic(place) and not storage.exists(place)
-        roots.append(re.split(r"[*?[]", place)[0].rpartition("/")[0] if is_glob else place)
+        roots.append(_before_wildcards(place) if is_glob else place)
     if named := next((root for root in roots if _HIVE.search(f"{root}/")), None):
         [folder] = _HIVE.findall(f"{named}/")[-1:]
         text = f"{folder} is no column, because it is not below the input {named}; name the folder"
@@ -204,12 +200,7 @@ def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
 
 
 def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
-    """Raise DataError unless a file is the one that was planned.
-
-    Args:
-        file: path or URI.
-        version: that of an `InputFile` and, in an object store that has one, its `entity_tag`.
-    """
+    """Raise DataError unless a file has the version, see `ScannedFile`, that was planned."""
     size, mtime, _, _, *tag = version
     try:
         if tag:
@@ -232,10 +223,6 @@ def content_of(file: str) -> str:
 
     In an object store, where reading it again may take minutes, that of its beginning and end. Its
     entity tag would not do: a copy of an object that was uploaded in pieces has another.
-
-    Raises:
-        DataError: the file does not exist.
-        StorageError: it cannot be read.
     """
     with storage.open_file(file) as stream:
         if not storage.is_remote(file):
@@ -250,56 +237,51 @@ def entity_tag(stream: Any) -> str | None:
     return None if tag is None else tag.decode(errors="replace")
 
 
-def _find_local(
-    place: str, suffixes: tuple[str, ...], skipped: _Skipped
-) -> Iterator[tuple[str, InputFile]]:
-    """Yield files, each after its place without links."""
+def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
+    """Yield the files that a place names, and those in folders; linked folders last."""
     # Path.glob takes no absolute pattern, and a Path raises for names that are too long.
     is_glob = not os.path.exists(place)  # noqa: PTH110
     found = sorted(glob.glob(place, recursive=True)) if is_glob else [place]  # noqa: PTH207
-    # A dangling link or a pipe is found, too.
-    matches = [Path(each) for each in found if os.path.isfile(each) or os.path.isdir(each)]  # noqa: PTH112, PTH113
-    if not matches:
+    folders = [each for each in found if os.path.isdir(each)]  # noqa: PTH112
+    files = [each for each in found if os.path.isfile(each)]  # noqa: PTH113
+    if not folders and not files:
         raise DataError(f"{place}: there is no such file or folder; check the path")
-    skipped.broken.update({*found}.difference(map(str, matches)))
-    seen: set[str] = set()
-    for match in matches:
-        if match.is_dir():
-            yield from _walk(match, suffixes, seen, skipped)
-        else:
-            _check_plain(str(match.parent), suffixes)
-            yield os.path.realpath(match), _input_file(str(match), match.stat())
+    for file in set(found).difference(folders, files):  # a dangling link or a pipe is found, too
+        yield file, InputFile(file, 0, 0), _BROKEN
+    for file in files:
+        _check_plain(str(Path(file).parent), suffixes)
+        yield os.path.realpath(file), _input_file(file, Path(file).stat()), ""
+
+    def fail(error: OSError) -> None:
+        raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
+
+    seen = set[str]()
+    for start in folders:
+        for path, below, names in os.walk(start, onerror=fail):
+            real = os.path.realpath(path)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            _check_plain(path, suffixes)
+            below[:] = sorted(name for name in below if not _is_hidden(name))
+            paths = [f"{path}/{name}" for name in below]
+            folders += [each for each in paths if os.path.islink(each)]  # noqa: PTH114
+            for name in names:
+                if not _is_hidden(name):
+                    yield _examine(f"{path}/{name}", f"{real}/{name}", suffixes)
 
 
-def _walk(
-    folder: Path, suffixes: tuple[str, ...], seen: set[str], skipped: _Skipped
-) -> Iterator[tuple[str, InputFile]]:
-    """Yield the visible files below a folder; linked folders last, and none that was seen."""
-    direct = [(str(folder), os.path.realpath(folder))]
-    linked: list[tuple[str, str]] = []
-    while direct or linked:
-        path, real = (direct or linked).pop(0)
-        if real in seen:
-            continue
-        seen.add(real)
-        _check_plain(path, suffixes)
-        try:
-            with os.scandir(path) as entries:
-                visible = [each for each in entries if not each.name.startswith(("_", "."))]
-        except OSError as error:
-            raise StorageError(f"cannot list {path}: {error.strerror}") from error
-        for entry in visible:
-            is_link = entry.is_symlink()
-            target = os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
-            # Not by the entry, which raises for links in a circle.
-            if os.path.isdir(entry.path) if is_link else entry.is_dir():  # noqa: PTH112
-                (linked if is_link else direct).append((entry.path, target))
-            elif not (os.path.isfile(entry.path) if is_link else entry.is_file()):  # noqa: PTH113
-                skipped.broken.add(entry.path)
-            elif _is_wanted(entry.path, suffixes):
-                yield target, _input_file(entry.path, entry.stat())
-            else:
-                skipped.others.add(entry.path)
+def _examine(file: str, real: str, suffixes: tuple[str, ...]) -> Found:
+    """Return a file of a folder, and why it is not taken."""
+    status = os.lstat(file)
+    if S_ISLNK(status.st_mode):
+        real = os.path.realpath(file)
+        with suppress(OSError):
+            status = os.stat(file)  # noqa: PTH116 - of a link in a circle
+    if not S_ISREG(status.st_mode):
+        return real, InputFile(file, 0, 0), _BROKEN
+    return real, _input_file(file, status), "" if _is_wanted(file, suffixes) else _OTHERS
 
 
 def _input_file(place: str, status: os.stat_result) -> InputFile:
@@ -311,65 +293,52 @@ def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:
     return place.lower().endswith(suffixes) or (set(TABLES) <= {*suffixes} and is_table(place))
 
 
-def _find_remote(
-    place: str, suffixes: tuple[str, ...], skipped: _Skipped
-) -> Iterator[tuple[str, InputFile]]:
-    """Yield files, each after its place."""
-    base = place
-    if glob.has_magic(place) and not storage.exists(place):
-        base = re.split(r"[*?[]", place)[0].rpartition("/")[0]
-    empty = base != place and not storage.exists(base)
-    listed = [] if empty else storage.files_below(base)
-    for name, _, _ in listed:
-        if any(word in name for word in _LAKE_FOLDERS):
-            _check_plain(name, suffixes)
+def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
+    """Yield the files in an object store that a place names, and those in folders."""
+    is_glob = glob.has_magic(place) and not storage.exists(place)
+    base = _before_wildcards(place) if is_glob else place
+    listed = [] if is_glob and not storage.exists(base) else storage.files_below(base)
+    logs = [f"/{log}/" for log in _LAKES]
+    for folder in {name.partition(log)[0] for name, _, _ in listed for log in logs if log in name}:
+        _check_plain(folder, suffixes)
     visible = [InputFile(*each) for each in listed if _takes(place, each[0])]
+    if is_glob and not visible:
+        raise DataError(f"{place}: there is no such file or folder; check the path")
     with ThreadPoolExecutor(_NUM_THREADS) as pool:  # of names that say nothing, bytes are read
         wanted = list(pool.map(lambda file: _is_wanted(file.place, suffixes), visible))
     for file, is_wanted in zip(visible, wanted, strict=True):
-        if is_wanted or _is_named(place, file.place):
-            yield file.place, file
-        else:
-            skipped.others.add(file.place)
-    if base != place and not visible:
-        raise DataError(f"{place}: there is no such file or folder; check the path")
+        is_taken = is_wanted or _is_named(place, file.place)
+        yield file.place, file, "" if is_taken else _OTHERS
 
 
-def _includes(place: str, file: str, *, csv: bool) -> bool:
-    """Return whether the files of a folder or glob include a file that does not exist yet."""
-    if not storage.is_remote(place):
-        place, file = os.path.realpath(place), os.path.realpath(file)
-    return _takes(place, file) and (
-        file.lower().endswith((*TABLES, *CSV) if csv else TABLES) or _is_named(place, file)
-    )
+def _before_wildcards(place: str) -> str:
+    """Return the folder before the wildcards of a glob."""
+    return re.split(r"[*?[]", place)[0].rpartition("/")[0]
 
 
-def _is_named(place: str, file: str) -> bool:
-    return file == place or bool(_glob(place).fullmatch(file))
-
-
-def _takes(place: str, file: str) -> bool:
-    """Return whether a file is the one named by a place, matches its glob or is in its folders."""
-    if _is_named(place, file):
-        return True
-    names = file.split("/")
-    ends = (n for n in range(1, len(names)) if _is_named(place, "/".join(names[:n])))
-    return any(not _is_hidden("/".join(names[end:])) for end in ends)
-
-
-@lru_cache
+@lru_cache(maxsize=8)
 def _glob(place: str) -> re.Pattern[str]:
     return re.compile(glob_translate(place))
 
 
-def _check_plain(place: str, suffixes: tuple[str, ...]) -> None:
-    """Refuse a local folder, or a remote file, of a table with a log of its own."""
-    if not set(TABLES) <= set(suffixes):
-        return
-    remote = storage.is_remote(place)
-    folder = place.rsplit("/", 2)[0] if remote else place
-    for pattern, (kind, package) in _LAKES.items():
-        if PurePosixPath(place).match(pattern) if remote else any(Path(place).glob(pattern)):
+def _is_named(place: str, file: str) -> bool:
+    """Return whether a place is a file, or a glob that it matches."""
+    return file == place or bool(_glob(place).fullmatch(file))
+
+
+def _takes(place: str, file: str) -> bool:
+    """Return whether a file is named by a place, or is a visible one in a folder that is."""
+    names = file.split("/")
+    return any(
+        _is_named(place, "/".join(names[:end])) and not _is_hidden("/".join(names[end:]))
+        for end in range(len(names), 0, -1)
+    )
+
+
+def _check_plain(folder: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse a folder of a table with a log of its own."""
+    for log, (ending, kind, package) in _LAKES.items() if set(TABLES) <= {*suffixes} else ():
+        if any(name.endswith(ending) for name in storage.names(storage.join(folder, log))):
             raise DataError(
                 f"{folder} is {kind}, whose files also hold rows that were deleted or replaced; "
                 f"export its current rows, for example with the package {package}, and predict them"
@@ -377,4 +346,5 @@ def _check_plain(place: str, suffixes: tuple[str, ...]) -> None:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(("_", ".")) and part != ".." for part in Path(name).parts)
+    parts = name.split("/")
+    return any(part.startswith(("_", ".")) and part not in (".", "..") for part in parts)

@@ -3,16 +3,17 @@
 Labels are found when a job is planned, so that a mistake in a list stops it before it begins.
 """
 
+import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from io import StringIO
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
+from nanograd.digits.idx import decompress
 from nanograd.errors import DataError, UsageError
 from nanograd.images.columns import LABEL_NAMES
-from nanograd.images.csv import join_lines, read_lines, split_cells
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info
 
@@ -34,87 +35,70 @@ _DIGIT = re.compile(r"([0-9])(?:\.0*)?")
 _WILDCARDS = {"*": "[^/]*", "?": "[^/]"}
 
 
-class LabelSource(NamedTuple):
-    """Where labels come from: one of WORDS, a CSV list or a pattern, which is compiled, too."""
-
-    text: str
-    pattern: re.Pattern[str] | None
-
-
-def parse_label_source(text: str) -> LabelSource:
-    r"""Parse `--label-from`: one of WORDS, a CSV list or a pattern; else raise UsageError.
+def parse_label_source(text: str) -> re.Pattern[str] | None:
+    r"""Parse `--label-from`: the pattern, or None for one of WORDS and for a CSV list.
 
     A pattern is a regular expression with a group, or a template with {label} (and `*`, `?`), which
     describes whole names at the end of a path and ignores case.
 
-    >>> parse_label_source("img_*_{label}.png").pattern.search("scans/IMG_12_7.PNG")["label"]
+    Raises:
+        UsageError: it is none of these.
+
+    >>> parse_label_source("img_*_{label}.png").search("scans/IMG_12_7.PNG")["label"]
     '7'
-    >>> parse_label_source(r"digit(\d)").pattern.search("my-digit4.jpg")[1]
+    >>> parse_label_source(r"digit(\d)").search("my-digit4.jpg")[1]
     '4'
     """
     if text in WORDS or text.lower().endswith(".csv"):
-        return LabelSource(text, None)
+        return None
     if text.count("{label}") == 1:
-        return LabelSource(text, re.compile(_expression(text), re.IGNORECASE))
+        body, pieces = "", [each for each in re.split(r"(\*|\?|\{label\})", text) if each]
+        for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
+            if piece == "{label}":
+                # Beside a wildcard the digit stands alone: *{label}.png finds no 2 in img_12.png.
+                body += "(?<![0-9])" * (before in _WILDCARDS) + "(?P<label>[0-9])"
+                body += "(?![0-9])" * (after in _WILDCARDS)
+            else:
+                body += _WILDCARDS.get(piece) or re.escape(piece)
+        return re.compile(f"(?:^|/){body}$", re.IGNORECASE)
     try:
         pattern = re.compile(text)
     except re.error as error:
         raise UsageError(f"--label-from {text!r} is not a regular expression: {error}") from error
     if pattern.groups == 1 or "label" in pattern.groupindex:
-        return LabelSource(text, pattern)
+        return pattern
     raise UsageError(
         f"--label-from {text!r}: use {', '.join(WORDS)}, a FILE.csv, a template such as "
         r"'img_*_{label}.png' or a regular expression with one group such as 'digit(\d)'"
     )
 
 
-def _expression(template: str) -> str:
-    pieces = [each for each in re.split(r"(\*|\?|\{label\})", template) if each]
-    body = ""
-    for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
-        if piece == "{label}":
-            # Beside a wildcard the digit stands alone: *{label}.png finds no 2 in img_12.png.
-            body += "(?<![0-9])" * (before in _WILDCARDS) + "(?P<label>[0-9])"
-            body += "(?![0-9])" * (after in _WILDCARDS)
-        else:
-            body += _WILDCARDS.get(piece) or re.escape(piece)
-    return f"(?:^|/){body}$"
-
-
 def find_labels(
-    files: Sequence[str], inputs: Sequence[str], source: LabelSource, listener: Listener
+    files: Sequence[str], inputs: Sequence[str], source: str, listener: Listener
 ) -> list[Label]:
-    """Find the label of each picture, a digit or None.
-
-    Args:
-        files: absolute places of the pictures.
-        inputs: where they were found; paths in a list may be relative to them.
-        source: from `parse_label_source`.
-        listener: receives a message about what a list or a pattern does not cover.
+    """Find the labels of pictures in inputs, digits or None, by a `parse_label_source`.
 
     Raises:
         DataError: the list does not exist, has a mistake or labels no picture.
-        UsageError: the pattern labels no picture.
+        UsageError: the pattern is invalid or labels no picture.
     """
-    if source.text in WORDS:
-        return [label_of(file, source.text) for file in files]
-    if source.pattern:
-        labels = []
+    if source in WORDS:
+        return [label_of(file, source) for file in files]
+    if pattern := parse_label_source(source):
+        labels = list[Label]()
         for file in files:
-            whole = "/" in source.pattern.pattern
-            match = source.pattern.search(file if whole else file.rpartition("/")[2])
-            found = match["label" if "label" in source.pattern.groupindex else 1] if match else None
+            match = pattern.search(file if "/" in pattern.pattern else file.rpartition("/")[2])
+            found = match["label" if "label" in pattern.groupindex else 1] if match else None
             labels.append(int(found) if found and re.fullmatch("[0-9]", found) else None)
+        if labels.count(None) == len(files):
+            raise UsageError(
+                f"--label-from {source!r} finds no digit in the names of {len(files)} pictures, "
+                f"such as {files[0]}"
+            )
     else:
-        labels = _look_up(files, inputs, storage.absolute(source.text), listener)
-    num_without = labels.count(None)
-    if source.pattern and num_without == len(files):
-        raise UsageError(
-            f"--label-from {source.text!r} finds no digit in the names of {len(files)} pictures, "
-            f"such as {files[0]}"
-        )
-    if num_without:
-        text = f"{num_without:,} of {len(labels):,} pictures have no label from {source.text}"
+        labels = _look_up(files, inputs, storage.absolute(source), listener)
+    if num_without := labels.count(None):
+        text = f"{num_without:,} of {len(labels):,} pictures have no label from {source}"
         listener(info(text))
     return labels
 
@@ -147,7 +131,7 @@ def _look_up(
     wanted = {_resolve("", file): file for file in files}
     lines: dict[str, tuple[int, Label]] = {}
     unused: list[tuple[int, str]] = []
-    for line, name, label in read_list(place):
+    for line, name, label in _read_list(place):
         beside, *others = (wanted.get(_resolve(root, name)) for root in roots)
         matches = [beside] if beside else sorted({each for each in others if each})
         if len(matches) > 1:
@@ -171,40 +155,40 @@ def _look_up(
     return [lines.get(file, (0, None))[1] for file in files]
 
 
-def read_list(place: str) -> Iterator[tuple[int, str, Label]]:
+def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
     """Yield line number, picture and label of each row of a CSV list.
 
     It is UTF-8, with a header that names the columns file and label; commas, semicolons or tabs
     separate values. An empty label is none.
-
-    Raises:
-        DataError: a column is missing, a row is broken, or a label is no digit.
     """
-    lines = chain.from_iterable(read_lines(place))
-    header = next(lines, b"")
-    separator = max((b",", b";", b"\t"), key=header.count)
-    number, at = 1, list[int]()
-    for row in join_lines(chain([header], lines), separator=separator):
-        where, number = f"{place} line {number}", number + len(row.splitlines())
-        if row.count(b'"') % 2:
-            raise DataError(f"{where}: this is not valid CSV (a quote is not closed)")
-        try:
-            cells = [cell.decode() for cell in split_cells(row, separator)]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{place} is not UTF-8 ({error}); save it as UTF-8") from error
+    try:
+        text = decompress(storage.read(place), place).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8 ({error}); save it as UTF-8") from error
+    if text.count('"') % 2:
+        line = next(n for n, each in enumerate(text.splitlines(), 1) if each.count('"') % 2)
+        raise DataError(f"{place} line {line}: this is not valid CSV (a quote is not closed)")
+    separator = max((",", ";", "\t"), key=re.split("[\r\n]", text, maxsplit=1)[0].count)
+    rows = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    start, at = 1, list[int]()
+    for row in rows:
+        number, start = start, rows.line_num + 1
+        cells = [cell.strip() for cell in row]
         if not at:
             names = [cell.lower() for cell in cells]
             found = [[names.index(word) for word in known if word in names] for known in _COLUMNS]
             if not all(found):
-                raise DataError(f"{place}: its first line must name the columns file and label")
+                break
             at = [each[0] for each in found]
-        elif row.strip():
+        elif any(cells):
             file, label = (cells[each] if each < len(cells) else "" for each in at)
             match = _DIGIT.fullmatch(label)
             if label and not match:
-                text = f"the label is {label!r}, not a digit from 0 to 9; correct it"
-                raise DataError(f"{where}: {text}")
-            yield number - len(row.splitlines()), file, int(match[1]) if match else None
+                problem = f"the label is {label!r}, not a digit from 0 to 9; correct it"
+                raise DataError(f"{place} line {number}: {problem}")
+            yield number, file, int(match[1]) if match else None
+    if not at:
+        raise DataError(f"{place}: its first line must name the columns file and label")
 
 
 def _resolve(root: str, name: str) -> str:

@@ -53,30 +53,24 @@ def open_parquet(file: str) -> pq.ParquetFile:
         DataError: it is no Parquet file, cut short, or its footer contradicts itself.
         StorageError: it cannot be read; that is no damage.
     """
-    try:
-        parquet = _open(file)
-    except _FAILURES as error:
-        check_storage(file, error, num_bytes=1)
+    for is_last in (False, True):  # the storage may fail only for a moment
         try:
-            parquet = _open(file)  # the storage may have failed only for a moment
-        except _FAILURES as again:
-            check_storage(file, again, num_bytes=1)
-            raise DataError(f"{file} is not a complete Parquet file: {again}") from again
+            parquet = pq.ParquetFile(
+                storage.open_file(file),
+                buffer_size=READ_BYTES,
+                pre_buffer=False,  # it would hold whole row groups
+                page_checksum_verification=True,
+            )
+            parquet.schema_arrow  # noqa: B018 - it is decoded here
+            break
+        except _FAILURES as error:
+            check_storage(file, error, num_bytes=1)
+            if is_last:
+                raise DataError(f"{file} is not a complete Parquet file: {error}") from error
     footer = parquet.metadata
     num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
         raise DataError(f"{file} is not a complete Parquet file: its row groups do not add up")
-    return parquet
-
-
-def _open(file: str) -> pq.ParquetFile:
-    parquet = pq.ParquetFile(
-        storage.open_file(file),
-        buffer_size=READ_BYTES,
-        pre_buffer=False,  # it would hold whole row groups
-        page_checksum_verification=True,
-    )
-    parquet.schema_arrow  # noqa: B018 - it is decoded here
     return parquet
 
 
@@ -190,17 +184,17 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
     ...     "a.b": pa.int8()}))
     {'a': range(0, 2), 'a.b': range(2, 3)}
     """
+
+    def num_leaves(type_: pa.DataType) -> int:
+        if isinstance(type_, pa.BaseExtensionType):
+            type_ = type_.storage_type
+        fields = map(type_.field, range(type_.num_fields))
+        return sum(num_leaves(field.type) for field in fields) or 1
+
     found, start = dict[str, range](), 0
     for field in schema:
-        found[field.name] = range(start, start := start + _num_leaves(field.type))
+        found[field.name] = range(start, start := start + num_leaves(field.type))
     return found
-
-
-def _num_leaves(type_: pa.DataType) -> int:
-    if isinstance(type_, pa.BaseExtensionType):
-        type_ = type_.storage_type
-    fields = map(type_.field, range(type_.num_fields))
-    return sum(_num_leaves(field.type) for field in fields) or 1
 
 
 def _find_scales(parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, int | None]:
@@ -216,22 +210,21 @@ def _find_scales(parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, int
             found[name] = places[name]
     if flat := flat_columns(names):
         found[flat[0]] = [places[name][0] for name in flat]
-    return {name: scale_of(_largest(parquet, some)) for name, some in found.items()}
+    groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
+    return {
+        name: scale_of(_largest(group.column(place)) for group in groups for place in some)
+        for name, some in found.items()
+    }
 
 
-def _largest(parquet: pq.ParquetFile, places: Sequence[int]) -> Iterator[float | None]:
-    """Yield the largest number of each row group and place by the footer; None if unknown."""
-    for group in range(parquet.metadata.num_row_groups):
-        row_group = parquet.metadata.row_group(group)
-        for chunk in map(row_group.column, places):
-            found = chunk.statistics if chunk.physical_type != "BYTE_ARRAY" else None
-            if found is None or not found.has_min_max:
-                is_null = found is not None and found.null_count == chunk.num_values
-                yield 0 if is_null else None
-            elif isinstance(found.max, bytes) and len(found.max) == 2:  # a half
-                yield float(np.frombuffer(found.max, "<f2")[0])
-            else:
-                yield float(found.max) if isinstance(found.max, int | float | Decimal) else None
+def _largest(chunk: pq.ColumnChunkMetaData) -> float | None:
+    """Return the largest number in a part of a column by the footer; None if unknown."""
+    found = chunk.statistics if chunk.physical_type != "BYTE_ARRAY" else None
+    if found is None or not found.has_min_max:
+        return 0 if found is not None and found.null_count == chunk.num_values else None
+    if isinstance(found.max, bytes) and len(found.max) == 2:  # a half
+        return float(np.frombuffer(found.max, "<f2")[0])
+    return float(found.max) if isinstance(found.max, int | float | Decimal) else None
 
 
 def with_scales(batch: pa.RecordBatch, scales: Mapping[str, int | None]) -> pa.RecordBatch:

@@ -13,21 +13,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.errors import DataError, Origin, Rejected, UnreadableError
-from nanograd.images import columns
-from nanograd.images.columns import Partitions
+from nanograd.images.columns import Partitions, choose
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
 from nanograd.images.rows import attempt, read_images, read_labels
 from nanograd.images.tensors import Refused
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
-from nanograd.pictures.normalise import normalise
 from nanograd.runtime.arrays import Bytes, Ints
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
-ChooseColumns = Callable[[pa.Schema, str], list[str]]
 Found = TypeVar("Found")
 _NOTHING = pa.schema([])
 
@@ -40,15 +36,14 @@ class Batch:
     labels: NDArray[np.int8]  # (n,) int8, -1 for none
     files: tuple[str, ...]  # the files of the rows
     owners: Ints  # (n,) int64, the file of each, as an index of `files`
-    rows: Ints  # (n,) int64, the number of each in its file; -1 for the whole file
+    rows: Ints  # (n,) int64, the number of each in its file
     kept: pa.Table  # n rows of the columns to keep
     bad_labels: Ints  # the images whose label is no digit, and left out
     num_dark: int  # raw pixels that polarity `auto` takes for dark ink on light paper
 
     def origin(self, number: int) -> Origin:
         """Return the file and row of an image."""
-        row = int(self.rows[number])
-        return Origin(self.files[self.owners[number]], row if row >= 0 else None)
+        return Origin(self.files[self.owners[number]], int(self.rows[number]))
 
 
 def read(
@@ -73,18 +68,17 @@ def read(
         StorageError: a file cannot be read; that is no damage.
     """
 
-    def columns_of(schema: pa.Schema, file: str) -> list[str]:
+    def names_of(schema: pa.Schema, file: str) -> list[str]:
         try:
-            required = required_columns(schema, file, partitions, options)
+            wanted = choose(partitions.extend(schema, file), options).names
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
-        return [name for name in schema.names if name in {*required, *keep.names}]
+        return [name for name in schema.names if name in {*wanted, *keep.names}]
 
-    choose = remember(columns_of, partitions)
     held, num_bytes = list[tuple[str, Ints, pa.Table]](), 0
     for file, rows in files:
         first = rows.first_row if rows else 0
-        for part in read_rows(file, rows, lambda schema, file=file: choose(schema, file)):  # type: ignore[misc]
+        for part in read_rows(file, rows, partial(names_of, file=file)):
             numbers = np.arange(first, first + len(part))
             wanted = np.ones(len(part), np.bool_) if only is None else np.isin(numbers, only[file])
             if isinstance(part, list):
@@ -116,12 +110,7 @@ def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejec
 def read_rows(
     file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
-    """Read rows of a Parquet or CSV file in their order.
-
-    Args:
-        file: path or URI.
-        rows: which of its rows; None for all.
-        choose: chooses columns of the file's schema.
+    """Read rows of a Parquet or CSV file, all for None, and the columns that `choose` names.
 
     Yields:
         Consecutive rows as a batch, or as refused ones, each with its position among them.
@@ -139,15 +128,11 @@ def read_pictures(
     convert: Callable[[Image.Image], Found],
     options: PictureFileOptions,
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
-    """Read pictures one by one.
-
-    Args:
-        files: path or URI of each, also in a ZIP file, and its bytes; None to read them.
-        convert: makes something of a decoded picture; may raise UnreadableError.
-        options: limits on picture files.
+    """Read pictures one by one, by their path or URI, also in a ZIP file, or by their bytes.
 
     Yields:
-        The bytes of each, None if they cannot be read; what was made of it, or why nothing was.
+        The bytes of each, None if they cannot be read; what `convert` makes of the decoded picture,
+        or why nothing was made of it.
     """
     with Archives() as archives:
         for file, given in files:
@@ -162,40 +147,6 @@ def read_pictures(
                 yield data, attempt(lambda data=data: convert(decode.decode(data, options)))  # type: ignore[misc]
 
 
-def read_labelled_pictures(
-    labels: Mapping[str, int | None],
-) -> Iterator[Batch | list[Rejected]]:
-    """Read picture files with a label each, as `ingest` does."""
-    pictures = read_pictures(((file, None) for file in labels), normalise, PictureFileOptions())
-    for (file, label), (_, image) in zip(labels.items(), pictures, strict=True):
-        if isinstance(image, UnreadableError):
-            yield [Rejected(Origin(file, None), image.reason, image.detail)]
-        else:
-            yield Batch(
-                images=image.reshape(1, NUM_PIXELS),
-                labels=np.full(1, -1 if label is None else label, np.int8),
-                files=(file,),
-                owners=np.zeros(1, np.int64),
-                rows=np.full(1, -1),
-                kept=pa.table({}),
-                bad_labels=np.zeros(0, np.int64),
-                num_dark=0,
-            )
-
-
-def required_columns(
-    schema: pa.Schema, file: str, partitions: Partitions, options: ReadOptions
-) -> list[str]:
-    """Name the columns of a file, or of its folders, that hold images and labels.
-
-    Raises:
-        DataError: the file has no image column, or a named one does not fit.
-    """
-    images = columns.find_image_column(schema, options.image_column).names
-    label = columns.find_label_column(partitions.extend(schema, file), options.label_column)
-    return [*images, label] if label else list(images)
-
-
 def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
     """Return whether a Parquet or CSV file has the columns that options name or find."""
     if file.lower().endswith(CSV):
@@ -204,29 +155,10 @@ def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
         with open_parquet(file) as parquet:
             schema = parquet.schema_arrow
     try:
-        required_columns(schema, file, partitions, options)
+        choose(partitions.extend(schema, file), options)
     except DataError:
         return False
     return True
-
-
-def remember(choose: ChooseColumns, partitions: Partitions) -> ChooseColumns:
-    """Return a function that chooses columns once for files of one schema that follow each other.
-
-    Where folders are columns, the choice depends on the file, too.
-    """
-    last: list[tuple[pa.Schema, list[str]]] = []
-
-    def chosen(schema: pa.Schema, file: str) -> list[str]:
-        for known, names in last:
-            if known.equals(schema, check_metadata=True):
-                return names
-        names = choose(schema, file)
-        if not partitions.schema.names:
-            last[:] = [(schema, names)]
-        return names
-
-    return chosen
 
 
 def _are_alike(one: pa.Table, other: pa.Table) -> bool:
@@ -244,10 +176,9 @@ def _decode(
     files = tuple(file for file, _, _ in held)
     owners = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
     numbers = np.concatenate([each for _, each, _ in held])
-    column = columns.find_image_column(table.schema, options.image_column)
-    images, places, refused, num_dark = read_images(table, column, options)
-    name = columns.find_label_column(table.schema, options.label_column)
-    labels, bad = read_labels(table, name)
+    columns = choose(table.schema, options)
+    images, places, refused, num_dark = read_images(table, columns.image, options)
+    labels, bad = read_labels(table, columns.label)
     batch = Batch(
         images=images,
         labels=labels[places],
@@ -258,9 +189,10 @@ def _decode(
         bad_labels=np.flatnonzero(bad[places]),
         num_dark=num_dark,
     )
-    origins = (Origin(files[owners[row]], int(numbers[row])) for row, _, _ in refused)
-    rejected = zip(origins, refused, strict=True)
-    return batch, [Rejected(origin, reason, detail) for origin, (_, reason, detail) in rejected]
+    return batch, [
+        Rejected(Origin(files[owners[row]], int(numbers[row])), reason, detail)
+        for row, reason, detail in refused
+    ]
 
 
 def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:

@@ -6,7 +6,7 @@ table is followed only where `image_root` allows it.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images import columns, tensors
 from nanograd.images.columns import ImageColumn, ImageKind, to_python
-from nanograd.images.tensors import Pictures, Refused, is_any, is_list, tensor_of
+from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Ints, Mask
@@ -35,8 +35,6 @@ _SIGNATURE = re.compile(
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-7][ \t\r\n]+[#0-9]",
     re.DOTALL,
 )
-# Spark's channels -> Pillow's mode, and the order of the bytes of a pixel.
-_LAYOUTS = {1: ("L", "L"), 3: ("RGB", "BGR"), 4: ("RGBA", "BGRA")}
 # A digit or -1 as text; pandas writes 7.0 where other values of the column are missing.
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
@@ -89,10 +87,10 @@ def read_images(
         refused: every other row, with its reason.
         num_dark: raw pixels that `auto` takes for dark ink on light paper.
     """
-    arrays = [_to_array(table.column(name)) for name in column.names]
-    array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
     refused: list[Refused] = []
     found: list[tuple[Bytes, Ints]] = []
+    arrays = [_to_array(table.column(name)) for name in column.names]
+    array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
     pictures: Iterable[Pictures] = ()
     match column.kind:
         case ImageKind.FLAT:
@@ -103,33 +101,57 @@ def read_images(
             data, shapes = _child(array, "data"), _child(array, "shape")
             pictures = tensors.from_tensors(data, shapes, tensor, refused)
         case ImageKind.SPARK:
-            names = [name for name in array.type.names if name in columns.SPARK_FIELDS]
-            children = [_child(array, name) for name in names]
-            whole = pa.StructArray.from_arrays(children, names, mask=array.is_null())
-            read = partial(_read_spark, options=options)
-            found.append(_read_each(enumerate(whole.to_pylist()), read, refused))
+            fields = [_child(array, name).to_pylist() for name in columns.SPARK_FIELDS]
+            rows_of_spark = enumerate(zip(*fields, strict=True))
+            _read_each(rows_of_spark, partial(_read_spark, options=options), found, refused)
         case ImageKind.ENCODED:
-            pictures = _read_encoded_column(array, options, found, refused)
+            files, paths, raw = _split_files(array)
+            rows = np.flatnonzero(raw)
+            pictures = [tensors.from_raw([files[row] or b"" for row in rows], rows, refused)]
+            encoded = [None if is_raw else data for data, is_raw in zip(files, raw, strict=True)]
+            images, is_plain = read_plain(encoded, options)
+            found.append((images, np.flatnonzero(is_plain)))
+            left = ((row, row) for row in np.flatnonzero(~is_plain & ~raw).tolist())
+            _read_each(
+                left, lambda row: read_encoded(files[row], options, paths[row]), found, refused
+            )
     num_dark = 0
     for some, rows in pictures:
         if options.polarity == "auto" and options.normalise != "never":
             num_dark += int(are_dark_on_light(some).sum())
         images, ready = select_ready(_as_grey(some), options)
-        left = np.ones(len(rows), np.bool_)
-        left[: len(ready)] = ~ready
-        found.append((images, rows[~left]))
-        items = zip(rows[left].tolist(), some[left], strict=True)
-        found.append(_read_each(items, partial(read_array, options=options), refused))
+        others = np.ones(len(rows), np.bool_)
+        others[: len(ready)] = ~ready
+        found.append((images, rows[~others]))
+        items = zip(rows[others].tolist(), some[others], strict=True)
+        _read_each(items, partial(read_array, options=options), found, refused)
     refused.sort(key=lambda each: each[0])
     filled = [each for each in found if len(each[1])]
     if len(filled) == 1:
         return *filled[0], refused, num_dark
-    if not filled:
-        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(0, np.int64), refused, num_dark
-    rows = np.concatenate([some for _, some in filled])
+    rows = np.concatenate([np.zeros(0, np.int64), *(some for _, some in filled)])
+    images = np.concatenate([np.zeros((0, NUM_PIXELS), np.uint8), *(some for some, _ in filled)])
     order = np.argsort(rows)
-    images = np.concatenate([some for some, _ in filled])[order]
-    return images, rows[order], refused, num_dark
+    return images[order], rows[order], refused, num_dark
+
+
+def _read_each(
+    items: Iterable[tuple[int, Any]],
+    read: Callable[[Any], Bytes],
+    found: list[tuple[Bytes, Ints]],
+    refused: list[Refused],
+) -> None:
+    """Read rows one by one, into `found` or `refused`."""
+    images, rows = list[Bytes](), list[int]()
+    for row, item in items:
+        image = attempt(partial(read, item))
+        if isinstance(image, UnreadableError):
+            refused.append((row, image.reason, image.detail))
+        else:
+            images.append(image)
+            rows.append(row)
+    if rows:
+        found.append((np.stack(images), np.array(rows, np.int64)))
 
 
 def _to_array(column: pa.ChunkedArray) -> pa.Array:
@@ -141,20 +163,27 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
         array = array.storage
     if is_any(array.type, "dictionary"):
         array = array.dictionary_decode()
-    return _without_views(array)
-
-
-def _without_views(array: pa.Array) -> pa.Array:
-    if is_any(array.type, "binary_view"):
-        return array.cast(pa.large_binary())
-    if is_list(array.type):
-        return tensors.without_views(array)
-    return array.cast(pa.large_string()) if is_any(array.type, "string_view") else array
+    return tensors.without_views(array)
 
 
 def _child(array: pa.StructArray, name: str) -> pa.Array:
     """Return a field, null where the struct is null."""
     return array.flatten()[array.type.get_field_index(name)]
+
+
+def _split_files(array: pa.Array) -> tuple[list[bytes | None], list[str | None], Mask]:
+    """Return the bytes and the path of each row, and which bytes are raw pixels."""
+    paths: list[str | None] = [None] * len(array)
+    if is_any(array.type, "struct"):
+        names, whole = array.type.names, array
+        array = pa.nulls(len(whole), pa.binary())
+        if "bytes" in names:
+            array = tensors.without_views(_child(whole, "bytes"))
+        if "path" in names and columns.is_text(whole.type.field("path").type):
+            paths = to_python(_child(whole, "path"))
+    files, is_pixels = array.to_pylist(), is_any(array.type, "fixed_size_binary")
+    raw = (data is not None and (is_pixels or is_raw(data)) for data in files)
+    return files, paths, np.fromiter(raw, np.bool_, len(files))
 
 
 def _as_grey(pictures: Bytes) -> Bytes:
@@ -207,70 +236,25 @@ def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Byt
         images: (m, 784) uint8, equal to `read_encoded`, of the m files that were read.
         which: (n,) bool, those files.
     """
-    if options.normalise == "always":
-        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(len(files), np.bool_)
     images, which = fast_png.decode_plain(files)
     ready, like = select_ready(images, options)
     which[which] = like
     return ready, which
 
 
-def _read_encoded_column(
-    array: pa.Array,
-    options: ReadOptions,
-    found: list[tuple[Bytes, Ints]],
-    refused: list[Refused],
-) -> Iterator[Pictures]:
-    """Read picture files into `found`; yield the raw pixels among them."""
-    paths: Sequence[str | None] = [None] * len(array)
-    if is_any(array.type, "struct"):
-        names = array.type.names
-        if "path" in names and columns.is_text(array.type.field("path").type):
-            paths = to_python(_child(array, "path"))
-        nothing = pa.nulls(len(array), pa.binary())
-        array = _without_views(_child(array, "bytes")) if "bytes" in names else nothing
-    files, is_pixels = array.to_pylist(), is_any(array.type, "fixed_size_binary")
-    raw = np.array([data is not None and (is_pixels or is_raw(data)) for data in files], np.bool_)
-    rows = np.flatnonzero(raw)
-    yield tensors.from_raw([files[row] for row in rows], rows, refused)
-    encoded = [None if is_raw else data for is_raw, data in zip(raw, files, strict=True)]
-    images, plain = read_plain(encoded, options)
-    found.append((images, np.flatnonzero(plain)))
+def read_encoded(data: bytes | None, options: ReadOptions, path: str | None = None) -> Bytes:
+    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; else its path, if allowed.
 
-    def read_row(row: int) -> Bytes:
-        path = paths[row] if files[row] is None else None
-        if not path:
-            return read_encoded(files[row], options)
-        if options.image_root:
-            file = _below(options.image_root, path)
-            return read_encoded(decode.read(file, PictureFileOptions()), options)
-        detail = f"the row has no bytes but a path, {path}, which --image-root would allow to read"
-        raise UnreadableError(Reason.NO_BYTES, detail)
-
-    left = ((row, row) for row in np.flatnonzero(~plain & ~raw).tolist())
-    found.append(_read_each(left, read_row, refused))
-
-
-def _read_each(
-    items: Iterable[tuple[int, Any]], read: Callable[[Any], Bytes], refused: list[Refused]
-) -> tuple[Bytes, Ints]:
-    """Read each row, one by one."""
-    images, rows = [], []
-    for row, item in items:
-        image = attempt(partial(read, item))
-        if isinstance(image, UnreadableError):
-            refused.append((row, image.reason, image.detail))
-        else:
-            images.append(image)
-            rows.append(row)
-    stacked = np.stack(images) if images else np.zeros((0, NUM_PIXELS), np.uint8)
-    return stacked, np.array(rows, np.int64)
-
-
-def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
-    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; raise UnreadableError."""
+    Raises:
+        UnreadableError: there are no bytes, or no digit is found.
+    """
+    if data is None and path and options.image_root:
+        data = decode.read(_below(options.image_root, path), PictureFileOptions())
     if data is None:
-        raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
+        detail = "the picture's bytes are null"
+        if path:
+            detail = f"the row has a path instead of bytes, {path}; --image-root allows to read it"
+        raise UnreadableError(Reason.NO_BYTES, detail)
     if not is_raw(data):
         return _to_form(decode.decode(data, options), options)
     refused: list[Refused] = []
@@ -280,8 +264,8 @@ def read_encoded(data: bytes | None, options: ReadOptions) -> Bytes:
     return read_array(pictures[0], options)
 
 
-def _read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
-    """Read Spark's image struct, of height, width, nChannels and data, as `read_encoded` does.
+def _read_spark(row: tuple[Any, ...], options: ReadOptions) -> Bytes:
+    """Read height, width, nChannels and data of Spark's image struct, as `read_encoded` does.
 
     Spark writes -1 and no bytes for pictures that it could not read. `mode` adds nothing to the
     channels: Spark stores bytes alone.
@@ -289,19 +273,17 @@ def _read_spark(row: dict[str, Any] | None, options: ReadOptions) -> Bytes:
     References:
         Apache Spark, "Image data source" (OpenCV's layout: row by row, channels in the order BGRA).
     """
-    if row is None or row["data"] is None:
+    *sizes, data = row
+    if data is None:
         raise UnreadableError(Reason.NO_BYTES, "the picture's bytes are null")
-    height, width, channels = (row[name] or 0 for name in ("height", "width", "nChannels"))
-    if height < 1 or width < 1 or channels not in _LAYOUTS:
-        detail = f"{width} x {height} pixels in {channels} channels are not a picture"
-        raise UnreadableError(Reason.BROKEN_IMAGE, detail)
+    height, width, channels = (size or 0 for size in sizes)
     decode.check_size(width, height, options.max_pixels)
-    if len(row["data"]) != height * width * channels:
-        detail = f"{len(row['data'])} bytes are not {width} x {height} pixels of {channels}"
+    size = max(height, 0) * max(width, 0) * channels
+    if not size or channels not in (1, 3, 4) or len(data) != size:
+        detail = f"{len(data)} bytes are not {width} x {height} pixels of {channels} bytes"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail)
-    mode, order = _LAYOUTS[channels]
-    picture = Image.frombytes(mode, (width, height), row["data"], "raw", order)
-    return _to_form(decode.over_paper(picture) if mode == "RGBA" else picture, options)
+    pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
+    return read_array(pixels if channels == 1 else pixels[:, :, [2, 1, 0, 3][:channels]], options)
 
 
 def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:

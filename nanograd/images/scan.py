@@ -8,22 +8,31 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
-from nanograd.images import columns
-from nanograd.images.columns import Partitions, find_partitions
+from nanograd.images.columns import (
+    LABEL_NAMES,
+    NO_LABELS,
+    Columns,
+    Partitions,
+    choose,
+    find_partitions,
+    list_names,
+)
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, entity_tag
 from nanograd.images.parquet import leaf_places, open_parquet
-from nanograd.images.reader import remember, required_columns
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import ReadOptions
 
+_NOTHING = pa.schema([])
 ALL = "*"  # among the columns to keep
 # Footers read at once from an object store, where each takes a round trip.
 _NUM_THREADS = 16
@@ -38,11 +47,13 @@ class ScannedFile(NamedTuple):
     """A Parquet or CSV file."""
 
     file: InputFile  # its place, size and time
-    schema: pa.Schema = pa.schema([])  # its columns; empty if it cannot be opened
+    schema: pa.Schema = _NOTHING  # its columns; empty if it cannot be opened
     group_rows: tuple[int, ...] = ()  # rows of each row group
     rejected: Rejected | None = None  # why it cannot be used
     num_bytes: int = 0  # of its columns, uncompressed
     tag: str | None = None  # of its content, in an object store
+    whole: pa.Schema = _NOTHING  # its columns and those of its folders
+    columns: Columns | None = None  # those of images and labels; None if it cannot be used
 
     @property
     def version(self) -> tuple[int | str, ...]:
@@ -61,28 +72,19 @@ def scan_files(
     roots: Sequence[str],
     options: ReadOptions,
 ) -> tuple[list[ScannedFile], Partitions]:
-    """Read footers, and whole CSV files.
+    """Read the footers of files, and whole CSV files.
 
-    Args:
-        files: whose footers to read.
-        all_files: of the job.
-        roots: of `inputs.roots_of`.
-        options: how images and labels are read.
-
-    Returns:
-        The content of each file, and the partition columns of all files of the job.
+    Return their content, and the partition columns of `all_files` of the job below `roots_of` its
+    inputs.
 
     Raises:
         UsageError: no file has a column that is named.
         DataError: no file of the job can be used.
     """
     partitions = find_partitions((file.place for file in all_files), roots)
-    check = remember(
-        lambda schema, file: required_columns(schema, file, partitions, options), partitions
-    )
 
     def scan(file: InputFile) -> ScannedFile:
-        whole, tag = Origin(file.place, None), None
+        origin, tag = Origin(file.place, None), None
         try:
             if storage.is_remote(file.place):
                 with storage.open_file(file.place) as stream:
@@ -98,14 +100,14 @@ def scan_files(
                     rows = tuple(group.num_rows for group in groups)
                     num_bytes = sum(group.total_byte_size for group in groups)
         except DataError as error:
-            return ScannedFile(file, rejected=Rejected(whole, Reason.BROKEN_FILE, str(error)))
+            return ScannedFile(file, rejected=Rejected(origin, Reason.BROKEN_FILE, str(error)))
+        scanned = ScannedFile(file, schema, rows, whole=partitions.extend(schema, file.place))
         try:
-            check(schema, file.place)
+            found = choose(scanned.whole, options)
         except DataError as error:
             detail = f"{error} (all {sum(rows):,} rows of the file)"
-            rejected = Rejected(whole, Reason.WRONG_SCHEMA, detail)
-            return ScannedFile(file, schema, rows, rejected)
-        return ScannedFile(file, schema, rows, num_bytes=num_bytes, tag=tag)
+            return scanned._replace(rejected=Rejected(origin, Reason.WRONG_SCHEMA, detail))
+        return scanned._replace(num_bytes=num_bytes, tag=tag, columns=found)
 
     if any(storage.is_remote(file.place) for file in files):
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -115,12 +117,13 @@ def scan_files(
     if len(files) < len(all_files):  # the others have been used already
         return scanned, partitions
     named = {"--image-column": options.image_column}
-    if options.label_column not in (columns.NO_LABELS, *partitions.schema.names):
+    if options.label_column != NO_LABELS:
         named["--label-column"] = options.label_column
+    present = _names_of(scanned)
     for flag, name in named.items():
-        lacks = name and not any(each.schema.get_all_field_indices(name) for each in scanned)
-        if lacks and (present := _list_columns(scanned, partitions)):
-            raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
+        if name and present and name not in present:
+            listed = list_names(present)
+            raise UsageError(f"{flag} {name}: no file has this column; there are {listed}")
     rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
     if len(rejected) == len(scanned):
         [(place, detail), *others] = rejected
@@ -130,115 +133,78 @@ def scan_files(
     return scanned, partitions
 
 
-def _list_columns(scanned: Sequence[ScannedFile], partitions: Partitions) -> str:
-    """List the columns of all files that can be opened; "" if there are none."""
-    present = dict.fromkeys(name for each in scanned for name in each.schema.names)
-    return columns.list_names([*present, *partitions.schema.names]) if present else ""
-
-
 def warn_of_unusable_labels(
-    scanned: Sequence[ScannedFile],
-    partitions: Partitions,
-    options: ReadOptions,
-    listener: Listener,
+    scanned: Sequence[ScannedFile], options: ReadOptions, listener: Listener
 ) -> None:
     """Emit a warning of each column that is named like labels but cannot hold digits."""
-    if options.label_column is not None:
-        return
     found = Counter[tuple[str, str]]()
     for each in scanned:
-        schema = partitions.extend(each.schema, each.file.place)
-        unusable = columns.unusable_labels(schema) if each.rejected is None else []
-        if unusable and columns.find_label_column(schema) is None:
-            found.update((field.name, str(field.type)) for field in unusable)
+        if options.label_column is None and each.columns and not each.columns.label:
+            # A column of a usual name that could hold digits would be the label.
+            usual = [field for field in each.whole if field.name.lower() in LABEL_NAMES]
+            found.update((field.name, str(field.type)) for field in usual)
     for (name, type_), num_files in found.items():
         text = f"column {name!r} holds {type_}, which cannot be digits: {num_files:,} of"
         rest = f"{len(scanned):,} files are predicted without labels; choose a --label-column"
         listener(warning(f"{text} {rest}"))
 
 
-def describe_columns(
-    scanned: Sequence[ScannedFile], partitions: Partitions, options: ReadOptions
-) -> dict[str, int]:
+def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> dict[str, int]:
     """Count the files by the columns that are read of them, and why, or by what is wrong."""
     found = Counter[str]()
     for each in scanned:
-        if each.rejected:
-            found[each.rejected.detail] += 1
+        if each.columns is None:
+            found[each.rejected.detail if each.rejected else ""] += 1
             continue
-        whole = partitions.extend(each.schema, each.file.place)
-        images = columns.find_image_column(each.schema, options.image_column)
-        label = columns.find_label_column(whole, options.label_column)
-        about = f"images in {images.names[0]}"
-        if len(images.names) > 1:
-            about += f" to {images.names[-1]} ({images.choice})"
-        else:
-            type_ = str(each.schema.field(images.names[0]).type).replace("\n", " ")
-            about += f" ({type_}; {images.choice})"
+        (_, (first, *others), choice), label = each.columns.image, each.columns.label
+        type_ = str(each.schema.field(first).type).replace("\n", " ")
+        about = f" to {others[-1]} ({choice})" if others else f" ({type_}; {choice})"
         reason = "named" if options.label_column else "by its name"
-        labels = f"labels in {label} ({whole.field(label).type}; {reason})" if label else ""
-        found[f"{about}, {labels or 'no labels'}"] += 1
+        labels = f"labels in {label} ({each.whole.field(label).type}; {reason})" if label else ""
+        found[f"images in {first}{about}, {labels or 'no labels'}"] += 1
     return dict(found.most_common(20))
 
 
-def kept_columns(
-    scanned: Sequence[ScannedFile],
-    partitions: Partitions,
-    keep: Sequence[str],
-    options: ReadOptions,
-) -> pa.Schema:
-    """Return the columns to keep, each with a type that holds the values of all files.
-
-    Args:
-        scanned: the files.
-        partitions: the columns of their folders.
-        keep: names; "*" for all columns but those of the images.
-        options: how images are read.
+def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Schema:
+    """Return the columns to keep, "*" for all but images, with types for the values of all files.
 
     Raises:
         UsageError: no file has such a column.
         DataError: no type holds all values of the files.
     """
+    usable = [each for each in scanned if each.columns]
     names = list(keep)
     if ALL in keep:
-        usable = [each.schema for each in scanned if each.rejected is None]
-        images = set[str]()
-        for schema in usable:
-            images.update(columns.find_image_column(schema, options.image_column).names)
-        names = [name for schema in usable for name in schema.names if name not in images]
-        names += [*partitions.schema.names, *(name for name in keep if name != ALL)]
-    return pa.schema([_unify(scanned, partitions, name) for name in dict.fromkeys(names)])
+        images = {name for each in usable if each.columns for name in each.columns.image.names}
+        names = [name for name in _names_of(usable) if name not in images]
+        names += [name for name in keep if name != ALL]
+    return pa.schema([_unify(usable, name) for name in dict.fromkeys(names)])
 
 
-def _unify(scanned: Sequence[ScannedFile], partitions: Partitions, name: str) -> pa.Field:
-    usable = [each for each in scanned if each.rejected is None]
-    types = [each.schema.field(name).type for each in usable if name in each.schema.names]
-    if name in partitions.schema.names and any(
-        name in partitions.values(each.file.place)
-        for each in usable
-        if name not in each.schema.names
-    ):
-        types.append(partitions.schema.field(name).type)
+def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:
+    """List the columns of all files that can be opened, those of folders last."""
+    own = dict.fromkeys(name for each in scanned for name in each.schema.names)
+    return list(own | dict.fromkeys(name for each in scanned for name in each.whole.names))
+
+
+def _unify(usable: Sequence[ScannedFile], name: str) -> pa.Field:
+    """Return a column with a type that holds its values in all files."""
+    types = {each.whole.field(name).type for each in usable if name in each.whole.names}
     if not types:
-        present = _list_columns(usable, partitions)
+        present = list_names(_names_of(usable))
         raise UsageError(f"--keep {name}: no file has this column; there are {present}")
     plain = {type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types}
-    schemas = [pa.schema([pa.field(name, type_)]) for type_ in sorted(plain, key=str)]
-    try:
+    schemas = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)]
+    with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
         field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        field = None
-    if (
-        field is None
-        or not all(_holds(field.type, each) for each in plain)
-        or not all(_fits(each, name, field.type) for each in usable)
-    ):
-        listed = " and ".join(sorted(map(str, plain)))
-        raise DataError(
-            f"--keep {name}: the files hold {listed}, and no type holds the values of all; leave "
-            "it out or write one type"
-        )
-    return field
+        holds = (_holds(field.type, each) for each in plain)
+        if all(holds) and all(_fits(each, name, field.type) for each in usable):
+            return field
+    listed = " and ".join(sorted(map(str, plain)))
+    raise DataError(
+        f"--keep {name}: the files hold {listed}, and no type holds the values of all; leave it "
+        "out or write one type"
+    )
 
 
 def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
@@ -249,18 +215,16 @@ def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
     >>> _holds(pa.int64(), pa.uint32()), _holds(pa.int64(), pa.uint64())
     (True, False)
     """
-    if is_any(wide, "floating") and is_any(narrow, "decimal"):
-        return False
-    if not is_any(narrow, "integer") or not is_any(wide, "primitive"):
+    if is_any(narrow, "decimal"):
+        return not is_any(wide, "floating")
+    if not is_any(narrow, "integer"):
         return True
     if is_any(wide, "floating"):
         return bool(narrow.bit_width <= {16: 8, 32: 16, 64: 32}[wide.bit_width])
-    signs = is_any(wide, "signed_integer"), is_any(narrow, "signed_integer")
-    return bool(
-        narrow.bit_width < wide.bit_width
-        if signs[0] > signs[1]
-        else signs[0] == signs[1] and narrow.bit_width <= wide.bit_width
-    )
+    limits = np.iinfo(narrow.to_pandas_dtype())
+    with suppress(pa.ArrowInvalid):
+        return bool(pa.array([limits.min, limits.max], narrow).cast(wide))
+    return False
 
 
 def _fits(scanned: ScannedFile, name: str, wide: pa.DataType) -> bool:

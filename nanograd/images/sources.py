@@ -12,33 +12,43 @@ References:
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, Mnist, Source, concatenate, hold_out
 from nanograd.digits.idx import IDX_NAMES, find_pair, parse_pair
 from nanograd.digits.preparation import labelled_rows
-from nanograd.errors import ArgumentError, DataError, Reason, Rejected, StorageError, UsageError
+from nanograd.errors import (
+    ArgumentError,
+    DataError,
+    Origin,
+    Reason,
+    Rejected,
+    StorageError,
+    UnreadableError,
+    UsageError,
+)
 from nanograd.images import columns, reader
 from nanograd.images.columns import find_partitions
 from nanograd.images.csv import CSV, CsvFile, check_ending
-from nanograd.images.inputs import TABLES, InputFile, expand, expand_pictures, is_table, roots_of
+from nanograd.images.inputs import TABLES, expand, expand_pictures, is_table, kind_of, roots_of
 from nanograd.images.labels import label_of
 from nanograd.images.reader import Batch
 from nanograd.images.rows import are_dark_on_light
-from nanograd.pictures import archives
+from nanograd.pictures.archives import SUFFIX
 from nanograd.pictures.decode import SUFFIXES
+from nanograd.pictures.normalise import normalise
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Bytes
 from nanograd.runtime.events import Listener, ignore, info, warning
-from nanograd.settings.specs import ReadOptions
+from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
-Columns = tuple[str | None, str | None]
 ARRAYS = "arrays"  # the name of a data set that no file holds
 WORDS = ("auto", "mnist", "sample")
 SAMPLE = str(Path(__file__).parent / "sample")
@@ -51,7 +61,12 @@ _LABELS_FROM = {
     "rows": "a column label, digit or target",
     "pictures": "folders or names, as 7/img.png",
 }
-_PICTURES = (*SUFFIXES, archives.SUFFIX)
+_IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
+_PICTURES = (*SUFFIXES, SUFFIX)
+_DEFAULTS = ReadOptions()
+
+
+Labelled: TypeAlias = tuple[Bytes, NDArray[np.int8]]  # images, and their labels; -1 for none
 
 
 class UnlabelledError(DataError):
@@ -62,7 +77,7 @@ def load(
     sources: Sequence[str],
     listener: Listener = ignore,
     test_split: float | None = None,
-    columns: Columns = (None, None),
+    options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
     *,
     mirrors: Sequence[str] = download.MIRRORS,
@@ -76,16 +91,10 @@ def load(
       two CSV files, gzipped or not; test images may be missing, or have no labels (as Kaggle's).
     - CSV or Parquet files, or pictures. Those in a folder `test`, and files of rows of such a name,
       are test images, if there are others.
+    - `arrays` of `separate_arrays`, in place of all of these.
 
-    Of a data set without test images, the last of each digit are held out, whatever its order.
-
-    Args:
-        sources: one or several.
-        listener: receives messages, such as about rows that are left out.
-        test_split: share of the images held out of data sets without test images.
-        columns: the image and the label column of Parquet files; None to recognise it.
-        arrays: of `separate_arrays`, in place of the sources.
-        mirrors: base URLs of MNIST.
+    Of a data set without test images, a share of each digit is held out: the last ones, whatever
+    their order.
 
     Raises:
         DataError: data is missing or damaged, or has no labels; there are no test images, or only
@@ -93,10 +102,7 @@ def load(
         StorageError: data cannot be read, or the cache cannot be written.
         UsageError: a setting has no effect on these data sets.
     """
-    found = [arrays] if arrays else []
-    for data_set in [] if arrays else _find(sources, columns, listener, mirrors):
-        known, train = _load_first(data_set, "train")
-        found.append(Source(known.name, known.require(train), known.load("test")))
+    found = [arrays] if arrays else list(_load_each(sources, listener, options, mirrors))
     name = " + ".join(each.name for each in found)
     if test_split is not None and all(each.test is not None for each in found):
         raise UsageError(f"{name} has test images of its own; leave --test-split out")
@@ -133,7 +139,7 @@ def load(
 def load_test(
     sources: Sequence[str],
     listener: Listener = ignore,
-    columns: Columns = (None, None),
+    options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
     *,
     mirrors: Sequence[str] = download.MIRRORS,
@@ -141,14 +147,12 @@ def load_test(
     """Load and join test images, as `load`, or all images of a data set without any."""
     if arrays is not None:
         return arrays.train
-    parts = []
-    for data_set in _find(sources, columns, listener, mirrors):
-        known, found = _load_first(data_set, "test")
-        if found is None:
-            found = known.require(known.load("train"))
+    parts = list[Dataset]()
+    for name, train, test in _load_each(sources, listener, options, mirrors, only_test=True):
+        if test is None:
             text = "are used, even if a net learnt them"
-            listener(info(f"all {len(found):,} images of {known.source} {text}"))
-        parts.append(found)
+            listener(info(f"all {len(train):,} images of {name} {text}"))
+        parts.append(train if test is None else test)
     return concatenate(parts)
 
 
@@ -168,10 +172,11 @@ def reload_test(
     if about["data"] == ARRAYS:
         raise UsageError("the run was trained on arrays; name its test images with --data")
     names = about["data"] if isinstance(about["data"], list) else [about["data"]]
-    columns = (settings.get("image_column"), settings.get("label_column"))
+    image, label = settings.get("image_column"), settings.get("label_column")
+    options = ReadOptions(image_column=image, label_column=label)
     if (share := about.get("test_split")) is None:
-        return load_test(names, listener, columns)
-    found = load(names, listener, test_split=share, columns=columns)
+        return load_test(names, listener, options)
+    found = load(names, listener, share, options)
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test
@@ -191,172 +196,146 @@ def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | 
     return {**settings, "data": ARRAYS}, Source(ARRAYS, labelled_rows(*names), None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _DataSet:
-    """A data set whose images are not read yet."""
-
-    source: str  # as `--data` names it
-    files: dict[str, list[InputFile]]  # of rows or pictures by part; [] for the names of MNIST
-    columns: Columns
-    listener: Listener
-    mirrors: Sequence[str]
-
-    @property
-    def name(self) -> str:
-        return self.source if self.source in WORDS else storage.absolute(self.source)
-
-    def load(self, part: str) -> Dataset | None:
-        """Load the training or the test images; None without labelled ones.
-
-        With MNIST's training images its test images are downloaded.
-        """
-        if self.source == "mnist":
-            wanted = IDX_NAMES.values() if part == "train" else [IDX_NAMES[part]]
-            sha256s = {name: download.FILES[name] for names in wanted for name in names}
-            idx = download.fetch(download.cache_folder(), self.mirrors, self.listener, sha256s)
-            images, labels = ((idx[name], name) for name in IDX_NAMES[part])
-            return parse_pair(images, labels)
-        return self._load_files(part) if self.files["train"] else self._load_folder(part)
-
-    def require(self, found: Dataset | None) -> Dataset:
-        """Return training images; raise DataError for none."""
-        if found is None:
-            both = " and ".join(IDX_NAMES["train"])
-            expected = f"expected a folder with {both} (or .gz) or mnist_train.csv"
-            raise DataError(f"{self.name}: no train images found; {expected}")
-        return found
-
-    def _load_files(self, part: str) -> Dataset | None:
-        places = [file.place for file in self.files[part]]
-        if not places:
-            return None
-        if _ending(places[0]) == CSV:
-            return concatenate([_read_csv(place, self.listener) for place in places])
-        if _ending(places[0]) == TABLES:
-            batches = _read_tables(places, self.source, self.columns, self.listener)
-            return _collect(batches, self.source, "rows", self.listener)
-        labels = {place: label_of(place, "auto") for place in places}
-        # A damaged archive is listed itself, and has no label.
-        wanted = {
-            place: label
-            for place, label in labels.items()
-            if label is not None or place.lower().endswith(archives.SUFFIX)
-        }
-        pictures, missing = reader.read_labelled_pictures(wanted), len(places) - len(wanted)
-        return _collect(pictures, self.source, "pictures", self.listener, missing)
-
-    def _load_folder(self, part: str) -> Dataset | None:
-        place = SAMPLE if self.source == "sample" else self.name
-        images, labels, table = _named_files(storage.names(place), part)
-        if images and labels:
-            pair = [storage.join(place, each) for each in (images, labels)]
-            data = parse_pair(*((storage.read(each), each) for each in pair))
-            return _invert(data, self.name, self.listener)
-        if table:
-            try:
-                return _read_csv(storage.join(place, table), self.listener)
-            except UnlabelledError:
-                if part == "train":
-                    raise
-                return None
-        if not storage.exists(place):
-            raise DataError(
-                f"{place}: there is no such folder; --data takes {', '.join(WORDS)} or a folder"
-            )
-        if images or labels:
-            both = " and ".join(IDX_NAMES[part])
-            raise DataError(f"{place} has {images or labels} only; {both} belong together")
-        return None
-
-
-def _load_first(data_set: _DataSet, part: str) -> tuple[_DataSet, Dataset | None]:
-    """Load a part, and return the data set that `auto` stands for."""
-    if data_set.source != "auto":
-        return data_set, data_set.load(part)
-    mnist, sample = (replace(data_set, source=word) for word in ("mnist", "sample"))
-    try:
-        return mnist, mnist.load(part)
-    except (DataError, StorageError) as error:
-        data_set.listener(warning(str(error)))
-        text = "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST"
-        data_set.listener(warning(f"{text}; its accuracy is not MNIST's"))
-        return sample, sample.load(part)
-
-
-def _find(
-    sources: Sequence[str], columns: Columns, listener: Listener, mirrors: Sequence[str]
-) -> list[_DataSet]:
-    """Find the files of each source."""
-    found = [
-        _DataSet(
-            source=source,
-            files=_split_files(_files_of(source, listener), source),
-            columns=columns,
-            listener=listener,
-            mirrors=mirrors,
-        )
-        for source in sources
-    ]
-    first = [file for each in found for file in each.files["train"][:1]]
-    if any(columns) and not any(_ending(file.place) == TABLES for file in first):
+def _load_each(
+    sources: Sequence[str],
+    listener: Listener,
+    options: ReadOptions,
+    mirrors: Sequence[str],
+    *,
+    only_test: bool = False,
+) -> Iterator[Source]:
+    """Load data sets; with `only_test`, `train` is of use only where there are no test images."""
+    files = [_find_files(source, listener) for source in sources]
+    kinds = {_kind(place) for each in files for place in each["train"]}
+    if options != _DEFAULTS and "rows" not in kinds:
         flags = "--image-column and --label-column"
         raise UsageError(f"{', '.join(sources)}: there are no Parquet files; leave {flags} out")
-    return found
+
+    def load_one(name: str, places: Mapping[str, Sequence[str]]) -> Source:
+        def read(part: str) -> Dataset | None:
+            if name == "mnist":
+                sha256s = {each: download.FILES[each] for each in IDX_NAMES[part]}
+                found = download.fetch(download.cache_folder(), mirrors, listener, sha256s)
+                images, labels = ((data, each) for each, data in found.items())
+                return parse_pair(images, labels)
+            return _read_part(name, places[part], part, listener, options)
+
+        train = None if only_test else read("train")
+        test = read("test")
+        if only_test:
+            train = read("train") if test is None else test
+        if train is None:
+            both = " and ".join(IDX_NAMES["train"])
+            expected = f"expected a folder with {both} (or .gz) or mnist_train.csv"
+            raise DataError(f"{name}: no train images found; {expected}")
+        return Source(name, train, test)
+
+    for source, places in zip(sources, files, strict=True):
+        if source != "auto":
+            yield load_one(source if source in WORDS else storage.absolute(source), places)
+            continue
+        try:
+            found = load_one("mnist", places)
+        except (DataError, StorageError) as error:
+            listener(warning(str(error)))
+            text = "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST"
+            listener(warning(f"{text}; its accuracy is not MNIST's"))
+            found = load_one("sample", _find_files("sample", listener))
+        yield found
 
 
-def _files_of(source: str, listener: Listener) -> list[InputFile]:
-    """List the CSV or Parquet files of a source, else its pictures; [] if it is of another kind."""
+def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
+    """List the files of a source by `train` and `test`; none of MNIST, which may be downloaded."""
     if not source:
         raise UsageError("--data is empty; name a data set")
-    if source in WORDS:
-        return []
-    place = storage.absolute(source)
-    is_csv, is_file = place.lower().endswith(CSV), storage.is_file(place)
-    is_rows = is_file and is_table(place)
-    if is_file and not is_rows:
+    if source in ("auto", "mnist"):
+        return {"train": [], "test": []}
+    place = SAMPLE if source == "sample" else storage.absolute(source)
+    files = {part: _named_files(place, part) for part in IDX_NAMES}
+    if any(files.values()):
+        return files
+    if not storage.exists(place) and not re.search(r"[*?[]", place):
+        raise DataError(
+            f"{place}: there is no such folder; --data takes {', '.join(WORDS)} or a folder"
+        )
+    if storage.is_file(place) and not is_table(place):
         check_ending(place)
-    is_known = is_rows or place.lower().endswith(_PICTURES)
-    names = storage.names(place)
-    is_data_set = any(any(_named_files(names, part)) for part in IDX_NAMES)
-    exists = storage.exists(place) or re.search(r"[*?[]", place)
-    if not is_csv and (is_data_set or (is_file and not is_known) or not exists):
-        return []
+        if not kind_of(place):
+            return files
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
     hint += " (a CSV file of another name is named itself)"
-    files = expand([place], CSV if is_csv else (*TABLES, *_PICTURES), hint, listener)
-    for ending in (TABLES, CSV):
-        tables = [file for file in files if _ending(file.place) == ending]
-        if tables and (number := len(files) - len(tables)):
-            text = f"{number:,} other files beside {ending[0][1:]} files are not used"
-            listener(warning(f"{source}: {text}"))
-        if tables:
-            return tables
-    return expand_pictures([place])
+    suffixes = CSV if place.lower().endswith(CSV) else (*TABLES, *_PICTURES)
+    by_kind = dict[str, list[str]]()
+    for file in expand([place], suffixes, hint, listener):
+        by_kind.setdefault(_kind(file.place), []).append(file.place)
+    kind = next((each for each in ("rows", "csv", "pictures") if each in by_kind), "")
+    if not kind:
+        raise DataError(f"{place}: name the folder of the IDX files")
+    if kind == "pictures":
+        by_kind[kind] = [file.place for file in expand_pictures([place])]
+    elif others := sum(map(len, by_kind.values())) - len(by_kind[kind]):
+        what = "parquet" if kind == "rows" else kind
+        listener(warning(f"{source}: {others:,} other files beside {what} files are not used"))
+    root = re.split(r"[*?[]", place)[0]
+    for each in by_kind[kind]:
+        below = each.removeprefix(root)
+        below = below.rpartition("/")[0] if kind == "pictures" else below
+        files["test" if _TEST.search(below) else "train"].append(each)
+    return files if files["train"] else {"train": files["test"], "test": []}
 
 
-def _ending(place: str) -> tuple[str, ...]:
-    """Return TABLES or CSV of a file of rows; () for pictures."""
-    is_csv = place.lower().endswith(CSV)
-    return CSV if is_csv else () if place.lower().endswith(_PICTURES) else TABLES
-
-
-def _split_files(files: Sequence[InputFile], source: str) -> dict[str, list[InputFile]]:
-    """Separate files of test images; none if all or none are."""
-    root = re.split(r"[*?[]", storage.absolute(source))[0]
-    parts: tuple[list[InputFile], list[InputFile]] = [], []
-    for file in files:
-        below = file.place.removeprefix(root)
-        below = below if _ending(file.place) else below.rpartition("/")[0]
-        parts[bool(_TEST.search(below))].append(file)
-    train, test = parts if parts[0] else (parts[1], [])
-    return {"train": train, "test": test}
-
-
-def _named_files(found: Sequence[str], part: str) -> list[str]:
-    """Return the names of the images, the labels and the table of a part; "" for none."""
+def _named_files(place: str, part: str) -> list[str]:
+    """List the two IDX files of a part, or its CSV file, in a folder of a data set."""
+    names = storage.names(place)
+    images, labels = find_pair(names, part)
+    if images and labels:
+        return [storage.join(place, each) for each in (images, labels)]
     tables = [f"{stem}{part}{end}" for stem in ("mnist_", "") for end in CSV]
-    known = {name.lower(): name for name in found}
-    return [*find_pair(found, part), next((known[each] for each in tables if each in known), "")]
+    known = {name.lower(): storage.join(place, name) for name in names}
+    if found := [known[each] for each in tables if each in known]:
+        return found[:1]
+    if images or labels:
+        both = " and ".join(IDX_NAMES[part])
+        raise DataError(f"{place} has {images or labels} only; {both} belong together")
+    return []
+
+
+def _kind(place: str) -> str:
+    """Return what a file holds by its name; a Parquet file may have any."""
+    kinds = {"csv": "csv", "picture": "pictures", "archive": "pictures"}
+    return "idx" if _IDX.search(place) else kinds.get(kind_of(place), "rows")
+
+
+def _read_part(
+    name: str, places: Sequence[str], part: str, listener: Listener, options: ReadOptions
+) -> Dataset | None:
+    """Read the files of the `train` or the `test` images; None without labelled test images."""
+    if not places:
+        return None
+    kind = _kind(places[0])
+    if kind == "idx":
+        data = parse_pair(*((storage.read(each), each) for each in places))
+        return _invert(data, name, listener)
+    if kind == "csv":
+        try:
+            return concatenate([_read_csv(place, listener) for place in places])
+        except UnlabelledError:
+            if part == "train":
+                raise
+            return None
+    if kind == "rows":
+        return _collect(_read_tables(places, name, options, listener), name, kind, listener)
+    labels = {place: label_of(place, "auto") for place in places}
+    # A damaged archive is listed itself, and has no label.
+    known = [each for each in places if labels[each] is not None or each.lower().endswith(SUFFIX)]
+    found = list[Labelled | list[Rejected]]()
+    pictures = reader.read_pictures(((e, None) for e in known), normalise, PictureFileOptions())
+    for place, (_, image) in zip(known, pictures, strict=True):
+        if isinstance(image, UnreadableError):
+            found.append([Rejected(Origin(place, None), image.reason, image.detail)])
+        else:
+            found.append((image.reshape(1, NUM_PIXELS), np.array([labels[place]], np.int8)))
+    return _collect(found, name, kind, listener, len(places) - len(known))
 
 
 def _read_csv(file: str, listener: Listener) -> Dataset:
@@ -366,18 +345,19 @@ def _read_csv(file: str, listener: Listener) -> Dataset:
         raise UnlabelledError(
             f"{file} has no labels: name a column label, digit or target, or put labels first"
         )
-    batches = list[Batch | list[Rejected]]()
+    found = list[Labelled | list[Rejected]]()
     for each in reader.read([(file, None)], ReadOptions(normalise="never")):
         for (_, row), reason, detail in each if isinstance(each, list) else ():
             if reason is Reason.BAD_PIXEL:
                 table.scan()  # a label taken for a pixel may be what is wrong
             raise DataError(f"{file}, line {table.line_of(row or 0)}: {detail}")
-        if isinstance(each, Batch) and len(each.bad_labels):
-            line = table.line_of(int(each.rows[each.bad_labels[0]]))
-            raise DataError(f"{file}, line {line}: the label is no digit from 0 to 9; correct it")
-        batches.append(each)
+        if isinstance(each, Batch):
+            for bad in each.bad_labels:
+                line = table.line_of(int(each.rows[bad]))
+                raise DataError(f"{file}, line {line}: the label is no digit from 0 to 9")
+            found.append((each.images, each.labels))
     table.scan()
-    return _invert(_collect(batches, file, "rows", listener), file, listener)
+    return _invert(_collect(found, file, "rows", listener), file, listener)
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
@@ -388,43 +368,47 @@ def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
     text = f"{dark:,} of {len(data):,} images have a bright border and are taken for dark ink on"
     listener(warning(f"{name}: {text} light paper"))
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(data.images.ravel()), NUM_PIXELS)
-    found = reader.read_table(pa.table({"image": pixels, "label": data.labels}), ReadOptions())
-    return _collect(found, name, "rows", listener)
+    table = pa.table({"image": pixels, "label": data.labels})
+    batch, rejected = reader.read_table(table, ReadOptions())
+    return _collect([(batch.images, batch.labels), rejected], name, "rows", listener)
 
 
 def _read_tables(
-    files: Sequence[str], source: str, names: Columns, listener: Listener
-) -> Iterator[Batch | list[Rejected]]:
-    options = ReadOptions(image_column=names[0], label_column=names[1])
+    files: Sequence[str], source: str, options: ReadOptions, listener: Listener
+) -> Iterator[Labelled | list[Rejected]]:
     partitions = find_partitions(files, roots_of([source], listener))
     for file in files:
         done = 0
         for each in reader.read([(file, None)], options, partitions):
-            done += len(each) if isinstance(each, list) else len(each.rows)
-            if isinstance(each, Batch) and (number := len(each.bad_labels)):
+            if isinstance(each, list):
+                done += len(each)
+                yield each
+                continue
+            done += len(each.rows)
+            if number := len(each.bad_labels):
                 raise DataError(
                     f"{file}: {number:,} of the first {done:,} rows have a label that is no digit "
                     "from 0 to 9; correct them, or set them to null"
                 )
-            yield each
+            yield each.images, each.labels
 
 
 def _collect(
-    batches: Iterable[Batch | list[Rejected]],
+    found: Iterable[Labelled | list[Rejected]],
     source: str,
     what: str,
     listener: Listener,
     missing: int = 0,
 ) -> Dataset:
-    """Join the labelled images of batches; `missing` images without a label were not read."""
+    """Join labelled images; `missing` others without a label were not read."""
     images, labels = [np.zeros((0, NUM_PIXELS), np.uint8)], [np.zeros(0, np.int8)]
     rejected = list[Rejected]()
-    for each in batches:
+    for each in found:
         if isinstance(each, list):
             rejected += each
         else:
-            images.append(each.images)
-            labels.append(each.labels)
+            images.append(each[0])
+            labels.append(each[1])
     known = np.concatenate(labels)
     has_label = known >= 0
     missing += int((~has_label).sum())
@@ -441,10 +425,7 @@ def _collect(
             f"{source}: none of {total:,} {what} has a label and can be read; labels come from "
             f"{_LABELS_FROM[what]}{about}"
         )
-    if missing:
-        text = f"{missing:,} of {total:,} {what} are left out, without a label"
-        listener(warning(f"{source}: {text}"))
-    if rejected:
-        text = f"{len(rejected):,} of {total:,} {what} are left out, unreadable{about}"
-        listener(warning(f"{source}: {text}"))
+    for number, why in ((missing, "without a label"), (len(rejected), f"unreadable{about}")):
+        if number:
+            listener(warning(f"{source}: {number:,} of {total:,} {what} are left out, {why}"))
     return Dataset(np.concatenate(images)[has_label], known[has_label].astype(np.uint8))

@@ -29,7 +29,6 @@ Pictures: TypeAlias = tuple[Bytes, Ints]
 # A row that is no picture, the reason and a sentence about it.
 Refused: TypeAlias = tuple[int, Reason, str]
 
-_COLOURS = (3, 4)
 # In the metadata of a column, or of the first of flat ones, see `Tensor`.
 SCALE = b"nanograd.scale"
 
@@ -49,21 +48,24 @@ def is_any(type_: pa.DataType, *names: str) -> bool:
 
 def is_list(type_: pa.DataType) -> bool:
     """Test for any of Arrow's list types."""
-    return is_any(type_, "list", "large_list", "fixed_size_list") or _is_list_view(type_)
+    kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    return is_any(type_, *kinds)
 
 
-def _is_list_view(type_: pa.DataType) -> bool:
-    """Test for lists whose offsets are in any order."""
-    return is_any(type_, "list_view", "large_list_view")
+def leaf(type_: pa.DataType) -> pa.DataType:
+    """Return the type of the values of nested lists."""
+    return leaf(type_.value_type) if is_list(type_) else type_
 
 
 def without_views(array: pa.Array) -> pa.Array:
-    """Return lists in place of their views, at any depth.
+    """Return text, bytes or lists at any depth in place of their views.
 
-    Not by a cast: that of pyarrow 26 makes the last list of a file's views empty.
+    Not lists by a cast: that of pyarrow 26 makes the last list of a file's views empty.
     """
     type_ = array.type
-    while is_list(type_) and not _is_list_view(type_):
+    if is_any(type_, "binary_view", "string_view"):
+        return array.cast(pa.large_binary() if is_any(type_, "binary_view") else pa.large_string())
+    while is_list(type_) and not is_any(type_, "list_view", "large_list_view"):
         type_ = type_.value_type
     if not is_list(type_):
         return array
@@ -73,107 +75,76 @@ def without_views(array: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, values, mask=array.is_null())
 
 
-def leaf(type_: pa.DataType) -> pa.DataType:
-    """Return the type of the values of nested lists."""
-    return leaf(type_.value_type) if is_list(type_) else type_
-
-
 def tensor_of(field: pa.Field) -> Tensor:
     """Return the shape of a column's tensors, by its extension type, its metadata or fixed sizes.
 
     A process without Ray sees Ray's types as metadata only. Those of Ray 2.49 to 2.54 are pickled,
     and never loaded.
+
+    >>> tensor_of(pa.field("", pa.list_(pa.list_(pa.int8(), 28), 30))).shape
+    (30, 28)
     """
-    metadata = field.metadata or {}
-    shape = getattr(field.type, "shape", None)
-    permutation = getattr(field.type, "permutation", None)
+    metadata, type_ = field.metadata or {}, field.type
+    shape, permutation = getattr(type_, "shape", None), getattr(type_, "permutation", None)
     if shape is None:
         try:
             stored = json.loads(metadata[b"ARROW:extension:metadata"])
         except (KeyError, ValueError):
             stored = None
+        shape = stored  # Ray's
         if isinstance(stored, dict):
             shape, permutation = stored.get("shape"), stored.get("permutation")
-        elif isinstance(stored, list):  # Ray's
-            shape = stored
-    scale = metadata.get(SCALE)
-    return Tensor(
-        _whole(shape) or _fixed_sizes(field.type),
-        _whole(permutation),
-        None if scale is None else int(scale),
-    )
-
-
-def _whole(numbers: object) -> Shape | None:
-    """Return a tuple of whole numbers, or None for anything else."""
-    if not isinstance(numbers, list | tuple) or not all(type(each) is int for each in numbers):
-        return None
-    return tuple(numbers) or None
-
-
-def _fixed_sizes(type_: pa.DataType) -> Shape | None:
-    """Return the shape of fixed-size lists in each other.
-
-    >>> _fixed_sizes(pa.list_(pa.list_(pa.int8(), 28), 28)), _fixed_sizes(pa.list_(pa.int8()))
-    ((28, 28), None)
-    """
-    shape: list[int] = []
-    while is_list(type_):
-        if not is_any(type_, "fixed_size_list"):
-            return None
-        shape.append(type_.list_size)
+    known, sizes = _whole(shape), list[int]()
+    while known is None and is_any(type_, "fixed_size_list"):
+        sizes.append(type_.list_size)
         type_ = type_.value_type
-    return tuple(shape) or None
+    if known is None and not is_list(type_):
+        known = _whole(sizes)
+    scale = int(metadata[SCALE]) if SCALE in metadata else None
+    return Tensor(known, _whole(permutation), scale)
 
 
-def picture_shape(shape: Shape) -> Shape | None:
-    """Return height, width and channels of the picture that a tensor holds, or None.
+def _whole(numbers: Any) -> Shape | None:
+    """Return a tuple of whole numbers, or None for anything else."""
+    are_whole = isinstance(numbers, list | tuple) and {*map(type, numbers)} == {int}
+    return tuple(numbers) if are_whole else None
+
+
+def picture_axes(shape: Shape, permutation: Shape | None = None) -> Shape | None:
+    """Return the axes of the height, the width and any channels of a picture in a tensor, or None.
 
     784 numbers are 28 x 28. Axes of length 1 do not matter. Colour is the last axis or the first.
 
-    >>> [picture_shape(each) for each in [(784,), (1, 32, 30), (14, 14, 4), (3, 28, 28), (783,)]]
-    [(28, 28, 1), (32, 30, 1), (14, 14, 4), (28, 28, 3), None]
-    """
-    if min(shape, default=0) < 1:
-        return None
-    match [length for length in shape if length != 1]:
-        case [length] if length == NUM_PIXELS:
-            return SIDE, SIDE, 1
-        case [height, width]:
-            return height, width, 1
-        case [height, width, last] if last in _COLOURS:
-            return height, width, last
-        case [first, height, width] if first in _COLOURS:
-            return height, width, first
-    return None
-
-
-def picture_axes(shape: Shape, permutation: Shape | None) -> Shape | None:
-    """Return the order in which the axes of a storage make a picture, or None.
-
+    >>> [picture_axes(each) for each in [(784,), (1, 32, 30), (14, 14, 4), (3, 28, 28), (783,)]]
+    [(0,), (1, 2), (0, 1, 2), (1, 2, 0), None]
     >>> picture_axes((28, 30), (1, 0)), picture_axes((28, 3, 30), (2, 0, 1)), picture_axes((3,), ())
     ((1, 0), (2, 0, 1), None)
     """
     stored = tuple(range(len(shape)))
     axes = permutation or stored
-    if tuple(sorted(axes)) != stored:
+    if tuple(sorted(axes)) != stored or min(shape, default=0) < 1:
         return None
     # pyarrow 26 writes a cycle of three axes inverted. It only moves the axis of the colours.
-    inverse = tuple(sorted(stored, key=lambda axis: axes[axis]))
-    if axes != inverse and picture_shape(shape):
-        return stored
-    return axes if picture_shape(tuple(shape[axis] for axis in axes)) else None
+    is_cycle = axes != tuple(sorted(stored, key=lambda axis: axes[axis]))
+    if is_cycle and (found := picture_axes(shape)):
+        return found
+    long = tuple(axis for axis in axes if shape[axis] != 1)
+    match [shape[axis] for axis in long]:
+        case [length] if length == NUM_PIXELS:
+            return long
+        case [_, _] | [_, _, 3 | 4]:
+            return long
+        case [3 | 4, _, _]:
+            return (*long[1:], long[0])
+    return None
 
 
-def as_pictures(values: Bytes) -> Bytes:
-    """Arrange n tensors, (n, ...), as the pictures of `picture_shape`, (n, H, W, channels)."""
-    shape = picture_shape(values.shape[1:])
-    if shape is None:
-        raise ValueError(f"{values.shape[1:]} is not the shape of a picture")
-    inner = [length for length in values.shape[1:] if length != 1]
-    if len(inner) == len(shape) and inner[2] not in _COLOURS:
-        return np.moveaxis(values.reshape(len(values), *inner), 1, 3)
-    return values.reshape(len(values), *shape)
+def as_pictures(values: Bytes, axes: Shape) -> Bytes:
+    """Arrange n tensors, (n, ...), by their `picture_axes` as (n, height, width, channels)."""
+    sizes = [values.shape[1 + axis] for axis in axes] if len(axes) > 1 else [SIDE, SIDE]
+    rest = (axis for axis in range(values.ndim - 1) if axis not in axes)
+    moved = values.transpose(0, *(1 + axis for axis in (*axes, *rest)))
+    return moved.reshape(len(values), *sizes[:2], sizes[2] if len(sizes) > 2 else 1)
 
 
 def from_flat_columns(
@@ -183,7 +154,7 @@ def from_flat_columns(
 
     Rows that are no picture are appended to `refused`, here and below.
     """
-    null = np.any([is_null(column) for column in columns], axis=0)
+    null = np.any([_is_null(column) for column in columns], axis=0)
     values = np.stack([_to_numpy(column) for column in columns], axis=1)
     _refuse(np.flatnonzero(null), "a pixel is null", refused)
     yield _scale(values[~null], np.flatnonzero(~null), scale, refused)
@@ -203,16 +174,15 @@ def from_tensors(
     data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: list[Refused]
 ) -> Iterator[Pictures]:
     """Yield the pictures of tensors that each have a shape of their own."""
-    lengths = _shapes_of_lists(data)[:, 0].tolist()
+    lengths = pc.list_value_length(data).fill_null(0).to_pylist()
     stated = [tuple(shape or ()) for shape in shapes.to_pylist()]
     found = [
         shape if None not in shape and prod(shape) == length else ()
         for shape, length in zip(stated, lengths, strict=True)
     ]
-    kinds = sorted(set(found))
-    place = {shape: number for number, shape in enumerate(kinds)}
+    place = {shape: number for number, shape in enumerate(sorted(set(found)))}
     owner = np.array([place[shape] for shape in found], np.int64)
-    yield from _by_shape(data, kinds, owner, tensor, refused)
+    yield from _by_shape(data, list(place), owner, tensor, refused)
 
 
 def from_raw(images: Sequence[bytes], rows: Ints, refused: list[Refused]) -> Pictures:
@@ -221,17 +191,11 @@ def from_raw(images: Sequence[bytes], rows: Ints, refused: list[Refused]) -> Pic
     return _scale(values, rows, None, refused)
 
 
-def is_null(array: pa.Array) -> Mask:
-    """Return which values are null."""
-    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
-    return mask
-
-
 def _by_shape(
     array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: list[Refused]
 ) -> Iterator[Pictures]:
     """Yield the pictures of each shape; `owner` is the number of each row's shape."""
-    null = is_null(array)
+    null = _is_null(array)
     _refuse(np.flatnonzero(null), "the image is null", refused, Reason.NO_BYTES)
     for number, shape in enumerate(shapes):
         rows = np.flatnonzero((owner == number) & ~null)
@@ -245,28 +209,38 @@ def _by_shape(
             flat = flat.flatten()
         values = _to_numpy(flat).reshape(len(rows), *shape)
         if flat.null_count:
-            bad = is_null(flat).reshape(len(rows), -1).any(axis=1)
+            bad = _is_null(flat).reshape(len(rows), -1).any(axis=1)
             _refuse(rows[bad], "a pixel is null", refused)
             values, rows = values[~bad], rows[~bad]
-        values = values.transpose(0, *(axis + 1 for axis in axes))
-        yield _scale(values, rows, tensor.scale, refused)
+        yield _scale(values, rows, tensor.scale, refused, axes)
 
 
-def _scale(values: NDArray[Any], rows: Ints, scale: int | None, refused: list[Refused]) -> Pictures:
-    """Return numbers as grey levels, without those whose scale is unclear."""
+def _scale(
+    values: NDArray[Any],
+    rows: Ints,
+    scale: int | None,
+    refused: list[Refused],
+    axes: Shape = (0,),
+) -> Pictures:
+    """Return numbers as pictures, without those whose scale is unclear."""
     found, problems = levels.to_levels(values, scale)
     usable = problems < 0
-    if usable.all():
-        return as_pictures(found), rows
-    for row, problem in zip(rows[~usable].tolist(), problems[~usable], strict=True):
-        refused.append((row, Reason.BAD_PIXEL, levels.describe(problem)))
-    return as_pictures(found[usable]), rows[usable]
+    if not usable.all():
+        for row, problem in zip(rows[~usable].tolist(), problems[~usable], strict=True):
+            refused.append((row, Reason.BAD_PIXEL, levels.PROBLEMS[problem]))
+        found, rows = found[usable], rows[usable]
+    return as_pictures(found, axes), rows
 
 
 def _refuse(
     rows: Ints, detail: str, refused: list[Refused], reason: Reason = Reason.WRONG_SHAPE
 ) -> None:
     refused += [(row, reason, detail) for row in rows.tolist()]
+
+
+def _is_null(array: pa.Array) -> Mask:
+    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
+    return mask
 
 
 def _to_numpy(array: pa.Array) -> NDArray[Any]:

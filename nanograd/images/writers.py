@@ -72,9 +72,7 @@ class OutputFiles:
         self._max_rows, self._partition_by = max_rows, list(partition_by)
         self._schema = pa.schema([each for each in schema if each.name not in self._partition_by])
         self._lineage = lineage or {}
-        self._done: dict[str, Any] = {}
-        self._open: dict[str, _File] = {}
-        self._numbers: dict[str, int] = {}
+        self._files: dict[str, list[_File]] = {}  # by folder, the last one of each open
 
     def write(self, table: pa.Table) -> None:
         """Add rows.
@@ -84,13 +82,27 @@ class OutputFiles:
         """
         if not len(table):
             return
-        if not self._partition_by:
-            self._write("", table)
-            return
-        folders = _folders(table, self._partition_by)
-        rest = table.drop(self._partition_by)
-        for folder in pc.unique(folders).to_pylist():
-            self._write(f"{folder}/", rest.filter(pc.equal(folders, folder)))
+        parts = {"": table}
+        if self._partition_by:
+            folders, rest = _folders(table, self._partition_by), table.drop(self._partition_by)
+            names = pc.unique(folders).to_pylist()
+            parts = {f"{name}/": rest.filter(pc.equal(folders, name)) for name in names}
+        for folder, part in parts.items():
+            files = self._files.setdefault(folder, [])
+            if len(self._files) > _MAX_FOLDERS:
+                raise DataError(
+                    f"--partition-by {', '.join(self._partition_by)} makes more than "
+                    f"{_MAX_FOLDERS:,} folders; choose columns of fewer values"
+                )
+            rows = part
+            while len(rows):
+                if not files or files[-1].num_rows == self._max_rows:
+                    files.append(_File(self._schema, self._format, self._lineage))
+                left = self._max_rows - files[-1].num_rows if self._max_rows else len(rows)
+                files[-1].write(rows.slice(0, left))
+                rows = rows.slice(left)
+                if len(rows):
+                    files[-1].finish()
 
     def finish(self, *, even_empty: bool = False) -> dict[str, Any]:
         """Return the content of each file by its name, as bytes or a buffer.
@@ -98,37 +110,15 @@ class OutputFiles:
         Args:
             even_empty: whether a table without rows makes a file.
         """
-        if even_empty and not self._open and not self._done:
-            empty = "".join(f"{_folder(name, HIVE_NULL)}/" for name in self._partition_by)
-            self._write(empty, pa.Table.from_batches([], self._schema))
-        for folder in list(self._open):
-            self._close(folder)
-        return dict(sorted(self._done.items()))
-
-    def _write(self, folder: str, table: pa.Table) -> None:
-        while True:
-            if folder not in self._open:
-                self._numbers.setdefault(folder, 0)
-                if len(self._numbers) > _MAX_FOLDERS:
-                    raise DataError(
-                        f"--partition-by {', '.join(self._partition_by)} makes more than "
-                        f"{_MAX_FOLDERS:,} folders; choose columns of fewer values"
-                    )
-                self._open[folder] = _File(self._schema, self._format, self._lineage)
-            file = self._open[folder]
-            left = self._max_rows - file.num_rows if self._max_rows else table.num_rows
-            file.write(table.slice(0, left))
-            table = table.slice(left)
-            if not len(table):
-                return
-            self._close(folder)
-
-    def _close(self, folder: str) -> None:
-        number = self._numbers[folder]
-        self._numbers[folder] += 1
-        end = f"-{number}" if number else ""
-        name = f"{folder}{self._name}{end}.{self._format}"
-        self._done[name] = self._open.pop(folder).finish()
+        if even_empty and not self._files:
+            folder = "".join(f"{_folder(name, HIVE_NULL)}/" for name in self._partition_by)
+            self._files[folder] = [_File(self._schema, self._format, self._lineage)]
+        done = {
+            f"{folder}{self._name}{f'-{number}' if number else ''}.{self._format}": file.finish()
+            for folder, files in self._files.items()
+            for number, file in enumerate(files)
+        }
+        return dict(sorted(done.items()))
 
 
 class _File:
@@ -141,6 +131,7 @@ class _File:
         self._parquet: Any = None
         self._held: list[pa.Table] = []
         self._is_empty = True
+        self._content: Any = None
 
     def write(self, table: pa.Table) -> None:
         self.num_rows += len(table)
@@ -149,11 +140,13 @@ class _File:
             self._encode()
 
     def finish(self) -> Any:
-        if self._held or self._is_empty:
-            self._encode()
-        if self._parquet is not None:
-            self._parquet.close()
-        return self._sink.getvalue()
+        if self._content is None:
+            if self._held or self._is_empty:
+                self._encode()
+            if self._parquet is not None:
+                self._parquet.close()
+            self._content = self._sink.getvalue()
+        return self._content
 
     def _encode(self) -> None:
         nothing = pa.Table.from_batches([], self._schema)  # empty_table fails for some tensors
@@ -190,21 +183,19 @@ def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
 def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
     """Raise UsageError for a column that is not in a table or cannot name folders."""
     for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--partition-by {name} is given twice")
-        if name not in schema.names:
-            raise UsageError(
-                f"--partition-by {name}: the output has no such column; there are "
-                f"{', '.join(schema.names)}"
-            )
-        type_ = schema.field(name).type
-        if not is_any(type_, "integer", "string", "large_string", "boolean", "date"):
-            raise UsageError(
-                f"--partition-by {name} holds {type_}; folders are named by whole numbers, text, "
-                "booleans or dates"
-            )
-    if names and len(names) == len(schema.names):
-        raise UsageError("--partition-by takes all columns, and none is left for the files")
+        type_ = schema.field(name).type if name in schema.names else None
+        problem = ""
+        if type_ is None:
+            problem = f": the output has no such column; there are {', '.join(schema.names)}"
+        elif not is_any(type_, "integer", "string", "large_string", "boolean", "date"):
+            kinds = "whole numbers, text, booleans or dates"
+            problem = f" holds {type_}; folders are named by {kinds}"
+        elif names.count(name) > 1:
+            problem = " is given twice"
+        elif len(names) == len(schema.names):
+            problem = ": none of the columns is left for the files"
+        if problem:
+            raise UsageError(f"--partition-by {name}{problem}")
 
 
 def _folders(table: pa.Table, names: Sequence[str]) -> pa.Array:
@@ -285,11 +276,6 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
 
     In CSV the ten probabilities are ten columns, `probability_0` to `probability_9`, and null is an
     empty field. In JSON lines a row is an object, and a number that is not finite is null.
-
-    Args:
-        table: the rows.
-        format_: csv or jsonl.
-        header: whether CSV begins with the names of the columns.
     """
     if format_ == "jsonl":
         encode_row = json.JSONEncoder(default=str).encode

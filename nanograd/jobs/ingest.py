@@ -17,7 +17,7 @@ import pyarrow as pa
 from nanograd.digits.form import to_png
 from nanograd.errors import Origin, Rejected, UnreadableError
 from nanograd.images.inputs import InputFile, expand_pictures
-from nanograd.images.labels import find_labels, parse_label_source
+from nanograd.images.labels import find_labels
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import Earlier, find_earlier
@@ -104,12 +104,11 @@ def plan(
             mistake.
         UsageError: the pattern of labels is invalid.
     """
-    source = parse_label_source(spec.label_from)
     settings = spec.identity()
     identity = {"command": "ingest", "revision": REVISION, **settings}
     place = storage.absolute(spec.output)
     files = expand_pictures(inputs, listener=listener)[: spec.limit]
-    labels = find_labels([file.place for file in files], inputs, source, listener)
+    labels = find_labels([file.place for file in files], inputs, spec.label_from, listener)
     versions: Versions = {
         file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)
     }

@@ -274,8 +274,8 @@ def plan(
     done = earlier.files()
     unread = [file for file in files if spec.keep or file.place not in done]
     scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), spec)
-    scan.warn_of_unusable_labels(scanned, partitions, spec, listener)
-    kept = scan.kept_columns(scanned, partitions, spec.keep, spec)
+    scan.warn_of_unusable_labels(scanned, spec, listener)
+    kept = scan.kept_columns(scanned, spec.keep)
     spec = replace(spec, keep=tuple(kept.names))
     writers.check_columns(kept, spec.format)
     names = rename_taken(kept.names, PREDICTIONS.names)
@@ -320,7 +320,7 @@ def plan(
         facts={
             "files": len(files),
             "new_files": len(files) - len(done & versions.keys()),
-            "columns": scan.describe_columns(scanned, partitions, spec),
+            "columns": scan.describe_columns(scanned, spec),
         },
     )
     return job, work

@@ -18,7 +18,6 @@ from nanograd.runtime.randomness import stream
 from tests.helpers.models import some_images
 
 ALL = Distortion(elastic=1.5, rotation=10.0, scaling=0.15, shear=0.1, shift=1.0, stroke=1.0)
-GENTLE = Distortion(elastic=0.8, rotation=10.0, scaling=0.1, shear=0.1, shift=0.5, stroke=0.7)
 EACH = [Distortion(**{each.name: 0.5}) for each in fields(Distortion)]
 
 
@@ -36,7 +35,7 @@ def displacement(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[
     return moved.reshape(2, len(draws), 28, 28)
 
 
-@pytest.mark.parametrize("num_images", [0, 1, 193])
+@pytest.mark.parametrize("num_images", [0, 193])
 def test_only_a_distortion_changes_images(num_images: int) -> None:
     images = some_images(num_images)
 
@@ -65,28 +64,15 @@ def test_bits_follow_from_the_random_stream_whatever_comes_later(num_images: int
     assert 0 <= many.min() <= many.max() <= 255
 
 
-@pytest.mark.parametrize("elastic", [0.5, 1.7])
-def test_elastic_displacement_has_the_stated_root_mean_square(elastic: float) -> None:
-    moved = displacement(Distortion(elastic=elastic), some_draws(4000))
+def test_elastic_field_has_the_stated_root_mean_square_and_is_smooth() -> None:
+    moved = displacement(Distortion(elastic=1.7), some_draws(4000))
 
     for axis in moved:
-        assert np.sqrt(np.mean(axis**2)) == pytest.approx(elastic, rel=0.02)
-        assert np.mean(axis) == pytest.approx(0, abs=0.05 * elastic)
-
-
-def test_elastic_field_is_smooth_like_a_gaussian_of_four_pixels() -> None:
-    moved = displacement(Distortion(elastic=1.0), some_draws(4000))[0]
-    middle, right = moved[:, 14, 12], moved[:, 14, 16]
-
-    # Noise smoothed by a Gaussian of deviation s is correlated by exp(-d^2 / 4 s^2).
-    assert np.corrcoef(middle, right)[0, 1] == pytest.approx(np.exp(-16 / 64), abs=0.07)
-
-
-def test_shift_moves_all_pixels_equally_within_the_stated_limit() -> None:
-    moved = displacement(Distortion(shift=1.5), some_draws(1000))
-
-    assert np.ptp(moved, axis=(2, 3)).max() < 1e-5
-    assert 1.4 < np.abs(moved).max() <= 1.5
+        assert np.sqrt(np.mean(axis**2)) == pytest.approx(1.7, rel=0.02)
+        assert np.mean(axis) == pytest.approx(0, abs=0.085)
+        # Noise smoothed by a Gaussian of deviation s is correlated by exp(-d^2 / 4 s^2).
+        correlation = np.corrcoef(axis[:, 14, 12], axis[:, 14, 16])[0, 1]
+        assert correlation == pytest.approx(np.exp(-16 / 64), abs=0.07)
 
 
 def test_affine_coordinates_equal_the_matrix_products() -> None:
@@ -129,26 +115,3 @@ def test_deskewing_without_distortion_equals_deskew(sample: Mnist) -> None:
         assert deskewed.dtype == np.float32
         # deskew rounds to whole values.
         np.testing.assert_allclose(deskewed, deskew(digits, size), atol=0.51)
-
-
-def test_distorted_and_deskewed_digits_have_little_slant_and_are_centred(sample: Mnist) -> None:
-    digits = sample.train.images[:193]
-
-    slanted = distort(digits, GENTLE, stream(0, 3))
-    deskewed = distort(digits, GENTLE, stream(0, 3), Size())
-
-    slant, aside = slants_and_distances(deskewed)
-    slant_before, aside_before = slants_and_distances(slanted)
-    # Not 0: the elastic field is not composed with the shear.
-    assert slant < 0.15 * slant_before
-    assert aside < 0.35 * aside_before
-
-
-def slants_and_distances(images: NDArray[np.float32]) -> tuple[float, float]:
-    """Means over images: pixels a row, without sign; pixels from the centre of mass to (14, 14)."""
-    row, column = np.mgrid[:28, :28].reshape(2, 784)
-    ink = images.astype(np.float64) / images.sum(axis=1, keepdims=True)
-    x = column - (ink @ column)[:, None]
-    y = row - (ink @ row)[:, None]
-    slant = (ink * x * y).sum(axis=1) / (ink * y * y).sum(axis=1)
-    return float(np.abs(slant).mean()), float(np.hypot(ink @ column - 14, ink @ row - 14).mean())

@@ -38,18 +38,6 @@ def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred() -> No
     np.testing.assert_array_equal(deskewed, expected)
 
 
-@pytest.mark.parametrize("size", [Size(), Size(3.0, 5.0)])
-def test_image_is_deskewed_to_the_same_bits_alone_and_among_others(
-    sample: Mnist, size: Size
-) -> None:
-    images = sample.test.images[:193]
-
-    together = deskew(images, size)
-    alone = np.concatenate([deskew(images[i : i + 1], size) for i in range(193)])
-
-    np.testing.assert_array_equal(alone, together)
-
-
 def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample: Mnist) -> None:
     images = sample.train.images[:193]
 
@@ -57,6 +45,9 @@ def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample: Mnist) -> No
 
     expected = np.rint(resample(images, deskewed_coordinates(images)))
     np.testing.assert_array_equal(deskewed, expected)
+    for size in (Size(), Size(3.0, 5.0)):  # alone and among others
+        alone = [deskew(images[number : number + 1], size) for number in range(193)]
+        np.testing.assert_array_equal(np.concatenate(alone), deskew(images, size))
 
 
 def deviations(images: NDArray[np.uint8]) -> NDArray[np.float64]:

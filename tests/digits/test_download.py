@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -87,21 +88,25 @@ def fetched(cache: Path) -> dict[str, bytes]:
 COMPLETE = {f"{name}.gz": content for name, content in CONTENT.items()}
 
 
-def test_fetch_completes_the_cache(cache: Path) -> None:
+def test_fetch_completes_the_cache_and_replaces_a_damaged_file(cache: Path) -> None:
     with mirror(SERVED) as (url, requests):
         messages = fetch(cache, url)
         again = fetch(cache, url)
+        (cache / "two.gz").write_bytes(SERVED["/two.gz"][:-9])
+        repaired = fetch(cache, url)
 
     assert fetched(cache) == COMPLETE
-    assert sum(requests.values()) == 3
     assert messages == [(Level.INFO, f"downloading {url}/{name}.gz") for name in CONTENT]
     assert again == []
+    assert requests == {"/one.gz": 1, "/two.gz": 2, "/three.gz": 1}
+    [warning] = [text for level, text in repaired if level == Level.WARNING]
+    assert warning.startswith(f"{cache}/two.gz is damaged")
 
 
 @pytest.mark.parametrize(
     ("served", "missing_bytes", "reason"),
     [
-        ({}, 0, "HTTP 404"),
+        ({}, 0, ".*404"),
         (dict.fromkeys(SERVED, gzip.compress(b"else")), 0, "wrong checksum"),
         (dict.fromkeys(SERVED, b"<html>Sign in to the hotel's network</html>"), 0, "wrong checks"),
         (SERVED, 5, "the mirror closed early, after"),
@@ -123,39 +128,21 @@ def test_fetch_from_a_bad_mirror_fails_or_continues_with_the_next(
     assert left == {}
     assert fetched(cache) == COMPLETE
     [warning] = [text for level, text in messages if level == Level.WARNING]
-    assert warning.startswith(f"{bad}/one.gz: {reason}")
+    assert re.match(f"{bad}/one.gz: {reason}", warning)
     assert requests == {"/one.gz": 2}
-
-
-def test_fetch_from_a_closed_port_fails_at_once(cache: Path) -> None:
-    with mirror({}) as (url, _):
-        pass
-
-    with pytest.raises(DataError, match="Connection refused"):
-        fetch(cache, url)
 
 
 def test_fetch_gives_up_on_a_silent_mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 0.1)
     gate = Event()
     with mirror(SERVED, gate=gate) as (url, _):
-        with pytest.raises(DataError, match="no answer within"):
+        with pytest.raises(DataError, match="timed out"):
             fetch(cache, url)
         gate.set()
 
-    assert fetched(cache) == {}
-
-
-def test_fetch_replaces_a_damaged_file_with_a_warning(cache: Path) -> None:
-    with mirror(SERVED) as (url, requests):
+    with pytest.raises(DataError, match="Connection refused"):
         fetch(cache, url)
-        (cache / "two.gz").write_bytes(SERVED["/two.gz"][:-9])
-        messages = fetch(cache, url)
-
-    assert fetched(cache)["two.gz"] == CONTENT["two"]
-    assert requests["/two.gz"] == 2
-    damaged = f"{cache}/two.gz is damaged (wrong SHA-256); downloading it again"
-    assert (Level.WARNING, damaged) in messages
+    assert fetched(cache) == {}
 
 
 def test_two_processes_download_once(cache: Path) -> None:
@@ -178,18 +165,18 @@ def test_two_processes_download_once(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("mirrors", [[], ["/some/folder"], ["ftp://host/mnist"]])
-def test_fetch_refuses_other_mirrors(cache: Path, mirrors: list[str]) -> None:
+def test_fetch_refuses_other_mirrors_and_caches(
+    cache: Path, mirrors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="mirror"):
         fetch(cache, *mirrors)
-
     assert not cache.exists()
-
-
-def test_fetch_into_a_cache_that_cannot_be_created_names_the_setting(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-
+    cache.touch()
     with pytest.raises(StorageError, match="set NANOGRAD_CACHE"):
-        fetch(tmp_path / "file" / "cache", "file:///nowhere/at/all")
+        fetch(cache / "below", "file:///nowhere/at/all")
+    monkeypatch.setenv("NANOGRAD_CACHE", "s3://bucket/cache")
+    with pytest.raises(UsageError, match="local folder"):
+        download.cache_folder()
 
 
 @pytest.mark.parametrize(
@@ -213,13 +200,6 @@ def test_cache_folder_follows_the_environment(
     assert download.cache_folder() == expected
 
 
-def test_cache_in_an_object_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NANOGRAD_CACHE", "s3://bucket/cache")
-
-    with pytest.raises(UsageError, match="local folder"):
-        download.cache_folder()
-
-
 def test_gzip_bomb_is_refused_before_it_fills_the_memory(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "mirror").mkdir()
     bomb = gzip.compress(bytes(1 << 28), compresslevel=1)
@@ -227,7 +207,7 @@ def test_gzip_bomb_is_refused_before_it_fills_the_memory(cache: Path, tmp_path: 
         (tmp_path / "mirror" / f"{name}.gz").write_bytes(bomb)
     tracemalloc.start()
 
-    with pytest.raises(DataError, match="the gzip file is damaged or too long"):
+    with pytest.raises(DataError, match="the gzip file holds more than"):
         fetch(cache, f"file://{tmp_path}/mirror")
 
     peak = tracemalloc.get_traced_memory()[1]

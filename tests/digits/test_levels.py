@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nanograd.digits.levels import describe, scale_of, to_levels
+from nanograd.digits.levels import PROBLEMS, scale_of, to_levels
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float16, np.float64, bool]
 
@@ -27,6 +27,7 @@ def test_levels_of_any_dtype_are_kept(dtype: Any) -> None:
 
     assert (problems == -1).all()
     assert np.array_equal(levels, images.astype(np.uint8) * (255 if dtype is bool else 1))
+    assert dtype is not np.uint8 or np.shares_memory(levels, images)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,15 +43,6 @@ def test_zeros_and_ones_have_the_scale_of_their_column(dtype: Any) -> None:
     assert ink[255] == ([0, 255, 255, 255] if is_bool else [0, 1, 1, 1])
     assert problems[16] == [-1, *([-1] * 3 if is_bool else [3] * 3)]
     assert problems[None] == [-1, *([4] * 3 if is_whole else [-1] * 3)]
-
-
-@given(st.lists(st.sampled_from([0.5, 1, 0.996, 3, 200]), max_size=3))
-def test_scale_of_a_column_decides_of_zeros_and_ones_alone(others: list[float]) -> None:
-    images = np.zeros((len(others), 784))
-    images[:, 3], images[:, 5] = 0.25, others
-
-    for scale in (1, 16, 255):
-        assert np.array_equal(to_levels(images, scale)[0], to_levels(images)[0])
 
 
 @pytest.mark.parametrize(
@@ -87,16 +79,11 @@ def test_shares_of_full_ink_are_rounded_to_the_nearest_level(dtype: Any) -> None
     ("value", "detail"),
     [
         (np.nan, "not a finite number"),
-        (np.inf, "not a finite number"),
         (-np.inf, "not a finite number"),
         (-0.4242, "below 0, as in standardised images"),
-        (-1, "below 0"),
-        (-128, "below 0"),
         (256, "above 255"),
-        (65535, "above 255"),
         (2**60, "above 255"),
         (1.5, "scale is unclear"),
-        (2.82, "scale is unclear"),
         (16, "scale is unclear"),
     ],
 )
@@ -107,7 +94,7 @@ def test_image_without_a_clear_scale_does_not_affect_others(value: float, detail
     levels, problems = to_levels(images)
 
     assert problems.tolist() == [-1, problems[1], -1]
-    assert detail in describe(problems[1])
+    assert detail in PROBLEMS[problems[1]]
     assert levels[[0, 2]].max() == 128
 
 
@@ -118,16 +105,10 @@ def test_scale_of_an_image_does_not_depend_on_its_neighbours(largest: list[float
     images = np.zeros((len(largest), 7))
     images[:, 5] = largest
 
-    levels, problems = to_levels(images)
-    alone = [to_levels(image[None]) for image in images]
+    for scale in (None, 1, 16, 255):  # of the column, which decides of zeros and ones alone
+        levels, problems = to_levels(images, scale)
+        alone = [to_levels(image[None], scale) for image in images]
 
-    assert problems.tolist() == [problem for _, [problem] in alone]
-    expected = np.concatenate([each for each, _ in alone])
-    assert np.array_equal(levels[problems < 0], expected[problems < 0])
-
-
-def test_bytes_that_are_levels_are_not_copied() -> None:
-    images = some_levels(np.uint8)
-
-    assert np.shares_memory(to_levels(images)[0], images)
-    assert to_levels(np.zeros((0, 784)))[1].shape == (0,)
+        assert problems.tolist() == [problem for _, [problem] in alone]
+        expected = np.concatenate([each for each, _ in alone])
+        assert np.array_equal(levels[problems < 0], expected[problems < 0])

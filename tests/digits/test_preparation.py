@@ -2,7 +2,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import deskew
@@ -16,13 +15,6 @@ from nanograd.digits.preparation import (
 NAMES = ["plain", "unit", "standard", "deskewed"]
 
 
-def every_value(num_images: int = 7) -> NDArray[np.uint8]:
-    """Read-only images."""
-    images = np.resize(np.arange(256, dtype=np.uint8), (num_images, 784))
-    images.flags.writeable = False
-    return images
-
-
 @pytest.mark.parametrize(
     ("name", "mean", "deviation"),
     [("plain", 0, 1 / 255), ("unit", 0, 1), ("standard", 0.1307, 0.3081)],
@@ -30,20 +22,13 @@ def every_value(num_images: int = 7) -> NDArray[np.uint8]:
 def test_inputs_are_shares_of_ink_less_the_mean_by_the_deviation(
     name: str, mean: float, deviation: float
 ) -> None:
-    images = every_value()
+    images = np.resize(np.arange(256, dtype=np.uint8), (7, 784))
 
     inputs = prepare(Preparation(name=name), images)
 
     expected = (images.astype(np.float64) / 255 - mean) / deviation
     np.testing.assert_allclose(inputs, expected, rtol=1e-5, atol=1e-6)
     assert name != "unit" or inputs.max() == 1
-
-
-def test_standard_inputs_of_real_digits_have_mean_zero_and_deviation_one(sample: Mnist) -> None:
-    inputs = prepare(Preparation(name="standard"), sample.train.images)
-
-    assert float(inputs.mean(dtype=np.float64)) == pytest.approx(0, abs=0.02)
-    assert float(inputs.std(dtype=np.float64)) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize(

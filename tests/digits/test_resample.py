@@ -9,14 +9,6 @@ from nanograd.digits.resample import PIECE, resample, resample_rows
 from tests.helpers.models import some_images
 
 
-def grid(num_images: int) -> NDArray[np.float32]:
-    """The coordinates of every pixel, read-only."""
-    row, column = np.mgrid[:SIDE, :SIDE].reshape(2, 1, 784)
-    coordinates = np.stack([column, row]).repeat(num_images, axis=1).astype(np.float32)
-    coordinates.flags.writeable = False
-    return coordinates
-
-
 def by_hand(image: NDArray[np.uint8], x: float, y: float) -> float:
     """Bilinear interpolation at one point, from the definition."""
     total = 0.0
@@ -28,22 +20,12 @@ def by_hand(image: NDArray[np.uint8], x: float, y: float) -> float:
     return total
 
 
-@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_sampling_at_the_pixels_keeps_the_bits(num_images: int, dtype: type) -> None:
-    images = some_images(num_images).astype(dtype)
-
-    same = resample(images, grid(num_images))
-
-    assert same.dtype == np.float32
-    np.testing.assert_array_equal(same, images)
-
-
 def test_every_point_is_interpolated_as_by_the_definition() -> None:
     images = some_images(3)
     generator = np.random.default_rng(5)
     coordinates = generator.uniform(-4, 32, (2, 3, 784)).astype(np.float32)
-    coordinates[:, :, ::7] = np.rint(coordinates[:, :, ::7])
+    coordinates[:, :, ::7] = np.rint(coordinates[:, :, ::7])  # at the pixels, their bits
+    coordinates[0, :, 1], coordinates[1, :, 2] = 1e30, -1e30
 
     result = resample(images, coordinates)
 
@@ -54,15 +36,6 @@ def test_every_point_is_interpolated_as_by_the_definition() -> None:
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("far", [28.0, -1.0, 1e30, -1e30])
-def test_outside_is_zero(far: float) -> None:
-    for axis in (0, 1):
-        coordinates = grid(7).copy()
-        coordinates[axis] = far
-
-        assert not resample(some_images(7), coordinates).any()
-
-
 def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
     """Rows from `start` at `y`: arguments of `resample_rows`, and coordinates for `resample`."""
     x = (start[:, :, None] + np.arange(PIECE)).astype(np.float32)
@@ -71,7 +44,7 @@ def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[n
     return x, y.astype(np.float32), coordinates
 
 
-@pytest.mark.parametrize("num_images", [0, 1, 7, 193])
+@pytest.mark.parametrize("num_images", [0, 1, 193])
 def test_resample_rows_gives_the_bits_of_resample(num_images: int) -> None:
     images = some_images(num_images)
     generator = np.random.default_rng(5)

@@ -15,7 +15,6 @@ from nanograd.digits.variants import (
 )
 
 IN_TURN = variants()
-SHAPES = {shape.name: shape for shape in IN_TURN}
 NUM_SHAPES = len(IN_TURN)
 # Draws of width, slant, pen, its change, waves and phase: an upright digit, a thin even pen.
 PLAIN = [0.5, 0.5, 0.1, 0.0, 0.0, 0.0]
@@ -49,14 +48,6 @@ def test_line_turns_at_its_points_and_curve_passes_smoothly() -> None:
     np.testing.assert_allclose(bent[[0, -1]], [[0, 0], [1, 1]], atol=1e-12)
 
 
-def test_strokes_that_share_a_point_stay_joined() -> None:
-    shape = module.parse("one-new", lines=[[[0, 0, 0.5, 0.5], [0, 1]], [[0, 0, 0.5, 0.5], [1, 0]]])
-
-    assert len(shape.least) == 3
-    starts = np.flatnonzero(np.isclose(shape.path[:, 0], 1))  # points are sorted
-    assert len(starts) == 2
-
-
 @pytest.mark.parametrize(
     ("lines", "rows", "columns"),
     [([[[0, 0], [0, 1]]], 20, 3), ([[[0, 0], [1, 0]]], 3, 20), ([[[0, 0], [1, 1]]], 20, 20)],
@@ -65,14 +56,6 @@ def test_longest_side_is_twenty(lines: list[list[list[float]]], rows: int, colum
     image = images_of(module.parse("one-new", lines=lines, width=(1, 1)), *PLAIN)
 
     assert (image.any(axis=1).sum(), image.any(axis=0).sum()) == (rows, columns)
-
-
-def test_table_has_pens_of_its_own_and_shapes_that_are_drawn_more_often() -> None:
-    often, once = SHAPES["one-low-flag"], SHAPES["one-flag"]
-    bold = [*PLAIN[:2], 0.99, *PLAIN[3:]]
-
-    assert images_of(often, *bold).sum() > 1.2 * images_of(once, *bold).sum()
-    assert IN_TURN.count(often) > IN_TURN.count(once) == 1
 
 
 def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,6 @@ import pytest
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.images.inputs import expand, expand_pictures, expand_tables
 from nanograd.runtime.events import Event
-from tests.helpers.ingests import planned
 
 SUFFIXES = (".png", ".jpg")
 TREE = ["b.png", "a.PNG", "10.jpg", "9.jpg", "sub/c.png", "sub/deeper/d.jpg"]
@@ -29,16 +29,20 @@ def names(tree: Path, *inputs: str) -> list[str]:
     return [str(Path(each.place).relative_to(tree)) for each in expand(inputs, SUFFIXES)]
 
 
-def test_found_file_has_its_absolute_place_size_and_time(
+def test_file_named_in_several_ways_is_taken_once_with_its_version(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tree.parent)
+    monkeypatch.chdir(tree)
+    odd = tree / "läufe #1 50%.png"
+    odd.touch()
 
-    [found] = expand(["in/b.png"], SUFFIXES)
+    found = names(tree, str(tree), ".", "b.png", "./b.png", "*.jpg", tree.as_uri(), str(tree) + "/")
+    [file] = expand([odd.as_uri()], SUFFIXES)
 
-    status = (tree / "b.png").stat()
-    assert found[:3] == (str(tree / "b.png"), status.st_size, status.st_mtime_ns)
-    assert found[3:] == (status.st_ctime_ns, status.st_ino)
+    assert found == sorted([*TREE, odd.name])
+    status = odd.stat()
+    assert file[:3] == (str(odd), status.st_size, status.st_mtime_ns)
+    assert file[3:] == (status.st_ctime_ns, status.st_ino)
 
 
 @pytest.mark.parametrize(
@@ -63,16 +67,6 @@ def test_folders_files_and_globs_give_their_pictures_in_order(
     assert names(tree, *(f"{tree}/{name}" for name in inputs)) == expected
 
 
-def test_file_named_in_several_ways_is_taken_once(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tree)
-
-    found = names(tree, str(tree), ".", "b.png", "./b.png", "*.jpg", tree.as_uri(), str(tree) + "/")
-
-    assert found == sorted(TREE)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -90,16 +84,8 @@ def test_missing_input_dangling_link_or_pipe_is_named_even_beside_good_ones(
     os.mkfifo(tree / "pipe.png")
     place = str(tree.parent / name)
 
-    with pytest.raises(DataError, match="there is no such file or folder; check the path") as error:
+    with pytest.raises(DataError, match=f"^{re.escape(place)}: there is no such file"):
         expand([str(tree), place], SUFFIXES)
-
-    assert str(error.value).startswith(place)
-
-
-def test_dangling_link_is_skipped_among_others(tree: Path) -> None:
-    (tree / "gone.png").symlink_to(tree / "nowhere.png")
-
-    assert names(tree, str(tree / "[a-z]*.png")) == ["b.png"]
 
 
 def test_links_are_followed_and_lead_to_each_file_once(tree: Path, tmp_path: Path) -> None:
@@ -110,30 +96,17 @@ def test_links_are_followed_and_lead_to_each_file_once(tree: Path, tmp_path: Pat
     (tree / "a-link.png").symlink_to(tree / "b.png")
     (tree / "loop").symlink_to(tree)
     (tmp_path / "elsewhere" / "back").symlink_to(tree / "sub")
+    (tree / "gone.png").symlink_to(tree / "nowhere.png")
+    (tree / "loop.png").symlink_to("loop.png")
+    events: list[Event] = []
 
     found = names(tree, str(tree), str(tree / "loop" / "sub"), str(tree / "**" / "[b-d].png"))
+    pictures = expand_pictures([str(tree), f"{tree}/[bgl]*.png"], listener=events.append)
 
     assert found == sorted([*TREE, "again/e.png"])
-
-
-def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
-    for here, there in ("ab", "ba"):
-        (tmp_path / here).mkdir()
-        (tmp_path / here / "link").symlink_to(tmp_path / there)
-        (tmp_path / here / f"{here}.png").touch()
-
-    found = [Path(each.place).name for each in expand([str(tmp_path / "a")], SUFFIXES)]
-
-    assert found == ["a.png", "b.png"]
-
-
-def test_uri_of_a_file_may_be_percent_encoded(tmp_path: Path) -> None:
-    file = tmp_path / "läufe #1 50%.png"
-    file.touch()
-
-    [found] = expand([file.as_uri()], SUFFIXES)
-
-    assert found.place == str(file)
+    assert len(pictures) == len(found)
+    assert "3 other files" in str(events[0])
+    assert "2 links" in str(events[1])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
@@ -158,17 +131,14 @@ def test_table_with_a_log_of_its_own_is_refused(tmp_path: Path, kind: str, place
     log.parent.mkdir(parents=True)
     log.touch()
     (tmp_path / "in" / "x.parquet").touch()
+    plain = tmp_path / "plain" / "metadata" / "notes.json"
+    plain.parent.mkdir(parents=True)
+    plain.with_name("x.parquet").touch()
+    plain.touch()
 
-    with pytest.raises(DataError, match=rf"/in is an? {kind} table.*export its current rows"):
+    assert len(expand_tables([f"{tmp_path}/plain"], "/out/predictions/part.parquet")) == 1
+    with pytest.raises(DataError, match=rf"/in is an? {kind} table"):
         expand_tables([f"{tmp_path}/{place}"], "/out/predictions/part.parquet")
-
-
-def test_folder_named_metadata_is_no_iceberg_table(tmp_path: Path) -> None:
-    for name in ("metadata/notes.json", "x.parquet"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-
-    assert len(expand_tables([str(tmp_path)], "/out/predictions/part.parquet")) == 1
 
 
 @pytest.mark.parametrize(
@@ -252,34 +222,3 @@ def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path: Pa
     others, broken = map(str, events)
     assert f"3 other files are not read as input, such as {tmp_path}/b.txt" in others
     assert f"4 links that lead to no file, or pipes, are not read, such as {tmp_path}/g" in broken
-
-
-def test_broken_links_among_pictures_are_named(tree: Path) -> None:
-    (tree / "sub" / "gone.png").symlink_to("nowhere")
-    (tree / "loop.png").symlink_to("loop.png")
-    events: list[Event] = []
-
-    found = expand_pictures([str(tree), f"{tree}/[bl]*.png"], listener=events.append)
-
-    assert len(found) == len(TREE)
-    assert "3 other files" in str(events[0])
-    assert "2 links" in str(events[1])
-
-
-def part_ids(tree: Path) -> list[str]:
-    job, _ = planned(tree / "out", tree, part_rows=1)
-    return [part.id for part in job.parts]
-
-
-def test_changed_file_of_the_same_size_changes_its_part_id_alone(tree: Path) -> None:
-    before, file = part_ids(tree), tree / sorted(TREE)[3]
-    mtime_ns = file.stat().st_mtime_ns
-    file.write_bytes(b"y" * file.stat().st_size)
-    os.utime(file, ns=(mtime_ns + 1000, mtime_ns + 1000))
-
-    after = part_ids(tree)
-
-    assert len(set(before)) == len(TREE)
-    assert [old == new for old, new in zip(before, after, strict=True)] == [
-        place != 3 for place in range(len(TREE))
-    ]

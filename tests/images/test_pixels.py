@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.dataset import Mnist
-from nanograd.images.reader import Batch
 from tests.helpers.image_columns import Pixels, bar_image, read_column, reasons
 
 POLARITIES = ["auto", "dark-on-light", "light-on-dark"]
@@ -78,10 +77,6 @@ def test_raw_pixels_are_read_like_their_png_files(
         assert reasons(rejections) == reasons(refused)
 
 
-def grey(images: Pixels) -> Pixels:
-    return images
-
-
 def size_32(images: Pixels) -> Pixels:
     return np.pad(images, ((0, 0), (2, 2), (2, 2)))
 
@@ -101,10 +96,8 @@ def clear(images: Pixels) -> Pixels:
     return np.stack([*[np.zeros_like(alpha)] * 3, alpha], axis=3)
 
 
-@pytest.mark.parametrize("make", [grey, size_32, oblong, red, clear])
-@pytest.mark.parametrize(
-    "form", ["tensor", "lists", "channels first", "with a batch axis", "floats"]
-)
+@pytest.mark.parametrize("make", [size_32, oblong, red, clear])
+@pytest.mark.parametrize("form", ["lists", "channels first", "with a batch axis", "floats"])
 def test_tensors_of_any_size_and_colour_are_read_like_their_png_files(
     make: Callable[[Pixels], Pixels], form: str, digits: Pixels
 ) -> None:
@@ -138,26 +131,13 @@ def test_permutation_of_a_tensor_is_honoured(axes: tuple[int, ...], digits: Pixe
 
     if axes in {(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0)}:  # pyarrow 26 fails for cycles
         assert np.array_equal(column.to_numpy_ndarray(), pictures)
-    assert np.array_equal(found.images, read_column(tensors(pictures))[0].images)
-    assert len(found.rows) == 7
-
-
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda digits: np.moveaxis(red(digits), 3, 1),
-        lambda digits: np.moveaxis(np.ascontiguousarray(np.moveaxis(red(digits), 3, 1)), 1, 3),
-        lambda digits: red(digits).transpose(0, 3, 2, 1).copy().transpose(0, 3, 2, 1),
-        lambda digits: red(digits).swapaxes(1, 2).copy().swapaxes(1, 2),
-    ],
-)
-def test_views_of_arrays_written_by_pyarrow_are_read(
-    view: Callable[[Pixels], Any], digits: Pixels
-) -> None:
-    found, _ = read_column(pa.FixedShapeTensorArray.from_numpy_ndarray(view(digits)))
-
-    assert np.array_equal(found.images, read_column(tensors(red(digits)))[0].images)
-    assert len(found.rows) == 7
+    # pyarrow writes a view of an array with a permutation of its own.
+    view = pa.FixedShapeTensorArray.from_numpy_ndarray(
+        stored.transpose(0, *(1 + axis for axis in axes))
+    )
+    for images in (found.images, read_column(view)[0].images):
+        assert np.array_equal(images, read_column(tensors(pictures))[0].images)
+        assert len(images) == 7
 
 
 def test_tensors_of_several_shapes_share_a_column(digits: Pixels) -> None:
@@ -180,9 +160,21 @@ def test_tensors_of_several_shapes_share_a_column(digits: Pixels) -> None:
     assert reasons(rejections) == [*wrong, (7, "no_bytes")]
 
 
+# A process without Ray sees its extension types in a Parquet file as this.
+@pytest.mark.parametrize("name", ["ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"])
+def test_stored_tensors_of_ray_have_their_shape(name: str, digits: Pixels) -> None:
+    pictures = size_32(digits)
+    metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": "[32, 32]"}
+    field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
+
+    found, _ = read_column(pa.array(pictures.reshape(7, -1).tolist(), field.type), None, metadata)
+
+    assert np.array_equal(found.images, read_column(tensors(pictures))[0].images)
+    assert len(found.rows) == 7
+
+
 NULLS = {
     "list": pa.array([[255] * 784, None], pa.list_(pa.uint8())),
-    "large list": pa.array([[255] * 784, None], pa.large_list(pa.uint8())),
     "fixed-size list": pa.array([[255] * 784, None], pa.list_(pa.uint8(), 784)),
     "list view": pa.array([[255] * 784, None], pa.list_view(pa.uint8())),
     "nested": pa.array([[[255] * 28] * 28, None], pa.list_(pa.list_(pa.float32(), 28))),
@@ -203,60 +195,12 @@ def test_null_image_has_no_bytes(kind: str) -> None:
 
     assert found.rows.tolist() == [0]
     assert reasons(rejections) == [(1, "no_bytes")]
-    assert rejections[0].detail == "the image is null"
-
-
-@pytest.mark.parametrize("name", ["ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"])
-def test_stored_tensors_of_ray_have_their_shape(name: str, digits: Pixels) -> None:
-    # A process without Ray sees its extension types in a Parquet file as this.
-    for shape, pictures in (("[28, 28]", digits), ("[32, 32]", size_32(digits))):
-        metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": shape}
-        field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
-        column = pa.array(pictures.reshape(7, -1).tolist(), field.type)
-
-        found, _ = read_column(column, metadata=metadata)
-
-        assert np.array_equal(found.images, read_column(tensors(pictures))[0].images)
-        assert len(found.rows) == 7
-
-
-def decimals(values: Any) -> pa.Array:
-    rows = [[Decimal(int(each)) for each in row] for row in values]
-    return pa.array(rows, pa.list_(pa.decimal128(5, 2)))
-
-
-BITS: dict[str, Callable[[Any], pa.Array]] = {
-    "booleans": lambda bits: pa.array((bits > 0).tolist(), pa.list_(pa.bool_())),
-    "decimals": decimals,
-    **{
-        str(type_): lambda bits, type_=type_: pa.array(bits.tolist(), pa.list_(type_))
-        for type_ in (pa.int8(), pa.uint8(), pa.int64(), pa.float16(), pa.float64())
-    },
-    "raw bytes": lambda bits: pa.array([row.tobytes() for row in bits]),
-}
-
-
-@pytest.mark.parametrize("kind", BITS)
-def test_zeros_and_ones_of_any_type_are_the_same_images(kind: str, digits: Pixels) -> None:
-    bits = (digits.reshape(7, 784) > 127).astype(np.uint8)
-
-    found, rejections = read_column(BITS[kind](bits), metadata={"nanograd.scale": "1"})
-
-    if kind == "raw bytes":  # of which no footer tells the scale
-        assert reasons(rejections) == [(row, "bad_pixel") for row in range(7)]
-    else:
-        assert rejections == []
-        assert np.array_equal(found.images, bits * 255)
 
 
 WRONG = {
-    "NaN": ([np.nan] * 784, pa.float64(), "bad_pixel"),
     "infinite": ([np.inf] * 784, pa.float16(), "bad_pixel"),
     "negative": ([-1] * 784, pa.int8(), "bad_pixel"),
-    "standardised": (np.linspace(-0.42, 2.82, 784).tolist(), pa.float64(), "bad_pixel"),
     "sixteen": ([16] * 784, pa.uint8(), "bad_pixel"),
-    "256": ([256.0] * 784, pa.float64(), "bad_pixel"),
-    "wide": ([4095] * 784, pa.uint16(), "bad_pixel"),
     "too few": ([0.0] * 783, pa.float64(), "wrong_shape"),
     "too many": ([0] * 1024, pa.uint8(), "wrong_shape"),
     "none": ([], pa.uint8(), "wrong_shape"),
@@ -285,21 +229,13 @@ def test_wrong_row_of_numbers_is_rejected_alone(kind: str) -> None:
     assert reasons(rejections) == [(1, reason)]
 
 
-@pytest.mark.parametrize(
-    ("polarity", "normalise", "num_dark"),
-    [
-        ("auto", "auto", 7),
-        ("auto", "always", 7),
-        ("auto", "never", 0),
-        ("dark-on-light", "auto", 0),
-    ],
-)
-def test_raw_pixels_with_a_bright_border_are_counted(
-    polarity: str, normalise: str, num_dark: int, digits: Pixels
-) -> None:
-    def read_all(column: pa.Array) -> Batch:
-        return read_column(column, polarity=polarity, normalise=normalise)[0]
+def test_raw_pixels_with_a_bright_border_are_counted(digits: Pixels) -> None:
+    def num_dark(column: pa.Array, **options: str) -> int:
+        return read_column(column, **options)[0].num_dark
 
-    assert read_all(tensors(255 - digits)).num_dark == num_dark
-    assert read_all(tensors(digits)).num_dark == 0
-    assert read_all(pa.array([png(255 - digit) for digit in digits])).num_dark == 0
+    assert num_dark(tensors(255 - digits)) == num_dark(tensors(255 - digits), normalise="always")
+    assert num_dark(tensors(255 - digits)) == 7
+    assert num_dark(tensors(255 - digits), normalise="never") == 0
+    assert num_dark(tensors(255 - digits), polarity="dark-on-light") == 0
+    assert num_dark(tensors(digits)) == 0
+    assert num_dark(pa.array([png(255 - digit) for digit in digits])) == 0

@@ -8,7 +8,6 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanograd.errors import DataError
 from tests.helpers.image_columns import read_column
 
 NUMBERS = [pa.int8(), pa.uint8(), pa.int64(), pa.uint64(), pa.float32(), pa.float64()]
@@ -39,17 +38,6 @@ def nested(draw: st.DrawFn) -> pa.Array:
 
 
 @st.composite
-def fixed_shape_tensors(draw: st.DrawFn) -> pa.Array:
-    type_, shape = draw(st.sampled_from(NUMBERS)), draw(st.sampled_from(SHAPES[:-1]))
-    null = draw(st.lists(st.booleans(), max_size=4))
-    numbers = pa.array([draw(st.sampled_from(VALUES))] * (prod(shape) * len(null)), type_)
-    lists = pa.FixedSizeListArray.from_arrays(numbers, prod(shape), mask=pa.array(null, pa.bool_()))
-    axes = draw(st.none() | st.permutations(range(len(shape))))
-    tensor = pa.fixed_shape_tensor(type_, shape, permutation=axes)
-    return pa.ExtensionArray.from_storage(tensor, lists)
-
-
-@st.composite
 def variable_shape_tensors(draw: st.DrawFn) -> pa.Array:
     number = draw(st.sampled_from(NUMBERS))
     type_ = pa.struct([("data", pa.list_(number)), ("shape", pa.list_(pa.int64()))])
@@ -63,16 +51,13 @@ def variable_shape_tensors(draw: st.DrawFn) -> pa.Array:
     return pa.array(rows, type_)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
-    st.one_of(nested(), fixed_shape_tensors(), variable_shape_tensors()),
+    st.one_of(nested(), variable_shape_tensors()),
     st.fixed_dictionaries(OPTIONS),
 )
 def test_each_row_is_an_image_or_a_rejection(column: pa.Array, options: dict[str, str]) -> None:
-    try:
-        found, rejections = read_column(column, **options)
-    except DataError:  # tensors of a shape that is no picture
-        return
+    found, rejections = read_column(column, **options)
 
     rows = [*found.rows.tolist(), *(each.origin.row for each in rejections)]
     assert sorted(rows) == list(range(len(column)))

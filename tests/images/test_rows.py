@@ -1,5 +1,4 @@
 import os
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image
 from nanograd.digits.form import to_png
 from nanograd.images.rows import is_raw
 from tests.helpers.image_columns import PICTURE, Pixels, bar_image, read_column, reasons
+from tests.helpers.odd_files import encoded
 
 SPARK = pa.struct(
     [
@@ -71,19 +71,16 @@ def test_row_of_a_path_alone_says_how_it_would_be_read(kind: str, tmp_path: Path
 
     _, rejections = read_column(rows, PATHS[kind])
     found, others = read_column(rows, PATHS[kind], image_root=str(tmp_path))
+    no_text = pa.struct([("bytes", pa.binary()), ("path", pa.binary())])
+    _, none = read_column([{"bytes": None, "path": b"bar.png"}], no_text, image_root=str(tmp_path))
+    both = [{"bytes": to_png(bar_image()), "path": "../secret.png"}]  # bytes take precedence
 
     assert reasons(rejections) == [(row, "no_bytes") for row in range(3)]
-    assert "bar.png, which --image-root" in rejections[0].detail
+    assert "bar.png; --image-root" in rejections[0].detail
     assert found.rows.tolist() == [0]
     assert reasons(others) == [(1, "no_bytes"), (2, "no_bytes")]
-
-
-def test_path_that_is_no_text_is_none(tmp_path: Path) -> None:
-    type_ = pa.struct([("bytes", pa.binary()), ("path", pa.binary())])
-
-    _, rejections = read_column([{"bytes": None, "path": b"x"}], type_, image_root=str(tmp_path))
-
-    assert reasons(rejections) == [(0, "no_bytes")]
+    assert reasons(none) == [(0, "no_bytes")]
+    assert len(read_column(both, PICTURE, image_root=str(tmp_path))[0].rows) == 1
 
 
 STARTS = [b"BM", b"\xff\xd8", b"\xff\xd8\xff\xff", b"P5", b"P6\x80", b"GIF8", b"RIFF", b"P1"]
@@ -102,47 +99,30 @@ def test_pixels_may_begin_like_a_picture_file(start: bytes, type_: pa.DataType) 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 def test_picture_file_of_784_bytes_is_a_picture_but_in_a_column_of_that_size(name: str) -> None:
-    stream = BytesIO()
-    Image.new("L", (4, 4)).save(stream, name)
-    data = stream.getvalue().ljust(784, b"\0")[:784]
+    data = encoded(Image.new("L", (4, 4)), name).ljust(784, b"\0")[:784]
 
     assert not is_raw(data)
     assert reasons(read_column([data], pa.binary(784), normalise="never")[1]) == []
-
-
-def test_bytes_take_precedence_over_a_path(tmp_path: Path) -> None:
-    rows = [{"bytes": to_png(bar_image()), "path": "../secret.png"}]
-
-    found, _ = read_column(rows, PICTURE, image_root=str(tmp_path))
-
-    assert np.array_equal(found.images, [bar_image()])
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["png", "raw"])
 def test_normalise_always_changes_and_never_keeps_every_image(raw: bool) -> None:
     low = np.roll(bar_image().reshape(28, 28), 3, axis=0).reshape(784)
     column = [image.tobytes() if raw else to_png(image) for image in (bar_image(), low)]
+    wide = encoded(Image.new("L", (29, 28)), "PNG")
 
     never, always = (
         read_column(column, normalise=normalise)[0].images for normalise in ("never", "always")
     )
 
+    dark, refused = read_column([*column, wide], normalise="never", polarity="dark-on-light")
     assert np.array_equal(never, [bar_image(), low])
+    assert np.array_equal(dark.images, 255 - never)
+    assert reasons(refused) == [(2, "wrong_shape")]
     assert not np.array_equal(always[0], bar_image())  # the pen is adjusted to MNIST's width
     assert [np.flatnonzero(each.reshape(28, 28).max(1)).tolist() for each in always] == [
         list(range(4, 24))
     ] * 2
-
-
-def test_normalise_never_rejects_other_sizes_and_inverts_dark_on_light() -> None:
-    stream = BytesIO()
-    Image.new("L", (29, 28)).save(stream, "PNG")
-    column = [to_png(bar_image()), stream.getvalue()]
-
-    found, rejections = read_column(column, normalise="never", polarity="dark-on-light")
-
-    assert np.array_equal(found.images, [255 - bar_image()])
-    assert reasons(rejections) == [(1, "wrong_shape")]
 
 
 def spark(pixels: Pixels, mode: int) -> dict[str, Any]:
@@ -170,13 +150,9 @@ def test_spark_pictures_are_read_in_grey_colour_and_transparent() -> None:
 def test_spark_pictures_have_blue_first() -> None:
     pixels = np.full((28, 28, 3), 255, np.uint8)
     pixels[4:24, 13:15] = (255, 0, 0)
-    stream = BytesIO()
-    Image.fromarray(pixels[:, :, ::-1]).save(stream, "PNG")
+    png = encoded(Image.fromarray(pixels[:, :, ::-1]), "PNG")
 
-    (of_spark, _), (of_png, _) = (
-        read_column([spark(pixels, 16)], SPARK),
-        read_column([stream.getvalue()]),
-    )
+    of_spark, of_png = read_column([spark(pixels, 16)], SPARK)[0], read_column([png])[0]
 
     assert np.array_equal(of_spark.images, of_png.images)
 
