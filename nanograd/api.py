@@ -1,5 +1,6 @@
 """Models and pictures from Python, without a command."""
 
+from functools import partial
 from os import PathLike, fsdecode
 from typing import IO, Any
 
@@ -10,10 +11,10 @@ from PIL import Image
 from nanograd.digits import levels
 from nanograd.errors import ArgumentError, Reason, UnreadableError
 from nanograd.images import rows, tensors
+from nanograd.images.reader import read_pictures
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import decode, normalise
-from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.settings.arguments import Place, Polarity, resolved
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
@@ -54,17 +55,19 @@ def read_picture(
             picture = picture.read(options.max_bytes + 1)
             if isinstance(picture, str):
                 raise ArgumentError("the file was opened as text; open it with 'rb'")
+        convert = partial(normalise.normalise, polarity=options.polarity)
+        if isinstance(picture, Image.Image):
+            return convert(decode.from_pillow(picture, options))
         if isinstance(picture, str | PathLike):
-            with Archives() as archives:
-                file = storage.absolute(fsdecode(picture))
-                picture = decode.read(file, options, archives.read)
-        if isinstance(picture, bytes | bytearray | memoryview):
-            image = decode.decode(bytes(picture), options)
-        elif isinstance(picture, Image.Image):
-            image = decode.from_pillow(picture, options)
+            item: tuple[str, bytes | None] = storage.absolute(fsdecode(picture)), None
+        elif isinstance(picture, bytes | bytearray | memoryview):
+            item = "", bytes(picture)
         else:
             return _read_array(np.asarray(picture), ReadOptions(polarity=options.polarity))
-        return normalise.normalise(image, polarity=options.polarity)
+        [(_, image)] = read_pictures([item], convert, options)
+        if isinstance(image, UnreadableError):
+            raise image
+        return image
 
 
 def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]:
