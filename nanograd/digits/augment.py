@@ -54,10 +54,7 @@ class Distortion:
 
 
 def distort(
-    images: Bytes,
-    distortion: Distortion,
-    generator: Philox,
-    deskew_to: Size | None = None,
+    images: Bytes, distortion: Distortion, generator: Philox, deskew_to: Size | None = None
 ) -> Floats:
     """Bend, rotate, scale, shear and shift each image, and change the width of its strokes.
 

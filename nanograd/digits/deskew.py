@@ -90,9 +90,7 @@ def _scaled_distances(deviation: Doubles, target: float) -> Doubles | Ints:
     return _FROM_CENTRE * np.clip(deviation / target, 1 / MAX_STRETCH, MAX_STRETCH)
 
 
-def _measure(
-    images: Bytes | Floats,
-) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:
+def _measure(images: Bytes | Floats) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:
     """Measure centre (x, y), slant, and standard deviation (x, y) without slant; (B, 1) each."""
     # For uint8 images these sums are whole numbers below 2^53, so they are exact: the bits of an
     # image do not depend on the other images of the batch.

@@ -101,8 +101,7 @@ def add_variants(digits: Dataset, share: float, seed: int) -> Dataset:
     """Append round(share N) synthetic digits, determined by the seed, to N images."""
     drawn = draw_variants(num_variants(len(digits), share), seed)
     return Dataset(
-        np.concatenate([digits.images, drawn.images]),
-        np.concatenate([digits.labels, drawn.labels]),
+        np.concatenate([digits.images, drawn.images]), np.concatenate([digits.labels, drawn.labels])
     )
 
 

@@ -216,11 +216,7 @@ def _by_shape(
 
 
 def _scale(
-    values: NDArray[Any],
-    rows: Ints,
-    scale: int | None,
-    refused: list[Refused],
-    axes: Shape = (0,),
+    values: NDArray[Any], rows: Ints, scale: int | None, refused: list[Refused], axes: Shape = (0,)
 ) -> Pictures:
     """Return numbers as pictures, without those whose scale is unclear."""
     found, problems = levels.to_levels(values, scale)

@@ -5,12 +5,7 @@ import pytest
 
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import deskew
-from nanograd.digits.preparation import (
-    Preparation,
-    deskew_images,
-    prepare,
-    without_deskewing,
-)
+from nanograd.digits.preparation import Preparation, deskew_images, prepare, without_deskewing
 
 NAMES = ["plain", "unit", "standard", "deskewed"]
 

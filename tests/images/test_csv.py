@@ -123,11 +123,7 @@ def test_columns_are_found_by_their_names_in_any_order(
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [
-        [HEADER.replace("label", "y"), *DIGITS],
-        [line.split(",", 1)[1] for line in DIGITS],
-    ],
+    "lines", [[HEADER.replace("label", "y"), *DIGITS], [line.split(",", 1)[1] for line in DIGITS]]
 )
 def test_rows_without_a_label_are_an_error_of_their_own(parse: Parse, lines: list[str]) -> None:
     with pytest.raises(UnlabelledError):
