@@ -68,9 +68,10 @@ def as_rows(images: ArrayLike) -> Bytes:
         given = np.asarray(images)
     except ValueError as error:  # nested lists of different lengths
         raise ArgumentError(f"images must be (N, 28, 28) or (N, 784): {error}") from error
-    if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)) or given.dtype.kind not in "bfui":
-        wanted = "integers or floats, (N, 28, 28) or (N, 784)"
-        raise ArgumentError(f"images must be {wanted}, not {given.dtype} {given.shape}")
+    if given.shape[1:] not in ((SIDE, SIDE), (SIDE * SIDE,)):
+        raise ArgumentError(f"images must be (N, 28, 28) or (N, 784), not {given.shape}")
+    if given.dtype.kind not in "bfui":
+        raise ArgumentError(f"images must be integers or floats, not {given.dtype}")
     rows, problem = array_to_levels(given.reshape(len(given), SIDE * SIDE))
     if problem:
         raise ArgumentError(f"image {problem[0]}: {problem[1]}")

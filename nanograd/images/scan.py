@@ -116,14 +116,15 @@ def scan_files(
         scanned = list(map(scan, files))
     if len(files) < len(all_files):  # the others have been used already
         return scanned, partitions
-    named = {"--image-column": options.image_column}
-    if options.label_column != NO_LABELS:
-        named["--label-column"] = options.label_column
-    present = _names_of(scanned)
-    for flag, name in named.items():
-        if name and present and name not in present:
-            listed = list_names(present)
-            raise UsageError(f"{flag} {name}: no file has this column; there are {listed}")
+    own, whole = [each.schema for each in scanned], [each.whole for each in scanned]
+    label = None if options.label_column == NO_LABELS else options.label_column
+    for flag, name, schemas in (
+        ("--image-column", options.image_column, own),
+        ("--label-column", label, whole),
+    ):
+        lacks = name and not any(name in schema.names for schema in schemas)
+        if lacks and (present := list_names(_names_of(scanned))):
+            raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
     rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
     if len(rejected) == len(scanned):
         [(place, detail), *others] = rejected
