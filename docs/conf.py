@@ -44,7 +44,6 @@ highlight_language = "text"
 smartquotes = False  # flags begin with two hyphens
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 nitpicky = False
 math_renderer = "html:mathml"
 
@@ -160,8 +159,15 @@ def visit_math(translator: Any, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def _name_functions(*event: Any) -> tuple[str, str | None] | None:
+    """Return a signature in which a function as a default is its name."""
+    *_, signature, returned = event
+    return signature and (re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returned)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register what this file adds to Sphinx."""
+    app.connect("autodoc-process-signature", _name_functions)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.add_post_transform(LinkFiles)
     app.connect("source-read", prepare)

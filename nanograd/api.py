@@ -16,8 +16,9 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import decode, normalise
 from nanograd.runtime import storage
-from nanograd.settings.arguments import Place, Polarity, resolved
-from nanograd.settings.specs import PictureFileOptions, ReadOptions
+from nanograd.settings.arguments import resolved
+from nanograd.settings.fields import Place
+from nanograd.settings.specs import PictureFileOptions, Polarity, ReadOptions
 
 
 def load_model(place: Place) -> Model:

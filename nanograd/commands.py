@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import fsdecode
 from time import perf_counter, strftime
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -52,16 +52,8 @@ from nanograd.runtime import events, json_files, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
 from nanograd.runtime.kernel import PORTABLE
 from nanograd.runtime.signals import stop_signals
-from nanograd.settings.arguments import (
-    EvaluateArguments,
-    IngestArguments,
-    InspectArguments,
-    Place,
-    PredictArguments,
-    TrainArguments,
-    places,
-    resolved,
-)
+from nanograd.settings.arguments import places, resolved, takes, takes_input
+from nanograd.settings.fields import Place
 from nanograd.settings.specs import (
     EvaluateSpec,
     ExportSpec,
@@ -75,12 +67,13 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.run import TrainingRun
 
 
+@takes(TrainSpec)
 def train(
     *,
     workers: int | None = 0,
     listener: Listener = ignore,
     spec: TrainSpec | None = None,
-    **settings: Unpack[TrainArguments],
+    **settings: Any,
 ) -> Training:
     """Train a net, or an ensemble, in its run directory; the bits do not depend on `workers`.
 
@@ -165,13 +158,14 @@ def report(
     return WrittenReport(report=written, report_s=round(perf_counter() - began, 3))
 
 
+@takes_input(IngestSpec)
 def ingest(
     inputs: Place | Sequence[Place],
     *,
     workers: int | None = 0,
     listener: Listener = ignore,
     spec: IngestSpec | None = None,
-    **settings: Unpack[IngestArguments],
+    **settings: Any,
 ) -> Ingestion:
     """Convert pictures to Parquet.
 
@@ -189,13 +183,14 @@ def ingest(
         )
 
 
+@takes_input(PredictSpec)
 def predict(
     inputs: Place | Sequence[Place],
     *,
     workers: int | None = 0,
     listener: Listener = ignore,
     spec: PredictSpec | None = None,
-    **settings: Unpack[PredictArguments],
+    **settings: Any,
 ) -> Prediction:
     """Classify the digits in Parquet or CSV files.
 
@@ -239,12 +234,13 @@ def predict(
         )
 
 
+@takes_input(InspectSpec)
 def inspect(
     inputs: Place | Sequence[Place],
     *,
     listener: Listener = ignore,
     spec: InspectSpec | None = None,
-    **settings: Unpack[InspectArguments],
+    **settings: Any,
 ) -> Inspections:
     """Draw each step from a picture to the probabilities.
 
@@ -269,15 +265,17 @@ def inspect(
         with process.one_thread():
             found = inspect_pictures(shown, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model))
-        return Inspections(**summarize(found), left_out=total - len(found), output=chosen.output)
+        counts = {**summarize(found), "left_out": total - len(found)}
+        return Inspections(**counts, output=chosen.output)
 
 
+@takes_input(EvaluateSpec)
 def evaluate(
     model: Place | Model,
     *,
     listener: Listener = ignore,
     spec: EvaluateSpec | None = None,
-    **settings: Unpack[EvaluateArguments],
+    **settings: Any,
 ) -> Evaluation:
     """Measure a model on labelled images.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import prod
 from os import fsdecode
-from typing import Any, TypeAlias, Unpack
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,8 @@ from nanograd.jobs.predict import predicted_columns
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process, storage
-from nanograd.settings.arguments import Place, ReadArguments, as_arguments, resolved
+from nanograd.settings.arguments import as_arguments, method_takes, resolved
+from nanograd.settings.fields import Place
 from nanograd.settings.specs import ReadOptions
 
 # A table of pyarrow, a DataFrame of pandas or polars, or arrays by name, as Ray Data passes them.
@@ -47,7 +48,8 @@ class Predictor:
             have no type of Arrow; a ValueError and a TypeError.
     """
 
-    def __init__(self, model: Place | Model, **options: Unpack[ReadArguments]) -> None:
+    @method_takes(ReadOptions)
+    def __init__(self, model: Place | Model, **options: Any) -> None:
         if not isinstance(model, Model):
             try:
                 model = model_io.load(storage.absolute(fsdecode(model)))

@@ -2,11 +2,10 @@
 
 import signal
 from collections.abc import Callable
-from dataclasses import fields
 from io import BytesIO, StringIO
 from pathlib import Path
 from threading import Thread
-from typing import Any, get_type_hints
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -22,16 +21,7 @@ from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, Event, broadcast
-from nanograd.settings import arguments
-from nanograd.settings.fields import Spec, choices, flag_name, properties
-from nanograd.settings.specs import (
-    EvaluateSpec,
-    IngestSpec,
-    InspectSpec,
-    PredictSpec,
-    ReadOptions,
-)
-from nanograd.settings.train_spec import TrainSpec
+from nanograd.settings.fields import flag_name
 from tests.conftest import Nanograd
 from tests.helpers.drawings import drawings, painted
 from tests.helpers.folders import untimed_contents
@@ -86,28 +76,6 @@ def untimed(line: dict[str, Any]) -> dict[str, Any]:
     left_out = {"start_s", "rows_per_s", "output", "summary", "report", "review", "evaluate_s"}
     timed = {*left_out, "predict_s", "ingest_s", "event", "command"}
     return {name: value for name, value in line.items() if name not in timed}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "spec"),
-    [
-        (arguments.TrainArguments, TrainSpec),
-        (arguments.IngestArguments, IngestSpec),
-        (arguments.PredictArguments, PredictSpec),
-        (arguments.InspectArguments, InspectSpec),
-        (arguments.EvaluateArguments, EvaluateSpec),
-        (arguments.ReadArguments, ReadOptions),
-    ],
-)
-def test_typed_arguments_are_the_fields_of_the_spec(arguments: Any, spec: type[Spec]) -> None:
-    apart = {"workers"} | ({"model"} if spec is EvaluateSpec else set())  # named in the signature
-    known = {each.name: each for each in fields(spec) if not properties(each).terminal}
-
-    hints = get_type_hints(arguments)
-
-    assert hints.keys() == known.keys() - apart
-    for name, hint in hints.items():
-        assert not choices(known[name]) or hint == known[name].type
 
 
 @pytest.mark.parametrize("as_list", [False, True])

@@ -1,139 +1,55 @@
-"""The settings of each command as keyword arguments of its Python function, typed for editors."""
+"""The settings of a command as keyword arguments of its Python function."""
 
+import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from os import PathLike, fsdecode
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from nanograd.errors import ArgumentError, NanogradError, UsageError
-from nanograd.settings.fields import Spec, properties
+from nanograd.settings.fields import REQUIRED, Place, Spec, properties
 
-Place: TypeAlias = str | PathLike[str]
-Polarity: TypeAlias = Literal["auto", "dark-on-light", "light-on-dark"]
-Columns: TypeAlias = str | list[str] | tuple[str, ...]
+P = ParamSpec("P")
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
 S = TypeVar("S", bound=Spec)
 
 
-class _PictureArguments(TypedDict, total=False):
-    polarity: Polarity
-    max_pixels: int
+def takes(spec_class: Callable[P, Spec]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Show the fields of a spec in the signature of a function in place of its `**settings`."""
+
+    def decorate(function: Any) -> Any:
+        signature = inspect.signature(function)
+        *own, _ = signature.parameters.values()
+        for each in fields(cast("type[Spec]", spec_class)):
+            if each.name not in signature.parameters and not properties(each).terminal:
+                default = inspect.Parameter.empty if each.default is REQUIRED else each.default
+                own.append(
+                    inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default)
+                )
+        function.__signature__ = signature.replace(parameters=own)
+        return function
+
+    return decorate
 
 
-class _PictureFileArguments(_PictureArguments, total=False):
-    formats: str
-    max_bytes: int
+def takes_input(
+    spec_class: Callable[P, Spec],
+) -> Callable[[Callable[Concatenate[A, ...], R]], Callable[Concatenate[A, P], R]]:
+    """Do the same for a function with one more argument."""
+    return takes(spec_class)  # type: ignore[arg-type]
 
 
-class _ColumnArguments(TypedDict, total=False):
-    image_column: str | None
-    label_column: str | None
-
-
-class ReadArguments(_PictureArguments, _ColumnArguments, total=False):
-    """Fields of `ReadOptions`."""
-
-    normalise: Literal["auto", "always", "never"]
-    image_root: Place | None
-
-
-class _JobArguments(TypedDict, total=False):
-    address: str | None
-    overwrite: bool
-
-
-class _PartsArguments(_JobArguments, total=False):
-    output: Place
-    sync: bool
-    verify: bool
-    max_broken_files: int
-    dry_run: bool
-    limit: int | None
-
-
-class IngestArguments(_PartsArguments, _PictureFileArguments, total=False):
-    """Fields of `IngestSpec`."""
-
-    label_from: str
-    keep_original: bool
-    part_rows: int
-
-
-class PredictArguments(ReadArguments, _PartsArguments, total=False):
-    """Fields of `PredictSpec`."""
-
-    model: Place
-    keep: Columns
-    no_probabilities: bool
-    review_share: float
-    review_below: float | None
-    rows_per_file: int | None
-    partition_by: Columns
-    format: Literal["parquet", "csv", "jsonl"]
-    retry_quarantine: bool
-    max_error_rate: float
-    plots: bool
-
-
-class InspectArguments(_PictureFileArguments, total=False):
-    """Fields of `InspectSpec`."""
-
-    output: Place
-    model: Place | None
-    limit: int
-
-
-class EvaluateArguments(_ColumnArguments, total=False):
-    """Fields of `EvaluateSpec`; `data` also takes a pair of arrays."""
-
-    data: Any
-    verbose: bool
-
-
-class TrainArguments(_JobArguments, _ColumnArguments, total=False):
-    """Fields of `TrainSpec`; `data` also takes a pair of arrays."""
-
-    data: Any
-    test_split: float | None
-    output: Place | None
-    preset: Literal["classic", "fast", "accurate"]
-    shards: int
-    epochs: int
-    least_rounds: int
-    batch_size: int
-    seed: int
-    hidden: int
-    ensemble: int
-    activation: Literal["sigmoid", "tanh", "relu"]
-    loss: Literal["mse", "cross_entropy"]
-    optimizer: Literal["sgd", "momentum", "adam"]
-    learning_rate: float
-    momentum: float | None
-    schedule: Literal["constant", "cosine"]
-    warmup: int
-    ema: float
-    pixels: Literal["unit", "standard", "deskewed"]
-    width: float
-    height: float
-    elastic: float
-    rotation: float
-    scaling: float
-    shear: float
-    shift: float
-    stroke: float
-    cool_down: float
-    variants: float
-    deskew: Literal["before", "after"]
-    validation_split: float
-    kernel: Literal["native", "portable"]
-    tensorboard: bool
-    mlflow: str | None
-    strict: bool
-    ports: str | None
-    plots: bool
+def method_takes(
+    spec_class: Callable[P, Spec],
+) -> Callable[[Callable[Concatenate[A, B, ...], R]], Callable[Concatenate[A, B, P], R]]:
+    """Do the same for a method with one more argument."""
+    return takes(spec_class)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -1,35 +1,44 @@
 """Specs: validated dataclasses whose fields are the settings of a command.
 
-One field is one flag, one help line and one line of config.toml. Precedence: default < preset <
-config file < environment < flag.
+One field is one flag, one help line, one argument of a Python function and one line of config.toml.
+Precedence: default < preset < config file < environment < flag.
 """
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from itertools import compress
 from json import dumps
 from math import isfinite
+from os import PathLike
 from types import UnionType
-from typing import Any, Literal, Self, cast, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from nanograd.errors import UsageError
+from nanograd.runtime.events import Listener, ignore
 from nanograd.runtime.storage import refuse_credentials
+
+Place: TypeAlias = str | PathLike[str]
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 REQUIRED = MISSING
 
 # Headings of `--help`, in their order.
 GROUPS = (
-    "Options",
-    "Data",
-    "Pictures",
-    "Net",
-    "Optimization",
-    "Training images",
-    "Review",
-    "Existing output",
-    "Limits",
-    "Workers",
-    "Output",
+    *("Options", "Data", "Pictures", "Net", "Optimization", "Training images", "Review"),
+    *("Existing output", "Limits", "Workers", "Output"),
 )
 
 _TYPE_NAMES = {
@@ -39,6 +48,18 @@ _TYPE_NAMES = {
     str: "a string",
     tuple: "a string or a list of strings",
 }
+
+
+class Given(Generic[In, Out]):
+    """Type of a field with Out as its value, for which Python callers may also pass In.
+
+    For mypy, subclasses of a frozen class inherit such a field as In.
+    """
+
+    if TYPE_CHECKING:  # a descriptor, as type checkers see it
+
+        def __get__(self, instance: object, owner: type | None = None) -> Out: ...
+        def __set__(self, instance: object, value: In) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +78,7 @@ class Setting:
 
 
 def setting(default: Any, help_: str, **properties: Any) -> Any:
-    """Return a dataclass field for a setting.
-
-    Args:
-        default: value if none is given; REQUIRED if one must be given.
-        help_: one line for `--help`.
-        properties: of the `Setting`.
-    """
+    """Return a dataclass field; the default is REQUIRED for a setting that must be given."""
     return field(default=default, metadata={"setting": Setting(help=help_, **properties)})
 
 
@@ -76,13 +91,38 @@ def properties(each: Field[Any]) -> Setting:
 class Spec:
     """Base class of the settings of a command; validates every value on creation."""
 
+    if TYPE_CHECKING:  # no fields, but arguments of every function that takes the fields
+        listener: Listener = ignore
+        spec: Any = None
+
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, str) and value_type(each) is tuple:
-                value = (value,)
-                object.__setattr__(self, each.name, value)
-            _validate(each, value)
+            type_, allowed = value_type(each), properties(each)
+            value: Any = getattr(self, each.name)
+            if value is None and each.default is None:
+                continue
+            if isinstance(value, str) and type_ is tuple:
+                object.__setattr__(self, each.name, (value,))
+                value = getattr(self, each.name)
+            texts, problem = value if isinstance(value, tuple) else (value,), ""
+            is_text = [isinstance(text, str) for text in texts]
+            has_type = type(value) is type_ and (type_ is not tuple or all(is_text))
+            if not has_type:
+                problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
+            elif choices(each) and value not in choices(each):
+                problem = f"{value!r}: choose {' or '.join(choices(each))}"
+            elif isinstance(value, float) and not isfinite(value):
+                problem = f"{value}: it must be finite"
+            elif allowed.least is not None and value < allowed.least:
+                problem = f"{value}: it must be at least {allowed.least}"
+            elif allowed.below is not None and value >= allowed.below:
+                problem = f"{value}: it must be less than {allowed.below}"
+            elif allowed.most is not None and value > allowed.most:
+                problem = f"{value}: it must be at most {allowed.most}"
+            for text in compress(texts, is_text):
+                refuse_credentials(text)
+            if problem:
+                raise UsageError(f"{flag_name(each.name)} is {problem}")
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
@@ -114,20 +154,14 @@ class Spec:
         }
 
     def to_toml(self) -> str:
-        """Return the settings as TOML, one per line, without those that are None.
-
-        A list of one value is written as the value.
-        """
-        # TOML spells basic strings, numbers, booleans and arrays as JSON does.
-        return "".join(
-            f"{name} = {dumps(_unpack(value), ensure_ascii=False)}\n"
-            for name, value in asdict(self).items()
-            if value is not None
-        )
-
-
-def _unpack(value: Any) -> Any:
-    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+        """Return the settings that are not None as TOML, a list of one value as the value."""
+        lines = []
+        for name, value in asdict(self).items():
+            if value is not None:
+                plain = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+                # TOML spells basic strings, numbers, booleans and arrays as JSON does.
+                lines.append(f"{name} = {dumps(plain, ensure_ascii=False)}\n")
+        return "".join(lines)
 
 
 def from_toml(text: str, file: str) -> dict[str, Any]:
@@ -148,44 +182,12 @@ def flag_name(name: str) -> str:
 
 
 def value_type(each: Field[Any]) -> type:
-    """Return the type of a field's values other than None.
-
-    >>> @dataclass
-    ... class Example:
-    ...     workers: int | None
-    ...     keep: tuple[str, ...]
-    >>> [value_type(each).__name__ for each in fields(Example)]
-    ['int', 'tuple']
-    """
-    type_ = get_args(each.type)[0] if isinstance(each.type, UnionType) else each.type
+    """Return the type of a field's values other than None: int for int | None."""
+    type_ = get_args(each.type)[1] if get_origin(each.type) is Given else each.type
+    type_ = get_args(type_)[0] if isinstance(type_, UnionType) else type_
     return str if choices(each) else cast("type", get_origin(type_) or type_)
 
 
 def choices(each: Field[Any]) -> tuple[str, ...]:
     """Return the allowed values of a field whose type is a Literal; () for others."""
     return get_args(each.type) if get_origin(each.type) is Literal else ()
-
-
-def _validate(each: Field[Any], value: Any) -> None:
-    """Raise UsageError unless the value has the type, choices and bounds of its setting."""
-    if value is None and each.default is None:
-        return
-    type_: Any = value_type(each)
-    allowed, problem = properties(each), ""
-    if type(value) is not type_ or (type_ is tuple and not all(type(v) is str for v in value)):
-        problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
-    elif choices(each) and value not in choices(each):
-        problem = f"{value!r}: choose {' or '.join(choices(each))}"
-    elif isinstance(value, float) and not isfinite(value):
-        problem = f"{value}: it must be finite"
-    elif allowed.least is not None and value < allowed.least:
-        problem = f"{value}: it must be at least {allowed.least}"
-    elif allowed.below is not None and value >= allowed.below:
-        problem = f"{value}: it must be less than {allowed.below}"
-    elif allowed.most is not None and value > allowed.most:
-        problem = f"{value}: it must be at most {allowed.most}"
-    for text in value if type(value) is tuple else [value]:
-        if isinstance(text, str):
-            refuse_credentials(text)
-    if problem:
-        raise UsageError(f"{flag_name(each.name)} is {problem}")

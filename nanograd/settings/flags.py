@@ -1,7 +1,7 @@
 """Command line flags, generated from the fields of settings."""
 
 from collections.abc import Callable
-from dataclasses import Field, fields
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -9,6 +9,7 @@ import click
 from nanograd.settings.fields import (
     GROUPS,
     REQUIRED,
+    Setting,
     Spec,
     choices,
     flag_name,
@@ -27,35 +28,34 @@ class Places(click.types.StringParamType):
     envvar_list_splitter = "\n"
 
 
+class _Flag(click.Option):
+    """A flag of a setting, or of all commands."""
+
+    def __init__(self, *names: Any, setting: Setting, **attributes: Any) -> None:
+        super().__init__(*names, **attributes)
+        self.setting = setting
+
+
 class SettingsCommand(click.Command):
     """A command whose help lists flags by group; `--help-all` includes the rare ones."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group of flags."""
-        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
-        show_all = ctx.meta.get(_SHOW_ALL)
-        shown = [each for each in options if show_all or not getattr(each, "rare", False)]
-        for group in (*GROUPS, "General"):
-            records = [
-                record
-                for each in shown
-                if getattr(each, "group", "General") == group
-                and (record := each.get_help_record(ctx))
-            ]
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (*GROUPS, "General")}
+        num_hidden = 0
+        for each in self.get_params(ctx):
+            setting = each.setting if isinstance(each, _Flag) else Setting(help="", group="General")
+            if setting.rare and _SHOW_ALL not in ctx.meta:
+                num_hidden += 1
+            elif isinstance(each, click.Option) and (record := each.get_help_record(ctx)):
+                sections[setting.group].append(record)
+        for name, records in sections.items():
             if records:
-                with formatter.section(group):
+                with formatter.section(name):
                     formatter.write_dl(records)
-        if hidden := len(options) - len(shown):
+        if num_hidden:
             formatter.write_paragraph()
-            formatter.write_text(f"--help-all lists {hidden} more options.")
-
-
-class _SettingOption(click.Option):
-    """The flag of a setting."""
-
-    def __init__(self, *names: Any, group: str, rare: bool, **attributes: Any) -> None:
-        super().__init__(*names, **attributes)
-        self.group, self.rare = group, rare
+            formatter.write_text(f"--help-all lists {num_hidden} more options.")
 
 
 def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
@@ -75,32 +75,45 @@ def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
         run = common_flags(run)
         run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
         if any(properties(each).rare for each in fields(spec_class)):
-            run = _help_all(run)
+            run = click.option(
+                "--help-all", is_flag=True, expose_value=False, is_eager=True, callback=_show_all,
+                help="show all options, rare ones included",
+            )(run)  # fmt: skip
         own = spec_class.__annotations__
         required_and_own_first = sorted(
             fields(spec_class),
             key=lambda each: (each.default is not REQUIRED, each.name not in own),
         )
         for each in reversed(required_and_own_first):  # click lists the last one first
-            run = _option(each)(run)
+            type_, about, default = value_type(each), properties(each), each.default
+            help_ = about.help
+            if default is REQUIRED:
+                help_ += " [required]"
+            elif default not in (None, ()) and default is not False:
+                help_ += f" [default: {' '.join(default) if type_ is tuple else default}]"
+            scalar: Any = str if type_ is tuple else type_  # a tuple's flag is repeated
+            if choices(each):
+                scalar = click.Choice(choices(each))
+            run = click.option(
+                *(flag_name(each.name), each.name),
+                cls=_Flag,
+                setting=about,
+                type=Places() if about.lines else scalar,
+                is_flag=type_ is bool,
+                multiple=type_ is tuple,
+                default=None,
+                help=help_,
+            )(run)
         return run
 
     return decorate
 
 
-def _help_all(command: Command) -> Command:
-    """Add the flag `--help-all`."""
-
-    def show(context: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            context.meta[_SHOW_ALL] = True
-            click.echo(context.get_help())
-            context.exit()
-
-    return click.option(
-        "--help-all", is_flag=True, expose_value=False, is_eager=True, callback=show,
-        help="show all options, rare ones included",
-    )(command)  # fmt: skip
+def _show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[_SHOW_ALL] = True
+        click.echo(context.get_help())
+        context.exit()
 
 
 def common_flags(command: Command) -> Command:
@@ -117,28 +130,3 @@ def common_flags(command: Command) -> Command:
             f"--{name}", is_flag=True, expose_value=False, callback=remember, help=help_
         )(command)
     return command
-
-
-def _option(each: Field[Any]) -> Callable[[Command], Command]:
-    type_, about = value_type(each), properties(each)
-    help_ = about.help
-    if each.default is REQUIRED:
-        help_ += " [required]"
-    elif each.default not in (None, ()) and each.default is not False:
-        default = " ".join(each.default) if type_ is tuple else each.default
-        help_ += f" [default: {default}]"
-    scalar: Any = str if type_ is tuple else type_  # a tuple's flag is repeated
-    if about.lines:
-        scalar = Places()
-    return click.option(
-        flag_name(each.name),
-        each.name,
-        cls=_SettingOption,
-        group=about.group,
-        rare=about.rare,
-        type=click.Choice(choices(each)) if choices(each) else scalar,
-        is_flag=type_ is bool,
-        multiple=type_ is tuple,
-        default=None,
-        help=help_,
-    )

@@ -1,13 +1,14 @@
 """The spec of each command but `train`, and the options for reading pictures and tables."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from nanograd.errors import UsageError
-from nanograd.settings.fields import REQUIRED, Spec, flag_name, setting
+from nanograd.settings.fields import REQUIRED, Given, Place, Spec, flag_name, properties, setting
 
 # Set by Ray in the environment of a submitted job.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -16,6 +17,9 @@ _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # is used to photograph digits. MPO (two JPEG pictures in one file, from some phones) is JPEG.
 FORMATS = ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm")
 _REVIEW_SHARE = 0.02
+
+Polarity: TypeAlias = Literal["auto", "dark-on-light", "light-on-dark"]
+Names: TypeAlias = Given[str | Sequence[str], tuple[str, ...]]
 
 DATA = setting(
     ("auto",),
@@ -39,7 +43,8 @@ _content = partial(setting, group="Output", identity=True)
 # Settings that do not.
 _workers = partial(setting, group="Workers")
 _output = partial(setting, group="Output")
-_existing = partial(setting, group="Existing output")
+_EXISTING = "Existing output"
+_existing = partial(setting, group=_EXISTING)
 _limits = partial(setting, group="Limits")
 _review = partial(setting, group="Review", least=0, most=1)
 
@@ -48,15 +53,9 @@ _review = partial(setting, group="Review", least=0, most=1)
 class PictureOptions(Spec):
     """How pictures are decoded."""
 
-    polarity: Literal["auto", "dark-on-light", "light-on-dark"] = _pictures(
-        "auto",
-        "contrast of ink and paper",
-    )
+    polarity: Polarity = _pictures("auto", "contrast of ink and paper")
     max_pixels: int = _pictures(
-        50_000_000,
-        "quarantine pictures with more pixels (width x height)",
-        least=784,
-        rare=True,
+        50_000_000, "quarantine pictures with more pixels (width x height)", least=784, rare=True
     )
 
     @property
@@ -70,28 +69,19 @@ class PictureFileOptions(PictureOptions):
     """How picture files are read."""
 
     formats: str = _pictures(
-        ",".join(FORMATS),
-        "accepted picture formats, whatever the file names",
-        rare=True,
+        ",".join(FORMATS), "accepted picture formats, whatever the file names", rare=True
     )
     max_bytes: int = _pictures(
-        100_000_000,
-        "quarantine picture files with more bytes",
-        least=1,
-        rare=True,
+        100_000_000, "quarantine picture files with more bytes", least=1, rare=True
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         usual = {"jpg": "jpeg", "tif": "tiff"}
-        words = [word for each in self.formats.split(",") if (word := each.strip().lower())]
+        words = filter(None, (each.strip().lower() for each in self.formats.split(",")))
         formats = [usual.get(word, word) for word in words]
-        unknown = sorted(set(formats) - set(FORMATS))
-        if unknown or not formats:
-            raise UsageError(
-                f"--formats {self.formats!r}: {(unknown or ['nothing'])[0]} is none of "
-                f"{', '.join(FORMATS)}"
-            )
+        if not formats or not set(formats) <= set(FORMATS):
+            raise UsageError(f"--formats {self.formats!r}: choose some of {', '.join(FORMATS)}")
         object.__setattr__(self, "formats", ",".join(formats))
 
     @property
@@ -106,15 +96,14 @@ class ReadOptions(PictureOptions):
 
     image_column: str | None = _columns(None, _DETECTED)
     label_column: str | None = _columns(
-        None,
-        "label column, or none to ignore labels [default: label, digit or target]",
+        None, "label column, or none to ignore labels [default: label, digit or target]"
     )
     normalise: Literal["auto", "always", "never"] = _pictures(
         "auto",
         "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (those not "
         "in this form), always or never (use 28 x 28 pictures unchanged)",
     )
-    image_root: str | None = _columns(
+    image_root: Given[Any, str | None] = _columns(
         None,
         "folder or URI of the pictures that rows name instead of holding their bytes [default: "
         "none; such rows are quarantined]",
@@ -136,8 +125,7 @@ class JobSpec(Spec):
         least=0,
     )
     address: str | None = _workers(
-        None,
-        "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]",
+        None, "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"
     )
     overwrite: bool = _output(False, "replace existing output")
     quiet: bool = _output(False, "log warnings and errors only", terminal=True)
@@ -150,9 +138,8 @@ class JobSpec(Spec):
 
     def require_shared(self, output: str | None) -> None:
         """Raise UsageError for an output that a Ray job would write to its temporary folder."""
-        if _IN_JOB in os.environ and not (
-            output and (Path(output).is_absolute() or "://" in output)
-        ):
+        is_shared = output and (Path(output).is_absolute() or "://" in output)
+        if _IN_JOB in os.environ and not is_shared:
             given = f"--output {output} is relative" if output else "--output is missing"
             raise UsageError(
                 f"{given}, and the folder of a Ray job is a temporary copy; give an absolute path "
@@ -171,44 +158,28 @@ class ReportSpec(JobSpec):
 class PartsSpec(JobSpec):
     """Settings shared by the commands that work part by part."""
 
-    output: str = setting(REQUIRED, "output directory or URI")
+    output: Given[Any, str] = setting(REQUIRED, "output directory or URI")
     sync: bool = _existing(
-        False,
-        "replace the rows of changed input files and drop the rows of removed ones",
+        False, "replace the rows of changed input files and drop the rows of removed ones"
     )
     verify: bool = _existing(
-        False,
-        "compare the checksums of all output files and repeat damaged parts",
-        rare=True,
+        False, "compare the checksums of all output files and repeat damaged parts", rare=True
     )
     max_broken_files: int = _limits(
-        0,
-        "exit with code 65 if more input files than this are unreadable",
-        least=0,
-        rare=True,
+        0, "exit with code 65 if more input files than this are unreadable", least=0, rare=True
     )
     dry_run: bool = setting(False, "print what would be done and write nothing")
     limit: int | None = setting(
-        None,
-        "read at most this many rows [default: all]",
-        least=1,
-        group="Limits",
-        identity=True,
+        None, "read at most this many rows [default: all]", least=1, group="Limits", identity=True
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_shared(self.output)
-        self.refuse_with_overwrite(sync=self.sync, verify=self.verify)
-
-    def refuse_with_overwrite(self, **flags: bool) -> None:
-        """Raise UsageError for a flag that is set and has no effect with --overwrite."""
-        for name, is_set in flags.items():
-            if self.overwrite and is_set:
-                raise UsageError(
-                    f"{flag_name(name)} has no effect with --overwrite, which reads every file "
-                    "again"
-                )
+        for each in fields(self) if self.overwrite else ():
+            if properties(each).group == _EXISTING and getattr(self, each.name):
+                flag = flag_name(each.name)
+                raise UsageError(f"{flag} has no effect with --overwrite, which reads all files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +201,8 @@ class IngestSpec(PartsSpec, PictureFileOptions):
 class InspectSpec(PictureFileOptions):
     """Settings of `nanograd inspect`."""
 
-    output: str = setting(REQUIRED, "PNG file or URI for the sheet")
-    model: str | None = setting(
+    output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet")
+    model: Given[Place | None, str | None] = setting(
         None, "model directory or URI to classify with [default: none; probabilities are left out]"
     )
     limit: int = setting(100, "draw at most this many pictures, one per row", least=1, most=1000)
@@ -241,11 +212,10 @@ class InspectSpec(PictureFileOptions):
 class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     """Settings of `nanograd predict`."""
 
-    model: str = _MODEL
+    model: Given[Place, str] = _MODEL
     # What `keep` adds to the output also depends on the files, so the job records the columns.
-    keep: tuple[str, ...] = _output(
-        (),
-        "input column to copy to the output, or '*' for all but the images; may be repeated",
+    keep: Names = _output(
+        (), "input column to copy to the output, or '*' for all but the images; may be repeated"
     )
     no_probabilities: bool = _content(False, "leave out the ten probabilities of each row")
     review_share: float = _review(
@@ -254,8 +224,7 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         "0 = no list",
     )
     review_below: float | None = _review(
-        None,
-        "list every row whose confidence is below this value, instead of a share",
+        None, "list every row whose confidence is below this value, instead of a share"
     )
     rows_per_file: int | None = _content(
         None,
@@ -264,29 +233,21 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         least=1,
         rare=True,
     )
-    partition_by: tuple[str, ...] = _content(
-        (),
-        "column of the predictions to write as folders, as Hive does; may be repeated",
-        rare=True,
+    partition_by: Names = _content(
+        (), "column of the predictions to write as folders, as in Hive; may be repeated", rare=True
     )
     format: Literal["parquet", "csv", "jsonl"] = _content(
-        "parquet",
-        "file format of predictions and quarantine",
+        "parquet", "file format of predictions and quarantine"
     )
     retry_quarantine: bool = _existing(
-        False,
-        "retry quarantined rows, after you fixed the cause or with different settings",
+        False, "retry quarantined rows, after you fixed the cause or with different settings"
     )
     max_error_rate: float = _limits(
-        1.0,
-        "exit with code 65 if more than this share of the rows is quarantined",
-        least=0,
-        most=1,
+        1.0, "exit with code 65 if more than this share of the rows is quarantined", least=0, most=1
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_with_overwrite(retry_quarantine=self.retry_quarantine)
         if self.review_below is not None and self.review_share != _REVIEW_SHARE:
             raise UsageError("--review-share and --review-below exclude each other; give one")
 
@@ -295,8 +256,8 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
 class EvaluateSpec(Spec):
     """Settings of `nanograd evaluate`."""
 
-    model: str = _MODEL
-    data: tuple[str, ...] = DATA
+    model: Given[Place, str] = _MODEL
+    data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
     verbose: bool = setting(
@@ -308,8 +269,10 @@ class EvaluateSpec(Spec):
 class ExportSpec(Spec):
     """Settings of `nanograd export`."""
 
-    model: str = _MODEL
-    output: str = setting(REQUIRED, "ONNX file or URI to write, or to replace; it ends in .onnx")
+    model: Given[Place, str] = _MODEL
+    output: Given[Place, str] = setting(
+        REQUIRED, "ONNX file or URI to write, or to replace; it ends in .onnx"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

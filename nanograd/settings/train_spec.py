@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from nanograd.errors import UsageError
 from nanograd.runtime.kernel import NATIVE, PORTABLE
-from nanograd.settings.fields import setting
+from nanograd.settings.fields import Given, Place, setting
 from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 
 # Of --optimizer momentum, if none is given.
@@ -31,20 +31,21 @@ PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
 
 # Settings that decide the bits of the model.
 _net = partial(setting, identity=True, group="Net")
+_rare_net = partial(_net, rare=True)
 _optimization = partial(setting, identity=True, group="Optimization")
+_rare_optimization = partial(_optimization, rare=True)
 _images = partial(setting, identity=True, group="Training images", rare=True)
 _strength = partial(_images, least=0)
 # Settings that do not.
 _data = partial(setting, group="Data")
 _workers = partial(setting, group="Workers", rare=True)
 _output = partial(setting, group="Output")
+_rare_output = partial(_output, rare=True)
+_SHARE = {"least": 0, "below": 1}
 
 
 def default_shards(batch_size: int) -> int:
-    """Return S for a batch size.
-
-    A matrix product is efficient with 64 rows or more, and there can be no more workers than
-    shards; benchmarks/results has the figures.
+    """Return S: a matrix product is efficient with 64 rows or more (benchmarks/results).
 
     >>> [default_shards(size) for size in (1, 32, 128, 256, 384, 512, 1024)]
     [1, 2, 2, 4, 6, 8, 8]
@@ -56,21 +57,21 @@ def default_shards(batch_size: int) -> int:
 class TrainSpec(ReportSpec):
     """Settings of `nanograd train`."""
 
-    data: tuple[str, ...] = DATA
+    data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
     test_split: float | None = _data(
         None,
         "share of each digit's images to hold out for testing, if a data set has no test images "
         "[default: 0.1]",
-        least=0,
-        below=1,
+        **_SHARE,
         rare=True,
     )
-    output: str | None = _output(None, "run directory or URI [default: runs/PRESET-TIME]")
+    output: Given[Place | None, str | None] = _output(
+        None, "run directory or URI [default: runs/PRESET-TIME]"
+    )
     preset: Literal["classic", "fast", "accurate"] = setting(
-        "fast",
-        "named set of defaults; the defaults shown here are those of fast",
+        "fast", "named set of defaults; the defaults shown here are those of fast"
     )
     shards: int = _workers(
         0,
@@ -81,11 +82,8 @@ class TrainSpec(ReportSpec):
         identity=True,
     )
     epochs: int = _optimization(12, "passes over the training set", least=1)
-    least_rounds: int = _optimization(
-        0,
-        "minimum number of optimizer steps; small training sets get more epochs",
-        least=0,
-        rare=True,
+    least_rounds: int = _rare_optimization(
+        0, "minimum number of optimizer steps; small training sets get more epochs", least=0
     )
     batch_size: int = _optimization(512, "images per round, summed over all workers", least=1)
     seed: int = _optimization(0, "random seed", least=0, below=2**63)
@@ -94,36 +92,24 @@ class TrainSpec(ReportSpec):
         1, "number of nets, trained one after another; their probabilities are averaged", least=1
     )
     activation: Literal["sigmoid", "tanh", "relu"] = _net(
-        "relu",
-        "activation function of the hidden units",
-        rare=True,
+        "relu", "activation function of the hidden units", rare=True
     )
-    loss: Literal["mse", "cross_entropy"] = _net(
-        "cross_entropy",
-        "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)",
-        rare=True,
+    loss: Literal["mse", "cross_entropy"] = _rare_net(
+        "cross_entropy", "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)"
     )
     optimizer: Literal["sgd", "momentum", "adam"] = _optimization("momentum", "optimizer")
     learning_rate: float = _optimization(0.3, "peak learning rate", least=0)
-    momentum: float | None = _optimization(
-        None,
-        "momentum coefficient; needs --optimizer momentum [default: 0.9]",
-        least=0,
-        below=1,
-        rare=True,
+    momentum: float | None = _rare_optimization(
+        None, "momentum coefficient; needs --optimizer momentum [default: 0.9]", **_SHARE
     )
     schedule: Literal["constant", "cosine"] = _optimization(
-        "cosine",
-        "learning rate schedule, after the warm-up",
-        rare=True,
+        "cosine", "learning rate schedule, after the warm-up", rare=True
     )
     warmup: int = _optimization(80, "rounds of linear learning rate warm-up", least=0, rare=True)
-    ema: float = _optimization(
+    ema: float = _rare_optimization(
         0.99,
         "decay of the exponential moving average of the weights; 0 = use the last weights",
-        least=0,
-        below=1,
-        rare=True,
+        **_SHARE,
     )
     pixels: Literal["unit", "standard", "deskewed"] = _images(
         "deskewed",
@@ -169,15 +155,10 @@ class TrainSpec(ReportSpec):
         below=1,
     )
     deskew: Literal["before", "after"] = _images(
-        "after",
-        "deskew training images before or after distorting them; needs --pixels deskewed",
+        "after", "deskew training images before or after distorting them; needs --pixels deskewed"
     )
     validation_split: float = _data(
-        0.1,
-        "fraction of the training images to hold out for validation",
-        least=0,
-        below=1,
-        identity=True,
+        0.1, "fraction of the training images to hold out for validation", **_SHARE, identity=True
     )
     kernel: Literal["native", "portable"] = _workers(
         NATIVE,
@@ -186,19 +167,15 @@ class TrainSpec(ReportSpec):
         rare=False,
         identity=True,
     )
-    tensorboard: bool = _output(
-        False,
-        "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)",
-        rare=True,
+    tensorboard: bool = _rare_output(
+        False, "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)"
     )
-    mlflow: str | None = _output(
+    mlflow: str | None = _rare_output(
         None,
         "also log settings, metrics and model to this MLflow tracking URI (package: mlflow-skinny)",
-        rare=True,
     )
     strict: bool = _workers(
-        False,
-        "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
+        False, "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable"
     )
     ports: str | None = _workers(
         None, "range A-B of TCP ports for connections between hosts [default: any free port]"
@@ -218,7 +195,7 @@ class TrainSpec(ReportSpec):
                 f"--batch-size {self.batch_size} is less than --shards {self.shards}: every shard "
                 "needs an image per round; raise --batch-size or lower --shards"
             )
-        if self.workers is not None and self.workers > self.shards:
+        if (self.workers or 0) > self.shards:
             raise UsageError(
                 f"--workers {self.workers} is more than --shards {self.shards}: every worker needs "
                 "a shard; lower --workers or raise --shards"
@@ -230,10 +207,8 @@ class TrainSpec(ReportSpec):
             ("--deskew after", self.deskew == "after", "pixels", "deskewed"),
         ):
             if is_given and (actual := getattr(self, name)) != needed:
-                raise UsageError(
-                    f"{flag} has no effect with --{name} {actual}; "
-                    f"leave it out or use --{name} {needed}"
-                )
+                hint = f"leave it out or use --{name} {needed}"
+                raise UsageError(f"{flag} has no effect with --{name} {actual}; {hint}")
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
@@ -261,21 +236,17 @@ class TrainSpec(ReportSpec):
         return range(first, last + 1)
 
     def nets(self) -> list["TrainSpec"]:
-        """Return the spec of each net to train.
-
-        The nets of an ensemble differ in seed and in the size of digits, and all but the first
-        learn fewer variants.
-        """
+        """Return the spec of each net, with its own seed, size of digits and share of variants."""
         deskewed = self.pixels == "deskewed"
         sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deskewed else ()))
-        return [
-            replace(
-                self,
-                ensemble=1,
-                seed=self.seed + n,
-                width=width,
-                height=height,
-                variants=self.variants * (_ENSEMBLE_VARIANTS if n else 1.0),
-            )
-            for n, (width, height) in enumerate(islice(cycle(sizes), self.ensemble))
-        ]
+        found = []
+        for n, (width, height) in enumerate(islice(cycle(sizes), self.ensemble)):
+            variants = self.variants * (_ENSEMBLE_VARIANTS if n else 1.0)
+            values: Any = {
+                "seed": self.seed + n,
+                "width": width,
+                "height": height,
+                "variants": variants,
+            }
+            found.append(replace(self, ensemble=1, **values))
+        return found
