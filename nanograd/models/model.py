@@ -14,6 +14,7 @@ anything unknown to this version.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from platform import python_version
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from nanograd import __version__
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.preparation import Preparation, as_rows, deskew_images, scale
 from nanograd.errors import DataError
-from nanograd.models import model_card
 from nanograd.models.reference import REFERENCE_TENSORS, Reference, to_probabilities
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Architecture, Params
@@ -79,14 +79,9 @@ class Assessment(NamedTuple):
 
 
 def mean_scores(nets: Sequence[Net], images: NDArray[Any]) -> Floats:
-    """Average the scores of nets; unlike `Model.assess`, the scores are not calibrated.
+    """Average the scores of nets, (N, C) float32 in [0, 1], which are not calibrated.
 
-    Args:
-        nets: at least one.
-        images: (N, D) inputs before preparation; for digits (N, 784) uint8, ink 255 on 0.
-
-    Returns:
-        (N, C) float32 in [0, 1].
+    Images are (N, D) inputs before preparation; for digits (N, 784) uint8, ink 255 on 0.
     """
     scores = np.empty((len(images), nets[0].architecture.classes), np.float32)
     for chunk, part, _ in _score_chunks(nets, images):
@@ -121,13 +116,10 @@ class Model:
         return f"<Model {self.params_sha256()[:12]}: {nets}>"
 
     def assess(self, images: Bytes) -> Assessment:
-        """Compute probabilities of the digits, and how unfamiliar each image is.
+        """Compute probabilities and unfamiliarity of (N, 784) uint8 images, ink 255 on 0.
 
         The mean scores of the nets become probabilities by the temperature. The unfamiliarity is
         measured against the training images of the predicted class.
-
-        Args:
-            images: (N, 784) uint8, ink 255 on 0.
         """
         scores = np.empty((len(images), NUM_CLASSES), np.float32)
         unfamiliarity = np.empty(len(images), np.float32)
@@ -141,14 +133,11 @@ class Model:
         return self.assess(images).probabilities
 
     def predict(self, images: ArrayLike) -> Ints:
-        """Classify images.
+        """Classify images; return (N,) int64, 0 to 9.
 
         Args:
             images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST. Any
                 numeric dtype; the scale is 0..255 or 0..1 (see `nanograd.digits.levels`).
-
-        Returns:
-            (N,) int64, 0 to 9.
 
         Raises:
             ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
@@ -156,31 +145,19 @@ class Model:
         return np.asarray(self.predict_proba(images).argmax(axis=1), np.int64)
 
     def predict_proba(self, images: ArrayLike) -> Floats:
-        """Compute the probability of each digit for each image.
-
-        Args:
-            images: as in `predict`.
+        """Compute the probability of each digit for the images of `predict`.
 
         Returns:
             (N, 10) float32 in [0, 1], the same bits as in the output of `nanograd predict`.
-
-        Raises:
-            ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
         """
         with process.one_thread():
             return self.probabilities(as_rows(images))
 
     def unfamiliarity(self, images: ArrayLike) -> Floats:
-        """Compute how different each image is from the digits of the training set.
-
-        Args:
-            images: as in `predict`.
+        """Compute how different the images of `predict` are from the digits of the training set.
 
         Returns:
             (N,) float32 in [0, 1]. Of strongly distorted training images, 6 % are above 0.5.
-
-        Raises:
-            ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
         """
         with process.one_thread():
             return self.assess(as_rows(images)).unfamiliarity
@@ -203,11 +180,7 @@ class Model:
 
 
 def save(model: Model, folder: str) -> None:
-    """Write a model directory, its manifest last.
-
-    Raises:
-        StorageError: a file cannot be written.
-    """
+    """Write a model directory, its manifest last."""
     tensors = {
         f"{number}.{name}": np.ascontiguousarray(getattr(net.params, name))
         for number, net in enumerate(model.nets)
@@ -220,9 +193,7 @@ def save(model: Model, folder: str) -> None:
         "reference": model.reference.config(),
     }
     files = {"model.safetensors": save_tensors(tensors), "config.json": json_files.encode(config)}
-    nets = [(net.architecture, net.preparation) for net in model.nets]
-    card = model_card.write(nets, model.about).encode(errors="backslashreplace")
-    for name, data in {"README.md": card, **files}.items():
+    for name, data in {"README.md": model_card(model), **files}.items():
         storage.commit(storage.join(folder, name), data)
     manifest = {
         "format": FORMAT,
@@ -234,13 +205,26 @@ def save(model: Model, folder: str) -> None:
     json_files.commit_manifest(storage.join(folder, MANIFEST), manifest)
 
 
+def model_card(model: Model) -> bytes:
+    """Render README.md in the format of Hugging Face, whose metadata are YAML at the start.
+
+    References:
+        Mitchell et al. (2019), "Model cards for model reporting"; Hugging Face, "Model cards".
+    """
+    from jinja2 import Template  # noqa: PLC0415 - slow to import, and only needed to save a model
+
+    text = files("nanograd.models").joinpath("model_card.md").read_text()
+    template = Template(text, keep_trailing_newline=True)
+    card = str(template.render(nets=model.nets, about=model.about, version=__version__))
+    return card.encode(errors="backslashreplace")
+
+
 def load(folder: str) -> Model:
     """Read a model directory and verify its checksums.
 
     Raises:
         DataError: the folder is no model directory, a checksum does not match, or the format or a
             preparation is unknown.
-        StorageError: a file cannot be read.
     """
     if not storage.exists(storage.join(folder, MANIFEST)):
         if not storage.exists(folder):
@@ -259,10 +243,8 @@ def load(folder: str) -> Model:
         files = {name: storage.read(storage.join(folder, name)) for name in _FILES}
         for name, data in files.items():
             if storage.checksum(data) != manifest["files"][name]:
-                raise DataError(
-                    f"{storage.join(folder, name)} is damaged: its SHA-256 is not the one in "
-                    f"{MANIFEST}; restore the model directory or train again"
-                )
+                place = storage.join(folder, name)
+                raise DataError(f"{place} is damaged (SHA-256); restore it or train again")
         config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
         if not (entries := config["nets"]):
             raise ValueError("it has no nets")

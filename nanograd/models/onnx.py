@@ -8,10 +8,12 @@ References:
     schemas", opset 18.
 """
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -22,16 +24,18 @@ from nanograd.digits.preparation import Preparation, affine
 from nanograd.digits.resample import ROW
 from nanograd.models.model import Model, Net
 from nanograd.models.reference import FAINT, INNER, LEAST_SCORE, Reference
-from nanograd.runtime.arrays import Ints
 
 OPSET = 18
 _IR_VERSION = 9  # of onnx 1.14 (2023), which reads opset 18
 _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
-
+_OPERATORS: dict[np.ufunc, str] = {
+    **{np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.divide: "Div", np.power: "Pow"},
+    **{np.maximum: "Max", np.floor: "Floor", np.rint: "Round", np.sqrt: "Sqrt"},
+}
 _COLUMNS = np.array([1])  # the axis of columns
 
-# An input of an operator: the name of a value in the graph, or a constant.
-Operand: TypeAlias = str | NDArray[Any] | np.generic
+# A _Value, to which functions of numpy apply. (Their types know arrays alone.)
+Value: TypeAlias = Any
 
 
 def graph(model: Model) -> bytes:
@@ -41,29 +45,25 @@ def graph(model: Model) -> bytes:
     `probabilities`, (N, 10) float32, and `unfamiliarity`, (N,) float32, both in [0, 1].
     """
     build = _Builder()
-    images = build("Reshape", "images", np.array([-1, NUM_PIXELS]))
-    pixels = [_add_deskewing(build, net.preparation, images) for net in model.nets]
-    scores = [_add_scores(build, *each) for each in zip(model.nets, pixels, strict=True)]
+    images = build("Reshape", _Value(build, "images"), np.array([-1, NUM_PIXELS]))
+    pixels = [_deskew(build, net.preparation, images) for net in model.nets]
+    scores = [_score(build, *each) for each in zip(model.nets, pixels, strict=True)]
     mean = scores[0] if len(scores) == 1 else build("Mean", *scores)
     best = build("ArgMax", mean, axis=1, keepdims=0)
-    _add_unfamiliarity(build, model.reference, pixels[0], best)
+    _measure_unfamiliarity(build, model.reference, pixels[0], best)
     # `to_probabilities`
-    shares = build("Max", mean, LEAST_SCORE)
-    shares = build("Div", shares, build("ReduceMax", shares, _COLUMNS))
-    powers = build("Pow", shares, np.float32(1 / model.reference.temperature))
+    shares = np.maximum(mean, LEAST_SCORE)
+    shares = shares / build("ReduceMax", shares, _COLUMNS)
+    powers = shares ** np.float32(1 / model.reference.temperature)
     build("Div", powers, build("ReduceSum", powers, _COLUMNS), output="probabilities")
     value = helper.make_tensor_value_info
+    inputs = [value("images", TensorProto.UINT8, ["N", SIDE, SIDE])]
+    outputs = [
+        value("probabilities", TensorProto.FLOAT, ["N", NUM_CLASSES]),
+        value("unfamiliarity", TensorProto.FLOAT, ["N"]),
+    ]
     proto = helper.make_model(
-        helper.make_graph(
-            build.nodes,
-            "nanograd",
-            [value("images", TensorProto.UINT8, ["N", SIDE, SIDE])],
-            [
-                value("probabilities", TensorProto.FLOAT, ["N", NUM_CLASSES]),
-                value("unfamiliarity", TensorProto.FLOAT, ["N"]),
-            ],
-            build.constants,
-        ),
+        helper.make_graph(build.nodes, "nanograd", inputs, outputs, build.constants),
         producer_name="nanograd",
         producer_version=__version__,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -81,121 +81,101 @@ class _Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def __call__(self, operator: str, *inputs: Operand, output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; return the name of the output."""
-        name = output or f"v{len(self.nodes)}"
-        self.add(operator, inputs, [name], **attributes)
-        return name
-
-    def add(
-        self, operator: str, inputs: tuple[Operand, ...], outputs: list[str], **attributes: Any
-    ) -> None:
-        """Add a node."""
-        names = []
+    def __call__(self, operator: str, *inputs: Any, output: str = "", **attributes: Any) -> Value:
+        """Add a node, and the constants among its inputs; return its value."""
+        names, output = [], output or f"v{len(self.nodes)}"
         for each in inputs:
-            if isinstance(each, str):
-                names.append(each)
-            else:
-                names.append(f"c{len(self.constants)}")
+            names.append(each.name if isinstance(each, _Value) else f"c{len(self.constants)}")
+            if not isinstance(each, _Value):
                 self.constants.append(numpy_helper.from_array(np.asarray(each), names[-1]))
-        self.nodes.append(helper.make_node(operator, names, outputs, **attributes))
-
-    def cast(self, value: Operand, to: int) -> str:
-        """Convert a value to another data type."""
-        return self("Cast", value, to=to)
+        self.nodes.append(helper.make_node(operator, names, [output], **attributes))
+        return _Value(self, output)
 
 
-def _add_deskewing(build: _Builder, preparation: Preparation, images: str) -> str:
-    """Add deskewing: (N, 784) uint8 to (N, 784) float32."""
-    pixels = build.cast(images, TensorProto.FLOAT)
+@dataclass
+class _Value(NDArrayOperatorsMixin):
+    """A value in the graph; functions and operators of numpy add nodes."""
+
+    build: _Builder
+    name: str
+
+    def __array_ufunc__(self, function: np.ufunc, _: str, *inputs: Any) -> Value:
+        return self.build(_OPERATORS[function], *inputs)
+
+
+def _deskew(build: _Builder, preparation: Preparation, images: Value) -> Value:
+    """Deskew as `digits.deskew`: (N, 784) uint8 to (N, 784) float32."""
+    pixels = build("Cast", images, to=TensorProto.FLOAT)
     if preparation.name != "deskewed":
         return pixels
-    sums = [f"sum{len(build.nodes)}_{number}" for number in range(MONOMIALS.shape[1])]
-    product = build("MatMul", build.cast(images, TensorProto.DOUBLE), MONOMIALS)
-    build.add("Split", (product,), sums, axis=1, num_outputs=len(sums))
-    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
-    one = np.float64(1)
-    mass = build("Max", mass, one)
-    mean_x, mean_y = build("Div", sum_x, mass), build("Div", sum_y, mass)
-    spread_y = build("Sub", sum_yy, build("Mul", sum_y, mean_y))
-    covariance = build("Sub", sum_xy, build("Mul", sum_x, mean_y))
-    slant = build("Div", covariance, build("Max", spread_y, one))
+    exact = build("Cast", images, to=TensorProto.DOUBLE)
+    mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = (
+        build("MatMul", exact, monomial[:, None]) for monomial in MONOMIALS.T
+    )
+    mass = np.maximum(mass, np.float64(1))
+    mean_x, mean_y = sum_x / mass, sum_y / mass
+    spread_y, covariance = sum_yy - sum_y * mean_y, sum_xy - sum_x * mean_y
+    slant = covariance / np.maximum(spread_y, np.float64(1))
     slant = build("Clip", slant, np.float64(-MAX_SLANT), np.float64(MAX_SLANT))
-    spread_x = build("Sub", sum_xx, build("Mul", sum_x, mean_x))
-    spread_x = build("Sub", spread_x, build("Mul", slant, covariance))
+    spread_x = sum_xx - sum_x * mean_x - slant * covariance
+
+    def scale(distance: NDArray[np.int64], spread: Value, target: float) -> Value:
+        constant = distance.astype(np.float64)
+        if not target:
+            return constant
+        deviation = np.sqrt(np.maximum(spread, np.float64(0)) / mass)
+        limits = np.float64(1 / MAX_STRETCH), np.float64(MAX_STRETCH)
+        return build("Clip", deviation / np.float64(target), *limits) * constant
+
     row, column = np.divmod(np.arange(NUM_PIXELS), SIDE)
-    dx = _add_scaling(build, column - SIDE // 2, spread_x, mass, preparation.width)
-    dy = _add_scaling(build, row - SIDE // 2, spread_y, mass, preparation.height)
-    x = build("Add", build("Add", mean_x, dx), build("Mul", slant, dy))
-    y = build("Add", mean_y, dy)
-    x, y = (build.cast(each, TensorProto.FLOAT) for each in (x, y))
+    beside = scale(column - SIDE // 2, spread_x, preparation.width)
+    down = scale(row - SIDE // 2, spread_y, preparation.height)
     # Interpolate each image at (x, y); pixels outside the image are 0.
+    x, y = (
+        build("Clip", build("Cast", each, to=TensorProto.FLOAT), np.float32(-1), np.float32(SIDE))
+        + np.float32(1)
+        for each in (mean_x + beside + slant * down, mean_y + down)
+    )
     margins = np.array([0, 1, 1, 0, ROW - SIDE - 1, ROW - SIDE - 1])
     padded = build("Pad", build("Reshape", pixels, np.array([-1, SIDE, SIDE])), margins)
     flat = build("Reshape", padded, np.array([-1, ROW * ROW]))
-    moved = [
-        build("Add", build("Clip", each, np.float32(-1), np.float32(SIDE)), np.float32(1))
-        for each in (x, y)
-    ]
-    whole = [build("Floor", each) for each in moved]
-    share_x, share_y = (build("Sub", *pair) for pair in zip(moved, whole, strict=True))
-    position = build("Add", build("Mul", whole[1], np.float32(ROW)), whole[0])
-    index = build.cast(position, TensorProto.INT64)
-    corners = [
-        build("GatherElements", flat, build("Add", index, np.int64(step)), axis=1)
+    left, top = np.floor(x), np.floor(y)
+    first = build("Cast", top * np.float32(ROW) + left, to=TensorProto.INT64)
+    a, b, c, d = (
+        build("GatherElements", flat, first + np.int64(step), axis=1)
         for step in (0, 1, ROW, ROW + 1)
-    ]
-
-    def interpolate(start: str, end: str, share: str) -> str:
-        return build("Add", build("Mul", build("Sub", end, start), share), start)
-
-    above = interpolate(corners[0], corners[1], share_x)
-    below = interpolate(corners[2], corners[3], share_x)
-    return build("Round", interpolate(above, below, share_y))
+    )
+    above, below = (b - a) * (x - left) + a, (d - c) * (x - left) + c
+    return np.rint((below - above) * (y - top) + above)
 
 
-def _add_scaling(build: _Builder, distance: Ints, spread: str, mass: str, target: float) -> Operand:
-    """Scale distances from the centre so that the deviation of the ink becomes `target`."""
-    constant = distance.astype(np.float64)
-    if not target:
-        return constant
-    deviation = build("Sqrt", build("Div", build("Max", spread, np.float64(0)), mass))
-    stretch = build("Div", deviation, np.float64(target))
-    limits = np.float64(1 / MAX_STRETCH), np.float64(MAX_STRETCH)
-    return build("Mul", constant, build("Clip", stretch, *limits))
-
-
-def _add_scores(build: _Builder, net: Net, pixels: str) -> str:
-    """Add the net: (N, 784) float32 pixels to (N, 10) float32 scores."""
+def _score(build: _Builder, net: Net, pixels: Value) -> Value:
+    """Compute the net: (N, 784) float32 pixels to (N, 10) float32 scores."""
     params, architecture = net.params, net.architecture
     factor, offset = map(np.float32, affine(net.preparation))
-    inputs = build("Add", build("Mul", pixels, factor), offset)
-    z1 = build("Gemm", inputs, params.w1, params.b1)
+    z1 = build("Gemm", pixels * factor + offset, params.w1, params.b1)
     z2 = build("Gemm", build(_ACTIVATIONS[architecture.activation], z1), params.w2, params.b2)
     return build("Sigmoid", z2) if architecture.loss == "mse" else build("Softmax", z2, axis=1)
 
 
-def _add_unfamiliarity(build: _Builder, reference: Reference, pixels: str, best: str) -> None:
-    """Add `Reference.unfamiliarity` of deskewed pixels, (N, 784) float32, and predicted classes."""
-    brightest = build("Max", build("ReduceMax", pixels, _COLUMNS), np.float32(1))
-    stretched = build("Mul", pixels, build("Div", np.float32(255), brightest))
+def _measure_unfamiliarity(
+    build: _Builder, reference: Reference, pixels: Value, best: Value
+) -> None:
+    """Compute `Reference.unfamiliarity` of deskewed pixels, (N, 784) float32, and best classes."""
+    brightest = np.maximum(build("ReduceMax", pixels, _COLUMNS), np.float32(1))
+    stretched = pixels * (np.float32(255) / brightest)
     means = reference.means.astype(np.float32)
-    z = build("Sub", stretched, build("Gather", means, best))
+    z = stretched - build("Gather", means, best)
     # Compute the products with the directions of all classes, then select those of `best`.
     directions = reference.directions.astype(np.float32)
     offsets = np.einsum("ckp,cp->ck", directions, means[:, INNER])
     inner = build("Gather", stretched, INNER, axis=1)
-    products = build("MatMul", inner, directions.reshape(-1, len(INNER)).T)
-    products = build("Sub", products, offsets.reshape(-1))
-    squares = build("Mul", products, products)
-    weighted = build("Mul", squares, reference.weights.reshape(-1))
+    products = build("MatMul", inner, directions.reshape(-1, len(INNER)).T) - offsets.reshape(-1)
+    weighted = products * products * reference.weights.reshape(-1)
     weighted = build("Reshape", weighted, np.array([-1, *reference.weights.shape]))
     along = build("ReduceSum", weighted, np.array([2]), keepdims=0)
     column = build("Unsqueeze", best, _COLUMNS)
-    scale = build("Gather", reference.scales, column)
-    residual = build("Mul", build("ReduceSumSquare", z, _COLUMNS), scale)
-    distance = build("Add", residual, build("GatherElements", along, column, axis=1))
-    distance = build("Max", distance, build("Div", FAINT, brightest))
-    fourth = build("Pow", distance, np.float32(4))
-    share = build("Div", fourth, build("Add", fourth, np.float32(1)))
-    build("Squeeze", share, _COLUMNS, output="unfamiliarity")
+    residual = build("ReduceSumSquare", z, _COLUMNS) * build("Gather", reference.scales, column)
+    distance = residual + build("GatherElements", along, column, axis=1)
+    fourth = np.maximum(distance, FAINT / brightest) ** np.float32(4)
+    build("Squeeze", fourth / (fourth + np.float32(1)), _COLUMNS, output="unfamiliarity")

@@ -74,14 +74,11 @@ class Reference:
         return {name: getattr(self, name) for name in _TENSORS}
 
     def unfamiliarity(self, images: Bytes, classes: NDArray[np.integer]) -> Floats:
-        """Compute d^4 / (1 + d^4).
+        """Compute d^4 / (1 + d^4), (B,) float32 in [0, 1].
 
         Args:
             images: (B, 784) uint8, deskewed.
             classes: (B,) predicted classes.
-
-        Returns:
-            (B,) float32 from 0, for the mean of the class, to 1.
         """
         fourth = self.distances(images, classes) ** 4
         return np.asarray(fourth / (1 + fourth))
@@ -117,15 +114,7 @@ _TENSORS: dict[str, tuple[type, tuple[int, ...]]] = {
 
 
 def stretch(images: Bytes, brightest: Floats) -> Floats:
-    """Scale images until their brightest pixel is 255.
-
-    Args:
-        images: (B, 784) uint8.
-        brightest: (B,) float32, maximum of each image, at least 1.
-
-    Returns:
-        (B, 784) float32.
-    """
+    """Scale images, (B, 784) uint8, to a maximum of 255; `brightest` has their maxima, >= 1."""
     stretched = images.astype(np.float32)
     if (brightest < 255).any():
         stretched *= (np.float32(255) / brightest)[:, None]
@@ -133,16 +122,9 @@ def stretch(images: Bytes, brightest: Floats) -> Floats:
 
 
 def to_probabilities(scores: Floats, temperature: float = 1.0) -> Floats:
-    """Raise scores to the power 1 / T and divide each row by its sum.
+    """Raise scores, (B, C) float32 from 0 to 1, to the power 1 / T; divide each row by its sum.
 
     For one net with softmax outputs, the result is softmax(z / T). The order within a row stays.
-
-    Args:
-        scores: (B, C) float32, from 0 to 1.
-        temperature: T > 0.
-
-    Returns:
-        (B, C) float32; each row sums to 1.
 
     >>> to_probabilities(np.float32([[0.75, 0.25], [0, 0]]), 0.5).tolist()
     [[0.8999999761581421, 0.10000000149011612], [0.5, 0.5]]
@@ -154,7 +136,7 @@ def to_probabilities(scores: Floats, temperature: float = 1.0) -> Floats:
 
 
 def fit_temperature(scores: Floats, labels: NDArray[np.integer]) -> float:
-    """Find the temperature with the smallest negative log-likelihood.
+    """Find the temperature, from 0.2 to 5, with the smallest negative log-likelihood.
 
     With b = 1 / T, the log-likelihood mean(b log s_label - log sum_k s_k^b) is concave in b.
     Bisection finds the root of its derivative, mean(log s_label - sum_k p_k log s_k).
@@ -162,9 +144,6 @@ def fit_temperature(scores: Floats, labels: NDArray[np.integer]) -> float:
     Args:
         scores: (N, C) float32, from 0 to 1.
         labels: (N,) classes of the images.
-
-    Returns:
-        The temperature, from 0.2 to 5.
     """
     logs = np.log(np.maximum(scores, LEAST_SCORE).astype(np.float64))
     logs -= logs.max(axis=1, keepdims=True)

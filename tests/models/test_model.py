@@ -50,10 +50,3 @@ def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets() -> None:
 
     assert len({model.params_sha256() for model in models}) == len(models)
     assert len({model.sha256() for model in models}) == len(models)
-
-
-def test_repr_names_the_nets_and_prints_no_parameters() -> None:
-    text = repr(some_ensemble())
-
-    nets = ", ".join(f"784-{net.architecture.hidden}-10" for net in some_ensemble().nets)
-    assert text == f"<Model {some_ensemble().params_sha256()[:12]}: {nets}>"
