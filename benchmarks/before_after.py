@@ -14,8 +14,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from nanograd.images import sources
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import trace
-from nanograd.report.inspection import Inspection
-from nanograd.report.sheet import draw_panels, draw_text
+from nanograd.report.sheet import Inspection, draw_panels, draw_text
 from simulators.photos import photograph
 from simulators.scenes import KINDS
 

@@ -46,7 +46,6 @@ from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import Report, write_report
-from nanograd.report.inspection import find_pictures, inspect_pictures, summarize
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, json_files, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
@@ -258,14 +257,14 @@ def inspect(
         output = storage.absolute(chosen.output)
         sheet.check_output(output)
         model = model_io.load(chosen.model) if chosen.model else None
-        shown, total = find_pictures(places(inputs), chosen.limit, output)
+        shown, total = sheet.find_pictures(places(inputs), chosen.limit, output)
         if total > chosen.limit:
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
-            found = inspect_pictures(shown, chosen, model)
+            found = sheet.inspect_pictures(shown, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model))
-        counts = {**summarize(found), "left_out": total - len(found)}
+        counts = {**sheet.summarize(found), "left_out": total - len(found)}
         return Inspections(**counts, output=chosen.output)
 
 

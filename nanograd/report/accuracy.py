@@ -5,58 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.digits.dataset import NUM_CLASSES, SIDE
+from nanograd.digits.dataset import SIDE
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
-from nanograd.report.charts import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    TOP,
-    Axis,
-    Chart,
-    Series,
-    Shape,
-    Table,
-    fit_axis,
-    label,
-    name_axes,
-    plot,
-)
+from nanograd.report.charts import Axis, Chart, Series, Table, confusion_chart, fit_axis, plot
 from nanograd.report.html import InlineImage, embed_image, percent
 from nanograd.runtime.arrays import Bytes, Ints
 
 NUM_MISTAKES = 24
 _NUM_UNITS, _UNITS_ACROSS = 60, 12
 _TILE = SIDE + 2  # pixels of a unit, with its margin
-
-
-def confusion_chart(counts: Ints) -> Chart:
-    """Draw a confusion matrix, (10, 10) images, row = true digit.
-
-    Hits are shaded relative to the largest number of hits, misses to that of misses.
-    """
-    hits = np.diag(np.diag(counts))
-    most = np.where(hits, hits.max(), (counts - hits).max())
-    wide, tall = (RIGHT - LEFT) / NUM_CLASSES, (BOTTOM - TOP) / NUM_CLASSES
-    shapes = name_axes("predicted digit", "true digit")
-    for (true, digit), count in np.ndenumerate(counts):
-        left, top = LEFT + wide * digit, TOP + tall * true
-        style = "none" if not count else "hit" if true == digit else "miss"
-        opacity = 0.08 + 0.32 * count / most[true, digit] if count else 1
-        corners = [(left + 1, top + 1), (left + wide, top + tall)]
-        tooltip = f"{true} as {digit}: {count:,}"
-        shapes.append(Shape("bar", style, corners, tooltip, opacity=opacity))
-        if count:
-            text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
-            shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
-    for digit in range(NUM_CLASSES):
-        shapes.append(label(LEFT + wide * (digit + 0.5), BOTTOM + 18, str(digit)))
-        shapes.append(label(LEFT - 7, TOP + tall * digit + 16, str(digit), "end"))
-    rows = [[str(true), *map("{:,}".format, row)] for true, row in enumerate(counts.tolist())]
-    table = Table("Confusion matrix", ["true digit", *map(str, range(NUM_CLASSES))], rows)
-    summary = "images by true and predicted digit"
-    return Chart("Confusion matrix", summary, shapes, table=table, dense=True)
 
 
 def class_table(confusion: Ints) -> Table:
@@ -81,18 +39,17 @@ def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
     The scale is logarithmic: a dozen mistakes among thousands of hits would be invisible.
 
     Args:
-        groups: up to three kinds of images: name -> (n,) counts in n equal bins of the confidence.
+        groups: up to three kinds of images: name -> (n,) counts in n equal bins of the confidence;
+            kinds without images are left out.
     """
-    num_bins = len(next(iter(groups.values())))
-    width = 1 / num_bins / len(groups)
-    series = []
-    for number, (name, counts) in enumerate(groups.items()):
-        filled = np.flatnonzero(counts)
-        lefts = filled / num_bins + width * number
-        points = list(zip(lefts.tolist(), counts[filled].tolist(), strict=True))
-        labels = [f"{each / num_bins:.2f} to {(each + 1) / num_bins:.2f}" for each in filled]
+    kinds = {name: counts for name, counts in groups.items() if counts.any()}
+    series, most = [], 1
+    for number, (name, counts) in enumerate(kinds.items()):
+        filled, most = np.flatnonzero(counts), max(most, int(counts.max()))
+        edges, width = np.linspace(0, 1, len(counts) + 1), 1 / len(counts) / len(kinds)
+        points = [(edges[each] + width * number, int(counts[each])) for each in filled]
+        labels = [f"{edges[each]:.2f} to {edges[each + 1]:.2f}" for each in filled]
         series.append(Series(name, points, ("main", "second", "guide")[number], width, labels))
-    most = max(1, *(int(counts.max()) for counts in groups.values()))
     y = Axis("images", 10**-0.4, most * 10**0.2, ",.0f", log=True)
     return plot("Images by confidence (logarithmic)", Axis("confidence", 0, 1, ".1f"), y, series)
 
@@ -106,16 +63,20 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
         for n, (count, *shares) in enumerate(bins)
     ]
     points = [(mean, share) for count, mean, share in bins if count]
-    return plot(
-        "Accuracy by confidence",
-        Axis("confidence", 0, 1, ".1f"),
-        Axis("accuracy", 0, 1, ".0%"),
-        [
-            Series(f"this model (calibration error {percent(error)})", points),
-            Series("perfect calibration", [(0, 0), (1, 1)], "guide"),
-        ],
-        table=Table("Calibration", ["confidence", "images", "mean confidence", "accuracy"], rows),
-    )
+    model = Series(f"this model (calibration error {percent(error)})", points)
+    perfect = Series("perfect calibration", [(0, 0), (1, 1)], "guide")
+    x, y = Axis("confidence", 0, 1, ".1f"), Axis("accuracy", 0, 1, ".0%")
+    head = ["confidence", "images", "mean confidence", "accuracy"]
+    table = Table("Calibration", head, rows)
+    return plot("Accuracy by confidence", x, y, [model, perfect], table=table)
+
+
+def charts_of(confusion: Ints, calibration: metrics.Calibration) -> dict[str, list[Chart]]:
+    """Return the charts of labelled images by the names of their files."""
+    return {
+        "confusion": [confusion_chart(confusion)],
+        "calibration": [reliability_chart(calibration)],
+    }
 
 
 class Review(NamedTuple):
@@ -131,15 +92,14 @@ class Review(NamedTuple):
 
     def chart(self) -> Chart:
         """Plot the accuracy of the rest by the share that is reviewed."""
-        points = list(zip(*self, strict=True))
+        name, points = "accuracy of the rest", list(zip(*self, strict=True))
         rows = [list(map(percent, point)) for point in points]
-        return plot(
-            "Accuracy of the rest by the share of rows reviewed",
-            Axis("share of rows reviewed, the least certain first", 0, self.shares[-1] or 1, ".1%"),
-            fit_axis([*self.accuracies, 1], "accuracy", ".1%"),
-            [Series("accuracy of the rest", points)],
-            table=Table("Accuracy of the rest", ["rows reviewed", "accuracy of the rest"], rows),
-        )
+        title = "Accuracy of the rest by the share of rows reviewed"
+        least_first = "share of rows reviewed, the least certain first"
+        x = Axis(least_first, 0, self.shares[-1] or 1, ".1%")
+        y = fit_axis([*self.accuracies, 1], "accuracy", ".1%")
+        table = Table("Accuracy of the rest", ["rows reviewed", name], rows)
+        return plot(title, x, y, [Series(name, points)], table=table)
 
 
 def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
@@ -162,9 +122,9 @@ def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
 def draw_mistake(
     pixels: Bytes, true: int, prediction: int, confidence: float, origin: str = ""
 ) -> InlineImage:
-    """Draw a misclassified image of (28, 28) uint8, ink 255 on 0; `origin` is file and row."""
+    """Draw a misclassified image of 784 uint8, ink 255 on 0; `origin` is file and row."""
     caption = (f"{true} as {prediction}", percent(confidence), origin)
-    return embed_image(255 - pixels, f"a handwritten {true}", caption)
+    return embed_image(255 - pixels.reshape(SIDE, SIDE), f"a handwritten {true}", caption)
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from nanograd.digits.dataset import NUM_CLASSES
+from nanograd.runtime.arrays import Ints
+
 # Pixels of a chart, and the area between its axes.
 WIDTH, HEIGHT = 480, 296
 LEFT, RIGHT, TOP, BOTTOM = 74, 468, 30, 252
@@ -47,12 +50,10 @@ class Axis(NamedTuple):
         return begin + (end - begin) * (at - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Return round numbers from `low` to `high`, powers of ten on a logarithmic scale.
+        """Return round numbers, powers of ten on a logarithmic scale; no two have the same text.
 
-        They are far enough apart that no two have the same text.
-
-        >>> Axis("x", 0, 8, "g").ticks(), Axis("x", 0.03, 0.31, "g", max_ticks=4).ticks()
-        ([0.0, 2.0, 4.0, 6.0, 8.0], [0.1, 0.2, 0.3])
+        >>> Axis("x", 0.03, 0.31, "g", max_ticks=4).ticks()
+        [0.1, 0.2, 0.3]
         >>> Axis("rows", 0, 1.06, ".0f").ticks()
         [0.0, 1.0]
         >>> Axis("x", 0.4, 300, "g", log=True).ticks()
@@ -88,14 +89,6 @@ class Series(NamedTuple):
     style: str = "main"  # main, second or guide, a class of page.css
     width: float = 0  # of bars, in units of x; 0 for a line
     labels: Sequence[str] = ()  # what each bar counts
-
-
-class Mark(NamedTuple):
-    """An event, drawn as a vertical line."""
-
-    x: float
-    text: str  # description
-    style: str  # failed, joined or other, a class of page.css
 
 
 class Shape(NamedTuple):
@@ -146,10 +139,10 @@ def plot(
     y: Axis,
     series: Sequence[Series],
     *,
-    marks: Sequence[Mark] = (),
+    marks: Sequence[tuple[float, str, str]] = (),
     table: Table | None = None,
 ) -> Chart:
-    """Lay out lines, bars and marks between two axes."""
+    """Lay out lines and bars between two axes, and marks: x, text and style of vertical lines."""
 
     def at(value: float, height: float) -> tuple[float, float]:
         return x.position(value, LEFT, RIGHT), y.position(height, BOTTOM, TOP)
@@ -163,29 +156,54 @@ def plot(
     shapes += [label(at(value, y.low)[0], BOTTOM + 18, x.format(value)) for value in x.ticks()]
     for name, points, style, width, labels in series:
         places = labels or [x.format(value) for value, _ in points]
-        tooltips = [
-            f"{name}, {x.name} {place}: {y.format(height)}"
-            for place, (_, height) in zip(places, points, strict=True)
-        ]
-        if width:
-            for (value, height), tooltip in zip(points, tooltips, strict=True):
-                corners = [at(value, height), at(value + width, y.low)]
-                shapes.append(Shape("bar", style, corners, tooltip))
+        if not width:
+            shapes.append(Shape("line", style, [at(*point) for point in points]))
+        if not width and (style == "guide" or len(points) > _MAX_DOTS):
             continue
-        line = [at(*point) for point in points]
-        shapes.append(Shape("line", style, line))
-        if style != "guide" and len(points) <= _MAX_DOTS:
-            pairs = zip(line, tooltips, strict=True)
-            shapes += [Shape("dot", style, [point], tooltip) for point, tooltip in pairs]
-    for mark in marks:
-        left, _ = at(mark.x, y.low)
-        shapes.append(Shape("line", mark.style, [(left, TOP), (left, BOTTOM)]))
-        shapes.append(Shape("dot", mark.style, [(left, TOP)], mark.text))
+        for place, (value, height) in zip(places, points, strict=True):
+            kind, corners = "dot", [at(value, height)]
+            if width:
+                kind, corners = "bar", [*corners, at(value + width, y.low)]
+            tooltip = f"{name}, {x.name} {place}: {y.format(height)}"
+            shapes.append(Shape(kind, style, corners, tooltip))
+    for value, text, style in marks:
+        left, _ = at(value, y.low)
+        shapes.append(Shape("line", style, [(left, TOP), (left, BOTTOM)]))
+        shapes.append(Shape("dot", style, [(left, TOP)], text))
     summary = "no data"
-    if heights := [y.format(height) for _, height in series[0].points]:
-        summary = f"{y.name} from {heights[0]} at the left to {heights[-1]} at the right"
+    if points := series[0].points:
+        first, last = y.format(points[0][1]), y.format(points[-1][1])
+        summary = f"{y.name} from {first} at the left to {last} at the right"
     legend = [(each.style, each.name) for each in series] if len(series) > 1 else []
     return Chart(title, summary, shapes, legend, table)
+
+
+def confusion_chart(counts: Ints) -> Chart:
+    """Draw a confusion matrix, (10, 10) images, row = true digit.
+
+    Hits are shaded relative to the largest number of hits, misses to that of misses.
+    """
+    hits = np.diag(np.diag(counts))
+    most = np.where(hits, hits.max(), (counts - hits).max())
+    wide, tall = (RIGHT - LEFT) / NUM_CLASSES, (BOTTOM - TOP) / NUM_CLASSES
+    shapes, digits = name_axes("predicted digit", "true digit"), "0123456789"
+    for (true, digit), count in np.ndenumerate(counts):
+        left, top = LEFT + wide * digit, TOP + tall * true
+        style = "none" if not count else "hit" if true == digit else "miss"
+        opacity = 0.08 + 0.32 * count / most[true, digit] if count else 1
+        corners = [(left + 1, top + 1), (left + wide, top + tall)]
+        tooltip = f"{true} as {digit}: {count:,}"
+        shapes.append(Shape("bar", style, corners, tooltip, opacity=opacity))
+        if count:
+            text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
+            shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
+    for number, name in enumerate(digits):
+        shapes.append(label(LEFT + wide * (number + 0.5), BOTTOM + 18, name))
+        shapes.append(label(LEFT - 7, TOP + tall * number + 16, name, "end"))
+    rows = [[digit, *map("{:,}".format, row)] for digit, row in zip(digits, counts, strict=True)]
+    table = Table("Confusion matrix", ["true digit", *digits], rows)
+    summary = "images by true and predicted digit"
+    return Chart("Confusion matrix", summary, shapes, table=table, dense=True)
 
 
 def draw_png(charts: Sequence[Chart]) -> bytes:

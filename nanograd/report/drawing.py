@@ -34,10 +34,7 @@ def code() -> str:
 
 
 def pack_model(model: Model) -> dict[str, Any]:
-    """Return a JSON object, which `unpack` in net.js reads.
-
-    It has the first nets of the model, as many as fit into a page, maybe none.
-    """
+    """Return JSON for `unpack` in net.js, with the first nets: as many as fit into a page."""
     nets = [pack_net(net) for net in model.nets]
     sizes = np.cumsum([len(json.dumps(net)) for net in nets])
     tensors = {name: pack_array(each) for name, each in model.reference.tensors().items()}
@@ -64,13 +61,9 @@ def pack_net(net: Net) -> dict[str, Any]:
 
 
 def pack_layer(weights: Floats, biases: Floats) -> dict[str, Any]:
-    """Return a layer as a JSON object, its weights as 16-bit numbers with one step per unit.
+    """Return a layer as a JSON object, its weights, (inputs, units), as 16-bit numbers.
 
     step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)
-
-    Args:
-        weights: (inputs, units) float32.
-        biases: (units,) float32.
     """
     steps = np.maximum(np.abs(weights).max(axis=0) / 32767, np.finfo(np.float32).tiny)
     numbers = np.rint(weights / steps).astype(np.int16).T

@@ -3,11 +3,10 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from io import BytesIO
 from math import isnan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -15,9 +14,6 @@ from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
 from nanograd.runtime.events import Listener, warning
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 REPORT, PLOTS = "report.html", "plots"
 
@@ -29,11 +25,7 @@ class Report(NamedTuple):
     plots: Mapping[str, Sequence[Chart]]  # name of a PNG file -> the charts in it, side by side
 
     def write(self, folder: str, *, as_png: bool) -> str:
-        """Write the page into a folder, and its charts if `as_png`; return path or URI of the page.
-
-        Raises:
-            StorageError: writing failed.
-        """
+        """Write the page into a folder, and its charts if `as_png`; return the page's place."""
         file = storage.join(folder, REPORT)
         storage.commit(file, self.html.encode(errors="backslashreplace"))
         if as_png:
@@ -62,24 +54,18 @@ def embed_image(pixels: Bytes, alt: str, caption: Sequence[str] = ()) -> InlineI
 
 def render(template: str, **values: Any) -> str:
     """Fill in a template of `page/`; a missing value is an error."""
-    return environment().get_template(template).render(values)
-
-
-@cache
-def environment() -> "Environment":
-    """Return the settings of Jinja for all templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("nanograd.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals |= {"asset": asset, "chart_size": (WIDTH, HEIGHT)}
-    found.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
-    return found
+    environment.globals |= {"asset": asset, "chart_size": (WIDTH, HEIGHT)}
+    environment.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
+    return environment.get_template(template).render(values)
 
 
 def asset(name: str) -> str:

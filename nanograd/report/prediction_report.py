@@ -17,7 +17,7 @@ from nanograd.jobs.review import REVIEW
 from nanograd.nn import metrics
 from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
-from nanograd.report.html import InlineImage, Report, percent, render
+from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, storage
 
 # File checksums in the page; the manifest of a job has all of them.
@@ -71,33 +71,33 @@ def read_prediction(folder: str) -> FinishedPrediction:
 def build(prediction: FinishedPrediction) -> Report:
     """Build the report of a prediction."""
     summary, counts, folder = prediction.summary, prediction.counts, prediction.folder
-    predicted, labelled, correct = (
-        counts.predicted_by_confidence,
-        counts.labelled_by_confidence,
-        counts.correct_by_confidence,
-    )
+    labelled, correct = counts.labelled_by_confidence, counts.correct_by_confidence
     plots = {"digits": [digits_chart(counts)]}
     classes = calibration = review = None
     if counts.labelled:
         sums = counts.millionths_by_confidence / 1e6
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
         classes = accuracy.class_table(counts.confusion)
-        plots["confusion"] = [accuracy.confusion_chart(counts.confusion)]
-        plots["calibration"] = [accuracy.reliability_chart(calibration)]
+        plots |= accuracy.charts_of(counts.confusion, calibration)
     if counts.correct < counts.labelled:  # else every share is right
         review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
         plots["review"] = [review.chart()]
     if counts.predicted:
-        groups = {
-            "correct": correct,
-            "wrong": labelled - correct,
-            "without label": predicted - labelled,
-        }
-        groups = {name: group for name, group in groups.items() if group.any()}
+        unlabelled = counts.predicted_by_confidence - labelled
+        groups = {"correct": correct, "wrong": labelled - correct, "without label": unlabelled}
         plots["confidence"] = [accuracy.histogram_chart(groups)]
     if prediction.progress:
         plots["speed"] = [speed_chart(prediction.progress)]
     reasons = sorted(summary["reasons"].items(), key=lambda each: -each[1])
+    details = [Detail(**each) for each in summary["details"]]
+    job = {"inputs": summary["inputs"], "model": summary["model"], **prediction.job}
+    mistakes = []
+    for each in summary["worst"]:
+        with Image.open(BytesIO(b64decode(each["png"]))) as picture:
+            pixels = np.array(picture)
+        origin = f"{each['source_file'].rsplit('/', 1)[-1]}, row {each['source_row']:,}"
+        result = each["label"], each["prediction"], each["confidence"]
+        mistakes.append(accuracy.draw_mistake(pixels, *result, origin))
     html = render(
         "prediction.html",
         prediction=prediction,
@@ -107,21 +107,13 @@ def build(prediction: FinishedPrediction) -> Report:
         calibration=calibration,
         review=review,
         review_file=storage.join(folder, REVIEW),
-        mistakes=[_draw_mistake(each) for each in summary["worst"]],
+        mistakes=mistakes,
         quarantine=storage.join(folder, "quarantine"),
         reasons=[
             (reason, f"{count:,}", percent(count / summary["rows"])) for reason, count in reasons
         ],
-        details=[
-            (each.reason, each.detail, each.number, each.first)
-            for each in (Detail(**each) for each in summary["details"])
-        ],
-        settings={
-            "inputs": summary["inputs"],
-            "model": summary["model"],
-            **prediction.job,
-            "parts": prediction.num_parts,
-        },
+        details=[(each.reason, each.detail, each.number, each.first) for each in details],
+        settings={**job, "parts": prediction.num_parts},
         files=sorted(prediction.files.items()),
         most_files=_MAX_FILES,
         manifest=MANIFEST,
@@ -131,47 +123,30 @@ def build(prediction: FinishedPrediction) -> Report:
 
 def digits_chart(counts: PredictionCounts) -> Chart:
     """Plot the number of rows predicted as each digit, and labelled as each if there are labels."""
-    digits, width = list("0123456789"), 0.38
+    title, digits, width = "Rows by digit", list("0123456789"), 0.38
     predicted = counts.predicted_as.tolist()
     bars = [(digit - 0.4, count) for digit, count in enumerate(predicted)]
     series = [Series("predicted", bars, "main", width, digits)]
     if counts.labelled:
         labelled = counts.confusion.sum(axis=1).tolist()
         series.append(Series("labelled", list(enumerate(labelled)), "second", width, digits))
-    rows = [(digit, f"{count:,}") for digit, count in zip(digits, predicted, strict=True)]
-    return plot(
-        "Rows by digit",
-        Axis("digit", -0.5, 9.5, ".0f", max_ticks=11),
-        fit_axis([0, *predicted], "rows", ",.0f", 0),
-        series,
-        table=Table("Rows by digit", ["digit", "predicted"], rows),
-    )
+    rows = [(str(digit), f"{count:,}") for digit, count in enumerate(predicted)]
+    x = Axis("digit", -0.5, 9.5, ".0f", max_ticks=11)
+    y = fit_axis([0, *predicted], "rows", ",.0f", 0)
+    return plot(title, x, y, series, table=Table(title, ["digit", "predicted"], rows))
 
 
 def speed_chart(progress: Sequence[Row]) -> Chart:
     """Plot the rows done over time, and those in quarantine if any are."""
-    rows, last = [{"time_s": 0, "row": 0, "quarantined": 0}, *progress], progress[-1]
-    series = [Series("rows done", [(each["time_s"], each["row"]) for each in rows])]
+    title, last = "Rows over time", progress[-1]
+    points = [(each["time_s"], each["row"], each["quarantined"]) for each in progress]
+    series = [Series("rows done", [(0, 0), *((time, row) for time, row, _ in points)])]
     if last["quarantined"]:
-        points = [(each["time_s"], each["quarantined"]) for each in rows]
-        series.append(Series("quarantined", points, "second"))
-    cells = [
-        (f"{each['time_s']:.1f}", f"{each['row']:,}", f"{each['quarantined']:,}")
-        for each in progress
-    ]
-    return plot(
-        "Rows over time",
+        quarantined = [(0, 0), *((time, number) for time, _, number in points)]
+        series.append(Series("quarantined", quarantined, "second"))
+    cells = [(f"{time:.1f}", f"{row:,}", f"{number:,}") for time, row, number in points]
+    x, y = (
         Axis("seconds", 0, last["time_s"] or 1, "g"),
         fit_axis([0, last["row"]], "rows", ",.0f", 0),
-        series,
-        table=Table("Rows over time", ["seconds", "rows", "quarantined"], cells),
     )
-
-
-def _draw_mistake(worst: Row) -> InlineImage:
-    with Image.open(BytesIO(b64decode(worst["png"]))) as picture:
-        pixels = np.array(picture)
-    origin = f"{worst['source_file'].rsplit('/', 1)[-1]}, row {worst['source_row']:,}"
-    return accuracy.draw_mistake(
-        pixels, worst["label"], worst["prediction"], worst["confidence"], origin
-    )
+    return plot(title, x, y, series, table=Table(title, ["seconds", "rows", "quarantined"], cells))

@@ -1,27 +1,40 @@
-"""One PNG file of several inspections: a row for each picture, its steps from left to right.
+"""The steps from a picture to its probabilities, and one PNG file that shows them.
 
-Sizes are pixels. A row has a line with the file's name, captions, panels and the probabilities.
+A sheet has a row for each picture: a line with the file's name, captions, the steps from left to
+right and the probabilities. Sizes are pixels.
 """
 
 import re
+import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from math import floor
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from nanograd.errors import OutputExistsError, UsageError
+from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
+from nanograd.images.columns import ImageKind, find_image_column
+from nanograd.images.inputs import expand_pictures, is_table
+from nanograd.images.parquet import RowRange, open_parquet
+from nanograd.images.reader import read_pictures, read_rows
+from nanograd.models.model import Model
 from nanograd.models.reference import UNFAMILIAR
-from nanograd.report.inspection import Inspection
+from nanograd.pictures import normalise
+from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats, Mask
+from nanograd.settings.specs import PictureFileOptions
 
+# Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
+_SMALL_SIDE = 320
 SOFTWARE = "nanograd inspect"
 
 # Legible on white (contrast of 4.5 and more), except ORANGE, which fills areas.
@@ -29,20 +42,138 @@ INK, GREY, BLUE, RED = (31, 35, 40), (99, 106, 117), (29, 78, 216), (176, 32, 24
 ORANGE, LINE, PALE = (230, 126, 20), (208, 213, 221), (243, 244, 246)
 
 # The copy in which the normaliser searches has 160 pixels: it is drawn at its own size.
-SIDE = 160
-NUM_PANELS = 6
-PROBABILITIES_WIDTH = 190
-MARGIN, HEAD = 24, 56
-_GAP = 14
-NAME, CAPTION, _BELOW = 32, 19, 20
-_ROW = NAME + CAPTION + SIDE + _BELOW
-_STRIDE = SIDE + _GAP
-_PANELS_WIDTH = NUM_PANELS * _STRIDE - _GAP
+SIDE, NUM_PANELS, PROBABILITIES_WIDTH = 160, 6, 190
+MARGIN, HEAD, NAME, CAPTION, _GAP = 24, 56, 32, 19, 14
+_ROW, _STRIDE = NAME + CAPTION + SIDE + 20, SIDE + _GAP
 
 Colour: TypeAlias = tuple[int, int, int]
-Shares: TypeAlias = Floats | Mask
-
 load_font = cache(ImageFont.load_default)  # Pillow's own; the argument is its height
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """One picture, step by step."""
+
+    file: str  # path or URI
+    steps: Candidate  # results of the steps of the normaliser; the reason of a refusal
+    # The decoded picture, no side above _SMALL_SIDE; None if decoding failed.
+    picture: Image.Image | None = None
+    size: tuple[int, int] = (0, 0)  # width and height as decoded
+    # Without a model or an image, the rest is None.
+    probabilities: Floats | None = None  # (10,)
+    prediction: int | None = None  # the most probable digit
+    confidence: float | None = None  # its probability
+    unfamiliarity: float | None = None  # 0 to 1
+
+
+def find_pictures(
+    inputs: Sequence[str], limit: int, output: str
+) -> tuple[dict[str, bytes | None], int]:
+    """Find picture files, and rows of Parquet files that hold pictures.
+
+    Args:
+        inputs: files, folders or globs, local or in an object store.
+        limit: pictures to return.
+        output: absolute path or URI of a file to leave out.
+
+    Returns:
+        The name of each picture with its bytes, None for a file; the number of all pictures.
+
+    Raises:
+        DataError: an input does not exist or has no pictures.
+    """
+    tables = [each for each in inputs if is_table(storage.absolute(each))]
+    others = [each for each in inputs if each not in tables]
+    found: dict[str, bytes | None] = {}
+    total = 0
+    for table in tables:
+        rows, num_rows = _read_rows(storage.absolute(table), max(limit - len(found), 0))
+        found, total = {**found, **rows}, total + num_rows
+    if others or not tables:
+        hint = "check the path, or name a .parquet file whose rows hold pictures"
+        files = [each.place for each in expand_pictures(others, hint) if each.place != output]
+        found |= dict.fromkeys(files[: limit - len(found)])
+        total += len(files)
+    return found, total
+
+
+def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
+    """Read the pictures of the first rows of a Parquet file, by name; return also its rows."""
+    try:
+        with open_parquet(file) as parquet:
+            schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
+            groups = parquet.metadata.num_row_groups
+        column = find_image_column(schema)
+        if column.kind != ImageKind.ENCODED:
+            raise DataError(f"column {column.names[0]!r} holds no picture files")
+        wanted = [n for n in schema.names if n in {*column.names, "source_file", "source_row"}]
+        first = RowRange((0, groups), 0, 0, min(limit, num_rows))
+        batches = list(read_rows(file, first, lambda _: wanted))
+    except DataError as error:
+        raise DataError(
+            f"{file}: {error}; inspect takes pictures, and rows with pictures as in _review.pq"
+        ) from error
+    found = dict[str, bytes]()
+    rows = (row for each in batches if isinstance(each, pa.RecordBatch) for row in each.to_pylist())
+    for number, row in enumerate(rows):
+        image = row[column.names[0]]
+        data = image.get("bytes") if isinstance(image, dict) else image
+        name = f"{row.get('source_file') or file}, row {row.get('source_row', number)}"
+        found[name] = data or b""
+    return found, num_rows
+
+
+def inspect_pictures(
+    files: Mapping[str, bytes | None], options: PictureFileOptions, model: Model | None
+) -> list[Inspection]:
+    """Decode and normalise pictures, classify them if there is a model, and keep every step.
+
+    Args:
+        files: path or URI of each, or the name of its bytes; None reads the file.
+        options: polarity, and limits on picture files.
+        model: to classify with; None for no probabilities.
+
+    Raises:
+        StorageError: the storage fails as a whole.
+    """
+
+    def inspect(picture: Image.Image) -> dict[str, Any]:
+        small = picture.copy()
+        small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
+        steps = normalise.trace(picture, polarity=options.polarity)
+        found = {"picture": small, "size": picture.size, "steps": steps}
+        if model is not None and steps.image is not None:
+            [[row], [unfamiliarity]] = model.assess(steps.image.reshape(1, -1))
+            found |= {"probabilities": row, "unfamiliarity": float(unfamiliarity)}
+            found |= {"prediction": int(row.argmax()), "confidence": float(row.max())}
+        return found
+
+    inspections = []
+    pictures = read_pictures(files.items(), inspect, options)
+    for file, (_, found) in zip(files, pictures, strict=True):
+        if isinstance(found, UnreadableError):
+            inspections.append(Inspection(file=file, steps=Candidate(refused=found)))
+        else:
+            inspections.append(Inspection(file=file, **found))
+    return inspections
+
+
+def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
+    """Return the counts and the outcome of each picture, for the result line."""
+    results = [
+        {
+            "file": each.file,
+            "prediction": each.prediction,
+            "confidence": each.confidence,
+            "unfamiliarity": each.unfamiliarity,
+            "reason": getattr(each.steps.refused, "reason", None),
+            "detail": getattr(each.steps.refused, "detail", None),
+        }
+        for each in inspections
+    ]
+    refused = sum(each["reason"] is not None for each in results)
+    counts = {"pictures": len(results), "read": len(results) - refused, "refused": refused}
+    return {**counts, "results": results}
 
 
 class Panel(NamedTuple):
@@ -58,18 +189,11 @@ def check_output(file: str) -> None:
     Raises:
         UsageError: the name does not end in .png.
         OutputExistsError: the file exists and is not a sheet.
-        StorageError: the file cannot be read.
     """
     if not file.lower().endswith(".png"):
         raise UsageError(f"--output {file}: the sheet is a PNG file, so its name ends in .png")
-    if not storage.exists(file):
-        return
-    try:
-        with Image.open(BytesIO(storage.read(file)), formats=("PNG",)) as picture:
-            is_sheet = picture.info.get("Software") == SOFTWARE
-    except (OSError, ValueError, SyntaxError):
-        is_sheet = False
-    if not is_sheet:
+    mark = b"tEXtSoftware\0" + SOFTWARE.encode()  # at the beginning, by `draw_sheet`
+    if storage.exists(file) and mark not in storage.read(file, 100):
         raise OutputExistsError(
             f"{file} exists and is not a sheet of this command; choose another --output"
         )
@@ -77,13 +201,13 @@ def check_output(file: str) -> None:
 
 def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
     """Return a PNG file, marked as a sheet; without a model it has no probabilities."""
-    width = 2 * MARGIN + _PANELS_WIDTH + (_GAP + PROBABILITIES_WIDTH) * (model is not None)
-    sheet = Image.new("RGB", (width, HEAD + len(inspections) * _ROW), "white")
+    width = NUM_PANELS * _STRIDE - _GAP + (_GAP + PROBABILITIES_WIDTH) * (model is not None)
+    size = (width + 2 * MARGIN, HEAD + len(inspections) * _ROW)
+    sheet = Image.new("RGB", size, "white")
     refused = sum(each.steps.refused is not None for each in inspections)
     plural = "s" * (len(inspections) != 1)
     title = f"{len(inspections)} picture{plural}, {refused} refused; model: {model or 'none'}"
-    title = shorten_text(title, 18, width - 2 * MARGIN)
-    draw_text(ImageDraw.Draw(sheet), (MARGIN, 20), title, size=18)
+    draw_text(ImageDraw.Draw(sheet), (MARGIN, 20), shorten_text(title, 18, width), size=18)
     for number, inspection in enumerate(inspections):
         _draw_row(sheet, HEAD + number * _ROW, inspection)
     about = PngInfo()
@@ -99,9 +223,10 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
     name = "/".join(Path(inspection.file).parts[-2:])
     draw_text(draw, (MARGIN, top + 9), shorten_text(name, 15, right - MARGIN - 320), size=15)
     outcome, colour = "accepted", GREY
+    reason = "This picture has the form of MNIST already: it is used unchanged."
     if refused:
-        outcome, colour = f"refused: {refused.reason}", RED
-    elif inspection.confidence is not None:
+        outcome, reason, colour = f"refused: {refused.reason}", str(refused), RED
+    if inspection.confidence is not None:
         confidence = format_share(inspection.confidence)
         outcome, colour = f"predicted {inspection.prediction}, confidence {confidence}", BLUE
         if (inspection.unfamiliarity or 0) > UNFAMILIAR:
@@ -110,15 +235,12 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
 
     panels, top = draw_panels(inspection), top + NAME
     if missing := [number for number, panel in enumerate(panels) if panel is None]:
-        reason, colour = "This picture has the form of MNIST already: it is used unchanged.", GREY
-        if refused:
-            reason, colour = str(refused), RED
         left, width = MARGIN + missing[0] * _STRIDE, len(missing) * _STRIDE - _GAP
         box = (left, top + CAPTION, left + width - 1, top + CAPTION + SIDE - 1)
         draw.rectangle(box, fill=PALE)
         for number, line in enumerate(wrap_text(reason, 14, width - 32)[:6]):
             corner = (left + 16, top + CAPTION + 16 + 21 * number)
-            draw_text(draw, corner, line, size=14, colour=colour)
+            draw_text(draw, corner, line, size=14, colour=RED if refused else GREY)
     if inspection.probabilities is not None:
         panels.append(draw_probabilities(inspection.probabilities))
     for number, panel in enumerate(panels):
@@ -143,24 +265,18 @@ def draw_text(
 
 
 def wrap_text(text: str, size: int, width: int) -> list[str]:
-    """Split text into lines of at most `width` pixels, shortening words that are wider."""
-    lines = [""]
-    for word in _printable(text).split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and load_font(size).getlength(longer) > width:
-            lines.append(shorten_text(word, size, width))
-        else:
-            lines[-1] = shorten_text(longer, size, width)
-    return lines
+    """Split text into lines of at most `width` pixels, shortening the few that are wider."""
+    lines = textwrap.wrap(_printable(text), int(width / (0.55 * size)))  # a wide letter's width
+    return [shorten_text(line, size, width) for line in lines]
 
 
 def shorten_text(text: str, size: int, width: int) -> str:
     """Replace the middle of text by dots until it is at most `width` pixels wide."""
     text = shortened = _printable(text)
-    num_kept = len(text) - 1
-    while load_font(size).getlength(shortened) > width and num_kept >= 2:
+    for num_kept in range(len(text) - 1, 1, -1):
+        if load_font(size).getlength(shortened) <= width:
+            break
         shortened = f"{text[: (num_kept + 1) // 2]}...{text[len(text) - num_kept // 2 :]}"
-        num_kept -= 1
     return shortened
 
 
@@ -213,7 +329,7 @@ def draw_panels(inspection: Inspection) -> list[Panel | None]:
     return panels
 
 
-def _paint(ink: Shares, orange: Shares | None = None) -> Image.Image:
+def _paint(ink: Floats | Mask, orange: Floats | Mask | None = None) -> Image.Image:
     """Draw shares of 0 to 1: ink as black on white, and something else in orange."""
     grey = np.round(255 * (1 - ink.astype(np.float32))).astype(np.uint8)
     image = Image.fromarray(grey).convert("RGB")
@@ -240,12 +356,11 @@ def draw_probabilities(probabilities: Floats) -> Panel:
     draw = ImageDraw.Draw(image)
     height, left, right = SIDE // 10, 18, PROBABILITIES_WIDTH - 46
     for digit, share in enumerate(probabilities.tolist()):
-        top, best = digit * height, digit == int(probabilities.argmax())
-        ink = INK if best else GREY
+        top, is_best = digit * height, digit == int(probabilities.argmax())
+        ink, fill = (INK, BLUE) if is_best else (GREY, GREY)
         draw_text(draw, (4, top + 1), str(digit), size=12, colour=ink)
         draw.rectangle((left, top + 3, right, top + height - 3), fill=PALE)
         if length := round(share * (right - left)):
-            bar = (left, top + 3, left + length, top + height - 3)
-            draw.rectangle(bar, fill=BLUE if best else GREY)
+            draw.rectangle((left, top + 3, left + length, top + height - 3), fill=fill)
         draw_text(draw, (right + 6, top + 1), format_share(share), size=12, colour=ink)
     return Panel("probabilities", image)

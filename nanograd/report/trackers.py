@@ -1,9 +1,8 @@
 """Metrics of a run for TensorBoard and MLflow, extras that are imported only on demand."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -33,13 +32,11 @@ def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[
         UnavailableError: the tracking server does not answer.
     """
     with ExitStack() as stack:
-        found: list[TensorBoard | MLflow] = []
+        found = []
         if spec.tensorboard:
-            found.append(TensorBoard(storage.join(folder, "tensorboard")))
+            found.append(stack.enter_context(_tensorboard(storage.join(folder, "tensorboard"))))
         if spec.mlflow is not None:
-            found.append(MLflow(spec.mlflow, folder, spec.identity()))
-        for each in found:
-            stack.push(each.close)
+            found.append(stack.enter_context(_mlflow(spec.mlflow, folder, spec)))
         yield [guarded(each, listener) for each in found]
 
 
@@ -60,99 +57,93 @@ def guarded(tracker: Listener, listener: Listener) -> Listener:
     return relay
 
 
-def scalars(event: EpochFinished) -> dict[str, float]:
+def _scalars(event: EpochFinished) -> dict[str, float]:
     """Return the scalars of an epoch by name, with a prefix for each net of an ensemble."""
     prefix = f"net{event.net}/" if event.nets > 1 else ""
     values = {name: getattr(event.metrics, name) for name in _SCALARS}
     return {f"{prefix}{name}": float(each) for name, each in values.items() if each is not None}
 
 
-class TensorBoard:
-    """A listener that writes event files into a local folder, created with the first epoch."""
-
-    def __init__(self, folder: str) -> None:
-        if storage.is_remote(folder):
-            raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise _missing("--tensorboard", "tensorboardX", error) from error
-        self._open: Callable[[], Any] = partial(SummaryWriter, logdir=folder)
-        self._writer: Any = None
-
-    def __call__(self, event: Event) -> None:
-        """Write the scalars of a finished epoch."""
-        if not isinstance(event, EpochFinished):
-            return
-        self._writer = self._writer or self._open()
-        for name, value in scalars(event).items():
-            self._writer.add_scalar(name, value, event.metrics.round)
-        self._writer.flush()
-
-    def close(self, *_: object) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-class MLflow:
-    """A listener that logs a run, with its settings, to an MLflow server or folder."""
-
-    def __init__(self, uri: str, name: str, settings: Mapping[str, Any]) -> None:
-        # Otherwise it reports each run to its makers.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # By default it tries for minutes; later failures end the tracking, not the run.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        # The small client brings no database: a folder is the only local store.
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
-            from mlflow.exceptions import MlflowException
-        except ImportError as error:
-            raise _missing("--mlflow", "mlflow-skinny", error) from error
-        try:
-            self._client = MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            create = self._client.create_experiment
-            self._experiment = found.experiment_id if found else create(EXPERIMENT)
-        except (MlflowException, OSError) as error:
-            if uri.startswith(("http://", "https://")):
-                raise UnavailableError(
-                    f"--mlflow {uri}: the server does not answer as MLflow"
-                ) from error
-            raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
-        self._params = [Param(key, str(value)) for key, value in settings.items()]
-        self._metric, self._name, self._run = Metric, name, ""
-
-    def __call__(self, event: Event) -> None:
-        """Log a finished epoch, or the end of the run."""
-        if isinstance(event, EpochFinished):
-            if not self._run:
-                run = self._client.create_run(self._experiment, run_name=self._name)
-                self._run = run.info.run_id
-                self._client.log_batch(self._run, params=self._params)
-            self._log(scalars(event), event.metrics.round)
-        elif isinstance(event, TrainingFinished) and self._run:
-            result = event.result
-            self._log({"test_accuracy": result["test_accuracy"]}, result["rounds"])
-            with TemporaryDirectory() as folder:  # the model may be in an object store
-                for name in storage.names(result["model"]):
-                    data = storage.read(storage.join(result["model"], name))
-                    Path(folder, name).write_bytes(data)
-                self._client.log_artifacts(self._run, folder, "model")
-
-    def close(self, error: object = None, *_: object) -> None:
-        """Set the state of the run: finished or failed."""
-        if self._run:
-            with suppress(Exception):  # the run is over; a server that is gone changes nothing
-                self._client.set_terminated(self._run, "FAILED" if error else "FINISHED")
-
-    def _log(self, values: Mapping[str, float], step: int) -> None:
-        now = round(1000 * time())
-        metrics = [self._metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run, metrics=metrics)
-
-
 def _missing(flag: str, package: str, error: ImportError) -> UsageError:
     return UsageError(f"{flag} needs the package {package}: pip install {package} ({error})")
+
+
+@contextmanager
+def _tensorboard(folder: str) -> Iterator[Listener]:
+    """Provide a listener that writes event files into a local folder, made with the first epoch."""
+    if storage.is_remote(folder):
+        raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise _missing("--tensorboard", "tensorboardX", error) from error
+    with ExitStack() as stack:
+        writer: Any = None
+
+        def write(event: Event) -> None:
+            nonlocal writer
+            if not isinstance(event, EpochFinished):
+                return
+            writer = writer or stack.enter_context(SummaryWriter(logdir=folder))
+            for name, value in _scalars(event).items():
+                writer.add_scalar(name, value, event.metrics.round)
+            writer.flush()
+
+        yield write
+
+
+@contextmanager
+def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
+    """Provide a listener that logs a run, with its settings, to an MLflow server or folder."""
+    # Otherwise it reports each run to its makers.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # By default it tries for minutes; later failures end the tracking, not the run.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # The small client brings no database: a folder is the only local store.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    try:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise _missing("--mlflow", "mlflow-skinny", error) from error
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        known = client.get_experiment_by_name(EXPERIMENT)
+        experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
+    except (MlflowException, OSError) as error:
+        if uri.startswith(("http://", "https://")):
+            text = f"--mlflow {uri}: the server does not answer as MLflow"
+            raise UnavailableError(text) from error
+        raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
+    run = ""
+
+    def log(event: Event) -> None:
+        nonlocal run
+        values, step = dict[str, float](), 0
+        if isinstance(event, EpochFinished):
+            values, step = _scalars(event), event.metrics.round
+            if not run:
+                run = client.create_run(experiment, run_name=folder).info.run_id
+                params = [Param(name, str(value)) for name, value in spec.identity().items()]
+                client.log_batch(run, params=params)
+        elif isinstance(event, TrainingFinished) and run:
+            result = event.result
+            values, step = {"test_accuracy": result["test_accuracy"]}, result["rounds"]
+            with TemporaryDirectory() as copy:  # the model may be in an object store
+                for name in storage.names(result["model"]):
+                    data = storage.read(storage.join(result["model"], name))
+                    Path(copy, name).write_bytes(data)
+                client.log_artifacts(run, copy, "model")
+        if values:
+            now = round(1000 * time())
+            client.log_batch(run, metrics=[Metric(*each, now, step) for each in values.items()])
+
+    status = "FAILED"
+    try:
+        yield log
+        status = "FINISHED"
+    finally:
+        if run:
+            with suppress(Exception):  # the run is over; a server that is gone changes nothing
+                client.set_terminated(run, status)

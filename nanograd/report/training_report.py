@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.digits.dataset import NUM_CLASSES, SIDE, Dataset
+from nanograd.digits.dataset import NUM_CLASSES, Dataset
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import accuracy, drawing
-from nanograd.report.charts import Axis, Chart, Mark, Series, Table, fit_axis, plot
+from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
 from nanograd.settings.fields import from_toml
@@ -98,15 +98,17 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     plots = {
         "learning": learning_charts(run.epochs),
         "speed": [speed_chart(run)],
-        "confusion": [accuracy.confusion_chart(confusion)],
-        "calibration": [accuracy.reliability_chart(calibration)],
+        **accuracy.charts_of(confusion, calibration),
         "confidence": [accuracy.histogram_chart(bins)],
     }
     wrong = np.flatnonzero(~correct)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: accuracy.NUM_MISTAKES].tolist()
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: accuracy.NUM_MISTAKES]
+    columns = [each[worst].tolist() for each in (test.labels, predictions, confidence)]
+    mistakes = list(map(accuracy.draw_mistake, test.images[worst], *columns))
     units, num_units = accuracy.draw_units(run.model.nets[0].params)
     present = storage.names(run.folder)
     files = [name for name in _FILES if name in present]
+    ray = next((each.version for each in distributions(name="ray")), "not installed")
     files += [f"model/{name}" for name in storage.names(storage.join(run.folder, "model"))]
     html = render(
         "training.html",
@@ -118,15 +120,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         plots=plots,
         classes=accuracy.class_table(confusion),
         calibration=calibration,
-        mistakes=[
-            accuracy.draw_mistake(
-                test.images[each].reshape(SIDE, SIDE),
-                int(test.labels[each]),
-                int(predictions[each]),
-                float(confidence[each]),
-            )
-            for each in worst
-        ],
+        mistakes=mistakes,
         units=units,
         num_units=num_units,
         packed=drawing.pack_model(run.model),
@@ -135,17 +129,12 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         environment=[
             ("trained with", ", ".join(map(" ".join, run.versions.items()))),
             ("arithmetic here", process.fingerprint()),
-            (
-                "Ray here",
-                next((each.version for each in distributions(name="ray")), "not installed"),
-            ),
+            ("Ray here", ray),
             ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"),
             ("data, SHA-256", run.model.about["identity"]["data_sha256"]),
             ("parameters, SHA-256", run.model.params_sha256()),
         ],
-        checksums=[
-            (name, storage.checksum(storage.read(storage.join(run.folder, name)))) for name in files
-        ],
+        checksums=[(n, storage.checksum(storage.read(storage.join(run.folder, n)))) for n in files],
     )
     return Report(html, plots)
 
@@ -181,20 +170,16 @@ def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
 
 def speed_chart(run: FinishedRun) -> Chart:
     """Plot images per second over the rounds, with the events of the workers."""
-    begins = [0, *(row["round"] for row in run.epochs)]
-    steps = [
-        (round_, row["images_per_s"])
-        for begin, row in zip(begins, run.epochs, strict=False)
-        for round_ in (begin, row["round"])
+    steps, end = [], 0
+    for row in run.epochs:
+        begin, end = end, row["round"]
+        steps += [(begin, row["images_per_s"]), (end, row["images_per_s"])]
+    marks = [
+        (event["round"], event["sentence"], _STYLES.get(event["event"], "other"))
+        for event in run.events
+        if "round" in event
     ]
-    return plot(
-        "Images per second; failures (red) and replacements (green)",
-        Axis("round", 0, begins[-1], ",.0f"),
-        fit_axis([height for _, height in steps], "images/s", ",.0f", 0),
-        [Series("images/s", steps)],
-        marks=[
-            Mark(event["round"], event["sentence"], _STYLES.get(event["event"], "other"))
-            for event in run.events
-            if "round" in event
-        ],
-    )
+    title = "Images per second; failures (red) and replacements (green)"
+    y = fit_axis([height for _, height in steps], "images/s", ",.0f", 0)
+    series = [Series("images/s", steps)]
+    return plot(title, Axis("round", 0, end, ",.0f"), y, series, marks=marks)

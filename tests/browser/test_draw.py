@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page, expect
 from nanograd import commands
 from nanograd.models import model as model_io
 from nanograd.pictures import normalise
-from nanograd.settings.specs import IngestSpec
 from tests.helpers.drawings import Drawing, drawings
 
 _CLASSIFY = "(() => { try { return JSON.stringify(nanograd.classify(), (_, value) => "
@@ -83,10 +82,7 @@ def test_kept_drawings_are_saved_with_their_labels(page: Page, tmp_path: Path) -
         page.click("#save")
 
     saved.value.save_as(tmp_path / "drawings.zip")
-    config = IngestSpec(output=str(tmp_path / "rows"), workers=0)
-    figures = commands.ingest(
-        [str(tmp_path / "drawings.zip")], spec=config, listener=[].append
-    ).to_json()
-    assert figures["ingested"] == figures["labelled"] == len(wanted)
+    done = commands.ingest(tmp_path / "drawings.zip", output=tmp_path / "rows")
+    assert done.ingested == done.labelled == len(wanted)
     labels = pq.read_table(tmp_path / "rows")["label"].to_pylist()
     assert sorted(labels) == sorted(drawing.label for drawing in wanted)

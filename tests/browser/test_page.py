@@ -7,13 +7,13 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 
-@pytest.fixture(params=["training", "labelled", "unlabelled"])
+@pytest.fixture(scope="module", params=["training", "labelled", "unlabelled"])
 def report(request: pytest.FixtureRequest, address: str, predictions: dict[str, str]) -> str:
     """Return the address of a report: training, prediction with labels and without."""
     return {"training": address, **predictions}[request.param]
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(scope="module", params=["light", "dark"])
 def page(request: pytest.FixtureRequest, browser: Browser, report: str) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 360, "height": 780}, color_scheme=request.param, offline=True
@@ -54,12 +54,6 @@ def test_accessibility_checker_reports_nothing_serious(page: Page) -> None:
     assert serious == []
 
 
-def test_page_is_not_wider_than_a_phone(page: Page) -> None:
-    width = page.evaluate("document.documentElement.scrollWidth")
-
-    assert width <= 360
-
-
 def test_confusion_matrix_is_legible_on_a_phone_and_scrolls_in_its_own_box(
     browser: Browser, address: str
 ) -> None:
@@ -81,28 +75,23 @@ def test_confusion_matrix_is_legible_on_a_phone_and_scrolls_in_its_own_box(
 
 
 def test_keyboard_reaches_every_link_and_every_wide_table(page: Page) -> None:
-    wanted = page.evaluate("document.querySelectorAll('a, summary, [tabindex=\"0\"]').length")
+    found = "[...document.querySelectorAll('a, summary, [tabindex=\"0\"]')]"
+    closed = 'details:not([open]) [tabindex="0"]'  # what is in one cannot be reached
+    wanted, hidden = page.evaluate(
+        f"[{found}.length, document.querySelectorAll(`{closed}`).length]"
+    )
     reached = set()
 
     for _ in range(3 * wanted):
         page.keyboard.press("Tab")
-        reached.add(
-            page.evaluate(
-                "(all => all.indexOf(document.activeElement))"
-                "([...document.querySelectorAll('a, summary, [tabindex=\"0\"]')])"
-            )
-        )
+        reached.add(page.evaluate(f"{found}.indexOf(document.activeElement)"))
 
-    # Tables in a closed <details> cannot be reached.
-    hidden = page.evaluate(
-        "document.querySelectorAll('details:not([open]) [tabindex=\"0\"]').length"
-    )
     assert len(reached - {-1}) == wanted - hidden
 
 
-def test_background_follows_the_colour_scheme(page: Page) -> None:
+def test_page_is_not_wider_than_a_phone_and_follows_the_colour_scheme(page: Page) -> None:
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
 
-    levels = [int(each) for each in paper[4:-1].split(",")]
-    assert (max(levels) < 64) == dark
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert (max(int(each) for each in paper[4:-1].split(",")) < 64) == dark

@@ -5,16 +5,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
 from nanograd.report import charts, html, training_report
-from nanograd.report.accuracy import confusion_chart
-from nanograd.report.charts import Axis, Mark, Series, draw_png, fit_axis, plot
+from nanograd.report.charts import Axis, Series, confusion_chart, draw_png, plot
 from tests.conftest import Nanograd
 from tests.report.conftest import Predict
 
@@ -30,17 +27,14 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-@pytest.mark.parametrize(
-    ("labelled", "names"), [(0, []), (193, ["calibration", "confusion", "review"])]
-)
-def test_plots_of_a_prediction_are_png_files(
-    predict: Predict, labelled: int, names: list[str]
-) -> None:
-    out = predict(labelled)
+def test_plots_of_a_prediction_are_png_files(predict: Predict) -> None:
+    names = ["calibration", "confidence", "confusion", "digits", "review", "speed"]
+    for labelled, wanted in ((193, names), (0, ["confidence", "digits", "speed"])):
+        out = predict(labelled)
 
-    commands.report(str(out), [], [].append, as_png=True)
+        commands.report(str(out), [], [].append, as_png=True)
 
-    assert sorted(written(out)) == sorted([*names, "confidence", "digits", "speed"])
+        assert list(written(out)) == wanted
 
 
 def test_flag_adds_plots_to_a_finished_run(nanograd: Nanograd, tmp_path: Path) -> None:
@@ -71,7 +65,7 @@ SERIES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_
 def test_every_shape_lies_inside_the_chart(series: list[Series], marks: list[float]) -> None:
     x, y = Axis("x", 0, 10.3, "g"), Axis("y", 0, 1, "g")
 
-    chart = plot("t", x, y, series, marks=[Mark(each, "end", "failed") for each in marks])
+    chart = plot("t", x, y, series, marks=[(each, "end", "failed") for each in marks])
 
     points = np.concatenate([shape.points for shape in chart.shapes])
     assert (points >= 0).all()
@@ -91,39 +85,25 @@ def test_every_shape_is_painted_in_its_colour() -> None:
         Series("dashes", [(0, 0.7), (10, 0.7)], "guide"),
     ]
 
-    with Image.open(
-        BytesIO(draw_png([plot("t", x, y, series, marks=[Mark(4, "", "joined")])]))
-    ) as picture:
-        found = {colour for _, colour in picture.getcolors(1 << 24) or []}
+    data = draw_png([plot("t", x, y, series, marks=[(4, "", "joined")])])
 
+    found = {colour for _, colour in Image.open(BytesIO(data)).getcolors(1 << 24) or []}
     assert {(29, 78, 216), (180, 83, 9), (87, 96, 106), (26, 127, 55)} < found
 
 
-@pytest.mark.parametrize("counts", [np.zeros((10, 10)), 7 * np.eye(10), np.full((10, 10), 1e6)])
-def test_confusion_matrix_of_any_counts_is_drawn(counts: NDArray[np.float64]) -> None:
-    chart = confusion_chart(counts.astype(np.int64))
+def test_confusion_matrix_of_any_counts_is_drawn() -> None:
+    for counts in (np.zeros((10, 10)), 7 * np.eye(10), np.full((10, 10), 1e6)):
+        chart = confusion_chart(counts.astype(np.int64))
 
-    opacities = {round(shape.opacity, 2) for shape in chart.shapes if shape.kind == "bar"}
-    assert opacities <= {1, 0.4}
-    assert draw_png([chart, chart])
-
-
-@pytest.mark.parametrize(("high", "spec"), [(1, ",.0f"), (3, ",.0f"), (1e-4, ".2%"), (0.9, ".0f")])
-def test_no_two_ticks_of_an_axis_have_the_same_text(high: float, spec: str) -> None:
-    axis = fit_axis([0, high], "rows", spec, 0)
-
-    texts = [axis.format(value) for value in axis.ticks()]
-
-    assert len(texts) == len(set(texts)) > 0
+        opacities = {round(shape.opacity, 2) for shape in chart.shapes if shape.kind == "bar"}
+        assert opacities <= {1, 0.4}
+        assert draw_png([chart, chart])
 
 
 def test_one_epoch_alone_is_drawn() -> None:
-    row = {
-        "epoch": 1, "loss": 0.0, "val_accuracy": None, "learning_rate": 0.1, "images_per_s": 1,
-        "train_s": 0.1,
-    }  # fmt: skip
+    row = {"epoch": 1, "loss": 0.0, "val_accuracy": None, "learning_rate": 0.1}
 
-    drawn = training_report.learning_charts([row])
+    drawn = training_report.learning_charts([row | {"images_per_s": 1, "train_s": 0.1}])
 
     assert [[shape.kind for shape in chart.shapes].count("dot") for chart in drawn] == [1, 1]
     assert drawn[0].table

@@ -1,4 +1,3 @@
-import json
 import struct
 import sys
 from collections.abc import Iterator
@@ -26,12 +25,8 @@ pytestmark = [
 
 def train(tmp_path: Path, **settings: object) -> list[dict[str, object]]:
     """Train two nets for two epochs; the rows of metrics.jsonl."""
-    place = tmp_path / "run"
-    config = TrainSpec.resolve(
-        {"data": "sample", "workers": 0, "epochs": 2, "hidden": 8, "output": str(place)}, settings
-    )
-    commands.train(spec=config, listener=[].append)
-    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    defaults = {"data": "sample", "epochs": 2, "hidden": 8, "output": tmp_path / "run"}
+    return list(commands.train(**{**defaults, **settings}, listener=[].append).metrics)
 
 
 def events(folder: Path) -> Iterator[tuple[int, str, float]]:
@@ -91,17 +86,14 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path: Path) -> None:
 
 
 def test_mlflow_marks_a_run_that_failed(tmp_path: Path) -> None:
-    uri = (tmp_path / "mlruns").as_uri()
+    spec = TrainSpec(mlflow=(tmp_path / "mlruns").as_uri())
     epoch = replace(EPOCH, metrics=replace(EPOCH.metrics, val_accuracy=None))
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        trackers("run", TrainSpec(mlflow=uri), [].append) as [tracker],
-    ):
+    with pytest.raises(KeyboardInterrupt), trackers("run", spec, [].append) as [tracker]:
         tracker(epoch)
         raise KeyboardInterrupt
 
-    _, run = mlflow_run(uri)
+    _, run = mlflow_run(str(spec.mlflow))
     assert run.info.status == "FAILED"
 
 
@@ -130,11 +122,7 @@ def test_tracker_that_fails_is_reported_once_and_dropped() -> None:
     ],
 )
 def test_missing_package_is_named_before_anything_is_trained(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: str,
-    settings: dict[str, object],
-    package: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, settings: Any, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
 
@@ -144,15 +132,20 @@ def test_missing_package_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_unusable_destination_of_metrics_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="MLFLOW_TRACKING_PASSWORD"):
-        train(tmp_path, mlflow="https://ann:secret@example.org")
+@pytest.mark.parametrize(
+    ("settings", "error", "named"),
+    [
+        ({"mlflow": "https://ann:secret@example.org"}, UsageError, "MLFLOW_TRACKING_PASSWORD"),
+        ({"mlflow": "nosuchscheme://x"}, UsageError, "--mlflow"),
+        ({"mlflow": "http://127.0.0.1:9"}, UnavailableError, "--mlflow http"),
+        ({"tensorboard": True}, UsageError, "local folders"),
+    ],
+)
+def test_unusable_destination_of_metrics_is_refused(
+    settings: Any, error: type[Exception], named: str
+) -> None:
     with (
-        pytest.raises(UsageError, match="local folders"),
-        trackers("s3://bucket/run", TrainSpec(tensorboard=True), [].append),
+        pytest.raises(error, match=named),
+        trackers("s3://bucket/run", TrainSpec(**settings), [].append),
     ):
         pass
-    with pytest.raises(UsageError, match="--mlflow"):
-        train(tmp_path, mlflow="nosuchscheme://x")
-    with pytest.raises(UnavailableError, match="the server does not answer as MLflow"):
-        train(tmp_path, mlflow="http://127.0.0.1:9")
