@@ -31,11 +31,7 @@ _BROKEN = (
 
 
 def list_members(archive: str) -> list[tuple[str, int]]:
-    """List place and stated size of the files in an archive; the archive itself if it is damaged.
-
-    Raises:
-        StorageError: the archive cannot be read.
-    """
+    """List place and stated size of the files in an archive, which if damaged is the only one."""
     try:
         if storage.read(archive, 4) == _EMPTY:
             return []
@@ -57,14 +53,15 @@ class Archives:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        if self._archive is not None:
+            self._archive.close()
+            self._archive = None
 
     def read(self, place: str, max_bytes: int) -> bytes:
         """Read at most `max_bytes` of a file, or a member of an archive that has fewer.
 
         Raises:
             DataError: the file does not exist.
-            StorageError: the storage fails.
             UnreadableError: `broken_archive`, or of a member `bad_name`, `encrypted`, `too_large`
                 or `broken_member`.
         """
@@ -72,33 +69,25 @@ class Archives:
             archive = _archive_of(place)
             if archive is None:
                 return storage.read(place, max_bytes)
-            self._close()
+            self.__exit__()
             self._archive, self._place = _open(archive), archive
         name = place.removeprefix(f"{self._place}/")
         try:
             info = self._archive.getinfo(name)
-            if _OUTSIDE.search(name.replace("\\", "/")):
-                detail = f"the name {name!r} leads outside the archive"
-                raise UnreadableError(Reason.BAD_NAME, detail)
-            if info.flag_bits & _ENCRYPTED:
-                raise UnreadableError(Reason.ENCRYPTED, f"{name} in the archive is encrypted")
-            if info.compress_type not in _METHODS:
-                detail = f"{name} is compressed by method {info.compress_type}, not deflate"
-                raise UnreadableError(Reason.BROKEN_MEMBER, detail)
-            if info.file_size >= max_bytes:
-                detail = f"{name} has {info.file_size} bytes, {max_bytes - 1} are allowed"
-                raise UnreadableError(Reason.TOO_LARGE, detail)
+            for is_refused, reason, detail in (
+                (_OUTSIDE.search(name.replace("\\", "/")), Reason.BAD_NAME, "is outside of it"),
+                (info.flag_bits & _ENCRYPTED, Reason.ENCRYPTED, "is encrypted"),
+                (info.compress_type not in _METHODS, Reason.BROKEN_MEMBER, "is not deflated"),
+                (info.file_size >= max_bytes, Reason.TOO_LARGE, f"has over {max_bytes - 1} bytes"),
+            ):
+                if is_refused:
+                    raise UnreadableError(reason, f"{name!r} in the archive {detail}")
             with self._archive.open(info) as member:
                 return member.read(info.file_size + 1)  # to the end, where the checksum is compared
         except _BROKEN as error:
             storage.read(self._place, 1)  # raises StorageError if the storage has failed
             detail = f"{name} in the archive is damaged ({error or type(error).__name__})"
             raise UnreadableError(Reason.BROKEN_MEMBER, detail) from error
-
-    def _close(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-            self._archive = None
 
 
 def _archive_of(place: str) -> str | None:

@@ -25,27 +25,20 @@ SUFFIXES = (
     ".heic", ".heif", ".avif",
 )  # fmt: skip
 
-# Unless a caller sets others.
 _DEFAULTS = PictureOptions()
 
 # Where files of phones that Pillow does not read state their kind.
 _PHONES = [b"ftyp" + kind for kind in b"heic heix hevc heim mif1 msf1 avif".split()]
-
 # Of names that cannot be those of a file: links in a circle, too long.
 _NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
-
 # Three times the side of the normaliser's reduced copy is kept of a large JPEG.
 _JPEG_SIDE = 480
-
 # Levels of alpha and of grey: above, a pixel is seen and light; within, pixels have one tone.
 _HALF, _ONE_TONE = 127, 64
-
 # White in wide grey files: shares, then 8 to 16 bits (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-
-# Raised by Pillow's readers of these formats for damaged bytes. In 200,000 files with flipped and
-# missing bytes Pillow 13 raised only the first three; the others are known from reports about EXIF,
-# GIF and TIFF.
+# Raised by Pillow's readers for damaged bytes: the first three in 200,000 files with flipped and
+# missing bytes (Pillow 13), the others according to reports about EXIF, GIF and TIFF.
 _BROKEN = (
     *(OSError, ValueError, SyntaxError, struct.error),
     *(EOFError, LookupError, TypeError, ArithmeticError),
@@ -59,7 +52,6 @@ def read(
 
     Raises:
         UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
-        StorageError: the storage fails.
     """
     try:
         data = read(file, options.max_bytes + 1)
@@ -78,18 +70,11 @@ def read(
 
 
 def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
-    """Decode the first frame of a picture file.
+    """Decode the first frame of a picture file to mode L (8-bit grey) or RGB.
 
     It is rotated as its EXIF states and laid over white, light ink over black, where it is
-    transparent. JPEG files much larger than the normaliser needs are decoded at 1/2, 1/4 or 1/8 of
-    their size.
-
-    Args:
-        data: a whole file, whatever its suffix was.
-        options: limits on pixels and formats.
-
-    Returns:
-        The picture in mode L (8-bit grey) or RGB.
+    transparent. A JPEG file much larger than the normaliser needs is decoded at 1/2, 1/4 or 1/8 of
+    its size.
 
     Raises:
         UnreadableError: `empty` (no bytes), `broken_image` (none of the formats, cut short or
@@ -128,10 +113,7 @@ def _refusals() -> Iterator[None]:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
-    except Warning as error:
-        detail = f"Pillow warns of the picture, and the program's filters make it an error: {error}"
-        raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
-    except _BROKEN as error:
+    except (Warning, *_BROKEN) as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
 

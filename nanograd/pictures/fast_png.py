@@ -31,10 +31,7 @@ _MAX_BYTES = 2000
 
 
 def encode_plain(pixels: bytes) -> bytes:
-    """Encode 784 grey levels, row by row, as a file of the plain kind, without filters.
-
-    It takes less than half of Pillow's time.
-    """
+    """Encode 784 grey levels as a file of the plain kind, in less than half of Pillow's time."""
     rows = (pixels[start : start + SIDE] for start in range(0, SIDE * SIDE, SIDE))
     data = b"IDAT" + zlib.compress(b"\0" + b"\0".join(rows))
     length, checksum = struct.pack(">I", len(data) - 4), struct.pack(">I", zlib.crc32(data))
@@ -42,10 +39,7 @@ def encode_plain(pixels: bytes) -> bytes:
 
 
 def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
-    """Decode the files of the plain kind.
-
-    Args:
-        files: n files of any kind.
+    """Decode the plain ones of n files.
 
     Returns:
         images: (m, 784) uint8, the values stored, of the m plain files in their order.

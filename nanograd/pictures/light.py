@@ -1,11 +1,8 @@
 """The light on a picture as a smooth surface, and ink that differs from its sheet in hue alone.
 
 The closing of `paper.estimate_paper` sees nothing outside the picture, so a gradient that ends at
-the border would be ink. The surface is fitted to all of the picture, and ink, which covers little
-of it, does not count.
-
-Light on paper only scales its colour. What is left at right angles to that colour is ink, in one
-direction of its own; a picture seen in that direction has dark ink on bright paper.
+the border would be ink. The surface is fitted to the whole picture; ink, which covers little of it,
+does not count. Light only scales the colour of paper: what is left at right angles to it is ink.
 
 References:
     Lu, Su & Tan (2010), "Document image binarization using background estimation and stroke edges",
@@ -24,10 +21,7 @@ from nanograd.runtime.arrays import Floats
 
 
 def light_surface(picture: Image.Image) -> Floats | None:
-    """Fit the light that falls on the paper.
-
-    Args:
-        picture: mode L or RGB.
+    """Fit the light on the paper of a picture, mode L or RGB.
 
     Returns:
         (height, width) float32, 1 where the light is strongest; None where it is even, or where no
@@ -68,15 +62,12 @@ def _basis(width: int, height: int, degree: int) -> Floats:
 
 def divide(picture: Image.Image, light: Floats) -> Image.Image:
     """Return a picture as under even light."""
-    pixels = np.asarray(picture) / light.reshape(*light.shape, *[1] * (len(picture.getbands()) > 1))
+    pixels = np.asarray(picture) / (light if picture.mode == "L" else light[..., None])
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
 def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
-    """Find the direction in colour that separates ink from a coloured sheet.
-
-    Args:
-        reduced: mode L or RGB.
+    """Find the direction in colour that separates ink from a coloured sheet, mode L or RGB.
 
     Returns:
         Weights of red, green and blue, and a constant, as `Image.convert("L", ...)` expects them;
@@ -110,8 +101,7 @@ def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
     if abs(away) < tuning.HUE:
         return None
     # In the plane of sheet and direction: the weights that give paper and ink their levels.
-    plane = np.stack([sheet, direction])
-    levels = (tuning.PAPER_LEVEL, tuning.INK_LEVEL)
+    plane, levels = np.stack([sheet, direction]), (tuning.PAPER_LEVEL, tuning.INK_LEVEL)
     weights = np.linalg.solve(np.stack([plane @ paper, plane @ ink]), levels)
     red, green, blue = (weights @ plane).tolist()
     return red, green, blue, 0.0

@@ -19,25 +19,16 @@ from nanograd.runtime.arrays import Floats
 
 
 def find_lines(ink: Floats) -> Floats | None:
-    """Find the light that printed lines absorb.
+    """Find the light that printed lines absorb, 0 to 1, of the light that ink and lines absorb.
 
-    Args:
-        ink: (height, width) float32, the share of light that ink and lines absorb, at least 0.
-
-    Returns:
-        Of the same shape, 0 to 1; None without a pattern of lines, and in narrow pictures.
+    Both are (height, width) float32. None without a pattern of lines, and in narrow pictures.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None
-    across, down = list(_trace(ink)), list(_trace(np.ascontiguousarray(ink.T)))
+    across, down = list(_trace(ink)), [line.T for line in _trace(np.ascontiguousarray(ink.T))]
     if max(len(across), len(down)) < tuning.IN_ONE or len(across) + len(down) < tuning.IN_BOTH:
         return None
-    layer = np.zeros(ink.shape, np.float32)
-    for line in across:
-        np.maximum(layer, line, out=layer)
-    for line in down:
-        np.maximum(layer, line.T, out=layer)
-    return layer
+    return np.asarray(np.max([*across, *down], axis=0))
 
 
 def _trace(ink: Floats) -> Iterator[Floats]:

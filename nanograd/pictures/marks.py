@@ -48,7 +48,7 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
 def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
     """Measure each mark: its ink, 0 without a strong pixel; the share at the border; its box.
 
-    A box is (top, left, -bottom, -right), so the least of several is the box around them.
+    A box is (top, left, -bottom, -right), so the minimum of several is the box around them.
     """
     y, x = np.nonzero(labels > 0)
     number, values = labels[y, x] - 1, ink[y, x]

@@ -17,20 +17,12 @@ from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
     """Compute the maximum over windows of 2 x radius + 1 pixels square.
 
-    Args:
-        values: (..., height, width) uint8, or float32, which takes four times as long; pixels
-            outside do not count.
-        radius: >= 0, pixels.
-
-    Returns:
-        Same shape and dtype.
+    Values are (..., height, width) uint8, or float32, which takes four times as long.
     """
     lowest = 0 if values.dtype == np.uint8 else -np.inf
     height, width = values.shape[-2:]
-    # Quicker than `np.pad`.
-    padded = np.full(
-        (*values.shape[:-2], height + 2 * radius, width + 2 * radius), lowest, values.dtype
-    )
+    shape = (*values.shape[:-2], height + 2 * radius, width + 2 * radius)
+    padded = np.full(shape, lowest, values.dtype)  # quicker than `np.pad`
     padded[..., radius : radius + height, radius : radius + width] = values
     values = padded
     for _ in range(2):  # rows, then columns: of 1, 2, 4 ..., then of two windows that overlap

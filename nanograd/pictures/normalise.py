@@ -1,9 +1,9 @@
 """Any picture of one handwritten digit to the 28 x 28 form of MNIST.
 
 The digit is found in a reduced copy, then cut from the whole picture at one fixed size, so that pen
-and noise have the same scale whether the picture had 28 or 4,000 pixels. Each way to find it makes
-a candidate: a bright sheet or a dark board with surroundings, the plain way, ruled paper, a pale
-pen. The first that is clear is taken, else the best; see `Candidate.score`.
+and noise have the same scale in every picture. Each way to find it makes a candidate: a bright
+sheet or a dark board with surroundings, the plain way, ruled paper, a pale pen. The first that is
+clear is taken, else the best; see `Candidate.score`.
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
@@ -12,9 +12,9 @@ References:
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from nanograd.digits import form
@@ -27,7 +27,9 @@ from nanograd.pictures.paper import Levels
 from nanograd.pictures.surroundings import Box, find_sheet, spread_sheet
 from nanograd.runtime.arrays import Bytes, Floats, Mask
 
-POLARITIES = ("auto", "dark-on-light", "light-on-dark")
+Weights: TypeAlias = tuple[float, float, float, float]  # of red, green, blue and 1
+
+_NOT_YET: Any = None
 # Scores of a candidate.
 NOTHING, WIDE, CLEAR = range(3)
 
@@ -37,30 +39,24 @@ class Candidate:
     """One way to see the digit in a picture: the result of each step, None of those not taken.
 
     H x W is the size of the reduced copy, h x w that of the digit cut out. A picture that is
-    MNIST-like already has only `image`.
+    MNIST-like already has only `image`. All Floats are float32.
     """
 
-    # Mode L or RGB, the picture from which the digit is cut.
-    picture: Image.Image = None  # type: ignore[assignment]
+    picture: Image.Image = _NOT_YET  # in mode L or RGB, from which the digit is cut
     box: Box | None = None  # the sheet in the picture, if anything is beside it; H x W is its copy
-    # Weights of red, green, blue and 1 that make ink dark on a coloured sheet.
-    hue: tuple[float, float, float, float] | None = None
-    light: Floats | None = None  # (H, W) float32, 0 to 1, the light on the paper unless it is even
-    lines: Floats | None = None  # (H, W) float32, 0 to 1, the light that printed lines absorb
-    # (channels, H, W) uint8, the reduced copy, ink darker than paper.
-    search: Bytes = None  # type: ignore[assignment]
+    hue: Weights | None = None  # in which ink is dark on a coloured sheet
+    light: Floats | None = None  # (H, W), 0 to 1, the light on the paper unless it is even
+    lines: Floats | None = None  # (H, W), 0 to 1, the light that printed lines absorb
+    search: Bytes = _NOT_YET  # (channels, H, W) uint8, the reduced copy, ink darker than paper
     inverted: bool = False  # whether the picture's ink is lighter than its paper
-    # (channels, H, W) float32, 0 to 255, the paper without ink.
-    paper: Floats = None  # type: ignore[assignment]
-    # (H, W) float32, 0 to 1, the share of light that the ink absorbs.
-    ink: Floats = None  # type: ignore[assignment]
+    paper: Floats = _NOT_YET  # (channels, H, W), 0 to 255, the paper without ink
+    ink: Floats = _NOT_YET  # (H, W), 0 to 1, the share of light that the ink absorbs
     levels: Levels | None = None  # the strengths above which a pixel is ink
     marks: Mask | None = None  # (H, W) bool, the pixels of the digit
     widest: float = tuning.WIDEST_PEN  # share of the marks' longest side: a wider pen is a doubt
-    detail: Floats | None = None  # (h, w) float32, 0 to 1, the digit cut from the whole picture
-    # (h + 16, w + 16) float32, 0 to 1, its pen adjusted to MNIST's width.
-    strokes: Floats | None = None
-    image: Bytes = None  # type: ignore[assignment]  # (28, 28) uint8, ink 255 on 0
+    detail: Floats | None = None  # (h, w), 0 to 1, the digit cut from the whole picture
+    strokes: Floats | None = None  # (h + 16, w + 16), 0 to 1, its pen adjusted to MNIST's width
+    image: Bytes = _NOT_YET  # (28, 28) uint8, ink 255 on 0
     refused: UnreadableError | None = None  # the reason for having no image
 
     @property
@@ -89,21 +85,17 @@ class Candidate:
 
 
 def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Bytes:
-    """Convert the digit in a picture to the form in which MNIST would store it.
+    """Convert the digit in a picture to the form of MNIST, (28, 28) uint8, ink 255 on 0.
 
     A picture that is MNIST-like already, also with black and white exchanged, keeps its bits.
 
     Args:
-        picture: mode L or RGB, rotated upright, any size (see `pictures.decode`).
+        picture: of any size, rotated upright (see `pictures.decode`).
         polarity: `auto` (determined from the picture), `dark-on-light` or `light-on-dark`.
         always: take the steps even with a picture that is MNIST-like already.
 
-    Returns:
-        (28, 28) uint8, ink 255 on 0.
-
     Raises:
         UnreadableError: `blank`, `low_contrast` or `too_many_marks`.
-        ValueError: unknown polarity.
     """
     found = trace(picture, polarity=polarity, always=always)
     if found.refused:
@@ -114,14 +106,12 @@ def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = Fa
 
 def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Candidate:
     """Normalise a picture, as `normalise` does; return the chosen candidate with all its steps."""
-    if polarity not in POLARITIES:
-        raise ValueError(f"polarity {polarity!r} is none of {', '.join(POLARITIES)}")
     picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
     ready = None if always else _mnist_like(picture, polarity)
     if ready is not None:
         return Candidate(image=ready)
     reduced = paper.reduce(picture, tuning.SEARCH_SIDE)
-    if picture.mode == "RGB" and _is_grey(np.asarray(reduced)):
+    if picture.mode == "RGB" and _is_grey(reduced):
         picture, reduced = picture.convert("L"), reduced.convert("L")  # grey: the same bits as L
     found = None
     weights = by_hue(reduced) if polarity == "auto" else None
@@ -246,10 +236,9 @@ def _mark(
     return found
 
 
-def _is_grey(pixels: Bytes) -> bool:
-    """Whether all channels of (height, width, channels) are equal."""
-    # A plane at a time: a comparison along the short last axis takes ten times as long.
-    return all((pixels[..., 0] == pixels[..., other]).all() for other in range(1, pixels.shape[-1]))
+def _is_grey(picture: Image.Image) -> bool:
+    """Whether all channels are equal."""
+    return len({channel.tobytes() for channel in picture.split()}) == 1
 
 
 def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
@@ -257,18 +246,18 @@ def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
 
     It may have a border without ink, as digits of 32 x 32 often have.
     """
-    if min(picture.size) < SIDE or max(picture.size) > tuning.MAX_BORDERED_SIDE:
+    width, height = picture.size
+    if min(width, height) < SIDE or max(width, height) > tuning.MAX_BORDERED_SIDE:
         return None
-    pixels = np.asarray(picture).reshape(picture.height, picture.width, -1)
-    if not _is_grey(pixels):
+    if not _is_grey(picture):
         return None
-    top, left = (picture.height - SIDE) // 2, (picture.width - SIDE) // 2
-    image = pixels[top : top + SIDE, left : left + SIDE, 0].copy()
+    pixels, top, left = np.asarray(picture.getchannel(0)), (height - SIDE) // 2, (width - SIDE) // 2
     for other, sheet in (("dark-on-light", 0), ("light-on-dark", 255)):
-        bordered = (pixels[:, :, 0] != sheet).sum() == (image != sheet).sum()
-        candidate = np.abs(image.astype(np.int16) - sheet).astype(np.uint8)
-        if polarity != other and bordered and form.are_mnist_like(candidate.reshape(1, -1)).all():
-            return candidate
+        ink = pixels ^ np.uint8(sheet)
+        image = ink[top : top + SIDE, left : left + SIDE].copy()
+        is_bordered = np.count_nonzero(ink) == np.count_nonzero(image)
+        if polarity != other and is_bordered and form.are_mnist_like(image.reshape(1, -1)).all():
+            return image
     return None
 
 
@@ -284,13 +273,13 @@ def _cut_out(found: Candidate, chosen: Mask) -> Floats:
     size = np.maximum(1, np.round(sides * tuning.DETAIL_SIDE / sides.max())).astype(int)
     scale = np.array([picture.width / width, picture.height / height] * 2)
     cut = picture.resize(size, Image.Resampling.BICUBIC, tuple(box * scale), 2.0)
-    near = morphology.running_max(chosen.astype(np.float32), 1)
+
+    def resized(plane: Floats) -> Floats:
+        image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, tuple(box)))
+
     if light is not None:
-        cut = divide(cut, _resize(light, size, box))
-    *channels, mask = (_resize(plane, size, box) for plane in (*sheet, near))
-    return paper.ink_strength(paper.as_dark_ink(cut, found.inverted), np.stack(channels)) * mask
-
-
-def _resize(plane: Floats, size: NDArray[np.int64], box: NDArray[np.float64]) -> Floats:
-    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, tuple(box)))
+        cut = divide(cut, resized(light))
+    mask = resized(morphology.running_max(chosen.astype(np.float32), 1))
+    pixels, whole = paper.as_dark_ink(cut, found.inverted), np.stack(list(map(resized, sheet)))
+    return paper.ink_strength(pixels, whole) * mask

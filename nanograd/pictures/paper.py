@@ -37,7 +37,7 @@ def otsu(levels: Bytes) -> tuple[float, float]:
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = sum_below / below - (sum_below[-1] - sum_below) / above
     between = np.where((below > 0) & (above > 0), below * above * gap**2, 0)
-    # Between two far classes every threshold is as good: take the middle.
+    # Between two far tones every threshold is as good: take the middle.
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     variance = counts @ tones**2 / below[-1] - (sum_below[-1] / below[-1]) ** 2
     separation = between.max() / (below[-1] ** 2 * max(variance, 1e-9))
@@ -45,12 +45,11 @@ def otsu(levels: Bytes) -> tuple[float, float]:
 
 
 def is_light_on_dark(search: Image.Image) -> bool:
-    """Determine whether ink is the lighter tone: paper lies along the border, ink is narrow.
+    """Determine whether ink is the lighter tone.
 
-    Where the border has one tone, that is the paper. Where a shadow or the digit crosses it, the
-    ink is what a narrow window closes first. In a bitmap, where gaps may be as narrow as strokes,
-    paper covers more of the border, of the picture and of its corners, and ink divides it into more
-    pieces.
+    A border of one tone is paper. Where a shadow or the digit crosses the border, the ink is what a
+    narrow window closes first. In a bitmap, where gaps may be as narrow as strokes, paper covers
+    more of the border, the picture and its corners, and ink divides it into more pieces.
     """
     grey = np.asarray(search.convert("L"))
     threshold, separation = otsu(grey)
@@ -97,7 +96,7 @@ def cover_pen(
         tones: of the structures, dark or light.
 
     Returns:
-        The radius at which it stopped, or the widest; the energies of the tones before.
+        The last radius, and the energies of the tones before.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
@@ -144,12 +143,8 @@ def pen_radius(search: Bytes) -> int:
 def estimate_paper(search: Bytes, radius: int) -> Floats:
     """Estimate the paper without ink, under the light that falls on it.
 
-    A closing (maximum, then minimum, over a window wider than the pen) removes dark, narrow
-    structures. It keeps shadows and, unlike a blur, also their edges and the edge of a sheet.
-
-    Args:
-        search: (channels, height, width) uint8, from `as_dark_ink`.
-        radius: from `pen_radius`.
+    A closing over a window wider than the pen removes dark, narrow structures. It keeps shadows
+    and, unlike a blur, also their edges and the edge of a sheet.
     """
     # In a drawing made on a screen, most pixels have one bare value: its light is even, and where
     # strokes meet the ink may be wider than any window.
@@ -191,9 +186,8 @@ def two_tones(search: Bytes) -> Floats | None:
     if separation < tuning.TWO_TONES:
         return None
     tones = np.quantile(search[:, grey > threshold], tuning.BARE_TONE, axis=1)
-    return np.broadcast_to(
-        np.maximum(tones, tuning.DARKEST).astype(np.float32)[:, None, None], search.shape
-    )
+    bare = np.maximum(tones, tuning.DARKEST).astype(np.float32)
+    return np.broadcast_to(bare[:, None, None], search.shape)
 
 
 def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
@@ -201,10 +195,8 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
 
     ink = max over channels of (paper - pixel) / max(paper, 0.3 brightest paper)
 
-    In a channel in which saturated paper is dark, ratios are those of noise.
-
-    Returns:
-        (height, width) float32, at most 1; below 0 where the paper is brighter than expected.
+    In a channel in which saturated paper is dark, ratios are those of noise. The result is (height,
+    width) float32, at most 1; below 0 where the paper is brighter than expected.
     """
     if len(paper) == 1:
         return np.asarray(1 - pixels[0] / paper[0])
@@ -228,12 +220,12 @@ def ink_levels(ink: Floats) -> Levels:
     Raises:
         UnreadableError: `blank` or `low_contrast`.
     """
-    level = otsu(_to_bytes(ink))[0] / 255
+    level = _threshold(ink)
     above = ink > level
     if float(np.quantile(ink, 0.999)) < tuning.LEAST_CONTRAST or above.all() or not above.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but paper")
     level = max(level, tuning.ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))
-    stronger = otsu(_to_bytes(ink[ink > level]))[0] / 255
+    stronger = _threshold(ink[ink > level])
     height, width = _extent(ink > stronger)
     # Ink from side to side is an edge or a shadow, not a digit.
     in_one_place = height * width < tuning.ONE_PLACE and max(height, width) < 1
@@ -254,22 +246,18 @@ def pale_levels(ink: Floats) -> Levels:
 
 def _extent(mask: Mask) -> tuple[float, float]:
     """Height and width of a box round the mask, as shares of the picture's."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    down, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(down):
         return 0.0, 0.0
-    return float(np.ptp(rows) + 1) / mask.shape[0], float(np.ptp(columns) + 1) / mask.shape[1]
+    return float(np.ptp(down) + 1) / len(mask), float(np.ptp(across) + 1) / mask.shape[1]
 
 
-def _to_bytes(ink: Floats) -> Bytes:
-    return (255 * np.maximum(ink, 0)).astype(np.uint8)
+def _threshold(ink: Floats) -> float:
+    return otsu((255 * np.maximum(ink, 0)).astype(np.uint8))[0] / 255
 
 
 def _grain(ink: Floats, signal: float) -> float:
-    """Measure the paper's grain, and refuse a signal that is hardly above it.
-
-    Ink only darkens, so pixels brighter than the paper are its grain, and the grain darkens as much
-    as it brightens.
-    """
+    """Measure the paper's grain by pixels brighter than it; refuse a signal hardly above it."""
     brighter = ink[ink < 0]
     grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
     if signal < tuning.LEAST_SIGNAL * grain:

@@ -16,13 +16,9 @@ Box = tuple[float, float, float, float]
 
 
 def find_sheet(mask: Mask) -> Box | None:
-    """Find the box within the surroundings.
+    """Find the box within the surroundings; None if nothing is beside the sheet.
 
-    Args:
-        mask: (height, width) bool, all that is darker than paper.
-
-    Returns:
-        The box; None if nothing is beside the sheet.
+    The mask is (height, width) bool, all that is darker than paper.
     """
     sides = [np.rot90(mask, turns) for turns in range(4)]  # top, right, bottom, left first
     has_edges = any(side[:3].mean(1).max() > tuning.EDGE for side in sides)
@@ -42,15 +38,12 @@ def find_sheet(mask: Mask) -> Box | None:
 
 
 def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
-    """Continue a bright sheet over the darker surroundings at its sides.
+    """Continue the edge of a bright sheet over the darker surroundings; None without a sheet.
 
     Args:
         pixels: (height, width) or (height, width, 3) uint8.
         num_sides: the least number of sides with surroundings.
         least: the least size of the sheet's box, as a share of the picture.
-
-    Returns:
-        The picture with the colours of the sheet's edge around it; None without such a sheet.
     """
     grey = pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
     bright = grey > otsu(grey.astype(np.uint8))[0]

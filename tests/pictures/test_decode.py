@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nanograd.errors import Reason, UnreadableError
+from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
 from nanograd.runtime.arrays import Bytes
 from nanograd.settings.specs import PictureOptions
@@ -37,43 +37,17 @@ def test_lossless_file_gives_its_pixels_in_8_bits(data: bytes, pixels: Bytes) ->
     assert np.array_equal(np.asarray(decode(data).convert("L")), pixels)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP"])
-def test_lossy_format_nearly_keeps_the_pixels(kind: str) -> None:
-    picture = decode(encoded(Image.new("RGB", (31, 17), (200, 40, 90)), kind, quality=95))
-
-    assert picture.size == (31, 17)
-    assert np.abs(np.asarray(picture).astype(int) - (200, 40, 90)).max() < 12
-
-
-@pytest.mark.parametrize(
-    ("picture", "kind", "mode", "levels"),
-    [
-        (Image.fromarray(GRADIENT).convert("1"), "PNG", "L", (0, 255)),
-        (Image.new("CMYK", (9, 9), (0, 0, 0, 0)), "JPEG", "RGB", ((255, 255),) * 3),
-    ],
-)
-def test_other_modes_become_grey_or_rgb(
-    picture: Image.Image, kind: str, mode: str, levels: object
-) -> None:
-    decoded = decode(encoded(picture, kind))
-
-    assert (decoded.mode, decoded.getextrema()) == (mode, levels)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L"])
 def test_fully_transparent_picture_is_white(mode: str) -> None:
-    number = {"P": 1, "L": 7}.get(mode, 0)
-    picture = Image.new(mode, (5, 3), number)
-    if mode == "P":
-        picture.putpalette([0, 0, 0, 9, 9, 9])
+    picture = Image.new(mode, (5, 3), 7 if mode == "L" else 0)
 
-    decoded = decode(encoded(picture, transparency=number or None))
+    decoded = decode(encoded(picture, transparency=7 if mode == "L" else None))
 
     assert decoded.getextrema() == ((255, 255),) * 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-@pytest.mark.parametrize(("ink", "ground"), [(255, 0), (200, 0), (100, 255), (0, 255)])
+@pytest.mark.parametrize(("ink", "ground"), [(200, 0), (100, 255), (0, 255)])
 def test_ink_on_nothing_is_laid_over_the_contrasting_ground(
     mode: str, ink: int, ground: int
 ) -> None:
@@ -99,9 +73,7 @@ def test_white_paper_with_clear_corners_stays_on_white() -> None:
 
 
 def test_large_jpeg_keeps_the_size_that_the_normaliser_needs() -> None:
-    picture = decode(encoded(Image.new("L", (2600, 1400), 99), "JPEG"))
-
-    assert picture.size == (1300, 700)
+    assert decode(encoded(Image.new("L", (2600, 1400), 99), "JPEG")).size == (1300, 700)
 
 
 def test_warning_that_a_program_makes_an_error_is_one_bad_picture(
@@ -125,11 +97,8 @@ def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
 def test_picture_of_a_phone_is_refused_with_its_remedy(brand: bytes) -> None:
-    with pytest.raises(UnreadableError, match="export the picture as JPEG"):
+    with pytest.raises(UnreadableError, match="export the picture as JPEG") as caught:
         decode(b"\0\0\0\x18ftyp" + brand + bytes(100))
 
-
-def test_unreadable_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(UnreadableError(Reason.BLANK, "nothing there")))  # noqa: S301
-
-    assert (error.reason, error.detail) == (Reason.BLANK, "nothing there")
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    assert (again.reason, again.detail) == (caught.value.reason, caught.value.detail)

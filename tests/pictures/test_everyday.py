@@ -9,10 +9,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import UnreadableError
-from nanograd.pictures import light, lines, paper, surroundings
+from nanograd.pictures import surroundings
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise, trace
-from nanograd.runtime.arrays import Doubles
 from simulators.photos import photograph
 from simulators.scenes import KINDS
 from tests.helpers.sevens import (
@@ -20,7 +19,6 @@ from tests.helpers.sevens import (
     boxed,
     coloured,
     grid,
-    hard_shadow,
     likeness,
     lit,
     negative,
@@ -29,7 +27,6 @@ from tests.helpers.sevens import (
     ruled,
     seven,
     squared,
-    vignette,
 )
 
 Make = Callable[[], Image.Image]
@@ -65,7 +62,7 @@ def drawn() -> dict[str, tuple[Make, Make, float]]:
         for squares in (False, True):
             make = partial(ruled, strength, squared=squares)
             found[f"lines of {strength}, squared {squares}"] = (make, seven, 0.85)
-    for shape, pen, edge in (("rectangle", 2, 20), ("rectangle", 8, 50), ("ellipse", 8, 20)):
+    for shape, pen, edge in (("rectangle", 2, 20), ("ellipse", 8, 20)):
         make = partial(boxed, shape, pen, edge)
         found[f"{shape} {pen} wide, {edge} inside"] = (make, partial(seven, pen=12), 0.9)
     margins = ((60, 60, 60, 60), (30, 50, 0, 70), (25, 0, 25, 25), (30, 80, 30, 0))
@@ -109,35 +106,15 @@ def test_thin_pale_pen_in_a_round_shadow_is_the_digit(ink: int, radius: float) -
     assert likeness(normalise(lit(faint, shade)), normalise(faint)) > 0.9
 
 
-def test_light_surface_equals_the_light_that_fell() -> None:
-    shade = vignette(0.8)
+def test_squares_as_dark_as_the_pencil_are_paper() -> None:
+    strength = 0.45
 
-    surface = light.light_surface(lit(pale_seven(), shade))
-
-    assert surface is not None
-    assert np.abs(surface - shade).max() < 0.06
-
-
-@pytest.mark.parametrize("shade", [np.ones((280, 280)), hard_shadow()], ids=["even", "hard shadow"])
-def test_even_light_and_hard_shadows_are_no_smooth_surface(shade: Doubles) -> None:
-    assert light.light_surface(lit(pale_seven(), shade)) is None
-
-
-@pytest.mark.parametrize("strength", [0.25, 0.45])
-def test_squares_as_dark_as_the_pencil_are_paper(strength: float) -> None:
     taken = trace(squared(pale_seven(), strength))
 
     assert taken.lines is not None
     assert likeness(taken.image, normalise(pale_seven())) > 0.75
     with pytest.raises(UnreadableError, match=r"^blank"):
         normalise(squared(Image.new("L", (280, 280), 200), strength))
-
-
-@pytest.mark.parametrize("pen", [4, 20, 40])
-def test_strokes_of_a_digit_are_no_lines(pen: int) -> None:
-    ink = 1 - np.asarray(seven(size=160, pen=pen), np.float32) / 255
-
-    assert lines.find_lines(ink) is None
 
 
 def test_bright_digit_and_tight_crop_are_no_sheets() -> None:
@@ -158,30 +135,13 @@ def test_dot_within_a_zero_is_no_digit() -> None:
     assert likeness(normalise(dot), normalise(zero)) > 0.8
 
 
-@pytest.mark.parametrize("side", [14, 20, 60, 100, 300])
+@pytest.mark.parametrize("side", [14, 60, 300])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_tight_crops_of_bold_strokes_are_digits_in_both_polarities(
-    side: int, inverted: bool
-) -> None:
+def test_tight_crops_of_bold_strokes_are_digits(side: int, inverted: bool) -> None:
     taken = trace(negative(bold(side)) if inverted else bold(side))
 
     assert taken.inverted is inverted
     assert likeness(taken.image, normalise(bold(100))) > 0.6
-
-
-def test_polarity_of_bitmaps_without_margin(sample: Mnist) -> None:
-    crops = []
-    for image in sample.test.images[:200].reshape(-1, 28, 28):
-        rows, columns = np.flatnonzero(image.max(1) > 60), np.flatnonzero(image.max(0) > 60)
-        crops.append(Image.fromarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
-
-    assert sum(map(paper.is_light_on_dark, crops)) >= 197
-    assert sum(paper.is_light_on_dark(negative(crop)) for crop in crops) <= 3
-
-
-def test_pictures_without_colour_have_no_direction_of_hue() -> None:
-    assert light.by_hue(seven()) is None
-    assert light.by_hue(seven().convert("RGB")) is None
 
 
 def test_top_stroke_of_a_five_belongs_to_it_though_it_is_apart() -> None:

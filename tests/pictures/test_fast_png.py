@@ -61,20 +61,12 @@ def test_every_filter_is_undone(noise: Bytes) -> None:
     assert np.array_equal(images, noise)
 
 
-@pytest.mark.parametrize(
-    "save",
-    [
-        saved,
-        lambda image: saved(image, optimize=True),
-        lambda image: saved(image, compress_level=0),
-        lambda image: encode_plain(image.tobytes()),
-    ],
-)
-def test_files_from_pillow_and_ours_keep_their_pixels(
-    sample: Mnist, save: Callable[[Bytes], bytes]
-) -> None:
+def test_files_from_pillow_and_ours_keep_their_pixels(sample: Mnist) -> None:
     digits = sample.test.images[:193]
-    files = [save(digit) for digit in digits]
+    files = [
+        *(saved(digits[0]), saved(digits[1], optimize=True), saved(digits[2], compress_level=0)),
+        *(encode_plain(digit.tobytes()) for digit in digits[3:]),
+    ]
 
     images, plain = decode_plain(files)
 
@@ -83,12 +75,11 @@ def test_files_from_pillow_and_ours_keep_their_pixels(
     assert np.array_equal(np.asarray(Image.open(BytesIO(files[7]))).ravel(), digits[7])
 
 
-def test_no_files_or_bytes_give_no_images() -> None:
-    images, plain = decode_plain([])
-    none, neither = decode_plain([None, b"", b"\x89PNG"])
+@pytest.mark.parametrize("files", [[], [None, b"", b"\x89PNG"]])
+def test_no_files_or_bytes_give_no_images(files: list[bytes | None]) -> None:
+    images, plain = decode_plain(files)
 
-    assert images.shape == none.shape == (0, 784)
-    assert (plain.tolist(), neither.tolist()) == ([], [False] * 3)
+    assert (images.shape, plain.tolist()) == ((0, 784), [False] * len(files))
 
 
 LINES = bytes(29 * 28)
@@ -140,19 +131,22 @@ def test_damaged_files_give_what_pillow_gives(sample: Mnist) -> None:
     assert 850 < num_read < 900  # only the undamaged: a checksum covers every byte
 
 
-@pytest.mark.parametrize("polarity", ["auto", "light-on-dark", "dark-on-light"])
-@pytest.mark.parametrize("normalise", ["auto", "always", "never"])
+@pytest.mark.parametrize(
+    ("polarity", "normalise", "wanted"),
+    [
+        *(("auto", "auto", 120), ("light-on-dark", "auto", 60), ("dark-on-light", "auto", 60)),
+        *(("auto", "always", None), ("light-on-dark", "never", None)),
+    ],
+)
 def test_reading_at_once_gives_what_each_file_alone_gives(
-    sample: Mnist, noise: Bytes, polarity: str, normalise: str
+    sample: Mnist, noise: Bytes, polarity: str, normalise: str, wanted: int | None
 ) -> None:
     digits = sample.test.images[:60]
     moved = np.roll(digits[:20].reshape(-1, 28, 28), 2, axis=1).reshape(-1, 784)
     blank = np.zeros((1, 784), np.uint8)
     files = [saved(image) for image in (*digits, *(255 - digits), *moved, *blank, *noise[:5])]
+    options = ReadOptions(polarity=polarity, normalise=normalise)
 
-    num_read = check_equal_to_single_files(
-        files, ReadOptions(polarity=polarity, normalise=normalise)
-    )
+    num_read = check_equal_to_single_files(files, options)
 
-    if normalise == "auto":
-        assert num_read == (120 if polarity == "auto" else 60)
+    assert wanted in (num_read, None)

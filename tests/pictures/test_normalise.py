@@ -37,7 +37,7 @@ def test_mnist_images_have_mnists_form_unless_they_are_shifted(mnist: Bytes) -> 
     assert not are_mnist_like(shifted.reshape(-1, 784)).any()
 
 
-@pytest.mark.parametrize("border", [(0, 0), (2, 2), (1, 0), (6, 18), (18, 18)])
+@pytest.mark.parametrize("border", [(0, 0), (1, 0), (6, 18)])
 def test_mnist_images_bordered_in_colour_or_inverted_keep_their_bits(
     border: tuple[int, int], mnist: Bytes
 ) -> None:
@@ -71,15 +71,14 @@ def test_trace_ends_in_the_image_of_normalise_in_mnists_form() -> None:
     assert np.array_equal(taken.image, image)
 
 
-def test_forced_polarity_is_obeyed_and_an_unknown_one_refused() -> None:
-    forced = normalise(seven(), polarity="dark-on-light")
+def test_forced_polarity_is_obeyed() -> None:
+    right, wrong = (normalise(seven(), polarity=p) for p in ("dark-on-light", "light-on-dark"))
 
-    assert np.array_equal(forced, normalise(seven()))
-    with pytest.raises(ValueError, match="polarity"):
-        normalise(seven(), polarity="dark")
+    assert np.array_equal(right, normalise(seven()))
+    assert not np.array_equal(wrong, right)
 
 
-@pytest.mark.parametrize("pen", [2, 4, 8, 40])
+@pytest.mark.parametrize("pen", [2, 40])
 def test_normalise_adjusts_any_pen_to_mnists_width(pen: int) -> None:
     assert 60 < normalise(seven(pen=pen)).sum() / 255 < 130
 
@@ -90,11 +89,10 @@ def test_trace_of_a_single_tone_has_the_steps_before_its_refusal(tone: int) -> N
 
     taken = trace(picture)
 
-    assert reason_of(picture) == "blank"
     assert taken.ink is not None
     assert taken.marks is taken.image is None
     assert taken.refused is not None
-    assert taken.refused.reason == "blank"
+    assert taken.refused.reason == reason_of(picture) == "blank"
 
 
 def test_paper_grain_is_not_a_digit() -> None:

@@ -1,4 +1,7 @@
+from itertools import islice
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -11,6 +14,7 @@ from nanograd.pictures.normalise import normalise
 from nanograd.runtime.arrays import Bytes
 from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
+from tests.helpers.picture_fuzzer import files, run, target
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda shape: st.one_of(arrays(np.uint8, shape), arrays(np.uint8, (*shape, 3)))
@@ -38,12 +42,16 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-STARTS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"P6 "]
+def test_changed_files_are_read_or_refused_for_a_known_reason() -> None:
+    changed = list(islice(files(seed=1), 400))
+
+    assert changed[:20] == list(islice(files(seed=1), 20))
+    assert {"read", "broken_image", "blank"} <= set(map(target, changed))
 
 
-@given(st.sampled_from(STARTS), st.binary(max_size=300))
-def test_random_bytes_decode_or_are_refused(start: bytes, rest: bytes) -> None:
-    decodes(start + rest)
+@pytest.mark.soak
+def test_changed_files_of_ten_minutes_are_read_or_refused() -> None:
+    assert run(600, seed=2).total() > 10_000
 
 
 @given(st.sampled_from(FILES), st.data())
