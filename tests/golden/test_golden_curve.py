@@ -37,35 +37,16 @@ FILE = Path(__file__).parent / "golden_curve.json"
 COMMON = {"hidden": 64, "shards": 8, "batch_size": 64, "epochs": 2, "seed": 7}
 RUNS: dict[str, dict[str, Any]] = {
     "the original's choices": {
-        "activation": "sigmoid",
-        "loss": "mse",
-        "optimizer": "sgd",
-        "learning_rate": 1.0,
-        "schedule": "constant",
-        "warmup": 0,
-        "pixels": "unit",
-        "ema": 0.0,
-        **asdict(Distortion()),
+        "activation": "sigmoid", "loss": "mse", "optimizer": "sgd", "learning_rate": 1.0,
+        "schedule": "constant", "warmup": 0, "pixels": "unit", "ema": 0.0, **asdict(Distortion()),
     },
     "today's choices": {
-        "activation": "relu",
-        "loss": "cross_entropy",
-        "optimizer": "adam",
-        "learning_rate": 0.002,
-        "schedule": "cosine",
-        "warmup": 7,
-        "pixels": "deskewed",
-        "elastic": 1.0,
-        "rotation": 5.0,
-        "scaling": 0.1,
-        "shear": 0.1,
-        "shift": 0.5,
-        "stroke": 0.5,
+        "activation": "relu", "loss": "cross_entropy", "optimizer": "adam", "learning_rate": 0.002,
+        "schedule": "cosine", "warmup": 7, "pixels": "deskewed", "ema": 0.9, "deskew": "before",
+        "elastic": 1.0, "rotation": 5.0, "scaling": 0.1, "shear": 0.1, "shift": 0.5, "stroke": 0.5,
         "cool_down": 0.0,
-        "deskew": "before",
-        "ema": 0.9,
     },
-}
+}  # fmt: skip
 
 
 def record(name: str, sample: Mnist) -> dict[str, Any]:
@@ -134,13 +115,6 @@ def test_bits_of_the_parameters_are_as_stored(golden: dict[str, Any]) -> None:
 
     for name in RUNS:
         assert actual["runs"][name]["params_sha256"] == golden["runs"][name]["params_sha256"], name
-
-
-@pytest.mark.parametrize("name", sorted(RUNS))
-def test_stored_curve_goes_down(golden: dict[str, Any], name: str) -> None:
-    losses = golden["runs"][name]["losses"]
-
-    assert np.mean(losses[-7:]) < 0.7 * np.mean(losses[:7])
 
 
 if __name__ == "__main__":
