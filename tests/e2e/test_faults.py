@@ -53,13 +53,11 @@ class Work:
         begin: makes the state before.
         act: does the work; returns whether it said that it succeeded.
         check: checks what is left when the process has ended; gets what `act` returned.
-        calls: of the disk, at least.
     """
 
     begin: Callable[[str], object]
     act: Callable[[str], bool]
     check: Callable[[str, bool], None]
-    calls: int
 
 
 def save_rounds(place: str, *rounds: int) -> bool:
@@ -80,12 +78,7 @@ def saving(folder: Path) -> Work:
         storage.remove_leftovers(place)
         assert len(storage.files_below(place)) <= 4
 
-    return Work(
-        lambda place: save_rounds(place, 1, 2, 3),
-        lambda place: save_rounds(place, 4),
-        check,
-        calls=10,
-    )
+    return Work(lambda at: save_rounds(at, 1, 2, 3), lambda at: save_rounds(at, 4), check)
 
 
 def do_job(place: str, num_parts: int = 2, model: str = "m", *, overwrite: bool = False) -> bool:
@@ -107,7 +100,7 @@ def job(folder: Path) -> Work:
         assert untimed_contents(f"{place}/out") == expected
         assert storage.leases(f"{place}/out") == []
 
-    return Work(lambda place: None, do_job, check, calls=100)
+    return Work(lambda place: None, do_job, check)
 
 
 def replacement(folder: Path) -> Work:
@@ -126,7 +119,7 @@ def replacement(folder: Path) -> Work:
         act(place)
         assert untimed_contents(f"{place}/out") == whole[1]
 
-    return Work(lambda place: do_job(place, model="n"), act, check, calls=100)
+    return Work(lambda place: do_job(place, model="n"), act, check)
 
 
 def saving_a_model(folder: Path) -> Work:
@@ -144,7 +137,7 @@ def saving_a_model(folder: Path) -> Work:
         else:
             assert loaded.params_sha256() == model.params_sha256()
 
-    return Work(lambda place: None, act, check, calls=20)
+    return Work(lambda place: None, act, check)
 
 
 def removal(folder: Path) -> Work:
@@ -160,7 +153,7 @@ def removal(folder: Path) -> Work:
         is_complete = RunDirectory(place, {}, 1).is_complete()  # raises if it is damaged
         assert not (said and is_complete)
 
-    return Work(begin, act, check, calls=10)
+    return Work(begin, act, check)
 
 
 # The disk: a power failure loses all that was not synced, or in a reordered one any part of it.
@@ -220,7 +213,7 @@ def test_no_fault_of_a_disk_loses_doubles_or_mixes_anything(
                 break
             number += 1
     assert said
-    assert number > work.calls
+    assert number > 10
 
 
 @pytest.mark.usefixtures("no_real_sync")
