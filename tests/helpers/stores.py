@@ -181,7 +181,8 @@ class Swift(Store):
             text = (_DEFAULT + _SERVER).format(kind=kind, port=self._ports[kind], **facts)
             (self._folder / f"{kind}.conf").write_text(text)
         text = (_DEFAULT + _PROXY).format(port=self._port, **facts) + _FILTERS
-        text += "location = us-east-1\n"  # of the last filter
+        # Of the last filter; a reply lists so many files.
+        text += "location = us-east-1\nmax_bucket_listing = 100\n"
         (self._folder / "proxy.conf").write_text(text)
 
 
