@@ -96,8 +96,9 @@ class WorkerActor(Worker):
 
     def attach(self, address: MemoryAddress) -> bool:
         """Open the server's memory; return whether that is possible from here."""
-        if self._memory is not None:
-            self._memory.close()
+        before, self._memory = self._memory, None
+        if before is not None:
+            before.close()
         self._memory = shared_memory.attach(address)
         return self._memory is not None
 

@@ -43,11 +43,9 @@ except ImportError as error:
     raise ClusterError(f"Ray {ray.__version__} is not supported; see pyproject.toml") from error
 
 LOCAL = "local"
-
 CPU_TIMEOUT_S = 10
 _PREFIX, _LOCK, _OF_RAY = "nanograd-", "lock", "r"
-# The processes of a private Ray that it cannot spare.
-_RAYLET, _CONTROL_SERVICE = "raylet", "gcs_server"
+_RAYLET = "raylet"
 _REPLY_S = 5
 # A gRPC server replies to this with its own settings: the preface of RFC 9113, 3.4, and an empty
 # frame of settings (type 4).
@@ -153,7 +151,7 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
                     _start(folder / _OF_RAY, num_cpus)
                     for child in psutil.Process().children():
                         with suppress(psutil.NoSuchProcess):
-                            if (name := child.name()) in (_RAYLET, _CONTROL_SERVICE):
+                            if (name := child.name()) in (_RAYLET, "gcs_server"):
                                 processes[name] = child
                     with _watched(processes):
                         yield

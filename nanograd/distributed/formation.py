@@ -82,7 +82,7 @@ class Formation:
         self._reasons: dict[int, str] = {}
         # Connections whose handshake has not ended, with the address of the other side.
         self._handshakes: dict[socket.socket, str] = {}
-        self._tasks = set[asyncio.Task[object]]()
+        self._tasks = set[asyncio.Task[None]]()
         self._is_complete = asyncio.Event()
         self.sockets: dict[int, socket.socket] = {}
 
@@ -126,7 +126,7 @@ class Formation:
         finally:
             loop.remove_reader(listener)
 
-    def _start(self, handshake: Coroutine[Any, Any, object]) -> None:
+    def _start(self, handshake: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(handshake)
         self._tasks.add(task)  # the event loop keeps none alive
         task.add_done_callback(self._tasks.discard)
@@ -134,10 +134,12 @@ class Formation:
     async def _call(self, peer: int) -> None:
         """Connect to a peer."""
         while peer not in self.sockets:
-            address = self._endpoints[peer].address
-            sock = socket.socket(_family(address))
-            self._handshakes[sock] = address
-            if error := await self._keep_if_proved(sock, partial(self._introduce, peer)):
+            try:
+                address = self._endpoints[peer].address
+                sock = socket.socket(_family(address))
+                self._handshakes[sock] = address
+                await self._keep_if_proved(sock, partial(self._introduce, peer))
+            except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 self._reasons[peer] = reason or f"no reply in {_TRY_S:.0f} s"
                 await asyncio.sleep(_WAIT_S)
@@ -148,14 +150,18 @@ class Formation:
             self._num_callers += 1
             if list(self._handshakes.values()).count(address) < _MAX_CALLERS:
                 self._handshakes[caller] = address
-                self._start(self._keep_if_proved(caller, self._answer))
+                self._start(self._hear(caller))
             else:
                 caller.close()
 
+    async def _hear(self, caller: socket.socket) -> None:
+        with suppress(OSError):
+            await self._keep_if_proved(caller, self._answer)
+
     async def _keep_if_proved(
         self, sock: socket.socket, handshake: Callable[[socket.socket], Awaitable[int]]
-    ) -> OSError | None:
-        """Keep the connection to a peer that proves the key in time; close any other."""
+    ) -> None:
+        """Keep the connection to a peer that proves the key in time; close any other (OSError)."""
         sock.setblocking(False)
         try:
             async with asyncio.timeout(_TRY_S):
@@ -164,17 +170,16 @@ class Formation:
             for name, value in _OPTIONS.items():
                 if option := getattr(socket, name, None):
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        except OSError as error:
+        except OSError:
             del self._handshakes[sock]
             sock.close()
-            return error
+            raise
         del self._handshakes[sock]
         if before := self.sockets.pop(peer, None):  # the peer has closed the earlier connection
             before.close()
         self.sockets[peer] = sock
         if len(self.sockets) == len(self._endpoints) - 1:
             self._is_complete.set()
-        return None
 
     async def _introduce(self, peer: int, sock: socket.socket) -> int:
         """Connect to a listening peer, prove the key to it, and let it prove the key."""

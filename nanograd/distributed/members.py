@@ -30,7 +30,7 @@ from nanograd.training.tree import TreeNode
 START_TIMEOUT_S = 60
 # Failures in a row that a group survives.
 MAX_FAILURES = 5
-# An actor that has not confirmed what it received after this time is probed.
+# A worker that has not confirmed its shards after this time is probed.
 CHECK_S = 5.0
 # A healthy worker that still has not received its shards is given up.
 MAX_TAKE_S = 120.0
@@ -100,9 +100,10 @@ def probe(
 
 def await_transfers(
     calls: Mapping[_Key, tuple[Any, Any]],
+    *,
+    check_s: float,
     reply_s: float,
     longest_s: float,
-    *,
     concurrency_group: str | None = None,
     stop: StopSignal | None = None,
     on_wait: Callable[[_Key, float], None] = lambda key, seconds: None,
@@ -113,6 +114,7 @@ def await_transfers(
 
     Args:
         calls: each call, and its actor.
+        check_s: seconds between two probes.
         reply_s: seconds to wait for the reply to a probe.
         longest_s: seconds in which no call ends, after which all actors count as unresponsive.
         concurrency_group: where to probe the actors.
@@ -123,7 +125,7 @@ def await_transfers(
     began, num_late = monotonic(), len(calls)
     while True:
         keys = {ref: key for key, (ref, _) in calls.items() if key not in failed}
-        late = ray.wait(list(keys), num_returns=len(keys), timeout=CHECK_S)[1] if keys else []
+        late = ray.wait(list(keys), num_returns=len(keys), timeout=check_s)[1] if keys else []
         if not late:
             return failed
         if len(late) < num_late:
@@ -301,7 +303,12 @@ class Members:
             self._listener(events.warning(f"{text} ({seconds:.0f} s); {help_}"))
 
         failed = await_transfers(
-            calls, max(_BUSY_S, reply_s), MAX_TAKE_S, stop=self._stop, on_wait=report
+            calls,
+            check_s=CHECK_S,
+            reply_s=max(_BUSY_S, reply_s),
+            longest_s=MAX_TAKE_S,
+            stop=self._stop,
+            on_wait=report,
         )
         for rank in calls.keys() - failed.keys():
             try:

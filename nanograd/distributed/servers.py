@@ -236,7 +236,13 @@ class Servers:
             host: (getattr(actor, method).remote(*arguments), actor)
             for host, actor in actors.items()
         }
-        if await_transfers(calls, reply_s, _TRANSFER_S, concurrency_group=CONCURRENT):
+        if await_transfers(
+            calls,
+            check_s=REPLY_S,
+            reply_s=reply_s,
+            longest_s=_TRANSFER_S,
+            concurrency_group=CONCURRENT,
+        ):
             raise GetTimeoutError("a parameter server does not reply")
         return list(ray.get([call for call, _ in calls.values()]))
 
