@@ -94,9 +94,6 @@ def warning(text: str) -> Message:
     return Message(text=text, level=Level.WARNING)
 
 
-# Training
-
-
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
     """Metrics of a finished epoch: a line of `metrics.jsonl`."""
@@ -159,9 +156,6 @@ class TrainingFinished(Event):
         return {"event": self.name, **self.result}
 
 
-# Batch jobs
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobProgress(Event):
     """Progress of a batch job, after each part."""
@@ -192,9 +186,6 @@ class ImageScored(Event):
         scores = " ".join(f"{score:.6f}" for score in self.scores)
         best = self.scores[self.prediction]
         return f"{self.label}  [{scores}]  {best:.6f}  {self.prediction}"
-
-
-# Workers and parameter server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,11 +329,13 @@ def name_shards(shards: Sequence[int]) -> str:
     return f"shards {', '.join(map(str, shards))}"
 
 
-# Speed and time
-
-
 class Rate:
-    """Growth rate of a counter over the last `over_s` seconds of a monotonic clock."""
+    """Growth rate of a counter over the last `over_s` seconds of a monotonic clock.
+
+    >>> rate = Rate(clock=iter([0.0, 1.0, 30.0]).__next__)
+    >>> [rate.at(count) for count in (0, 10, 39)]
+    [0.0, 10.0, 1.0]
+    """
 
     def __init__(self, over_s: float = 10.0, clock: Callable[[], float] = perf_counter) -> None:
         self._over_s, self._clock = over_s, clock

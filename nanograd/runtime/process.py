@@ -136,11 +136,6 @@ def _set(library: Any, number: int) -> None:
     getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
 
 
-# Parameters of mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_MAX_BYTES = 1 << 30
-
-
 def keep_freed() -> None:
     """Make the GNU C library keep freed memory instead of returning it to the system.
 
@@ -149,8 +144,8 @@ def keep_freed() -> None:
     62,500 with this setting; 2026-11-25). Other C libraries have no mallopt and stay as they are.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_TRIM_THRESHOLD, _MAX_BYTES)
-        mallopt(_MMAP_THRESHOLD, _MAX_BYTES)
+        for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of mallopt(3)
+            mallopt(threshold, 1 << 30)
 
 
 def prepare_actor() -> None:
