@@ -21,7 +21,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 from tests.distributed.conftest import StartGroup
-from tests.helpers.actors import DiesAfter, SlowToStart, pids, variant
+from tests.helpers.actors import SlowToStart, dies_after, pids
 from tests.helpers.resources import Resources
 from tests.helpers.runs import bits, train_locally
 
@@ -230,7 +230,7 @@ def test_failures_end_the_run_only_when_no_round_is_applied_between_them(
     start_group: StartGroup, use_servers: Callable[[type], None], recipe: Recipe,
     digits: Dataset, num_segments: int,
 ) -> None:  # fmt: skip
-    use_servers(variant(DiesAfter, num_segments=num_segments))
+    use_servers(dies_after(num_segments))
     group = start_group(recipe, 2)
 
     if num_segments:

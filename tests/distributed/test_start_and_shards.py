@@ -21,7 +21,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from tests.distributed.conftest import StartGroup
 from tests.helpers import actors
-from tests.helpers.actors import NeverStarts, pids, variant
+from tests.helpers.actors import NeverStarts, pids
 from tests.helpers.runs import bits, train_locally
 
 ROUNDS = 20
@@ -77,7 +77,7 @@ def test_group_without_workers_waits_for_one(
 ) -> None:
     for number in range(2):
         (tmp_path / str(number)).touch()
-    use_workers(variant(actors.DiesAtFirst, marks=str(tmp_path)))
+    use_workers(actors.dies_at_first(tmp_path))
 
     assert train(1)
     assert [event.name for event in events] == ["message", "message", "started"]
@@ -95,7 +95,7 @@ def test_server_that_does_not_start_in_time_is_a_cluster_error(
 def test_server_killed_while_the_group_starts_changes_no_bit(
     train: Train, use_servers: Use, tmp_path: Path
 ) -> None:
-    use_servers(variant(actors.DiesOnce, mark=str(tmp_path / "died")))
+    use_servers(actors.dies_once(tmp_path / "died"))
 
     assert train(2)
     assert (tmp_path / "died").exists()
@@ -129,7 +129,7 @@ def test_slow_snapshot_replaces_no_server(
 ) -> None:  # fmt: skip
     use_servers(actors.SlowSnapshot)
     group = start_group(recipe, 1)
-    monkeypatch.setattr(members, "CHECK_S", 0.5)
+    monkeypatch.setattr(servers, "REPLY_S", 0.5)
 
     group.advance(ROUNDS)
 
@@ -137,29 +137,24 @@ def test_slow_snapshot_replaces_no_server(
     assert [event.name for event in events] == ["started"]
 
 
+@pytest.mark.parametrize("has_files", [True, False])
 def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
-    train: Train, use_workers: Use, events: list[Event]
+    train: Train, use_workers: Use, use_servers: Use, events: list[Event], has_files: bool
 ) -> None:
-    use_workers(actors.CannotAttach)
+    if has_files:
+        use_workers(actors.CannotAttach)
+    else:  # a system without anonymous files
+        use_servers(actors.refused("memfd_create", ENOSYS))
 
     assert train(2)
     warnings = [str(event) for event in events if event.name == "message"]
     assert ["cannot open" in text for text in warnings] == [True] * 2
 
 
-def test_system_without_anonymous_files_trains_through_calls(
-    train: Train, use_servers: Use, events: list[Event]
-) -> None:
-    use_servers(variant(actors.Refused, call="memfd_create", code=ENOSYS))
-
-    assert train(2)
-    assert len([event for event in events if "travel in calls" in str(event)]) == 2
-
-
 def test_lack_of_memory_for_the_vectors_is_reported_with_69(
     start_group: StartGroup, use_servers: Use, recipe: Recipe
 ) -> None:
-    use_servers(variant(actors.Refused, call="posix_fallocate", code=ENOMEM))
+    use_servers(actors.refused("posix_fallocate", ENOMEM))
 
     with pytest.raises(UnavailableError, match="Cannot allocate"):
         start_group(recipe, 1)

@@ -1,11 +1,9 @@
-"""Workers and servers that die, freeze, are slow, far away or wrong.
-
-Their settings are class attributes, see `variant`.
-"""
+"""Workers and servers that die, freeze, are slow, far away or wrong."""
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
@@ -14,22 +12,16 @@ from typing import Any
 import numpy as np
 import ray.cloudpickle
 
-from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
+from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
 from nanograd.nn.optimizers import Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import Snapshot
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
 
 # Processes of Ray cannot import this module, so its classes are pickled by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def variant(kind: type, **values: object) -> type:
-    """Return a class of actors with other settings."""
-    return type("Variant", (kind,), values)
 
 
 def pids(group: RayGroup) -> dict[str, int]:
@@ -39,16 +31,75 @@ def pids(group: RayGroup) -> dict[str, int]:
     return {"server": group.servers.identity(host).pid, **workers}
 
 
-class DiesAtFirst(WorkerActor):
-    """A worker whose process ends while it starts, as often as there are files in a folder."""
+def variant(kind: type, **values: object) -> type:
+    """Return a class of actors with other attributes."""
+    return type("Variant", (kind,), values)
 
-    marks: str
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        for mark in Path(self.marks).iterdir():
+def before(kind: type, method: str, action: Callable[[Any], object]) -> type:
+    """Return a class of actors that do something before a method."""
+
+    def call(self: Any, *arguments: Any) -> Any:
+        action(self)
+        return getattr(kind, method)(self, *arguments)
+
+    return variant(kind, **{method: call})
+
+
+def end(number: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+
+
+def freeze(actor: object) -> None:
+    end(signal.SIGSTOP)
+
+
+FreezesWhenCopied = before(ServerActor, "snapshot", freeze)
+FreezesWhenRestored = before(ServerActor, "restore", freeze)
+SlowToStart = before(ServerActor, "__init__", lambda actor: sleep(6))  # on a busy machine
+SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
+
+
+def dies_at_first(marks: Path) -> type:
+    """Workers whose process ends while it starts, as often as there are files in a folder."""
+
+    def die(actor: object) -> None:
+        for mark in marks.iterdir():
             mark.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+            end()
+
+    return before(WorkerActor, "__init__", die)
+
+
+def dies_once(mark: Path) -> type:
+    """Servers that die when they are opened, unless a file exists."""
+
+    def die(actor: object) -> None:
+        if not mark.exists():
+            mark.touch()
+            end()
+
+    return before(ServerActor, "open", die)
+
+
+def dies_after(num_segments: int) -> type:
+    """Servers that die when they have run some segments."""
+
+    def die(actor: Any) -> None:
+        actor.num_run = getattr(actor, "num_run", -1) + 1
+        if actor.num_run == num_segments:
+            end()
+
+    return before(ServerActor, "run", die)
+
+
+def refused(call: str, code: int) -> type:
+    """Servers to which the system refuses a call."""
+
+    def refuse(*about: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return before(ServerActor, "open", lambda actor: setattr(os, call, refuse))
 
 
 class NeverStarts(WorkerActor):
@@ -115,72 +166,3 @@ class NanAtRoundNine(WorkerActor):
             Path(self.folder, f"{os.getpid()}-{node}").touch()
             out[7] = np.nan
         return done
-
-
-class SlowToStart(ServerActor):
-    """A server on a busy machine."""
-
-    def __init__(self, *about: Any) -> None:
-        sleep(6)
-        super().__init__(*about)
-
-
-class SlowSnapshot(ServerActor):
-    """A server whose state takes longer to send than it is waited for."""
-
-    def snapshot(self) -> Snapshot:
-        sleep(2)
-        return super().snapshot()
-
-
-class DiesAfter(ServerActor):
-    """A server that dies when it has run some segments."""
-
-    num_segments: int
-
-    def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
-        if not self.num_segments:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.num_segments -= 1
-        return super().run(until, deadline_s)
-
-
-class DiesOnce(ServerActor):
-    """A server that dies when it is opened, unless a file exists."""
-
-    mark: str
-
-    def open(self, *arguments: Any) -> MemoryAddress:
-        if not Path(self.mark).exists():
-            Path(self.mark).touch()
-            os._exit(1)
-        return super().open(*arguments)
-
-
-class Refused(ServerActor):
-    """A server to which the system refuses a call."""
-
-    call: str
-    code: int
-
-    def open(self, *arguments: Any) -> MemoryAddress:
-        def refuse(*about: Any) -> int:
-            raise OSError(self.code, os.strerror(self.code))
-
-        setattr(os, self.call, refuse)
-        return super().open(*arguments)
-
-
-class FreezesWhenCopied(ServerActor):
-    """A server that freezes before it sends its state."""
-
-    def snapshot(self) -> Snapshot:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return super().snapshot()
-
-
-class FreezesWhenRestored(ServerActor):
-    """A server that freezes before it takes another state."""
-
-    def restore(self, snapshot: Snapshot) -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
