@@ -1,6 +1,5 @@
 import json
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,7 @@ from nanograd.digits.form import to_png
 from nanograd.images.reader import read_table
 from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
-    FLAT_NAMES,
     NUMBER_COLUMNS,
-    PICTURE,
     Pixels,
     bar_image,
     raw,
@@ -46,20 +43,6 @@ def test_numbers_in_a_slice_of_several_chunks_are_read_unchanged(kind: str, imag
     assert (none.images.shape, len(none.rows)) == ((0, 784), 0)
 
 
-def test_path_of_a_picture_struct_is_not_followed_without_a_root(tmp_path: Path) -> None:
-    (tmp_path / "bar.png").write_bytes(to_png(bar_image()))
-    rows = [
-        {"bytes": to_png(bar_image()), "path": None},
-        {"bytes": None, "path": str(tmp_path / "bar.png")},
-        None,
-    ]
-
-    found, rejections = read_column(rows, PICTURE)
-
-    assert np.array_equal(found.images, [bar_image()])
-    assert reasons(rejections) == [(1, "no_bytes"), (2, "no_bytes")]
-
-
 @pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary()])
 def test_pictures_and_raw_bytes_may_share_a_column(type_: pa.DataType, images: Pixels) -> None:
     bar, blank = to_png(bar_image()), to_png(np.zeros(784, np.uint8))
@@ -74,16 +57,6 @@ def test_pictures_and_raw_bytes_may_share_a_column(type_: pa.DataType, images: P
         *[(2, "empty"), (3, "broken_image"), (4, "broken_image")],
         (5, "blank"),
     ]
-
-
-@pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
-def test_flat_columns_are_put_in_order(names: list[str], images: Pixels) -> None:
-    shuffled = np.random.default_rng(0).permutation(784)
-    table = pa.table({names[place]: images[:, place] for place in shuffled})
-
-    found, _ = read_table(table, ReadOptions())
-
-    assert np.array_equal(found.images, images)
 
 
 LABELS = {

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.images import sources
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import read_rows, read_table
 from nanograd.settings.specs import ReadOptions
@@ -112,18 +111,3 @@ def test_whole_numbers_of_a_file_without_statistics_are_unclear(form: str, tmp_p
         assert (rows, bad) == ([3, 4], ["bad_pixel"] * 3)
     else:
         assert (rows, most) == ([0, 1, 2, 3, 4], [255] * 5)
-
-
-@pytest.mark.parametrize("form", ["flat uint8", "lists of int64"])
-def test_data_sets_have_the_scale_of_their_file(form: str, tmp_path: Path) -> None:
-    images, labels = faint(255), list(range(5))
-    table = FORMS[form](images).append_column("label", pa.array(labels))
-    pq.write_table(table, tmp_path / "a.parquet")
-    rows = [f"{label}," + ",".join(map(str, image)) for label, image in enumerate(images.tolist())]
-
-    (tmp_path / "a.csv").write_text("\n".join(rows))
-    from_csv = sources.load_test([str(tmp_path / "a.csv")])
-    from_parquet = sources.load_test([str(tmp_path / "a.parquet")])
-
-    assert from_csv.images.max(axis=1).tolist() == [1, 1, 1, 255, 255]
-    assert from_parquet.labels.tolist() == [3, 4]  # the others are blank
