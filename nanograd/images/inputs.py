@@ -265,11 +265,12 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
             seen.add(real)
             _check_plain(path, suffixes)
             below[:] = sorted(name for name in below if not _is_hidden(name))
-            paths = [f"{path}/{name}" for name in below]
+            paths = [os.path.join(path, name) for name in below]  # noqa: PTH118
             folders += [each for each in paths if os.path.islink(each)]  # noqa: PTH114
             for name in names:
                 if not _is_hidden(name):
-                    yield _examine(f"{path}/{name}", f"{real}/{name}", suffixes)
+                    file, target = (os.path.join(each, name) for each in (path, real))  # noqa: PTH118
+                    yield _examine(file, target, suffixes)
 
 
 def _examine(file: str, real: str, suffixes: tuple[str, ...]) -> Found:
