@@ -101,7 +101,7 @@ class OutputFiles:
                 left = self._max_rows - files[-1].num_rows if self._max_rows else len(rows)
                 files[-1].write(rows.slice(0, left))
                 rows = rows.slice(left)
-                if len(rows):
+                if files[-1].num_rows == self._max_rows:
                     files[-1].finish()
 
     def finish(self, *, even_empty: bool = False) -> dict[str, Any]:
