@@ -43,7 +43,6 @@ _LONG = (
     "test_lost_or_cut_file_is_made_again",
     "test_output_is_cut_by_rows_and_by_values",
     "test_reader_in_a_loop_",
-    "test_replacement_of_parts_that_is_killed_is_finished_by_the_next_command",
     "test_small_files_share_parts_where_there_are_many",
     "test_sync_of_many_small_files_replaces_one_part",
 )
