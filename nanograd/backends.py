@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nanograd.jobs.part import RunParts, Work, run_local
+from nanograd.jobs.job import Job, JobResult
+from nanograd.jobs.part import Work, run_local
+from nanograd.jobs.retry import run_with_retries
 from nanograd.report.trackers import guarded
 from nanograd.runtime import kernel, process
-from nanograd.runtime.events import Listener, ignore
+from nanograd.runtime.events import Listener, broadcast
 from nanograd.settings.specs import JobSpec
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup, StartGroup
 
 
 @contextmanager
-def group_starter(spec: TrainSpec, listener: Listener = ignore) -> Iterator[tuple[int, StartGroup]]:
+def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, StartGroup]]:
     """Provide the number of workers, and the function that starts them.
 
     Raises:
@@ -36,22 +38,22 @@ def group_starter(spec: TrainSpec, listener: Listener = ignore) -> Iterator[tupl
         yield group.num_workers, lambda *about: RayGroup(*about, spec=group).start()
 
 
-@contextmanager
-def part_runner(spec: JobSpec, work: Work, listener: Listener = ignore) -> Iterator[RunParts]:
-    """Provide the function that runs the parts of a batch job.
+def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
+    """Run a batch job and its retries; Ray is not started for nothing.
 
     Raises:
         ClusterError: Ray does not answer or has no free CPU.
     """
-    if spec.workers == 0:
+    if job.spec.workers == 0 or not (job.parts or job.retries):
         with process.one_thread():
-            yield run_local(work)
-        return
+            return run_with_retries(job, run_local(work), listener)
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.part_pool import run_on_ray
 
-    with session(spec.address, spec.workers, listener):
-        yield run_on_ray(work, num_actors(spec.workers))
+    with session(job.spec.address, job.spec.workers, listener):
+        pool = run_on_ray(work, num_actors(job.spec.workers))
+        ray = ray_metrics(job.spec, job.identity["command"], job.output, listener)
+        return run_with_retries(job, pool, broadcast(listener, *ray))
 
 
 def ray_metrics(spec: JobSpec, command: str, output: str, listener: Listener) -> list[Listener]:

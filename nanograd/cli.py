@@ -11,11 +11,10 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -24,16 +23,11 @@ from nanograd import __version__
 from nanograd.errors import NanogradError, StorageError, UsageError
 from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
+from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.signals import Terminated, sigterm_raises
+from nanograd.settings import specs
+from nanograd.settings.fields import Spec
 from nanograd.settings.flags import Places, SettingsCommand, common_flags, with_settings
-from nanograd.settings.specs import (
-    EvaluateSpec,
-    ExportSpec,
-    IngestSpec,
-    InspectSpec,
-    JobSpec,
-    PredictSpec,
-)
 from nanograd.settings.train_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -63,45 +57,45 @@ def train(spec: TrainSpec) -> None:
     """Train a net, with Ray workers or in this process."""
     if spec.kernel == kernel.PORTABLE:
         kernel.pin()  # before the commands load numpy
-    _run("train", spec, partial(_commands().train, spec=spec))
+    _run("train", spec=spec)
 
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
-@with_settings(IngestSpec)
-def ingest(spec: IngestSpec, inputs: tuple[str, ...]) -> None:
+@with_settings(specs.IngestSpec)
+def ingest(spec: specs.IngestSpec, inputs: tuple[str, ...]) -> None:
     """Convert pictures (files, folders, globs) to Parquet."""
-    _run("ingest", spec, partial(_commands().ingest, inputs, spec=spec))
+    _run("ingest", inputs, spec=spec)
 
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
-@with_settings(InspectSpec)
-def inspect(spec: InspectSpec, inputs: tuple[str, ...]) -> None:
+@with_settings(specs.InspectSpec)
+def inspect(spec: specs.InspectSpec, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the probabilities."""
-    _print_result("inspect", _commands().inspect(inputs, spec=spec, listener=_echo))
+    _run("inspect", inputs, spec=spec)
 
 
 @cli.command(cls=SettingsCommand)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@with_settings(PredictSpec)
-def predict(spec: PredictSpec, inputs: tuple[str, ...]) -> None:
+@with_settings(specs.PredictSpec)
+def predict(spec: specs.PredictSpec, inputs: tuple[str, ...]) -> None:
     """Classify the digits in Parquet or CSV files (files, folders, globs)."""
-    _run("predict", spec, partial(_commands().predict, inputs, spec=spec))
+    _run("predict", inputs, spec=spec)
 
 
 @cli.command(cls=SettingsCommand)
-@with_settings(EvaluateSpec)
-def evaluate(spec: EvaluateSpec) -> None:
+@with_settings(specs.EvaluateSpec)
+def evaluate(spec: specs.EvaluateSpec) -> None:
     """Measure a model on a labelled test set."""
-    _print_result("evaluate", _commands().evaluate(spec.model, spec=spec, listener=_echo))
+    _run("evaluate", spec.model, spec=spec)
 
 
 @cli.command(cls=SettingsCommand)
-@with_settings(ExportSpec)
-def export(spec: ExportSpec) -> None:
+@with_settings(specs.ExportSpec)
+def export(spec: specs.ExportSpec) -> None:
     """Write a model as an ONNX graph: pixels in, ten probabilities out."""
-    _print_result("export", _commands().export(spec=spec))
+    _run("export", spec=spec)
 
 
 @cli.command()
@@ -111,7 +105,7 @@ def export(spec: ExportSpec) -> None:
 @common_flags
 def report(run: str, data: tuple[str, ...], plots: bool) -> None:
     """Write the report of a run or prediction again."""
-    _print_result("report", _commands().report(run, data, _echo, as_png=plots))
+    _run("report", run, data, as_png=plots)
 
 
 @cli.command()
@@ -119,9 +113,11 @@ def report(run: str, data: tuple[str, ...], plots: bool) -> None:
 @common_flags
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
+    from nanograd import commands
+
     stdout = sys.stdout  # while Ray is in use, prints go to stderr
-    with _listener(JobSpec()) as listener:
-        for command, result in _commands().demo(output, listener):
+    with _listener(specs.JobSpec()) as listener:
+        for command, result in commands.demo(output, listener):
             _print_line(command, result, stdout)
 
 
@@ -135,7 +131,7 @@ def data() -> None:
 @common_flags
 def fetch(mirrors: tuple[str, ...]) -> None:
     """Download MNIST into the cache and verify it."""
-    _print_result("data fetch", _commands().fetch_data(mirrors, _echo))
+    _run("fetch_data", mirrors)
 
 
 @data.command("info")
@@ -143,7 +139,7 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 @common_flags
 def describe(source: tuple[str, ...]) -> None:
     """Print the counts, classes and checksum of a data set."""
-    _print_result("data info", _commands().describe_data(source, _echo))
+    _run("describe_data", source)
 
 
 @data.command("export")
@@ -152,13 +148,13 @@ def describe(source: tuple[str, ...]) -> None:
 @common_flags
 def export_data(source: tuple[str, ...], output: str) -> None:
     """Write a test set as a folder of pictures."""
-    _print_result("data export", _commands().export_data(source, output, _echo))
+    _run("export_data", source, output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, by default that of this process, and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    memory: dict[str, Any] = {"debug": False, "json": False, "log_format": "auto"}
+    memory: JsonObject = {"debug": False, "json": False, "log_format": "auto"}
     _open_closed_streams()
     # Odd metadata of a picture is no failure. Only for our process: Predictor sets no filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -170,34 +166,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the entry point: one line, one code
         if memory["debug"]:
             _echo_error("".join(traceback.format_exception(error)))
-        code = _print_error(
-            words,
-            error,
-            as_json=memory["log_format"] == "json",
-            as_line=memory["json"] or not sys.stdout.isatty(),
-        )
+        code = _print_error(words, error, memory)
     _drop_unwritten()
     sys.exit(code)
 
 
 def _refuse_unknown_variables() -> None:
     """Refuse an environment variable that looks like a setting and is none."""
-    known = {"NANOGRAD_CACHE", *_variables(cli, "NANOGRAD")}
+    known, groups = {"NANOGRAD_CACHE"}, [("NANOGRAD", cli)]
+    for prefix, command in groups:
+        options = (each.name for each in command.params if isinstance(each, click.Option))
+        known |= {f"{prefix}_{name}".upper() for name in options}
+        commands = getattr(command, "commands", {})
+        groups += [(f"{prefix}_{name}", each) for name, each in commands.items()]
     for name in os.environ:
         is_ours = name.startswith("NANOGRAD_") and not _OF_SERVICES.search(name)
         if is_ours and name not in known:
             near = get_close_matches(name, known, 1, 0.8)
             hint = f"do you mean {near[0]}?" if near else "unset it"
             raise UsageError(f"unknown environment variable {name}; {hint}")
-
-
-def _variables(command: click.Command, prefix: str) -> Iterator[str]:
-    """Yield the names of the variables from which click takes flags."""
-    for each in command.params:
-        if isinstance(each, click.Option) and each.name:
-            yield f"{prefix}_{each.name.upper()}"
-    for name, each in getattr(command, "commands", {}).items():
-        yield from _variables(each, f"{prefix}_{name.upper()}")
 
 
 def _open_closed_streams() -> None:
@@ -218,25 +205,14 @@ def _drop_unwritten() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _commands() -> ModuleType:
-    """Import the commands: `nanograd --help` answers without them."""
-    from nanograd import commands
+def _run(function: str, *arguments: Any, **settings: Any) -> None:
+    """Run a function of `commands`, log its summary and print its result line."""
+    from nanograd import commands  # not above: `nanograd --help` answers without it
 
-    return commands
-
-
-def _run(name: str, spec: JobSpec, command: "Callable[..., Result]") -> None:
-    """Run a command, log its summary and print its result line."""
-    with _listener(spec) as listener:
-        result = command(listener=listener)
+    with _listener(settings.get("spec")) as listener:
+        result = getattr(commands, function)(*arguments, listener=listener, **settings)
         listener(info(str(result)))
-    _print_line(name, result)
-
-
-def _print_result(name: str, result: "Result") -> None:
-    """Log the summary of a result and print its line."""
-    _echo(info(str(result)))
-    _print_line(name, result)
+    _print_line(click.get_current_context().command_path.partition(" ")[2], result)
 
 
 def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None:
@@ -251,7 +227,7 @@ def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None
         raise StorageError(reason) from error
 
 
-def _print_error(words: list[str], error: BaseException, *, as_json: bool, as_line: bool) -> int:
+def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> int:
     """Print the error line and return the exit code."""
     from nanograd.console.log_lines import JsonLog, TextLog
 
@@ -269,21 +245,24 @@ def _print_error(words: list[str], error: BaseException, *, as_json: bool, as_li
     elif isinstance(error, Terminated):
         code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
     reason = "; ".join([reason, *getattr(error, "__notes__", [])])
-    log = (JsonLog if as_json else TextLog)(_echo_error)
+    log = (JsonLog if memory["log_format"] == "json" else TextLog)(_echo_error)
     log(Message(text=reason, level=Level.ERROR))
+    if sys.stdout.isatty() and not memory["json"]:
+        return code
     known = words[0] if words and words[0] in cli.commands else None
     if known == "data" and len(words) > 1 and words[1] in data.commands:
         known = f"data {words[1]}"
-    if not as_line:
-        return code
     with suppress(OSError):  # the code says the same
         click.echo(json.dumps({"event": "error", "command": known, "code": code, "reason": reason}))
     return code
 
 
 @contextmanager
-def _listener(spec: JobSpec) -> Iterator[Listener]:
+def _listener(spec: Spec | None) -> Iterator[Listener]:
     """Provide the listener for stderr, and remember the log format for errors."""
+    if not isinstance(spec, specs.JobSpec):
+        yield _echo
+        return
     from nanograd.console.terminal import stderr_listener
 
     click.get_current_context().ensure_object(dict)["log_format"] = spec.log_format

@@ -1,10 +1,13 @@
 """The commands as Python functions: settings in, a result out.
 
 Settings are keyword arguments, named like the flags with underscores; environment variables are
-ignored. The command line passes a `spec` instead. Errors are those of `nanograd.errors`. Ray is
-imported only if `workers` asks for it.
+ignored. The command line passes a `spec` instead. Errors are those of `nanograd.errors`: UsageError
+for an invalid setting or a missing package, DataError for an input or model that is missing or
+broken, StorageError if a file cannot be read or written. Ray is imported only if `workers` asks for
+it.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import fsdecode
@@ -13,21 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.backends import group_starter, part_runner, ray_metrics
+from nanograd.backends import group_starter, ray_metrics, run_parts
 from nanograd.console.results import (
-    Cache,
-    DataSet,
-    Demo,
+    Done,
     Evaluation,
     Export,
     Ingestion,
     Inspections,
-    Pictures,
     Plan,
     Prediction,
     Result,
     Training,
-    WrittenReport,
+    describe,
 )
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
@@ -35,11 +35,10 @@ from nanograd.errors import UsageError
 from nanograd.images import sources, writers
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import Job, JobResult, describe_job
+from nanograd.jobs.job import JobResult, describe_job
 from nanograd.jobs.output import SUMMARY
-from nanograd.jobs.part import Work
 from nanograd.jobs.receipts import Counts, PredictionCounts
-from nanograd.jobs.retry import parts_to_retry, run_with_retries
+from nanograd.jobs.retry import parts_to_retry
 from nanograd.jobs.review import review_of
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -47,9 +46,9 @@ from nanograd.nn import metrics
 from nanograd.report import prediction_report, sheet, training_report
 from nanograd.report.html import Report, write_report
 from nanograd.report.trackers import trackers
-from nanograd.runtime import events, json_files, process, storage
+from nanograd.runtime import events, json_files, kernel, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
-from nanograd.runtime.kernel import PORTABLE
+from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.signals import stop_signals
 from nanograd.settings.arguments import places, resolved, takes, takes_input
 from nanograd.settings.fields import Place
@@ -58,7 +57,6 @@ from nanograd.settings.specs import (
     ExportSpec,
     IngestSpec,
     InspectSpec,
-    JobSpec,
     PredictSpec,
     ReadOptions,
 )
@@ -89,17 +87,14 @@ def train(
             arrays (images, labels), images as for `Model.predict`.
 
     Raises:
-        UsageError: an unknown or invalid setting.
-        DataError: the data is missing or broken.
         OutputExistsError: the run directory holds another run.
         Stopped: Ctrl-C; the same call with the same output continues.
         DivergedError: a gradient, loss or parameter is not finite.
-        StorageError: the run directory cannot be written.
     """
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
     with resolved(TrainSpec, spec, plain) as chosen:
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
-        if chosen.kernel == PORTABLE:
+        if chosen.kernel == kernel.PORTABLE:
             process.require_portable()
         options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
         data = sources.load(chosen.data, listener, chosen.test_split, options, arrays)
@@ -118,31 +113,23 @@ def train(
             if recipe.num_warm_up >= recipe.num_rounds:
                 text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
                 listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
-            found = run.train(start_group, everyone, stop)
-            everyone(events.TrainingFinished(result=found))
-        model = model_io.load(found["model"])
+            model = run.train(start_group, everyone, stop)
+            written = storage.join(place, "metrics.jsonl")
+            found = Training(model=model, metrics=json_files.read_lines(written), directory=place)
+            everyone(events.TrainingFinished(result=found.to_json()))
 
         def build() -> Report:
             return training_report.build(training_report.read_run(place), data.test)
 
-        return Training(
-            model=model,
-            metrics=json_files.read_lines(storage.join(place, "metrics.jsonl")),
-            directory=place,
-            report=write_report(place, build, listener, as_png=chosen.plots),
-        )
+        return replace(found, report=write_report(place, build, listener, as_png=chosen.plots))
 
 
 def report(
     place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
-) -> WrittenReport:
-    """Write the report of a finished run or prediction.
+) -> Done:
+    """Write the report of a finished run or prediction; with `as_png` also charts as PNG files.
 
-    Args:
-        place: run directory, or output of `predict`.
-        data: data sets whose test images the report of a run uses; by default those of the run.
-        listener: see `train`.
-        as_png: whether to write the charts as PNG files, too.
+    The report of a run uses the test images of `data`, by default those of the run.
     """
     began, place = perf_counter(), fsdecode(place)
     if prediction_report.is_prediction(place):
@@ -153,8 +140,9 @@ def report(
         run = training_report.read_run(place)
         test = sources.reload_test(data, run.model.about, run.config, listener)
         built = training_report.build(run, test)
-    written = built.write(place, as_png=as_png)
-    return WrittenReport(report=written, report_s=round(perf_counter() - began, 3))
+    written, seconds = built.write(place, as_png=as_png), perf_counter() - began
+    values = {"report": written, "report_s": round(seconds, 3)}
+    return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
 
 
 @takes_input(IngestSpec)
@@ -175,11 +163,9 @@ def ingest(
         job, work = ingest_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
-        done = _run(chosen, job, work, listener)
-        counts = Counts.total(done.receipts).result()
-        return Ingestion.of(
-            counts, **_speed(called, done), ingest_s=_seconds(done), output=chosen.output
-        )
+        done = run_parts(job, work, listener)
+        times = _times(called, done, "ingest_s")
+        return Ingestion(**Counts.total(done.receipts).result(), **times, output=chosen.output)
 
 
 @takes_input(PredictSpec)
@@ -202,8 +188,6 @@ def predict(
         settings: `model="runs/1/model"` and `output="read"` are required.
 
     Raises:
-        UsageError: an unknown or invalid setting.
-        DataError: an input or the model is missing or broken.
         OutputExistsError: the output holds another job.
         StorageError: the storage fails; the same call continues.
     """
@@ -212,7 +196,7 @@ def predict(
         job, work = predict_parts.plan(places(inputs), chosen, listener)
         if chosen.dry_run:
             return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))
-        done, output = _run(chosen, job, work, listener), chosen.output
+        done, output = run_parts(job, work, listener), chosen.output
         counts = PredictionCounts.total(done.receipts)
         for text in counts.remarks():
             listener(warning(text))
@@ -220,10 +204,10 @@ def predict(
         def build() -> Report:
             return prediction_report.build(prediction_report.read_prediction(output))
 
-        return Prediction.of(
-            {**counts.result(), "ingest_quarantined": job.about["ingest_quarantined"]},
-            **_speed(called, done),
-            predict_s=_seconds(done),
+        return Prediction(
+            **counts.result(),
+            **_times(called, done, "predict_s"),
+            ingest_quarantined=job.about["ingest_quarantined"],
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
             summary=storage.join(output, SUMMARY),
             review=review_of(output, chosen),
@@ -248,10 +232,6 @@ def inspect(
         listener: see `train`.
         spec: settings in place of all keyword arguments.
         settings: `output="sheet.png"` is required.
-
-    Raises:
-        UsageError: an unknown or invalid setting.
-        DataError: an input or the model is missing or broken.
     """
     with resolved(InspectSpec, spec, settings) as chosen:
         output = storage.absolute(chosen.output)
@@ -283,10 +263,6 @@ def evaluate(
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
         spec: settings in place of all keyword arguments.
         settings: `data` as for `train`, ...
-
-    Raises:
-        UsageError: an unknown or invalid setting.
-        DataError: the data or the model is missing or broken.
     """
     name = repr(model) if isinstance(model, Model) else model
     plain, arrays = sources.separate_arrays({"model": name, **settings})
@@ -315,19 +291,19 @@ def evaluate(
 
 
 def export(
-    model: Place | None = None, output: Place | None = None, *, spec: ExportSpec | None = None
+    model: Place | None = None,
+    output: Place | None = None,
+    *,
+    listener: Listener = ignore,
+    spec: ExportSpec | None = None,
 ) -> Export:
     """Write a model as an ONNX graph.
 
     Args:
         model: model directory or URI.
         output: file or URI that ends in .onnx.
+        listener: see `train`.
         spec: both, in place of the other arguments.
-
-    Raises:
-        UsageError: the package onnx is not installed, or an argument is invalid.
-        DataError: the model is missing or broken.
-        StorageError: the file cannot be written.
     """
     with resolved(ExportSpec, spec, {"model": model, "output": output}) as chosen:
         loaded = model_io.load(chosen.model)
@@ -348,27 +324,33 @@ def export(
         )
 
 
-def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Cache:
+def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done:
     """Download MNIST into the cache, from the mirrors if any are given."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
-    return Cache(cache=cache)
+    text = f"MNIST is complete and verified in {cache}"
+    return Done(summary=text, values={"cache": cache})
 
 
-def describe_data(names: Sequence[str], listener: Listener = ignore) -> DataSet:
+def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
     """Count the images of data sets and compute their checksum."""
     data = sources.load(names, listener)
-    train_counts, test_counts = (
-        np.bincount(each.labels).tolist() for each in (data.train, data.test)
-    )
-    return DataSet(data=data.name, sha256=data.sha256, train=train_counts, test=test_counts)
+    values: JsonObject = {"data": data.name, "sha256": data.sha256}
+    lines = [f"{data.name}, SHA-256 {data.sha256}"]
+    for name, part in (("train", data.train), ("test", data.test)):
+        counts = np.bincount(part.labels).tolist()
+        values[name] = {"images": len(part), "per_class": counts}
+        digits = ", ".join(map(str, counts))
+        lines.append(f"  {name:<5} {len(part):>7,} images; of each digit {digits}")
+    return Done(summary="\n".join(lines), values=values)
 
 
-def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Pictures:
+def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
     """Write test sets as PNG files, a folder for each class."""
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
-    return Pictures(images=len(test), output=output)
+    values = {"images": len(test), "output": output}
+    return Done(summary=f"{len(test):,} pictures written: {output}", values=values)
 
 
 def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
@@ -388,33 +370,33 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         model = storage.join(run, "model")
         predicted = predict(rows, output=read, model=model, workers=None, **job)
         yield "predict", predicted
-    result = Demo(
-        test_accuracy=trained.test_accuracy,
-        accuracy=predicted.accuracy,
-        predicted=predicted.predicted,
-        demo_s=round(perf_counter() - began, 3),
-        output=output,
-    )
+    seconds = round(perf_counter() - began, 3)
+    accuracies = {"test_accuracy": trained.test_accuracy, "accuracy": predicted.accuracy}
+    values = {**accuracies, "predicted": predicted.predicted, "demo_s": seconds, "output": output}
+    result = Done(summary=describe_demo(output, predicted), values=values)
     listener(info(str(result)))
     yield "demo", result
 
 
-def _run(spec: JobSpec, job: Job, work: Work, listener: Listener) -> JobResult:
-    """Run a batch job in this process or on Ray, which is not started for nothing."""
-    if not job.parts and not job.retries:
-        spec = replace(spec, workers=0)
-    with part_runner(spec, work, listener) as run_parts:
-        ray = ray_metrics(spec, job.identity["command"], job.output, listener)
-        return run_with_retries(job, run_parts, broadcast(listener, *ray))
+def describe_demo(output: str, predicted: Prediction) -> str:
+    """Return the summary of the demo."""
+    pictures, rows, read, model = (
+        storage.join(output, name) for name in ("png", "rows", "read", "run/model")
+    )
+    return describe(
+        f"classified {predicted.predicted:,} handwritten digits, "
+        f"{predicted.accuracy:.2%} of them correctly",
+        {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
+        f"nanograd ingest YOUR_PICTURES --output rows; "
+        f"nanograd predict rows --model {shlex.quote(model)} --output read",
+    )
 
 
-def _seconds(done: JobResult) -> float:
-    """Return seconds from the first part to the end."""
-    return round(done.ended - done.began, 3)
-
-
-def _speed(called: float, done: JobResult) -> dict[str, Any]:
-    """Return seconds to the start of the first part, and rows/s from there."""
+def _times(called: float, done: JobResult, name: str) -> JsonObject:
+    """Return seconds to the start of the first part and from there, and rows/s."""
     seconds = done.ended - done.began
-    rate = round(done.rows / seconds) if seconds else 0
-    return {"start_s": round(done.began - called, 3), "rows_per_s": rate}
+    return {
+        "start_s": round(done.began - called, 3),
+        name: round(seconds, 3),
+        "rows_per_s": round(done.rows / seconds) if seconds else 0,
+    }

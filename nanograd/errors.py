@@ -1,9 +1,7 @@
 """The errors of all commands, each with its exit code.
 
 A message is one sentence that names the file, row, round or rank and the remedy. Exit codes follow
-BSD sysexits where one fits (65 data, 69 unavailable, 70 software, 73 cannot create, 74
-input/output, 75 temporary); 76 is specific to this project. A second Ctrl-C exits with 130, as in a
-shell.
+BSD sysexits where one fits; 76 is specific to this project. A second Ctrl-C exits with 130.
 """
 
 from enum import StrEnum
@@ -73,7 +71,6 @@ class DivergedError(NanogradError):
 class Reason(StrEnum):
     """Why a row or file cannot be used; the values are those of the quarantine files."""
 
-    # Files
     BROKEN_FILE = "broken_file"
     WRONG_SCHEMA = "wrong_schema"
     NO_FILE = "no_file"
@@ -83,14 +80,12 @@ class Reason(StrEnum):
     BROKEN_MEMBER = "broken_member"
     BAD_NAME = "bad_name"
     ENCRYPTED = "encrypted"
-    # Values
     NO_BYTES = "no_bytes"
     EMPTY = "empty"
     BROKEN_IMAGE = "broken_image"
     TOO_LARGE = "too_large"
     WRONG_SHAPE = "wrong_shape"
     BAD_PIXEL = "bad_pixel"
-    # Pictures
     BLANK = "blank"
     LOW_CONTRAST = "low_contrast"
     TOO_MANY_MARKS = "too_many_marks"

@@ -75,20 +75,16 @@ class Predictor:
             assessed = self._model.assess(found.images)
         columns = _align(found, assessed, rejected, table.num_rows)
         names = [name for name in given if name not in images]
-        kept = {
-            renamed: given[name]
-            for name, renamed in zip(names, rename_taken(names, OWN), strict=True)
-        }
+        kept = dict(zip(rename_taken(names, OWN), map(given.get, names), strict=True))
         return _like(batch, names, kept, columns)
 
 
 def _columns(batch: Table) -> dict[str, Any]:
-    """Return the columns of a batch by their names."""
     if isinstance(batch, pa.Table | pa.RecordBatch):
         names = batch.schema.names
     elif isinstance(batch, Mapping):
         names = list(batch)
-    elif hasattr(batch, "columns") and hasattr(batch, "__getitem__"):  # pandas, polars
+    elif hasattr(batch, "columns"):  # pandas, polars
         names = list(batch.columns)
     else:
         raise ArgumentError(
@@ -123,15 +119,15 @@ def _align(
     found: Batch, assessed: Assessment, rejected: list[Rejected], num_rows: int
 ) -> dict[str, pa.Array]:
     """Return a value of each column for each row, null where a row has none."""
-    places = np.full(num_rows, -1)
+    places, told = np.full(num_rows, -1), np.full((2, num_rows), None)
     places[found.rows] = np.arange(len(found.rows))
+    for origin, reason, detail in rejected:
+        told[:, origin.row] = str(reason), detail
     where = pa.array(places, mask=places < 0)
-    by_row = {origin.row: (str(reason), detail) for origin, reason, detail in rejected}
-    told = [by_row.get(row, (None, None)) for row in range(num_rows)]
     return {
         **{name: each.take(where) for name, each in predicted_columns(found, assessed).items()},
-        "reason": pa.array([reason for reason, _ in told], pa.string()),
-        "detail": pa.array([detail for _, detail in told], pa.string()),
+        "reason": pa.array(told[0], pa.string()),
+        "detail": pa.array(told[1], pa.string()),
     }
 
 

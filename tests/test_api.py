@@ -2,9 +2,9 @@
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO, StringIO
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from zipfile import ZipFile
 
@@ -78,34 +78,16 @@ def untimed(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in timed}
 
 
-@pytest.mark.parametrize("as_list", [False, True])
-def test_function_and_command_predict_to_the_same_files(
-    nanograd_: Nanograd, tmp_path: Path, run: nanograd.Training, sample: Mnist, as_list: bool
-) -> None:
-    images = [image.tobytes() for image in sample.test.images[:7]]
-    pq.write_table(pa.table({"image": images, "id": range(7)}), tmp_path / "rows.parquet")
-    model, file = f"{run.directory}/model", tmp_path / "rows.parquet"
-    words = ["--model", model, "--output", "command", "--workers", "0", "--keep", "id"]
-
-    done = nanograd_("predict", str(file), *words)
-    result = nanograd.predict(
-        [file] if as_list else file, model=Path(model), output=tmp_path / "function", keep=["id"]
-    )
-
-    assert untimed(result.to_json()) == untimed(done.last)
-    assert (result.rows, result.predicted, result.accuracy) == (7, 7, None)
-    assert result.output == str(tmp_path / "function")
-    assert untimed_contents(tmp_path / "function") == untimed_contents(Path("command"))
-
-
-def test_functions_and_commands_ingest_evaluate_and_export_the_same(
+def test_functions_and_commands_do_the_same(
     nanograd_: Nanograd, tmp_path: Path, run: nanograd.Training, sample: Mnist
 ) -> None:
-    writers.write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "pictures"))
-    pictures, model = tmp_path / "pictures", f"{run.directory}/model"
-    rows, file = str(tmp_path / "a"), tmp_path / "a.onnx"
+    digits = sample.test.take(slice(0, 31))
+    writers.write_pictures(digits, str(tmp_path / "pictures"))
+    pictures, model, rows = tmp_path / "pictures", f"{run.directory}/model", str(tmp_path / "a")
+    out, file = tmp_path / "function", tmp_path / "a.onnx"
 
     ingested = nanograd.ingest(pictures, output=rows)
+    predicted = nanograd.predict([rows], model=Path(model), output=out, keep=["label"])
     evaluated = nanograd.evaluate(Path(model), data=pictures)
     exported = nanograd.export(model, file)
 
@@ -113,15 +95,18 @@ def test_functions_and_commands_ingest_evaluate_and_export_the_same(
     assert untimed(ingested.to_json()) == untimed(done.last)
     assert (ingested.rows, ingested.labelled, ingested.quarantined) == (31, 31, 0)
     assert untimed_contents(Path(rows)) == untimed_contents(Path("b"))
+    words = ["--model", model, "--output", "command", "--workers", "0", "--keep", "label"]
+    done = nanograd_("predict", rows, *words)
+    assert untimed(predicted.to_json()) == untimed(done.last)
+    assert (predicted.rows, predicted.predicted, predicted.output) == (31, 31, str(out))
+    assert untimed_contents(out) == untimed_contents(Path("command"))
     done = nanograd_("evaluate", "--model", model, "--data", str(pictures))
     assert untimed(evaluated.to_json()) == untimed(done.last)
     assert (evaluated.images, evaluated.confusion.sum()) == (31, 31)
+    assert evaluated.accuracy == predicted.accuracy
     both = nanograd.evaluate(model, data=[rows, str(pictures)])
-    arrays = nanograd.evaluate(model, data=(sample.test.images[:31], sample.test.labels[:31]))
-    assert (both.images, both.accuracy) == (62, evaluated.accuracy)
-    assert arrays.accuracy == evaluated.accuracy
-    loaded = nanograd.evaluate(run.model, data=pictures)
-    assert untimed(loaded.to_json()) == untimed(evaluated.to_json())
+    arrays = nanograd.evaluate(run.model, data=(digits.images, digits.labels))
+    assert (both.images, both.accuracy, arrays.accuracy) == (62, *[evaluated.accuracy] * 2)
     nanograd_("export", "--model", model, "--output", "b.onnx")
     assert file.read_bytes() == Path("b.onnx").read_bytes()
     assert (exported.bytes, exported.output) == (file.stat().st_size, str(file))
@@ -166,20 +151,14 @@ def test_invalid_arguments_are_named_as_arguments(call: Any, named: str) -> None
     "call",
     [
         lambda: nanograd.predict([], model="m", output="o"),
-        lambda: nanograd.predict(7, model="m", output="o"),  # type: ignore[arg-type]
         lambda: nanograd.predict([7], model="m", output="o"),  # type: ignore[list-item]
         lambda: nanograd.ingest("nowhere", output=7),
-        lambda: nanograd.ingest("nowhere", output="o"),
         lambda: nanograd.evaluate(None),  # type: ignore[arg-type]
-        lambda: nanograd.evaluate("nowhere"),
         lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])),
         lambda: nanograd.export("nowhere", "o"),
         lambda: nanograd.load_model(7),  # type: ignore[arg-type]
         lambda: nanograd.load_model(Path(__file__).parent),
-        lambda: nanograd.train(data=7),
-        lambda: nanograd.train(data=(1, 2, 3)),
         lambda: nanograd.train(data=["sample", 7]),
-        lambda: nanograd.train(data="nowhere"),
         lambda: nanograd.train(data="sample", epochs="3"),
         lambda: nanograd.read_picture(b""),
         lambda: nanograd.read_picture("nowhere.png"),
@@ -248,53 +227,36 @@ def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
 
 
 def test_thread_of_another_program_may_train(tmp_path: Path) -> None:
-    found: list[nanograd.Training] = []
-    thread = Thread(
-        target=lambda: found.append(nanograd.train(output=tmp_path / "run", **SETTINGS))
-    )
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(lambda: nanograd.train(output=tmp_path / "run", **SETTINGS)).result()
 
-    thread.start()
-    thread.join()
-
-    assert len(found) == 1
+    assert run.directory == str(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda images: images,
-        lambda images: images.reshape(-1, 28, 28),
-        lambda images: images.astype(np.int64),
-        lambda images: images / 255,
-        lambda images: (images / 255).astype(np.float32).reshape(-1, 28, 28),
-        lambda images: images.astype(np.uint16),
-        lambda images: images.tolist(),
-        np.asfortranarray,
-    ],
-)
-def test_every_form_of_the_same_images_is_read_alike(
-    sample: Mnist, run: nanograd.Training, form: Any
-) -> None:
+FORMS: list[Any] = [
+    lambda images: images.reshape(-1, 28, 28),
+    lambda images: images.astype(np.int64),
+    lambda images: (images / 255).astype(np.float32).reshape(-1, 28, 28),
+    lambda images: images.tolist(),
+    np.asfortranarray,
+]
+DTYPES: list[Any] = [bool, np.int8, np.int64, np.float16, np.float64]
+
+
+def test_every_form_of_the_same_images_is_read_alike(sample: Mnist, run: nanograd.Training) -> None:
     images = sample.test.images[:193]
+    bits = images > 127  # zeros and ones are no and full ink
 
-    scores = run.model.predict_proba(form(images))
+    scores = [run.model.predict_proba(form(images)) for form in FORMS]
+    of_bits = [run.model.predict_proba(bits.astype(dtype)) for dtype in DTYPES]
 
     with process.one_thread():
-        assert np.array_equal(scores, run.model.probabilities(images))
-    assert np.array_equal(run.model.predict(form(images)), scores.argmax(axis=1))
+        expected = run.model.probabilities(images)
+        expected_of_bits = run.model.probabilities(bits * np.uint8(255))
+    assert all(np.array_equal(each, expected) for each in scores)
+    assert all(np.array_equal(each, expected_of_bits) for each in of_bits)
+    assert np.array_equal(run.model.predict(images), expected.argmax(axis=1))
     assert run.model.predict(np.zeros((0, 28, 28), np.uint8)).shape == (0,)
-
-
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.int64, np.float16, np.float64])
-def test_zeros_and_ones_of_any_dtype_are_no_and_full_ink(
-    sample: Mnist, run: nanograd.Training, dtype: Any
-) -> None:
-    bits = sample.test.images[:193] > 127
-
-    scores = run.model.predict_proba(bits.astype(dtype))
-
-    with process.one_thread():
-        assert np.array_equal(scores, run.model.probabilities(bits * np.uint8(255)))
 
 
 def test_threads_that_predict_at_once_get_the_same_bits(run: nanograd.Training) -> None:
@@ -317,14 +279,11 @@ print(len(set(found)))
     ("images", "why"),
     [
         (np.zeros((28, 28), np.uint8), r"not \(28, 28\)"),
-        (np.zeros((1, 1, 28, 28), np.uint8), r"not \(1, 1, 28, 28\)"),
         (np.full((1, 784), 16.0), r"image 0: .* the scale is unclear; scale pixels to 0 to 1"),
         (np.full((1, 784), -1), "image 0: a pixel is below 0"),
-        (np.full((1, 784), 256), "image 0: a pixel is above 255"),
         (np.full((1, 784), np.nan), "image 0: a pixel is not a finite number"),
         (np.repeat([[0.5], [-0.42], [2.0]], 784, axis=1), "image 1: a pixel is below 0"),
         (np.full((1, 784), "7"), "not <U1"),
-        (np.full((1, 784), 1j), "not complex128"),
     ],
 )
 def test_images_of_another_kind_are_refused(run: nanograd.Training, images: Any, why: str) -> None:
@@ -349,6 +308,9 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path: Path) -> None:
     ]
     for source in sources:
         assert np.array_equal(nanograd.read_picture(source), normalise.normalise(picture))
+    with pytest.raises(nanograd.UnreadableError) as caught:
+        nanograd.read_picture(Image.new("L", (100, 100), 255))
+    assert caught.value.reason == "blank"
 
 
 def test_pillow_image_is_rotated_as_it_states_and_not_changed() -> None:
@@ -363,12 +325,3 @@ def test_pillow_image_is_rotated_as_it_states_and_not_changed() -> None:
 
     assert np.array_equal(image, normalise.normalise(picture))
     assert opened.size == turned.size
-
-
-def test_picture_in_which_nothing_can_be_read_says_why(tmp_path: Path) -> None:
-    Image.new("L", (100, 100), 255).save(tmp_path / "blank.png")
-
-    with pytest.raises(nanograd.UnreadableError) as caught:
-        nanograd.read_picture(tmp_path / "blank.png")
-
-    assert caught.value.reason == "blank"

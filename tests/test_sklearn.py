@@ -81,12 +81,9 @@ def test_it_is_cloned_pickled_searched_and_part_of_pipelines() -> None:
 
 def test_scale_of_the_columns_does_not_matter() -> None:
     x, y = load_iris(return_X_y=True)
-    other = 1e4 + x * np.array([1e3, 1e-3, 4, 1])
+    tables = (x, 1e4 + x * np.array([1e3, 1e-3, 4, 1]))
 
-    scores = [
-        MLPClassifier(hidden=8, random_state=0).fit(each, y).predict_proba(each)
-        for each in (x, other)
-    ]
+    scores = [MLPClassifier(hidden=8, random_state=0).fit(t, y).predict_proba(t) for t in tables]
 
     np.testing.assert_allclose(*scores, atol=1e-3)
 
@@ -96,11 +93,7 @@ def test_scale_of_the_columns_does_not_matter() -> None:
     [
         ({"hidden": 0}, "hidden is 0: it must be at least 1"),
         ({"activation": "step"}, "activation is 'step': choose sigmoid or tanh or relu"),
-        ({"loss": "l1"}, "loss is 'l1'"),
-        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
         ({"learning_rate": -1}, "learning_rate is -1.0: it must be at least 0"),
-        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
-        ({"ema": 1.0}, "ema is 1.0: it must be less than 1"),
     ],
 )
 def test_parameters_that_cannot_be_meant_are_refused_when_fitting(

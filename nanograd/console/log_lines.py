@@ -50,16 +50,10 @@ class TextLog:
         """
         if not isinstance(event, AnyProgress):
             return sentence(event)
-        if isinstance(event, events.JobProgress):
-            words = [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
-        else:
-            words = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
-            words.append(f"epoch {event.epoch:,}/{event.epochs:,}")
-            words.append(f"round {event.round:,}/{event.rounds:,}")
-        words += measures(event)
+        words = [event.command, *position(event), *measures(event)]
         if not event.complete and event.left_s is not None:
             words.append(f"{duration(event.left_s)} left")
-        return "  ".join([event.command, *words])
+        return "  ".join(words)
 
 
 class JsonLog(TextLog):
@@ -77,6 +71,15 @@ class JsonLog(TextLog):
 def sentence(event: Event) -> str | None:
     """Return the sentence of an event, with the prefix of its level; None if it has none."""
     return f"{_PREFIXES[event.level]}{event}" if isinstance(event, _Sentence) else None
+
+
+def position(event: AnyProgress) -> list[str]:
+    """Return how far a job is, from coarse to fine."""
+    if isinstance(event, events.JobProgress):
+        return [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
+    net = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
+    epoch = f"epoch {event.epoch:,}/{event.epochs:,}"
+    return [*net, epoch, f"round {event.round:,}/{event.rounds:,}"]
 
 
 def measures(event: AnyProgress) -> list[str]:

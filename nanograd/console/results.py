@@ -2,9 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import duration
+from nanograd.runtime.json_files import JsonObject
 
 Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, columns predictions
 
@@ -21,19 +21,27 @@ Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, co
 class Result:
     """Base class of the results; `str` is a summary for people."""
 
-    @classmethod
-    def of(cls, counts: Mapping[str, Any], **values: Any) -> Self:
-        """Create a result from other values and those of the counts that it has a field for."""
-        known = {each.name: counts[each.name] for each in fields(cls) if each.name in counts}
-        return cls(**known, **values)
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the values as the command prints them."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in found.items()
+            for name, value in vars(self).items()
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Result):
+    """The result of a command that Python programs do not need."""
+
+    summary: str
+    values: JsonObject
+
+    def __str__(self) -> str:
+        return self.summary
+
+    def to_json(self) -> JsonObject:
+        """Return the values as the command prints them."""
+        return self.values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +51,17 @@ class Training(Result):
     model: Model  # `model.predict(images)`
     # One per epoch: epoch, round, loss, val_accuracy, learning_rate, train_s, images_per_s; in an
     # ensemble also net.
-    metrics: list[dict[str, Any]] = field(repr=False)
+    metrics: list[JsonObject] = field(repr=False)
     directory: str  # the run directory, a folder or URI
-    report: str | None  # its HTML file; None if that failed
+    report: str | None = None  # its HTML file; None if that failed
 
     def __str__(self) -> str:
         line = self.to_json()
-        return _lines(
+        return describe(
             f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
             f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
-            ("model", line["model"]),
-            ("report", self.report),
-            next_=f"nanograd ingest PICTURES --output rows\n"
+            {"model": line["model"], "report": self.report},
+            f"nanograd ingest PICTURES --output rows\n"
             f"      nanograd predict rows --model {shlex.quote(line['model'])} --output read",
         )
 
@@ -74,7 +81,7 @@ class Training(Result):
         """Checksum of all parameters."""
         return self.model.params_sha256()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the facts of the model's manifest, and what was written."""
         facts = {name: value for name, value in self.model.about.items() if name != "identity"}
         place = storage.join(self.directory, "model")
@@ -117,15 +124,13 @@ class JobCounts(Result):
     rows_per_s: int = 0  # of this command
     output: str = ""  # folder or URI
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the values as the command prints them."""
-        if self.plan:
-            return self.plan.to_json()
-        return {name: value for name, value in super().to_json().items() if name != "plan"}
+        line = super().to_json()
+        del line["plan"]
+        return self.plan.to_json() if self.plan else line
 
-    def _summarise(
-        self, done: str, *outputs: tuple[str, str | None], folder: str, next_: str
-    ) -> str:
+    def _summarise(self, done: str, outputs: dict[str, str | None], next_: str) -> str:
         """Return the summary: what was done, what is in quarantine, and where it is."""
         if self.plan:
             return str(self.plan)
@@ -135,9 +140,9 @@ class JobCounts(Result):
             done += f"; {self.quarantined:,} quarantined ({named})"
         if self.broken_files:
             done += f"; {self.broken_files:,} files cannot be read"
-        rejected = self.quarantined or self.broken_files
-        quarantine = storage.join(self.output, folder) if rejected else None
-        return _lines(done, outputs[0], ("quarantine", quarantine), *outputs[1:], next_=next_)
+        if not self.quarantined and not self.broken_files:
+            outputs = {**outputs, "quarantine": None}
+        return describe(done, outputs, next_)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,9 +156,8 @@ class Ingestion(JobCounts):
     def __str__(self) -> str:
         return self._summarise(
             f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label",
-            ("rows", self.output),
-            folder="_quarantine",
-            next_=f"nanograd predict {shlex.quote(self.output)} --model RUN/model --output read"
+            {"rows": self.output, "quarantine": storage.join(self.output, "_quarantine")},
+            f"nanograd predict {shlex.quote(self.output)} --model RUN/model --output read"
             if self.ingested
             else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
         )
@@ -173,7 +177,7 @@ class Prediction(JobCounts):
     bad_labels: int = 0  # predicted rows whose label is no digit
     dark_on_light: int = 0  # rows of raw pixels that were inverted
     # The commonest details of quarantine, each with its first row.
-    details: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    details: list[JsonObject] = field(default_factory=list, repr=False)
     ingest_quarantined: dict[str, int] = field(default_factory=dict)  # pictures, by reason
     files: int = 0  # input files
     predict_s: float = 0.0  # from the first part to the end
@@ -189,12 +193,14 @@ class Prediction(JobCounts):
             f"{self.predicted:,} rows classified"
             + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
             + (f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""),
-            ("predictions", predictions),
-            *(("most often", str(Detail(**each))) for each in self.details[:1]),
-            ("review", self.review),
-            ("report", self.report),
-            folder="quarantine",
-            next_=_show_table(predictions, self.format),
+            {
+                "predictions": predictions,
+                "quarantine": storage.join(self.output, "quarantine"),
+                "most often": str(Detail(**self.details[0])) if self.details else None,
+                "review": self.review,
+                "report": self.report,
+            },
+            _show_table(predictions, self.format),
         )
 
 
@@ -231,7 +237,7 @@ class Inspections(Result):
     pictures: int  # = read + refused
     read: int
     refused: int
-    results: list[dict[str, Any]] = field(repr=False)  # one per picture: file, prediction, ...
+    results: list[JsonObject] = field(repr=False)  # one per picture: file, prediction, ...
     left_out: int  # pictures after the limit
     output: str  # PNG file or URI
 
@@ -255,88 +261,7 @@ class Export(Result):
         return f"{self.bytes:,} bytes written: {self.output}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class WrittenReport(Result):
-    """The report of a run or prediction."""
-
-    report: str  # HTML file
-    report_s: float
-
-    def __str__(self) -> str:
-        return f"written in {self.report_s:.1f} s: {self.report}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cache(Result):
-    """The folder into which `data fetch` downloaded MNIST."""
-
-    cache: str
-
-    def __str__(self) -> str:
-        return f"MNIST is complete and verified in {self.cache}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet(Result):
-    """Counts and checksum of a data set."""
-
-    data: str
-    sha256: str
-    train: Sequence[int]  # number of training images of each digit
-    test: Sequence[int]
-
-    def __str__(self) -> str:
-        lines = [f"{self.data}, SHA-256 {self.sha256}"]
-        for name, counts in (("train", self.train), ("test", self.test)):
-            digits = ", ".join(map(str, counts))
-            lines.append(f"  {name:<5} {sum(counts):>7,} images; of each digit {digits}")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the values as the command prints them."""
-        counts = {"train": self.train, "test": self.test}
-        parts = {name: {"images": sum(n), "per_class": list(n)} for name, n in counts.items()}
-        return {"data": self.data, "sha256": self.sha256, **parts}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pictures(Result):
-    """The pictures that `data export` wrote."""
-
-    images: int
-    output: str  # folder
-
-    def __str__(self) -> str:
-        return f"{self.images:,} pictures written: {self.output}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo(Result):
-    """The result of the demo."""
-
-    test_accuracy: float  # of the training run
-    accuracy: float | None  # of the prediction
-    predicted: int  # rows
-    demo_s: float
-    output: str  # folder
-
-    def __str__(self) -> str:
-        pictures, rows, read, model = (
-            storage.join(self.output, name) for name in ("png", "rows", "read", "run/model")
-        )
-        return _lines(
-            f"classified {self.predicted:,} handwritten digits, "
-            f"{self.accuracy:.2%} of them correctly",
-            ("pictures", pictures),
-            ("as Parquet", rows),
-            ("predictions", read),
-            ("the model", model),
-            next_=f"nanograd ingest YOUR_PICTURES --output rows; "
-            f"nanograd predict rows --model {shlex.quote(model)} --output read",
-        )
-
-
-def _lines(first: str, *outputs: tuple[str, str | None], next_: str) -> str:
+def describe(done: str, outputs: Mapping[str, str | None], next_: str) -> str:
     """Return a sentence, what was written where, and the next command."""
-    named = [f"  {name:<12} {output}" for name, output in outputs if output]
-    return "\n".join(["", first, *named, f"next: {next_}"])
+    named = [f"  {name:<12} {output}" for name, output in outputs.items() if output]
+    return "\n".join(["", done, *named, f"next: {next_}"])

@@ -1,6 +1,6 @@
 """Listeners for standard error: a live view on a terminal, otherwise log lines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from typing import TextIO
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from nanograd.console.log_lines import AnyProgress, JsonLog, TextLog, measures, sentence
+from nanograd.console.log_lines import AnyProgress, JsonLog, TextLog, measures, position, sentence
 from nanograd.runtime import events
 from nanograd.runtime.events import Event, Level, Listener, WorkerState
 
@@ -71,31 +71,27 @@ class LiveView:
     def __call__(self, event: Event) -> None:
         """Show an event; progress replaces the previous progress."""
         with suppress(OSError):  # a closed terminal
-            self._draw(event)
-
-    def _draw(self, event: Event) -> None:
-        if isinstance(event, events.EpochFinished):
-            self._epochs.append(event.metrics)
-        elif isinstance(event, AnyProgress):
-            if self._live is None:
-                self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
-                self._live.start()
-            self._live.update(self.view(event))
-            if event.complete:
-                self.close()
-        elif (text := sentence(event)) is not None:
-            style = "" if event.level is Level.INFO else "yellow"
-            self._console.print(Text(text, style=style), soft_wrap=True)
+            if isinstance(event, events.EpochFinished):
+                self._epochs.append(event.metrics)
+            elif isinstance(event, AnyProgress):
+                if self._live is None:
+                    self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
+                    self._live.start()
+                self._live.update(self.view(event))
+                if event.complete:
+                    self.close()
+            elif (text := sentence(event)) is not None:
+                style = "" if event.level is Level.INFO else "yellow"
+                self._console.print(Text(text, style=style), soft_wrap=True)
 
     def view(self, event: AnyProgress) -> RenderableType:
         """Render progress: bar, measures, workers, epochs."""
-        if isinstance(event, events.TrainingProgress):
-            net = f"net {event.net}/{event.nets} " if event.nets > 1 else ""
-            title = f"train {net}epoch {event.epoch}/{event.epochs}"
-            unit, done, total = "round", event.round, event.rounds
+        *words, count = position(event)
+        title = " ".join([event.command, *words])
+        if isinstance(event, events.JobProgress):
+            done, total = event.row, event.rows
         else:
-            title, unit, done, total = event.command, "row", event.row, event.rows
-        count = f"{unit} {done:,}/{total:,}"
+            done, total = event.round, event.rounds
         [task] = self._bar.task_ids or [
             self._bar.add_task(title, total=total, completed=done, count=count)
         ]
@@ -131,22 +127,16 @@ def _workers(event: events.TrainingProgress) -> Text:
 
 def _epoch_table(epochs: list[events.EpochMetrics], width: int) -> Table:
     """Render the newest epochs as a table; leave out the last columns if they do not fit."""
-    columns: dict[str, Callable[[events.EpochMetrics], str]] = {
-        "epoch": lambda row: str(row.epoch),
-        "loss": lambda row: f"{row.loss:.4f}",
-        "validation": lambda row: (
-            "-" if row.val_accuracy is None else f"{100 * row.val_accuracy:.2f} %"
-        ),
-        "images/s": lambda row: f"{row.images_per_s:,}",
-        "seconds": lambda row: f"{row.train_s:.1f}",
-    }
+    rows = [["epoch", "loss", "validation", "images/s", "seconds"]]
+    for each in epochs[-_NUM_EPOCHS:]:
+        right = "-" if each.val_accuracy is None else f"{100 * each.val_accuracy:.2f} %"
+        numbers = f"{each.images_per_s:,}", f"{each.train_s:.1f}"
+        rows.append([str(each.epoch), f"{each.loss:.4f}", right, *numbers])
+    used = accumulate(2 + max(map(len, column)) for column in zip(*rows, strict=True))
+    num_columns = sum(end <= width for end in used)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    newest = epochs[-_NUM_EPOCHS:]
-    cells = [[name, *map(text, newest)] for name, text in columns.items()]
-    used = accumulate(2 + max(map(len, column)) for column in cells)
-    shown = [column for column, end in zip(cells, used, strict=True) if end <= width]
-    for name, *_ in shown:
+    for name in rows[0][:num_columns]:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in zip(*(column[1:] for column in shown), strict=True):
-        table.add_row(*row)
+    for row in rows[1:]:
+        table.add_row(*row[:num_columns])
     return table

@@ -8,19 +8,18 @@ OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from nanograd.digits.form import to_png
 from nanograd.errors import Origin, Rejected, UnreadableError
 from nanograd.images.inputs import InputFile, expand_pictures
-from nanograd.images.labels import find_labels
+from nanograd.images.labels import find_labels, parse_label_source
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import as_text, quarantine_table, to_parquet
-from nanograd.jobs.earlier import Earlier, find_earlier
+from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
 from nanograd.jobs.part import Part, commit_part, part_id
 from nanograd.jobs.receipts import Counts, Receipt
@@ -28,10 +27,8 @@ from nanograd.pictures import decode, normalise
 from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
+from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.specs import IngestSpec
-
-# What an `InputFile` says of each file, and its label.
-Versions: TypeAlias = dict[str, tuple[int | None, ...]]
 
 # Raised with each change of what the same picture becomes.
 REVISION = 3
@@ -53,15 +50,14 @@ class IngestWork:
 
     def __call__(self, part: Part) -> Receipt:
         """Read, normalise and commit the pictures of a part."""
-        # Photos have megabytes: with the page faults of allocating them again, decoding one of
-        # 1,600 pixels took 6.4 ms, without them 4.6 (2026-11-25).
+        # Page faults of new memory took 1.8 of 6.4 ms to decode 1,600 pixels (2026-11-25).
         process.keep_freed()
-        rows: list[dict[str, Any]] = []
+        rows: list[JsonObject] = []
         rejected: list[Rejected] = []
         contents: dict[str, str | None] = {}
         convert = partial(normalise.normalise, polarity=self.spec.polarity)
         pictures = read_pictures(((file, None) for file in part.files), convert, self.spec)
-        for file, label, (data, image) in zip(part.files, part.labels, pictures, strict=True):
+        for file, version, (data, image) in zip(part.files, part.versions, pictures, strict=True):
             if data is not None:
                 contents[file] = storage.checksum(data)
             if isinstance(image, UnreadableError):
@@ -69,22 +65,23 @@ class IngestWork:
                 rejected.append(Rejected(origin, image.reason, image.detail))
                 continue
             path = as_text(file)
-            row: dict[str, Any] = {"image": {"bytes": to_png(image), "path": path}, "label": label}
+            row: JsonObject = {"image": {"bytes": to_png(image), "path": path}}
+            row["label"] = version[-1]
             if self.spec.keep_original:
                 row["original"] = {"bytes": data, "path": path}
             rows.append(row)
         schema = ROWS_WITH_ORIGINALS if self.spec.keep_original else ROWS
-        num_broken = sum(each.origin.row is None for each in rejected)
         files = {f"{part.stem}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
         if rejected:
             table = quarantine_table(rejected)
             files[f"_quarantine/{part.stem}.parquet"] = to_parquet(table)
+        reasons = Counter(str(each.reason) for each in rejected if each.origin.row is not None)
         counts = Counts(
-            rows=len(part.files) - num_broken,
+            rows=len(rows) + reasons.total(),
             labelled=sum(row["label"] is not None for row in rows),
-            quarantined=len(rejected) - num_broken,
-            broken_files=num_broken,
-            reasons=Counter(str(each.reason) for each in rejected if each.origin.row is not None),
+            quarantined=reasons.total(),
+            broken_files=len(rejected) - reasons.total(),
+            reasons=reasons,
         )
         return commit_part(part, files, counts, contents)
 
@@ -94,69 +91,44 @@ def plan(
 ) -> tuple[Job, IngestWork]:
     """Plan an ingestion: find every file and its label, and cut them into parts.
 
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        spec: settings of the command.
-        listener: receives messages about pictures without a label.
-
     Raises:
         DataError: an input does not exist, there are no pictures, or a list of labels has a
             mistake.
         UsageError: the pattern of labels is invalid.
     """
-    settings = spec.identity()
-    identity = {"command": "ingest", "revision": REVISION, **settings}
-    place = storage.absolute(spec.output)
+    spec = replace(spec, output=storage.absolute(spec.output))
+    identity = {"command": "ingest", "revision": REVISION, **spec.identity()}
+    parse_label_source(spec.label_from)  # a mistake is told before all pictures are listed
     files = expand_pictures(inputs, listener=listener)[: spec.limit]
     labels = find_labels([file.place for file in files], inputs, spec.label_from, listener)
-    versions: Versions = {
-        file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)
-    }
-    earlier = Earlier()
-    if not spec.overwrite:
-        with Archives() as archives:
-            earlier = find_earlier(
-                place,
-                identity,
-                versions,
-                lambda file: _content_of(spec, file, archives),
-                sync=spec.sync,
-                verify=spec.verify,
-                listener=listener,
-            )
+    # What an `InputFile` says of each file, and its label.
+    versions = {file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)}
+    with Archives() as archives:
+
+        def content_of(file: str) -> str | None:
+            with suppress(UnreadableError):  # an archive, or a file that is gone by now
+                return storage.checksum(decode.read(file, spec, archives.read))
+            return None
+
+        earlier = find_earlier(spec, identity, versions, content_of, listener)
     done = earlier.files()
     new_files = [file for file in files if file.place not in done]
-    parts = [_part(settings, new_files[run], versions) for run in _cut(new_files, spec.part_rows)]
-    job = Job(
-        output=place,
-        identity=identity,
-        parts=parts,
-        earlier=earlier,
-        overwrite=spec.overwrite,
-        verify=spec.verify,
-        max_broken_files=spec.max_broken_files,
-        facts={"files": len(files), "new_files": len(new_files)},
-    )
+    parts = []
+    for some in _cut(new_files, spec.part_rows):
+        places = tuple(file.place for file in some)
+        found = tuple(versions[place] for place in places)
+        parts.append(
+            Part(
+                id=part_id(spec.identity(), [version[-1] for version in found], *some),
+                name=part_id(places[0]),
+                files=places,
+                versions=found,
+                num_rows=sum(not _is_archive(place) for place in places),
+            )
+        )
+    facts = {"files": len(files), "new_files": len(new_files)}
+    job = Job(spec=spec, identity=identity, parts=parts, earlier=earlier, facts=facts)
     return job, IngestWork(spec=spec)
-
-
-def _part(settings: dict[str, Any], files: Sequence[InputFile], versions: Versions) -> Part:
-    places = tuple(file.place for file in files)
-    labels = tuple(versions[place][-1] for place in places)
-    return Part(
-        id=part_id(settings, labels, *files),
-        name=part_id(places[0]),
-        files=places,
-        versions=tuple(versions[place] for place in places),
-        num_rows=sum(not _is_archive(place) for place in places),
-        labels=labels,
-    )
-
-
-def _content_of(spec: IngestSpec, file: str, archives: Archives) -> str | None:
-    with suppress(UnreadableError):  # an archive, or a file that is gone by now
-        return storage.checksum(decode.read(file, spec, archives.read))
-    return None
 
 
 def _is_archive(file: str) -> bool:
@@ -164,13 +136,13 @@ def _is_archive(file: str) -> bool:
     return file.lower().endswith(SUFFIX)
 
 
-def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[slice]:
-    """Cut files into runs of limited number and, unless it is one file, limited bytes."""
+def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[Sequence[InputFile]]:
+    """Yield runs of files of limited number and, unless it is one file, limited bytes."""
     start, num_bytes = 0, 0
     for end, file in enumerate(files):
         num_bytes += file.num_bytes
         if end > start and (end - start == part_rows or num_bytes > _PART_BYTES):
-            yield slice(start, end)
+            yield files[start:end]
             start, num_bytes = end, file.num_bytes
     if files:
-        yield slice(start, len(files))
+        yield files[start:]

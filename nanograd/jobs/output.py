@@ -21,16 +21,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.jobs.receipts import Reading, Receipt, Retry, Written, files_of
 from nanograd.runtime import json_files, storage
+from nanograd.runtime.json_files import JsonObject
 
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
 _CLEARED = "_cleared"
-_PART_FILE = re.compile(r"^part-[0-9a-f]{16}(-\d+)?\.\w+$")
+# A file of a part, also in the folders by which an output is partitioned.
+_PART_FILE = re.compile(r"([^/]+/)?([^/=]+=[^/]*/)*part-[0-9a-f]{16}(-\d+)?\.\w+")
 # Files that are read at once.
 _NUM_THREADS = 16
 
@@ -39,25 +41,21 @@ _NUM_THREADS = 16
 class Manifest:
     """The content of a manifest."""
 
-    job: Mapping[str, Any] = field(default_factory=dict)  # identity; empty without a manifest
+    job: JsonObject = field(default_factory=dict)  # identity; empty without a manifest
     receipts: Sequence[Receipt] = ()  # of the complete parts
     runs: Sequence[Sequence[str]] = ()  # the parts that each complete command added
     retries: Sequence[Retry] = ()  # still to do
 
     @classmethod
     def read(cls, folder: str) -> "Manifest":
-        """Read the manifest in a folder.
-
-        Raises:
-            DataError: it is missing or damaged.
-        """
+        """Read the manifest in a folder; DataError if it is missing or damaged."""
         values = json_files.read_manifest(storage.join(folder, MANIFEST))
-        receipts = [Receipt.from_json(each) for each in values["receipts"]]
-        retries = [
+        values["receipts"] = [Receipt.from_json(each) for each in values["receipts"]]
+        values["retries"] = [
             Retry(Reading(*reading), None if inputs is None else tuple(inputs))
             for reading, inputs in values["retries"]
         ]
-        return cls(job=values["job"], receipts=receipts, runs=values["runs"], retries=retries)
+        return cls(**values)
 
     @classmethod
     def find(cls, output: str) -> "Manifest":
@@ -70,38 +68,17 @@ class Manifest:
 
     def commit(self, folder: str) -> None:
         """Write the manifest of a folder."""
-        receipts = [receipt.to_json() for receipt in self.receipts]
-        values = {
-            "job": self.job,
-            "receipts": receipts,
-            "runs": self.runs,
-            "retries": self.retries,
-        }
+        values = {**vars(self), "receipts": [receipt.to_json() for receipt in self.receipts]}
         json_files.commit_manifest(storage.join(folder, MANIFEST), values)
 
 
-class OutputFile(NamedTuple):
-    """A file in an output."""
+def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
+    """Return place and size of all files in an output, by their names in it.
 
-    place: str  # path or URI
-    num_bytes: int  # its size
-
-
-def find_files(output: str, *, with_staged: bool = False) -> dict[str, OutputFile]:
-    """Return all files in an output by their names in it.
-
-    Args:
-        output: folder or URI.
-        with_staged: whether complete staged files count as if they had taken their places.
-
-    Raises:
-        DataError: the output does not exist.
-        StorageError: it cannot be listed.
+    With `with_staged`, complete staged files count as if they had taken their places.
     """
-    found = {
-        file.removeprefix(f"{output}/"): OutputFile(file, num_bytes)
-        for file, num_bytes, _ in storage.files_below(output)
-    }
+    listed = storage.files_below(output)
+    found = {place.removeprefix(f"{output}/"): (place, size) for place, size, _ in listed}
     if with_staged and f"{STAGING}/{SUCCESS}" in found:
         staged = [name for name in found if name.startswith(f"{STAGING}/")]
         found |= {name.removeprefix(f"{STAGING}/"): found[name] for name in staged}
@@ -109,33 +86,26 @@ def find_files(output: str, *, with_staged: bool = False) -> dict[str, OutputFil
 
 
 def find_lost(
-    receipts: Iterable[Receipt], found: Mapping[str, OutputFile], *, verify: bool = False
+    receipts: Iterable[Receipt], found: Mapping[str, tuple[str, int]], *, verify: bool = False
 ) -> set[str]:
     """Name the files of parts that are missing or have another size than their receipts say.
 
     Args:
         receipts: of the parts.
-        found: the files in the output.
+        found: of `find_files`.
         verify: whether to read each file and compare its checksum, too.
-
-    Raises:
-        StorageError: a file cannot be read.
     """
     files = files_of(receipts)
     lost = {
         name
         for name, written in files.items()
-        if name not in found or found[name].num_bytes != written.bytes
+        if name not in found or found[name][1] != written.bytes
     }
     if verify:
         left = sorted(files.keys() - lost)
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            contents = pool.map(lambda name: storage.read(found[name].place), left)
-            lost |= {
-                name
-                for name, data in zip(left, contents, strict=True)
-                if storage.checksum(data) != files[name].sha256
-            }
+            sums = pool.map(lambda name: storage.checksum(storage.read(found[name][0])), left)
+            lost |= {n for n, sha256 in zip(left, sums, strict=True) if sha256 != files[n].sha256}
     return lost
 
 
@@ -145,48 +115,36 @@ def refuse_foreign(output: str, receipts: Iterable[Receipt], found: Iterable[str
     They are in a folder of parts, or beside parts with the same ending. Hidden files, of file
     systems or of a commit that goes on after its part, do not count.
     """
-    files = files_of(receipts)
+    files, foreign = files_of(receipts), list[str]()
     folders = {name.partition("/")[0] for name in files if "/" in name}
     endings = {PurePosixPath(name).suffix for name in files if "/" not in name}
-
-    def looks_alike(name: str) -> bool:
+    for name in found:
         path = PurePosixPath(name)
-        if any(each.startswith(".") for each in path.parts):
-            return False
         if len(path.parts) > 1:
-            return path.parts[0] in folders
-        return not name.startswith("_") and path.suffix in endings
-
-    if foreign := sorted(name for name in found if name not in files and looks_alike(name)):
-        raise OutputExistsError(
-            f"{output} holds {len(foreign):,} files that this job did not write, such as "
-            f"{foreign[0]!r}; move them away, and run each job with an --output of its own"
-        )
+            looks_alike = path.parts[0] in folders
+        else:
+            looks_alike = not name.startswith("_") and path.suffix in endings
+        is_hidden = any(each.startswith(".") for each in path.parts)
+        if looks_alike and not is_hidden and name not in files:
+            foreign.append(name)
+    if foreign:
+        text = f"{output} holds {len(foreign):,} files that this job did not write, such as"
+        raise OutputExistsError(f"{text} {min(foreign)!r}; move them away")
 
 
 def check_files(folder: str, receipts: Sequence[Receipt]) -> None:
-    """Check that the files of some parts, and no others, are in a folder.
-
-    Raises:
-        OutputExistsError: another file is among them.
-        StorageError: a file is missing, or has another size.
-    """
+    """Raise StorageError if a file of parts is lost, OutputExistsError if one is foreign."""
     found = find_files(folder)
     refuse_foreign(folder, receipts, found)
     if lost := find_lost(receipts, found):
-        raise StorageError(
-            f"{folder}: {len(lost):,} files were removed or cut after parts of this job wrote "
-            f"them, such as {min(lost)!r}; find the cause, then start the same command again, "
-            "which repeats these parts"
-        )
+        text = f"{folder}: {len(lost):,} files were removed or cut meanwhile, such as {min(lost)!r}"
+        raise StorageError(f"{text}; start the same command again, which repeats their parts")
 
 
 def read_receipts(folder: str) -> dict[str, Receipt]:
     """Read the receipts in a folder that no manifest lists: those of killed commands."""
-    names = [
-        name for name in storage.names(storage.join(folder, RECEIPTS)) if name.endswith(".json")
-    ]
-    files = [storage.join(folder, RECEIPTS, name) for name in names]
+    names = storage.names(storage.join(folder, RECEIPTS))
+    files = [storage.join(folder, RECEIPTS, name) for name in names if name.endswith(".json")]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         receipts = list(map(Receipt.from_json, pool.map(json_files.read_manifest, files)))
     return {receipt.part: receipt for receipt in receipts}
@@ -194,7 +152,7 @@ def read_receipts(folder: str) -> dict[str, Receipt]:
 
 def commit_receipt(folder: str, receipt: Receipt) -> None:
     """Write a receipt, which makes its part a complete one."""
-    json_files.commit_manifest(storage.join(folder, receipt_file(receipt)), receipt.to_json())
+    json_files.commit_manifest(f"{folder}/{RECEIPTS}/{receipt.part}.json", receipt.to_json())
 
 
 def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
@@ -204,34 +162,21 @@ def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
     return {name: Written(len(data), storage.checksum(data)) for name, data in files.items()}
 
 
-def receipt_file(receipt: Receipt) -> str:
-    """Return the name of a receipt's file."""
-    return f"{RECEIPTS}/{receipt.part}.json"
-
-
 def remove_other_parts(
-    folder: str, found: Mapping[str, Receipt], done: Mapping[str, Receipt]
+    folder: str, files: Iterable[str], found: Mapping[str, Receipt], done: Mapping[str, Receipt]
 ) -> None:
     """Remove parts that are not done: planned otherwise, without a file, or half done.
 
     Args:
         folder: an output, or its staging.
-        found: the receipts in it by their parts.
+        files: the names of its files.
+        found: its receipts by their parts.
         done: those to keep.
     """
-    others = [receipt for part, receipt in found.items() if part not in done]
-    files = {*_part_files(folder), *files_of(others)} - files_of(done.values()).keys()
-    for name in [*map(receipt_file, others), *files]:
+    others = _names(receipt for part, receipt in found.items() if part not in done)
+    parts = {name for name in files if _PART_FILE.fullmatch(name)}
+    for name in sorted((others | parts) - _names(done.values())):
         storage.remove(storage.join(folder, name))
-
-
-def _part_files(folder: str, below: str = "") -> Iterator[str]:
-    """Yield the names of parts' files, also in the folders by which an output is partitioned."""
-    for name in storage.names(storage.join(folder, below.rstrip("/")) if below else folder):
-        if _PART_FILE.match(name):
-            yield f"{below}{name}"
-        elif "=" in name or (not below and name not in (STAGING, RECEIPTS)):
-            yield from _part_files(folder, f"{below}{name}/")
 
 
 def move_staged(output: str, check: Callable[[], None]) -> None:
@@ -244,7 +189,7 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
     Raises:
         DataError: the staged manifest is damaged; the old output stays.
         OutputExistsError: another file is among the new ones.
-        StorageError: a file cannot be moved; a file of the new output is lost.
+        StorageError: a file of the new output is lost.
     """
     staging = storage.join(output, STAGING)
     waiting = storage.names(staging)
@@ -255,7 +200,8 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
         # A half must not pass for the whole: the mark of completeness goes first and comes last.
         storage.remove(storage.join(output, SUCCESS))
         if _CLEARED not in waiting:
-            _remove_old(output, staged, set(waiting))
+            for name in sorted(_replaced(output, staged, waiting)):
+                storage.remove(storage.join(output, name))
             storage.commit(storage.join(staging, _CLEARED), b"")
         names = [name for name in waiting if name not in (MANIFEST, SUCCESS, _CLEARED)]
         _move(staging, output, names, check)
@@ -269,28 +215,26 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
     storage.remove(staging)
 
 
-def _remove_old(output: str, staged: Manifest, others: set[str]) -> None:
-    """Remove what the new output does not have, or only old parts if it is the same job's."""
+def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]:
+    """Name what the new output does not have; if it is of the same job, only parts."""
     before = Manifest()
     with suppress(DataError):  # damaged: it may be overwritten
         before = Manifest.read(output)
-    wanted = {*files_of(staged.receipts), *map(receipt_file, staged.receipts), *others}
+    wanted = {*_names(staged.receipts), *waiting}
     if before.job == staged.job:
-        old = {*files_of(before.receipts), *map(receipt_file, before.receipts)} - wanted
-    else:
-        wanted |= {STAGING}
-        folders = {name[:at] for name in wanted for at, each in enumerate(name) if each == "/"}
-        old = set(_unwanted(output, wanted, folders))
-    for name in sorted(old):
-        storage.remove(storage.join(output, name))
+        return _names(before.receipts) - wanted
+    wanted.add(STAGING)
+    folders = {name[:at] for name in wanted for at, each in enumerate(name) if each == "/"}
 
+    def unwanted(folder: str) -> Iterator[str]:
+        for each in storage.names(storage.join(output, folder).rstrip("/")):
+            name = f"{folder}{each}"
+            if name in folders:
+                yield from unwanted(f"{name}/")
+            elif name not in wanted:
+                yield name
 
-def _unwanted(folder: str, wanted: set[str], folders: set[str], below: str = "") -> Iterator[str]:
-    for name in storage.names(storage.join(folder, below.rstrip("/")) if below else folder):
-        if f"{below}{name}" in folders:
-            yield from _unwanted(folder, wanted, folders, f"{below}{name}/")
-        elif f"{below}{name}" not in wanted:
-            yield f"{below}{name}"
+    return set(unwanted(""))
 
 
 def _move(source: str, target: str, names: Iterable[str], check: Callable[[], None]) -> None:
@@ -303,3 +247,9 @@ def _move(source: str, target: str, names: Iterable[str], check: Callable[[], No
         else:
             check()
             storage.move(old, new)
+
+
+def _names(receipts: Iterable[Receipt]) -> set[str]:
+    """Name the files of parts, and those of their receipts."""
+    receipts = list(receipts)
+    return {*files_of(receipts), *(f"{RECEIPTS}/{receipt.part}.json" for receipt in receipts)}

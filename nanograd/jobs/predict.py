@@ -11,10 +11,12 @@ without a row number. Both folders exist, even if no row is in one.
 """
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from sys import maxsize
 
 import numpy as np
 import pyarrow as pa
@@ -22,36 +24,19 @@ from numpy.typing import NDArray
 
 from nanograd import __version__
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, Rejected
-from nanograd.images import reader, scan, writers
+from nanograd.errors import DataError, Reason, Rejected
+from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions
-from nanograd.images.inputs import check_version, content_of, expand_tables, roots_of
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
-from nanograd.images.writers import (
-    PREDICTIONS,
-    QUARANTINE,
-    OutputFiles,
-    check_partition_columns,
-    quarantine_table,
-    rename_taken,
-)
-from nanograd.jobs import cutting
-from nanograd.jobs.earlier import Earlier, find_earlier, rejected_by_ingest
+from nanograd.images.writers import PREDICTIONS, QUARANTINE, OutputFiles
+from nanograd.jobs import receipts
+from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest
-from nanograd.jobs.part import Part, commit_part
-from nanograd.jobs.receipts import (
-    Mistake,
-    PredictionCounts,
-    Reading,
-    Receipt,
-    Retry,
-    count_predictions,
-    count_quarantine,
-)
+from nanograd.jobs.part import Part, commit_part, group, plan_parts
 from nanograd.jobs.retry import read_quarantine, retries_of
-from nanograd.jobs.review import PartReview, Selection
+from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import storage
@@ -76,67 +61,67 @@ class PredictWork:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the predictions."""
-        return output_schema(self.kept, probabilities=not self.spec.no_probabilities)
+        """Columns of the predictions, the kept ones first."""
+        left_out = ["probabilities"] if self.spec.no_probabilities else []
+        own = [field for field in PREDICTIONS if field.name not in left_out]
+        return pa.schema([*self.kept, *own])
 
-    @property
-    def lineage(self) -> dict[str, str]:
-        """What made the rows of a file, which may be copied away from its manifest."""
-        made = {"model_sha256": self.model_sha256, "version": __version__, "revision": REVISION}
-        return {f"nanograd.{name}": str(value) for name, value in made.items()}
-
-    def _tables(self, stem: str) -> tuple[OutputFiles, OutputFiles]:
-        """Return the files of predictions and quarantine, to be written."""
-        spec, lineage = self.spec, self.lineage
+    def tables(self, stem: str) -> dict[str, OutputFiles]:
+        """Return the files of predictions and of quarantine, to be written, by their folders."""
+        spec, made = self.spec, {"model_sha256": self.model_sha256, "version": __version__}
+        # What made the rows of a file, which may be copied away from its manifest.
+        facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
         shape = (spec.format, spec.rows_per_file, spec.partition_by)
-        return (
-            OutputFiles(stem, self.schema, *shape, lineage=lineage),
-            OutputFiles(stem, QUARANTINE, spec.format, lineage=lineage),
-        )
-
-    def empty_tables(self) -> dict[str, dict[str, bytes]]:
-        """Return the files of tables without rows, by their folders."""
-        tables = zip(("predictions", "quarantine"), self._tables("part-0"), strict=True)
         return {
-            folder: {
-                f"{folder}/{name}": bytes(data)
-                for name, data in table.finish(even_empty=True).items()
-            }
-            for folder, table in tables
+            "predictions": OutputFiles(stem, self.schema, *shape, lineage=facts),
+            "quarantine": OutputFiles(stem, QUARANTINE, spec.format, lineage=facts),
         }
 
-    def __call__(self, part: Part) -> Receipt:
+    def __call__(self, part: Part) -> receipts.Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.spec.model, self.model_sha256)
-        predictions, quarantine = self._tables(part.stem)
-        counts, doubtful = PredictionCounts(), PartReview(Selection.of(self.spec), part.num_rows)
-        # A line of quarantine counts for a row, or for the rows of its file.
-        per_line = {"rows": part.num_rows, "files": part.num_broken} if part.rejection else {}
+        tables, doubtful = self.tables(part.stem), PartReview(self.spec, part.num_rows)
+        counts, rejection = receipts.PredictionCounts(), part.rejection
+        # A line of quarantine counts for a row, for the rows of its file, or for a file whose rows
+        # are unknown.
+        is_broken = rejection is not None and rejection.reason is Reason.BROKEN_FILE
+        per_line = {"rows": part.num_rows, "files": int(is_broken)} if rejection else {}
         for found in self._read(part):
             if isinstance(found, list):
-                table = quarantine_table(found)
-                quarantine.write(table)
-                counts += count_quarantine(table, **per_line)
+                table = writers.quarantine_table(found)
+                tables["quarantine"].write(table)
+                counts += receipts.count_quarantine(table, **per_line)
                 continue
             assessed = model.assess(found.images)
-            table = self._table(found, assessed)
-            predictions.write(table)
+            names = pa.array(map(writers.as_text, found.files), pa.string())
+            columns = {
+                **dict(zip(self.kept.names, found.kept.columns, strict=True)),
+                "source_file": names.take(pa.array(found.owners)),
+                "source_row": pa.array(found.rows),
+                **predicted_columns(found, assessed),
+            }
+            table = pa.table({name: columns[name] for name in self.schema.names}, self.schema)
+            tables["predictions"].write(table)
             doubtful.add(table, found.images)
             counts += replace(
-                count_predictions(table),
-                worst=find_mistakes(found, assessed.probabilities),
+                receipts.count_predictions(table),
+                worst=_find_mistakes(found, assessed.probabilities),
                 bad_labels=len(found.bad_labels),
                 dark_on_light=found.num_dark,
             )
-        written = predictions.finish(even_empty=not (part.rejection or part.quarantine))
-        files = {f"predictions/{name}": data for name, data in written.items()}
-        files |= {f"quarantine/{name}": data for name, data in quarantine.finish().items()}
+        files = {
+            f"{folder}/{name}": data
+            for folder, table in tables.items()
+            for name, data in table.finish(
+                even_empty=folder == "predictions" and not (rejection or part.quarantine)
+            ).items()
+        }
         files |= doubtful.finish(part.stem)
         contents = {
-            file: content_of(file)
+            file: inputs.content_of(file)
             for file, rows in zip(part.files, part.ranges, strict=True)
             # Of a cut file, in its first part.
-            if rows.first_row == 0 and part.rejection is None and not part.quarantine
+            if rows.first_row == 0 and rejection is None and not part.quarantine
         }
         return commit_part(part, files, counts.condensed(), contents)
 
@@ -157,9 +142,9 @@ class PredictWork:
         def files() -> Iterator[tuple[str, RowRange]]:
             for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
                 if file not in unfit:
-                    check_version(file, version)
+                    inputs.check_version(file, version)
                     yield file, rows
-                    check_version(file, version)
+                    inputs.check_version(file, version)
 
         kept = zip(self.spec.keep, self.kept, strict=True)
         keep = pa.schema([field.with_name(name) for name, field in kept])
@@ -168,41 +153,6 @@ class PredictWork:
             for file, lines in quarantine.items()
         }
         yield from reader.read(files(), options, self.partitions, keep, rows or None)
-
-    def _table(self, found: Batch, assessed: Assessment) -> pa.Table:
-        """Return the predictions of a batch."""
-        names = pa.array(map(writers.as_text, found.files), pa.string())
-        columns = {
-            **dict(zip(self.kept.names, found.kept.columns, strict=True)),
-            "source_file": names.take(pa.array(found.owners)),
-            "source_row": pa.array(found.rows),
-            **predicted_columns(found, assessed),
-        }
-        return pa.table({name: columns[name] for name in self.schema.names}, self.schema)
-
-
-def find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[Mistake, ...]:
-    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures."""
-    labels, best, confidence = found.labels, scores.argmax(axis=1), scores.max(axis=1)
-    wrong = np.flatnonzero((labels >= 0) & (best != labels))
-    wrong = wrong[np.lexsort((wrong, -confidence[wrong]))][:_NUM_WORST]
-    return tuple(
-        Mistake(
-            source_file=found.origin(int(at)).file,
-            source_row=int(found.rows[at]),
-            label=int(labels[at]),
-            prediction=int(best[at]),
-            confidence=round(float(confidence[at]), 6),
-            png=b64encode(to_png(found.images[at])).decode(),
-        )
-        for at in wrong
-    )
-
-
-def output_schema(kept: pa.Schema, *, probabilities: bool) -> pa.Schema:
-    """Return the columns of predictions, the kept ones first."""
-    own = [field for field in PREDICTIONS if probabilities or field.name != "probabilities"]
-    return pa.schema([*kept, *own])
 
 
 def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]:
@@ -217,18 +167,31 @@ def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]
     }
 
 
+def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.Mistake, ...]:
+    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures."""
+    labels, best, confidence = found.labels, scores.argmax(axis=1), scores.max(axis=1)
+    wrong = np.flatnonzero((labels >= 0) & (best != labels))
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_NUM_WORST]
+    return tuple(
+        receipts.Mistake(
+            source_file=found.origin(int(at)).file,
+            source_row=int(found.rows[at]),
+            label=int(labels[at]),
+            prediction=int(best[at]),
+            confidence=round(float(confidence[at]), 6),
+            png=b64encode(to_png(found.images[at])).decode(),
+        )
+        for at in wrong
+    )
+
+
 def plan(
-    inputs: Sequence[str], spec: PredictSpec, listener: Listener = ignore
+    sources: Sequence[str], spec: PredictSpec, listener: Listener = ignore
 ) -> tuple[Job, PredictWork]:
     """Plan a prediction: load the model, read every file's footer and cut the rows into parts.
 
     With `retry_quarantine`, the rows are read with the options of the output, and those that are
     rejected also with the given ones.
-
-    Args:
-        inputs: Parquet or CSV files, folders or globs, local or in an object store.
-        spec: settings of the command.
-        listener: receives warnings about inputs and labels that cannot be used.
 
     Raises:
         DataError: an input does not exist, no file can be used, the model is damaged, the values
@@ -237,93 +200,87 @@ def plan(
             named; a column to keep or to partition by does not fit the format.
     """
     # The files, and what is done of them.
-    output, model_sha256 = storage.absolute(spec.output), model_io.load(spec.model).sha256()
-    spec = replace(spec, model=storage.absolute(spec.model))
-    if spec.image_root:
-        spec = replace(spec, image_root=storage.absolute(spec.image_root))
-    files = expand_tables(
-        inputs,
+    model_sha256 = model_io.load(spec.model).sha256()
+    root = storage.absolute(spec.image_root) if spec.image_root else spec.image_root
+    model, output = storage.absolute(spec.model), storage.absolute(spec.output)
+    spec = replace(spec, model=model, output=output, image_root=root)
+    files = inputs.expand_tables(
+        sources,
         storage.join(output, "predictions", f"part.{spec.format}"),
-        pictures_expected=spec.image_root is not None,
+        pictures_expected=root is not None,
         listener=listener,
     )
     before, given = Manifest.find(output), spec.reading()
     if spec.retry_quarantine:
         made = {each.name for each in fields(given)} & before.job.keys()
         spec = replace(spec, **{name: before.job[name] for name in made})
-    settings: dict[str, Any] = {"model_sha256": model_sha256, **spec.identity()}
+    settings = {"model_sha256": model_sha256, **spec.identity()}
     identity = {"command": "predict", "revision": REVISION, **settings}
-    versions = {file.place: file[1:] for file in files}
-    earlier, retries = Earlier(), list[Retry]()
-    if not spec.overwrite:
-        earlier = find_earlier(
-            output,
-            identity,
-            versions,
-            content_of,
-            sync=spec.sync,
-            retry=spec.retry_quarantine,
-            verify=spec.verify,
-            listener=listener,
-        )
-    if earlier != Earlier():
+    versions, retry = {file.place: file[1:] for file in files}, spec.retry_quarantine
+    earlier = find_earlier(spec, identity, versions, inputs.content_of, listener, retry=retry)
+    retries = list[receipts.Retry]()
+    if earlier.kept or earlier.stale:
         retries = [*before.retries, *retries_of(earlier.stale)]
-        if spec.retry_quarantine:
-            retries.append(Retry(Reading(0, given.identity())))
+        if retry:
+            retries.append(receipts.Retry(receipts.Reading(0, given.identity())))
     # Their columns. The types of columns to keep depend on all files.
     done = earlier.files()
     unread = [file for file in files if spec.keep or file.place not in done]
-    scanned, partitions = scan.scan_files(unread, files, roots_of(inputs, listener), spec)
+    roots = inputs.roots_of(sources, listener)
+    scanned, partitions = scan.scan_files(unread, files, roots, spec)
     scan.warn_of_unusable_labels(scanned, spec, listener)
     kept = scan.kept_columns(scanned, spec.keep)
     spec = replace(spec, keep=tuple(kept.names))
     writers.check_columns(kept, spec.format)
-    names = rename_taken(kept.names, PREDICTIONS.names)
+    names = writers.rename_taken(kept.names, PREDICTIONS.names)
     renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
     work = PredictWork(spec=spec, model_sha256=model_sha256, kept=renamed, partitions=partitions)
-    check_partition_columns(work.schema, spec.partition_by)
+    writers.check_partition_columns(work.schema, spec.partition_by)
     columns = {
         "keep": {field.name: str(field.type) for field in kept},
         "folders": {field.name: str(field.type) for field in partitions.schema},
     }
     # Their rows.
     to_do = [each for each in scanned if each.file.place not in done]
-    groups = cutting.group(to_do, spec.rows_per_file, [each.inputs for each in earlier.stale])
-    if spec.limit is not None:
-        groups = cutting.limit(groups, spec.limit - sum(each.counts.rows for each in earlier.kept))
-    retried = {file for each in retries for file in each.inputs or ()}
-    parts = [
-        replace(part, is_retried=not retried.isdisjoint(part.files))
-        for part in cutting.cut_into_parts([settings, columns], groups)
-    ]
+    groups = group(to_do, spec.rows_per_file, [each.inputs for each in earlier.stale])
+    left = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
     job = Job(
-        output=output,
+        spec=spec,
         identity={**identity, **columns},
-        parts=parts,
+        parts=list(plan_parts([settings, columns], groups, left)),
         earlier=earlier,
-        files=frozenset(versions),
-        roots=partitions.roots,
-        retries=retries,
-        overwrite=spec.overwrite,
-        verify=spec.verify,
-        max_error_rate=spec.max_error_rate,
-        allow_none=False,
-        max_broken_files=spec.max_broken_files,
-        empty_tables=work.empty_tables(),
-        counts=PredictionCounts,
-        review=Selection.of(spec),
-        about={
-            "ingest_quarantined": rejected_by_ingest(inputs),
-            "model": writers.as_text(spec.model),
-            "inputs": [writers.as_text(storage.absolute(each)) for each in inputs],
-        },
         facts={
             "files": len(files),
             "new_files": len(files) - len(done & versions.keys()),
             "columns": scan.describe_columns(scanned, spec),
         },
+        about={
+            "ingest_quarantined": _rejected_by_ingest(sources),
+            "model": writers.as_text(model),
+            "inputs": [writers.as_text(storage.absolute(each)) for each in sources],
+        },
+        empty_tables={
+            f"{folder}/{name}": bytes(data)
+            for folder, table in work.tables("part-0").items()
+            for name, data in table.finish(even_empty=True).items()
+        },
+        files=frozenset(versions),
+        roots=partitions.roots,
+        retries=retries,
     )
     return job, work
+
+
+def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:
+    """Count the pictures that `ingest` put into quarantine in its outputs, by their reasons."""
+    counts: Counter[str] = Counter()
+    for place in dict.fromkeys(map(storage.absolute, sources)):
+        with suppress(DataError):  # a manifest of another program
+            manifest = Manifest.find(place)
+            if manifest.job.get("command") == "ingest":
+                for receipt in manifest.receipts:
+                    counts.update(receipt.counts.reasons)
+    return dict(sorted(counts.items()))
 
 
 @lru_cache(maxsize=1)

@@ -6,9 +6,10 @@ ten, from a doubt of 1 to a millionth.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, Self, cast
+from operator import attrgetter
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from nanograd.images.parquet import RowRange
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime.arrays import Ints
+from nanograd.runtime.json_files import JsonObject
 
 # Mistakes and details that are kept of a part, and of the job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20
@@ -41,11 +43,7 @@ class Detail:
 
     @property
     def first(self) -> str:
-        """Name the first row, or the file.
-
-        >>> Detail(source_file="a", source_row=7, reason="blank", detail="no ink", rows=3).first
-        'row 7 of a'
-        """
+        """Name the first row, or the file."""
         row = "" if self.source_row is None else f"row {self.source_row:,} of "
         return f"{row}{self.source_file}"
 
@@ -93,22 +91,12 @@ class Counts:
     @classmethod
     def total(cls, receipts: "Iterable[Receipt]") -> Self:
         """Add up the accounts of parts."""
-        return sum((cast("Self", receipt.counts) for receipt in receipts), cls())
+        counts = [cast("Self", receipt.counts) for receipt in receipts]
+        return sum(counts[1:], counts[0]) if counts else cls()
 
     def condensed(self) -> Self:
         """Return the account of a part, with few details."""
         return replace(self, details=_commonest(self.details)[:_DETAILS_OF_PART])
-
-    def without_quarantine(self) -> Self:
-        """Return the account of the other rows."""
-        return replace(
-            self,
-            rows=self.usable,
-            quarantined=0,
-            broken_files=0,
-            reasons=Counter[str](),
-            details=(),
-        )
 
     def most_often(self) -> str:
         """Describe what is most often wrong with rows; "" if nothing is."""
@@ -116,7 +104,7 @@ class Counts:
             return str(_commonest(self.details)[0])
         return next(iter(dict(self.reasons.most_common(1))), "")
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> JsonObject:
         """Return the values of the result of a command; here of an ingestion."""
         return {
             "reasons": dict(self.reasons),
@@ -127,32 +115,37 @@ class Counts:
             "broken_files": self.broken_files,
         }
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Return the content of `_summary.json`."""
         return self.result()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Encode the counts; `from_json` decodes them."""
-        return {each.name: _encode(getattr(self, each.name)) for each in fields(self)}
+        encoded = dict(vars(self))
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                encoded[name] = value.tolist()
+            elif isinstance(value, tuple):
+                encoded[name] = [asdict(each) for each in value]
+        return encoded
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Counts":
+    def from_json(cls, values: JsonObject) -> "Counts":
         """Decode counts; other values are ignored."""
         kind = PredictionCounts if "predicted" in values else Counts
-        names = [each.name for each in fields(kind) if each.name in values]
-        return kind(**{name: _decode(name, values[name]) for name in names})
+        rows: dict[str, type] = {"details": Detail, "worst": Mistake}
+        decoded = {each.name: values[each.name] for each in fields(kind)}
+        decoded["reasons"] = Counter(values["reasons"])
+        for name, value in decoded.items():
+            if name in rows:
+                decoded[name] = tuple(rows[name](**each) for each in value)
+            elif isinstance(value, list):
+                decoded[name] = np.array(value, np.int64)
+        return kind(**decoded)
 
 
-def _ten() -> Ints:
-    return np.zeros(10, np.int64)
-
-
-def _levels() -> Ints:
-    return np.zeros(_NUM_LEVELS, np.int64)
-
-
-def _pairs() -> Ints:
-    return np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+def _zeros(*shape: int) -> Callable[[], Ints]:
+    return lambda: np.zeros(shape, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,15 +157,17 @@ class PredictionCounts(Counts):
     bad_labels: int = 0  # labels that are no digit, and were left out
     dark_on_light: int = 0  # raw pixels that were taken for dark ink on light paper
     unfamiliar: int = 0
-    predicted_as: Ints = field(default_factory=_ten)
-    confusion: Ints = field(default_factory=_pairs)  # rows labels, columns predictions
-    predicted_by_confidence: Ints = field(default_factory=_ten)
-    labelled_by_confidence: Ints = field(default_factory=_ten)
+    predicted_as: Ints = field(default_factory=_zeros(10))
+    confusion: Ints = field(
+        default_factory=_zeros(NUM_CLASSES, NUM_CLASSES)
+    )  # rows labels, columns predictions
+    predicted_by_confidence: Ints = field(default_factory=_zeros(10))
+    labelled_by_confidence: Ints = field(default_factory=_zeros(10))
     # Their confidences, in millionths.
-    millionths_by_confidence: Ints = field(default_factory=_ten)
-    correct_by_confidence: Ints = field(default_factory=_ten)
-    labelled_by_doubt: Ints = field(default_factory=_levels)
-    correct_by_doubt: Ints = field(default_factory=_levels)
+    millionths_by_confidence: Ints = field(default_factory=_zeros(10))
+    correct_by_confidence: Ints = field(default_factory=_zeros(10))
+    labelled_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
+    correct_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
     worst: tuple[Mistake, ...] = ()  # the most confident mistakes
 
     @property
@@ -182,9 +177,10 @@ class PredictionCounts(Counts):
 
     def condensed(self) -> Self:
         """Return the account of a part, with few details and mistakes."""
-        return replace(super().condensed(), worst=_most_confident(self.worst)[:_WORST_OF_PART])
+        worst = tuple(_most_confident(self.worst)[:_WORST_OF_PART])
+        return replace(super().condensed(), worst=worst)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> JsonObject:
         """Return the values of the result of a command."""
         digits = enumerate(self.predicted_as.tolist())
         return {
@@ -204,7 +200,7 @@ class PredictionCounts(Counts):
             "details": [asdict(each) for each in _commonest(self.details)[:_DETAILS_OF_JOB]],
         }
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Return the content of `_summary.json`: the result, and what the report draws."""
         worst = _most_confident(self.worst)[:_WORST_OF_JOB]
         arrays = {name: value for name, value in self.to_json().items() if "_by_" in name}
@@ -224,8 +220,8 @@ class PredictionCounts(Counts):
             yield (
                 f"{self.unfamiliar:,} of {self.predicted:,} predicted rows "
                 f"({self.unfamiliar / self.predicted:.0%}) are unlike the digits of the training "
-                "set: they may lie on their side or be mirrored, as EMNIST's are, be no digits, or "
-                "have another --polarity; see _review.pq"
+                "set: rotated, mirrored as in EMNIST, of another --polarity, or no digits; see "
+                "_review.pq"
             )
         if self.bad_labels:
             yield (
@@ -238,7 +234,7 @@ class Reading(NamedTuple):
     """How a retry reads rows."""
 
     depth: int  # 1 for the first retry of a row, 2 for the next; 0 for one after all before
-    options: dict[str, Any]
+    options: JsonObject
 
 
 class Retry(NamedTuple):
@@ -260,14 +256,14 @@ class Receipt:
     """What a part read, wrote and counted; `OUT/_receipts/PART.json`."""
 
     part: str  # its id
-    name: str = ""  # of its output files
     inputs: tuple[str, ...]
     versions: tuple[tuple[int | str | None, ...], ...]  # of the inputs
     contents: tuple[str | None, ...]  # what identifies the content of each input, if it is known
     files: Mapping[str, Written]  # by their names in the output
-    counts: Counts
+    name: str = ""  # of its output files
     ranges: tuple[RowRange, ...] = ()  # of each input, if they are tables
     reading: Reading | None = None  # of a retry
+    counts: Counts
 
     @property
     def needs_retry(self) -> bool:
@@ -277,24 +273,24 @@ class Receipt:
     def without_quarantine(self) -> "Receipt":
         """Return the receipt of the other rows."""
         files = {n: each for n, each in self.files.items() if not n.startswith("quarantine/")}
-        return replace(self, files=files, counts=self.counts.without_quarantine())
+        counts = replace(
+            self.counts,
+            rows=self.counts.usable,
+            quarantined=0,
+            broken_files=0,
+            reasons=Counter[str](),
+            details=(),
+        )
+        return replace(self, files=files, counts=counts)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Encode the receipt; `from_json` decodes it."""
-        return {
-            "part": self.part,
-            "inputs": list(self.inputs),
-            "versions": list(map(list, self.versions)),
-            "contents": list(self.contents),
-            "files": {name: written._asdict() for name, written in self.files.items()},
-            "name": self.name,
-            "ranges": self.ranges,
-            "reading": self.reading,
-            **self.counts.to_json(),
-        }
+        values = {**vars(self), "files": {n: each._asdict() for n, each in self.files.items()}}
+        del values["counts"]
+        return {**values, **self.counts.to_json()}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Receipt":
+    def from_json(cls, values: JsonObject) -> "Receipt":
         """Decode a receipt."""
         return cls(
             part=values["part"],
@@ -302,10 +298,10 @@ class Receipt:
             versions=tuple(map(tuple, values["versions"])),
             contents=tuple(values["contents"]),
             files={name: Written(**written) for name, written in values["files"].items()},
-            counts=Counts.from_json(values),
             name=values["name"],
             ranges=tuple(RowRange(tuple(groups), *rows) for groups, *rows in values["ranges"]),
             reading=Reading(*values["reading"]) if values["reading"] else None,
+            counts=Counts.from_json(values),
         )
 
 
@@ -319,8 +315,8 @@ def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> 
 
     Args:
         quarantine: as in the output.
-        rows: number of rows that a row of the table stands for: more if it is a file.
-        files: number of files whose rows are unknown that it stands for.
+        rows: that a row of the table stands for: more if it is a file.
+        files: whose rows are unknown, for which it stands.
     """
     details = _commonest(Detail(**row, rows=rows, files=files) for row in quarantine.to_pylist())
     reasons = Counter[str]()
@@ -371,11 +367,9 @@ def count_predictions(predictions: pa.Table) -> PredictionCounts:
     )
 
 
-def _most_confident(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
-    def order(each: Mistake) -> tuple[float, str, int]:
-        return -each.confidence, each.source_file, each.source_row
-
-    return tuple(sorted(mistakes, key=order))
+def _most_confident(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    found = sorted(mistakes, key=attrgetter("source_file", "source_row"))
+    return sorted(found, key=attrgetter("confidence"), reverse=True)
 
 
 def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:
@@ -385,30 +379,9 @@ def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:
     """
     found: dict[tuple[str, str], Detail] = {}
     for each in sorted(details, key=lambda each: (each.source_file, each.source_row or 0)):
-        first = found.get((each.reason, each.detail))
-        added = (
-            each
-            if first is None
-            else replace(first, rows=first.rows + each.rows, files=first.files + each.files)
-        )
+        first = found.setdefault((each.reason, each.detail), replace(each, rows=0, files=0))
+        added = replace(first, rows=first.rows + each.rows, files=first.files + each.files)
         found[each.reason, each.detail] = added
     return tuple(
         sorted(found.values(), key=lambda each: (-each.files, -each.rows, each.reason, each.detail))
     )
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [asdict(each) for each in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _decode(name: str, value: Any) -> Any:
-    match name:
-        case "reasons":
-            return Counter(value)
-        case "details":
-            return tuple(Detail(**each) for each in value)
-        case "worst":
-            return tuple(Mistake(**each) for each in value)
-    return np.array(value, np.int64) if isinstance(value, list) else value

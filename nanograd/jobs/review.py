@@ -7,13 +7,12 @@ These are Parquet files, whose names readers of all Parquet files in a folder le
 
 Doubt is 1 - confidence x (1 - unfamiliarity / 4). Equal rows are ordered by file and number, so the
 list does not depend on the order in which parts are done. The list names the files and the
-selection from which it was made, so it is made again when one of them changes.
+settings from which it was made, so it is made again when one of them changes.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from math import ceil
 
 import numpy as np
@@ -28,7 +27,7 @@ from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import Receipt, doubt_of, files_of
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, ignore, warning
+from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import PredictSpec
 
 REVIEW, _OF_PARTS = "_review.pq", "_review"
@@ -47,56 +46,31 @@ _LIST = _KEPT.append(pa.field("image", pa.struct([("bytes", pa.binary()), ("path
 _ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The rows to list; of each part at most `_CONCENTRATION` times its share."""
-
-    share: float = 0  # of the predicted rows, the most doubtful ones; 0 for no list
-    below: float | None = None  # instead, all rows less certain than this, 1 - doubt
-
-    @classmethod
-    def of(cls, spec: PredictSpec) -> "Selection":
-        """Return the rows to list for a spec."""
-        return cls(share=spec.review_share, below=spec.review_below)
-
-    def of_part(self, num_rows: int) -> int:
-        """Return the number of rows to keep of a part with `num_rows` rows."""
-        if self.below is not None:
-            return MAX_OF_PART
-        wanted = ceil(_CONCENTRATION * self.share * num_rows)
-        return min(max(wanted, LEAST_OF_PART), MAX_OF_PART) if self.share else 0
-
-    def of_job(self, num_rows: int) -> int:
-        """Return the number of rows to list of a job with `num_rows` predictions."""
-        wanted = MAX_ROWS if self.below is not None else ceil(self.share * num_rows)
-        return min(wanted, MAX_ROWS)
-
-
 class PartReview:
-    """The most doubtful rows of a part, collected batch by batch."""
+    """The most doubtful rows of a part of `num_rows` rows, collected batch by batch."""
 
-    def __init__(self, selection: Selection, num_rows: int) -> None:
-        self._limit, self._below = selection.of_part(num_rows), selection.below
+    def __init__(self, spec: PredictSpec, num_rows: int) -> None:
+        share = ceil(_CONCENTRATION * spec.review_share * num_rows)
+        self._limit = min(max(share, LEAST_OF_PART), MAX_OF_PART) if spec.review_share else 0
+        if spec.review_below is not None:
+            self._limit = MAX_OF_PART
+        self._least = _least(spec)
         self._rows = pa.Table.from_batches([], _PART)
 
     def add(self, predictions: pa.Table, images: NDArray[np.uint8]) -> None:
         """Add n rows of predictions and their (n, 784) uint8 images."""
         doubt = doubt_of(predictions)
-        chosen = np.arange(len(doubt))
-        if self._below is not None:
-            chosen = chosen[doubt > np.float32(1 - self._below)]
-        if len(self._rows) == self._limit > 0:
-            chosen = chosen[doubt[chosen] >= self._rows.column("doubt")[-1].as_py()]
-        if len(chosen) > self._limit > 0:
-            least = np.partition(doubt[chosen], -self._limit)[-self._limit]
-            chosen = chosen[doubt[chosen] >= least]
-        if not self._limit or not len(chosen):
+        chosen = np.argsort(-doubt, kind="stable")[: self._limit]
+        chosen = chosen[doubt[chosen] >= self._least]
+        if not len(chosen):
             return
         rows = predictions.select(_COLUMNS).take(pa.array(chosen))
         buffers = [None, pa.py_buffer(np.ascontiguousarray(images[chosen]))]
         pixels = pa.Array.from_buffers(_PART.field("pixels").type, len(chosen), buffers)
         rows = pa.table([pa.array(doubt[chosen]), *rows.columns, pixels], _PART)
         self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
+        if len(self._rows) == self._limit:
+            self._least = self._rows["doubt"][-1].as_py()
 
     def finish(self, stem: str) -> dict[str, bytes]:
         """Return the content of the part's file by its name; none without rows."""
@@ -108,46 +82,34 @@ def review_of(output: str, spec: PredictSpec) -> str | None:
     return storage.join(output, REVIEW) if spec.review_share else None
 
 
-def write_review(
-    output: str,
-    receipts: Sequence[Receipt],
-    selection: Selection,
-    listener: Listener = ignore,
-    *,
-    verify: bool = False,
-) -> None:
+def write_review(spec: PredictSpec, receipts: Sequence[Receipt], listener: Listener) -> None:
     """Make the list of a finished prediction, unless it has been made.
 
-    Args:
-        output: folder or URI, locked by this process.
-        receipts: of all its parts.
-        selection: the rows to list; parts may have been done for another one.
-        listener: receives a warning if the parts keep too few rows for it.
-        verify: whether to make the list in any case, and compare it.
+    Parts may have been done for another list, and keep too few rows, which is a warning. With
+    `verify` the list is made in any case, and compared.
     """
-    place = storage.join(output, REVIEW)
-    if not selection.of_part(1):
+    place = storage.join(spec.output, REVIEW)
+    if not review_of(spec.output, spec):
         storage.remove(place)
         return
     files = {name: each for name, each in files_of(receipts).items() if name.startswith(_OF_PARTS)}
-    number = selection.of_job(sum(receipt.counts.usable for receipt in receipts))
-    made_of = part_id(asdict(selection), number, sorted(files.items())).encode()
-    if not verify and storage.exists(place):
+    number = ceil(spec.review_share * sum(receipt.counts.usable for receipt in receipts))
+    number = MAX_ROWS if spec.review_below is not None else min(number, MAX_ROWS)
+    selection = {"share": spec.review_share, "below": spec.review_below}
+    made_of = part_id(selection, number, sorted(files.items())).encode()
+    if not spec.verify and storage.exists(place):
         with suppress(pa.ArrowException), storage.open_file(place) as stream:
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
-    rows, waiting = pa.Table.from_batches([], _PART), list[pa.Table]()
-    least = -1 if selection.below is None else 1 - selection.below
+    rows = pa.Table.from_batches([], _PART)
+    places = [storage.join(spec.output, name) for name in sorted(files)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        places = [storage.join(output, name) for name in sorted(files)]
         for start in range(0, len(places), _NUM_THREADS):
-            for data in pool.map(storage.read, places[start : start + _NUM_THREADS]):
-                table = pq.read_table(pa.BufferReader(data)).cast(_PART)
-                waiting.append(table.filter(pc.greater(table["doubt"], np.float32(least))))
-                if sum(map(len, waiting)) > number:
-                    rows, waiting = _first(pa.concat_tables([rows, *waiting]), number), []
-    rows = _first(pa.concat_tables([rows, *waiting]), number)
-    if selection.below is None and len(rows) < number:
+            found = pool.map(storage.read, places[start : start + _NUM_THREADS])
+            tables = [pq.read_table(pa.BufferReader(data)).cast(_PART) for data in found]
+            rows = pa.concat_tables([rows, *tables])
+            rows = _first(rows.filter(pc.greater_equal(rows["doubt"], _least(spec))), number)
+    if spec.review_below is None and len(rows) < number:
         text = f"{REVIEW} has {len(rows):,} of {number:,} rows, since parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
     images = [
@@ -157,8 +119,15 @@ def write_review(
     pictures = pa.array(images, _LIST.field("image").type)
     listed = pa.table([*rows.drop("pixels").columns, pictures], _LIST)
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
-    if not (verify and storage.exists(place) and storage.read(place) == data):
+    if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)
+
+
+def _least(spec: PredictSpec) -> float:
+    """Return the least doubt of a row to list."""
+    if spec.review_below is None:
+        return 0
+    return float(np.nextafter(np.float32(1 - spec.review_below), np.float32(2)))
 
 
 def _first(rows: pa.Table, number: int) -> pa.Table:

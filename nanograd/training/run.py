@@ -55,16 +55,13 @@ class TrainingRun:
                 raise DataError(f"{text}; lower --{flag}")
             self.recipes.append(make_recipe(net, num_images))
 
-    def train(self, start_group: StartGroup, listener: Listener, stop: StopSignal) -> JsonObject:
+    def train(self, start_group: StartGroup, listener: Listener, stop: StopSignal) -> Model:
         """Train a model in the run directory, or continue an unfinished run.
 
         Args:
             start_group: starts the workers; called only if rounds are left to compute.
             listener: receives progress, epochs, group events and messages.
             stop: when set, the run saves a checkpoint and stops.
-
-        Returns:
-            The result line: facts of the manifest, checksum and folder of the model.
 
         Raises:
             OutputExistsError: the directory contains another run or foreign files, or is a file.
@@ -91,8 +88,7 @@ class TrainingRun:
                 model_io.save(model, directory.model)
         model = model_io.load(directory.model)
         directory.require_same(model.about["identity"])
-        facts = {name: value for name, value in model.about.items() if name != "identity"}
-        return {**facts, "params_sha256": model.params_sha256(), "model": directory.model}
+        return model
 
     def _train_nets(
         self,

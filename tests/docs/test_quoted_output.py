@@ -4,8 +4,9 @@ import re
 from dataclasses import replace
 from importlib import import_module
 
+from nanograd import commands
 from nanograd.console.log_lines import TextLog
-from nanograd.console.results import Demo
+from nanograd.console.results import Prediction
 from nanograd.errors import Reason
 from nanograd.runtime.events import (
     FailureKind,
@@ -27,9 +28,9 @@ def page(name: str) -> str:
 
 def test_pages_quote_failures_progress_and_summaries_as_logged() -> None:
     failed = WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={1: [4], 3: [5]})
-    result = Demo(predicted=1000, test_accuracy=0.98, accuracy=0.987, demo_s=9.0, output="demo")
+    predicted = Prediction(predicted=1000, accuracy=0.987)
     progress = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
-    [summary, _] = str(result).strip().split("\nnext: ")
+    [summary, _] = commands.describe_demo("demo", predicted).strip().split("\nnext: ")
 
     assert f"```\n{failed}\n{WorkerJoined(rank=2, round=400)}\n```\n" in page("README.md")
     assert f"```\n{summary}\n```\n" in page("README.md")

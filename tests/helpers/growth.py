@@ -29,3 +29,11 @@ def runs(out: Path) -> list[int]:
 
 def every_row(*numbers: int) -> list[tuple[str, int]]:
     return [(f"{number:05d}", row) for number in numbers for row in range(FILE_ROWS)]
+
+
+def unlisted(out: Path) -> set[str]:
+    """Files of rows that the manifest does not list."""
+    receipts = json_files.read_manifest(f"{out}/_manifest.json")["receipts"]
+    listed = {name for receipt in receipts for name in receipt["files"]}
+    found = {str(file.relative_to(out)) for file in out.glob("[pq]*/**/*") if file.is_file()}
+    return found - listed

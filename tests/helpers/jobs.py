@@ -11,6 +11,7 @@ from nanograd.jobs.output import Manifest
 from nanograd.jobs.part import Part, commit_part, part_id, run_local
 from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.runtime.events import Event, Message
+from nanograd.settings.specs import PartsSpec
 
 Account: TypeAlias = tuple[int, int, dict[str, int]]
 
@@ -62,7 +63,8 @@ def make_job(
     place: Path, parts: Sequence[Part] = PARTS, *, model: str = "m", overwrite: bool = False
 ) -> Job:
     identity = {"command": "copy", "model": model, "parts": [part.id for part in parts]}
-    return Job(output=str(place), identity=identity, parts=parts, overwrite=overwrite)
+    spec = PartsSpec(output=str(place), overwrite=overwrite)
+    return Job(spec=spec, identity=identity, parts=parts)
 
 
 def forget_completion(place: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanograd.console.results import Training
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import Stopped
@@ -65,7 +66,8 @@ def train(
     **settings: object,
 ) -> Figures:
     run = TrainingRun(TrainSpec.resolve(SETTINGS, settings), str(place), data)
-    return run.train(start_group, listener, stop or StopSignal())
+    model = run.train(start_group, listener, stop or StopSignal())
+    return Training(model=model, metrics=[], directory=str(place)).to_json()
 
 
 def messages(events: list[Event]) -> list[str]:

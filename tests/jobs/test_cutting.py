@@ -1,3 +1,5 @@
+"""Rows are cut into parts without a gap or an overlap."""
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -6,9 +8,9 @@ from hypothesis import strategies as st
 from nanograd.errors import Origin, Reason, Rejected
 from nanograd.images.inputs import InputFile
 from nanograd.images.scan import ScannedFile
-from nanograd.jobs.cutting import cut, group, limit, wanted_rows
+from nanograd.jobs.part import cut, group, part_id, plan_parts, wanted_rows
 
-GROUPS = [[], [0], [1], [2499], [10_000], [50_000, 50_000, 7], [7] * 1000, [193, 1_000_000, 0, 5]]
+GROUPS = [[], [0], [2499], [50_000, 50_000, 7], [7] * 1000, [193, 1_000_000, 0, 5]]
 
 
 @pytest.mark.parametrize("all_rows", [0, 10_000, 10_000_000])
@@ -26,37 +28,28 @@ def test_pieces_have_no_gap_or_overlap(groups: list[int], all_rows: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("groups", "all_rows", "sizes"),
+    ("groups", "all_rows", "num_bytes", "sizes"),
     [
-        ([10_000], 10_000, [2500] * 4),
-        ([60_000], 60_000, [7500] * 8),
-        ([10_000], 1_000_000, [10_000]),
-        ([1_000_000], 1_000_000, [125_000] * 8),
-        ([100] * 100, 10_000, [2500] * 4),
-        ([60_000] * 2, 10_000_000, [60_000] * 2),
+        ([10_000], 10_000, 0, [2500] * 4),
+        ([60_000], 60_000, 0, [7500] * 8),
+        ([10_000], 1_000_000, 0, [10_000]),
+        ([1_000_000], 1_000_000, 0, [125_000] * 8),
+        ([100] * 100, 10_000, 0, [2500] * 4),
+        ([60_000] * 2, 10_000_000, 0, [60_000] * 2),
+        ([3000], 3000, 4_500_000_000, [375] * 8),
+        ([100] * 30, 3000, 4_500_000_000, [200] * 15),
+        ([100] * 30, 3000, 1_000_000_000, [800, 800, 800, 600]),
+        ([3], 3, 10**12, [1, 1, 1]),
+        ([0], 0, 10**12, [0]),
+        ([10_000], 10_000, 8_000_000, [2500] * 4),
     ],
 )
-def test_size_of_pieces_follows_from_the_job_and_the_row_groups(
-    groups: list[int], all_rows: int, sizes: list[int]
+def test_size_of_pieces_follows_from_the_job_the_row_groups_and_the_bytes(
+    groups: list[int], all_rows: int, num_bytes: int, sizes: list[int]
 ) -> None:
-    assert [piece.num_rows for piece in cut(groups, wanted_rows(all_rows))] == sizes
+    pieces = cut(groups, wanted_rows(all_rows), num_bytes)
 
-
-@pytest.mark.parametrize(
-    ("groups", "num_bytes", "sizes"),
-    [
-        ([3000], 4_500_000_000, [375] * 8),
-        ([100] * 30, 4_500_000_000, [200] * 15),
-        ([100] * 30, 1_000_000_000, [800, 800, 800, 600]),
-        ([3], 10**12, [1, 1, 1]),
-        ([0], 10**12, [0]),
-        ([10_000], 8_000_000, [2500] * 4),
-    ],
-)
-def test_large_rows_make_smaller_pieces(
-    groups: list[int], num_bytes: int, sizes: list[int]
-) -> None:
-    assert [piece.num_rows for piece in cut(groups, wanted_rows(sum(groups)), num_bytes)] == sizes
+    assert [piece.num_rows for piece in pieces] == sizes
 
 
 def scanned(number: int, num_rows: int) -> ScannedFile:
@@ -73,19 +66,24 @@ def scanned(number: int, num_rows: int) -> ScannedFile:
 def test_every_row_is_in_one_part_and_a_limit_takes_the_first(sizes: list[int], most: int) -> None:
     files = [scanned(number, num_rows) for number, num_rows in enumerate(sizes)]
 
-    parts = list(group(files))
-    limited = list(limit(group(files), most))
+    parts = list(plan_parts([], group(files)))
+    limited = list(plan_parts([], group(files), most))
 
-    rows = [(each.file.place, rows.first_row) for part in parts for each, rows in part]
+    rows = [
+        (place, rows.first_row)
+        for part in parts
+        for place, rows in zip(part.files, part.ranges, strict=True)
+    ]
+    all_rows = sum(max(n, 0) for n in sizes)
     assert sorted({place for place, _ in rows}) == [each.file.place for each in files]
     assert len(set(rows)) == len(rows)
-    assert sum(rows.num_rows for part in parts for _, rows in part) == sum(max(n, 0) for n in sizes)
-    assert all(len(part) == 1 for part in parts if any(each.rejected for each, _ in part))
-    taken = sum(rows.num_rows for part in limited for _, rows in part)
-    assert taken == min(most, sum(max(n, 0) for n in sizes))
+    assert sum(part.num_rows for part in parts) == all_rows
+    assert all(len(part.files) == 1 for part in parts if part.rejection)
+    assert len({part.name for part in parts}) == len({part.id for part in parts}) == len(parts)
+    assert sum(part.num_rows for part in limited) == min(most, all_rows)
 
 
-@pytest.mark.parametrize(("num_files", "most"), [(64, 64), (65, 1), (5000, 20), (100_000, 65)])
+@pytest.mark.parametrize(("num_files", "most"), [(64, 64), (65, 1), (10_000, 40)])
 def test_small_files_share_parts_where_there_are_many(num_files: int, most: int) -> None:
     parts = list(group([scanned(number, 10) for number in range(num_files)]))
 
@@ -112,3 +110,10 @@ def test_files_of_an_earlier_part_are_not_mixed_with_others() -> None:
     assert places[3:6] in found
     assert places[250:] in found
     assert sorted(place for part in found for place in part) == places
+
+
+def test_part_ids_are_short_and_tell_their_ingredients_apart() -> None:
+    ids = {part_id("a", 1), part_id("a", 2), part_id("a1"), part_id("a", 1, ""), part_id("1", "a")}
+
+    assert len(ids) == 5
+    assert all(len(id_) == 16 for id_ in ids)

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from nanograd.digits.dataset import Mnist
-from nanograd.runtime import json_files, storage
+from nanograd.runtime import storage
 from tests.helpers.folders import untimed_contents
-from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
+from tests.helpers.growth import every_row, sources, unlisted
+from tests.jobs.conftest import Case
 
 RETRY = {"retry_quarantine": True, "image_column": "scan", "label_column": "none"}
 # What a command does to a complete output of files 0 and 1: its settings, and the rows afterwards.
@@ -52,14 +50,6 @@ def kill_at(patch: pytest.MonkeyPatch, when: int) -> None:
         patch.setattr(storage, name, dying(getattr(storage, name)))
 
 
-def unlisted(out: Path) -> set[str]:
-    """Files of rows that the manifest does not list."""
-    receipts = json_files.read_manifest(f"{out}/_manifest.json")["receipts"]
-    listed = {name for receipt in receipts for name in receipt["files"]}
-    found = {str(file.relative_to(out)) for file in out.glob("[pq]*/**/*") if file.is_file()}
-    return found - listed
-
-
 def comparable(change: str, out: Path) -> dict[str, bytes]:
     """The files of an output; after a retry only predictions: another may retry what is left."""
     contents = untimed_contents(out).items()
@@ -68,51 +58,49 @@ def comparable(change: str, out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
-    run: Run, add: Callable[..., Path], folder: Path, out: Path, sample: Mnist, tmp_path: Path,
-    change: str,
-) -> None:  # fmt: skip
+    case: Case, tmp_path: Path, change: str
+) -> None:
     settings, expected = CHANGES[change]
-    add(0)
-    second = add(1)
+    case.add(0)
+    second = case.add(1)
     if "retry" in change:
-        images = [image.tobytes() for image in sample.test.images[:FILE_ROWS]]
-        pq.write_table(pa.table({"scan": images, "image": [b"x"] * FILE_ROWS}), second)
+        case.add_scan(1)
     if change != "first":
-        run()
+        case.run()
     if change == "growth":
-        add(2)
+        case.add(2)
     if change == "sync":
-        os.utime(add(20, second.name, rows=9), ns=(0, 0))
+        os.utime(case.add(20, second.name, rows=9), ns=(0, 0))
     if change == "repair of a retry":
-        run(**RETRY)
+        case.run(**RETRY)
     if "repair" in change:
-        for file in (out / "predictions").iterdir():
+        for file in (case.out / "predictions").iterdir():
             file.unlink()
-    is_whole = (out / "_SUCCESS").exists() and "repair" not in change
-    before, saved = sources(out) if is_whole else [], tmp_path / "saved"
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(out, saved)
-    run(**settings)
-    undisturbed = comparable(change, out)
+    is_whole = (case.out / "_SUCCESS").exists() and "repair" not in change
+    before, saved = sources(case.out) if is_whole else [], tmp_path / "saved"
+    case.out.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(case.out, saved)
+    case.run(**settings)
+    undisturbed = comparable(change, case.out)
 
     for when in range(10_000):
-        shutil.rmtree(out)
-        shutil.copytree(saved, out)
+        shutil.rmtree(case.out)
+        shutil.copytree(saved, case.out)
         killed = False
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, when)
             try:
-                run(**settings)
+                case.run(**settings)
             except Killed:
                 killed = True
-        if (out / "_SUCCESS").exists() and "repair" not in change:
-            assert unlisted(out) == set()
-            assert sources(out) in (before, expected)
-        figures = run(**({} if change == "repair of a retry" else settings))
+        if (case.out / "_SUCCESS").exists() and "repair" not in change:
+            assert unlisted(case.out) == set()
+            assert sources(case.out) in (before, expected)
+        figures = case.run(**({} if change == "repair of a retry" else settings))
 
-        assert sources(out) == expected
+        assert sources(case.out) == expected
         assert figures["rows"] == len(expected)
-        assert comparable(change, out) == undisturbed
+        assert comparable(change, case.out) == undisturbed
         if not killed:
             break
     assert when > 8

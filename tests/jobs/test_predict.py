@@ -1,83 +1,34 @@
+"""Predictions: every row once, with the scores of the model, whatever is beside it."""
+
+import json
 import os
-import shutil
+from base64 import b64decode
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import csv
 
-from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.errors import DataError, OutputExistsError
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import run_local
 from nanograd.models import model as model_io
+from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime import json_files
-from nanograd.settings.specs import PredictSpec
-from tests.helpers.image_columns import (
-    NUMBER_COLUMNS,
-    PICTURE_COLUMNS,
-    Pixels,
-    fixed_list,
-)
+from tests.helpers.folders import untimed_contents
+from tests.helpers.image_columns import NUMBER_COLUMNS, PICTURE_COLUMNS, Pixels, fixed_list, raw
 from tests.helpers.models import some_model
+from tests.jobs.conftest import ROWS, Case
 
 COLUMNS = PICTURE_COLUMNS | NUMBER_COLUMNS
-
-
-class Predicted(NamedTuple):
-    """The output of a job, in the order of the rows."""
-
-    figures: dict[str, Any]
-    table: pa.Table
-    quarantine: list[tuple[str, int | None, str]]
-
-
-Predict = Callable[..., Predicted]
-
-
-@pytest.fixture(scope="module")
-def model_place(tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = str(tmp_path_factory.mktemp("predict") / "model")
-    model_io.save(some_model(), place)
-    return place
-
-
-@pytest.fixture(scope="module")
-def images(sample: Mnist) -> Pixels:
-    """29 digits of the sample."""
-    return sample.test.images[:29]
-
-
-@pytest.fixture(scope="module")
-def expected(images: Pixels, model_place: str) -> NDArray[np.float32]:
-    """The scores of the images."""
-    return model_io.load(model_place).probabilities(images)
-
-
-@pytest.fixture
-def predict(model_place: str, tmp_path: Path) -> Predict:
-    """Predict tables, each written as a file of its name, and the files that are there already."""
-
-    def run(files: dict[str, pa.Table], inputs: str = "", **settings: Any) -> Predicted:
-        (tmp_path / "in").mkdir(exist_ok=True)
-        for name, table in files.items():
-            pq.write_table(table, tmp_path / "in" / name)
-        out = tmp_path / "out"
-        config = PredictSpec(model=model_place, output=str(out), workers=0, **settings)
-        figures = commands.predict([inputs or str(tmp_path / "in")], spec=config).to_json()
-        table = pq.read_table(out / "predictions").sort_by(
-            [("source_file", "ascending"), ("source_row", "ascending")]
-        )
-        bad = pq.read_table(out / "quarantine").to_pylist()
-        assert all(row["detail"] for row in bad)
-        quarantine = [
-            (Path(row["source_file"]).name, row["source_row"], row["reason"]) for row in bad
-        ]
-        return Predicted(figures, table, sorted(quarantine, key=str))
-
-    return run
 
 
 def scores_of(table: pa.Table) -> NDArray[np.float32]:
@@ -85,56 +36,51 @@ def scores_of(table: pa.Table) -> NDArray[np.float32]:
     return flat.reshape(-1, 10)
 
 
+def expected(case: Case, images: Pixels) -> NDArray[np.float32]:
+    return model_io.load(case.model).probabilities(images)
+
+
 BROKEN_ROWS = [
     pytest.param("struct", {"bytes": None, "path": "x.png"}, "no_bytes", id="null bytes"),
     pytest.param("struct", None, "no_bytes", id="null struct"),
-    pytest.param("png", None, "no_bytes", id="null binary"),
     pytest.param("raw bytes", bytes(783), "broken_image", id="783 bytes"),
-    pytest.param("list of integers", None, "no_bytes", id="null list"),
     pytest.param("large list", [0] * 785, "wrong_shape", id="785 numbers"),
-    pytest.param("fixed-size list", None, "no_bytes", id="null fixed-size list"),
     pytest.param("28 x 28 lists", [[0] * 27] * 27 + [[0]], "wrong_shape", id="ragged"),
     pytest.param("floats to 1", [float("nan")] + [0.5] * 783, "bad_pixel", id="NaN"),
-    pytest.param("floats to 255", [-1.0] + [0.5] * 783, "bad_pixel", id="below 0"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "value", "reason"), BROKEN_ROWS)
 def test_broken_row_is_quarantined_and_does_not_affect_others(
-    kind: str, value: object, reason: str, images: Pixels, predict: Predict
+    case: Case, images: Pixels, kind: str, value: object, reason: str
 ) -> None:
     whole = COLUMNS[kind](images)
-    expected = predict({"a.parquet": pa.table({"image": whole})}).table
     values = whole.to_pylist()
     values[11] = value
+    case.write("a.parquet", {"image": pa.array(values, whole.type)})
 
-    done = predict({"a.parquet": pa.table({"image": pa.array(values, whole.type)})}, overwrite=True)
+    figures = case.run()
 
-    others = [row for row in range(29) if row != 11]
-    assert done.quarantine == [("a.parquet", 11, reason)]
-    assert done.table.drop(["confidence", "unfamiliarity", "probabilities"]).equals(
-        expected.take(others).drop(["confidence", "unfamiliarity", "probabilities"])
-    )
+    others, table = [row for row in range(ROWS) if row != 11], case.table()
+    assert case.quarantine() == [("a.parquet", 11, reason)]
+    assert table["source_row"].to_pylist() == others
     # The rounding of a matrix product depends on its number of rows.
-    np.testing.assert_allclose(
-        scores_of(done.table), scores_of(expected)[others], rtol=1e-5, atol=1e-7
-    )
-    assert done.figures["reasons"] == {reason: 1}
-    assert (done.figures["rows"], done.figures["predicted"]) == (29, 28)
+    scores = expected(case, images)[others]
+    np.testing.assert_allclose(scores_of(table), scores, rtol=1e-5, atol=1e-7)
+    assert figures["reasons"] == {reason: 1}
+    assert (figures["rows"], figures["predicted"]) == (ROWS, ROWS - 1)
 
 
-def test_accuracy_counts_only_the_labelled_rows(
-    images: Pixels, expected: NDArray[np.float32], predict: Predict
-) -> None:
-    truth = expected.argmax(1)
-    labels = [None if row < 19 else int(truth[row] + row % 2) % 10 for row in range(29)]
-    table = pa.table({"pixels": fixed_list(images), "digit": pa.array(labels, pa.int16())})
-    unlabelled = pa.table({"pixels": fixed_list(images)})
+def test_accuracy_counts_only_the_labelled_rows(case: Case, images: Pixels) -> None:
+    truth = expected(case, images).argmax(1)
+    labels = [None if row < 19 else int(truth[row] + row % 2) % 10 for row in range(ROWS)]
+    case.write("a.parquet", {"pixels": fixed_list(images), "digit": pa.array(labels, pa.int16())})
+    case.write("b.parquet", {"pixels": fixed_list(images)})
 
-    done = predict({"a.parquet": table, "b.parquet": unlabelled})
+    figures = case.run()
 
-    assert done.figures["accuracy"] == 0.5
-    assert done.table["label"].to_pylist() == labels + [None] * 29
+    assert figures["accuracy"] == 0.5
+    assert case.table()["label"].to_pylist() == labels + [None] * ROWS
 
 
 def with_one_more_row(data: bytes) -> bytes:
@@ -144,7 +90,6 @@ def with_one_more_row(data: bytes) -> bytes:
 
 
 BROKEN_FILES = [
-    pytest.param(lambda data: b"", id="0 bytes"),
     pytest.param(lambda data: b"no Parquet at all", id="other format"),
     pytest.param(lambda data: data[:-30], id="cut short"),
     pytest.param(lambda data: data.replace(b"image", b"im\xffge"), id="name is no text"),
@@ -154,50 +99,36 @@ BROKEN_FILES = [
 
 @pytest.mark.parametrize("damage", BROKEN_FILES)
 def test_broken_file_is_one_line_of_quarantine_among_good_ones(
-    damage: Callable[[bytes], bytes], images: Pixels, tmp_path: Path, predict: Predict
+    case: Case, images: Pixels, damage: Callable[[bytes], bytes]
 ) -> None:
-    good = pa.table({"image": fixed_list(images)})
-    file = tmp_path / "in" / "b.parquet"
-    file.parent.mkdir()
-    pq.write_table(good, file, write_statistics=False, store_schema=False)
+    good = {"image": fixed_list(images)}
+    for name in ("a.parquet", "c.parquet"):
+        case.write(name, good)
+    file = case.write("b.parquet", good, write_statistics=False, store_schema=False)
     file.write_bytes(damage(file.read_bytes()))
 
-    done = predict({"a.parquet": good, "c.parquet": good}, max_broken_files=1)
+    figures = case.run(max_broken_files=1)
 
-    assert done.quarantine == [("b.parquet", None, "broken_file")]
-    assert done.figures["predicted"] == done.figures["rows"] == 58
-    assert (done.figures["quarantined"], done.figures["reasons"]) == (0, {})
-    assert (done.figures["broken_files"], done.figures["files"]) == (1, 3)
-
-
-def test_file_whose_name_is_not_unicode_is_predicted(
-    images: Pixels, tmp_path: Path, predict: Predict
-) -> None:
-    good = pa.table({"image": fixed_list(images)})
-    (tmp_path / "in").mkdir()
-    pq.write_table(good, tmp_path / "b.parquet")
-    shutil.copy(tmp_path / "b.parquet", tmp_path / "in" / os.fsdecode(b"l\xe4ufe.parquet"))
-
-    done = predict({"a.parquet": good})
-
-    names = {Path(file).name for file in done.table["source_file"].to_pylist()}
-    assert names == {"a.parquet", r"l\udce4ufe.parquet"}
-    assert done.figures["predicted"] == 2 * 29
+    assert case.quarantine() == [("b.parquet", None, "broken_file")]
+    assert figures["predicted"] == figures["rows"] == 2 * ROWS
+    assert (figures["quarantined"], figures["reasons"]) == (0, {})
+    assert (figures["broken_files"], figures["files"]) == (1, 3)
 
 
-def test_hive_folder_whose_name_is_not_unicode_is_predicted(
-    images: Pixels, tmp_path: Path, predict: Predict
-) -> None:
-    folder = tmp_path / "in" / os.fsdecode(b"wr\xe4iter=j\xf6rg")
-    folder.mkdir(parents=True)
-    pq.write_table(pa.table({"image": fixed_list(images)}), tmp_path / "rows")
-    (tmp_path / "rows").rename(folder / "000000_0")
-    (tmp_path / "in" / "loop").symlink_to("loop")
+def test_names_of_files_and_hive_folders_need_not_be_unicode(case: Case, images: Pixels) -> None:
+    case.write("a.parquet", {"image": fixed_list(images)})
+    data = (case.folder / "a.parquet").read_bytes()
+    case.write(os.fsdecode(b"l\xe4ufe.parquet"), data)
+    case.write(os.fsdecode(b"wr\xe4iter=j\xf6rg/000000_0"), data)
+    (case.folder / "loop").symlink_to("loop")
 
-    done = predict({}, keep=("*",))
+    case.run(keep=("*",))
 
-    assert done.figures["predicted"] == 29
-    assert set(done.table[r"wr\udce4iter"].to_pylist()) == {r"j\udcf6rg"}
+    table = case.table()
+    names = {Path(file).name for file in table["source_file"].to_pylist()}
+    assert names == {"a.parquet", r"l\udce4ufe.parquet", "000000_0"}
+    assert set(table[r"wr\udce4iter"].to_pylist()) == {None, r"j\udcf6rg"}
+    assert len(table) == 3 * ROWS
 
 
 WRONG_SCHEMAS = {
@@ -210,77 +141,193 @@ WRONG_SCHEMAS = {
 
 
 def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
-    images: Pixels, expected: NDArray[np.float32], tmp_path: Path, predict: Predict
+    case: Case, images: Pixels
 ) -> None:
     good = pa.table({"image": COLUMNS["fixed-size raw bytes"](images)})
-    files = {f"{name}.parquet": table for name, table in WRONG_SCHEMAS.items()}
-    files |= {f"neither {each}.parquet": files["no image.parquet"][:0] for each in (1, 2)}
-    (tmp_path / "in").mkdir()
-    pq.write_table(good, tmp_path / "in" / "page.parquet")
-    page = (tmp_path / "in" / "page.parquet").read_bytes()
-    (tmp_path / "in" / "page.parquet").write_bytes(page[:200] + b"\xff" * 400 + page[600:])
-    (tmp_path / "in" / "empty.parquet").write_bytes(b"")
+    wrong = {f"{name}.parquet": table for name, table in WRONG_SCHEMAS.items()}
+    wrong |= {f"neither {each}.parquet": wrong["no image.parquet"][:0] for each in (1, 2)}
+    for name, table in {"good.parquet": good, "no rows.parquet": good[:0], **wrong}.items():
+        case.write(name, table)
+    page = case.write("page.parquet", good).read_bytes()
+    case.write("page.parquet", page[:200] + b"\xff" * 400 + page[600:])
+    case.write("empty.parquet", b"")
 
-    tables = {"good.parquet": good, "no rows.parquet": good[:0], **files}
-    done = predict(tables, max_broken_files=1)
+    figures = case.run(max_broken_files=1)
 
-    inputs = {path.name for path in (tmp_path / "in").iterdir()}
-    receipts = json_files.read_manifest(str(tmp_path / "out" / "_manifest.json"))["receipts"]
+    inputs = {path.name for path in case.folder.iterdir()}
+    receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
     assert sorted(Path(file).name for each in receipts for file in each["inputs"]) == sorted(inputs)
-    assert done.quarantine == sorted(
+    assert sorted(case.quarantine(), key=str) == sorted(
         [
-            *[(name, None, "wrong_schema") for name in files],
+            *[(name, None, "wrong_schema") for name in wrong],
             ("empty.parquet", None, "broken_file"),
-            *[("page.parquet", row, "broken_file") for row in range(29)],
+            *[("page.parquet", row, "broken_file") for row in range(ROWS)],
         ],
         key=str,
     )
-    assert {Path(file).name for file in done.table["source_file"].to_pylist()} == {"good.parquet"}
-    np.testing.assert_array_equal(scores_of(done.table), expected)
+    table = case.table()
+    assert {Path(file).name for file in table["source_file"].to_pylist()} == {"good.parquet"}
+    np.testing.assert_array_equal(scores_of(table), expected(case, images))
     # A file of a wrong schema counts for the rows of its footer, also if it has none.
-    assert (done.figures["rows"], done.figures["broken_files"]) == (58 + 6, 1)
-    assert (done.figures["predicted"], done.figures["quarantined"]) == (29, 29 + 6)
-    assert done.figures["reasons"] == {"broken_file": 29, "wrong_schema": 6}
+    assert (figures["rows"], figures["broken_files"]) == (2 * ROWS + 6, 1)
+    assert (figures["predicted"], figures["quarantined"]) == (ROWS, ROWS + 6)
+    assert figures["reasons"] == {"broken_file": ROWS, "wrong_schema": 6}
 
 
-def test_hive_folders_give_labels_and_columns_to_keep(
-    images: Pixels, expected: NDArray[np.float32], tmp_path: Path, predict: Predict
+def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
+    case: Case, sample: Mnist
 ) -> None:
-    truth = expected.argmax(1)
-    for label in sorted(set(truth.tolist())):
-        place = tmp_path / "in" / f"label={label}" / f"writer=O%27Hara-{label}"
-        place.mkdir(parents=True)
-        pq.write_table(pa.table({"image": fixed_list(images[truth == label])}), place / "x.parquet")
+    distinct = [image.tobytes() for image in sample.test.images[:193]]
+    pictures = [distinct[row % 193] for row in range(10_001)]
+    pictures[9_999] = pictures[10_000] = b"\0"
+    case.write("big.parquet", {"image": pictures}, row_group_size=5_000)
 
-    done = predict({}, keep=("writer",))
+    figures = case.run()
 
-    assert done.figures["accuracy"] == 1.0
-    assert done.table["label"].to_pylist() == done.table["prediction"].to_pylist()
-    assert done.table["writer"].to_pylist() == [
-        f"O'Hara-{n}" for n in done.table["label"].to_pylist()
-    ]
-
-
-def test_folder_above_the_input_gives_no_labels(
-    images: Pixels, tmp_path: Path, predict: Predict
-) -> None:
-    above = tmp_path / "in" / "label=3" / "rows"
-    (above / "writer=ann").mkdir(parents=True)
-    file = above / "writer=ann" / "x.parquet"
-    pq.write_table(pa.table({"image": fixed_list(images)}), file)
-
-    done = predict({}, inputs=str(above), keep=("*",))
-
-    assert set(done.table["label"].to_pylist()) == {None}
-    assert set(done.table["writer"].to_pylist()) == {"ann"}
+    parts = [len(pq.read_table(file)) for file in (case.out / "predictions").iterdir()]
+    table = case.table()
+    predictions = table["prediction"].to_numpy()
+    assert sorted(parts) == [0, 2499, 2500, 2500, 2500]
+    assert table["source_row"].to_pylist() == list(range(9_999))
+    assert [row for _, row, _ in case.quarantine()] == [9_999, 10_000]
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 10_001
+    np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
 
 
-def test_column_takes_precedence_over_a_folder_of_its_name(
-    images: Pixels, tmp_path: Path, predict: Predict
-) -> None:
-    (tmp_path / "in" / "label=3").mkdir(parents=True)
-    table = pa.table({"image": fixed_list(images), "label": pa.array([5] * 29, pa.int8())})
+def test_damaged_row_group_does_not_affect_others(case: Case, sample: Mnist) -> None:
+    digits = raw(sample.test.images[:192]).to_pylist()
+    options = {"row_group_size": 1056, "write_page_checksum": True, "use_dictionary": False}
+    file = case.write("3.parquet", {"image": digits * 22}, **options)
+    group = pq.read_metadata(file).row_group(1).column(0)
+    data = bytearray(file.read_bytes())
+    data[group.data_page_offset + group.total_compressed_size // 2] ^= 1
+    file.write_bytes(data)
 
-    done = predict({"label=3/x.parquet": table})
+    figures = case.run()
 
-    assert set(done.table["label"].to_pylist()) == {5}
+    lost = [row for _, row, reason in case.quarantine() if reason == "broken_file"]
+    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 4 * 1056
+    assert 1056 <= lost[0] < 2 * 1056
+    assert lost == list(range(lost[0], 2 * 1056))
+    rows = case.table()["source_row"].to_pylist()
+    assert rows == [*range(lost[0]), *range(2 * 1056, 4 * 1056)]
+
+
+@pytest.fixture
+def digits(case: Case, sample: Mnist) -> Case:
+    """Three files of 193 digits with more columns than needed; the last row is bad."""
+    for number in range(3):
+        part = sample.test.take(slice(193 * number, 193 * (number + 1)))
+        pictures = [*(image.tobytes() for image in part.images[:-1]), b"no picture"]
+        writers = pa.array(["ann", None, "ben"] * 64 + ["ann"]).dictionary_encode()
+        columns = {"label": part.labels, "id": range(193), "image": pictures, "writer": writers}
+        case.write(f"{number}.parquet", columns)
+    return case
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_repeated_job_does_nothing_and_has_the_same_result(digits: Case, *, verify: bool) -> None:
+    first = digits.run()
+    before = untimed_contents(digits.out)
+    times = {path: path.stat().st_mtime_ns for path in digits.out.rglob("*")}
+
+    again = digits.run(verify=verify)
+
+    timed = ("start_s", "predict_s", "rows_per_s")
+    assert (again["predict_s"], again["rows_per_s"]) == (0, 0)
+    assert len(digits.messages) == 1
+    assert untimed_contents(digits.out) == before
+    assert {path: path.stat().st_mtime_ns for path in digits.out.rglob("*")} == times
+    assert {k: v for k, v in again.items() if k not in timed} == {
+        k: v for k, v in first.items() if k not in timed
+    }
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_other_formats_hold_the_same_values(digits: Case, format_: str) -> None:
+    digits.run(keep=("id", "writer"))
+    rows = digits.table().to_pylist()
+    digits.run(keep=("id", "writer"), format=format_, overwrite=True)
+
+    read = read_csv if format_ == "csv" else read_json_lines
+    found = [row for file in (digits.out / "predictions").iterdir() for row in read(file)]
+    found.sort(key=lambda row: (row["source_file"], row["source_row"]))
+    for row, other in zip(found, rows, strict=True):
+        assert np.array_equal(
+            np.float32(row.pop("probabilities")), np.float32(other.pop("probabilities"))
+        )
+        for name in ("confidence", "unfamiliarity"):
+            assert np.float32(row.pop(name)) == np.float32(other.pop(name))
+        assert row == other
+    bad = [row for file in (digits.out / "quarantine").iterdir() for row in read(file)]
+    assert [row["source_row"] for row in bad] == [192] * 3
+
+
+def read_csv(file: Path) -> list[dict[str, Any]]:
+    options = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
+    rows = csv.read_csv(file, convert_options=options).to_pylist()
+    for row in rows:
+        if "probability_0" in row:
+            row["probabilities"] = [row.pop(f"probability_{digit}") for digit in range(10)]
+    return rows
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_summary_has_accuracy_confusion_and_the_worst_mistakes(digits: Case) -> None:
+    figures = digits.run()
+
+    table = digits.table()
+    label, prediction = table["label"].to_numpy(), table["prediction"].to_numpy()
+    summary = json.loads((digits.out / "_summary.json").read_text())
+    confidence = table["confidence"].to_numpy()[label != prediction]
+    assert summary["accuracy"] == figures["accuracy"] == (label == prediction).mean()
+    assert np.array_equal(summary["confusion"], confusion_matrix(prediction, label, 10))
+    assert figures["confusion"] == summary["confusion"]
+    assert sum(summary["labelled_by_confidence"]) == 576
+    assert sum(summary["correct_by_confidence"]) == (label == prediction).sum()
+    worst = [each["confidence"] for each in summary["worst"]]
+    assert worst == sorted(worst, reverse=True)
+    assert worst[0] == pytest.approx(confidence.max(), abs=1e-6)
+    first = summary["worst"][0]
+    [row] = [
+        row for row in table.to_pylist()
+        if (row["source_file"], row["source_row"]) == (first["source_file"], first["source_row"])
+    ]  # fmt: skip
+    assert (row["label"], row["prediction"]) == (first["label"], first["prediction"])
+    with Image.open(BytesIO(b64decode(first["png"]))) as picture:
+        source = pq.read_table(first["source_file"])["image"][first["source_row"]].as_py()
+        assert picture.tobytes() == source
+
+
+def test_other_settings_or_another_model_are_another_job(digits: Case, tmp_path: Path) -> None:
+    for name, loss in (("copy", "mse"), ("other", "cross_entropy")):
+        model_io.save(some_model(loss=loss), str(tmp_path / name))
+    digits.run()
+
+    for change in (
+        {"format": "csv"},
+        {"normalise": "never"},
+        {"image_root": "/data"},
+        {"keep": ("id",)},
+        {"polarity": "dark-on-light"},
+        {"max_pixels": 784},
+        {"image_column": "image"},
+        {"label_column": "id"},
+        {"model": str(tmp_path / "other")},
+    ):
+        digits.refuse(OutputExistsError, "another job", **change)
+    digits.run(model=str(tmp_path / "copy"))
+    assert len(digits.messages) == 1
+
+
+def test_model_that_changes_during_a_job_stops_it(digits: Case) -> None:
+    job, work = digits.plan()
+    model_io.save(some_model(), digits.model)
+
+    with pytest.raises(DataError, match="has changed since the job began"):
+        run_job(job, run_local(work))
+
+    assert not (digits.out / "_SUCCESS").exists()

@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +13,9 @@ import pytest
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import OutputExistsError
 from nanograd.images.writers import write_pictures
-from tests.helpers.folders import untimed_contents
-from tests.helpers.growth import FILE_ROWS, Run, every_row, sources
+from tests.helpers.growth import FILE_ROWS, every_row, sources
 from tests.helpers.ingests import ingest
+from tests.jobs.conftest import Case
 
 Change = Callable[[Path], object]
 
@@ -39,9 +38,9 @@ def write(table: pa.Table, file: Path) -> None:
 
 
 @pytest.fixture
-def files(add: Callable[..., Path]) -> list[Path]:
+def files(case: Case) -> list[Path]:
     """Three files of one size."""
-    found = [add(number) for number in range(3)]
+    found = case.fill(3)
     for file in found:
         table = pq.read_table(file)
         images = [image.ljust(784) for image in table["image"].to_pylist()]
@@ -50,66 +49,47 @@ def files(add: Callable[..., Path]) -> list[Path]:
     return found
 
 
-def test_renamed_file_is_named_and_replaced_by_sync(run: Run, files: list[Path], out: Path) -> None:
-    run()
-    before = untimed_contents(out)
+def test_renamed_file_is_named_and_replaced_by_sync(
+    case: Case, files: list[Path], out: Path
+) -> None:
+    case.run()
     new = files[1].rename(files[1].with_name("zz.parquet"))
 
     for _ in range(2):
-        with pytest.raises(
-            OutputExistsError, match=rf"1 input files .*{new}, which was {files[1]}"
-        ):
-            run()
-    unchanged = untimed_contents(out) == before
-    figures = run(sync=True)
+        case.refuse(OutputExistsError, rf"1 input files .*{new}, which was {files[1]}")
+    figures = case.run(sync=True)
 
-    assert unchanged
     assert figures["rows"] == 3 * FILE_ROWS
     assert {name for name, _ in sources(out)} == {"00000", "00002", "zz"}
 
 
-def test_file_that_gets_its_name_back_is_nothing_new(
-    run: Run, files: list[Path], out: Path, messages: list[str]
+@pytest.mark.parametrize("original", ["gone", "there"])
+def test_new_file_of_the_size_of_another_is_read(
+    case: Case, files: list[Path], original: str
 ) -> None:
-    run()
-    files[1].rename(files[1].with_name("zz.parquet")).rename(files[1])
+    case.run()
+    if original == "gone":
+        other_content(files[1])
+        files[1].rename(files[1].with_name("zz.parquet"))
+    else:
+        shutil.copy2(files[1], files[1].with_name("zz.parquet"))
 
-    run()
-
-    assert any("nothing to do" in text for text in messages)
-
-
-def test_new_file_of_the_size_of_one_that_is_gone_is_read(
-    run: Run, files: list[Path], out: Path
-) -> None:
-    run()
-    other_content(files[1])
-    files[1].rename(files[1].with_name("zz.parquet"))
-
-    assert run()["rows"] == 4 * FILE_ROWS
-
-
-def test_copy_beside_its_original_is_read(run: Run, files: list[Path], out: Path) -> None:
-    run()
-    shutil.copy2(files[1], files[1].with_name("zz.parquet"))
-
-    assert run()["rows"] == 4 * FILE_ROWS
+    assert case.run()["rows"] == 4 * FILE_ROWS
 
 
 def test_other_content_of_the_same_size_and_time_is_a_change(
-    run: Run, files: list[Path], out: Path
+    case: Case, files: list[Path], out: Path
 ) -> None:
-    run()
-    before = pq.read_table(out / "predictions").to_pylist()
+    case.run()
+    before = case.table().to_pylist()
     other_content(files[1])
 
-    with pytest.raises(OutputExistsError, match=rf"1 input files .*{files[1].name}.*--sync"):
-        run()
-    figures = run(sync=True)
+    case.refuse(OutputExistsError, rf"1 input files .*{files[1].name}.*--sync")
+    figures = case.run(sync=True)
 
     assert figures["rows"] == 3 * FILE_ROWS
     assert sources(out) == every_row(0, 1, 2)
-    assert pq.read_table(out / "predictions").to_pylist() != before
+    assert case.table().to_pylist() != before
 
 
 def link(file: Path) -> None:
@@ -124,35 +104,29 @@ def copy(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [link, copy, lambda file: file.chmod(0o600)])
-def test_same_content_is_no_change(
-    run: Run, files: list[Path], out: Path, messages: list[str], change: Change
-) -> None:
-    run()
+def test_same_content_is_no_change(case: Case, files: list[Path], change: Change) -> None:
+    case.run()
     before = files[1].stat()
     change(files[1])
     after = files[1].stat()
 
-    run()
+    case.run()
 
     assert (before.st_ctime_ns, before.st_ino) != (after.st_ctime_ns, after.st_ino)
-    assert any("nothing to do" in text for text in messages)
+    assert any("nothing to do" in text for text in case.messages)
 
 
-def test_large_file_that_is_cut_is_known_by_its_content(
-    run: Run, folder: Path, out: Path, sample: Mnist
-) -> None:
+def test_large_file_that_is_cut_is_known_by_its_content(case: Case, sample: Mnist) -> None:
     images = ([image.tobytes() for image in sample.test.images] * 20)[:6000]
-    file = folder / "large.parquet"
-    pq.write_table(pa.table({"image": images}), file, row_group_size=1000)
-    first = run()
+    file = case.write("large.parquet", {"image": images}, row_group_size=1000)
+    first = case.run()
     copy(file)
-    again = run()
+    again = case.run()
 
     assert first["rows"] == again["rows"] == 6000
-    assert len(list((out / "predictions").iterdir())) > 1
-    file.rename(folder / "other.parquet")
-    with pytest.raises(OutputExistsError, match="another name"):
-        run()
+    assert len(list((case.out / "predictions").iterdir())) > 1
+    file.rename(file.with_name("other.parquet"))
+    case.refuse(OutputExistsError, "another name")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -170,6 +144,5 @@ def test_renamed_pictures_are_not_ingested_twice(
 
     with pytest.raises(OutputExistsError, match=rf"30 input files .*{new}"):
         ingest(tmp_path / "rows", tmp_path / "in")
-    figures: dict[str, Any] = ingest(tmp_path / "rows", tmp_path / "in", sync=True)
 
-    assert figures["rows"] == 30
+    assert ingest(tmp_path / "rows", tmp_path / "in", sync=True)["rows"] == 30
