@@ -45,6 +45,15 @@ def test_zeros_and_ones_have_the_scale_of_their_column(dtype: Any) -> None:
     assert problems[None] == [-1, *([4] * 3 if is_whole else [-1] * 3)]
 
 
+@given(st.lists(st.sampled_from([0.5, 1, 0.996, 3, 200]), max_size=3))
+def test_scale_of_a_column_decides_of_zeros_and_ones_alone(others: list[float]) -> None:
+    images = np.zeros((len(others), 784))
+    images[:, 3], images[:, 5] = 0.25, others
+
+    for scale in (1, 16, 255):
+        assert np.array_equal(to_levels(images, scale)[0], to_levels(images)[0])
+
+
 @pytest.mark.parametrize(
     ("largest", "scale"),
     [
@@ -105,10 +114,9 @@ def test_scale_of_an_image_does_not_depend_on_its_neighbours(largest: list[float
     images = np.zeros((len(largest), 7))
     images[:, 5] = largest
 
-    for scale in (None, 1, 16, 255):  # of the column, which decides of zeros and ones alone
-        levels, problems = to_levels(images, scale)
-        alone = [to_levels(image[None], scale) for image in images]
+    levels, problems = to_levels(images)
+    alone = [to_levels(image[None]) for image in images]
 
-        assert problems.tolist() == [problem for _, [problem] in alone]
-        expected = np.concatenate([each for each, _ in alone])
-        assert np.array_equal(levels[problems < 0], expected[problems < 0])
+    assert problems.tolist() == [problem for _, [problem] in alone]
+    expected = np.concatenate([each for each, _ in alone])
+    assert np.array_equal(levels[problems < 0], expected[problems < 0])
