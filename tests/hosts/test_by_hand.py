@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nanograd.digits.dataset import split
 from nanograd.digits.variants import add_variants
 from nanograd.images import sources
 from nanograd.runtime.events import ignore
@@ -162,10 +163,11 @@ class Run:
         assert self._process.returncode == 75, output
         saved = newest(str(self._place / "checkpoints"), ignore)
         assert saved is not None
-        run = TrainingRun.of(self._spec, str(self._place), sources.load(["sample"]))
-        [net] = run.nets
-        digits = add_variants(run.training, net.variants, net.recipe.plan.seed)
-        expected = train_locally(net.recipe, digits, saved.snapshot.round)
+        data, spec = sources.load(["sample"]), self._spec
+        [recipe] = TrainingRun(spec, str(self._place), data).recipes
+        training, _ = split(data.train, spec.validation_split, spec.seed)
+        digits = add_variants(training, spec.variants, recipe.plan.seed)
+        expected = train_locally(recipe, digits, saved.snapshot.round)
         assert bits(saved.snapshot)[2] == bits(expected)[2], output
         return output
 
