@@ -1,7 +1,8 @@
 """The worker and the parameter server as actors, each in a process of its own.
 
-Inside a segment of rounds they talk to each other without the driver: a worker that reaches the
-server's memory through that, any other through calls. The server's rounds are the same for both.
+During a segment of rounds, workers and servers exchange vectors without the driver. A worker that
+can open the server's memory uses it; any other worker calls the server. The server computes its
+rounds in the same way for both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,15 +41,15 @@ _Thing = TypeVar("_Thing")
 class ActorIdentity:
     """Identity of an actor's process."""
 
-    host: str  # Ray's id of its node
-    process: str  # its name there; see `machine.owner`
+    host: str  # Ray's ID of the node
+    process: str  # name of the process, see `machine.owner`
     name: str  # host name
     address: str  # IP address of the host, as Ray knows it
-    fingerprint: str  # of numpy, BLAS and the processor, which determine the bits
+    fingerprint: str  # describes numpy, BLAS and the processor, which determine the bits
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process ID."""
         return machine.pid_of(self.process)
 
     def __str__(self) -> str:
@@ -59,9 +60,9 @@ class Wait(NamedTuple):
     """What a round waits for."""
 
     round: int  # the current round
-    seconds: float  # since it began
+    seconds: float  # since the round began
     waits_for: tuple[str, ...]  # hosts, or shards of this host
-    is_remote: bool  # whether only other hosts are awaited
+    is_remote: bool  # whether it waits only for other hosts
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,15 @@ class WorkerActor(Worker):
         return this_process()
 
     def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[TreeNode]:
-        """Hold these shards and return their tree nodes; Ray resolves top-level references only."""
+        """Hold these shards; return their tree nodes.
+
+        Each shard is an argument of its own, because Ray resolves only top-level references.
+        """
         self.hold(dict(zip(shard_ids, shards, strict=True)))
         return self.nodes()
 
     def attach(self, address: MemoryAddress) -> bool:
-        """Open the server's memory; return whether that is possible from here."""
+        """Open the server's memory; return whether this process can open it."""
         before, self._memory = self._memory, None
         if before is not None:
             before.close()
@@ -103,7 +107,10 @@ class WorkerActor(Worker):
         return self._memory is not None
 
     def run(self, first: int, until: int, server: Any, token: int) -> None:
-        """Contribute to rounds; call the server if its memory, of this token, is out of reach."""
+        """Contribute to the rounds from `first` to `until` - 1.
+
+        A worker that cannot open the server's memory calls the server, with the memory's token.
+        """
         if (memory := self._memory) is not None:
             slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
             for round_ in range(first, until):
@@ -126,7 +133,7 @@ class WorkerActor(Worker):
 
 
 class ServerActor(ParameterServer):
-    """A parameter server that runs segments of rounds, alone or with those of other hosts."""
+    """A parameter server that runs segments of rounds, alone or with servers of other hosts."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         process.prepare_actor()
@@ -143,7 +150,7 @@ class ServerActor(ParameterServer):
         return this_process()
 
     def open(self, nodes: tuple[TreeNode, ...], is_alone: bool) -> MemoryAddress:
-        """Create memory, in place of the one before, for the tree nodes that workers send."""
+        """Replace the memory by one for the tree nodes that workers send; return its address."""
         self.stop()
         with self._changed:
             self._leave_mesh()
@@ -157,7 +164,7 @@ class ServerActor(ParameterServer):
             return self._memory.address
 
     def listen(self, ports: Sequence[int]) -> Endpoint | MeshError:
-        """Listen, until `join`, on the first free port; return where, or why not."""
+        """Listen on the first free port until `join`; return the endpoint, or the error."""
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._leave_mesh()
         try:
@@ -167,7 +174,7 @@ class ServerActor(ParameterServer):
         return Endpoint(gethostname(), address, self._listener.getsockname()[1])
 
     def join(self, plan: MeshPlan, key: bytes, endpoints: Sequence[Endpoint]) -> int | MeshError:
-        """Connect to all other hosts; return the number of refused connections, or why not."""
+        """Connect to all other hosts; return the number of refused connections, or the error."""
         handshakes = Formation(plan.me, key, endpoints)
         listener, self._listener = _present(self._listener), None
         try:
@@ -177,22 +184,22 @@ class ServerActor(ParameterServer):
         return handshakes.num_refused
 
     def connect(self, plan: MeshPlan, sockets: Mapping[int, socket]) -> None:
-        """Exchange sums over these sockets, one for each peer, from now on."""
+        """Use these sockets, one for each peer, to exchange sums from now on."""
         self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
 
     def digest(self) -> str:
-        """Return a checksum of the whole state, which all servers must have in common."""
+        """Return a checksum of the whole state, which must be equal on all servers."""
         return self.snapshot().digest()
 
     def stop(self) -> None:
-        """End the segment of rounds that is running, if any; call it concurrently."""
+        """End the running segment of rounds, if any; may be called during a segment."""
         with self._changed:
             if self._memory is not None:
                 self._memory.stop()
             self._changed.notify_all()
 
     def waiting(self) -> Wait | None:
-        """Return what the current round waits for, if one is computed; call it concurrently."""
+        """Return what the current round waits for, or None; may be called during a segment."""
         began, mesh, memory = self._began, self._mesh, self._memory
         if began is None or memory is None:
             return None
@@ -207,7 +214,7 @@ class ServerActor(ParameterServer):
         return Wait(round_, seconds, names, is_remote=True)
 
     def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
-        """Apply all rounds below `until`, each within the deadline; return why one failed."""
+        """Apply all rounds below `until`, each within `deadline_s`; return the first failure."""
         memory, mesh = _present(self._memory), self._mesh
         try:
             while self.round < until:
@@ -229,8 +236,9 @@ class ServerActor(ParameterServer):
                     return failure
         finally:
             self._began = None
-        # Between two segments nobody sends, and a host may wait for what is queued. If sending
-        # fails, that host reports it; if it takes too long, the driver stops the segment.
+        # Send queued frames now: another host may wait for them, and nothing is sent between two
+        # segments. If sending fails, that host reports it. If sending takes too long, the driver
+        # stops the segment.
         while mesh and mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
             mesh.poll(_POLL_S)
         return None
@@ -238,10 +246,13 @@ class ServerActor(ParameterServer):
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
     ) -> Vector | None:
-        """Stand in for the memory, of this token, of a worker that cannot reach it.
+        """Exchange vectors with a worker that cannot open the memory.
 
-        Call it concurrently. Returns a copy of the parameters of the round that the worker awaits;
-        None if it awaits none, or if the segment has ended.
+        It may be called during a segment. A call with another memory's token has no effect.
+
+        Returns:
+            A copy of the parameters of round `awaited`; None if the segment has ended, or if
+            `awaited` is None.
         """
         with self._changed:
             memory = _present(self._memory)
@@ -250,7 +261,7 @@ class ServerActor(ParameterServer):
             for each in contributions:
                 slot = memory.address.nodes.index(each.node)
                 if not memory.sent(slot).round < each.round == memory.published:
-                    return None  # repeated, or of another round
+                    return None  # the contribution is repeated, or belongs to another round
                 memory.gradients[slot][...] = each.gradient
                 memory.send(slot, each.round, each.loss, each.num_images)
             if awaited is None:
@@ -278,7 +289,7 @@ class ServerActor(ParameterServer):
             if memory.stopped:
                 mesh.machine.fail(FailureCause.STOPPED)
             if (failure := mesh.machine.failure) is not None:
-                # A frozen server that goes on may be late although its shards have arrived.
+                # A server that was frozen may be late although its shards have arrived.
                 late = memory.late_slot(self.round) if failure.cause is FailureCause.LATE else None
                 return LateShards(late) if late else failure
         self.apply(total)
@@ -310,7 +321,7 @@ def this_process() -> ActorIdentity:
 
 
 def _present(thing: _Thing | None) -> _Thing:
-    """Return what `open` or `listen` has provided before."""
+    """Return a value that `open` or `listen` must have set; InternalError without it."""
     if thing is None:
         raise InternalError("rounds were started without memory; please report this")
     return thing

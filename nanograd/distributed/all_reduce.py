@@ -3,15 +3,16 @@
 Every host runs a parameter server with the whole state. In a round, each host sums the gradients of
 its own shards; then the servers add these sums so that all of them apply the same update:
 
-    reduce-scatter  slice j of each of a host's sums goes to host j, which adds it along the tree
-    all-gather      the summed slice of each host goes to all others
+    reduce-scatter  host j receives slice j of every sum and adds these slices along the tree
+    all-gather      each host sends its summed slice to all other hosts
 
-A link carries 2 (K-1)/K vectors each way, as little as any method can, in two steps (a ring needs
-2 (K-1)). The order of the additions is that of the tree, so the bits do not depend on K.
+Each of K hosts sends 2 (K-1)/K vectors and receives as many, the minimum for any method. This takes
+two steps, and 2 (K-1) steps in a ring. The tree fixes the order of the additions, so the bits do
+not depend on K.
 
 The machine receives events (local sums, frames, lost connections, time) and sends frames through
-`mesh`. Peers are at most one round apart, because the next total needs a slice from everyone: two
-inboxes suffice, chosen by the parity of the round. A frame is checked against the plan before its
+`mesh`. Peers are at most one round apart, because a total needs a slice from every host. So two
+inboxes suffice, one for even and one for odd rounds. A frame is checked against the plan before its
 payload is read.
 
 References:
@@ -41,7 +42,7 @@ MAGIC = b"ngr1"
 _HEADER = struct.Struct("<4sBxHI4xqiiIIdq8x")
 HEADER_BYTES = _HEADER.size
 _NOTHING = slice(0, 0)
-# A digest of the parameters is compared after this many rounds.
+# Hosts compare digests of their parameters once in this many rounds.
 DIGEST_ROUNDS = 256
 _Host = TypeVar("_Host")
 
@@ -63,13 +64,13 @@ class Header(NamedTuple):
 
     type: FrameType
     sender: int  # index of the host
-    generation: int  # of the group; frames of another one are refused
+    generation: int  # number of the membership; a frame of another generation is refused
     round: int  # counted over all epochs
-    node: TreeNode  # of a sum; the root for a total
+    node: TreeNode  # tree node of a sum; the root for a total
     offset: int = 0  # first parameter of the slice
-    length: int = 0  # of the slice; 0 without payload
+    length: int = 0  # parameters in the slice; 0 without payload
     loss: float = 0.0  # summed over the images of the node
-    number: int = 0  # images of the node; the digest in a DIGEST frame
+    number: int = 0  # number of images of the node; the digest in a DIGEST frame
 
     def pack(self) -> bytes:
         """Return the bytes of the header."""
@@ -78,7 +79,7 @@ class Header(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """Parse a header; raise FrameError if it is not one."""
+        """Parse a header; raise FrameError for any other bytes."""
         magic, kind, sender, generation, round_, first, end, *rest = _HEADER.unpack(data)
         if magic != MAGIC or kind not in _TYPES:
             raise FrameError("not a frame of this protocol")
@@ -106,12 +107,12 @@ class FailureCause(StrEnum):
 
 @dataclass(frozen=True)
 class ExchangeFailed:
-    """The exchange of sums failed, after which the connections are of no use."""
+    """The exchange of sums failed, so its connections cannot be used any more."""
 
     cause: FailureCause
     hosts: Sequence[str]  # names of all hosts
     waiting_for: frozenset[int] = frozenset()  # indices of hosts whose frames are missing
-    peers: frozenset[int] = frozenset()  # indices of the hosts that caused it
+    peers: frozenset[int] = frozenset()  # indices of the hosts that caused the failure
 
     def __str__(self) -> str:
         waiting_for, peers = (
@@ -123,7 +124,7 @@ class ExchangeFailed:
 
     @property
     def faulty(self) -> list[str]:
-        """Names of the hosts whose parameters differ from those of the majority, or of all."""
+        """Names of hosts whose parameters differ from the majority; all without a majority."""
         differs = self.cause is FailureCause.DIGESTS_DIFFER
         return [self.hosts[peer] for peer in self.peers] if differs else []
 
@@ -136,18 +137,18 @@ class ExchangeFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPlan:
-    """Who sends what in each round of a generation, the number of a membership."""
+    """Hosts and the tree nodes of their sums in a generation, while the membership is fixed."""
 
     generation: int
     me: int
     hosts: Sequence[str]  # names
-    nodes: tuple[tuple[TreeNode, ...], ...]  # of each host's sums
+    nodes: tuple[tuple[TreeNode, ...], ...]  # tree nodes of each host's sums
     root: TreeNode
     num_parameters: int
 
     @cached_property
     def peers(self) -> tuple[int, ...]:
-        """The other hosts, the next one first: so not all send to the same host at once."""
+        """The other hosts, the next one first, so that not all send to the same host at once."""
         size = len(self.nodes)
         return tuple((self.me + step) % size for step in range(1, size))
 
@@ -158,7 +159,7 @@ class MeshPlan:
 
 
 class _Inbox:
-    """What has arrived for one round."""
+    """The received frames of one round."""
 
     def __init__(self, plan: MeshPlan, mine: slice) -> None:
         self.sums: dict[TreeNode, Vector] = {
@@ -170,7 +171,7 @@ class _Inbox:
         self.reset()
 
     def reset(self) -> None:
-        """Expect the frames of another round."""
+        """Prepare for the frames of another round."""
         self.counts: dict[TreeNode, Contribution] = {}
         self.totals: dict[int, tuple[float, int]] = {}
         self.digests: dict[int, int] = {}
@@ -180,8 +181,8 @@ class AllReduce:
     """The state machine of one host for one generation.
 
     Attributes:
-        ready: total of the round, when it is complete.
-        failure: why the exchange ended.
+        ready: total of the round; None until it is complete.
+        failure: why the exchange failed; None if it has not failed.
     """
 
     def __init__(self, plan: MeshPlan, first_round: int, send: Send) -> None:
@@ -197,14 +198,14 @@ class AllReduce:
         self.failure: ExchangeFailed | None = None
 
     def start_round(self, deadline: float, digest: int | None = None) -> None:
-        """Start a round: set its deadline and, if there is a digest, compare the parameters."""
+        """Set the deadline of a round; compare `digest`, if given, with those of other hosts."""
         self._deadline, self._digest = deadline, digest
         if digest is not None and not self.failure:
             self._send_all(FrameType.DIGEST, number=digest)
             self._compare_digests()
 
     def add_local(self, sums: Sequence[Contribution]) -> None:
-        """Send the sums of all nodes of this host, unchanged until `applied`, to their owners."""
+        """Send each host its slice of this host's sums; they must not change before `applied`."""
         if self.failure:
             return
         self._own = {each.node: each for each in sums}
@@ -216,10 +217,10 @@ class AllReduce:
         self._advance()
 
     def buffer_for(self, header: Header, peer: int) -> Vector | None:
-        """Check a frame from the connection of a peer; return the memory for its payload, if any.
+        """Check the header of a peer's frame; return the memory for its payload, if any.
 
         Raises:
-            FrameError: another generation, sender, round or slice, or a repeated frame.
+            FrameError: an unexpected generation, sender, round or slice, or a repeated frame.
         """
         plan, sender, kind = self.plan, header.sender, header.type
         if header.generation != plan.generation or sender != peer:
@@ -244,7 +245,7 @@ class AllReduce:
         return inbox.total[part]
 
     def receive(self, header: Header) -> None:
-        """Take a frame whose payload is in the memory of `buffer_for`."""
+        """Process a frame whose payload was received into the memory from `buffer_for`."""
         if self.failure:
             return
         inbox = self._inbox(header.round)
@@ -267,18 +268,18 @@ class AllReduce:
             self._advance()
 
     def applied(self) -> None:
-        """Go on to the next round, after the update of this one."""
+        """Continue with the next round; to call after the update of this round."""
         self._inbox(self.round).reset()
         self.round += 1
         self._own = self._total = self._deadline = self._digest = self.ready = None
 
     def tick(self, now: float) -> None:
-        """Fail if the round is late."""
+        """Fail if the deadline of the round has passed."""
         if self._deadline is not None and now >= self._deadline:
             self.fail(FailureCause.LATE)
 
     def fail(self, cause: FailureCause, peers: Iterable[int] = ()) -> None:
-        """End the exchange, unless it has failed already, and let the peers know."""
+        """End the exchange and inform the peers, unless it has failed already."""
         if self.failure is None:
             hosts, waiting_for = self.plan.hosts, self.waiting_for()
             self.failure = ExchangeFailed(cause, hosts, waiting_for, frozenset(peers))
@@ -315,7 +316,7 @@ class AllReduce:
             self._send(peer, header, None)
 
     def _advance(self) -> None:
-        """Add the slice when all its sums have arrived; be ready when all slices have."""
+        """Add this host's slice when all sums have arrived; set `ready` when all totals have."""
         inbox, mine, root = self._inbox(self.round), self._mine, self.plan.root
         if self._own is None or len(inbox.counts) < len(inbox.sums):
             return
@@ -331,7 +332,7 @@ class AllReduce:
                 self._send(peer, header, inbox.total[mine])
         if len(inbox.totals) < len(self.plan.peers):
             return
-        # All hosts add the same losses in the same order: a difference is a fault of a host.
+        # All hosts add the same losses in the same order, so a host with another sum is faulty.
         ours = self._total.loss, self._total.num_images
         if faulty := deviating({**inbox.totals, self.plan.me: ours}):
             self.fail(FailureCause.DIGESTS_DIFFER, faulty)
@@ -339,7 +340,7 @@ class AllReduce:
             self.ready = self._total
 
     def _compare_digests(self) -> None:
-        """Compare when all have arrived; a host sends its digest before its sums."""
+        """Compare all digests once they have arrived; a host sends its digest before its sums."""
         digests = self._inbox(self.round).digests
         if self._digest is None or len(digests) < len(self.plan.peers):
             return
@@ -348,7 +349,7 @@ class AllReduce:
 
 
 def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:
-    """Return the hosts whose value is not that of the majority; all where there is none.
+    """Return the hosts whose value differs from the majority; all hosts without a majority.
 
     >>> deviating({"a": 1, "b": 1, "c": 2}), sorted(deviating({"a": 1, "b": 2}))
     (frozenset({'c'}), ['a', 'b'])

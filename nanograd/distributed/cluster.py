@@ -1,7 +1,7 @@
 """Connection to Ray: to an existing cluster, or to a private one.
 
-Before `ray.init` joins a cluster, its control service is asked for whatever may be in the way. The
-service replies in milliseconds; `ray.init` would try for minutes, or end the process.
+Before `ray.init` joins a cluster, this module asks the cluster's control service whether that is
+possible. The service replies in milliseconds; `ray.init` would try for minutes or end the process.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import ray
 
 # isort: split
-import psutil  # type: ignore[import-untyped]  # Ray's own copy, which it lets us import
+import psutil  # type: ignore[import-untyped]  # Ray's own copy, importable after Ray
 import ray.util
 from ray.exceptions import AuthenticationError, RayError
 
@@ -55,9 +55,9 @@ Processes = Mapping[str, Any]
 
 
 class _RayStdout(io.TextIOBase):
-    """Stdout while Ray is in use: Ray prints failures there, but stdout is for results.
+    """A replacement of stdout that writes Ray's messages to stderr: stdout is for results.
 
-    They go to stderr, without the page of advice after the first sentence.
+    It writes the first sentence of a message, without the page of advice that follows.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -65,8 +65,8 @@ class _RayStdout(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the first sentence to stderr."""
-        # The end of the actors at SIGTERM is no failure, but Ray reports it as one. We report the
-        # end of Ray's own processes, and Ray's message may come before `_ended` sees it.
+        # Drop Ray's message about actors that end at SIGTERM, which is no failure. Drop its message
+        # about its raylet, which `_watched` reports; it may come before `_ended` sees the end.
         of_raylet = "Raylet is terminated" in text
         if not is_terminating() and not of_raylet and _ended(self._processes) is None:
             with suppress(OSError):
@@ -78,20 +78,20 @@ class _RayStdout(io.TextIOBase):
 def session(
     address: str | None, num_cpus: int | None = None, listener: Listener = ignore
 ) -> Iterator[None]:
-    """Use Ray inside a with block; an open connection is used and left open.
+    """Use Ray inside a with block; an existing connection is used and stays open.
 
     Without an address and without RAY_ADDRESS, start a private Ray on this machine, with its own
-    folder and token, and end it afterwards. Never join another program's Ray without being asked,
-    as `ray.init()` would. After a failure its logs are kept, in a folder that the exception names.
+    folder and token, and end it afterwards. `ray.init()` would join another program's Ray instead.
+    After a failure, the logs of a private Ray are kept in a folder that the exception names.
 
     Args:
-        address: as for Ray; None for RAY_ADDRESS, else a private Ray.
-        num_cpus: minimum number of CPUs of a private Ray; None for those of the machine.
+        address: an address as for Ray; None for RAY_ADDRESS or, if it is not set, a private Ray.
+        num_cpus: minimum number of CPUs of a private Ray; None for the machine's number.
         listener: receives a message before Ray starts, which takes seconds.
 
     Raises:
         ClusterError: no cluster replies, or it refuses the connection.
-        StorageError: the files of a private Ray have no place.
+        StorageError: the folder of a private Ray cannot be created.
     """
     if ray.is_initialized():
         yield
@@ -101,7 +101,7 @@ def session(
     what = "starting Ray" if is_private else f"joining the Ray cluster at {address}"
     listener(info(f"{what} ..."))
     processes: dict[str, Any] = {}  # of a private Ray
-    with redirect_stdout(_RayStdout(processes)):  # until Ray has ended: it prints then, too
+    with redirect_stdout(_RayStdout(processes)):  # until Ray has ended, because it also prints then
         if is_private:
             with _private_ray(num_cpus, processes):
                 yield
@@ -116,10 +116,10 @@ def session(
 
 
 def num_actors(asked: int | None, most: int | None = None) -> int:
-    """Return the number of actors of one CPU each: as asked, or one per CPU, at most `most`.
+    """Return the number of one-CPU actors: as asked, or one per free CPU but at most `most`.
 
     Raises:
-        ClusterError: too few CPUs are free, also some seconds later.
+        ClusterError: too few CPUs are free, even after some seconds.
     """
     total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     wanted = asked or min(total, most or total) or 1
@@ -127,7 +127,7 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
     while (free := int(ray.available_resources().get("CPU", 0))) < wanted:  # type: ignore[no-untyped-call]
         if monotonic() >= deadline:
             break
-        sleep(0.05)  # the CPU of an actor that has ended is free a moment later, without an event
+        sleep(0.05)  # Ray frees the CPU of an ended actor a moment later, without an event
     if free < (asked or 1):
         raise ClusterError(
             f"{free} of {total} CPUs are free where {asked or 1} are needed; ask for fewer with "
@@ -140,7 +140,7 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
 def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[None]:
     """Run a private Ray inside a with block; keep its logs after a failure.
 
-    The mapping receives the processes that it cannot spare, by name.
+    `processes` receives, by name, the processes without which Ray cannot work.
     """
     folder, lock = make_folder()
     with lock:
@@ -156,12 +156,12 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
                     with _watched(processes):
                         yield
                 finally:
-                    with redirect_stdout(io.StringIO()):  # the end of its processes is no news
+                    with redirect_stdout(io.StringIO()):  # hide that its processes end
                         ray.shutdown()
         except Exception as error:
             of_ray = isinstance(error, ClusterError | InternalError)
             if of_ray or not isinstance(error, NanogradError):
-                with suppress(OSError):  # the disk is full: the failure itself matters more
+                with suppress(OSError):  # if the disk is full, raise the failure itself
                     if found := list(folder.glob(f"{_OF_RAY}/session_2*/logs")):
                         kept = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}logs-"))
                         for logs in found:
@@ -170,7 +170,7 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            if folder.is_dir():  # a process of Ray still wrote: the next start removes it
+            if folder.is_dir():  # a process of Ray wrote a file; the next start removes the folder
                 (folder / _LOCK).touch()
 
 
@@ -178,14 +178,15 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
 def _watched(processes: Processes) -> Iterator[None]:
     """Interrupt a with block, with ClusterError, when a process of the private Ray ends.
 
-    Ray's calls would wait, and Ray would end this process after a while, without a word. After a
-    signal its processes may end first: a service manager ends all together.
+    Otherwise Ray's calls would wait, and Ray would end this process later, without a message. After
+    a signal to this process, the end of Ray's processes is no failure, because a service manager
+    signals all processes together.
     """
 
     def interrupt(number: int, _: object) -> None:
         if _ended(processes) and not is_terminating():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            raise KeyboardInterrupt  # what Ray's calls let through
+            raise KeyboardInterrupt  # the only exception that Ray's calls let through
 
     with handled(interrupt, signal.SIGCHLD):
         try:
@@ -194,7 +195,7 @@ def _watched(processes: Processes) -> Iterator[None]:
             name = _ended(processes)
             if name is None or is_terminating():
                 raise
-            # Without a control service, what the raylet has started would stay for a minute.
+            # Without a control service, processes of the raylet would run for another minute.
             with suppress(psutil.NoSuchProcess, KeyError):
                 for each in processes[_RAYLET].children(recursive=True):
                     each.kill()
@@ -205,7 +206,7 @@ def _watched(processes: Processes) -> Iterator[None]:
 
 
 def _ended(processes: Processes) -> str | None:
-    """Return the name of a process that has ended."""
+    """Return the name of a process that has ended; None if all are running."""
     for name, process in processes.items():
         with suppress(psutil.NoSuchProcess):
             if process.status() != psutil.STATUS_ZOMBIE:
@@ -215,21 +216,21 @@ def _ended(processes: Processes) -> str | None:
 
 
 def make_folder() -> tuple[Path, BinaryIO]:
-    """Make a folder for a private Ray, and lock it; remove those whose process was killed.
+    """Create and lock a folder for a private Ray; remove the folders of killed processes.
 
-    Only this user may enter it. The folder in it that Ray makes is writable for all users.
+    Only this user may enter the folder, because all users may write to Ray's folder inside it.
     """
     try:
         for lock_file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
-            # OSError: in use, another user's, or removed by another process meanwhile.
+            # OSError: the folder is in use, is another user's, or has just been removed.
             with suppress(OSError), lock_file.open("r+b") as stale:
                 fcntl.flock(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock_file.parent, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
         lock = (made / _LOCK).open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Only now has it a name that other processes look for. That is as short as possible: below
-        # it are sockets, whose paths have at most 107 bytes.
+        # Other processes look for the final name, so the folder gets it after it is locked. The
+        # name is short, because the path of a socket in the folder has at most 107 bytes.
         return made.rename(made.with_name(made.name[1 : -len(_OF_RAY) - 1])), lock
     except OSError as error:
         raise StorageError(
@@ -239,43 +240,43 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Set the variables of a private Ray inside a with block, where they are not set."""
+    """Set the variables of a private Ray inside a with block, unless the user has set them."""
     before = dict(os.environ)
     defaults = {
-        # Without a token in the environment Ray writes one to ~/.ray, mode 0644.
+        # Without a token in the environment, Ray writes one to ~/.ray that all users can read.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
         "RAY_BACKEND_LOG_LEVEL": "fatal",
     }
     os.environ.update({**defaults, **before})
-    # Workers must find this package where only a hook of an editable installation does: in the
-    # folder above a clone, Python takes the clone itself for a package before it asks the hook.
+    # Workers must find this package even if only the hook of an editable installation knows it. In
+    # the folder above a clone, Python would import the clone as a package and not ask the hook.
     root = str(Path(nanograd.__file__).parents[1])
     if root not in sys.path:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
     try:
         yield
     finally:
-        # Ray itself sets RAY_AUTH_MODE and PYTHONBREAKPOINT.
+        # Also remove RAY_AUTH_MODE and PYTHONBREAKPOINT, which Ray has set.
         for name in [each for each in os.environ if each.startswith(("RAY_", "PYTHON"))]:
             del os.environ[name]
         os.environ.update(before)
 
 
 def _forget_token() -> None:
-    """Let Ray read its token again: it keeps that of an earlier session of this process."""
+    """Let Ray read its token again, because it keeps the token of an earlier session."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
 def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
-    """Let Ray read the commands of processes even if a name of a file in them is not UTF-8.
+    """Let Ray read the commands of processes even if they contain bytes that are not UTF-8.
 
     Args:
-        hide_uv: keep Ray from sending the current folder to its workers under `uv run`, which is
-            meant for other hosts and fails if the folder is large.
+        hide_uv: hide `uv run`. If Ray sees it, Ray sends the current folder to its workers, which
+            only other hosts need, and which fails if the folder is large.
     """
     before = psutil.Process.cmdline
 
@@ -293,7 +294,7 @@ def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
 def _start(folder: Path, num_cpus: int | None) -> None:
     cores = machine.num_cpus()
     try:
-        # Fail at once where this machine cannot connect to itself: Ray would wait for ever.
+        # Fail at once if this machine cannot connect to itself, because Ray would wait forever.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             socket.create_connection(listener.getsockname(), timeout=_REPLY_S).close()
         with sigterm_kept(), without_core_messages(), _readable_commands(hide_uv=True):
@@ -305,17 +306,19 @@ def _start(folder: Path, num_cpus: int | None) -> None:
                 logging_level=logging.ERROR,
                 _temp_dir=str(folder),
             )
-    except Exception as error:  # a slow start has no exception class of its own
+    except Exception as error:  # Ray has no exception class for a slow start
         raise ClusterError(
             f"cannot start Ray on this machine ({first_line(error)}); --workers 0 works without it"
         ) from error
 
 
 def _join(address: str) -> None:
-    """Join a running cluster as one of its hosts, by host:port of its control service, or auto.
+    """Join a running cluster, one of whose hosts is this machine.
+
+    The address is host:port of the cluster's control service, or `auto`.
 
     Raises:
-        UsageError: an address of another kind.
+        UsageError: the address has another form.
         ClusterError: no cluster replies, it refuses the connection, versions differ, or this
             machine is not one of its hosts.
     """
@@ -334,7 +337,7 @@ def _join(address: str) -> None:
             f"the Ray cluster at {address} refuses our token; put the cluster's token into "
             "~/.ray/auth_token or RAY_AUTH_TOKEN and set RAY_AUTH_MODE=token"
         ) from error
-    except RuntimeError as error:  # as for another version of Ray or Python
+    except RuntimeError as error:  # for example another version of Ray or Python
         text = " ".join(str(error).split())
         raise ClusterError(f"cannot join the Ray cluster at {address}: {text}") from error
     except (RayError, ConnectionError, TimeoutError, OSError, ValueError) as error:
@@ -345,7 +348,7 @@ def _join(address: str) -> None:
 
 
 def _resolve(address: str) -> str | None:
-    """Return host and port of a control service; None where only Ray finds it."""
+    """Return host:port of a control service; None if only Ray can find it."""
     if address == "auto":
         found = set[str]()
         for process in psutil.process_iter():
@@ -354,13 +357,13 @@ def _resolve(address: str) -> str | None:
                 found |= {word[14:] for word in words if word.startswith("--gcs-address=")}
         return found.pop() if len(found) == 1 else None
     host, _, port = address.rpartition(":")
-    if host in ("localhost", "127.0.0.1"):  # where Ray does not listen
+    if host in ("localhost", "127.0.0.1"):  # Ray does not listen there
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return f"{host}:{port}"
 
 
 def _check(found: str, address: str) -> None:
-    """Fail at once where Ray does not listen, or has no raylet on this host, as a driver needs."""
+    """Fail at once if Ray does not listen, or has no raylet on this host, which a driver needs."""
     host, _, port = found.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_REPLY_S) as connection:
         if os.environ.get("RAY_USE_TLS", "0") == "0":
@@ -372,7 +375,7 @@ def _check(found: str, address: str) -> None:
     nodes = client.get_all_node_info(timeout=_REPLY_S).values()
     hosts = {node.node_manager_address for node in nodes if node.state == 0}  # alive
     for host in hosts:
-        # Only an address of this machine can be bound to.
+        # A server can only be created at an address of this machine.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with suppress(OSError), socket.create_server((host, 0), family=family):
             return
@@ -384,7 +387,7 @@ def _check(found: str, address: str) -> None:
 
 @contextmanager
 def without_core_messages() -> Iterator[None]:
-    """Silence file descriptor 2 inside a with block: Ray's core writes lines there."""
+    """Silence file descriptor 2 inside a with block, because Ray's core writes to it."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - its descriptor is what matters

@@ -1,9 +1,10 @@
-"""Connections between the parameter servers of several hosts: who may form a mesh.
+"""Authenticated connections between the parameter servers of several hosts, which form a mesh.
 
-Each server listens on its host's address while the mesh is formed, and no longer. The host with the
-higher index connects. Both sides prove that they know the key of this mesh by HMAC-SHA256 over the
-two hosts and two nonces; a connection that fails is closed without a reply. Nothing is unpickled,
-and no length is taken from a peer. Each connection has its own deadline, so none delays others.
+Each server listens on its host's address only while the mesh is formed. Of two hosts, the one with
+the higher index connects. Both sides prove that they know the key of this mesh, by HMAC-SHA256 over
+the two hosts and two nonces. A connection without this proof is closed without a reply. Nothing is
+unpickled, and all messages have fixed lengths. Each connection has its own deadline, so a slow
+connection does not delay the others.
 """
 
 import asyncio
@@ -17,14 +18,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 KEY_BYTES = 32
-# The time for the whole mesh, for one connection, and before the next try of one.
+# Seconds for the whole mesh, for one connection, and between two attempts to connect.
 FORMATION_S, _TRY_S, _WAIT_S = 15.0, 3.0, 0.25
-# Callers of one address whose handshake has not ended. More are turned away, not those of others.
+# Maximum unfinished handshakes of one address, so that it cannot keep out others; listen backlog.
 _MAX_CALLERS, _BACKLOG = 64, 1024
 # sender, receiver
 _HOSTS = struct.Struct("<HH")
 _NONCE_BYTES, _PROOF_BYTES = 16, 32
-# A dead peer is found after 5 + 3 x 2 s without an acknowledgement, where the system has options.
+# If the system has these options, a dead peer is detected after 5 + 3 x 2 s without a reply.
 _OPTIONS = {
     "TCP_NODELAY": 1,
     "TCP_KEEPIDLE": 5,
@@ -51,7 +52,7 @@ class Endpoint(NamedTuple):
 
 
 class MeshError(Exception):
-    """No mesh can be formed: hosts, by index, of each missing connection, and the reason."""
+    """No mesh can be formed; `pairs` has the indices of the hosts of each missing connection."""
 
     def __init__(self, reason: str, pairs: frozenset[tuple[int, int]] = frozenset()) -> None:
         super().__init__(reason, pairs)
@@ -62,7 +63,11 @@ class MeshError(Exception):
 
 
 def listen(address: str, ports: Sequence[int]) -> socket.socket:
-    """Listen on the first free port of an address of this host, 0 for any, or raise MeshError."""
+    """Listen at an address of this host, on the first free port; port 0 stands for any.
+
+    Raises:
+        MeshError: no port is free.
+    """
     reason: OSError | None = None
     for port in ports:
         try:
@@ -74,13 +79,13 @@ def listen(address: str, ports: Sequence[int]) -> socket.socket:
 
 
 class Formation:
-    """The handshakes of host `me` with all others, by a key of KEY_BYTES, of this mesh alone."""
+    """The handshakes of host `me` with all others; the key of KEY_BYTES is for this mesh only."""
 
     def __init__(self, me: int, key: bytes, endpoints: Sequence[Endpoint]) -> None:
         self._me, self._key, self._endpoints = me, key, endpoints
         self._num_callers = 0
         self._reasons: dict[int, str] = {}
-        # Connections whose handshake has not ended, with the address of the other side.
+        # Connections with an unfinished handshake, and the address of the other side.
         self._handshakes: dict[socket.socket, str] = {}
         self._tasks = set[asyncio.Task[None]]()
         self._is_complete = asyncio.Event()
@@ -88,7 +93,7 @@ class Formation:
 
     @property
     def num_refused(self) -> int:
-        """The number of callers that were not kept."""
+        """Number of incoming connections that were not kept."""
         return self._num_callers - sum(peer > self._me for peer in self.sockets)
 
     def run(self, listener: socket.socket) -> dict[int, socket.socket]:
@@ -114,7 +119,7 @@ class Formation:
         return self.sockets
 
     async def _form(self, listener: socket.socket) -> None:
-        """Wait for all connections; asyncio.run cancels the handshakes that are left."""
+        """Wait for all connections; asyncio.run then cancels unfinished handshakes."""
         listener.setblocking(False)
         loop = asyncio.get_running_loop()
         loop.add_reader(listener, self._accept, listener)
@@ -128,11 +133,11 @@ class Formation:
 
     def _start(self, handshake: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(handshake)
-        self._tasks.add(task)  # the event loop keeps none alive
+        self._tasks.add(task)  # the event loop has only weak references
         task.add_done_callback(self._tasks.discard)
 
     async def _call(self, peer: int) -> None:
-        """Connect to a peer."""
+        """Connect to a peer; repeat this until it succeeds."""
         while peer not in self.sockets:
             try:
                 address = self._endpoints[peer].address
@@ -145,7 +150,7 @@ class Formation:
                 await asyncio.sleep(_WAIT_S)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # the caller has left already
+        with suppress(OSError):  # the caller has already gone
             caller, (address, *_) = listener.accept()
             self._num_callers += 1
             if list(self._handshakes.values()).count(address) < _MAX_CALLERS:
@@ -161,7 +166,7 @@ class Formation:
     async def _keep_if_proved(
         self, sock: socket.socket, handshake: Callable[[socket.socket], Awaitable[int]]
     ) -> None:
-        """Keep the connection to a peer that proves the key in time; close any other (OSError)."""
+        """Keep a connection if the peer proves the key in time, else close it; raise OSError."""
         sock.setblocking(False)
         try:
             async with asyncio.timeout(_TRY_S):
@@ -182,7 +187,7 @@ class Formation:
             self._is_complete.set()
 
     async def _introduce(self, peer: int, sock: socket.socket) -> int:
-        """Connect to a listening peer, prove the key to it, and let it prove the key."""
+        """Connect to a listening peer; both sides prove that they know the key."""
         loop, endpoint = asyncio.get_running_loop(), self._endpoints[peer]
         await loop.sock_connect(sock, (endpoint.address, endpoint.port))
         theirs = await _read(sock, _NONCE_BYTES)
@@ -195,7 +200,7 @@ class Formation:
         return peer
 
     async def _answer(self, sock: socket.socket) -> int:
-        """Let a caller prove the key, and prove it to the caller."""
+        """Answer a caller; both sides prove that they know the key. Return the caller's index."""
         loop, mine = asyncio.get_running_loop(), os.urandom(_NONCE_BYTES)
         await loop.sock_sendall(sock, mine)
         hosts = await _read(sock, _HOSTS.size)

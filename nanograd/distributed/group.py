@@ -1,11 +1,12 @@
 """The group of workers and parameter servers as Ray actors, which survives failures.
 
 Each host with workers has a parameter server; all servers hold the same state. Rounds run in
-segments with fixed membership, without the driver: vectors travel through shared memory inside a
-host and over TCP between the servers. A failure or a deadline ends the segment; the shards of a
-failed worker go to the others at once, and the next segment begins at the round after the last one
-applied. A replacement takes its shards back between two segments. A failed host costs no round,
-because every other host has the whole state; the copy of the driver is for the failure of all.
+segments, during which the membership is fixed and the driver takes no part: vectors travel through
+shared memory inside a host and over TCP between the servers. A failure or a missed deadline ends
+the segment. Then other workers take over the shards of a failed worker, and the next segment
+continues after the last applied round. A replacement gets the shards back between two segments.
+If a host fails, no round is lost, because every other host has the whole state. The driver keeps a
+copy of the state in case all hosts fail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,21 +31,22 @@ from nanograd.runtime.events import FailureKind, Listener, WorkerState, ignore
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Refusal, Snapshot
 
-# A round may take this long, or five times as long as usual, whichever is more.
+# Minimum deadline of a round; it is five times the usual time of a round if that is longer.
 _MIN_DEADLINE_S = 5.0
-# Before the usual time of a round is known.
+# Deadline of a round before the usual time is known.
 _FIRST_DEADLINE_S = 60.0
 _REPLY_TIMEOUT_S = 3.0
-# A round that takes longer, and three times as long as usual, is reported: what it waits for.
+# A round is reported if it takes this many seconds and three times the usual time; second value:
+# seconds between two checks.
 _REPORT_S, _CHECK_S = 3.0, 1.0
-# If this many exchanges in a row fail although all actors work, hosts that wait for each other are
-# separated.
+# If this many exchanges in a row fail although all actors reply, hosts that wait for each other are
+# no longer connected; see `Servers.leave_out`.
 _MAX_EXCHANGES = 3
-# The servers' state is copied to the driver this often, in case all servers fail; or so seldom that
-# it takes no more than this share of the time.
+# Seconds between two copies of the servers' state to the driver, for the case that all servers
+# fail. If copying is slow, the interval grows so that copying takes at most this share of the time.
 _BACKUP_S, _BACKUP_SHARE = 1.0, 0.02
 
-# Why a segment ended: what a server returned, or the error of a call in one line.
+# Why a segment failed: the failure that a server returned, or one line about a failed call.
 Failure = SegmentFailure | str
 
 
@@ -53,7 +55,8 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 
     Args:
         round_s: usual seconds of a round; 0 if unknown.
-        num_failures: failures since a round was applied: each may have been a slow round.
+        num_failures: failures since the last applied round; each doubles the deadline, because the
+            round may only have been slow.
 
     >>> deadline_s(0.02, 0), deadline_s(0.02, 1), deadline_s(7, 0), deadline_s(0, 0)
     (5.0, 10.0, 35.0, 60.0)
@@ -63,9 +66,9 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 
 
 class RayGroup:
-    """Worker actors, one CPU each, that own neighbouring shards; and a server actor on each host.
+    """Worker actors of one CPU that own contiguous shards, and a server actor on each host.
 
-    Each shard is shipped once to its holder. Once `stop` is set, failures are no longer repaired.
+    Each shard is sent to its worker once. After `stop` is set, failures are no longer repaired.
     """
 
     def __init__(
@@ -82,14 +85,14 @@ class RayGroup:
         self._backup, self._backup_time = snapshot, inf
         self._round, self._round_s = snapshot.round, 0.0
         self._num_failures, self._retried_round, self._reported = 0, -1, -_REPORT_S
-        # The membership for which servers, memory and connections are provided; -1 before.
+        # Membership for which servers, memory and connections are ready; -1 for none.
         self._prepared = -1
         self._num_workers = spec.num_workers
         self.servers = Servers(recipe, listener, spec)
         self.members = Members(recipe, dataset, listener, self._stop, spec)
 
     def start(self) -> Self:
-        """Start workers and servers; replace those that are killed meanwhile."""
+        """Start workers and servers; replace any that are killed during the start."""
         try:
             self.members.start()
             self.advance(self._round)
@@ -102,15 +105,15 @@ class RayGroup:
         return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
-        """Apply all rounds below `until` through any failures, unless `stop` is set.
+        """Apply all rounds below `until`; repair failures, unless `stop` is set.
 
         Args:
             until: the round after the last one.
-            is_copied: copy the state of the servers, even if that is not due yet.
+            is_copied: copy the servers' state to the driver even if no copy is due.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
-            ClusterError: failures repeat without any round applied.
+            ClusterError: failures repeat, and no round is applied between them.
             Stopped: `stop` is set and the group has failed.
         """
         failures: dict[str, Failure] = {}
@@ -119,7 +122,7 @@ class RayGroup:
                 if failures:
                     self._recover(failures)
                     failures = {}
-                # After a recovery the servers may have applied the last round of the segment.
+                # After a recovery, all rounds below `until` may have been applied.
                 if self._round < until or self._prepared < 0:
                     if self.members.present:
                         self._take_in(wait=False)
@@ -140,7 +143,7 @@ class RayGroup:
                 if self._prepared < 0 and is_fatal and not failures:
                     text = f"the parameter server did not start ({first_line(error)})"
                     raise ClusterError(f"{text}; see `ray status`") from error
-                # A server failed between two segments: the probe of the recovery finds it.
+                # A server failed between two segments; `_recover` finds it.
                 failures = {"": first_line(error)}
 
     def snapshot(self) -> Snapshot:
@@ -155,7 +158,7 @@ class RayGroup:
         return {rank: states[rank not in present] for rank in ranks}
 
     def fingerprints(self) -> Sequence[str]:
-        """Describe the arithmetic of all workers so far, the first one's first."""
+        """Return the distinct fingerprints of all workers so far, the first worker's first."""
         return self.members.fingerprints
 
     def settle(self) -> None:
@@ -165,7 +168,7 @@ class RayGroup:
         self._prepare()
 
     def close(self) -> None:
-        """End the actors, so that their CPUs are free."""
+        """End the actors, which frees their CPUs."""
         self.members.close()
         self.servers.close()
 
@@ -175,7 +178,7 @@ class RayGroup:
         self._backup_time = began + max(_BACKUP_S, (monotonic() - began) / _BACKUP_SHARE)
 
     def _reply_s(self) -> float:
-        """Return the seconds without a reply before an actor counts as unresponsive."""
+        """Return the seconds without a reply after which an actor counts as unresponsive."""
         return max(_REPLY_TIMEOUT_S, deadline_s(self._round_s, self._num_failures) / 2)
 
     def _take_in(self, *, wait: bool) -> None:
@@ -196,7 +199,7 @@ class RayGroup:
             self._listener(events.WorkerFailed(rank=rank, round=self._round, how=how, heirs=heirs))
 
     def _prepare(self) -> None:
-        """Provide servers, memory and connections, after any change of the workers."""
+        """Provide servers, memory and connections, if the workers have changed."""
 
         def newest() -> Snapshot:
             if self.servers.present and self._backup.round < self._round:
@@ -208,7 +211,10 @@ class RayGroup:
             self._prepared = self.members.generation
 
     def _run_segment(self, until: int) -> dict[str, Failure]:
-        """Run rounds to `until` or to the first failure; return the failures by host."""
+        """Run all rounds below `until`, or until a failure; return the failures by host.
+
+        Failures of workers are under the name "".
+        """
         began, first, round_s = monotonic(), self._round, self._round_s
         longest_s = deadline_s(round_s, self._num_failures)
         waiting = []
@@ -222,7 +228,7 @@ class RayGroup:
         waiting = [*hosts, *waiting]
         end_time = monotonic() + longest_s + 1 + 3 * (until - first) * round_s
         failures: dict[str, Failure] = {}
-        # All servers have ended a segment when it is over; any failure ends it.
+        # A segment is over when all servers have ended it. After a failure, all are told to end it.
         while any(ref in hosts for ref in waiting):
             done, waiting = ray.wait(waiting, timeout=_CHECK_S)
             failure: Failure | None = None
@@ -232,7 +238,7 @@ class RayGroup:
             elif monotonic() <= end_time:
                 self._report_wait()
             elif failures:
-                break  # the probe of the recovery finds who does not even stop
+                break  # `_recover` finds the actors that do not stop
             else:
                 failure = "a segment of rounds did not end in time"
             if failure is not None:
@@ -260,14 +266,14 @@ class RayGroup:
         for failure in failures.values():
             if isinstance(failure, ExchangeFailed):
                 refuse_faulty(failure.faulty)
-        # The most telling failure: one that is not the effect of another.
+        # Report the failure that is least likely to be the effect of another failure.
         order: list[type] = [Refusal, LateShards, str, ExchangeFailed]
         cause = min(failures.values(), key=lambda each: order.index(type(each)))
-        self._count_failure(str(cause))  # first: the steps below may fail, too, but not forever
-        for host in self.servers.present:  # those that are starting do not reply to a probe yet
+        self._count_failure(str(cause))  # now, because the steps below may fail again and again
+        for host in self.servers.present:  # a server replies to no probe before it has started
             with suppress(RayError):  # the probe finds the failure
                 self.servers.identity(host)
-        # The servers first: workers of a frozen one wait for it until it is gone.
+        # Probe the servers first, because workers wait for a frozen server until it is removed.
         servers = {host: each.actor for host, each in self.servers.present.items()}
         failed_servers = probe(servers, self._reply_s())
         lost = {host: self.servers.present[host].neighbour for host in failed_servers}
@@ -288,7 +294,7 @@ class RayGroup:
             self._num_failures = 0 if reached > self._round else self._num_failures
             self._round = reached
         if is_healthy and cause is Refusal.NOT_FINITE:
-            # Once may be a fault of a worker, so new ones repeat the round.
+            # A faulty worker may be the cause, so new workers repeat the round once.
             if self._retried_round == self._round:
                 text = f"round {self._round}: {cause}, computed twice: lower --learning-rate"
                 raise DivergedError(text)
@@ -301,7 +307,7 @@ class RayGroup:
         self._assign_shards(failed)
 
     def _end_if_stopped(self) -> None:
-        """End the run: a service manager ends Ray's processes together with the driver."""
+        """Raise Stopped if the run should end: a service manager ends Ray's processes, too."""
         if self._stop.is_set():
             text = f"stopped; {self._round} rounds applied, those of the last seconds not saved"
             raise Stopped(text)

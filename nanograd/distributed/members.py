@@ -1,6 +1,6 @@
-"""The workers of a group: they start, join, hold shards, fail and are replaced.
+"""The workers of a group: how they start, get shards and are replaced after a failure.
 
-The first part is how the driver calls actors: where they run, how long it waits, who is alive.
+The functions at the beginning are the driver's calls of actors: placement, time limits, probes.
 """
 
 import os
@@ -28,16 +28,16 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode
 
 START_TIMEOUT_S = 60
-# Failures in a row that a group survives.
+# Maximum failures in a row that a group survives.
 MAX_FAILURES = 5
 # A worker that has not confirmed its shards after this time is probed.
 CHECK_S = 5.0
-# A healthy worker that still has not received its shards is given up.
+# A worker that has not received its shards after this time is replaced, even if it replies.
 MAX_TAKE_S = 120.0
-# Longer than a worker is busy with shards that have arrived.
+# Minimum seconds to wait for a worker's reply: it needs less time for shards that have arrived.
 _BUSY_S = 10.0
 _STOP_CHECK_S = 0.5
-# A host that fails so often within a minute gets no more work.
+# A host that fails this many times within this many seconds gets no more work.
 _MAX_LOSSES, _LOSSES_S = 3, 60.0
 
 _Key = TypeVar("_Key")
@@ -46,16 +46,17 @@ _Key = TypeVar("_Key")
 def on_host(node: str) -> dict[str, str]:
     """Return the label selector that places an actor on a node of Ray.
 
-    Node affinity does not help where the host that places the actor does not know the node yet:
-    soft, it keeps the actor itself (4 of 10 while a host joined); hard, it fails. A label waits.
+    A label waits until the host that places the actor knows the node, which may have just joined.
+    Node affinity does not wait: if it is soft, the actor starts on the host that places it (4 of 10
+    actors while a host joined); if it is hard, the actor fails.
     """
     return {"ray.io/node-id": node}
 
 
 def outcome_of(ref: Any, raised: type[Exception]) -> Any:
-    """Return the result of a finished call, or why it failed in one line.
+    """Return the result of a finished call, or one line that says why it failed.
 
-    An error of the class `raised` in the actor's code is raised here as it was there.
+    An error of class `raised` from the actor's code is raised here.
     """
     try:
         return ray.get(ref)
@@ -70,10 +71,11 @@ def outcome_of(ref: Any, raised: type[Exception]) -> Any:
 def probe(
     actors: Mapping[_Key, Any], reply_s: float, concurrency_group: str | None = None
 ) -> dict[_Key, FailureKind]:
-    """Ask actors for a reply; return those that give none in `reply_s`, or fail, and how.
+    """Ask actors for a reply; return those that fail or do not reply within `reply_s` seconds.
 
-    A process of its own asks: a call of this process waits for its earlier calls, which may wait
-    for an actor that is gone. Without a concurrency group, an actor replies when its work is done.
+    Another process asks, because a call from this process waits for its earlier calls, which may
+    wait for an actor that is gone. Without a concurrency group, an actor replies only after its
+    current work.
     """
     options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
 
@@ -108,18 +110,18 @@ def await_transfers(
     stop: StopSignal | None = None,
     on_wait: Callable[[_Key, float], None] = lambda key, seconds: None,
 ) -> dict[_Key, FailureKind]:
-    """Wait for calls whose data may be long on a slow link; return whose actors fail, and how.
+    """Wait for calls that may send data over a slow link; return the calls whose actors failed.
 
-    Only a probe tells an actor that is frozen from one whose data is in transit.
+    Only a probe distinguishes a frozen actor from an actor whose data is in transit.
 
     Args:
         calls: each call, and its actor.
         check_s: seconds between two probes.
         reply_s: seconds to wait for the reply to a probe.
         longest_s: seconds in which no call ends, after which all actors count as unresponsive.
-        concurrency_group: where to probe the actors.
+        concurrency_group: concurrency group of the probes.
         stop: set when the run should end, which raises Stopped.
-        on_wait: receives each call whose healthy actor still waits, and for how long.
+        on_wait: called with each unfinished call whose actor replies, and the seconds waited.
     """
     failed: dict[_Key, FailureKind] = {}
     began, num_late = monotonic(), len(calls)
@@ -142,7 +144,7 @@ def await_transfers(
 
 
 def end_actor(actor: Any, identity: ActorIdentity | None, how: FailureKind | None) -> None:
-    """End an actor; kill the process of one that no longer obeys Ray, as a frozen one does not."""
+    """End an actor; kill its process if it is unresponsive, because Ray cannot end a frozen one."""
 
     def kill(there: ActorIdentity) -> None:
         if machine.is_alive(there.process):
@@ -162,7 +164,7 @@ class GroupSpec:
 
     num_workers: int  # W, 1 to S
     strict: bool = False  # refuse workers whose BLAS or numpy differ, instead of reporting them
-    shared_memory: bool = True  # without it all vectors travel through calls
+    shared_memory: bool = True  # if False, all vectors travel through calls
     ports: Sequence[int] = (0,)  # for the connections between hosts, in the order to try; 0 for any
     variables: Mapping[str, str] = field(default_factory=dict)  # environment of the actors
 
@@ -173,7 +175,7 @@ class GroupSpec:
 
 @dataclass
 class Member:
-    """A worker that is present."""
+    """A worker that has joined the group."""
 
     actor: Any
     identity: ActorIdentity
@@ -181,7 +183,7 @@ class Member:
 
 
 class Members:
-    """Worker actors, one CPU each, that own neighbouring shards; see `RayGroup`."""
+    """Worker actors of one CPU that own contiguous shards; see `RayGroup`."""
 
     def __init__(
         self,
@@ -196,19 +198,19 @@ class Members:
         self._shards: list[Any] = []
         self.present: dict[int, Member] = {}
         self.starting: dict[int, tuple[Any, Any]] = {}  # actor and its first call, by rank
-        self._failed_starts = Counter[int]()  # in a row, by rank
+        self._failed_starts = Counter[int]()  # failed starts in a row, by rank
         self._replaced = set[int]()  # ranks whose replacement has not joined
-        self._losses: dict[str, list[float]] = {}  # times at which a host failed, by its address
-        self._excluded: list[str] = []  # nodes of Ray that get no more workers
-        self._excluded_addresses = set[str]()  # their hosts, which may come back as other nodes
-        # Place of each rank in the order of the shards: the ranks of a host are neighbours.
+        self._losses: dict[str, list[float]] = {}  # times of each host's failures, by address
+        self._excluded: list[str] = []  # IDs of Ray's nodes that get no more workers
+        self._excluded_addresses = set[str]()  # of these nodes: a host returns as a new node
+        # Position of each rank in the order of the shards; the ranks of a host are contiguous.
         self._places = list(range(self._world_size))
-        # Kinds of arithmetic of the workers so far, the first one's first: it may be gone.
+        # Distinct fingerprints of all workers so far, the first worker's first: it may have ended.
         self.fingerprints: list[str] = []
         self.generation = 0  # counts how often the shards were assigned
 
     def start(self) -> None:
-        """Ship the shards to Ray, and start all workers without waiting for them."""
+        """Store the shards in Ray, and start all workers without waiting for them."""
         slices = map(self._recipe.plan.shard_slice, range(self._recipe.plan.num_shards))
         self._shards = [ray.put(self._dataset.take(part)) for part in slices]
         for rank in range(self._world_size):
@@ -231,11 +233,11 @@ class Members:
         self.starting[rank] = (actor, actor.identify.remote())
 
     def collect(self, round_: int, *, wait: bool) -> bool:
-        """Take in the workers that have started, without shards; return whether there are some.
+        """Add workers that have started, without shards; return whether any were added.
 
         Args:
             round_: the current round.
-            wait: wait for all workers, at most a minute or until the run should end.
+            wait: wait until all workers have started, a minute has passed or the run should end.
         """
         refs = [ready for _, ready in self.starting.values()]
         end, late = monotonic() + START_TIMEOUT_S * wait, refs
@@ -253,7 +255,7 @@ class Members:
             actor, ready = self.starting.pop(rank)
             try:
                 identity: ActorIdentity = ray.get(ready)
-            except RayError as error:  # also an environment that cannot be built
+            except RayError as error:  # for example an environment that cannot be built
                 of_code = isinstance(error, RayActorError) and error.actor_init_failed
                 reason = str(error).strip().splitlines()[-1] if of_code else first_line(error)
                 self._failed_starts[rank] += 1
@@ -285,7 +287,7 @@ class Members:
         return has_joined
 
     def assign(self, reply_s: float) -> dict[int, FailureKind]:
-        """Give the present workers their shards, all at once; return who failed meanwhile."""
+        """Send all present workers their shards in parallel; return the workers that failed."""
         self.generation += 1
         if len(self.present) == self._world_size:
             hosts = self.hosts().values()
@@ -318,15 +320,15 @@ class Members:
         return failed
 
     def replace(self, rank: int, how: FailureKind | None = None) -> None:
-        """Remove a worker, by force if it still runs, and start another in its place."""
+        """Remove a worker, ending it if it still runs, and start another in its place."""
         member = self.present.pop(rank)
         end_actor(member.actor, member.identity, how)
         self._replaced.add(rank)
         self._start(rank)
 
     def count_loss(self, host: ActorIdentity) -> dict[int, FailureKind]:
-        """Give no more work to a host that fails again and again; return its workers then."""
-        # By address: a host that comes back is another node of Ray.
+        """Count a failure of a host; after repeated failures, exclude it and return its workers."""
+        # Count by address, because a host that comes back is a new node of Ray.
         losses, now = self._losses.setdefault(host.address, []), monotonic()
         losses[:] = [*(each for each in losses if now - each < _LOSSES_S), now]
         there = [r for r, each in self.present.items() if each.identity.address == host.address]

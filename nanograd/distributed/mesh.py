@@ -1,7 +1,8 @@
-"""Frames between the parameter servers of several hosts, over the sockets of a formation.
+"""Transport of frames between the parameter servers of several hosts.
 
-A mesh waits for bytes, for the bell of the host's own workers and for time, passes them to the
-state machine of `all_reduce`, and sends its frames. Payloads are received into their final memory.
+A mesh waits for bytes from its peers, for the bell of the host's own workers and for the deadline.
+It passes these to the state machine of `all_reduce` and sends the machine's frames. Payloads are
+received directly into their final memory.
 """
 
 import os
@@ -16,16 +17,17 @@ from nanograd.distributed import all_reduce
 from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
 from nanograd.nn.optimizers import Vector
 
-# A slow link delivers a slice in a hundred pieces. A wake-up for each costs more than the transfer.
+# Bytes to wait for. A slow link delivers a slice in a hundred pieces, and a wake-up for each piece
+# costs more than the transfer.
 _WAKE_BYTES = 2**18
 
 
 class _Connection:
-    """A socket to a peer, with the frame that is arriving and those that wait to be sent."""
+    """A socket to a peer, with the frame that is arriving and the frames to send."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.is_watched = False  # whether the selector waits until it can send
+        self.is_watched = False  # whether the selector reports when the socket is writable
         self._outgoing: deque[memoryview] = deque()
         self._head = memoryview(bytearray(all_reduce.HEADER_BYTES))
         self._header: Header | None = None
@@ -44,7 +46,7 @@ class _Connection:
         self.flush()
 
     def flush(self) -> None:
-        """Send queued bytes until the socket is full; raise OSError if the connection is lost."""
+        """Send queued bytes until the socket's buffer is full; OSError: the connection is lost."""
         while self._outgoing:
             try:
                 sent = self.sock.sendmsg(list(self._outgoing)[:16])
@@ -56,15 +58,17 @@ class _Connection:
                 self._outgoing[0] = self._outgoing[0][sent:]
 
     def receive(self, machine: AllReduce, peer: int) -> Header | None:
-        """Read bytes that have arrived; return the header of a complete frame of the peer.
+        """Read the bytes that have arrived; return the header of the frame if it is complete.
 
-        Raises FrameError for a frame against the protocol, OSError for a lost connection.
+        Raises:
+            FrameError: the frame does not follow the protocol.
+            OSError: the connection is lost.
         """
         while True:
             try:
                 count = self.sock.recv_into(self._target[self._filled :])
             except BlockingIOError:
-                # The selector wakes only when all of what is awaited, or a good part, has arrived.
+                # Wake up only when the rest of the header or payload, or much of it, has arrived.
                 awaited = min(len(self._target) - self._filled, _WAKE_BYTES)
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, awaited)
                 return None
@@ -130,7 +134,7 @@ class Mesh:
         self.machine.tick(monotonic())
 
     def close(self) -> None:
-        """Send what is queued if possible, and close all connections."""
+        """Send queued bytes if possible, and close all connections."""
         self._selector.close()
         for connection in self._connections.values():
             with suppress(OSError):
@@ -147,7 +151,7 @@ class Mesh:
             self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
 
     def _watch(self, peer: int) -> None:
-        """Wait for a socket to become writable only while bytes wait to be sent."""
+        """Let the selector report a writable socket only while bytes wait to be sent."""
         connection = self._connections[peer]
         if connection.is_sending is not connection.is_watched:
             connection.is_watched = connection.is_sending

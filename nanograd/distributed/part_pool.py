@@ -1,9 +1,8 @@
 """The parts of a batch job, run by Ray Data.
 
-The rows of the data set are the planned parts. The function that an actor applies to a row runs and
-commits that part and returns its receipt. Ray Data schedules, limits the parts in flight and
-restarts failed actors. `nanograd.jobs` commits the output: Ray's own writers append and are not
-atomic.
+Each row of Ray's data set is a planned part. An actor runs and commits the part and returns its
+receipt. Ray Data schedules the parts, limits how many are in flight, and restarts failed actors.
+Ray's own writers are not used, because they append and are not atomic.
 """
 
 import logging
@@ -26,12 +25,12 @@ from nanograd.errors import ClusterError, InternalError, NanogradError
 from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_part
 from nanograd.runtime import process
 
-# More blocks than this only cost scheduling; a block runs part by part.
+# Maximum blocks of parts, because more blocks only cost scheduling.
 _MAX_BLOCKS = 5000
-# Arrow calls Ray to decode these types, and Ray refuses those that Ray 2.49 to 2.54 wrote. Without
-# them a process reads tensors as one without Ray does, by `nanograd.images.tensors`.
+# Ray's types in Arrow. Ray refuses to decode tensors that Ray 2.49 to 2.54 wrote. Actors unregister
+# these types, and then read tensors with `nanograd.images.tensors`, like processes without Ray.
 _RAY_TYPES = ("arrow_tensor", "arrow_tensor_v2", "arrow_variable_shaped_tensor")
-# Ray Data would restart an actor that dies of a part forever.
+# Maximum deaths of actors by one part, because Ray Data would restart them forever.
 _MAX_DEATHS = 5
 
 
@@ -42,12 +41,12 @@ class _PartActor:
         process.use_one_thread()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as the command does
         for name in _RAY_TYPES:
-            with suppress(KeyError):  # another actor of this process did it
+            with suppress(KeyError):  # an earlier actor of this process has unregistered it
                 pa.unregister_extension_type(f"ray.data.{name}")
         self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        # Our errors travel as a row: Ray Data would wrap an exception and log a page.
+        # Return our errors in the row, because Ray Data would wrap an exception and log a page.
         done: DonePart | NanogradError
         try:
             done = run_part(self._work, pickle.loads(row["part"]))  # noqa: S301 - by this job
@@ -57,7 +56,7 @@ class _PartActor:
 
 
 def run_on_ray(work: Work, num_actors: int) -> RunParts:
-    """Return a function that runs parts in a pool of actors of one CPU and yields the done ones.
+    """Return a function that runs parts in a pool of one-CPU actors and yields finished parts.
 
     Args:
         work: runs one part; pickled for each actor, so it should be small.
@@ -71,21 +70,21 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
     def run(parts: Sequence[Part]) -> Iterator[DonePart]:
         if not parts:
             return
-        # The job reports progress and failures itself: Ray Data's bars fill the logs of `ray job
-        # submit`, and its report of a failure is a page.
+        # The job itself reports progress and failures. Ray Data's progress bars would fill the logs
+        # of `ray job submit`, and its report of a failure has a page.
         DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        # One actor a CPU from the start: Ray Data grows a pool only when work has piled up. Some
-        # parts wait at an actor, so that it need not; at most its share of half the parts, or of
-        # two parts the first actor would take both.
+        # Start all actors at once, because Ray Data enlarges a pool only when work has piled up.
+        # Queue up to four parts at each actor, so that actors do not wait for parts. Queue at most
+        # half of all parts, because the first actor would otherwise take both of two parts.
         size = min(num_actors, len(parts))
         in_flight = max(1, min(4, len(parts) // (2 * size)))
         pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
         rows = [{"part": pickle.dumps(part)} for part in parts]
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
-        # Ray 2.60 calls max_task_retries deprecated without a replacement. The filter concerns this
-        # module alone and stays: to take it back would undo those of other threads.
+        # Ray 2.60 calls max_task_retries deprecated without a replacement. The filter applies to
+        # this module only and is not removed, because that would undo filters of other threads.
         warnings.filterwarnings(
             "ignore", category=RayDeprecationWarning, module=re.escape(__name__)
         )
@@ -112,7 +111,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
                 cause = str(error).strip().splitlines()[-1].strip()
                 text = "see that each host has this version of nanograd and of what it requires"
                 raise ClusterError(f"a worker cannot start: {cause}; {text}") from error
-            first, *more = next(iter(left.values())).files  # of the first part left
+            first, *more = next(iter(left.values())).files  # of the first unfinished part
             raise ClusterError(
                 f"a part ended its process {_MAX_DEATHS} times, probably that of {first}"
                 f"{f' and {len(more):,} more files' if more else ''}, by a lack of memory or a "

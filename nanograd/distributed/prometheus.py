@@ -1,6 +1,6 @@
-"""Metrics of a job as Ray's own, which every node exports to Prometheus.
+"""Metrics of a job, which Ray exports to Prometheus on every node.
 
-Ray puts `ray_` before each name and `_total` after those of counters.
+Ray adds `ray_` before each name, and `_total` after the name of a counter.
 """
 
 import os
@@ -17,9 +17,10 @@ from nanograd.runtime.events import Event, WorkerState
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 _TAGS = ("command", "output")
-# Seconds of a round: from a small net in shared memory to a large one over a slow link.
+# Bounds of the histogram of seconds per round, from a small net in shared memory to a large net
+# over a slow link.
 _BOUNDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5]
-# Counters by the field of the progress event.
+# Name and description of the counter for each field of the progress event.
 _COUNTERS = {
     "round": ("nanograd_rounds", "Rounds applied by the parameter server."),
     "image": ("nanograd_images", "Images trained on, each once an epoch."),
@@ -29,10 +30,10 @@ _COUNTERS = {
 
 
 class RayMetrics:
-    """A listener that keeps Ray's metrics at the progress of a job with this output."""
+    """A listener that updates Ray's metrics from a job's events; the output identifies the job."""
 
     def __init__(self, command: str, output: str) -> None:
-        # Ray takes ASCII alone.
+        # Ray accepts only ASCII in tags.
         escaped = quote(os.fsencode(output), safe=string.punctuation + " ")
 
         def made(kind: type[M], name: str, about: str, **more: Any) -> M:

@@ -23,11 +23,11 @@ from nanograd.training.server import Snapshot
 from nanograd.training.tree import cover
 
 START_S = members.START_TIMEOUT_S
-# Longer than a server is busy between two segments, unless its state is large.
+# Seconds to wait for a reply between two segments; a server with a large state may need longer.
 REPLY_S = 10.0
-# A state that has not arrived after this time never will.
+# Seconds after which the transfer of a whole state counts as failed.
 _TRANSFER_S = 600.0
-# Longer than a server takes to say what it waits for.
+# Seconds to wait for a server to say what it waits for.
 _STATUS_S = 1.0
 
 Hosts = Mapping[str, Sequence[Member]]
@@ -39,7 +39,7 @@ class Server:
 
     actor: Any
     ready: Any
-    neighbour: ActorIdentity  # a worker of its host, which is known before the server has started
+    neighbour: ActorIdentity  # of a process on its host, known before the server has started
     identity: ActorIdentity | None = None
     token: int = 0
 
@@ -49,13 +49,13 @@ class Servers:
 
     def __init__(self, recipe: Recipe, listener: Listener, spec: GroupSpec) -> None:
         self._recipe, self._listener, self._spec = recipe, listener, spec
-        # Hosts that cannot be connected to the others: their workers call the server of this host,
-        # which all reach: they may not reach each other.
+        # Hosts that cannot be connected to the others. Their workers call the server of this host,
+        # because all hosts can reach this host, but perhaps not each other.
         self._outside, self._here = set[str](), this_process()
         self.present: dict[str, Server] = {}
 
     def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
-        """Provide a server on each host, its memory and the connections between them.
+        """Provide a server on each host, its memory, and the connections between the servers.
 
         Args:
             hosts: the present workers by host.
@@ -72,7 +72,7 @@ class Servers:
             for host in new:
                 is_here = host == self._here.host
                 neighbour = self._here if is_here else hosts[host][0].identity
-                remote: Any = ray.remote  # its types do not know concurrency groups
+                remote: Any = ray.remote  # its type annotations lack concurrency groups
                 actor = remote(
                     **self._spec.actor_options(),
                     num_cpus=0,
@@ -95,7 +95,7 @@ class Servers:
                 self._leave_out(error, list(groups))
 
     def _open(self, groups: Hosts) -> None:
-        """Create memory on each host for the tree nodes of its workers, and let them attach."""
+        """Create memory on each host for the tree nodes of its workers; the workers open it."""
         nodes = {host: tuple(n for m in each for n in m.nodes) for host, each in groups.items()}
         is_alone = len(groups) == 1
         addresses = self._call("open", {host: (each, is_alone) for host, each in nodes.items()})
@@ -109,7 +109,7 @@ class Servers:
             for each in workers
         }
         for ref in ray.wait(list(calls), num_returns=len(calls), timeout=REPLY_S)[0]:
-            with suppress(RayError):  # the segment that follows finds the failure
+            with suppress(RayError):  # the next segment finds the failure
                 worker = calls[ref]
                 if not ray.get(ref) and worker.host in groups:
                     text = (
@@ -125,7 +125,7 @@ class Servers:
         endpoints = _results(self._call("listen", dict.fromkeys(groups, (self._spec.ports,))))
         key = secrets.token_bytes(formation.KEY_BYTES)
         root = (0, self._recipe.plan.num_shards)
-        # The tree nodes of a host's sums are the largest over the shards of its workers.
+        # A host sends a sum for each of the largest tree nodes that its workers' shards cover.
         held = [
             frozenset(shard for each in workers for node in each.nodes for shard in range(*node))
             for workers in groups.values()
@@ -147,14 +147,15 @@ class Servers:
             self._listener(events.warning(text))
 
     def leave_out(self, failures: Mapping[str, object]) -> None:
-        """Let a host take part by calls that loses its connection again and again.
+        """Let workers of hosts that lose their connections again and again call this host's server.
 
-        The failures, by host, are those of a segment in which no server failed itself.
+        Args:
+            failures: by host, of a segment in which no actor failed.
         """
         hosts = list(self.present)
         ended = {index: failures.get(host) for index, host in enumerate(hosts)}
         waits = {a: each.suspects for a, each in ended.items() if isinstance(each, ExchangeFailed)}
-        # Hosts that wait for each other; a host that has finished waits for none.
+        # Hosts a and b where a waits for b, and b waits for a or has finished.
         pairs = frozenset(
             (min(a, b), max(a, b))
             for a, others in waits.items()
@@ -180,18 +181,18 @@ class Servers:
         return self.present.get(host) or self.present[self._here.host]
 
     def identity(self, host: str) -> ActorIdentity:
-        """Return the identity of a server, when it has started."""
+        """Wait until a server has started, and return its identity."""
         server = self.present[host]
         if server.identity is None:
             server.identity = ray.get(server.ready, timeout=START_S)
         return server.identity
 
     def drop(self, host: str, how: FailureKind | None = None) -> None:
-        """Remove a server, by force if it still runs."""
+        """Remove a server, ending it if it still runs; `how` is its failure, if any."""
         server = self.present.pop(host)
-        if how is not None:  # what comes back may be reached again
+        if how is not None:  # a host that comes back may be reachable again
             self._outside.discard(host)
-        # Its identity is known since its start: if its host is gone, a call cannot ask any more.
+        # Use the identity stored at its start, because a call fails if its host is gone.
         end_actor(server.actor, server.identity, how)
 
     def close(self) -> None:
@@ -200,21 +201,21 @@ class Servers:
             self.drop(host)
 
     def level(self, reply_s: float) -> int:
-        """Bring all servers to the round of the one that is ahead, and return the round."""
+        """Bring all servers to the latest round that one of them has reached; return the round."""
         reached = self._call("forget")
         ahead = max(reached, key=reached.__getitem__)
         if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:
-            # Through this process: the servers may not reach each other.
+            # Send the state through this process, because servers may not reach each other.
             state = ray.put(self._transfer("snapshot", [ahead], reply_s)[0])
             self._transfer("restore", behind, reply_s, state)
         return int(reached[ahead])
 
     def snapshot(self, reply_s: float) -> Snapshot:
-        """Return a copy of the state of the first server that answers, this host's if possible.
+        """Return a copy of the state of the first server that replies; ask this host's first.
 
         Raises:
             ClusterError: the servers have different states.
-            RayError: none answers, or one fails before its state was compared.
+            RayError: no server replies, or one fails while the states are compared.
         """
         if len(self.present) > 1:
             refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
@@ -252,9 +253,10 @@ class Servers:
             server.actor.stop.options(concurrency_group=CONCURRENT).remote()
 
     def wait(self) -> Wait | None:
-        """Return what the current round waits for: the host that is behind and waits for no other.
+        """Return what the current round waits for; None between two segments.
 
-        A host that does not reply is behind. None between two segments.
+        These are the hosts that do not reply. If all reply, it is the answer of the server that is
+        behind, if possible of one that does not wait for other hosts.
         """
         calls = {
             server.actor.waiting.options(concurrency_group=CONCURRENT).remote(): server
@@ -280,7 +282,7 @@ class Servers:
         arguments: Mapping[str, tuple[Any, ...]] | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Call a method of all servers at once; raise an error of their code as it was raised."""
+        """Call a method of all servers in parallel; errors of the servers' code are raised here."""
         refs = {
             host: getattr(server.actor, method).remote(*(arguments or {}).get(host, ()))
             for host, server in self.present.items()
@@ -295,7 +297,7 @@ class Servers:
 
 
 def refuse_faulty(hosts: Collection[str]) -> None:
-    """Raise ClusterError if hosts have other parameters: to go on would spread or save them."""
+    """Raise ClusterError if hosts are faulty, because their parameters would spread or be saved."""
     if hosts:
         raise ClusterError(
             f"the parameters of {' and '.join(sorted(hosts))} differ from those of other hosts: a "
@@ -304,14 +306,16 @@ def refuse_faulty(hosts: Collection[str]) -> None:
 
 
 def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
-    """Choose hosts without which no connection is missing, those that miss most first.
+    """Choose the hosts to leave out, so that no connection between the remaining hosts is missing.
+
+    The host with the most missing connections is chosen first.
 
     Args:
-        pairs: the two hosts of each missing connection; twice the same if it cannot listen.
-        others: all hosts but the one that stays, in the order of the mesh.
+        pairs: the two hosts of each missing connection; the same host twice if it cannot listen.
+        others: all hosts, in the order of the mesh, except this host, which is never left out.
 
     Returns:
-        Some of the others; all of them if the missing connections do not tell.
+        Some of the others; all of them if no missing connection involves another host.
 
     >>> unconnected([("a", "d"), ("b", "d"), ("c", "d"), ("b", "c")], "bcd")
     ['d', 'c']
@@ -330,7 +334,7 @@ def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list
 
 
 def _results(results: Mapping[str, Any]) -> list[Any]:
-    """Return the results of a call to all servers, by index; raise the MeshErrors among them."""
+    """Return the results of all servers in order; raise their MeshErrors as one."""
     errors = {i: each for i, each in enumerate(results.values()) if isinstance(each, MeshError)}
     if not errors:
         return list(results.values())

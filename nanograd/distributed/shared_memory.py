@@ -1,15 +1,17 @@
 """Shared memory: how vectors travel between the processes of one host.
 
-One memory segment holds the parameters, a gradient for each tree node that a worker sends, and for
-each of them a counter on a cache line of its own. The server publishes the parameters of round k
-by setting its counter to k, which is also a futex on which workers sleep; a worker writes its sums,
-sets its counter to k + 1 and rings the bell: one byte into a pipe, on which the server sleeps, as
-it does on its sockets. There are no locks. A server that spun would take its time from the workers:
-with two on two cores a round of 512 images took 2.4 ms instead of 1.9.
+One memory segment holds the parameters and a gradient for each tree node that a worker sends. Each
+of these vectors has a counter on its own cache line. The server publishes the parameters of round k
+by setting their counter to k. Workers poll this counter, and then sleep on it as on a futex. A
+worker writes its sums, sets their counters to k + 1 and rings the bell: it writes one byte into a
+pipe. The server sleeps on this pipe and on its sockets. There are no locks. The server does not
+poll, because polling takes time from the workers: with two workers on two cores, a round of 512
+images took 2.4 ms with polling and 1.9 ms without.
 
-Segment and pipe have no names: the segment is an anonymous file (`memfd_create`), and the other
-processes open both through `/proc/<pid>/fd/<number>`, so that a kill leaves nothing behind. The
-order in which one process sees the writes of another is that of x86-64 (stores are not reordered).
+Segment and pipe have no names, so a killed process leaves nothing behind. The segment is an
+anonymous file (`memfd_create`). Other processes open both through `/proc/<pid>/fd/<number>`. The
+counters work because x86-64 does not reorder stores: a process sees the writes of another process
+in the order in which they were made.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
@@ -38,9 +40,9 @@ from nanograd.training.worker import Contribution
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
-# A worker spins this often before it sleeps: longer than an update of the parameters takes.
+# Polls of a worker before it sleeps, which take longer than an update of the parameters.
 _SPINS = 2000
-# A process whose bell or futex is silent checks its deadline and its peers this often.
+# Seconds after which a waiting process checks its deadline and whether its peers are alive.
 _CHECK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
 _CAN_SHARE = sys.platform == "linux" and platform.machine() == "x86_64"
@@ -59,9 +61,9 @@ _syscall = ctypes.CDLL(None).syscall
 class MemoryAddress:
     """Location and layout of a memory segment."""
 
-    process: str  # that created it; see `machine.owner`
-    descriptor: int  # its file descriptor there; -1 without anonymous files
-    bell: int  # the file descriptor of the pipe there
+    process: str  # process that created the segment, see `machine.owner`
+    descriptor: int  # file descriptor of the segment in that process; -1 without anonymous files
+    bell: int  # file descriptor of the pipe in that process
     token: int  # random; proves that the right file was opened
     num_parameters: int  # P
     nodes: tuple[TreeNode, ...]  # the tree nodes that workers send, in the order of their slots
@@ -135,8 +137,8 @@ class MemorySegment:
         while (seen := self.published) < round_:
             if self.stopped or not machine.is_alive(self.address.process):
                 return False
-            # Sleep until the counter is not `seen` any more, or for a moment. The kernel compares
-            # the lower half of the counter. No error needs an answer: we check.
+            # Sleep until the counter differs from `seen`, for at most _CHECK_S. The kernel compares
+            # the lower half of the counter. Errors are ignored, because the loop checks again.
             _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK, None, 0)
         return True
 
@@ -145,21 +147,21 @@ class MemorySegment:
             _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAKE, _ALL, None, None, 0)
 
     def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
-        """Mark a slot's gradient as that of a round, and ring the bell."""
+        """Mark a slot's gradient as complete for a round, and ring the bell."""
         line = self._slots[slot]
         line[1:2].view(np.float64)[0] = loss
         line[2] = num_images
-        line[0] = round_ + 1  # last: a reader that sees it sees the rest
-        with suppress(BlockingIOError):  # a full pipe has already rung
+        line[0] = round_ + 1  # last, because a reader that sees it also sees the rest
+        with suppress(BlockingIOError):  # the pipe is full, so the bell has rung
             os.write(self._bell[1], b"\0")
 
     def late_slot(self, round_: int) -> TreeNode | None:
-        """Return the tree node of a gradient of a round that has not arrived, or None."""
+        """Return the tree node of a gradient of a round that has not arrived; None if all have."""
         late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
         return self.address.nodes[late[0]] if len(late) else None
 
     def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
-        """Wait for all gradients of a round; return the tree node of one that is late."""
+        """Wait for all gradients of a round; return the tree node of a late one, or None."""
         while (late := self.late_slot(round_)) is not None:
             rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
             if rung:
@@ -169,7 +171,7 @@ class MemorySegment:
         return None
 
     def sent(self, slot: int) -> Contribution:
-        """Return what a slot holds; its round is -1 before the first one."""
+        """Return the contribution in a slot; its round is -1 before the first contribution."""
         line = self._slots[slot]
         return Contribution(
             round=int(line[0]) - 1,
@@ -201,7 +203,7 @@ def create(
     )
     try:
         if address.descriptor >= 0:
-            # Allocates the memory now: a lack of it is an error here, not a SIGBUS later.
+            # Allocate the memory now, so that a lack of memory is an error and no later SIGBUS.
             os.posix_fallocate(address.descriptor, 0, address.num_bytes)
         segment = MemorySegment(address, address.descriptor, bell)
     except OSError as error:
@@ -224,10 +226,10 @@ def attach(address: MemoryAddress) -> MemorySegment | None:
         try:
             descriptor = os.open(f"{folder}/{address.descriptor}", flags)
             opened.callback(os.close, descriptor)
-            # For reading, too: a process without a reader of its pipe is killed for writing.
+            # Open for reading, too, because writing to a pipe without a reader kills a process.
             bell = os.open(f"{folder}/{address.bell}", flags)
             opened.callback(os.close, bell)
-        except OSError:  # another host, container or user
+        except OSError:  # the other process is of another host, container or user
             return None
         if os.fstat(descriptor).st_size != address.num_bytes:
             return None
