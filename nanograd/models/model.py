@@ -7,8 +7,8 @@ A model directory contains:
     README.md          the model card, which users may edit
     manifest.json      provenance, and the SHA-256 of the first two files; written last
 
-It contains no pickles. `load` refuses a directory whose checksums do not match, or that contains
-anything unknown to this version.
+It contains no pickles. `load` refuses a directory whose checksums do not match, or that has a
+format, file, setting or tensor that this version does not know.
 """
 
 import json
@@ -47,7 +47,7 @@ _SETTINGS = {
     "architecture": ("hidden", "activation", "loss"),
     "preparation": ("name", "version", "width", "height"),
 }
-# Rows in one matrix product. The hidden layer of more rows does not fit into the cache.
+# Rows in one matrix product; with more rows, the hidden layer does not fit into the cache.
 _CHUNK_ROWS = 512
 
 
@@ -74,14 +74,14 @@ class Net:
 class Assessment(NamedTuple):
     """Predictions of a model for N images."""
 
-    probabilities: Floats  # (N, 10) float32 in [0, 1]; the class with the largest is the prediction
-    unfamiliarity: Floats  # (N,) float32 in [0, 1]; above 0.5, the image resembles no digit
+    probabilities: Floats  # (N, 10) float32 in [0, 1]; the most probable class is the prediction
+    unfamiliarity: Floats  # (N,) float32 in [0, 1]; above 0.5 if the image resembles no digit
 
 
 def mean_scores(nets: Sequence[Net], images: NDArray[Any]) -> Floats:
-    """Average the scores of nets, (N, C) float32 in [0, 1], which are not calibrated.
+    """Average the scores of the nets, without calibration; return (N, C) float32 in [0, 1].
 
-    Images are (N, D) inputs before preparation; for digits (N, 784) uint8, ink 255 on 0.
+    Images are (N, D) and not prepared; digits are (N, 784) uint8 with ink 255 on 0.
     """
     scores = np.empty((len(images), nets[0].architecture.classes), np.float32)
     for chunk, part, _ in _score_chunks(nets, images):
@@ -92,7 +92,7 @@ def mean_scores(nets: Sequence[Net], images: NDArray[Any]) -> Floats:
 def _score_chunks(
     nets: Sequence[Net], images: NDArray[Any]
 ) -> Iterator[tuple[slice, Floats, Bytes]]:
-    """Yield chunks of rows, their mean scores, and their images after the first net's deskewing."""
+    """Yield slices of rows, their mean scores, and their images as deskewed for the first net."""
     for start in range(0, len(images), _CHUNK_ROWS):
         chunk = slice(start, start + _CHUNK_ROWS)
         pixels = [deskew_images(net.preparation, images[chunk]) for net in nets]
@@ -118,8 +118,8 @@ class Model:
     def assess(self, images: Bytes) -> Assessment:
         """Compute probabilities and unfamiliarity of (N, 784) uint8 images, ink 255 on 0.
 
-        The mean scores of the nets become probabilities by the temperature. The unfamiliarity is
-        measured against the training images of the predicted class.
+        The temperature converts the mean scores of the nets to probabilities. The unfamiliarity
+        compares an image with the training images of the predicted class.
         """
         scores = np.empty((len(images), NUM_CLASSES), np.float32)
         unfamiliarity = np.empty(len(images), np.float32)
@@ -129,35 +129,36 @@ class Model:
         return Assessment(to_probabilities(scores, self.reference.temperature), unfamiliarity)
 
     def probabilities(self, images: Bytes) -> Floats:
-        """Compute only the probabilities of `assess`, (N, 10) float32."""
+        """Return the probabilities of `assess`, (N, 10) float32."""
         return self.assess(images).probabilities
 
     def predict(self, images: ArrayLike) -> Ints:
         """Classify images; return (N,) int64, 0 to 9.
 
         Args:
-            images: (N, 28, 28) or (N, 784), ink on a background of 0, in the form of MNIST. Any
-                numeric dtype; the scale is 0..255 or 0..1 (see `nanograd.digits.levels`).
+            images: (N, 28, 28) or (N, 784), sized and centred as in MNIST, ink on a background of
+                0. Any numeric dtype; the scale is 0..255 or 0..1 (see `nanograd.digits.levels`).
 
         Raises:
-            ArgumentError: another shape or dtype, or an image whose scale is unclear; a ValueError.
+            ArgumentError: the shape or dtype is another, or the scale of an image is unclear. It is
+                a ValueError.
         """
         return np.asarray(self.predict_proba(images).argmax(axis=1), np.int64)
 
     def predict_proba(self, images: ArrayLike) -> Floats:
-        """Compute the probability of each digit for the images of `predict`.
+        """Compute the probability of each digit for images, given as for `predict`.
 
         Returns:
-            (N, 10) float32 in [0, 1], the same bits as in the output of `nanograd predict`.
+            (N, 10) float32 in [0, 1], with the same bits as in the output of `nanograd predict`.
         """
         with process.one_thread():
             return self.probabilities(as_rows(images))
 
     def unfamiliarity(self, images: ArrayLike) -> Floats:
-        """Compute how different the images of `predict` are from the digits of the training set.
+        """Compute how much images, given as for `predict`, differ from the training images.
 
         Returns:
-            (N,) float32 in [0, 1]. Of strongly distorted training images, 6 % are above 0.5.
+            (N,) float32 in [0, 1]. It is above 0.5 for 6 % of strongly distorted training images.
         """
         with process.one_thread():
             return self.assess(as_rows(images)).unfamiliarity
@@ -180,7 +181,7 @@ class Model:
 
 
 def save(model: Model, folder: str) -> None:
-    """Write a model directory, its manifest last."""
+    """Write a model directory; its manifest is written last."""
     tensors = {
         f"{number}.{name}": np.ascontiguousarray(getattr(net.params, name))
         for number, net in enumerate(model.nets)
@@ -206,7 +207,7 @@ def save(model: Model, folder: str) -> None:
 
 
 def model_card(model: Model) -> bytes:
-    """Render README.md in the format of Hugging Face, whose metadata are YAML at the start.
+    """Render README.md in the format of Hugging Face, which begins with metadata in YAML.
 
     References:
         Mitchell et al. (2019), "Model cards for model reporting"; Hugging Face, "Model cards".
@@ -223,8 +224,8 @@ def load(folder: str) -> Model:
     """Read a model directory and verify its checksums.
 
     Raises:
-        DataError: the folder is no model directory, a checksum does not match, or the format or a
-            preparation is unknown.
+        DataError: the folder is no model directory, a checksum does not match, or the format or
+            another entry is unknown.
     """
     if not storage.exists(storage.join(folder, MANIFEST)):
         if not storage.exists(folder):
@@ -250,7 +251,7 @@ def load(folder: str) -> Model:
             raise ValueError("it has no nets")
         expected = [f"{number}.{name}" for number in range(len(entries)) for name in _TENSORS]
         expected += [f"reference.{name}" for name in REFERENCE_TENSORS]
-        # What a later version may have added changes predictions.
+        # Refuse unknown entries, because ignoring them could change predictions.
         for found, known in (
             (manifest["files"], _FILES),
             (config, ("format", "nets", "reference")),
@@ -278,7 +279,7 @@ def load(folder: str) -> Model:
 
 
 def _make_net(config: JsonObject, tensors: dict[str, NDArray[Any]]) -> Net:
-    """Make a net of its entry in `config.json` and its tensors; ValueError if they do not fit."""
+    """Make a net from its entry in `config.json` and its tensors; ValueError if they disagree."""
     architecture = Architecture(inputs=NUM_PIXELS, classes=NUM_CLASSES, **config["architecture"])
     if sum(tensor.size for tensor in tensors.values()) != architecture.num_parameters:
         raise ValueError(f"its tensors do not have the size of {architecture.hidden} hidden units")

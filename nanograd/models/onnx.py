@@ -1,7 +1,7 @@
 """ONNX export: a graph that computes the probabilities and the unfamiliarity of images.
 
-The graph includes pixel preparation, deskewing and the average over an ensemble. It has the
-operations of this package in the same order, so that the inputs of the nets have the same bits.
+The graph includes pixel preparation, deskewing and the average over an ensemble. It does the
+operations of this package in the same order, so the inputs of the nets have the same bits.
 
 References:
     ONNX, "Open Neural Network Exchange intermediate representation (ONNX IR)" and "Operator
@@ -34,15 +34,15 @@ _OPERATORS: dict[np.ufunc, str] = {
 }
 _COLUMNS = np.array([1])  # the axis of columns
 
-# A _Value, to which functions of numpy apply. (Their types know arrays alone.)
+# A _Value. It is typed as Any, because the types of numpy's functions allow only arrays.
 Value: TypeAlias = Any
 
 
 def graph(model: Model) -> bytes:
     """Convert a model to the bytes of an `.onnx` file.
 
-    The input `images` is (N, 28, 28) uint8, ink 255 on 0, in the form of MNIST. The outputs are
-    `probabilities`, (N, 10) float32, and `unfamiliarity`, (N,) float32, both in [0, 1].
+    The input `images` is (N, 28, 28) uint8, sized and centred as in MNIST, ink 255 on 0. The
+    outputs are `probabilities`, (N, 10) float32, and `unfamiliarity`, (N,) float32, in [0, 1].
     """
     build = _Builder()
     images = build("Reshape", _Value(build, "images"), np.array([-1, NUM_PIXELS]))
@@ -51,7 +51,7 @@ def graph(model: Model) -> bytes:
     mean = scores[0] if len(scores) == 1 else build("Mean", *scores)
     best = build("ArgMax", mean, axis=1, keepdims=0)
     _measure_unfamiliarity(build, model.reference, pixels[0], best)
-    # `to_probabilities`
+    # As `to_probabilities`.
     shares = np.maximum(mean, LEAST_SCORE)
     shares = shares / build("ReduceMax", shares, _COLUMNS)
     powers = shares ** np.float32(1 / model.reference.temperature)
@@ -150,7 +150,7 @@ def _deskew(build: _Builder, preparation: Preparation, images: Value) -> Value:
 
 
 def _score(build: _Builder, net: Net, pixels: Value) -> Value:
-    """Compute the net: (N, 784) float32 pixels to (N, 10) float32 scores."""
+    """Compute the scores of a net: (N, 784) float32 pixels to (N, 10) float32."""
     params, architecture = net.params, net.architecture
     factor, offset = map(np.float32, affine(net.preparation))
     z1 = build("Gemm", pixels * factor + offset, params.w1, params.b1)
@@ -161,7 +161,7 @@ def _score(build: _Builder, net: Net, pixels: Value) -> Value:
 def _measure_unfamiliarity(
     build: _Builder, reference: Reference, pixels: Value, best: Value
 ) -> None:
-    """Compute `Reference.unfamiliarity` of deskewed pixels, (N, 784) float32, and best classes."""
+    """Compute `Reference.unfamiliarity` from (N, 784) float32 deskewed pixels and best classes."""
     brightest = np.maximum(build("ReduceMax", pixels, _COLUMNS), np.float32(1))
     stretched = pixels * (np.float32(255) / brightest)
     means = reference.means.astype(np.float32)

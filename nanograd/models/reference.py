@@ -1,16 +1,16 @@
-"""The reference of a model: statistics of its training images that qualify its predictions.
+"""The reference of a model: statistics that give the probability and unfamiliarity of predictions.
 
 The temperature converts scores to probabilities. For each class, the reference has the mean of its
-images (deskewed for the first net) and the directions in which the images vary most. The distance
-of an image to its predicted class gives its unfamiliarity:
+training images, deskewed for the first net, and the directions in which they vary most. The
+unfamiliarity of an image follows from its distance d to its predicted class:
 
     z = image x 255 / brightest pixel - mean,  y_i = direction_i . z
     d = max(scale |z|^2 + sum_i weight_i y_i^2, 16 / brightest pixel)
     unfamiliarity = d^4 / (1 + d^4)
 
-d is a weighted sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 / variance_i. It is
-1 at the threshold that `training.calibration` chooses. An image whose brightest pixel is at most 16
-is always unfamiliar.
+d is a weighted sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 / variance_i. The
+weights from `training.calibration` make d 1 at the threshold. An image whose brightest pixel is at
+most 16 is always unfamiliar.
 
 References:
     Guo, Pleiss, Sun & Weinberger (2017), "On calibration of modern neural networks", section 4.2
@@ -32,11 +32,11 @@ from nanograd.runtime.arrays import Bytes, Floats
 NUM_DIRECTIONS = 20
 # Images with a larger unfamiliarity are counted as unfamiliar.
 UNFAMILIAR = 0.5
-# Smaller scores are raised to this: with two scores of 0, log and ratio are undefined.
+# Smaller scores are raised to this, because logarithms and ratios of zeros are undefined.
 LEAST_SCORE = np.float32(1e-20)
 # Images whose brightest pixel is at most this are unfamiliar.
 FAINT = np.float32(16)
-# Pixels where directions are not 0: hardly any digit has ink in the two outermost rows and columns.
+# Pixels of the directions. They exclude two rows and columns at each edge, which rarely have ink.
 INNER = np.flatnonzero(np.pad(np.ones((SIDE - 4, SIDE - 4), bool), 2))
 # Range of 1 / temperature, and decimals of the temperature.
 _LEAST_POWER, _MOST_POWER, _DECIMALS = 0.2, 5.0, 4
@@ -47,11 +47,11 @@ class Reference:
     """Statistics of the training images of a model.
 
     Raises:
-        ValueError: the temperature is out of range, or a tensor has another dtype or shape or a
-            value that is not finite.
+        ValueError: the temperature is out of range, a tensor has a wrong dtype or shape, or a value
+            is not finite.
     """
 
-    temperature: float  # above 1, probabilities are less certain than scores
+    temperature: float  # above 1, it makes probabilities less certain than scores
     means: Bytes  # (10, 784) uint8, levels from 0 to 255
     directions: NDArray[np.int8]  # (10, NUM_DIRECTIONS, 576) int8, of the pixels INNER
     scales: Floats  # (10,) float32, factor of |z|^2
@@ -66,7 +66,7 @@ class Reference:
                 raise ValueError(f"tensor {name} is {tensor.dtype} {tensor.shape} or not finite")
 
     def config(self) -> dict[str, float]:
-        """Return the entry in `config.json`, which is everything but the tensors."""
+        """Return the entry in `config.json`: everything except the tensors."""
         return {"temperature": self.temperature}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -114,7 +114,7 @@ _TENSORS: dict[str, tuple[type, tuple[int, ...]]] = {
 
 
 def stretch(images: Bytes, brightest: Floats) -> Floats:
-    """Scale images, (B, 784) uint8, to a maximum of 255; `brightest` has their maxima, >= 1."""
+    """Scale (B, 784) uint8 images to a maximum of 255; `brightest` has (B,) maxima, >= 1."""
     stretched = images.astype(np.float32)
     if (brightest < 255).any():
         stretched *= (np.float32(255) / brightest)[:, None]
@@ -124,7 +124,7 @@ def stretch(images: Bytes, brightest: Floats) -> Floats:
 def to_probabilities(scores: Floats, temperature: float = 1.0) -> Floats:
     """Raise scores, (B, C) float32 from 0 to 1, to the power 1 / T; divide each row by its sum.
 
-    For one net with softmax outputs, the result is softmax(z / T). The order within a row stays.
+    For one net with softmax outputs, the result is softmax(z / T). The best class stays the best.
 
     >>> to_probabilities(np.float32([[0.75, 0.25], [0, 0]]), 0.5).tolist()
     [[0.8999999761581421, 0.10000000149011612], [0.5, 0.5]]

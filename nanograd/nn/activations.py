@@ -56,9 +56,9 @@ def softmax(z: Floats) -> Floats:
 
 
 def subtract_max(z: Floats) -> Floats:
-    """Subtract from each row its maximum: <= 0 and finite.
+    """Subtract from each row its maximum; the result is <= 0 and finite.
 
-    This changes no softmax and keeps exp from overflowing.
+    This keeps exp from overflowing and does not change the softmax.
     """
     with np.errstate(over="ignore"):
         difference = z - z.max(axis=1, keepdims=True)

@@ -1,8 +1,8 @@
 """Loss functions: mean squared error and cross-entropy.
 
-Each loss includes its output activation: the gradient with respect to the *pre-activation* z2 is
-simple and numerically stable. Losses are not averaged over the batch: the parameter server divides
-once, by the number of images of the whole round, which weights shards of unequal size correctly.
+Each loss includes its output activation, because the gradient with respect to the *pre-activation*
+z2 is simple and numerically stable. Losses are not averaged over the batch. The parameter server
+divides once, by the number of images in the round, which weights unequal shards correctly.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from nanograd.runtime.arrays import Floats
 class Loss(NamedTuple):
     """An output activation, and the function of (z2, targets) that returns losses and gradient.
 
-    z2 are output pre-activations, (B, C) float32; targets (B, C) float32, each row sums to 1. The
-    losses are (B,) float32, >= 0; the gradient dE/dz2 is (B, C) float32. Targets of another shape
-    than z2 raise ValueError.
+    z2 has the output pre-activations, (B, C) float32. Targets are (B, C) float32; each row sums to
+    1. The losses are (B,) float32, >= 0. The gradient dE/dz2 is (B, C) float32. If the shapes of z2
+    and targets differ, the function raises ValueError.
     """
 
     output: Callable[[Floats], Floats]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Compute the share of correct predictions, in [0, 1]; NaN without any.
+    """Compute the share of correct predictions, in [0, 1]; NaN without predictions.
 
     >>> accuracy(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 0]))
     0.75
@@ -29,8 +29,10 @@ def precision_and_recall(
     """Compute precision and recall of each class from a confusion matrix.
 
     Returns:
-        precision: (C,) float64, share of a class's predictions that are correct; NaN without any.
-        recall: (C,) float64, share of a class's images that are found; NaN without any.
+        precision: (C,) float64, share of a class's predictions that are correct; NaN if the class
+            is never predicted.
+        recall: (C,) float64, share of a class's images that are predicted as this class; NaN if
+            there are none.
     """
     correct = np.diag(confusion).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -38,12 +40,12 @@ def precision_and_recall(
 
 
 class Calibration(NamedTuple):
-    """Predictions in bins of equal width of their confidence."""
+    """Predictions grouped by their confidence, in bins of equal width."""
 
     counts: NDArray[np.int64]  # (n,) int64, predictions in each bin
     confidence: NDArray[np.float64]  # (n,) float64, their mean confidence; NaN for an empty bin
-    accuracy: NDArray[np.float64]  # (n,) float64, share of correct ones; NaN for an empty bin
-    error: float  # mean distance of accuracy from confidence over all predictions, 0 to 1
+    accuracy: NDArray[np.float64]  # (n,) float64, their share of correct ones; NaN as above
+    error: float  # mean over all predictions of |accuracy - confidence| of their bin, 0 to 1
 
 
 def calibration(
@@ -73,7 +75,7 @@ def calibration(
 def calibration_from_counts(
     counts: NDArray[np.int64], confidence: NDArray[Any], correct: NDArray[Any]
 ) -> Calibration:
-    """Compute `calibration` from the count, summed confidence and correct ones of each bin."""
+    """Compute `calibration` from the sums of each bin: predictions, confidence, correct ones."""
     with np.errstate(invalid="ignore"):
         means, shares = confidence / counts, correct / counts
     error = float(np.abs(confidence - correct).sum() / max(counts.sum(), 1))

@@ -41,7 +41,7 @@ class Architecture:
 
     @property
     def num_parameters(self) -> int:
-        """P."""
+        """P, the number of parameters."""
         return (self.inputs + 1) * self.hidden + (self.hidden + 1) * self.classes
 
 
@@ -87,7 +87,7 @@ class Params:
 def init_params(architecture: Architecture, seed: int) -> Params:
     """Draw initial parameters: weights uniform in ±1/sqrt(fan_in), biases zero.
 
-    The draws are the top 24 bits of raw 64-bit output, exact in float32.
+    A draw is the top 24 bits of a raw 64-bit number, which float32 represents exactly.
 
     References:
         LeCun, Bottou, Orr & Müller (1998), "Efficient backprop", section 4.6 (scale by fan-in).
@@ -124,10 +124,11 @@ def forward(
     """Compute the output pre-activations of a batch.
 
     Args:
-        params: of the net.
+        params: parameters of the net.
         inputs: (B, D) float32, prepared pixels.
-        parts: rows to multiply in one matrix product, covering all rows once and in order. The
-            bits of a matrix product depend on its shape, those of every other step do not.
+        parts: slices of the rows, in order; together they cover each row once. Each part has its
+            own matrix products, because the bits of a product depend on its number of rows. The
+            bits of all other steps do not.
 
     Returns:
         h: (B, H) hidden outputs.
@@ -152,8 +153,8 @@ def propagate(
 ) -> Signals:
     """Compute the loss of each image and propagate its error back to the hidden layer.
 
-    The arguments are those of `forward` and (B, C) targets; B may be 0. The rows of a part get the
-    bits that the part alone would get.
+    Besides the arguments of `forward`, it takes (B, C) targets. B may be 0. The rows of a part get
+    the same bits as if the part were the whole batch.
     """
     h, z2 = forward(params, inputs, parts)
     losses, d2 = LOSSES[params.architecture.loss].gradient(z2, targets)
@@ -163,7 +164,7 @@ def propagate(
 
 
 def sum_gradients(signals: Signals, part: slice, out: Params) -> None:
-    """Overwrite `out` with the sum of the gradients of some images of a batch."""
+    """Overwrite `out` with the gradient summed over the images of a part of the batch."""
     d2, d1 = signals.d2[part], signals.d1[part]
     np.matmul(signals.h[part].T, d2, out=out.w2)
     np.sum(d2, axis=0, out=out.b2)

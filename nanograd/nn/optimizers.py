@@ -17,9 +17,9 @@ State: TypeAlias = dict[str, Vector]
 class Optimizer(NamedTuple):
     """The functions of an optimiser.
 
-    `init(num_parameters)` returns its state; `update(params, gradient, state, learning_rate, step)`
-    changes params and state in place, with step counted from 1. The gradient is overwritten: its
-    memory holds intermediate results.
+    `init(num_parameters)` returns its state. `update(params, gradient, state, learning_rate, step)`
+    changes params and state in place; step counts from 1. It also overwrites the gradient with
+    intermediate results.
     """
 
     init: Callable[[int], State]
@@ -64,8 +64,8 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
 
     References:
         Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1, in the
-        reordered form at the end of section 2 (bias correction is part of the rate; its epsilon^
-        is the algorithm's epsilon times sqrt(1 - b2^t)).
+        reordered form at the end of section 2: bias correction is part of the rate, and epsilon^
+        of this form is epsilon of the algorithm times sqrt(1 - b2^t).
     """
 
     def init(num_parameters: int) -> State:

@@ -1,4 +1,4 @@
-"""Names of arrays by their dtype. Comments and docstrings give the shapes."""
+"""Type aliases of arrays, by dtype; comments and docstrings give the shapes."""
 
 from typing import TypeAlias
 

@@ -138,7 +138,7 @@ class TrainingProgress(Event):
     rounds_per_s: float  # during the last 10 seconds
     images_per_s: int  # during the last 10 seconds
     loss: float | None  # mean training loss of the current epoch; None if unknown
-    val_accuracy: float | None  # of the last finished epoch; None if unknown
+    val_accuracy: float | None  # after the last finished epoch; None if unknown
     left_s: float | None  # estimated remaining seconds; None if unknown
     workers: Mapping[str, WorkerState]  # state of each rank
     complete: bool  # whether this is the last round
@@ -179,7 +179,7 @@ class ImageScored(Event):
 
     name: ClassVar[str] = "image"
     label: int  # true class
-    scores: tuple[float, ...]  # of each class
+    scores: tuple[float, ...]  # score of each class
     prediction: int  # class with the largest score
 
     def __str__(self) -> str:
@@ -192,7 +192,7 @@ class ImageScored(Event):
 class GroupEvent(Event):
     """A change in a group of workers, which is written to `events.jsonl`."""
 
-    sentence: ClassVar[str]  # with fields in braces
+    sentence: ClassVar[str]  # template of the sentence, with names of fields in braces
 
     def __str__(self) -> str:
         return self.sentence.format_map(vars(self))
@@ -229,7 +229,7 @@ class WorkerFailed(GroupEvent):
 
     name: ClassVar[str] = "lost"
     rank: int
-    round: int  # the round that is computed again
+    round: int  # the round that will be computed again
     how: FailureKind
     heirs: Mapping[int, Sequence[int]] = field(
         metadata=_UNRECORDED
@@ -255,7 +255,7 @@ class WorkerJoined(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRetried(GroupEvent):
-    """New workers compute a round again, because a contribution was refused."""
+    """New workers compute a round again because the server refused a contribution."""
 
     name: ClassVar[str] = "refused"
     sentence: ClassVar[str] = "round {round}: {reason}; computed again by new workers"
@@ -275,7 +275,7 @@ class RoundWaits(GroupEvent):
     sentence: ClassVar[str] = "round {round} waits for {waits_for} ({seconds} s)"
     round: int
     seconds: int  # since the round began
-    waits_for: str  # the host, or shards on a host, that has not answered
+    waits_for: str  # the host, or the shards on a host, from which results are missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +305,7 @@ class HostFailed(GroupEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildsDiffer(GroupEvent):
-    """A worker has another numpy, BLAS or processor than the first worker of the run."""
+    """The numpy, BLAS or processor of a worker differs from that of the run's first worker."""
 
     name: ClassVar[str] = "mixed"
     sentence: ClassVar[str] = (
@@ -317,7 +317,7 @@ class BuildsDiffer(GroupEvent):
 
 
 def name_shards(shards: Sequence[int]) -> str:
-    """Format shards; contiguous ones become a range.
+    """Format numbers of shards; contiguous numbers become a range.
 
     >>> name_shards([4, 5, 6]), name_shards([1]), name_shards([1, 4])
     ('shards 4-6', 'shard 1', 'shards 1, 4')

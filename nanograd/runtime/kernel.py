@@ -1,7 +1,7 @@
 """The kernel: the machine code of numpy and OpenBLAS, native to the CPU or portable.
 
 numpy and OpenBLAS select their code when they are loaded, according to the CPU and to environment
-variables. With the environment of `variables`, all x86-64 CPUs with AVX2 compute the same bits.
+variables. With the variables from `variables`, all x86-64 CPUs with AVX2 compute the same bits.
 
 References:
     OpenBLAS, docs/runtime_variables.md (OPENBLAS_CORETYPE, OPENBLAS_L2_SIZE); NumPy documentation,
@@ -22,8 +22,8 @@ CORE = "Haswell"
 
 # Features of x86-64-v3 in /proc/cpuinfo. numpy's AVX2 code and OpenBLAS's Haswell code need them.
 _FLAGS = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"})
-# The same features in numpy: before version 2.4 one by one, since then as a group. And the features
-# that all wheels of numpy need.
+# numpy's names of the same features: single names before version 2.4, groups since then; and the
+# features that all wheels of numpy need.
 _SINGLE = ("SSSE3", "SSE41", "POPCNT", "SSE42", "AVX", "F16C", "FMA3", "AVX2")
 _GROUP, _GROUPS_SINCE = "X86_V3", (2, 4)
 _BASE = ("SSE", "SSE2", "SSE3", "X86_V2")
@@ -38,7 +38,7 @@ def variables() -> dict[str, str]:
         # partial sums to the cache, even with a fixed core type (OpenBLAS issue 6021).
         "OPENBLAS_L2_SIZE": "256",
         "NPY_ENABLE_CPU_FEATURES": _GROUP if release >= _GROUPS_SINCE else " ".join(_SINGLE),
-        "NPY_DISABLE_CPU_FEATURES": "",  # numpy does not allow both
+        "NPY_DISABLE_CPU_FEATURES": "",  # numpy does not allow ENABLE and DISABLE together
     }
 
 
@@ -79,7 +79,7 @@ def missing_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def portable_features(built_for: Iterable[str]) -> set[str]:
-    """Return the features among numpy's that the portable kernel may use.
+    """Return those of the given features of numpy that the portable kernel may use.
 
     >>> sorted(portable_features(["X86_V2", "X86_V3", "X86_V4"]))
     ['X86_V2', 'X86_V3']

@@ -1,15 +1,15 @@
-"""Leases: one writer at a place, on a local disk, in a shared folder or in an object store.
+"""Leases: one writer per folder, on a local disk, in a shared folder or in an object store.
 
-Each writer commits a claim, a file with a name of its own, and then lists the claims at the place.
-It holds the place only if the list shows its own claim and no other. Of two writers the one that
-lists later sees the other's claim, if a list that shows a file is followed by no list without it.
-No lock, link or conditional write is needed, which NFS and some stores lack.
+Each writer commits a claim, a file with a unique name, and then lists the claims in the folder. It
+holds the folder only if the list has its own claim and no other. Of two writers, the one that lists
+later sees the other's claim, provided that a file stays listed once it has been listed. No lock,
+link or conditional write is needed, because NFS and some stores lack them.
 
-A process renews its claim, in which a number grows. A claim is stale at once if its process is
-known to have ended, and otherwise if it does not change for the lease's time while another claims
-the place: no two clocks are compared. A process that finds that it renewed its claim too late
-claims the place again, by another name. So what removes a stale claim, however late, never removes
-a valid one.
+A process renews its claim, which increases a number in it. A claim is stale at once if its process
+is known to have ended. Otherwise it is stale if it does not change for the lease's time while
+another process watches; clocks of two machines are never compared. A process that renewed its claim
+too late claims the folder again, under another name. So a late removal of a stale claim never
+removes a valid claim.
 
 References:
     Lamport (1974), "A new solution of Dijkstra's concurrent programming problem" (announce, then
@@ -33,12 +33,13 @@ from nanograd.runtime import machine, storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 
 LEASE_S = 20.0
-_RENEWALS = 4  # in that time
+_RENEWALS = 4  # renewals in that time
 _POLL_S = 0.2
-# A claim that was not renewed for this share of the lease's time counts as lost: the rest allows
-# for clocks that differ in speed.
+# A process that has not renewed its claim for this share of the lease's time counts it as lost. The
+# rest allows for clocks that differ in speed.
 _LATE = 0.75
-# This clock, where it exists, also runs while the machine is suspended: others do not wait then.
+# CLOCK_BOOTTIME, where it exists, includes the time in which this machine is suspended, because
+# other machines do not wait for it.
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -46,26 +47,26 @@ class Claim(NamedTuple):
     """The content of a claim."""
 
     holder: str  # host and process, for people
-    renewals: int  # grows while its process runs
-    holds: bool  # whether its process holds the place, rather than wants to
+    renewals: int  # number of renewals so far
+    holds: bool  # True if its process holds the folder, False if it only claims it
 
 
 class Sight(NamedTuple):
-    """What this process has seen of the claim of another."""
+    """An observation of another process's claim."""
 
     claim: Claim
-    since_s: float  # when it was first read with this content
-    alive: bool | None  # whether its process lives; None if that is not known yet
-    is_still: bool  # whether it did not change for the lease's time
+    since_s: float  # time when the claim was first read with this content
+    alive: bool | None  # whether its process is alive; None if that is not known yet
+    is_still: bool  # whether the claim has not changed for the lease's time
 
     @property
     def blocks(self) -> bool:
-        """Whether its living process holds the place, or was stopped before it could."""
+        """Whether the process is alive and holds the folder, or was paused while claiming it."""
         return bool(self.alive) and (self.claim.holds or self.is_still)
 
 
 class Lease:
-    """The claim of this process to a place, a folder or URI; stale after `lease_s` seconds."""
+    """The claim of this process to a folder or URI; stale after `lease_s` seconds."""
 
     def __init__(self, place: str, lease_s: float) -> None:
         self._place, self._lease_s = place, lease_s
@@ -74,15 +75,15 @@ class Lease:
         self._ended, self.keeper = StopSignal(), Thread(target=self._keep, daemon=True)
 
     def check(self) -> None:
-        """Check before a commit that the place still belongs to this process.
+        """Check before a commit that this process still holds the folder.
 
         Raises:
-            OutputExistsError: another process took it over while this one did not run, or the
-                claim was removed.
-            StorageError: this cannot be found out.
+            OutputExistsError: another process took the folder over while this process was paused,
+                or the claim was removed.
+            StorageError: the storage does not answer.
         """
         with self._lock:
-            # The other half of the time is left for the commit.
+            # Renew after half of the lease's time, which leaves the other half for the commit.
             if clock_gettime(CLOCK) - self._renewed_s > self._lease_s / 2:
                 self._renew()
             if not self._is_held:
@@ -93,7 +94,7 @@ class Lease:
                 )
 
     def take(self, listener: Listener, wait: Callable[[], None] | None) -> None:
-        """Hold the place; see `exclusive`."""
+        """Wait until this process holds the folder; see `exclusive`."""
         seen: dict[str, Sight] = {}
         while (holder := self.contend(seen, listener)) is not None:
             if holder and wait is None:
@@ -104,7 +105,7 @@ class Lease:
             if holder and wait is not None:
                 wait()
                 wait = lambda: None  # noqa: E731 - it is called once
-            sleep(SystemRandom().uniform(0, _POLL_S))  # no event tells that a file is gone
+            sleep(SystemRandom().uniform(0, _POLL_S))  # no event reports that a file was removed
         self._is_held = True
 
     def release(self) -> None:
@@ -112,18 +113,19 @@ class Lease:
         self._ended.set()
         if self.keeper.is_alive():
             self.keeper.join()  # or it could write the claim again
-        with suppress(StorageError):  # it is stale soon
+        with suppress(StorageError):  # the claim will be stale soon
             self._withdraw()
 
     def contend(self, seen: dict[str, Sight], listener: Listener = ignore) -> str | None:
-        """Claim the place unless another process holds or claims it.
+        """Claim the folder unless another process holds or claims it.
 
         Args:
-            seen: what was seen of other claims before; updated.
+            seen: earlier observations of other claims; updated.
             listener: receives messages about the claims of processes that may have ended.
 
         Returns:
-            None if this process holds the place; its holder; or "" if others claim it, too.
+            None if this process now holds the folder; the name of another holder; "" if another
+            process claims the folder, too.
         """
         before = self.look(seen)
         for other in before.values():
@@ -142,7 +144,7 @@ class Lease:
                     seen[name] = other
                     return other.claim.holder
                 elif not other.claim.holds and name < self.name and name not in before:
-                    self._withdraw()  # of those that claim it at once the first by name stays
+                    self._withdraw()  # of simultaneous claims, the first by name stays
                     return ""
             if any(other.alive is not False for other in others.values()):
                 sleep(_POLL_S)
@@ -152,7 +154,7 @@ class Lease:
         return "" if self._is_late else None
 
     def look(self, seen: dict[str, Sight], listener: Listener = ignore) -> dict[str, Sight]:
-        """Read the claims of others; compare them with what was seen before, and update that."""
+        """Read the claims of other processes; compare them with `seen`, and update `seen`."""
         began, now = monotonic(), dict[str, Sight]()
         for name, claim in self._others().items():
             before = seen.get(name)
@@ -173,7 +175,7 @@ class Lease:
         return now
 
     def _announce(self) -> None:
-        """Write a claim of a new name, and wait until it is listed, else raise StorageError."""
+        """Write a claim with a new name, and wait until it is listed, else raise StorageError."""
         self.name, self._renewals, self._renewed_s = new_name(), 0, clock_gettime(CLOCK)
         self._is_late = False
         self._write()
@@ -183,7 +185,7 @@ class Lease:
             if self.name in storage.leases(self._place):
                 return
             if is_last and self._read(self.name) is None:
-                return  # it was removed as stale, and will be too late
+                return  # another process removed the claim as stale; `_write` will note that
             if is_last:
                 raise StorageError(
                     f"{self._place} does not list a file that was written seconds ago, so that two "
@@ -193,13 +195,13 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(self._lease_s / _RENEWALS):
-            # An error is tried again; `check` finds out when it matters.
+            # After an error, try again at the next renewal; `check` raises it before a commit.
             with self._lock, suppress(NanogradError):
                 self._renew()
 
     def _renew(self) -> None:
-        """Renew the claim of a holder, or find out that it is lost."""
-        # Two hold the place only where a list lacked what it should have shown: one of them ends.
+        """Renew the claim of a holder, or note that it is lost."""
+        # Two processes hold the folder only if a list lacked a file; then one of them must stop.
         holders = [name for name, claim in self._others().items() if claim.holds]
         if max(holders, default="") > self.name or not self._read(self.name):
             self._is_held = False
@@ -212,7 +214,7 @@ class Lease:
                 self.take(ignore, None)
 
     def _write(self, *, holds: bool = False) -> None:
-        """Write the claim; note if others could have taken it for stale before it was there."""
+        """Write the claim; note if it came so late that others may count it as stale."""
         began = clock_gettime(CLOCK)
         claim = Claim(f"process {os.getpid()} on {platform.node()}", self._renewals, holds)
         storage.commit(storage.join(self._place, self.name), json.dumps(claim).encode())
@@ -227,7 +229,7 @@ class Lease:
             holder, renewals, holds = json.loads(storage.read(storage.join(self._place, name)))
             return Claim(str(holder), int(renewals), bool(holds))
         except DataError:
-            return None  # withdrawn
+            return None  # its process has withdrawn it
         except (ValueError, TypeError):
             return Claim(f"the process of the damaged lease {name}", 0, holds=True)
 
@@ -249,17 +251,17 @@ def exclusive(
     wait: Callable[[], None] | None = None,
     lease_s: float = LEASE_S,
 ) -> Iterator[Lease]:
-    """Hold a folder, which is created, inside a with block, as the only process on any host.
+    """Hold a folder inside a with block, as the only process on any host; create the folder.
 
     Args:
         place: folder or URI.
         listener: receives messages about the claims of processes that may have ended.
-        wait: called before waiting for another process; None raises instead.
-        lease_s: seconds after which a claim of another machine that does not change is stale.
+        wait: called before waiting for another process; with None, an error is raised instead.
+        lease_s: seconds after which an unchanged claim of another machine is stale.
 
     Raises:
-        OutputExistsError: another process holds it, and `wait` is None.
-        StorageError: it cannot be written, or does not list what was written.
+        OutputExistsError: another process holds the folder, and `wait` is None.
+        StorageError: the folder cannot be written, or does not list what was written.
     """
     held = Lease(place, lease_s)
     try:

@@ -1,7 +1,7 @@
 """This machine: available CPUs, names of processes, and whether a process is alive.
 
-The name of a process is `<machine>-<pid>-<start>`, unique across machines and time. Names of
-temporary files contain it, to tell files of running processes from those of killed ones.
+The name of a process is `<machine>-<pid>-<start>`, unique across machines and time. A temporary
+file has the name of its process in its own name, which shows whether the process is still running.
 """
 
 import os
@@ -44,10 +44,10 @@ def _quotas(root: Path) -> Iterator[float]:
             continue
         top = root / "sys/fs/cgroup" / controllers
         group = top / path.strip("/")
-        # In a container, the path is that on the host, but the top is the container's group.
+        # In a container, the path is relative to the host, but the top is the container's group.
         for each in [group, *group.parents[: len(group.parts) - len(top.parts)]]:
             for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-                # OSError: the other version of control groups, or no CPU controller.
+                # OSError: the system has the other version of control groups, or no CPU controller.
                 with suppress(OSError):
                     quota, period = " ".join((each / name).read_text() for name in names).split()
                     if quota not in ("max", "-1"):
@@ -85,7 +85,7 @@ def is_alive(owner_: str) -> bool | None:
 
 @cache
 def _machine() -> str:
-    """Return a name for this machine since its boot, and for the namespace of process ids."""
+    """Return a name of this boot of the machine and of the namespace of process IDs."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         name = boot + str(Path("/proc/self/ns/pid").readlink())

@@ -1,7 +1,7 @@
 """Settings of this process: BLAS threads, kernel, memory allocation.
 
-Every process uses one BLAS thread: the bits of a matrix product depend on the number of threads,
-and the threads of several workers would compete for the cores.
+Every process uses one BLAS thread, because the bits of a matrix product depend on the number of
+threads, and because the threads of several workers would compete for the cores.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ def use_one_thread() -> None:
 
 
 _LOCK = Lock()
-# One entry per active `one_thread` block of any thread: the limits before the first block.
+# The limits before the first `one_thread` block, once for each active block in any thread.
 _LIMITS: list[list[int]] = []
 
 
@@ -55,9 +55,9 @@ def one_thread() -> Iterator[None]:
 
 
 def fingerprint() -> str:
-    """Describe the libraries that determine the bits: numpy, BLAS, its kernel, and checksums.
+    """Describe what determines the bits: numpy, BLAS with its kernel, and checksums.
 
-    The checksums of computed numbers show which code numpy selected for the CPU.
+    The checksums are of computed numbers and show which code numpy selected for the CPU.
 
     >>> fingerprint().startswith("numpy ")
     True
@@ -95,7 +95,7 @@ def require_portable() -> None:
 
 @cache
 def canary() -> str:
-    """Compute a checksum of fixed numbers, with the functions that training uses."""
+    """Compute a checksum of the results of training's functions for fixed numbers."""
     count = np.arange(64 * 784, dtype=np.float32) % np.float32(193) / np.float32(193)
     inputs, weights = count.reshape(64, 784), count[: 784 * 48].reshape(784, 48) - np.float32(0.5)
     with one_thread():
@@ -106,9 +106,9 @@ def canary() -> str:
 
 @cache
 def wide_canary() -> str:
-    """Compute a checksum with other functions: float64, sine and cosine, and the C library.
+    """Compute a checksum of other results: float64, sine and cosine, and the C library.
 
-    The matrix products are so long that BLAS adds several partial sums.
+    The sums in the matrix products are so long that BLAS splits them into partial sums.
     """
     numbers = np.arange(1, 1 + 64 * 784) / np.float64(193)
     with one_thread():
@@ -131,8 +131,8 @@ def _libraries() -> list[Any]:
 
 
 def _set(library: Any, number: int) -> None:
-    # With OpenBLAS, threadpoolctl 3.8 ignores the limit in all threads but the first that set one,
-    # without a warning. `one_thread` counts its blocks over all threads instead.
+    # With OpenBLAS, threadpoolctl 3.8 silently ignores limits set by any thread but the first. So
+    # this calls OpenBLAS itself; `one_thread` counts its blocks over all threads.
     getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
 
 
@@ -141,7 +141,7 @@ def keep_freed() -> None:
 
     A round allocates and frees dozens of arrays of about 200 KB. By default, page faults take a
     third of a worker's time when images are distorted (2 Ray workers: 44,600 images/s by default,
-    62,500 with this setting; 2026-11-25). Other C libraries have no mallopt and stay as they are.
+    62,500 with this setting; 2026-11-25). Other C libraries lack mallopt and are not changed.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of mallopt(3)
@@ -152,6 +152,7 @@ def prepare_actor() -> None:
     """Set up a process that computes rounds: one thread, memory, garbage collection."""
     use_one_thread()
     keep_freed()
-    # Otherwise a server between hosts spends 7 % of its time on visiting objects of Ray and numpy.
+    # Otherwise garbage collection of Ray's and numpy's objects takes 7 % of the time of a server
+    # that is connected to other hosts.
     gc.collect()
     gc.freeze()

@@ -18,7 +18,7 @@ HARDER = 2**63 + 3
 
 
 def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
-    """Return an independent stream of random numbers for each (seed, purpose, shard, block).
+    """Return a stream of random numbers; different arguments give independent streams.
 
     Args:
         seed: 0 to 2**63 - 1.

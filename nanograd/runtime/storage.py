@@ -1,9 +1,10 @@
 """Committed files, on a local disk or in an object store.
 
-A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). What follows the bucket
-is the key and not parsed: spaces, `?`, `#` and `%27` are part of it. A commit is all or nothing:
-locally a temporary file beside the target, fsync, rename, fsync of the folder; in an object store
-one upload, which becomes visible when it is complete.
+A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). The text after the bucket
+is the key. It is not parsed, so spaces, `?`, `#` and `%27` are part of it. A commit writes a whole
+file or nothing. On a local disk it writes a temporary file beside the target, then does fsync, a
+rename and fsync of the folder. In an object store it is one upload, which becomes visible when it
+is complete.
 """
 
 import errno
@@ -48,7 +49,7 @@ def is_remote(place: str) -> bool:
 
 
 def refuse_credentials(place: str) -> None:
-    """Raise UsageError for a URI with a key, token or password: files and logs would keep them.
+    """Raise UsageError for a URI with a key, token or password, which files and logs would keep.
 
     >>> refuse_credentials("s3://bucket/user@home")
     >>> refuse_credentials("abfs://container@account.dfs.core.windows.net/runs")
@@ -62,14 +63,14 @@ def refuse_credentials(place: str) -> None:
 
 
 def local_path(place: str) -> Path:
-    """Return the path of a local place; `~` is the home folder, and a URI's `%20` is a space."""
+    """Return the path of a local place; `~` is the home folder, and `%20` in a URI is a space."""
     if place.startswith("file://"):
         return Path(unquote(place.removeprefix("file://"), errors="surrogateescape"))
     return Path(place).expanduser() if place.startswith("~") else Path(place)
 
 
 def absolute(place: str) -> str:
-    """Return the place independent of the working directory, without a slash at its end.
+    """Return a place that does not depend on the working directory, without a slash at its end.
 
     >>> absolute("s3a://bucket/runs/")  # Spark's and Hadoop's name
     's3://bucket/runs'
@@ -80,7 +81,7 @@ def absolute(place: str) -> str:
 
 
 def join(place: str, *names: str) -> str:
-    """Return the place `names` below `place`.
+    """Return the place that has the path `names` inside `place`.
 
     >>> join("s3://bucket/runs/", "a", "model")
     's3://bucket/runs/a/model'
@@ -95,12 +96,12 @@ def checksum(data: bytes) -> str:
 
 @contextmanager
 def _failing(verb: str, place: str) -> Iterator[None]:
-    """Turn failures to "read" or "write" a place, inside a with block, into errors that name it.
+    """Convert errors of a with block that reads or writes a place into errors that name the place.
 
     Raises:
-        DataError: there is no such file to read, a folder is where a file is expected, or the kind
-            of URI is unknown.
-        StorageError: disk full, no permission, object store unreachable.
+        DataError: a file to read does not exist, the place is a folder instead of a file, or the
+            kind of URI is unknown.
+        StorageError: any other failure, such as a full disk or an unreachable object store.
     """
     try:
         yield
@@ -110,12 +111,12 @@ def _failing(verb: str, place: str) -> Iterator[None]:
         if verb == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
             raise DataError(f"{place}: there is no such file; check the path") from error
         reason = error.strerror
-        if not reason:  # an error of pyarrow: add the likely cause of an answer it could not read
+        if not reason:  # an error of pyarrow, which may not name the likely cause
             text = str(error)
             causes = (cause for pattern, cause in _CAUSES.items() if re.search(pattern, text))
             reason = ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])
         raise StorageError(f"cannot {verb} {place}: {reason}") from error
-    except ValueError as error:  # pyarrow's ArrowInvalid: a URI it does not know
+    except ValueError as error:  # pyarrow's ArrowInvalid for an unknown kind of URI
         raise DataError(f"{place}: {error}") from error
 
 
@@ -127,7 +128,7 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
             with filesystem.open_input_stream(path, compression=None) as stream:
                 return bytes(stream.read(max_bytes))
         with local_path(place).open("rb") as file:
-            # read(n) allocates n bytes first: 35 us for half a megabyte.
+            # read(n) allocates n bytes first, which takes 35 us for half a megabyte.
             whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
             return file.read(None if whole else max_bytes)
 
@@ -140,9 +141,9 @@ def open_file(place: str) -> Any:
 
 
 def commit(place: str, data: bytes) -> None:
-    """Replace the whole content of a file atomically; its folder is created.
+    """Replace the whole content of a file atomically; create its folder.
 
-    If it fails, nothing is left behind.
+    A failed commit leaves no temporary file behind.
     """
 
     def upload() -> None:
@@ -152,8 +153,8 @@ def commit(place: str, data: bytes) -> None:
 
     with _failing("write", place):
         if is_remote(place):
-            # In another thread: an exception in this one, such as that of SIGTERM, would close the
-            # stream before all data is in it, and closing makes the file visible.
+            # Upload in another thread. An exception in this thread, for example after SIGTERM,
+            # would close the stream early, and closing makes the incomplete file visible.
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(upload).result()
             return
@@ -195,7 +196,7 @@ def _all_names(place: str) -> list[str]:
 
 
 def _listed(place: str, **options: bool) -> Any:
-    """List what is in a folder of an object store, as pyarrow describes it."""
+    """List a folder of an object store, as file infos of pyarrow."""
     from pyarrow.fs import FileSelector
 
     filesystem, path = arrow_filesystem(place)
@@ -210,7 +211,7 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
     """
     with _failing("read", place):
         if not is_remote(place):
-            return list(_local_files(place))  # any name, also one that is not UTF-8
+            return list(_local_files(place))  # pyarrow cannot list names that are not UTF-8
         filesystem, path = arrow_filesystem(place)
         info = filesystem.get_file_info(path)
         found = [info] if info.is_file else _listed(place, recursive=True)
@@ -222,7 +223,7 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
 
 
 def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
-    """List files; links are followed, and a link that leads nowhere is no file."""
+    """List files; follow links, and skip links to nothing."""
     path, seen = local_path(place), set[tuple[int, int]]()
     waiting = [] if path.is_file() else [(place.rstrip("/") or "/", path)]
     if not waiting:
@@ -263,7 +264,7 @@ def _kind(place: str) -> str:
 
 
 def refuse_file(place: str) -> None:
-    """Raise OutputExistsError if an output, a local folder, would be at or below a file."""
+    """Raise OutputExistsError if a local output folder, or a parent of it, is a file."""
     path = Path() if is_remote(place) else local_path(place)
     for each in (path, *path.parents):
         if is_file(str(each)):
@@ -304,11 +305,11 @@ def remove(place: str) -> None:
             found.unlink(missing_ok=True)
         else:
             return
-        _sync_folder(found.parent)  # or a power failure could bring it back
+        _sync_folder(found.parent)  # otherwise the file may come back after a power failure
 
 
 def move(place: str, target: str) -> None:
-    """Rename a file or folder; a folder's target must not exist.
+    """Rename a file or folder; the target of a folder must not exist.
 
     In an object store each file is copied, then removed.
     """
@@ -325,13 +326,14 @@ def move(place: str, target: str) -> None:
 
 
 def remove_leftovers(place: str, *, below: bool = True) -> None:
-    """Remove the temporary files of commits whose process has ended, from a folder held by us.
+    """Remove temporary files of interrupted commits from a folder that this process holds.
 
-    Those of leases on other machines stay: their process may be about to claim the place.
+    Temporary files of leases from other machines stay, because their processes may be about to
+    claim the folder.
 
     Args:
         place: folder or URI.
-        below: whether to clean subfolders, too, which must be this program's alone.
+        below: whether to clean subfolders, too; only this program may write to them.
     """
     if is_remote(place):
         return  # there are no such files
@@ -344,7 +346,7 @@ def remove_leftovers(place: str, *, below: bool = True) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, safe from a power failure."""
+    """Create a folder and its parents, so that they survive a power failure."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -360,12 +362,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def arrow_filesystem(place: str) -> tuple[Any, str]:
-    """Return pyarrow's file system of a place, and the path there.
+    """Return pyarrow's file system of a place, and the path in it.
 
     Raises:
         UsageError: the URI has credentials.
     """
-    # Imported here: half of all commands never touch an object store, and it takes 0.1 s.
+    # Imported here, because it takes 0.1 s and half of the commands never need it.
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if "://" in place:
@@ -381,7 +383,8 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
         endpoint = next(filter(None, endpoints), "")
         host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
         if host and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-            # Before the client is made, which since 2025 adds checksums that other stores refuse.
+            # Set this before the client is made. Since 2025 Amazon's client adds checksums that
+            # other stores refuse.
             os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     filesystem, root = FileSystem.from_uri(uri)
     path = f"{root.rstrip('/')}/{key}" if key else root
