@@ -14,7 +14,7 @@ from nanograd.runtime.arrays import Bytes, Ints
 
 NUM_MISTAKES = 24
 _NUM_UNITS, _UNITS_ACROSS = 60, 12
-_TILE = SIDE + 2  # pixels of a unit, with its margin
+_TILE = SIDE + 2  # side of a unit's image with its margin, in pixels
 
 
 def class_table(confusion: Ints) -> Table:
@@ -34,13 +34,13 @@ def class_table(confusion: Ints) -> Table:
 
 
 def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
-    """Plot the number of images by confidence, several kinds side by side.
+    """Plot the number of images by confidence, with up to three groups side by side.
 
-    The scale is logarithmic: a dozen mistakes among thousands of hits would be invisible.
+    The scale is logarithmic, because a dozen mistakes beside thousands of hits would be invisible.
 
     Args:
-        groups: up to three kinds of images: name -> (n,) counts in n equal bins of the confidence;
-            kinds without images are left out.
+        groups: name -> (n,) counts in n equal bins of the confidence; groups without images are
+            left out.
     """
     kinds = {name: counts for name, counts in groups.items() if counts.any()}
     series, most = [], 1
@@ -72,7 +72,7 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
 
 
 def charts_of(confusion: Ints, calibration: metrics.Calibration) -> dict[str, list[Chart]]:
-    """Return the charts of labelled images by the names of their files."""
+    """Return the charts of labelled images; a key is the name of a PNG file."""
     return {
         "confusion": [confusion_chart(confusion)],
         "calibration": [reliability_chart(calibration)],
@@ -80,18 +80,18 @@ def charts_of(confusion: Ints, calibration: metrics.Calibration) -> dict[str, li
 
 
 class Review(NamedTuple):
-    """Accuracy of the remaining rows after people reviewed the least certain ones."""
+    """Accuracy of the remaining rows after a manual review of the least certain rows."""
 
-    shares: list[float]  # of the rows that are reviewed, from 0 on
-    accuracies: list[float]  # of the others
+    shares: list[float]  # share of the rows that are reviewed, from 0 on
+    accuracies: list[float]  # accuracy of the other rows
 
     def share_for(self, accuracy: float) -> float | None:
-        """Return the least share to review for an accuracy of the rest; None if none suffices."""
+        """Return the least share whose review gives the rest this accuracy; None without any."""
         points = zip(*self, strict=True)
         return next((share for share, reached in points if reached >= accuracy), None)
 
     def chart(self) -> Chart:
-        """Plot the accuracy of the rest by the share that is reviewed."""
+        """Plot the accuracy of the rest by the share of rows reviewed."""
         name, points = "accuracy of the rest", list(zip(*self, strict=True))
         rows = [list(map(percent, point)) for point in points]
         title = "Accuracy of the rest by the share of rows reviewed"
@@ -103,18 +103,20 @@ class Review(NamedTuple):
 
 
 def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
-    """Review rows by their doubt, up to a quarter of them or until the rest is right.
+    """Compute the accuracy of the rest after reviewing rows in order of doubt.
+
+    It stops at a quarter of the rows, or when no mistake is left.
 
     Args:
-        labelled: (n,) rows at each level of doubt, the most doubtful first.
-        correct: (n,) those of them that are predicted correctly.
+        labelled: (n,) labelled rows at each level of doubt, the most doubtful first.
+        correct: (n,) correctly predicted rows at each level.
     """
     reviewed, total = np.cumsum([0, *labelled]), labelled.sum()
     mistakes = np.cumsum([0, *(labelled - correct)])
     rest, wrong = total - reviewed, mistakes[-1] - mistakes
     has_rows = np.diff(reviewed, prepend=-1) > 0
     levels = np.flatnonzero(has_rows & (rest > 0) & (reviewed <= total / 4))
-    # The first level that leaves no mistake is the last; a line needs two points.
+    # End at the first level that leaves no mistake; keep two levels, because a line needs them.
     levels = levels[: max(2, np.count_nonzero(wrong[levels]) + 1)]
     return Review((reviewed[levels] / total).tolist(), (1 - wrong[levels] / rest[levels]).tolist())
 
@@ -122,15 +124,15 @@ def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
 def draw_mistake(
     pixels: Bytes, true: int, prediction: int, confidence: float, origin: str = ""
 ) -> InlineImage:
-    """Draw a misclassified image of 784 uint8, ink 255 on 0; `origin` is file and row."""
+    """Draw a misclassified image, (784,) uint8, ink 255 on 0; `origin` is file and row."""
     caption = (f"{true} as {prediction}", percent(confidence), origin)
     return embed_image(255 - pixels.reshape(SIDE, SIDE), f"a handwritten {true}", caption)
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:
-    """Draw the hidden units with the largest weights; return also their number.
+    """Draw the hidden units with the largest weights; return the image and the number of units.
 
-    A tile of 28 x 28 pixels has the input weights of a unit, blue above 0, orange below.
+    A tile of 28 x 28 pixels shows the input weights of a unit, blue above 0, orange below.
     """
     strength = np.linalg.norm(net.w1, axis=0) * np.linalg.norm(net.w2, axis=1)
     order = np.argsort(-strength, kind="stable")[:_NUM_UNITS]
@@ -139,7 +141,7 @@ def draw_units(net: Params) -> tuple[InlineImage, int]:
     for tile, unit in zip(tiles[:, 1:-1, 1:-1], order, strict=False):
         weights = net.w1[:, unit].reshape(SIDE, SIDE) / np.abs(net.w1[:, unit]).max(initial=1e-12)
         tile[..., :3] = np.where(weights[..., None] > 0, (37, 99, 235), (217, 119, 6))
-        tile[..., 3] = 15 * np.round(17 * np.abs(weights))  # half the bytes of 256 steps
+        tile[..., 3] = 15 * np.round(17 * np.abs(weights))  # 18 steps take half the bytes of 256
     rows = tiles.reshape(num_rows, _UNITS_ACROSS, _TILE, _TILE, 4)
     sheet = rows.swapaxes(1, 2).reshape(num_rows * _TILE, _UNITS_ACROSS * _TILE, 4)
     alt = f"weights of {len(order)} hidden units as images of 28 x 28 pixels"

@@ -1,4 +1,4 @@
-"""Charts as shapes: `page/parts.html` writes the shapes as SVG, `draw_png` paints them."""
+"""Charts, which consist of shapes; `page/parts.html` writes them as SVG, `draw_png` as PNG."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -11,14 +11,14 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.runtime.arrays import Ints
 
-# Pixels of a chart, and the area between its axes.
+# Size of a chart in pixels, and the area between its axes.
 WIDTH, HEIGHT = 480, 296
 LEFT, RIGHT, TOP, BOTTOM = 74, 468, 30, 252
 
 _MAX_DOTS = 150  # more dots would hide their line
 
-# In a PNG file: pixels per pixel of the chart, and pixels above it for its title and legend. Charts
-# are painted `_FINER` times as large and reduced, which smooths the edges.
+# PNG files: scale of a chart, factor by which it is first painted larger to smooth the edges, and
+# pixels above it for title and legend.
 _SCALE, _FINER, _HEAD = 2, 4, 52
 COLOURS = {  # the light colours of page.css
     "main": "#1d4ed8", "second": "#b45309", "guide": "#57606a",
@@ -45,12 +45,12 @@ class Axis(NamedTuple):
         return format(value, self.spec)
 
     def position(self, value: float, begin: float, end: float) -> float:
-        """Return the position of a value on an axis that is drawn from pixel `begin` to `end`."""
+        """Return the pixel position of a value on an axis from pixel `begin` to `end`."""
         low, high, at = (log10(x) if self.log else x for x in (self.low, self.high, value))
         return begin + (end - begin) * (at - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Return round numbers, powers of ten on a logarithmic scale; no two have the same text.
+        """Return round numbers with distinct texts; powers of ten on a logarithmic scale.
 
         >>> Axis("x", 0.03, 0.31, "g", max_ticks=4).ticks()
         [0.1, 0.2, 0.3]
@@ -75,7 +75,7 @@ class Axis(NamedTuple):
 
 
 def fit_axis(values: Sequence[float], name: str, spec: str, low: float | None = None) -> Axis:
-    """Return an axis from `low`, or a little below the least value, to a little above all."""
+    """Return an axis from `low`, or from just below the values, to just above the values."""
     least, most = min(values), max(values)
     margin = 0.06 * (most - least) or 0.06 * abs(most) or 1.0
     return Axis(name, least - margin if low is None else low, most + margin, spec)
@@ -85,9 +85,9 @@ class Series(NamedTuple):
     """A line through points, or bars on the x axis."""
 
     name: str  # entry in the legend
-    points: Sequence[tuple[float, float]]  # x and y, finite; of a bar its left edge and its height
+    points: Sequence[tuple[float, float]]  # finite x and y; for a bar, its left edge and height
     style: str = "main"  # main, second or guide, a class of page.css
-    width: float = 0  # of bars, in units of x; 0 for a line
+    width: float = 0  # width of bars, in units of x; 0 for a line
     labels: Sequence[str] = ()  # what each bar counts
 
 
@@ -96,12 +96,12 @@ class Shape(NamedTuple):
 
     kind: str  # line, dot, bar or text
     style: str  # a class of page.css
-    # All points of a line, the centre of a dot, the upper left and lower right corners of a bar,
+    # The points of a line, the centre of a dot, the upper left and lower right corners of a bar, or
     # the anchor of a text on its baseline.
     points: Sequence[tuple[float, float]]
     text: str = ""  # a text, or the tooltip of a dot or bar
-    anchor: str = "middle"  # of a text: start, middle or end
-    opacity: float = 1  # of a bar
+    anchor: str = "middle"  # anchor of a text: start, middle or end
+    opacity: float = 1  # opacity of a bar
 
 
 class Table(NamedTuple):
@@ -118,9 +118,9 @@ class Chart(NamedTuple):
     title: str
     summary: str  # description for screen readers
     shapes: Sequence[Shape]
-    legend: Sequence[tuple[str, str]] = ()  # style and name of each series if there are several
-    table: Table | None = None  # the same values
-    dense: bool = False  # on a narrow screen it scrolls, instead of becoming too small to read
+    legend: Sequence[tuple[str, str]] = ()  # style and name of each series, if there are several
+    table: Table | None = None  # the values of the chart
+    dense: bool = False  # on a narrow screen, scroll instead of shrinking the chart
 
 
 def label(x: float, y: float, text: str, anchor: str = "middle") -> Shape:
@@ -142,7 +142,7 @@ def plot(
     marks: Sequence[tuple[float, str, str]] = (),
     table: Table | None = None,
 ) -> Chart:
-    """Lay out lines and bars between two axes, and marks: x, text and style of vertical lines."""
+    """Lay out lines and bars between two axes; `marks` are vertical lines (x, text, style)."""
 
     def at(value: float, height: float) -> tuple[float, float]:
         return x.position(value, LEFT, RIGHT), y.position(height, BOTTOM, TOP)
@@ -181,7 +181,8 @@ def plot(
 def confusion_chart(counts: Ints) -> Chart:
     """Draw a confusion matrix, (10, 10) images, row = true digit.
 
-    Hits are shaded relative to the largest number of hits, misses to that of misses.
+    Hits are shaded relative to the largest number of hits, misses relative to the largest number
+    of misses.
     """
     hits = np.diag(np.diag(counts))
     most = np.where(hits, hits.max(), (counts - hits).max())

@@ -1,4 +1,4 @@
-"""A model, and the code that runs it, for the drawing pad of a report."""
+"""The model and its JavaScript for the drawing pad of a report."""
 
 import json
 from base64 import b64encode
@@ -14,14 +14,14 @@ from nanograd.pictures import tuning
 from nanograd.report.html import asset
 from nanograd.runtime.arrays import Floats
 
-# All nets of a page, as JSON in ASCII: 1,200 hidden units in total. With the rest of a report this
-# is below 3 MB.
+# Maximum bytes of all nets of a page as ASCII JSON, enough for 1,200 hidden units in total. The
+# whole page is then below 3 MB.
 _MAX_NETS_BYTES = 2_560_000
 _SCRIPTS = ("resize.js", "marks.js", "normalise.js", "net.js", "zip.js")
 
 
 def code() -> str:
-    """Return the JavaScript that needs no page, after the constants that it shares with Python."""
+    """Return the JavaScript that does not need the page, after the constants shared with Python."""
     constants = tuning.PAGE | {
         "LONGEST_SIDE": form.LONGEST_SIDE,
         "MAX_SLANT": deskew.MAX_SLANT,
@@ -34,7 +34,7 @@ def code() -> str:
 
 
 def pack_model(model: Model) -> dict[str, Any]:
-    """Return JSON for `unpack` in net.js, with the first nets: as many as fit into a page."""
+    """Return JSON for `unpack` in net.js, with as many of the first nets as fit into a page."""
     nets = [pack_net(net) for net in model.nets]
     sizes = np.cumsum([len(json.dumps(net)) for net in nets])
     tensors = {name: pack_array(each) for name, each in model.reference.tensors().items()}
@@ -61,7 +61,7 @@ def pack_net(net: Net) -> dict[str, Any]:
 
 
 def pack_layer(weights: Floats, biases: Floats) -> dict[str, Any]:
-    """Return a layer as a JSON object, its weights, (inputs, units), as 16-bit numbers.
+    """Return a layer as a JSON object; its (inputs, units) weights become 16-bit numbers.
 
     step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)
     """

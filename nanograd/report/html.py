@@ -22,10 +22,10 @@ class Report(NamedTuple):
     """A report: one HTML file that opens offline."""
 
     html: str
-    plots: Mapping[str, Sequence[Chart]]  # name of a PNG file -> the charts in it, side by side
+    plots: Mapping[str, Sequence[Chart]]  # name of a PNG file -> its charts, side by side
 
     def write(self, folder: str, *, as_png: bool) -> str:
-        """Write the page into a folder, and its charts if `as_png`; return the page's place."""
+        """Write the page into a folder, with PNG files if `as_png`; return the page's place."""
         file = storage.join(folder, REPORT)
         storage.commit(file, self.html.encode(errors="backslashreplace"))
         if as_png:
@@ -74,7 +74,7 @@ def asset(name: str) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Format a share with two decimals, an undefined one as a dash.
+    """Format a share as a percentage with two decimals; an undefined share is a dash.
 
     >>> percent(0.98254), percent(float("nan")), percent(None)
     ('98.25 %', '-', '-')
@@ -90,12 +90,12 @@ def write_report(
     as_png: bool = False,
     again: bool = False,
 ) -> str | None:
-    """Write a missing report, or again, or with plots; a failure is a warning, ends no command."""
+    """Write the report if it is missing or if `as_png` or `again`; a failure is only a warning."""
     written = storage.join(place, REPORT)
     try:
         if as_png or again or not storage.exists(written):
             build().write(place, as_png=as_png)
         return written
-    except Exception as error:  # noqa: BLE001 - the model is what counts, and it exists
+    except Exception as error:  # noqa: BLE001 - the result itself is complete
         listener(warning(f"no report ({error!r}); `nanograd report {place} --debug` shows why"))
         return None

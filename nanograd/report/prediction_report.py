@@ -20,7 +20,7 @@ from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, storage
 
-# File checksums in the page; the manifest of a job has all of them.
+# Maximum file checksums in the page; the job's manifest has all of them.
 _MAX_FILES = 200
 
 Row = dict[str, Any]
@@ -32,10 +32,10 @@ class FinishedPrediction:
 
     folder: str
     summary: Row  # `_summary.json`
-    counts: PredictionCounts  # the sum of all receipts
+    counts: PredictionCounts  # sum over the receipts of all parts
     job: Mapping[str, Any]  # settings and model that determine the output
     files: Mapping[str, str]  # name and checksum of each file that was written
-    num_parts: int  # into which the job was cut
+    num_parts: int  # number of the job's parts
     progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
 
 
@@ -49,7 +49,7 @@ def read_prediction(folder: str) -> FinishedPrediction:
     """Read the output folder of a prediction.
 
     Raises:
-        DataError: the folder holds no prediction, or it is damaged.
+        DataError: the folder holds no prediction, or is damaged.
         StorageError: reading failed.
     """
     manifest = Manifest.read(folder)
@@ -79,7 +79,7 @@ def build(prediction: FinishedPrediction) -> Report:
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
         classes = accuracy.class_table(counts.confusion)
         plots |= accuracy.charts_of(counts.confusion, calibration)
-    if counts.correct < counts.labelled:  # else every share is right
+    if counts.correct < counts.labelled:  # without mistakes there is nothing to plot
         review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
         plots["review"] = [review.chart()]
     if counts.predicted:
@@ -122,7 +122,7 @@ def build(prediction: FinishedPrediction) -> Report:
 
 
 def digits_chart(counts: PredictionCounts) -> Chart:
-    """Plot the number of rows predicted as each digit, and labelled as each if there are labels."""
+    """Plot the number of rows by predicted digit and, if there are labels, by true digit."""
     title, digits, width = "Rows by digit", list("0123456789"), 0.38
     predicted = counts.predicted_as.tolist()
     bars = [(digit - 0.4, count) for digit, count in enumerate(predicted)]
@@ -137,7 +137,7 @@ def digits_chart(counts: PredictionCounts) -> Chart:
 
 
 def speed_chart(progress: Sequence[Row]) -> Chart:
-    """Plot the rows done over time, and those in quarantine if any are."""
+    """Plot the number of finished rows over time and, if any, of quarantined rows."""
     title, last = "Rows over time", progress[-1]
     points = [(each["time_s"], each["row"], each["quarantined"]) for each in progress]
     series = [Series("rows done", [(0, 0), *((time, row) for time, row, _ in points)])]

@@ -1,7 +1,7 @@
-"""The steps from a picture to its probabilities, and one PNG file that shows them.
+"""Sheets: PNG files that show the steps from a picture to its probabilities.
 
-A sheet has a row for each picture: a line with the file's name, captions, the steps from left to
-right and the probabilities. Sizes are pixels.
+A sheet has a row for each picture: the file's name, captions, the steps from left to right, and the
+probabilities. Sizes are in pixels.
 """
 
 import re
@@ -33,7 +33,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats, Mask
 from nanograd.settings.specs import PictureFileOptions
 
-# Decoded pictures are kept reduced to this side: a hundred whole photos would fill the memory.
+# Longest side of the kept pictures; a hundred photos of full size would fill the memory.
 _SMALL_SIDE = 320
 SOFTWARE = "nanograd inspect"
 
@@ -41,13 +41,13 @@ SOFTWARE = "nanograd inspect"
 INK, GREY, BLUE, RED = (31, 35, 40), (99, 106, 117), (29, 78, 216), (176, 32, 24)
 ORANGE, LINE, PALE = (230, 126, 20), (208, 213, 221), (243, 244, 246)
 
-# The copy in which the normaliser searches has 160 pixels: it is drawn at its own size.
+# The normaliser searches in a copy of 160 pixels, which is drawn at this size.
 SIDE, NUM_PANELS, PROBABILITIES_WIDTH = 160, 6, 190
 MARGIN, HEAD, NAME, CAPTION, _GAP = 24, 56, 32, 19, 14
 _ROW, _STRIDE = NAME + CAPTION + SIDE + 20, SIDE + _GAP
 
 Colour: TypeAlias = tuple[int, int, int]
-load_font = cache(ImageFont.load_default)  # Pillow's own; the argument is its height
+load_font = cache(ImageFont.load_default)  # Pillow's own font; the argument is its height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class Inspection:
     """One picture, step by step."""
 
     file: str  # path or URI
-    steps: Candidate  # results of the steps of the normaliser; the reason of a refusal
-    # The decoded picture, no side above _SMALL_SIDE; None if decoding failed.
+    steps: Candidate  # results of the normaliser's steps, or the reason why it refused
+    # The decoded picture, reduced to _SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
-    # Without a model or an image, the rest is None.
+    # The rest is None without a model, or if the picture was refused.
     probabilities: Floats | None = None  # (10,)
     prediction: int | None = None  # the most probable digit
     confidence: float | None = None  # its probability
@@ -73,11 +73,12 @@ def find_pictures(
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        limit: pictures to return.
+        limit: maximum pictures to return.
         output: absolute path or URI of a file to leave out.
 
     Returns:
-        The name of each picture with its bytes, None for a file; the number of all pictures.
+        found: name of a picture -> its bytes; None for a picture file.
+        total: number of pictures in all inputs.
 
     Raises:
         DataError: an input does not exist or has no pictures.
@@ -98,7 +99,7 @@ def find_pictures(
 
 
 def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
-    """Read the pictures of the first rows of a Parquet file, by name; return also its rows."""
+    """Read the pictures of a Parquet file's first rows; return name -> bytes, and all its rows."""
     try:
         with open_parquet(file) as parquet:
             schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
@@ -126,15 +127,15 @@ def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
 def inspect_pictures(
     files: Mapping[str, bytes | None], options: PictureFileOptions, model: Model | None
 ) -> list[Inspection]:
-    """Decode and normalise pictures, classify them if there is a model, and keep every step.
+    """Decode, normalise and, with a model, classify pictures; keep the result of every step.
 
     Args:
-        files: path or URI of each, or the name of its bytes; None reads the file.
+        files: name of a picture -> its bytes. None reads the file at the path or URI in the name.
         options: polarity, and limits on picture files.
-        model: to classify with; None for no probabilities.
+        model: model that classifies; None for no probabilities.
 
     Raises:
-        StorageError: the storage fails as a whole.
+        StorageError: the storage fails, not only a single file.
     """
 
     def inspect(picture: Image.Image) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def check_output(file: str) -> None:
     """
     if not file.lower().endswith(".png"):
         raise UsageError(f"--output {file}: the sheet is a PNG file, so its name ends in .png")
-    mark = b"tEXtSoftware\0" + SOFTWARE.encode()  # at the beginning, by `draw_sheet`
+    mark = b"tEXtSoftware\0" + SOFTWARE.encode()  # `draw_sheet` writes it at the beginning
     if storage.exists(file) and mark not in storage.read(file, 100):
         raise OutputExistsError(
             f"{file} exists and is not a sheet of this command; choose another --output"
@@ -200,7 +201,7 @@ def check_output(file: str) -> None:
 
 
 def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
-    """Return a PNG file, marked as a sheet; without a model it has no probabilities."""
+    """Return a PNG file that is marked as a sheet; `model` is the model's name for the title."""
     width = NUM_PANELS * _STRIDE - _GAP + (_GAP + PROBABILITIES_WIDTH) * (model is not None)
     size = (width + 2 * MARGIN, HEAD + len(inspections) * _ROW)
     sheet = Image.new("RGB", size, "white")
@@ -259,14 +260,14 @@ def draw_text(
     colour: Colour = INK,
     align_right: bool = False,
 ) -> None:
-    """Draw text with its upper left or upper right corner at a point."""
+    """Draw text with its upper left corner, or upper right if `align_right`, at `corner`."""
     anchor = "ra" if align_right else "la"
     draw.text(corner, _printable(text), fill=colour, font=load_font(size), anchor=anchor)
 
 
 def wrap_text(text: str, size: int, width: int) -> list[str]:
-    """Split text into lines of at most `width` pixels, shortening the few that are wider."""
-    lines = textwrap.wrap(_printable(text), int(width / (0.55 * size)))  # a wide letter's width
+    """Split text into lines of at most `width` pixels; shorten the few lines that are wider."""
+    lines = textwrap.wrap(_printable(text), int(width / (0.55 * size)))  # width of a wide letter
     return [shorten_text(line, size, width) for line in lines]
 
 
@@ -281,7 +282,7 @@ def shorten_text(text: str, size: int, width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace what the font cannot draw: accented letters by their letters, others by "?".
+    """Remove accents from letters, and replace other characters that the font lacks by "?".
 
     >>> _printable("höher 七")
     'hoher ?'
@@ -301,11 +302,11 @@ def format_share(share: float) -> str:
 
 
 def draw_panels(inspection: Inspection) -> list[Panel | None]:
-    """Return NUM_PANELS steps in order, from the decoded picture on; None for a skipped step."""
+    """Return a panel for each of the NUM_PANELS steps in order; None for a skipped step."""
     steps, panels = inspection.steps, list[Panel | None]([None] * NUM_PANELS)
     if inspection.picture:
         image = inspection.picture.convert("RGB")
-        if steps.box is not None:  # the sheet of paper in its surroundings
+        if steps.box is not None:  # mark the sheet of paper in its surroundings
             sides = zip(steps.box, 2 * image.size, strict=True)
             edges, width = [round(share * side) for share, side in sides], max(image.size) // 80
             ImageDraw.Draw(image).rectangle(edges, outline=ORANGE, width=max(1, width))
@@ -330,7 +331,7 @@ def draw_panels(inspection: Inspection) -> list[Panel | None]:
 
 
 def _paint(ink: Floats | Mask, orange: Floats | Mask | None = None) -> Image.Image:
-    """Draw shares of 0 to 1: ink as black on white, and something else in orange."""
+    """Draw two arrays of shares from 0 to 1: `ink` as black on white, and `orange` in orange."""
     grey = np.round(255 * (1 - ink.astype(np.float32))).astype(np.uint8)
     image = Image.fromarray(grey).convert("RGB")
     if orange is not None:
@@ -339,7 +340,7 @@ def _paint(ink: Floats | Mask, orange: Floats | Mask | None = None) -> Image.Ima
 
 
 def frame(caption: str, image: Image.Image) -> Panel:
-    """Centre a picture in a panel, uncropped; small ones are enlarged by a whole factor."""
+    """Fit a whole picture into a panel, centred; enlarge a small picture by a whole factor."""
     factor, method = (SIDE - 2) / max(image.size), Image.Resampling.LANCZOS
     if factor >= 2:
         factor, method = int(factor), Image.Resampling.NEAREST
@@ -351,7 +352,7 @@ def frame(caption: str, image: Image.Image) -> Panel:
 
 
 def draw_probabilities(probabilities: Floats) -> Panel:
-    """Draw (10,) probabilities as bars, the best one in colour, PROBABILITIES_WIDTH x SIDE."""
+    """Draw (10,) probabilities as bars, the largest in colour, in PROBABILITIES_WIDTH x SIDE."""
     image = Image.new("RGB", (PROBABILITIES_WIDTH, SIDE), "white")
     draw = ImageDraw.Draw(image)
     height, left, right = SIDE // 10, 18, PROBABILITIES_WIDTH - 46

@@ -1,4 +1,4 @@
-"""Metrics of a run for TensorBoard and MLflow, extras that are imported only on demand."""
+"""Metrics of a run for TensorBoard and MLflow, which are optional and imported only on demand."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from nanograd.runtime.events import EpochFinished, Event, Listener, TrainingFini
 from nanograd.settings.train_spec import TrainSpec
 
 EXPERIMENT = "nanograd"
-# The scalars of an epoch; the rest are counts.
+# Fields of an epoch to track; the other fields are counts.
 _SCALARS = ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
 
 
@@ -23,7 +23,7 @@ def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[
     """Provide the listeners that track a run, until it ends.
 
     Args:
-        folder: the run directory; event files of TensorBoard go to its folder `tensorboard`.
+        folder: the run directory; TensorBoard's event files go to its subfolder `tensorboard`.
         spec: settings of the run.
         listener: receives a warning when a tracker fails; the run continues.
 
@@ -70,7 +70,7 @@ def _missing(flag: str, package: str, error: ImportError) -> UsageError:
 
 @contextmanager
 def _tensorboard(folder: str) -> Iterator[Listener]:
-    """Provide a listener that writes event files into a local folder, made with the first epoch."""
+    """Provide a listener that writes event files into a local folder; it creates the folder."""
     if storage.is_remote(folder):
         raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
     try:
@@ -95,11 +95,11 @@ def _tensorboard(folder: str) -> Iterator[Listener]:
 @contextmanager
 def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
     """Provide a listener that logs a run, with its settings, to an MLflow server or folder."""
-    # Otherwise it reports each run to its makers.
+    # Otherwise MLflow reports each run to its makers.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # By default it tries for minutes; later failures end the tracking, not the run.
+    # By default MLflow repeats failed requests for minutes. A failure ends only the tracking.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    # The small client brings no database: a folder is the only local store.
+    # mlflow-skinny has no database, so a folder is the only local store.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
         from mlflow import MlflowClient
@@ -145,5 +145,5 @@ def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
         status = "FINISHED"
     finally:
         if run:
-            with suppress(Exception):  # the run is over; a server that is gone changes nothing
+            with suppress(Exception):  # the run is over, so a failure does not matter
                 client.set_terminated(run, status)

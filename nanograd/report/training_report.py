@@ -20,7 +20,7 @@ from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
 from nanograd.settings.fields import from_toml
 
-# Styles of the marks by name of the event. Every other event is neither failure nor recovery.
+# Style of the mark for each event that is a failure or a recovery, by the event's name.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
 _FILES = ("config.toml", "metrics.jsonl", "events.jsonl")
 
@@ -32,11 +32,11 @@ class FinishedRun:
     """Contents of a run directory."""
 
     folder: str  # the run directory
-    config: Row  # its settings, resolved
-    epochs: Sequence[Row]  # rows of metrics.jsonl, epochs and rounds counted through all nets
-    events: Sequence[Row]  # rows of events.jsonl, rounds counted likewise
-    model: Model  # the result
-    versions: Row  # of the packages that trained it
+    config: Row  # resolved settings of the run
+    epochs: Sequence[Row]  # rows of metrics.jsonl; epochs and rounds count over all nets
+    events: Sequence[Row]  # rows of events.jsonl; rounds count over all nets
+    model: Model  # the trained model
+    versions: Row  # versions of the packages that trained the model
 
 
 def read_run(folder: str) -> FinishedRun:
@@ -66,7 +66,7 @@ def read_run(folder: str) -> FinishedRun:
 
 
 def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
-    """Count epochs and rounds through the nets of an ensemble; each net begins at 0.
+    """Count epochs and rounds over all nets of an ensemble; in `rows`, each net starts again.
 
     >>> epochs = [{"net": net, "epoch": 1, "round": 9} for net in (1, 2)]
     >>> _count_through(epochs, epochs)[1]
@@ -84,7 +84,7 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
 
 
 def build(run: FinishedRun, test: Dataset) -> Report:
-    """Build the report of a run, for which it classifies the test images."""
+    """Build the report of a run; this classifies the test images."""
     with process.one_thread():
         probabilities = run.model.probabilities(test.images)
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -169,7 +169,7 @@ def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
 
 
 def speed_chart(run: FinishedRun) -> Chart:
-    """Plot images per second over the rounds, with the events of the workers."""
+    """Plot images per second by round, with marks for the events of the workers."""
     steps, end = [], 0
     for row in run.epochs:
         begin, end = end, row["round"]

@@ -1,8 +1,9 @@
 """Calibration: the reference of a model, fitted to its training images.
 
-A net has memorised its training images, so its confidence on them is too high. They are distorted
-more and more until the net misclassifies 5 %. At that strength, the best temperature for training
-images is also the best for images that the net has not seen (docs/decisions/0025).
+A net has memorised its training images, so its confidence on them is too high. This module distorts
+them more and more until the net misclassifies 5 %. The best temperature for training images that
+are distorted so much is also the best for images that the net has not seen
+(docs/decisions/0025-scores.md).
 """
 
 from collections.abc import Sequence
@@ -19,14 +20,14 @@ from nanograd.runtime import process
 from nanograd.runtime.arrays import Bytes, Doubles, Floats
 from nanograd.runtime.randomness import HARDER, stream
 
-# Images to use, strengths of distortion to try, and the error rate that is strong enough.
+# Number of images to use, strengths of distortion to try, and the error rate at which to stop.
 _NUM_IMAGES, _STRENGTHS, _ERROR_RATE = 6000, np.arange(5, 21) / 10, 0.05
 _DISTORTION = Distortion(elastic=1.7, rotation=15, scaling=0.2, shear=0.1, shift=0.5, stroke=0.7)
 # Share of distorted training images that are counted as unfamiliar.
 _TAIL = 0.06
 # Weight of the distance along the directions, relative to that of the residual.
 _ALONG = 0.25
-# Minimum variance along a direction, in squared levels: the images of a class may not vary at all.
+# Minimum variance along a direction, in squared levels, because images of a class may be equal.
 _LEAST_VARIANCE = 1.0
 
 
@@ -36,7 +37,7 @@ def fit_reference(nets: Sequence[Net], training: Dataset, seed: int = 0) -> Refe
     Args:
         nets: the trained nets of the model.
         training: images that the nets were trained on, at least one.
-        seed: 0 to 2**63 - 1, determines the distortions.
+        seed: seed of the distortions, 0 to 2**63 - 1.
     """
     chosen = np.linspace(0, len(training) - 1, min(_NUM_IMAGES, len(training))).astype(np.int64)
     digits = training.take(chosen)
@@ -51,7 +52,7 @@ def fit_reference(nets: Sequence[Net], training: Dataset, seed: int = 0) -> Refe
         deskewed, distorted = (
             deskew_images(nets[0].preparation, images) for images in (digits.images, harder)
         )
-        # Every second image is used as it is, the others distorted.
+        # Use every second image unchanged and the other images distorted.
         as_is = np.arange(len(digits)) % 2 == 0
         images = np.where(as_is[:, None], deskewed, distorted)
         images = stretch(images, images.max(axis=1, initial=1).astype(np.float32))
@@ -59,8 +60,8 @@ def fit_reference(nets: Sequence[Net], training: Dataset, seed: int = 0) -> Refe
         # A class without training images gets the statistics of all images.
         fitted = [_fit_class(each if len(each) else images) for each in classes]
         means, vectors, variances, residuals = map(np.array, zip(*fitted, strict=True))
-        # The geometric mean of the residual of the class and of the mean residual: the residual of
-        # ones is a quarter of that of other digits.
+        # Use the geometric mean of a class's residual and the mean residual of all classes, because
+        # ones have a quarter of the residual of other digits.
         residuals = np.sqrt(residuals * residuals.mean())[:, None]
         steps = np.maximum(np.abs(vectors).max(axis=2), 1e-9) / 127
         weights = steps**2 * (_ALONG / (NUM_DIRECTIONS * variances) - 1 / residuals)
@@ -85,21 +86,22 @@ def _distort(digits: Dataset, strength: float, seed: int) -> Bytes:
 
 
 def _fit_class(images: Floats) -> tuple[Bytes, Doubles, Doubles, float]:
-    """Compute the mean, the directions, the variance along each, and the residual of a class.
+    """Compute the mean, directions, variances and residual of the images of a class.
 
     Args:
         images: (n, 784) float32, n >= 1.
 
     Returns:
         mean: (784,) uint8.
-        directions: (NUM_DIRECTIONS, 576) float64 of the pixels INNER, 0 where n is too small.
-        variances: (NUM_DIRECTIONS,) float64.
+        directions: (NUM_DIRECTIONS, 576) float64 of the pixels INNER; if n < NUM_DIRECTIONS, the
+            last ones are 0.
+        variances: (NUM_DIRECTIONS,) float64, along the directions.
         residual: mean over the images of |z|^2 - sum_i y_i^2, see `nanograd.models.reference`.
     """
     mean = np.rint(images.mean(axis=0, dtype=np.float64)).astype(np.uint8)
     z = images - mean
     inner = z[:, INNER].astype(np.float64)
-    # With fewer images than pixels, the products of images make the smaller matrix.
+    # With fewer images than pixels, the matrix of products of images is the smaller one.
     few = len(inner) < len(INNER)
     squares, vectors = np.linalg.eigh(inner @ inner.T if few else inner.T @ inner)
     squares, vectors = squares[::-1][:NUM_DIRECTIONS], vectors[:, ::-1][:, :NUM_DIRECTIONS]

@@ -21,11 +21,11 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.training.server import LossSum, Snapshot
 
 NUM_KEPT = 3
-# Seconds of training between checkpoints, which is the work that a kill can lose. If saving is
+# Seconds of training between two checkpoints; a killed run loses at most this work. If saving is
 # slow, the interval grows so that saving takes at most this share of the time.
 INTERVAL_S, _SAVE_SHARE = 2.0, 0.1
 _MAX_FAILED_SAVES = 3
-# Seconds for which a stopped run tries to save. Kubernetes kills 30 s after SIGTERM.
+# Seconds for which a stopped run tries to save. Kubernetes kills a process 30 s after SIGTERM.
 GRACE_S = 20.0
 RETRY_S = 0.5
 
@@ -38,7 +38,7 @@ class History:
 
     epochs: list[EpochMetrics] = field(default_factory=list)  # finished epochs
     train_s: float = 0.0  # seconds, including evaluation and checkpoints, without pauses
-    fingerprints: list[str] = field(default_factory=list)  # distinct `process.fingerprint` so far
+    fingerprints: list[str] = field(default_factory=list)  # distinct fingerprints of workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,14 @@ class Checkpoint:
 
 
 class CheckpointSaver:
-    """Writer of the checkpoints of a net; a few failures in a row are only warnings.
+    """Writer of the checkpoints of a net, which only warns of the first two failures in a row.
 
     Args:
         folder: folder or URI of the checkpoints.
         identity: identity of the run.
         listener: receives the warnings.
-        round_, train_s: next round, and seconds of training, of the newest checkpoint; 0 for none.
+        round_: next round of the newest checkpoint; 0 without one.
+        train_s: seconds of training of the newest checkpoint; 0 without one.
         check: called before each save; raises if another process has taken over the run.
     """
 
@@ -86,7 +87,7 @@ class CheckpointSaver:
         return history.train_s - self._tried_s > self._interval_s
 
     def save(self, snapshot: Snapshot, history: History) -> None:
-        """Save a checkpoint; raise StorageError if it fails, as the previous attempts did."""
+        """Save a checkpoint; warn of a failure, or raise StorageError at the third in a row."""
         self._tried_s = history.train_s
         try:
             self._save(snapshot, history)
@@ -110,7 +111,7 @@ class CheckpointSaver:
                 if not warned:
                     self._listener(warning(f"{error}; trying again for {GRACE_S:.0f} s"))
                 warned = True
-                sleep(RETRY_S)  # nothing signals that the disk or the store works again
+                sleep(RETRY_S)  # no event reports that the disk or the store works again
 
     def _save(self, snapshot: Snapshot, history: History) -> None:
         self._check()
@@ -157,10 +158,10 @@ def save(folder: str, checkpoint: Checkpoint) -> str:
 
 
 def prune(folder: str, saved: str, history: History) -> None:
-    """Remove all checkpoints but the newest NUM_KEPT and that of the best epoch.
+    """Remove all checkpoints except the newest NUM_KEPT and the checkpoint of the best epoch.
 
-    Checkpoints of later rounds than the saved one go, too: they are damaged, since the run did not
-    continue from them.
+    Checkpoints of later rounds than the saved one are removed, too. They are damaged, because
+    otherwise the run would have continued from them.
     """
     accuracies = {
         epoch.round: epoch.val_accuracy
@@ -210,6 +211,6 @@ def newest(folder: str, listener: Listener) -> Checkpoint | None:
 
 
 def _rounds(folder: str) -> dict[str, int]:
-    """Return the names of the checkpoints with their next rounds, newest first."""
+    """Return checkpoint name -> next round, the newest checkpoint first."""
     matches = (_NAME.fullmatch(name) for name in sorted(storage.names(folder), reverse=True))
     return {match[0]: int(match[1]) for match in matches if match}

@@ -20,7 +20,7 @@ class WorkerGroup(Protocol):
     """Workers and their parameter server, in this process or on a cluster."""
 
     def advance(self, until: int) -> None:
-        """Compute all rounds below `until`, a segment of rounds.
+        """Compute all rounds below `until` (a segment of rounds).
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
@@ -33,22 +33,22 @@ class WorkerGroup(Protocol):
         """Return the state of each rank."""
 
     def fingerprints(self) -> Sequence[str]:
-        """Describe the libraries of each kind of worker so far, see `process.fingerprint`."""
+        """Return the distinct `process.fingerprint` of all workers so far."""
 
     def close(self) -> None:
         """Stop the workers."""
 
 
-# Starts a worker group that trains the recipe on the images, from the snapshot. The listener
-# receives group events. The stop signal also ends a recovery from failures.
+# Starts a worker group that trains the recipe on the images, beginning at the snapshot. The
+# listener receives group events. The stop signal also ends a recovery from failures.
 StartGroup: TypeAlias = Callable[[Recipe, Dataset, Snapshot, Listener, StopSignal], WorkerGroup]
 
 
 def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
-    """Assign S shards to the available of W ranks.
+    """Assign S shards to those of W ranks that are available.
 
     Each rank gets its own shards, which are contiguous. Each shard of a missing rank goes to the
-    rank with the fewest shards; of several such ranks, to the nearest.
+    rank with the fewest shards. If several ranks have the fewest, the nearest rank gets it.
 
     >>> assign_shards(8, 3, [0, 1, 2])
     {0: [0, 1], 1: [2, 3, 4], 2: [5, 6, 7]}
@@ -71,8 +71,8 @@ class LocalGroup:
     """A parameter server and one worker per core, as threads of this process, without Ray.
 
     numpy releases the GIL in matrix products, so the threads compute in parallel. Each matrix
-    product uses one BLAS thread, so the bits are those of a single worker. Threads do not fail:
-    the listener and the stop signal of `StartGroup` are ignored.
+    product uses one BLAS thread, so the bits are the same as with a single worker. The listener and
+    the stop signal of `StartGroup` are ignored, because threads do not fail.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LocalGroup:
         return {}
 
     def fingerprints(self) -> Sequence[str]:
-        """Describe the libraries of this process."""
+        """Return the `process.fingerprint` of this process."""
         return [process.fingerprint()]
 
     def close(self) -> None:

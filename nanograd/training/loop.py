@@ -1,4 +1,4 @@
-"""The training loop: rounds, epochs, their metrics, checkpoints; all worker groups use it."""
+"""The training loop: rounds, epochs, metrics and checkpoints, for every kind of worker group."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from nanograd.training.local import WorkerGroup
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 
-# Target duration of a segment of rounds, the time for which a stop may have to wait.
+# Target duration of a segment of rounds; a stop may have to wait for so long.
 _SEGMENT_S = 0.25
 
 
@@ -42,7 +42,7 @@ class Evaluator:
     """Source of the metrics of a net and of the progress of its run.
 
     Args:
-        recipes: of all nets of the run.
+        recipes: recipes of all nets of the run.
         net: index of the net that is trained.
         validation: validation images; may be empty.
     """
@@ -61,7 +61,7 @@ class Evaluator:
         self._rate = events.Rate()
 
     def epoch(self, snapshot: Snapshot, history: History) -> EpochFinished:
-        """Compute the metrics of the epoch that ends with a snapshot."""
+        """Compute the metrics of an epoch from the snapshot at its end."""
         total, validation = snapshot.progress, self._validation
         before = history.epochs[-1].train_s if history.epochs else 0.0
         net = as_net(self._recipe, snapshot)
@@ -131,7 +131,7 @@ def train(
     Raises:
         Stopped: `stop` was set; the last computed round is saved.
         DivergedError: a gradient, loss or parameter is not finite.
-        StorageError: checkpoints cannot be written, several times in a row.
+        StorageError: writing a checkpoint failed several times in a row.
     """
     snapshot, segment = group.snapshot(), 1
     round_, started = snapshot.round, perf_counter() - history.train_s

@@ -21,11 +21,11 @@ class Recipe:
     preparation: Preparation
     plan: BatchPlan  # images of each round
     distortion: Distortion  # strength of the distortion of training images
-    cool_down: float  # share by which the distortion decreases until the last round
+    cool_down: float  # share by which the distortion has decreased at the last round
     deskew_last: bool  # deskew images after distorting them, instead of once before training
     epochs: int  # passes over the training set
     optimizer: str  # sgd, momentum or adam
-    momentum: float  # decay of the velocity
+    momentum: float  # decay of the momentum optimiser
     schedule: str  # constant or cosine
     learning_rate: float  # peak of the schedule
     num_warm_up: int  # rounds of linear warm-up
@@ -33,7 +33,7 @@ class Recipe:
 
     @property
     def num_rounds(self) -> int:
-        """Number of rounds of the net."""
+        """Number of rounds in the training of the net."""
         return self.epochs * self.plan.rounds_per_epoch
 
     def distortion_in(self, round_: int) -> Distortion:

@@ -1,7 +1,7 @@
 """A training run: start or resume it, train each net, test the model, save it.
 
-A run trains one net, or the nets of an ensemble one after the other. Each net gets the same bits as
-if it were trained alone.
+A run trains one net, or the nets of an ensemble one after the other. Each net of an ensemble gets
+the same bits as if it were trained alone.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class TrainingRun:
         data: training and test images; the test images are for the finished model only.
 
     Raises:
-        DataError: the images cannot fill the shards.
+        DataError: there are too few images for the shards.
     """
 
     def __init__(self, spec: TrainSpec, folder: str, data: Mnist) -> None:
@@ -65,7 +65,7 @@ class TrainingRun:
 
         Raises:
             OutputExistsError: the directory contains another run or foreign files, or is a file.
-            Stopped: `stop` was set; the same command continues the run.
+            Stopped: `stop` was set; repeating the command continues the run.
             DivergedError: a gradient, loss or parameter is not finite.
             StorageError: the directory cannot be written.
         """
@@ -143,7 +143,7 @@ class TrainingRun:
         return self._test(nets, histories)
 
     def _test(self, nets: Sequence[Net], histories: Sequence[History]) -> Model:
-        """Calibrate and test the nets; return them as a model with the facts of its manifest."""
+        """Calibrate and test the nets; return a model whose `about` has the results."""
         spec, data, recipes = self._spec, self._data, self.recipes
         train_s = sum(history.train_s for history in histories)
         num_images = sum(recipe.plan.num_images * recipe.epochs for recipe in recipes)

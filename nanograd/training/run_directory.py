@@ -2,9 +2,9 @@
 
     RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/  report.html
 
-Checkpoints and model contain the identity of the run: the settings and data that determine its
-bits. The same command continues the run, or finds it complete. A command with another identity is
-refused.
+Checkpoints and model contain the identity of the run: the settings and the checksum of the data
+that determine its bits. A command with the same identity continues an unfinished run, and leaves a
+complete run as it is. A command with another identity is refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class RunDirectory:
     Args:
         folder: folder or URI.
         identity: settings and data that determine the bits of the run.
-        num_nets: number of nets; records of an ensemble contain the number of the net.
+        num_nets: number of nets; if it is above 1, records contain the number of their net.
         listener: receives messages.
         check: called before each write; raises if another process has taken over the run.
     """
@@ -49,7 +49,7 @@ class RunDirectory:
         self.folder, self.identity, self._num_nets = folder, identity, num_nets
         self._listener, self._check = listener, check
         self.model = storage.join(folder, "model")
-        # Lines of events.jsonl: from earlier commands, None before they are read; from this one.
+        # Lines of events.jsonl from earlier commands (None until they are read), and from this one.
         self._earlier: list[JsonObject] | None = None
         self._events: list[JsonObject] = []
 
@@ -66,21 +66,21 @@ class RunDirectory:
                 "choose another --output"
             )
         if overwrite:
-            # Remove the manifest of the model first. Without it, the rest is an unfinished run.
+            # Remove the model's manifest first, because the run counts as unfinished without it.
             storage.remove(storage.join(self.model, model_io.MANIFEST))
             for name in reversed(_CONTENTS):
                 storage.remove(storage.join(self.folder, name))
         storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
-        """Return whether the model exists; raise OutputExistsError if it is of another run."""
+        """Return whether the model exists; OutputExistsError: it belongs to another run."""
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
         self.require_same(model_io.load(self.model).about["identity"])
         return True
 
     def require_same(self, identity: JsonObject) -> None:
-        """Raise OutputExistsError if an identity differs from that of this run."""
+        """Raise OutputExistsError if the given identity differs from the run's."""
         for name, ours in self.identity.items():
             if identity.get(name) != ours:
                 raise OutputExistsError(
@@ -89,7 +89,7 @@ class RunDirectory:
                 )
 
     def resume(self, net: int, recipe: Recipe) -> tuple[Checkpoint, CheckpointSaver]:
-        """Return the newest checkpoint of a net, or its first state, and the writer of the next."""
+        """Return the newest checkpoint of a net, or its first state, and a saver for later ones."""
         folder = storage.join(self.folder, "checkpoints")
         folder = storage.join(folder, str(net)) if self._num_nets > 1 else folder
         start = checkpoint.newest(folder, self._listener)

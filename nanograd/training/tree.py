@@ -2,8 +2,9 @@
 
 Floating-point addition is not associative, so the result of a sum depends on its order. Here only
 the numbers of the shards determine the order. A tree node is a range of shards [first, end). Its
-sum is left + right, where the size of the left child is the largest power of two that leaves a
-right child. A worker with all shards of a tree node may send one sum: the bits are the same.
+sum is left + right. The left child has the largest power of two of shards that leaves some for the
+right child. A worker with all shards of a tree node may send their sum, because its bits are the
+same as if the server added them.
 """
 
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def tree_sum(node: TreeNode, known: Callable[[TreeNode], T | None], add: Callabl
 
     Args:
         node: the tree node.
-        known: returns a known sum, or None to compute it from the children.
+        known: returns the sum of a tree node, or None to add the sums of its children.
         add: adds a left and a right sum.
     """
     value = known(node)

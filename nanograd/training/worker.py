@@ -34,7 +34,7 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """The inputs of a tree node in a round, one shard after the other."""
+    """The inputs of a tree node in a round, ordered by shard."""
 
     inputs: Floats  # (B, 784) float32
     labels: Bytes  # (B,) uint8
@@ -53,7 +53,7 @@ def add(left: Contribution, right: Contribution, out: Vector | None = None) -> C
 
 
 class Worker:
-    """Source of the contributions of some shards, with their uint8 images."""
+    """Source of the contributions of some shards; it holds their uint8 images."""
 
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
@@ -76,7 +76,7 @@ class Worker:
         return cover((0, self._plan.num_shards), frozenset(self._shards))
 
     def prepare(self, round_: int) -> None:
-        """Prepare the inputs of a round, if there is one: they do not depend on the parameters."""
+        """Prepare the inputs of a round in advance; they do not depend on the parameters."""
         if round_ < self._recipe.num_rounds:
             self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes()}
 
@@ -117,7 +117,7 @@ class Worker:
         labels = np.empty(num_images, like.labels.dtype)
         epoch = round_ // self._plan.rounds_per_epoch
         for shard, span, part in zip(shards, spans, parts, strict=True):
-            # Sort the random numbers of an epoch only once.
+            # Compute the order of the images only once per epoch.
             if self._orders.get(shard, (None,))[0] != epoch:
                 self._orders[shard] = (epoch, self._plan.order(epoch, shard))
             index, data = self._orders[shard][1][span], self._shards[shard]
@@ -128,7 +128,7 @@ class Worker:
         if distortion or recipe.deskew_last:
             size = recipe.preparation.size if recipe.deskew_last else None
             distorted = np.empty(images.shape, np.float32)
-            # Shard by shard: the bits of a matrix product depend on the number of its rows.
+            # Distort shard by shard, because the bits of a matrix product depend on its rows.
             for shard, part in zip(shards, parts, strict=True):
                 draws = self._plan.distortions(round_, shard)
                 distorted[part] = distort(images[part], distortion, draws, size)
@@ -143,7 +143,7 @@ class Worker:
             mlp.sum_gradients(signals, part, Params(out, self._recipe.architecture))
             return float(signals.losses[part].sum(dtype=np.float64))
         left, right = children(node)
-        # One buffer per size is enough: buffers in use at ancestors have other sizes.
+        # One buffer per size of node is enough, because the ancestors in use have other sizes.
         size = node[1] - node[0]
         if size not in self._scratch:
             self._scratch[size] = np.empty_like(out)
