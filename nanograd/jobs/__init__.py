@@ -1,1 +1,1 @@
-"""Batch jobs over files: planned parts, each done and committed exactly once; no Ray."""
+"""Batch jobs over files. Each planned part is done and committed exactly once; no Ray."""

@@ -1,4 +1,4 @@
-"""The parts that earlier commands of the same job completed, compared with the input of today."""
+"""The parts that earlier commands of the same job completed, compared with the present input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from nanograd.settings.specs import PartsSpec
 
 
 class Earlier(NamedTuple):
-    """Parts of a complete output, divided by what became of their files."""
+    """The parts of a complete output: those to keep, and those to replace or drop."""
 
-    kept: tuple[Receipt, ...] = ()  # as they were, or removed since
+    kept: tuple[Receipt, ...] = ()  # their input is unchanged, or was removed without `sync`
     stale: tuple[Receipt, ...] = ()  # to be replaced or dropped
 
     def files(self) -> set[str]:
-        """Return the input files that are not read again."""
+        """Return the input files of the parts to keep, which are not read again."""
         return {file for receipt in self.kept for file in receipt.inputs}
 
 
@@ -33,21 +33,22 @@ def find_earlier(
 ) -> Earlier:
     """Find the complete parts of a job in its output.
 
-    A part is stale if one of its files is missing or has another size than its receipt says, with
-    `verify` also another checksum; with `sync` if an input file has changed or is removed.
+    A part is stale if one of its output files is missing or differs in size from its receipt. With
+    `verify`, a part is also stale if a checksum differs. With `sync`, it is also stale if one of
+    its input files has changed or was removed.
 
     Args:
         spec: settings of the command.
-        identity: of the job; the output of another one has no parts of it.
-        versions: present version of each input file, with which that of a receipt begins.
-        content_of: identifies the content of a file, as receipts do. It is called for files that
-            may have another name or another content than before, and are of the same size.
+        identity: identity of the job. An output with another identity counts as empty.
+        versions: present version of each input file. The version in a receipt may have more items.
+        content_of: returns what identifies the content of a file, as receipts store it. It is
+            called only for files that may be changed or renamed and have the same size as before.
         listener: receives a warning about removed and lost files.
         retry: whether parts of changed files with quarantined rows are stale.
 
     Raises:
-        OutputExistsError: a file has changed, or has another name, that is not to be read again.
-        DataError: the manifest is damaged; a file of the output is lost, and with it its input.
+        OutputExistsError: an input file was changed or renamed, and its part is not stale.
+        DataError: the manifest is damaged, or an output file is lost and its input was removed.
     """
     if spec.overwrite:
         return Earlier()
@@ -68,7 +69,7 @@ def find_earlier(
         before = read[file][: len(now)]
         if before == now:
             return False
-        # The time of change and the number of an inode change with links, rights and copies.
+        # Links, permissions and copies change an inode's ctime and number, items 2 and 3.
         is_same = (*before[:2], *before[4:]) == (*now[:2], *now[4:])
         return not (is_same and file in contents and content_of(file) == contents[file])
 
@@ -117,7 +118,7 @@ def find_earlier(
 def _inputs_of_lost(
     spec: PartsSpec, receipts: Sequence[Receipt], gone: set[str], listener: Listener
 ) -> set[str]:
-    """Name the input files of parts whose files in the output are lost."""
+    """Return the input files of the parts that lost an output file."""
     found = find_files(spec.output, with_staged=True)
     lost = find_lost(receipts, found, verify=spec.verify)
     if not lost:

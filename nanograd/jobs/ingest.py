@@ -1,7 +1,7 @@
-"""Pictures to Parquet: one part is some hundred files, decoded, normalised and committed.
+"""Pictures to Parquet: a part decodes, normalises and commits some hundred files.
 
-OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8 and, if
-                                  asked for, original struct<bytes: binary, path: string>
+OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8 and, with
+                                  --keep-original, original struct<bytes: binary, path: string>
 OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 """
 
@@ -30,7 +30,7 @@ from nanograd.runtime.events import Listener, ignore
 from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.specs import IngestSpec
 
-# Raised with each change of what the same picture becomes.
+# Increase this when the same picture gives another image.
 REVISION = 3
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -38,13 +38,13 @@ _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ROWS = pa.schema([("image", _FILE), ("label", pa.int8())])
 ROWS_WITH_ORIGINALS = ROWS.append(pa.field("original", _FILE))
 
-# Photos have megabytes: a part is held in memory as a whole, and progress is per part.
+# Maximum bytes of the files of a part: a whole part is held in memory, and progress is per part.
 _PART_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestWork:
-    """The work on a part; small, because it is sent to every actor."""
+    """The function that does a part. It is small, because it is sent to every actor."""
 
     spec: IngestSpec
 
@@ -89,19 +89,19 @@ class IngestWork:
 def plan(
     inputs: Sequence[str], spec: IngestSpec, listener: Listener = ignore
 ) -> tuple[Job, IngestWork]:
-    """Plan an ingestion: find every file and its label, and cut them into parts.
+    """Plan an ingestion: find every file and its label, and divide the files into parts.
 
     Raises:
-        DataError: an input does not exist, there are no pictures, or a list of labels has a
-            mistake.
-        UsageError: the pattern of labels is invalid.
+        DataError: an input does not exist, there are no pictures, or the list of labels is
+            invalid.
+        UsageError: the label pattern is invalid.
     """
     spec = replace(spec, output=storage.absolute(spec.output))
     identity = {"command": "ingest", "revision": REVISION, **spec.identity()}
-    parse_label_source(spec.label_from)  # a mistake is told before all pictures are listed
+    parse_label_source(spec.label_from)  # report a mistake before listing all pictures
     files = expand_pictures(inputs, listener=listener)[: spec.limit]
     labels = find_labels([file.place for file in files], inputs, spec.label_from, listener)
-    # What an `InputFile` says of each file, and its label.
+    # The attributes in the `InputFile` of each file, and its label.
     versions = {file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)}
     with Archives() as archives:
 
@@ -132,12 +132,12 @@ def plan(
 
 
 def _is_archive(file: str) -> bool:
-    """Return whether a file is an archive, listed because its pictures cannot be."""
+    """Return whether a file is an archive. It is listed only if its pictures cannot be listed."""
     return file.lower().endswith(SUFFIX)
 
 
 def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[Sequence[InputFile]]:
-    """Yield runs of files of limited number and, unless it is one file, limited bytes."""
+    """Yield runs of at most `part_rows` files and `_PART_BYTES` bytes, but at least one file."""
     start, num_bytes = 0, 0
     for end, file in enumerate(files):
         num_bytes += file.num_bytes

@@ -1,10 +1,10 @@
-"""A batch job: parts planned first, each done once and committed, accounted for at the end.
+"""A batch job plans its parts, does and commits each part once, and checks all row counts.
 
-A part's id follows from its input and the job, so the same command again finds the parts that are
-done and finishes the rest. The first command works in the output itself. Every later change is
-staged, and takes its place once it is complete, see `output`: parts of added files, which are
-another run in the manifest; parts that --sync or --retry-quarantine replace, or whose files are
-lost; the output of another job, with --overwrite.
+A part's id is computed from its input and the job, so a repeated command finds the parts that are
+done and does only the rest. The first command works in the output itself. Every later command
+writes to a staging folder, whose files replace the old ones when all are complete (see `output`).
+Such a command adds parts of new files, replaces parts (--sync, --retry-quarantine, lost files), or
+replaces the output of another job (--overwrite).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,16 +34,16 @@ class Job:
 
     spec: PartsSpec  # with an absolute output
     identity: JsonObject  # model and settings, which determine the output of an input
-    parts: Sequence[Part] = field(repr=False)  # all but those that `earlier` keeps
+    parts: Sequence[Part] = field(repr=False)  # all parts except `earlier.kept`
     earlier: Earlier = field(default=Earlier(), repr=False)  # complete parts
-    facts: JsonObject = field(default_factory=dict)  # of the input, for a dry run
-    # Of a prediction:
-    about: JsonObject = field(default_factory=dict)  # further facts of the summary
-    # Files of empty tables, each for a folder to which no part writes.
+    facts: JsonObject = field(default_factory=dict)  # what a dry run reports about the input
+    # The following fields are used by predictions only.
+    about: JsonObject = field(default_factory=dict)  # further items of `_summary.json`
+    # An empty table for each folder, written if no part writes to that folder.
     empty_tables: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    files: frozenset[str] = frozenset()  # the input of today
-    roots: Sequence[str] = ()  # of `inputs.roots_of`
-    retries: Sequence[Retry] = ()  # to do once this job is complete
+    files: frozenset[str] = frozenset()  # all present input files
+    roots: Sequence[str] = ()  # result of `inputs.roots_of`
+    retries: Sequence[Retry] = ()  # retries to do after this job
     is_retry: bool = False
 
     @property
@@ -60,22 +60,22 @@ class Job:
 class JobResult(NamedTuple):
     """The result of a command for a job."""
 
-    receipts: Sequence[Receipt]  # of the whole job, including parts that earlier commands did
-    rows: int  # done by this command
-    began: float  # `perf_counter` at the start of its first part
-    ended: float  # `perf_counter` after `_SUCCESS`; equal to `began` if no part was left
+    receipts: Sequence[Receipt]  # of all parts, including those that earlier commands did
+    rows: int  # rows that this command processed
+    began: float  # `perf_counter` at the start of the command's first part
+    ended: float  # `perf_counter` after `_SUCCESS`; equal to `began` if every part was done before
     changed: bool  # whether this command wrote the output
 
 
 def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobResult:
-    """Run the missing parts, on Ray or here, check the accounts and commit the whole.
+    """Run the missing parts with `run_parts`, check that no row is lost, and complete the output.
 
     Raises:
-        OutputExistsError: the output holds another job's files or foreign ones, or is a file.
-        UsageError: the output to overwrite holds the input.
-        DataError: more rows than allowed go to quarantine, or all; more files than allowed cannot
-            be read.
-        InternalError: a row is not accounted for exactly once.
+        OutputExistsError: the output is a file, or holds files of another job or program.
+        UsageError: the output to overwrite contains an input file.
+        DataError: all rows are quarantined, or more than allowed; or more files than allowed
+            cannot be read.
+        InternalError: a row is not counted exactly once.
         StorageError: a file cannot be written.
     """
     storage.refuse_file(job.output)
@@ -98,13 +98,13 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
 
 
 def describe_job(job: Job, then: Sequence[Part] = ()) -> JsonObject:
-    """Return what a job would do, without a change to its output; raise as `run_job` would.
+    """Return what a job would do, without changing its output; raise as `run_job` would.
 
-    `then` are parts of jobs that would follow. `estimated_s` follows from the speed of an earlier
-    command in this output, if one is known.
+    `then` contains the parts of the retries that would follow. `estimated_s` is computed from the
+    speed of the last command in this output, and is None without one.
     """
     storage.refuse_file(job.output)
-    waits = output.SUCCESS in storage.names(job.staging)  # the job was planned for what is staged
+    waits = output.SUCCESS in storage.names(job.staging)  # the plan counts staged files as moved
     folder = job.output if waits else _choose_folder(job, clean=False)
     left = list(then)
     if folder is not None:
@@ -123,10 +123,10 @@ def describe_job(job: Job, then: Sequence[Part] = ()) -> JsonObject:
 
 
 def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
-    """Return where this job works: in the output, in its staging, or None if it is done.
+    """Return the folder in which this job works: the output or its staging. None if it is done.
 
-    `clean` also removes unfinished staged files of another job, and the mark of completeness of an
-    output that lacks a file.
+    With `clean`, remove unfinished staged files of another job, and remove `_SUCCESS` if a file of
+    the output is missing.
     """
     contents = [name for name in storage.names(job.output) if name != output.STAGING]
     if not contents:
@@ -170,7 +170,10 @@ def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
 
 
 def _read_own(job: Job, folder: str) -> output.Manifest | None:
-    """Read the manifest of this very job; None without one. A damaged one may be overwritten."""
+    """Read the manifest in a folder; None if there is none, or it belongs to another job.
+
+    With `--overwrite`, a damaged manifest counts as missing.
+    """
     if output.MANIFEST not in storage.names(folder):
         return None
     try:
@@ -191,7 +194,7 @@ def _run_parts(
     listener: Listener,
     lease: Lease,
 ) -> list[Receipt]:
-    """Run the parts of a job that have no receipt in a folder, and complete it."""
+    """Run the parts of a job that have no receipt in a folder, and complete the folder."""
     kept, planned = job.earlier.kept, {part.id for part in job.parts}
     is_new = job.spec.overwrite and folder != job.output
     before = output.Manifest() if is_new else _read_own(job, job.output) or output.Manifest()
@@ -218,7 +221,7 @@ def _run_parts(
     limited = {part.id: part.num_rows for part in job.parts if retried.isdisjoint(part.files)}
     num_rows = sum(limited.values())
     bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)
-    _check_error_rate(job, own, bad, num_rows)  # an earlier command may have ended here
+    _check_error_rate(job, own, bad, num_rows)  # parts of an earlier command may exceed the limit
     left = [replace(part, output=folder) for part in job.parts if part.id not in done]
     for receipt, seconds in run_parts(left):
         own.append(receipt)
@@ -226,7 +229,7 @@ def _run_parts(
         bad += receipt.counts.quarantined * (receipt.part in limited)
         _check_error_rate(job, own, bad, num_rows)
     _check_accounts(job, own)
-    storage.remove_leftovers(folder)  # of workers that were killed in a commit
+    storage.remove_leftovers(folder)  # temporary files of workers that were killed in a commit
     lease.check()
     output.check_files(folder, own)
     if not _read_own(job, folder):
@@ -236,7 +239,7 @@ def _run_parts(
     receipts += _write_empty_tables(job, folder, receipts)
     receipts.sort(key=lambda receipt: receipt.part)
     for receipt in kept:
-        if receipt.files != recorded[receipt.part]:  # its quarantine was read again
+        if receipt.files != recorded[receipt.part]:  # a retry has replaced its quarantine
             output.commit_receipt(folder, receipt)
     summary = {**Counts.total(receipts).summary(), **job.about}
     storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
@@ -254,7 +257,7 @@ def _changed_meanwhile(job: Job) -> OutputExistsError:
 
 
 def _write_empty_tables(job: Job, folder: str, receipts: Sequence[Receipt]) -> list[Receipt]:
-    """Write an empty table to each folder to which no part writes; return a receipt for them."""
+    """Write an empty table to each folder to which no part writes; return their receipt, if any."""
     folders = {name.partition("/")[0] for name in files_of(receipts)}
     files = {n: each for n, each in job.empty_tables.items() if n.partition("/")[0] not in folders}
     if not files:
@@ -272,7 +275,7 @@ def _write_empty_tables(job: Job, folder: str, receipts: Sequence[Receipt]) -> l
 
 
 def _check_error_rate(job: Job, done: Sequence[Receipt], bad: int, rows: int) -> None:
-    """Raise DataError if more rows of a prediction are quarantined than may be, or all."""
+    """Raise DataError if all rows of a prediction are quarantined, or more than allowed."""
     if job.is_retry or not isinstance(job.spec, PredictSpec):
         return
     rate = job.spec.max_error_rate
@@ -288,11 +291,11 @@ def _check_error_rate(job: Job, done: Sequence[Receipt], bad: int, rows: int) ->
 
 
 def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
-    """Check that each part was done once, with all its rows.
+    """Check that each part was done once, and that its receipt counts all its rows.
 
     Raises:
-        InternalError: it was not.
-        DataError: more files of this command are lost than may be; the rest is done.
+        InternalError: a part is missing, or was done twice, or its rows do not add up.
+        DataError: more files than allowed cannot be read. All other parts are done.
     """
     planned = {part.id: part.num_rows for part in job.parts}
     if sorted(receipt.part for receipt in done) != sorted(planned):
@@ -316,12 +319,12 @@ def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
 
 
 class ProgressMeter:
-    """Counter of receipts, which emits the progress of a job.
+    """Adds up receipts and emits the progress of a job.
 
     Args:
-        job: whose parts are counted.
-        listener: receives the progress.
-        clock: monotonic seconds.
+        job: the job.
+        listener: receives a `JobProgress` event for each call of `count`.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -337,14 +340,14 @@ class ProgressMeter:
         self._recorded: list[JobProgress] = []
 
     def count(self, *receipts: Receipt, seconds: float | None = None) -> None:
-        """Count parts of an earlier command, or one that was just done and took this time."""
+        """Count parts of earlier commands, or, with `seconds`, a part that was just done."""
         for receipt in receipts:
             self._parts += 1
             self._rows += receipt.counts.rows
             self._quarantined += receipt.counts.quarantined
         if seconds is None:
             self._rows_before = self._rows
-        else:  # the start of Ray and of actors is no part's time
+        else:  # the first part begins after the start of Ray and of the actors
             self._began = min(self._began, self._clock() - seconds)
         rows, began, now = self.running()
         rate = rows / max(now - began, 1e-3)
@@ -366,10 +369,10 @@ class ProgressMeter:
             self._recorded.append(event)
 
     def running(self) -> tuple[int, float, float]:
-        """Return the rows of this command, the start of its first part, and the present moment."""
+        """Return the rows that this command processed, when its first part began, and the time."""
         now = self._clock()
         return self._rows - self._rows_before, min(self._began, now), now
 
     def recorded(self) -> bytes:
-        """Return the emitted progress as lines of JSON, at most one a second."""
+        """Return the emitted progress as lines of JSON: at most one a second, and the last one."""
         return json_files.encode_lines(event.record() for event in self._recorded)

@@ -1,18 +1,18 @@
-"""The files of an output, and the staging of new ones while the old ones are visible.
+"""The files of an output, and the staging of new files while the old ones are visible.
 
     OUT/_receipts/ID.json   receipt of a part; a part with a receipt is done
     OUT/_summary.json       sum of all receipts
     OUT/_metrics.jsonl      progress of the last command, with times
     OUT/_manifest.json      identity of the job; receipts and runs of the complete parts
-    OUT/_SUCCESS            written last of all
+    OUT/_SUCCESS            written last; marks a complete output
     OUT/_next/...           staging: new files, while the old ones are still in place
-    OUT/_next/_SUCCESS      they are complete, and take the place of the old ones
-    OUT/_next/_cleared      what has no successor is removed; some files may have moved
+    OUT/_next/_SUCCESS      marks complete staged files, which can be moved
+    OUT/_next/_cleared      old files without a new version are removed; the move may have begun
 
-Each staged file takes the place of the one of its name by one rename, in an object store by one
-copy. A part is named for its input, so a reader of a file sees the rows of that input once, old or
-new. What has no successor is removed before. A move of staged files that is killed is finished by
-the next command; `_SUCCESS` is missing while it goes on.
+A staged file replaces the old file of the same name by one rename, or by one copy in an object
+store. A file of a part is named after its input, so its rows are either all old or all new. Old
+files without a new version are removed first. `_SUCCESS` is missing during the move. If the move is
+interrupted, the next command finishes it.
 """
 
 import re
@@ -31,9 +31,9 @@ from nanograd.runtime.json_files import JsonObject
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
 _CLEARED = "_cleared"
-# A file of a part, also in the folders by which an output is partitioned.
+# The name of a file of a part, which may be in the folders of --partition-by.
 _PART_FILE = re.compile(r"([^/]+/)?([^/=]+=[^/]*/)*part-[0-9a-f]{16}(-\d+)?\.\w+")
-# Files that are read at once.
+# Number of files that are read at the same time.
 _NUM_THREADS = 16
 
 
@@ -42,9 +42,9 @@ class Manifest:
     """The content of a manifest."""
 
     job: JsonObject = field(default_factory=dict)  # identity; empty without a manifest
-    receipts: Sequence[Receipt] = ()  # of the complete parts
-    runs: Sequence[Sequence[str]] = ()  # the parts that each complete command added
-    retries: Sequence[Retry] = ()  # still to do
+    receipts: Sequence[Receipt] = ()  # receipts of the complete parts
+    runs: Sequence[Sequence[str]] = ()  # ids of the parts that each complete command added
+    retries: Sequence[Retry] = ()  # retries that are still to do
 
     @classmethod
     def read(cls, folder: str) -> "Manifest":
@@ -73,9 +73,9 @@ class Manifest:
 
 
 def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
-    """Return place and size of all files in an output, by their names in it.
+    """Return path (or URI) and size of all files in an output, by their names in the output.
 
-    With `with_staged`, complete staged files count as if they had taken their places.
+    With `with_staged`, complete staged files count as if they were moved already.
     """
     listed = storage.files_below(output)
     found = {place.removeprefix(f"{output}/"): (place, size) for place, size, _ in listed}
@@ -88,12 +88,12 @@ def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str
 def find_lost(
     receipts: Iterable[Receipt], found: Mapping[str, tuple[str, int]], *, verify: bool = False
 ) -> set[str]:
-    """Name the files of parts that are missing or have another size than their receipts say.
+    """Return the names of files that are missing or differ in size from their receipt.
 
     Args:
-        receipts: of the parts.
-        found: of `find_files`.
-        verify: whether to read each file and compare its checksum, too.
+        receipts: receipts of the parts to check.
+        found: result of `find_files`.
+        verify: whether to read every file and compare its checksum, too.
     """
     files = files_of(receipts)
     lost = {
@@ -110,10 +110,10 @@ def find_lost(
 
 
 def refuse_foreign(output: str, receipts: Iterable[Receipt], found: Iterable[str]) -> None:
-    """Raise OutputExistsError for files that a reader would take for those of parts.
+    """Raise OutputExistsError for files that a reader would mistake for files of parts.
 
-    They are in a folder of parts, or beside parts with the same ending. Hidden files, of file
-    systems or of a commit that goes on after its part, do not count.
+    Such a file is in a folder with files of parts, or is beside them with the same suffix. Hidden
+    files are ignored: file systems create some, and a commit may still be writing one.
     """
     files, foreign = files_of(receipts), list[str]()
     folders = {name.partition("/")[0] for name in files if "/" in name}
@@ -142,7 +142,7 @@ def check_files(folder: str, receipts: Sequence[Receipt]) -> None:
 
 
 def read_receipts(folder: str) -> dict[str, Receipt]:
-    """Read the receipts in a folder that no manifest lists: those of killed commands."""
+    """Read all receipts in a folder, by the ids of their parts."""
     names = storage.names(storage.join(folder, RECEIPTS))
     files = [storage.join(folder, RECEIPTS, name) for name in names if name.endswith(".json")]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -151,12 +151,12 @@ def read_receipts(folder: str) -> dict[str, Receipt]:
 
 
 def commit_receipt(folder: str, receipt: Receipt) -> None:
-    """Write a receipt, which makes its part a complete one."""
+    """Write a receipt. From then on its part counts as done."""
     json_files.commit_manifest(f"{folder}/{RECEIPTS}/{receipt.part}.json", receipt.to_json())
 
 
 def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
-    """Write files, by their names in the folder; return their sizes and checksums."""
+    """Write files under their names in the folder; return their sizes and checksums."""
     for name, data in files.items():
         storage.commit(storage.join(folder, name), data)
     return {name: Written(len(data), storage.checksum(data)) for name, data in files.items()}
@@ -165,13 +165,13 @@ def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
 def remove_other_parts(
     folder: str, files: Iterable[str], found: Mapping[str, Receipt], done: Mapping[str, Receipt]
 ) -> None:
-    """Remove parts that are not done: planned otherwise, without a file, or half done.
+    """Remove the files of parts that are not done: unplanned, incomplete or without a receipt.
 
     Args:
         folder: an output, or its staging.
-        files: the names of its files.
-        found: its receipts by their parts.
-        done: those to keep.
+        files: the names of the files in the folder.
+        found: the receipts in the folder, by the ids of the parts.
+        done: the receipts to keep.
     """
     others = _names(receipt for part, receipt in found.items() if part not in done)
     parts = {name for name in files if _PART_FILE.fullmatch(name)}
@@ -184,12 +184,12 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
 
     Args:
         output: folder or URI, locked by this process.
-        check: called before each file is moved; raises once another process holds the output.
+        check: called before each file is moved; raises if another process has locked the output.
 
     Raises:
-        DataError: the staged manifest is damaged; the old output stays.
-        OutputExistsError: another file is among the new ones.
-        StorageError: a file of the new output is lost.
+        DataError: the staged manifest is damaged. The old output is unchanged.
+        OutputExistsError: a file of another program is among the new files.
+        StorageError: a file of the new output is missing or cut.
     """
     staging = storage.join(output, STAGING)
     waiting = storage.names(staging)
@@ -197,7 +197,7 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
         return
     if MANIFEST in waiting:
         staged = Manifest.read(staging)
-        # A half must not pass for the whole: the mark of completeness goes first and comes last.
+        # Remove `_SUCCESS` first and write it last, so that a partial output is never complete.
         storage.remove(storage.join(output, SUCCESS))
         if _CLEARED not in waiting:
             for name in sorted(_replaced(output, staged, waiting)):
@@ -209,16 +209,16 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
     try:
         check_files(output, Manifest.read(output).receipts)
     except (OutputExistsError, StorageError):
-        storage.remove(storage.join(staging, SUCCESS))  # the next command does the lost parts
+        storage.remove(storage.join(staging, SUCCESS))  # the next command repeats the lost parts
         raise
     storage.move(storage.join(staging, SUCCESS), storage.join(output, SUCCESS))
     storage.remove(staging)
 
 
 def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]:
-    """Name what the new output does not have; if it is of the same job, only parts."""
+    """Return the names of old files without a new version; in the same job, only files of parts."""
     before = Manifest()
-    with suppress(DataError):  # damaged: it may be overwritten
+    with suppress(DataError):  # a damaged manifest may be overwritten
         before = Manifest.read(output)
     wanted = {*_names(staged.receipts), *waiting}
     if before.job == staged.job:
@@ -238,7 +238,7 @@ def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]
 
 
 def _move(source: str, target: str, names: Iterable[str], check: Callable[[], None]) -> None:
-    """Move files and folders over those of the same names."""
+    """Move files and folders from a folder to another, and replace files of the same names."""
     existing = set(storage.names(target))
     for name in names:
         old, new = storage.join(source, name), storage.join(target, name)
@@ -250,6 +250,6 @@ def _move(source: str, target: str, names: Iterable[str], check: Callable[[], No
 
 
 def _names(receipts: Iterable[Receipt]) -> set[str]:
-    """Name the files of parts, and those of their receipts."""
+    """Return the names of the files of parts and of their receipts."""
     receipts = list(receipts)
     return {*files_of(receipts), *(f"{RECEIPTS}/{receipt.part}.json" for receipt in receipts)}

@@ -1,6 +1,6 @@
-"""The parts of a batch job: how rows are cut into parts, and how a part is run and committed.
+"""The parts of a batch job: how rows are divided into parts, and how a part is run and committed.
 
-A part of a prediction is a file, rows of a large one, or many small files.
+A part of a prediction is one file, some rows of a large file, or several small files.
 """
 
 import json
@@ -18,14 +18,14 @@ from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
 from nanograd.jobs.receipts import Counts, Reading, Receipt
 
-# A part has about this many rows: enough to be worth committing, few enough to be repeated after a
-# failure, and enough parts for many cores where there are enough rows.
+# A job has about 64 parts, so that many cores can share it. A part has at least 2,500 rows, because
+# each commit takes time, and at most 50,000 rows, because a failure repeats a whole part.
 _MAX_ROWS, _MIN_ROWS, _NUM_PARTS = 50_000, 2_500, 64
-# Large rows: less than this, uncompressed, because kept columns of a part are held in memory.
+# Maximum uncompressed bytes of a part, because its kept columns are held in memory.
 _MAX_BYTES = 256_000_000
-# Reading the end of a row group decompresses its beginning, so it is cut into few parts.
+# Maximum parts of a row group: reading the end of a row group decompresses its beginning.
 _MAX_CUTS = 8
-# More rows are not written to one file: it is made in memory.
+# Maximum rows of an output file, because it is made in memory.
 _MAX_ROWS_PER_FILE = 1_000_000
 
 FileRows: TypeAlias = tuple[ScannedFile, RowRange]
@@ -33,19 +33,20 @@ FileRows: TypeAlias = tuple[ScannedFile, RowRange]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The unit of a job: it is committed as a whole."""
+    """The unit of a job, which is committed as a whole."""
 
-    id: str  # names its receipt
-    files: tuple[str, ...]  # the input files it reads
-    # Of each what an `InputFile` says, and whatever else determines its rows, such as its label.
+    id: str  # the name of its receipt
+    files: tuple[str, ...]  # the input files that it reads
+    # For each file: the attributes of its `InputFile`, and what else determines its rows (a label).
     versions: tuple[tuple[int | str | None, ...], ...] = ()
-    ranges: tuple[RowRange, ...] = ()  # of each, if they are tables
-    num_rows: int = 0  # rows it must account for
-    rejection: Rejected | None = None  # of its file, if that cannot be read
-    # Names its output files, whatever the version of its input; the id if empty.
+    ranges: tuple[RowRange, ...] = ()  # the rows to read of each file, if the files are tables
+    num_rows: int = 0  # number of rows that its receipt must count
+    rejection: Rejected | None = None  # why its only file cannot be read
+    # Part of the names of its output files. It does not depend on the version of the input. If
+    # empty, the id is used.
     name: str = ""
-    reading: Reading | None = None  # of a retry: how it reads rows
-    quarantine: tuple[str, ...] = ()  # files whose rows it reads; none for all rows in `ranges`
+    reading: Reading | None = None  # in a retry: how rows are read
+    quarantine: tuple[str, ...] = ()  # in a retry: quarantine files that list the rows to read
     output: str = ""  # folder or URI for its files: the output, or its staging
 
     @property
@@ -58,7 +59,7 @@ class DonePart(NamedTuple):
     """A part that was just done."""
 
     receipt: Receipt
-    seconds: float  # the time it took, where it ran
+    seconds: float  # its duration, measured where it ran
 
 
 Work: TypeAlias = Callable[[Part], Receipt]
@@ -66,7 +67,7 @@ RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[DonePart]]
 
 
 def part_id(*what: Any) -> str:
-    """Return a short name that follows from values of JSON, whatever the order of their keys.
+    """Return a short hash of JSON values, which does not depend on the order of their keys.
 
     >>> part_id({"a": 1, "b": 2}) == part_id({"b": 2, "a": 1})
     True
@@ -75,7 +76,7 @@ def part_id(*what: Any) -> str:
 
 
 def run_local(work: Work) -> RunParts:
-    """Return a function that runs parts one after the other in this process, without Ray."""
+    """Return a function that runs parts one after another in this process, without Ray."""
     return lambda parts: (run_part(work, part) for part in parts)
 
 
@@ -89,9 +90,9 @@ def run_part(work: Work, part: Part) -> DonePart:
 def commit_part(
     part: Part, files: Mapping[str, Any], counts: Counts, contents: Mapping[str, str | None]
 ) -> Receipt:
-    """Commit the files of a part by their names in the output, its receipt last.
+    """Commit the files of a part under their names in the output, and then its receipt.
 
-    `contents` has what identifies the content of input files, where that is known.
+    `contents` maps input files to what identifies their content, if it is known.
     """
     receipt = Receipt(
         part=part.id,
@@ -114,9 +115,9 @@ def plan_parts(
     """Yield a part for each group of rows.
 
     Args:
-        settings: JSON values that determine what becomes of the rows.
-        groups: of `group`; a file that cannot be read is one alone.
-        limit: number of rows after which the rest is left out.
+        settings: JSON values that determine the output of a row.
+        groups: result of `group`. A file that cannot be read is a group of its own.
+        limit: maximum number of rows; later rows are left out.
     """
     numbers = Counter[str]()
     for contents in groups:
@@ -150,12 +151,12 @@ def group(
     rows_per_file: int | None = None,
     together: Iterable[Sequence[str]] = (),
 ) -> Iterator[list[FileRows]]:
-    """Yield the content of each part.
+    """Divide files into groups of rows, one group for each part.
 
     Args:
         scanned: the files.
-        rows_per_file: rows of a part; None for as many as suit the job.
-        together: files that earlier parts had, which are not mixed with others.
+        rows_per_file: rows of a part; None for `wanted_rows`.
+        together: the files of each earlier part, which are not mixed with other files.
     """
     num_rows = sum(each.num_rows for each in scanned if not each.rejected)
     wanted = min(rows_per_file or wanted_rows(num_rows), _MAX_ROWS_PER_FILE)
@@ -185,17 +186,17 @@ def group(
 
 
 def wanted_rows(num_job_rows: int) -> int:
-    """Return the rows of a part of a job."""
+    """Return how many rows a part should have in a job of `num_job_rows` rows."""
     return min(_MAX_ROWS, max(_MIN_ROWS, num_job_rows // _NUM_PARTS))
 
 
 def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[RowRange]:
-    """Cut a file into runs of row groups, and large row groups into pieces.
+    """Divide a file into runs of row groups, and divide large row groups into pieces.
 
     Args:
-        group_rows: rows of each row group.
-        wanted: rows of a piece.
-        num_bytes: of the file, uncompressed; large rows make pieces of fewer rows.
+        group_rows: number of rows in each row group.
+        wanted: number of rows that a piece should have.
+        num_bytes: uncompressed bytes of the file. If rows are large, a piece has fewer rows.
     """
     row_bytes = max(1, num_bytes // max(1, sum(group_rows)))
     wanted = min(wanted, max(1, _MAX_BYTES // row_bytes))

@@ -1,4 +1,4 @@
-"""Parquet or CSV to predictions: one part is one file, or some rows of a large one.
+"""Parquet or CSV to predictions. `part` says which rows are a part.
 
     OUT/predictions/part-NAME.parquet   kept columns, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
@@ -6,8 +6,8 @@
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
 
-A row is in exactly one of the first two. A file that cannot be used at all is one row of quarantine
-without a row number. Both folders exist, even if no row is in one.
+Each input row is either in predictions or in quarantine. A file that cannot be used at all is one
+row in quarantine, without a row number. Both folders always exist and hold at least an empty table.
 """
 
 from base64 import b64encode
@@ -43,33 +43,33 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
-# Raised with each change of what the same row becomes.
+# Increase this when the same row gives another prediction.
 REVISION = 5
 
-# Mistakes that are kept of a batch.
+# Number of mistakes that are kept of each batch.
 _NUM_WORST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictWork:
-    """The work on a part; small, as it is sent to every actor, which loads the model itself."""
+    """The function that does a part. It is sent to every actor, which loads the model itself."""
 
-    spec: PredictSpec  # with absolute places, and the names of the columns to keep
+    spec: PredictSpec  # with absolute paths, and the names of the columns to keep
     model_sha256: str
-    kept: pa.Schema  # the columns to keep, renamed where predictions use their name
+    kept: pa.Schema  # the columns to keep, renamed if the predictions have a column of that name
     partitions: Partitions  # the columns in the names of folders
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the predictions, the kept ones first."""
+        """Columns of the predictions. The kept columns come first."""
         left_out = ["probabilities"] if self.spec.no_probabilities else []
         own = [field for field in PREDICTIONS if field.name not in left_out]
         return pa.schema([*self.kept, *own])
 
     def tables(self, stem: str) -> dict[str, OutputFiles]:
-        """Return the files of predictions and of quarantine, to be written, by their folders."""
+        """Return writers for the files of a part, by the names of the two folders."""
         spec, made = self.spec, {"model_sha256": self.model_sha256, "version": __version__}
-        # What made the rows of a file, which may be copied away from its manifest.
+        # Every file stores this too, because it may be copied without the manifest.
         facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
         shape = (spec.format, spec.rows_per_file, spec.partition_by)
         return {
@@ -82,8 +82,8 @@ class PredictWork:
         model = _load_model(self.spec.model, self.model_sha256)
         tables, doubtful = self.tables(part.stem), PartReview(self.spec, part.num_rows)
         counts, rejection = receipts.PredictionCounts(), part.rejection
-        # A line of quarantine counts for a row, for the rows of its file, or for a file whose rows
-        # are unknown.
+        # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
+        # number of rows is unknown.
         is_broken = rejection is not None and rejection.reason is Reason.BROKEN_FILE
         per_line = {"rows": part.num_rows, "files": int(is_broken)} if rejection else {}
         for found in self._read(part):
@@ -120,13 +120,13 @@ class PredictWork:
         contents = {
             file: inputs.content_of(file)
             for file, rows in zip(part.files, part.ranges, strict=True)
-            # Of a cut file, in its first part.
+            # If a file is divided, only its first part records the content.
             if rows.first_row == 0 and rejection is None and not part.quarantine
         }
         return commit_part(part, files, counts.condensed(), contents)
 
     def _read(self, part: Part) -> Iterator[Batch | list[Rejected]]:
-        """Read the images of a part; each of its rows is in a batch, or rejected."""
+        """Read the images of a part. Each row of the part is in a batch, or is rejected."""
         if part.rejection is not None:
             yield [part.rejection]
             return
@@ -137,7 +137,7 @@ class PredictWork:
             for file, lines in quarantine.items()
             if not lines or not reader.fits(file, self.partitions, options)
         }
-        yield from (quarantine[file] for file in unfit)  # these settings fit other files
+        yield from (quarantine[file] for file in unfit)  # the retry's options do not fit this file
 
         def files() -> Iterator[tuple[str, RowRange]]:
             for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
@@ -156,7 +156,7 @@ class PredictWork:
 
 
 def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]:
-    """Return the columns that follow from n images and what a model predicts of them."""
+    """Return the columns of predictions that are computed from n images and their assessment."""
     probabilities, unfamiliarity = assessed
     return {
         "prediction": pa.array(probabilities.argmax(axis=1).astype(np.int8)),
@@ -168,7 +168,7 @@ def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]
 
 
 def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.Mistake, ...]:
-    """Find the most confident mistakes among n images, with (n, 10) scores, and their pictures."""
+    """Return the most confident mistakes among n images with (n, 10) scores."""
     labels, best, confidence = found.labels, scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero((labels >= 0) & (best != labels))
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_NUM_WORST]
@@ -188,18 +188,18 @@ def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.
 def plan(
     sources: Sequence[str], spec: PredictSpec, listener: Listener = ignore
 ) -> tuple[Job, PredictWork]:
-    """Plan a prediction: load the model, read every file's footer and cut the rows into parts.
+    """Plan a prediction: load the model, read every file's footer and divide the rows into parts.
 
-    With `retry_quarantine`, the rows are read with the options of the output, and those that are
-    rejected also with the given ones.
+    With `retry_quarantine`, the rows are read with the options stored in the output. Rows that are
+    rejected are then read with the given options.
 
     Raises:
-        DataError: an input does not exist, no file can be used, the model is damaged, the values
+        DataError: an input does not exist, no file can be used, the model is damaged, or the values
             of a column to keep have no common type.
-        UsageError: an input is a picture or would include the output; no file has a column that is
-            named; a column to keep or to partition by does not fit the format.
+        UsageError: an input is a picture or would include the output; a named column is in no file;
+            or a column to keep or to partition by does not fit the format.
     """
-    # The files, and what is done of them.
+    # Find the files, and the parts that earlier commands completed.
     model_sha256 = model_io.load(spec.model).sha256()
     root = storage.absolute(spec.image_root) if spec.image_root else spec.image_root
     model, output = storage.absolute(spec.model), storage.absolute(spec.output)
@@ -223,7 +223,7 @@ def plan(
         retries = [*before.retries, *retries_of(earlier.stale)]
         if retry:
             retries.append(receipts.Retry(receipts.Reading(0, given.identity())))
-    # Their columns. The types of columns to keep depend on all files.
+    # Find the columns. The types of columns to keep depend on all files.
     done = earlier.files()
     unread = [file for file in files if spec.keep or file.place not in done]
     roots = inputs.roots_of(sources, listener)
@@ -240,7 +240,7 @@ def plan(
         "keep": {field.name: str(field.type) for field in kept},
         "folders": {field.name: str(field.type) for field in partitions.schema},
     }
-    # Their rows.
+    # Divide the rows into parts.
     to_do = [each for each in scanned if each.file.place not in done]
     groups = group(to_do, spec.rows_per_file, [each.inputs for each in earlier.stale])
     left = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
@@ -272,10 +272,10 @@ def plan(
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:
-    """Count the pictures that `ingest` put into quarantine in its outputs, by their reasons."""
+    """Count by reason the pictures that `ingest` quarantined, if sources are its outputs."""
     counts: Counter[str] = Counter()
     for place in dict.fromkeys(map(storage.absolute, sources)):
-        with suppress(DataError):  # a manifest of another program
+        with suppress(DataError):  # the manifest may be of another program
             manifest = Manifest.find(place)
             if manifest.job.get("command") == "ingest":
                 for receipt in manifest.receipts:

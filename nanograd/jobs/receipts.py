@@ -1,8 +1,8 @@
-"""Receipts: what became of the rows of a part. Their counts add up to the account of a job.
+"""Receipts: how many rows of a part were predicted, quarantined and so on, and where they are.
 
-Counts are whole numbers, so their sum does not depend on the order of the parts. Arrays
-`..._by_confidence` count by tenths of the confidence, `..._by_doubt` by twentieths of a power of
-ten, from a doubt of 1 to a millionth.
+Counts are whole numbers, so their sum over a job does not depend on the order of the parts. An
+array `..._by_confidence` counts rows in ten bins of confidence, each 0.1 wide. An array
+`..._by_doubt` counts rows in bins of doubt from 1 down to 1e-6, with 20 bins per power of ten.
 """
 
 from collections import Counter
@@ -22,24 +22,24 @@ from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime.arrays import Ints
 from nanograd.runtime.json_files import JsonObject
 
-# Mistakes and details that are kept of a part, and of the job.
+# Numbers of mistakes and details that are kept of a part and of the job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20
 _DETAILS_OF_PART, _DETAILS_OF_JOB = 10, 10
 _NUM_TENTHS, _NUM_LEVELS = 10, 121
-# Share of unfamiliar rows above which something is wrong with all of them.
+# If a larger share of the predicted rows is unfamiliar, a remark asks to check all rows.
 _MOST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detail:
-    """A detail of quarantine: how many rows have it, and the first of them."""
+    """A detail of quarantined rows, with the number of rows that have it and the first row."""
 
     source_file: str
     source_row: int | None  # None for a whole file
     reason: str
     detail: str
     rows: int
-    files: int = 0  # files whose rows are unknown
+    files: int = 0  # number of files whose number of rows is unknown
 
     @property
     def first(self) -> str:
@@ -49,7 +49,7 @@ class Detail:
 
     @property
     def number(self) -> str:
-        """Format the number of rows, or of files whose rows are unknown."""
+        """Format the number of rows, or of files whose number of rows is unknown."""
         return f"{self.files:,} file{'s' * (self.files > 1)}" if self.files else f"{self.rows:,}"
 
     def __str__(self) -> str:
@@ -65,23 +65,23 @@ class Mistake:
     label: int
     prediction: int
     confidence: float
-    png: str  # its 28 x 28 picture in base64
+    png: str  # its 28 x 28 image as PNG in base64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Counts:
-    """What became of rows; `a + b` is the account of both."""
+    """Counts of rows; `a + b` adds every field."""
 
-    rows: int = 0  # all of them, also those in quarantine
+    rows: int = 0  # all rows, including quarantined ones
     quarantined: int = 0
-    broken_files: int = 0  # files whose rows are unknown, and not in `rows`
+    broken_files: int = 0  # files whose number of rows is unknown; `rows` does not count them
     labelled: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)  # of the rows in quarantine
-    details: tuple[Detail, ...] = ()  # the same
+    reasons: Counter[str] = field(default_factory=Counter)  # quarantined rows by reason
+    details: tuple[Detail, ...] = ()  # quarantined rows by detail
 
     @property
     def usable(self) -> int:
-        """Rows that are not in quarantine."""
+        """Number of rows that are not quarantined."""
         return self.rows - self.quarantined
 
     def __add__(self, other: Self) -> Self:
@@ -90,22 +90,22 @@ class Counts:
 
     @classmethod
     def total(cls, receipts: "Iterable[Receipt]") -> Self:
-        """Add up the accounts of parts."""
+        """Add up the counts of parts."""
         counts = [cast("Self", receipt.counts) for receipt in receipts]
         return sum(counts[1:], counts[0]) if counts else cls()
 
     def condensed(self) -> Self:
-        """Return the account of a part, with few details."""
+        """Return the counts of a part with the most frequent details only."""
         return replace(self, details=_commonest(self.details)[:_DETAILS_OF_PART])
 
     def most_often(self) -> str:
-        """Describe what is most often wrong with rows; "" if nothing is."""
+        """Describe the most frequent detail or reason of quarantine; "" without one."""
         if self.details:
             return str(_commonest(self.details)[0])
         return next(iter(dict(self.reasons.most_common(1))), "")
 
     def result(self) -> JsonObject:
-        """Return the values of the result of a command; here of an ingestion."""
+        """Return the values that a command returns. These are the values of an ingestion."""
         return {
             "reasons": dict(self.reasons),
             "rows": self.rows,
@@ -131,7 +131,7 @@ class Counts:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> "Counts":
-        """Decode counts; other values are ignored."""
+        """Decode counts; ignore other values."""
         kind = PredictionCounts if "predicted" in values else Counts
         rows: dict[str, type] = {"details": Detail, "worst": Mistake}
         decoded = {each.name: values[each.name] for each in fields(kind)}
@@ -150,20 +150,18 @@ def _zeros(*shape: int) -> Callable[[], Ints]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PredictionCounts(Counts):
-    """What became of the rows of a prediction."""
+    """Counts of the rows of a prediction."""
 
     predicted: int = 0
     correct: int = 0
-    bad_labels: int = 0  # labels that are no digit, and were left out
-    dark_on_light: int = 0  # raw pixels that were taken for dark ink on light paper
+    bad_labels: int = 0  # predicted rows whose label is no digit; their label is null
+    dark_on_light: int = 0  # rows of raw pixels that were taken for dark ink on light paper
     unfamiliar: int = 0
     predicted_as: Ints = field(default_factory=_zeros(10))
-    confusion: Ints = field(
-        default_factory=_zeros(NUM_CLASSES, NUM_CLASSES)
-    )  # rows labels, columns predictions
+    confusion: Ints = field(default_factory=_zeros(NUM_CLASSES, NUM_CLASSES))  # [label, prediction]
     predicted_by_confidence: Ints = field(default_factory=_zeros(10))
     labelled_by_confidence: Ints = field(default_factory=_zeros(10))
-    # Their confidences, in millionths.
+    # Sum of the confidences of the labelled rows, in millionths.
     millionths_by_confidence: Ints = field(default_factory=_zeros(10))
     correct_by_confidence: Ints = field(default_factory=_zeros(10))
     labelled_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
@@ -176,12 +174,12 @@ class PredictionCounts(Counts):
         return self.correct / self.labelled if self.labelled else None
 
     def condensed(self) -> Self:
-        """Return the account of a part, with few details and mistakes."""
+        """Return the counts of a part with the most important details and mistakes only."""
         worst = tuple(_most_confident(self.worst)[:_WORST_OF_PART])
         return replace(super().condensed(), worst=worst)
 
     def result(self) -> JsonObject:
-        """Return the values of the result of a command."""
+        """Return the values that `predict` returns."""
         digits = enumerate(self.predicted_as.tolist())
         return {
             "reasons": dict(sorted(self.reasons.items())),
@@ -201,7 +199,7 @@ class PredictionCounts(Counts):
         }
 
     def summary(self) -> JsonObject:
-        """Return the content of `_summary.json`: the result, and what the report draws."""
+        """Return the content of `_summary.json`: the result, and the data of the charts."""
         worst = _most_confident(self.worst)[:_WORST_OF_JOB]
         arrays = {name: value for name, value in self.to_json().items() if "_by_" in name}
         confusion = self.confusion.tolist() if self.labelled else None
@@ -209,7 +207,7 @@ class PredictionCounts(Counts):
         return {**self.result(), **arrays, **found}
 
     def remarks(self) -> Iterator[str]:
-        """Yield what to check about the rows of a finished job, as sentences."""
+        """Yield sentences about what the user should check after a job."""
         if self.dark_on_light:
             yield (
                 f"{self.dark_on_light:,} rows of raw pixels have a bright border and were taken "
@@ -233,15 +231,15 @@ class PredictionCounts(Counts):
 class Reading(NamedTuple):
     """How a retry reads rows."""
 
-    depth: int  # 1 for the first retry of a row, 2 for the next; 0 for one after all before
-    options: JsonObject
+    depth: int  # 1 for the first retry of a row, 2 for the second; 0 if it is not decided yet
+    options: JsonObject  # of `ReadOptions`
 
 
 class Retry(NamedTuple):
     """A retry that is still to do."""
 
     reading: Reading
-    inputs: tuple[str, ...] | None = None  # whose quarantine is read again; None for all
+    inputs: tuple[str, ...] | None = None  # input files whose quarantine is retried; None for all
 
 
 class Written(NamedTuple):
@@ -253,16 +251,16 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Receipt:
-    """What a part read, wrote and counted; `OUT/_receipts/PART.json`."""
+    """What a part has read, written and counted. `OUT/_receipts/PART.json` holds it."""
 
-    part: str  # its id
-    inputs: tuple[str, ...]
-    versions: tuple[tuple[int | str | None, ...], ...]  # of the inputs
-    contents: tuple[str | None, ...]  # what identifies the content of each input, if it is known
-    files: Mapping[str, Written]  # by their names in the output
-    name: str = ""  # of its output files
-    ranges: tuple[RowRange, ...] = ()  # of each input, if they are tables
-    reading: Reading | None = None  # of a retry
+    part: str  # id of the part
+    inputs: tuple[str, ...]  # input files
+    versions: tuple[tuple[int | str | None, ...], ...]  # version of each input file
+    contents: tuple[str | None, ...]  # what identifies the content of each input; None if unknown
+    files: Mapping[str, Written]  # output files by their names in the output
+    name: str = ""  # part of the names of the output files
+    ranges: tuple[RowRange, ...] = ()  # the rows that were read of each input that is a table
+    reading: Reading | None = None  # in a retry: how rows were read
     counts: Counts
 
     @property
@@ -271,7 +269,7 @@ class Receipt:
         return bool(self.counts.quarantined or self.counts.broken_files)
 
     def without_quarantine(self) -> "Receipt":
-        """Return the receipt of the other rows."""
+        """Return the receipt without the quarantined rows and their files."""
         files = {n: each for n, each in self.files.items() if not n.startswith("quarantine/")}
         counts = replace(
             self.counts,
@@ -306,17 +304,17 @@ class Receipt:
 
 
 def files_of(receipts: Iterable[Receipt]) -> dict[str, Written]:
-    """Return size and checksum of each file that parts wrote, by its name."""
+    """Return size and checksum of each output file of parts, by its name in the output."""
     return {name: written for receipt in receipts for name, written in receipt.files.items()}
 
 
 def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> PredictionCounts:
-    """Count rows of quarantine.
+    """Count quarantined rows.
 
     Args:
-        quarantine: as in the output.
-        rows: that a row of the table stands for: more if it is a file.
-        files: whose rows are unknown, for which it stands.
+        quarantine: table with the columns of quarantine in the output.
+        rows: number of input rows for which each row of the table stands.
+        files: 1 if each row of the table stands for a file with an unknown number of rows, else 0.
     """
     details = _commonest(Detail(**row, rows=rows, files=files) for row in quarantine.to_pylist())
     reasons = Counter[str]()
@@ -326,7 +324,7 @@ def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> 
         rows=rows * len(quarantine),
         quarantined=rows * len(quarantine),
         broken_files=files * len(quarantine),
-        reasons=+reasons,  # a file may have no rows
+        reasons=+reasons,  # drop reasons that count 0 rows
         details=details,
     )
 
@@ -339,7 +337,7 @@ def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
 
 
 def count_predictions(predictions: pa.Table) -> PredictionCounts:
-    """Count rows of predictions."""
+    """Count predicted rows; the table has the columns of predictions in the output."""
     label = predictions.column("label").fill_null(-1).to_numpy()
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()
@@ -373,9 +371,9 @@ def _most_confident(mistakes: Iterable[Mistake]) -> list[Mistake]:
 
 
 def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:
-    """Add up the rows of equal details and keep the first of each, the commonest first.
+    """Merge equal details, keep the first row of each, and sort them by frequency.
 
-    Details of files whose rows are unknown come before those of rows.
+    Details of files with an unknown number of rows come first.
     """
     found: dict[tuple[str, str], Detail] = {}
     for each in sorted(details, key=lambda each: (each.source_file, each.source_row or 0)):

@@ -1,11 +1,11 @@
-"""A retry: a job whose input is the quarantine of a prediction that is complete.
+"""A retry: a job whose input is the quarantine of a complete prediction.
 
-The rows in the quarantine of a part are read again, with other settings or after a repair of what
-they need. They become a part of their own, with predictions and quarantine; the first part keeps
-its predictions. A file that could not be used at all is planned anew.
+The quarantined rows of a part are read again, with other settings or after the user repaired the
+cause. They become a new part, with predictions and quarantine of its own. The old part keeps its
+predictions. A file that could not be used at all is planned again as a whole.
 
-The manifest lists the retries that are still to do. So a part whose rows were retried may be
-repeated: the same command then retries its quarantine with the same settings, also after a kill.
+The manifest lists the retries that are still to do. If a retried part must be repeated, the same
+command therefore also repeats its retries with their settings, even if it was killed in between.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ _FORMATS: dict[str, FileFormat] = {
 
 
 def retries_of(stale: Iterable[Receipt]) -> list[Retry]:
-    """Return the retries of parts that are done again, in the order in which they were made."""
+    """Return the retries that stale parts need after they are repeated, in their old order."""
     found: dict[str, Retry] = {}
     for receipt in stale:
         if receipt.reading is not None:
@@ -74,9 +74,9 @@ def plan_retry(job: Job, receipts: Sequence[Receipt], retry: Retry) -> Job:
             )
         )
         kept[receipt.part] = rest
-        if receipt.reading and not rest.counts.rows:  # an earlier retry that found nothing
+        if receipt.reading and not rest.counts.rows:  # an earlier retry that predicted no row
             del kept[receipt.part]
-    # Files that could not be used, and can be now, are planned anew.
+    # Plan the files again that could not be used before and can be used now.
     files = [
         InputFile(file, *cast("tuple[int, ...]", receipt.versions[0][:4]))
         for file, receipt in unusable.items()
@@ -85,7 +85,7 @@ def plan_retry(job: Job, receipts: Sequence[Receipt], retry: Retry) -> Job:
     try:
         options = ReadOptions(**retry.reading.options)
         scanned = scan.scan_files(files, everything, job.roots, options)[0] if files else []
-    except (DataError, UsageError):  # it fits none of them
+    except (DataError, UsageError):  # the options fit none of the files
         scanned = []
     usable = [each for each in scanned if not each.rejected]
     for each in usable:
@@ -107,7 +107,7 @@ def plan_retry(job: Job, receipts: Sequence[Receipt], retry: Retry) -> Job:
 
 
 def run_with_retries(job: Job, run_parts: RunParts, listener: Listener) -> JobResult:
-    """Run a prediction, then its retries, each over the quarantine that is left."""
+    """Run a prediction, and then each of its retries on the rows that are still quarantined."""
     result = run_job(job, run_parts, listener)
     for retry in job.retries:
         job = plan_retry(job, result.receipts, retry)
@@ -127,7 +127,7 @@ def parts_to_retry(job: Job) -> list[Part]:
 
 
 def read_quarantine(part: Part, format_: str) -> dict[str, list[Rejected]]:
-    """Return the rows of quarantine that a part reads, by their files; {} if it reads none."""
+    """Return the quarantined rows that a retry reads, by input file; {} if it is no retry."""
     names = {as_text(file): file for file in part.files}
     found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
     for place in part.quarantine:
@@ -139,6 +139,6 @@ def read_quarantine(part: Part, format_: str) -> dict[str, list[Rejected]]:
 
 
 def _after(receipt: Receipt, retry: Retry) -> Reading:
-    """Return how the quarantine of a part is read: as recorded, or after what was done before."""
+    """Return how a retry reads a part's quarantine; replace depth 0 by the part's depth plus 1."""
     depth = retry.reading.depth or (receipt.reading.depth if receipt.reading else 0) + 1
     return retry.reading._replace(depth=depth)

@@ -1,13 +1,13 @@
-"""The list of the most doubtful rows of a prediction, for a person to check.
+"""The list of the most doubtful rows of a prediction, for manual review.
 
     OUT/_review/part-NAME.pq   the most doubtful rows of a part, as many as the list may need
-    OUT/_review.pq             those of all parts, the most doubtful first, with pictures
+    OUT/_review.pq             the most doubtful rows of all parts with pictures, in order of doubt
 
-These are Parquet files, whose names readers of all Parquet files in a folder leave out.
+These are Parquet files. Tools that read all Parquet files of a folder skip names that begin with _.
 
-Doubt is 1 - confidence x (1 - unfamiliarity / 4). Equal rows are ordered by file and number, so the
-list does not depend on the order in which parts are done. The list names the files and the
-settings from which it was made, so it is made again when one of them changes.
+Doubt is 1 - confidence x (1 - unfamiliarity / 4). Rows of equal doubt are ordered by file and row
+number, so the list does not depend on the order in which parts are done. Its metadata has a hash of
+the files and settings from which it was made. If the hash changes, the list is made again.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import PredictSpec
 
 REVIEW, _OF_PARTS = "_review.pq", "_review"
-# The most rows of the list, of a part, and the least that a part keeps if it has them.
+# Maximum rows of the list; maximum rows that a part keeps; a part keeps this many if it has them.
 MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
-# Rows that a part keeps at most, as a multiple of its share.
+# A part keeps up to this multiple of its share, because doubtful rows may be in few parts.
 _CONCENTRATION = 4
-# Files of parts that are read at once.
+# Number of files of parts that are read at the same time.
 _NUM_THREADS = 16
 _MADE_OF = b"nanograd.made_of"
 
@@ -73,20 +73,20 @@ class PartReview:
             self._least = self._rows["doubt"][-1].as_py()
 
     def finish(self, stem: str) -> dict[str, bytes]:
-        """Return the content of the part's file by its name; none without rows."""
+        """Return the name and content of the part's file; {} if the part keeps no row."""
         return {f"{_OF_PARTS}/{stem}.pq": to_parquet(self._rows)} if len(self._rows) else {}
 
 
 def review_of(output: str, spec: PredictSpec) -> str | None:
-    """Return the place of the list of a job in this output; None without one."""
+    """Return the path or URI of the list in an output; None if the job makes no list."""
     return storage.join(output, REVIEW) if spec.review_share else None
 
 
 def write_review(spec: PredictSpec, receipts: Sequence[Receipt], listener: Listener) -> None:
-    """Make the list of a finished prediction, unless it has been made.
+    """Make the list of a finished prediction, unless it is up to date.
 
-    Parts may have been done for another list, and keep too few rows, which is a warning. With
-    `verify` the list is made in any case, and compared.
+    Warn if parts keep too few rows, because they were done with a smaller share. With `verify`,
+    always make the list, and write it if the file differs.
     """
     place = storage.join(spec.output, REVIEW)
     if not review_of(spec.output, spec):
