@@ -1,8 +1,8 @@
 """The columns of a table that hold images and labels, found by the Arrow schema alone.
 
-Recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or binary; 784 raw bytes;
-numbers as a list, nested lists or a tensor; Spark's image struct; 784 flat columns. A pickled
-column is refused. Folders named `name=value` are columns, too.
+These image columns are recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or
+binary; 784 raw bytes; numbers as a list, nested lists or a tensor; Spark's image struct; 784 flat
+columns. A pickled column is refused. A folder named `name=value` adds a column, too.
 
 References:
     Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);
@@ -35,12 +35,12 @@ SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
 _IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
 _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-# Spellings of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
+# Accepted names of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
 _FLAT = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (r"pixel_?(\d{1,4})", r"(\d\d?)x(\d\d?)", r"px_?(\d{1,4})", r"(\d{1,4})")
 ]
-# Values of folders: whole numbers that fit, and what Hive writes for null.
+# Values in folder names: whole numbers of up to 18 characters, and what Hive writes for null.
 _INT64 = re.compile(r"(?=.{1,18}$)-?[0-9]+")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NAMES_IN_MESSAGE = 20
@@ -60,12 +60,12 @@ class ImageColumn(NamedTuple):
     """The column of the images."""
 
     kind: ImageKind
-    names: tuple[str, ...]  # of the column, or of 784 in the order of the pixels
-    choice: str = ""  # why it was chosen, for people
+    names: tuple[str, ...]  # one column, or 784 columns in the order of the pixels
+    choice: str = ""  # why it was chosen, for messages
 
 
 def flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the names of 784 columns of pixels, in the order of the pixels; None without them.
+    """Return the names of 784 columns of pixels in the order of the pixels; None if there are none.
 
     >>> flat_columns(["label", *(f"pixel{number}" for number in range(783, -1, -1))])[:2]
     ('pixel0', 'pixel1')
@@ -86,12 +86,12 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """Names of all of them."""
+        """Names of all these columns."""
         return [*self.image.names, self.label] if self.label else list(self.image.names)
 
 
 def choose(schema: pa.Schema, options: ReadOptions) -> Columns:
-    """Find the columns of images and labels, once for equal schemas.
+    """Find the columns of images and labels. The result is cached by schema.
 
     Raises:
         DataError: there is no image column, or a named one does not fit.
@@ -108,11 +108,12 @@ def _choose(serialized: bytes, image: str | None, label: str | None) -> Columns:
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
     """Find the image column of a table.
 
-    By its name, of flat columns the first; else by the features of Hugging Face, as 784 flat
-    columns, by the usual names, or as the only column whose type can hold images.
+    A given name is the image column, or the first of 784 flat columns. Otherwise these are tried in
+    order: the features of Hugging Face, 784 flat columns, the usual names, and the only column
+    whose type can hold images.
 
     Raises:
-        DataError: no column, or several, can be meant, or it is pickled.
+        DataError: no column fits, several columns fit, or the column is pickled.
     """
     listed = list_names(schema.names) or "no columns"
     if len(set(schema.names)) < len(schema.names):
@@ -154,12 +155,12 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
 
 
 def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
-    """Find the label column of a table, by its name or the first of the usual names.
+    """Find the label column of a table: the named one, or the first of the usual names.
 
-    For the name NO_LABELS, and in a table without the named column, there is none.
+    Return None for the name NO_LABELS, and if the table does not have the named column.
 
     Raises:
-        DataError: the named column cannot hold digits, or several can be meant.
+        DataError: the named column cannot hold digits, or several columns fit.
     """
     if name == NO_LABELS or (name and name not in schema.names):
         return None
@@ -196,15 +197,16 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def _first_usual(names: Sequence[str], usual: Iterable[str]) -> list[str]:
-    """Return the names that are the first usual one, in any case; [] if there is none."""
+    """Return the names that equal the first usual name found, in upper or lower case."""
     matches = ([each for each in names if each.lower() == word] for word in usual)
     return next((each for each in matches if each), [])
 
 
 def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
-    """Return the digit of each class number, None for other names; None for a plain column.
+    """Return the digit of each class number of a Hugging Face `ClassLabel`; None for other columns.
 
-    Hugging Face's `ClassLabel` numbers the names of classes, in an order of their own.
+    A `ClassLabel` stores class numbers and a list of class names. The names may be in any order. A
+    class whose name is no digit gets None.
     """
     feature = _features(schema).get(name, {})
     names = feature.get("names")
@@ -254,9 +256,9 @@ def _kind(field: pa.Field) -> ImageKind | None:
 
 
 def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Return the values of a column; in text, bytes that are not UTF-8 become escapes.
+    """Return the values of a column. In text, bytes that are not UTF-8 are replaced by escapes.
 
-    Arrow reads such text without a check, and refuses it only here.
+    Arrow reads such text unchecked, and raises only when it is converted to Python.
     """
     try:
         values: list[Any] = column.to_pylist()
@@ -269,12 +271,12 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Test for any of Arrow's types of text."""
+    """Test whether a type is one of Arrow's text types."""
     return is_any(type_, "string", "large_string", "string_view")
 
 
 def is_binary(type_: pa.DataType) -> bool:
-    """Test for any of Arrow's binary types."""
+    """Test whether a type is one of Arrow's binary types."""
     return is_any(type_, "binary", "large_binary", "fixed_size_binary", "binary_view")
 
 
@@ -282,16 +284,16 @@ def _is_number(type_: pa.DataType) -> bool:
     return is_any(type_, "integer", "floating", "decimal", "boolean")
 
 
-# Not by pyarrow.dataset.HivePartitioning: it parses only names of a given schema, and what it
-# infers by itself is int32, which would change the ids and output of jobs.
+# pyarrow.dataset.HivePartitioning is not used: it parses only the names in a given schema, and it
+# infers int32, which would change the ids and output of jobs.
 class Partitions(NamedTuple):
-    """The columns in the names of folders below the inputs, as `label=7`."""
+    """The columns that the names of folders below the inputs define, such as `label=7`."""
 
-    schema: pa.Schema = pa.schema([])  # of all files
-    roots: tuple[str, ...] = ("",)  # the inputs; folders above them are no columns
+    schema: pa.Schema = pa.schema([])  # the columns of all files
+    roots: tuple[str, ...] = ("",)  # the inputs; folders above them define no columns
 
     def values(self, file: str) -> dict[str, str | None]:
-        """Parse the values of a file; bytes that are not UTF-8 become escapes.
+        """Parse the values in a file's path; bytes that are not UTF-8 are replaced by escapes.
 
         >>> Partitions(roots=("s3://a/day=1",)).values("s3://a/day=1/writer=O%27Hara/part.parquet")
         {'writer': "O'Hara"}
@@ -307,7 +309,7 @@ class Partitions(NamedTuple):
         }
 
     def extend(self, schema: pa.Schema, file: str) -> pa.Schema:
-        """Append to a file's schema the columns that only its folders have."""
+        """Append to a file's schema the columns that only its folder names define."""
         values = self.values(file) if self.schema.names else {}
         for field in self.schema:
             if field.name in values and field.name not in schema.names:
@@ -315,7 +317,7 @@ class Partitions(NamedTuple):
         return schema
 
     def add(self, table: pa.Table, file: str) -> pa.Table:
-        """Append to rows of a file the columns that only its folders have."""
+        """Append to rows of a file the columns that only its folder names define."""
         if not self.schema.names:
             return table
         values = self.values(file)

@@ -1,8 +1,8 @@
-"""Digits as comma-separated values: 784 pixels and perhaps a label and other columns in each row.
+"""Digits as comma-separated values: a row has 784 pixels, and may have a label and other columns.
 
-A header names the columns, in any order: the pixels as `columns.flat_columns` recognises them.
-Without a header, a row is the label, then the pixels, or the pixels alone. Pixels are read as
-numbers, all other columns as text: what their values look like may differ by the file.
+A header names the columns, in any order. `columns.flat_columns` says which names are pixels.
+Without a header, a row is the label and the pixels, or the pixels alone. Pixels are read as
+numbers. All other columns are read as text, because a type inferred from values may differ by file.
 
 References:
     Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv;
@@ -30,7 +30,7 @@ from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, READ_BYTES, check_sto
 from nanograd.images.tensors import Refused
 from nanograd.runtime import storage
 
-# Endings of such files.
+# Suffixes of CSV files.
 CSV = (".csv", ".csv.gz")
 _OTHER = re.compile(r"\.(tsv|txt|csv\.\w+)(\.\w+)?$", re.IGNORECASE)
 _TAKEN = (
@@ -39,40 +39,40 @@ _TAKEN = (
 _GZIP_MAGIC, _BYTE_ORDER_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
 # Maximum bytes of a line, and of a row with line breaks in quoted values.
 _MAX_ROW_BYTES = 1 << 24
-# What Arrow may take for a number, without the space around it.
+# Text that Arrow may read as a number, without surrounding space.
 _NUMBER = re.compile(
     r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|0x[\da-f]{1,2}|nan(\(\w*\))?|inf(inity)?)", re.A | re.I
 )
-# How Arrow divides a row: quotes count only at the start of a value, what follows them belongs to
-# the value, and open ones take the rest.
+# How Arrow divides a row: a quote counts only at the start of a value, text after the closing quote
+# belongs to the value, and a value without closing quote takes the rest of the row.
 _CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
-# A cell of the first line, where space may stand before quotes.
+# A cell of the first line, which may have space before the quote.
 _NAME = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
 _LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
-# Labels have at least 5 different digits, none of them in more than half of the rows. A column of
-# border pixels fails this test, because nearly all of its values are 0.
+# A column of labels has at least 5 different digits, and no digit is in more than half of the rows.
+# A column of border pixels fails this test, because nearly all of its values are 0.
 _LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
-# Rows among which the scale of the pixels is looked for first.
+# The scale of the pixels is searched in this many rows at a time.
 _SOME_ROWS = 128
 
 
 def check_ending(place: str) -> None:
-    """Raise DataError for a table of text in another format than CSV, by the ending of its name."""
+    """Raise DataError if the suffix of a name is of a text table that is not CSV."""
     if _OTHER.search(place) and not place.lower().endswith(CSV):
         raise DataError(f"{place}: {_TAKEN}")
 
 
 class CsvFile:
-    """A CSV file, raw or gzipped: a row is a line, or several, that is not empty.
+    """A CSV file, raw or gzipped. A row is one line or several; empty lines are skipped.
 
     Raises:
-        DataError: it is damaged, has no lines, or no 784 columns of pixels.
-        StorageError: it cannot be read.
+        DataError: the file is damaged, is empty, or does not have 784 columns of pixels.
+        StorageError: the file cannot be read.
     """
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._number: int | None = None  # of values in a row
+        self._number: int | None = None  # number of values in a row
         first = next(self._rows(), None)
         if first is None:
             raise DataError(f"{file} is empty; expected a header or rows of 784 pixels")
@@ -82,7 +82,7 @@ class CsvFile:
         self.schema = pa.schema((types | dict.fromkeys(self.pixels, pa.float64())).items())
 
     def scan(self) -> tuple[int, int]:
-        """Return the number of rows and their bytes, for which all of the file is read.
+        """Read the whole file; return its number of rows and their bytes.
 
         Raises:
             DataError: the labels may be in another column than the first.
@@ -102,7 +102,8 @@ class CsvFile:
         digits, parsed = set(range(NUM_CLASSES)), self._parse_each(some, self.pixels)
         intact = (each for each in parsed if isinstance(each, pa.RecordBatch))
         pixels = (Counter(column.to_pylist()) for each in intact for column in each.columns)
-        # The pixel in the last corner is hardly ever ink: zeros are labels only beside other zeros.
+        # The last pixel is hardly ever ink, so a last column of zeros is a label only if the first
+        # column has only zeros, too.
         is_last = bool(last) and last.keys() <= digits
         is_last = is_last and (last.keys() != {0} or first.keys() == {0})
         if is_last or not first.keys() <= digits | {None, -1} or any(map(_are_labels, pixels)):
@@ -115,7 +116,7 @@ class CsvFile:
     def read(
         self, skip: int, num_rows: int | None, columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch | list[Refused]]:
-        """Read some columns of rows after some, as `read_rows` does; None stands for all rows."""
+        """Skip rows, then read columns of `num_rows` rows (None: all), as `reader.read_rows`."""
         if num_rows == 0:
             return
         left = inf if num_rows is None else num_rows
@@ -131,7 +132,7 @@ class CsvFile:
             raise DataError(f"{self._file} was changed after the job began; start the job again")
 
     def line_of(self, row: int) -> int:
-        """Return the number of the line, from 1, where a row begins."""
+        """Return the number of the line, counted from 1, in which a row begins."""
         number, left = 1, row + self.has_header
         for lines in join_lines(read_lines(self._file), self._number):
             if lines.strip():
@@ -142,7 +143,7 @@ class CsvFile:
         return number
 
     def _largest(self) -> Iterator[float]:
-        """Yield the largest pixels of lines, some at a time, up to a share between 0 and 1."""
+        """Yield the largest pixel of each `_SOME_ROWS` rows; stop after a pixel between 0 and 1."""
         for lines in self._batches():
             for start in range(0, len(lines), _SOME_ROWS):
                 for some in self._parse_each(lines[start : start + _SOME_ROWS], self.pixels):
@@ -155,7 +156,7 @@ class CsvFile:
     def _parse_each(
         self, lines: list[bytes], columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch | list[Refused]]:
-        """Parse lines; those that are damaged are refused."""
+        """Parse lines; refuse those that are damaged."""
         for pixels in (pa.uint8(), pa.float64()):
             with suppress(pa.ArrowInvalid):
                 yield self._parse(lines, columns, pixels)
@@ -164,7 +165,7 @@ class CsvFile:
         if faults == [None]:
             detail = "the line cannot be read as values separated by commas"
             faults = [(0, Reason.WRONG_SHAPE, detail)]
-        # Lines without a fault are tried again, in halves: only single lines are lost.
+        # Lines without a known fault are parsed again in halves, so that only bad lines are lost.
         half = len(lines) // 2
         for is_whole, run in groupby(
             enumerate(faults), key=lambda each: each[1] is None and (each[0] < half) + 1
@@ -176,7 +177,7 @@ class CsvFile:
                 yield [(row, *fault[1:]) for row, (_, fault) in enumerate(some) if fault]
 
     def _find_fault(self, line: bytes) -> Refused | None:
-        """Find what is wrong with a line; nothing in a line that Arrow takes."""
+        """Return what is wrong with a line; None if Arrow should be able to parse it."""
         cells, number = _CELL.findall(line), len(self.names)
         if _is_open(cells):
             return 0, Reason.WRONG_SHAPE, "a quoted value does not end in its line"
@@ -196,12 +197,12 @@ class CsvFile:
     def _parse(
         self, lines: list[bytes], columns: Sequence[str], pixels: pa.DataType
     ) -> pa.RecordBatch:
-        """Parse columns of lines, in their order; raise ArrowInvalid for damage."""
+        """Parse columns of lines, in the order of `columns`; raise ArrowInvalid for damage."""
         types = {
             name: pixels if self.schema.field(name).type == pa.float64() else pa.string()
             for name in columns
         }
-        # The first line once more: it shows whether the last one leaves a quote open.
+        # Append the first line: the number of rows then shows if the last line leaves a quote open.
         table = pa_csv.read_csv(
             pa.py_buffer(b"\n".join([*lines, lines[0]])),
             parse_options=pa_csv.ParseOptions(
@@ -224,7 +225,7 @@ class CsvFile:
         return batch
 
     def _batches(self, skip: int = 0) -> Iterator[list[bytes]]:
-        """Yield the lines of rows, without the header, many at a time but of bounded size."""
+        """Yield the rows without the header, in lists of bounded length and bytes."""
         held, num_bytes = list[bytes](), 0
         for line in islice(self._rows(), skip + self.has_header, None):
             held.append(line)
@@ -236,17 +237,17 @@ class CsvFile:
             yield held
 
     def _rows(self) -> Iterator[bytes]:
-        """Yield the lines of each row that is not empty, without their end."""
+        """Yield each row that is not empty, without its line end."""
         rows = join_lines(read_lines(self._file), self._number)
         return (row.rstrip(b"\r\n") for row in rows if row.strip())
 
 
 def read_lines(file: str) -> Iterator[bytes]:
-    """Yield the lines of a text file, raw or gzipped, with their ends.
+    """Yield the lines of a text file, raw or gzipped, with their line ends.
 
     Raises:
-        DataError: it is damaged, or a line has more than 16 MB.
-        StorageError: it cannot be read.
+        DataError: the file is damaged, or a line has more than 16 MB.
+        StorageError: the file cannot be read.
     """
     with storage.open_file(file) as raw:
         packed = raw.read(2) == _GZIP_MAGIC
@@ -254,7 +255,7 @@ def read_lines(file: str) -> Iterator[bytes]:
         stream = pa.CompressedInputStream(raw, "gzip") if packed else raw
         is_first = True
         try:
-            # Text for its rule of line ends; Latin-1 has a character for every byte.
+            # TextIOWrapper splits at every kind of line end; Latin-1 maps each byte to a character.
             with TextIOWrapper(BufferedReader(stream, READ_BYTES), "latin-1", newline="") as text:
                 for line in iter(partial(text.readline, _MAX_ROW_BYTES + 1), ""):
                     if len(line) > _MAX_ROW_BYTES:
@@ -268,10 +269,10 @@ def read_lines(file: str) -> Iterator[bytes]:
 
 
 def join_lines(lines: Iterable[bytes], number: int | None = None) -> Iterator[bytes]:
-    r"""Yield the lines of rows: several where a value in quotes has line breaks (RFC 4180).
+    r"""Join lines to rows: a value in quotes may have line breaks (RFC 4180).
 
-    A quote that is not closed at the end of a value, or makes a row of another `number` of values,
-    damages its own line alone.
+    If a quote is not closed at the end of a value, or the joined row does not have `number` values,
+    lines are not joined, so that only the line with the quote is damaged.
 
     >>> list(join_lines([b'1,"a\n', b'b",2\n', b'3,"c\n']))
     [b'1,"a\nb",2\n', b'3,"c\n']
@@ -304,7 +305,7 @@ def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
 
 
 def _column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Return the columns, those of the pixels in order, and whether the first line names them."""
+    """Return all columns, the pixel columns in order, and whether the first line is a header."""
     if b"\0" in line[:1000] or line.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
     cells = [cell.strip(b" \t\r\n") for cell in _NAME.findall(line)]
@@ -314,8 +315,8 @@ def _column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, .
     ]
     names = tuple(cell.decode(errors="replace") for cell in plain)
     pixels = flat_columns(names)
-    # A first line that starts with an empty cell, or has a wrong pixel, is a damaged row, unless it
-    # has a label or pixels by name: 784 different numbers are no levels.
+    # A first line that starts with an empty cell or a number is a row, even if a pixel is wrong. It
+    # is a header if a cell is a label name, or if 784 cells are distinct names of pixels.
     is_named = pixels or not {each.lower() for each in names}.isdisjoint(LABEL_NAMES)
     is_row = not is_named and (not names[0] or _NUMBER.fullmatch(names[0]))
     if is_row and len(names) in (NUM_PIXELS, NUM_PIXELS + 1):
@@ -334,7 +335,7 @@ def _column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def _number(cell: bytes) -> float | None:
-    """Return the number in a cell; None for an empty one, infinity for text."""
+    """Return the number in a cell; None for an empty cell, infinity for text."""
     text = cell.strip(b' \t"')
     try:
         number = float(text or b"nan")

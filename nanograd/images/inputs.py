@@ -22,21 +22,21 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
-_MAGIC = b"PAR1"  # at the start of a Parquet file, also of those by Hive, Impala and Dask
+_MAGIC = b"PAR1"  # first bytes of every Parquet file
 
-# Folder of the log of tables whose Parquet files also hold rows that were deleted or replaced; how
-# its files end, kind, package.
+# Tables whose Parquet files also hold deleted or replaced rows: the folder of their log, the suffix
+# of its files, the kind of table, and a package that reads it.
 _LAKES = {
     "_delta_log": ("", "a Delta table", "deltalake"),
     "metadata": (".metadata.json", "an Iceberg table", "pyiceberg"),
     ".hoodie": ("", "a Hudi table", "hudi"),
 }
 
-# Files in an object store whose first bytes are read at once.
+# Number of files in an object store whose first bytes are read at the same time.
 _NUM_THREADS = 16
-# The beginning and the end of a file in an object store, by which it is known.
+# `content_of` a file in an object store hashes this many bytes at its start and at its end.
 _END_BYTES = 65_536
-# A folder that is a column, as in Hive.
+# A folder that defines a column, as in Hive.
 _HIVE = re.compile(r"/([^/=]+=[^/]+)/")
 
 
@@ -44,15 +44,15 @@ class InputFile(NamedTuple):
     """A file to read, with the attributes that identify its version."""
 
     place: str  # absolute path or URI
-    num_bytes: int  # its size
-    mtime_ns: int  # time of its last change
-    # Time of the last change of anything about it, and its number on the disk; 0 in a store, whose
-    # times nobody sets.
+    num_bytes: int  # size
+    mtime_ns: int  # time when the content was last changed
+    # Time when content or metadata was last changed, and inode number; 0 in an object store, where
+    # nobody can set `mtime_ns`.
     ctime_ns: int = 0
     inode: int = 0
 
 
-# Place of a file without links, the file, and why it is not taken, "" if it is.
+# Path of a file with links resolved, the file, and why it is skipped ("" if it is not).
 Found: TypeAlias = tuple[str, InputFile, str]
 _OTHERS = "other files are not read as input"
 _BROKEN = "links that lead to no file, or pipes, are not read"
@@ -64,15 +64,16 @@ def expand(
     hint: str = "check the path",
     listener: Listener = ignore,
 ) -> list[InputFile]:
-    """List all input files, sorted, none twice, also if links lead to it.
+    """List all input files, sorted. A file is listed once, even if several links lead to it.
 
-    In folders only files with one of the suffixes count and, where those of tables are among them,
-    Parquet files of any name; names that begin with `_` or `.` are skipped, as Spark, Hive and
-    Arrow do. A file named directly is always taken. The listener is warned of files not taken.
+    In a folder, files with one of the suffixes are listed. If the suffixes include Parquet's,
+    Parquet files of any name are listed, too. Names that begin with `_` or `.` are skipped, as in
+    Spark, Hive and Arrow. A file that is an input itself is always listed. The listener receives a
+    warning about files that are not listed.
 
     Raises:
-        DataError: an input does not exist, no file is found (with a `hint`), or tables are looked
-            for in a Delta, Iceberg or Hudi table.
+        DataError: an input does not exist, no file is found (`hint` ends the message), or an input
+            for Parquet is a Delta, Iceberg or Hudi table.
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
@@ -94,13 +95,13 @@ def expand(
 
 
 def kind_of(place: str) -> str:
-    """Return `parquet`, `csv`, `picture` or `archive` by the name of a file, "" for any other."""
+    """Return `parquet`, `csv`, `picture` or `archive` by the suffix of a file; "" for any other."""
     kinds = {"parquet": TABLES, "csv": CSV, "picture": SUFFIXES, "archive": (archives.SUFFIX,)}
     return next((kind for kind, ends in kinds.items() if place.lower().endswith(ends)), "")
 
 
 def is_table(place: str) -> bool:
-    """Return whether a file is Parquet, by its name or its first bytes."""
+    """Return whether a file is Parquet, by its suffix or its first bytes."""
     if kind := kind_of(place):
         return kind == "parquet"
     try:
@@ -118,13 +119,13 @@ def expand_tables(
 ) -> list[InputFile]:
     """List all Parquet and CSV files, as `expand` does.
 
-    CSV files beside Parquet files may be lists of labels or outputs: they count if an input names
-    their ending.
+    If there are Parquet files, CSV files may be lists of labels or outputs. They are then listed
+    only if an input ends with a CSV suffix.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        output: absolute place of a file that the job will write.
-        pictures_expected: whether rows refer to pictures, which may be beside them.
+        output: absolute path or URI of a file that the job will write.
+        pictures_expected: whether rows refer to pictures, which may be in the same folders.
         listener: receives a warning about files that are not read.
 
     Raises:
@@ -165,9 +166,9 @@ def expand_tables(
 def expand_pictures(
     inputs: Sequence[str], hint: str = "check the path", listener: Listener = ignore
 ) -> list[InputFile]:
-    """List all picture files, as `expand` does; ZIP files count as folders of pictures.
+    """List all picture files, as `expand` does, including those in ZIP files.
 
-    A damaged archive is listed itself, to be rejected when it is read.
+    A damaged archive is listed itself, and is rejected when it is read.
     """
     files: list[InputFile] = []
     for file in expand(inputs, (*SUFFIXES, archives.SUFFIX), hint, listener):
@@ -184,9 +185,10 @@ def expand_pictures(
 
 
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
-    """Return the files and folders that inputs name, of a glob the folder before its wildcards.
+    """Return the inputs as absolute paths or URIs; for a glob, the folder before its wildcards.
 
-    The listener is told of folders in them that would be columns below an input.
+    The listener receives a message if an input's own path has a folder `name=value`, which defines
+    no column.
     """
     roots = []
     for place in map(storage.absolute, inputs):
@@ -200,7 +202,7 @@ def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
 
 
 def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
-    """Raise DataError unless a file has the version, see `ScannedFile`, that was planned."""
+    """Raise DataError unless a file still has the `ScannedFile.version` that was planned."""
     size, mtime, _, _, *tag = version
     try:
         if tag:
@@ -213,16 +215,17 @@ def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
             found = [status.st_size, status.st_mtime_ns]
     except (FileNotFoundError, DataError):
         found = []
-    # Another link to a file changes its ctime, and some file systems number files anew.
+    # ctime and inode are not compared: a new link changes ctime, and some file systems renumber.
     if found != [size, mtime, *tag]:
         raise DataError(f"{file} was changed after the job began; start the job again")
 
 
 def content_of(file: str) -> str:
-    """Return what tells the content of a file from others of its size: its SHA-256.
+    """Return the SHA-256 of a file, which identifies its content.
 
-    In an object store, where reading it again may take minutes, that of its beginning and end. Its
-    entity tag would not do: a copy of an object that was uploaded in pieces has another.
+    In an object store, return the SHA-256 of the first and last 64 KiB, because reading the whole
+    object can take minutes. Its entity tag does not identify the content: two copies of the same
+    object have different tags if one was uploaded in parts.
     """
     with storage.open_file(file) as stream:
         if not storage.is_remote(file):
@@ -232,21 +235,21 @@ def content_of(file: str) -> str:
 
 
 def entity_tag(stream: Any) -> str | None:
-    """Return the tag that an object store gave to the content of a file; None without one."""
+    """Return the entity tag of a file in an object store; None if it has none."""
     tag = (stream.metadata() or {}).get("ETag")
     return None if tag is None else tag.decode(errors="replace")
 
 
 def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
-    """Yield the files that a place names, and those in folders; linked folders last."""
-    # Path.glob takes no absolute pattern, and a Path raises for names that are too long.
+    """Yield the files that a path or glob names, and the files in folders; linked folders last."""
+    # Path.glob rejects absolute patterns, and Path.exists raises for names that are too long.
     is_glob = not os.path.exists(place)  # noqa: PTH110
     found = sorted(glob.glob(place, recursive=True)) if is_glob else [place]  # noqa: PTH207
     folders = [each for each in found if os.path.isdir(each)]  # noqa: PTH112
     files = [each for each in found if os.path.isfile(each)]  # noqa: PTH113
     if not folders and not files:
         raise DataError(f"{place}: there is no such file or folder; check the path")
-    for file in set(found).difference(folders, files):  # a dangling link or a pipe is found, too
+    for file in set(found).difference(folders, files):  # a dangling link or a pipe
         yield file, InputFile(file, 0, 0), _BROKEN
     for file in files:
         _check_plain(str(Path(file).parent), suffixes)
@@ -274,12 +277,12 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
 
 
 def _examine(file: str, real: str, suffixes: tuple[str, ...]) -> Found:
-    """Return a file of a folder, and why it is not taken."""
+    """Return a file of a folder, and why it is skipped."""
     status = os.lstat(file)
     if S_ISLNK(status.st_mode):
         real = os.path.realpath(file)
         with suppress(OSError):
-            status = os.stat(file)  # noqa: PTH116 - of a link in a circle
+            status = os.stat(file)  # noqa: PTH116 - it fails for a circular link
     if not S_ISREG(status.st_mode):
         return real, InputFile(file, 0, 0), _BROKEN
     return real, _input_file(file, status), "" if _is_wanted(file, suffixes) else _OTHERS
@@ -290,12 +293,12 @@ def _input_file(place: str, status: os.stat_result) -> InputFile:
 
 
 def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a file is of the kinds to take."""
+    """Return whether a file has one of the suffixes, or is Parquet and Parquet is wanted."""
     return place.lower().endswith(suffixes) or (set(TABLES) <= {*suffixes} and is_table(place))
 
 
 def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
-    """Yield the files in an object store that a place names, and those in folders."""
+    """Yield the files in an object store that a URI or glob names, and the files in folders."""
     is_glob = glob.has_magic(place) and not storage.exists(place)
     base = _before_wildcards(place) if is_glob else place
     listed = [] if is_glob and not storage.exists(base) else storage.files_below(base)
@@ -305,7 +308,7 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     visible = [InputFile(*each) for each in listed if _takes(place, each[0])]
     if is_glob and not visible:
         raise DataError(f"{place}: there is no such file or folder; check the path")
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # of names that say nothing, bytes are read
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # reads the first bytes of unknown suffixes
         wanted = list(pool.map(lambda file: _is_wanted(file.place, suffixes), visible))
     for file, is_wanted in zip(visible, wanted, strict=True):
         is_taken = is_wanted or _is_named(place, file.place)
@@ -323,12 +326,12 @@ def _glob(place: str) -> re.Pattern[str]:
 
 
 def _is_named(place: str, file: str) -> bool:
-    """Return whether a place is a file, or a glob that it matches."""
+    """Return whether a path or glob names a file."""
     return file == place or bool(_glob(place).fullmatch(file))
 
 
 def _takes(place: str, file: str) -> bool:
-    """Return whether a file is named by a place, or is a visible one in a folder that is."""
+    """Return whether a path or glob names a file, or a folder in which the file is not hidden."""
     names = file.split("/")
     return any(
         _is_named(place, "/".join(names[:end])) and not _is_hidden("/".join(names[end:]))
@@ -337,7 +340,7 @@ def _takes(place: str, file: str) -> bool:
 
 
 def _check_plain(folder: str, suffixes: tuple[str, ...]) -> None:
-    """Refuse a folder of a table with a log of its own."""
+    """Raise DataError if Parquet is wanted and a folder is a Delta, Iceberg or Hudi table."""
     for log, (ending, kind, package) in _LAKES.items() if set(TABLES) <= {*suffixes} else ():
         if any(name.endswith(ending) for name in storage.names(storage.join(folder, log))):
             raise DataError(

@@ -1,6 +1,6 @@
 """Labels of pictures, from their folder, their name, a pattern or a CSV list.
 
-Labels are found when a job is planned, so that a mistake in a list stops it before it begins.
+Labels are found when a job is planned, so that a mistake in a list stops the job before it begins.
 """
 
 import csv
@@ -21,28 +21,28 @@ Label: TypeAlias = int | None
 
 WORDS = ("auto", "folder", "name", "none")
 
-# Names of the columns of a list: of the pictures, file_name being that of Hugging Face; of labels.
+# Accepted names of the columns in a list: pictures (Hugging Face writes file_name), and labels.
 _COLUMNS = (("file", "file_name", "filename", "path", "image"), (*LABEL_NAMES, "y"))
 
-# 7.png, 7_0012.png, 7 (2).png; or after a word: x-is-7.png, digit7.jpg, label_7-b.png.
-# A bare number at the end (img_7.png) is more often a count than a label.
+# A digit at the start (7.png, 7_0012.png, 7 (2).png) or after a word (x-is-7.png, digit7.jpg,
+# label_7-b.png). A number at the end (img_7.png) is more often a count than a label.
 _LABEL_IN_NAME = (
     re.compile(r"^([0-9])(?![0-9])(?:[-_ (].*)?$"),
     re.compile(r"(?:^|[-_ ])(?:is|label|digit|class)[-_ ]?([0-9])(?![0-9])", re.IGNORECASE),
 )
-# pandas writes whole numbers as 7.0 where others of the column are missing.
+# pandas writes a whole number as 7.0 if the column has missing values.
 _DIGIT = re.compile(r"([0-9])(?:\.0*)?")
 _WILDCARDS = {"*": "[^/]*", "?": "[^/]"}
 
 
 def parse_label_source(text: str) -> re.Pattern[str] | None:
-    r"""Parse `--label-from`: the pattern, or None for one of WORDS and for a CSV list.
+    r"""Parse `--label-from`: return a pattern, or None for one of WORDS and for a CSV list.
 
-    A pattern is a regular expression with a group, or a template with {label} (and `*`, `?`), which
-    describes whole names at the end of a path and ignores case.
+    A pattern is a regular expression with one group, or a template with {label} and perhaps `*` and
+    `?`. A template must match a whole name at the end of a path; upper and lower case are equal.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text is none of these.
 
     >>> parse_label_source("img_*_{label}.png").search("scans/IMG_12_7.PNG")["label"]
     '7'
@@ -55,7 +55,8 @@ def parse_label_source(text: str) -> re.Pattern[str] | None:
         body, pieces = "", [each for each in re.split(r"(\*|\?|\{label\})", text) if each]
         for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
             if piece == "{label}":
-                # Beside a wildcard the digit stands alone: *{label}.png finds no 2 in img_12.png.
+                # Next to a wildcard, the digit is no part of a longer number: *{label}.png does not
+                # match img_12.png.
                 body += "(?<![0-9])" * (before in _WILDCARDS) + "(?P<label>[0-9])"
                 body += "(?![0-9])" * (after in _WILDCARDS)
             else:
@@ -76,10 +77,16 @@ def parse_label_source(text: str) -> re.Pattern[str] | None:
 def find_labels(
     files: Sequence[str], inputs: Sequence[str], source: str, listener: Listener
 ) -> list[Label]:
-    """Find the labels of pictures in inputs, digits or None, by a `parse_label_source`.
+    """Find the label of each picture, a digit or None.
+
+    Args:
+        files: the pictures.
+        inputs: the inputs of the command; paths in a list may be relative to them.
+        source: value of `--label-from`.
+        listener: receives a message about pictures without a label.
 
     Raises:
-        DataError: the list does not exist, has a mistake or labels no picture.
+        DataError: the list does not exist, is invalid or labels no picture.
         UsageError: the pattern is invalid or labels no picture.
     """
     if source in WORDS:
@@ -124,7 +131,7 @@ def label_of(file: str, label_from: str) -> Label:
 def _look_up(
     files: Sequence[str], inputs: Sequence[str], place: str, listener: Listener
 ) -> list[Label]:
-    """Find the labels of pictures in a list."""
+    """Look up the labels of pictures in a list."""
     folders = [storage.absolute(each).rstrip("/") for each in inputs]
     parent, *parents = (each.rpartition("/")[0] for each in (place, *folders))
     roots = [parent, *folders, *parents]
@@ -158,8 +165,8 @@ def _look_up(
 def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
     """Yield line number, picture and label of each row of a CSV list.
 
-    It is UTF-8, with a header that names the columns file and label; commas, semicolons or tabs
-    separate values. An empty label is none.
+    The list is UTF-8 with a header that names the columns file and label. Values are separated by
+    commas, semicolons or tabs. An empty label gives None.
     """
     try:
         text = decompress(storage.read(place), place).decode("utf-8-sig")

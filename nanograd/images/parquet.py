@@ -1,7 +1,7 @@
-"""Rows of Parquet files, in batches of bounded size, and damaged rows.
+"""Rows of Parquet files, in batches of bounded size.
 
-A damaged page takes the rest of its row group with it, of the rows that are read, and nothing else.
-Arrow's errors do not separate damage from failures of the storage: the file is read again.
+If a page is damaged, the remaining rows of its row group are refused, and all other rows are read.
+Arrow's errors do not distinguish damage from a failure of the storage, so the file is read again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,42 +18,42 @@ from nanograd.images.columns import flat_columns
 from nanograd.images.tensors import SCALE, Refused, is_any, is_list
 from nanograd.runtime import storage
 
-# Rows and bytes of a batch: many, because fixed costs are per batch; fewer where a row is large,
-# because all of them are in memory. 8,192 rows of 784 doubles are 51 MB.
+# Maximum rows and bytes of a batch. A batch has many rows because each batch has fixed costs, and
+# limited bytes because it is held in memory. 8,192 rows of 784 doubles are 51 MB.
 MAX_ROWS, BATCH_BYTES = 8192, 64_000_000
-# Bytes of a row group read at a time: a whole one could be larger than the memory.
+# Bytes that are read at a time, because a whole row group could be larger than the memory.
 READ_BYTES = 4 << 20
-# Numbers of rows of a batch are multiples of this: scores may differ in their last bits by the rows
-# that share a matrix product, which has so many.
+# The number of rows of a batch is a multiple of this, the number of rows in a matrix product: the
+# last bits of a score may depend on the number of rows in its product.
 _CHUNK_ROWS = 512
-# Bytes of numbers in memory; in a file, those of lists may take a bit each.
+# Bytes of a number in memory; in a file, numbers in lists may take one bit.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
-# In a damaged row group: the fewer, the fewer intact rows are lost with it.
+# Rows of a batch in a damaged row group; smaller batches lose fewer intact rows.
 _CAREFUL_ROWS = 128
-# Attempts at the same rows before they count as damaged.
+# Rows count as damaged after this many failed attempts.
 _MAX_FAILURES = 2
-# What Arrow raises for damage, failures of the storage and lack of memory; for names not in UTF-8
-# and types of Ray that Ray refuses to decode.
+# Errors of Arrow for damage, storage failures, lack of memory, names that are not UTF-8, and types
+# that Ray refuses to decode.
 _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
 
 
 class RowRange(NamedTuple):
-    """Some rows of a file."""
+    """A range of rows of a file."""
 
-    row_groups: tuple[int, ...]  # first and end
-    skip: int  # rows before them in their first row group
-    first_row: int  # number of the first row in the file
-    num_rows: int  # number of rows
+    row_groups: tuple[int, ...]  # first row group, and the one after the last
+    skip: int  # number of rows in the first row group that come before the range
+    first_row: int  # number of the range's first row in the file
+    num_rows: int  # number of rows in the range
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
     """Open a Parquet file and read its footer.
 
     Raises:
-        DataError: it is no Parquet file, cut short, or its footer contradicts itself.
-        StorageError: it cannot be read; that is no damage.
+        DataError: the file is not Parquet, is cut short, or its footer contradicts itself.
+        StorageError: the storage fails; the file may be intact.
     """
-    for is_last in (False, True):  # the storage may fail only for a moment
+    for is_last in (False, True):  # try twice, because the storage may fail for a moment
         try:
             parquet = pq.ParquetFile(
                 storage.open_file(file),
@@ -75,7 +75,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
 
 
 def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> None:
-    """Raise StorageError if reading a file, or its first bytes, fails."""
+    """Read a file, or its first bytes, after an error; raise StorageError if that fails, too."""
     if isinstance(error, MemoryError):
         raise StorageError(
             f"cannot read {file}: not enough memory ({error}); ask for fewer --workers"
@@ -113,13 +113,13 @@ def read_parquet(
 def _read_carefully(
     file: str, parquet: pq.ParquetFile, rows: RowRange, names: list[str], done: int
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
-    """Read the rows after the first `done`, row group by row group."""
+    """Read the rows after the first `done` rows, one row group at a time."""
     skip, left = rows.skip + done, rows.num_rows - done
     for group in range(*rows.row_groups):
         group_rows = parquet.metadata.row_group(group).num_rows
         wanted = min(max(group_rows - skip, 0), left)
         num_read, failures = 0, 0
-        # The same rows fail again if they are damaged, not if the storage failed for a moment.
+        # Read the rows again after an error: only damaged rows fail every time.
         while num_read < wanted:
             some = RowRange((group, group + 1), skip + num_read, 0, wanted - num_read)
             try:
@@ -139,14 +139,14 @@ def _read_carefully(
 def _read_some(
     parquet: pq.ParquetFile, names: list[str], rows: RowRange, max_rows: int = MAX_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Read rows in batches of bounded size; raise ArrowInvalid if there are fewer."""
+    """Read rows in batches of bounded size; raise ArrowInvalid if the file has fewer rows."""
     groups, found = range(*rows.row_groups), leaf_places(parquet.schema_arrow)
     places = [place for name in names for place in found[name]]
     row_bytes = max((_row_bytes(parquet, group, places) for group in groups), default=0)
     num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
     if num_rows > _CHUNK_ROWS:
         num_rows -= num_rows % _CHUNK_ROWS
-    # Not by the file's own method: it takes paths, which several columns may share.
+    # `ParquetFile.iter_batches` selects columns by paths, which several columns may share.
     batches = parquet.reader.iter_batches(
         num_rows, row_groups=list(groups), column_indices=places, use_threads=False
     )
@@ -162,7 +162,7 @@ def _read_some(
 
 
 def _row_bytes(parquet: pq.ParquetFile, group: int, places: Sequence[int]) -> float:
-    """Estimate the bytes of a row in memory."""
+    """Estimate how many bytes a row takes in memory."""
     row_group = parquet.metadata.row_group(group)
     num_rows, stored = max(row_group.num_rows, 1), row_group.total_byte_size
     is_plain = not any(parquet.schema.column(place).max_repetition_level for place in places)
@@ -176,9 +176,9 @@ def _row_bytes(parquet: pq.ParquetFile, group: int, places: Sequence[int]) -> fl
 
 
 def leaf_places(schema: pa.Schema) -> dict[str, range]:
-    """Return where in a Parquet file the values of each column are; a struct has several places.
+    """Return the numbers of the Parquet leaf columns of each column; a struct has several.
 
-    Not by the paths of names, which a column called `image.bytes` shares with a field of `image`.
+    Names are not enough: a column `image.bytes` has the same path as the field `bytes` of `image`.
 
     >>> leaf_places(pa.schema({"a": pa.struct({"b": pa.int8(), "c": pa.list_(pa.int8())}),
     ...     "a.b": pa.int8()}))
@@ -198,7 +198,7 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
 
 
 def _find_scales(parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, int | None]:
-    """Return the scale of each column of pixels by the footer, of flat ones at their first."""
+    """Return the scale of each column of pixels by the footer; flat columns share one scale."""
     schema, places = parquet.schema_arrow, leaf_places(parquet.schema_arrow)
     found = dict[str, Sequence[int]]()
     for name in names:
@@ -218,7 +218,7 @@ def _find_scales(parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, int
 
 
 def _largest(chunk: pq.ColumnChunkMetaData) -> float | None:
-    """Return the largest number in a part of a column by the footer; None if unknown."""
+    """Return the largest number in a column of a row group by the footer; None if unknown."""
     found = chunk.statistics if chunk.physical_type != "BYTE_ARRAY" else None
     if found is None or not found.has_min_max:
         return 0 if found is not None and found.null_count == chunk.num_values else None
@@ -228,7 +228,7 @@ def _largest(chunk: pq.ColumnChunkMetaData) -> float | None:
 
 
 def with_scales(batch: pa.RecordBatch, scales: Mapping[str, int | None]) -> pa.RecordBatch:
-    """Record the scales of columns, see `levels.scale_of`, in their metadata."""
+    """Store the scales of columns (see `levels.scale_of`) in their metadata."""
     fields = [
         field
         if (scale := scales.get(field.name)) is None

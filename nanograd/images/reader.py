@@ -1,6 +1,7 @@
 """The stream of images: rows of any table, or pictures, as batches of images with their origins.
 
-Small files of one schema are read together, up to a batch: few rows take as long as many.
+Small files of one schema are joined to a batch, because a batch of few rows takes as long as a
+large one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,11 +36,11 @@ class Batch:
     images: Bytes  # (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory
     labels: NDArray[np.int8]  # (n,) int8, -1 for none
     files: tuple[str, ...]  # the files of the rows
-    owners: Ints  # (n,) int64, the file of each, as an index of `files`
-    rows: Ints  # (n,) int64, the number of each in its file
+    owners: Ints  # (n,) int64, index in `files` of the file of each image
+    rows: Ints  # (n,) int64, row number of each image in its file
     kept: pa.Table  # n rows of the columns to keep
-    bad_labels: Ints  # the images whose label is no digit, and left out
-    num_dark: int  # raw pixels that polarity `auto` takes for dark ink on light paper
+    bad_labels: Ints  # indices of the images whose label is no digit; they have label -1
+    num_dark: int  # number of raw images that polarity `auto` takes for dark ink on light paper
 
     def origin(self, number: int) -> Origin:
         """Return the file and row of an image."""
@@ -53,19 +54,19 @@ def read(
     keep: pa.Schema = _NOTHING,
     only: Mapping[str, Ints] | None = None,
 ) -> Iterator[Batch | list[Rejected]]:
-    """Read the images and labels of tables; each row is in one batch, or rejected.
+    """Read the images and labels of tables. Each row is in exactly one batch, or is rejected.
 
     Args:
-        files: path or URI of each Parquet or CSV file, and which of its rows; None for all.
+        files: path or URI of each Parquet or CSV file, and the range of rows to read (None: all).
         options: how images and labels are read.
         partitions: the columns in the names of folders.
-        keep: columns to copy, with their types; null in files without them.
+        keep: columns to copy, with their types. They are null for files without them.
         only: numbers of the rows to read, by file; None for all.
 
     Raises:
-        DataError: the columns of a file do not fit the options, a file is no longer the one that
-            was planned, or a value does not fit the type to keep.
-        StorageError: a file cannot be read; that is no damage.
+        DataError: the columns of a file do not fit the options, a file was changed after the job
+            was planned, or a value does not fit the type in `keep`.
+        StorageError: the storage fails; the file may be intact.
     """
 
     def names_of(schema: pa.Schema, file: str) -> list[str]:
@@ -110,10 +111,11 @@ def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejec
 def read_rows(
     file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
-    """Read rows of a Parquet or CSV file, all for None, and the columns that `choose` names.
+    """Read rows of a Parquet or CSV file (None: all), and the columns that `choose` returns.
 
     Yields:
-        Consecutive rows as a batch, or as refused ones, each with its position among them.
+        A batch of consecutive rows, or a list of consecutive rows that are refused. The number of a
+        refused row is its position in the list.
     """
     if not file.lower().endswith(CSV):
         yield from read_parquet(file, rows, choose)
@@ -128,11 +130,11 @@ def read_pictures(
     convert: Callable[[Image.Image], Found],
     options: PictureFileOptions,
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
-    """Read pictures one by one, by their path or URI, also in a ZIP file, or by their bytes.
+    """Read pictures one by one. Each is a path or URI, possibly in a ZIP file, or its bytes.
 
     Yields:
-        The bytes of each, None if they cannot be read; what `convert` makes of the decoded picture,
-        or why nothing was made of it.
+        The bytes of the picture, or None if they cannot be read; and the result of `convert` for
+        the decoded picture, or the error.
     """
     with Archives() as archives:
         for file, given in files:
@@ -148,7 +150,7 @@ def read_pictures(
 
 
 def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
-    """Return whether a Parquet or CSV file has the columns that options name or find."""
+    """Return whether images and labels can be found in a Parquet or CSV file with these options."""
     if file.lower().endswith(CSV):
         schema = CsvFile(file).schema
     else:
@@ -162,7 +164,7 @@ def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
 
 
 def _are_alike(one: pa.Table, other: pa.Table) -> bool:
-    """Return whether two tables may be read as one, whatever pandas notes of their rows."""
+    """Return whether two tables may be read as one. Metadata of pandas is ignored."""
     schemas = [each.schema.remove_metadata() for each in (one, other)]
     features = [(each.schema.metadata or {}).get(b"huggingface") for each in (one, other)]
     return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
@@ -171,7 +173,7 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
 def _decode(
     held: Sequence[tuple[str, Ints, pa.Table]], options: ReadOptions, keep: pa.Schema
 ) -> tuple[Batch, list[Rejected]]:
-    """Decode rows of files whose columns are alike; each with the numbers of its rows."""
+    """Decode tables with equal columns. Each item is a file, its row numbers and its rows."""
     table = pa.concat_tables(table for _, _, table in held)
     files = tuple(file for file, _, _ in held)
     owners = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
@@ -196,7 +198,7 @@ def _decode(
 
 
 def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:
-    """Return some rows of a column to keep; null in a file that does not have it."""
+    """Return rows of a column to keep; nulls if the table does not have it."""
     if field.name not in table.column_names:
         return pa.nulls(len(rows), field.type)
     column = table.column(field.name).take(pa.array(rows))

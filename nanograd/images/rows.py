@@ -1,7 +1,7 @@
 """The images and labels of rows: from bytes, files, numbers or Spark's pixels to (n, 784) uint8.
 
 A row that cannot be read is refused with its reason and does not affect other rows. A path in a
-table is followed only where `image_root` allows it.
+row is read only if it lies below `image_root`.
 """
 
 import os
@@ -28,32 +28,32 @@ from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Ints, Mask
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
-# First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. Two
-# bytes alone are no signature: BMP has the size of its second header, Netpbm a number.
+# First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. The
+# two magic bytes of BMP and Netpbm are not enough, so the header size or a number is required, too.
 _SIGNATURE = re.compile(
     rb"\x89PNG|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP"
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-7][ \t\r\n]+[#0-9]",
     re.DOTALL,
 )
-# A digit or -1 as text; pandas writes 7.0 where other values of the column are missing.
+# A digit or -1 as text; pandas writes 7.0 if the column has missing values.
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
 Found = TypeVar("Found")
 
 
 def attempt(read: Callable[[], Found]) -> Found | UnreadableError:
-    """Read a picture or row; return why it cannot be read, without the memory of its readers."""
+    """Read a picture or row; return the error if it cannot be read."""
     try:
         return read()
-    except UnreadableError as error:  # its traceback has the frames of the readers
+    except UnreadableError as error:  # a new error, because the traceback keeps pixels in memory
         return UnreadableError(error.reason, error.detail)
 
 
 def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Mask]:
-    """Return the label of each row, -1 where there is none, and which are no digit.
+    """Return the label of each row (-1 for none), and which rows have a label that is no digit.
 
-    Whole numbers of any type count, also as text; where classes are named, their names. -1, null,
-    NaN and empty text are no label; pandas writes NaN as text, too.
+    A label is a whole number of any type, or its text. If the column has class names, the name of
+    the class counts. -1, null, NaN, empty text and the text "nan" mean no label.
     """
     if name is None:
         return np.full(table.num_rows, -1, np.int8), np.zeros(table.num_rows, np.bool_)
@@ -78,14 +78,14 @@ def read_images(
 ) -> tuple[Bytes, Ints, list[Refused], int]:
     """Read the images of a table.
 
-    Pictures are normalised, whether encoded or arrays of pixels; those in MNIST's form are left
-    unchanged. `nanograd.digits.levels` has the rule for the scale of numbers.
+    Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form.
+    `nanograd.digits.levels` has the rule for the scale of numbers.
 
     Returns:
         images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory.
-        rows: (n,) int64, the row of each; increasing.
-        refused: every other row, with its reason.
-        num_dark: raw pixels that `auto` takes for dark ink on light paper.
+        rows: (n,) int64, row number of each image, increasing.
+        refused: all other rows, with their reasons.
+        num_dark: number of raw images that `auto` takes for dark ink on light paper.
     """
     refused: list[Refused] = []
     found: list[tuple[Bytes, Ints]] = []
@@ -141,7 +141,7 @@ def _read_each(
     found: list[tuple[Bytes, Ints]],
     refused: list[Refused],
 ) -> None:
-    """Read rows one by one, into `found` or `refused`."""
+    """Read rows one by one; append the results to `found` and `refused`."""
     images, rows = list[Bytes](), list[int]()
     for row, item in items:
         image = attempt(partial(read, item))
@@ -155,7 +155,7 @@ def _read_each(
 
 
 def _to_array(column: pa.ChunkedArray) -> pa.Array:
-    """Convert a column to one array without extension type, dictionary and views."""
+    """Convert a column to a single array without extension type, dictionary or views."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -167,12 +167,12 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _child(array: pa.StructArray, name: str) -> pa.Array:
-    """Return a field, null where the struct is null."""
+    """Return a field of a struct array; it is null where the struct is null."""
     return array.flatten()[array.type.get_field_index(name)]
 
 
 def _split_files(array: pa.Array) -> tuple[list[bytes | None], list[str | None], Mask]:
-    """Return the bytes and the path of each row, and which bytes are raw pixels."""
+    """Return the bytes and the path of each row, and which rows hold raw pixels."""
     paths: list[str | None] = [None] * len(array)
     if is_any(array.type, "struct"):
         names, whole = array.type.names, array
@@ -187,7 +187,7 @@ def _split_files(array: pa.Array) -> tuple[list[bytes | None], list[str | None],
 
 
 def _as_grey(pictures: Bytes) -> Bytes:
-    """Return pictures of 28 x 28 without colour as (n, 784); none of others."""
+    """Return pictures as (n, 784) if all are 28 x 28 and grey; otherwise (0, 784)."""
     if pictures.shape[1:3] != (SIDE, SIDE) or pictures.shape[3] == 4:
         return np.zeros((0, NUM_PIXELS), np.uint8)
     if pictures.shape[3] == 3 and (pictures != pictures[..., :1]).any():
@@ -196,7 +196,7 @@ def _as_grey(pictures: Bytes) -> Bytes:
 
 
 def are_dark_on_light(pictures: Bytes) -> Mask:
-    """Test pictures, (n, height, width, channels), for bright corners: no ink reaches them."""
+    """Test whether pictures, (n, height, width, channels), have bright corners, so light paper."""
     height, width = pictures.shape[1:3]
     corners = pictures[:, :: max(height - 1, 1), :: max(width - 1, 1)]
     bright: Mask = corners.mean(axis=(1, 2, 3)) > 127
@@ -204,11 +204,11 @@ def are_dark_on_light(pictures: Bytes) -> Mask:
 
 
 def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, Mask]:
-    """Select the grey images, (n, 784) uint8, that need no steps of normalisation.
+    """Select the grey images, (n, 784) uint8, that need no normalisation.
 
     Returns:
-        images: (m, 784) uint8, equal to `read_array`, of the m images that are ready.
-        which: (n,) bool, those images.
+        images: (m, 784) uint8, the m selected images, with the result of `read_array` for each.
+        which: (n,) bool, True for a selected image.
     """
     if options.normalise == "always":
         return images[:0], np.zeros(len(images), np.bool_)
@@ -225,16 +225,16 @@ def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, Mask]:
 
 
 def is_raw(data: bytes) -> bool:
-    """Test whether bytes are 784 pixels and no picture file."""
+    """Test whether bytes are 784 raw pixels and not a picture file."""
     return len(data) == NUM_PIXELS and not _SIGNATURE.match(data)
 
 
 def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Bytes, Mask]:
-    """Read the small grey PNG files in MNIST's form among n files, at once: a tenth of the time.
+    """Read the grey 28 x 28 PNG files in MNIST's form among n files, ten times as fast.
 
     Returns:
-        images: (m, 784) uint8, equal to `read_encoded`, of the m files that were read.
-        which: (n,) bool, those files.
+        images: (m, 784) uint8, the m files that were read, with the result of `read_encoded`.
+        which: (n,) bool, True for a file that was read.
     """
     images, which = fast_png.decode_plain(files)
     ready, like = select_ready(images, options)
@@ -243,7 +243,9 @@ def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Byt
 
 
 def read_encoded(data: bytes | None, options: ReadOptions, path: str | None = None) -> Bytes:
-    """Read a picture file's bytes, or 784 raw pixels, as (784,) uint8; else its path, if allowed.
+    """Convert the bytes of a picture file, or 784 raw pixels, to (784,) uint8.
+
+    If `data` is None and the options have an `image_root`, read the file at `path`.
 
     Raises:
         UnreadableError: there are no bytes, or no digit is found.
@@ -267,8 +269,8 @@ def read_encoded(data: bytes | None, options: ReadOptions, path: str | None = No
 def _read_spark(row: tuple[Any, ...], options: ReadOptions) -> Bytes:
     """Read height, width, nChannels and data of Spark's image struct, as `read_encoded` does.
 
-    Spark writes -1 and no bytes for pictures that it could not read. `mode` adds nothing to the
-    channels: Spark stores bytes alone.
+    For a picture that it could not read, Spark writes -1 and no bytes. The field `mode` is not
+    needed, because Spark stores every channel as a byte.
 
     References:
         Apache Spark, "Image data source" (OpenCV's layout: row by row, channels in the order BGRA).
@@ -287,7 +289,7 @@ def _read_spark(row: tuple[Any, ...], options: ReadOptions) -> Bytes:
 
 
 def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:
-    """Read the pixels of a picture, (height, width, channels), as `read_encoded` reads a file."""
+    """Convert the pixels of a picture, (height, width, channels), as `read_encoded` does."""
     height, width, channels = pixels.shape
     decode.check_size(width, height, options.max_pixels)
     picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else np.ascontiguousarray(pixels))
@@ -316,7 +318,7 @@ def _below(root: str, path: str) -> str:
         place = storage.absolute(path) if storage.is_remote(path) else storage.join(root, path)
         inside = place.startswith(storage.join(root, "")) and ".." not in place.split("/")
     else:
-        # Not by Path.resolve, which raises for links in a circle and names that are too long.
+        # Path.resolve raises for circular links and for names that are too long; realpath does not.
         folder = os.path.realpath(storage.local_path(root))
         place = os.path.realpath(Path(folder, path.removeprefix("file://")))
         inside = Path(place).is_relative_to(folder)

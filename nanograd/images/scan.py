@@ -1,7 +1,7 @@
-"""The content of Parquet files by their footers and of CSV files.
+"""The columns and rows of files: Parquet files by their footers, CSV files by a whole read.
 
-Files of one job may differ in their image column, in columns that are not read, and in kept columns
-as far as one type holds the values of all.
+Files of one job may differ in their image column and in columns that are not read. A kept column
+may have different types, if one type can hold the values of all files.
 """
 
 import json
@@ -33,10 +33,10 @@ from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import ReadOptions
 
 _NOTHING = pa.schema([])
-ALL = "*"  # among the columns to keep
-# Footers read at once from an object store, where each takes a round trip.
+ALL = "*"  # keeps all columns except the images
+# Number of footers that are read at the same time from an object store.
 _NUM_THREADS = 16
-# Nanoseconds in a unit of Arrow's or of Parquet's types of times.
+# Nanoseconds in each time unit of Arrow and Parquet.
 _UNITS = {
     **{"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "d": 86_400 * 10**9},
     **{"nanoseconds": 1, "microseconds": 10**3, "milliseconds": 10**6},
@@ -46,23 +46,23 @@ _UNITS = {
 class ScannedFile(NamedTuple):
     """A Parquet or CSV file."""
 
-    file: InputFile  # its place, size and time
-    schema: pa.Schema = _NOTHING  # its columns; empty if it cannot be opened
-    group_rows: tuple[int, ...] = ()  # rows of each row group
-    rejected: Rejected | None = None  # why it cannot be used
-    num_bytes: int = 0  # of its columns, uncompressed
-    tag: str | None = None  # of its content, in an object store
-    whole: pa.Schema = _NOTHING  # its columns and those of its folders
-    columns: Columns | None = None  # those of images and labels; None if it cannot be used
+    file: InputFile
+    schema: pa.Schema = _NOTHING  # columns of the file; empty if it cannot be opened
+    group_rows: tuple[int, ...] = ()  # number of rows in each row group
+    rejected: Rejected | None = None  # why the file cannot be used
+    num_bytes: int = 0  # uncompressed bytes of all columns
+    tag: str | None = None  # entity tag, in an object store
+    whole: pa.Schema = _NOTHING  # columns of the file and of its folder names
+    columns: Columns | None = None  # columns of images and labels; None if it cannot be used
 
     @property
     def version(self) -> tuple[int | str, ...]:
-        """What `check_version` compares."""
+        """The values that `check_version` compares."""
         return (*self.file[1:], self.tag) if self.tag else self.file[1:]
 
     @property
     def num_rows(self) -> int:
-        """Rows of the file by its footer."""
+        """Number of rows in the file."""
         return sum(self.group_rows)
 
 
@@ -72,14 +72,17 @@ def scan_files(
     roots: Sequence[str],
     options: ReadOptions,
 ) -> tuple[list[ScannedFile], Partitions]:
-    """Read the footers of files, and whole CSV files.
+    """Read the footers of Parquet files, and whole CSV files.
 
-    Return their content, and the partition columns of `all_files` of the job below `roots_of` its
-    inputs.
+    Args:
+        files: the files to read.
+        all_files: all files of the job, which determine the partition columns.
+        roots: result of `roots_of` for the inputs of the job.
+        options: how images and labels are read.
 
     Raises:
-        UsageError: no file has a column that is named.
-        DataError: no file of the job can be used.
+        UsageError: `files` are all files, and none has a named column.
+        DataError: `files` are all files, and none can be used.
     """
     partitions = find_partitions((file.place for file in all_files), roots)
 
@@ -112,9 +115,9 @@ def scan_files(
     if any(storage.is_remote(file.place) for file in files):
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             scanned = list(pool.map(scan, files))
-    else:  # threads take longer than a local file system
+    else:  # for local files, threads would be slower
         scanned = list(map(scan, files))
-    if len(files) < len(all_files):  # the others have been used already
+    if len(files) < len(all_files):  # earlier commands have used the other files
         return scanned, partitions
     own, whole = [each.schema for each in scanned], [each.whole for each in scanned]
     label = None if options.label_column == NO_LABELS else options.label_column
@@ -137,11 +140,11 @@ def scan_files(
 def warn_of_unusable_labels(
     scanned: Sequence[ScannedFile], options: ReadOptions, listener: Listener
 ) -> None:
-    """Emit a warning of each column that is named like labels but cannot hold digits."""
+    """Emit a warning about each column that is named like labels but cannot hold digits."""
     found = Counter[tuple[str, str]]()
     for each in scanned:
         if options.label_column is None and each.columns and not each.columns.label:
-            # A column of a usual name that could hold digits would be the label.
+            # None of these columns can hold digits: `choose` would have found it.
             usual = [field for field in each.whole if field.name.lower() in LABEL_NAMES]
             found.update((field.name, str(field.type)) for field in usual)
     for (name, type_), num_files in found.items():
@@ -151,7 +154,7 @@ def warn_of_unusable_labels(
 
 
 def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> dict[str, int]:
-    """Count the files by the columns that are read of them, and why, or by what is wrong."""
+    """Count files by a description of their image and label columns, or of what is wrong."""
     found = Counter[str]()
     for each in scanned:
         if each.columns is None:
@@ -167,11 +170,13 @@ def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> di
 
 
 def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Schema:
-    """Return the columns to keep, "*" for all but images, with types for the values of all files.
+    """Return the columns to keep, each with a type that holds the values of all files.
+
+    "*" in `keep` means all columns except the images.
 
     Raises:
-        UsageError: no file has such a column.
-        DataError: no type holds all values of the files.
+        UsageError: no file has a column in `keep`.
+        DataError: no type holds the values of a column in all files.
     """
     usable = [each for each in scanned if each.columns]
     names = list(keep)
@@ -183,7 +188,7 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Sche
 
 
 def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:
-    """List the columns of all files that can be opened, those of folders last."""
+    """List the columns of all files that can be opened; columns of folder names come last."""
     own = dict.fromkeys(name for each in scanned for name in each.schema.names)
     return list(own | dict.fromkeys(name for each in scanned for name in each.whole.names))
 
@@ -229,7 +234,7 @@ def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
 
 
 def _fits(scanned: ScannedFile, name: str, wide: pa.DataType) -> bool:
-    """Test by the footer whether the times in a column, if it is there, fit into a finer unit."""
+    """Test by the footer whether the times in a column fit into 64 bits in a finer unit."""
     if name not in scanned.schema.names or not _unit(wide):
         return True
     narrow = scanned.schema.field(name).type
@@ -253,7 +258,7 @@ def _fits(scanned: ScannedFile, name: str, wide: pa.DataType) -> bool:
 
 
 def _unit(type_: pa.DataType) -> int:
-    """Return the nanoseconds in a unit of a type of times; 0 for other types."""
+    """Return the nanoseconds in the unit of a date or time type; 0 for other types."""
     if is_any(type_, "date32", "date64"):
         return _UNITS["d" if is_any(type_, "date32") else "ms"]
     return _UNITS[type_.unit] if is_any(type_, "timestamp", "duration") else 0

@@ -1,9 +1,9 @@
 """Loader of training and test images from the data sets that `--data` names.
 
-Parquet files are read as by `predict`, pictures as by `ingest`: those in MNIST's form keep their
-bits, others are normalised. Digits of IDX and CSV files keep theirs, unless most are dark on light:
-then they are read as Parquet rows are. Every row of a CSV file must be readable; in other files,
-rows that are not are left out with a warning.
+Parquet files are read as in `predict`, and pictures as in `ingest`: images in MNIST's form are
+unchanged, and all others are normalised. Images of IDX and CSV files are unchanged, unless most
+are dark on light; then they are read like Parquet rows. Every row of a CSV file must be readable.
+In other files, unreadable rows are left out with a warning.
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
@@ -49,13 +49,13 @@ from nanograd.runtime.arrays import Bytes
 from nanograd.runtime.events import Listener, ignore, info, warning
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
-ARRAYS = "arrays"  # the name of a data set that no file holds
+ARRAYS = "arrays"  # the name of a data set that was passed as arrays
 WORDS = ("auto", "mnist", "sample")
 SAMPLE = str(Path(__file__).parent / "sample")
 
-# Share of the images that become test images if there are none.
+# Share of the images to hold out for testing, if a data set has no test images.
 _TEST_SPLIT = 0.1
-# Folders, and names of Parquet and CSV files, of test images, as on the Hugging Face hub.
+# Names of folders and of Parquet or CSV files with test images, as on the Hugging Face hub.
 _TEST = re.compile(r"(^|/)(split=|mnist[-_])?(test|testing)(?![a-z])", re.IGNORECASE)
 _LABELS_FROM = {
     "rows": "a column label, digit or target",
@@ -66,7 +66,7 @@ _PICTURES = (*SUFFIXES, SUFFIX)
 _DEFAULTS = ReadOptions()
 
 
-Labelled: TypeAlias = tuple[Bytes, NDArray[np.int8]]  # images, and their labels; -1 for none
+Labelled: TypeAlias = tuple[Bytes, NDArray[np.int8]]  # images and their labels; -1 for no label
 
 
 class UnlabelledError(DataError):
@@ -84,21 +84,20 @@ def load(
 ) -> Mnist:
     """Load and join data sets.
 
-    - `mnist`: from the cache, downloaded from one of the mirrors if necessary.
-    - `sample`: 4,000 + 1,000 images in this package.
-    - `auto`: `mnist`, or the sample, with a warning, if MNIST is not available.
+    - `mnist`: MNIST from the cache. If it is missing, it is downloaded from one of the mirrors.
+    - `sample`: 4,000 training and 1,000 test images in this package.
+    - `auto`: `mnist`, or `sample` with a warning if MNIST is not available.
     - a folder or URI (`./mnist` if its name is one of these words) with the four IDX files or with
-      two CSV files, gzipped or not; test images may be missing, or have no labels (as Kaggle's).
-    - CSV or Parquet files, or pictures. Those in a folder `test`, and files of rows of such a name,
-      are test images, if there are others.
-    - `arrays` of `separate_arrays`, in place of all of these.
+      two CSV files, gzipped or not. Test images may be missing or, as in Kaggle's data, unlabelled.
+    - CSV or Parquet files, or pictures. Pictures in a folder `test`, and CSV or Parquet files in
+      such a folder or with `test` in their names, are test images, if there are other files.
+    - `arrays`, the result of `separate_arrays`, replaces all of these.
 
-    Of a data set without test images, a share of each digit is held out: the last ones, whatever
-    their order.
+    If a data set has no test images, the last images of each digit are held out.
 
     Raises:
-        DataError: data is missing or damaged, or has no labels; there are no test images, or only
-            one digit to learn.
+        DataError: data is missing or damaged, or has no labels; there are too few images to hold
+            some out for testing; or all training images show the same digit.
         StorageError: data cannot be read, or the cache cannot be written.
         UsageError: a setting has no effect on these data sets.
     """
@@ -144,7 +143,7 @@ def load_test(
     *,
     mirrors: Sequence[str] = download.MIRRORS,
 ) -> Dataset:
-    """Load and join test images, as `load`, or all images of a data set without any."""
+    """Load and join test images, as `load` does. Without test images, use all images of a set."""
     if arrays is not None:
         return arrays.train
     parts = list[Dataset]()
@@ -159,13 +158,17 @@ def load_test(
 def reload_test(
     data: Sequence[str], about: Mapping[str, Any], settings: Mapping[str, Any], listener: Listener
 ) -> Dataset:
-    """Load test images for the report of a run: of `data`, else its own.
+    """Load test images for the report of a run, from `data` or, if it is empty, the run's own.
 
-    Those of the run are found by its model's manifest, `about`, and its config.toml, `settings`.
+    Args:
+        data: names of data sets.
+        about: manifest of the run's model.
+        settings: content of the run's config.toml.
+        listener: receives messages about the data.
 
     Raises:
-        DataError: the data has changed.
-        UsageError: the run was trained on arrays.
+        DataError: the data of the run has changed.
+        UsageError: the run was trained on arrays, and `data` is empty.
     """
     if data:
         return load_test(data, listener)
@@ -183,7 +186,7 @@ def reload_test(
 
 
 def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | None]:
-    """Return settings, and the data set of the arrays in `data`, if it is a pair of these."""
+    """Return the settings and, if `data` is a pair of arrays, a data set of these, else None."""
     data = settings.get("data")
     names = data if isinstance(data, list | tuple) else [data]
     if data is None or all(isinstance(each, str | PathLike) for each in names):
@@ -204,7 +207,7 @@ def _load_each(
     *,
     only_test: bool = False,
 ) -> Iterator[Source]:
-    """Load data sets; with `only_test`, `train` is of use only where there are no test images."""
+    """Load data sets. With `only_test`, do not load training images if there are test images."""
     files = [_find_files(source, listener) for source in sources]
     kinds = {_kind(place) for each in files for place in each["train"]}
     if options != _DEFAULTS and "rows" not in kinds:
@@ -245,7 +248,7 @@ def _load_each(
 
 
 def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
-    """List the files of a source by `train` and `test`; none of MNIST, which may be downloaded."""
+    """List the `train` and `test` files of a source. For MNIST, which has no folder, list none."""
     if not source:
         raise UsageError("--data is empty; name a data set")
     if source in ("auto", "mnist"):
@@ -285,7 +288,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
 
 
 def _named_files(place: str, part: str) -> list[str]:
-    """List the two IDX files of a part, or its CSV file, in a folder of a data set."""
+    """List the two IDX files, or the CSV file, of the `train` or `test` images in a folder."""
     names = storage.names(place)
     images, labels = find_pair(names, part)
     if images and labels:
@@ -301,7 +304,7 @@ def _named_files(place: str, part: str) -> list[str]:
 
 
 def _kind(place: str) -> str:
-    """Return what a file holds by its name; a Parquet file may have any."""
+    """Return what a file holds, by its name; a Parquet file may have any name."""
     kinds = {"csv": "csv", "picture": "pictures", "archive": "pictures"}
     return "idx" if _IDX.search(place) else kinds.get(kind_of(place), "rows")
 
@@ -309,7 +312,7 @@ def _kind(place: str) -> str:
 def _read_part(
     name: str, places: Sequence[str], part: str, listener: Listener, options: ReadOptions
 ) -> Dataset | None:
-    """Read the files of the `train` or the `test` images; None without labelled test images."""
+    """Read the `train` or `test` images from their files; None if test images have no labels."""
     if not places:
         return None
     kind = _kind(places[0])
@@ -326,7 +329,7 @@ def _read_part(
     if kind == "rows":
         return _collect(_read_tables(places, name, options, listener), name, kind, listener)
     labels = {place: label_of(place, "auto") for place in places}
-    # A damaged archive is listed itself, and has no label.
+    # A damaged archive is in the list, and has no label.
     known = [each for each in places if labels[each] is not None or each.lower().endswith(SUFFIX)]
     found = list[Labelled | list[Rejected]]()
     pictures = reader.read_pictures(((e, None) for e in known), normalise, PictureFileOptions())
@@ -349,7 +352,7 @@ def _read_csv(file: str, listener: Listener) -> Dataset:
     for each in reader.read([(file, None)], ReadOptions(normalise="never")):
         for (_, row), reason, detail in each if isinstance(each, list) else ():
             if reason is Reason.BAD_PIXEL:
-                table.scan()  # a label taken for a pixel may be what is wrong
+                table.scan()  # raises a clearer error if the label is in another column
             raise DataError(f"{file}, line {table.line_of(row or 0)}: {detail}")
         if isinstance(each, Batch):
             for bad in each.bad_labels:
@@ -361,7 +364,7 @@ def _read_csv(file: str, listener: Listener) -> Dataset:
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
-    """Return digits of a CSV or IDX file; if most are dark on light, as Parquet rows are read."""
+    """Return the images unchanged, or read them like Parquet rows if most are dark on light."""
     dark = int(are_dark_on_light(data.images.reshape(-1, SIDE, SIDE, 1)).sum())
     if 2 * dark <= len(data):
         return data
@@ -400,7 +403,7 @@ def _collect(
     listener: Listener,
     missing: int = 0,
 ) -> Dataset:
-    """Join labelled images; `missing` others without a label were not read."""
+    """Join labelled images; `missing` counts images without a label that were not read."""
     images, labels = [np.zeros((0, NUM_PIXELS), np.uint8)], [np.zeros(0, np.int8)]
     rejected = list[Rejected]()
     for each in found:

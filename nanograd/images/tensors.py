@@ -1,7 +1,7 @@
-"""Numbers in columns, as pictures of grey levels.
+"""Conversion of numbers in columns to pictures.
 
-Lists, nested lists, tensors and flat columns become arrays of pictures of one size. A row whose
-numbers are no picture, or have no clear scale, is refused and does not affect others.
+Lists, nested lists, tensors and flat columns are converted to arrays of pictures of equal size. A
+row is refused if its numbers are no picture or their scale is unclear. Other rows are not affected.
 
 References:
     Apache Arrow, "Canonical extension types" (a tensor's shape is that of its storage;
@@ -24,43 +24,43 @@ from nanograd.errors import Reason
 from nanograd.runtime.arrays import Bytes, Ints, Mask
 
 Shape: TypeAlias = tuple[int, ...]
-# (n, height, width, channels) uint8, and the row of each.
+# (n, height, width, channels) uint8, and the row number of each picture.
 Pictures: TypeAlias = tuple[Bytes, Ints]
-# A row that is no picture, the reason and a sentence about it.
+# Number of a row that is no picture, the reason, and a sentence for the user.
 Refused: TypeAlias = tuple[int, Reason, str]
 
-# In the metadata of a column, or of the first of flat ones, see `Tensor`.
+# Key of `Tensor.scale` in the metadata of a column, or of the first of 784 flat columns.
 SCALE = b"nanograd.scale"
 
 
 class Tensor(NamedTuple):
-    """What a type says about the tensors of a column."""
+    """What type and metadata of a column say about its tensors."""
 
-    shape: Shape | None  # of the storage of each; None if the type does not say
-    permutation: Shape | None  # order of its axes; None as they are
-    scale: int | None = None  # of their numbers, see `levels.scale_of`
+    shape: Shape | None  # shape of each tensor's storage; None if it is not known
+    permutation: Shape | None  # order of the axes; None if it is the order of the storage
+    scale: int | None = None  # result of `levels.scale_of`
 
 
 def is_any(type_: pa.DataType, *names: str) -> bool:
-    """Test a type with some of pyarrow's tests, `pa.types.is_NAME`."""
+    """Test whether `pa.types.is_NAME` is true of a type for any of the names."""
     return any(getattr(pa.types, f"is_{name}")(type_) for name in names)
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Test for any of Arrow's list types."""
+    """Test whether a type is one of Arrow's list types."""
     kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
     return is_any(type_, *kinds)
 
 
 def leaf(type_: pa.DataType) -> pa.DataType:
-    """Return the type of the values of nested lists."""
+    """Return the type of the innermost values of nested lists."""
     return leaf(type_.value_type) if is_list(type_) else type_
 
 
 def without_views(array: pa.Array) -> pa.Array:
-    """Return text, bytes or lists at any depth in place of their views.
+    """Replace views of text, bytes or lists, at any depth, by plain types.
 
-    Not lists by a cast: that of pyarrow 26 makes the last list of a file's views empty.
+    List views are not cast, because the cast of pyarrow 26 makes the last list of a file empty.
     """
     type_ = array.type
     if is_any(type_, "binary_view", "string_view"):
@@ -76,10 +76,10 @@ def without_views(array: pa.Array) -> pa.Array:
 
 
 def tensor_of(field: pa.Field) -> Tensor:
-    """Return the shape of a column's tensors, by its extension type, its metadata or fixed sizes.
+    """Return the shape of a column's tensors, by its extension type, metadata or fixed list sizes.
 
-    A process without Ray sees Ray's types as metadata only. Those of Ray 2.49 to 2.54 are pickled,
-    and never loaded.
+    A process without Ray sees Ray's types as metadata only. The metadata of Ray 2.49 to 2.54 is
+    pickled, and is never loaded.
 
     >>> tensor_of(pa.field("", pa.list_(pa.list_(pa.int8(), 28), 30))).shape
     (30, 28)
@@ -91,7 +91,7 @@ def tensor_of(field: pa.Field) -> Tensor:
             stored = json.loads(metadata[b"ARROW:extension:metadata"])
         except (KeyError, ValueError):
             stored = None
-        shape = stored  # Ray's
+        shape = stored  # Ray stores the shape alone
         if isinstance(stored, dict):
             shape, permutation = stored.get("shape"), stored.get("permutation")
     known, sizes = _whole(shape), list[int]()
@@ -111,9 +111,9 @@ def _whole(numbers: Any) -> Shape | None:
 
 
 def picture_axes(shape: Shape, permutation: Shape | None = None) -> Shape | None:
-    """Return the axes of the height, the width and any channels of a picture in a tensor, or None.
+    """Return the axes of height, width and channels in a tensor; None if it is no picture.
 
-    784 numbers are 28 x 28. Axes of length 1 do not matter. Colour is the last axis or the first.
+    784 numbers are 28 x 28. Axes of length 1 are ignored. Channels are the last or the first axis.
 
     >>> [picture_axes(each) for each in [(784,), (1, 32, 30), (14, 14, 4), (3, 28, 28), (783,)]]
     [(0,), (1, 2), (0, 1, 2), (1, 2, 0), None]
@@ -124,7 +124,8 @@ def picture_axes(shape: Shape, permutation: Shape | None = None) -> Shape | None
     axes = permutation or stored
     if tuple(sorted(axes)) != stored or min(shape, default=0) < 1:
         return None
-    # pyarrow 26 writes a cycle of three axes inverted. It only moves the axis of the colours.
+    # pyarrow 26 writes the inverse of a cyclic permutation of three axes. Such a permutation only
+    # moves the axis of the channels.
     is_cycle = axes != tuple(sorted(stored, key=lambda axis: axes[axis]))
     if is_cycle and (found := picture_axes(shape)):
         return found
@@ -140,7 +141,7 @@ def picture_axes(shape: Shape, permutation: Shape | None = None) -> Shape | None
 
 
 def as_pictures(values: Bytes, axes: Shape) -> Bytes:
-    """Arrange n tensors, (n, ...), by their `picture_axes` as (n, height, width, channels)."""
+    """Transpose n tensors, (n, ...), by their `picture_axes` to (n, height, width, channels)."""
     sizes = [values.shape[1 + axis] for axis in axes] if len(axes) > 1 else [SIDE, SIDE]
     rest = (axis for axis in range(values.ndim - 1) if axis not in axes)
     moved = values.transpose(0, *(1 + axis for axis in (*axes, *rest)))
@@ -150,9 +151,9 @@ def as_pictures(values: Bytes, axes: Shape) -> Bytes:
 def from_flat_columns(
     columns: Sequence[pa.Array], scale: int | None, refused: list[Refused]
 ) -> Iterator[Pictures]:
-    """Yield the pictures of 784 columns in the order of the pixels, and of a scale.
+    """Yield the pictures in 784 columns, given in the order of the pixels.
 
-    Rows that are no picture are appended to `refused`, here and below.
+    This function and the following ones append rows that are no picture to `refused`.
     """
     null = np.any([_is_null(column) for column in columns], axis=0)
     values = np.stack([_to_numpy(column) for column in columns], axis=1)
@@ -161,7 +162,7 @@ def from_flat_columns(
 
 
 def from_lists(array: pa.Array, tensor: Tensor, refused: list[Refused]) -> Iterator[Pictures]:
-    """Yield the pictures of lists, which may be the storage of tensors of one shape."""
+    """Yield the pictures in lists, which may be the storage of tensors of one shape."""
     found, owner = np.unique(_shapes_of_lists(array), axis=0, return_inverse=True)
     shapes = [tuple(shape) for shape in found.tolist()]
     if tensor.shape is not None and not is_list(array.type.value_type):
@@ -173,7 +174,7 @@ def from_lists(array: pa.Array, tensor: Tensor, refused: list[Refused]) -> Itera
 def from_tensors(
     data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: list[Refused]
 ) -> Iterator[Pictures]:
-    """Yield the pictures of tensors that each have a shape of their own."""
+    """Yield the pictures in tensors with a shape in each row."""
     lengths = pc.list_value_length(data).fill_null(0).to_pylist()
     stated = [tuple(shape or ()) for shape in shapes.to_pylist()]
     found = [
@@ -186,7 +187,7 @@ def from_tensors(
 
 
 def from_raw(images: Sequence[bytes], rows: Ints, refused: list[Refused]) -> Pictures:
-    """Return the pictures of 784 bytes each."""
+    """Return the pictures in images of 784 bytes each."""
     values = np.frombuffer(b"".join(images), np.uint8).reshape(len(images), NUM_PIXELS)
     return _scale(values, rows, None, refused)
 
@@ -194,7 +195,7 @@ def from_raw(images: Sequence[bytes], rows: Ints, refused: list[Refused]) -> Pic
 def _by_shape(
     array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: list[Refused]
 ) -> Iterator[Pictures]:
-    """Yield the pictures of each shape; `owner` is the number of each row's shape."""
+    """Yield the pictures of each shape; `owner` is the index of each row's shape in `shapes`."""
     null = _is_null(array)
     _refuse(np.flatnonzero(null), "the image is null", refused, Reason.NO_BYTES)
     for number, shape in enumerate(shapes):
@@ -218,7 +219,7 @@ def _by_shape(
 def _scale(
     values: NDArray[Any], rows: Ints, scale: int | None, refused: list[Refused], axes: Shape = (0,)
 ) -> Pictures:
-    """Return numbers as pictures, without those whose scale is unclear."""
+    """Convert numbers to pictures; refuse rows whose scale is unclear."""
     found, problems = levels.to_levels(values, scale)
     usable = problems < 0
     if not usable.all():
@@ -240,7 +241,7 @@ def _is_null(array: pa.Array) -> Mask:
 
 
 def _to_numpy(array: pa.Array) -> NDArray[Any]:
-    """Convert numbers of any type to an array, with 0 for null."""
+    """Convert numbers of any Arrow type to a numpy array, with 0 for null."""
     if is_any(array.type, "boolean"):
         bits: NDArray[Any] = array.cast(pa.uint8()).fill_null(0).to_numpy(zero_copy_only=False)
         return bits.view(np.bool_)
@@ -253,7 +254,7 @@ def _to_numpy(array: pa.Array) -> NDArray[Any]:
 
 
 def _shapes_of_lists(array: pa.Array) -> Ints:
-    """Return the shape of each row of lists nested d deep, (n, d); -1 where lengths differ.
+    """Return the shape of each row of lists nested d deep, (n, d); -1 if inner lengths differ.
 
     >>> _shapes_of_lists(pa.array([[[1, 2], [3, 4]], [[1], [2, 3]], None])).tolist()
     [[2, 2], [2, -1], [0, -1]]

@@ -1,4 +1,4 @@
-"""Tables as Parquet, CSV or JSON lines, encoded as they arrive, in files cut by rows or values."""
+"""Writers of tables as Parquet, CSV or JSON lines, in files divided by rows or column values."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,10 +39,10 @@ QUARANTINE = pa.schema(
     ]
 )
 
-# Bytes of a table held before they are encoded, as one row group.
+# A table is encoded, as one row group, when this many bytes of it are held.
 HELD_BYTES = 64_000_000
 _MAX_FOLDERS = 1000
-# A file system takes names of up to 255 bytes.
+# File systems limit a name to 255 bytes.
 _MAX_NAME_BYTES = 255
 
 
@@ -50,11 +50,11 @@ class OutputFiles:
     """The files of a part's table.
 
     Args:
-        name: of the first file, without its ending; the others are NAME-1, NAME-2, ...
-        schema: of the table.
+        name: name of the first file, without suffix; the next files are NAME-1, NAME-2, ...
+        schema: schema of the table.
         format_: parquet, csv or jsonl.
-        max_rows: of each file; None for one file.
-        lineage: what made the rows, by name; metadata of Parquet files, which others cannot hold.
+        max_rows: maximum rows of each file; None for a single file.
+        lineage: metadata of Parquet files, which says what made the rows. Other formats have none.
         partition_by: columns that become folders, as in Hive: `label=7/NAME.parquet`.
     """
 
@@ -72,7 +72,7 @@ class OutputFiles:
         self._max_rows, self._partition_by = max_rows, list(partition_by)
         self._schema = pa.schema([each for each in schema if each.name not in self._partition_by])
         self._lineage = lineage or {}
-        self._files: dict[str, list[_File]] = {}  # by folder, the last one of each open
+        self._files: dict[str, list[_File]] = {}  # by folder; only the last file of each is open
 
     def write(self, table: pa.Table) -> None:
         """Add rows.
@@ -108,7 +108,7 @@ class OutputFiles:
         """Return the content of each file by its name, as bytes or a buffer.
 
         Args:
-            even_empty: whether a table without rows makes a file.
+            even_empty: whether to make a file if the table has no rows.
         """
         if even_empty and not self._files:
             folder = "".join(f"{_folder(name, HIVE_NULL)}/" for name in self._partition_by)
@@ -150,7 +150,7 @@ class _File:
 
     def _encode(self) -> None:
         nothing = pa.Table.from_batches([], self._schema)  # empty_table fails for some tensors
-        # Encoding 250 chunks of ten rows took 2.8 s, one of 2,500 takes 7 ms (2026-11-26).
+        # Encoding 250 chunks of ten rows took 2.8 s, and one chunk of 2,500 rows 7 ms (2026-11-26).
         table = pa.concat_tables([nothing, *self._held]).combine_chunks()
         if self._format == "parquet":
             if self._parquet is None:
@@ -164,7 +164,9 @@ class _File:
 
 
 def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
-    """Rename columns that have a name of the output's own, in any case: SQL does not tell it apart.
+    """Rename input columns whose names equal a column of the output.
+
+    Upper and lower case count as equal, as in SQL.
 
     >>> rename_taken(["id", "Label", "input_label"], ["prediction", "label"])
     ['id', 'input_input_Label', 'input_label']
@@ -181,7 +183,7 @@ def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
 
 
 def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
-    """Raise UsageError for a column that is not in a table or cannot name folders."""
+    """Raise UsageError if a column is not in the table or its type cannot name folders."""
     for name in names:
         type_ = schema.field(name).type if name in schema.names else None
         problem = ""
@@ -233,12 +235,12 @@ def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
 
 
 def as_text(place: str) -> str:
-    """Return a path as Arrow can hold it: bytes that are not UTF-8 become escapes."""
+    """Replace bytes that are not UTF-8 by escapes, because Arrow cannot store them as text."""
     return place.encode(errors="backslashreplace").decode()
 
 
 def check_columns(columns: pa.Schema, format_: str) -> None:
-    """Raise UsageError for a column that a format cannot hold."""
+    """Raise UsageError if a format cannot hold a column."""
     for field in columns:
         if not _fits(field.type, format_):
             raise UsageError(
@@ -257,15 +259,15 @@ def _fits(type_: pa.DataType, format_: str) -> bool:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Encode a table as Parquet, compressed with zstd, with a checksum a page."""
+    """Encode a table as Parquet, compressed with zstd, with a checksum for each page."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, **_parquet_options(table.schema))
     return bytes(sink.getvalue())
 
 
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    # A dictionary of values that rarely repeat takes more time and space: half as much again of
-    # probabilities.
+    # A dictionary takes more time and space if values rarely repeat: probabilities would take half
+    # as much space again.
     kinds = ("string", "large_string", "int8", "dictionary")
     repeating = [each.name for each in schema if is_any(each.type, *kinds)]
     return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": repeating}
@@ -274,8 +276,8 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
 def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     """Encode a table that `check_columns` accepts as csv or jsonl.
 
-    In CSV the ten probabilities are ten columns, `probability_0` to `probability_9`, and null is an
-    empty field. In JSON lines a row is an object, and a number that is not finite is null.
+    In CSV, the probabilities are ten columns, `probability_0` to `probability_9`, and null is an
+    empty field. In JSON lines, a row is an object, and NaN and infinity are null.
     """
     if format_ == "jsonl":
         encode_row = json.JSONEncoder(default=str).encode
@@ -308,7 +310,7 @@ def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _shortest(numbers: pa.ChunkedArray) -> list[float | None]:
-    """Convert float32 to floats with its shortest digits; widened they would have seventeen."""
+    """Convert float32 to floats with the fewest digits; a plain cast would give up to seventeen."""
     finite = pc.if_else(pc.is_finite(numbers), numbers, None)
     floats: list[float | None] = finite.cast(pa.string()).cast(pa.float64()).to_pylist()
     return floats
@@ -326,10 +328,10 @@ def _finite(value: Any) -> Any:
 
 
 def write_pictures(dataset: Dataset, folder: str) -> None:
-    """Write or replace `LABEL/NUMBER.png` of each image in a local folder.
+    """Write or replace a file `LABEL/NUMBER.png` in a local folder for each image.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: a file cannot be written.
     """
     root = Path(folder).expanduser()
     try:
