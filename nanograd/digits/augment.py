@@ -22,12 +22,12 @@ from nanograd.runtime.arrays import Bytes, Floats
 # Standard deviation of the Gaussian that smooths the elastic field, in pixels (Simard: about 4).
 _SMOOTHNESS = 4.0
 
-# Images distorted together; the working arrays of more do not fit into the cache.
+# Number of images to distort together; for more, the working arrays do not fit into the cache.
 _BLOCK = 64
-# Waves of the elastic field with a smaller amplitude / largest amplitude are left out.
+# Waves with an amplitude below this share of the largest amplitude are left out.
 _MIN_AMPLITUDE = 0.05
-# Random numbers of an image besides the elastic field's: rotation, scale x, scale y, shear,
-# shift x, shift y, stroke
+# Number of random numbers of an image that are not for the elastic field: rotation, scale x,
+# scale y, shear, shift x, shift y, stroke.
 _NUM_AFFINE = 7
 
 
@@ -35,11 +35,11 @@ _NUM_AFFINE = 7
 class Distortion:
     """Strength of each distortion; the random value is uniform in [-strength, strength)."""
 
-    elastic: float = 0.0  # pixels, root mean square over images and pixels, for x and for y
+    elastic: float = 0.0  # displacement in x and in y, in pixels, root mean square
     rotation: float = 0.0  # degrees
-    scaling: float = 0.0  # relative change of width and of height, independent of each other
+    scaling: float = 0.0  # relative change of width and, independently, of height
     shear: float = 0.0  # horizontal pixels per row
-    shift: float = 0.0  # pixels, for x and for y
+    shift: float = 0.0  # pixels in x and in y
     stroke: float = 0.0  # pixels by which strokes become thicker or thinner; at most 2
 
     def __bool__(self) -> bool:
@@ -61,13 +61,13 @@ def distort(
     Args:
         images: (B, 784) uint8, ink 255 on 0.
         distortion: strength of the distortions.
-        generator: random generator; each image in turn uses NUM_DRAWS numbers.
-        deskew_to: size for deskewing the distorted images, as in `deskew`; None skips deskewing.
+        generator: random generator; each image uses the next NUM_DRAWS numbers.
+        deskew_to: target size if distorted images are to be deskewed, as in `deskew`; None if not.
 
     Returns:
-        (B, 784) float32, 0 to 255; without any distortion exactly the images.
+        (B, 784) float32, 0 to 255. Without distortion and deskewing, the images are unchanged.
     """
-    # Uniform in [-1, 1): 24 bits of each half of a raw 64-bit number.
+    # Draws are uniform in [-1, 1), made of 24 bits of each half of a raw 64-bit number.
     halves = generator.random_raw(len(images) * NUM_DRAWS // 2).view(np.uint32) >> np.uint32(8)
     draws = halves.astype(np.float32).reshape(len(images), NUM_DRAWS)
     draws *= np.float32(2.0**-23)
@@ -80,13 +80,13 @@ def distort(
         sources = field_coordinates(weights)
         distorted[block] = resample(strokes, sources)
         if deskew_to is not None:
-            # Evaluate the affine part at the deskewed coordinates. The elastic part is smooth: it
-            # stays as it is, and is never evaluated between pixels.
+            # Evaluate the affine part at the deskewed coordinates. The elastic part is smooth, so
+            # its values at the original pixels are kept.
             deskewed = deskewed_coordinates(distorted[block], deskew_to)
             across, down = (deskewed - _GRID).reshape(2, -1, SIDE, SIDE)
             whole = sources.reshape(2, -1, SIDE, SIDE)
             whole += weights[:, :, 1, None, None] * across
-            # Deskewing keeps rows horizontal: `down` is constant along a row.
+            # `down` is constant along a row, because deskewing keeps rows horizontal.
             whole += (weights[:, :, 2, None] * down[:, :, 0])[..., None]
             distorted[block] = resample(strokes, sources)
     return distorted
@@ -95,8 +95,8 @@ def distort(
 def field_weights(distortion: Distortion, draws: Floats) -> Floats:
     """Compute the weights of 1, x, y and the F elastic waves in the source coordinates.
 
-    The draws are (B, NUM_DRAWS) float32 in [-1, 1); the weights (2, B, 3 + F) float32, for columns
-    and for rows.
+    `draws` is (B, NUM_DRAWS) float32 in [-1, 1). The result is (2, B, 3 + F) float32: weights for
+    the source columns, and for the source rows.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
@@ -154,7 +154,8 @@ def _make_basis() -> Floats:
     """Compute (3 + F, 784) float32: 1, x and y from the centre, and the F elastic waves.
 
     White noise smoothed by a Gaussian, with reflecting borders, is a sum of cosine waves whose
-    amplitudes follow the Gaussian's spectrum: a few dozen random numbers replace one per pixel.
+    amplitudes follow the Gaussian's spectrum. A field therefore needs a few dozen random numbers
+    instead of one per pixel.
     """
     wave = np.arange(SIDE)
     cosines = np.cos(np.pi * wave[:, None] * (np.arange(SIDE) + 0.5) / SIDE)
@@ -175,5 +176,5 @@ _BASIS = _make_basis()
 # (2, 1, 784): column and row of each pixel
 _GRID = np.mgrid[:SIDE, :SIDE][::-1].reshape(2, 1, -1).astype(np.float32)
 _NUM_WAVES = len(_BASIS) - 3
-# An even number: a raw random number yields two.
+# Rounded up to an even number, because a raw random number gives two draws.
 NUM_DRAWS = (_NUM_AFFINE + 2 * _NUM_WAVES + 1) // 2 * 2

@@ -1,7 +1,7 @@
 """Labelled images, their shards, and the images of each round.
 
-A batch is a function, not a stream: the images of a round follow from (seed, epoch, shard, round)
-alone, so a replaced worker continues exactly where the failed one stopped.
+The images of a round depend on (seed, epoch, shard, round) alone. A worker that replaces a failed
+one therefore continues with exactly the same images.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images: read-only views of the given arrays, which are not copied."""
+    """Labelled images. The fields are read-only views of the given arrays, which are not copied."""
 
     # (N, 784) uint8 pixels, row by row, ink 255 on 0; or (N, D) float32 features.
     images: NDArray[Any]
-    labels: NDArray[Any]  # (N,) class numbers, of digits uint8
+    labels: NDArray[Any]  # (N,) class numbers; uint8 for digits
 
     def __post_init__(self) -> None:
         width = NUM_PIXELS if self.images.dtype == np.uint8 else self.images.shape[-1]
@@ -41,7 +41,7 @@ class Dataset:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64] | slice) -> "Dataset":
-        """Return the images and labels at some positions."""
+        """Return the images and labels at the given positions."""
         return Dataset(self.images[index], self.labels[index])
 
     def sha256(self) -> str:
@@ -55,40 +55,40 @@ class Dataset:
 class Mnist:
     """Training and test images."""
 
-    train: Dataset  # N images; a validation set may be split off
+    train: Dataset  # N images, including any that are later held out for validation
     test: Dataset  # images that never influence training or any choice
-    name: str  # `mnist`, `sample`, or the place of the files; of several with + between them
+    name: str  # `mnist`, `sample`, or the path of the files; several names are joined by +
     sha256: str  # checksum of training and test data together
-    test_split: float | None = None  # share of the images held out as test images; None if given
+    test_split: float | None = None  # share of images held out as test images; None if none were
     sources: tuple[str, ...] = ()  # the names of all data sets
 
 
 class Source(NamedTuple):
-    """A data set as it was found."""
+    """A data set as it was loaded, before test images are held out."""
 
-    name: str  # `mnist`, `sample`, or its place
-    train: Dataset  # labelled images
-    test: Dataset | None  # None without labelled test images
+    name: str  # `mnist`, `sample`, or its path or URI
+    train: Dataset  # labelled training images
+    test: Dataset | None  # labelled test images; None if there are none
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
     """The images that each shard contributes to each round.
 
-    A batch consists of `num_shards` micro-batches of nearly equal size; the training set is cut
-    into runs in the same proportion. Every image is used exactly once an epoch: each round takes
-    `batch_size` images, the last one the remainder. Full batches matter: a matrix product of 15
-    rows takes 1.4 times as long as one of 16.
+    A batch consists of `num_shards` micro-batches of nearly equal size. The training set is divided
+    into shards in the same proportion. Every image is used exactly once per epoch: each round uses
+    `batch_size` images, and the last round uses the rest. Rounds are not made equal instead,
+    because a matrix product of 15 rows takes 1.4 times as long as one of 16 rows.
     """
 
     num_images: int  # N, size of the training set
     num_shards: int  # S, fixed for a run and independent of the number of workers
-    batch_size: int  # images a round
+    batch_size: int  # number of images per round
     seed: int  # 0 to 2**63 - 1
 
     @property
     def rounds_per_epoch(self) -> int:
-        """Number of rounds that use every image once."""
+        """Number of rounds in which every image is used once."""
         return -(-self.num_images // self.batch_size)
 
     def shard_slice(self, shard: int) -> slice:
@@ -108,11 +108,11 @@ class BatchPlan:
     def distortions(self, round_: int, shard: int) -> Philox:
         """Return the random numbers for the distortions of the shard's images in a round."""
         epoch, index = divmod(round_, self.rounds_per_epoch)
-        # Block 0 is the epoch's order.
+        # Block 0 gives the order of the epoch.
         return stream(self.seed, epoch, shard, block=1 + index)
 
     def micro_batch(self, round_: int, shard: int) -> slice:
-        """Return the slice of the shard's `order` that a round uses (counted over all epochs)."""
+        """Return the slice of the shard's `order` for a round, which is counted over all epochs."""
         span, share = self.shard_slice(shard), self._share(shard)
         length, size = span.stop - span.start, share.stop - share.start
         index = round_ % self.rounds_per_epoch
@@ -127,7 +127,10 @@ class BatchPlan:
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split N images at random into the rest and round(share * N), each in the original order."""
+    """Hold out round(share * N) of N images at random; return the rest, and those held out.
+
+    Both keep the original order.
+    """
     draws = stream(seed, SPLIT).random_raw(len(dataset))
     order = np.argsort(draws, kind="stable")
     held_out, rest = np.split(order, [round(share * len(dataset))])
@@ -135,7 +138,7 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def concatenate(sets: Sequence[Dataset]) -> Dataset:
-    """Join labelled images, in their order."""
+    """Join sets of labelled images in the given order."""
     if len(sets) == 1:
         return sets[0]
     images, labels = ([getattr(each, n) for each in sets] for n in ("images", "labels"))
@@ -143,9 +146,11 @@ def concatenate(sets: Sequence[Dataset]) -> Dataset:
 
 
 def hold_out(images: Dataset, share: float) -> tuple[Dataset, Dataset]:
-    """Split off the last images of each digit, one at least if it has two; all for training at 0.
+    """Hold out a share of each digit's images, the last ones; return the rest, and those held out.
 
-    Files may be sorted by digit, and the last images of a digit are often of other writers.
+    A digit with two or more images gives at least one and keeps at least one. A share of 0 holds
+    out none. The last images of each digit are taken, because files may be sorted by digit, and
+    because their writers are often different from those of the first images.
     """
     is_test = np.zeros(len(images), np.bool_)
     for digit in np.unique(images.labels) if share else ():

@@ -8,19 +8,20 @@ from nanograd.digits.dataset import SIDE
 from nanograd.digits.resample import PIECE, resample, resample_rows
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
-# Images deskewed together; the working arrays of more do not fit into the cache.
+# Number of images to deskew together; for more, the working arrays do not fit into the cache.
 _BLOCK = 128
 _CENTRE = 14
-# Horizontal pixels per row. Handwriting is never more slanted, but a short dash can measure more.
+# Maximum slant in horizontal pixels per row. Handwriting is never more slanted, but the measured
+# slant of a short dash can be larger.
 MAX_SLANT = 1.0
-# Maximum factor of scaling. A "1" has almost no width: with more, a "1" with a flag becomes as wide
-# as a "7" (docs/accuracy.md).
+# Maximum factor of scaling. A "1" has almost no width; with a larger factor, a "1" with a flag
+# would become as wide as a "7" (docs/accuracy.md).
 MAX_STRETCH = 1.2
 
 _FROM_CENTRE = np.arange(SIDE) - _CENTRE
 _PIECE_FROM_CENTRE = np.arange(PIECE) - _CENTRE
 _ROW, _COLUMN = (axis.reshape(-1) for axis in np.mgrid[:SIDE, :SIDE])
-# 1, x, y, xx, xy, yy of each pixel
+# (784, 6): 1, x, y, xx, xy, yy of each pixel
 MONOMIALS = np.stack(
     [np.ones_like(_ROW), _COLUMN, _ROW, _COLUMN * _COLUMN, _COLUMN * _ROW, _ROW * _ROW], axis=1
 ).astype(np.float64)
@@ -30,7 +31,7 @@ class Size(NamedTuple):
     """Target size of deskewed digits; the factor of scaling is at most MAX_STRETCH."""
 
     width: float = 0.0  # standard deviation of the ink along x, in pixels; 0 keeps the width
-    height: float = 0.0  # the same along y
+    height: float = 0.0  # standard deviation of the ink along y, in pixels; 0 keeps the height
 
 
 UNCHANGED = Size()
@@ -61,7 +62,7 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
         if size != UNCHANGED:
             deskewed[block] = np.rint(resample(few, deskewed_coordinates(few, size)))
             continue
-        # Without scaling: the same bits as `deskewed_coordinates`, in 3/4 of the time.
+        # Without scaling, this gives the same bits as `deskewed_coordinates` in 3/4 of the time.
         mean_x, mean_y, slant, *_ = _measure(few)
         x = np.empty((len(few), SIDE, PIECE), np.float32)
         across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
@@ -84,16 +85,16 @@ def deskewed_coordinates(images: Bytes | Floats, size: Size = UNCHANGED) -> Floa
 
 
 def _scaled_distances(deviation: Doubles, target: float) -> Doubles | Ints:
-    """Compute the distance from the centre, in the source, of each row or column of the result."""
+    """Return for each column or row of the result its distance from the centre in the source."""
     if not target:
         return _FROM_CENTRE
     return _FROM_CENTRE * np.clip(deviation / target, 1 / MAX_STRETCH, MAX_STRETCH)
 
 
 def _measure(images: Bytes | Floats) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:
-    """Measure centre (x, y), slant, and standard deviation (x, y) without slant; (B, 1) each."""
-    # For uint8 images these sums are whole numbers below 2^53, so they are exact: the bits of an
-    # image do not depend on the other images of the batch.
+    """Measure centre x and y, slant, and deviation x (without slant) and y, as (B, 1) each."""
+    # For uint8 images these sums are whole numbers below 2^53, so they are exact, and the result
+    # for an image does not depend on the other images of the batch.
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = (images.astype(np.float64) @ MONOMIALS).T[
         ..., None
     ]

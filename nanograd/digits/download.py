@@ -19,7 +19,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
 from nanograd.runtime.lease import exclusive
 
-# SHA-256 of the decompressed files: mirrors compress them differently.
+# SHA-256 of the decompressed files, because mirrors compress them differently.
 FILES = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -31,15 +31,15 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-TIMEOUT_S = 5.0  # to connect, and between two chunks
-_TRANSFER_S = 300.0  # for one file as a whole: 10 MB at 33 kB/s
+TIMEOUT_S = 5.0  # maximum time to connect, and to wait for data
+_TRANSFER_S = 300.0  # maximum time for a file; enough for 10 MB at 33 kB/s
 _PROGRESS_S = 3.0
 _CHUNK_BYTES = 1 << 18
 _MAX_BYTES = 64 << 20  # MNIST's largest file has 47 MB uncompressed
 
 
 def cache_folder() -> str:
-    """Return the cache: NANOGRAD_CACHE, or `nanograd` in the user's cache folder.
+    """Return the cache folder: NANOGRAD_CACHE, or `nanograd` in the user's cache folder.
 
     Raises:
         UsageError: NANOGRAD_CACHE is in an object store.
@@ -59,18 +59,20 @@ def cache_folder() -> str:
 def fetch(
     cache: str, mirrors: Sequence[str], listener: Listener, files: Mapping[str, str] = FILES
 ) -> dict[str, bytes]:
-    """Return files from the cache; absent and damaged ones are downloaded, once for all processes.
+    """Return decompressed files from the cache; download missing and damaged files first.
+
+    If several processes call it at the same time, one of them downloads and the others wait.
 
     Args:
         cache: a local folder, created if necessary.
-        mirrors: base URLs (http, https, file) of `<name>.gz`, tried in turn.
+        mirrors: base URLs (http, https, file) of `<name>.gz`, tried one after another.
         listener: receives messages on progress and failures.
-        files: SHA-256 of the decompressed bytes, which are returned, by name.
+        files: SHA-256 of the decompressed bytes of each file, by name.
 
     Raises:
         DataError: no mirror served a file with the right checksum.
         StorageError: the cache cannot be read or written.
-        UsageError: no mirrors, or one that is not an http, https or file URL.
+        UsageError: there are no mirrors, or one is not an http, https or file URL.
     """
     if not mirrors or not all(re.match("(https?|file)://", each) for each in mirrors):
         given = ", ".join(mirrors) or "none"
@@ -92,7 +94,7 @@ def fetch(
 
 
 def _cached(cache: str, name: str, sha256: str) -> bytes | None:
-    """Return a decompressed file from the cache; None if it is absent or damaged."""
+    """Return a decompressed file from the cache; None if it is missing or damaged."""
     place = storage.join(cache, f"{name}.gz")
     try:
         raw = decompress(storage.read(place), place, _MAX_BYTES)
@@ -120,7 +122,7 @@ def _fetch_file(
                 error.close()
             failures.append(f"{url}: {str(error) or type(error).__name__}")
             listener(warning(failures[-1]))
-            # Its timeout would be due again for every further file.
+            # Otherwise every further file would wait for its timeout again.
             mirrors.append(mirrors.pop(mirrors.index(mirror)))
         else:
             storage.commit(place, data)

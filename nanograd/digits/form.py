@@ -10,35 +10,35 @@ from nanograd.errors import Reason, UnreadableError
 from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 LONGEST_SIDE = 20
-# Images tested together; more do not fit into the cache as float32.
+# Number of images to test together; more do not fit into the cache as float32.
 _CHUNK_ROWS = 128
-# Darker pixels are treated as background: they may be noise of JPEG.
+# Pixels below this level count as background, because JPEG adds such noise.
 _FAINT = 16
 
 _Y, _X = (axis.ravel() for axis in np.mgrid[:SIDE, :SIDE])
-# 1, x, y of each pixel
+# (784, 3): 1, x, y of each pixel
 _MOMENTS = np.stack([np.ones_like(_X), _X, _Y], axis=1).astype(np.float32)
 
 
 def are_mnist_like(images: Bytes) -> Mask:
-    """Test which of (n, 784) uint8 images have MNIST's form: size, position, brightness of ink.
+    """Test which of (n, 784) uint8 images have MNIST's form: size, position and brightest pixel.
 
     All 70,000 images of MNIST have a longest side of 19 or 20 pixels, a centre of mass in
-    [13.48, 14.50) on both axes, and a brightest pixel of 254 or 255. The test allows a little more,
-    since JPEG changes pixels.
+    [13.48, 14.50) on both axes, and a brightest pixel of 254 or 255. The test allows slightly wider
+    ranges, because JPEG changes pixels.
     """
     number = len(images)
     sums = np.empty((number, 3), np.float32)
     profiles = np.empty((2, number, SIDE), np.uint8)  # maximum of each column and of each row
-    # One buffer for all chunks: allocating a new one takes 1.0 us per image, filling it 0.1 us.
+    # Use one buffer for all chunks: allocating it takes 1.0 us per image, filling it 0.1 us.
     floats = np.empty((_CHUNK_ROWS, SIDE * SIDE), np.float32)
     for start in range(0, number, _CHUNK_ROWS):
         chunk, part = images[start : start + _CHUNK_ROWS], slice(start, start + _CHUNK_ROWS)
         ink = floats[: len(chunk)]
         np.copyto(ink, chunk * (chunk >= _FAINT).view(np.uint8))
-        # The sums are whole numbers below 2 ** 24, so float32 is exact in any order.
+        # The sums are whole numbers below 2 ** 24, so float32 is exact in any order of summation.
         np.matmul(ink, _MOMENTS, out=sums[part])
-        # Maxima of columns by halving the number of rows, of rows by windows of 2 to 28 pixels.
+        # Column maxima halve the number of rows. Row maxima double a window from 2 to 28 pixels.
         square = chunk.reshape(-1, SIDE, SIDE)
         square = np.maximum(square[:, :14], square[:, 14:])
         profiles[0, part] = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
@@ -57,7 +57,7 @@ def are_mnist_like(images: Bytes) -> Mask:
 
 
 def _extents(marks: Mask) -> Ints:
-    """Count positions from the first to the last mark, (n, 28) to (n,); 28 if there is none."""
+    """Count positions from the first to the last True of each row, (n, 28) to (n,); 28 if none."""
     extents: Ints = marks.shape[1] - marks.argmax(axis=1)
     extents -= marks[:, ::-1].argmax(axis=1)
     return extents
@@ -66,10 +66,10 @@ def _extents(marks: Mask) -> Ints:
 def shrink(ink: Floats) -> Bytes:
     """Crop to the ink, and scale its longest side to 20 and its strongest pixel to 255.
 
-    The ink is (height, width) float; 0.5 and less is background. The result is uint8.
+    `ink` is (height, width) float; values up to 0.5 are background. The result is uint8.
 
     Raises:
-        UnreadableError: `low_contrast`, if there is no ink.
+        UnreadableError: `low_contrast`, because no value is above 0.5.
     """
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     if not len(rows):
@@ -87,7 +87,7 @@ def shrink(ink: Floats) -> Bytes:
 def centre(digit: Bytes) -> Bytes:
     """Centre a uint8 digit of at most 20 x 20 in 28 x 28.
 
-    Its centre of mass is in [13.5, 14.5) on both axes, unless the digit would leave the image.
+    Move its centre of mass into [13.5, 14.5) on both axes, as far as the digit stays in the image.
     """
     height, width = digit.shape
     y, x = centre_of_mass(digit)

@@ -21,22 +21,25 @@ from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.digits.levels import array_to_levels
 from nanograd.errors import DataError
 
-# The names of MNIST's images and labels.
+# The file names of MNIST's images and labels.
 IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_MAX_BYTES = 4 << 30  # a million images as CSV
-_MAGIC = b"\0\0\x08"  # of unsigned bytes; the number of dimensions follows
+_MAX_BYTES = 4 << 30  # enough for a million images as CSV
+_MAGIC = b"\0\0\x08"  # for unsigned bytes; the number of dimensions follows
 
 
 def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped, read-only.
+    """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped.
+
+    The result is read-only.
 
     Raises:
-        DataError: no IDX, another type or number of dimensions, empty, cut short or too long.
+        DataError: the file is not IDX, has another type or number of dimensions, is empty, is cut
+            short or is too long.
 
     >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
     [5, 0, 4]
@@ -60,12 +63,14 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def find_pair(found: Iterable[str], part: str) -> list[str]:
-    """Find the images and the labels of a part among names of files, in any case; "" for none.
+    """Find the image and the label file of `train` or `test` among file names; "" for none.
+
+    Upper and lower case count as equal.
 
     >>> find_pair(["T10K-images.idx3-ubyte.gz", "notes"], "test")
     ['T10K-images.idx3-ubyte.gz', '']
     """
-    # Where a file is there twice, raw comes first.
+    # If a file exists raw and gzipped, take the raw one.
     known = {
         name.lower().removesuffix(".gz").replace(".idx", "-idx"): name
         for name in sorted(found, reverse=True)
@@ -74,10 +79,11 @@ def find_pair(found: Iterable[str], part: str) -> list[str]:
 
 
 def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -> Dataset:
-    """Parse an image and a label file, each as (bytes, name), of 28 x 28 digits.
+    """Parse an image and a label file of 28 x 28 digits, each given as (bytes, name).
 
     Raises:
-        DataError: a file is broken, the two do not fit, or an image has no clear scale.
+        DataError: a file is damaged, the numbers of images and labels differ, or an image has no
+            clear scale.
     """
     (_, images_name), (_, labels_name) = images_file, labels_file
     images, labels = parse_idx(*images_file), parse_idx(*labels_file)
@@ -96,12 +102,12 @@ def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -
 
 
 def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
-    """Decompress a gzip file, as far as it is allowed to grow; return anything else unchanged.
+    """Decompress a gzip file; return other data unchanged.
 
-    Gzip is recognised by its magic number, since files get renamed.
+    Gzip is recognised by its magic number, because file names may be wrong.
 
     Raises:
-        DataError: the gzip stream is cut short, damaged or too long.
+        DataError: the gzip stream is cut short, is damaged or has more than `max_bytes` bytes.
     """
     if not data.startswith(_GZIP_MAGIC):
         return data

@@ -1,15 +1,15 @@
-"""Grey levels: numbers of any type to 0..255, by one rule for tables and for arrays.
+"""Conversion of numbers of any type to grey levels 0..255, by one rule for tables and arrays.
 
-The rule is applied to each image by itself, so that no image depends on its neighbours:
+The rule is applied to each image alone, so that an image does not depend on other images:
 
-    largest pixel at most 1       shares of full ink: 1 is 255
-    largest pixel above 16        levels as they are, up to 255
-    anything else                 refused: its scale is unclear
+    largest pixel at most 1       pixels are shares of full ink; 1 becomes 255
+    largest pixel above 16        pixels are levels, at most 255; they are unchanged
+    otherwise                     the image is refused, because its scale is unclear
 
-An image of zeros and ones alone may be black and white, or have a speck of 1 of 255: the largest
-pixel of its column decides, as the same rule says. Where that is unknown, booleans, floats and
-decimals are shares, and whole numbers are refused. A pixel may miss its range by what rounds away,
-half a level.
+An image that has only zeros and ones may be black and white, or may have a speck of level 1. For
+such an image, the rule is applied to the largest pixel of its column. If that is unknown, booleans,
+floats and decimals are shares, and whole numbers are refused. Every limit is widened by half a
+level, for rounding errors.
 """
 
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from nanograd.runtime.arrays import Bytes
 
 _HALF = 0.5 / 255
-# Some sets have 16 levels (Optdigits, scans of 4 bits); no other image is so faint.
+# Some data sets have 16 levels (Optdigits, 4-bit scans). Images with 256 levels are never so faint.
 _UNCLEAR = 16
 _ABOVE = 255.5
 
 _ADVICE = "scale pixels to 0 to 1 or to 0 to 255"
-# By their numbers, see `to_levels`.
+# Messages, by the numbers that `to_levels` returns.
 PROBLEMS = (
     "a pixel is not a finite number",
     f"a pixel is below 0, as in standardised images; {_ADVICE}",
@@ -38,10 +38,10 @@ PROBLEMS = (
 
 
 def scale_of(largest: Iterable[float | None]) -> int | None:
-    """Return 1, 16 or 255 for a column of shares, of an unclear scale or of levels.
+    """Return the scale of a column: 1 for shares, 255 for levels, 16 if unclear, None if unknown.
 
     Args:
-        largest: the largest pixels of parts of the column; None where they are unknown.
+        largest: the largest pixel of each part of the column; None if it is unknown.
 
     >>> scale_of([0, 255, None]), scale_of([0.5, 1]), scale_of([1, 9]), scale_of([1, 999])
     (255, 1, 16, None)
@@ -58,9 +58,9 @@ def scale_of(largest: Iterable[float | None]) -> int | None:
 
 
 def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None]:
-    """Convert an array of n images, as a column, to grey levels, (n, ...) uint8.
+    """Convert an array of n images, which counts as a column, to grey levels, (n, ...) uint8.
 
-    Return also the first image without a clear scale, and what is wrong; None if all have one.
+    Also return the number of the first image with a problem and a message, or None.
     """
     finite = images[np.isfinite(images)] if images.dtype.kind == "f" else images
     found, problems = to_levels(images, scale_of([finite.max(initial=0)]))
@@ -74,12 +74,12 @@ def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, ND
     """Convert n images, booleans or real numbers of any dtype, to grey levels.
 
     Args:
-        values: (n, ...), one image each.
-        scale: of the column that they are from, see `scale_of`.
+        values: (n, ...), n images.
+        scale: result of `scale_of` for the column of the images.
 
     Returns:
-        levels: (n, ...) uint8, without meaning where there is a problem.
-        problems: (n,) int8, the number of each in PROBLEMS; -1 where there is none.
+        levels: (n, ...) uint8; meaningless for images with a problem.
+        problems: (n,) int8, index in PROBLEMS for each image; -1 without a problem.
 
     >>> levels, problems = to_levels(np.array([[0, 0.5], [0, 255], [-1, 1], [0, 16]]))
     >>> levels[:2].tolist(), problems.tolist()
@@ -95,7 +95,7 @@ def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, ND
         least = values.min(axis=inner, initial=0).astype(np.float64)
     most = values.max(axis=inner, initial=0).astype(np.float64)
     finite = np.isfinite(least) & np.isfinite(most)
-    # One where the image has zeros and ones alone.
+    # True for images that have only zeros and ones.
     bits = (most == 1) & (least == 0)
     bits[bits] = ((values[bits] == 0) | (values[bits] == 1)).all(axis=inner)
     is_unknown = bits & (scale is None and values.dtype.kind in "iu")

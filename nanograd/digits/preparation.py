@@ -1,6 +1,7 @@
 """Pixel preparation: the conversion of pixels to inputs of a net, in training and prediction.
 
-A model stores name and version of its preparation. A model with an unknown one is refused.
+A model stores name and version of its preparation. A model with an unknown name or version is
+refused.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from nanograd.digits.levels import array_to_levels
 from nanograd.errors import ArgumentError
 from nanograd.runtime.arrays import Bytes, Floats
 
-# Mean and standard deviation of the pixels of MNIST's 60,000 training images, from 0 to 1.
+# Mean and standard deviation of the pixels of MNIST's 60,000 training images, scaled to 0..1.
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
-# Name: factor and offset, which convert 0..255 to inputs.
+# Factor and offset that convert 0..255 to inputs, by the name of the preparation.
 _STANDARD = (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION))
 _AFFINE = {
     "plain": (np.float32(1), np.float32(0)),
@@ -32,13 +33,13 @@ class Preparation:
     """Name, version and parameters of a preparation.
 
     Raises:
-        ValueError: unknown name or version, or a size that has no effect.
+        ValueError: the name or version is unknown, or the size has no effect.
     """
 
-    # plain: pixels unchanged; unit: from 0 to 1; standard: mean 0 and standard deviation 1 over
-    # MNIST; deskewed: deskew, then standard
+    # plain: unchanged; unit: scaled to 0..1; standard: mean 0 and standard deviation 1 over MNIST's
+    # training images; deskewed: deskewed, then standard
     name: str
-    version: int = 1  # increases when a name changes its meaning
+    version: int = 1  # increased when the meaning of a name changes
     width: float = 0.0  # target size of deskewed digits, see `deskew.Size`
     height: float = 0.0
 
@@ -57,12 +58,12 @@ class Preparation:
 
 
 def as_rows(images: ArrayLike) -> Bytes:
-    """Convert (N, 28, 28) or (N, 784) numbers, ink on 0, to (N, 784) uint8, ink 255 on 0.
+    """Convert (N, 28, 28) or (N, 784) numbers with background 0 to (N, 784) uint8, ink 255 on 0.
 
-    The scale is 0..255 or 0..1, see `nanograd.digits.levels`; the array counts as a column.
+    The scale is 0..255 or 0..1 (see `nanograd.digits.levels`, where the array is a column).
 
     Raises:
-        ArgumentError: another shape or dtype, or an image whose scale is unclear.
+        ArgumentError: the shape or dtype does not fit, or the scale of an image is unclear.
     """
     try:
         given = np.asarray(images)
@@ -79,10 +80,10 @@ def as_rows(images: ArrayLike) -> Bytes:
 
 
 def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
-    """Convert images, see `as_rows`, and their labels, (N,) whole numbers from 0 to 9.
+    """Convert images, as `as_rows` does, and their labels, (N,) whole numbers from 0 to 9.
 
     Raises:
-        ArgumentError: they cannot be that.
+        ArgumentError: the images or labels do not fit.
     """
     rows, numbers = as_rows(images), np.asarray(labels)
     if numbers.shape != (len(rows),) or not len(rows):

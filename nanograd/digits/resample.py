@@ -5,32 +5,32 @@ import numpy as np
 from nanograd.digits.dataset import SIDE
 from nanograd.runtime.arrays import Bytes, Floats
 
-# Images are padded with zeros to ROW x ROW: one row above, one column at the left, the rest below
-# and at the right.
+# Images are padded with zeros to ROW x ROW: one row above, one column at the left, and three rows
+# and columns below and at the right.
 ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
-# `resample_rows` needs SIDE + 1 neighbouring pixels of a row. It reads PIECE of them at once,
-# the next power of two.
+# `resample_rows` needs SIDE + 1 neighbouring pixels of a row. It reads PIECE pixels at a time, the
+# next power of two.
 PIECE = 32
 _STEPS = np.arange(PIECE, dtype=np.float32)
-# There `_BEFORE` zeros precede each row, and a row has `_CANVAS_ROW` pixels with zeros after it, so
-# that a piece may begin outside the row.
+# In `resample_rows`, each row is padded with `_BEFORE` zeros before it and zeros after it to
+# `_CANVAS_ROW` pixels, because a piece may begin outside the image.
 _BEFORE, _CANVAS_ROW = SIDE + 1, 64
 
 
 def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
     """Interpolate each image at the given coordinates; pixels outside the image are 0.
 
-    At whole x and y the result is exactly the value of the pixel.
+    If x and y are whole numbers, the result is exactly the value of that pixel.
 
     Args:
         images: (B, 784) uint8 or float32.
-        coordinates: (2, B, 784) float32, for each pixel of the result the column x and the row y in
-            the source, in pixels from the centre of the first pixel.
+        coordinates: (2, B, 784) float32, column x and row y in the source for each pixel of the
+            result, in pixels from the centre of the first pixel.
 
     Returns:
-        (B, 784) float32, with the scale of the images.
+        (B, 784) float32, in the scale of the images.
     """
     padded = np.zeros((len(images), ROW, ROW), np.float32)
     padded[:, _INSIDE, _INSIDE] = images.reshape(-1, SIDE, SIDE)
@@ -45,8 +45,8 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
     row += column
     index = row.astype(np.intp)
     index += ROW * ROW * np.arange(len(images))[:, None]
-    # The same index finds all four neighbours, each in a view with another start. Clipped
-    # coordinates keep the index in bounds; mode="clip" only avoids numpy's slower check.
+    # One index finds all four neighbours, in four views with different starts. The index is always
+    # in bounds, because coordinates are clipped; mode="clip" only avoids numpy's slower check.
     far = ROW + 1
     left_above, above, left, beside = (
         pixels[start : len(pixels) - far + start].take(index, mode="clip")
@@ -56,13 +56,13 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
 
 
 def resample_rows(images: Bytes, x: Floats, y: Floats) -> Floats:
-    """Interpolate with the bits of `resample` where each row of the result lies in a source row.
+    """Interpolate as `resample` does, with the same bits, if y is constant in a row of the result.
 
-    This is faster, since the pixels of a row are read at once and share one vertical fraction.
+    This is faster, because the pixels of a row are read at once and share one vertical fraction.
 
     Args:
         images: (B, 784) uint8.
-        x: (B, 28, PIECE) float32, source columns, in steps of 1; only the first 28 are used.
+        x: (B, 28, PIECE) float32, source columns in steps of 1; only the first 28 are used.
         y: (B, 28) float32, source row of each row of the result.
 
     Returns:
@@ -75,7 +75,7 @@ def resample_rows(images: Bytes, x: Floats, y: Floats) -> Floats:
     share = x + 1
     start = np.floor(share[:, :, 0])
     share -= start[:, :, None] + _STEPS
-    # In rare cases, rounding to float32 moves one column past a whole number, but not the others.
+    # In rare cases, rounding to float32 moves only some of the columns past a whole number.
     if len(x) and not 0 <= share.min() <= share.max() < 1:
         coordinates = [x[:, :, :SIDE], np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))]
         return resample(images, np.stack(coordinates).reshape(2, -1, SIDE * SIDE))

@@ -1,7 +1,7 @@
 """Variants: synthetic digits in shapes that are rare in MNIST, drawn from a table of strokes.
 
-A net confuses a shape that it was not trained on with another digit: a one with a long flag with a
-seven, an open four with a nine. `variants.toml` lists such shapes as a few points each. A drawing
+A net misclassifies shapes that it was not trained on: it reads a one with a long flag as a seven,
+and an open four as a nine. `variants.toml` describes each such shape by a few points. A drawing
 moves the points at random, widens and slants the shape, and uses a pen of random width.
 
 References:
@@ -26,9 +26,9 @@ Range = tuple[float, float]
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# Pen positions along a shape; neighbours are less than a pixel apart.
+# Number of pen positions along a shape; neighbouring positions are less than a pixel apart.
 _NUM_POSITIONS = 96
-# Images drawn together; the working arrays of more do not fit into the cache.
+# Number of images to draw together; for more, the working arrays do not fit into the cache.
 _BLOCK = 32
 
 # Maximum shift of a point along each axis / height of the digit.
@@ -37,7 +37,7 @@ _SHAKE = 0.04
 _SLANT = (-0.3, 0.3)
 # The pen width varies along the strokes as a sine wave: amplitude / width, and number of waves.
 _PEN_CHANGE, _PEN_WAVES = (0.0, 0.3), (0.3, 2.0)
-# Random numbers of an image besides two for each point: see `draw`.
+# Number of random numbers of an image besides two for each point (see `draw`).
 _NUM_OTHERS = 6
 
 _CATMULL_ROM = np.array([[0, -1, 2, -1], [2, 0, -5, 3], [0, 1, 4, -3], [0, 0, -1, 1]]) / 2
@@ -51,14 +51,14 @@ class Variant(NamedTuple):
     digit: int
     least: Doubles  # (P, 2), minimum x and y of each point
     most: Doubles  # (P, 2), maximum x and y
-    path: Doubles  # (_NUM_POSITIONS, P); pen position = weighted sum of the points
-    width: Range = (0.75, 1.3)  # factor by which the shape is widened
-    pen: Range = (1.5, 4.0)  # pen width in pixels; thin pens are more frequent
+    path: Doubles  # (_NUM_POSITIONS, P), weights of the points for each pen position
+    width: Range = (0.75, 1.3)  # range of the factor by which the shape is widened
+    pen: Range = (1.5, 4.0)  # range of the pen width in pixels; thin pens are more frequent
 
 
 @cache
 def variants() -> Sequence[Variant]:
-    """Return the shapes of the table in drawing order; frequent shapes occur several times."""
+    """Return the shapes of the table in drawing order; a shape with `times = n` occurs n times."""
     text = files("nanograd.digits").joinpath("variants.toml").read_text()
     return [
         shape
@@ -68,10 +68,10 @@ def variants() -> Sequence[Variant]:
 
 
 def parse(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range) -> Variant:
-    """Convert an entry of `variants.toml`, which describes the format, to a shape."""
+    """Convert an entry of `variants.toml` to a shape; the file describes the format."""
     strokes = [np.array([[*point, *point][:4] for point in each]) for each in (*lines, *curves)]
     points, index = np.unique(np.concatenate(strokes), axis=0, return_inverse=True)
-    # The pen moves at constant speed: the number of positions is proportional to the length.
+    # The pen moves at constant speed, so a stroke has positions in proportion to its length.
     middles = [(each[:, :2] + each[:, 2:]) / 2 for each in strokes]
     lengths = [np.hypot(*np.diff(each, axis=0).T).cumsum() for each in middles]
     ends = np.cumsum([each[-1] for each in lengths])
@@ -98,7 +98,7 @@ def parse(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range)
 
 
 def add_variants(digits: Dataset, share: float, seed: int) -> Dataset:
-    """Append round(share N) synthetic digits, determined by the seed, to N images."""
+    """Append round(share * N) synthetic digits to N images; the seed determines the digits."""
     drawn = draw_variants(num_variants(len(digits), share), seed)
     return Dataset(
         np.concatenate([digits.images, drawn.images]), np.concatenate([digits.labels, drawn.labels])
@@ -111,9 +111,9 @@ def num_variants(num_images: int, share: float) -> int:
 
 
 def draw_variants(number: int, seed: int) -> Dataset:
-    """Draw the shapes of the table in turn.
+    """Draw the shapes of the table one after another, and repeat until there are enough images.
 
-    The position of an image and the seed determine the image, whatever the number of images.
+    An image depends only on its position and the seed, not on the number of images.
     """
     shapes = variants()
     labels = np.resize(np.array([shape.digit for shape in shapes], np.uint8), number)
@@ -132,8 +132,8 @@ def draw_variants(number: int, seed: int) -> Dataset:
 def draw(shape: Variant, draws: Doubles) -> Bytes:
     """Draw a shape with P points B times, in the form of MNIST, as (B, 784) uint8, ink 255 on 0.
 
-    The draws are (B, 2 P + 6) float64 in [0, 1): x and y of each point, then width, slant, pen
-    width, and amplitude, number and phase of the waves of the pen width.
+    `draws` is (B, 2 P + 6) float64 in [0, 1): x and y of each point, then width, slant, pen width,
+    and amplitude, number and phase of the waves of the pen width.
     """
     width, slant, pen, change, waves, phase = draws[:, -_NUM_OTHERS:].T[:, :, None]
     points = draws[:, :-_NUM_OTHERS].reshape(len(draws), -1, 2)
@@ -143,7 +143,7 @@ def draw(shape: Variant, draws: Doubles) -> Bytes:
     time = np.linspace(0, 2 * np.pi, _NUM_POSITIONS)
     wave = np.sin(_between(_PEN_WAVES, waves) * time + 2 * np.pi * phase)
     radius = _between(shape.pen, pen**1.5) / 2 * (1 + _between(_PEN_CHANGE, change) * wave)
-    # Scale to a longest side of 20: 19 for the outline, and 1 for the faint pixels around it.
+    # The longest side is 20: 19 for the outline, and 1 for the faint pixels around it.
     side = LONGEST_SIDE - 1
     longest = np.maximum(np.ptp(x, axis=1), np.ptp(y, axis=1))[:, None]
     radius = radius * longest / (side - 2 * radius.mean(axis=1, keepdims=True))
@@ -166,7 +166,7 @@ def _between(limits: tuple[Doubles | float, Doubles | float], draw: Doubles) -> 
 
 def _draw_pen(x: Floats, y: Floats, radius: Floats) -> Bytes:
     """Draw a round pen at N positions, (B, N) each, as (B, 28, 28) uint8 with smooth edges."""
-    # Squared distance of each column and row of pixels, in units of the radius; (N, B, 28) each
+    # (N, B, 28): squared distance of each pixel column and row from the pen, in units of its radius
     across, down = (np.square((_GRID - axis.T[..., None]) / radius.T[..., None]) for axis in (x, y))
     nearest = np.full((len(x), SIDE, SIDE), np.inf, np.float32)
     distance = np.empty_like(nearest)
