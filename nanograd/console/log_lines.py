@@ -1,4 +1,4 @@
-"""Listeners that write events as log lines, text or JSON; progress at most every 5 seconds."""
+"""Listeners that write events as lines of text or JSON; progress at most every 5 seconds."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ INTERVAL_S = 5.0
 _PREFIXES = {Level.INFO: "", Level.WARNING: "WARNING: ", Level.ERROR: "nanograd: "}
 
 AnyProgress = events.TrainingProgress | events.JobProgress
-# Events that contain a sentence for people.
+# Events that contain a sentence for the user.
 _Sentence = events.Message | events.GroupEvent | events.ImageScored
 
 
@@ -30,7 +30,7 @@ class TextLog:
         self._next: float | None = None
 
     def __call__(self, event: Event) -> None:
-        """Write the line of an event, if it has one; skip progress that comes too early."""
+        """Write the line of an event, if it has one; skip progress within 5 s of the last line."""
         if isinstance(event, AnyProgress):
             now = self._clock()
             self._next = now + INTERVAL_S if self._next is None else self._next
@@ -41,7 +41,7 @@ class TextLog:
             self._write(line)
 
     def line(self, event: Event) -> str | None:
-        """Return the line of an event, or None.
+        """Return the line of an event; None if it has no line.
 
         >>> event = events.JobProgress(command="predict", part=1, parts=2, row=90, rows=180,
         ...     rows_per_s=45.0, quarantined=3, time_s=2.0, left_s=2.0, complete=False)
@@ -60,7 +60,7 @@ class JsonLog(TextLog):
     """A listener that writes lines of JSON, including one per finished epoch."""
 
     def line(self, event: Event) -> str | None:
-        """Return the line of an event, or None."""
+        """Return the line of an event; None if it has no line."""
         if isinstance(event, _Sentence):
             event = events.Message(text=str(event), level=event.level)
         elif not isinstance(event, events.EpochFinished | AnyProgress):
@@ -74,7 +74,7 @@ def sentence(event: Event) -> str | None:
 
 
 def position(event: AnyProgress) -> list[str]:
-    """Return how far a job is, from coarse to fine."""
+    """Return the position of a job as short texts, from the coarsest to the finest unit."""
     if isinstance(event, events.JobProgress):
         return [f"part {event.part:,}/{event.parts:,}", f"row {event.row:,}/{event.rows:,}"]
     net = [f"net {event.net}/{event.nets}"] if event.nets > 1 else []
@@ -98,7 +98,7 @@ def measures(event: AnyProgress) -> list[str]:
 
 
 def rate(number: float, unit: str) -> str:
-    """Format a rate; below 10, with two significant digits.
+    """Format a rate; a rate below 10 has two significant digits.
 
     >>> rate(1234.5, "rows"), rate(3.14, "rows"), rate(0.0271, "rounds"), rate(0, "rows")
     ('1,234 rows/s', '3.1 rows/s', '0.027 rounds/s', '0 rows/s')

@@ -19,7 +19,7 @@ Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, co
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Base class of the results; `str` is a summary for people."""
+    """Base class of the results; `str(result)` is a summary for the user."""
 
     def to_json(self) -> JsonObject:
         """Return the values as the command prints them."""
@@ -31,7 +31,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Done(Result):
-    """The result of a command that Python programs do not need."""
+    """The result of a command that has no result class of its own."""
 
     summary: str
     values: JsonObject
@@ -49,11 +49,11 @@ class Training(Result):
     """A finished training run."""
 
     model: Model  # `model.predict(images)`
-    # One per epoch: epoch, round, loss, val_accuracy, learning_rate, train_s, images_per_s; in an
-    # ensemble also net.
+    # One item per epoch: epoch, round, loss, val_accuracy, learning_rate, train_s, images_per_s,
+    # and net in an ensemble.
     metrics: list[JsonObject] = field(repr=False)
     directory: str  # the run directory, a folder or URI
-    report: str | None = None  # its HTML file; None if that failed
+    report: str | None = None  # HTML file of the report; None if the report failed
 
     def __str__(self) -> str:
         line = self.to_json()
@@ -72,7 +72,7 @@ class Training(Result):
 
     @property
     def val_accuracy(self) -> float | None:
-        """Share of the validation images that are classified correctly; None without any."""
+        """Share of the validation images that are classified correctly; None if there are none."""
         found: float | None = self.model.about["val_accuracy"]
         return found
 
@@ -82,7 +82,7 @@ class Training(Result):
         return self.model.params_sha256()
 
     def to_json(self) -> JsonObject:
-        """Return the facts of the model's manifest, and what was written."""
+        """Return the facts in the model's manifest, the checksum, and the paths of the outputs."""
         facts = {name: value for name, value in self.model.about.items() if name != "identity"}
         place = storage.join(self.directory, "model")
         return {**facts, "params_sha256": self.params_sha256, "model": place, "report": self.report}
@@ -92,13 +92,13 @@ class Training(Result):
 class Plan(Result):
     """What `predict` or `ingest` would do; the result of a dry run."""
 
-    files: int  # input files
-    new_files: int  # those to read
-    columns: dict[str, int] = field(default_factory=dict)  # of `predict`: files by their columns
+    files: int  # number of input files
+    new_files: int  # number of input files that would be read
+    columns: dict[str, int] = field(default_factory=dict)  # in `predict`: file counts by columns
     parts: int
     parts_to_do: int
     rows_to_do: int
-    estimated_s: float | None  # at the speed of the last command; None if there was none
+    estimated_s: float | None  # time at the speed of the last command; None without one
 
     def __str__(self) -> str:
         columns = [f"\n  {count:,} files: {names}" for names, count in self.columns.items()]
@@ -113,15 +113,15 @@ class Plan(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JobCounts(Result):
-    """The account of a batch job; of a dry run, only `plan`."""
+    """Counts of a batch job. After a dry run, only `plan` is set."""
 
-    plan: Plan | None = None  # of a dry run
-    rows: int = 0  # quarantined rows and all others
-    quarantined: int = 0  # rows in quarantine
-    broken_files: int = 0  # files in quarantine whose rows are unknown
-    reasons: dict[str, int] = field(default_factory=dict)  # of quarantine, with their rows
-    start_s: float = 0.0  # until the first part began
-    rows_per_s: int = 0  # of this command
+    plan: Plan | None = None  # result of a dry run
+    rows: int = 0  # all rows, including quarantined ones
+    quarantined: int = 0  # quarantined rows
+    broken_files: int = 0  # quarantined files whose number of rows is unknown
+    reasons: dict[str, int] = field(default_factory=dict)  # quarantined rows by reason
+    start_s: float = 0.0  # seconds from the call to the start of the first part
+    rows_per_s: int = 0  # speed of this command
     output: str = ""  # folder or URI
 
     def to_json(self) -> JsonObject:
@@ -131,7 +131,7 @@ class JobCounts(Result):
         return self.plan.to_json() if self.plan else line
 
     def _summarise(self, done: str, outputs: dict[str, str | None], next_: str) -> str:
-        """Return the summary: what was done, what is in quarantine, and where it is."""
+        """Return the summary: what was done, what is quarantined, and the paths of the outputs."""
         if self.plan:
             return str(self.plan)
         if self.reasons:
@@ -147,11 +147,11 @@ class JobCounts(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ingestion(JobCounts):
-    """The account of `ingest`; of a dry run, only `plan`."""
+    """Counts of `ingest`. After a dry run, only `plan` is set."""
 
-    ingested: int = 0  # rows of the Parquet files in the output
-    labelled: int = 0  # those with a label
-    ingest_s: float = 0.0  # from the first part to the end
+    ingested: int = 0  # rows in the Parquet files of the output
+    labelled: int = 0  # ingested rows with a label
+    ingest_s: float = 0.0  # seconds from the start of the first part to the end
 
     def __str__(self) -> str:
         return self._summarise(
@@ -165,26 +165,26 @@ class Ingestion(JobCounts):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction(JobCounts):
-    """The account of `predict`; of a dry run, only `plan`."""
+    """Counts of `predict`. After a dry run, only `plan` is set."""
 
     predicted: int = 0  # rows in OUTPUT/predictions
-    labelled: int = 0  # those with a label
-    correct: int = 0  # those whose prediction is their label
+    labelled: int = 0  # predicted rows with a label
+    correct: int = 0  # labelled rows whose prediction equals the label
     accuracy: float | None = None  # correct / labelled; None without labels
-    confusion: Confusion | None = field(default=None, repr=False)  # of the rows with a label
+    confusion: Confusion | None = field(default=None, repr=False)  # counts of labelled rows
     predicted_as: dict[str, int] = field(default_factory=dict, repr=False)  # rows by digit
     unfamiliar: int = 0  # predicted rows unlike the digits of the training set
     bad_labels: int = 0  # predicted rows whose label is no digit
     dark_on_light: int = 0  # rows of raw pixels that were inverted
-    # The commonest details of quarantine, each with its first row.
+    # The most frequent details of quarantine, each with its first row.
     details: list[JsonObject] = field(default_factory=list, repr=False)
-    ingest_quarantined: dict[str, int] = field(default_factory=dict)  # pictures, by reason
-    files: int = 0  # input files
-    predict_s: float = 0.0  # from the first part to the end
-    format: str = "parquet"  # of the predictions
+    ingest_quarantined: dict[str, int] = field(default_factory=dict)  # pictures by reason
+    files: int = 0  # number of input files
+    predict_s: float = 0.0  # seconds from the start of the first part to the end
+    format: str = "parquet"  # file format of the predictions
     summary: str = ""  # JSON file of the counts
-    review: str | None = None  # list of the least certain rows; None without one
-    report: str | None = None  # HTML file; None if that failed
+    review: str | None = None  # list of the least certain rows; None if there is no list
+    report: str | None = None  # HTML file of the report; None if the report failed
 
     def __str__(self) -> str:
         right, by_ingest = self.accuracy, sum(self.ingest_quarantined.values())
@@ -208,7 +208,7 @@ def _show_table(folder: str, format_: str) -> str:
     """Return a shell command that prints the most important columns of the predictions."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
     columns = ["source_file", "source_row", "prediction", "confidence", "label"]
-    # Double quotes in the code, so that the shell command needs only one pair of single quotes.
+    # The code uses double quotes, so that the shell command needs only one pair of single quotes.
     quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
     table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").to_table({names})'
     code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
@@ -219,12 +219,12 @@ def _show_table(folder: str, format_: str) -> str:
 class Evaluation(Result):
     """The accuracy of a model on labelled images."""
 
-    images: int  # their number
-    accuracy: float  # share that is classified correctly
-    calibration_error: float  # mean difference of confidence and accuracy
+    images: int  # number of images
+    accuracy: float  # share of the images that are classified correctly
+    calibration_error: float  # mean difference between confidence and accuracy
     confusion: Confusion = field(repr=False)
     evaluate_s: float
-    params_sha256: str  # of the model
+    params_sha256: str  # checksum of the model's parameters
 
     def __str__(self) -> str:
         return f"evaluated in {self.evaluate_s:.3f} s\naccuracy: {self.accuracy:.4f}"
@@ -237,8 +237,8 @@ class Inspections(Result):
     pictures: int  # = read + refused
     read: int
     refused: int
-    results: list[JsonObject] = field(repr=False)  # one per picture: file, prediction, ...
-    left_out: int  # pictures after the limit
+    results: list[JsonObject] = field(repr=False)  # one item per picture: file, prediction, ...
+    left_out: int  # number of pictures above the limit
     output: str  # PNG file or URI
 
     def __str__(self) -> str:
@@ -254,7 +254,7 @@ class Export(Result):
     opset: int  # version of ONNX's operators
     nets: int  # number of nets in the model
     bytes: int  # size of the file
-    params_sha256: str  # of the model
+    params_sha256: str  # checksum of the model's parameters
     output: str  # path or URI
 
     def __str__(self) -> str:
@@ -262,6 +262,6 @@ class Export(Result):
 
 
 def describe(done: str, outputs: Mapping[str, str | None], next_: str) -> str:
-    """Return a sentence, what was written where, and the next command."""
+    """Return a summary: a sentence, the paths of the outputs, and a command to run next."""
     named = [f"  {name:<12} {output}" for name, output in outputs.items() if output]
     return "\n".join(["", done, *named, f"next: {next_}"])

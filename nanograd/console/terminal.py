@@ -21,7 +21,7 @@ _NUM_EPOCHS = 5
 
 @contextmanager
 def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
-    """Provide a listener for the log settings. It ignores write errors: logging never ends a job.
+    """Provide a listener for the log settings. It ignores write errors, which must not end a job.
 
     Args:
         log_format: auto (a live view if the stream is a terminal, otherwise text), text or json.
