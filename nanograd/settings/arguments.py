@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Spec)
 
 
 def takes(spec_class: Callable[P, Spec]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Show the fields of a spec in the signature of a function in place of its `**settings`."""
+    """Replace `**settings` in the signature of a function by the fields of a spec."""
 
     def decorate(function: Any) -> Any:
         signature = inspect.signature(function)
@@ -41,25 +41,26 @@ def takes(spec_class: Callable[P, Spec]) -> Callable[[Callable[..., R]], Callabl
 def takes_input(
     spec_class: Callable[P, Spec],
 ) -> Callable[[Callable[Concatenate[A, ...], R]], Callable[Concatenate[A, P], R]]:
-    """Do the same for a function with one more argument."""
+    """Decorate a function as `takes` does, if it has one positional argument."""
     return takes(spec_class)  # type: ignore[arg-type]
 
 
 def method_takes(
     spec_class: Callable[P, Spec],
 ) -> Callable[[Callable[Concatenate[A, B, ...], R]], Callable[Concatenate[A, B, P], R]]:
-    """Do the same for a method with one more argument."""
+    """Decorate a method as `takes` does, if it has one positional argument besides `self`."""
     return takes(spec_class)  # type: ignore[arg-type]
 
 
 @contextmanager
 def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) -> Iterator[S]:
-    """Provide the given spec, else one of keyword arguments.
+    """Provide the given spec or, if it is None, a spec made of keyword arguments.
 
-    Errors of the block then name arguments instead of flags: `max_pixels`, not `--max-pixels`.
+    If keyword arguments are used, errors in the block name arguments instead of flags:
+    `max_pixels`, not `--max-pixels`.
 
     Raises:
-        ArgumentError: an argument is unknown or invalid, or only for the terminal.
+        ArgumentError: an argument is unknown or invalid, or has an effect on a terminal only.
     """
     if spec is not None:
         yield spec
@@ -78,7 +79,7 @@ def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) 
 
 
 def as_arguments(text: str) -> str:
-    """Name arguments instead of flags in a message.
+    """Replace flags in a message by the names of arguments.
 
     >>> as_arguments("--max-pixels is 7: it must be at least 784")
     'max_pixels is 7: it must be at least 784'
@@ -87,7 +88,7 @@ def as_arguments(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return text for a path, and a number for a numpy scalar."""
+    """Convert a path to text, and a numpy scalar to a Python number."""
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, np.generic):
@@ -96,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def places(inputs: Place | Sequence[Place]) -> list[str]:
-    """Return one or several inputs as text; raise ArgumentError for anything else."""
+    """Return one or several paths or URIs as texts; raise ArgumentError for anything else."""
     found = [inputs] if isinstance(inputs, str | PathLike) else inputs
     if not isinstance(found, Sequence) or not found:
         raise ArgumentError(f"name one or several inputs, not {inputs!r}")

@@ -1,6 +1,6 @@
 """Specs: validated dataclasses whose fields are the settings of a command.
 
-One field is one flag, one help line, one argument of a Python function and one line of config.toml.
+A field defines a flag, its help, an argument of a Python function and a line of config.toml.
 Precedence: default < preset < config file < environment < flag.
 """
 
@@ -51,10 +51,7 @@ _TYPE_NAMES = {
 
 
 class Given(Generic[In, Out]):
-    """Type of a field with Out as its value, for which Python callers may also pass In.
-
-    For mypy, subclasses of a frozen class inherit such a field as In.
-    """
+    """Type of a field whose value has type Out, and for which Python callers pass type In."""
 
     if TYPE_CHECKING:  # a descriptor, as type checkers see it
 
@@ -66,19 +63,19 @@ class Given(Generic[In, Out]):
 class Setting:
     """Properties of a setting besides its name, type and default."""
 
-    help: str  # one line for `--help`
+    help: str  # text for `--help`
     group: str = "Options"  # heading in `--help`, one of GROUPS
-    rare: bool = False  # listed by `--help-all` only
-    identity: bool = False  # decides the bytes of the output; otherwise presentation
+    rare: bool = False  # whether only `--help-all` lists the setting
+    identity: bool = False  # whether the bytes of the output depend on the setting
     least: float | None = None  # smallest allowed value
-    below: float | None = None  # upper bound, not allowed itself
+    below: float | None = None  # allowed values are less than this
     most: float | None = None  # largest allowed value
-    terminal: bool = False  # has no effect from Python, where a listener receives the events
-    lines: bool = False  # the environment variable has one value per line, not per word
+    terminal: bool = False  # whether it is for the command line only; Python passes a listener
+    lines: bool = False  # whether its environment variable has one value per line, not per word
 
 
 def setting(default: Any, help_: str, **properties: Any) -> Any:
-    """Return a dataclass field; the default is REQUIRED for a setting that must be given."""
+    """Return a dataclass field for a setting; default REQUIRED means that it must be given."""
     return field(default=default, metadata={"setting": Setting(help=help_, **properties)})
 
 
@@ -91,7 +88,7 @@ def properties(each: Field[Any]) -> Setting:
 class Spec:
     """Base class of the settings of a command; validates every value on creation."""
 
-    if TYPE_CHECKING:  # no fields, but arguments of every function that takes the fields
+    if TYPE_CHECKING:  # these are no fields, but all functions with `takes` have these arguments
         listener: Listener = ignore
         spec: Any = None
 
@@ -126,7 +123,7 @@ class Spec:
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Create a spec from layers of values; later layers take precedence.
+        """Create a spec from layers of values; a later layer overrides earlier ones.
 
         Raises:
             UsageError: a name is unknown, or a value is missing or not allowed.
@@ -146,7 +143,7 @@ class Spec:
         return cls(**values)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the bytes of the output, sorted, as JSON values."""
+        """Return the settings on which the bytes of the output depend, sorted, as JSON values."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if properties(f).identity}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -154,7 +151,7 @@ class Spec:
         }
 
     def to_toml(self) -> str:
-        """Return the settings that are not None as TOML, a list of one value as the value."""
+        """Return the settings that are not None as TOML; a list of one value becomes the value."""
         lines = []
         for name, value in asdict(self).items():
             if value is not None:
@@ -165,7 +162,7 @@ class Spec:
 
 
 def from_toml(text: str, file: str) -> dict[str, Any]:
-    """Parse the text of a config file; if it is not TOML, raise UsageError with its name."""
+    """Parse the text of a config file; raise UsageError if it is not TOML."""
     try:
         return tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
@@ -182,12 +179,12 @@ def flag_name(name: str) -> str:
 
 
 def value_type(each: Field[Any]) -> type:
-    """Return the type of a field's values other than None: int for int | None."""
+    """Return the type of a field's values without None, for example int for int | None."""
     type_ = get_args(each.type)[1] if get_origin(each.type) is Given else each.type
     type_ = get_args(type_)[0] if isinstance(type_, UnionType) else type_
     return str if choices(each) else cast("type", get_origin(type_) or type_)
 
 
 def choices(each: Field[Any]) -> tuple[str, ...]:
-    """Return the allowed values of a field whose type is a Literal; () for others."""
+    """Return the allowed values of a field whose type is a Literal; () for other fields."""
     return get_args(each.type) if get_origin(each.type) is Literal else ()

@@ -19,17 +19,17 @@ from nanograd.settings.fields import (
 )
 
 Command = Callable[..., Any]
-_SHOW_ALL = "nanograd.show_all"  # in click's context: whether help lists rare flags
+_SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rare flags
 
 
 class Places(click.types.StringParamType):
-    """Paths or URIs, which may have spaces: in an environment variable, each is a line."""
+    """Paths or URIs. In an environment variable each is a line, because a path may have spaces."""
 
     envvar_list_splitter = "\n"
 
 
 class _Flag(click.Option):
-    """A flag of a setting, or of all commands."""
+    """A flag that belongs to a setting."""
 
     def __init__(self, *names: Any, setting: Setting, **attributes: Any) -> None:
         super().__init__(*names, **attributes)
@@ -37,7 +37,7 @@ class _Flag(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help lists flags by group; `--help-all` includes the rare ones."""
+    """A command whose help lists flags by group; rare flags are listed by `--help-all` only."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group of flags."""
@@ -59,7 +59,7 @@ class SettingsCommand(click.Command):
 
 
 def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
-    """Add a flag for each field of a spec, and pass the spec to the command first."""
+    """Add a flag for each field of a spec, and pass the spec as the command's first argument."""
 
     def decorate(command: Command) -> Command:
         def run(config: str | None, **given: Any) -> None:
@@ -68,7 +68,7 @@ def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
             arguments = [given.pop("inputs")] if "inputs" in given else []
             flags = {name: value for name, value in given.items() if value not in (None, ())}
             text = storage.read(config).decode(errors="surrogateescape") if config else ""
-            # Spec file < environment < flag; click has merged the last two.
+            # Precedence: config file < environment < flag. Click has merged the last two.
             command(spec_class.resolve(from_toml(text, str(config)), flags), *arguments)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -84,14 +84,14 @@ def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
             fields(spec_class),
             key=lambda each: (each.default is not REQUIRED, each.name not in own),
         )
-        for each in reversed(required_and_own_first):  # click lists the last one first
+        for each in reversed(required_and_own_first):  # click lists the last added option first
             type_, about, default = value_type(each), properties(each), each.default
             help_ = about.help
             if default is REQUIRED:
                 help_ += " [required]"
             elif default not in (None, ()) and default is not False:
                 help_ += f" [default: {' '.join(default) if type_ is tuple else default}]"
-            scalar: Any = str if type_ is tuple else type_  # a tuple's flag is repeated
+            scalar: Any = str if type_ is tuple else type_  # for a tuple, the flag is repeated
             if choices(each):
                 scalar = click.Choice(choices(each))
             run = click.option(
@@ -117,7 +117,7 @@ def _show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def common_flags(command: Command) -> Command:
-    """Add the flags of all commands, whose values are stored in the click context."""
+    """Add the flags that all commands have, and store their values in the click context."""
 
     def remember(context: click.Context, flag: click.Parameter, value: bool) -> None:
         context.ensure_object(dict)[flag.name] = value

@@ -1,4 +1,4 @@
-"""The spec of each command but `train`, and the options for reading pictures and tables."""
+"""The specs of all commands except `train`, and the options for reading pictures and tables."""
 
 import os
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ from nanograd.settings.fields import REQUIRED, Given, Place, Spec, flag_name, pr
 # Set by Ray in the environment of a submitted job.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
-# Picture formats that are read. Pillow supports some forty more; each is attack surface, and none
-# is used to photograph digits. MPO (two JPEG pictures in one file, from some phones) is JPEG.
+# Picture formats that are read. Pillow supports some forty more, which are not used for photos or
+# scans of digits, and each format is attack surface. MPO files (two JPEG pictures in one file, from
+# some phones) are read as JPEG.
 FORMATS = ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm")
 _REVIEW_SHARE = 0.02
 
@@ -36,11 +37,11 @@ LABEL_COLUMN = setting(
 _MODEL = setting(REQUIRED, "model directory or URI")
 
 
-# Settings that decide the bytes of the output.
+# Settings on which the bytes of the output depend.
 _pictures = partial(setting, group="Pictures", identity=True)
 _columns = partial(setting, group="Data", identity=True)
 _content = partial(setting, group="Output", identity=True)
-# Settings that do not.
+# Settings on which they do not depend.
 _workers = partial(setting, group="Workers")
 _output = partial(setting, group="Output")
 _EXISTING = "Existing output"
@@ -100,18 +101,18 @@ class ReadOptions(PictureOptions):
     )
     normalise: Literal["auto", "always", "never"] = _pictures(
         "auto",
-        "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (those not "
-        "in this form), always or never (use 28 x 28 pictures unchanged)",
+        "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (only "
+        "pictures that are not in this form), always or never (use 28 x 28 pictures unchanged)",
     )
     image_root: Given[Any, str | None] = _columns(
         None,
-        "folder or URI of the pictures that rows name instead of holding their bytes [default: "
-        "none; such rows are quarantined]",
+        "folder or URI of picture files, for rows that hold a path instead of the picture's bytes "
+        "[default: none; such rows are quarantined]",
         rare=True,
     )
 
     def reading(self) -> "ReadOptions":
-        """Return these options alone, of a spec that has more settings."""
+        """Return these options without the further settings of a subclass."""
         return ReadOptions(**{each.name: getattr(self, each.name) for each in fields(ReadOptions)})
 
 
@@ -137,7 +138,7 @@ class JobSpec(Spec):
     )
 
     def require_shared(self, output: str | None) -> None:
-        """Raise UsageError for an output that a Ray job would write to its temporary folder."""
+        """Raise UsageError if a Ray job would write the output to its temporary folder."""
         is_shared = output and (Path(output).is_absolute() or "://" in output)
         if _IN_JOB in os.environ and not is_shared:
             given = f"--output {output} is relative" if output else "--output is missing"
@@ -213,14 +214,14 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     """Settings of `nanograd predict`."""
 
     model: Given[Place, str] = _MODEL
-    # What `keep` adds to the output also depends on the files, so the job records the columns.
+    # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(
         (), "input column to copy to the output, or '*' for all but the images; may be repeated"
     )
     no_probabilities: bool = _content(False, "leave out the ten probabilities of each row")
     review_share: float = _review(
         _REVIEW_SHARE,
-        "share of the rows, the least certain ones, to list in _review.pq with their pictures; "
+        "list this share of the rows, the least certain ones, in _review.pq with their pictures; "
         "0 = no list",
     )
     review_below: float | None = _review(
@@ -271,7 +272,7 @@ class ExportSpec(Spec):
 
     model: Given[Place, str] = _MODEL
     output: Given[Place, str] = setting(
-        REQUIRED, "ONNX file or URI to write, or to replace; it ends in .onnx"
+        REQUIRED, "ONNX file or URI, which must end in .onnx; an existing file is replaced"
     )
 
     def __post_init__(self) -> None:

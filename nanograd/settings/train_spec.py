@@ -14,29 +14,29 @@ from nanograd.runtime.kernel import NATIVE, PORTABLE
 from nanograd.settings.fields import Given, Place, setting
 from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 
-# Of --optimizer momentum, if none is given.
+# Default of --momentum for --optimizer momentum.
 MOMENTUM = 0.9
-# Override these preset values if digits are not deskewed.
+# Values that replace those of the preset if digits are not deskewed.
 _NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": "before"}
-# Width and height of the digits of the nets after the first, in turn; where set, they average 3.5
-# and 5.5, the values of the preset `accurate`.
+# Target width and height of the digits for the second, third and fourth net of an ensemble, and so
+# on in turn; 0 is off. The others average 3.5 and 5.5, the values of the preset `accurate`.
 _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
-# Fraction of the synthetic variants that each net after the first learns. MNIST has few such
-# digits, and one net that has learnt them well is enough (docs/accuracy.md).
+# Nets after the first are trained on this fraction of the synthetic variants. MNIST has few such
+# digits, and one net that classifies them well is enough (docs/accuracy.md).
 _ENSEMBLE_VARIANTS = 0.2
 
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     files("nanograd.settings").joinpath("presets.toml").read_text()
 )
 
-# Settings that decide the bits of the model.
+# Settings on which the bits of the model depend.
 _net = partial(setting, identity=True, group="Net")
 _rare_net = partial(_net, rare=True)
 _optimization = partial(setting, identity=True, group="Optimization")
 _rare_optimization = partial(_optimization, rare=True)
 _images = partial(setting, identity=True, group="Training images", rare=True)
 _strength = partial(_images, least=0)
-# Settings that do not.
+# Settings on which they do not depend, unless `identity=True` is passed.
 _data = partial(setting, group="Data")
 _workers = partial(setting, group="Workers", rare=True)
 _output = partial(setting, group="Output")
@@ -45,7 +45,9 @@ _SHARE = {"least": 0, "below": 1}
 
 
 def default_shards(batch_size: int) -> int:
-    """Return S: a matrix product is efficient with 64 rows or more (benchmarks/results).
+    """Return S, the number of shards that gives each about 64 images of a batch, but 2 to 8.
+
+    A matrix product is efficient with 64 rows or more (benchmarks/results).
 
     >>> [default_shards(size) for size in (1, 32, 128, 256, 384, 512, 1024)]
     [1, 2, 2, 4, 6, 8, 8]
@@ -75,15 +77,15 @@ class TrainSpec(ReportSpec):
     )
     shards: int = _workers(
         0,
-        "parts of the training set, fixed for the run; the maximum number of workers; 0 = one per "
-        "64 images of a batch, from 2 to 8",
+        "number of parts of the training set, fixed for the run, and maximum number of workers; "
+        "0 = one per 64 images of a batch, but 2 to 8",
         least=0,
         rare=False,
         identity=True,
     )
     epochs: int = _optimization(12, "passes over the training set", least=1)
     least_rounds: int = _rare_optimization(
-        0, "minimum number of optimizer steps; small training sets get more epochs", least=0
+        0, "minimum number of optimizer steps; more epochs are added to reach it", least=0
     )
     batch_size: int = _optimization(512, "images per round, summed over all workers", least=1)
     seed: int = _optimization(0, "random seed", least=0, below=2**63)
@@ -150,8 +152,8 @@ class TrainSpec(ReportSpec):
     )
     variants: float = _strength(
         0.08,
-        "synthetic digits in shapes that are rare in MNIST (ones with flags, open fours, ...), per "
-        "training image; later nets of an ensemble get a fifth as many",
+        "number of synthetic digits to add per training image, in shapes that are rare in MNIST "
+        "(ones with flags, open fours, ...); later nets of an ensemble get a fifth as many",
         below=1,
     )
     deskew: Literal["before", "after"] = _images(
@@ -185,7 +187,7 @@ class TrainSpec(ReportSpec):
         super().__post_init__()
         self.require_shared(self.output)
         self.port_range()
-        # Defaults that depend on other settings are filled in, to be recorded with the run.
+        # Fill in the defaults that depend on other settings, so that the run records their values.
         if self.momentum is None and self.optimizer == "momentum":
             object.__setattr__(self, "momentum", MOMENTUM)
         if not self.shards:
@@ -212,7 +214,7 @@ class TrainSpec(ReportSpec):
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Create a spec from layers of values, all of which override the preset they name."""
+        """Create a spec from layers of values, which override the preset that they name."""
         given = {name: value for layer in layers for name, value in layer.items()}
         preset = PRESETS.get(str(given.get("preset")), {})
         if "epochs" in given:  # an explicit number of epochs is exact
@@ -222,11 +224,11 @@ class TrainSpec(ReportSpec):
 
     @property
     def is_strict(self) -> bool:
-        """Whether to stop where other bits would be computed."""
+        """Whether to stop if numpy, BLAS or the CPU would change the bits."""
         return self.strict or self.kernel == PORTABLE
 
     def port_range(self) -> range:
-        """Return the ports for connections between hosts; 0 alone for any."""
+        """Return the ports for connections between hosts; port 0 alone means any free port."""
         if self.ports is None:
             return range(1)
         match = fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", self.ports)
