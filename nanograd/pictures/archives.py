@@ -1,7 +1,8 @@
-"""Pictures in ZIP files, read in place: an archive counts as a folder whose name ends in `.zip`.
+"""Pictures in ZIP files. An archive is read in place, like a folder whose name ends in `.zip`.
 
-A member's place is the archive's, a slash and its name: `drawings.zip/7/drawing-0001.png`. Nothing
-is unpacked to disk, and no more of a member is decompressed than is allowed.
+The path of a member is the path of the archive, a slash and the member's name, for example
+`drawings.zip/7/drawing-0001.png`. Nothing is unpacked to disk, and a member is decompressed only up
+to its allowed size.
 
 References:
     PKWARE, "APPNOTE.TXT", 6.3.10, sections 4.3 and 4.4; Fifield (2019), "A better zip bomb".
@@ -17,13 +18,13 @@ from nanograd.errors import DataError, Reason, UnreadableError
 from nanograd.runtime import storage
 
 SUFFIX = ".zip"
-# Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
+# Accepted methods. Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
 _METHODS = (ZIP_STORED, ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-_EMPTY = b"PK\5\6"  # an archive without files begins with the record of its end
+_EMPTY = b"PK\5\6"  # an archive without members begins with its end record
 # An absolute name, a drive letter, or a parent folder.
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
-# Raised by `zipfile` for damaged bytes.
+# Errors that `zipfile` raises for damaged bytes.
 _BROKEN = (
     *(BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(ValueError, LookupError, RuntimeError, ArithmeticError),
@@ -31,7 +32,7 @@ _BROKEN = (
 
 
 def list_members(archive: str) -> list[tuple[str, int]]:
-    """List place and stated size of the files in an archive, which if damaged is the only one."""
+    """List path and stated size of the files in an archive; for a damaged archive, only itself."""
     try:
         if storage.read(archive, 4) == _EMPTY:
             return []
@@ -43,7 +44,7 @@ def list_members(archive: str) -> list[tuple[str, int]]:
 
 
 class Archives:
-    """Reader of files and of files in archives; it keeps the last archive open."""
+    """Reader of files, also in archives; it keeps the last archive open."""
 
     def __init__(self) -> None:
         self._place = ""
@@ -58,12 +59,12 @@ class Archives:
             self._archive = None
 
     def read(self, place: str, max_bytes: int) -> bytes:
-        """Read at most `max_bytes` of a file, or a member of an archive that has fewer.
+        """Read the first `max_bytes` bytes of a file, or all of a member that has fewer bytes.
 
         Raises:
             DataError: the file does not exist.
-            UnreadableError: `broken_archive`, or of a member `bad_name`, `encrypted`, `too_large`
-                or `broken_member`.
+            UnreadableError: `broken_archive`; for a member, `bad_name`, `encrypted`, `too_large` or
+                `broken_member`.
         """
         if self._archive is None or not place.startswith(f"{self._place}/"):
             archive = _archive_of(place)
@@ -83,7 +84,7 @@ class Archives:
                 if is_refused:
                     raise UnreadableError(reason, f"{name!r} in the archive {detail}")
             with self._archive.open(info) as member:
-                return member.read(info.file_size + 1)  # to the end, where the checksum is compared
+                return member.read(info.file_size + 1)  # at the end, zipfile checks the checksum
         except _BROKEN as error:
             storage.read(self._place, 1)  # raises StorageError if the storage has failed
             detail = f"{name} in the archive is damaged ({error or type(error).__name__})"
@@ -91,7 +92,7 @@ class Archives:
 
 
 def _archive_of(place: str) -> str | None:
-    """Return the archive that contains a place, or is one; folders may have such names, too."""
+    """Return the archive in a path; None if there is none. A folder may end in `.zip`, too."""
     lower, end = f"{place.lower()}/", 0
     while (at := lower.find(f"{SUFFIX}/", end)) >= 0:
         end = at + len(SUFFIX)

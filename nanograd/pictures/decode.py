@@ -1,7 +1,7 @@
-"""Picture files to pixels on white paper, rotated as their EXIF states.
+"""Conversion of picture files to pixels on white paper, rotated according to EXIF.
 
-Files are untrusted: the header is checked before any pixel is loaded, only formats used for
-pictures of paper are opened, and every failure is one exception type.
+Files are untrusted: the header is checked before any pixel is loaded, only formats in use for
+photos and scans are opened, and every failure raises the same exception type.
 """
 
 import errno
@@ -17,8 +17,8 @@ from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.runtime import storage
 from nanograd.settings.specs import PictureFileOptions, PictureOptions
 
-# Suffixes of pictures in a folder. The formats of the last line cannot be read, but files from a
-# phone must appear in quarantine instead of being skipped.
+# Suffixes of pictures in a folder. The formats in the last line cannot be read; they are listed so
+# that such files of phones appear in quarantine and are not skipped.
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".tif", ".tiff", ".webp",
     ".ppm", ".pgm", ".pbm",
@@ -27,18 +27,20 @@ SUFFIXES = (
 
 _DEFAULTS = PictureOptions()
 
-# Where files of phones that Pillow does not read state their kind.
+# Bytes 4 to 12 of HEIC and AVIF files, which phones write and Pillow does not read.
 _PHONES = [b"ftyp" + kind for kind in b"heic heix hevc heim mif1 msf1 avif".split()]
-# Of names that cannot be those of a file: links in a circle, too long.
+# Errors for paths that can name no file: circular links, and names that are too long.
 _NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
-# Three times the side of the normaliser's reduced copy is kept of a large JPEG.
+# Minimum shorter side of a reduced JPEG: three times the side of the normaliser's reduced copy.
 _JPEG_SIDE = 480
-# Levels of alpha and of grey: above, a pixel is seen and light; within, pixels have one tone.
+# A pixel is visible if its alpha, and light if its grey, is above _HALF. Pixels have one tone if
+# their greys differ by less than _ONE_TONE.
 _HALF, _ONE_TONE = 127, 64
-# White in wide grey files: shares, then 8 to 16 bits (scanners store 10, 12 or 14 bits in 16).
+# Possible values of white in files with more than 8 bits: 1 for shares, otherwise 8 to 16 bits
+# (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-# Raised by Pillow's readers for damaged bytes: the first three in 200,000 files with flipped and
-# missing bytes (Pillow 13), the others according to reports about EXIF, GIF and TIFF.
+# Errors that Pillow raises for damaged bytes: those of the first line in 200,000 files with flipped
+# and missing bytes (Pillow 13), those of the second according to reports about EXIF, GIF and TIFF.
 _BROKEN = (
     *(OSError, ValueError, SyntaxError, struct.error),
     *(EOFError, LookupError, TypeError, ArithmeticError),
@@ -48,7 +50,7 @@ _BROKEN = (
 def read(
     file: str, options: PictureFileOptions, read: Callable[[str, int], bytes] = storage.read
 ) -> bytes:
-    """Read a picture file's bytes, with `Archives.read` also of a file in an archive.
+    """Read the bytes of a picture file; with `Archives.read`, also of a file in an archive.
 
     Raises:
         UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
@@ -72,12 +74,12 @@ def read(
 def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
     """Decode the first frame of a picture file to mode L (8-bit grey) or RGB.
 
-    It is rotated as its EXIF states and laid over white, light ink over black, where it is
-    transparent. A JPEG file much larger than the normaliser needs is decoded at 1/2, 1/4 or 1/8 of
-    its size.
+    The picture is rotated according to EXIF. A transparent picture is laid over white, or over
+    black if its ink is light. A JPEG file that is much larger than the normaliser needs is decoded
+    at 1/2, 1/4 or 1/8 of its size.
 
     Raises:
-        UnreadableError: `empty` (no bytes), `broken_image` (none of the formats, cut short or
+        UnreadableError: `empty` (no bytes), `broken_image` (not an accepted format, cut short or
             damaged) or `too_large` (more than `max_pixels`).
     """
     formats = options.pillow_formats
@@ -96,10 +98,10 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
 
 
 def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
-    """Return a picture in mode L or RGB, as `decode` does; the given one is not changed.
+    """Convert a Pillow image to mode L or RGB, as `decode` does; the given image is not changed.
 
     Raises:
-        UnreadableError: its file is damaged, or it has more than `max_pixels`.
+        UnreadableError: the file of the image is damaged, or it has more than `max_pixels`.
     """
     check_size(*picture.size, options.max_pixels)
     with _refusals():
@@ -108,7 +110,7 @@ def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Refuse a picture for which Pillow raises an error, or a warning that is made an error."""
+    """Convert errors of Pillow, and warnings that filters turn into errors, to UnreadableError."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -119,18 +121,18 @@ def _refusals() -> Iterator[None]:
 
 
 def _load(picture: Image.Image, max_pixels: int) -> Image.Image:
-    """Load a picture, rotate it as its EXIF states, and convert any mode to L or RGB."""
+    """Load a picture, rotate it according to EXIF, and convert any mode to L or RGB."""
     check_size(*picture.size, max_pixels)
-    # The least size a JPEG may be decoded at; other formats ignore it.
+    # Set the minimum size at which a JPEG may be decoded; other formats ignore it.
     shrink = max(1.0, min(picture.size) / _JPEG_SIDE)
     picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
     picture.load()
-    with suppress(*_BROKEN):  # only the EXIF orientation is damaged: the pixels are whole
+    with suppress(*_BROKEN):  # if only the EXIF data is damaged, the pixels are usable
         picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         return over_paper(picture)
     if picture.mode.startswith(("I", "F")):
-        # Wide grey levels to 0..255: Pillow's own conversion clips all above 255 to white.
+        # Scale to 0..255, because Pillow's conversion would turn all levels above 255 to white.
         levels = np.nan_to_num(np.asarray(picture.convert("F")))
         bottom, highest = min(float(levels.min()), 0.0), float(levels.max())
         top = next((scale for scale in _FULL_SCALES if highest <= scale), highest)
@@ -142,18 +144,18 @@ def _load(picture: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise UnreadableError (`too_large`) for a picture with too many pixels."""
+    """Raise UnreadableError (`too_large`) if a picture has more than `max_pixels` pixels."""
     if width * height > max_pixels:
         detail = f"the picture has {width} x {height} pixels, more than {max_pixels}"
         raise UnreadableError(Reason.TOO_LARGE, detail)
 
 
 def over_paper(picture: Image.Image) -> Image.Image:
-    """Lay a transparent picture over white, light ink alone over black; the result has mode RGB."""
+    """Lay a transparent picture over white, or over black if its ink is light; return mode RGB."""
     layer = picture.convert("RGBA")
     grey, alpha = np.asarray(layer.convert("RGB").convert("L")), np.asarray(layer.getchannel("A"))
     seen = grey[alpha > _HALF]
-    # Paper and ink differ; one tone on a ground that is mostly transparent is ink.
+    # If the visible pixels are few and have one light tone, they are ink without paper.
     is_light = bool(len(seen)) and seen.min() > _HALF and int(np.ptp(seen)) < _ONE_TONE
     ground = "black" if is_light and len(seen) < grey.size / 2 else "white"
     return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")

@@ -1,8 +1,9 @@
 """The light on a picture as a smooth surface, and ink that differs from its sheet in hue alone.
 
-The closing of `paper.estimate_paper` sees nothing outside the picture, so a gradient that ends at
-the border would be ink. The surface is fitted to the whole picture; ink, which covers little of it,
-does not count. Light only scales the colour of paper: what is left at right angles to it is ink.
+The closing of `paper.estimate_paper` knows nothing outside the picture, so it would take a gradient
+that ends at the border for ink. The surface is fitted to the whole picture and ignores the ink,
+which covers little of it. Light only scales the colour of the paper. A colour component at right
+angles to the paper's colour is therefore ink.
 
 References:
     Lu, Su & Tan (2010), "Document image binarization using background estimation and stroke edges",
@@ -24,8 +25,8 @@ def light_surface(picture: Image.Image) -> Floats | None:
     """Fit the light on the paper of a picture, mode L or RGB.
 
     Returns:
-        (height, width) float32, 1 where the light is strongest; None where it is even, or where no
-        smooth surface explains the picture.
+        (height, width) float32, 1 where the light is strongest; None if the light is even, or if no
+        smooth surface fits the picture.
     """
     grey = picture.convert("L")
     size = (min(tuning.GRID, picture.width), min(tuning.GRID, picture.height))
@@ -54,24 +55,24 @@ def light_surface(picture: Image.Image) -> Floats | None:
 
 @cache
 def _basis(width: int, height: int, degree: int) -> Floats:
-    """(height x width, terms): the powers of x and y in [-1, 1] up to a degree."""
+    """Compute the monomials of x and y in [-1, 1] up to a degree, (height * width, terms)."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     terms = [x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)]
     return np.stack(terms, axis=-1).reshape(width * height, -1)
 
 
 def divide(picture: Image.Image, light: Floats) -> Image.Image:
-    """Return a picture as under even light."""
+    """Divide a picture by the light on it."""
     pixels = np.asarray(picture) / (light if picture.mode == "L" else light[..., None])
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
 def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
-    """Find the direction in colour that separates ink from a coloured sheet, mode L or RGB.
+    """Find the direction in colour space that separates ink from a coloured sheet.
 
     Returns:
-        Weights of red, green and blue, and a constant, as `Image.convert("L", ...)` expects them;
-        None on sheets of little colour, where light separates ink well enough.
+        Weights of red, green and blue, and a constant, for `Image.convert("L", ...)`. None if the
+        picture is grey, the sheet has little colour or there are not two clear hues.
     """
     if reduced.mode != "RGB":
         return None
@@ -100,7 +101,7 @@ def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
     away = float((ink / max(ink @ sheet, 1) - paper / max(paper @ sheet, 1)) @ direction)
     if abs(away) < tuning.HUE:
         return None
-    # In the plane of sheet and direction: the weights that give paper and ink their levels.
+    # In the plane of `sheet` and `direction`, find weights that give paper and ink their levels.
     plane, levels = np.stack([sheet, direction]), (tuning.PAPER_LEVEL, tuning.INK_LEVEL)
     weights = np.linalg.solve(np.stack([plane @ paper, plane @ ink]), levels)
     red, green, blue = (weights @ plane).tolist()

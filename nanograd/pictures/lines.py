@@ -1,8 +1,8 @@
-"""Printed lines, ruled or squared, as part of the paper.
+"""Printed lines of ruled or squared paper, which count as part of the paper.
 
-A line runs from side to side. Its strength is a quantile along it, which the strokes that cross it
-hardly change. Where paper with its lines absorbs a share s of the light and paper with ink a, the
-ink alone absorbs 1 - (1 - a) / (1 - s): crossing strokes need no repair.
+A line runs from side to side. Its strength is a quantile of the ink along the line, because strokes
+that cross it hardly change a quantile. If a pixel absorbs a share a of the light, and the line
+there absorbs s, the ink alone absorbs 1 - (1 - a) / (1 - s). Crossing strokes need no repair.
 
 References:
     Lopresti & Kavallieratou (2010), "Ruling line removal in handwritten page images".
@@ -19,9 +19,10 @@ from nanograd.runtime.arrays import Floats
 
 
 def find_lines(ink: Floats) -> Floats | None:
-    """Find the light that printed lines absorb, 0 to 1, of the light that ink and lines absorb.
+    """Find the share of light that printed lines absorb, 0 to 1.
 
-    Both are (height, width) float32. None without a pattern of lines, and in narrow pictures.
+    `ink` is the share that ink and lines absorb. Both are (height, width) float32. Return None if
+    there is no pattern of lines, or if the picture is narrow.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None
@@ -32,7 +33,7 @@ def find_lines(ink: Floats) -> Floats | None:
 
 
 def _trace(ink: Floats) -> Iterator[Floats]:
-    """Yield the layer of each line from the left to the right side."""
+    """Yield the light that each line from left to right absorbs, (height, width) float32."""
     height, width = ink.shape
     edges = np.linspace(0, width, tuning.STRIPS + 1).astype(int)
     pairs = list(pairwise(edges))
@@ -46,7 +47,7 @@ def _trace(ink: Floats) -> Iterator[Floats]:
             continue
         rows = np.polyval(course, columns)
         offsets = np.arange(-tuning.HALF_LINE, tuning.HALF_LINE + 1)
-        # The ink around the line in every column, interpolated; 0 outside the picture.
+        # Interpolate the ink around the line in every column; it is 0 outside the picture.
         places = rows + offsets[:, None]
         low = np.floor(places).astype(int)
         part = places - low
@@ -64,7 +65,7 @@ def _trace(ink: Floats) -> Iterator[Floats]:
 
 
 def _candidates(strips: Floats, places: Floats, least: float) -> Iterator[tuple[float, float]]:
-    """Yield row in the middle and slope of straight lines that cover most strips."""
+    """Yield straight lines that cover most strips, each as its row in the middle and its slope."""
     height = len(strips)
     near = np.maximum(strips, np.maximum(np.roll(strips, 1, 0), np.roll(strips, -1, 0)))
     shifts = np.round(tuning.SLOPES[:, None] * places).astype(int)

@@ -13,7 +13,7 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     """Find the pixels of the digit: its largest mark and the marks close to it.
 
     Raises:
-        UnreadableError: `blank` (nothing but specks and border) or `too_many_marks`.
+        UnreadableError: `blank` (only specks and marks at the border) or `too_many_marks`.
     """
     labels, count = label_marks(ink > levels.weak)
     mass, at_border, boxes = _measure(ink, labels, count, levels.strong)
@@ -26,10 +26,10 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
         if _is_frame(labels, mark, boxes, mass):
             mass[mark] = inner[mark] = 0
     main = int(inner.argmax())
-    # If the main mark is inside the picture, marks at the border are not part of the digit.
+    # If the main mark does not touch the border, marks at the border are not part of the digit.
     limit = max(0.5, at_border[main]) if at_border[main] else 0
     sizeable = (at_border <= limit) & (mass > tuning.LEAST_INK * mass[main])
-    # The dots of dotted paper are many, small and alike.
+    # Dotted paper has many small dots of similar size.
     small = (1 - (boxes[:, :2] + boxes[:, 2:]).min(1) <= tuning.DOT * max(ink.shape)) & (mass > 0)
     if small.sum() >= tuning.LEAST_DOTS:
         ratio = mass / np.median(mass[small])
@@ -46,9 +46,9 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
 
 
 def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
-    """Measure each mark: its ink, 0 without a strong pixel; the share at the border; its box.
+    """Measure each mark: its ink (0 without a strong pixel), the share at the border, and its box.
 
-    A box is (top, left, -bottom, -right), so the minimum of several is the box around them.
+    A box is (top, left, -bottom, -right), so the minimum of several boxes is the box around them.
     """
     y, x = np.nonzero(labels > 0)
     number, values = labels[y, x] - 1, ink[y, x]
@@ -57,7 +57,7 @@ def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Float
     inside = np.zeros(ink.shape, bool)
     inside[ring:-ring, ring:-ring] = True
     at_border = np.bincount(number, values * ~inside[y, x], count).astype(np.float32) / mass
-    # One row a side, of the positions' own dtype: else `at` takes ten times as long.
+    # `at` takes ten times as long if dtypes differ or if a side is a column of the array.
     sides = np.full((4, count), max(ink.shape))
     for side, position in zip(sides, (y, x, -y, -x), strict=True):
         np.minimum.at(side, number, position)
@@ -66,7 +66,7 @@ def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Float
 
 
 def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
-    """Whether a mark is a box or a ring around the digit."""
+    """Return whether a mark is a frame or ring around other marks."""
     sizes = 1 - boxes[:, :2] - boxes[:, 2:]
     inner = (boxes > boxes[mark]).all(1) & (sizes > tuning.FRAMED * sizes[mark]).all(1) & (mass > 0)
     if not inner.any():
@@ -78,16 +78,16 @@ def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
 
 
 def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
-    """Add marks close to the starting one, or to one added before, until none is left.
+    """Add marks that are close to the starting mark or to an added one, until none is left.
 
-    Bars may be further away, straight above or below.
+    Marks in `bars` may be further away if they are straight above or below.
     """
     kept = np.zeros(len(boxes), bool)
     kept[start] = True
     while True:
         box = boxes[kept].min(0)
         reach = tuning.REACH * (1 - min(box[2] + box[0], box[3] + box[1]))
-        # Gaps are positive where boxes do not overlap.
+        # A gap is positive if the boxes do not overlap.
         down, across = (boxes + np.roll(box, 2)).reshape(-1, 2, 2).max(1).T
         close = np.maximum(down, across) <= reach
         heights = 1 - np.minimum(boxes, box)[:, ::2].sum(1)
@@ -99,7 +99,7 @@ def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
 
 
 def _are_two(boxes: Floats, mass: Floats) -> bool:
-    """Whether marks are two digits: alike and apart, or tall and together wider than any digit."""
+    """Return whether marks are two digits: alike and apart, or tall and wide side by side."""
     heights = 1 - boxes[:, 2] - boxes[:, 0]
     height = heights[mass.argmax()]
     tall = heights > tuning.TALL * height
@@ -113,7 +113,7 @@ def _are_two(boxes: Floats, mass: Floats) -> bool:
 
 
 def _is_one_left(boxes: Floats, mass: Floats, kept: Mask) -> bool:
-    """Whether the marks beside a digit may be another one."""
+    """Return whether the marks that were not kept may be another digit."""
     rest = ~kept & (mass > tuning.LEAST_INK * mass[kept].max())
     if not rest.any():
         return False

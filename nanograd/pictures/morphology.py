@@ -15,17 +15,17 @@ from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 
 def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
-    """Compute the maximum over windows of 2 x radius + 1 pixels square.
+    """Compute the maximum over square windows with sides of 2 * radius + 1 pixels.
 
-    Values are (..., height, width) uint8, or float32, which takes four times as long.
+    `values` is (..., height, width) uint8 or float32; float32 takes four times as long.
     """
     lowest = 0 if values.dtype == np.uint8 else -np.inf
     height, width = values.shape[-2:]
     shape = (*values.shape[:-2], height + 2 * radius, width + 2 * radius)
-    padded = np.full(shape, lowest, values.dtype)  # quicker than `np.pad`
+    padded = np.full(shape, lowest, values.dtype)  # faster than `np.pad`
     padded[..., radius : radius + height, radius : radius + width] = values
     values = padded
-    for _ in range(2):  # rows, then columns: of 1, 2, 4 ..., then of two windows that overlap
+    for _ in range(2):  # over rows, then columns; windows of 1, 2, 4, ..., then two that overlap
         size, window = 1, 2 * radius + 1
         while 2 * size <= window:
             values = np.maximum(values[..., :-size, :], values[..., size:, :])
@@ -37,14 +37,14 @@ def running_max(values: NDArray[Any], radius: int) -> NDArray[Any]:
 
 
 def closing(levels: Bytes, radius: int) -> Bytes:
-    """Compute the maximum, then the minimum, over windows: fills what is dark and narrower."""
+    """Compute the maximum, then the minimum, over windows, which removes narrow dark structures."""
     return ~running_max(~running_max(levels, radius), radius)
 
 
 def pen_width(ink: Floats) -> float:
-    """Return the stroke's width in pixels if it were one bar: area = w l, outline = 2 (w + l).
+    """Return the width w of a bar with the same area w l and outline 2 (w + l), in pixels.
 
-    The outline is the total variation, which is right for sharp and for soft edges.
+    The outline is measured as the total variation, which is right for sharp and for soft edges.
     """
     down, across = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
     quarter = float(np.hypot(down, across).sum()) / 4
@@ -52,10 +52,10 @@ def pen_width(ink: Floats) -> float:
 
 
 def adjust_pen(ink: Floats) -> Floats:
-    """Thicken a pen thinner than MNIST's, thin one that is thicker; adds a margin of 8.
+    """Thicken strokes that are thinner than MNIST's, or thin thicker ones; add 8 pixels of margin.
 
-    Strokes are thinned only as far as none vanishes, as a thin one beside a filled loop might.
-    Thickening again what is left shows what has vanished.
+    Strokes are thinned only as far as no stroke vanishes, for example a thin one beside a filled
+    loop. Thickening the result again shows whether a stroke has vanished.
     """
     ink = np.pad(ink, 8)
     scale = tuning.DETAIL_SIDE / LONGEST_SIDE
@@ -72,7 +72,7 @@ def adjust_pen(ink: Floats) -> Floats:
 def label_marks(mask: Mask) -> tuple[Ints, int]:
     """Label connected marks (8 neighbours) from 1, in the order of their first pixel.
 
-    Rows are cut into runs; runs that touch take the lowest number they can reach.
+    Rows are divided into runs. Runs that touch get the lowest number of any of them.
 
     Returns:
         (height, width) int64, 0 where the mask is not set, and the number of marks.
@@ -80,10 +80,10 @@ def label_marks(mask: Mask) -> tuple[Ints, int]:
     References:
         He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".
     """
-    # First pixel and end of every run, as positions in rows that are one pixel wider.
+    # Start and end of every run, as positions in an image that is one pixel wider.
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    # Pairs of runs in neighbouring rows that touch, also across a corner.
+    # Pairs of runs in neighbouring rows that touch at an edge or a corner.
     stride = mask.shape[1] + 1
     first = np.searchsorted(ends, starts + stride, side="left")
     stop = np.searchsorted(starts, ends + stride, side="right")

@@ -1,9 +1,9 @@
-"""Any picture of one handwritten digit to the 28 x 28 form of MNIST.
+"""Conversion of any picture of one handwritten digit to the 28 x 28 form of MNIST.
 
-The digit is found in a reduced copy, then cut from the whole picture at one fixed size, so that pen
-and noise have the same scale in every picture. Each way to find it makes a candidate: a bright
-sheet or a dark board with surroundings, the plain way, ruled paper, a pale pen. The first that is
-clear is taken, else the best; see `Candidate.score`.
+The digit is found in a reduced copy, and is then cut from the whole picture at a fixed size, so
+that pen and noise have the same scale in every picture. Several methods each make a candidate: a
+bright sheet or a dark board with surroundings, the plain method, ruled paper, a pale pen. The first
+candidate with a score of CLEAR is used, otherwise the one with the highest score.
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
@@ -36,32 +36,32 @@ NOTHING, WIDE, CLEAR = range(3)
 
 @dataclass(kw_only=True)
 class Candidate:
-    """One way to see the digit in a picture: the result of each step, None of those not taken.
+    """The result of one method to find the digit, step by step; a step that was skipped has None.
 
-    H x W is the size of the reduced copy, h x w that of the digit cut out. A picture that is
-    MNIST-like already has only `image`. All Floats are float32.
+    H x W is the size of the reduced copy, and h x w the size of the digit that is cut out. For a
+    picture in MNIST's form, only `image` is set. All Floats are float32.
     """
 
-    picture: Image.Image = _NOT_YET  # in mode L or RGB, from which the digit is cut
-    box: Box | None = None  # the sheet in the picture, if anything is beside it; H x W is its copy
-    hue: Weights | None = None  # in which ink is dark on a coloured sheet
-    light: Floats | None = None  # (H, W), 0 to 1, the light on the paper unless it is even
-    lines: Floats | None = None  # (H, W), 0 to 1, the light that printed lines absorb
+    picture: Image.Image = _NOT_YET  # mode L or RGB; the digit is cut from it
+    box: Box | None = None  # the sheet in the picture, if it has surroundings; H x W is its copy
+    hue: Weights | None = None  # weights that make ink dark on a coloured sheet
+    light: Floats | None = None  # (H, W), 0 to 1, the light on the paper; None if it is even
+    lines: Floats | None = None  # (H, W), 0 to 1, the share of light that printed lines absorb
     search: Bytes = _NOT_YET  # (channels, H, W) uint8, the reduced copy, ink darker than paper
     inverted: bool = False  # whether the picture's ink is lighter than its paper
     paper: Floats = _NOT_YET  # (channels, H, W), 0 to 255, the paper without ink
     ink: Floats = _NOT_YET  # (H, W), 0 to 1, the share of light that the ink absorbs
     levels: Levels | None = None  # the strengths above which a pixel is ink
     marks: Mask | None = None  # (H, W) bool, the pixels of the digit
-    widest: float = tuning.WIDEST_PEN  # share of the marks' longest side: a wider pen is a doubt
+    widest: float = tuning.WIDEST_PEN  # maximum pen width / longest side for the score CLEAR
     detail: Floats | None = None  # (h, w), 0 to 1, the digit cut from the whole picture
-    strokes: Floats | None = None  # (h + 16, w + 16), 0 to 1, its pen adjusted to MNIST's width
+    strokes: Floats | None = None  # (h + 16, w + 16), 0 to 1, `detail` with MNIST's pen width
     image: Bytes = _NOT_YET  # (28, 28) uint8, ink 255 on 0
-    refused: UnreadableError | None = None  # the reason for having no image
+    refused: UnreadableError | None = None  # why there is no image
 
     @property
     def score(self) -> int:
-        """NOTHING without marks or if they touch several sides, WIDE strokes, or CLEAR ones."""
+        """NOTHING if there are no marks or they touch several sides; else WIDE or CLEAR strokes."""
         if self.marks is None:
             return NOTHING
         sides = (self.marks[0], self.marks[-1], self.marks[:, 0], self.marks[:, -1])
@@ -71,7 +71,7 @@ class Candidate:
 
     @cached_property
     def pen_share(self) -> float:
-        """Width of the strokes as a share of the marks' longest side; 0 without marks."""
+        """Pen width / longest side of the marks; 0 without marks."""
         if self.marks is None:
             return 0.0
         rows, columns = (np.flatnonzero(self.marks.any(axis)) for axis in (1, 0))
@@ -80,39 +80,40 @@ class Candidate:
 
     @property
     def strength(self) -> float:
-        """The strength above which a pixel is ink, 0 to 1; 0 if it is not known."""
+        """The strength above which a pixel is ink, 0 to 1; 0 if it is unknown."""
         return self.levels.strong if self.levels else 0.0
 
 
 def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Bytes:
     """Convert the digit in a picture to the form of MNIST, (28, 28) uint8, ink 255 on 0.
 
-    A picture that is MNIST-like already, also with black and white exchanged, keeps its bits.
+    A picture in MNIST's form is returned unchanged, or inverted if its paper is light.
 
     Args:
-        picture: of any size, rotated upright (see `pictures.decode`).
+        picture: picture of any size, rotated upright (see `pictures.decode`).
         polarity: `auto` (determined from the picture), `dark-on-light` or `light-on-dark`.
-        always: take the steps even with a picture that is MNIST-like already.
+        always: whether to normalise a picture that is in MNIST's form, too.
 
     Raises:
         UnreadableError: `blank`, `low_contrast` or `too_many_marks`.
     """
     found = trace(picture, polarity=polarity, always=always)
     if found.refused:
-        # A new one: its traceback keeps this frame, so `found` would keep itself and its pictures.
+        # Raise a new error. Its traceback refers to this frame, so `found.refused` would form a
+        # reference cycle that keeps the pictures in memory.
         raise UnreadableError(found.refused.reason, found.refused.detail)
     return found.image
 
 
 def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Candidate:
-    """Normalise a picture, as `normalise` does; return the chosen candidate with all its steps."""
+    """Normalise a picture as `normalise` does; return the chosen candidate with all its steps."""
     picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
     ready = None if always else _mnist_like(picture, polarity)
     if ready is not None:
         return Candidate(image=ready)
     reduced = paper.reduce(picture, tuning.SEARCH_SIDE)
     if picture.mode == "RGB" and _is_grey(reduced):
-        picture, reduced = picture.convert("L"), reduced.convert("L")  # grey: the same bits as L
+        picture, reduced = picture.convert("L"), reduced.convert("L")  # same result as for mode L
     found = None
     weights = by_hue(reduced) if polarity == "auto" else None
     if weights is not None:
@@ -121,7 +122,7 @@ def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False)
     if found is None or found.score == NOTHING:
         found = _find(picture, reduced, polarity)
     if found.marks is not None and not found.refused:
-        # Ink at the level becomes one half, paper below half the level 0, a stroke's core 1.
+        # Ink of the threshold strength becomes 0.5, half of it or less 0, and 1.5 times or more 1.
         found.detail = np.clip(_cut_out(found, found.marks) / found.strength - 0.5, 0, 1)
         found.strokes = morphology.adjust_pen(found.detail)
         found.image = form.centre(form.shrink(found.strokes))
@@ -129,9 +130,9 @@ def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False)
 
 
 def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidate:
-    """Find the digit: the first candidate that is clear, else the one with the highest score.
+    """Return the first candidate with a score of CLEAR, otherwise the one with the highest score.
 
-    If all are doubtful, marks fainter than noise or wider than a pen are no digit.
+    If no candidate is CLEAR, marks that are fainter than noise or wider than a pen are no digit.
     """
     plain = _locate(picture, reduced, polarity)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE
@@ -166,8 +167,8 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidat
 def _candidates(
     plain: Candidate, picture: Image.Image, reduced: Image.Image, polarity: str
 ) -> Iterator[Candidate]:
-    """Yield ways to see the digit, each made only if those before are not clear."""
-    # A bright sheet, or a dark board, with surroundings on several sides.
+    """Yield candidates. Each is computed only if the caller did not accept an earlier one."""
+    # Candidate: a bright sheet, or a dark board, with surroundings.
     dark = plain.search
     is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > tuning.MOSTLY_DARK
     least = tuning.INVERTED_SHEET if plain.inverted else tuning.SHEET
@@ -180,8 +181,8 @@ def _candidates(
         spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides, least)
         if spread is None:
             continue
-        # A shadow may look like a sheet: pale ink is its edge, a wide pen the shadow itself. So may
-        # a bold zero that is cropped: its hole is as wide.
+        # A shadow may look like a sheet. Its edge is then pale ink, and the shadow itself a wide
+        # pen. The hole of a bold, cropped zero may look like a sheet, too.
         widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
         sheet = replace(_locate(picture, Image.fromarray(spread ^ negative), ink), widest=widest)
         if sheet.score == CLEAR and sheet.strength > tuning.PALE:
@@ -190,13 +191,13 @@ def _candidates(
     lines = find_lines(plain.ink) if plain.score == NOTHING else None
     if lines is not None:
         yield _mark(plain, plain.paper, lines)
-    # A thin, pale pen among shadows.
+    # Candidate: a thin, pale pen among shadows.
     inverted = polarity == "light-on-dark"
     search = paper.as_dark_ink(reduced.filter(ImageFilter.GaussianBlur(tuning.SMOOTH)), inverted)
     blank = Candidate(picture=picture, inverted=inverted, search=search)
     pale = _mark(blank, paper.pale_paper(search), is_pale=True)
     if pale.marks is not None and pale.score == CLEAR:
-        # A narrow window leaves pale rims of bold strokes: in a crop, the digit must be large.
+        # With a narrow window, bold strokes leave pale rims, so in a crop the digit must be large.
         is_crop = paper.is_crop(reduced)
         most, least = (tuning.PALEST, tuning.LEAST_SIZE) if is_crop else (tuning.PALE, 0)
         longest = max(int(pale.marks.any(axis).sum()) for axis in (0, 1))
@@ -205,7 +206,7 @@ def _candidates(
 
 
 def _locate(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidate:
-    """Find the digit the plain way: even out the light, estimate the paper, choose marks."""
+    """Find the digit by the plain method: even out the light, estimate the paper, choose marks."""
     light = light_surface(reduced) if max(reduced.size) > tuning.BITMAP_SIDE else None
     if light is not None:
         reduced = divide(reduced, light)
@@ -220,11 +221,11 @@ def _locate(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candid
 def _mark(
     blank: Candidate, sheet: Floats, lines: Floats | None = None, *, is_pale: bool = False
 ) -> Candidate:
-    """Choose the marks on a paper; return a new candidate, which is refused if there are none."""
+    """Choose the marks on `sheet`; return a new candidate, refused if there is no digit."""
     sheet = sheet if lines is None else sheet * (1 - lines)
     strength = paper.ink_strength(blank.search, sheet)
     if lines is not None:
-        # Where a line is paler than its strength, the paper is no brighter: that is not its grain.
+        # On a line, pixels that are brighter than `sheet` are paler parts of the line, not grain.
         strength = np.where(lines > 0, np.maximum(strength, 0), strength)
     ink = np.maximum(strength, 0)
     found = replace(blank, paper=sheet, lines=lines, ink=ink, levels=None, marks=None, refused=None)
@@ -232,19 +233,19 @@ def _mark(
         found.levels = paper.pale_levels(strength) if is_pale else paper.ink_levels(strength)
         found.marks = marks.choose_marks(ink, found.levels)
     except UnreadableError as error:
-        found.refused = error.with_traceback(None)  # its frames would keep the picture
+        found.refused = error.with_traceback(None)  # the traceback would keep the picture in memory
     return found
 
 
 def _is_grey(picture: Image.Image) -> bool:
-    """Whether all channels are equal."""
+    """Return whether all channels are equal."""
     return len({channel.tobytes() for channel in picture.split()}) == 1
 
 
 def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
-    """Return the image if it has MNIST's form already, in one of the polarities allowed.
+    """Return the image of a picture in MNIST's form with an allowed polarity; None for others.
 
-    It may have a border without ink, as digits of 32 x 32 often have.
+    An empty border is cut off, for example of digits stored as 32 x 32.
     """
     width, height = picture.size
     if min(width, height) < SIDE or max(width, height) > tuning.MAX_BORDERED_SIDE:
@@ -266,7 +267,7 @@ def _cut_out(found: Candidate, chosen: Mask) -> Floats:
     picture, sheet, light = found.picture, found.paper, found.light
     height, width = chosen.shape
     rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
-    # Two pixels round the marks: half-dark edges that the reduced copy did not show.
+    # Include two pixels around the marks for soft edges, which the reduced copy does not show.
     box = np.array([columns[0] - 2, rows[0] - 2, columns[-1] + 3, rows[-1] + 3], float)
     box = np.clip(box, 0, [width, height, width, height])
     sides = box[2:] - box[:2]

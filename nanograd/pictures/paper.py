@@ -1,6 +1,6 @@
 """The paper of a picture, the light on it, and the share of that light that the ink absorbs.
 
-Pictures are bytes, one plane a colour: morphology is fastest on them.
+Pictures are uint8, one plane per channel, because morphology is fastest on uint8.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from nanograd.runtime.arrays import Bytes, Floats, Mask
 
 
 def reduce(picture: Image.Image, longest: int) -> Image.Image:
-    """Shrink a picture until no side is above `longest`."""
+    """Shrink a picture so that no side is longer than `longest` pixels."""
     scale = min(1.0, longest / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    # Blocks of whole pixels first: in a large picture that is most of the work.
+    # `reducing_gap` first averages blocks of whole pixels, which is faster for large pictures.
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=1.0)
 
 
 def otsu(levels: Bytes) -> tuple[float, float]:
-    """Return the threshold between two tones, and the share of the variance between them.
+    """Return the threshold between two tones, and the share of the variance that they explain.
 
     References:
         Otsu (1979), "A threshold selection method from gray-level histograms".
@@ -37,7 +37,7 @@ def otsu(levels: Bytes) -> tuple[float, float]:
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = sum_below / below - (sum_below[-1] - sum_below) / above
     between = np.where((below > 0) & (above > 0), below * above * gap**2, 0)
-    # Between two far tones every threshold is as good: take the middle.
+    # Between two distant tones many thresholds are equally good; take the mean.
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     variance = counts @ tones**2 / below[-1] - (sum_below[-1] / below[-1]) ** 2
     separation = between.max() / (below[-1] ** 2 * max(variance, 1e-9))
@@ -45,11 +45,12 @@ def otsu(levels: Bytes) -> tuple[float, float]:
 
 
 def is_light_on_dark(search: Image.Image) -> bool:
-    """Determine whether ink is the lighter tone.
+    """Return whether the ink is the lighter tone.
 
-    A border of one tone is paper. Where a shadow or the digit crosses the border, the ink is what a
-    narrow window closes first. In a bitmap, where gaps may be as narrow as strokes, paper covers
-    more of the border, the picture and its corners, and ink divides it into more pieces.
+    If the border has one tone, that is paper. If a shadow or the digit crosses the border, ink is
+    the tone with more narrow structures. In a bitmap, gaps may be as narrow as strokes. Therefore
+    the tone that covers more of the border, the picture and its corners, and has more pieces, is
+    paper.
     """
     grey = np.asarray(search.convert("L"))
     threshold, separation = otsu(grey)
@@ -77,7 +78,7 @@ def is_light_on_dark(search: Image.Image) -> bool:
 
 
 def is_crop(search: Image.Image) -> bool:
-    """Determine whether a picture has two tones as sharp as one that is cropped to its digit."""
+    """Return whether a picture's two tones are as sharp as in a picture cropped to its digit."""
     return otsu(np.asarray(search.convert("L")))[1] > tuning.SHARP_TONES
 
 
@@ -87,16 +88,16 @@ def cover_pen(
     """Widen a window until the energy of narrower structures hardly grows (a granulometry).
 
     The energy is the sum over pixels of (1 - pixel / closing)^2 for dark structures, and of
-    (1 - opening / pixel)^2 for light ones. The outer eighths do not count: light that falls off
-    towards the border appears narrow there.
+    (1 - opening / pixel)^2 for light structures. The outer eighths are left out, because light that
+    falls off towards the border looks like a narrow structure there.
 
     Args:
         grey: (height, width) uint8.
-        growth: factor by which the greatest energy must grow to go on.
-        tones: of the structures, dark or light.
+        growth: factor by which the largest energy must grow for the window to be widened again.
+        tones: tones of the structures, dark or light.
 
     Returns:
-        The last radius, and the energies of the tones before.
+        The last radius, and the energy of each tone at the radius before it.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).
@@ -126,7 +127,7 @@ def as_dark_ink(picture: Image.Image, inverted: bool) -> Bytes:
 
 
 def pen_radius(search: Bytes) -> int:
-    """Return the radius of a window that is a little wider than the pen of dark ink."""
+    """Return the radius of a window that is slightly wider than the pen of dark ink."""
     side = int(max(search.shape[1:]))
     if side <= tuning.BITMAP_SIDE:
         return max(1, round(tuning.PEN_SHARE * side / 2))
@@ -141,13 +142,13 @@ def pen_radius(search: Bytes) -> int:
 
 
 def estimate_paper(search: Bytes, radius: int) -> Floats:
-    """Estimate the paper without ink, under the light that falls on it.
+    """Estimate the brightness of the paper without ink at each pixel.
 
     A closing over a window wider than the pen removes dark, narrow structures. It keeps shadows
-    and, unlike a blur, also their edges and the edge of a sheet.
+    and, unlike a blur, the edges of shadows and of a sheet.
     """
-    # In a drawing made on a screen, most pixels have one bare value: its light is even, and where
-    # strokes meet the ink may be wider than any window.
+    # In a drawing made on a screen, most pixels have exactly the paper's value. A closing is not
+    # used there, because ink where strokes meet may be wider than any window.
     bare = search.max((1, 2), keepdims=True)
     is_bare = (search == bare).all(0)
     border = np.concatenate([is_bare[0], is_bare[-1], is_bare[:, 0], is_bare[:, -1]])
@@ -156,17 +157,18 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
     if max(search.shape) <= tuning.BITMAP_SIDE and (sheet := two_tones(search)) is not None:
         return sheet
     paper = np.maximum(closing(search, radius), 2 * tuning.DARKEST).astype(np.float32)
-    # The closing follows the brightest grain of the paper. Most of a picture is bare paper, and a
-    # quarter of the pixels suffices to measure its brightness.
+    # The closing follows the brightest grain of the paper, so it is scaled by the median ratio of
+    # pixels to closing. Most pixels are bare paper, and a quarter of them is enough.
     some = search[:, ::2, ::2] / paper[:, ::2, ::2]
     return np.maximum(paper * np.median(some, axis=(1, 2), keepdims=True), tuning.DARKEST)
 
 
 def pale_paper(search: Bytes) -> Floats:
-    """Estimate the paper beneath a thin, pale pen.
+    """Estimate the paper under a thin, pale pen.
 
-    The window is narrow, so that the wedges of a shadow stay paper. At a shadow's edge, and where
-    noise is strong, the closing is too bright by about the mean ratio nearby.
+    The window is narrow, so that a narrow end of a shadow stays paper. At the edge of a shadow, and
+    where noise is strong, the closing is too bright. It is therefore scaled by the mean ratio of
+    pixels to closing nearby.
     """
     paper = np.maximum(closing(search, tuning.PALE_RADIUS), 2 * tuning.DARKEST).astype(np.float32)
     planes = [Image.fromarray(plane) for plane in search / paper]
@@ -177,9 +179,9 @@ def pale_paper(search: Bytes) -> Floats:
 
 
 def two_tones(search: Bytes) -> Floats | None:
-    """Return the paper of a picture that has two tones and even light; None for any other.
+    """Return the paper of a picture that has two tones and even light; None for other pictures.
 
-    Where strokes are as wide as the gaps between them, no window is wider than the pen alone.
+    No closing is needed. It would fail if strokes are as wide as the gaps between them.
     """
     grey = search.mean(0, dtype=np.float32).astype(np.uint8)
     threshold, separation = otsu(grey)
@@ -195,8 +197,9 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
 
     ink = max over channels of (paper - pixel) / max(paper, 0.3 brightest paper)
 
-    In a channel in which saturated paper is dark, ratios are those of noise. The result is (height,
-    width) float32, at most 1; below 0 where the paper is brighter than expected.
+    The maximum in the denominator limits noise in channels in which coloured paper is dark. The
+    result is (height, width) float32, at most 1; it is below 0 where paper is brighter than
+    expected.
     """
     if len(paper) == 1:
         return np.asarray(1 - pixels[0] / paper[0])
@@ -205,17 +208,17 @@ def ink_strength(pixels: Bytes, paper: Floats) -> Floats:
 
 
 class Levels(NamedTuple):
-    """Strengths of ink, 0 to 1."""
+    """Thresholds of ink strength, 0 to 1."""
 
-    strong: float  # above it a pixel is ink
-    weak: float  # above it a pixel belongs to the mark of a strong one: the pale end of a stroke
+    strong: float  # a pixel above this is ink
+    weak: float  # a pixel above this is ink if it is connected to a strong pixel
 
 
 def ink_levels(ink: Floats) -> Levels:
-    """Determine the levels that separate ink from paper, from `ink_strength`.
+    """Determine the thresholds that separate ink from paper in the result of `ink_strength`.
 
-    Where marks (printed lines, coarse grain) lie all over the picture, and stronger ones in one
-    place of it, the stronger ones are the ink.
+    If weaker marks (printed lines, coarse grain) are all over the picture and stronger marks are in
+    one place, only the stronger marks are ink.
 
     Raises:
         UnreadableError: `blank` or `low_contrast`.
@@ -235,8 +238,8 @@ def ink_levels(ink: Floats) -> Levels:
 
 
 def pale_levels(ink: Floats) -> Levels:
-    """Determine the levels for a thin, pale pen, which covers too little for Otsu's threshold."""
-    # Shadows end abruptly at the border; a narrow picture has little else.
+    """Determine the thresholds for a thin, pale pen, which covers too little for Otsu's method."""
+    # Leave out the border, where shadows end abruptly; less of it in a narrow picture.
     border = min(tuning.BORDER, min(ink.shape) // 4)
     inner = (slice(border, side - border) for side in ink.shape)
     core = float(np.quantile(ink[tuple(inner)], tuning.CORE))
@@ -245,7 +248,7 @@ def pale_levels(ink: Floats) -> Levels:
 
 
 def _extent(mask: Mask) -> tuple[float, float]:
-    """Height and width of a box round the mask, as shares of the picture's."""
+    """Return height and width of the box around the mask, as shares of the picture's."""
     down, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(down):
         return 0.0, 0.0
@@ -257,7 +260,7 @@ def _threshold(ink: Floats) -> float:
 
 
 def _grain(ink: Floats, signal: float) -> float:
-    """Measure the paper's grain by pixels brighter than it; refuse a signal hardly above it."""
+    """Measure the paper's grain by pixels brighter than the paper; refuse a signal near it."""
     brighter = ink[ink < 0]
     grain = float(np.sqrt(brighter @ brighter / max(1, len(brighter))))
     if signal < tuning.LEAST_SIGNAL * grain:

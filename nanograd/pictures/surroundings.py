@@ -1,7 +1,7 @@
 """The surroundings of a sheet: a binding, a table, a second sheet beside it.
 
-Dark bands along the border would be the strongest ink of a picture. They have next to nothing in
-its middle, where digits are; a tight crop of a digit has.
+Dark bands along the border would be the strongest ink of a picture. Almost none of a band is in the
+middle of the picture. This distinguishes it from the strokes of a tightly cropped digit.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import otsu
 from nanograd.runtime.arrays import Bytes, Ints, Mask
 
-# Left, top, right, bottom, as shares of the picture.
+# Left, top, right and bottom edge, as shares of the picture's width or height.
 Box = tuple[float, float, float, float]
 
 
 def find_sheet(mask: Mask) -> Box | None:
-    """Find the box within the surroundings; None if nothing is beside the sheet.
+    """Return the box of the sheet without its surroundings; None if it has no surroundings.
 
-    The mask is (height, width) bool, all that is darker than paper.
+    `mask` is (height, width) bool, True where a pixel is darker than paper.
     """
-    sides = [np.rot90(mask, turns) for turns in range(4)]  # top, right, bottom, left first
+    sides = [np.rot90(mask, turns) for turns in range(4)]  # row 0 is top, right, bottom, left side
     has_edges = any(side[:3].mean(1).max() > tuning.EDGE for side in sides)
     if not has_edges and not any(_num_rings(side)[: _start(side)].any() for side in sides):
         return None
@@ -42,8 +42,8 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
 
     Args:
         pixels: (height, width) or (height, width, 3) uint8.
-        num_sides: the least number of sides with surroundings.
-        least: the least size of the sheet's box, as a share of the picture.
+        num_sides: minimum number of sides with surroundings.
+        least: minimum area of the box around the sheet, as a share of the picture's area.
     """
     grey = pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
     bright = grey > otsu(grey.astype(np.uint8))[0]
@@ -53,7 +53,7 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
     largest = labels == 1 + np.bincount(labels.ravel(), minlength=count + 1)[1:].argmax()
     sides = sorted(side.mean() for side in (bright[0], bright[-1], bright[:, 0], bright[:, -1]))
     outside, _ = label_marks(np.pad(~largest, 1, constant_values=True))
-    sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # with its holes, which are ink
+    sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # includes the holes, which are ink
     sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), tuning.RIM)[1:-1, 1:-1] == 0
     rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))
     if sides[num_sides - 1] > tuning.BRIGHT or len(rows) * len(columns) < least * sheet.size:
@@ -74,12 +74,12 @@ def _start(side: Mask) -> int:
 
 
 def _num_rings(side: Mask) -> Ints:
-    """Per row, its number of runs."""
+    """Count the runs of True in each row."""
     return np.asarray((side[:, 1:] > side[:, :-1]).sum(1) + side[:, 0])
 
 
 def _depth(labels: Ints, inner: Mask, sizes: Ints) -> int:
-    """Return the rows from the first on that are not of the sheet."""
+    """Return the number of rows at the top that belong to the surroundings."""
     height, width = labels.shape
     near = np.bincount(labels[:3].max(0), minlength=len(inner)) > tuning.EDGE * width
     edges = (near & ~inner)[labels]
