@@ -1,4 +1,4 @@
-"""Models and pictures from Python, without a command."""
+"""Python functions that are no commands: load a model, convert a picture."""
 
 from functools import partial
 from os import PathLike, fsdecode
@@ -22,11 +22,11 @@ from nanograd.settings.specs import PictureFileOptions, Polarity, ReadOptions
 
 
 def load_model(place: Place) -> Model:
-    """Load a model directory: a folder or URI, such as RUN/model.
+    """Load a model directory, a folder or URI such as RUN/model.
 
     Raises:
-        DataError: it is missing, damaged, or of a format that this version does not know.
-        StorageError: it cannot be read.
+        DataError: the directory is missing or damaged, or this version does not know its format.
+        StorageError: the directory cannot be read.
     """
     if not isinstance(place, str | PathLike):
         raise ArgumentError(f"{place!r} is no path or URI")
@@ -39,9 +39,9 @@ def read_picture(
     """Convert a photo, scan or drawing of one digit to 28 x 28 pixels, as `ingest` does.
 
     Args:
-        picture: path or URI of a file (also inside a ZIP file), its bytes, a file opened for these,
-            a Pillow image, or an array (H, W) or of 3 or 4 channels, first or last, of booleans or
-            numbers whose scale `nanograd.digits.levels` recognises.
+        picture: one of these: path or URI of a file, possibly in a ZIP file; bytes of a file; a
+            file opened in binary mode; a Pillow image; an array (H, W), (H, W, C) or (C, H, W) with
+            C = 3 or 4, of booleans or numbers in a scale of `nanograd.digits.levels`.
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:
@@ -49,7 +49,7 @@ def read_picture(
 
     Raises:
         UnreadableError: no digit was found; `reason` and `detail` say why.
-        UsageError: an argument of another kind.
+        UsageError: an argument has another type or value.
     """
     with resolved(PictureFileOptions, None, {"polarity": polarity}) as options:
         if hasattr(picture, "read"):

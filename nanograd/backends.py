@@ -1,4 +1,4 @@
-"""Backends: run the work of a command in this process, or on Ray, which only then is imported."""
+"""Backends: run the work of a command in this process or on Ray. Ray is imported only if used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from nanograd.training.local import LocalGroup, StartGroup
 
 @contextmanager
 def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, StartGroup]]:
-    """Provide the number of workers, and the function that starts them.
+    """Provide the number of workers and the function that starts them.
 
     Raises:
         ClusterError: Ray cannot be started or joined, or too few CPUs are free.
@@ -39,7 +39,7 @@ def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, St
 
 
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
-    """Run a batch job and its retries; Ray is not started for nothing.
+    """Run a batch job and its retries. Ray is not started if no part is left to do.
 
     Raises:
         ClusterError: Ray does not answer or has no free CPU.
@@ -57,7 +57,7 @@ def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
 
 
 def ray_metrics(spec: JobSpec, command: str, output: str, listener: Listener) -> list[Listener]:
-    """Return what updates Ray's own metrics, if the job runs on Ray; it fails with a warning."""
+    """Return a listener that updates Ray's metrics, if Ray is used. Its errors become warnings."""
     if spec.workers == 0:
         return []
     from nanograd.distributed.prometheus import RayMetrics

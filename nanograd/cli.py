@@ -1,8 +1,8 @@
 """The command line: flags in, one JSON line out, a documented exit code.
 
-Progress and messages go to stderr. stdout ends with `{"event": "result", ...}` or
-`{"event": "error", ...}`, because `ray job submit` flattens every failure to exit code 1. On a
-terminal it does so only with `--json`: the summary on stderr says the same.
+Progress and messages go to stderr. The last line of stdout is `{"event": "result", ...}` or
+`{"event": "error", ...}`, because `ray job submit` turns every failure into exit code 1. On a
+terminal, this line is printed only with `--json`, because the summary on stderr says the same.
 """
 
 import json
@@ -33,7 +33,7 @@ from nanograd.settings.train_spec import TrainSpec
 if TYPE_CHECKING:
     from nanograd.console.results import Result
 
-# Kubernetes sets these for each service, here one whose name begins with nanograd.
+# Kubernetes sets variables with these endings for a service whose name begins with nanograd.
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
 _DATA = "data set, as for nanograd train; may be repeated"
 _data_option = partial(click.option, "--data", type=Places(), multiple=True)
@@ -100,7 +100,7 @@ def export(spec: specs.ExportSpec) -> None:
 
 @cli.command()
 @click.argument("run", metavar="RUN")
-@_data_option(help="data set to take test images from; may be repeated [default: that of the run]")
+@_data_option(help="data set with test images; may be repeated [default: the run's data set]")
 @click.option("--plots", is_flag=True, help="also write the charts to plots/ as PNG files")
 @common_flags
 def report(run: str, data: tuple[str, ...], plots: bool) -> None:
@@ -115,7 +115,7 @@ def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
     from nanograd import commands
 
-    stdout = sys.stdout  # while Ray is in use, prints go to stderr
+    stdout = sys.stdout  # while Ray is used, sys.stdout is replaced by stderr
     with _listener(specs.JobSpec()) as listener:
         for command, result in commands.demo(output, listener):
             _print_line(command, result, stdout)
@@ -152,11 +152,11 @@ def export_data(source: tuple[str, ...], output: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command, by default that of this process, and exit with its code."""
+    """Run the command in `arguments`, by default those of this process, and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     memory: JsonObject = {"debug": False, "json": False, "log_format": "auto"}
     _open_closed_streams()
-    # Odd metadata of a picture is no failure. Only for our process: Predictor sets no filters.
+    # Ignore Pillow's warnings about metadata. Library functions such as Predictor set no filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with sigterm_raises():
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _refuse_unknown_variables() -> None:
-    """Refuse an environment variable that looks like a setting and is none."""
+    """Raise UsageError for an environment variable NANOGRAD_... that is no setting."""
     known, groups = {"NANOGRAD_CACHE"}, [("NANOGRAD", cli)]
     for prefix, command in groups:
         options = (each.name for each in command.params if isinstance(each, click.Option))
@@ -188,16 +188,16 @@ def _refuse_unknown_variables() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for a closed standard stream, so that no file takes its number."""
+    """Open the null device for each closed standard stream, so that no file gets its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _drop_unwritten() -> None:
-    """Drop what a full disk or a closed pipe did not take: at exit it would change the code."""
+    """Drop output that cannot be written; Python would try again at exit and change the code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -207,7 +207,7 @@ def _drop_unwritten() -> None:
 
 def _run(function: str, *arguments: Any, **settings: Any) -> None:
     """Run a function of `commands`, log its summary and print its result line."""
-    from nanograd import commands  # not above: `nanograd --help` answers without it
+    from nanograd import commands  # imported here, because `nanograd --help` does not need it
 
     with _listener(settings.get("spec")) as listener:
         result = getattr(commands, function)(*arguments, listener=listener, **settings)
@@ -216,7 +216,7 @@ def _run(function: str, *arguments: Any, **settings: Any) -> None:
 
 
 def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None:
-    """Print the result line, on a terminal only if `--json` asks for it."""
+    """Print the result line; on a terminal, only with `--json`."""
     as_json = click.get_current_context().ensure_object(dict)["json"]
     if (file or sys.stdout).isatty() and not as_json:
         return
@@ -252,7 +252,7 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
     known = words[0] if words and words[0] in cli.commands else None
     if known == "data" and len(words) > 1 and words[1] in data.commands:
         known = f"data {words[1]}"
-    with suppress(OSError):  # the code says the same
+    with suppress(OSError):  # the exit code says the same
         click.echo(json.dumps({"event": "error", "command": known, "code": code, "reason": reason}))
     return code
 
@@ -271,7 +271,7 @@ def _listener(spec: Spec | None) -> Iterator[Listener]:
 
 
 def _echo(event: Event) -> None:
-    """Print an event as text, scored images to stdout and the rest to stderr."""
+    """Print an event as text: scored images to stdout, all other events to stderr."""
     from nanograd.console.log_lines import sentence
 
     if isinstance(event, ImageScored):
@@ -281,6 +281,6 @@ def _echo(event: Event) -> None:
 
 
 def _echo_error(line: str | None) -> None:
-    """Print to stderr; a log that cannot be written ends no command."""
+    """Print to stderr; ignore errors, because a log must not end a command."""
     with suppress(OSError):
         click.echo(line, err=True)

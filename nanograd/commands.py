@@ -1,10 +1,10 @@
 """The commands as Python functions: settings in, a result out.
 
 Settings are keyword arguments, named like the flags with underscores; environment variables are
-ignored. The command line passes a `spec` instead. Errors are those of `nanograd.errors`: UsageError
-for an invalid setting or a missing package, DataError for an input or model that is missing or
-broken, StorageError if a file cannot be read or written. Ray is imported only if `workers` asks for
-it.
+ignored. The command line passes a `spec` instead. All commands may raise these errors of
+`nanograd.errors`: UsageError for an invalid setting or a missing package, DataError for an input or
+model that is missing or damaged, and StorageError if a file cannot be read or written. Ray is
+imported only if `workers` is not 0.
 """
 
 import shlex
@@ -74,21 +74,21 @@ def train(
 ) -> Training:
     """Train a net, or an ensemble, in its run directory; the bits do not depend on `workers`.
 
-    A run that is complete is loaded; one that was stopped is continued.
+    If the run directory holds the same run, a complete run is loaded and a stopped run continues.
 
     Args:
-        workers: number of Ray actors; 0 trains in this process, without Ray; None starts one per
-            free CPU.
+        workers: number of Ray actors; 0 trains in this process, without Ray; None uses one actor
+            per free CPU.
         listener: called with each event (`nanograd.runtime.events`): messages, progress, finished
             epochs, failures of workers. `nanograd.TextLog(print)` prints them as lines.
         spec: settings in place of all keyword arguments.
         settings: `data="mnist"`, `preset="accurate"`, `output="runs/1"`, `batch_size=128`, ...
-            Others come from the preset. `data` is a data set, a list of several, or a pair of
-            arrays (images, labels), images as for `Model.predict`.
+            The preset decides all other settings. `data` is a data set, a list of data sets, or a
+            pair of arrays (images, labels) with images as for `Model.predict`.
 
     Raises:
         OutputExistsError: the run directory holds another run.
-        Stopped: Ctrl-C; the same call with the same output continues.
+        Stopped: Ctrl-C was pressed; the same call with the same output continues.
         DivergedError: a gradient, loss or parameter is not finite.
     """
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
@@ -127,9 +127,9 @@ def train(
 def report(
     place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
 ) -> Done:
-    """Write the report of a finished run or prediction; with `as_png` also charts as PNG files.
+    """Write the report of a finished run or prediction; with `as_png`, also charts as PNG files.
 
-    The report of a run uses the test images of `data`, by default those of the run.
+    The report of a run uses the test images of `data`, or the run's own test images by default.
     """
     began, place = perf_counter(), fsdecode(place)
     if prediction_report.is_prediction(place):
@@ -156,7 +156,7 @@ def ingest(
 ) -> Ingestion:
     """Convert pictures to Parquet.
 
-    Arguments and errors are those of `predict`; the setting `output` is required.
+    Arguments and errors are as for `predict`; the setting `output` is required.
     """
     called = perf_counter()
     with resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen:
@@ -181,15 +181,15 @@ def predict(
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        workers: number of Ray actors; 0 works in this process, without Ray; None starts one per
-            free CPU.
+        workers: number of Ray actors; 0 works in this process, without Ray; None uses one actor
+            per free CPU.
         listener: see `train`.
         spec: settings in place of all keyword arguments.
         settings: `model="runs/1/model"` and `output="read"` are required.
 
     Raises:
-        OutputExistsError: the output holds another job.
-        StorageError: the storage fails; the same call continues.
+        OutputExistsError: the output holds the result of another job.
+        StorageError: the storage failed; the same call continues the job.
     """
     called = perf_counter()
     with resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen:
@@ -303,7 +303,7 @@ def export(
         model: model directory or URI.
         output: file or URI that ends in .onnx.
         listener: see `train`.
-        spec: both, in place of the other arguments.
+        spec: settings in place of `model` and `output`.
     """
     with resolved(ExportSpec, spec, {"model": model, "output": output}) as chosen:
         loaded = model_io.load(chosen.model)
@@ -325,7 +325,7 @@ def export(
 
 
 def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done:
-    """Download MNIST into the cache, from the mirrors if any are given."""
+    """Download MNIST into the cache; use only the given mirrors, if any."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
     text = f"MNIST is complete and verified in {cache}"
@@ -346,7 +346,7 @@ def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
 
 
 def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
-    """Write test sets as PNG files, a folder for each class."""
+    """Write test sets as PNG files, with a subfolder for each class."""
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
     values = {"images": len(test), "output": output}
@@ -393,7 +393,7 @@ def describe_demo(output: str, predicted: Prediction) -> str:
 
 
 def _times(called: float, done: JobResult, name: str) -> JsonObject:
-    """Return seconds to the start of the first part and from there, and rows/s."""
+    """Return seconds from the call to the first part, seconds of all parts, and rows per second."""
     seconds = done.ended - done.began
     return {
         "start_s": round(done.began - called, 3),

@@ -1,7 +1,7 @@
 """The errors of all commands, each with its exit code.
 
-A message is one sentence that names the file, row, round or rank and the remedy. Exit codes follow
-BSD sysexits where one fits; 76 is specific to this project. A second Ctrl-C exits with 130.
+A message names the file, row, round or rank and the remedy. Exit codes are those of BSD sysexits if
+one fits; 76 has a meaning of its own here. A second Ctrl-C exits with 130.
 """
 
 from enum import StrEnum
@@ -21,11 +21,11 @@ class UsageError(NanogradError):
 
 
 class ArgumentError(UsageError, ValueError, TypeError):
-    """An argument of a Python function that it cannot use."""
+    """An invalid argument of a Python function."""
 
 
 class DataError(NanogradError):
-    """Input that is missing, broken or of another kind than expected."""
+    """Input that is missing or damaged, or that has another type than expected."""
 
     exit_code = 65
 
@@ -69,7 +69,7 @@ class DivergedError(NanogradError):
 
 
 class Reason(StrEnum):
-    """Why a row or file cannot be used; the values are those of the quarantine files."""
+    """Why a row or file cannot be used. Quarantine files hold these values."""
 
     BROKEN_FILE = "broken_file"
     WRONG_SCHEMA = "wrong_schema"
@@ -92,12 +92,12 @@ class Reason(StrEnum):
 
 
 class UnreadableError(NanogradError):
-    """A picture in which no digit can be found: a row for quarantine, not a failure of the job."""
+    """A picture in which no digit can be found. A job quarantines its row and continues."""
 
     exit_code = 65
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)  # pickle passes both to a new instance
+        super().__init__(reason, detail)  # pickle passes these to the new instance
         self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
@@ -108,12 +108,12 @@ class Origin(NamedTuple):
     """Where an image comes from."""
 
     file: str  # path or URI
-    row: int | None  # its number in the file; None for the whole file
+    row: int | None  # row number in the file; None for the whole file
 
 
 class Rejected(NamedTuple):
-    """A row or file that cannot be used, and goes to quarantine."""
+    """A row or file that cannot be used and is quarantined."""
 
     origin: Origin
     reason: Reason
-    detail: str  # one sentence for people
+    detail: str  # one sentence for the user

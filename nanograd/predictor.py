@@ -1,4 +1,4 @@
-"""Predictions inside of another program's pipeline: batches of rows in, the same rows out."""
+"""Predictions in another program's pipeline: a batch of rows in, the same rows out."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -21,7 +21,7 @@ from nanograd.settings.arguments import as_arguments, method_takes, resolved
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import ReadOptions
 
-# A table of pyarrow, a DataFrame of pandas or polars, or arrays by name, as Ray Data passes them.
+# A table of pyarrow, a DataFrame of pandas or polars, or a dictionary of arrays, as in Ray Data.
 Table: TypeAlias = Any
 
 OWN = ("prediction", "confidence", "unfamiliarity", "probabilities", "label", "reason", "detail")
@@ -30,12 +30,11 @@ OWN = ("prediction", "confidence", "unfamiliarity", "probabilities", "label", "r
 class Predictor:
     """A classifier of digits in batches, for `ray.data.Dataset.map_batches` or a loop.
 
-    Each row of a batch is returned once, without its image, in the same order and format, with the
-    prediction, confidence, unfamiliarity, probabilities and label that `nanograd predict` writes. A
-    row that cannot be read has a reason and a detail instead, as in quarantine; its prediction is
-    null, in numpy and pandas -1.
-    A column whose name is one of these is returned as `input_NAME`. Columns that hold no images or
-    labels may be of any type.
+    Each row of a batch is returned once, without its image, in the same order and format. Columns
+    are added as in `nanograd predict`: prediction, confidence, unfamiliarity, probabilities and
+    label. A row that cannot be read has a reason and a detail instead, as in quarantine; its
+    prediction is null, or -1 in numpy and pandas. An input column with the name of an added column
+    is returned as `input_NAME`. Columns without images or labels may have any type.
 
     Args:
         model: model directory or URI, or a model.
@@ -43,9 +42,9 @@ class Predictor:
             the command.
 
     Raises:
-        DataError: the model is missing or damaged; of a batch, its columns cannot be read.
-        ArgumentError: an unknown or invalid option, a batch of another type, or values in it that
-            have no type of Arrow; a ValueError and a TypeError.
+        DataError: the model is missing or damaged, or the columns of a batch cannot be read.
+        ArgumentError: an option is unknown or invalid, a batch has another type, or Arrow cannot
+            hold its values. This error is also a ValueError and a TypeError.
     """
 
     @method_takes(ReadOptions)
@@ -99,7 +98,7 @@ def _columns(batch: Table) -> dict[str, Any]:
 def _like(
     batch: Table, names: Sequence[str], kept: Mapping[str, Any], columns: Mapping[str, pa.Array]
 ) -> Table:
-    """Return columns of a batch by other names, and new ones, in the format of the batch."""
+    """Return renamed columns of a batch and new columns, in the format of the batch."""
     if isinstance(batch, pa.Table):
         return pa.table({**kept, **columns})
     if isinstance(batch, pa.RecordBatch):
@@ -118,7 +117,7 @@ def _like(
 def _align(
     found: Batch, assessed: Assessment, rejected: list[Rejected], num_rows: int
 ) -> dict[str, pa.Array]:
-    """Return a value of each column for each row, null where a row has none."""
+    """Return the new columns with one value per row of the batch; null where a row has none."""
     places, told = np.full(num_rows, -1), np.full((2, num_rows), None)
     places[found.rows] = np.arange(len(found.rows))
     for origin, reason, detail in rejected:
@@ -132,7 +131,7 @@ def _align(
 
 
 def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
-    """Convert the columns that may hold images or labels; others may be of any type."""
+    """Convert columns to Arrow; leave out columns of other types, unless images or labels."""
     arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()
     images = {*IMAGE_NAMES, str(options.image_column).lower()}
     needed = {*images, *LABEL_NAMES, str(options.label_column).lower()}
@@ -146,7 +145,7 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
             if name.lower() in needed or not hasattr(values, "__len__"):
                 raise problem from error
             continue
-        # Without values, objects have no type.
+        # An empty column of Python objects has no type.
         if not len(array) and pa.types.is_null(array.type) and name.lower() in images:
             arrays[name] = array.cast(pa.binary())
     if len(lengths) > 1:
@@ -157,13 +156,13 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
 
 
 def _to_arrow(values: Any) -> pa.Array | pa.ChunkedArray:
-    """Convert an array, a series or a list; arrays in it become tensors or lists."""
+    """Convert an array, a series or a list to Arrow; inner arrays become tensors or lists."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     if isinstance(values, list | tuple) and (not values or bytes in set(map(type, values))):
-        return pa.array(values)  # numpy would cut bytes
+        return pa.array(values)  # numpy would drop zero bytes at the end
     values = values if hasattr(values, "dtype") else np.asarray(values)
-    if not isinstance(values.dtype, np.dtype):  # of pandas, as categories and periods; of polars
+    if not isinstance(values.dtype, np.dtype):  # an extension type of pandas, or a polars series
         is_polars = not hasattr(values, "index")
         return pa.chunked_array(values) if is_polars else pa.array(values, from_pandas=True)
     if not values.dtype.isnative:

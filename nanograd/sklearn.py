@@ -1,8 +1,8 @@
 """A scikit-learn classifier for numeric tables with any number of columns and classes.
 
-It trains in this process, with the rounds, server and optimisers of `nanograd train`; the bits do
+It trains in this process, with the rounds, server and optimizers of `nanograd train`. The bits do
 not depend on the number of cores. For digits, prefer `nanograd.train`, which deskews and distorts
-the images and keeps a run directory.
+the images and writes a run directory.
 
 References:
     scikit-learn, "Developing scikit-learn estimators".
@@ -50,9 +50,9 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         warmup: rounds of linear warm-up of the learning rate.
         ema: decay of the exponential average of the weights; 0 uses the last weights.
         epochs: passes over the training rows.
-        least_rounds: minimum number of optimiser steps (more epochs if needed).
+        least_rounds: minimum number of optimizer steps; more epochs are added to reach it.
         batch_size: rows per round, at most the number of training rows.
-        shards: parts of each batch, computed in parallel; the number changes the bits.
+        shards: number of parts of each batch, which are computed in parallel; it changes the bits.
         random_state: a seed, or a `numpy.random.RandomState` to draw one from.
 
     Attributes:
@@ -91,7 +91,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
             y: (N,) labels of any type.
 
         Raises:
-            ValueError: invalid rows, labels or parameters.
+            ValueError: the rows, labels or parameters are invalid.
             DivergedError: a gradient, loss or parameter is not finite.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float64)
@@ -135,7 +135,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         params["shards"] = min(params["shards"], params["batch_size"])
         if params["optimizer"] != "momentum":
             params["momentum"] = None
-        # TrainSpec has settings of the same names; parameter searches may set numpy scalars.
+        # TrainSpec has settings of these names. Parameter searches may pass numpy scalars.
         with resolved(TrainSpec, None, params | {"seed": seed}) as spec:
             recipe = make_recipe(spec, len(rows))
         return replace(
