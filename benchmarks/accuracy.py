@@ -1,12 +1,12 @@
 """Claim: each ingredient of the preset `accurate` improves it.
 
-The preset is trained on 50,000 images of MNIST's training set, complete and with one ingredient
-removed or changed, for `--epochs` instead of its own number, and evaluated on the 10,000 validation
-images; the test set affects no choice. Errors are per 10,000 images. Two runs that differ only in
-the seed differ by about 5, and smaller differences between single runs mean nothing. The mean
-validation loss, in nats, is more precise.
+A run trains on 50,000 images of MNIST's training set, for `--epochs` epochs instead of the preset's
+number. It uses the whole preset, or the preset with one ingredient removed or changed. Its errors
+are the number of misclassified images among the other 10,000 images, the validation images. The
+test set is not used. Another seed changes the number of errors by about 5, so smaller differences
+between single runs mean nothing. The mean validation loss, in nats, is more precise.
 
-The same command resumes an interrupted run.
+Repeating the command resumes an interrupted run.
 """
 
 import json
@@ -51,7 +51,7 @@ VARIATIONS: dict[str, Settings] = {
     "500 hidden units": {"hidden": "500"},
     "200 hidden units": {"hidden": "200"},
 }
-# Variations in the plot: all of them would be unreadable.
+# Variations in the plot, which would be unreadable with all of them.
 _PLOTTED = ("all", "200 hidden units", "no elastic distortion", "not deskewed", "no distortion")
 
 
@@ -110,7 +110,7 @@ def loss(run: Path, images: Dataset) -> float:
 
 
 def plot(curves: dict[str, list[list[int]]], place: Path) -> None:
-    """Plot validation errors by epoch, the mean of the seeds; do nothing without matplotlib."""
+    """Plot validation errors by epoch, averaged over seeds; do nothing without matplotlib."""
     try:
         import matplotlib
     except ImportError:

@@ -1,8 +1,9 @@
 """Claim: every shape of the table of variants is recognised.
 
-Models classify `--number` drawings of each shape of `nanograd/digits/variants.toml`, drawn with a
-seed that no model was trained with. A row for each shape has its share of correct predictions and
-the most frequent wrong one. `--sheet` draws some of them; without models, nothing is measured.
+Models classify `--number` drawings of each shape in `nanograd/digits/variants.toml`. The drawings
+have a seed with which no model was trained. Each shape has a row with the share of correct
+predictions and the most frequent wrong prediction. `--sheet` draws some drawings. Without models,
+nothing is measured.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ Digits = NDArray[np.int64]
 
 
 def measure(models: Sequence[Model], number: int) -> list[Row]:
-    """Classify `number` drawings of each shape; the last row is for all of them."""
+    """Classify `number` drawings of each shape; the last row is for all drawings together."""
     names, digits = _draw(number)
     with process.one_thread():
         predicted = np.stack([each.probabilities(digits.images).argmax(axis=1) for each in models])
@@ -40,7 +41,7 @@ def measure(models: Sequence[Model], number: int) -> list[Row]:
 
 
 def _draw(number: int) -> tuple[NDArray[np.str_], Dataset]:
-    """Draw each shape at least `number` times; return the names, too."""
+    """Draw each shape at least `number` times; return the shape's name for each drawing, too."""
     names = [shape.name for shape in variants()]
     return np.tile(names, number), draw_variants(number * len(names), _SEED)
 

@@ -1,4 +1,4 @@
-"""Common parts of the benchmarks: contenders as processes, alternation, tables, versions."""
+"""Common parts of the benchmarks: contenders as processes, taking turns, tables, versions."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Answer = tuple[float, float]
 
 HERE = Path(__file__).parent
-# A trial in which other programs used more than this share of a core is repeated; maximum trials.
+# A trial is repeated if other programs used more than this share of a core; and maximum trials.
 _DISTURBED, _TRIALS = 0.15, 6
 _PACKAGES = ("numpy", "ray", "torch", "scikit-learn", "nanograd")
 
@@ -57,7 +57,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Id of the process; those of Ray and the ranks are its descendants."""
+        """Process ID of the contender; Ray's processes and the ranks are its descendants."""
         return self._process.pid
 
     def __enter__(self) -> Self:
@@ -72,7 +72,7 @@ class Process:
         self._process.wait(timeout=60)
 
     def request(self, action: str, number: int = 0) -> Answer:
-        """Perform run, accuracy or reset; return its seconds and its result."""
+        """Request the action run, accuracy or reset; return its seconds and its result."""
         if self._process.stdin is None:
             raise RuntimeError("no pipe")
         self._process.stdin.write(json.dumps([action, number]) + "\n")
@@ -93,7 +93,7 @@ class Process:
         return images / seconds
 
     def run_quietly(self, rounds: int, before: Callable[[], object] = lambda: None) -> Answer:
-        """Run rounds; repeat a few times if other programs used the machine meanwhile.
+        """Run rounds; repeat them a few times if other programs used the machine.
 
         Args:
             rounds: number of rounds.
@@ -122,7 +122,7 @@ class Process:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Freeze the other contenders: even an idle Ray wakes up often enough to disturb."""
+        """Freeze the other contenders, because even an idle Ray often wakes up and disturbs."""
         frozen = [pid for each in self._alive if each is not self for pid in tree(each.pid)]
         try:
             _signal(frozen, signal.SIGSTOP)
@@ -143,7 +143,10 @@ class Process:
 def alternate(
     ours: Process, peer: Process, seconds: float, repeats: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """Run A B A B ... A; return the speeds of both, and the ratios of the A around each B to it."""
+    """Run A B A B ... A; return the speeds of A and B, and for each B the ratio of A to B.
+
+    A in a ratio is the mean of the runs of A before and after B.
+    """
     rounds, peer_rounds = ours.calibrate(seconds), peer.calibrate(seconds)
     a, b = [ours.speed(rounds)], []
     for _ in range(repeats):
@@ -164,7 +167,7 @@ def arguments(claim: str | None) -> argparse.ArgumentParser:
 
 
 def _absolute(data: str) -> str:
-    """Return the absolute path of a folder: Ray Train's loops have another working directory."""
+    """Return the absolute path of a folder, because Ray Train's loops run in another folder."""
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
@@ -220,17 +223,17 @@ def processes(*settings: Setting) -> Iterator[list[Process]]:
 
 
 def busy_ticks() -> int:
-    """Return the clock ticks in which cores were busy, over all cores."""
+    """Return the clock ticks of busy time so far, summed over all cores."""
     ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for input or output
+    return sum(ticks) - ticks[3] - ticks[4]  # without idle time and waiting for I/O
 
 
 def tree(root: int) -> dict[int, int]:
-    """Return a process and its descendants: id to clock ticks of processor time."""
+    """Return the process ID -> clock ticks of processor time, of a process and its descendants."""
     parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            with suppress(OSError):  # it ended meanwhile
+            with suppress(OSError):  # the process has just ended
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 pid = int(folder.name)
                 parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])

@@ -1,4 +1,4 @@
-"""One contender in a separate process: reads requests as JSON lines, replies with seconds.
+"""A contender in a separate process, which reads requests as JSON lines and replies with seconds.
 
 `common.Process` starts it.
 """
@@ -30,7 +30,7 @@ _CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Reply until stdin ends; output of libraries goes to stderr."""
+    """Reply to requests until stdin ends; send the output of libraries to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     setting = Setting(**json.loads(sys.argv[1]))

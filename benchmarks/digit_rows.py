@@ -19,11 +19,12 @@ Images = NDArray[np.uint8]
 def write_rows(folder: Path, images: Dataset, form: str, number: int, files: int) -> None:
     """Write rows of repeated images, in files of equal size.
 
-    Files with the same rows are hard links, which saves disk and time and does not affect readers.
+    Files with the same rows are hard links. This saves disk space and time, and does not affect
+    readers.
 
     Args:
-        folder: created here.
-        images: of MNIST, with their labels.
+        folder: folder to create.
+        images: images of MNIST, with their labels.
         form: png or raw.
         number: number of rows, a multiple of `files`.
         files: number of files.
@@ -45,7 +46,7 @@ def write_rows(folder: Path, images: Dataset, form: str, number: int, files: int
 
 
 def write_small_files(folder: Path, images: Dataset, number: int, rows: int = 10) -> None:
-    """Write files of a few raw images and their labels, a thousand to a folder."""
+    """Write files of a few raw images and their labels, a thousand files per folder."""
     for file in range(number):
         place = folder / f"{file // 1000:04d}" / f"{file:06d}.parquet"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def write_small_files(folder: Path, images: Dataset, number: int, rows: int = 10
 
 
 def write_pictures(file: Path, images: Dataset, number: int, side: int = 1220) -> None:
-    """Write one row group of uncompressed pictures of 1.5 MB, all distinct."""
+    """Write a row group of distinct uncompressed pictures, of 1.5 MB each."""
     file.parent.mkdir()
     enlarged = [
         np.asarray(Image.fromarray(image.reshape(28, 28)).resize((side, side)))

@@ -1,6 +1,6 @@
 """Claim: photos, scans and drawings of a digit are classified nearly as well as MNIST's own images.
 
-Two nets (the presets `fast` and `accurate` trained on all of MNIST, or those of `--models`)
+Two nets (the presets `fast` and `accurate` trained on all of MNIST, or the nets of `--models`)
 classify
 
 - the development set (`--pictures`): photos, scans and drawings by series, and optdigits, 946
@@ -8,15 +8,16 @@ classify
 - MNIST's 10,000 test images as they are, and as PNG files through the normaliser;
 - `--photos` test images for each kind of photo that `simulators/photos.py` simulates.
 
-A refused picture counts as an error. Misclassified pictures, at most `--drawn` of a group, are
-drawn on the contact sheet: the picture, the input of the nets, the label, the predictions.
+A refused picture counts as an error. The contact sheet shows at most `--drawn` misclassified
+pictures of a group, each with the input of the nets, the label and the predictions.
 
-Speed is that of one core for decoding and normalising, without the net: medians of passes over the
-same files, in turns with passes that only decode, as the normaliser needs it (large JPEG files at a
-fraction of their size) and as Pillow does by default (at full size).
+Speed is the speed of decoding and normalising on one core, without the net. It is the median of
+several passes over the same files. These passes take turns with passes that only decode: once as
+the normaliser decodes (a large JPEG file at a fraction of its size), and once as Pillow does by
+default (at full size).
 
 The rules of the normaliser were chosen on the development set and on photos simulated from training
-images (`--images train`); no setting is chosen on test images.
+images (`--images train`). Test images are not used to choose settings.
 """
 
 import subprocess
@@ -62,7 +63,7 @@ def measure(options: Namespace, models: Models) -> Iterator[Group]:
 
 
 def measure_development(folder: Path, models: Models) -> Iterator[Group]:
-    """Measure the development set by series, and together."""
+    """Measure the development set, by series and in total."""
     series = {name: classify(samples, models) for name, samples in development(folder).items()}
     for name in sorted(series):
         yield _figures(name, series[name], named=True)
@@ -90,7 +91,7 @@ def measure_mnist(images: Dataset, models: Models) -> Iterator[Group]:
 
 
 def measure_photos(images: Dataset, models: Models, number: int) -> Iterator[Group]:
-    """Measure simulated photos by kind, and together."""
+    """Measure simulated photos, by kind and in total."""
     everything: list[Result] = []
     for kind in KINDS:
         results = classify(simulated(images, kind, number), models)
@@ -100,7 +101,7 @@ def measure_photos(images: Dataset, models: Models, number: int) -> Iterator[Gro
 
 
 def measure_speed(images: Dataset, repeats: int) -> Iterator[Group]:
-    """Measure the speed of pictures of MNIST's size, and of large photos beside their decoding."""
+    """Measure the speed for pictures of MNIST's size, and for large photos beside decoding them."""
     process.keep_freed()  # as `nanograd ingest` does
     small = [sample.data for sample in as_png(images.take(slice(1000)))]
     seconds = timed(small, repeats)
@@ -113,7 +114,7 @@ def measure_speed(images: Dataset, repeats: int) -> Iterator[Group]:
 
 
 def timed(files: Sequence[bytes], repeats: int) -> list[float]:
-    """Return seconds per file: decode and normalise, decode, decode whole; each the median pass."""
+    """Return seconds per file to decode and normalise, to decode, and to decode at full size."""
     tasks = (lambda data: normalise(decode(data)), decode, _pillow)
     passes = [[_pass(task, files) for task in tasks] for _ in range(repeats)]
     return [median(times) for times in zip(*passes, strict=True)]

@@ -1,21 +1,22 @@
-"""Claim: between hosts, a round costs what its sums need on the wire, and less than DDP's.
+"""Claim: between hosts, a round takes as long as its sums need on the wire, and less than DDP's.
 
-Three hosts, each with an address, files and a raylet: network namespaces of this machine, so they
-share its cores (needs root). W workers, a third of them on each host. Both directions of the first
-host's link are limited with tbf. The contenders train the same net on batches of the same size with
-the same optimizer (momentum), on undistorted images, and take turns: in each turn every contender
-runs a block of rounds under every limit.
+Three hosts are simulated by network namespaces of this machine (needs root), so they share its
+cores. Each host has an address, files and a raylet, and a third of the W workers. The link of the
+first host is limited with tbf in both directions. The contenders train the same net with the same
+batch size and optimizer (momentum) on undistorted images. They take turns: in each turn, every
+contender runs a block of rounds under every limit.
 
-Each of K hosts sends its part of every sum to the host that adds it, and that host sends the total
-to all others: 2 (K-1)/K vectors of 4 P bytes each way, as in a ring.
+Each of K hosts sends slices of its sums to the hosts that add them, and its total slice to all
+other hosts. So it sends 2 (K-1)/K vectors of 4 P bytes and receives as many, as in a ring.
 
     bound = link / (2 (K-1)/K x 8 x 4 P bits)
 
-Rounds/s are medians over the turns; the ratio is to nanograd's of the same run. MB per round were
-counted by the network device of the first host, TCP's and Ethernet's headers and Ray's own traffic
-included; CPU ms per round are the processor time of all processes of that host, and of the others,
-idle contenders included. The constants are those of scripts/simulate_scaling.py: the time of a
-worker per image and of the server per round, measured on the first host while the group waits.
+Rounds/s are medians over the turns. `nanograd is x times` is the ratio of nanograd's rounds/s in
+the same run to the contender's. MB per round were counted by the network device of the first host
+and include the headers of TCP and Ethernet and Ray's own traffic. `CPU ms` is the processor time
+per round of all processes of the first host, and `others` of the other hosts; both include idle
+contenders. `us/image` (of a worker) and `server ms` (per round) are the constants of
+scripts/simulate_scaling.py, measured on the first host while the group waits.
 """
 
 import json
@@ -47,11 +48,11 @@ class Measurement:
 
     Args:
         mbit_s: the limit; None for no limit.
-        rounds: rounds of a block.
-        seconds: seconds per round, of each block.
-        received: bytes per round.
-        sent: bytes per round.
-        cpu_s: processor seconds per round, of the first host and of the others.
+        rounds: number of rounds in a block.
+        seconds: seconds per round, for each block.
+        received: bytes per round that the first host receives.
+        sent: bytes per round that the first host sends.
+        cpu_s: processor seconds per round, on the first host and on the other hosts.
     """
 
     mbit_s: int | None
@@ -77,7 +78,7 @@ class Driver:
         self.facts = facts[0]
 
     def run(self, measurement: Measurement) -> None:
-        """Train a block of rounds, and add what it took to the measurement."""
+        """Train a block of rounds, and add its time, bytes and CPU time to the measurement."""
         rounds = measurement.rounds
         self._network.limit("first", measurement.mbit_s)
         before, cpu_before = self._network.num_bytes("first"), self._cpu_s()
@@ -128,7 +129,8 @@ def main() -> None:
     given = parser.parse_args()
     files = ("nanograd", "benchmarks/contenders", "benchmarks/links_driver.py")
     with running(_HOSTS, *files) as network:
-        # Workers of nanograd take CPUs, Ray Train's the other resource: so both are spread.
+        # nanograd's workers take CPUs, Ray Train's workers the resource `train`. So both contenders
+        # have a third of their workers on each host.
         start_ray(network, given.workers // 3)
         rows = [row for hidden in given.hidden for row in _measure(network, hidden, given)]
     report(rows, given.json)
@@ -154,7 +156,7 @@ def _cpu_s(machine: Machine) -> float:
     own = Path(f"/proc/{machine.pid}/ns/pid").readlink()
     ticks = 0
     for pid, number in tree(os.getpid()).items():
-        with suppress(OSError):  # it ended meanwhile
+        with suppress(OSError):  # the process has just ended
             ticks += number * (Path(f"/proc/{pid}/ns/pid").readlink() == own)
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -169,7 +171,7 @@ def _measure(network: Network, hidden: int, given: Namespace) -> Sequence[Row]:
         measured = [
             (driver, Measurement(link or None)) for link in given.links for driver in drivers
         ]
-        for driver, each in measured:  # to estimate the number of rounds that fill a block
+        for driver, each in measured:  # estimate the number of rounds that fill a block
             driver.run(each)
             each.rounds = max(5, int(given.seconds / each.seconds.pop()))
         for _ in range(given.repeats):

@@ -1,6 +1,7 @@
-"""One contender of links.py on one of its hosts: trains as many rounds as each input line names.
+"""A contender of links.py on one of its hosts.
 
-It first prints facts about itself as JSON, then the seconds of each run.
+It prints facts about itself as JSON. Then it reads a number of rounds from each input line, trains
+them and prints the seconds.
 """
 
 import json
@@ -29,7 +30,7 @@ def main(setting: Setting, first: str, rank: int) -> None:
     Args:
         setting: the contender and its training.
         first: address of the first host.
-        rank: of this process, where each host has one.
+        rank: rank of this process, if each host has one process.
     """
     run, close, facts = _CONTENDERS[setting.name](setting, first, rank)
     run(_WARM_UP)
@@ -83,7 +84,7 @@ def _ddp(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[str, f
 def _ray_train(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[str, float]]:
     from contenders.ray_train import RayTrain
 
-    # Else gloo connects to the address of the host's name, which is the loopback device.
+    # Otherwise gloo connects to the address of the host's name, which is the loopback device.
     _connect(first, setting.workers, GLOO_SOCKET_IFNAME="eth0")
     trainer = RayTrain(setting, first)
     return trainer.run, lambda _=0: trainer.close(), {}
@@ -110,7 +111,7 @@ def _connect(first: str, num_workers: int, **environment: str) -> None:
 
 
 def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
-    """Measure a worker's seconds per image and the server's per round, alone in this process."""
+    """Measure a worker's seconds per image and the server's seconds per round, in this process."""
     process.use_one_thread()
     plan = recipe.plan
     workers = [

@@ -1,9 +1,9 @@
 """A sheet of the images that models misclassify.
 
-Each model classifies MNIST's 10,000 test images. Every image that one of them misclassifies is
-drawn once: those that most models misclassify come first, then by digit. The caption of an image is
-its label, the most frequent wrong prediction, and the number of models that are wrong. No setting
-is chosen by this.
+Each model classifies MNIST's 10,000 test images. Every image that at least one model misclassifies
+is drawn once. Images that more models misclassify come first; then the order is by digit. The
+caption of an image is its label, the most frequent wrong prediction, and the number of models that
+are wrong. The sheet is not used to choose settings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ Digits = NDArray[np.int64]
 
 
 def measure(places: Sequence[str], test: Dataset) -> tuple[list[Row], Digits]:
-    """Return a row for each model, and the predictions: (models, images)."""
+    """Return a row for each model, and the predictions as (models, images)."""
     models = [model.load(place) for place in places]
     with process.one_thread():
         predicted = np.stack([each.probabilities(test.images).argmax(axis=1) for each in models])
@@ -55,7 +55,7 @@ def sheet(predicted: Digits, test: Dataset) -> Image.Image:
 
 
 def _captions(predicted: Digits, labels: NDArray[np.uint8]) -> Iterator[tuple[int, str]]:
-    """Yield the index and caption of each misclassified image, the most frequent first."""
+    """Yield the index and caption of each misclassified image; most often misclassified first."""
     wrong = (predicted != labels).sum(axis=0)
     order = sorted(np.flatnonzero(wrong), key=lambda index: (-wrong[index], labels[index]))
     for index in order:

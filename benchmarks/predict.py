@@ -1,22 +1,22 @@
 """Claim: predictions are as fast as their decoder allows, in the same memory for any input.
 
-MNIST's training images, repeated to `--rows` rows in Parquet files of 10,000 (pyarrow's defaults),
-as PNG files in a binary column and as 784 raw bytes; 784-200-10, preset `fast` (deskewed digits)
-unless a row says `standard` pixels. Each trial is a new command with two workers, in turn
-A B A C A:
+The input is MNIST's training images, repeated to `--rows` rows in Parquet files of 10,000 rows
+(pyarrow's defaults). The images are PNG files in a binary column, or 784 raw bytes. The net is
+784-200-10, preset `fast` (deskewed digits) unless a row says `standard` pixels. Each trial is a new
+command with two workers. nanograd (A) and its peers (B, C) take turns, A B A C A. The peers are
 
 - a plain loop in one process: pyarrow, Pillow, numpy and the same net (`readers/plain_loop.py`);
 - Ray Data's documented batch inference with the same decoder and net (`readers/ray_data.py`);
 - `nanograd.Predictor` in the same pipeline (`readers/predictor.py`);
 - for files of ten rows, a bare pool of two processes that only read them (`readers/bare_pool.py`).
 
-`running` is the time from the start of the first part or batch to `_SUCCESS` or the end of writing;
-`start` the time from the command to there. A ratio is the rows per second of the running phases of
-the two A around a B, over those of B. `CPU` is that of all processes of the command, Ray's
-included, start and end too. `others` is the number of cores that other programs used meanwhile:
-with two cores and 0, no other program ran. `peak` is the largest sum over the command's processes
-(driver, Ray, actors) of the proportional set size (PSS: a page shared by k processes counts as 1/k
-for each), sampled every 0.3 s.
+`start` is the time from the command to the start of the first part or batch. `running` is the time
+from there to `_SUCCESS` or the end of writing. A ratio compares the rows per second while running:
+the trials of A before and after a B, over B. `CPU` is the processor time of all processes of the
+command, including Ray's, from start to end. `others` is the number of cores that other programs
+used during the trial. `peak` is the maximum memory of the command's processes (driver, Ray,
+actors), sampled every 0.3 s: the sum of their proportional set sizes (PSS), in which a page shared
+by k processes counts as 1/k for each.
 """
 
 import json
@@ -45,7 +45,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Trial(NamedTuple):
-    """Measurements of a command: seconds, CPU seconds, bytes, cores used by others."""
+    """Measurements of a command: seconds, CPU seconds, bytes, cores that other programs used."""
 
     rows: int
     start_s: float
@@ -101,19 +101,19 @@ class Workspace:
         return trial(int(result["rows"]), ended - running - began, running)
 
     def again(self, rows: Path) -> Trial:
-        """Run the last command of `ours` again, which has nothing to do."""
+        """Run the last command of `ours` again, when it has nothing left to do."""
         trial, result, _ = _run(_nanograd("predict", str(rows), *self._last))
         return trial(int(result["rows"]), 0.0, float("inf"))
 
     def small_files(self, number: int) -> Path:
-        """Return a folder of so many files of ten rows, created on first use."""
+        """Return a folder with this number of files of ten rows, created on first use."""
         folder = self._folder / f"files-{number}"
         if not folder.exists():
             write_small_files(folder, sources.load([self._data]).train, number)
         return folder
 
     def pictures(self, number: int) -> Path:
-        """Return a file of one row group of pictures of 1.5 MB, all distinct."""
+        """Return a file with one row group of distinct pictures of 1.5 MB each."""
         file = self._folder / f"pictures-{number}" / "rows.parquet"
         if not file.exists():
             write_pictures(file, sources.load([self._data]).train, number)
@@ -150,7 +150,7 @@ def _png(space: Workspace, options: Namespace) -> Iterator[Row]:
 
 
 def _predictor(space: Workspace, options: Namespace) -> Iterator[Row]:
-    """`nanograd.Predictor` in Ray Data and the command, in turn."""
+    """Measure `nanograd.Predictor` in Ray Data and the command, taking turns."""
     for form in ("png", "raw"):
         rows, model = space.rows(form, options.rows), space.model()
         ours, peers = [space.ours(rows, model)], []
@@ -164,7 +164,7 @@ def _predictor(space: Workspace, options: Namespace) -> Iterator[Row]:
 
 
 def _files(space: Workspace, options: Namespace) -> Iterator[Row]:
-    """Many files of ten rows: a bare pool of processes that read them, and the command, in turn."""
+    """Measure many files of ten rows: a bare pool that reads them and the command, taking turns."""
     rows, model = space.small_files(options.files), space.model("standard")
     ours, peers = [space.ours(rows, model)], {"ParquetFile": [], "read_table": []}
     for _ in range(options.repeats):
@@ -179,7 +179,7 @@ def _files(space: Workspace, options: Namespace) -> Iterator[Row]:
 
 
 def _pictures(space: Workspace, options: Namespace) -> Iterator[Row]:
-    """Peak memory of one row group of large pictures."""
+    """Measure the peak memory for one row group of large pictures."""
     rows, model = space.pictures(options.pictures), space.model("standard")
     for workers in (0, 2):
         trials = [space.ours(rows, model, workers)]
@@ -187,7 +187,7 @@ def _pictures(space: Workspace, options: Namespace) -> Iterator[Row]:
 
 
 def _ratios(around: Sequence[tuple[Trial, Trial]], peers: Sequence[Trial]) -> Row:
-    """Compare each trial of a peer with those of ours before and after it."""
+    """Compare each trial of a peer with our trials before and after it."""
     ratios = [
         (before.rows_per_s + after.rows_per_s) / 2 / peer.rows_per_s
         for (before, after), peer in zip(around, peers, strict=True)
@@ -252,7 +252,7 @@ def _nanograd(*words: str) -> list[str]:
 
 
 def _run(command: Sequence[str]) -> tuple[Callable[[int, float, float], Trial], Row, float]:
-    """Run a command; return a function that makes its trial, its last line, and its start."""
+    """Run a command; return a function that makes its trial, its last line, and its start time."""
     worked: dict[int, int] = {}
     peak, machine, began, clock = 0, busy_ticks(), time(), perf_counter()
     errors = None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL

@@ -1,13 +1,13 @@
-"""Claim: failures cost little: a second or two each, and checkpoints next to nothing.
+"""Claim: a failure costs a second or two, and checkpoints cost next to nothing.
 
-Two workers (RayGroup, shared memory, preset `fast`). Goodput is the rounds per second of a period
-of `--seconds` in which a worker is killed every ten seconds, over the mean of the undisturbed
-periods before and after it, in turn A B A B A. It includes the start of the replacement, on cores
-that the other worker uses. The cost of a failure is the time of the 20 rounds after it, minus the
-time of 20 undisturbed rounds: a worker killed, the server killed, a worker frozen (SIGSTOP), whose
-round first reaches its deadline of five seconds. A checkpoint is a copy of the server's state,
-written with its checksum, flushed and renamed; its share is its time over the two seconds between
-two checkpoints.
+The group has two workers (RayGroup, shared memory, preset `fast`). Periods of `--seconds` without
+failures (A) and with a worker killed every ten seconds (B) take turns, A B A B A. Goodput is the
+rounds per second of a B, over the mean of the A before and after it. It includes the start of the
+replacement, on cores that the other worker uses. The cost of a failure is the time of the 20 rounds
+after it, minus the time of 20 undisturbed rounds. The failures are a killed worker, a killed server
+and a frozen worker (SIGSTOP); the last one ends when its round reaches the deadline of five
+seconds. A checkpoint is a copy of the server's state, which is written with its checksum, flushed
+and renamed. Its share is its time over the two seconds between two checkpoints.
 """
 
 import os
@@ -38,7 +38,7 @@ _MS = 1e3
 
 
 class Trainer:
-    """A group in continuous training, and its disturbances.
+    """A group that trains continuously, and failures of its actors.
 
     Args:
         data: as nanograd train --data.
@@ -62,7 +62,7 @@ class Trainer:
         return monotonic() - began
 
     def rate(self, seconds: float, kill_every_s: float = float("inf")) -> float:
-        """Return rounds per second over a period; kill a worker in the middle of each interval."""
+        """Return rounds per second over a period; kill a worker in each interval of it."""
         began, first, kills = monotonic(), self._round, 0
         while (now := monotonic() - began) < seconds:
             if now > (kills + 0.5) * kill_every_s:
@@ -75,7 +75,7 @@ class Trainer:
         return rate
 
     def send(self, number: signal.Signals, name: str) -> None:
-        """Send a signal to a member, once all have joined."""
+        """Send a signal to a member after all members have joined."""
         self._group.settle()
         servers, members = self._group.servers, self._group.members.present
         host = next(iter(servers.present))

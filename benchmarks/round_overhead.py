@@ -1,8 +1,8 @@
-"""Claim: beside the arithmetic, a round of RayGroup costs little.
+"""Claim: a round of RayGroup takes little more time than its arithmetic.
 
-Two workers through shared memory. Timed subclasses of the actors record, with the machine's one
-monotonic clock, when a worker starts and ends its gradient, when the server has received it and
-when the server has applied it. For each round:
+Two workers use shared memory. Timed subclasses of the actors record on the machine's monotonic
+clock when a worker starts and ends its gradient, when the server has received it, and when the
+server has applied it. For each round:
 
     round time  = from one publication of the parameters to the next
     overhead    = round time - the longest gradient of the round
@@ -11,14 +11,13 @@ when the server has applied it. For each round:
                 + notice (end of the last gradient to its detection by the server)
                 + server (checks, sum, update)
 
-Workers prepare the inputs of a round while they wait for its parameters; preparation that is not
+Workers prepare the inputs of a round while they wait for its parameters. Preparation that is not
 complete when the parameters arrive counts as signal, not as gradient.
 
-Medians over the rounds, and in brackets those of the quietest rounds (the tenth percentile of each
-part, which other programs on the machine disturbed least). The share of peak is the floating-point
-operations of a worker's matrix products over its gradient time in quiet rounds, compared with one
-thread's best on a large square product and on products of the gradient's own shapes, measured
-before in this process.
+Figures are medians over the rounds. The figures in brackets are the tenth percentiles, that is, of
+the rounds that other programs disturbed least. The share of peak compares FLOP/s: of a worker's
+matrix products in its gradient time in such quiet rounds, and the best of one thread on a large
+square product and on products of the gradient's shapes, measured before in this process.
 """
 
 import os
@@ -55,7 +54,7 @@ class TimedWorker(actors.WorkerActor):
         self._times: list[tuple[int, float, float]] = []
 
     def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
-        """Sum a tree node, and record the outermost call."""
+        """Sum a tree node, and record the time of the outermost call."""
         if self._depth == 0:
             self._began = perf_counter()
         self._depth += 1
@@ -71,7 +70,7 @@ class TimedWorker(actors.WorkerActor):
 
 
 class TimedServer(actors.ServerActor):
-    """A server that records when it has received all contributions and when it publishes."""
+    """A server that records when it has all contributions and when it publishes parameters."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -84,7 +83,7 @@ class TimedServer(actors.ServerActor):
         return refusal
 
     def times(self) -> list[tuple[int, float, float]]:
-        """Return each round with the times of arrival and of application."""
+        """Return each round with the times when contributions arrived and were applied."""
         return self._times
 
 
@@ -179,7 +178,7 @@ def _parts(
 
 
 def _multiplications(hidden: int) -> int:
-    """Return the multiply-adds in matrix products per image."""
+    """Return the number of multiply-adds in matrix products per image."""
     return 2 * 784 * hidden + 3 * hidden * 10
 
 

@@ -1,6 +1,6 @@
 """Run the benchmarks and write `results/<theme>_<cpu>_<date>.md`: method, versions, all rows.
 
-Rows in which a peer is faster are in the same table as the others, and are listed below it.
+The table has all rows. Rows in which a peer is faster are also listed below the table.
 """
 
 import json
@@ -24,7 +24,7 @@ _THEMES = (
     "recovery",
     "predict",
 )
-# Run only on request: they need more data, or half an hour.
+# Benchmarks that run only on request, because they need more data or half an hour.
 _ON_REQUEST = ("handwriting", "accuracy", "scores")
 # Pictures of a benchmark: the flag for its file, and the caption.
 _PICTURES = {

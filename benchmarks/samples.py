@@ -42,7 +42,7 @@ class Result:
     Args:
         sample: the picture file.
         image: (28, 28) uint8, the normalised image; None if the picture was refused.
-        predictions: net name to its digit, or to the reason if the picture was refused.
+        predictions: name of a net -> its digit, or the reason if the picture was refused.
     """
 
     sample: Sample
@@ -130,7 +130,7 @@ def _png(image: Bytes) -> bytes:
 
 
 def simulated(images: Dataset, kind: str, number: int) -> list[Sample]:
-    """Simulate photos of one kind; each kind uses another range of the images."""
+    """Simulate photos of one kind; each kind uses a different range of the images."""
     first = list(KINDS).index(kind) * number
     return [
         Sample(

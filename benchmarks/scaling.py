@@ -1,10 +1,11 @@
 """Claim: rounds keep their cost as workers are added and the net grows.
 
-Rounds/s, images/s and bytes per round of RayGroup through shared memory for W = 1, 2, 4, 8 workers
-and H = 100, 200, 800, 3,200 hidden units, and H = 200 with every image distorted by 1.5 pixels
-(elastic distortion); batch 512. Bytes per round are those written: the parameters once, and a
-gradient for each tree node that a worker sends. More workers than cores measure oversubscription,
-not a cluster: the report states the cores. The blocks of the W of one net take turns.
+The figures are rounds/s, images/s and bytes per round of RayGroup through shared memory, for
+W = 1, 2, 4, 8 workers, H = 100, 200, 800, 3,200 hidden units and batch 512; and for H = 200 with an
+elastic distortion of every image by 1.5 pixels. Bytes per round are the bytes written: the
+parameters once, and a gradient for each tree node that a worker sends. With more workers than
+cores, the figures show oversubscription of one machine, not a cluster; the report states the number
+of cores. For one net, the blocks of the different W take turns.
 """
 
 import sys
@@ -24,7 +25,7 @@ from nanograd.training.tree import cover
 def measure(
     workers: Sequence[int], nets: Sequence[Setting], seconds: float, repeats: int
 ) -> Iterator[Row]:
-    """Yield a row for each net and W; those of one net take turns."""
+    """Yield a row for each net and W; the W of one net take turns."""
     for net in nets:
         settings = [replace(net, workers=number) for number in workers]
         with processes(*settings) as group:
@@ -58,7 +59,7 @@ def _row(setting: Setting, speeds: Sequence[float], others: float) -> Row:
 
 
 def plot(rows: Sequence[Row], place: Path) -> None:
-    """Plot images/s by W, a line for each H; do nothing without matplotlib."""
+    """Plot images/s by W, with a line for each H; do nothing without matplotlib."""
     try:
         import matplotlib
     except ImportError:

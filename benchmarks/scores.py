@@ -1,17 +1,17 @@
-"""Claim: scores are probabilities, and the rows most in doubt hold nearly all mistakes.
+"""Claim: scores are probabilities, and nearly all mistakes are among the most doubtful rows.
 
 A net (`--models`, or the preset `accurate` trained on all of MNIST) classifies MNIST's test images,
-photos simulated from them, the development set (`--pictures`) and what is no digit: frames, bars,
-noise, two digits, letters of fonts and letters as drawn with a pen and photographed. A model of an
-earlier version gets the statistics that training would have given it.
+photos simulated from them, the development set (`--pictures`), and images without a digit: frames,
+bars, noise, two digits, letters of fonts, and photographed letters drawn with a pen.
 
-- calibration error: expected, in 15 bins of the best score;
-- unfamiliarity: the area under the ROC curve that separates test digits from others (1 is perfect);
-  the share of others above the threshold, and of pictures that are classified correctly;
-- accuracy of the 98 % of rows least in doubt, and the share of rows to review for 99.9 %.
+- calibration error: the expected calibration error, in 15 bins of the best score;
+- unfamiliarity: the area under the ROC curve that separates test digits from images without a digit
+  (1 is perfect), and the share of images above the threshold, of images without a digit and of
+  correctly classified pictures;
+- accuracy of the least doubtful 98 % of the rows, and the share of rows to review for 99.9 %.
 
-Letters in the shape of a digit (O, I, l, S, Z and others) are counted in one row and left out of
-the other. Refused pictures are no rows. No setting is chosen on test images.
+One row counts all letters. Another row leaves out letters in the shape of a digit (O, I, l, S, Z
+and others). Refused pictures are not counted. Test images are not used to choose settings.
 """
 
 import string
@@ -51,7 +51,7 @@ _FONTS = (
     *("STIXGeneral", "STIXGeneralItalic", "cmr10", "cmss10", "cmti10", "cmtt10", "cmmi10"),
 )
 _DRAWN_KINDS = ("plain", "thin pen", "marker", "pencil", "perspective", "coloured ink", "grain")
-# Letters that are, in some font or hand, the shape of a digit.
+# Letters that have the shape of a digit in some font or handwriting.
 _LIKE_DIGITS = frozenset("OoDQIlJSsZzBbGgq")
 _BENT = Distortion(elastic=1.2, rotation=10, scaling=0.15, shear=0.15, shift=0.5, stroke=0.3)
 
@@ -77,7 +77,7 @@ def measure(options: Namespace, models: Mapping[str, Model]) -> Iterator[Row]:
 
 
 def judge(model: Model, digits: Dataset) -> Row:
-    """Return calibration, false alarms and the accuracy by doubt."""
+    """Return the calibration error, the share of false alarms, and the accuracy by doubt."""
     scores, unfamiliarity = model.assess(digits.images)
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == digits.labels
     columns = {"confidence": pa.array(confidence), "unfamiliarity": pa.array(unfamiliarity)}
@@ -94,7 +94,7 @@ def judge(model: Model, digits: Dataset) -> Row:
 
 
 def area(lower: NDArray[np.floating], higher: NDArray[np.floating]) -> float:
-    """Return the share of pairs in which the second is higher; a tie counts half."""
+    """Return the share of pairs in which the value of `higher` is higher; a tie counts half."""
     ordered = np.sort(lower)
     ranks = [np.searchsorted(ordered, higher, side) for side in ("left", "right")]
     return float(np.mean(ranks) / len(lower))
@@ -118,7 +118,7 @@ def labelled(options: Namespace, data: Mnist) -> Iterator[tuple[str, Dataset]]:
 
 
 def no_digits(test: Dataset, number: int) -> Iterator[tuple[str, Bytes]]:
-    """Yield groups of 28 x 28 pixels that are no digit."""
+    """Yield groups of 28 x 28 images without a digit."""
     draw = np.random.default_rng(0)
     for name, make in (("frames", frame), ("bars", bars), ("noise", noise)):
         yield name, np.array([make(draw) for _ in range(number)]).reshape(-1, 784)
@@ -138,7 +138,7 @@ def _sketch(paint: Callable[[ImageDraw.ImageDraw], object]) -> Bytes:
 
 
 def frame(draw: Generator) -> Bytes:
-    """Draw a rectangle, of any shape and pen; every fifth around all 28 x 28 pixels."""
+    """Draw a rectangle with random sides and pen; one in five is around all 28 x 28 pixels."""
     if draw.random() < 0.2:
         image = np.zeros((28, 28), np.uint8)
         inset, pen = draw.integers(0, 4), draw.integers(1, 4)
@@ -151,7 +151,7 @@ def frame(draw: Generator) -> Bytes:
 
 
 def bars(draw: Generator) -> Bytes:
-    """Draw one to three level bars, two or three upright ones, or a cross."""
+    """Draw one to three horizontal bars, two or three vertical bars, or a cross."""
     kind, number, pen = draw.integers(3), draw.integers(1, 4), int(draw.uniform(12, 50))
 
     def paint(sketch: ImageDraw.ImageDraw) -> None:
@@ -183,7 +183,7 @@ def noise(draw: Generator) -> Bytes:
 
 
 def side_by_side(left: Bytes, right: Bytes, draw: Generator) -> Bytes:
-    """Put two digits beside each other, apart, touching or overlapping."""
+    """Put two digits beside each other with a gap, touching or overlapping."""
     images = [
         image[np.ix_(image.any(1), image.any(0))] / np.float32(255) for image in (left, right)
     ]
@@ -212,7 +212,7 @@ def _glyph(letter: str, font: str) -> Image.Image:
 
 
 def printed(_: Generator) -> Iterator[tuple[str, Bytes]]:
-    """Yield letters of fonts, those that are not refused."""
+    """Yield the letters of fonts that the normaliser does not refuse."""
     for font in _FONTS:
         for letter in string.ascii_letters:
             try:
@@ -222,7 +222,7 @@ def printed(_: Generator) -> Iterator[tuple[str, Bytes]]:
 
 
 def drawn(draw: Generator) -> Iterator[tuple[str, Bytes]]:
-    """Yield letters bent, drawn along their middle line with a pen, and photographed."""
+    """Yield photographed letters, which are bent and drawn along their middle line with a pen."""
     for number, font in enumerate(_FONTS):
         for letter in string.ascii_letters:
             ink = 1 - np.asarray(_glyph(letter, font), np.float32) / 255

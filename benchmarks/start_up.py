@@ -1,8 +1,9 @@
-"""Claim: the cost of training before its first and after its last round is known by phase.
+"""Claim: the time of each phase before the first round and after the last round is known.
 
 - Phases of `nanograd train`, in a new process: the interpreter and the imports, the images, Ray,
   the actors, the first round (which opens the shared memory), the end.
-- The whole command `nanograd train --epochs 1`, from start to exit, minus the training it reports.
+- The whole command `nanograd train --epochs 1`, from start to exit, minus the training time that it
+  reports.
 - Start of the peers, from the command until they can train, each in a new process.
 """
 

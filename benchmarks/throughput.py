@@ -1,10 +1,11 @@
 """Claim: on one machine, nanograd trains faster than the usual alternatives.
 
-Images per second of training steps alone (no evaluation, no checkpoint): 784-200-10, ReLU,
-cross-entropy, momentum SGD at a constant rate, no average of the weights, images in memory.
+The figures are images per second of training steps only, without evaluation and checkpoints. The
+net is 784-200-10 with ReLU and cross-entropy. It is trained by momentum SGD at a constant rate,
+without an average of the weights, on images in memory.
 
-- `--shards 8`, so that up to 8 workers give the same bits (the default at 512), and `--shards 2`,
-  enough for two (the default at 128).
+- `--shards 8`, so that up to 8 workers give the same bits (the default at batch 512), and
+  `--shards 2`, enough for two workers (the default at batch 128).
 - `--workers 2` (RayGroup, shared memory, one BLAS thread per process) against PyTorch DDP over gloo
   (2 processes of one thread), PyTorch in one process with 2 threads, Ray Train's TorchTrainer with
   2 workers, and the parameter server of Ray's documentation (waiting for the parameters every tenth
@@ -12,12 +13,12 @@ cross-entropy, momentum SGD at a constant rate, no average of the weights, image
 - `--workers 0` (LocalGroup, 2 threads) against PyTorch in one process with 2 threads and 1, and
   scikit-learn's MLPClassifier with 2 BLAS threads and 1.
 
-Each contender is a separate process, frozen (SIGSTOP, with Ray's own processes) while the other
-runs. nanograd and the peer take turns, A B A B A, in blocks of about `--seconds`. A ratio is the
-mean of the two A around a B over that B; the report has the median of the ratios with the smallest
-and the largest, and the ratio of the fastest blocks. A block during which other programs used more
-than 15 % of a core is repeated, up to five times, and the least disturbed counts; "others" is the
-largest share of one core used by other programs in an accepted block.
+Each contender is a separate process, which is frozen (SIGSTOP, with Ray's own processes) while the
+other runs. nanograd (A) and the peer (B) take turns, A B A B A, in blocks of about `--seconds`. A
+ratio is the mean speed of the A before and after a B, over the speed of B. The report has the
+median, the smallest and the largest ratio, and the ratio of the fastest blocks. A block is repeated
+up to five times if other programs used more than 15 % of a core, and the least disturbed block
+counts. "others" is the largest share of one core that other programs used in a block that counts.
 """
 
 import sys

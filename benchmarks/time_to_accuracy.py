@@ -1,18 +1,18 @@
 """Claim: nanograd reaches the accuracy of the program it descends from sooner than its peers.
 
-Seconds of training, from the first step, until the net classifies 97.72 % of MNIST's test images
-correctly. A first run with a seed is interrupted every `--every` images and evaluated, to find the
-number of rounds it needs. A second run with the same seed completes them without interruption, and
-its time counts: no evaluation and no pause, for any contender. A run that other programs disturbed
-is repeated (see throughput.py). The start of processes does not count (start_up.py measures that).
-nanograd and the peer take turns seed by seed, in processes that are frozen meanwhile; medians over
-the seeds, ratios within one.
+The figures are seconds of training from the first step until the net classifies 97.72 % of MNIST's
+test images correctly. A first run with a seed is interrupted every `--every` images and evaluated,
+to find the number of rounds that it needs. A second run with the same seed computes these rounds
+without interruption or evaluation, and its time counts. A run that other programs disturbed is
+repeated (see throughput.py). The start of processes does not count (start_up.py measures it).
+nanograd and the peer take turns after each seed; the waiting process is frozen. Times are medians
+over the seeds. A ratio compares two runs with the same seed.
 
-Recipes: `adam` is the usual choice of users of each peer (Adam 1e-3, batch 128; scikit-learn's
-classifier with its defaults, batch 200). `averaged` is nanograd's (batch 512, momentum 0.9 at 0.25,
-80 rounds of warm-up, evaluation of an average of the weights); PyTorch is measured with it as well.
-All train on undistorted images: distortion needs more epochs to help. The test images only
-determine when to stop a clock; no setting is chosen on them.
+There are two recipes. `adam` is the usual choice of each peer's users (Adam 1e-3, batch 128;
+scikit-learn's classifier with its defaults, batch 200). `averaged` is nanograd's recipe (batch 512,
+momentum 0.9 at rate 0.25, 80 rounds of warm-up, evaluation of an average of the weights); PyTorch
+is measured with it, too. All contenders train on undistorted images, because distortion needs more
+epochs to help. The test images only determine when to stop the clock, not any setting.
 """
 
 import sys
@@ -65,7 +65,7 @@ def seeds_of(number: int) -> range:
 
 
 class Racer:
-    """A contender and the number of rounds that it needs for each seed.
+    """A contender, and the number of rounds that it needs with each seed.
 
     Args:
         process: the contender.
@@ -78,10 +78,10 @@ class Racer:
         self._step = max(1, every // self._batch)
         self._most = most_epochs * 60_000 // self._batch
         self._needed: dict[int, int] = {}
-        process.request("run", 50)  # exclude loading and compiling at first use
+        process.request("run", 50)  # so that loading and compiling at first use are not measured
 
     def race(self, seed: int) -> float:
-        """Return the seconds of training until the target; infinity if it is missed."""
+        """Return the seconds of training until the target accuracy; infinity if it is missed."""
         if seed not in self._needed:
             self._needed[seed] = self._count(seed)
         seconds, _ = self._process.run_quietly(
@@ -90,7 +90,7 @@ class Racer:
         return seconds if self._needed[seed] < self._most else float("inf")
 
     def epochs(self, seed: int) -> float:
-        """Return the epochs of training until the target."""
+        """Return the epochs of training until the target accuracy."""
         return self._needed[seed] * self._batch / 60_000
 
     def _count(self, seed: int) -> int:

@@ -309,7 +309,7 @@ class RayGroup:
     def _end_if_stopped(self) -> None:
         """Raise Stopped if the run should end: a service manager ends Ray's processes, too."""
         if self._stop.is_set():
-            text = f"stopped; {self._round} rounds applied, those of the last seconds not saved"
+            text = f"stopped; {self._round} rounds applied, but the last seconds are not saved"
             raise Stopped(text)
 
     def _count_failure(self, detail: str) -> None:

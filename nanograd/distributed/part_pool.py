@@ -114,8 +114,8 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
             first, *more = next(iter(left.values())).files  # of the first unfinished part
             raise ClusterError(
                 f"a part ended its process {_MAX_DEATHS} times, probably that of {first}"
-                f"{f' and {len(more):,} more files' if more else ''}, by a lack of memory or a "
-                "fault in a decoder; ask for fewer --workers, or remove it"
+                f"{f' and {len(more):,} more files' if more else ''}, because of a lack of memory "
+                "or a fault in a decoder; use fewer --workers, or remove the file"
             ) from error
         except RayError as error:
             raise ClusterError(f"Ray Data failed: {first_line(error)}") from error

@@ -121,7 +121,7 @@ class Servers:
     def _connect(self, groups: Hosts, generation: int) -> None:
         """Form a mesh between all hosts; raise MeshError if two cannot be connected."""
         if os.environ.get("RAY_USE_TLS", "0") != "0":
-            raise MeshError("RAY_USE_TLS demands encryption, which connections of ours lack")
+            raise MeshError("RAY_USE_TLS demands encryption, which these connections lack")
         endpoints = _results(self._call("listen", dict.fromkeys(groups, (self._spec.ports,))))
         key = secrets.token_bytes(formation.KEY_BYTES)
         root = (0, self._recipe.plan.num_shards)

@@ -55,7 +55,7 @@ def read_prediction(folder: str) -> FinishedPrediction:
     manifest = Manifest.read(folder)
     if (command := manifest.job["command"]) != "predict":
         raise DataError(
-            f"{folder} was written by {command}; reports exist of training runs and predictions"
+            f"{folder} was written by {command}; only training runs and predictions have reports"
         )
     return FinishedPrediction(
         folder=folder,
