@@ -10,8 +10,9 @@ bars, noise, two digits, letters of fonts, and photographed letters drawn with a
   correctly classified pictures;
 - accuracy of the least doubtful 98 % of the rows, and the share of rows to review for 99.9 %.
 
-One row counts all letters. Another row leaves out letters in the shape of a digit (O, I, l, S, Z
-and others). Refused pictures are not counted. Test images are not used to choose settings.
+Each kind of letters has two rows: one counts all letters, the other leaves out letters in the shape
+of a digit (O, I, l, S, Z and others). Refused pictures are not counted. Test images are not used to
+choose settings.
 """
 
 import string

@@ -1,9 +1,9 @@
-"""Compare the coverage of each package by the tests without Ray with its floor.
+"""Compare the coverage of each package, by the tests without Ray, with its floor.
 
     python -m scripts.coverage_floors build/coverage.json
 
-A floor is a share of lines and branches in per cent, measured once and rounded down. Raise it when
-coverage has grown. Exit code 1 if a package is below its floor.
+A floor is a share of lines and branches in per cent, which was measured once and rounded down.
+Raise it when coverage has grown. The exit code is 1 if a package is below its floor.
 """
 
 import json
@@ -11,8 +11,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-# `distributed` has tests on Ray, which are not counted. The floors below 85 are those of the tests
-# of other packages alone.
+# `distributed` has tests on Ray, which are not counted. A floor below 85 is the coverage by the
+# tests of other packages only.
 FLOORS = {
     "console": 51,
     "digits": 92,

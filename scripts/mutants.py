@@ -1,4 +1,4 @@
-"""Change the code on purpose, one place at a time, and see that tests fail.
+"""Change the code on purpose, one place at a time, and check that tests fail.
 
     python -m scripts.mutants [AREA ...] [--only TEXT]
 
@@ -11,10 +11,10 @@
     new = ""
     tests = ["tests/distributed/test_mesh.py"]
 
-`old` must occur once in the file. Each mutant is applied to a copy of the repository, where its
-tests then run. It is found if one of them fails, or if they do not end. Exit code 1 if the tests
-fail without any change, or if they stay green with one: then either a test is missing, or the code
-that was changed has no effect and can go.
+`old` must occur once in the file. Each mutant is applied to a copy of the repository, in which its
+tests run. The mutant is found if one of its tests fails, or if they do not end. The exit code is 1
+if tests fail without a mutant, or pass with one. If they pass with a mutant, either a test is
+missing, or the changed code has no effect and can be removed.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from time import monotonic
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "tests/mutants"
-# Tests that take longer, in seconds, are taken to hang. Those of one mutant need a few seconds.
+# Tests that run for more seconds count as hanging. The tests of one mutant need a few seconds.
 TIMEOUT_S = 300
-# Exit code of pytest if some test failed; others mean that no test was run.
+# Exit code of pytest if a test failed; other codes above 0 mean that tests could not run.
 _FAILED = 1
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo")
 
@@ -89,11 +89,11 @@ def run_tests(root: Path, tests: Sequence[str]) -> int | None:
 
 
 def survivors(mutants: Sequence[Mutant], root: Path) -> Iterator[Mutant]:
-    """Yield the mutants that the tests do not find, and say what happens to each one.
+    """Yield the mutants that the tests do not find, and print the outcome of every mutant.
 
     Args:
-        mutants: to try.
-        root: a copy of the repository; unchanged afterwards.
+        mutants: the mutants to try.
+        root: a copy of the repository, which is restored after each mutant.
     """
     for mutant in mutants:
         path, began = root / mutant.file, monotonic()

@@ -2,9 +2,9 @@
 
     python -m scripts.pictures RUN PREDICTION
 
-RUN is a finished training run, PREDICTION the output of a prediction; the pictures go to
-docs/pictures/. The terminal shows a training run of its own, on the built-in sample, with two
-workers, at the speed at which it ran; a pause, such as the start of Ray, is cut to two seconds.
+RUN is a finished training run, and PREDICTION is the output of a prediction. The pictures are
+written to docs/pictures/. The terminal shows a new training run on the built-in sample with two
+workers, at its real speed; pauses, such as the start of Ray, are cut to two seconds.
 """
 
 import sys
@@ -33,11 +33,11 @@ from scripts import chromium
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 
 _DESK, _PHONE = {"width": 1100, "height": 820}, {"width": 390, "height": 820}
-# Enough for text, plots and handwriting, with a third of the bytes.
+# These colours are enough for text, plots and handwriting, and take a third of the bytes.
 _NUM_COLOURS, _NUM_COLOURS_MOVING = 256, 32
 _MAX_FRAMES, _MAX_PAUSE_S, _LAST_FRAME_S = 60, 2.0, 4.0
 _COLUMNS, _LINES = 84, 20
-# A seven with its bar, in shares of the pad's side.
+# The strokes of a seven with a bar, in shares of the pad's side.
 _SEVEN = [
     [(0.27, 0.22), (0.42, 0.2), (0.58, 0.21), (0.73, 0.19), (0.66, 0.36), (0.57, 0.55),
      (0.5, 0.83)],
@@ -162,7 +162,7 @@ def _moving(frames: list[tuple[float, bytes]]) -> bytes:
     frames = frames[:: ceil(len(frames) / _MAX_FRAMES)][:-1] + frames[-1:]
     times_s = [min(after - before, _MAX_PAUSE_S) for (before, _), (after, _) in pairwise(frames)]
     images = [Image.open(BytesIO(data)).convert("RGB") for _, data in frames]
-    # Colours of the whole: a bar is of another colour when it is full.
+    # Choose colours from several frames, because a full bar has another colour.
     sheet = Image.new("RGB", (images[0].width, 3 * images[0].height))
     for place, image in enumerate((images[0], images[len(images) // 2], images[-1])):
         sheet.paste(image, (0, place * image.height))

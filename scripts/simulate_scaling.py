@@ -2,11 +2,12 @@
 
     python scripts/simulate_scaling.py
 
-A round has phases, each of which ends before the next begins: the workers of a host compute; its
-server adds their sums; the servers exchange slices, first of the sums, then of the total; each
-updates the parameters. Processor time of a server grows with the bytes and the frames that it sends
-and receives. The constants were measured, or fitted to measurements, on hosts that shared two
-cores. The first table compares the model with them, to show how reliable the second one is.
+A round has phases, which follow each other: the workers of a host compute; the host's server adds
+their sums; the servers exchange slices, first of the sums, then of the total; each server updates
+the parameters. The processor time of a server grows with the bytes and frames that it sends and
+receives. The constants were measured, or fitted to measurements, on hosts that shared two cores.
+The first table compares the model with these measurements, which shows how reliable the simulations
+in the second table are.
 """
 
 import sys
@@ -26,25 +27,25 @@ class Cluster:
     link: float | None = None  # speed of a host's link in bit/s, each way; None for no limit
     cores: int = 8  # per host
     is_one_machine: bool = False  # whether all hosts share these cores
-    nodes: float = 1.0  # tree nodes of a host's sums
+    nodes: float = 1.0  # number of sums that a host sends, one per tree node
 
 
-# Measured, seconds: of a worker to distort an image.
+# Measured: seconds of a worker to distort an image.
 DISTORT_S = 12.6e-6
-# The same, of a server per parameter to add a worker's sum.
+# Measured: seconds of a server per parameter to add a worker's sum.
 ADD_S = 0.35e-9
-# Fitted, seconds: of a worker per image and parameter; of a server per parameter to update it.
+# Fitted: seconds of a worker per image and parameter; seconds of a server to update a parameter.
 IMAGE_S_PER_PARAMETER, UPDATE_S = 4.55e-11, 4.05e-10
-# Fitted: how much slower workers are that share caches and memory with those on all other cores.
+# Fitted: factor by which workers are slower if all cores, which share caches and memory, are busy.
 BUSY = 1.38
-# Fitted, seconds: of a round of a host without any bytes, of a server per byte that it sends and
-# receives, per frame, and per packet of a limited link; latency of a step between hosts.
+# Fitted, in seconds: a round of a host without sending; a server's time per byte that it sends or
+# receives, per frame, and per packet on a limited link; the latency of a step between hosts.
 ROUND_S, BYTE_S, FRAME_S = 8.06e-05, 4.99e-10, 0.000179
 PACKET_S, LATENCY_S = 4.56e-07, 0.000368
-# Bytes on the wire per byte of a vector: packets of 1,500 bytes, 66 of them headers.
+# Bytes on the wire per byte of a vector; a packet has 1,500 bytes, of which 66 are headers.
 WIRE = 1.046
-# (hosts, workers on each, parameters, images per worker, link, rounds per second): the figures of
-# benchmarks/results for an Intel Xeon, undistorted, all hosts on one machine of two cores.
+# (hosts, workers on each, parameters, images per worker, link, rounds per second), from
+# benchmarks/results: Intel Xeon, undistorted images, all hosts on one machine with two cores.
 _FIGURES = (
     (1, 1, 159_010, 512, None, 255),
     (1, 1, 636_010, 512, None, 72),
@@ -78,18 +79,18 @@ MEASURED = tuple(
 
 
 def bytes_each_way(cluster: Cluster) -> float:
-    """Return the bytes that a host sends, and receives, in a round: its sums and the totals."""
+    """Return the bytes that a host sends in a round, and receives: slices of sums and of totals."""
     share = (cluster.hosts - 1) / cluster.hosts
     return 4 * cluster.num_parameters * share * (cluster.nodes + 1)
 
 
 def wire_s(cluster: Cluster) -> float:
-    """Return the seconds in which a link transfers the bytes of a round."""
+    """Return the seconds that a link needs for the bytes of a round."""
     return 8 * WIRE * bytes_each_way(cluster) / cluster.link if cluster.link else 0.0
 
 
 def worker_s(cluster: Cluster) -> float:
-    """Return the seconds of processor time of a worker."""
+    """Return the processor time of a worker in a round, in seconds."""
     image_s = IMAGE_S_PER_PARAMETER * cluster.num_parameters
     num_here = cluster.workers * (cluster.hosts if cluster.is_one_machine else 1)
     busy = BUSY if num_here >= cluster.cores else 1.0
@@ -97,7 +98,7 @@ def worker_s(cluster: Cluster) -> float:
 
 
 def server_s(cluster: Cluster) -> float:
-    """Return the seconds of processor time of a server."""
+    """Return the processor time of a server in a round, in seconds."""
     parameters = cluster.num_parameters
     alone_s = ROUND_S + UPDATE_S * parameters + ADD_S * parameters * (cluster.workers - 1)
     if cluster.hosts == 1:
@@ -120,7 +121,7 @@ def round_s(cluster: Cluster) -> float:
 
 
 def main() -> None:
-    """Print measurements beside their simulation, then simulations without measurements."""
+    """Print measured beside simulated speeds, then simulated speeds of larger clusters."""
     _print("hosts", "workers on each", "P", "link Mbit/s", "measured", "simulated", "ratio")
     _print(*["---"] * 7)
     for cluster, speed in MEASURED:

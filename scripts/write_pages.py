@@ -1,9 +1,9 @@
-"""Write again what pages take from the code and from results: help texts, settings, figures.
+"""Update the generated parts of pages: help texts, settings, figures.
 
-A block begins with a line `<!-- KIND: WORDS -->` and ends with `<!-- /KIND -->`; the text between
-is replaced. KIND is a name in _RENDERERS: `<!-- help: nanograd train -->` is the output of
-`nanograd train --help`. With `--check`, nothing is written, and the script exits with code 1 if a
-file is out of date.
+A block begins with a line `<!-- KIND: WORDS -->` and ends with `<!-- /KIND -->`. The text between
+these lines is replaced. KIND is a name in _RENDERERS. For example, `<!-- help: nanograd train -->`
+stands for the output of `nanograd train --help`. With `--check`, nothing is written, and the script
+exits with code 1 if a file is out of date.
 """
 
 import re
@@ -32,7 +32,7 @@ _WIDTH = 100
 
 
 def main() -> None:
-    """Rewrite every file with a stale block and every plot, or with `--check` list them."""
+    """Rewrite plots and files with outdated blocks; with `--check`, list them instead."""
     check = sys.argv[1:] == ["--check"]
     current = {file: rewrite(file) for file in documents(ROOT)}
     if (ROOT / "docs/figures.md").exists():
@@ -55,7 +55,7 @@ def documents(root: Path) -> list[Path]:
 
 
 def rewrite(file: Path) -> str:
-    """Return the text of a file with current blocks."""
+    """Return the text of a file with updated blocks."""
     text = file.read_text()
     result, count = _BLOCK.subn(_render, text)
     if count != len(_BEGIN.findall(text)):

@@ -45,8 +45,8 @@ class Cluster:
     """A cluster, controlled from a terminal on the client.
 
     Args:
-        network: the hosts of the runbook; the first is the head.
-        other_ray: a Ray of another user on the head.
+        network: the hosts of docs/cluster.md; the first host is the head.
+        other_ray: a Ray of another user on the head, if any.
     """
 
     def __init__(self, network: Network, other_ray: "OtherRay") -> None:
@@ -85,7 +85,7 @@ class Cluster:
         return int(done.stdout) if done.returncode == 0 else 0
 
     def num_hosts_of_actors(self, kind: str) -> int:
-        """Return the number of hosts with actors of a class, of the newest job."""
+        """Return the number of hosts with actors of a class in the newest job."""
         done = self._query_control_service(
             "async def actors():\n"
             "    return (await client.async_get_all_actor_info(timeout=5)).values()\n"
@@ -197,7 +197,7 @@ def nodes(network: Network) -> list[str]:
 
 
 def start_node(machine: Machine, flags: str) -> None:
-    """Start Ray on a host, with the token of the cluster; a dead host is found in 15 s."""
+    """Start Ray on a host with the cluster's token; Ray then detects a dead host within 15 s."""
     settings = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "3" * 64,
@@ -213,7 +213,7 @@ def start_node(machine: Machine, flags: str) -> None:
 
 
 def start_store(head: Machine) -> str:
-    """Start an object store on a host; return a bucket."""
+    """Start an object store on a host; return the URI of a bucket."""
     serve = f"~/venv/bin/python -m moto.server -H {head.address} -p {STORE_PORT}"
     head.start_service("bash", "-c", f"{RC}\n{serve}")
     program = (
@@ -261,7 +261,7 @@ class OtherRay:
         wait_for(has_started, "the other user's Ray does not start", 180)
 
     def nodes(self) -> str:
-        """Return the nodes that a driver sees after running a task; empty without a reply."""
+        """Return the nodes that a driver sees after running a task; empty if Ray does not reply."""
         program = (
             "import ray\n"
             f"ray.init(address='{self._host.address}:{OTHER_PORT}', log_to_driver=False)\n"

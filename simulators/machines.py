@@ -1,9 +1,9 @@
 """Simulated machines: Linux namespaces with their own address, files, processes and users.
 
 A shell keeps the namespaces of a machine alive until its input closes, so all machines end when
-this process ends. The client is the machine of the user: it has the checkout, and the bridge that
-connects the hosts. A host has no checkout, only Python and the packages that the set-up commands
-would install. All machines share the folder /mnt/all, as from a file server.
+this process ends. The client is the user's machine. It has the checkout, and the bridge that
+connects the hosts. A host has no checkout, only Python and the packages that the documented
+commands would install. All machines share the folder /mnt/all, as from a file server.
 """
 
 import json
@@ -23,7 +23,7 @@ SUBNET = "10.77.0"
 USER, HOME = "nanograd", "/home/nanograd"
 USER_ID, OTHER_ID = 1000, 1001
 _KEY = f"{HOME}/.ssh/id_ed25519"
-# Files that a login shell reads, and therefore the commands of Ray.
+# Files that a login shell reads; Ray runs its commands in login shells.
 RC = "for file in ~/.profile ~/.bashrc; do [ ! -f $file ] || . $file; done"
 _OBJECT_STORE_BYTES = 200_000_000
 _PREFIXES = dict.fromkeys(map(str, (Path(sys.base_prefix), Path(sys.prefix))))
@@ -96,7 +96,7 @@ class Machine:
         """Start a program that runs until the machine ends."""
         service = subprocess.Popen(
             self.command(*words, user=user),
-            stdin=subprocess.PIPE,  # `ssh -tt` ends with its input
+            stdin=subprocess.PIPE,  # `ssh -tt` ends when its input ends
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -119,7 +119,7 @@ class Network:
 
     def __init__(self) -> None:
         self._ports: dict[str, str] = {}
-        self._numbers = count(1)  # of ports
+        self._numbers = count(1)  # numbers of the bridge's ports
         self.shared = tempfile.mkdtemp(prefix="shared-")
         os.chown(self.shared, USER_ID, USER_ID)
         over = f"{HOME}/nanograd"
@@ -133,7 +133,7 @@ class Network:
     def add(self, name: str, number: int) -> None:
         """Add a host with sshd, to which the user of the client can log in.
 
-        A host with the name and the number of a killed host replaces that host.
+        A host with the same name and number as a killed host replaces that host.
         """
         over = f"{HOME}/venv"
         machine = _start(name, f"{SUBNET}.{number}", over, sys.prefix, self.shared, client=False)
@@ -166,7 +166,7 @@ class Network:
                 at.check_run(f"tc qdisc add dev {device} {shape}", user=0)
 
     def slow_down(self, name: str, mbit_s: float, delay_s: float) -> None:
-        """Limit and delay what a host sends, and not what it receives, until the machines end."""
+        """Limit and delay what a host sends, until the machines end; receiving is not limited."""
         port, tap, machine = self._ports[name], f"tap{self._ports[name]}", self.hosts[name]
         program = str(Path(__file__).with_name("slow_link.py"))
         enter = ["nsenter", "-t", str(machine.pid), "-n", sys.executable, program, "eth0"]
@@ -221,7 +221,7 @@ class Network:
 def _start(name: str, address: str, over: str, lower: str, shared: str, client: bool) -> Machine:
     before = [f"{sys.prefix}/bin"] if client else []
     keep = [each for each in _PREFIXES if client or each != sys.prefix]
-    # The bits of hosts are compared with those of this process.
+    # Hosts use the same BLAS kernel as this process, because tests compare their bits.
     variables = {key: each for key, each in os.environ.items() if key.startswith("OPENBLAS_")}
     variables["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(_OBJECT_STORE_BYTES)
     environment = {

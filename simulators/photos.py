@@ -1,8 +1,8 @@
 """Synthetic photos of handwriting: MNIST digits drawn with another pen on a sheet of paper.
 
-`photograph` simulates the path of the light: strokes cover the paper, paper and ink reflect, light
-and shadow fall on them, the lens blurs, the sensor adds noise, and JPEG loses detail. The digit,
-the kind of photo (`scenes.KINDS`) and the seed determine the picture.
+`photograph` simulates the steps of a photo: strokes cover the paper, light and shadow fall on it,
+ink and paper reflect, the lens blurs, the sensor adds noise, and JPEG loses detail. The digit, the
+kind of photo (`scenes.KINDS`) and the seed determine the picture.
 
 References:
     Zhang & Suen (1984), "A fast parallel algorithm for thinning digital patterns".
@@ -20,12 +20,12 @@ from nanograd.pictures.morphology import label_marks
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Mask
 from simulators.scenes import KINDS, Scene
 
-# MNIST's images are enlarged before a pen follows the strokes; the digit then has 80 pixels.
+# Factor by which MNIST's images are enlarged before a pen is drawn; a digit then has 80 pixels.
 _ENLARGED = 4
 _DIGIT = 20 * _ENLARGED
-# Levels above which a pixel belongs to a stroke. A lower one is used if pale strokes would break.
+# Levels above which a pixel belongs to a stroke. A lower level is used if strokes would break.
 _LEVELS = (110, 90, 70, 50, 30)
-# A loop is filled where the ink is more than this times as wide as the strokes.
+# A loop counts as filled where the ink is more than this many times as wide as the strokes.
 _FILLED = 1.6
 
 
@@ -38,7 +38,7 @@ def photograph(digit: Bytes, kind: str, seed: int) -> bytes:
         seed: seed of all random values.
 
     Returns:
-        A JPEG file; for kinds that are cropped to the digit, a PNG file.
+        A JPEG file, or a PNG file for kinds that are cropped to the digit.
     """
     scene = KINDS[kind]
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
@@ -60,7 +60,7 @@ def photograph(digit: Bytes, kind: str, seed: int) -> bytes:
 
 
 def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
-    """Return a grey PNG file that is cropped to the digit, in half of the cases with a margin."""
+    """Return a grey PNG file that is cropped to the digit; half of the files have a margin."""
     stroke = stroke.filter(ImageFilter.MaxFilter(int(draw.choice([1, 3, 5, 7, 9]))))
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
     side, length = round(draw.uniform(*scene.side)), max(right - left, bottom - top)
@@ -85,7 +85,7 @@ def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
 
 
 def _equal_light(draw: Generator) -> tuple[Floats, Floats]:
-    """Choose colours of sheet and ink, different but of nearly the same brightness."""
+    """Choose different colours of nearly the same brightness for sheet and ink."""
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     while True:
         hue, saturation, value = draw.random(), draw.uniform(0.5, 1), draw.uniform(0.5, 1)
@@ -112,7 +112,7 @@ def _stroke(digit: Bytes, scene: Scene, draw: Generator) -> Image.Image:
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     if scene.pen is None:
         return large.point(lambda level: min(255, max(0, 3 * level - 255)))
-    # Use the highest level at which the strokes have no more pieces than before.
+    # Use the highest level at which the strokes do not break into more pieces.
     smooth = np.asarray(large.filter(ImageFilter.GaussianBlur(1.5)))
     pieces = label_marks(digit > 0)[1]
     masks = [smooth > level for level in _LEVELS]
@@ -127,10 +127,11 @@ def _stroke(digit: Bytes, scene: Scene, draw: Generator) -> Image.Image:
 
 
 def centre_line(mask: Mask) -> Mask:
-    """Find the path of the pen: the middle of the strokes, and around loops filled with ink.
+    """Find the path of the pen: the middle of strokes, and a circle around filled loops.
 
-    Thinning would turn a filled loop into a line, and a six into a one. A loop counts as filled
-    where the ink is wider than at a crossing, whose radius is at most 1.42 times that of strokes.
+    Thinning alone would turn a filled loop into a line, and a six into a one. A loop counts as
+    filled where the ink is wider than at a crossing of strokes. The radius of the ink at a crossing
+    is at most 1.42 times the radius of the strokes.
     """
     line = thinned(mask)
     depth = distance_transform_edt(mask)
@@ -144,7 +145,7 @@ def centre_line(mask: Mask) -> Mask:
 
 
 def thinned(mask: Mask) -> Mask:
-    """Thin strokes to lines that are one pixel wide (Zhang & Suen, 1984)."""
+    """Thin strokes to lines of one pixel's width (Zhang & Suen, 1984)."""
     left = np.pad(mask, 1)
     while True:
         before = left.sum()
@@ -169,7 +170,7 @@ def _removable(mask: Mask, first: bool) -> Mask:
 
 
 def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Generator) -> Floats:
-    """Place the stroke in the picture; return the covered share of pixels, (height, width)."""
+    """Place the stroke in the picture; return the covered share of each pixel, (height, width)."""
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
     length = draw.uniform(*scene.digit) * min(size)
     scale = length / max(right - left, bottom - top)
@@ -180,7 +181,7 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
     shifts = draw.uniform(-1, 1, (4, 2)) * scene.perspective * length
     placed = (corners - middle) @ turn.T * scale + shifts
     space = np.array(size) - np.ptp(placed, axis=0)
-    # The digit must be on the sheet, not beside it.
+    # Keep the digit on the sheet, away from what is beside it.
     least = 0.3 if scene.around in ("binding", "table") else 0.04
     placed += (
         np.maximum(space, 0) * draw.uniform(least, 1 - least, 2)
@@ -195,7 +196,7 @@ def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Ge
 
 
 def _perspective(targets: Doubles, sources: Doubles) -> tuple[float, ...]:
-    """Compute Pillow's eight coefficients of the map from four target points to their sources."""
+    """Compute Pillow's eight coefficients, which map four target points to their sources."""
     rows, values = [], []
     for (x, y), (u, v) in zip(targets, sources, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -330,7 +331,7 @@ def _surround(pixels: Floats, cover: Floats, scene: Scene, draw: Generator) -> F
 
 
 def _with_binding(pixels: Floats, draw: Generator) -> Floats:
-    """Add a spiral binding with a dark edge at one side, in half of the cases also at another."""
+    """Add a spiral binding with a dark edge at one side, in half of the pictures at two sides."""
     turned = np.rot90(pixels, turns := int(draw.integers(4))).copy()
     height, width = turned.shape[:2]
     depth = draw.uniform(0.03, 0.1) * min(height, width)

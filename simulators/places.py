@@ -1,7 +1,7 @@
 """Restricted environments ("places"), made with Linux namespaces and limits.
 
-A place runs a command without something that most machines have. The command runs in /mnt/place,
-which may be the only writable folder.
+A place lacks something that most machines have. It runs a command in /mnt/place, which may be the
+only writable folder.
 """
 
 import os
@@ -20,7 +20,7 @@ _USER_ID = 54321
 _AS_USER = ("setpriv", f"--reuid={_USER_ID}", f"--regid={_USER_ID}", "--clear-groups")
 _GROUP = Path("/sys/fs/cgroup/cpu") / f"nanograd-place-{os.getpid()}"
 
-# Programs keep their paths, although the folders above them belong to another user.
+# Programs keep their paths, although their parent folders belong to another user.
 _SETUP = """
 set -eu
 mount -t tmpfs -o mode=755 place /mnt
@@ -37,7 +37,7 @@ done
 chown -R $USER_ID:$USER_ID /mnt/place
 cd /mnt/place
 """
-# Blocks a system call for itself and its children, as a sandbox does.
+# A program that blocks a system call for itself and its children, as a sandbox does.
 _WITHOUT_CALL = """
 import ctypes, os, sys
 libc, number = ctypes.CDLL(None), int(sys.argv[1])
@@ -52,7 +52,7 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(progra
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 _MEMFD_CREATE = "319"  # on x86-64
-# Makes a process unreadable for other processes of the same user.
+# A program that makes its process unreadable for other processes of the same user.
 _HIDDEN = "import ctypes; ctypes.CDLL(None).prctl(4, 0)\n"
 
 
@@ -63,9 +63,9 @@ class Place:
     Args:
         setup: shell commands that restrict the environment, as root.
         namespaces: flags of `unshare` besides -m.
-        by: a command that runs the command, such as `setpriv`.
+        by: a command that runs the actual command, such as `setpriv`.
         variables: additional environment variables.
-        folder: name of the output folder; bytes, because a name need not be UTF-8.
+        folder: name of the output folder; it is bytes, because a name need not be UTF-8.
         needs: required programs and folders.
     """
 
@@ -94,8 +94,8 @@ class Place:
         """Run a command in the place.
 
         Args:
-            here: folder that is mounted as FOLDER.
-            words: the command.
+            here: the folder to mount as FOLDER.
+            words: words of the command.
             timeout_s: seconds until the command is killed.
         """
         keep = dict.fromkeys(each for each in (sys.base_prefix, sys.prefix, str(ROOT)))

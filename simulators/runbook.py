@@ -8,7 +8,7 @@ from threading import Timer
 
 from simulators.machines import RC, ROOT, SUBNET, Machine
 
-# Readers replace the documented addresses (RFC 5737) with those of their hosts.
+# Readers replace the documented addresses (RFC 5737) with the addresses of their hosts.
 _DOCUMENTED, _OURS = "192.0.2.", f"{SUBNET}."
 _END = "--end-of-commands--"
 
@@ -19,7 +19,7 @@ class Block:
 
     Args:
         section: the heading above the block.
-        info: the text after `sh` in the opening fence.
+        info: the text after `sh` in the line that opens the block.
         text: the commands.
     """
 
@@ -53,7 +53,7 @@ class Terminal:
         self.run(f"{RC}\ncd ~/nanograd")
 
     def run(self, commands: str, timeout_s: float = 240) -> str:
-        """Run commands, stop at the first that fails; return the output.
+        """Run commands, stop at the first command that fails, and return the output.
 
         Raises:
             AssertionError: a command failed, or the commands took too long.

@@ -7,7 +7,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The scene of a photo. A pair is the range of a random value.
+    """The scene of a photo. A value that is a pair is the range of a random number.
 
     Args:
         side: longest side of the picture, in pixels.
@@ -19,7 +19,7 @@ class Scene:
         paper: brightness of the sheet.
         tint: how much the colour of the sheet differs from grey, 0 to 1.
         grain: standard deviation of the brightness of the sheet.
-        lines: none, ruled, squared, squares or dots. Squares and dots are large, bent, and as
+        lines: none, ruled, squared, squares or dots. Squares and dots are large and bent, and as
             strong as pencil strokes.
         light: fraction of the light missing in the darkest corner.
         vignette: strength a of the light exp(-a r^2p), where r is 1 in a corner.
@@ -29,13 +29,14 @@ class Scene:
         blur: radius, in 1/1000 of the longest side.
         noise: standard deviation of the sensor's noise, in levels from 0 to 255.
         quality: quality of the JPEG file.
-        around: nothing, frame, neighbour, edge (of a sheet on a table), pasted (on white), binding
-            (a spiral at one side, sometimes a second dark side), or table (or a second sheet).
+        around: what is around the digit or sheet: nothing, frame, neighbour, edge (of a sheet on a
+            table), pasted (on white), binding (a spiral at one side, sometimes a second dark side),
+            or table (sometimes a second sheet).
         light_ink: whether the picture is a negative, like chalk on a board.
         equal_light: whether ink and paper are colours with nearly the same brightness.
-        tight: margin / size of the digit, for a picture cropped to the digit. Half of such pictures
-            are negatives. Below 100 pixels they are black and white without noise. MNIST's stroke
-            is made bolder.
+        tight: margin / size of the digit, for a picture cropped to the digit. Half of these
+            pictures are negatives. Pictures below 100 pixels are black and white, without noise.
+            MNIST's stroke is made bolder.
     """
 
     side: Range = (300, 800)

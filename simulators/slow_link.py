@@ -1,8 +1,8 @@
-"""A slow link in one direction: forwards the frames of a network device late and at a limited rate.
+"""A slow link in one direction, which forwards Ethernet frames with a limited rate and a delay.
 
-The kernel of some machines has no netem. This program moves Ethernet frames between the port of a
-host and a tap device in its place at the bridge. What the host sends passes a queue of 200 ms with
-a rate and a delay; what it receives is forwarded at once.
+It is for machines whose kernel has no netem. This program moves frames between the port of a host
+and a tap device that replaces the port at the bridge. Frames that the host sends pass a queue of
+200 ms with a rate and a delay. Frames that it receives are forwarded at once.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _ETHTOOL, _SET_OFF = 0x8946, (0x17, 0x1F, 0x24, 0x2C)  # checksums, TSO, GSO, GR
 
 
 def turn_off_offloads(device: str) -> None:
-    """Let a device send only whole frames with checksums, as on a wire."""
+    """Let a device send only complete frames with checksums, as on a wire."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for setting in _SET_OFF:
             value = ctypes.create_string_buffer(struct.pack("II", setting, 0))
@@ -48,7 +48,7 @@ def forward(port: str, tap: str, mbit_s: float, delay_s: float) -> None:
         name = struct.pack("16sH22x", tap.encode(), _TAP_WITHOUT_HEADER)
         fcntl.ioctl(network, _ATTACH_TAP, name)
         queue: deque[tuple[float, bytes]] = deque()
-        sent_at = 0.0  # when the last frame of the queue has left the host
+        sent_at = 0.0  # time when the last queued frame has left the host
         while True:
             timeout = max(0.0, queue[0][0] - monotonic()) if queue else None
             ready, _, _ = select.select([host, network], [], [], timeout)
