@@ -1,4 +1,4 @@
-"""A three-layer perceptron on MNIST: the same bits whatever the number of Ray workers."""
+"""A three-layer perceptron on MNIST, with the same bits for any number of Ray workers."""
 
 from typing import TYPE_CHECKING, Any
 

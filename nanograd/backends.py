@@ -39,7 +39,7 @@ def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, St
 
 
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
-    """Run a batch job and its retries. Ray is not started if no part is left to do.
+    """Run a batch job and its retries. Ray is not started if the output is already complete.
 
     Raises:
         ClusterError: Ray does not answer or has no free CPU.

@@ -197,7 +197,7 @@ def _open_closed_streams() -> None:
 
 
 def _drop_unwritten() -> None:
-    """Drop output that cannot be written; Python would try again at exit and change the code."""
+    """Drop output that cannot be written. Otherwise Python fails at exit and changes the code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

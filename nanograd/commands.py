@@ -83,7 +83,7 @@ def train(
             epochs, failures of workers. `nanograd.TextLog(print)` prints them as lines.
         spec: settings in place of all keyword arguments.
         settings: `data="mnist"`, `preset="accurate"`, `output="runs/1"`, `batch_size=128`, ...
-            The preset decides all other settings. `data` is a data set, a list of data sets, or a
+            The preset provides all other settings. `data` is a data set, a list of data sets, or a
             pair of arrays (images, labels) with images as for `Model.predict`.
 
     Raises:

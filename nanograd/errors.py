@@ -1,7 +1,7 @@
 """The errors of all commands, each with its exit code.
 
-A message names the file, row, round or rank and the remedy. Exit codes are those of BSD sysexits if
-one fits; 76 has a meaning of its own here. A second Ctrl-C exits with 130.
+A message names the file, row, round or rank and the remedy. Exit codes follow BSD sysexits if one
+fits; 76 is specific to nanograd. A second Ctrl-C exits with 130.
 """
 
 from enum import StrEnum

@@ -131,7 +131,12 @@ def _align(
 
 
 def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
-    """Convert columns to Arrow; leave out columns of other types, unless images or labels."""
+    """Convert columns to Arrow; leave out those that Arrow cannot hold.
+
+    Raises:
+        ArgumentError: Arrow cannot hold a column that may have images or labels, or the columns
+            differ in length.
+    """
     arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()
     images = {*IMAGE_NAMES, str(options.image_column).lower()}
     needed = {*images, *LABEL_NAMES, str(options.label_column).lower()}

@@ -31,7 +31,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Done(Result):
-    """The result of a command that has no result class of its own."""
+    """The result of a command without a result class, which Python programs do not need."""
 
     summary: str
     values: JsonObject

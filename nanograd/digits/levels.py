@@ -8,8 +8,8 @@ The rule is applied to each image alone, so that an image does not depend on oth
 
 An image that has only zeros and ones may be black and white, or may have a speck of level 1. For
 such an image, the rule is applied to the largest pixel of its column. If that is unknown, booleans,
-floats and decimals are shares, and whole numbers are refused. Every limit is widened by half a
-level, for rounding errors.
+floats and decimals are shares, and whole numbers are refused. The limits 0, 1 and 255 are widened
+by half a level, because of rounding errors.
 """
 
 from collections.abc import Iterable

@@ -328,7 +328,7 @@ def _column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, .
         )
     if not pixels or len(set(names)) < len(names):
         raise DataError(
-            f"{name}: the header names no 784 columns of pixels, or two of one name; expected "
+            f"{name}: the header names no 784 columns of pixels, or names a column twice; expected "
             "pixel0 to pixel783 or 1x1 to 28x28, separated by commas"
         )
     return names, pixels, True

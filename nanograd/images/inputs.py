@@ -46,8 +46,8 @@ class InputFile(NamedTuple):
     place: str  # absolute path or URI
     num_bytes: int  # size
     mtime_ns: int  # time when the content was last changed
-    # Time when content or metadata was last changed, and inode number; 0 in an object store, where
-    # nobody can set `mtime_ns`.
+    # Time when content or metadata was last changed, and inode number. Both are 0 in an object
+    # store, where `mtime_ns` is enough because nobody can set it.
     ctime_ns: int = 0
     inode: int = 0
 

@@ -154,7 +154,7 @@ def warn_of_unusable_labels(
 
 
 def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> dict[str, int]:
-    """Count files by a description of their image and label columns, or of what is wrong."""
+    """Count files by a description of their image and label columns, or of the problem."""
     found = Counter[str]()
     for each in scanned:
         if each.columns is None:

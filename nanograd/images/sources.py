@@ -149,7 +149,7 @@ def load_test(
     parts = list[Dataset]()
     for name, train, test in _load_each(sources, listener, options, mirrors, only_test=True):
         if test is None:
-            text = "are used, even if a net learnt them"
+            text = "are used, including any that the model was trained on"
             listener(info(f"all {len(train):,} images of {name} {text}"))
         parts.append(train if test is None else test)
     return concatenate(parts)
@@ -248,7 +248,7 @@ def _load_each(
 
 
 def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
-    """List the `train` and `test` files of a source. For MNIST, which has no folder, list none."""
+    """List the `train` and `test` files of a source; none for `mnist` and `auto`."""
     if not source:
         raise UsageError("--data is empty; name a data set")
     if source in ("auto", "mnist"):
@@ -266,7 +266,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
         if not kind_of(place):
             return files
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
-    hint += " (a CSV file of another name is named itself)"
+    hint += " (for a CSV file of another name, pass its path)"
     suffixes = CSV if place.lower().endswith(CSV) else (*TABLES, *_PICTURES)
     by_kind = dict[str, list[str]]()
     for file in expand([place], suffixes, hint, listener):

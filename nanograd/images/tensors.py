@@ -4,8 +4,8 @@ Lists, nested lists, tensors and flat columns are converted to arrays of picture
 row is refused if its numbers are no picture or their scale is unclear. Other rows are not affected.
 
 References:
-    Apache Arrow, "Canonical extension types" (a tensor's shape is that of its storage;
-    `permutation` lists the axes of the storage in their logical order).
+    Apache Arrow, "Canonical extension types" (`shape` is the shape of the storage; `permutation`
+    lists the axes of the storage in their logical order).
 """
 
 import json

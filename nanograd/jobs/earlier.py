@@ -100,7 +100,8 @@ def find_earlier(
         new, old = min(renamed.items())
         raise OutputExistsError(
             f"{len(renamed):,} input files have another name than when {spec.output} was made, "
-            f"such as {new}, which was {old}; their rows would be there twice, --sync replaces them"
+            f"such as {new}, which was {old}; their rows would be written twice (--sync replaces "
+            "them)"
         )
     if gone:
         text = f"{len(gone):,} input files of {spec.output} no longer exist, such as {min(gone)}"

@@ -233,7 +233,7 @@ def _run_parts(
     lease.check()
     output.check_files(folder, own)
     if not _read_own(job, folder):
-        text = f"{storage.join(folder, output.MANIFEST)} is that of another job"
+        text = f"{storage.join(folder, output.MANIFEST)} was written by another job"
         raise OutputExistsError(f"{text}; run each job with an --output of its own")
     receipts = [*kept, *own]
     receipts += _write_empty_tables(job, folder, receipts)

@@ -1,4 +1,4 @@
-"""Receipts: how many rows of a part were predicted, quarantined and so on, and where they are.
+"""Receipts: the files that a part read and wrote, and counts of its rows.
 
 Counts are whole numbers, so their sum over a job does not depend on the order of the parts. An
 array `..._by_confidence` counts rows in ten bins of confidence, each 0.1 wide. An array

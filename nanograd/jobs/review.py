@@ -110,7 +110,7 @@ def write_review(spec: PredictSpec, receipts: Sequence[Receipt], listener: Liste
             rows = pa.concat_tables([rows, *tables])
             rows = _first(rows.filter(pc.greater_equal(rows["doubt"], _least(spec))), number)
     if spec.review_below is None and len(rows) < number:
-        text = f"{REVIEW} has {len(rows):,} of {number:,} rows, since parts keep no more"
+        text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
     images = [
         {"bytes": encode_plain(pixels), "path": None}

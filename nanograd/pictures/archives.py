@@ -44,7 +44,7 @@ def list_members(archive: str) -> list[tuple[str, int]]:
 
 
 class Archives:
-    """Reader of files, also in archives; it keeps the last archive open."""
+    """Reader of files and of members of archives. It keeps the last archive open."""
 
     def __init__(self) -> None:
         self._place = ""

@@ -39,8 +39,8 @@ _HALF, _ONE_TONE = 127, 64
 # Possible values of white in files with more than 8 bits: 1 for shares, otherwise 8 to 16 bits
 # (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-# Errors that Pillow raises for damaged bytes: those of the first line in 200,000 files with flipped
-# and missing bytes (Pillow 13), those of the second according to reports about EXIF, GIF and TIFF.
+# Errors that Pillow raises for damaged bytes. The first line was seen in 200,000 files with flipped
+# and missing bytes (Pillow 13); the second line is from reports about EXIF, GIF and TIFF files.
 _BROKEN = (
     *(OSError, ValueError, SyntaxError, struct.error),
     *(EOFError, LookupError, TypeError, ArithmeticError),

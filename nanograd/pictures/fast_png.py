@@ -40,7 +40,7 @@ def encode_plain(pixels: bytes) -> bytes:
 
 
 def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
-    """Decode those of n files that are plain.
+    """Decode the plain files among n files.
 
     Returns:
         images: (m, 784) uint8, the pixels of the m plain files, in the order of the files.

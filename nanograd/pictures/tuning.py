@@ -2,7 +2,7 @@
 
 They were chosen on photos simulated from training images and on the development pictures, never on
 test images. docs/handwriting.md lists the kinds of photos and the errors of each kind. A size is a
-share of the picture's side, unless its comment says pixels. Pixels are those of the reduced copy.
+share of the picture's side, unless its comment says pixels, which are pixels of the reduced copy.
 """
 
 import numpy as np

@@ -16,10 +16,10 @@ from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 
 # Default of --momentum for --optimizer momentum.
 MOMENTUM = 0.9
-# Values that replace those of the preset if digits are not deskewed.
+# If digits are not deskewed, these values replace the values of the preset.
 _NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": "before"}
-# Target width and height of the digits for the second, third and fourth net of an ensemble, and so
-# on in turn; 0 is off. The others average 3.5 and 5.5, the values of the preset `accurate`.
+# Target width and height of the digits for later nets of an ensemble, used in turn; 0 is off. The
+# other two sizes average 3.5 and 5.5, the values of the preset `accurate`.
 _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
 # Nets after the first are trained on this fraction of the synthetic variants. MNIST has few such
 # digits, and one net that classifies them well is enough (docs/accuracy.md).
