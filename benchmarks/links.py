@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="*", default=[200, 800])
     parser.add_argument("--contenders", nargs="*", default=_CONTENDERS)
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--shards", type=int, default=0, help="0 for the default of the batch")
+    parser.add_argument("--shards", type=int, default=0, help="0: default for the batch size")
     parser.add_argument("--images", type=int, default=128, help="images per worker and round")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)

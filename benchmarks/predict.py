@@ -300,7 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--files", type=int, default=100_000, help="files of ten rows")
     parser.add_argument("--pictures", type=int, default=2000, help="pictures in a row group")
-    parser.add_argument("--folder", type=Path, help="folder for the rows; 3 GB")
+    parser.add_argument("--folder", type=Path, help="folder for the rows; it needs 3 GB")
     options = parser.parse_args()
     report(list(measure(options)), options.json)
 

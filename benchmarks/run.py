@@ -85,7 +85,7 @@ def main() -> None:
     """Run the selected benchmarks."""
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", choices=(*_THEMES, *_ON_REQUEST), default=_THEMES)
-    parser.add_argument("--pictures", help="folder of the development set: handwriting, scores")
+    parser.add_argument("--pictures", help="development set, for handwriting and scores")
     parser.add_argument("--place", type=Path, default=HERE / "results")
     options = parser.parse_args()
     options.place.mkdir(exist_ok=True)

@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder of the development set")
     parser.add_argument("--images", choices=("test", "train"), default="test")
     parser.add_argument("--photos", type=int, default=50, help="photos per kind")
-    parser.add_argument("--number", type=int, default=1000, help="of frames, bars, noise and pairs")
+    parser.add_argument("--number", type=int, default=1000, help="images of each kind")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = {Path(each).parent.name: load(each) for each in options.models}

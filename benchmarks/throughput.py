@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 0], choices=[2, 0])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--shards", type=int, nargs="+", default=[8, 2])
-    parser.add_argument("--only", nargs="+", default=_PEERS, choices=_PEERS, help="these peers")
+    parser.add_argument("--only", nargs="+", default=_PEERS, choices=_PEERS, help="peers to run")
     parser.add_argument("--seconds", type=float, default=0.7)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -131,7 +131,7 @@ def _processes(setting: Setting) -> str:
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
-    parser.add_argument("--only", nargs="+", default=[], help="these contenders")
+    parser.add_argument("--only", nargs="+", default=[], help="contenders to run")
     parser.add_argument("--every", type=int, default=3_000, help="images between evaluations")
     parser.add_argument("--most-epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)

@@ -10,7 +10,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.digits.preparation import Preparation, prepare
 from nanograd.images import sources
 
-# Rounds of linear warm-up, and the decay of the average of the weights, of the recipe `averaged`.
+# The recipe `averaged`: rounds of linear warm-up, and decay of the average of the weights.
 WARM_UP, AVERAGE_DECAY = 80, 0.98
 
 
@@ -26,7 +26,7 @@ class Setting:
             0.25, warm-up, average of the weights).
         workers: processes that compute gradients; 0 to use the contender's process.
         threads: threads for arithmetic in each process.
-        hidden: H.
+        hidden: H, the number of hidden units.
         shards: shards of nanograd; 0 for its default.
         elastic: elastic distortion by nanograd, in pixels; 0 = off.
         seed: seed of the initial weights and of the order of the images.
@@ -48,7 +48,7 @@ class Contender(Protocol):
     """A net in training."""
 
     def reset(self, seed: int) -> None:
-        """Start over."""
+        """Start again with new weights."""
 
     def run(self, rounds: int) -> int:
         """Train for some rounds, and return the number of images."""

@@ -43,10 +43,10 @@ def recipe_of(setting: Setting, num_images: int) -> Recipe:
 
 
 class Ours:
-    """A group of workers, advanced as by `nanograd train`.
+    """A group of workers, which trains as in `nanograd train`.
 
     Args:
-        setting: `workers` 0 for the group in this process.
+        setting: the training; `workers` 0 selects the group in this process.
     """
 
     def __init__(self, setting: Setting) -> None:

@@ -1,7 +1,7 @@
 """PyTorch in one process with some threads; the basis of every other PyTorch contender.
 
-Written as by an experienced user: images as one float32 tensor in memory, one permutation per
-epoch, batches by index, the fused optimizer, no DataLoader.
+It is what an experienced user would write: images as one float32 tensor in memory, one permutation
+per epoch, batches by index, the fused optimizer, no DataLoader.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Pytorch:
         setting: the training.
         rank: index of this process's share of the images and of each batch.
         workers: number of shares.
-        wrap: turns a net of one process into a net of several.
+        wrap: converts the net of one process to a net that several processes train.
     """
 
     def __init__(

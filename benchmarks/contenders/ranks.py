@@ -1,4 +1,4 @@
-"""Processes that train in step on request of another: for DDP and for Ray Train."""
+"""Processes that train in step when another process requests it, for DDP and for Ray Train."""
 
 from multiprocessing.connection import Client, Connection, Listener
 
@@ -12,7 +12,7 @@ class Ranks:
 
     Args:
         workers: number of ranks.
-        host: address of this host, where ranks of others connect, too.
+        host: address of this host, to which ranks on other hosts connect, too.
     """
 
     def __init__(self, workers: int, host: str = "127.0.0.1") -> None:

@@ -21,7 +21,7 @@ from nanograd.distributed.cluster import session
 Gradients = list[NDArray[np.float32]]
 Weights = dict[str, torch.Tensor]
 
-# As documented: the example waits every tenth round to evaluate.
+# As in the documented example, which waits every tenth round to evaluate.
 _WAIT_EVERY = 10
 
 
@@ -38,7 +38,7 @@ class _Server:
             self._optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
 
     def apply_gradients(self, *gradients: Gradients) -> Weights:
-        # The documented example sums; the other contenders compute the mean.
+        # Compute the mean, like the other contenders; the documented example computes the sum.
         means = [np.stack(each).mean(axis=0) for each in zip(*gradients, strict=True)]
         self._optimizer.zero_grad()
         for parameter, gradient in zip(self._net.parameters(), means, strict=True):

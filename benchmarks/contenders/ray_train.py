@@ -21,7 +21,7 @@ class RayTrain(Ranks):
 
     Args:
         setting: the training.
-        host: address of this host in a cluster that is connected already; None to start one here.
+        host: address of this host in an already connected cluster; None to start Ray here.
     """
 
     def __init__(self, setting: Setting, host: str | None = None) -> None:
@@ -29,7 +29,7 @@ class RayTrain(Ranks):
         self._stack = ExitStack()
         if host is None:
             self._stack.enter_context(session(None, setting.workers))
-        # Ray Train wants one folder for all hosts: in a cluster, the working directory is shared.
+        # Ray Train needs a folder that all hosts share; in a cluster, the working directory is one.
         place = tempfile.TemporaryDirectory(dir=None if host is None else ".")
         storage = str(Path(self._stack.enter_context(place)).resolve())
         trainer = TorchTrainer(

@@ -1,4 +1,4 @@
-"""A bare pool: two processes that open and read each file of a folder by pyarrow, and nothing else.
+"""A bare pool: two processes that only open and read each file of a folder with pyarrow.
 
 `form` is `read_table`, the function that most programs call, or `ParquetFile`, which does less.
 """

@@ -1,7 +1,8 @@
-"""The plain loop: one process, pyarrow, Pillow, numpy; a file of predictions for each file of rows.
+"""The plain loop: one process with pyarrow, Pillow and numpy.
 
-Written as for one's own use: rows in batches, `Image.open` for each, one pass of the net per batch.
-It has no manifest, no resumption and no quarantine; a bad row ends it.
+It is what a user would write: rows in batches, `Image.open` for each row, one pass of the net per
+batch, a file of predictions for each file of rows. It has no manifest, no resumption and no
+quarantine; a bad row ends it.
 """
 
 import json
@@ -29,7 +30,7 @@ def decode(files: list[bytes]) -> NDArray[np.uint8]:
 
 
 def decode_raw(files: list[bytes]) -> NDArray[np.uint8]:
-    """Decode n times 784 bytes to (n, 784) uint8."""
+    """Convert n images of 784 raw bytes to (n, 784) uint8."""
     return np.frombuffer(b"".join(files), np.uint8).reshape(len(files), -1)
 
 

@@ -1,6 +1,6 @@
 """`nanograd.Predictor` in Ray Data: read_parquet, map_batches, write_parquet, as documented.
 
-Like `ray_data.py`, with half a CPU for each of two actors, and rows in blocks of 10,000.
+As in `ray_data.py`, each of two actors gets half a CPU, and blocks have 10,000 rows.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Ray Data's documented batch inference: read_parquet, map_batches with a class, write_parquet.
 
-The class gets half a CPU twice: with a whole one twice, no CPU is left to read the rows, and the
-job hangs. The rows are repartitioned into blocks: below 128 MiB all would be one block, and one
-actor would do all the work.
+Each of two actors gets half a CPU. With a whole CPU for each, no CPU would be left to read the
+rows, and the job would hang. The rows are repartitioned into blocks, because up to 128 MiB would
+become one block, and one actor would do all the work.
 """
 
 import json

@@ -1,7 +1,7 @@
 // The pad: draws strokes, shows the net's input and probabilities, saves labelled drawings.
 
 const byId = (id) => document.getElementById(id);
-const PEN = 18; // of the 240 pixels of the pad
+const PEN = 18; // width in pixels, on a pad of 240 pixels
 
 const pad = byId("pad"), input = byId("input"), status = byId("status");
 const ink = pad.getContext("2d", { willReadFrequently: true });
@@ -113,7 +113,7 @@ function clear() {
 }
 
 function keep(label) {
-  // Not toBlob: on a busy machine, Chromium called back after more than 5 s.
+  // toBlob would be slow: on a busy machine, Chromium called back after more than 5 s.
   kept.push({ label, bytes: fromBase64(pad.toDataURL("image/png").split(",")[1]) });
   clear();
   byId("save").disabled = false;

@@ -1,4 +1,4 @@
-// The marks of a drawing that belong to the digit, as in nanograd/pictures/marks.py.
+// Choose the marks of a drawing that belong to the digit, as nanograd/pictures/marks.py does.
 
 const { REACH, BAR_REACH, BAR_INK, RING, BORDER_WEIGHT, LEAST_INK, TALL, MUCH_INK } = TUNING;
 const { DOT, LEAST_DOTS, ALIKE, FRAMED, MAX_MARKS } = TUNING;
@@ -37,7 +37,7 @@ function widen(box, x, y) {
   box.right = Math.max(box.right, x);
 }
 
-// For each mark: its ink (0 without a strong pixel), the share at the border, its box.
+// For each mark: its ink (0 without a strong pixel), the share of it at the border, its box.
 function measure({ width, height, data }, labels, count, level) {
   const ring = Math.max(1, round(RING * Math.min(width, height)));
   const marks = Array.from({ length: count }, () => ({ mass: 0, border: 0, strong: false, ...noBox() }));
@@ -57,14 +57,14 @@ function measure({ width, height, data }, labels, count, level) {
 
 const tallness = (box) => 1 + box.bottom - box.top;
 const wideness = (box) => 1 + box.right - box.left;
-// Distances of two boxes in pixels; 0 or less where they overlap.
+// Distances of two boxes in pixels; 0 or less if they overlap.
 const gapDown = (one, other) => Math.max(one.top - other.bottom, other.top - one.bottom);
 const gapAcross = (one, other) => Math.max(one.left - other.right, other.left - one.right);
 const gap = (one, other) => Math.max(gapDown(one, other), gapAcross(one, other));
 const greatest = (marks, value) =>
   marks.reduce((best, each) => (value(each) > value(best) ? each : best), marks[0]);
 
-// Whether a mark is a box or a ring around another one.
+// Whether a mark is a box or a ring around another mark.
 function isFrame(frame, marks, labels, width, height) {
   const number = marks.indexOf(frame) + 1;
   const within = (mark) =>
@@ -72,7 +72,7 @@ function isFrame(frame, marks, labels, width, height) {
     mark.bottom < frame.bottom && mark.right < frame.right &&
     tallness(mark) > FRAMED * tallness(frame) && wideness(mark) > FRAMED * wideness(frame);
   if (!marks.some(within)) return false;
-  const side = width + 4; // a margin of 2, and strokes thicker by 1, without gaps at corners
+  const side = width + 4; // room for a margin of 2; strokes get thicker by 1, which closes gaps
   const padded = (place) => (Math.floor(place / width) + 2) * side + (place % width) + 2;
   const outside = new Uint8Array(side * (height + 4)).fill(1);
   labels.forEach((label, place) => {
@@ -87,7 +87,7 @@ function isFrame(frame, marks, labels, width, height) {
   });
 }
 
-// The dots of dotted paper: many, small, alike.
+// The dots of dotted paper, which are many, small and alike.
 function findDots(marks, side) {
   const small = marks.filter(
     (mark) => mark.mass > 0 && Math.max(tallness(mark), wideness(mark)) <= DOT * side,
@@ -107,7 +107,7 @@ function areTwo(marks) {
   return big.some((one) => big.some((other) => gap(one, other) > REACH * tallness(main)));
 }
 
-// The main mark and all that are close to it, or to one that is; bars straight above or below may
+// The main mark and all marks that are close to a chosen mark. Bars straight above or below it may
 // be further away.
 function growFrom(main, allowed) {
   let kept = [main];
@@ -130,7 +130,7 @@ function growFrom(main, allowed) {
   }
 }
 
-// 1 for each pixel that belongs to the digit.
+// An array with 1 for each pixel that belongs to the digit.
 function chooseMarks(ink, level) {
   const { width, height } = ink;
   const mask = ink.data.map((value) => (value > f(level / 2) ? 1 : 0));

@@ -1,11 +1,11 @@
-// The net: 28 x 28 bytes to ten probabilities, as nanograd/digits/preparation.py, nanograd/digits/deskew.py
-// and nanograd/nn/mlp.py compute them.
+// The net: it converts 28 x 28 bytes to ten probabilities, like nanograd/digits/preparation.py,
+// nanograd/digits/deskew.py and nanograd/nn/mlp.py.
 
 const { MAX_SLANT, MAX_STRETCH } = TUNING;
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// JSON in which arrays are packed as in nanograd/report/drawing.py.
+// Read JSON in which nanograd/report/drawing.py has packed arrays.
 const unpack = (text) =>
   JSON.parse(text, (_, value) =>
     value && value.type ? new globalThis[value.type](fromBase64(value.data).buffer) : value,
@@ -39,7 +39,7 @@ function scoresOf(net, pixels) {
   return net.loss === "mse" ? outputs.map((value) => logistic(value)) : softmax(outputs);
 }
 
-// Ten probabilities, and how unfamiliar the image is: nanograd/models/model.py.
+// Ten probabilities and the unfamiliarity of the image, as in nanograd/models/model.py.
 function assess({ nets, reference }, image) {
   const pixels = nets.map((net) => (net.deskewed ? deskew(image, net.width, net.height) : image));
   const all = nets.map((net, place) => scoresOf(net, pixels[place]));
@@ -99,7 +99,7 @@ function deskew(image, width, height) {
   });
 }
 
-// The value of an image between its pixels; 0 outside. Rounded to float32 after each operation.
+// The interpolated value of an image at a point, 0 outside. Every operation rounds to float32.
 function interpolate(image, x, y) {
   const inside = (value) => f(Math.min(28, Math.max(-1, value)) + 1);
   const left = Math.floor(inside(x)), top = Math.floor(inside(y));

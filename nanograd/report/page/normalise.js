@@ -1,5 +1,5 @@
-// A drawing to the 28 x 28 form of MNIST: the steps of nanograd/pictures/normalise.py for dark ink on
-// white paper. Numbers are rounded where numpy rounds to float32.
+// Convert a drawing to the 28 x 28 form of MNIST by the steps of nanograd/pictures/normalise.py for
+// dark ink on white paper. Numbers are rounded to float32 where numpy does so.
 
 const { SEARCH_SIDE, DETAIL_SIDE, PEN_MIN, PEN_MAX, KEPT, LEAST_CONTRAST, LONGEST_SIDE } = TUNING;
 
@@ -8,7 +8,7 @@ function inkOf({ width, height, data }) {
   return { width, height, data: Float32Array.from(data, (value) => 1 - f(value / 255)) };
 }
 
-// The threshold that separates two classes of values in 0..1 with the least variance within.
+// The threshold that separates values in 0..1 into two classes with the least variance in each.
 function otsu(values) {
   const counts = new Float64Array(256);
   for (const value of values) counts[Math.trunc(f(value * 255))] += 1;
@@ -28,7 +28,7 @@ function otsu(values) {
   return (best.reduce((all, level) => all + level, 0) / best.length + 0.5) / 255;
 }
 
-// The largest value in the square of side 2 x radius + 1 around each, ignoring the outside.
+// The largest value in the square of side 2 x radius + 1 around each pixel, inside the image.
 function runningMax({ width, height, data }, radius) {
   const pass = (values, step, length, lines, stride) => {
     const out = new Float32Array(values.length);
@@ -48,7 +48,7 @@ function runningMax({ width, height, data }, radius) {
   return { width, height, data: pass(down, 1, width, height, width) };
 }
 
-// The box of the pixels above a level; without any, an empty one.
+// The box of the pixels above a level; an empty box without such pixels.
 function boundsOf({ width, data }, level) {
   const box = noBox();
   data.forEach((value, place) => {
@@ -59,7 +59,7 @@ function boundsOf({ width, data }, level) {
 
 const scaled = (side, scale) => Math.max(1, round(side * scale));
 
-// The ink of the chosen marks from the whole drawing, its longest side DETAIL_SIDE.
+// The ink of the chosen marks, cut out of the whole drawing, with a longest side of DETAIL_SIDE.
 function cutOut(drawing, chosen) {
   const { width, height } = chosen;
   const { top, left, bottom, right } = boundsOf(chosen, 0);
@@ -100,8 +100,8 @@ function addMargin({ width, height, data }, margin) {
   return { width: wide, height: height + 2 * margin, data: out };
 }
 
-// Bring the pen to the width of MNIST's, thinned only as far as no stroke vanishes. Thickening again
-// what is left shows what has vanished.
+// Adjust the pen to MNIST's width. Strokes are thinned only as far as none vanishes; thickening the
+// result again shows whether one has vanished.
 function adjustPen(detail) {
   const ink = addMargin(detail, 8);
   const scale = DETAIL_SIDE / LONGEST_SIDE;
@@ -116,7 +116,7 @@ function adjustPen(detail) {
   return ink;
 }
 
-// Crop to the ink and scale its longest side to LONGEST_SIDE, grey levels stretched to 255.
+// Crop to the ink, scale its longest side to LONGEST_SIDE, and stretch grey levels to 255.
 function shrink(ink) {
   const box = boundsOf(ink, 0.5);
   if (box.right < 0) throw new Error("The strokes are too pale.");
@@ -134,7 +134,8 @@ function shrink(ink) {
   return { ...small, data: Uint8Array.from(small.data, (value) => round(f(value * factor))) };
 }
 
-// Place at most 20 x 20 in 28 x 28, the centre of mass in [13.5, 14.5) each way.
+// Place an image of at most 20 x 20 in 28 x 28. Both coordinates of its centre of mass are then in
+// [13.5, 14.5).
 function centre({ width, height, data }) {
   let total = 0, sumX = 0, sumY = 0;
   data.forEach((value, place) => {
@@ -152,8 +153,8 @@ function centre({ width, height, data }) {
   return image;
 }
 
-// Convert a drawing {width, height, data: bytes, 0 black} to 784 bytes, ink 255 on 0. Throws an Error
-// with a message for people.
+// Convert a drawing {width, height, data: bytes, 0 black} to 784 bytes, ink 255 on 0. An Error has
+// a message for users.
 function normalise(drawing) {
   const scale = Math.min(1, SEARCH_SIDE / Math.max(drawing.width, drawing.height));
   const size = [scaled(drawing.width, scale), scaled(drawing.height, scale)];

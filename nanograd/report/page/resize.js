@@ -1,4 +1,4 @@
-// Pillow's resize, to the bit: a weighted mean of the pixels that a pixel of the result covers.
+// Pillow's resize, with the same bits: a pixel of the result is a weighted mean of source pixels.
 // An image is {width, height, data}, row by row; a box is [left, top, right, bottom].
 // Reference: Pillow, src/libImaging/Resample.c.
 
@@ -8,14 +8,14 @@ const FILTERS = {
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
   bicubic: { support: 2, weight: (x) => bicubic(Math.abs(x)) },
 };
-const BITS = 22; // of the fraction of a weight, in pictures of bytes
+const BITS = 22; // bits in the fraction of a weight, for images of bytes
 
 function bicubic(x) {
   if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
 }
 
-// For each pixel of the result: the first pixel of its source, and the weights from there on.
+// For each pixel of the result: its first source pixel, and the weights of the source pixels.
 function computeTaps(inside, low, high, outside, filter) {
   const scale = f(f(high) - f(low)) / outside;
   const wide = Math.max(scale, 1);
@@ -32,7 +32,7 @@ function computeTaps(inside, low, high, outside, filter) {
   });
 }
 
-// Arithmetic of floats, and of bytes, whose weights are in fixed point.
+// Arithmetic for images of floats, and for images of bytes, whose weights are in fixed point.
 const OF_FLOATS = {
   make: (length) => new Float32Array(length),
   weight: (weight) => weight,
@@ -77,7 +77,7 @@ function resize(image, width, height, name, box = [0, 0, image.width, image.heig
   if (height !== image.height || top !== 0 || bottom !== image.height) {
     const down = (each) =>
       transpose(resizeRows(transpose(each, kind), height, top, bottom, filter, kind), kind);
-    // As Pillow 13: the height first where it shrinks by much more than the width.
+    // As Pillow 13 does, resize the height first if it shrinks by much more than the width.
     const shrunk = image.height - height;
     if (shrunk > 0 && shrunk > 2 * (image.width - width)) passes.unshift(down);
     else passes.push(down);
@@ -85,7 +85,7 @@ function resize(image, width, height, name, box = [0, 0, image.width, image.heig
   return passes.reduce((result, pass) => pass(result), image);
 }
 
-// Python's round: halves to the even number.
+// Python's round, which rounds halves to the even number.
 function round(value) {
   const low = Math.floor(value);
   if (value - low !== 0.5) return Math.round(value);
