@@ -28,7 +28,7 @@ MONOMIALS = np.stack(
 
 
 class Size(NamedTuple):
-    """Target size of deskewed digits; the factor of scaling is at most MAX_STRETCH."""
+    """Target size of deskewed digits. They are scaled by a factor of at most MAX_STRETCH."""
 
     width: float = 0.0  # standard deviation of the ink along x, in pixels; 0 keeps the width
     height: float = 0.0  # standard deviation of the ink along y, in pixels; 0 keeps the height

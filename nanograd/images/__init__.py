@@ -1,1 +1,1 @@
-"""Parquet: which column holds images, rows to images, files, writers."""
+"""Images from files: input files, columns, rows, labels, and writers of tables."""

@@ -29,7 +29,7 @@ from nanograd.settings.specs import ReadOptions
 # In order of precedence.
 IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")
 LABEL_NAMES = ("label", "digit", "target")
-NO_LABELS = "none"  # in place of the name of a label column
+NO_LABELS = "none"  # the value of --label-column that ignores labels
 
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
@@ -50,8 +50,8 @@ class ImageKind(Enum):
     """How a column holds images."""
 
     ENCODED = auto()  # picture files, or 784 raw bytes
-    NUMBERS = auto()  # lists
-    TENSOR = auto()  # numbers beside their shape
+    NUMBERS = auto()  # lists of numbers, or tensors of one shape
+    TENSOR = auto()  # a struct of the numbers and the shape of a tensor
     SPARK = auto()
     FLAT = auto()  # a column for each pixel
 

@@ -85,7 +85,7 @@ class CsvFile:
         """Read the whole file; return its number of rows and their bytes.
 
         Raises:
-            DataError: the labels may be in another column than the first.
+            DataError: the file has no header, and its first column may not be the labels.
         """
         num_rows, num_bytes = 0, 0
         has_labels = not self.has_header and len(self.names) > len(self.pixels)

@@ -146,7 +146,7 @@ def expand_tables(
         raise DataError(f"no {', '.join(TABLES)} or .csv files in {', '.join(inputs)}; {hint}")
     takes_csv = not tables or any(each.lower().endswith(CSV) for each in inputs)
     for place in named:
-        # Links are followed; the output does not exist yet.
+        # Resolve links, because both may name the same folder. The output does not exist yet.
         real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, output)]
         kinds = ("parquet", "csv") if takes_csv else ("parquet",)
         if _takes(*real) and (kind_of(output) in kinds or _is_named(*real)):

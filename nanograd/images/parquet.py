@@ -58,7 +58,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
             parquet = pq.ParquetFile(
                 storage.open_file(file),
                 buffer_size=READ_BYTES,
-                pre_buffer=False,  # it would hold whole row groups
+                pre_buffer=False,  # a buffer would hold whole row groups
                 page_checksum_verification=True,
             )
             parquet.schema_arrow  # noqa: B018 - it is decoded here
@@ -104,7 +104,7 @@ def read_parquet(
                 yield with_scales(batch, scales)
                 done += len(batch)
         except _FAILURES as error:
-            if not isinstance(error, MemoryError):  # fewer rows at a time may fit
+            if not isinstance(error, MemoryError):  # smaller batches may fit into memory
                 check_storage(file, error)
             for some in _read_carefully(file, parquet, rows, names, done):
                 yield some if isinstance(some, list) else with_scales(some, scales)
@@ -222,7 +222,7 @@ def _largest(chunk: pq.ColumnChunkMetaData) -> float | None:
     found = chunk.statistics if chunk.physical_type != "BYTE_ARRAY" else None
     if found is None or not found.has_min_max:
         return 0 if found is not None and found.null_count == chunk.num_values else None
-    if isinstance(found.max, bytes) and len(found.max) == 2:  # a half
+    if isinstance(found.max, bytes) and len(found.max) == 2:  # float16
         return float(np.frombuffer(found.max, "<f2")[0])
     return float(found.max) if isinstance(found.max, int | float | Decimal) else None
 

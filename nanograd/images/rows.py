@@ -62,11 +62,11 @@ def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Ma
         text = pc.ascii_trim_whitespace(array)
         text = pc.if_else(pc.is_in(pc.ascii_lower(text), pa.array(["", "nan"])), None, text)
         other = pc.invert(pc.match_substring_regex(text, _LABEL))
-        array, classes = pc.if_else(other, "10", text), None  # no digit
+        array, classes = pc.if_else(other, "10", text), None  # other text counts as 10
     values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     none = np.isnan(values) | (values == -1)
     if classes is not None:
-        digits = np.array([*classes, None], np.float64)  # NaN for names of no digit
+        digits = np.array([*classes, None], np.float64)  # NaN for a class that is no digit
         known = np.isin(values, range(len(classes)))
         values = digits[np.where(known, values, len(classes)).astype(np.int64)]
     digit = np.isin(values, range(NUM_CLASSES))

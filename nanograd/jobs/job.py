@@ -1,10 +1,10 @@
 """A batch job plans its parts, does and commits each part once, and checks all row counts.
 
 A part's id is computed from its input and the job, so a repeated command finds the parts that are
-done and does only the rest. The first command works in the output itself. Every later command
-writes to a staging folder, whose files replace the old ones when all are complete (see `output`).
-Such a command adds parts of new files, replaces parts (--sync, --retry-quarantine, lost files), or
-replaces the output of another job (--overwrite).
+done and does only the rest. Until the output is complete, commands write to the output itself.
+Every later change is written to a staging folder, whose files replace the old ones when all are
+complete (see `output`). Such a change adds parts of new files, replaces parts (--sync,
+--retry-quarantine, lost files), or replaces the output of another job (--overwrite).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -18,8 +18,8 @@ from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
 from nanograd.jobs.receipts import Counts, Reading, Receipt
 
-# A job has about 64 parts, so that many cores can share it. A part has at least 2,500 rows, because
-# each commit takes time, and at most 50,000 rows, because a failure repeats a whole part.
+# A job should have 64 parts, so that many cores can share it. A part should have at least 2,500
+# rows, because each commit takes time, and at most 50,000, because a failure repeats a whole part.
 _MAX_ROWS, _MIN_ROWS, _NUM_PARTS = 50_000, 2_500, 64
 # Maximum uncompressed bytes of a part, because its kept columns are held in memory.
 _MAX_BYTES = 256_000_000
@@ -51,7 +51,7 @@ class Part:
 
     @property
     def stem(self) -> str:
-        """Return the name of its output files, without an ending."""
+        """Return the name of its output files without suffix."""
         return f"part-{self.name or self.id}"
 
 

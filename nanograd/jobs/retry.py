@@ -4,8 +4,8 @@ The quarantined rows of a part are read again, with other settings or after the 
 cause. They become a new part, with predictions and quarantine of its own. The old part keeps its
 predictions. A file that could not be used at all is planned again as a whole.
 
-The manifest lists the retries that are still to do. If a retried part must be repeated, the same
-command therefore also repeats its retries with their settings, even if it was killed in between.
+The manifest lists the retries that are still to do. If a command must repeat a part that was
+retried, it repeats the retries with their settings, too, even after it was killed and restarted.
 """
 
 from collections.abc import Iterable, Sequence

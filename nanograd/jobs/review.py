@@ -31,7 +31,7 @@ from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import PredictSpec
 
 REVIEW, _OF_PARTS = "_review.pq", "_review"
-# Maximum rows of the list; maximum rows that a part keeps; a part keeps this many if it has them.
+# Maximum rows of the list, and of a part. A part keeps at least 200 rows if it has them.
 MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
 # A part keeps up to this multiple of its share, because doubtful rows may be in few parts.
 _CONCENTRATION = 4

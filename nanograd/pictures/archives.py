@@ -22,7 +22,7 @@ SUFFIX = ".zip"
 _METHODS = (ZIP_STORED, ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _EMPTY = b"PK\5\6"  # an archive without members begins with its end record
-# An absolute name, a drive letter, or a parent folder.
+# Names that lead outside the archive: absolute, with a drive letter, or with a parent folder.
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 # Errors that `zipfile` raises for damaged bytes.
 _BROKEN = (

@@ -27,7 +27,7 @@ from nanograd.pictures.paper import Levels
 from nanograd.pictures.surroundings import Box, find_sheet, spread_sheet
 from nanograd.runtime.arrays import Bytes, Floats, Mask
 
-Weights: TypeAlias = tuple[float, float, float, float]  # of red, green, blue and 1
+Weights: TypeAlias = tuple[float, float, float, float]  # weights of red, green, blue and 1
 
 _NOT_YET: Any = None
 # Scores of a candidate.

@@ -35,7 +35,7 @@ Out = TypeVar("Out")
 
 REQUIRED = MISSING
 
-# Headings of `--help`, in their order.
+# Headings in `--help`, in this order.
 GROUPS = (
     *("Options", "Data", "Pictures", "Net", "Optimization", "Training images", "Review"),
     *("Existing output", "Limits", "Workers", "Output"),

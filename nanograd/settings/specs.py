@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from nanograd.errors import UsageError
 from nanograd.settings.fields import REQUIRED, Given, Place, Spec, flag_name, properties, setting
 
-# Set by Ray in the environment of a submitted job.
+# Ray sets this environment variable in a submitted job.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 # Picture formats that are read. Pillow supports some forty more, which are not used for photos or
