@@ -198,7 +198,7 @@ class AllReduce:
         self.failure: ExchangeFailed | None = None
 
     def start_round(self, deadline: float, digest: int | None = None) -> None:
-        """Set the deadline of a round; compare `digest`, if given, with those of other hosts."""
+        """Set the deadline of a round; compare `digest`, if given, with all hosts' digests."""
         self._deadline, self._digest = deadline, digest
         if digest is not None and not self.failure:
             self._send_all(FrameType.DIGEST, number=digest)

@@ -109,7 +109,7 @@ class MemorySegment:
             os.close(descriptor)
 
     def publish(self, round_: int) -> None:
-        """Mark the parameters as those of a round, and wake the workers."""
+        """Mark the parameters as ready for a round, and wake the workers."""
         self._published[0] = round_
         self._wake()
 

@@ -166,7 +166,7 @@ def _measure_unfamiliarity(
     stretched = pixels * (np.float32(255) / brightest)
     means = reference.means.astype(np.float32)
     z = stretched - build("Gather", means, best)
-    # Compute the products with the directions of all classes, then select those of `best`.
+    # Compute the products with the directions of all classes, then select the class `best`.
     directions = reference.directions.astype(np.float32)
     offsets = np.einsum("ckp,cp->ck", directions, means[:, INNER])
     inner = build("Gather", stretched, INNER, axis=1)

@@ -79,7 +79,7 @@ def missing_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def portable_features(built_for: Iterable[str]) -> set[str]:
-    """Return those of the given features of numpy that the portable kernel may use.
+    """Return the features of numpy that the portable kernel may use, from the given ones.
 
     >>> sorted(portable_features(["X86_V2", "X86_V3", "X86_V4"]))
     ['X86_V2', 'X86_V3']

@@ -25,7 +25,7 @@ _NUM_IMAGES, _STRENGTHS, _ERROR_RATE = 6000, np.arange(5, 21) / 10, 0.05
 _DISTORTION = Distortion(elastic=1.7, rotation=15, scaling=0.2, shear=0.1, shift=0.5, stroke=0.7)
 # Share of distorted training images that are counted as unfamiliar.
 _TAIL = 0.06
-# Weight of the distance along the directions, relative to that of the residual.
+# Weight of the distance along the directions, relative to the weight of the residual.
 _ALONG = 0.25
 # Minimum variance along a direction, in squared levels, because images of a class may be equal.
 _LEAST_VARIANCE = 1.0

@@ -45,7 +45,7 @@ StartGroup: TypeAlias = Callable[[Recipe, Dataset, Snapshot, Listener, StopSigna
 
 
 def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
-    """Assign S shards to those of W ranks that are available.
+    """Assign S shards to the available ranks, of W ranks.
 
     Each rank gets its own shards, which are contiguous. Each shard of a missing rank goes to the
     rank with the fewest shards. If several ranks have the fewest, the nearest rank gets it.
