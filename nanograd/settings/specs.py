@@ -41,7 +41,7 @@ _MODEL = setting(REQUIRED, "model directory or URI")
 _pictures = partial(setting, group="Pictures", identity=True)
 _columns = partial(setting, group="Data", identity=True)
 _content = partial(setting, group="Output", identity=True)
-# Settings on which they do not depend.
+# Settings that have no effect on the bytes of the output.
 _workers = partial(setting, group="Workers")
 _output = partial(setting, group="Output")
 _EXISTING = "Existing output"

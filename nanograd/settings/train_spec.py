@@ -36,7 +36,7 @@ _optimization = partial(setting, identity=True, group="Optimization")
 _rare_optimization = partial(_optimization, rare=True)
 _images = partial(setting, identity=True, group="Training images", rare=True)
 _strength = partial(_images, least=0)
-# Settings on which they do not depend, unless `identity=True` is passed.
+# Settings that have no effect on the bits, unless they pass `identity=True`.
 _data = partial(setting, group="Data")
 _workers = partial(setting, group="Workers", rare=True)
 _output = partial(setting, group="Output")
