@@ -23,6 +23,7 @@ class Other:
 def test_there_are_as_many_actors_as_cpus_but_those_of_others(
     ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    num_actors(ray_cpus)  # waits until the actors of the test before have given back their CPUs
     monkeypatch.setattr(cluster, "CPU_TIMEOUT_S", 0)
     assert [num_actors(None, most=most) for most in (None, 193, 1)] == [ray_cpus, ray_cpus, 1]
     other = ray.remote(num_cpus=1)(Other).remote()
