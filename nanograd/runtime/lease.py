@@ -80,7 +80,7 @@ class Lease:
         Raises:
             OutputExistsError: another process took the folder over while this process was paused,
                 or the claim was removed.
-            StorageError: the storage does not answer.
+            StorageError: the storage fails, so this cannot be checked.
         """
         with self._lock:
             # Renew after half of the lease's time, which leaves the other half for the commit.

@@ -132,7 +132,7 @@ def _libraries() -> list[Any]:
 
 def _set(library: Any, number: int) -> None:
     # With OpenBLAS, threadpoolctl 3.8 silently ignores limits set by any thread but the first. So
-    # this calls OpenBLAS itself; `one_thread` counts its blocks over all threads.
+    # this skips threadpoolctl's check; `one_thread` counts its blocks over all threads.
     getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
 
 

@@ -211,7 +211,7 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
     """
     with _failing("read", place):
         if not is_remote(place):
-            return list(_local_files(place))  # pyarrow cannot list names that are not UTF-8
+            return list(_local_files(place))  # this includes names that are not UTF-8
         filesystem, path = arrow_filesystem(place)
         info = filesystem.get_file_info(path)
         found = [info] if info.is_file else _listed(place, recursive=True)
