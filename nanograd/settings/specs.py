@@ -225,7 +225,7 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         "0 = no list",
     )
     review_below: float | None = _review(
-        None, "list every row whose confidence is below this value, instead of a share"
+        None, "list every row whose certainty (1 - doubt) is below this value, instead of a share"
     )
     rows_per_file: int | None = _content(
         None,
