@@ -224,8 +224,8 @@ def load(folder: str) -> Model:
     """Read a model directory and verify its checksums.
 
     Raises:
-        DataError: the folder is no model directory, a checksum does not match, or the format or
-            another entry is unknown.
+        DataError: the folder is not a model directory, a checksum does not match, or the manifest
+            has an unknown format or entry.
     """
     if not storage.exists(storage.join(folder, MANIFEST)):
         if not storage.exists(folder):

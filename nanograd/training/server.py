@@ -166,7 +166,7 @@ class ParameterServer:
         """Update the parameters, which ends the round.
 
         Args:
-            total: sum over all shards; its gradient is not changed.
+            total: sum of the gradients of all shards; it is not modified.
 
         Raises:
             DivergedError: a parameter is not finite after the update.
