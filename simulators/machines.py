@@ -74,7 +74,9 @@ class Machine:
         ids = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         variables = [f"HOME={home}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin"]
         enter = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "-u", "-i", f"--wdns={home}"]
-        return [*enter, "setpriv", *ids, "env", "-i", *variables, "TERM=dumb", *words]
+        # A background job of a shell ignores SIGINT, and its children inherit that: undo it.
+        clean = ("env", "--default-signal=INT", "-i")
+        return [*enter, "setpriv", *ids, *clean, *variables, "TERM=dumb", *words]
 
     def run(
         self, script: str, user: int = USER_ID, timeout_s: float = 240, stdin: str | None = None

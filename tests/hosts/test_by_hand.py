@@ -90,7 +90,7 @@ def test_page_leads_from_one_host_to_two_and_back(network: Network, checksum: Ch
     wait_for_nodes(head, 2)
     outputs += [terminal.run(wider.text.replace("/shared", SHARED)), log.read_text()]
     for ray in rays:
-        assert ray.stdin is not None  # stays open, because `script` may drop a key before its end
+        assert ray.stdin is not None
         ray.stdin.write("\x03")
         ray.stdin.flush()
         ray.wait(60)
