@@ -154,10 +154,15 @@ class Run:
     def lose_actor(self, machine: Machine, signal: str, actor: str) -> None:
         """Send a signal to the actors of a class on a host, and wait for what replaces them."""
         kind = "host_lost" if actor == "ServerActor" else "lost"
+        is_running = f"pgrep -f '^ray::{actor}'"
+
+        def wait_for_actor() -> None:
+            self.wait_for(lambda: not machine.run(is_running, user=0).returncode, f"no {actor}")
+
+        wait_for_actor()  # the one that replaces an actor lost before may still be starting
         words = f"pkill -{signal} -f '^ray::{actor}'"
         self.expect(kind, lambda: machine.check_run(words, user=0))
-        is_running = f"pgrep -f '^ray::{actor}'"
-        self.wait_for(lambda: not machine.run(is_running, user=0).returncode, "no replacement")
+        wait_for_actor()
 
     def stop(self) -> str:
         """Stop the run, check the bits of its checkpoint, and return its output."""
