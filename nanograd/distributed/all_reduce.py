@@ -6,9 +6,9 @@ its own shards; then the servers add these sums so that all of them apply the sa
     reduce-scatter  host j receives slice j of every sum and adds these slices along the tree
     all-gather      each host sends its summed slice to all other hosts
 
-Each of K hosts sends 2 (K-1)/K vectors and receives as many, the minimum for any method. This takes
-two steps, and 2 (K-1) steps in a ring. The tree fixes the order of the additions, so the bits do
-not depend on K.
+Each of K hosts sends 2 (K-1)/K vectors and receives as many, the minimum for any method. The
+exchange takes two steps; a ring would take 2 (K-1). The tree fixes the order of the additions, so
+the bits do not depend on K.
 
 The machine receives events (local sums, frames, lost connections, time) and sends frames through
 `mesh`. Peers are at most one round apart, because a total needs a slice from every host. So two

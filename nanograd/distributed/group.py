@@ -228,7 +228,7 @@ class RayGroup:
         waiting = [*hosts, *waiting]
         end_time = monotonic() + longest_s + 1 + 3 * (until - first) * round_s
         failures: dict[str, Failure] = {}
-        # A segment is over when all servers have ended it. After a failure, all are told to end it.
+        # All servers must end the segment. After a failure, the driver tells the servers to end it.
         while any(ref in hosts for ref in waiting):
             done, waiting = ray.wait(waiting, timeout=_CHECK_S)
             failure: Failure | None = None

@@ -201,7 +201,7 @@ class Servers:
             self.drop(host)
 
     def level(self, reply_s: float) -> int:
-        """Bring all servers to the latest round that one of them has reached; return the round."""
+        """Bring all servers to the round of the server that is furthest, and return this round."""
         reached = self._call("forget")
         ahead = max(reached, key=reached.__getitem__)
         if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:

@@ -80,7 +80,7 @@ def label_marks(mask: Mask) -> tuple[Ints, int]:
     References:
         He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".
     """
-    # Start and end of every run, as positions in an image that is one pixel wider.
+    # Each run starts and ends at a position in an image that is one pixel wider.
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).ravel()
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
     # Pairs of runs in neighbouring rows that touch at an edge or a corner.

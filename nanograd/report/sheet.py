@@ -127,7 +127,7 @@ def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
 def inspect_pictures(
     files: Mapping[str, bytes | None], options: PictureFileOptions, model: Model | None
 ) -> list[Inspection]:
-    """Decode, normalise and, with a model, classify pictures; keep the result of every step.
+    """Decode and normalise pictures, classify them if there is a model, and keep every result.
 
     Args:
         files: name of a picture -> its bytes. None reads the file at the path or URI in the name.
