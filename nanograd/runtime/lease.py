@@ -96,15 +96,16 @@ class Lease:
     def take(self, listener: Listener, wait: Callable[[], None] | None) -> None:
         """Wait until this process holds the folder; see `exclusive`."""
         seen: dict[str, Sight] = {}
+        is_told = False
         while (holder := self.contend(seen, listener)) is not None:
             if holder and wait is None:
                 raise OutputExistsError(
                     f"{self._place} is being written by another process ({holder}); wait for it "
                     "or choose another --output"
                 )
-            if holder and wait is not None:
+            if holder and wait is not None and not is_told:
                 wait()
-                wait = lambda: None  # noqa: E731 - it is called once
+                is_told = True
             sleep(SystemRandom().uniform(0, _POLL_S))  # no event reports that a file was removed
         self._is_held = True
 

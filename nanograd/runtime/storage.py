@@ -95,21 +95,39 @@ def checksum(data: bytes) -> str:
 
 
 @contextmanager
-def _failing(verb: str, place: str) -> Iterator[None]:
-    """Convert errors of a with block that reads or writes a place into errors that name the place.
+def reading(place: str) -> Iterator[None]:
+    """Convert errors of reading inside a with block into errors that name the place.
 
     Raises:
-        DataError: a file to read does not exist, the place is a folder instead of a file, or the
-            kind of URI is unknown.
+        DataError: the file does not exist, it is a folder, or the kind of URI is unknown.
+        StorageError: any other failure, such as an unreachable object store.
+    """
+    with _failing("read", place):
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{place}: there is no such file; check the path") from error
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Convert errors of writing inside a with block into errors that name the place.
+
+    Raises:
+        DataError: the place is a folder, or the kind of URI is unknown.
         StorageError: any other failure, such as a full disk or an unreachable object store.
     """
+    with _failing("write", place):
+        yield
+
+
+@contextmanager
+def _failing(verb: str, place: str) -> Iterator[None]:
     try:
         yield
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error
     except OSError as error:
-        if verb == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise DataError(f"{place}: there is no such file; check the path") from error
         reason = error.strerror
         if not reason:  # an error of pyarrow, which may not name the likely cause
             text = str(error)
@@ -121,8 +139,8 @@ def _failing(verb: str, place: str) -> Iterator[None]:
 
 
 def read(place: str, max_bytes: int | None = None) -> bytes:
-    """Read a file, or at most `max_bytes` from its beginning; see `_failing` for the errors."""
-    with _failing("read", place):
+    """Read a file, or at most `max_bytes` from its beginning; see `reading` for the errors."""
+    with reading(place):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             with filesystem.open_input_stream(path, compression=None) as stream:
@@ -135,7 +153,7 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
 
 def open_file(place: str) -> Any:
     """Open a file for random access, as a pyarrow file."""
-    with _failing("read", place):
+    with reading(place):
         filesystem, path = arrow_filesystem(place)
         return filesystem.open_input_file(os.fsencode(path))
 
@@ -151,7 +169,7 @@ def commit(place: str, data: bytes) -> None:
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)
 
-    with _failing("write", place):
+    with writing(place):
         if is_remote(place):
             # Upload in another thread. An exception in this thread, for example after SIGTERM,
             # would close the stream early, and closing makes the incomplete file visible.
@@ -188,7 +206,7 @@ def leases(place: str) -> list[str]:
 
 
 def _all_names(place: str) -> list[str]:
-    with _failing("read", place):
+    with reading(place):
         if is_remote(place):
             return sorted(info.base_name for info in _listed(place, allow_not_found=True))
         folder = local_path(place)
@@ -209,7 +227,7 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
     Returns:
         Place, size in bytes and time of change in nanoseconds of each file.
     """
-    with _failing("read", place):
+    with reading(place):
         if not is_remote(place):
             return list(_local_files(place))  # this includes names that are not UTF-8
         filesystem, path = arrow_filesystem(place)
@@ -255,7 +273,7 @@ def is_file(place: str) -> bool:
 
 
 def _kind(place: str) -> str:
-    with _failing("read", place):
+    with reading(place):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             return str(filesystem.get_file_info(path).type.name)
@@ -277,7 +295,7 @@ def remove(place: str) -> None:
     Some stores refuse Amazon's request to remove many files. So the files of a folder are removed
     one by one, then the markers of folders.
     """
-    with _failing("write", place):
+    with writing(place):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
 
@@ -313,7 +331,7 @@ def move(place: str, target: str) -> None:
 
     In an object store each file is copied, then removed.
     """
-    with _failing("write", place):
+    with writing(place):
         if not is_remote(place):
             local_path(place).replace(local_path(target))
             _sync_folder(local_path(target).parent)
@@ -338,7 +356,7 @@ def remove_leftovers(place: str, *, below: bool = True) -> None:
     if is_remote(place):
         return  # there are no such files
     pattern, folder = f".*{_TEMPORARY}", local_path(place)
-    with _failing("write", place):
+    with writing(place):
         for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
             alive = machine.is_alive(leftover.name.split(".")[-3])
             if alive is False or (alive is None and LEASE not in leftover.name):
