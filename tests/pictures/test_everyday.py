@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import UnreadableError
-from nanograd.pictures import surroundings
+from nanograd.pictures import paper, surroundings
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise, trace
 from simulators.photos import photograph
@@ -153,3 +153,13 @@ def test_top_stroke_of_a_five_belongs_to_it_though_it_is_apart() -> None:
     rows = np.flatnonzero(trace(picture).marks.any(axis=1))
 
     assert rows[0] < 50
+
+
+def test_polarity_of_bitmaps_without_margin(sample: Mnist) -> None:
+    crops = []
+    for image in sample.test.images[:200].reshape(-1, 28, 28):
+        rows, columns = np.flatnonzero(image.max(1) > 60), np.flatnonzero(image.max(0) > 60)
+        crops.append(Image.fromarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
+
+    assert sum(map(paper.is_light_on_dark, crops)) >= 197
+    assert sum(paper.is_light_on_dark(negative(crop)) for crop in crops) <= 3
