@@ -95,7 +95,7 @@ def test_report_counts_the_pictures_that_ingest_rejected(
     result = commands.predict(rows, model=run / "model", output=out)
 
     assert result.ingest_quarantined == {"broken_image": 1, "empty": 2}
-    assert "Pictures that ingest put into quarantine" in words_of(out)
+    assert "ingest put into quarantine" in words_of(out)
     assert "ingest had quarantined 3 pictures" in str(result)
 
 
