@@ -29,6 +29,8 @@ _DEFAULTS = PictureOptions()
 
 # Bytes 4 to 12 of HEIC and AVIF files, which phones write and Pillow does not read.
 _PHONES = [b"ftyp" + kind for kind in b"heic heix hevc heim mif1 msf1 avif".split()]
+# First bytes of archives (gzip, 7-Zip, RAR, bzip2, xz), and bytes 257 to 262 of tar files.
+_ARCHIVES, _TAR = (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ"), b"ustar"
 # Errors for paths that can name no file: circular links, and names that are too long.
 _NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
 # Minimum shorter side of a reduced JPEG: three times the side of the normaliser's reduced copy.
@@ -92,6 +94,10 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
             detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
             if data[4:12] in _PHONES:
                 detail = "HEIC and AVIF are not read; export the picture as JPEG"
+            elif data.startswith(b"%PDF"):
+                detail = "PDF is not read; export the page as JPEG or PNG"
+            elif data.startswith(_ARCHIVES) or data[257:262] == _TAR:
+                detail = "of all archives only ZIP files are read; pack the pictures into one"
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
         with picture:
             return _load(picture, options.max_pixels)

@@ -95,10 +95,21 @@ def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
         decode(header_only, PictureOptions(max_pixels=1000))
 
 
-@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
-def test_picture_of_a_phone_is_refused_with_its_remedy(brand: bytes) -> None:
-    with pytest.raises(UnreadableError, match="export the picture as JPEG") as caught:
-        decode(b"\0\0\0\x18ftyp" + brand + bytes(100))
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        *(
+            (b"\0\0\0\x18ftyp" + each, "the picture as JPEG")
+            for each in (b"heic", b"mif1", b"avif")
+        ),
+        (b"%PDF-1.7", "the page as JPEG or PNG"),
+        (b"\x1f\x8b\x08", "only ZIP files"),
+        (bytes(257) + b"ustar", "only ZIP files"),
+    ],
+)
+def test_file_of_another_kind_is_refused_with_its_remedy(start: bytes, remedy: str) -> None:
+    with pytest.raises(UnreadableError, match=remedy) as caught:
+        decode(start + bytes(100))
 
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
     assert (again.reason, again.detail) == (caught.value.reason, caught.value.detail)
