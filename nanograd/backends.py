@@ -1,17 +1,21 @@
 """Backends: run the work of a command in this process or on Ray. Ray is imported only if used."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from nanograd.jobs.job import Job, JobResult
-from nanograd.jobs.part import Work, run_local
+from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.retry import run_with_retries
 from nanograd.report.trackers import guarded
 from nanograd.runtime import kernel, process
-from nanograd.runtime.events import Listener, broadcast
+from nanograd.runtime.events import Event, Listener, duration, info
 from nanograd.settings.specs import JobSpec
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup, StartGroup
+
+# Without --workers, a job that takes at most about this many seconds runs in this process, because
+# the start of Ray and its actors takes about as long. The first parts are measured for a second.
+_SMALL_S, _MEASURED_S = 20.0, 1.0
 
 
 @contextmanager
@@ -41,19 +45,70 @@ def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, St
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
     """Run a batch job and its retries. Ray is not started if the output is already complete.
 
+    Without a number of workers and without an address, Ray is started only if the job is not small.
+
     Raises:
         ClusterError: Ray does not answer or has no free CPU.
     """
-    if job.spec.workers == 0 or not (job.parts or job.retries):
+    spec = job.spec
+    if spec.workers == 0 or not (job.parts or job.retries):
         with process.one_thread():
             return run_with_retries(job, run_local(work), listener)
-    from nanograd.distributed.cluster import num_actors, session
-    from nanograd.distributed.part_pool import run_on_ray
+    listeners = [listener]
 
-    with session(job.spec.address, job.spec.workers, listener):
-        pool = run_on_ray(work, num_actors(job.spec.workers))
-        ray = ray_metrics(job.spec, job.identity["command"], job.output, listener)
-        return run_with_retries(job, pool, broadcast(listener, *ray))
+    def relay(event: Event) -> None:
+        for each in listeners:
+            each(event)
+
+    with ExitStack() as stack:
+
+        def start_ray() -> RunParts:
+            from nanograd.distributed.cluster import num_actors, session
+            from nanograd.distributed.part_pool import run_on_ray
+
+            stack.enter_context(session(spec.address, spec.workers, listener))
+            listeners.extend(ray_metrics(spec, job.identity["command"], job.output, listener))
+            return run_on_ray(work, num_actors(spec.workers))
+
+        if spec.workers or spec.address:
+            return run_with_retries(job, start_ray(), relay)
+        text = f"running in this process; Ray starts if this takes over {_SMALL_S:.0f} s"
+        listener(info(f"{text} (--workers N starts it at once)"))
+        return run_with_retries(job, run_small(work, start_ray, listener), relay)
+
+
+def run_small(
+    work: Work,
+    start_ray: Callable[[], RunParts],
+    listener: Listener,
+    run_here: Callable[[Work, Part], DonePart] = run_part,
+) -> RunParts:
+    """Return a function that runs parts in this process as long as the job looks small.
+
+    As soon as the parts done so far show that all parts would take too long, it calls `start_ray`
+    and runs the parts that are left with the result.
+    """
+    pool: RunParts | None = None
+
+    def run(parts: Sequence[Part]) -> Iterator[DonePart]:
+        nonlocal pool
+        num_done, num_left, seconds = 0, sum(part.num_rows for part in parts), 0.0
+        for number, part in enumerate(parts):
+            if pool is not None:
+                yield from pool(parts[number:])
+                return
+            with process.one_thread():
+                done = run_here(work, part)
+            num_done, num_left = num_done + part.num_rows, num_left - part.num_rows
+            seconds += done.seconds
+            yield done
+            left_s = seconds * num_left / max(num_done, 1)
+            if num_left and seconds > _MEASURED_S and seconds + left_s > _SMALL_S:
+                text = f"the rest would take about {duration(left_s)} in this process"
+                listener(info(f"{text}, so Ray takes over"))
+                pool = start_ray()
+
+    return run
 
 
 def ray_metrics(spec: JobSpec, command: str, output: str, listener: Listener) -> list[Listener]:

@@ -40,7 +40,8 @@ def ended(head: Head, png_folder: Path, rows: Path, trained: str, folder: Path) 
     none = {name: head.environment[name] for name in head.environment if name[:8] != "RAY_AUTH"}
     train = ("python", "jobs/train.py", "--workers", "2", "--epochs", "2", "--data")
     ingest = ("python", "jobs/ingest.py", str(png_folder / "4"), "--workers", "2")
-    predict = ("python", "jobs/predict.py", *map(str, sorted(rows.iterdir())[:3]))
+    inputs = map(str, sorted(rows.iterdir())[:3])
+    predict = ("python", "jobs/predict.py", *inputs, "--workers", "2")
 
     def join(*program: str, environment: dict[str, str]) -> tuple[int, str]:
         words = ["train", "--data", "sample", "--output", "/no/run", "--address", head.address]
