@@ -77,10 +77,10 @@ def inspect(spec: specs.InspectSpec, inputs: tuple[str, ...]) -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("inputs", metavar="SOURCE...", nargs=-1, required=True)
 @with_settings(specs.PredictSpec)
 def predict(spec: specs.PredictSpec, inputs: tuple[str, ...]) -> None:
-    """Classify the digits in Parquet or CSV files (files, folders, globs)."""
+    """Classify the digits in pictures, Parquet or CSV files (files, folders, globs, ZIP files)."""
     _run("predict", inputs, spec=spec)
 
 

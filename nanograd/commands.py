@@ -177,7 +177,7 @@ def predict(
     spec: PredictSpec | None = None,
     **settings: Any,
 ) -> Prediction:
-    """Classify the digits in Parquet or CSV files.
+    """Classify the digits in pictures, or in Parquet or CSV files.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
@@ -185,7 +185,7 @@ def predict(
             per free CPU.
         listener: see `train`.
         spec: settings in place of all keyword arguments.
-        settings: `model="runs/1/model"` and `output="read"` are required.
+        settings: `model="runs/1"`, `output="read"`, ...
 
     Raises:
         OutputExistsError: the output holds the result of another job.
@@ -259,7 +259,7 @@ def evaluate(
     """Measure a model on labelled images.
 
     Args:
-        model: model directory or URI, or a model.
+        model: model or run directory, or its URI, or a model.
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
         spec: settings in place of all keyword arguments.
         settings: `data` as for `train`, ...
@@ -300,7 +300,7 @@ def export(
     """Write a model as an ONNX graph.
 
     Args:
-        model: model directory or URI.
+        model: model or run directory, or its URI.
         output: file or URI that ends in .onnx.
         listener: see `train`.
         spec: settings in place of `model` and `output`.
@@ -387,8 +387,7 @@ def describe_demo(output: str, predicted: Prediction) -> str:
         f"classified {predicted.predicted:,} handwritten digits, "
         f"{predicted.accuracy:.2%} of them correctly",
         {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
-        f"nanograd ingest YOUR_PICTURES --output rows; "
-        f"nanograd predict rows --model {shlex.quote(model)} --output read",
+        f"nanograd predict YOUR_PICTURES --model {shlex.quote(model)}",
     )
 
 

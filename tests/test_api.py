@@ -130,7 +130,7 @@ def test_dry_run_predicts_nothing(tmp_path: Path, run: nanograd.Training) -> Non
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: nanograd.predict("rows", model="m"), "output is missing"),
+        (lambda: nanograd.ingest("pictures"), "output is missing"),
         (lambda: nanograd.predict("rows", quiet=True), "quiet is for the terminal; pass listener="),
         (lambda: nanograd.predict("rows", modle=1), "unknown setting 'modle'"),
         (lambda: nanograd.predict("rows", model=some_model(), output="o"), "model is <Model"),

@@ -82,7 +82,8 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(
     ("words", "command", "named"),
     [
         (["predict", "rows", "--output", "o"], "predict", "--model is missing"),
-        (["predict", "--model", "m"], "predict", "INPUT"),
+        (["predict", "--model", "m"], "predict", "SOURCE"),
+        (["export", "--model", "m"], "export", "--output is missing"),
         (["ingest", "p", "--output", "o", "--part-rows", "many"], "ingest", "many"),
         (["ingest", "p", "--output", "o", "--label-from", "me"], "ingest", "'me'"),
         (["data", "info", "--datum", "x"], "data info", "--datum"),
@@ -186,8 +187,9 @@ def test_next_command_prints_the_predictions(
     words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
     shown = run(sys.executable, *words)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.split()[0] == "source_file"
-    assert "[7 rows x " in shown.stdout
+    header, *lines = shown.stdout.splitlines()
+    assert header.split() == ["prediction", "confidence", "source_row", "source_file"]
+    assert [line.split()[3] for line in lines] == list("0123456")
 
 
 @pytest.mark.parametrize(
@@ -195,16 +197,17 @@ def test_next_command_prints_the_predictions(
     [
         (["--image-column", "imge"], 2, "--image-column imge: no file has this column; there are"),
         (["--image-column", "id"], 65, "column 'id' holds int64, which cannot be images"),
-        (["pictures/a.PNG"], 2, "a.PNG is a picture; `nanograd ingest`"),
-        (["pictures"], 65, "no .parquet, .pq or .csv files in pictures; `nanograd ingest`"),
+        (["--label-from", "name"], 2, "--label-from has no effect: there are no pictures"),
+        (["pictures", "--label-column", "id"], 2, "--label-column has no effect: there are no"),
+        (["pictures/empty"], 65, "no .png or .jpg files in pictures/empty; Parquet and CSV files"),
     ],
 )
 def test_mistakes_in_input_end_with_their_code_and_leave_no_output(
     nanograd: Nanograd, predicting: list[str], words: list[str], code: int, message: str
 ) -> None:
-    Path("pictures").mkdir()
+    Path("pictures/empty").mkdir(parents=True)
     Path("pictures/a.PNG").touch()
-    inputs = [] if words == ["pictures"] else ["rows.parquet"]
+    inputs = [] if words[0].startswith("pictures") else ["rows.parquet"]
 
     done = nanograd("predict", *inputs, *predicting[2:], *words)
 

@@ -61,8 +61,7 @@ class Training(Result):
             f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
             f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
             {"model": line["model"], "report": self.report},
-            f"nanograd ingest PICTURES --output rows\n"
-            f"      nanograd predict rows --model {shlex.quote(line['model'])} --output read",
+            f"nanograd predict PICTURES --model {shlex.quote(line['model'])}",
         )
 
     @property
@@ -157,7 +156,7 @@ class Ingestion(JobCounts):
         return self._summarise(
             f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label",
             {"rows": self.output, "quarantine": storage.join(self.output, "_quarantine")},
-            f"nanograd predict {shlex.quote(self.output)} --model RUN/model --output read"
+            f"nanograd predict {shlex.quote(self.output)} --model RUN"
             if self.ingested
             else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
         )
@@ -205,13 +204,13 @@ class Prediction(JobCounts):
 
 
 def _show_table(folder: str, format_: str) -> str:
-    """Return a shell command that prints the most important columns of the predictions."""
+    """Return a shell command that prints the most important columns of the first predictions."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
-    columns = ["source_file", "source_row", "prediction", "confidence", "label"]
+    columns = ["prediction", "confidence", "source_row", "source_file"]
     # The code uses double quotes, so that the shell command needs only one pair of single quotes.
     quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
-    table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").to_table({names})'
-    code = f"import pyarrow.dataset as ds; print({table}.to_pandas())"
+    table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").head(50, {names})'
+    code = f"import pyarrow.dataset as ds; print({table}.to_pandas().to_string())"
     return f"python -c {shlex.quote(code)}"
 
 

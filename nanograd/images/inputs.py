@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -22,6 +22,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
+_PICTURES = (*SUFFIXES, archives.SUFFIX)
 _MAGIC = b"PAR1"  # first bytes of every Parquet file
 
 # Tables whose Parquet files also hold deleted or replaced rows: the folder of their log, the suffix
@@ -110,57 +111,75 @@ def is_table(place: str) -> bool:
         return False
 
 
-def expand_tables(
+def expand_all(
     inputs: Sequence[str],
     output: str,
+    format_: str = "parquet",
     *,
     pictures_expected: bool = False,
     listener: Listener = ignore,
-) -> list[InputFile]:
-    """List all Parquet and CSV files, as `expand` does.
+) -> tuple[list[InputFile], list[InputFile]]:
+    """List all tables and all pictures, as `expand` and `expand_pictures` do.
 
-    If there are Parquet files, CSV files may be lists of labels or outputs. They are then listed
-    only if an input ends with a CSV suffix.
+    CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
+    listed only if an input ends with a CSV suffix. A named file of unknown type is a picture.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        output: absolute path or URI of a file that the job will write.
-        pictures_expected: whether rows refer to pictures, which may be in the same folders.
+        output: absolute path or URI of the output of the job. Files in it are not listed.
+        format_: format of the files in the output.
+        pictures_expected: whether rows of tables refer to pictures. If there are tables, pictures
+            are then listed only if an input names them.
         listener: receives a warning about files that are not read.
 
+    Returns:
+        tables: Parquet and CSV files, and damaged archives, none of which can be read.
+        pictures: picture files, including those in archives.
+
     Raises:
-        UsageError: an input is a picture, or the inputs include the output.
+        UsageError: the inputs have tables and would include the output.
+        DataError: there is no file to read.
     """
-    named = sorted({storage.absolute(each) for each in inputs})
-    hint = "`nanograd ingest` makes them of pictures"
+    named = {storage.absolute(each) for each in inputs}
+    globs = [each for each in named if glob.has_magic(each)]
+
+    def is_named(file: InputFile) -> bool:
+        return file.place in named or any(_is_named(each, file.place) for each in globs)
+
+    hint = "Parquet and CSV files are read, too; check the path"
     tables, texts, pictures = list[InputFile](), list[InputFile](), list[InputFile]()
-    for file in expand(inputs, (*TABLES, *CSV, *SUFFIXES), hint, listener):
+    for file in expand(inputs, (*_PICTURES, *TABLES, *CSV), hint, listener):
         kind = kind_of(file.place)
-        {"picture": pictures, "csv": texts}.get(kind, tables).append(file)
-        if file.place in named and kind == "picture":
-            text = "is a picture; `nanograd ingest` makes rows of it that can be predicted"
-            raise UsageError(f"{file.place} {text}")
-        if file.place in named and not is_table(file.place):
+        if kind in ("", "archive") and is_named(file) and not is_table(file.place):
             check_ending(file.place)
-    if not tables and not texts:
-        raise DataError(f"no {', '.join(TABLES)} or .csv files in {', '.join(inputs)}; {hint}")
-    takes_csv = not tables or any(each.lower().endswith(CSV) for each in inputs)
-    for place in named:
+            kind = kind or "picture"
+        if not file.place.startswith(f"{output}/"):
+            lists = {"picture": pictures, "archive": pictures, "csv": texts}
+            lists.get(kind, tables).append(file)
+    takes_csv = not (tables or pictures) or any(each.lower().endswith(CSV) for each in inputs)
+    has_tables = bool(tables or (texts and takes_csv))
+    file_of_output = storage.join(output, "predictions", f"part.{format_}")
+    for place in sorted(named) if has_tables or not pictures else ():
         # Resolve links, because both may name the same folder. The output does not exist yet.
-        real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, output)]
+        real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, file_of_output)]
         kinds = ("parquet", "csv") if takes_csv else ("parquet",)
-        if _takes(*real) and (kind_of(output) in kinds or _is_named(*real)):
+        if _takes(*real) and (format_ in kinds or _is_named(*real)):
             raise UsageError(
-                f"the output, {output.rpartition('/')[0]}, lies in the input {place} and would be "
-                "input next time; choose another --output"
+                f"the output, {output}, lies in the input {place} and would be input next time; "
+                "choose another --output"
             )
-    if pictures and not pictures_expected:
-        text = f"{len(pictures):,} pictures, such as {pictures[0].place}, are not predicted"
-        listener(warning(f"{text}; `nanograd ingest` makes rows of them"))
     if texts and not takes_csv:
-        text = f"{len(texts):,} CSV files beside Parquet files, such as {texts[0].place},"
+        text = f"{len(texts):,} CSV files beside other files, such as {texts[0].place},"
         listener(warning(f"{text} are not predicted; name them to predict them"))
-    return sorted([*tables, *texts] if takes_csv else tables)
+    if pictures_expected and has_tables:
+        pictures = [file for file in pictures if is_named(file)]
+    pictures = list(_with_members(pictures))
+    damaged = [file for file in pictures if kind_of(file.place) == "archive"]
+    tables = sorted([*tables, *damaged, *(texts if takes_csv else ())])
+    pictures = sorted({*pictures}.difference(damaged))
+    if not tables and not pictures:
+        raise DataError(f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; {hint}")
+    return tables, pictures
 
 
 def expand_pictures(
@@ -170,18 +189,22 @@ def expand_pictures(
 
     A damaged archive is listed itself, and is rejected when it is read.
     """
-    files: list[InputFile] = []
-    for file in expand(inputs, (*SUFFIXES, archives.SUFFIX), hint, listener):
-        if not file.place.lower().endswith(archives.SUFFIX):
-            files.append(file)
+    files = list(_with_members(expand(inputs, _PICTURES, hint, listener)))
+    if not files:
+        raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
+    return sorted(files)
+
+
+def _with_members(files: Iterable[InputFile]) -> Iterator[InputFile]:
+    """Yield files, and instead of an archive its pictures. A damaged archive is yielded itself."""
+    for file in files:
+        if kind_of(file.place) != "archive":
+            yield file
             continue
         for place, num_bytes in archives.list_members(file.place):
             name = place.removeprefix(f"{file.place}/")
             if place == file.place or (name.lower().endswith(SUFFIXES) and not _is_hidden(name)):
-                files.append(InputFile(place, num_bytes, *file[2:]))
-    if not files:
-        raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
-    return sorted(files)
+                yield InputFile(place, num_bytes, *file[2:])
 
 
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:

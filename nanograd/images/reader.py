@@ -5,8 +5,10 @@ large one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -17,11 +19,13 @@ from PIL import Image
 from nanograd.errors import DataError, Origin, Rejected, UnreadableError
 from nanograd.images.columns import Partitions, choose
 from nanograd.images.csv import CSV, CsvFile
+from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
-from nanograd.images.rows import attempt, read_images, read_labels
+from nanograd.images.rows import attempt, read_images, read_labels, to_form
 from nanograd.images.tensors import Refused
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
+from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Ints
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
@@ -147,6 +151,56 @@ def read_pictures(
                 yield None, data
             else:
                 yield data, attempt(lambda data=data: convert(decode.decode(data, options)))  # type: ignore[misc]
+
+
+def read_files(
+    files: Iterable[tuple[str, Label]],
+    options: ReadOptions,
+    keep: pa.Schema = _NOTHING,
+    contents: dict[str, str | None] | None = None,
+) -> Iterator[Batch | list[Rejected]]:
+    """Read pictures as `read` reads tables. A picture is row 0 of its file.
+
+    Args:
+        files: path or URI of each picture, possibly in a ZIP file, and its label.
+        options: how pictures are read.
+        keep: columns to copy, which pictures do not have.
+        contents: receives the `checksum_of_picture` of each picture.
+    """
+    convert = partial(to_form, options=options)
+    waiting = iter(files)
+    while some := list(islice(waiting, MAX_ROWS)):
+        read, rejected = list[tuple[str, Label, Bytes]](), list[Rejected]()
+        pictures = read_pictures(((file, None) for file, _ in some), convert, options)
+        for (file, label), (data, image) in zip(some, pictures, strict=True):
+            if contents is not None and data is not None:
+                contents[file] = storage.checksum(data)
+            if isinstance(image, UnreadableError):
+                rejected.append(Rejected(Origin(file, 0), image.reason, image.detail))
+            else:
+                read.append((file, label, image))
+        if rejected:
+            yield rejected
+        if read:
+            names, labels, images = zip(*read, strict=True)
+            num_rows = len(read)
+            yield Batch(
+                images=np.stack(images),
+                labels=np.array([-1 if each is None else each for each in labels], np.int8),
+                files=names,
+                owners=np.arange(num_rows),
+                rows=np.zeros(num_rows, np.int64),
+                kept=pa.table([pa.nulls(num_rows, field.type) for field in keep], keep),
+                bad_labels=np.zeros(0, np.int64),
+                num_dark=0,
+            )
+
+
+def checksum_of_picture(file: str, options: PictureFileOptions, archives: Archives) -> str | None:
+    """Return the SHA-256 of a picture's bytes, possibly in a ZIP file; None if it is unreadable."""
+    with suppress(UnreadableError):  # an archive, or a file that was removed meanwhile
+        return storage.checksum(decode.read(file, options, archives.read))
+    return None
 
 
 def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:

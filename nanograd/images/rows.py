@@ -26,7 +26,7 @@ from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Ints, Mask
-from nanograd.settings.specs import PictureFileOptions, ReadOptions
+from nanograd.settings.specs import ReadOptions
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. The
 # two magic bytes of BMP and Netpbm are not enough, so the header size or a number is required, too.
@@ -236,7 +236,8 @@ def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Byt
         images: (m, 784) uint8, the m files that were read, with the result of `read_encoded`.
         which: (n,) bool, True for a file that was read.
     """
-    images, which = fast_png.decode_plain(files)
+    some = files if "PNG" in options.pillow_formats else [None] * len(files)
+    images, which = fast_png.decode_plain(some)
     ready, like = select_ready(images, options)
     which[which] = like
     return ready, which
@@ -251,14 +252,14 @@ def read_encoded(data: bytes | None, options: ReadOptions, path: str | None = No
         UnreadableError: there are no bytes, or no digit is found.
     """
     if data is None and path and options.image_root:
-        data = decode.read(_below(options.image_root, path), PictureFileOptions())
+        data = decode.read(_below(options.image_root, path), options)
     if data is None:
         detail = "the picture's bytes are null"
         if path:
             detail = f"the row has a path instead of bytes, {path}; --image-root allows to read it"
         raise UnreadableError(Reason.NO_BYTES, detail)
     if not is_raw(data):
-        return _to_form(decode.decode(data, options), options)
+        return to_form(decode.decode(data, options), options)
     refused: list[Refused] = []
     pictures, _ = tensors.from_raw([data], np.zeros(1, np.int64), refused)
     for _, reason, detail in refused:
@@ -293,10 +294,15 @@ def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:
     height, width, channels = pixels.shape
     decode.check_size(width, height, options.max_pixels)
     picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else np.ascontiguousarray(pixels))
-    return _to_form(decode.over_paper(picture) if channels == 4 else picture, options)
+    return to_form(decode.over_paper(picture) if channels == 4 else picture, options)
 
 
-def _to_form(picture: Image.Image, options: ReadOptions) -> Bytes:
+def to_form(picture: Image.Image, options: ReadOptions) -> Bytes:
+    """Convert a decoded picture to (784,) uint8, ink 255 on 0, as the options say.
+
+    Raises:
+        UnreadableError: no digit is found; or the picture must be 28 x 28, and is not.
+    """
     if options.normalise != "never":
         image = normalise.normalise(
             picture, polarity=options.polarity, always=options.normalise == "always"

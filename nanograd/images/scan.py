@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
+from nanograd.errors import DataError, Origin, Reason, Rejected, UnreadableError, UsageError
 from nanograd.images.columns import (
     LABEL_NAMES,
     NO_LABELS,
@@ -25,9 +25,10 @@ from nanograd.images.columns import (
     list_names,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, entity_tag
+from nanograd.images.inputs import InputFile, entity_tag, kind_of
 from nanograd.images.parquet import leaf_places, open_parquet
 from nanograd.images.tensors import is_any
+from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import ReadOptions
@@ -44,7 +45,7 @@ _UNITS = {
 
 
 class ScannedFile(NamedTuple):
-    """A Parquet or CSV file."""
+    """A Parquet or CSV file, or a damaged archive."""
 
     file: InputFile
     schema: pa.Schema = _NOTHING  # columns of the file; empty if it cannot be opened
@@ -71,24 +72,30 @@ def scan_files(
     all_files: Sequence[InputFile],
     roots: Sequence[str],
     options: ReadOptions,
+    *,
+    some_usable: bool = False,
 ) -> tuple[list[ScannedFile], Partitions]:
     """Read the footers of Parquet files, and whole CSV files.
 
     Args:
-        files: the files to read.
+        files: the files to read; a ZIP archive among them is damaged.
         all_files: all files of the job, which determine the partition columns.
         roots: result of `roots_of` for the inputs of the job.
         options: how images and labels are read.
+        some_usable: whether the job has input beside these files.
 
     Raises:
         UsageError: `files` are all files, and none has a named column.
-        DataError: `files` are all files, and none can be used.
+        DataError: `files` are all files, none can be used, and the job has no other input.
     """
     partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
         origin, tag = Origin(file.place, None), None
         try:
+            if kind_of(file.place) == "archive":
+                with Archives() as archives:
+                    archives.read(file.place, 1)  # raises again what happened when it was listed
             if storage.is_remote(file.place):
                 with storage.open_file(file.place) as stream:
                     tag = entity_tag(stream)
@@ -104,6 +111,8 @@ def scan_files(
                     num_bytes = sum(group.total_byte_size for group in groups)
         except DataError as error:
             return ScannedFile(file, rejected=Rejected(origin, Reason.BROKEN_FILE, str(error)))
+        except UnreadableError as error:
+            return ScannedFile(file, rejected=Rejected(origin, error.reason, error.detail))
         scanned = ScannedFile(file, schema, rows, whole=partitions.extend(schema, file.place))
         try:
             found = choose(scanned.whole, options)
@@ -129,7 +138,7 @@ def scan_files(
         if lacks and (present := list_names(_names_of(scanned))):
             raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
     rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
-    if len(rejected) == len(scanned):
+    if rejected and len(rejected) == len(scanned) and not some_usable:
         [(place, detail), *others] = rejected
         more = f"; none of {len(others):,} more files can be used" if others else ""
         named_detail = detail if detail.startswith(place) else f"{place}: {detail}"

@@ -104,8 +104,8 @@ def find_earlier(
             "them)"
         )
     if gone:
-        text = f"{len(gone):,} input files of {spec.output} no longer exist, such as {min(gone)}"
-        listener(warning(f"{text}; their rows are kept (--sync drops them)"))
+        text = f"{len(gone):,} input files of {spec.output} are not in the input now, such as"
+        listener(warning(f"{text} {min(gone)}; their rows are kept (--sync drops them)"))
     for files, what in (
         (changed, "replaces the rows of changed"),
         (removed, "drops those of removed"),

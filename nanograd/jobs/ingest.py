@@ -6,8 +6,7 @@ OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,16 +14,16 @@ import pyarrow as pa
 
 from nanograd.digits.form import to_png
 from nanograd.errors import Origin, Rejected, UnreadableError
-from nanograd.images.inputs import InputFile, expand_pictures
+from nanograd.images.inputs import expand_pictures, kind_of
 from nanograd.images.labels import find_labels, parse_label_source
-from nanograd.images.reader import read_pictures
+from nanograd.images.reader import checksum_of_picture, read_pictures
 from nanograd.images.writers import as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
-from nanograd.jobs.part import Part, commit_part, part_id
+from nanograd.jobs.part import Part, commit_part, plan_pictures
 from nanograd.jobs.receipts import Counts, Receipt
-from nanograd.pictures import decode, normalise
-from nanograd.pictures.archives import SUFFIX, Archives
+from nanograd.pictures import normalise
+from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
 from nanograd.runtime.json_files import JsonObject
@@ -37,9 +36,6 @@ _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 ROWS = pa.schema([("image", _FILE), ("label", pa.int8())])
 ROWS_WITH_ORIGINALS = ROWS.append(pa.field("original", _FILE))
-
-# Maximum bytes of the files of a part: a whole part is held in memory, and progress is per part.
-_PART_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +57,7 @@ class IngestWork:
             if data is not None:
                 contents[file] = storage.checksum(data)
             if isinstance(image, UnreadableError):
-                origin = Origin(file, None if _is_archive(file) else 0)
+                origin = Origin(file, None if kind_of(file) == "archive" else 0)
                 rejected.append(Rejected(origin, image.reason, image.detail))
                 continue
             path = as_text(file)
@@ -104,45 +100,11 @@ def plan(
     # The attributes in the `InputFile` of each file, and its label.
     versions = {file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)}
     with Archives() as archives:
-
-        def content_of(file: str) -> str | None:
-            with suppress(UnreadableError):  # an archive, or a file that was removed meanwhile
-                return storage.checksum(decode.read(file, spec, archives.read))
-            return None
-
+        content_of = partial(checksum_of_picture, options=spec, archives=archives)
         earlier = find_earlier(spec, identity, versions, content_of, listener)
     done = earlier.files()
     new_files = [file for file in files if file.place not in done]
-    parts = []
-    for some in _cut(new_files, spec.part_rows):
-        places = tuple(file.place for file in some)
-        found = tuple(versions[place] for place in places)
-        parts.append(
-            Part(
-                id=part_id(spec.identity(), [version[-1] for version in found], *some),
-                name=part_id(places[0]),
-                files=places,
-                versions=found,
-                num_rows=sum(not _is_archive(place) for place in places),
-            )
-        )
+    parts = list(plan_pictures([spec.identity()], new_files, versions, spec.part_rows))
     facts = {"files": len(files), "new_files": len(new_files)}
     job = Job(spec=spec, identity=identity, parts=parts, earlier=earlier, facts=facts)
     return job, IngestWork(spec=spec)
-
-
-def _is_archive(file: str) -> bool:
-    """Return whether a file is an archive. It is listed only if its pictures cannot be listed."""
-    return file.lower().endswith(SUFFIX)
-
-
-def _cut(files: Sequence[InputFile], part_rows: int) -> Iterator[Sequence[InputFile]]:
-    """Yield runs of at most `part_rows` files and `_PART_BYTES` bytes, but at least one file."""
-    start, num_bytes = 0, 0
-    for end, file in enumerate(files):
-        num_bytes += file.num_bytes
-        if end > start and (end - start == part_rows or num_bytes > _PART_BYTES):
-            yield files[start:end]
-            start, num_bytes = end, file.num_bytes
-    if files:
-        yield files[start:]

@@ -1,6 +1,7 @@
 """The parts of a batch job: how rows are divided into parts, and how a part is run and committed.
 
-A part of a prediction is one file, some rows of a large file, or several small files.
+A part of a prediction is one table, some rows of a large table, several small tables, or some
+pictures. A part of an ingestion is some pictures.
 """
 
 import json
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from sys import maxsize
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from nanograd.errors import Rejected
+from nanograd.images.inputs import InputFile, kind_of
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
@@ -21,7 +23,8 @@ from nanograd.jobs.receipts import Counts, Reading, Receipt
 # A job should have 64 parts, so that many cores can share it. A part should have at least 2,500
 # rows, because each commit takes time, and at most 50,000, because a failure repeats a whole part.
 _MAX_ROWS, _MIN_ROWS, _NUM_PARTS = 50_000, 2_500, 64
-# Maximum uncompressed bytes of a part, because its kept columns are held in memory.
+# Maximum uncompressed bytes of a part, because its kept columns are held in memory. For pictures,
+# these are the bytes of their files: progress and repetition are per part, too.
 _MAX_BYTES = 256_000_000
 # Maximum parts of a row group: reading the end of a row group decompresses its beginning.
 _MAX_CUTS = 8
@@ -29,6 +32,7 @@ _MAX_CUTS = 8
 _MAX_ROWS_PER_FILE = 1_000_000
 
 FileRows: TypeAlias = tuple[ScannedFile, RowRange]
+AnyFile = TypeVar("AnyFile", InputFile, ScannedFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,11 @@ class Part:
     reading: Reading | None = None  # in a retry: how rows are read
     quarantine: tuple[str, ...] = ()  # in a retry: quarantine files that list the rows to read
     output: str = ""  # folder or URI for its files: the output, or its staging
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether the files are tables, and not pictures."""
+        return bool(self.ranges)
 
     @property
     def stem(self) -> str:
@@ -161,11 +170,7 @@ def group(
     num_rows = sum(each.num_rows for each in scanned if not each.rejected)
     wanted = min(rows_per_file or wanted_rows(num_rows), _MAX_ROWS_PER_FILE)
     merge = len(scanned) > _NUM_PARTS or rows_per_file is not None
-    earlier = {place: places[0] for places in together for place in places}
-    sets: dict[str | None, list[ScannedFile]] = {}
-    for each in scanned:
-        sets.setdefault(earlier.get(each.file.place), []).append(each)
-    for owner, files in sets.items():
+    for owner, files in _by_owner(scanned, (each.file.place for each in scanned), together):
         small, small_rows, small_bytes = list[FileRows](), 0, 0
         for each in files:
             if each.rejected:
@@ -183,6 +188,52 @@ def group(
                 small, small_rows, small_bytes = [], 0, 0
         if small:
             yield small
+
+
+def plan_pictures(
+    settings: Sequence[Any],
+    files: Sequence[InputFile],
+    versions: Mapping[str, tuple[int | None, ...]],
+    max_rows: int,
+    together: Iterable[Sequence[str]] = (),
+) -> Iterator[Part]:
+    """Yield parts of at most `max_rows` pictures and `_MAX_BYTES` bytes, but at least one picture.
+
+    Args:
+        settings: JSON values that determine the output of a picture.
+        files: the pictures.
+        versions: `Part.versions` by picture; the last item is its label.
+        max_rows: maximum pictures of a part.
+        together: the pictures of each earlier part, which are not mixed with other pictures.
+    """
+    for _, some in _by_owner(files, (each.place for each in files), together):
+        start, num_bytes = 0, 0
+        for end, file in enumerate([*some, None]):
+            added = file.num_bytes if file else 0
+            is_full = end - start == max_rows or num_bytes + added > _MAX_BYTES
+            if end > start and (is_full or file is None):
+                places = tuple(each.place for each in some[start:end])
+                found = tuple(versions[place] for place in places)
+                yield Part(
+                    id=part_id(*settings, [version[-1] for version in found], *some[start:end]),
+                    name=part_id(places[0]),
+                    files=places,
+                    versions=found,
+                    num_rows=sum(kind_of(place) != "archive" for place in places),
+                )
+                start, num_bytes = end, 0
+            num_bytes += added
+
+
+def _by_owner(
+    files: Iterable[AnyFile], places: Iterable[str], together: Iterable[Sequence[str]]
+) -> Iterable[tuple[str | None, list[AnyFile]]]:
+    """Return the files of each earlier part with its first file; None for all other files."""
+    earlier = {place: some[0] for some in together for place in some}
+    sets: dict[str | None, list[AnyFile]] = {}
+    for file, place in zip(files, places, strict=True):
+        sets.setdefault(earlier.get(place), []).append(file)
+    return sets.items()
 
 
 def wanted_rows(num_job_rows: int) -> int:

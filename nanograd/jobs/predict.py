@@ -1,4 +1,4 @@
-"""Parquet or CSV to predictions. `part` says which rows are a part.
+"""Pictures, Parquet or CSV to predictions. `part` says which rows are a part.
 
     OUT/predictions/part-NAME.parquet   kept columns, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
@@ -6,8 +6,9 @@
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
 
-Each input row is either in predictions or in quarantine. A file that cannot be used at all is one
-row in quarantine, without a row number. Both folders always exist and hold at least an empty table.
+A picture is row 0 of its file. Each input row is either in predictions or in quarantine. A table or
+archive that cannot be used at all is one row in quarantine, without a row number. Both folders
+always exist and hold at least an empty table.
 """
 
 from base64 import b64encode
@@ -15,8 +16,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from sys import maxsize
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +26,11 @@ from numpy.typing import NDArray
 
 from nanograd import __version__
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, Reason, Rejected
+from nanograd.errors import DataError, Reason, Rejected, UsageError
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions
+from nanograd.images.inputs import InputFile
+from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
 from nanograd.images.writers import PREDICTIONS, QUARANTINE, OutputFiles
@@ -34,13 +38,22 @@ from nanograd.jobs import receipts
 from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest
-from nanograd.jobs.part import Part, commit_part, group, plan_parts
+from nanograd.jobs.part import (
+    Part,
+    commit_part,
+    group,
+    plan_parts,
+    plan_pictures,
+    wanted_rows,
+)
 from nanograd.jobs.retry import read_quarantine, retries_of
 from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io
-from nanograd.models.model import Assessment, Model
-from nanograd.runtime import storage
+from nanograd.models.model import BUILT_IN, Assessment, Model
+from nanograd.pictures.archives import Archives
+from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
+from nanograd.settings.fields import flag_name
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Increase this when the same row gives another prediction.
@@ -84,9 +97,10 @@ class PredictWork:
         counts, rejection = receipts.PredictionCounts(), part.rejection
         # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
         # number of rows is unknown.
-        is_broken = rejection is not None and rejection.reason is Reason.BROKEN_FILE
+        is_broken = rejection is not None and rejection.reason is not Reason.WRONG_SCHEMA
         per_line = {"rows": part.num_rows, "files": int(is_broken)} if rejection else {}
-        for found in self._read(part):
+        contents = dict[str, str | None]()
+        for found in self._read(part, contents):
             if isinstance(found, list):
                 table = writers.quarantine_table(found)
                 tables["quarantine"].write(table)
@@ -117,21 +131,35 @@ class PredictWork:
             ).items()
         }
         files |= doubtful.finish(part.stem)
-        contents = {
+        contents |= {
             file: inputs.content_of(file)
-            for file, rows in zip(part.files, part.ranges, strict=True)
+            for file, rows in zip(part.files, part.ranges, strict=part.has_tables)
             # If a file is divided, only its first part records the content.
             if rows.first_row == 0 and rejection is None and not part.quarantine
         }
         return commit_part(part, files, counts.condensed(), contents)
 
-    def _read(self, part: Part) -> Iterator[Batch | list[Rejected]]:
-        """Read the images of a part. Each row of the part is in a batch, or is rejected."""
+    def _read(
+        self, part: Part, contents: dict[str, str | None]
+    ) -> Iterator[Batch | list[Rejected]]:
+        """Read the images of a part. Each row of the part is in a batch, or is rejected.
+
+        `contents` receives what identifies the content of pictures.
+        """
         if part.rejection is not None:
             yield [part.rejection]
             return
         options = ReadOptions(**part.reading.options) if part.reading else self.spec
         quarantine = read_quarantine(part, self.spec.format)
+        if not part.has_tables:
+            process.keep_freed()
+            pictures = [
+                (file, cast("Label", version[-1]))
+                for file, version in zip(part.files, part.versions, strict=True)
+                if not quarantine or quarantine[file]
+            ]
+            yield from reader.read_files(pictures, options, self.kept, contents)
+            return
         unfit = {
             file
             for file, lines in quarantine.items()
@@ -188,7 +216,7 @@ def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.
 def plan(
     sources: Sequence[str], spec: PredictSpec, listener: Listener = ignore
 ) -> tuple[Job, PredictWork]:
-    """Plan a prediction: load the model, read every file's footer and divide the rows into parts.
+    """Plan a prediction: load the model, list pictures, read every table's footer, make the parts.
 
     With `retry_quarantine`, the rows are read with the options stored in the output. Rows that are
     rejected are then read with the given options.
@@ -196,28 +224,40 @@ def plan(
     Raises:
         DataError: an input does not exist, no file can be used, the model is damaged, or the values
             of a column to keep have no common type.
-        UsageError: an input is a picture or would include the output; a named column is in no file;
-            or a column to keep or to partition by does not fit the format.
+        UsageError: an input would include the output; a setting has no effect on the inputs; a
+            named column is in no file; or a column to keep or to partition by does not fit the
+            format.
     """
     # Find the files, and the parts that earlier commands completed.
     model_sha256 = model_io.load(spec.model).sha256()
     root = storage.absolute(spec.image_root) if spec.image_root else spec.image_root
-    model, output = storage.absolute(spec.model), storage.absolute(spec.output)
+    # The model in the package has no path, because each host has a package of its own.
+    model = None if spec.model is None else model_io.find(storage.absolute(spec.model))
+    output = storage.absolute(spec.output)
     spec = replace(spec, model=model, output=output, image_root=root)
-    files = inputs.expand_tables(
-        sources,
-        storage.join(output, "predictions", f"part.{spec.format}"),
-        pictures_expected=root is not None,
-        listener=listener,
+    tables, pictures = inputs.expand_all(
+        sources, output, spec.format, pictures_expected=root is not None, listener=listener
     )
+    _check_effect(spec, tables, pictures)
+    labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
     before, given = Manifest.find(output), spec.reading()
     if spec.retry_quarantine:
         made = {each.name for each in fields(given)} & before.job.keys()
         spec = replace(spec, **{name: before.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}
     identity = {"command": "predict", "revision": REVISION, **settings}
-    versions, retry = {file.place: file[1:] for file in files}, spec.retry_quarantine
-    earlier = find_earlier(spec, identity, versions, inputs.content_of, listener, retry=retry)
+    of_pictures = {
+        file.place: (*file[1:], label) for file, label in zip(pictures, labels, strict=True)
+    }
+    versions = {**{file.place: file[1:] for file in tables}, **of_pictures}
+    retry = spec.retry_quarantine
+    with Archives() as archives:
+        of_picture = partial(reader.checksum_of_picture, options=spec, archives=archives)
+
+        def content_of(file: str) -> str | None:
+            return of_picture(file) if file in of_pictures else inputs.content_of(file)
+
+        earlier = find_earlier(spec, identity, versions, content_of, listener, retry=retry)
     retries = list[receipts.Retry]()
     if earlier.kept or earlier.stale:
         retries = [*before.retries, *retries_of(earlier.stale)]
@@ -225,9 +265,9 @@ def plan(
             retries.append(receipts.Retry(receipts.Reading(0, given.identity())))
     # Find the columns. The types of columns to keep depend on all files.
     done = earlier.files()
-    unread = [file for file in files if spec.keep or file.place not in done]
+    unread = [file for file in tables if spec.keep or file.place not in done]
     roots = inputs.roots_of(sources, listener)
-    scanned, partitions = scan.scan_files(unread, files, roots, spec)
+    scanned, partitions = scan.scan_files(unread, tables, roots, spec, some_usable=bool(pictures))
     scan.warn_of_unusable_labels(scanned, spec, listener)
     kept = scan.kept_columns(scanned, spec.keep)
     spec = replace(spec, keep=tuple(kept.names))
@@ -242,21 +282,28 @@ def plan(
     }
     # Divide the rows into parts.
     to_do = [each for each in scanned if each.file.place not in done]
-    groups = group(to_do, spec.rows_per_file, [each.inputs for each in earlier.stale])
+    together = [each.inputs for each in earlier.stale]
     left = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
+    groups = group(to_do, spec.rows_per_file, together)
+    parts = list(plan_parts([settings, columns], groups, left))
+    left = max(0, left - sum(part.num_rows for part in parts))
+    new = [file for file in pictures if file.place not in done][:left]
+    max_rows = spec.rows_per_file or wanted_rows(len(new))
+    parts += plan_pictures([settings, columns], new, of_pictures, max_rows, together)
     job = Job(
         spec=spec,
         identity={**identity, **columns},
-        parts=list(plan_parts([settings, columns], groups, left)),
+        parts=parts,
         earlier=earlier,
         facts={
-            "files": len(files),
-            "new_files": len(files) - len(done & versions.keys()),
-            "columns": scan.describe_columns(scanned, spec),
+            "files": len(versions),
+            "new_files": len(versions.keys() - done),
+            "columns": scan.describe_columns(scanned, spec)
+            | ({f"pictures, labels from {spec.label_from}": len(pictures)} if pictures else {}),
         },
         about={
             "ingest_quarantined": _rejected_by_ingest(sources),
-            "model": writers.as_text(model),
+            "model": writers.as_text(model or BUILT_IN),
             "inputs": [writers.as_text(storage.absolute(each)) for each in sources],
         },
         empty_tables={
@@ -271,10 +318,26 @@ def plan(
     return job, work
 
 
+def _check_effect(
+    spec: PredictSpec, tables: Sequence[InputFile], pictures: Sequence[InputFile]
+) -> None:
+    """Raise UsageError if a setting is for tables, or for pictures, and there are none."""
+    for what, found, names in (
+        ("tables", tables, ("image_column", "label_column", "image_root")),
+        ("pictures", pictures, ("label_from",)),
+    ):
+        defaults = {each.name: each.default for each in fields(spec)}
+        for name in () if found else names:
+            if getattr(spec, name) != defaults[name]:
+                text = f"{flag_name(name)} has no effect: there are no {what} in the input"
+                raise UsageError(f"{text}; leave it out")
+
+
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:
     """Count by reason the pictures that `ingest` quarantined, if sources are its outputs."""
     counts: Counter[str] = Counter()
-    for place in dict.fromkeys(map(storage.absolute, sources)):
+    folders = (place for place in map(storage.absolute, sources) if not inputs.kind_of(place))
+    for place in dict.fromkeys(folders):
         with suppress(DataError):  # the manifest may be of another program
             manifest = Manifest.find(place)
             if manifest.job.get("command") == "ingest":
@@ -284,9 +347,13 @@ def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=1)
-def _load_model(place: str, sha256: str) -> Model:
+def _load_model(place: str | None, sha256: str) -> Model:
     """Load the model of the job, once in each process."""
     model = model_io.load(place)
     if model.sha256() != sha256:
-        raise DataError(f"{place} has changed since the job began; start the job again")
+        text = f"{place} has changed since the job began; start the job again"
+        if place is None:
+            text = f"this worker's model, {BUILT_IN}, differs from that of the command; install "
+            text += "the same version of nanograd on every host"
+        raise DataError(text)
     return model

@@ -8,13 +8,14 @@ A model directory contains:
     manifest.json      provenance, and the SHA-256 of the first two files; written last
 
 It contains no pickles. `load` refuses a directory whose checksums do not match, or that has a
-format, file, setting or tensor that this version does not know.
+format, file, setting or tensor that this version does not know. `digits/` beside this module is
+the directory of the model in this package, which `scripts/make_model.py` makes.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 from platform import python_version
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from nanograd.runtime.json_files import JsonObject
 
 FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
+BUILT_IN = f"built into nanograd {__version__}"  # names the model in this package in outputs
 
 _TENSORS = ("w1", "b1", "w2", "b2")
 _FILES = ("model.safetensors", "config.json")
@@ -214,26 +216,36 @@ def model_card(model: Model) -> bytes:
     """
     from jinja2 import Template  # noqa: PLC0415 - slow to import, and only needed to save a model
 
-    text = files("nanograd.models").joinpath("model_card.md").read_text()
+    text = resources.files("nanograd.models").joinpath("model_card.md").read_text()
     template = Template(text, keep_trailing_newline=True)
     card = str(template.render(nets=model.nets, about=model.about, version=__version__))
     return card.encode(errors="backslashreplace")
 
 
-def load(folder: str) -> Model:
+def find(place: str) -> str:
+    """Return a model directory, or the one in a run directory; DataError if there is none."""
+    for folder in (place, storage.join(place, "model")):
+        if storage.exists(storage.join(folder, MANIFEST)):
+            return folder
+    if not storage.exists(place):
+        raise DataError(f"{place} does not exist; check the path")
+    raise DataError(f"{place} is not a model directory: it has no {MANIFEST}; check the path")
+
+
+def load(place: str | None = None) -> Model:
     """Read a model directory and verify its checksums.
 
+    Args:
+        place: model or run directory, or its URI; None for the model in this package.
+
     Raises:
-        DataError: the folder is not a model directory, a checksum does not match, or the manifest
-            has an unknown format or entry.
+        DataError: the place is no such directory, a checksum does not match, or the manifest has an
+            unknown format or entry.
     """
-    if not storage.exists(storage.join(folder, MANIFEST)):
-        if not storage.exists(folder):
-            raise DataError(f"{folder} does not exist; check the path")
-        model = storage.join(folder, "model")
-        found = storage.exists(storage.join(model, MANIFEST))
-        hint = f"use {model}" if found else "check the path"
-        raise DataError(f"{folder} is not a model directory: it has no {MANIFEST}; {hint}")
+    if place is None:
+        with resources.as_file(resources.files("nanograd.models").joinpath("digits")) as own:
+            return load(str(own))
+    folder = find(place)
     manifest = json_files.read_manifest(storage.join(folder, MANIFEST))
     try:
         if manifest["format"] != FORMAT:

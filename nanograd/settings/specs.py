@@ -34,8 +34,7 @@ IMAGE_COLUMN = setting(None, _DETECTED, group="Data")
 LABEL_COLUMN = setting(
     None, "label column of Parquet files [default: label, digit or target]", group="Data"
 )
-_MODEL = setting(REQUIRED, "model directory or URI")
-
+_MODEL = setting(REQUIRED, "model or run directory, or its URI")
 
 # Settings on which the bytes of the output depend.
 _pictures = partial(setting, group="Pictures", identity=True)
@@ -92,8 +91,8 @@ class PictureFileOptions(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(PictureOptions):
-    """How images and labels are read from tables."""
+class ReadOptions(PictureFileOptions):
+    """How images and labels are read from tables, and images from picture files."""
 
     image_column: str | None = _columns(None, _DETECTED)
     label_column: str | None = _columns(
@@ -159,6 +158,12 @@ class ReportSpec(JobSpec):
 class PartsSpec(JobSpec):
     """Settings shared by the commands that work part by part."""
 
+    workers: int | None = _workers(
+        None,
+        "number of Ray actors; 0 = run in this process without Ray [default: 0 for a job of up to "
+        "about 20 s, else one per free CPU]",
+        least=0,
+    )
     output: Given[Any, str] = setting(REQUIRED, "output directory or URI")
     sync: bool = _existing(
         False, "replace the rows of changed input files and drop the rows of removed ones"
@@ -184,14 +189,22 @@ class PartsSpec(JobSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestSpec(PartsSpec, PictureFileOptions):
-    """Settings of `nanograd ingest`."""
+class PicturePartsSpec(PartsSpec, PictureFileOptions):
+    """Settings shared by the commands that read picture files part by part."""
 
     label_from: str = setting(
         "auto",
-        "source of labels: auto (folder name, else file name), folder, name, none, a list FILE.csv "
-        "(columns file and label), a template 'img_*_{label}.png' or a regular expression",
+        "source of the labels of picture files: auto (folder name, else file name), folder, name, "
+        "none, a list FILE.csv (columns file and label), a template 'img_*_{label}.png' or a "
+        "regular expression",
+        group="Pictures",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSpec(PicturePartsSpec):
+    """Settings of `nanograd ingest`."""
+
     keep_original: bool = setting(
         False, "also keep the bytes of each picture file, in the column original", identity=True
     )
@@ -210,10 +223,11 @@ class InspectSpec(PictureFileOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
+class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
     """Settings of `nanograd predict`."""
 
-    model: Given[Place, str] = _MODEL
+    output: Given[Any, str] = setting("predictions", "output directory or URI")
+    model: Given[Place | None, str | None] = _MODEL
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(
         (), "input column to copy to the output, or '*' for all but the images; may be repeated"
@@ -257,7 +271,7 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
 class EvaluateSpec(Spec):
     """Settings of `nanograd evaluate`."""
 
-    model: Given[Place, str] = _MODEL
+    model: Given[Place | None, str | None] = _MODEL
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
@@ -270,7 +284,7 @@ class EvaluateSpec(Spec):
 class ExportSpec(Spec):
     """Settings of `nanograd export`."""
 
-    model: Given[Place, str] = _MODEL
+    model: Given[Place | None, str | None] = _MODEL
     output: Given[Place, str] = setting(
         REQUIRED, "ONNX file or URI, which must end in .onnx; an existing file is replaced"
     )

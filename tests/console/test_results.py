@@ -16,7 +16,7 @@ def test_summary_names_the_output_and_the_next_command() -> None:
 
     assert "99.03 %" in trained
     assert "report" not in trained
-    assert "nanograd predict rows --model r/model --output read" in trained
+    assert "nanograd predict PICTURES --model r/model" in trained
     assert "1 quarantined (1 empty)" in str(INGESTED)
     assert "nanograd predict rows" in str(INGESTED)
     assert "nanograd inspect" in str(replace(INGESTED, ingested=0))

@@ -16,6 +16,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
+from nanograd.images.writers import write_pictures
 from nanograd.jobs.part import Part
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
@@ -88,7 +89,7 @@ def test_two_actors_are_at_work_at_once_however_small_the_input(
     assert len({each.receipt.counts.labelled for each in done}) == 2
 
 
-def test_many_small_files_are_predicted_as_without_ray(
+def test_many_small_files_and_pictures_are_predicted_as_without_ray(
     ray_cpus: int, tmp_path: Path, sample: Mnist
 ) -> None:
     model_io.save(some_model(), str(tmp_path / "model"))
@@ -97,12 +98,14 @@ def test_many_small_files_are_predicted_as_without_ray(
         images = [sample.test.images[number].tobytes()] * (number % 40)
         table = pa.table({"image": pa.array(images, pa.binary())})
         pq.write_table(table, tmp_path / "lä ufe" / f"{number}.parquet")
+    write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "lä ufe"))
+    (tmp_path / "lä ufe" / "empty.png").touch()
 
     for workers in (0, 2):
         output = f"{tmp_path}/{workers}"
         spec = PredictSpec(model=f"{tmp_path}/model", output=output, workers=workers)
         done = commands.predict([str(tmp_path / "lä ufe")], spec=spec)
-        assert done.rows == sum(number % 40 for number in range(300))
+        assert done.rows == sum(number % 40 for number in range(300)) + 32
     assert untimed_contents(tmp_path / "0") == untimed_contents(tmp_path / "2")
 
 

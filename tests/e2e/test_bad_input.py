@@ -86,7 +86,7 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
         ("train --data sample --output runs/1", IN_A_JOB, "--output runs/1 is relative"),
         ("train --data sample", IN_A_JOB, "--output is missing"),
         ("ingest pictures --output rows", IN_A_JOB, "--output rows is relative"),
-        ("predict rows --model /m --output read", IN_A_JOB, "--output read is relative"),
+        ("predict rows --model /m", IN_A_JOB, "--output predictions is relative"),
         (INFO, {"NANOGRAD_TRAIN_EPOCH": "3"}, "do you mean NANOGRAD_TRAIN_EPOCHS?"),
         (INFO, {"NANOGRAD_X": "3"}, "NANOGRAD_X"),
         # Kubernetes makes these for a service with such a name.

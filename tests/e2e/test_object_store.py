@@ -23,7 +23,7 @@ from PIL import Image
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images import reader
-from nanograd.images.inputs import expand, expand_tables
+from nanograd.images.inputs import expand, expand_all
 from nanograd.jobs.predict import plan
 from nanograd.runtime import storage
 from nanograd.settings.specs import PredictSpec
@@ -156,11 +156,11 @@ def test_inputs_that_are_missing_or_no_input_are_named(tables: str, bucket: str)
             expand([place], (".parquet",))
         assert str(error.value).startswith(place.rstrip("/"))
     with pytest.raises(UsageError, match="lies in the input"):
-        expand_tables([f"{tables}/"], f"{tables}/out/predictions/part.parquet")
+        expand_all([f"{tables}/"], f"{tables}/out")
     storage.commit(f"{tables}/_delta_log/00000000000000000000.json", b"{}")
     for place in (tables, f"{bucket}/", f"{tables}/*.parquet"):
         with pytest.raises(DataError, match=rf"^{tables} is a Delta table"):
-            expand_tables([place], f"{bucket}/out/predictions/part.parquet")
+            expand_all([place], f"{bucket}/out")
 
 
 @every_server

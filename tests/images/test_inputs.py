@@ -1,13 +1,14 @@
 import os
 import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nanograd.errors import DataError, StorageError, UsageError
-from nanograd.images.inputs import expand, expand_pictures, expand_tables
+from nanograd.images.inputs import expand, expand_all, expand_pictures
 from nanograd.runtime.events import Event
 
 SUFFIXES = (".png", ".jpg")
@@ -136,9 +137,9 @@ def test_table_with_a_log_of_its_own_is_refused(tmp_path: Path, kind: str, place
     plain.with_name("x.parquet").touch()
     plain.touch()
 
-    assert len(expand_tables([f"{tmp_path}/plain"], "/out/predictions/part.parquet")) == 1
+    assert len(expand_all([f"{tmp_path}/plain"], "/out")[0]) == 1
     with pytest.raises(DataError, match=rf"/in is an? {kind} table"):
-        expand_tables([f"{tmp_path}/{place}"], "/out/predictions/part.parquet")
+        expand_all([f"{tmp_path}/{place}"], "/out")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_output_that_would_be_input_next_time_is_refused(
     (tmp_path / "link").symlink_to("in")
 
     def run() -> int:
-        return len(expand_tables([place], f"{tmp_path}/{output}/predictions/part.parquet"))
+        return len(expand_all([place], f"{tmp_path}/{output}")[0])
 
     if refused:
         with pytest.raises(UsageError, match=r"the output.*lies in the input.*another --output"):
@@ -174,27 +175,62 @@ def test_output_that_would_be_input_next_time_is_refused(
         assert run() == 1
 
 
+KINDS = ["1.jpg", "list.csv", "raw", "scans.zip", "sub/2.PNG", "x.parquet"]
+SCANS = ["scans.zip/7/a.png"]
+
+
 @pytest.mark.parametrize(
-    ("pictures", "expected", "warned"), [(85, False, True), (85, True, False), (0, False, False)]
+    ("inputs", "expected", "tables", "pictures"),
+    [
+        ([""], False, ["x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
+        ([""], True, ["x.parquet"], []),  # rows may refer to the pictures
+        (["", "1.jpg"], True, ["x.parquet"], ["1.jpg"]),
+        (["*"], True, ["x.parquet"], ["1.jpg", "raw", *SCANS]),
+        (["sub", "scans.zip", "raw"], True, [], ["raw", *SCANS, "sub/2.PNG"]),
+        (["", "list.csv"], False, ["list.csv", "x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
+        (["list.csv"], False, ["list.csv"], []),
+        (["damaged.ZIP", "1.jpg"], False, ["damaged.ZIP"], ["1.jpg"]),
+    ],
 )
-def test_pictures_beside_tables_are_named_in_a_warning(
-    tmp_path: Path, pictures: int, expected: bool, warned: bool
+def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
+    tmp_path: Path, inputs: list[str], expected: bool, tables: list[str], pictures: list[str]
 ) -> None:
-    for number in range(pictures):
-        (tmp_path / f"{number}.jpg").touch()
-    (tmp_path / "x.parquet").touch()
+    for name in (*KINDS, "damaged.ZIP"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for name in ("7/a.png", "_hidden/b.png", "notes.txt", "rows.parquet"):
+            archive.writestr(name, b"x")
+    if "damaged.ZIP" not in inputs:
+        (tmp_path / "damaged.ZIP").unlink()
     events: list[Event] = []
 
-    found = expand_tables(
-        [str(tmp_path)],
-        "/out/predictions/part.parquet",
+    found = expand_all(
+        [f"{tmp_path}/{name}" for name in inputs],
+        "/elsewhere",
         pictures_expected=expected,
         listener=events.append,
     )
 
-    assert [Path(file.place).name for file in found] == ["x.parquet"]
-    assert len(events) == warned
-    assert all("85 pictures" in str(each) and "nanograd ingest" in str(each) for each in events)
+    names = [[str(Path(file.place).relative_to(tmp_path)) for file in files] for files in found]
+    assert names == [sorted(tables), sorted(pictures)]
+    is_left_out = set(inputs) & {"", "*"} and "list.csv" not in inputs
+    assert bool([event for event in events if "1 CSV file" in str(event)]) is bool(is_left_out)
+
+
+def test_output_beside_pictures_is_never_input(tmp_path: Path) -> None:
+    for name in ("1.jpg", "out/predictions/part.parquet", "out/plots/digits.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    tables, pictures = expand_all([str(tmp_path)], f"{tmp_path}/out")
+
+    assert (tables, [file.place for file in pictures]) == ([], [f"{tmp_path}/1.jpg"])
+    with pytest.raises(UsageError, match="lies in the input"):
+        expand_all([f"{tmp_path}/out"], f"{tmp_path}/out")
+    (tmp_path / "x.parquet").touch()
+    with pytest.raises(UsageError, match="lies in the input"):
+        expand_all([str(tmp_path)], f"{tmp_path}/out")
 
 
 ROWS_NAMES = ["000000_0", "b.parq", "part-00000", "läufe.data", "sub/c.snappy", "d.json"]
@@ -213,11 +249,11 @@ def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path: Pa
     os.mkfifo(tmp_path / "pipe.parquet")
     events: list[Event] = []
 
-    found = expand_tables([str(tmp_path)], "/out/part.parquet", listener=events.append)
+    found, _ = expand_all([str(tmp_path)], "/out", listener=events.append)
 
     names = [str(Path(file.place).relative_to(tmp_path)) for file in found]
     assert names == sorted([*ROWS_NAMES, "a.parquet"])
-    direct = [expand_tables([f"{tmp_path}/{name}"], "/out/part.parquet") for name in ROWS_NAMES]
+    direct = [expand_all([f"{tmp_path}/{name}"], "/out")[0] for name in ROWS_NAMES]
     assert [len(files) for files in direct] == [1] * len(ROWS_NAMES)
     others, broken = map(str, events)
     assert f"3 other files are not read as input, such as {tmp_path}/b.txt" in others

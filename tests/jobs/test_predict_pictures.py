@@ -1,0 +1,233 @@
+"""Picture files as input of a prediction, alone and beside tables: each once, as by `ingest`."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from nanograd import commands
+from nanograd.errors import DataError, OutputExistsError
+from nanograd.runtime import json_files
+from tests.helpers.folders import untimed_contents
+from tests.helpers.growth import runs
+from tests.helpers.ingests import ingest
+from tests.jobs.conftest import Case
+from tests.jobs.test_kills import Killed, kill_at
+
+Draw = Callable[[str, int], Path]
+
+
+@pytest.fixture
+def draw(case: Case) -> Draw:
+    """Write a digit of the sample as a picture of dark ink on light paper."""
+
+    def write(name: str, number: int) -> Path:
+        image = Image.fromarray(255 - case.digits.images[number].reshape(28, 28)).resize((140, 140))
+        file = case.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def photos(case: Case, draw: Draw) -> list[Path]:
+    """Seven pictures, in folders and in names that say their labels."""
+    labels = case.digits.labels[:7].tolist()
+    return [draw(f"{label}/photo {n} ü.png", n) for n, label in enumerate(labels)]
+
+
+def by_name(case: Case) -> dict[str, dict[str, Any]]:
+    return {Path(row["source_file"]).name: row for row in case.table().to_pylist()}
+
+
+def names(case: Case, name: str = "predictions") -> list[tuple[str, int | None]]:
+    rows = case.table(name).to_pylist()
+    return [(str(Path(r["source_file"]).relative_to(case.folder)), r["source_row"]) for r in rows]
+
+
+def test_pictures_get_the_predictions_of_their_ingested_rows(
+    case: Case, photos: list[Path], tmp_path: Path
+) -> None:
+    ingest(tmp_path / "rows", case.folder)
+    case.run(tmp_path / "rows")
+    shutil.move(case.out, tmp_path / "of rows")
+
+    figures = case.run()
+
+    of_rows = pq.read_table(tmp_path / "of rows/predictions").to_pylist()
+    rows = case.table().to_pylist()
+    assert figures["rows"] == figures["predicted"] == figures["labelled"] == len(photos)
+    left_out = {"source_file", "source_row"}
+    assert [{k: row[k] for k in row.keys() - left_out} for row in rows] == [
+        {k: row[k] for k in row.keys() - left_out} for row in of_rows
+    ]
+    assert [(row["source_file"], row["source_row"]) for row in rows] == [
+        (str(file), 0) for file in sorted(photos)
+    ]
+    assert [row["label"] for row in rows] == [int(file.parent.name) for file in sorted(photos)]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
+def test_mixed_input_is_accounted_for_file_by_file(case: Case, draw: Draw, format_: str) -> None:
+    draw("1.png", 0)
+    (case.folder / "bad.png").write_bytes(b"no picture")
+    case.add(0)
+    with ZipFile(case.folder / "scans.zip", "w") as archive:
+        archive.write(draw("sub/a.png", 3), "7/a.png")
+        archive.writestr("7/empty.png", b"")
+    case.write("digits.csv", b"label,1x1\n")
+
+    figures = case.run(keep=("label",), format=format_)
+
+    assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (12, 9, 3)
+    assert figures["files"] == 6
+    assert any("digits.csv" in each for each in case.messages)
+    if format_ == "parquet":
+        assert names(case) == sorted(
+            [("1.png", 0), ("sub/a.png", 0), ("scans.zip/7/a.png", 0)]
+            + [("00000.parquet", row) for row in range(6)]
+        )
+        refused = [("00000.parquet", 6), ("bad.png", 0), ("scans.zip/7/empty.png", 0)]
+        assert names(case, "quarantine") == refused
+
+
+def test_kept_columns_are_null_for_pictures(case: Case, photos: list[Path]) -> None:
+    case.add(0)
+
+    case.run(keep=("label",))
+
+    kept = {row["source_file"][-3:]: row["input_label"] for row in case.table().to_pylist()}
+    assert kept["png"] is None
+    assert kept["uet"] is not None
+
+
+def test_unusable_pictures_and_archives_affect_no_other(case: Case, photos: list[Path]) -> None:
+    Image.new("L", (90, 90), 250).save(case.folder / "blank.png")
+    (case.folder / "empty.jpg").touch()
+    (case.folder / "scans.zip").write_bytes(b"PK no archive")
+
+    with pytest.raises(DataError, match=r"1 of 10 files cannot be read.*scans\.zip"):
+        case.run()
+    figures = case.run(max_broken_files=1)
+
+    assert (figures["rows"], figures["predicted"], figures["broken_files"]) == (9, 7, 1)
+    assert case.quarantine() == [
+        ("blank.png", 0, "blank"), ("empty.jpg", 0, "empty"), ("scans.zip", None, "broken_archive"),
+    ]  # fmt: skip
+    with ZipFile(case.folder / "scans.zip", "w") as archive:
+        archive.write(photos[0], "7.png")
+    repaired = case.run(sync=True)
+    assert (repaired["rows"], repaired["predicted"], repaired["broken_files"]) == (10, 8, 0)
+
+
+def test_only_new_pictures_are_read_and_changes_need_sync(
+    case: Case, photos: list[Path], draw: Draw
+) -> None:
+    case.run()
+    before = {path: path.stat().st_mtime_ns for path in case.out.glob("predictions/*")}
+    draw("new.png", 11)
+    grown = case.run()
+    after = {path: path.stat().st_mtime_ns for path in case.out.glob("predictions/*")}
+    assert before.items() < after.items()
+    assert (grown["rows"], runs(case.out)) == (8, [1, 1])
+    assert by_name(case)["new.png"]["label"] is None
+
+    photos[0].chmod(0o600)  # the content is the same
+    assert case.run()["rows"] == 8
+    draw(f"{photos[0].parent.name}/{photos[0].name}", 12)
+    case.refuse(OutputExistsError, "1 input files or their labels have changed")
+    case.refuse(OutputExistsError, "input files or their labels", label_from="none")
+    photos[1].unlink()
+    assert case.run(sync=True)["rows"] == 7
+    moved = photos[2].rename(case.folder / "moved.png")
+    case.refuse(OutputExistsError, "1 input files have another name")
+    assert case.run(sync=True)["rows"] == 7
+    assert moved.name in by_name(case)
+    assert photos[2].name not in by_name(case)
+
+
+def test_quarantined_pictures_are_retried_with_other_settings(
+    case: Case, photos: list[Path], draw: Draw
+) -> None:
+    Image.new("L", (90, 90), 250).save(case.folder / "blank.png")
+    large = Image.open(draw("large.png", 9)).resize((400, 400))
+    large.save(case.folder / "large.png")
+    settings = {"max_pixels": 20_000, "rows_per_file": 3}
+    first = case.run(**settings)
+
+    retried = case.run(retry_quarantine=True, rows_per_file=3)
+    again = case.run(**settings)
+
+    accounts = [(each["predicted"], each["quarantined"]) for each in (first, retried, again)]
+    assert accounts == [(7, 2), (8, 1), (8, 1)]
+    assert case.quarantine() == [("blank.png", 0, "blank")]
+    receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
+    assert sum(each["reading"] is not None for each in receipts) >= 1
+
+
+@pytest.mark.parametrize("growth", [False, True])
+def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
+    case: Case, photos: list[Path], draw: Draw, tmp_path: Path, growth: bool
+) -> None:
+    (case.folder / "empty.png").touch()
+    case.add(0)
+    case.out.mkdir(parents=True)
+    if growth:
+        case.run(rows_per_file=5)
+        draw("z.png", 12)
+    shutil.copytree(case.out, saved := tmp_path / "saved")
+    figures = case.run(rows_per_file=5)
+    undisturbed = untimed_contents(case.out)
+
+    for when in range(10_000):
+        shutil.rmtree(case.out)
+        shutil.copytree(saved, case.out)
+        killed = False
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, when)
+            try:
+                case.run(rows_per_file=5)
+            except Killed:
+                killed = True
+        again = case.run(rows_per_file=5)
+
+        assert (again["rows"], again["predicted"]) == (figures["rows"], figures["predicted"])
+        assert untimed_contents(case.out) == undisturbed
+        if not killed:
+            break
+    assert when > 8
+
+
+def test_limit_counts_tables_and_pictures(case: Case, photos: list[Path]) -> None:
+    case.add(0)
+
+    figures = case.run(limit=10, label_from="none")
+
+    assert (figures["rows"], len(names(case))) == (10, 9)
+    assert figures["labelled"] == 6
+
+
+def test_labels_come_from_a_list_as_in_ingest(case: Case, photos: list[Path]) -> None:
+    lines = [f"{file.relative_to(case.folder)},{n}" for n, file in enumerate(photos)]
+    (case.folder / "labels.csv").write_text("\n".join(["file,label", *lines]))
+
+    case.run(label_from=f"{case.folder}/labels.csv")
+
+    labels = {name: row["label"] for name, row in by_name(case).items()}
+    assert labels == {file.name: number for number, file in enumerate(photos)}
+
+
+def test_dry_run_counts_pictures(case: Case, photos: list[Path]) -> None:
+    plan = commands.predict([str(case.folder)], spec=case.spec(dry_run=True)).plan
+
+    assert plan
+    assert (plan.files, plan.rows_to_do, plan.parts_to_do) == (7, 7, 1)
+    assert plan.columns == {"pictures, labels from auto": 7}
+    assert not case.out.exists()
