@@ -57,6 +57,10 @@ pygments_style, pygments_dark_style = "default", "monokai"
 
 _QUOTATION = re.compile(r"^```(\w+) title=(\S+)$", re.MULTILINE)
 
+# Records that the search leaves out, and pages whose tables need the width of the list of sections.
+_RECORDS = ("docs/decisions/", "benchmarks/results/", "CHANGELOG")
+_WIDE = ("docs/commands", "docs/settings", "docs/figures")
+
 _RAW = "```{{raw}} html\n:file: {}\n```"
 
 
@@ -112,11 +116,34 @@ class LinkFiles(SphinxPostTransform):
         return f"files/{place}"
 
 
-def leave_records_unsearched(app: Sphinx, _: nodes.document) -> None:
-    """Let the search find pages for readers, not the records of decisions and measurements."""
+def describe_page(app: Sphinx, _: nodes.document) -> None:
+    """Keep records of decisions and measurements out of the search, and give tables their width."""
     name = app.env.docname
-    if name.startswith(("docs/decisions/", "benchmarks/results/", "CHANGELOG")):
+    if name.startswith(_RECORDS):
         app.env.metadata[name]["nosearch"] = ""
+    if name in _WIDE:
+        app.env.metadata[name]["hide-toc"] = ""
+
+
+def write_texts(app: Sphinx, error: Exception | None) -> None:
+    """Write the text of all pages for the search: browsers refuse to read pages from a disk."""
+    if error is None and app.builder.name == "html":
+        names = [name for name in app.env.found_docs if not name.startswith(_RECORDS)]
+        texts = {name: _text(app.env.get_doctree(name)) for name in sorted(names)}
+        code = f"const TEXTS = {json.dumps(texts)};\n"
+        (Path(app.outdir) / "_static" / "texts.js").write_text(code)
+
+
+def _text(node: nodes.Node) -> str:
+    """Return the text of a page as HTML with its sections."""
+    if isinstance(node, nodes.Text):
+        return escape(node.astext())
+    if isinstance(node, nodes.raw | nodes.comment | nodes.math | nodes.math_block):
+        return " "
+    inner = "".join(map(_text, node.children))
+    if isinstance(node, nodes.section):
+        return f'<section id="{node["ids"][0]}">{inner}</section>'
+    return inner if isinstance(node, nodes.Inline) else f"{inner} "
 
 
 def _folder(node: nodes.Node) -> bool:
@@ -141,7 +168,10 @@ def file_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def make_accessible(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
-    """Give captions their level, and let the keyboard reach what scrolls."""
+    """Give captions their level, let the keyboard reach what scrolls, and the search its texts."""
+    if page == "search":
+        for name in ("texts.js", "search.js"):
+            app.add_js_file(name)
     for name in ("body", "furo_navigation_tree"):
         text = context.get(name) or ""
         text = text.replace('role="heading">', 'role="heading" aria-level="2">')
@@ -171,7 +201,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.add_post_transform(LinkFiles)
     app.connect("source-read", prepare)
-    app.connect("doctree-read", leave_records_unsearched)
+    app.connect("doctree-read", describe_page)
+    app.connect("build-finished", write_texts)
     app.connect("html-collect-pages", file_pages)
     app.connect("html-page-context", make_accessible, priority=900)  # after the theme
     return {"parallel_read_safe": True, "parallel_write_safe": True}

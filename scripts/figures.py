@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -73,18 +74,26 @@ def _rows(text: str) -> Iterator[Row]:
         elif not header:
             header = cells
         elif set(line) - set("|- :"):
-            yield dict(zip(header, cells, strict=False))
+            yield _without_default(dict(zip(header, cells, strict=False)))
+
+
+def _without_default(row: Row) -> Row:
+    """Leave out `--shards` where it is the default: one shard per 64 images, but 2 to 8."""
+    ours, _, shards = row.get("ours", "").partition(" --shards ")
+    if shards and int(shards) == min(8, max(2, int(row["batch"]) // 64)):
+        return {**row, "ours": ours}
+    return row
 
 
 def find(topic: str, **cells: str) -> Figure:
-    """Return the newest row of a topic whose cells start with the given texts.
+    """Return the newest row of a topic whose cells match the given patterns.
 
     Underscores in the names of columns stand for spaces.
     """
     wanted = {name.replace("_", " "): value for name, value in cells.items()}
     for result in results(topic):
         for row in result.rows:
-            if all(row.get(name, "").startswith(value) for name, value in wanted.items()):
+            if all(fnmatchcase(row.get(name, ""), value) for name, value in wanted.items()):
                 return Figure(row, result)
     raise LookupError(f"no row of benchmarks/results/{topic}_* has {wanted}")
 
@@ -94,7 +103,7 @@ def render(words: Sequence[str]) -> str:
 
     Args:
         words: `summary` or `comparison` and a language; or a topic and the columns of its table,
-            separated by semicolons.
+            separated by semicolons, each with an optional filter (`what=png*|raw*`).
     """
     kind, _, rest = " ".join(words).partition(" ")
     if kind in _TABLES:
@@ -103,17 +112,32 @@ def render(words: Sequence[str]) -> str:
 
 
 def _newest(topic: str, columns: list[str]) -> str:
-    """Return columns of a topic's newest file, and links to files of other processors."""
+    """Return columns of a topic's newest file, and links to files of other processors.
+
+    `what=png*|raw*` instead of a column keeps the rows whose cell matches one of these patterns;
+    in parentheses, the column is not shown. A column that is missing or empty, and a pattern that
+    matches nothing, end the program.
+    """
     newest: dict[str, Result] = {}
     for result in results(topic):
         newest.setdefault(result.cpu, result)
     if not newest:
         sys.exit(f"benchmarks/results has no figures of {topic!r}")
     first, *others = newest.values()
-    rows = [row for row in first.rows if row.keys() & set(columns)]
-    if missing := sorted(set(columns).difference(*rows)):
+    parts = [each.strip("()").partition("=") for each in columns]
+    filters = {name: cells or "*" for name, _, cells in parts}
+    if missing := sorted(set(filters).difference(*(row.keys() for row in first.rows))):
         sys.exit(f"{first.file.name} has no column {missing[0]!r}")
-    table = _table(columns, [[row.get(column, "") for column in columns] for row in rows])
+    rows = [row for row in first.rows if row.keys() >= filters.keys()]
+    for column, cells in filters.items():
+        for cell in cells.split("|"):
+            if not any(fnmatchcase(row[column], cell) for row in rows):
+                sys.exit(f"{first.file.name} has no row with {cell!r} in {column!r}")
+        rows = [row for row in rows if any(fnmatchcase(row[column], c) for c in cells.split("|"))]
+    if empty := [column for column in filters if not any(row[column] for row in rows)]:
+        sys.exit(f"{first.file.name} has nothing in the column {empty[0]!r} of the chosen rows")
+    shown = [name for each, name in zip(columns, filters, strict=True) if each[0] != "("]
+    table = _table(shown, [[row[name] for name in shown] for row in rows])
     also = "".join(f"\nAlso measured: {_link(each)}.\n" for each in others)
     return f"{_link(first)}:\n\n{table}{also}"
 
@@ -123,8 +147,8 @@ def _link(result: Result) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    first, *others = (f"| {' | '.join(cells)} |\n" for cells in [head, *rows])
+    return "".join([first, "|", "---|" * len(head), "\n", *others])
 
 
 # Tables of the readme
@@ -140,10 +164,10 @@ def _words(language: str) -> Callable[[str], str]:
 def summary(language: str) -> str:
     """Return accuracy and time of each preset."""
     say = _words(language)
-    flags = ["", "--preset classic", "--preset accurate", "--preset accurate --ensemble 5"]
+    flags = ["", "--preset accurate", "--preset accurate --ensemble 5"]
     rows = []
     for flag in flags:
-        found = find("accuracy", command=f"`{flag or '--preset fast'} --workers")
+        found = find("accuracy", command=f"`{flag or '--preset fast'} --workers*")
         accuracy, seconds = found.number("test accuracy"), found.number("seconds of training")
         workers = re.findall(r"--workers \d", found["command"])[0]
         command = f"`nanograd train {' '.join(filter(None, [flag, workers]))}`"
@@ -157,7 +181,7 @@ def comparison(language: str) -> str:
     say = _words(language)
     peers = {"pytorch-ddp": {}, "ray-train": {}, "pytorch": {"processes_x_threads": "1 x 2"}}
     ddp, ray, alone = (
-        find("throughput", ours="--workers 2 --shards 8", peer=peer, batch="512", **more)
+        find("throughput", ours="--workers 2", peer=peer, batch="512", **more)
         for peer, more in peers.items()
     )
     ours, data = (
@@ -176,17 +200,17 @@ def comparison(language: str) -> str:
         ["same bits for any number of workers", say("yes"), say("no"), say("no"), ""],
         ["a worker is killed", say("the run goes on, 0 rounds lost"), ends, ends,
          say("its tasks are repeated")],
-        ["2 workers, batch 512", f"{ddp['our images/s']} {say('images/s')}, {read(ours)}",
+        ["2 workers, batch 512", f"{ddp['our images/s']} {say('images/s')}{say(', ')}{read(ours)}",
          trained(ddp), trained(ray), f"{read(data)} ({data.number('ours over it')})"],
     ]  # fmt: skip
     head = ["", "nanograd", "PyTorch DDP", "Ray Train", "Ray Data"]
-    named = ", ".join(
+    sources = say(", ").join(
         f"[{each.source.place}](benchmarks/results/{each.source.file.name})" for each in (ddp, data)
     )
-    return _table(head, [[say(name), *rest] for name, *rest in table]) + (
-        f"\n{say('PyTorch in one process, 2 threads')}: {trained(alone)}. "
-        f"{say('Sources')}: {named}.\n"
+    note = say("PyTorch in one process, 2 threads: {}. Sources: {}.").format(
+        trained(alone), sources
     )
+    return f"{_table(head, [[say(name), *rest] for name, *rest in table])}\n{note}\n"
 
 
 _TABLES = {"summary": summary, "comparison": comparison}
@@ -204,10 +228,11 @@ _STYLE = (
 def plots() -> dict[str, str]:
     """Return the plots as SVG, by their file names."""
     throughput, threads = results("throughput")[0], "processes x threads"
+    peers = ("pytorch-ddp", "pytorch", "ray-train")
     ratios = [
         (f"{row['ours']}, batch {row['batch']} / {row['peer']} {row[threads]}", float(row["ratio"]))
         for row in throughput.rows
-        if "ratio" in row and row["peer"] in ("pytorch-ddp", "pytorch", "ray-train")
+        if row.get("peer") in peers and "--shards" not in row["ours"]
     ]
     times = results("time_to_accuracy")[0]
     seconds: list[tuple[str, float]] = [

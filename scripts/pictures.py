@@ -4,7 +4,7 @@
 
 RUN is a finished training run, and PREDICTION is the output of a prediction. The pictures are
 written to docs/pictures/. The terminal shows a new training run on the built-in sample with two
-workers, at its real speed; pauses, such as the start of Ray, are cut to two seconds.
+workers, from its first progress on and at its real speed; pauses are cut to two seconds.
 """
 
 import sys
@@ -139,11 +139,11 @@ def capture_terminal(browser: Browser) -> bytes:
             view(event)
         elif (text := sentence(event)) is not None:
             lines.append(Text(text.replace(place, "runs/1")))
-            add()
+            if drawing:  # the first frame has something to see
+                add()
 
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/run"
-        add()
         result = commands.train(
             data="sample", workers=2, epochs=30, output=place, listener=draw_event
         )

@@ -1,20 +1,19 @@
-"""Update the generated parts of pages: help texts, settings, figures.
+"""Update the generated parts of pages: commands, settings, figures.
 
 A block begins with a line `<!-- KIND: WORDS -->` and ends with `<!-- /KIND -->`. The text between
-these lines is replaced. KIND is a name in _RENDERERS. For example, `<!-- help: nanograd train -->`
-stands for the output of `nanograd train --help`. With `--check`, nothing is written, and the script
+these lines is replaced. KIND is a name in _RENDERERS. For example, `<!-- settings: train -->`
+stands for the settings of `nanograd train`. With `--check`, nothing is written, and the script
 exits with code 1 if a file is out of date.
 """
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 import click
-from click.testing import CliRunner
 
 from nanograd import errors
 from nanograd.cli import cli
@@ -27,8 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts import figures  # noqa: E402
-
-_WIDTH = 100
 
 
 def main() -> None:
@@ -68,50 +65,71 @@ def _render(block: re.Match[str]) -> str:
     return f"{block['begin']}{text}{block['end']}"
 
 
-def help_of(words: Sequence[str]) -> str:
-    """Return the output of a command's `--help` on a terminal of 100 columns."""
-    program, *arguments = [*words, "--help"]
-    outcome = CliRunner().invoke(cli, arguments, prog_name=program, terminal_width=_WIDTH)
-    if outcome.exit_code:
-        sys.exit(f"{' '.join(words)}: {outcome.output}")
-    return "".join(
-        ["```text\n", *(f"{each.rstrip()}\n" for each in outcome.output.splitlines()), "```\n"]
-    )
+def commands_of(words: Sequence[str]) -> str:
+    """Return a table of the commands: usage, summary and options."""
+    lines = []
+    for usage, command in _commands("nanograd", cli):
+        metavars = [each.metavar for each in command.params if isinstance(each, click.Argument)]
+        options = "; ".join(
+            f"`{each.opts[0]}`: {each.help}"
+            for each in command.params
+            if isinstance(each, click.Option) and each.opts[0] not in _COMMON
+        )
+        if command.name in SETTINGS and usage.count(" ") == 1:
+            options = f"[{command.name}](settings.md#{command.name})"
+        line = [f"`{' '.join(filter(None, [usage, *metavars]))}`", command.help or "", options]
+        lines.append([cell.replace("|", "\\|") for cell in line])
+    return _table("command |  | options ", lines)
+
+
+def _commands(usage: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from _commands(f"{usage} {name}", each)
+    else:
+        yield usage, command
 
 
 def settings_of(words: Sequence[str]) -> str:
-    """Return a table of the settings of a command: name, type, default, bounds."""
-    [command] = words
-    if command not in SETTINGS:
-        sys.exit(f"no command {command!r} has settings")
-    config = SETTINGS[command]
-    lines = [_setting(each, config) for each in fields(config)]
-    return _table("setting | values | default | ", lines)
+    """Return a table of the settings that one command has, or (`shared`) several commands have."""
+    uses: dict[tuple[str, ...], list[str]] = {}
+    for command, spec in SETTINGS.items():
+        for each in fields(spec):
+            uses.setdefault(_setting(each, spec), []).append(command)
+    [name] = words
+    if name == "shared":
+        lines = [[*cells, ", ".join(found)] for cells, found in uses.items() if len(found) > 1]
+        return _table("setting | value |  | commands ", lines)
+    if name not in SETTINGS:
+        sys.exit(f"no command {name!r} has settings")
+    lines = [list(cells) for cells, found in uses.items() if found == [name]]
+    return _table("setting | value | ", lines)
 
 
-def _setting(each: Field[Any], config: type[Spec]) -> list[str]:
-    about = properties(each)
+def _setting(each: Field[Any], spec: type[Spec]) -> tuple[str, ...]:
+    about, default = properties(each), each.default
     limits = [
-        f"{word} {bound}"
-        for word, bound in (
-            ("at least", about.least),
-            ("below", about.below),
-            ("at most", about.most),
-        )
+        f"{sign}{bound:g}" if bound < 1e6 else f"{sign}2^63"
+        for sign, bound in (("≥", about.least), ("<", about.below), ("≤", about.most))
         if bound is not None
     ]
     words = [f"`{choice}`" for choice in choices(each)]
-    values = ", ".join(words or [_TYPES[value_type(each)], *limits])
-    default = "" if each.default in (None, (), "") else f"`{str(each.default).lower()}`"
-    if each.default is REQUIRED:
-        default = "required"
+    meaning, _, computed = about.help.rstrip("]").partition(" [default: ")
+    shown = default[0] if isinstance(default, tuple) and default else default
     by_preset = [
         f"{preset} `{values[each.name]}`"
         for preset, values in PRESETS.items()
-        if config is TrainSpec and each.name in values
+        if spec is TrainSpec and each.name in values
     ]
-    return [f"`{each.name}`", values, "; ".join(filter(None, [default, *by_preset])),
-            about.help.replace("|", "\\|")]  # fmt: skip
+    parts = [
+        ", ".join(words) or " ".join([_TYPES[value_type(each)], *limits]),
+        "required" if default is REQUIRED else "",
+        computed and f"default {computed}",
+        "" if default in (None, (), "", REQUIRED) or default is False else f"default `{shown}`",
+        *by_preset,
+    ]
+    cells = [f"`{each.name}`", "; ".join(filter(None, parts)), meaning]
+    return tuple(cell.replace("|", "\\|") for cell in cells)
 
 
 def exit_codes(words: Sequence[str]) -> str:
@@ -126,13 +144,13 @@ def exit_codes(words: Sequence[str]) -> str:
 
 
 def event_types(words: Sequence[str]) -> str:
-    """Return a table of the events: name in records, class, fields, meaning."""
+    """Return a table of the events: name in records and class, fields, meaning."""
     found = [
         each for each in vars(events).values()
         if isinstance(each, type) and issubclass(each, events.Event) and "name" in vars(each)
     ]  # fmt: skip
-    return _table("`event` | class | fields | ", [
-        [f"`{each.name}`", f"`{each.__name__}`",
+    return _table("event | fields | ", [
+        [f"`{each.name}`, `{each.__name__}`",
          ", ".join(f"`{field.name}`" for field in fields(each) if field.name != "level"),
          _summary(each)] for each in found
     ])  # fmt: skip
@@ -154,7 +172,7 @@ def _table(head: str, lines: Sequence[Sequence[str]]) -> str:
 
 
 _TYPES = {
-    int: "whole number", float: "number", bool: "true or false", str: "text", tuple: "list of texts"
+    int: "integer", float: "number", bool: "flag", str: "text", tuple: "texts"
 }  # fmt: skip
 SETTINGS: dict[str, type[Spec]] = {
     "train": TrainSpec,
@@ -165,13 +183,14 @@ SETTINGS: dict[str, type[Spec]] = {
     "export": specs.ExportSpec,
 }
 _RENDERERS: dict[str, Callable[[Sequence[str]], str]] = {
-    "help": help_of,
+    "commands": commands_of,
     "settings": settings_of,
     "exit codes": exit_codes,
     "events": event_types,
     "reasons": reasons,
     "figures": figures.render,
 }
+_COMMON = ("--help-all", "--config", "--debug", "--json")
 _KINDS = "|".join(_RENDERERS)
 _BEGIN = re.compile(rf"^<!-- (?:{_KINDS})\b", re.MULTILINE)
 _BLOCK = re.compile(

@@ -70,10 +70,9 @@ def test_token_is_required_and_a_lost_host_is_detected_within_seconds(
     assert "--dashboard-host=127.0.0.1" in start
     assert found["failure_threshold"] * (found["period_ms"] + found["timeout_ms"]) <= 5000
     assert found["initial_delay_ms"] <= 5000
-    for page in ("cluster.md", "own-cluster.md"):
-        text = (ROOT / "docs" / page).read_text()
-        made = re.findall(r"^ray get-auth-token --generate(.*)$", text, re.MULTILINE)
-        assert made == [" && chmod 600 ~/.ray/auth_token"]
+    text = (ROOT / "docs/cluster.md").read_text()
+    made = re.findall(r"^ray get-auth-token --generate(.*)$", text, re.MULTILINE)
+    assert made == [" && chmod 600 ~/.ray/auth_token"] * 2
 
 
 def test_upload_of_a_job_is_small_and_complete(tmp_path: Path) -> None:
@@ -167,7 +166,7 @@ def test_job_of_kubernetes_conforms_to_its_schema_and_the_repository() -> None:
     assert "working_dir" in yaml.safe_load(spec["runtimeEnvYAML"])
     assert spec["backoffLimit"] == 0  # a job that failed for its own reason is not repeated
     # authOptions since 1.5.1, its secretName since 1.6.0, backoffLimit since 1.2.0
-    for each in (text, (ROOT / "docs/kubernetes.md").read_text()):
+    for each in (text, (ROOT / "docs/cluster.md").read_text()):
         assert re.findall(r"KubeRay \(?(\d+\.\d+)", each) == ["1.6"]
 
     [secret] = re.findall(r"create secret generic (\S+) --from-literal=auth_token=", text)

@@ -1,4 +1,4 @@
-"""The documentation is correct: links resolve, quotations are exact, help texts are current."""
+"""The documentation is correct: links resolve, quotations are exact, tables are current."""
 
 import re
 import shutil
@@ -83,7 +83,8 @@ def quotations() -> Iterator[Quotation]:
     for document in DOCUMENTS:
         for block in FENCE.finditer(document.read_text()):
             if match := re.search(r"\btitle=(\S+)", block["info"]):
-                lines = [line.strip() for line in block["text"].splitlines() if line.strip()]
+                lines = [line.rstrip() for line in block["text"].splitlines()]
+                lines = [line for line in lines if line.strip() not in ("", "...")]
                 yield Quotation(document, match[1], lines)
 
 
@@ -123,15 +124,18 @@ def test_anchors_and_links_are_those_of_github(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "quotation", list(quotations()), ids=lambda each: f"{each.document.name}-{each.file}"
 )
-def test_quoted_lines_exist_in_their_file_in_order(quotation: Quotation) -> None:
-    lines = [line.strip() for line in (ROOT / quotation.file).read_text().splitlines()]
-    rest = iter(lines)
+def test_quoted_lines_exist_in_their_file_in_order_with_their_indentation(
+    quotation: Quotation,
+) -> None:
+    source = [line.rstrip() for line in (ROOT / quotation.file).read_text().splitlines()]
 
-    missing = next((line for line in quotation.lines if line not in rest), None)
+    def is_quoted(indent: str) -> bool:
+        rest = iter(source)
+        return all(indent + line in rest for line in quotation.lines)
 
     assert quotation.lines
-    assert missing is None, (
-        f"{quotation.document} quotes a line that {quotation.file} does not contain"
+    assert any(is_quoted(" " * 4 * depth) for depth in range(6)), (
+        f"{quotation.document} quotes lines that {quotation.file} does not contain"
     )
 
 
@@ -174,12 +178,12 @@ def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", write_pages.documents(ROOT), ids=name_of)
-def test_help_texts_are_current(document: Path) -> None:
+def test_generated_tables_are_current(document: Path) -> None:
     assert write_pages.rewrite(document) == document.read_text()
 
 
-def test_stale_help_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None:
-    begin, end = "<!-- help: nanograd data fetch -->", "<!-- /help -->"
+def test_stale_table_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None:
+    begin, end = "<!-- settings: export -->", "<!-- /settings -->"
     file = tmp_path / "README.md"
     file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
     (tmp_path / "scripts").mkdir()
@@ -195,12 +199,12 @@ def test_stale_help_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None:
         (1, "README.md is out of date; run `make docs`\n"), (0, "README.md rewritten\n"), (0, ""),
     ]  # fmt: skip
     text = file.read_text()
-    assert text.startswith(f"before\n\n{begin}\n```text\nUsage: nanograd data fetch [OPTIONS]\n")
-    assert text.endswith(f"```\n{end}\n\nafter\n")
+    assert text.startswith(f"before\n\n{begin}\n| setting | value | |\n")
+    assert text.endswith(f" |\n{end}\n\nafter\n")
     assert "old" not in text
-    for words in ("train -->\nnot closed", "no such -->\n<!-- /help -->"):
-        file.write_text(f"<!-- help: nanograd {words}\n")
-        with pytest.raises(SystemExit, match=r"not closed|No such command"):
+    for words in ("train -->\nnot closed", "no -->\n<!-- /settings -->"):
+        file.write_text(f"<!-- settings: {words}\n")
+        with pytest.raises(SystemExit, match=r"not closed|no command 'no'"):
             write_pages.rewrite(file)
 
 

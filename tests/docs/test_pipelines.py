@@ -1,12 +1,13 @@
-"""The table of docs/predict.md: columns in which the same digits have the same predictions.
+"""The list in docs/predict.md: columns in which the same digits have the same predictions.
 
-`.venv/bin/python -m tests.docs.test_pipelines` writes the table again.
+`.venv/bin/python -m tests.docs.test_pipelines` writes the list again.
 """
 
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,7 @@ from tests.helpers.image_columns import (
 from tests.helpers.odd_files import encoded
 
 PAGE = ROOT / "docs/predict.md"
-TABLE = re.compile(r"(?<=<!-- pipelines -->\n).*?(?=<!-- /pipelines -->)", re.DOTALL)
-HEAD = "| digits as | column |\n|---|---|"
+LIST = re.compile(r"(?<=<!-- pipelines -->\n).*?(?=<!-- /pipelines -->)", re.DOTALL)
 NUM_DIGITS = 193
 
 
@@ -144,13 +144,13 @@ PIPELINES: list[tuple[str, str, Callable[[Pixels], Any]]] = [
 ]
 
 
-def write_table() -> str:
-    lines = [f"| {name} | {columns} |" for name, columns, _ in PIPELINES]
-    return "\n".join([HEAD, *lines, ""])
+def write_list() -> str:
+    kinds = "; ".join(f"{name}: {columns}" for name, columns, _ in PIPELINES)
+    return fill(kinds, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def test_page_lists_every_kind_of_column() -> None:
-    assert TABLE.findall(PAGE.read_text()) == [write_table()]
+    assert LIST.findall(PAGE.read_text()) == [write_list()]
 
 
 def test_same_digits_have_the_same_predictions_in_every_kind_of_column(tmp_path: Path) -> None:
@@ -171,4 +171,4 @@ def test_same_digits_have_the_same_predictions_in_every_kind_of_column(tmp_path:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(TABLE.sub(lambda _: write_table(), PAGE.read_text()))
+    PAGE.write_text(LIST.sub(lambda _: write_list(), PAGE.read_text()))

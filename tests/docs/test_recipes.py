@@ -19,7 +19,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from tests.conftest import ROOT, Nanograd
-from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, plain_python, run_alone
+from tests.docs.test_docs import DOCUMENTS, FENCE, name_of
 from tests.helpers.image_columns import PICTURE, raw
 from tests.helpers.models import some_model
 
@@ -30,12 +30,14 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 OTHERS = {"", "text", "sh", "fish", "mermaid", "{toctree}", "{eval-rst}"}
 PIXELS = [f"pixel{number}" for number in range(784)]
 ROWS = 29
+REVIEW = (ROOT / "docs/review.md").read_text()
+YOUR_DATA, _, KAGGLE = (ROOT / "docs/your-data.md").read_text().partition("## Kaggle")
 
 
-def run_blocks(page: str, nanograd: Nanograd, *flags: str) -> list[dict[str, Any]]:
-    """Run commands and Python of a page in the current folder; return the results."""
+def run_blocks(text: str, nanograd: Nanograd, *flags: str) -> list[dict[str, Any]]:
+    """Run commands and Python of (a part of) a page in the current folder; return the results."""
     results, memory = [], {}
-    for block in FENCE.finditer((ROOT / "docs" / page).read_text()):
+    for block in FENCE.finditer(text):
         if block["info"] == "python":
             exec(block["text"], memory)  # noqa: S102 - our own documentation
         for line in block["text"].splitlines() if block["info"] == "sh" else ():
@@ -58,12 +60,6 @@ def test_every_block_has_a_known_language_and_parses(document: Path) -> None:
             PARSERS[language](block["text"])
 
 
-def test_core_in_a_few_lines_runs(tmp_path: Path) -> None:
-    code, _, stderr = run_alone("\n".join(plain_python(ROOT / "docs/core.md")), tmp_path)
-
-    assert (code, stderr) == (0, "")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a model, and two pictures of each digit."""
@@ -80,7 +76,7 @@ def test_predictions_become_a_list_to_review(
 ) -> None:
     assert nanograd("ingest", "pictures", "--output", "rows", "--workers", "0").code == 0
 
-    predicted, drawn = run_blocks("review.md", nanograd)
+    predicted, drawn = run_blocks(REVIEW, nanograd)
 
     assert (predicted["predicted"], drawn["pictures"]) == (20, 1)
     assert len(pd.read_csv("review.csv")) == 1
@@ -98,7 +94,7 @@ def test_files_of_kaggle_become_a_submission(
     train.to_csv("kaggle/train.csv", index=False)
     pd.DataFrame(sample.test.images[:7], columns=PIXELS).to_csv("kaggle/test.csv", index=False)
 
-    _, predicted = run_blocks("kaggle.md", nanograd, "--epochs", "1", "--hidden", "8")
+    _, predicted = run_blocks(KAGGLE, nanograd, "--epochs", "1", "--hidden", "8")
 
     assert predicted["predicted"] == 7
     submission = pd.read_csv("submission.csv")
@@ -142,7 +138,7 @@ def data(folder: Path, sample: Mnist) -> Path:
 def test_every_block_about_your_data_runs_and_predicts_every_row(
     data: Path, nanograd: Nanograd, sample: Mnist
 ) -> None:
-    run_blocks("your-data.md", nanograd)
+    run_blocks(YOUR_DATA, nanograd)
 
     expected = model_io.load(str(data / "runs/1/model")).predict(sample.test.images[:ROWS]).tolist()
     for name in ("read-tables", "read-csv", "read-mnist", "read-binary"):

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -44,6 +45,23 @@ def test_search_finds_pages_and_no_records_of_decisions(site: Path) -> None:
 
     assert {"README", "docs/train"} <= found
     assert not any(name.startswith(("docs/decisions", "benchmarks")) for name in found)
+
+
+def test_search_has_the_text_of_every_page_that_it_finds(site: Path) -> None:
+    index = json.loads(
+        (site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
+    )
+    code = (site / "_static/texts.js").read_text()
+    texts = json.loads(code.removeprefix("const TEXTS = ").removesuffix(";\n"))
+
+    found = {index["docnames"][place] for place in np.hstack(list(index["terms"].values()))}
+    assert found <= texts.keys()
+    assert '<section id="data">' in texts["docs/train"]
+    assert "deskews the digit" in texts["docs/models"]
+    scripts = [
+        name for name in ("texts.js", "search.js") if name in (site / "search.html").read_text()
+    ]
+    assert scripts == ["texts.js", "search.js"]
 
 
 def test_relative_links_of_the_site_resolve(site: Path) -> None:
