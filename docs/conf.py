@@ -51,7 +51,7 @@ html_theme = "furo"
 html_title = "nanograd"
 html_show_copyright = html_show_sphinx = html_copy_source = False
 html_static_path = ["static"]
-html_css_files = ["site.css"]
+html_css_files = ["formulas.css", "site.css"]
 html_theme_options = {"top_of_page_buttons": []}
 pygments_style, pygments_dark_style = "default", "monokai"
 
