@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanograd.api import load_model, read_picture
-    from nanograd.commands import evaluate, export, ingest, inspect, predict, train
+    from nanograd.commands import evaluate, export, ingest, inspect, predict, review, train
     from nanograd.console.log_lines import TextLog
     from nanograd.console.results import (
+        Corrections,
         Evaluation,
         Export,
         Ingestion,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Corrections",
     "Evaluation",
     "Export",
     "Ingestion",
@@ -43,6 +45,7 @@ __all__ = [
     "load_model",
     "predict",
     "read_picture",
+    "review",
     "train",
 ]
 
@@ -56,7 +59,8 @@ _MODULES = dict.fromkeys(__all__, "nanograd.console.results") | {
     "UnreadableError": "nanograd.errors",
     **dict.fromkeys(("load_model", "read_picture"), "nanograd.api"),
     **dict.fromkeys(
-        ("evaluate", "export", "ingest", "inspect", "predict", "train"), "nanograd.commands"
+        ("evaluate", "export", "ingest", "inspect", "predict", "review", "train"),
+        "nanograd.commands",
     ),
 }
 

@@ -85,6 +85,14 @@ def predict(spec: specs.PredictSpec, inputs: tuple[str, ...]) -> None:
 
 
 @cli.command(cls=SettingsCommand)
+@click.argument("inputs", metavar="OUT")
+@with_settings(specs.ReviewSpec)
+def review(spec: specs.ReviewSpec, inputs: str) -> None:
+    """Correct the least certain rows of a prediction in the browser; Ctrl-C ends it."""
+    _run("review", inputs, spec=spec)
+
+
+@cli.command(cls=SettingsCommand)
 @with_settings(specs.EvaluateSpec)
 def evaluate(spec: specs.EvaluateSpec) -> None:
     """Measure a model on a labelled test set."""

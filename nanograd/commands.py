@@ -18,6 +18,7 @@ import numpy as np
 
 from nanograd.backends import group_starter, ray_metrics, run_parts
 from nanograd.console.results import (
+    Corrections,
     Done,
     Evaluation,
     Export,
@@ -35,20 +36,22 @@ from nanograd.errors import UsageError
 from nanograd.images import sources, writers
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
+from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.jobs.job import JobResult, describe_job
-from nanograd.jobs.output import SUMMARY
+from nanograd.jobs.output import CORRECTIONS, SUMMARY
 from nanograd.jobs.receipts import Counts, PredictionCounts
 from nanograd.jobs.retry import parts_to_retry
 from nanograd.jobs.review import review_of
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
-from nanograd.report import prediction_report, sheet, training_report
+from nanograd.report import prediction_report, review_server, sheet, training_report
 from nanograd.report.html import Report, write_report
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, json_files, kernel, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
 from nanograd.runtime.json_files import JsonObject
+from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
 from nanograd.settings.arguments import places, resolved, takes, takes_input
 from nanograd.settings.fields import Place
@@ -59,6 +62,7 @@ from nanograd.settings.specs import (
     InspectSpec,
     PredictSpec,
     ReadOptions,
+    ReviewSpec,
 )
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.run import TrainingRun
@@ -246,6 +250,40 @@ def inspect(
         storage.commit(output, sheet.draw_sheet(found, chosen.model))
         counts = {**sheet.summarize(found), "left_out": total - len(found)}
         return Inspections(**counts, output=chosen.output)
+
+
+@takes_input(ReviewSpec)
+def review(
+    output: Place,
+    *,
+    listener: Listener = print,
+    spec: ReviewSpec | None = None,
+    **settings: Any,
+) -> Corrections:
+    """Serve a page to correct the least certain rows of a finished prediction, until Ctrl-C.
+
+    Args:
+        output: folder or URI of the prediction.
+        listener: receives the address of the page; see `train`. By default it is printed.
+        spec: settings in place of all keyword arguments.
+        settings: `port=8000`, `no_browser=True`.
+
+    Raises:
+        OutputExistsError: another process writes the output.
+        UnavailableError: the port is not free.
+    """
+    with resolved(ReviewSpec, spec, settings) as chosen:
+        [given] = places([output])
+        place = storage.absolute(given)
+        rows = read_list(place)
+        if not len(rows):
+            return Corrections(rows=0)
+        with exclusive(place, listener) as lease:
+            decisions = Decisions(place, rows, lease)
+            review_server.serve(decisions, chosen, listener)
+            counts = decisions.close()
+        file = storage.join(given, CORRECTIONS) if counts["reviewed"] else None
+        return Corrections(**counts, corrections=file)
 
 
 @takes_input(EvaluateSpec)

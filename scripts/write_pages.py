@@ -179,6 +179,7 @@ SETTINGS: dict[str, type[Spec]] = {
     "ingest": specs.IngestSpec,
     "inspect": specs.InspectSpec,
     "predict": specs.PredictSpec,
+    "review": specs.ReviewSpec,
     "evaluate": specs.EvaluateSpec,
     "export": specs.ExportSpec,
 }

@@ -246,6 +246,31 @@ class Inspections(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corrections(Result):
+    """The decisions of a person about the rows of a review list."""
+
+    rows: int  # rows in the list
+    left: int = 0  # rows in the list without a decision
+    reviewed: int = 0  # decisions = corrected + confirmed + no_digit
+    corrected: int = 0  # decisions for another digit than the prediction
+    confirmed: int = 0  # decisions for the prediction
+    no_digit: int = 0  # pictures that show no digit, or were skipped
+    corrections: str | None = None  # Parquet file of the decisions; None if there are none
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "the review list has no rows; there is nothing to review"
+        done = (
+            f"{self.reviewed:,} rows reviewed: {self.corrected:,} corrected, {self.confirmed:,} "
+            f"confirmed, {self.no_digit:,} without a digit; {self.left:,} are left"
+        )
+        if self.corrections and self.corrected + self.confirmed:
+            train = f"nanograd train --data auto --data {shlex.quote(self.corrections)}"
+            return describe(done, {"corrections": self.corrections}, train)
+        return done
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(Result):
     """The file that `export` wrote."""
 

@@ -5,6 +5,7 @@
     OUT/_metrics.jsonl      progress of the last command, with times
     OUT/_manifest.json      identity of the job; receipts and runs of the complete parts
     OUT/_SUCCESS            written last; marks a complete output
+    OUT/_corrections.pq     decisions of a person, see `corrections`; no job changes or removes it
     OUT/_next/...           staging: new files, while the old ones are still in place
     OUT/_next/_SUCCESS      marks complete staged files, which can be moved
     OUT/_next/_cleared      old files without a new version are removed; the move may have begun
@@ -30,6 +31,7 @@ from nanograd.runtime.json_files import JsonObject
 
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
+CORRECTIONS = "_corrections.pq"
 _CLEARED = "_cleared"
 # The name of a file of a part, which may be in the folders of --partition-by.
 _PART_FILE = re.compile(r"([^/]+/)?([^/=]+=[^/]*/)*part-[0-9a-f]{16}(-\d+)?\.\w+")
@@ -223,7 +225,7 @@ def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]
     wanted = {*_names(staged.receipts), *waiting}
     if before.job == staged.job:
         return _names(before.receipts) - wanted
-    wanted.add(STAGING)
+    wanted |= {STAGING, CORRECTIONS}
     folders = {name[:at] for name in wanted for at, each in enumerate(name) if each == "/"}
 
     def unwanted(folder: str) -> Iterator[str]:

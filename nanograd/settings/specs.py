@@ -268,6 +268,16 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReviewSpec(Spec):
+    """Settings of `nanograd review`."""
+
+    port: int | None = setting(
+        None, "port of the page on this machine [default: a free one]", least=1, most=65_535
+    )
+    no_browser: bool = setting(False, "print the address of the page without opening a browser")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateSpec(Spec):
     """Settings of `nanograd evaluate`."""
 

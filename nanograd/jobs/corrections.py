@@ -1,0 +1,177 @@
+"""The decisions of a person about the rows of a review list, as labelled pictures.
+
+    OUT/_corrections.pq    a row per decision, in order: source_file, source_row, path, prediction,
+                           label, image; the label is null if the picture shows no digit
+
+`nanograd train --data` and `nanograd evaluate --data` read this file. Each decision and each undo
+commits the whole file, so it is complete at any moment. A decision is about a picture of a row. If
+the list is made again, rows with the same picture stay decided.
+"""
+
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Sequence
+from threading import Lock
+
+import pyarrow as pa
+
+from nanograd.errors import DataError, StorageError
+from nanograd.images.parquet import check_storage, open_parquet
+from nanograd.images.writers import PREDICTIONS, to_parquet
+from nanograd.jobs.output import CORRECTIONS, MANIFEST, SUCCESS, Manifest
+from nanograd.jobs.review import REVIEW
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.runtime import storage
+from nanograd.runtime.json_files import JsonObject
+from nanograd.runtime.lease import Lease
+
+_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_TYPES = {**{field.name: field.type for field in PREDICTIONS}, "path": pa.string()}
+_TYPES["image"] = _PICTURE
+# Columns of a list, those that a list may lack, and the columns of decisions.
+_NEEDED = ("source_file", "source_row", "prediction", "confidence", "label", "image")
+_OPTIONAL = ("path", "probabilities", "unfamiliarity")
+_SAVED = ("source_file", "source_row", "path", "prediction", "label", "image")
+
+
+def read_list(output: str) -> pa.Table:
+    """Read the review list of a finished prediction, the most doubtful row first.
+
+    Raises:
+        DataError: the folder or the list is missing or damaged, or the prediction is not finished.
+        StorageError: reading failed.
+    """
+    names, place = storage.names(output), storage.join(output, REVIEW)
+    if MANIFEST not in names:
+        missing = "" if storage.exists(output) else ", because there is no such folder"
+        raise DataError(f"{output} is not an output of nanograd predict{missing}; check the path")
+    if (command := Manifest.read(output).job.get("command")) != "predict":
+        raise DataError(f"{output} was written by {command}; only predictions have a review list")
+    if SUCCESS not in names:
+        raise DataError(f"{output} is not finished; start its predict command again, then review")
+    if REVIEW not in names:
+        text = f"{place} does not exist; start the predict command again, which makes it if its"
+        raise DataError(f"{text} --review-share is above 0")
+    return _read(place, _NEEDED, _OPTIONAL)
+
+
+class Decisions:
+    """The decisions about the rows of a list. Threads may call the methods at the same time.
+
+    Args:
+        output: absolute path or URI of the prediction.
+        rows: result of `read_list`.
+        lease: the lease of this process on the output.
+
+    Raises:
+        DataError: the file of decisions is damaged, or another program wrote it.
+    """
+
+    def __init__(self, output: str, rows: pa.Table, lease: Lease) -> None:
+        self.output, self.file = output, storage.join(output, CORRECTIONS)
+        self._rows, self._lease, self._lock, self._is_closed = rows, lease, Lock(), False
+        self._table = pa.schema([(name, _TYPES[name]) for name in _SAVED]).empty_table()
+        if storage.exists(self.file):
+            self._table = _read(self.file, _SAVED)
+        numbers = {picture: number for number, picture in enumerate(_pictures(rows))}
+        # The row of each decision; None if the list does not have it.
+        self._order = [numbers.get(picture) for picture in _pictures(self._table)]
+        found = zip(self._order, self._table["label"].to_pylist(), strict=True)
+        self._labels: dict[int, int | None] = {r: label for r, label in found if r is not None}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def decide(self, row: int, label: int | None) -> bool:
+        """Save the label of a row; return False if the row has another label already.
+
+        Args:
+            row: number of the row in the list.
+            label: digit, or None for a picture without a digit.
+
+        Raises:
+            StorageError: saving failed; the decision is not taken.
+            OutputExistsError: another process holds the output.
+        """
+        with self._lock:
+            if row in self._labels:
+                return self._labels[row] == label
+            [found] = self._rows.slice(row, 1).to_pylist()
+            added = {**{name: found.get(name) for name in _SAVED}, "label": label}
+            table = pa.Table.from_pylist([added], self._table.schema)
+            # A table of many chunks takes long to encode.
+            self._commit(pa.concat_tables([self._table, table]).combine_chunks())
+            self._order.append(row)
+            self._labels[row] = label
+            return True
+
+    def undo(self, row: int) -> bool:
+        """Remove the last decision; return False if it is not about this row. Raise as `decide`."""
+        with self._lock:
+            if self._order[-1:] != [row]:
+                return False
+            self._commit(self._table.slice(0, len(self._table) - 1))
+            self._order.pop()
+            self._labels.pop(row, None)
+            return True
+
+    def state(self, row: int | None = None) -> JsonObject:
+        """Return what the page shows: a row, or the next one if it is None or decided.
+
+        `row` is None if all rows are decided. `last` is the row that `undo` takes.
+        """
+        with self._lock:
+            if row is None or row in self._labels:
+                row = next((each for each in range(len(self)) if each not in self._labels), None)
+            state = {"row": row, "rows": len(self), "decided": len(self._labels)}
+            state["last"] = self._order[-1] if self._order else None
+        if row is None:
+            return state
+        [found] = self._rows.slice(row, 1).to_pylist()
+        place, path = f"{found['source_file']}, row {found['source_row']:,}", found.get("path")
+        return {
+            **state,
+            "place": path if path not in (None, found["source_file"]) else place,
+            "is_unfamiliar": (found.get("unfamiliarity") or 0) > UNFAMILIAR,
+            "probabilities": found.get("probabilities"),
+            "image": b64encode(found["image"]["bytes"]).decode(),
+            **{name: found[name] for name in ("prediction", "confidence", "label")},
+        }
+
+    def close(self) -> dict[str, int]:
+        """Save nothing more; return the counts of all decisions, and of the rows without one."""
+        with self._lock:
+            self._is_closed = True
+        columns = (self._table[name].to_pylist() for name in ("prediction", "label"))
+        kinds = Counter(
+            "no_digit" if label is None else "confirmed" if label == digit else "corrected"
+            for digit, label in zip(*columns, strict=True)
+        )
+        counts = {name: kinds[name] for name in ("corrected", "confirmed", "no_digit")}
+        left = len(self) - len(self._labels)
+        return {"rows": len(self), "reviewed": kinds.total(), **counts, "left": left}
+
+    def _commit(self, table: pa.Table) -> None:
+        if self._is_closed:
+            raise StorageError("the review has ended, and nothing more is saved")
+        self._lease.check()
+        storage.commit(self.file, to_parquet(table))
+        self._table = table
+
+
+def _read(place: str, needed: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """Read columns of a Parquet file."""
+    try:
+        with open_parquet(place) as parquet:
+            table = parquet.read()
+        names = [*needed, *(each for each in optional if each in table.column_names)]
+        return table.select(names).cast(pa.schema([(name, _TYPES[name]) for name in names]))
+    except (DataError, pa.ArrowException, OSError, KeyError) as error:
+        check_storage(place, error)
+        raise DataError(f"{place} is damaged, or another program wrote it; move it away") from error
+
+
+def _pictures(rows: pa.Table) -> list[tuple[str, int, bytes]]:
+    """Return what identifies the picture of each row."""
+    found = rows.select(["source_file", "source_row", "image"]).to_pylist()
+    return [(each["source_file"], each["source_row"], each["image"]["bytes"]) for each in found]

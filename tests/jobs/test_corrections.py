@@ -1,0 +1,201 @@
+"""Decisions about rows of a review list: outputs that are refused, and later predictions."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd import commands
+from nanograd.digits.dataset import Mnist
+from nanograd.errors import DataError, NanogradError, OutputExistsError
+from nanograd.jobs.corrections import Decisions, read_list
+from nanograd.models import model as model_io
+from tests.conftest import Nanograd
+from tests.helpers.folders import contents
+from tests.helpers.models import some_ensemble
+from tests.helpers.reviews import corrections, predict
+
+ROWS = 13
+
+
+class Held:
+    """A lease that is held, or lost."""
+
+    is_lost = False
+
+    def check(self) -> None:
+        if self.is_lost:
+            raise OutputExistsError("another process took it over")
+
+
+def open_decisions(output: str, lease: Any = None) -> Decisions:
+    return Decisions(output, read_list(output), lease or Held())
+
+
+@pytest.fixture
+def output(sample: Mnist, tmp_path: Path) -> str:
+    return predict(sample.test.take(slice(0, ROWS)), tmp_path)
+
+
+def test_lost_lease_or_end_saves_nothing_more(output: str) -> None:
+    lease = Held()
+    decisions = open_decisions(output, lease)
+    assert decisions.decide(0, 7)
+    before = contents(Path(output))
+
+    lease.is_lost = True
+    for change in (lambda: decisions.decide(1, 7), lambda: decisions.undo(0)):
+        with pytest.raises(NanogradError):
+            change()
+    lease.is_lost = False
+    assert decisions.close()["reviewed"] == 1
+    with pytest.raises(NanogradError):
+        decisions.decide(1, 7)
+
+    assert contents(Path(output)) == before
+    assert decisions.state()["row"] == 1
+
+
+def test_row_that_is_decided_keeps_its_first_label(output: str) -> None:
+    decisions = open_decisions(output)
+
+    assert decisions.decide(3, None)
+    assert decisions.decide(3, None)
+    assert not decisions.decide(3, 0)
+
+    assert [row["label"] for row in corrections(output)] == [None]
+    assert decisions.state()["row"] == 0
+    assert decisions.state(3)["row"] == 0
+    assert decisions.state(7)["row"] == 7
+
+
+def no_output(output: str) -> None:
+    for file in Path(output).rglob("*"):
+        if file.is_file():
+            file.unlink()
+
+
+def other_command(output: str) -> None:
+    commands.export_data(["sample"], f"{output}/../png")
+    no_output(output)
+    for each in sorted(Path(output).iterdir(), reverse=True):
+        each.rmdir()
+    commands.ingest(f"{output}/../png/7", output=output)
+
+
+def other_table(name: str) -> Callable[[str], None]:
+    return lambda output: pq.write_table(pa.table({"label": [7]}), f"{output}/{name}")
+
+
+def cut(name: str) -> Callable[[str], None]:
+    def change(output: str) -> None:
+        data = Path(f"{output}/_review.pq").read_bytes()
+        Path(f"{output}/{name}").write_bytes(data[: len(data) // 2] + data[-8:])
+
+    return change
+
+
+REFUSED: dict[str, tuple[Callable[[str], Any], str]] = {
+    "an empty folder": (no_output, "is not an output of nanograd predict; check the path"),
+    "another command": (other_command, "was written by ingest; only predictions"),
+    "not finished": (lambda out: Path(f"{out}/_SUCCESS").unlink(), "is not finished; start"),
+    "no list": (lambda out: Path(f"{out}/_review.pq").unlink(), "_review.pq does not exist; start"),
+    "another list": (other_table("_review.pq"), "_review.pq is damaged, or another program"),
+    "a damaged list": (cut("_review.pq"), "_review.pq is damaged, or another program"),
+    "other corrections": (other_table("_corrections.pq"), "_corrections.pq is damaged, or another"),
+    "damaged corrections": (cut("_corrections.pq"), "_corrections.pq is damaged, or another"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_output_that_cannot_be_reviewed_is_refused_as_it_is(
+    output: str, nanograd: Nanograd, name: str
+) -> None:
+    change, words = REFUSED[name]
+    change(output)
+    before = contents(Path(output))
+
+    done = nanograd("review", output, "--no-browser")
+
+    assert done.code == DataError.exit_code, done.stderr
+    assert words in done.last["reason"]
+    assert output in done.last["reason"]
+    assert "\n" not in done.last["reason"]
+    assert contents(Path(output)) == before
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/read", "in", "out/_review.pq"])
+def test_place_that_is_no_output_is_refused_and_not_made(
+    output: str, nanograd: Nanograd, tmp_path: Path, name: str
+) -> None:
+    before = contents(tmp_path)
+
+    done = nanograd("review", str(tmp_path / name), "--no-browser")
+
+    assert done.code == DataError.exit_code, done.stderr
+    assert str(tmp_path / name) in done.last["reason"]
+    assert contents(tmp_path) == before
+    assert (tmp_path / name).exists() == (name in ("in", "out/_review.pq"))
+
+
+def test_empty_list_ends_without_a_page(sample: Mnist, tmp_path: Path, nanograd: Nanograd) -> None:
+    output = predict(sample.test.take(slice(0, ROWS)), tmp_path, review_share=0.02, review_below=0)
+
+    done = nanograd("review", output)
+
+    assert (done.code, done.last["rows"], done.last["corrections"]) == (0, 0, None)
+    assert "nothing to review" in done.stderr
+
+
+def test_later_predictions_are_complete_and_keep_the_decisions(
+    output: str, sample: Mnist, tmp_path: Path
+) -> None:
+    decisions = open_decisions(output)
+    for row in range(5):
+        decisions.decide(row, row)
+    saved, whole = corrections(output), contents(Path(output))
+
+    predict(sample.test.take(slice(0, ROWS)), tmp_path)
+    assert contents(Path(output)) == whole
+    predict(sample.test.take(slice(0, ROWS + 7)), tmp_path)  # another file
+    grown = open_decisions(output)
+    model_io.save(some_ensemble(), str(tmp_path / "other"))
+    more = {"model": str(tmp_path / "other"), "overwrite": True, "no_probabilities": True}
+    predict(sample.test.take(slice(0, ROWS)), tmp_path, **more)
+    replaced = open_decisions(output)
+
+    assert corrections(output) == saved
+    assert (Path(output) / "_SUCCESS").exists()
+    for after in (grown, replaced):
+        state = after.state()
+        assert (len(after), state["decided"]) == (2 * ROWS + 7, 5)
+        rows = [row for row in range(len(after)) if after.state(row)["row"] != row]
+        listed = read_list(output).to_pylist() if after is replaced else None
+        if listed:
+            keys = {(each["source_file"], each["source_row"]) for each in saved}
+            assert {(listed[n]["source_file"], listed[n]["source_row"]) for n in rows} == keys
+    assert replaced.state()["probabilities"] is None
+    # assert len(grown.state()["probabilities"]) == 10
+    assert replaced.undo(replaced.state()["last"])
+    assert corrections(output) == saved[:-1]
+
+
+def test_row_with_another_picture_is_to_decide_again(
+    output: str, sample: Mnist, tmp_path: Path
+) -> None:
+    decisions = open_decisions(output)
+    for row in range(ROWS):
+        decisions.decide(row, 7)
+    file = tmp_path / "in" / f"{ROWS}.parquet"
+    table = pq.read_table(file)
+    images = [sample.test.images[500].tobytes(), *table["image"].to_pylist()[1:]]
+    pq.write_table(pa.table({"image": images}), file)
+
+    predict(sample.test.take(slice(0, ROWS)), tmp_path, sync=True)
+
+    state = open_decisions(output).state()
+    assert (state["decided"], state["row"] is not None) == (ROWS - 1, True)
+    assert "row 0" in state["place"]
