@@ -109,6 +109,7 @@ class Origin(NamedTuple):
 
     file: str  # path or URI
     row: int | None  # row number in the file; None for the whole file
+    path: str | None = None  # of the picture, if a table names it for the row
 
 
 class Rejected(NamedTuple):

@@ -175,7 +175,7 @@ def test_columns_to_keep_come_from_flags_environment_or_file(
 
     assert done.code == 0, done.stderr
     table = pq.read_table("out/predictions")
-    assert table.schema.names[: len(kept) + 1] == [*kept, "source_file"]
+    assert table.schema.names[: len(kept) + 1] == [*kept, "path"]
     assert not Path("elsewhere").exists()
 
 
@@ -189,7 +189,7 @@ def test_next_command_prints_the_predictions(
     shown = run(sys.executable, *words)
     assert (shown.returncode, shown.stderr) == (0, "")
     header, *lines = shown.stdout.splitlines()
-    assert header.split() == ["prediction", "confidence", "source_row", "source_file"]
+    assert header.split() == ["prediction", "confidence", "source_row", "path"]
     assert [line.split()[3] for line in lines] == list("0123456")
 
 

@@ -206,7 +206,7 @@ class Prediction(JobCounts):
 def _show_table(folder: str, format_: str) -> str:
     """Return a shell command that prints the most important columns of the first predictions."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
-    columns = ["prediction", "confidence", "source_row", "source_file"]
+    columns = ["prediction", "confidence", "source_row", "path"]
     # The code uses double quotes, so that the shell command needs only one pair of single quotes.
     quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
     table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").head(50, {names})'

@@ -21,7 +21,7 @@ from nanograd.images.columns import Partitions, choose
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
-from nanograd.images.rows import attempt, read_images, read_labels, to_form
+from nanograd.images.rows import attempt, read_images, read_labels, read_paths, to_form
 from nanograd.images.tensors import Refused
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
@@ -45,10 +45,13 @@ class Batch:
     kept: pa.Table  # n rows of the columns to keep
     bad_labels: Ints  # indices of the images whose label is no digit; they have label -1
     num_dark: int  # number of raw images that polarity `auto` takes for dark ink on light paper
+    # n paths of pictures as text, null where a row names none; None if no row names one.
+    paths: pa.Array | None = None
 
     def origin(self, number: int) -> Origin:
         """Return the file and row of an image."""
-        return Origin(self.files[self.owners[number]], int(self.rows[number]))
+        path = None if self.paths is None else self.paths[number].as_py()
+        return Origin(self.files[self.owners[number]], int(self.rows[number]), path)
 
 
 def read(
@@ -235,6 +238,7 @@ def _decode(
     columns = choose(table.schema, options)
     images, places, refused, num_dark = read_images(table, columns.image, options)
     labels, bad = read_labels(table, columns.label)
+    paths = read_paths(table, columns.image)
     batch = Batch(
         images=images,
         labels=labels[places],
@@ -244,9 +248,10 @@ def _decode(
         kept=pa.table([_keep(table, field, places) for field in keep], keep),
         bad_labels=np.flatnonzero(bad[places]),
         num_dark=num_dark,
+        paths=paths.take(pa.array(places)),
     )
     return batch, [
-        Rejected(Origin(files[owners[row]], int(numbers[row])), reason, detail)
+        Rejected(Origin(files[owners[row]], int(numbers[row]), paths[row].as_py()), reason, detail)
         for row, reason, detail in refused
     ]
 

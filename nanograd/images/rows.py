@@ -73,6 +73,21 @@ def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Ma
     return np.where(digit, values, -1).astype(np.int8), ~none & ~digit
 
 
+def read_paths(table: pa.Table, column: ImageColumn) -> pa.Array:
+    """Return the path of the picture in each row as text; null where the row names no picture.
+
+    `ingest` and Hugging Face store it beside the bytes, and Spark in the field `origin`.
+    """
+    found, name = table.column(column.names[0]), "path"
+    if column.kind is ImageKind.SPARK:
+        name = "origin"
+    has_path = is_any(found.type, "struct") and name in found.type.names
+    if not has_path or not columns.is_text(found.type.field(name).type):
+        return pa.nulls(table.num_rows, pa.string())
+    paths = to_python(_child(_to_array(found), name))
+    return pa.array([path or None for path in paths], pa.string())
+
+
 def read_images(
     table: pa.Table, column: ImageColumn, options: ReadOptions
 ) -> tuple[Bytes, Ints, list[Refused], int]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
@@ -21,6 +22,7 @@ from nanograd.images.tensors import is_any
 
 PREDICTIONS = pa.schema(
     [
+        ("path", pa.string()),
         ("source_file", pa.string()),
         ("source_row", pa.int64()),
         ("prediction", pa.int8()),
@@ -32,6 +34,7 @@ PREDICTIONS = pa.schema(
 )
 QUARANTINE = pa.schema(
     [
+        ("path", pa.string()),
         ("source_file", pa.string()),
         ("source_row", pa.int64()),
         ("reason", pa.string()),
@@ -224,12 +227,13 @@ def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
     """Make the quarantine table of rows and files."""
     rows = [
         {
+            "path": as_text(path or file),
             "source_file": as_text(file),
             "source_row": row,
             "reason": str(reason),
             "detail": as_text(detail),
         }
-        for (file, row), reason, detail in rejected
+        for (file, row, path), reason, detail in rejected
     ]
     return pa.Table.from_pylist(rows, QUARANTINE)
 
@@ -242,19 +246,20 @@ def as_text(place: str) -> str:
 def check_columns(columns: pa.Schema, format_: str) -> None:
     """Raise UsageError if a format cannot hold a column."""
     for field in columns:
-        if not _fits(field.type, format_):
+        if not fits(field.type, format_):
             raise UsageError(
                 f"--format {format_} cannot hold column {field.name!r} of type {field.type}; "
                 "leave it out of --keep or choose parquet"
             )
 
 
-def _fits(type_: pa.DataType, format_: str) -> bool:
+def fits(type_: pa.DataType, format_: str) -> bool:
+    """Return whether a format can hold a type: only Parquet holds bytes and tensors."""
     if format_ == "parquet":
         return True
     if is_any(type_, "nested"):
         children = (type_.field(index).type for index in range(type_.num_fields))
-        return format_ == "jsonl" and all(_fits(each, format_) for each in children)
+        return format_ == "jsonl" and all(fits(each, format_) for each in children)
     return not (isinstance(type_, pa.BaseExtensionType) or is_binary(type_))
 
 
@@ -296,6 +301,16 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     sink = BytesIO()
     pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=header))
     return sink.getvalue()
+
+
+def decode(data: bytes, schema: pa.Schema, format_: str) -> pa.Table:
+    """Read columns of a file that `OutputFiles` wrote as parquet, csv or jsonl."""
+    formats = {
+        "parquet": pa_dataset.ParquetFileFormat(),
+        "csv": pa_dataset.CsvFileFormat(pa_csv.ParseOptions(newlines_in_values=True)),
+        "jsonl": pa_dataset.JsonFileFormat(),
+    }
+    return formats[format_].make_fragment(pa.BufferReader(data)).to_table(schema)
 
 
 def _to_json_values(column: pa.ChunkedArray) -> list[Any]:

@@ -2,7 +2,7 @@
 
 OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8 and, with
                                   --keep-original, original struct<bytes: binary, path: string>
-OUT/_quarantine/part-ID.parquet   source_file, source_row, reason, detail
+OUT/_quarantine/part-ID.parquet   path, source_file, source_row, reason, detail
 """
 
 from collections import Counter

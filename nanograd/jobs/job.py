@@ -13,6 +13,8 @@ from math import inf
 from time import perf_counter
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 from nanograd.jobs import output
 from nanograd.jobs.earlier import Earlier
@@ -26,6 +28,7 @@ from nanograd.runtime.lease import Lease, exclusive
 from nanograd.settings.specs import PartsSpec, PredictSpec
 
 _RECORD_S = 1.0
+_NOTHING = pa.schema([])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Job:
     empty_tables: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     files: frozenset[str] = frozenset()  # all present input files
     roots: Sequence[str] = ()  # result of `inputs.roots_of`
+    kept: pa.Schema = _NOTHING  # columns of the input that the predictions have
     retries: Sequence[Retry] = ()  # retries to do after this job
     is_retry: bool = False
 
@@ -93,7 +97,7 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
             receipts = _run_parts(job, folder, run_parts, meter, listener=listener, lease=lease)
             output.move_staged(job.output, lease.check)
         if isinstance(job.spec, PredictSpec) and not job.retries:
-            write_review(job.spec, receipts, listener)
+            write_review(job.spec, job.kept, receipts, listener)
     return JobResult(receipts, *meter.running(), folder is not None)
 
 

@@ -1,8 +1,8 @@
 """Pictures, Parquet or CSV to predictions. `part` says which rows are a part.
 
-    OUT/predictions/part-NAME.parquet   kept columns, source_file, source_row, prediction,
+    OUT/predictions/part-NAME.parquet   kept columns, path, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
-    OUT/quarantine/part-NAME.parquet    source_file, source_row, reason, detail
+    OUT/quarantine/part-NAME.parquet    path, source_file, source_row, reason, detail
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
 
@@ -22,6 +22,7 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nanograd import __version__
@@ -56,8 +57,8 @@ from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.fields import flag_name
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
-# Increase this when the same row gives another prediction.
-REVISION = 5
+# Increase this when the same row gives another prediction, or other columns.
+REVISION = 6
 
 # Number of mistakes that are kept of each batch.
 _NUM_WORST = 5
@@ -93,7 +94,7 @@ class PredictWork:
     def __call__(self, part: Part) -> receipts.Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.spec.model, self.model_sha256)
-        tables, doubtful = self.tables(part.stem), PartReview(self.spec, part.num_rows)
+        tables, doubtful = self.tables(part.stem), PartReview(self.spec, part.num_rows, self.kept)
         counts, rejection = receipts.PredictionCounts(), part.rejection
         # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
         # number of rows is unknown.
@@ -108,9 +109,11 @@ class PredictWork:
                 continue
             assessed = model.assess(found.images)
             names = pa.array(map(writers.as_text, found.files), pa.string())
+            owners = names.take(pa.array(found.owners))
             columns = {
                 **dict(zip(self.kept.names, found.kept.columns, strict=True)),
-                "source_file": names.take(pa.array(found.owners)),
+                "path": owners if found.paths is None else pc.coalesce(found.paths, owners),
+                "source_file": owners,
                 "source_row": pa.array(found.rows),
                 **predicted_columns(found, assessed),
             }
@@ -202,7 +205,8 @@ def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_NUM_WORST]
     return tuple(
         receipts.Mistake(
-            source_file=found.origin(int(at)).file,
+            path=path or file,
+            source_file=file,
             source_row=int(found.rows[at]),
             label=int(labels[at]),
             prediction=int(best[at]),
@@ -210,6 +214,7 @@ def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.
             png=b64encode(to_png(found.images[at])).decode(),
         )
         for at in wrong
+        for file, _, path in [found.origin(int(at))]
     )
 
 
@@ -313,6 +318,7 @@ def plan(
         },
         files=frozenset(versions),
         roots=partitions.roots,
+        kept=renamed,
         retries=retries,
     )
     return job, work

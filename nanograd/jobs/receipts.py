@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_CLASSES
+from nanograd.images.inputs import kind_of
 from nanograd.images.parquet import RowRange
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
@@ -31,21 +32,34 @@ _MOST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detail:
-    """A detail of quarantined rows, with the number of rows that have it and the first row."""
+class SourceRow:
+    """Where a row of the output comes from, as its first columns say."""
 
+    path: str  # the user's picture or, if the row names none, `source_file`
     source_file: str
     source_row: int | None  # None for a whole file
+
+    @property
+    def place(self) -> str:
+        """Return the path of the picture, or file and number of the row."""
+        is_picture = self.path != self.source_file or kind_of(self.path) == "picture"
+        row = "" if is_picture or self.source_row is None else f", row {self.source_row:,}"
+        return f"{self.path}{row}"
+
+    @property
+    def name(self) -> str:
+        """Return `place` without folders."""
+        return self.place.removeprefix(self.path.rpartition("/")[0]).removeprefix("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detail(SourceRow):
+    """A detail of quarantined rows, with the number of rows that have it and the first row."""
+
     reason: str
     detail: str
     rows: int
     files: int = 0  # number of files whose number of rows is unknown
-
-    @property
-    def first(self) -> str:
-        """Name the first row, or the file."""
-        row = "" if self.source_row is None else f"row {self.source_row:,} of "
-        return f"{row}{self.source_file}"
 
     @property
     def number(self) -> str:
@@ -53,15 +67,13 @@ class Detail:
         return f"{self.files:,} file{'s' * (self.files > 1)}" if self.files else f"{self.rows:,}"
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.detail} (first: {self.first})"
+        return f"{self.reason}: {self.detail} (first: {self.place})"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mistake:
+class Mistake(SourceRow):
     """A row whose prediction is not its label."""
 
-    source_file: str
-    source_row: int
     label: int
     prediction: int
     confidence: float

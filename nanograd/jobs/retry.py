@@ -13,14 +13,10 @@ from dataclasses import replace
 from sys import maxsize
 from typing import cast
 
-import pyarrow as pa
-from pyarrow.csv import ParseOptions
-from pyarrow.dataset import CsvFileFormat, FileFormat, JsonFileFormat, ParquetFileFormat
-
 from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
 from nanograd.images import scan
 from nanograd.images.inputs import InputFile
-from nanograd.images.writers import QUARANTINE, as_text
+from nanograd.images.writers import QUARANTINE, as_text, decode
 from nanograd.jobs.earlier import Earlier
 from nanograd.jobs.job import Job, JobResult, run_job
 from nanograd.jobs.part import Part, RunParts, group, part_id, plan_parts
@@ -28,12 +24,6 @@ from nanograd.jobs.receipts import Reading, Receipt, Retry
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener
 from nanograd.settings.specs import ReadOptions
-
-_FORMATS: dict[str, FileFormat] = {
-    "parquet": ParquetFileFormat(),
-    "csv": CsvFileFormat(parse_options=ParseOptions(newlines_in_values=True)),
-    "jsonl": JsonFileFormat(),
-}
 
 
 def retries_of(stale: Iterable[Receipt]) -> list[Retry]:
@@ -131,9 +121,8 @@ def read_quarantine(part: Part, format_: str) -> dict[str, list[Rejected]]:
     names = {as_text(file): file for file in part.files}
     found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
     for place in part.quarantine:
-        fragment = _FORMATS[format_].make_fragment(pa.BufferReader(storage.read(place)))
-        for row in fragment.to_table(QUARANTINE).to_pylist():
-            origin = Origin(names[row["source_file"]], row["source_row"])
+        for row in decode(storage.read(place), QUARANTINE, format_).to_pylist():
+            origin = Origin(names[row["source_file"]], row["source_row"], row["path"])
             found[origin.file].append(Rejected(origin, Reason(row["reason"]), row["detail"]))
     return found
 

@@ -3,6 +3,9 @@
     OUT/_review/part-NAME.pq   the most doubtful rows of a part, as many as the list may need
     OUT/_review.pq             the most doubtful rows of all parts with pictures, in order of doubt
 
+The columns are kept columns, doubt, columns of the predictions, and the picture. Kept columns of
+bytes or tensors are left out, because they could hold whole photos.
+
 These are Parquet files. Tools that read all Parquet files of a folder skip names that begin with _.
 
 Doubt is 1 - confidence x (1 - unfamiliarity / 4). Rows of equal doubt are ordered by file and row
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
-from nanograd.images.writers import PREDICTIONS, to_parquet
+from nanograd.images.writers import PREDICTIONS, fits, rename_taken, to_parquet
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import Receipt, doubt_of, files_of
 from nanograd.pictures.fast_png import encode_plain
@@ -39,23 +42,23 @@ _CONCENTRATION = 4
 _NUM_THREADS = 16
 _MADE_OF = b"nanograd.made_of"
 
-_COLUMNS = ("source_file", "source_row", "prediction", "confidence", "unfamiliarity", "label")
-_KEPT = pa.schema([("doubt", pa.float32()), *(PREDICTIONS.field(name) for name in _COLUMNS)])
-_PART = _KEPT.append(pa.field("pixels", pa.binary(NUM_PIXELS)))
-_LIST = _KEPT.append(pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+_OWN = [field for field in PREDICTIONS if field.name != "probabilities"]
+_PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
+_IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 _ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
 
 
 class PartReview:
     """The most doubtful rows of a part of `num_rows` rows, collected batch by batch."""
 
-    def __init__(self, spec: PredictSpec, num_rows: int) -> None:
+    def __init__(self, spec: PredictSpec, num_rows: int, kept: pa.Schema) -> None:
         share = ceil(_CONCENTRATION * spec.review_share * num_rows)
         self._limit = min(max(share, LEAST_OF_PART), MAX_OF_PART) if spec.review_share else 0
         if spec.review_below is not None:
             self._limit = MAX_OF_PART
         self._least = _least(spec)
-        self._rows = pa.Table.from_batches([], _PART)
+        self._columns, self._schema = _columns(kept, _PIXELS)
+        self._rows = pa.Table.from_batches([], self._schema)
 
     def add(self, predictions: pa.Table, images: NDArray[np.uint8]) -> None:
         """Add n rows of predictions and their (n, 784) uint8 images."""
@@ -64,10 +67,10 @@ class PartReview:
         chosen = chosen[doubt[chosen] >= self._least]
         if not len(chosen):
             return
-        rows = predictions.select(_COLUMNS).take(pa.array(chosen))
+        rows = predictions.select(self._columns).take(pa.array(chosen))
         buffers = [None, pa.py_buffer(np.ascontiguousarray(images[chosen]))]
-        pixels = pa.Array.from_buffers(_PART.field("pixels").type, len(chosen), buffers)
-        rows = pa.table([pa.array(doubt[chosen]), *rows.columns, pixels], _PART)
+        pixels = pa.Array.from_buffers(_PIXELS.type, len(chosen), buffers)
+        rows = pa.table([*rows.columns, pa.array(doubt[chosen]), pixels], self._schema)
         self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
         if len(self._rows) == self._limit:
             self._least = self._rows["doubt"][-1].as_py()
@@ -82,8 +85,10 @@ def review_of(output: str, spec: PredictSpec) -> str | None:
     return storage.join(output, REVIEW) if spec.review_share else None
 
 
-def write_review(spec: PredictSpec, receipts: Sequence[Receipt], listener: Listener) -> None:
-    """Make the list of a finished prediction, unless it is up to date.
+def write_review(
+    spec: PredictSpec, kept: pa.Schema, receipts: Sequence[Receipt], listener: Listener
+) -> None:
+    """Make the list of a finished prediction with the columns `kept`, unless it is up to date.
 
     Warn if parts keep too few rows, because they were done with a smaller share. With `verify`,
     always make the list, and write it if the file differs.
@@ -101,26 +106,33 @@ def write_review(spec: PredictSpec, receipts: Sequence[Receipt], listener: Liste
         with suppress(pa.ArrowException), storage.open_file(place) as stream:
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
-    rows = pa.Table.from_batches([], _PART)
+    rows = pa.Table.from_batches([], _columns(kept, _PIXELS)[1])
     places = [storage.join(spec.output, name) for name in sorted(files)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for start in range(0, len(places), _NUM_THREADS):
             found = pool.map(storage.read, places[start : start + _NUM_THREADS])
-            tables = [pq.read_table(pa.BufferReader(data)).cast(_PART) for data in found]
+            tables = [pq.read_table(pa.BufferReader(data)).cast(rows.schema) for data in found]
             rows = pa.concat_tables([rows, *tables])
             rows = _first(rows.filter(pc.greater_equal(rows["doubt"], _least(spec))), number)
     if spec.review_below is None and len(rows) < number:
         text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
-    images = [
-        {"bytes": encode_plain(pixels), "path": None}
-        for pixels in rows.column("pixels").to_pylist()
-    ]
-    pictures = pa.array(images, _LIST.field("image").type)
-    listed = pa.table([*rows.drop("pixels").columns, pictures], _LIST)
+    pictures = zip(rows.column("pixels").to_pylist(), rows.column("path").to_pylist(), strict=True)
+    images = [{"bytes": encode_plain(pixels), "path": path} for pixels, path in pictures]
+    columns = [*rows.columns[:-1], pa.array(images, _IMAGE.type)]
+    listed = pa.table(columns, _columns(kept, _IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)
+
+
+def _columns(kept: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:
+    """Return the columns of predictions to list, and the columns of the list."""
+    few = [field for field in kept if fits(field.type, "jsonl")]
+    own = [*_OWN, pa.field("doubt", pa.float32()), picture]
+    names = rename_taken([field.name for field in few], [field.name for field in own])
+    schema = pa.schema([each.with_name(name) for each, name in zip(few, names, strict=True)] + own)
+    return [each.name for each in (*few, *_OWN)], schema
 
 
 def _least(spec: PredictSpec) -> float:

@@ -25,6 +25,8 @@ from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.images.inputs import expand_pictures, is_table
 from nanograd.images.parquet import RowRange, open_parquet
 from nanograd.images.reader import read_pictures, read_rows
+from nanograd.images.writers import PREDICTIONS
+from nanograd.jobs.receipts import SourceRow
 from nanograd.models.model import Model
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.pictures import normalise
@@ -36,6 +38,7 @@ from nanograd.settings.specs import PictureFileOptions
 # Longest side of the kept pictures; a hundred photos of full size would fill the memory.
 _SMALL_SIDE = 320
 SOFTWARE = "nanograd inspect"
+_SOURCE = ("path", "source_file", "source_row")
 
 # Legible on white (contrast of 4.5 and more), except ORANGE, which fills areas.
 INK, GREY, BLUE, RED = (31, 35, 40), (99, 106, 117), (29, 78, 216), (176, 32, 24)
@@ -88,8 +91,7 @@ def find_pictures(
     found: dict[str, bytes | None] = {}
     total = 0
     for table in tables:
-        rows, num_rows = _read_rows(storage.absolute(table), max(limit - len(found), 0))
-        found, total = {**found, **rows}, total + num_rows
+        total += _read_rows(storage.absolute(table), max(limit - len(found), 0), found)
     if others or not tables:
         hint = "check the path, or name a .parquet file whose rows hold pictures"
         files = [each.place for each in expand_pictures(others, hint) if each.place != output]
@@ -98,8 +100,8 @@ def find_pictures(
     return found, total
 
 
-def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
-    """Read the pictures of a Parquet file's first rows; return name -> bytes, and all its rows."""
+def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
+    """Add the pictures of a Parquet file's first rows; return the number of all its rows."""
     try:
         with open_parquet(file) as parquet:
             schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
@@ -107,21 +109,26 @@ def _read_rows(file: str, limit: int) -> tuple[dict[str, bytes], int]:
         column = find_image_column(schema)
         if column.kind != ImageKind.ENCODED:
             raise DataError(f"column {column.names[0]!r} holds no picture files")
-        wanted = [n for n in schema.names if n in {*column.names, "source_file", "source_row"}]
+        own = [name for name in _SOURCE if PREDICTIONS.field(name) in list(schema)]
+        wanted = [n for n in schema.names if n in {*column.names, *own}]
         first = RowRange((0, groups), 0, 0, min(limit, num_rows))
         batches = list(read_rows(file, first, lambda _: wanted))
     except DataError as error:
         raise DataError(
             f"{file}: {error}; inspect takes pictures, and rows with pictures as in _review.pq"
         ) from error
-    found = dict[str, bytes]()
     rows = (row for each in batches if isinstance(each, pa.RecordBatch) for row in each.to_pylist())
     for number, row in enumerate(rows):
         image = row[column.names[0]]
-        data = image.get("bytes") if isinstance(image, dict) else image
-        name = f"{row.get('source_file') or file}, row {row.get('source_row', number)}"
-        found[name] = data or b""
-    return found, num_rows
+        if not isinstance(image, dict):
+            image = {"bytes": image}
+        origin = {"path": image.get("path") or file, "source_file": file, "source_row": number}
+        origin |= {name: row[name] for name in own if row[name] is not None}
+        name = SourceRow(**origin).place
+        if name in found:  # pictures of other folders may have the same path
+            name = f"{file}, row {number:,}"
+        found[name] = image.get("bytes") or b""
+    return num_rows
 
 
 def inspect_pictures(

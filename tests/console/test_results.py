@@ -25,12 +25,12 @@ def test_summary_names_the_output_and_the_next_command() -> None:
 
 
 def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
-    first = {"source_file": "a.pq", "source_row": 1234}
+    first = {"path": "a.pq", "source_file": "a.pq", "source_row": 1234}
     detail = {**first, "reason": "blank", "detail": "no ink", "rows": 2}
     result = replace(PREDICTED, quarantined=2, reasons={"blank": 2}, details=[detail])
 
     assert "2 quarantined (2 blank)" in str(result)
-    assert "blank: no ink (first: row 1,234 of a.pq)" in str(result)
+    assert "blank: no ink (first: a.pq, row 1,234)" in str(result)
 
 
 def test_result_of_a_dry_run_is_its_plan() -> None:

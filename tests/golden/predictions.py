@@ -35,7 +35,7 @@ def rows_below(folder: Path) -> list[dict[str, Any]]:
     """Return all rows of the Parquet files in a folder, without the folders of their sources."""
     rows = pq.read_table(folder).to_pylist()
     for row in rows:
-        row["source_file"] = Path(row["source_file"]).name
+        row |= {name: Path(row[name]).name for name in ("path", "source_file")}
     return rows
 
 

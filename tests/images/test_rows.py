@@ -54,6 +54,30 @@ def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.string_view()])
+def test_rows_have_the_paths_of_their_pictures(text: pa.DataType) -> None:
+    odd = b"l\xe4ufe.png"
+    given = pa.array([b"7.png", b"", None, odd, b"bad.png"], pa.binary()).view(pa.string())
+    files = [to_png(bar_image())] * 4 + [b"no picture"]
+    column = pa.StructArray.from_arrays([pa.array(files), given.cast(text)], ["bytes", "path"])
+
+    found, [rejected] = read_column(pa.chunked_array([column.slice(0, 2), column.slice(2)]))
+
+    assert found.paths.to_pylist() == ["7.png", None, None, r"l\xe4ufe.png"]
+    assert found.origin(0).path == "7.png"
+    assert rejected.origin.path == "bad.png"
+
+
+@pytest.mark.parametrize("path", [[b"7.png"], [7], [{"a": "7.png"}]])
+def test_path_that_is_no_text_names_no_picture(path: list[Any]) -> None:
+    files = pa.array([to_png(bar_image())])
+    column = pa.StructArray.from_arrays([files, pa.array(path)], ["bytes", "path"])
+
+    found, _ = read_column(column)
+
+    assert found.paths.to_pylist() == [None]
+
+
 PATHS: dict[str, pa.DataType] = {
     "text": PICTURE,
     "no bytes at all": pa.struct([("path", pa.string())]),
@@ -145,6 +169,7 @@ def test_spark_pictures_are_read_in_grey_colour_and_transparent() -> None:
 
     assert rejections == []
     assert np.array_equal(found.images, [bar_image()] * 3)
+    assert found.paths.to_pylist() == ["file:///never/read.png"] * 3
 
 
 def test_spark_pictures_have_blue_first() -> None:

@@ -116,7 +116,7 @@ def test_column_that_cannot_name_folders_is_a_usage_error() -> None:
 
 def test_quarantine_table_holds_rows_of_the_file_and_whole_files() -> None:
     rejected = [
-        Rejected(Origin("a.parquet", 103), Reason.BLANK, "nothing there"),
+        Rejected(Origin("a.parquet", 103, "7.png"), Reason.BLANK, "nothing there"),
         Rejected(Origin("\udcff.parquet", None), Reason.BROKEN_FILE, "\udcff is no whole file"),
     ]
 
@@ -124,8 +124,8 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files() -> None:
 
     assert table.schema.equals(QUARANTINE)
     assert [list(row.values()) for row in table.to_pylist()] == [
-        ["a.parquet", 103, "blank", "nothing there"],
-        [r"\udcff.parquet", None, "broken_file", r"\udcff is no whole file"],
+        ["7.png", "a.parquet", 103, "blank", "nothing there"],
+        [*[r"\udcff.parquet"] * 2, None, "broken_file", r"\udcff is no whole file"],
     ]
     assert quarantine_table([]).schema.equals(QUARANTINE)
 

@@ -1,5 +1,6 @@
 """A folder of tables that may grow, a model, an output, and the command that predicts them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ class Case:
         images = [*(image.tobytes() for image in part.images[:-1]), b"no picture"]
         name = name or f"{number:05d}.parquet"
         return self.write(name, {"image": images, "label": part.labels})
+
+    def some(self, number: int) -> Iterator[tuple[int, Pixels]]:
+        """Yield the first digits, with their numbers."""
+        return enumerate(self.digits.images[:number])
 
     def fill(self, num_files: int, step: int = 1, **settings: Any) -> list[Path]:
         """Write several files of digits."""

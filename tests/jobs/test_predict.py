@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import csv
 
+from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.digits.form import to_png
 from nanograd.errors import DataError, OutputExistsError
+from nanograd.images import writers
+from nanograd.images.writers import write_pictures
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.models import model as model_io
@@ -28,6 +32,7 @@ from tests.helpers.image_columns import NUMBER_COLUMNS, PICTURE_COLUMNS, Pixels,
 from tests.helpers.models import some_model
 from tests.jobs.conftest import ROWS, Case
 
+PATHS = pa.schema([("path", pa.string()), ("source_file", pa.string())])
 COLUMNS = PICTURE_COLUMNS | NUMBER_COLUMNS
 
 
@@ -113,6 +118,47 @@ def test_broken_file_is_one_line_of_quarantine_among_good_ones(
     assert figures["predicted"] == figures["rows"] == 2 * ROWS
     assert (figures["quarantined"], figures["reasons"]) == (0, {})
     assert (figures["broken_files"], figures["files"]) == (1, 3)
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+def test_rows_are_named_by_the_picture_or_else_by_the_file(case: Case, format_: str) -> None:
+    digits = case.digits.take(slice(0, 7))
+    write_pictures(digits, str(case.folder / "pictures"))
+    blank = case.write("pictures/blank é.png", to_png(np.zeros(784, np.uint8)))
+    commands.ingest(case.folder / "pictures", output=case.folder / "rows")
+    rows = pq.read_table(case.folder / "rows").to_pylist()
+    files = sorted(row["image"]["path"] for row in rows)
+    rows[2]["image"] |= {"bytes": b"cut"}
+    rows[4]["image"] |= {"bytes": b"cut", "path": None}
+    rows[5]["image"] |= {"path": ""}
+    file = case.write("made/a.parquet", pa.Table.from_pylist(rows))
+    header = ",".join(f"pixel{number}" for number in range(784))
+    lines = [header, ",".join(map(str, digits.images[0])), "1,2"]
+    text = case.write("made/b.csv", "\n".join(lines).encode())
+
+    for inputs in ([case.folder / "rows"], [file, text]):
+        case.run(*inputs, format=format_, overwrite=True, review_share=1.0)
+
+        found, lost = (
+            [
+                row
+                for each in sorted((case.out / name).iterdir())
+                for row in writers.decode(each.read_bytes(), schema, format_).to_pylist()
+            ]
+            for name, schema in (("predictions", PATHS), ("quarantine", PATHS))
+        )
+        review = pq.read_table(case.out / "_review.pq").to_pylist()
+        names = [each["path"] for each in found]
+        assert sorted(names) == sorted(each["path"] for each in review)
+        if len(inputs) == 1:
+            assert sorted(names) == files
+            continue
+        kept = [path for number, path in enumerate(files) if number not in (2, 4, 5)]
+        assert sorted(names) == sorted([*kept, str(file), str(text)])
+        assert {each["path"] for each in lost} == {files[2], str(file), str(text)}
+        assert {each["source_file"] for each in found + lost} == {str(file), str(text)}
+    [refused] = pq.read_table(case.folder / "rows/_quarantine").to_pylist()
+    assert refused["path"] == refused["source_file"] == str(blank)
 
 
 def test_names_of_files_and_hive_folders_need_not_be_unicode(case: Case, images: Pixels) -> None:

@@ -159,7 +159,9 @@ def test_no_row_predicted_is_a_failure_with_the_commonest_detail(
     file = case.write("a.parquet", {"image": list(standardised)})
 
     for _ in range(2):
-        with pytest.raises(DataError, match=r"29 of 29 rows .*bad_pixel: .*first: row 0 of"):
+        with pytest.raises(
+            DataError, match=r"29 of 29 rows .*bad_pixel: .*first: .*parquet, row 0"
+        ):
             case.run()
 
     assert not (case.out / "_SUCCESS").exists()
@@ -169,7 +171,7 @@ def test_no_row_predicted_is_a_failure_with_the_commonest_detail(
     assert detail == {
         **{"reason": "bad_pixel", "rows": ROWS, "files": 0, "source_row": 0},
         "detail": case.table("quarantine")["detail"][0].as_py(),
-        "source_file": str(file),
+        **{"path": str(file), "source_file": str(file)},
     }
     assert "a pixel is below 0" in (case.out / "report.html").read_text()
 
@@ -277,7 +279,7 @@ def test_tensors_are_predicted_and_kept(
     case.run(keep=("*", "image", "image"))
 
     kept = case.table().slice(0, ROWS)
-    assert kept.column_names[:3] == ["id", "image", "source_file"]
+    assert kept.column_names[:3] == ["id", "image", "path"]
     assert kept["image"].type == type_
     assert kept["image"].combine_chunks().storage.to_pylist() == storage.to_pylist()
 

@@ -77,6 +77,40 @@ def test_list_of_rows_below_a_certainty_has_all_of_them(case: Case) -> None:
     assert 45 <= len(expected) <= 55
 
 
+def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case: Case) -> None:
+    pictures = [{"bytes": image.tobytes(), "path": f"{n}.png"} for n, image in case.some(9)]
+    tensors = pa.fixed_shape_tensor(pa.uint8(), (2,))
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(range(18), pa.uint8()), 2)
+    kept = {
+        "id": range(9), "path": ["mine"] * 9, "Doubt": ["none"] * 9, "image": pictures,
+        "scan": [b"x"] * 9, "nested": [{"a": b"x"}] * 9, "list": [[0.5]] * 9,
+        "tensor": pa.ExtensionArray.from_storage(tensors, flat),
+    }  # fmt: skip
+    case.write("a.parquet", {**kept, "pixels": ["text"] * 9})
+
+    case.run(keep=("*", "image"), review_share=1.0)
+
+    names = ["id", "input_path", "input_Doubt", "list", "pixels"]
+    table = pq.read_table(case.out / "_review.pq")
+    assert table.column_names[:6] == [*names, "path"]
+    assert table.column_names[-2:] == ["doubt", "image"]
+    for row in table.to_pylist():
+        assert row["path"] == row["image"]["path"] == f"{row['id']}.png"
+        assert (row["input_path"], row["pixels"], row["list"]) == ("mine", "text", [0.5])
+
+
+def test_list_of_no_rows_has_the_same_columns(case: Case) -> None:
+    columns = []
+    for rows in (0, 7):
+        images = [image.tobytes() for _, image in case.some(rows)]
+        table = {"image": pa.array(images, pa.binary()), "id": pa.array(range(rows), pa.int64())}
+        case.write("a.parquet", table)
+        case.run(keep=("id",), overwrite=True)
+        columns.append(pq.read_table(case.out / "_review.pq").schema.remove_metadata())
+
+    assert columns[0] == columns[1]
+
+
 def test_list_follows_growth_replacement_and_removal(case: Case) -> None:
     settings = {"review_share": 0.5}
     files = case.fill(3, 100, rows=9)
@@ -155,8 +189,8 @@ def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(case: 
 def some_predictions(confidence: np.ndarray) -> pa.Table:
     rows = np.arange(len(confidence))
     values = {
-        "source_file": ["a"] * len(rows), "source_row": rows, "prediction": rows % 10,
-        "confidence": confidence, "unfamiliarity": [None] * len(rows),
+        "path": ["a"] * len(rows), "source_file": ["a"] * len(rows), "source_row": rows,
+        "prediction": rows % 10, "confidence": confidence, "unfamiliarity": [None] * len(rows),
         "probabilities": [[0.1] * 10] * len(rows), "label": [None] * len(rows),
     }  # fmt: skip
     return pa.table([pa.array(values[each.name], each.type) for each in PREDICTIONS], PREDICTIONS)
@@ -168,7 +202,7 @@ def kept(num_rows: int, step: int, **settings: float) -> bytes:
     confidence = np.float32(rows * 7919 % num_rows // 7 / num_rows)
     images = np.repeat(rows.astype(np.uint8)[:, None], 784, axis=1)
     predictions = some_predictions(confidence)
-    part = PartReview(PredictSpec(model="m", output="o", **settings), num_rows)
+    part = PartReview(PredictSpec(model="m", output="o", **settings), num_rows, pa.schema([]))
     for start in range(0, num_rows, step):
         part.add(predictions.slice(start, step), images[start : start + step])
     return part.finish("part-1")["_review/part-1.pq"]
