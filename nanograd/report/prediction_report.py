@@ -12,7 +12,7 @@ from PIL import Image
 
 from nanograd.errors import DataError
 from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest
-from nanograd.jobs.receipts import Detail, PredictionCounts, files_of
+from nanograd.jobs.receipts import Detail, Mistake, PredictionCounts, files_of
 from nanograd.jobs.review import REVIEW
 from nanograd.nn import metrics
 from nanograd.report import accuracy
@@ -95,7 +95,7 @@ def build(prediction: FinishedPrediction) -> Report:
     for each in summary["worst"]:
         with Image.open(BytesIO(b64decode(each["png"]))) as picture:
             pixels = np.array(picture)
-        origin = f"{each['source_file'].rsplit('/', 1)[-1]}, row {each['source_row']:,}"
+        origin = Mistake(**each).name
         result = each["label"], each["prediction"], each["confidence"]
         mistakes.append(accuracy.draw_mistake(pixels, *result, origin))
     html = render(
@@ -112,7 +112,7 @@ def build(prediction: FinishedPrediction) -> Report:
         reasons=[
             (reason, f"{count:,}", percent(count / summary["rows"])) for reason, count in reasons
         ],
-        details=[(each.reason, each.detail, each.number, each.first) for each in details],
+        details=[(each.reason, each.detail, each.number, each.place) for each in details],
         settings={**job, "parts": prediction.num_parts},
         files=sorted(prediction.files.items()),
         most_files=_MAX_FILES,

@@ -58,7 +58,7 @@ def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> No
 def test_prediction_report_escapes_every_field(predict: Predict) -> None:
     finished = prediction_report.read_prediction(str(predict(193)))
     worst = [
-        each | {"source_file": f"a/{HOSTILE.replace('/', '')}"}
+        each | dict.fromkeys(("path", "source_file"), f"a/{HOSTILE.replace('/', '')}")
         for each in finished.summary["worst"]
     ]
     hostile = replace(

@@ -60,7 +60,7 @@ def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
         "<s>.parquet, row",
         "broken_image",
         "the 10 bytes are not a picture",
-        "row 193 of",
+        "<s>.parquet, row 193",
         f"{out}/_review.pq",
     ):
         assert figure in words
