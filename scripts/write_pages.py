@@ -91,22 +91,22 @@ def _commands(usage: str, command: click.Command) -> Iterator[tuple[str, click.C
 
 
 def settings_of(words: Sequence[str]) -> str:
-    """Return a table of the settings that one command has, or (`shared`) several commands have."""
-    uses: dict[tuple[str, ...], list[str]] = {}
+    """Return a list of the settings that one command has, or (`shared`) several commands have."""
+    uses: dict[str, list[str]] = {}
     for command, spec in SETTINGS.items():
         for each in fields(spec):
             uses.setdefault(_setting(each, spec), []).append(command)
     [name] = words
     if name == "shared":
-        lines = [[*cells, ", ".join(found)] for cells, found in uses.items() if len(found) > 1]
-        return _table("setting | value |  | commands ", lines)
-    if name not in SETTINGS:
+        lines = [f"{text} *({', '.join(found)})*" for text, found in uses.items() if len(found) > 1]
+    elif name in SETTINGS:
+        lines = [text for text, found in uses.items() if found == [name]]
+    else:
         sys.exit(f"no command {name!r} has settings")
-    lines = [list(cells) for cells, found in uses.items() if found == [name]]
-    return _table("setting | value | ", lines)
+    return "".join(f"- {line}\n" for line in lines)
 
 
-def _setting(each: Field[Any], spec: type[Spec]) -> tuple[str, ...]:
+def _setting(each: Field[Any], spec: type[Spec]) -> str:
     about, default = properties(each), each.default
     limits = [
         f"{sign}{bound:g}" if bound < 1e6 else f"{sign}2^63"
@@ -128,8 +128,7 @@ def _setting(each: Field[Any], spec: type[Spec]) -> tuple[str, ...]:
         "" if default in (None, (), "", REQUIRED) or default is False else f"default `{shown}`",
         *by_preset,
     ]
-    cells = [f"`{each.name}`", "; ".join(filter(None, parts)), meaning]
-    return tuple(cell.replace("|", "\\|") for cell in cells)
+    return f"`{each.name}` ({'; '.join(filter(None, parts))}): {meaning}"
 
 
 def exit_codes(words: Sequence[str]) -> str:

@@ -199,8 +199,8 @@ def test_stale_table_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None
         (1, "README.md is out of date; run `make docs`\n"), (0, "README.md rewritten\n"), (0, ""),
     ]  # fmt: skip
     text = file.read_text()
-    assert text.startswith(f"before\n\n{begin}\n| setting | value | |\n")
-    assert text.endswith(f" |\n{end}\n\nafter\n")
+    assert text.startswith(f"before\n\n{begin}\n- `output` (text; required): ONNX file")
+    assert text.endswith(f"replaced\n{end}\n\nafter\n")
     assert "old" not in text
     for words in ("train -->\nnot closed", "no -->\n<!-- /settings -->"):
         file.write_text(f"<!-- settings: {words}\n")

@@ -62,7 +62,7 @@ def test_reasons_on_the_ingest_page_exist() -> None:
 
 
 def test_functions_on_the_handwriting_page_exist() -> None:
-    lines = re.findall(r"^\| .*$", page("docs/handwriting.md"), re.MULTILINE)
+    lines = re.findall(r"^\d+\. .*$", page("docs/handwriting.md"), re.MULTILINE)
     names = re.findall(r"`([a-z]+)\.([a-z_]+)`", "".join(lines))
 
     packages = {"form": "nanograd.digits"}
