@@ -59,7 +59,7 @@ _QUOTATION = re.compile(r"^```(\w+) title=(\S+)$", re.MULTILINE)
 
 # Records that the search leaves out, and pages whose tables need the width of the list of sections.
 _RECORDS = ("docs/decisions/", "benchmarks/results/", "CHANGELOG")
-_WIDE = ("docs/commands", "docs/figures")
+_WIDE = ("docs/figures",)
 
 _RAW = "```{{raw}} html\n:file: {}\n```"
 

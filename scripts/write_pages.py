@@ -8,7 +8,7 @@ exits with code 1 if a file is out of date.
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def _render(block: re.Match[str]) -> str:
 
 
 def commands_of(words: Sequence[str]) -> str:
-    """Return a table of the commands: usage, summary and options."""
+    """Return a list of the commands: usage, summary and options."""
     lines = []
     for usage, command in _commands("nanograd", cli):
         metavars = [each.metavar for each in command.params if isinstance(each, click.Argument)]
@@ -76,10 +76,9 @@ def commands_of(words: Sequence[str]) -> str:
             if isinstance(each, click.Option) and each.opts[0] not in _COMMON
         )
         if command.name in SETTINGS and usage.count(" ") == 1:
-            options = f"[{command.name}](settings.md#{command.name})"
-        line = [f"`{' '.join(filter(None, [usage, *metavars]))}`", command.help or "", options]
-        lines.append([cell.replace("|", "\\|") for cell in line])
-    return _table("command |  | options ", lines)
+            options = f"[settings](settings.md#{command.name})"
+        lines.append(f"`{' '.join(filter(None, [usage, *metavars]))}`: {command.help} ({options})")
+    return _list(lines)
 
 
 def _commands(usage: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -103,7 +102,7 @@ def settings_of(words: Sequence[str]) -> str:
         lines = [text for text, found in uses.items() if found == [name]]
     else:
         sys.exit(f"no command {name!r} has settings")
-    return "".join(f"- {line}\n" for line in lines)
+    return _list(lines)
 
 
 def _setting(each: Field[Any], spec: type[Spec]) -> str:
@@ -132,27 +131,27 @@ def _setting(each: Field[Any], spec: type[Spec]) -> str:
 
 
 def exit_codes(words: Sequence[str]) -> str:
-    """Return a table of the exceptions, by their exit codes."""
+    """Return a list of the exceptions, by their exit codes."""
     found = [
         each for each in vars(errors).values()
         if isinstance(each, type) and issubclass(each, errors.NanogradError)
         and each not in (errors.NanogradError, errors.ClusterError)
     ]  # fmt: skip
-    lines = [[str(e.exit_code), f"`{e.__name__}`", _summary(e)] for e in found]
-    return _table("code | exception | ", sorted(lines, key=lambda line: int(line[0])))
+    found.sort(key=lambda each: each.exit_code)
+    return _list(f"{each.exit_code}, `{each.__name__}`: {_summary(each)}" for each in found)
 
 
 def event_types(words: Sequence[str]) -> str:
-    """Return a table of the events: name in records and class, fields, meaning."""
+    """Return a list of the events: name in records and class, meaning, fields."""
     found = [
         each for each in vars(events).values()
         if isinstance(each, type) and issubclass(each, events.Event) and "name" in vars(each)
     ]  # fmt: skip
-    return _table("event | fields | ", [
-        [f"`{each.name}`, `{each.__name__}`",
-         ", ".join(f"`{field.name}`" for field in fields(each) if field.name != "level"),
-         _summary(each)] for each in found
-    ])  # fmt: skip
+    lines = []
+    for each in found:
+        names = ", ".join(f"`{field.name}`" for field in fields(each) if field.name != "level")
+        lines.append(f"`{each.name}`, `{each.__name__}`: {_summary(each)} ({names})")
+    return _list(lines)
 
 
 def reasons(words: Sequence[str]) -> str:
@@ -164,10 +163,8 @@ def _summary(class_: type) -> str:
     return (class_.__doc__ or "").splitlines()[0]
 
 
-def _table(head: str, lines: Sequence[Sequence[str]]) -> str:
-    rule = "|".join(["---"] * (head.count("|") + 1))
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"| {head}|\n|{rule}|\n{rows}"
+def _list(lines: Iterable[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
 
 
 _TYPES = {
