@@ -40,10 +40,14 @@ class SourceRow:
     source_row: int | None  # None for a whole file
 
     @property
+    def is_picture(self) -> bool:
+        """Whether the path is of a picture, and not of a table."""
+        return self.path != self.source_file or kind_of(self.path) == "picture"
+
+    @property
     def place(self) -> str:
         """Return the path of the picture, or file and number of the row."""
-        is_picture = self.path != self.source_file or kind_of(self.path) == "picture"
-        row = "" if is_picture or self.source_row is None else f", row {self.source_row:,}"
+        row = "" if self.is_picture or self.source_row is None else f", row {self.source_row:,}"
         return f"{self.path}{row}"
 
     @property

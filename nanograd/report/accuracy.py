@@ -6,13 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from nanograd.digits.dataset import SIDE
+from nanograd.jobs.receipts import SourceRow
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
 from nanograd.report.charts import Axis, Chart, Series, Table, confusion_chart, fit_axis, plot
-from nanograd.report.html import InlineImage, embed_image, percent
+from nanograd.report.html import InlineImage, embed_image, percent, shorten
 from nanograd.runtime.arrays import Bytes, Ints
 
-NUM_MISTAKES = 24
+# Number of pictures that a report shows of each kind.
+NUM_SHOWN = 24
+_CONFIDENCE = Axis("confidence", 0, 1, ".0%")
 _NUM_UNITS, _UNITS_ACROSS = 60, 12
 _TILE = SIDE + 2  # side of a unit's image with its margin, in pixels
 
@@ -29,7 +32,7 @@ def class_table(confusion: Ints) -> Table:
         mistake = f"{misses.argmax()} ({times})" if misses.any() else "-"
         images = f"{confusion[digit].sum():,}"
         rows.append([str(digit), images, *map(percent, shares[digit].tolist()), mistake])
-    head = ["digit", "images", "precision", "recall", "F1", "most often mistaken for"]
+    head = ["digit", "images", "precision", "recall", "F1", "mistaken for"]
     return Table("Each digit", head, rows)
 
 
@@ -48,27 +51,44 @@ def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
         filled, most = np.flatnonzero(counts), max(most, int(counts.max()))
         edges, width = np.linspace(0, 1, len(counts) + 1), 1 / len(counts) / len(kinds)
         points = [(edges[each] + width * number, int(counts[each])) for each in filled]
-        labels = [f"{edges[each]:.2f} to {edges[each + 1]:.2f}" for each in filled]
+        labels = [_range(edges[each], edges[each + 1]) for each in filled]
         series.append(Series(name, points, ("main", "second", "guide")[number], width, labels))
     y = Axis("images", 10**-0.4, most * 10**0.2, ",.0f", log=True)
-    return plot("Images by confidence (logarithmic)", Axis("confidence", 0, 1, ".1f"), y, series)
+    return plot("Images by confidence (logarithmic)", _CONFIDENCE, y, series)
 
 
 def reliability_chart(calibration: metrics.Calibration) -> Chart:
-    """Plot the share of correct predictions by confidence, a reliability diagram."""
-    *columns, error = calibration
+    """Plot the share of correct predictions by confidence, a reliability diagram.
+
+    The area of a dot is proportional to the number of images.
+    """
+    *columns, _ = calibration
     bins = list(zip(*(each.tolist() for each in columns), strict=True))
+    ranges = [_range(n / len(bins), (n + 1) / len(bins)) for n in range(len(bins))]
     rows = [
-        (f"{n / len(bins):.1f} to {(n + 1) / len(bins):.1f}", f"{count:,}", *map(percent, shares))
-        for n, (count, *shares) in enumerate(bins)
+        (text, f"{count:,}", *map(percent, shares))
+        for text, (count, *shares) in zip(ranges, bins, strict=True)
     ]
-    points = [(mean, share) for count, mean, share in bins if count]
-    model = Series(f"this model (calibration error {percent(error)})", points)
+    found = [
+        (f"{text} ({n:,} images)", n, each)
+        for text, (n, *each) in zip(ranges, bins, strict=True)
+        if n
+    ]
+    labels, weights, points = zip(*found, strict=True) if found else ((), (), ())
+    model = Series("this model (area: images)", points, labels=labels, weights=weights)
     perfect = Series("perfect calibration", [(0, 0), (1, 1)], "guide")
-    x, y = Axis("confidence", 0, 1, ".1f"), Axis("accuracy", 0, 1, ".0%")
-    head = ["confidence", "images", "mean confidence", "accuracy"]
-    table = Table("Calibration", head, rows)
-    return plot("Accuracy by confidence", x, y, [model, perfect], table=table)
+    y = Axis("accuracy", 0, 1, ".0%")
+    table = Table("Calibration", ["confidence", "images", "mean", "accuracy"], rows)
+    return plot("Accuracy by confidence", _CONFIDENCE, y, [model, perfect], table=table)
+
+
+def _range(low: float, high: float) -> str:
+    """Format a range of shares.
+
+    >>> _range(0.25, 0.3)
+    '25 to 30 %'
+    """
+    return f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def charts_of(confusion: Ints, calibration: metrics.Calibration) -> dict[str, list[Chart]]:
@@ -94,9 +114,9 @@ class Review(NamedTuple):
         """Plot the accuracy of the rest by the share of rows reviewed."""
         name, points = "accuracy of the rest", list(zip(*self, strict=True))
         rows = [list(map(percent, point)) for point in points]
-        title = "Accuracy of the rest by the share of rows reviewed"
-        least_first = "share of rows reviewed, the least certain first"
-        x = Axis(least_first, 0, self.shares[-1] or 1, ".1%")
+        title = "Accuracy of the rest by rows reviewed"
+        least_first = "rows reviewed, the least certain first"
+        x = Axis(least_first, 0, self.shares[-1] or 1, ".1%", max_ticks=5)
         y = fit_axis([*self.accuracies, 1], "accuracy", ".1%")
         table = Table("Accuracy of the rest", ["rows reviewed", name], rows)
         return plot(title, x, y, [Series(name, points)], table=table)
@@ -121,12 +141,19 @@ def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
     return Review((reviewed[levels] / total).tolist(), (1 - wrong[levels] / rest[levels]).tolist())
 
 
-def draw_mistake(
-    pixels: Bytes, true: int, prediction: int, confidence: float, origin: str = ""
+def draw_prediction(
+    pixels: Bytes,
+    true: int | None,
+    prediction: int,
+    confidence: float,
+    source: SourceRow | None = None,
 ) -> InlineImage:
-    """Draw a misclassified image, (784,) uint8, ink 255 on 0; `origin` is file and row."""
-    caption = (f"{true} as {prediction}", percent(confidence), origin)
-    return embed_image(255 - pixels.reshape(SIDE, SIDE), f"a handwritten {true}", caption)
+    """Draw a classified image, (784,) uint8, ink 255 on 0, with its label, if it has one."""
+    digits = str(prediction) if true in (None, prediction) else f"{true} as {prediction}"
+    alt = f"classified as {prediction}" if true is None else f"a handwritten {true}"
+    name, title = ("", "") if source is None else (shorten(source.name), source.place)
+    caption = (digits, percent(confidence), name)
+    return embed_image(255 - pixels.reshape(SIDE, SIDE), alt, caption, title)
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:

@@ -11,15 +11,18 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.runtime.arrays import Ints
 
-# Size of a chart in pixels, and the area between its axes.
-WIDTH, HEIGHT = 480, 296
-LEFT, RIGHT, TOP, BOTTOM = 74, 468, 30, 252
+# Size of a chart in pixels, and the area between its axes. It is legible on a phone of 360 pixels.
+WIDTH, HEIGHT = 360, 288
+LEFT, RIGHT, TOP, BOTTOM = 58, 340, 30, 244
+_LEFT_OF_CELLS = 24  # of a confusion matrix
 
 _MAX_DOTS = 150  # more dots would hide their line
 
+# Radius of a dot, and of the smallest and largest dot of a series whose dots have sizes.
+_RADIUS, _LEAST_RADIUS, _MOST_RADIUS = 3.5, 2.0, 9.0
 # PNG files: scale of a chart, factor by which it is first painted larger to smooth the edges, and
 # pixels above it for title and legend.
-_SCALE, _FINER, _HEAD = 2, 4, 52
+_SCALE, _FINER, _HEAD = 3, 3, 52
 COLOURS = {  # the light colours of page.css
     "main": "#1d4ed8", "second": "#b45309", "guide": "#57606a",
     "failed": "#b02018", "joined": "#1a7f37", "other": "#b45309",
@@ -41,8 +44,12 @@ class Axis(NamedTuple):
     max_ticks: int = 6
 
     def format(self, value: float) -> str:
-        """Return a value as text."""
-        return format(value, self.spec)
+        """Return a value as text.
+
+        >>> Axis("share", 0, 1, ".0%").format(0.25)
+        '25 %'
+        """
+        return format(value, self.spec).replace("%", " %")
 
     def position(self, value: float, begin: float, end: float) -> float:
         """Return the pixel position of a value on an axis from pixel `begin` to `end`."""
@@ -88,7 +95,8 @@ class Series(NamedTuple):
     points: Sequence[tuple[float, float]]  # finite x and y; for a bar, its left edge and height
     style: str = "main"  # main, second or guide, a class of page.css
     width: float = 0  # width of bars, in units of x; 0 for a line
-    labels: Sequence[str] = ()  # what each bar counts
+    labels: Sequence[str] = ()  # what each bar or dot counts
+    weights: Sequence[float] = ()  # for dots without a line: the area of each, in any unit
 
 
 class Shape(NamedTuple):
@@ -102,6 +110,7 @@ class Shape(NamedTuple):
     text: str = ""  # a text, or the tooltip of a dot or bar
     anchor: str = "middle"  # anchor of a text: start, middle or end
     opacity: float = 1  # opacity of a bar
+    radius: float = _RADIUS  # radius of a dot
 
 
 class Table(NamedTuple):
@@ -120,7 +129,6 @@ class Chart(NamedTuple):
     shapes: Sequence[Shape]
     legend: Sequence[tuple[str, str]] = ()  # style and name of each series, if there are several
     table: Table | None = None  # the values of the chart
-    dense: bool = False  # on a narrow screen, scroll instead of shrinking the chart
 
 
 def label(x: float, y: float, text: str, anchor: str = "middle") -> Shape:
@@ -130,7 +138,7 @@ def label(x: float, y: float, text: str, anchor: str = "middle") -> Shape:
 
 def name_axes(x_name: str, y_name: str) -> list[Shape]:
     """Return the names of both axes, below and above the chart."""
-    return [label((LEFT + RIGHT) / 2, HEIGHT - 6, x_name), label(4, 14, y_name, "start")]
+    return [label((LEFT + RIGHT) / 2, HEIGHT - 6, x_name), label(0, 14, y_name, "start")]
 
 
 def plot(
@@ -154,18 +162,22 @@ def plot(
         shapes.append(label(LEFT - 7, height + 5, y.format(value), "end"))
     shapes.append(Shape("line", "axis", [(LEFT, BOTTOM), (RIGHT, BOTTOM)]))
     shapes += [label(at(value, y.low)[0], BOTTOM + 18, x.format(value)) for value in x.ticks()]
-    for name, points, style, width, labels in series:
+    for name, points, style, width, labels, weights in series:
         places = labels or [x.format(value) for value, _ in points]
-        if not width:
+        if not width and not weights:
             shapes.append(Shape("line", style, [at(*point) for point in points]))
         if not width and (style == "guide" or len(points) > _MAX_DOTS):
             continue
-        for place, (value, height) in zip(places, points, strict=True):
+        radii = [_RADIUS] * len(points)
+        if weights:
+            shares = (weight / max(weights) for weight in weights)
+            radii = [max(_LEAST_RADIUS, _MOST_RADIUS * share**0.5) for share in shares]
+        for place, (value, height), radius in zip(places, points, radii, strict=True):
             kind, corners = "dot", [at(value, height)]
             if width:
                 kind, corners = "bar", [*corners, at(value + width, y.low)]
             tooltip = f"{name}, {x.name} {place}: {y.format(height)}"
-            shapes.append(Shape(kind, style, corners, tooltip))
+            shapes.append(Shape(kind, style, corners, tooltip, radius=radius))
     for value, text, style in marks:
         left, _ = at(value, y.low)
         shapes.append(Shape("line", style, [(left, TOP), (left, BOTTOM)]))
@@ -186,10 +198,10 @@ def confusion_chart(counts: Ints) -> Chart:
     """
     hits = np.diag(np.diag(counts))
     most = np.where(hits, hits.max(), (counts - hits).max())
-    wide, tall = (RIGHT - LEFT) / NUM_CLASSES, (BOTTOM - TOP) / NUM_CLASSES
+    wide, tall = (WIDTH - _LEFT_OF_CELLS) / NUM_CLASSES, (BOTTOM - TOP) / NUM_CLASSES
     shapes, digits = name_axes("predicted digit", "true digit"), "0123456789"
     for (true, digit), count in np.ndenumerate(counts):
-        left, top = LEFT + wide * digit, TOP + tall * true
+        left, top = _LEFT_OF_CELLS + wide * digit, TOP + tall * true
         style = "none" if not count else "hit" if true == digit else "miss"
         opacity = 0.08 + 0.32 * count / most[true, digit] if count else 1
         corners = [(left + 1, top + 1), (left + wide, top + tall)]
@@ -197,20 +209,20 @@ def confusion_chart(counts: Ints) -> Chart:
         shapes.append(Shape("bar", style, corners, tooltip, opacity=opacity))
         if count:
             text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
-            shapes.append(Shape("text", "title", [(left + wide / 2, top + 16)], text))
+            shapes.append(Shape("text", "title", [(left + wide / 2, top + 15)], text))
     for number, name in enumerate(digits):
-        shapes.append(label(LEFT + wide * (number + 0.5), BOTTOM + 18, name))
-        shapes.append(label(LEFT - 7, TOP + tall * number + 16, name, "end"))
+        shapes.append(label(_LEFT_OF_CELLS + wide * (number + 0.5), BOTTOM + 18, name))
+        shapes.append(label(_LEFT_OF_CELLS - 7, TOP + tall * number + 15, name, "end"))
     rows = [[digit, *map("{:,}".format, row)] for digit, row in zip(digits, counts, strict=True)]
     table = Table("Confusion matrix", ["true digit", *digits], rows)
     summary = "images by true and predicted digit"
-    return Chart("Confusion matrix", summary, shapes, table=table, dense=True)
+    return Chart("Confusion matrix", summary, shapes, table=table)
 
 
 def draw_png(charts: Sequence[Chart]) -> bytes:
     """Paint charts side by side, with their titles and legends, on white; return a PNG file."""
     size, scale = (_SCALE * WIDTH, _SCALE * (_HEAD + HEIGHT)), _SCALE * _FINER
-    font = ImageFont.load_default(14 * scale)
+    font = ImageFont.load_default(12 * scale)
     sheet = Image.new("RGB", (size[0] * len(charts), size[1]))
     for number, chart in enumerate(charts):
         head, left = [Shape("text", "title", [(4, 18 - _HEAD)], chart.title, "start")], 4.0
@@ -226,7 +238,7 @@ def draw_png(charts: Sequence[Chart]) -> bytes:
             if shape.kind == "text":
                 draw.text(points[0], shape.text, colour, font, anchor=_ANCHORS[shape.anchor])
             elif shape.kind == "dot":
-                draw.circle(points[0], 4 * scale, colour)
+                draw.circle(points[0], shape.radius * scale, colour)
             elif shape.kind == "bar":
                 draw.rectangle([*points[0], *points[1]], (*colour[:3], round(255 * shape.opacity)))
             elif shape.style in _DASHED:

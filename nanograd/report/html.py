@@ -42,14 +42,17 @@ class InlineImage(NamedTuple):
     height: int  # pixels
     alt: str  # description for screen readers
     caption: Sequence[str] = ()  # lines below it
+    title: str = ""  # tooltip
 
 
-def embed_image(pixels: Bytes, alt: str, caption: Sequence[str] = ()) -> InlineImage:
+def embed_image(
+    pixels: Bytes, alt: str, caption: Sequence[str] = (), title: str = ""
+) -> InlineImage:
     """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", optimize=True)
     height, width = pixels.shape[:2]
-    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt, caption)
+    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt, caption, title)
 
 
 def render(template: str, **values: Any) -> str:
@@ -80,6 +83,15 @@ def percent(share: float | None) -> str:
     ('98.25 %', '-', '-')
     """
     return "-" if share is None or isnan(share) else f"{100 * share:.2f} %"
+
+
+def shorten(name: str) -> str:
+    """Replace the middle of a long name by dots.
+
+    >>> shorten("IMG_2041.jpg"), shorten("part-2c59b1e0f6d34a78.parquet, row 7")
+    ('IMG_2041.jpg', 'part-2c59b1…quet, row 7')
+    """
+    return name if len(name) <= 24 else f"{name[:11]}…{name[-11:]}"
 
 
 def write_report(

@@ -3,25 +3,36 @@
 import json
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
-from nanograd.errors import DataError
+from nanograd.errors import DataError, StorageError, UnreadableError
+from nanograd.images.inputs import roots_of
+from nanograd.images.reader import read_pictures
+from nanograd.images.writers import QUARANTINE, decode
 from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest
-from nanograd.jobs.receipts import Detail, Mistake, PredictionCounts, files_of
+from nanograd.jobs.receipts import Detail, PredictionCounts, SourceRow, files_of
 from nanograd.jobs.review import REVIEW
+from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
 from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
-from nanograd.report.html import Report, percent, render
+from nanograd.report.html import InlineImage, Report, embed_image, percent, render
 from nanograd.runtime import json_files, storage
+from nanograd.settings.specs import PictureFileOptions, PredictSpec
 
 # Maximum file checksums in the page; the job's manifest has all of them.
 _MAX_FILES = 200
+# Longest side of the pictures in quarantine, and the largest pictures that are shown.
+_THUMBNAIL, _OPTIONS = 96, PictureFileOptions(max_pixels=25_000_000, max_bytes=20_000_000)
 
 Row = dict[str, Any]
 
@@ -37,6 +48,9 @@ class FinishedPrediction:
     files: Mapping[str, str]  # name and checksum of each file that was written
     num_parts: int  # number of the job's parts
     progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
+    review: pa.Table | None = field(repr=False)  # the list of doubtful rows; None without a list
+    rejected: Sequence[Detail]  # rows of quarantine, not more than a report shows
+    rejected_by_ingest: Sequence[Detail]  # as above, of the outputs of `ingest` in the input
 
 
 def is_prediction(folder: str) -> bool:
@@ -57,27 +71,49 @@ def read_prediction(folder: str) -> FinishedPrediction:
         raise DataError(
             f"{folder} was written by {command}; only training runs and predictions have reports"
         )
+    summary, review = json.loads(storage.read(storage.join(folder, SUMMARY))), None
+    if storage.exists(place := storage.join(folder, REVIEW)):
+        review = pq.read_table(pa.BufferReader(storage.read(place)))
+    by_ingest = list[Detail]()
+    for place in dict.fromkeys(summary["inputs"]) if summary["ingest_quarantined"] else ():
+        with suppress(DataError, StorageError):  # the input may have been moved since
+            if (made := Manifest.find(place)).job.get("command") == "ingest":
+                by_ingest += _quarantined(place, made)
     return FinishedPrediction(
         folder=folder,
-        summary=json.loads(storage.read(storage.join(folder, SUMMARY))),
+        summary=summary,
         counts=PredictionCounts.total(manifest.receipts),
         job=manifest.job,
         files={name: each.sha256 for name, each in files_of(manifest.receipts).items()},
         num_parts=len(manifest.receipts),
         progress=json_files.read_lines(storage.join(folder, METRICS)),
+        review=review,
+        rejected=_quarantined(folder, manifest),
+        rejected_by_ingest=by_ingest[: accuracy.NUM_SHOWN],
     )
+
+
+def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
+    """Read the first rows of the quarantine of a job."""
+    rows = list[Row]()
+    for name in sorted(files_of(manifest.receipts)):
+        if name.startswith(("quarantine/", "_quarantine/")) and len(rows) < accuracy.NUM_SHOWN:
+            data, format_ = storage.read(storage.join(folder, name)), name.rpartition(".")[2]
+            rows += decode(data, QUARANTINE, format_).to_pylist()
+    found = [Detail(**row, rows=1) for row in rows[: accuracy.NUM_SHOWN]]
+    return sorted(found, key=lambda each: (each.path, each.source_row or 0))
 
 
 def build(prediction: FinishedPrediction) -> Report:
     """Build the report of a prediction."""
     summary, counts, folder = prediction.summary, prediction.counts, prediction.folder
     labelled, correct = counts.labelled_by_confidence, counts.correct_by_confidence
-    plots = {"digits": [digits_chart(counts)]}
-    classes = calibration = review = None
+    plots, by_digit = {"digits": [digits_chart(counts)]}, digits_table(counts)
+    calibration = review = None
     if counts.labelled:
         sums = counts.millionths_by_confidence / 1e6
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
-        classes = accuracy.class_table(counts.confusion)
+        by_digit = accuracy.class_table(counts.confusion)
         plots |= accuracy.charts_of(counts.confusion, calibration)
     if counts.correct < counts.labelled:  # without mistakes there is nothing to plot
         review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
@@ -86,33 +122,40 @@ def build(prediction: FinishedPrediction) -> Report:
         unlabelled = counts.predicted_by_confidence - labelled
         groups = {"correct": correct, "wrong": labelled - correct, "without label": unlabelled}
         plots["confidence"] = [accuracy.histogram_chart(groups)]
-    if prediction.progress:
+    if len(prediction.progress) > 2:  # at the start, at the end, and between
         plots["speed"] = [speed_chart(prediction.progress)]
     reasons = sorted(summary["reasons"].items(), key=lambda each: -each[1])
     details = [Detail(**each) for each in summary["details"]]
     job = {"inputs": summary["inputs"], "model": summary["model"], **prediction.job}
-    mistakes = []
-    for each in summary["worst"]:
-        with Image.open(BytesIO(b64decode(each["png"]))) as picture:
-            pixels = np.array(picture)
-        origin = Mistake(**each).name
-        result = each["label"], each["prediction"], each["confidence"]
-        mistakes.append(accuracy.draw_mistake(pixels, *result, origin))
+    usual = PredictSpec(model="", output="").identity()
+    least_certain = unfamiliar = list[InlineImage]()
+    if (listed := prediction.review) is not None:
+        least_certain = _draw_rows(listed.slice(0, accuracy.NUM_SHOWN))
+        strange = listed.filter(pc.greater(listed["unfamiliarity"], UNFAMILIAR))
+        strange = strange.sort_by([("unfamiliarity", "descending")])
+        unfamiliar = _draw_rows(strange.slice(0, accuracy.NUM_SHOWN))
     html = render(
         "prediction.html",
         prediction=prediction,
         summary=summary,
         plots=plots,
-        classes=classes,
+        by_digit=by_digit,
         calibration=calibration,
         review=review,
         review_file=storage.join(folder, REVIEW),
-        mistakes=mistakes,
+        num_listed=None if listed is None else len(listed),
+        least_certain=least_certain,
+        unfamiliar=unfamiliar,
+        most_familiar=UNFAMILIAR,
+        mistakes=[_draw_row(each, b64decode(each["png"])) for each in summary["worst"]],
+        rejected=_with_pictures(prediction.rejected, summary["inputs"]),
+        rejected_by_ingest=[(each, None) for each in prediction.rejected_by_ingest],
         quarantine=storage.join(folder, "quarantine"),
         reasons=[
             (reason, f"{count:,}", percent(count / summary["rows"])) for reason, count in reasons
         ],
         details=[(each.reason, each.detail, each.number, each.place) for each in details],
+        changed={n: value for n, value in job.items() if value and usual.get(n) != value},
         settings={**job, "parts": prediction.num_parts},
         files=sorted(prediction.files.items()),
         most_files=_MAX_FILES,
@@ -121,19 +164,66 @@ def build(prediction: FinishedPrediction) -> Report:
     return Report(html, plots)
 
 
+def _draw_rows(rows: pa.Table) -> list[InlineImage]:
+    return [_draw_row(row, row["image"]["bytes"]) for row in rows.to_pylist()]
+
+
+def _draw_row(row: Row, png: bytes) -> InlineImage:
+    """Draw a predicted row; `png` is its image, 28 x 28, ink 255 on 0."""
+    with Image.open(BytesIO(png)) as picture:
+        pixels = np.array(picture)
+    source = SourceRow(**{name: row[name] for name in ("path", "source_file", "source_row")})
+    result = row["label"], row["prediction"], row["confidence"]
+    return accuracy.draw_prediction(pixels, *result, source)
+
+
+def _with_pictures(
+    rows: Sequence[Detail], inputs: Sequence[str]
+) -> list[tuple[Detail, InlineImage | None]]:
+    """Return each row of quarantine with its picture, if it is a local input that can be decoded.
+
+    A path that only a table names is not read: it may name any file.
+    """
+
+    def draw(picture: Image.Image) -> InlineImage:
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        return embed_image(np.asarray(picture.convert("L")), "the picture")
+
+    roots, found = roots_of(inputs), list[tuple[Detail, InlineImage | None]]()
+    for each in rows:
+        is_input = any(f"{each.path}/".startswith(f"{root}/") for root in roots)
+        is_local = each.is_picture and not storage.is_remote(each.path)
+        image: InlineImage | UnreadableError | None = None
+        if is_input and is_local and each.path == each.source_file:
+            [(_, image)] = read_pictures([(each.path, None)], draw, _OPTIONS)
+        found.append((each, image if isinstance(image, InlineImage) else None))
+    return found
+
+
 def digits_chart(counts: PredictionCounts) -> Chart:
     """Plot the number of rows by predicted digit and, if there are labels, by true digit."""
-    title, digits, width = "Rows by digit", list("0123456789"), 0.38
-    predicted = counts.predicted_as.tolist()
-    bars = [(digit - 0.4, count) for digit, count in enumerate(predicted)]
-    series = [Series("predicted", bars, "main", width, digits)]
+    groups = {"predicted": counts.predicted_as.tolist()}
     if counts.labelled:
-        labelled = counts.confusion.sum(axis=1).tolist()
-        series.append(Series("labelled", list(enumerate(labelled)), "second", width, digits))
-    rows = [(str(digit), f"{count:,}") for digit, count in enumerate(predicted)]
+        groups["labelled"] = counts.confusion.sum(axis=1).tolist()
+    width, series = 0.8 / len(groups), list[Series]()
+    for name, style in zip(groups, ("main", "second"), strict=False):
+        left = len(series) * width - 0.4
+        bars = [(digit + left, count) for digit, count in enumerate(groups[name])]
+        series.append(Series(name, bars, style, width, list("0123456789")))
     x = Axis("digit", -0.5, 9.5, ".0f", max_ticks=11)
-    y = fit_axis([0, *predicted], "rows", ",.0f", 0)
-    return plot(title, x, y, series, table=Table(title, ["digit", "predicted"], rows))
+    y = fit_axis([0, *(count for each in groups.values() for count in each)], "rows", ",.0f", 0)
+    return plot("Rows by digit", x, y, series)
+
+
+def digits_table(counts: PredictionCounts) -> Table:
+    """Return number and share of the rows predicted as each digit."""
+    shares = counts.predicted_as / max(counts.predicted, 1)
+    columns = counts.predicted_as.tolist(), shares.tolist()
+    rows = [
+        (str(digit), f"{count:,}", percent(share))
+        for digit, (count, share) in enumerate(zip(*columns, strict=True))
+    ]
+    return Table("Rows by digit", ["digit", "predicted", "share"], rows)
 
 
 def speed_chart(progress: Sequence[Row]) -> Chart:

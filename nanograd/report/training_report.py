@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from typing import Any
 
@@ -19,6 +19,7 @@ from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
 from nanograd.settings.fields import from_toml
+from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 # Style of the mark for each event that is a failure or a recovery, by the event's name.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
@@ -97,14 +98,17 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     }
     plots = {
         "learning": learning_charts(run.epochs),
-        "speed": [speed_chart(run)],
         **accuracy.charts_of(confusion, calibration),
         "confidence": [accuracy.histogram_chart(bins)],
     }
+    if speed := speed_charts(run):
+        plots["speed"] = speed
     wrong = np.flatnonzero(~correct)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: accuracy.NUM_MISTAKES]
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: accuracy.NUM_SHOWN]
     columns = [each[worst].tolist() for each in (test.labels, predictions, confidence)]
-    mistakes = list(map(accuracy.draw_mistake, test.images[worst], *columns))
+    mistakes = list(map(accuracy.draw_prediction, test.images[worst], *columns))
+    preset = run.config.get("preset")
+    usual = asdict(TrainSpec.resolve({"preset": preset})) if preset in PRESETS else {}
     units, num_units = accuracy.draw_units(run.model.nets[0].params)
     present = storage.names(run.folder)
     files = [name for name in _FILES if name in present]
@@ -125,6 +129,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         num_units=num_units,
         packed=drawing.pack_model(run.model),
         code=drawing.code(),
+        changed={name: each for name, each in run.config.items() if usual.get(name) != each},
         events=[(event["time"], event["event"], event["sentence"]) for event in run.events],
         environment=[
             ("trained with", ", ".join(map(" ".join, run.versions.items()))),
@@ -141,18 +146,19 @@ def build(run: FinishedRun, test: Dataset) -> Report:
 
 def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
     """Plot loss, validation accuracy (if any) and learning rate of each epoch."""
-    head = ["epoch", "loss", "validation accuracy", "learning rate", "images/s", "seconds"]
+    head = ["epoch", "loss", "rate", "images/s", "validation"]
     rows = [
-        (
+        [
             str(row["epoch"]),
             f"{row['loss']:.5f}",
-            percent(row["val_accuracy"]),
             f"{row['learning_rate']:.4g}",
             f"{row['images_per_s']:,}",
-            f"{row['train_s']:.1f}",
-        )
+            percent(row["val_accuracy"]),
+        ]
         for row in epochs
     ]
+    if all(row["val_accuracy"] is None for row in epochs):
+        head, rows = head[:-1], [cells[:-1] for cells in rows]
     charts: list[Chart] = []
     for title, key, name, spec in (
         ("Training loss", "loss", "loss", ".3g"),
@@ -168,8 +174,11 @@ def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
     return charts
 
 
-def speed_chart(run: FinishedRun) -> Chart:
-    """Plot images per second by round, with marks for the events of the workers."""
+def speed_charts(run: FinishedRun) -> list[Chart]:
+    """Plot images per second by round, with marks for the events of the workers.
+
+    Without events, one epoch makes no chart.
+    """
     steps, end = [], 0
     for row in run.epochs:
         begin, end = end, row["round"]
@@ -179,7 +188,11 @@ def speed_chart(run: FinishedRun) -> Chart:
         for event in run.events
         if "round" in event
     ]
-    title = "Images per second; failures (red) and replacements (green)"
+    if len(run.epochs) < 2 and not marks:
+        return []
     y = fit_axis([height for _, height in steps], "images/s", ",.0f", 0)
-    series = [Series("images/s", steps)]
-    return plot(title, Axis("round", 0, end, ",.0f"), y, series, marks=marks)
+    x, series = Axis("round", 0, end, ",.0f", max_ticks=5), [Series("images/s", steps)]
+    chart = plot("Images per second", x, y, series, marks=marks)
+    names = {"failed": "failure", "joined": "replacement", "other": "other event"}
+    styles = {style for _, _, style in marks}
+    return [chart._replace(legend=[each for each in names.items() if each[0] in styles])]

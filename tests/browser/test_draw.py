@@ -70,6 +70,23 @@ def test_page_classifies_drawings_as_python_does(page: Page, run: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
+def test_verdict_says_what_is_no_digit(page: Page) -> None:
+    [seven] = [each for each in drawings(1, seed=3) if each.label == 7]
+    dot, two = [[(120.0, 120.0)]], [[(60.0, 40.0), (60.0, 200.0)], [(180.0, 40.0), (180.0, 200.0)]]
+    for strokes, verdict, words in (
+        (seven.strokes, "", "The net predicts"),
+        (dot, "?", "No digit?"),
+        (two, "\u2013", "Several digits"),
+        ([], "\u2013", "Draw a digit"),
+    ):
+        page.click("#clear")
+
+        draw(page, Drawing(0, strokes))
+
+        expect(page.locator("#status")).to_contain_text(words)
+        expect(page.locator("#verdict")).to_contain_text(verdict)
+
+
 def test_kept_drawings_are_saved_with_their_labels(page: Page, tmp_path: Path) -> None:
     wanted = list(drawings(1, seed=4))[:4]
     for number, drawing in enumerate(wanted, 1):

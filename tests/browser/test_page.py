@@ -54,23 +54,55 @@ def test_accessibility_checker_reports_nothing_serious(page: Page) -> None:
     assert serious == []
 
 
-def test_confusion_matrix_is_legible_on_a_phone_and_scrolls_in_its_own_box(
-    browser: Browser, address: str
-) -> None:
+def test_confusion_matrix_is_whole_and_legible_on_a_phone(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 780}, offline=True)
     page = context.new_page()
     page.goto(address)
 
-    digit = page.locator("#digits .dense text").first.bounding_box()
-    page.locator("#digits .dense").evaluate("box => { box.scrollLeft = 1000 }")
-    scrolled, width = page.evaluate(
-        "[document.querySelector('#digits .dense').scrollLeft, document.body.scrollWidth]"
-    )
+    texts = page.locator("#digits figure text")
+    boxes = [texts.nth(number).bounding_box() for number in range(texts.count())]
 
-    assert digit is not None
-    assert digit["height"] > 14
-    assert scrolled > 50
-    assert width <= 390
+    assert len(boxes) > 20
+    for box in boxes:
+        assert box
+        assert box["height"] > 12
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    context.close()
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_pad_input_and_verdict_are_on_one_screen_of_a_phone(
+    browser: Browser, address: str, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 700}, offline=True)
+    page = context.new_page()
+    page.goto(address)
+    page.evaluate("document.getElementById('draw').scrollIntoView()")
+
+    boxes = [page.locator(each).bounding_box() for each in ("#pad", "#input", "#status")]
+
+    assert all(box and box["y"] >= 0 and box["y"] + box["height"] <= 700 for box in boxes)
+    context.close()
+
+
+@pytest.mark.parametrize("report", ["training", "labelled", "unlabelled"], indirect=True)
+def test_charts_have_one_size_and_fill_their_rows(browser: Browser, report: str) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, offline=True)
+    page = context.new_page()
+    page.goto(report)
+
+    charts = page.evaluate("""[...document.querySelectorAll('svg')].map((each) => {
+      const box = each.getBoundingClientRect();
+      return [Math.round(box.width), Math.round(box.height)];
+    })""")
+    ends = page.evaluate("""[...document.querySelectorAll('.plots')].map((each) => {
+      const box = each.getBoundingClientRect(), last = each.lastElementChild;
+      return Math.round(box.right - last.getBoundingClientRect().right);
+    })""")
+
+    assert len({tuple(each) for each in charts}) == 1
+    assert set(ends) == {0}
     context.close()
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+
 from nanograd.digits.dataset import Mnist
+from nanograd.jobs.receipts import Detail
 from nanograd.report import prediction_report, training_report
 from nanograd.report.html import render
 from tests.helpers.reports import check_page
@@ -57,23 +60,30 @@ def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> No
 
 def test_prediction_report_escapes_every_field(predict: Predict) -> None:
     finished = prediction_report.read_prediction(str(predict(193)))
-    worst = [
-        each | dict.fromkeys(("path", "source_file"), f"a/{HOSTILE.replace('/', '')}")
-        for each in finished.summary["worst"]
-    ]
+    origin = f"a/{HOSTILE.replace('/', '')}"
+    source = {"path": origin, "source_file": origin}
+    worst = [each | source for each in finished.summary["worst"]]
+    assert finished.review
+    place = finished.review.schema.get_field_index("path")
+    names = pa.array([origin] * len(finished.review))
+    rejected = [Detail(**source, source_row=7, reason=HOSTILE, detail=HOSTILE, rows=1)]
     hostile = replace(
         finished,
         folder=HOSTILE,
         summary=finished.summary | {"reasons": {HOSTILE: 1}, "worst": worst},
         job=poison_keys(finished.job),
         files=poison_keys(dict(finished.files)),
+        review=finished.review.set_column(place, "path", names),
+        rejected=rejected,
+        rejected_by_ingest=rejected,
     )
 
     html = prediction_report.build(hostile).html
 
-    origin = f"{HOSTILE.replace('/', '')}, row"
     expected = [*hostile.job, *hostile.job.values(), *hostile.files, *hostile.files.values()]
-    check_escaped(html, [*expected, HOSTILE, f"{HOSTILE}/quarantine", origin])
+    check_escaped(html, [*expected, HOSTILE, f"{HOSTILE}/quarantine"])
+    titles = check_page(html).values("title")
+    assert {title.partition(", row")[0] for title in titles} == {origin}
 
 
 def test_drawing_pad_escapes_the_nets() -> None:

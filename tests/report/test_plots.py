@@ -1,16 +1,20 @@
 """Charts: shapes inside their page, and PNG files."""
 
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from nanograd import commands
-from nanograd.report import charts, html, training_report
+from nanograd.jobs.receipts import PredictionCounts
+from nanograd.nn import metrics
+from nanograd.report import accuracy, charts, html, prediction_report, training_report
 from nanograd.report.charts import Axis, Series, confusion_chart, draw_png, plot
 from tests.conftest import Nanograd
 from tests.report.conftest import Predict
@@ -28,8 +32,8 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_plots_of_a_prediction_are_png_files(predict: Predict) -> None:
-    names = ["calibration", "confidence", "confusion", "digits", "review", "speed"]
-    for labelled, wanted in ((193, names), (0, ["confidence", "digits", "speed"])):
+    names = ["calibration", "confidence", "confusion", "digits", "review"]
+    for labelled, wanted in ((193, names), (0, ["confidence", "digits"])):
         out = predict(labelled)
 
         commands.report(str(out), [], [].append, as_png=True)
@@ -57,6 +61,7 @@ SERIES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_
         st.sampled_from(["main", "second"]),
         st.sampled_from([0, 0.3]),
         st.sampled_from([[], [str(each) for each in points]]),
+        st.just(()),
     )
 )
 
@@ -75,6 +80,34 @@ def test_every_shape_lies_inside_the_chart(series: list[Series], marks: list[flo
     assert kinds.count("dot") + kinds.count("bar") == num_points + len(marks)
     assert kinds.count("line") == sum(not each.width for each in series) + len(marks)
     assert len(chart.legend) == (len(series) if len(series) > 1 else 0)
+
+
+def test_bars_are_centred_on_their_digits_and_every_digit_is_labelled() -> None:
+    counts = PredictionCounts(predicted=10, predicted_as=np.ones(10, np.int64))
+    both = replace(counts, labelled=10, confusion=np.eye(10, dtype=np.int64))
+
+    for number, each in ((1, counts), (2, both)):
+        chart = prediction_report.digits_chart(each)
+
+        ticks = [(s.text, s.points[0][0]) for s in chart.shapes if re.fullmatch(r"\d", s.text)]
+        ticks = [each for each in ticks if each[1] > charts.LEFT]
+        bars = [shape.points for shape in chart.shapes if shape.kind == "bar"]
+        assert [text for text, _ in ticks] == list("0123456789")
+        for digit, (_, middle) in enumerate(ticks):
+            edges = [x for points in bars[digit::10] for x, _ in points]
+            assert len(edges) == 2 * number
+            assert min(edges) + max(edges) == pytest.approx(2 * middle)
+
+
+def test_dots_of_the_calibration_have_the_area_of_their_bins() -> None:
+    confidence = np.repeat([0.55, 0.95], [100, 400])
+
+    chart = accuracy.reliability_chart(metrics.calibration(confidence, confidence > 0.5))
+
+    small, large = [shape for shape in chart.shapes if shape.kind == "dot"]
+    assert (large.radius / small.radius) ** 2 == pytest.approx(4)
+    assert [shape.style for shape in chart.shapes if shape.kind == "line"].count("main") == 0
+    assert "90 to 100 % (400 images): 100 %" in large.text
 
 
 def test_every_shape_is_painted_in_its_colour() -> None:
@@ -107,7 +140,7 @@ def test_one_epoch_alone_is_drawn() -> None:
 
     assert [[shape.kind for shape in chart.shapes].count("dot") for chart in drawn] == [1, 1]
     assert drawn[0].table
-    assert drawn[0].table.rows == [("1", "0.00000", "-", "0.1", "1", "0.1")]
+    assert drawn[0].table.rows == [["1", "0.00000", "0.1", "1"]]
 
 
 def test_colours_are_those_of_the_page() -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images.writers import write_pictures
+from nanograd.jobs.receipts import Detail
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, prediction_report
 from tests.conftest import Nanograd
@@ -25,7 +27,7 @@ def words_of(out: Path) -> str:
 @pytest.mark.parametrize(
     ("num_labelled", "sections", "kinds"),
     [
-        (0, set(), []),
+        (0, {"review"}, []),
         (100, {"review", "mistakes"}, ["correct", "wrong", "without label"]),
         (193, {"review", "mistakes"}, ["correct", "wrong"]),
     ],
@@ -95,7 +97,9 @@ def test_report_counts_the_pictures_that_ingest_rejected(
     result = commands.predict(rows, model=run / "model", output=out)
 
     assert result.ingest_quarantined == {"broken_image": 1, "empty": 2}
-    assert "ingest put into quarantine" in words_of(out)
+    words = words_of(out)
+    assert "rejected pictures, which are not counted as rows: 1 broken_image, 2 empty." in words
+    assert {f"bad-{number}.png" for number in range(3)} < set(words.split())
     assert "ingest had quarantined 3 pictures" in str(result)
 
 
@@ -112,11 +116,61 @@ def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict:
     assert "part-200" not in text
     for sentence in (
         "No row is in quarantine.",
-        "No progress was recorded.",
         "Every image was classified correctly.",
     ):
         assert sentence in text
     assert "speed" not in report.plots
+
+
+def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_is(
+    predict: Predict,
+) -> None:
+    finished = prediction_report.read_prediction(str(predict(0)))
+    assert finished.review
+    values = np.where(np.arange(len(finished.review)) == 2, 0.97, 0.1).astype(np.float32)
+    place = finished.review.schema.get_field_index("unfamiliarity")
+    review = finished.review.set_column(place, "unfamiliarity", pa.array(values))
+    summary = finished.summary | {"unfamiliar": 1}
+
+    page = check_page(
+        prediction_report.build(replace(finished, review=review, summary=summary)).html
+    )
+
+    rows = finished.review.to_pylist()
+    names = [f"<s>.parquet, row {row['source_row']}" for row in [*rows, rows[2]]]
+    found = [title.rpartition("/")[2] for title in page.values("title")]
+    assert [title for title in found if title.startswith("<s>")][: len(names)] == names
+    assert len([each for each in page.values("alt") if each.startswith("classified as")]) == 5
+    for text in ("Least certain", "Unfamiliar", f"{finished.folder}/_review.pq", "rows (4)"):
+        assert text in page.text
+
+
+def test_only_pictures_of_the_input_are_shown_in_quarantine(
+    predict: Predict, tmp_path: Path
+) -> None:
+    for folder in ("in", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (900, 600), 200).save(tmp_path / folder / "IMG_2041.jpg")
+    (tmp_path / "in/notes.png").write_bytes(b"no picture")
+    finished = prediction_report.read_prediction(str(predict(0)))
+    given, table = str(tmp_path / "in/IMG_2041.jpg"), str(tmp_path / "in/rows.parquet")
+    other = str(tmp_path / "elsewhere/IMG_2041.jpg")
+    rows = [(given, given), (given, table), (other, other), (table, table)]
+    rows += [(str(tmp_path / f"in/{name}"),) * 2 for name in ("notes.png", "gone.png")]
+    rejected = [
+        Detail(path=path, source_file=file, source_row=0, reason="blank", detail="no ink", rows=1)
+        for path, file in rows
+    ]
+
+    for inputs in ([str(tmp_path / "in")], [str(tmp_path / "in/*.jpg")], [given]):
+        summary = finished.summary | {"inputs": inputs}
+        page = check_page(
+            prediction_report.build(replace(finished, rejected=rejected, summary=summary)).html
+        )
+
+        assert page.values("alt").count("the picture") == 1
+        assert page.words.count("IMG_2041.jpg") == 3
+        assert "rows.parquet, row 0" in page.words
 
 
 def test_command_writes_the_report_again(predict: Predict) -> None:

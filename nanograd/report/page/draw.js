@@ -3,7 +3,8 @@
 const byId = (id) => document.getElementById(id);
 const PEN = 18; // width in pixels, on a pad of 240 pixels
 
-const pad = byId("pad"), input = byId("input"), status = byId("status");
+const pad = byId("pad"), input = byId("input"), status = byId("status"), verdict = byId("verdict");
+const percent = (share) => `${(100 * share).toFixed(2)}\u00a0%`;
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const rows = [...document.querySelectorAll(".probabilities li")];
 const model = unpack(byId("model").textContent);
@@ -42,15 +43,17 @@ function showProbabilities(values) {
     const share = values ? values[digit] : 0;
     row.classList.toggle("best", digit === best);
     row.querySelector(".bar span").style.width = `${100 * share}%`;
-    row.querySelector(".number").textContent = values ? `${(100 * share).toFixed(2)} %` : "-";
+    row.querySelector(".number").textContent = values ? percent(share) : "-";
   });
   return best;
 }
 
-// Normalise and classify the drawing.
+// Normalise and classify the drawing. A dot or blot is no digit, whatever the net says.
 function classify() {
   const image = normalise(padPixels());
-  return { image, ...assess(model, image) };
+  const ink = { width: 28, height: 28, data: Float32Array.from(image, (value) => value / 255) };
+  const isBlot = penWidth(ink) > TUNING.BLOT * LONGEST_SIDE;
+  return { image, isBlot, ...assess(model, image) };
 }
 
 function update() {
@@ -65,10 +68,13 @@ function update() {
   }
   showInput(result?.image);
   const best = showProbabilities(result?.probabilities);
+  const strange = result?.isBlot || result?.unfamiliarity > TUNING.UNFAMILIAR;
+  verdict.textContent = strange ? "?" : result ? best : "\u2013";
   if (result && !drawing) {
-    const doubt = result.unfamiliarity > TUNING.UNFAMILIAR;
-    status.textContent =
-      `The net predicts ${best}.${doubt ? " The drawing is unlike the training digits." : ""}`;
+    const found = `${best} with ${percent(result.probabilities[best])}`;
+    status.textContent = strange
+      ? `No digit? It is unlike the training digits. The nearest is ${found}.`
+      : `The net predicts ${found}.`;
   }
   for (const each of document.querySelectorAll("[data-needs=drawing]")) each.disabled = !result;
 }
