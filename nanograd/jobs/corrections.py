@@ -19,6 +19,7 @@ from nanograd.errors import DataError, StorageError
 from nanograd.images.parquet import check_storage, open_parquet
 from nanograd.images.writers import PREDICTIONS, to_parquet
 from nanograd.jobs.output import CORRECTIONS, MANIFEST, SUCCESS, Manifest
+from nanograd.jobs.receipts import SourceRow
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
@@ -128,10 +129,11 @@ class Decisions:
         if row is None:
             return state
         [found] = self._rows.slice(row, 1).to_pylist()
-        place, path = f"{found['source_file']}, row {found['source_row']:,}", found.get("path")
+        path = found.get("path") or found["source_file"]
+        source = {name: found[name] for name in ("source_file", "source_row")}
         return {
             **state,
-            "place": path if path not in (None, found["source_file"]) else place,
+            "place": SourceRow(path=path, **source).place,
             "is_unfamiliar": (found.get("unfamiliarity") or 0) > UNFAMILIAR,
             "probabilities": found.get("probabilities"),
             "image": b64encode(found["image"]["bytes"]).decode(),

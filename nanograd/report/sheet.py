@@ -122,13 +122,14 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
         image = row[column.names[0]]
         if not isinstance(image, dict):
             image = {"bytes": image}
-        origin = {"path": image.get("path") or file, "source_file": file, "source_row": number}
+        path = str(image.get("path") or file)
+        origin: dict[str, Any] = {"path": path, "source_file": file, "source_row": number}
         origin |= {name: row[name] for name in own if row[name] is not None}
         name = SourceRow(**origin).place
         if name in found:  # pictures of other folders may have the same path
             name = f"{file}, row {number:,}"
         found[name] = image.get("bytes") or b""
-    return num_rows
+    return int(num_rows)
 
 
 def inspect_pictures(
