@@ -77,7 +77,7 @@ def capture_reports(browser: Browser, run: Path, prediction: Path) -> Iterator[t
         page.evaluate("document.getElementById('digits').scrollIntoView()")
         yield "report-phone.png", _reduce(page.screenshot)
     with _page(browser, prediction.as_uri(), "light", _DESK) as page:
-        page.evaluate("document.getElementById('mistakes').scrollIntoView()")
+        page.evaluate("document.getElementById('review').scrollIntoView()")
         yield "prediction.png", _reduce(page.screenshot)
 
 
