@@ -33,7 +33,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import PredictSpec
 
-REVIEW, _OF_PARTS = "_review.pq", "_review"
+REVIEW, OF_PARTS = "_review.pq", "_review"
 # Maximum rows of the list, and of a part. A part keeps at least 200 rows if it has them.
 MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
 # A part keeps up to this multiple of its share, because doubtful rows may be in few parts.
@@ -45,7 +45,7 @@ _MADE_OF = b"nanograd.made_of"
 _OWN = [field for field in PREDICTIONS if field.name != "probabilities"]
 _PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
 _IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-_ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
+ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
 
 
 class PartReview:
@@ -77,7 +77,7 @@ class PartReview:
 
     def finish(self, stem: str) -> dict[str, bytes]:
         """Return the name and content of the part's file; {} if the part keeps no row."""
-        return {f"{_OF_PARTS}/{stem}.pq": to_parquet(self._rows)} if len(self._rows) else {}
+        return {f"{OF_PARTS}/{stem}.pq": to_parquet(self._rows)} if len(self._rows) else {}
 
 
 def review_of(output: str, spec: PredictSpec) -> str | None:
@@ -97,7 +97,7 @@ def write_review(
     if not review_of(spec.output, spec):
         storage.remove(place)
         return
-    files = {name: each for name, each in files_of(receipts).items() if name.startswith(_OF_PARTS)}
+    files = {name: each for name, each in files_of(receipts).items() if name.startswith(OF_PARTS)}
     number = ceil(spec.review_share * sum(receipt.counts.usable for receipt in receipts))
     number = MAX_ROWS if spec.review_below is not None else min(number, MAX_ROWS)
     selection = {"share": spec.review_share, "below": spec.review_below}
@@ -144,4 +144,4 @@ def _least(spec: PredictSpec) -> float:
 
 def _first(rows: pa.Table, number: int) -> pa.Table:
     """Return the most doubtful rows in their order."""
-    return rows.take(pc.sort_indices(rows, _ORDER)[:number])
+    return rows.take(pc.sort_indices(rows, ORDER)[:number])

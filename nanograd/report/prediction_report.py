@@ -20,9 +20,10 @@ from nanograd.images.reader import read_pictures
 from nanograd.images.writers import QUARANTINE, decode
 from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest
 from nanograd.jobs.receipts import Detail, PredictionCounts, SourceRow, files_of
-from nanograd.jobs.review import REVIEW
+from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
+from nanograd.pictures.fast_png import encode_plain
 from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import InlineImage, Report, embed_image, percent, render
@@ -48,7 +49,8 @@ class FinishedPrediction:
     files: Mapping[str, str]  # name and checksum of each file that was written
     num_parts: int  # number of the job's parts
     progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
-    review: pa.Table | None = field(repr=False)  # the list of doubtful rows; None without a list
+    num_listed: int | None  # number of rows in the review list; None without a list
+    doubtful: pa.Table = field(repr=False)  # its rows or, if they are few, all rows that parts keep
     rejected: Sequence[Detail]  # rows of quarantine, not more than a report shows
     rejected_by_ingest: Sequence[Detail]  # as above, of the outputs of `ingest` in the input
 
@@ -71,9 +73,14 @@ def read_prediction(folder: str) -> FinishedPrediction:
         raise DataError(
             f"{folder} was written by {command}; only training runs and predictions have reports"
         )
-    summary, review = json.loads(storage.read(storage.join(folder, SUMMARY))), None
-    if storage.exists(place := storage.join(folder, REVIEW)):
-        review = pq.read_table(pa.BufferReader(storage.read(place)))
+    summary = json.loads(storage.read(storage.join(folder, SUMMARY)))
+    doubtful, num_listed = pa.table({}), None
+    if storage.exists(storage.join(folder, REVIEW)):
+        doubtful = _read_doubtful(folder, [REVIEW])
+        num_listed = len(doubtful)
+        names = [n for n in sorted(files_of(manifest.receipts)) if n.startswith(f"{OF_PARTS}/")]
+        if num_listed < accuracy.NUM_SHOWN and names:
+            doubtful = _read_doubtful(folder, names)
     by_ingest = list[Detail]()
     for place in dict.fromkeys(summary["inputs"]) if summary["ingest_quarantined"] else ():
         with suppress(DataError, StorageError):  # the input may have been moved since
@@ -87,10 +94,18 @@ def read_prediction(folder: str) -> FinishedPrediction:
         files={name: each.sha256 for name, each in files_of(manifest.receipts).items()},
         num_parts=len(manifest.receipts),
         progress=json_files.read_lines(storage.join(folder, METRICS)),
-        review=review,
+        num_listed=num_listed,
+        doubtful=doubtful,
         rejected=_quarantined(folder, manifest),
         rejected_by_ingest=by_ingest[: accuracy.NUM_SHOWN],
     )
+
+
+def _read_doubtful(folder: str, names: Sequence[str]) -> pa.Table:
+    """Read review lists of a prediction, the most doubtful row first."""
+    data = (storage.read(storage.join(folder, name)) for name in names)
+    tables = [pq.read_table(pa.BufferReader(each)) for each in data]
+    return pa.concat_tables(tables).sort_by(ORDER)
 
 
 def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
@@ -129,9 +144,9 @@ def build(prediction: FinishedPrediction) -> Report:
     job = {"inputs": summary["inputs"], "model": summary["model"], **prediction.job}
     usual = PredictSpec(model="", output="").identity()
     least_certain = unfamiliar = list[InlineImage]()
-    if (listed := prediction.review) is not None:
-        least_certain = _draw_rows(listed.slice(0, accuracy.NUM_SHOWN))
-        strange = listed.filter(pc.greater(listed["unfamiliarity"], UNFAMILIAR))
+    if len(rows := prediction.doubtful):
+        least_certain = _draw_rows(rows.slice(0, accuracy.NUM_SHOWN))
+        strange = rows.filter(pc.greater(rows["unfamiliarity"], UNFAMILIAR))
         strange = strange.sort_by([("unfamiliarity", "descending")])
         unfamiliar = _draw_rows(strange.slice(0, accuracy.NUM_SHOWN))
     html = render(
@@ -143,7 +158,7 @@ def build(prediction: FinishedPrediction) -> Report:
         calibration=calibration,
         review=review,
         review_file=storage.join(folder, REVIEW),
-        num_listed=None if listed is None else len(listed),
+        num_listed=prediction.num_listed,
         least_certain=least_certain,
         unfamiliar=unfamiliar,
         most_familiar=UNFAMILIAR,
@@ -165,7 +180,12 @@ def build(prediction: FinishedPrediction) -> Report:
 
 
 def _draw_rows(rows: pa.Table) -> list[InlineImage]:
-    return [_draw_row(row, row["image"]["bytes"]) for row in rows.to_pylist()]
+    """Draw rows of a review list, or of the list of a part, which has pixels and not files."""
+    found = ((row, row.get("pixels")) for row in rows.to_pylist())
+    return [
+        _draw_row(row, encode_plain(pixels) if isinstance(pixels, bytes) else row["image"]["bytes"])
+        for row, pixels in found
+    ]
 
 
 def _draw_row(row: Row, png: bytes) -> InlineImage:

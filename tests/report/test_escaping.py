@@ -63,9 +63,8 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
     origin = f"a/{HOSTILE.replace('/', '')}"
     source = {"path": origin, "source_file": origin}
     worst = [each | source for each in finished.summary["worst"]]
-    assert finished.review
-    place = finished.review.schema.get_field_index("path")
-    names = pa.array([origin] * len(finished.review))
+    place = finished.doubtful.schema.get_field_index("path")
+    names = pa.array([origin] * len(finished.doubtful))
     rejected = [Detail(**source, source_row=7, reason=HOSTILE, detail=HOSTILE, rows=1)]
     hostile = replace(
         finished,
@@ -73,7 +72,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
         summary=finished.summary | {"reasons": {HOSTILE: 1}, "worst": worst},
         job=poison_keys(finished.job),
         files=poison_keys(dict(finished.files)),
-        review=finished.review.set_column(place, "path", names),
+        doubtful=finished.doubtful.set_column(place, "path", names),
         rejected=rejected,
         rejected_by_ingest=rejected,
     )

@@ -126,21 +126,21 @@ def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_i
     predict: Predict,
 ) -> None:
     finished = prediction_report.read_prediction(str(predict(0)))
-    assert finished.review
-    values = np.where(np.arange(len(finished.review)) == 2, 0.97, 0.1).astype(np.float32)
-    place = finished.review.schema.get_field_index("unfamiliarity")
-    review = finished.review.set_column(place, "unfamiliarity", pa.array(values))
+    rows = finished.doubtful
+    values = np.where(np.arange(len(rows)) == 30, 0.97, 0.1).astype(np.float32)
+    place = rows.schema.get_field_index("unfamiliarity")
+    doubtful = rows.set_column(place, "unfamiliarity", pa.array(values))
     summary = finished.summary | {"unfamiliar": 1}
 
     page = check_page(
-        prediction_report.build(replace(finished, review=review, summary=summary)).html
+        prediction_report.build(replace(finished, doubtful=doubtful, summary=summary)).html
     )
 
-    rows = finished.review.to_pylist()
-    names = [f"<s>.parquet, row {row['source_row']}" for row in [*rows, rows[2]]]
+    numbers = rows["source_row"].to_pylist()
+    names = [f"<s>.parquet, row {number}" for number in [*numbers[:24], numbers[30]]]
     found = [title.rpartition("/")[2] for title in page.values("title")]
     assert [title for title in found if title.startswith("<s>")][: len(names)] == names
-    assert len([each for each in page.values("alt") if each.startswith("classified as")]) == 5
+    assert len([each for each in page.values("alt") if each.startswith("classified as")]) == 25
     for text in ("Least certain", "Unfamiliar", f"{finished.folder}/_review.pq", "rows (4)"):
         assert text in page.text
 
