@@ -33,6 +33,7 @@ from tests.e2e.conftest import every_server, only_swift
 from tests.helpers.folders import untimed_contents
 from tests.helpers.head import Head
 from tests.helpers.processes import start
+from tests.helpers.reviews import Reviewer
 from tests.runtime.test_storage import CHECKSUMS
 
 NO_RAY = ("--workers", "0")
@@ -439,3 +440,24 @@ def rows_of(folder: str, place: str) -> list[dict[str, Any]]:
         for row in pq.read_table(pa.BufferReader(each)).to_pylist()
     ]
     return sorted(rows, key=lambda row: (row["source_file"], row["source_row"]))
+
+
+def test_corrections_in_the_store_survive_a_kill(
+    nanograd: Nanograd, bucket: str, pictures: str, trained: str
+) -> None:
+    out, file = f"{bucket}/out", f"{bucket}/out/_corrections.pq"
+    words = ("--model", trained, "--output", out, "--review-share", "1", *NO_RAY)
+    assert nanograd("predict", pictures, *words).code == 0
+    reviewer = Reviewer(out)
+    for row, label in enumerate((3, None, 8)):
+        assert reviewer.send(row=row, label=label)[0] == 200
+    reviewer.kill()
+
+    again = Reviewer(out)
+    assert [again.page()[name] for name in ("row", "decided")] == [3, 3]
+    assert again.send(row=2)[0] == 200
+    line, _ = again.end()
+
+    assert [line[name] for name in ("reviewed", "no_digit", "corrections")] == [2, 1, file]
+    assert nanograd("evaluate", "--model", trained, "--data", file).last["images"] == 1
+    assert "nothing to do" in nanograd("predict", pictures, *words).stderr

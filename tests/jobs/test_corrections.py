@@ -148,6 +148,7 @@ def test_empty_list_ends_without_a_page(sample: Mnist, tmp_path: Path, nanograd:
 
     assert (done.code, done.last["rows"], done.last["corrections"]) == (0, 0, None)
     assert "nothing to review" in done.stderr
+    assert commands.review(output).to_json()["rows"] == 0
 
 
 def test_later_predictions_are_complete_and_keep_the_decisions(
