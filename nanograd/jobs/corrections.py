@@ -1,6 +1,6 @@
 """The decisions of a person about the rows of a review list, as labelled pictures.
 
-    OUT/_corrections.pq    a row per decision, in order: source_file, source_row, path, prediction,
+    OUT/_corrections.pq    a row per decision, in order: path, source_file, source_row, prediction,
                            label, image; the label is null if the picture shows no digit
 
 `nanograd train --data` and `nanograd evaluate --data` read this file. Each decision and each undo
@@ -27,12 +27,11 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import Lease
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_TYPES = {**{field.name: field.type for field in PREDICTIONS}, "path": pa.string()}
-_TYPES["image"] = _PICTURE
-# Columns of a list, those that a list may lack, and the columns of decisions.
-_NEEDED = ("source_file", "source_row", "prediction", "confidence", "label", "image")
-_OPTIONAL = ("path", "probabilities", "unfamiliarity")
-_SAVED = ("source_file", "source_row", "path", "prediction", "label", "image")
+_TYPES = {**{field.name: field.type for field in PREDICTIONS}, "image": _PICTURE}
+# Columns of decisions, and further columns of a list. `--no-probabilities` leaves out the last one.
+_SAVED = ("path", "source_file", "source_row", "prediction", "label", "image")
+_LISTED = (*_SAVED, "confidence", "unfamiliarity")
+_OPTIONAL = ("probabilities",)
 
 
 def read_list(output: str) -> pa.Table:
@@ -53,7 +52,7 @@ def read_list(output: str) -> pa.Table:
     if REVIEW not in names:
         text = f"{place} does not exist; start the predict command again, which makes it if its"
         raise DataError(f"{text} --review-share is above 0")
-    return _read(place, _NEEDED, _OPTIONAL)
+    return _read(place, _LISTED, _OPTIONAL)
 
 
 class Decisions:
@@ -98,7 +97,7 @@ class Decisions:
             if row in self._labels:
                 return self._labels[row] == label
             [found] = self._rows.slice(row, 1).to_pylist()
-            added = {**{name: found.get(name) for name in _SAVED}, "label": label}
+            added = {**{name: found[name] for name in _SAVED}, "label": label}
             table = pa.Table.from_pylist([added], self._table.schema)
             # A table of many chunks takes long to encode.
             self._commit(pa.concat_tables([self._table, table]).combine_chunks())
@@ -129,12 +128,11 @@ class Decisions:
         if row is None:
             return state
         [found] = self._rows.slice(row, 1).to_pylist()
-        path = found.get("path") or found["source_file"]
-        source = {name: found[name] for name in ("source_file", "source_row")}
+        source = {name: found[name] for name in ("path", "source_file", "source_row")}
         return {
             **state,
-            "place": SourceRow(path=path, **source).place,
-            "is_unfamiliar": (found.get("unfamiliarity") or 0) > UNFAMILIAR,
+            "place": SourceRow(**source).place,
+            "is_unfamiliar": (found["unfamiliarity"] or 0) > UNFAMILIAR,
             "probabilities": found.get("probabilities"),
             "image": b64encode(found["image"]["bytes"]).decode(),
             **{name: found[name] for name in ("prediction", "confidence", "label")},

@@ -42,7 +42,6 @@ _CONCENTRATION = 4
 _NUM_THREADS = 16
 _MADE_OF = b"nanograd.made_of"
 
-_OWN = [field for field in PREDICTIONS if field.name != "probabilities"]
 _PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
 _IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
@@ -57,7 +56,7 @@ class PartReview:
         if spec.review_below is not None:
             self._limit = MAX_OF_PART
         self._least = _least(spec)
-        self._columns, self._schema = _columns(kept, _PIXELS)
+        self._columns, self._schema = _columns(spec, kept, _PIXELS)
         self._rows = pa.Table.from_batches([], self._schema)
 
     def add(self, predictions: pa.Table, images: NDArray[np.uint8]) -> None:
@@ -106,7 +105,7 @@ def write_review(
         with suppress(pa.ArrowException), storage.open_file(place) as stream:
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
-    rows = pa.Table.from_batches([], _columns(kept, _PIXELS)[1])
+    rows = pa.Table.from_batches([], _columns(spec, kept, _PIXELS)[1])
     places = [storage.join(spec.output, name) for name in sorted(files)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for start in range(0, len(places), _NUM_THREADS):
@@ -120,19 +119,21 @@ def write_review(
     pictures = zip(rows.column("pixels").to_pylist(), rows.column("path").to_pylist(), strict=True)
     images = [{"bytes": encode_plain(pixels), "path": path} for pixels, path in pictures]
     columns = [*rows.columns[:-1], pa.array(images, _IMAGE.type)]
-    listed = pa.table(columns, _columns(kept, _IMAGE)[1])
+    listed = pa.table(columns, _columns(spec, kept, _IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)
 
 
-def _columns(kept: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:
+def _columns(spec: PredictSpec, kept: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:
     """Return the columns of predictions to list, and the columns of the list."""
     few = [field for field in kept if fits(field.type, "jsonl")]
-    own = [*_OWN, pa.field("doubt", pa.float32()), picture]
+    left_out = ["probabilities"] if spec.no_probabilities else []
+    predicted = [field for field in PREDICTIONS if field.name not in left_out]
+    own = [*predicted, pa.field("doubt", pa.float32()), picture]
     names = rename_taken([field.name for field in few], [field.name for field in own])
     schema = pa.schema([each.with_name(name) for each, name in zip(few, names, strict=True)] + own)
-    return [each.name for each in (*few, *_OWN)], schema
+    return [each.name for each in (*few, *predicted)], schema
 
 
 def _least(spec: PredictSpec) -> float:

@@ -179,7 +179,7 @@ def test_later_predictions_are_complete_and_keep_the_decisions(
             keys = {(each["source_file"], each["source_row"]) for each in saved}
             assert {(listed[n]["source_file"], listed[n]["source_row"]) for n in rows} == keys
     assert replaced.state()["probabilities"] is None
-    # assert len(grown.state()["probabilities"]) == 10
+    assert len(grown.state()["probabilities"]) == 10
     assert replaced.undo(replaced.state()["last"])
     assert corrections(output) == saved[:-1]
 

@@ -99,6 +99,16 @@ def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case: Case) -> No
         assert (row["input_path"], row["pixels"], row["list"]) == ("mine", "text", [0.5])
 
 
+def test_list_has_the_probabilities_unless_they_are_left_out(case: Case) -> None:
+    case.add(0)
+    case.run(review_share=1.0)
+    expected = [row["probabilities"] for row in most_doubtful(case.out)]
+    assert [row["probabilities"] for row in listed(case.out)] == expected
+
+    case.run(review_share=1.0, no_probabilities=True, overwrite=True)
+    assert "probabilities" not in listed(case.out)[0]
+
+
 def test_list_of_no_rows_has_the_same_columns(case: Case) -> None:
     columns = []
     for rows in (0, 7):

@@ -28,10 +28,8 @@ function show() {
     state.is_unfamiliar ? "unlike the training digits" : "",
     label === null ? "" : `labelled ${label} in the input`,
   ];
-  byId("about").textContent = [
-    `Predicted ${prediction} with a confidence of ${percent(state.confidence)}`,
-    ...remarks.filter(Boolean),
-  ].join("; ");
+  const predicted = `Predicted ${prediction} (${percent(state.confidence)})`;
+  byId("about").textContent = [predicted, ...remarks.filter(Boolean)].join("; ");
   digits.forEach((button, digit) => {
     const share = probabilities?.[digit];
     button.classList.toggle("best", digit === prediction);
