@@ -1,11 +1,11 @@
-# demo · test-fast · test · coverage · test-all · test-browser · test-cluster · test-places · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
+# demo · test-fast · test · coverage · test-all · test-browser · test-shells · test-cluster · test-places · soak · bench · bench-handwriting · check · fmt · docs · clean: all commands.
 PYTHON ?= python3
 BIN := .venv/bin
 APT := apt-get -qq -o Acquire::Retries=3
 # One BLAS thread per process, as everywhere: see docs/exactness.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test-fast test coverage test-all test-browser test-cluster test-places soak bench bench-handwriting check fmt docs clean
+.PHONY: demo test-fast test coverage test-all test-browser test-shells test-cluster test-places soak bench bench-handwriting check fmt docs clean
 
 demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
@@ -29,6 +29,10 @@ test-all: .venv/installed  ## the tests, slow ones included
 test-browser: .venv/installed  ## the report in Debian's Chromium, installed if necessary
 	command -v chromium >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends chromium; }
 	$(BIN)/pytest tests/browser
+
+test-shells: .venv/installed  ## completion in bash, zsh and fish, installed on Debian if necessary
+	which bash zsh fish >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends zsh fish; }
+	$(BIN)/pytest tests/docs/test_completion.py
 
 test-cluster: .venv/installed  ## three hosts as network namespaces, and an object store; needs root; installs their requirements on Debian
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \

@@ -61,7 +61,7 @@ def train(spec: TrainSpec) -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@click.argument("inputs", metavar="PATH...", nargs=-1, required=True)
+@click.argument("inputs", type=Places(), metavar="PATH...", nargs=-1, required=True)
 @with_settings(specs.IngestSpec)
 def ingest(spec: specs.IngestSpec, inputs: tuple[str, ...]) -> None:
     """Convert pictures (files, folders, globs) to Parquet."""
@@ -69,7 +69,7 @@ def ingest(spec: specs.IngestSpec, inputs: tuple[str, ...]) -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@click.argument("inputs", metavar="PICTURE...", nargs=-1, required=True)
+@click.argument("inputs", type=Places(), metavar="PICTURE...", nargs=-1, required=True)
 @with_settings(specs.InspectSpec)
 def inspect(spec: specs.InspectSpec, inputs: tuple[str, ...]) -> None:
     """Draw each step from a picture to the probabilities."""
@@ -77,7 +77,7 @@ def inspect(spec: specs.InspectSpec, inputs: tuple[str, ...]) -> None:
 
 
 @cli.command(cls=SettingsCommand)
-@click.argument("inputs", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("inputs", type=Places(), metavar="SOURCE...", nargs=-1, required=True)
 @with_settings(specs.PredictSpec)
 def predict(spec: specs.PredictSpec, inputs: tuple[str, ...]) -> None:
     """Classify the digits in pictures, Parquet or CSV files (files, folders, globs, ZIP files)."""
@@ -107,7 +107,7 @@ def export(spec: specs.ExportSpec) -> None:
 
 
 @cli.command()
-@click.argument("run", metavar="RUN")
+@click.argument("run", type=Places(), metavar="RUN")
 @_data_option(help="data set with test images; may be repeated [default: the run's data set]")
 @click.option("--plots", is_flag=True, help="also write the charts to plots/ as PNG files")
 @common_flags
@@ -152,7 +152,12 @@ def describe(source: tuple[str, ...]) -> None:
 
 @data.command("export")
 @_data_option("source", default=["auto"], show_default=True, help=_DATA)
-@click.option("--output", required=True, help="folder for the pictures, with a subfolder per class")
+@click.option(
+    "--output",
+    type=Places(),
+    required=True,
+    help="folder for the pictures, with a subfolder per class",
+)
 @common_flags
 def export_data(source: tuple[str, ...], output: str) -> None:
     """Write a test set as a folder of pictures."""

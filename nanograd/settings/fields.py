@@ -71,7 +71,7 @@ class Setting:
     below: float | None = None  # allowed values are less than this
     most: float | None = None  # largest allowed value
     terminal: bool = False  # whether it is for the command line only; Python passes a listener
-    lines: bool = False  # whether its environment variable has one value per line, not per word
+    place: bool = False  # whether its values are paths or URIs
 
 
 def setting(default: Any, help_: str, **properties: Any) -> Any:

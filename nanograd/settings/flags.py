@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from nanograd.settings.fields import (
     GROUPS,
@@ -26,6 +27,12 @@ class Places(click.types.StringParamType):
     """Paths or URIs. In an environment variable each is a line, because a path may have spaces."""
 
     envvar_list_splitter = "\n"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Let the shell complete the path of a file or folder."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class _Flag(click.Option):
@@ -73,7 +80,9 @@ def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = common_flags(run)
-        run = click.option("--config", metavar="FILE", help="settings from a TOML file")(run)
+        run = click.option(
+            "--config", type=Places(), metavar="FILE", help="settings from a TOML file"
+        )(run)
         if any(properties(each).rare for each in fields(spec_class)):
             run = click.option(
                 "--help-all", is_flag=True, expose_value=False, is_eager=True, callback=_show_all,
@@ -98,7 +107,7 @@ def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
                 *(flag_name(each.name), each.name),
                 cls=_Flag,
                 setting=about,
-                type=Places() if about.lines else scalar,
+                type=Places() if about.place else scalar,
                 is_flag=type_ is bool,
                 multiple=type_ is tuple,
                 default=None,

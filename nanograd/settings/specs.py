@@ -27,14 +27,14 @@ DATA = setting(
     "data set: auto, mnist, sample, or a path or URI of IDX, CSV or Parquet files or of pictures; "
     "may be repeated",
     group="Data",
-    lines=True,
+    place=True,
 )
 _DETECTED = "image column [default: detected from the schema]"
 IMAGE_COLUMN = setting(None, _DETECTED, group="Data")
 LABEL_COLUMN = setting(
     None, "label column of Parquet files [default: label, digit or target]", group="Data"
 )
-_MODEL = setting(REQUIRED, "model or run directory, or its URI")
+_MODEL = setting(REQUIRED, "model or run directory, or its URI", place=True)
 
 # Settings on which the bytes of the output depend.
 _pictures = partial(setting, group="Pictures", identity=True)
@@ -108,6 +108,7 @@ class ReadOptions(PictureFileOptions):
         "folder or URI of picture files, for rows that hold a path instead of the picture's bytes "
         "[default: none; such rows are quarantined]",
         rare=True,
+        place=True,
     )
 
     def reading(self) -> "ReadOptions":
@@ -164,7 +165,7 @@ class PartsSpec(JobSpec):
         "about 20 s, else one per free CPU]",
         least=0,
     )
-    output: Given[Any, str] = setting(REQUIRED, "output directory or URI")
+    output: Given[Any, str] = setting(REQUIRED, "output directory or URI", place=True)
     sync: bool = _existing(
         False, "replace the rows of changed input files and drop the rows of removed ones"
     )
@@ -198,6 +199,7 @@ class PicturePartsSpec(PartsSpec, PictureFileOptions):
         "none, a list FILE.csv (columns file and label), a template 'img_*_{label}.png' or a "
         "regular expression",
         group="Pictures",
+        place=True,
     )
 
 
@@ -215,9 +217,11 @@ class IngestSpec(PicturePartsSpec):
 class InspectSpec(PictureFileOptions):
     """Settings of `nanograd inspect`."""
 
-    output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet")
+    output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)
     model: Given[Place | None, str | None] = setting(
-        None, "model directory or URI to classify with [default: none; probabilities are left out]"
+        None,
+        "model directory or URI to classify with [default: none; probabilities are left out]",
+        place=True,
     )
     limit: int = setting(100, "draw at most this many pictures, one per row", least=1, most=1000)
 
@@ -226,7 +230,7 @@ class InspectSpec(PictureFileOptions):
 class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
     """Settings of `nanograd predict`."""
 
-    output: Given[Any, str] = setting("predictions", "output directory or URI")
+    output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
     model: Given[Place | None, str | None] = _MODEL
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(
@@ -296,7 +300,9 @@ class ExportSpec(Spec):
 
     model: Given[Place | None, str | None] = _MODEL
     output: Given[Place, str] = setting(
-        REQUIRED, "ONNX file or URI, which must end in .onnx; an existing file is replaced"
+        REQUIRED,
+        "ONNX file or URI, which must end in .onnx; an existing file is replaced",
+        place=True,
     )
 
     def __post_init__(self) -> None:

@@ -70,7 +70,7 @@ class TrainSpec(ReportSpec):
         rare=True,
     )
     output: Given[Place | None, str | None] = _output(
-        None, "run directory or URI [default: runs/PRESET-TIME]"
+        None, "run directory or URI [default: runs/PRESET-TIME]", place=True
     )
     preset: Literal["classic", "fast", "accurate"] = setting(
         "fast", "named set of defaults; the defaults shown here are those of fast"

@@ -3,8 +3,11 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 from tests.helpers.processes import run
@@ -26,6 +29,58 @@ def test_commands_flags_and_choices_are_completed() -> None:
     assert complete("train", "--learning") == {"--learning-rate"}
     assert complete("train", "--preset", "") == {"classic", "fast", "accurate"}
     assert complete("data", "f") == {"fetch"}
+
+
+PLACES = ["ingest", "predict rows", "inspect", "report", "compare", "demo --output"]
+PLACES += [f"train {flag}" for flag in ("--config", "--data", "--output", "--resume-from")]
+PLACES += [f"predict rows {flag}" for flag in ("--image-root", "--model", "--output")]
+PLACES += ["ingest --label-from", "evaluate --model", "export --output", "data export --output"]
+
+
+@pytest.mark.parametrize("words", PLACES)
+def test_shell_completes_paths(words: str) -> None:
+    assert complete(*words.split(), "a.to") == {"a.to"}
+
+
+# How each shell starts without the user's files, and what its own start file has before our line.
+SHELLS = {
+    "bash": (["bash", "--norc", "-i"], ""),
+    "zsh": (["zsh", "-f", "-i"], "bindkey -e; autoload -Uz compinit; compinit -u"),
+    "fish": (["fish", "--no-config", "-i"], ""),
+}
+TYPED = {
+    "nanograd ing": "nanograd ingest",
+    "nanograd train --learning": "nanograd train --learning-rate",
+    "nanograd train --preset ac": "nanograd train --preset accurate",
+    "nanograd ingest a.to": "nanograd ingest a.total.png",
+    "nanograd predict one.csv ä": "nanograd predict one.csv ä digit.csv",
+    "nanograd predict one.csv --model fo": "nanograd predict one.csv --model folder",
+    "nanograd train --data folder/d": "nanograd train --data folder/digits.csv",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_completes_commands_settings_and_paths_at_a_prompt(shell: str, tmp_path: Path) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed; `make test-shells` installs it")
+    (tmp_path / "folder").mkdir()
+    for name in ("a.total.png", "ä digit.csv", "one.csv", "folder/digits.csv"):
+        (tmp_path / name).touch()
+    program, before = SHELLS[shell]
+    [line] = re.findall(rf"^.*{shell}_source nanograd.*$", PAGE, re.MULTILINE)
+    # Tab completes the word; then Ctrl-A and a command at the beginning print the whole line.
+    typed = [before, line, *(f"{each}\t\x01echo >>typed " for each in TYPED), "exit", ""]
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", *program],
+        input="\n".join(typed).encode(), cwd=tmp_path, capture_output=True, timeout=120,
+        check=False, env={"PATH": f"{_NANOGRAD.parent}:{os.environ['PATH']}", "HOME": str(tmp_path),
+             "TERM": "xterm", "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+
+    assert (tmp_path / "typed").exists(), done.stdout.decode()
+    lines = (tmp_path / "typed").read_text().splitlines()
+    assert [each.rstrip("/") for each in lines] == list(TYPED.values())  # zsh drops a last slash
 
 
 def test_page_has_the_line_for_each_shell_and_bash_accepts_it() -> None:
