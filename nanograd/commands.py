@@ -388,7 +388,8 @@ def export_data(names: Sequence[str], output: str, listener: Listener = ignore) 
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
     values = {"images": len(test), "output": output}
-    return Done(summary=f"{len(test):,} pictures written: {output}", values=values)
+    text = f"{events.count(len(test), 'picture')} written: {output}"
+    return Done(summary=text, values=values)
 
 
 def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
-from nanograd.runtime.events import duration
+from nanograd.runtime.events import count, duration
 from nanograd.runtime.json_files import JsonObject
 
 Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, columns predictions
@@ -58,7 +58,7 @@ class Training(Result):
     def __str__(self) -> str:
         line = self.to_json()
         return describe(
-            f"trained {line['epochs']} epochs in {line['train_s']:.1f} s; "
+            f"trained {count(line['epochs'], 'epoch')} in {line['train_s']:.1f} s; "
             f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
             {"model": line["model"], "report": self.report},
             f"nanograd predict PICTURES --model {shlex.quote(line['model'])}",
@@ -100,12 +100,13 @@ class Plan(Result):
     estimated_s: float | None  # time at the speed of the last command; None without one
 
     def __str__(self) -> str:
-        columns = [f"\n  {count:,} files: {names}" for names, count in self.columns.items()]
+        columns = [f"\n  {count(each, 'file')}: {names}" for names, each in self.columns.items()]
         left = self.estimated_s
         time = "" if left is None else f", about {duration(left)} at the speed of the last command"
         return (
-            f"{self.files:,} files, {self.new_files:,} of them to read{''.join(columns)}\n"
-            f"{self.rows_to_do:,} rows to read in {self.parts_to_do:,} of {self.parts:,} parts"
+            f"{count(self.files, 'file')}, {self.new_files:,} of them to read{''.join(columns)}\n"
+            f"{count(self.rows_to_do, 'row')} to read in {self.parts_to_do:,} of "
+            f"{count(self.parts, 'part')}"
             f"{time}; nothing was written"
         )
 
@@ -135,10 +136,10 @@ class JobCounts(Result):
             return str(self.plan)
         if self.reasons:
             reasons = sorted(self.reasons.items(), key=lambda each: -each[1])
-            named = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3])
+            named = ", ".join(f"{number:,} {reason}" for reason, number in reasons[:3])
             done += f"; {self.quarantined:,} quarantined ({named})"
         if self.broken_files:
-            done += f"; {self.broken_files:,} files cannot be read"
+            done += f"; {count(self.broken_files, 'file')} cannot be read"
         if not self.quarantined and not self.broken_files:
             outputs = {**outputs, "quarantine": None}
         return describe(done, outputs, next_)
@@ -154,7 +155,7 @@ class Ingestion(JobCounts):
 
     def __str__(self) -> str:
         return self._summarise(
-            f"{self.ingested:,} pictures converted, {self.labelled:,} of them with a label",
+            f"{count(self.ingested, 'picture')} converted, {self.labelled:,} of them with a label",
             {"rows": self.output, "quarantine": storage.join(self.output, "_quarantine")},
             f"nanograd predict {shlex.quote(self.output)} --model RUN"
             if self.ingested
@@ -189,9 +190,10 @@ class Prediction(JobCounts):
         right, by_ingest = self.accuracy, sum(self.ingest_quarantined.values())
         predictions = storage.join(self.output, "predictions")
         return self._summarise(
-            f"{self.predicted:,} rows classified"
+            f"{count(self.predicted, 'row')} classified"
             + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
-            + (f"; ingest had quarantined {by_ingest:,} pictures" if by_ingest else ""),
+            + f"; {self.unfamiliar:,} unlike the training digits" * (self.unfamiliar > 0)
+            + f"; ingest had quarantined {count(by_ingest, 'picture')}" * (by_ingest > 0),
             {
                 "predictions": predictions,
                 "quarantine": storage.join(self.output, "quarantine"),
@@ -242,7 +244,7 @@ class Inspections(Result):
 
     def __str__(self) -> str:
         refused = f", {self.refused:,} of them refused" if self.refused else ""
-        return f"{self.pictures:,} pictures drawn{refused}: {self.output}"
+        return f"{count(self.pictures, 'picture')} drawn{refused}: {self.output}"
 
 
 @dataclass(frozen=True, kw_only=True)

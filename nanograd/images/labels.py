@@ -15,7 +15,7 @@ from nanograd.digits.idx import decompress
 from nanograd.errors import DataError, UsageError
 from nanograd.images.columns import LABEL_NAMES
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, info
+from nanograd.runtime.events import Listener, count, info
 
 Label: TypeAlias = int | None
 
@@ -156,8 +156,8 @@ def _look_up(
         )
     if unused:
         line, name = unused[0]
-        count = "1 line" if len(unused) == 1 else f"{len(unused):,} lines"
-        text = f"{count} of {place} without a picture in the input, the first is {line}: {name}"
+        number = count(len(unused), "line")
+        text = f"{number} of {place} without a picture in the input, the first is {line}: {name}"
         listener(info(text))
     return [lines.get(file, (0, None))[1] for file in files]
 

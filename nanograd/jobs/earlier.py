@@ -6,7 +6,7 @@ from typing import NamedTuple
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.jobs.output import Manifest, find_files, find_lost
 from nanograd.jobs.receipts import Receipt
-from nanograd.runtime.events import Listener, info, warning
+from nanograd.runtime.events import Listener, count, info, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.specs import PartsSpec
 
@@ -126,11 +126,12 @@ def _inputs_of_lost(
         return set()
     stale = [receipt for receipt in receipts if lost.intersection(receipt.files)]
     inputs = {file for receipt in stale for file in receipt.inputs}
-    text = f"{len(lost):,} files of {spec.output} are missing or damaged, such as {min(lost)!r}"
+    number = count(len(lost), "file")
+    text = f"{spec.output} has lost {number} (missing or damaged), such as {min(lost)!r}"
     if inputs & gone:
         raise DataError(
-            f"{text}, and so is the input {min(inputs & gone)}; restore one of them, or drop the "
-            "rows with --sync"
+            f"{text}, and the input {min(inputs & gone)} is missing too; restore one of them, or "
+            "drop the rows with --sync"
         )
     listener(warning(f"{text}; their parts are done again"))
     return inputs

@@ -27,6 +27,7 @@ from typing import Any
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.jobs.receipts import Reading, Receipt, Retry, Written, files_of
 from nanograd.runtime import json_files, storage
+from nanograd.runtime.events import count
 from nanograd.runtime.json_files import JsonObject
 
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
@@ -130,7 +131,7 @@ def refuse_foreign(output: str, receipts: Iterable[Receipt], found: Iterable[str
         if looks_alike and not is_hidden and name not in files:
             foreign.append(name)
     if foreign:
-        text = f"{output} holds {len(foreign):,} files that this job did not write, such as"
+        text = f"{output} holds {count(len(foreign), 'file')} that this job did not write, such as"
         raise OutputExistsError(f"{text} {min(foreign)!r}; move them away")
 
 
@@ -139,7 +140,8 @@ def check_files(folder: str, receipts: Sequence[Receipt]) -> None:
     found = find_files(folder)
     refuse_foreign(folder, receipts, found)
     if lost := find_lost(receipts, found):
-        text = f"{folder}: {len(lost):,} files were removed or cut meanwhile, such as {min(lost)!r}"
+        number = count(len(lost), "file")
+        text = f"{folder} has lost {number} meanwhile (removed or cut), such as {min(lost)!r}"
         raise StorageError(f"{text}; start the same command again, which repeats their parts")
 
 

@@ -21,6 +21,7 @@ from nanograd.images.parquet import RowRange
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime.arrays import Ints
+from nanograd.runtime.events import count
 from nanograd.runtime.json_files import JsonObject
 
 # Numbers of mistakes and details that are kept of a part and of the job.
@@ -68,7 +69,7 @@ class Detail(SourceRow):
     @property
     def number(self) -> str:
         """Format the number of rows, or of files whose number of rows is unknown."""
-        return f"{self.files:,} file{'s' * (self.files > 1)}" if self.files else f"{self.rows:,}"
+        return count(self.files, "file") if self.files else f"{self.rows:,}"
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail} (first: {self.place})"
@@ -226,8 +227,8 @@ class PredictionCounts(Counts):
         """Yield sentences about what the user should check after a job."""
         if self.dark_on_light:
             yield (
-                f"{self.dark_on_light:,} rows of raw pixels have a bright border and were taken "
-                "for dark ink on light paper; confirm with --polarity dark-on-light, or set "
+                f"dark ink on light paper was assumed for {count(self.dark_on_light, 'row')} of "
+                "raw pixels with a bright border; confirm with --polarity dark-on-light, or set "
                 "light-on-dark"
             )
         if self.unfamiliar > _MOST * self.predicted:
@@ -239,8 +240,8 @@ class PredictionCounts(Counts):
             )
         if self.bad_labels:
             yield (
-                f"{self.bad_labels:,} rows have a label that is not a digit; they are predicted, "
-                "and their label is null"
+                f"the label of {count(self.bad_labels, 'predicted row')} is null, because it was "
+                "not a digit"
             )
 
 

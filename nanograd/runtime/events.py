@@ -215,8 +215,7 @@ class GroupStarted(GroupEvent):
     num_hosts: int = field(metadata=_UNRECORDED)
 
     def __str__(self) -> str:
-        counts = {"worker": self.num_workers, "host": self.num_hosts}
-        return " on ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in counts.items())
+        return f"{count(self.num_workers, 'worker')} on {count(self.num_hosts, 'host')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,6 +348,15 @@ class Rate:
             self._seen.popleft()
         then, before = self._seen[0]
         return (count - before) / max(now - then, 1e-3)
+
+
+def count(number: int, noun: str) -> str:
+    """Format a number of things.
+
+    >>> count(1, "row"), count(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

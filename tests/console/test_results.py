@@ -24,6 +24,18 @@ def test_summary_names_the_output_and_the_next_command() -> None:
     assert "% of" not in str(PREDICTED)
 
 
+def test_summary_counts_one_and_several_things_and_names_unfamiliar_rows() -> None:
+    plan = Plan(files=1, new_files=1, parts=1, parts_to_do=1, rows_to_do=1, estimated_s=None)
+
+    assert "\n1 row classified\n" in str(replace(PREDICTED, predicted=1))
+    assert "\n1,200 rows classified; 7 unlike the training digits\n" in str(
+        replace(PREDICTED, predicted=1200, unfamiliar=7)
+    )
+    assert "1 picture converted" in str(replace(INGESTED, ingested=1))
+    assert "1 file cannot be read" in str(replace(INGESTED, broken_files=1))
+    assert str(plan).startswith("1 file, 1 of them to read\n1 row to read in 1 of 1 part;")
+
+
 def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
     first = {"path": "a.pq", "source_file": "a.pq", "source_row": 1234}
     detail = {**first, "reason": "blank", "detail": "no ink", "rows": 2}

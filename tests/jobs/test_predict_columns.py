@@ -357,7 +357,7 @@ def test_dark_ink_on_light_paper_is_obeyed_or_detected_with_a_warning(
     figures = case.run(overwrite=True)
     assert case.table()["prediction"].equals(upright)
     assert figures["dark_on_light"] == ROWS
-    assert "29 rows of raw pixels have a bright border" in case.messages.pop()
+    assert "29 rows of raw pixels with a bright border" in case.messages.pop()
     case.run(polarity="dark-on-light", overwrite=True)
     assert case.table()["prediction"].equals(upright)
     assert case.messages == []

@@ -118,7 +118,7 @@ def test_foreign_file_is_named_until_it_is_gone(
         case.add(3)
 
     for _ in range(2):
-        words = rf"1 files.*did not write, such as '{name}'"
+        words = rf"1 file .*did not write, such as '{name}'"
         case.refuse(OutputExistsError, words, **THEN[then])
     (case.out / name).unlink()
     figures = case.run(**THEN[then])
@@ -184,7 +184,7 @@ def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
             case.add(number)
     job, work = case.plan()
 
-    with pytest.raises(StorageError, match=r"1 files were removed or cut.*same command again"):
+    with pytest.raises(StorageError, match=r"1 file .*removed or cut.*same command again"):
         run_job(job, damaging(work, lambda: damage(first(case.out, f"{where}predictions")), 2))
     complete = (case.out / "_SUCCESS").exists()
     listed = not complete or not unlisted(case.out)
