@@ -66,6 +66,17 @@ def test_data_sets_of_the_environment_are_lines(nanograd: Nanograd) -> None:
     assert (done.code, done.last["reason"][:60]) == (65, f"{Path('no folder').absolute()}"[:60])
 
 
+def test_misspelt_setting_of_a_config_file_is_named_with_its_file(
+    nanograd: Nanograd, tmp_path: Path
+) -> None:
+    (tmp_path / "my.toml").write_text("seed = 3\nlearning-rate = 0.1\n")
+
+    done = nanograd("train", "--config", "my.toml")
+
+    named = "my.toml: unknown setting 'learning-rate'; do you mean learning_rate?"
+    assert (done.code, done.last["reason"]) == (2, named)
+
+
 @pytest.mark.parametrize("words", [(), ("data",)])
 def test_missing_command_shows_the_help_and_is_a_usage_error(
     nanograd: Nanograd, words: list[str]

@@ -5,8 +5,9 @@ Precedence: default < preset < config file < environment < flag.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from difflib import get_close_matches
 from itertools import compress
 from json import dumps
 from math import isfinite
@@ -130,8 +131,7 @@ class Spec:
         """
         values = {name: value for layer in layers for name, value in layer.items()}
         known = {each.name: each for each in fields(cls)}
-        if unknown := sorted(values.keys() - known.keys()):
-            raise UsageError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+        cls.require_known(values)
         for name, each in known.items():
             if each.default is REQUIRED and name not in values:
                 raise UsageError(f"{flag_name(name)} is missing: {properties(each).help}")
@@ -141,6 +141,16 @@ class Spec:
             elif type(value) is int and value_type(known[name]) is float:  # `ema = 0`
                 values[name] = float(value)
         return cls(**values)
+
+    @classmethod
+    def require_known(cls, names: Iterable[str], where: str = "") -> None:
+        """Raise UsageError for a name that is no setting; `where` begins the message."""
+        known = [each.name for each in fields(cls)]
+        for name in names:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"do you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise UsageError(f"{where}unknown setting {name!r}; {hint}")
 
     def identity(self) -> dict[str, Any]:
         """Return the settings on which the bytes of the output depend, sorted, as JSON values."""

@@ -75,8 +75,10 @@ def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
             arguments = [given.pop("inputs")] if "inputs" in given else []
             flags = {name: value for name, value in given.items() if value not in (None, ())}
             text = storage.read(config).decode(errors="surrogateescape") if config else ""
+            stored = from_toml(text, str(config))
+            spec_class.require_known(stored, f"{config}: ")
             # Precedence: config file < environment < flag. Click has merged the last two.
-            command(spec_class.resolve(from_toml(text, str(config)), flags), *arguments)
+            command(spec_class.resolve(stored, flags), *arguments)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run = common_flags(run)

@@ -105,7 +105,9 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"epoch": 3}, r"unknown setting 'epoch'; known are .*epochs"),
+        ({"epoch": 3}, r"unknown setting 'epoch'; do you mean epochs\?$"),
+        ({"batch-size": 3}, r"unknown setting 'batch-size'; do you mean batch_size\?$"),
+        ({"colour": 3}, r"unknown setting 'colour'; known are .*epochs"),
         ({"optimizer": "rmsprop"}, "--optimizer is 'rmsprop': choose sgd or momentum or adam"),
         ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
         ({"seed": 2**63}, f"--seed is {2**63}: it must be less than {2**63}"),
