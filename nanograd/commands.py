@@ -30,6 +30,7 @@ from nanograd.console.results import (
     Training,
     describe,
 )
+from nanograd.console.terminal import shown
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.errors import UsageError
@@ -49,7 +50,7 @@ from nanograd.report import prediction_report, review_server, sheet, training_re
 from nanograd.report.html import Report, write_report
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, json_files, kernel, process, storage
-from nanograd.runtime.events import Listener, broadcast, ignore, info, warning
+from nanograd.runtime.events import Listener, broadcast, info, log_warnings, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
@@ -72,7 +73,8 @@ from nanograd.training.run import TrainingRun
 def train(
     *,
     workers: int | None = 0,
-    listener: Listener = ignore,
+    listener: Listener = log_warnings,
+    progress: bool = False,
     spec: TrainSpec | None = None,
     **settings: Any,
 ) -> Training:
@@ -84,7 +86,9 @@ def train(
         workers: number of Ray actors; 0 trains in this process, without Ray; None uses one actor
             per free CPU.
         listener: called with each event (`nanograd.runtime.events`): messages, progress, finished
-            epochs, failures of workers. `nanograd.TextLog(print)` prints them as lines.
+            epochs, failures of workers. `nanograd.TextLog(print)` prints them as lines. By default,
+            warnings go to Python's `logging`.
+        progress: show messages and a progress bar, on stderr or below the cell of a notebook.
         spec: settings in place of all keyword arguments.
         settings: `data="mnist"`, `preset="accurate"`, `output="runs/1"`, `batch_size=128`, ...
             The preset provides all other settings. `data` is a data set, a list of data sets, or a
@@ -96,27 +100,27 @@ def train(
         DivergedError: a gradient, loss or parameter is not finite.
     """
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
-    with resolved(TrainSpec, spec, plain) as chosen:
+    with resolved(TrainSpec, spec, plain) as chosen, shown(listener, progress) as audience:
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
         if chosen.kernel == kernel.PORTABLE:
             process.require_portable()
         options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
-        data = sources.load(chosen.data, listener, chosen.test_split, options, arrays)
+        data = sources.load(chosen.data, audience, chosen.test_split, options, arrays)
         images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
-        listener(info(f"{images}; run directory {place}"))
+        audience(info(f"{images}; run directory {place}"))
         with (
-            trackers(place, chosen, listener) as tracking,
-            group_starter(chosen, listener) as (actors, start_group),
+            trackers(place, chosen, audience) as tracking,
+            group_starter(chosen, audience) as (actors, start_group),
             stop_signals() as stop,
         ):
             everyone = broadcast(
-                listener, *tracking, *ray_metrics(chosen, "train", place, listener)
+                audience, *tracking, *ray_metrics(chosen, "train", place, audience)
             )
             run = TrainingRun(replace(chosen, workers=actors), place, data)
             recipe = run.recipes[0]
             if recipe.num_warm_up >= recipe.num_rounds:
                 text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
-                listener(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
+                audience(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
             model = run.train(start_group, everyone, stop)
             written = storage.join(place, "metrics.jsonl")
             found = Training(model=model, metrics=json_files.read_lines(written), directory=place)
@@ -125,11 +129,15 @@ def train(
         def build() -> Report:
             return training_report.build(training_report.read_run(place), data.test)
 
-        return replace(found, report=write_report(place, build, listener, as_png=chosen.plots))
+        return replace(found, report=write_report(place, build, audience, as_png=chosen.plots))
 
 
 def report(
-    place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
+    place: Place,
+    data: Sequence[str] = (),
+    listener: Listener = log_warnings,
+    *,
+    as_png: bool = False,
 ) -> Done:
     """Write the report of a finished run or prediction; with `as_png`, also charts as PNG files.
 
@@ -154,7 +162,8 @@ def ingest(
     inputs: Place | Sequence[Place],
     *,
     workers: int | None = 0,
-    listener: Listener = ignore,
+    listener: Listener = log_warnings,
+    progress: bool = False,
     spec: IngestSpec | None = None,
     **settings: Any,
 ) -> Ingestion:
@@ -163,11 +172,14 @@ def ingest(
     Arguments and errors are as for `predict`; the setting `output` is required.
     """
     called = perf_counter()
-    with resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen:
-        job, work = ingest_parts.plan(places(inputs), chosen, listener)
+    with (
+        resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen,
+        shown(listener, progress) as audience,
+    ):
+        job, work = ingest_parts.plan(places(inputs), chosen, audience)
         if chosen.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
-        done = run_parts(job, work, listener)
+        done = run_parts(job, work, audience)
         times = _times(called, done, "ingest_s")
         return Ingestion(**Counts.total(done.receipts).result(), **times, output=chosen.output)
 
@@ -177,7 +189,8 @@ def predict(
     inputs: Place | Sequence[Place],
     *,
     workers: int | None = 0,
-    listener: Listener = ignore,
+    listener: Listener = log_warnings,
+    progress: bool = False,
     spec: PredictSpec | None = None,
     **settings: Any,
 ) -> Prediction:
@@ -188,6 +201,7 @@ def predict(
         workers: number of Ray actors; 0 works in this process, without Ray; None uses one actor
             per free CPU.
         listener: see `train`.
+        progress: see `train`.
         spec: settings in place of all keyword arguments.
         settings: `model="runs/1"`, `output="read"`, ...
 
@@ -196,14 +210,17 @@ def predict(
         StorageError: the storage failed; the same call continues the job.
     """
     called = perf_counter()
-    with resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen:
-        job, work = predict_parts.plan(places(inputs), chosen, listener)
+    with (
+        resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen,
+        shown(listener, progress) as audience,
+    ):
+        job, work = predict_parts.plan(places(inputs), chosen, audience)
         if chosen.dry_run:
             return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))
-        done, output = run_parts(job, work, listener), chosen.output
+        done, output = run_parts(job, work, audience), chosen.output
         counts = PredictionCounts.total(done.receipts)
         for text in counts.remarks():
-            listener(warning(text))
+            audience(warning(text))
 
         def build() -> Report:
             return prediction_report.build(prediction_report.read_prediction(output))
@@ -215,7 +232,7 @@ def predict(
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
             summary=storage.join(output, SUMMARY),
             review=review_of(output, chosen),
-            report=write_report(output, build, listener, as_png=chosen.plots, again=done.changed),
+            report=write_report(output, build, audience, as_png=chosen.plots, again=done.changed),
             output=output,
             format=chosen.format,
         )
@@ -225,7 +242,7 @@ def predict(
 def inspect(
     inputs: Place | Sequence[Place],
     *,
-    listener: Listener = ignore,
+    listener: Listener = log_warnings,
     spec: InspectSpec | None = None,
     **settings: Any,
 ) -> Inspections:
@@ -290,7 +307,7 @@ def review(
 def evaluate(
     model: Place | Model,
     *,
-    listener: Listener = ignore,
+    listener: Listener = log_warnings,
     spec: EvaluateSpec | None = None,
     **settings: Any,
 ) -> Evaluation:
@@ -332,7 +349,7 @@ def export(
     model: Place | None = None,
     output: Place | None = None,
     *,
-    listener: Listener = ignore,
+    listener: Listener = log_warnings,
     spec: ExportSpec | None = None,
 ) -> Export:
     """Write a model as an ONNX graph.
@@ -362,7 +379,7 @@ def export(
         )
 
 
-def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done:
+def fetch_data(mirrors: Sequence[str] = (), listener: Listener = log_warnings) -> Done:
     """Download MNIST into the cache; use only the given mirrors, if any."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
@@ -370,7 +387,7 @@ def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done
     return Done(summary=text, values={"cache": cache})
 
 
-def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
+def describe_data(names: Sequence[str], listener: Listener = log_warnings) -> Done:
     """Count the images of data sets and compute their checksum."""
     data = sources.load(names, listener)
     values: JsonObject = {"data": data.name, "sha256": data.sha256}
@@ -383,7 +400,7 @@ def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
     return Done(summary="\n".join(lines), values=values)
 
 
-def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
+def export_data(names: Sequence[str], output: str, listener: Listener = log_warnings) -> Done:
     """Write test sets as PNG files, with a subfolder for each class."""
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
@@ -392,7 +409,7 @@ def export_data(names: Sequence[str], output: str, listener: Listener = ignore) 
     return Done(summary=text, values=values)
 
 
-def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
+def demo(output: str, listener: Listener = log_warnings) -> Iterator[tuple[str, Result]]:
     """Run the whole pipeline on the built-in sample; yield each command with its result."""
     from nanograd.distributed.cluster import session
 

@@ -1,9 +1,11 @@
-"""Listeners for standard error: a live view on a terminal, otherwise log lines."""
+"""Listeners for people: a live view on a terminal or in a notebook, otherwise log lines."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import accumulate
-from typing import TextIO
+from time import perf_counter
+from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,9 +15,10 @@ from rich.text import Text
 
 from nanograd.console.log_lines import AnyProgress, JsonLog, TextLog, measures, position, sentence
 from nanograd.runtime import events
-from nanograd.runtime.events import Event, Level, Listener, WorkerState
+from nanograd.runtime.events import Event, Level, Listener, WorkerState, broadcast
 
 _REFRESHES_PER_S = 4
+_WIDTH = 100  # columns in a notebook
 _NUM_EPOCHS = 5
 
 
@@ -52,6 +55,21 @@ def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator
     yield warnings_only if quiet else log
 
 
+@contextmanager
+def shown(listener: Listener, progress: bool) -> Iterator[Listener]:
+    """Provide the listener; with `progress`, also show events on stderr or in the notebook."""
+    if not progress:
+        yield listener
+        return
+    with ExitStack() as stack:
+        view: Listener
+        if Console().is_jupyter:
+            view = stack.enter_context(closing(NotebookView()))
+        else:
+            view = stack.enter_context(stderr_listener("auto", quiet=False, stream=sys.stderr))
+        yield view if listener is events.log_warnings else broadcast(listener, view)
+
+
 class LiveView:
     """A listener that shows progress in place, with messages above it."""
 
@@ -74,15 +92,19 @@ class LiveView:
             if isinstance(event, events.EpochFinished):
                 self._epochs.append(event.metrics)
             elif isinstance(event, AnyProgress):
-                if self._live is None:
-                    self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
-                    self._live.start()
-                self._live.update(self.view(event))
+                self.show(self.view(event), is_last=event.complete)
                 if event.complete:
                     self.close()
             elif (text := sentence(event)) is not None:
                 style = "" if event.level is Level.INFO else "yellow"
                 self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def show(self, view: RenderableType, *, is_last: bool) -> None:
+        """Replace the previous progress; `is_last` if no more will follow."""
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=_REFRESHES_PER_S)
+            self._live.start()
+        self._live.update(view)
 
     def view(self, event: AnyProgress) -> RenderableType:
         """Render progress: bar, measures, workers, epochs."""
@@ -108,9 +130,38 @@ class LiveView:
         if self._live is not None:
             with suppress(OSError):
                 self._live.stop()
-            self._live, self._epochs = None, []
-            for task in self._bar.task_ids:
-                self._bar.remove_task(task)
+        self._live, self._epochs = None, []
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+
+
+class NotebookView(LiveView):
+    """A live view as plain text below the cell of a notebook. It needs no widgets."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(width=_WIDTH, force_jupyter=False, color_system=None))
+        self._cell: Any = None  # IPython's handle of the displayed text
+        self._next = 0.0  # when the text may be replaced
+
+    def show(self, view: RenderableType, *, is_last: bool) -> None:
+        """Replace the displayed text, at most four times a second."""
+        from IPython.display import display  # noqa: PLC0415 - the notebook has loaded it
+
+        if perf_counter() < self._next and not is_last:
+            return
+        self._next = perf_counter() + 1 / _REFRESHES_PER_S
+        with self._console.capture() as text:
+            self._console.print(view)
+        data = {"text/plain": text.get()}
+        if self._cell is None:
+            self._cell = display(data, raw=True, display_id=True)
+        else:
+            self._cell.update(data, raw=True)
+
+    def close(self) -> None:
+        """Let the next progress begin below."""
+        super().close()
+        self._cell, self._next = None, 0.0
 
 
 def _workers(event: events.TrainingProgress) -> Text:

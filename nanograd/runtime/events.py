@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from logging import getLogger
 from time import perf_counter
 from typing import Any, ClassVar, TypeAlias
 
@@ -57,6 +58,12 @@ Listener: TypeAlias = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Ignore an event."""
+
+
+def log_warnings(event: Event) -> None:
+    """Pass warnings to Python's `logging`, which prints them to stderr by default."""
+    if event.level is not Level.INFO:
+        getLogger("nanograd").warning("%s", event)
 
 
 def broadcast(*listeners: Listener) -> Listener:

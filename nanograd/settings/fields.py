@@ -27,7 +27,7 @@ from typing import (
 )
 
 from nanograd.errors import UsageError
-from nanograd.runtime.events import Listener, ignore
+from nanograd.runtime.events import Listener, log_warnings
 from nanograd.runtime.storage import refuse_credentials
 
 Place: TypeAlias = str | PathLike[str]
@@ -90,7 +90,7 @@ class Spec:
     """Base class of the settings of a command; validates every value on creation."""
 
     if TYPE_CHECKING:  # these are no fields, but all functions with `takes` have these arguments
-        listener: Listener = ignore
+        listener: Listener = log_warnings
         spec: Any = None
 
     def __post_init__(self) -> None:

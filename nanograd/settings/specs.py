@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nanograd.errors import UsageError
 from nanograd.settings.fields import REQUIRED, Given, Place, Spec, flag_name, properties, setting
@@ -119,6 +119,9 @@ class ReadOptions(PictureFileOptions):
 @dataclass(frozen=True, kw_only=True)
 class JobSpec(Spec):
     """Settings shared by the commands that can run on Ray."""
+
+    if TYPE_CHECKING:  # no field, but an argument of the functions of these commands
+        progress: bool = False
 
     workers: int | None = _workers(
         None,

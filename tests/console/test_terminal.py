@@ -1,6 +1,8 @@
+import builtins
 import json
 import os
 import pty
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,8 +14,17 @@ import pytest
 from rich.console import Console
 
 from nanograd.console.log_lines import JsonLog, TextLog
-from nanograd.console.terminal import LiveView, stderr_listener
-from nanograd.runtime.events import Event, Level, Listener, Message, WorkerState, info, warning
+from nanograd.console.terminal import LiveView, shown, stderr_listener
+from nanograd.runtime.events import (
+    Event,
+    Level,
+    Listener,
+    Message,
+    WorkerState,
+    info,
+    log_warnings,
+    warning,
+)
 from tests.helpers.events import EPOCH, ROUNDS, ROWS
 from tests.helpers.terminal import read_all
 
@@ -176,6 +187,46 @@ def test_dumb_terminal_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     written = on_a_terminal(lambda listener: listener(replace(ROWS, complete=True)))
 
     assert written.startswith("predict  part 2/10")
+
+
+class ZMQInteractiveShell:
+    """A shell as notebooks have it."""
+
+
+class Cell:
+    """What IPython displays, and replaces, below a cell."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> "Cell":
+        self.update(data, raw=raw)
+        return self
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        self.texts.append(data["text/plain"])
+
+
+def test_notebook_has_a_view_that_is_replaced_and_no_widgets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = Cell()
+    monkeypatch.setitem(builtins.__dict__, "get_ipython", ZMQInteractiveShell)
+    monkeypatch.setitem(sys.modules, "IPython.display", cell)  # type: ignore[arg-type]
+
+    with shown(log_warnings, progress=True) as listener:
+        listener(info("20 images"))
+        for round_ in (1, 2, 3):  # only the first and the last are shown at once
+            listener(replace(ROUNDS, round=round_))
+        listener(EPOCH)
+        listener(replace(ROUNDS, round=1060, complete=True))
+
+    first, last = cell.texts
+    assert "round 1/1,060" in first
+    assert "1,060/1,060" in last
+    assert "98.52 %" in last
+    assert "\x1b" not in last
+    assert capsys.readouterr() == ("20 images\n", "")
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,9 +52,9 @@ def test_spec_is_immutable_and_its_settings_are_described(class_: type[Spec]) ->
 @pytest.mark.parametrize(
     ("function", "spec", "own"),
     [
-        (nanograd.train, TrainSpec, ["workers", "listener", "spec"]),
-        (nanograd.ingest, IngestSpec, ["inputs", "workers", "listener", "spec"]),
-        (nanograd.predict, PredictSpec, ["inputs", "workers", "listener", "spec"]),
+        (nanograd.train, TrainSpec, ["workers", "listener", "progress", "spec"]),
+        (nanograd.ingest, IngestSpec, ["inputs", "workers", "listener", "progress", "spec"]),
+        (nanograd.predict, PredictSpec, ["inputs", "workers", "listener", "progress", "spec"]),
         (nanograd.inspect, InspectSpec, ["inputs", "listener", "spec"]),
         (nanograd.evaluate, EvaluateSpec, ["model", "listener", "spec"]),
         (nanograd.Predictor, ReadOptions, ["model"]),
