@@ -50,7 +50,7 @@ _SETTINGS = {
     "preparation": ("name", "version", "width", "height"),
 }
 # Rows in one matrix product; with more rows, the hidden layer does not fit into the cache.
-_CHUNK_ROWS = 512
+CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,8 @@ def _score_chunks(
     nets: Sequence[Net], images: NDArray[Any]
 ) -> Iterator[tuple[slice, Floats, Bytes]]:
     """Yield slices of rows, their mean scores, and their images as deskewed for the first net."""
-    for start in range(0, len(images), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
+    for start in range(0, len(images), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
         pixels = [deskew_images(net.preparation, images[chunk]) for net in nets]
         scores = [
             mlp.predict(net.params, scale(net.preparation, each))

@@ -15,7 +15,7 @@ from nanograd.settings.train_spec import TrainSpec
 
 EXPERIMENT = "nanograd"
 # Fields of an epoch to track; the other fields are counts.
-_SCALARS = ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
+_SCALARS = ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
 
 
 @contextmanager

@@ -145,32 +145,37 @@ def build(run: FinishedRun, test: Dataset) -> Report:
 
 
 def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
-    """Plot loss, validation accuracy (if any) and learning rate of each epoch."""
-    head = ["epoch", "loss", "rate", "images/s", "validation"]
+    """Plot losses, validation accuracy (if any) and learning rate of each epoch."""
+    head = ["epoch", "loss", "rate", "images/s", "validation loss", "validation accuracy"]
     rows = [
         [
             str(row["epoch"]),
             f"{row['loss']:.5f}",
             f"{row['learning_rate']:.4g}",
             f"{row['images_per_s']:,}",
+            "-" if row.get("val_loss") is None else f"{row['val_loss']:.5f}",
             percent(row["val_accuracy"]),
         ]
         for row in epochs
     ]
     if all(row["val_accuracy"] is None for row in epochs):
-        head, rows = head[:-1], [cells[:-1] for cells in rows]
+        head, rows = head[:-2], [cells[:-2] for cells in rows]
     charts: list[Chart] = []
-    for title, key, name, spec in (
-        ("Training loss", "loss", "loss", ".3g"),
-        ("Validation accuracy", "val_accuracy", "accuracy", ".2%"),
-        ("Learning rate", "learning_rate", "rate", ".3g"),
+    for title, name, spec, lines in (
+        ("Loss", "loss", ".3g", {"loss": "training", "val_loss": "validation"}),
+        ("Validation accuracy", "accuracy", ".2%", {"val_accuracy": "accuracy"}),
+        ("Learning rate", "rate", ".3g", {"learning_rate": "rate"}),
     ):
-        points = [(row["epoch"], row[key]) for row in epochs if row[key] is not None]
-        if points:
-            x = Axis("epoch", 0, points[-1][0], "g")
-            y = fit_axis([value for _, value in points], name, spec)
+        series = []
+        for style, (key, line) in zip(("main", "second"), lines.items(), strict=False):
+            known = [row for row in epochs if row.get(key) is not None]
+            if known:
+                series.append(Series(line, [(row["epoch"], row[key]) for row in known], style))
+        if series:
+            x = Axis("epoch", 0, epochs[-1]["epoch"], "g")
+            y = fit_axis([value for each in series for _, value in each.points], name, spec)
             table = None if charts else Table("Epochs", head, rows)
-            charts.append(plot(title, x, y, [Series(name, points)], table=table))
+            charts.append(plot(title, x, y, series, table=table))
     return charts
 
 

@@ -109,6 +109,7 @@ class EpochMetrics:
     round: int  # the next round to compute
     loss: float  # mean over the images of the epoch
     val_accuracy: float | None  # from 0 to 1; None without validation images
+    val_loss: float | None = None  # mean over the validation images; None without any
     learning_rate: float  # in the last round of the epoch
     train_s: float  # seconds of training so far, without pauses
     images_per_s: int  # training images per second

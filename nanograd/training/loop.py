@@ -9,10 +9,11 @@ from time import perf_counter
 import numpy as np
 
 from nanograd.digits.dataset import Dataset
-from nanograd.digits.preparation import deskew_images, without_deskewing
+from nanograd.digits.preparation import deskew_images, scale, without_deskewing
 from nanograd.errors import Stopped
-from nanograd.models.model import Net, mean_scores
-from nanograd.nn import metrics
+from nanograd.models.model import CHUNK_ROWS, Net, mean_scores
+from nanograd.nn import metrics, mlp
+from nanograd.nn.losses import LOSSES
 from nanograd.nn.mlp import Params
 from nanograd.runtime import events, process
 from nanograd.runtime.events import EpochFinished, Listener, TrainingProgress, WorkerState
@@ -30,6 +31,21 @@ def accuracy(nets: Sequence[Net], dataset: Dataset) -> float:
     with process.one_thread():
         predictions = np.argmax(mean_scores(nets, dataset.images), axis=1)
     return metrics.accuracy(predictions, dataset.labels)
+
+
+def validate(net: Net, dataset: Dataset) -> tuple[float | None, float | None]:
+    """Compute accuracy and mean loss of a net for images that are already deskewed."""
+    if not len(dataset):
+        return None, None
+    loss, num_correct, total = LOSSES[net.architecture.loss], 0, 0.0
+    with process.one_thread():
+        for start in range(0, len(dataset), CHUNK_ROWS):
+            part = dataset.take(slice(start, start + CHUNK_ROWS))
+            _, z2 = mlp.forward(net.params, scale(net.preparation, part.images))
+            targets = mlp.one_hot(part.labels, net.architecture.classes)
+            total += float(loss.gradient(z2, targets)[0].sum(dtype=np.float64))
+            num_correct += int((loss.output(z2).argmax(axis=1) == part.labels).sum())
+    return num_correct / len(dataset), total / len(dataset)
 
 
 def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
@@ -62,14 +78,15 @@ class Evaluator:
 
     def epoch(self, snapshot: Snapshot, history: History) -> EpochFinished:
         """Compute the metrics of an epoch from the snapshot at its end."""
-        total, validation = snapshot.progress, self._validation
+        total = snapshot.progress
         before = history.epochs[-1].train_s if history.epochs else 0.0
-        net = as_net(self._recipe, snapshot)
+        right, loss = validate(as_net(self._recipe, snapshot), self._validation)
         found = events.EpochMetrics(
             epoch=len(history.epochs) + 1,
             round=snapshot.round,
             loss=total.loss / total.num_images,
-            val_accuracy=accuracy([net], validation) if len(validation) else None,
+            val_accuracy=right,
+            val_loss=loss,
             learning_rate=self._recipe.make_schedule()(snapshot.round - 1),
             train_s=round(history.train_s, 3),
             images_per_s=round(total.num_images / (history.train_s - before)),

@@ -143,6 +143,18 @@ def test_one_epoch_alone_is_drawn() -> None:
     assert drawn[0].table.rows == [["1", "0.00000", "0.1", "1"]]
 
 
+def test_validation_loss_is_a_second_line_beside_the_training_loss() -> None:
+    row = {"loss": 0.5, "val_accuracy": 0.9, "learning_rate": 0.1, "images_per_s": 1, "train_s": 1}
+    epochs = [row | {"epoch": n, "val_loss": 0.25 * n} for n in (1, 2, 3)]
+
+    [losses, *others] = training_report.learning_charts(epochs)
+
+    assert losses.legend == [("main", "training"), ("second", "validation")]
+    assert [each.legend for each in others] == [[], []]
+    assert losses.table
+    assert losses.table.rows[0] == ["1", "0.50000", "0.1", "1", "0.25000", "90.00 %"]
+
+
 def test_colours_are_those_of_the_page() -> None:
     css = html.asset("page.css").split("@media")
     light = dict(re.findall(r"--(\w+): (#\w+);", css[0]))

@@ -58,7 +58,7 @@ def test_tensorboard_has_the_figures_of_every_epoch_of_the_last_training(tmp_pat
     expected = {
         (row["round"], f"net{row['net']}/{name}"): row[name]
         for row in rows
-        for name in ("loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
+        for name in ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_s", "train_s")
     }
     assert found == pytest.approx(expected, rel=1e-6)
 

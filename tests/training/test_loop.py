@@ -102,6 +102,7 @@ def test_each_epoch_has_metrics_and_a_checkpoint_and_a_finished_run_is_not_compu
     assert [(row.epoch, row.round) for row in rows] == [(1, 7), (2, 14), (3, 21)]
     assert rows[2].loss < rows[0].loss < 2.5
     assert rows[2].val_accuracy > rows[0].val_accuracy
+    assert rows[2].val_loss < rows[0].val_loss
     rates = [recipe.make_schedule()(round_) for round_ in (6, 13, 20)]
     assert [row.learning_rate for row in rows] == rates
     assert rows[0].train_s <= rows[1].train_s <= rows[2].train_s
@@ -115,12 +116,13 @@ def test_each_epoch_has_metrics_and_a_checkpoint_and_a_finished_run_is_not_compu
 def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
     recipe = recipe_for(digits, learning_rate=0.0, shift=0.0)
 
-    _, rows = run(recipe, digits)
+    _, rows = run(recipe, digits, validation=digits)
 
     start = Params(first_snapshot(recipe).vector, recipe.architecture)
     inputs = prepare(recipe.preparation, digits.images)
     total, _ = loss_and_gradients(start, inputs, one_hot(digits.labels, 10))
     assert [row.loss for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)
+    assert [row.val_loss for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)
 
 
 def test_slow_saves_skip_ends_of_epochs_but_the_last(digits: Dataset) -> None:
