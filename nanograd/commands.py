@@ -66,7 +66,7 @@ from nanograd.settings.specs import (
     ReviewSpec,
 )
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.run import TrainingRun
+from nanograd.training.run import TrainingRun, load_initial
 
 
 @takes(TrainSpec)
@@ -104,6 +104,7 @@ def train(
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
         if chosen.kernel == kernel.PORTABLE:
             process.require_portable()
+        initial = load_initial(chosen)
         options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
         data = sources.load(chosen.data, audience, chosen.test_split, options, arrays)
         images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
@@ -116,7 +117,7 @@ def train(
             everyone = broadcast(
                 audience, *tracking, *ray_metrics(chosen, "train", place, audience)
             )
-            run = TrainingRun(replace(chosen, workers=actors), place, data)
+            run = TrainingRun(replace(chosen, workers=actors), place, data, initial)
             recipe = run.recipes[0]
             if recipe.num_warm_up >= recipe.num_rounds:
                 text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"

@@ -89,6 +89,14 @@ class TrainSpec(ReportSpec):
     )
     batch_size: int = _optimization(512, "images per round, summed over all workers", least=1)
     seed: int = _optimization(0, "random seed", least=0, below=2**63)
+    resume_from: Given[Place | None, str | None] = setting(
+        None,
+        "model or run whose weights to start from [default: random weights]; all other settings "
+        "are as for a new run",
+        group="Optimization",
+        rare=True,
+        place=True,
+    )
     hidden: int = _net(200, "number of hidden units", least=1)
     ensemble: int = _net(
         1, "number of nets, trained one after another; their probabilities are averaged", least=1

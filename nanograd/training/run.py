@@ -11,13 +11,14 @@ from threading import Event as StopSignal
 
 from nanograd.digits.dataset import Mnist, split
 from nanograd.digits.variants import add_variants, num_variants
-from nanograd.errors import ClusterError, DataError, Stopped
+from nanograd.errors import ClusterError, DataError, Stopped, UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net
 from nanograd.runtime import storage
 from nanograd.runtime.events import EpochFinished, Event, GroupEvent, Listener, info, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
+from nanograd.settings.fields import flag_name
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import loop
 from nanograd.training.calibration import fit_reference
@@ -28,6 +29,34 @@ from nanograd.training.recipe import make_recipe
 from nanograd.training.run_directory import RunDirectory
 
 
+def load_initial(spec: TrainSpec) -> Model | None:
+    """Load the model whose weights a run starts from; None for random weights.
+
+    Raises:
+        DataError: `--resume-from` names no model or run, or it is damaged.
+        UsageError: the run makes other nets.
+    """
+    if spec.resume_from is None:
+        return None
+    place = storage.absolute(spec.resume_from)
+    inner = storage.join(place, "model")  # if it is a run directory
+    is_run = storage.exists(storage.join(inner, model_io.MANIFEST))
+    model = model_io.load(inner if is_run else place)
+    net, preparation = model.nets[0].architecture, model.nets[0].preparation
+    needed: JsonObject = {
+        **{name: getattr(net, name) for name in ("hidden", "activation", "loss")},
+        **{"ensemble": len(model.nets), "pixels": preparation.name},
+        **{name: getattr(preparation, name) for name in ("width", "height")},
+    }
+    missing = {name: each for name, each in needed.items() if getattr(spec, name) != each}
+    if missing:
+        flags = " ".join(f"{flag_name(name)} {value}" for name, value in missing.items())
+        raise UsageError(
+            f"--resume-from {spec.resume_from} needs the settings of its nets: {flags}"
+        )
+    return model
+
+
 class TrainingRun:
     """A run: its settings, its images, and the recipes of its nets.
 
@@ -35,17 +64,24 @@ class TrainingRun:
         spec: settings, stored in config.toml.
         folder: the run directory, a folder or URI.
         data: training and test images; the test images are for the finished model only.
+        initial: the result of `load_initial`.
 
     Raises:
         DataError: there are too few images for the shards.
     """
 
-    def __init__(self, spec: TrainSpec, folder: str, data: Mnist) -> None:
+    def __init__(
+        self, spec: TrainSpec, folder: str, data: Mnist, initial: Model | None = None
+    ) -> None:
         self._spec = replace(spec, output=folder, test_split=data.test_split)
-        self._folder, self._data = folder, data
+        self._folder, self._data, self._initial = folder, data, initial
         self._training, self._validation = split(data.train, spec.validation_split, spec.seed)
         # Settings and data that determine the bits of the run.
-        self._identity = {**spec.identity(), "data_sha256": data.sha256}
+        self._identity = {
+            **spec.identity(),
+            "data_sha256": data.sha256,
+            "resume_from_sha256": initial.params_sha256() if initial else None,
+        }
         self.recipes = []
         for net in spec.nets():
             num_images = len(self._training) + num_variants(len(self._training), net.variants)
@@ -79,6 +115,7 @@ class TrainingRun:
             if directory.is_complete():
                 listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
             else:
+                directory.remove_report()
                 try:
                     model = self._train_nets(directory, start_group, listener, stop)
                 except Stopped as error:
@@ -103,7 +140,8 @@ class TrainingRun:
         for number, (recipe, spec) in enumerate(zip(self.recipes, self._spec.nets(), strict=True)):
             if len(self.recipes) > 1:
                 listener(info(f"net {number + 1} of {len(self.recipes)}"))
-            start, saver = directory.resume(number, recipe)
+            initial = self._initial.nets[number].params.vector if self._initial else None
+            start, saver = directory.resume(number, recipe, initial)
             toml = self._spec.to_toml().encode(errors="surrogateescape")
             storage.commit(storage.join(self._folder, "config.toml"), toml)
             histories.append(start.history)

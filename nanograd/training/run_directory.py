@@ -2,17 +2,20 @@
 
     RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/  report.html
 
-Checkpoints and model contain the identity of the run: the settings and the checksum of the data
-that determine its bits. A command with the same identity continues an unfinished run, and leaves a
-complete run as it is. A command with another identity is refused.
+Checkpoints and model contain the identity of the run: the settings and the checksums of the data
+and initial weights that determine its bits. A command with the same identity continues an
+unfinished run, and leaves a complete run as it is. A command with more epochs continues both, if
+the first epochs do not depend on their number. A command with another identity is refused.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import compress
 from time import gmtime, strftime
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
+from nanograd.nn.optimizers import Vector
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import GroupEvent, Listener, ignore, info, warning
 from nanograd.runtime.json_files import JsonObject
@@ -76,25 +79,57 @@ class RunDirectory:
         """Return whether the model exists; OutputExistsError: it belongs to another run."""
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
-        self.require_same(model_io.load(self.model).about["identity"])
-        return True
+        identity = model_io.load(self.model).about["identity"]
+        self.require_same(identity)
+        return bool(identity["epochs"] == self.identity["epochs"])
 
     def require_same(self, identity: JsonObject) -> None:
-        """Raise OutputExistsError if the given identity differs from the run's."""
-        for name, ours in self.identity.items():
-            if identity.get(name) != ours:
-                raise OutputExistsError(
-                    f"{self.folder} contains a run with {name} {identity.get(name)!r}, not "
-                    f"{ours!r}; choose another --output or replace the run with --overwrite"
-                )
+        """Raise OutputExistsError unless the given identity is the run's, or of its beginning.
 
-    def resume(self, net: int, recipe: Recipe) -> tuple[Checkpoint, CheckpointSaver]:
-        """Return the newest checkpoint of a net, or its first state, and a saver for later ones."""
+        A run of fewer epochs is the beginning of this one if its rounds do not depend on their
+        number: the learning rate is constant and distortions do not decrease.
+        """
+        ours = self.identity
+        differing = [name for name in ours if identity.get(name) != ours[name]]
+        if not differing:
+            return
+        name, why = differing[0], ""
+        remedy = "choose another --output or replace the run with --overwrite"
+        if differing == ["epochs"] and ours["epochs"] > identity["epochs"]:
+            planned = {
+                "its learning rate falls": ours["schedule"] != "constant",
+                "its distortions decrease": ours["cool_down"] > 0,
+            }
+            if not any(planned.values()):
+                return
+            why = f"; it cannot go on, because {' and '.join(compress(planned, planned.values()))}"
+            why += " until the last epoch"
+            remedy = f"train on its weights with --resume-from {self.folder} and another --output"
+        raise OutputExistsError(
+            f"{self.folder} contains a run with {name} {identity.get(name)!r}, not {ours[name]!r}"
+            f"{why}; {remedy}"
+        )
+
+    def remove_report(self) -> None:
+        """Remove the report of a model that will be replaced."""
+        for name in ("report.html", "plots"):
+            storage.remove(storage.join(self.folder, name))
+
+    def resume(
+        self, net: int, recipe: Recipe, initial: Vector | None
+    ) -> tuple[Checkpoint, CheckpointSaver]:
+        """Return the newest checkpoint of a net, or its first state, and a saver for later ones.
+
+        Args:
+            net: index of the net.
+            recipe: recipe of the net.
+            initial: (P,) parameters of its first state; None for random parameters.
+        """
         folder = storage.join(self.folder, "checkpoints")
         folder = storage.join(folder, str(net)) if self._num_nets > 1 else folder
         start = checkpoint.newest(folder, self._listener)
         if start is None:
-            first = first_snapshot(recipe)
+            first = first_snapshot(recipe, initial)
             start = Checkpoint(identity=self.identity, snapshot=first, history=History())
         else:
             self.require_same(start.identity)

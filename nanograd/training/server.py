@@ -66,9 +66,11 @@ class Snapshot:
         return found.hexdigest()
 
 
-def first_snapshot(recipe: Recipe) -> Snapshot:
-    """Create the state before the first round."""
-    vector = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
+def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
+    """Create the state before the first round, with random or `initial` parameters, (P,)."""
+    if initial is None:
+        initial = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
+    vector = initial.copy()
     return Snapshot(
         round=0,
         vector=vector,

@@ -12,6 +12,7 @@ from nanograd.console.results import Training
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import Stopped
+from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, Listener, Message, ignore
 from nanograd.settings.train_spec import TrainSpec
@@ -63,9 +64,10 @@ def train(
     stop: StopSignal | None = None,
     start_group: StartGroup = LocalGroup,
     listener: Listener = ignore,
+    initial: Model | None = None,
     **settings: object,
 ) -> Figures:
-    run = TrainingRun(TrainSpec.resolve(SETTINGS, settings), str(place), data)
+    run = TrainingRun(TrainSpec.resolve(SETTINGS, settings), str(place), data, initial)
     model = run.train(start_group, listener, stop or StopSignal())
     return Training(model=model, metrics=[], directory=str(place)).to_json()
 

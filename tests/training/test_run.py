@@ -15,8 +15,10 @@ from nanograd.errors import (
     OutputExistsError,
     Stopped,
     StorageError,
+    UsageError,
 )
 from nanograd.models import model as model_io
+from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.events import Event, TrainingProgress, ignore
 from nanograd.settings.fields import from_toml
@@ -24,6 +26,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
 from nanograd.training.local import LocalGroup
 from nanograd.training.loop import accuracy
+from nanograd.training.run import load_initial
 from tests.helpers import runs
 from tests.helpers.folders import contents
 from tests.helpers.leases import take_over
@@ -111,6 +114,49 @@ def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: 
     assert found.snapshot.round == 1
     assert np.isfinite(found.snapshot.vector).all()
     assert not (run / "model").exists()
+
+
+def initial_of(folder: Path, **settings: Any) -> Model | None:
+    return load_initial(TrainSpec.resolve(runs.SETTINGS, settings, {"resume_from": str(folder)}))
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_warm_start_begins_with_the_weights_of_a_run_and_resumes_exactly(
+    few_digits: Mnist, tmp_path: Path, ensemble: int
+) -> None:
+    train(few_digits, tmp_path / "first", ensemble=ensemble)
+    settings = {"ensemble": ensemble, "learning_rate": 0.001, "seed": 6}
+    initial = initial_of(tmp_path / "first", **settings)
+    same = initial_of(tmp_path / "first" / "model", **settings)
+    assert initial
+    assert same
+    assert initial.params_sha256() == same.params_sha256()
+
+    frozen = {**settings, "learning_rate": 0.0}
+    still = train(few_digits, tmp_path / "still", initial=initial, **frozen)
+    cold = train(few_digits, tmp_path / "cold", **settings)
+    warm = train(few_digits, tmp_path / "warm", initial=initial, **settings)
+    with pytest.raises(Stopped):
+        train(few_digits, tmp_path / "run", runs.StopAt(1), initial=initial, **settings)
+    resumed = train(few_digits, tmp_path / "run", initial=initial, **settings)
+
+    assert still["params_sha256"] == initial.params_sha256()
+    assert len({each["params_sha256"] for each in (still, cold, warm)}) == 3
+    assert without_times(resumed) == without_times(warm)
+    for place, other in (("cold", initial), ("warm", None)):  # it is part of the identity
+        with pytest.raises(OutputExistsError, match="a run with resume_from_sha256 "):
+            train(few_digits, tmp_path / place, initial=other, **settings)
+
+
+def test_warm_start_with_nets_of_another_kind_names_the_settings(
+    few_digits: Mnist, tmp_path: Path
+) -> None:
+    train(few_digits, tmp_path / "first", hidden=7)
+
+    with pytest.raises(UsageError, match=r"its nets: --hidden 7 --loss cross_entropy$"):
+        initial_of(tmp_path / "first", loss="mse")
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        initial_of(tmp_path / "nowhere")
 
 
 def test_test_images_choose_nothing(

@@ -12,7 +12,14 @@ from nanograd.runtime.events import Event, Level, WorkerJoined
 from nanograd.runtime.lease import exclusive
 from nanograd.training.run_directory import RunDirectory
 from tests.helpers.folders import contents
-from tests.helpers.runs import Figures, refuse_to_compute, stopped, train, without_times
+from tests.helpers.runs import (
+    Figures,
+    messages,
+    refuse_to_compute,
+    stopped,
+    train,
+    without_times,
+)
 
 
 def test_settings_that_change_no_bit_may_differ(few_digits: Mnist, tmp_path: Path) -> None:
@@ -49,6 +56,51 @@ def test_another_recipe_is_refused_and_changes_nothing(
 
     assert events == []
     assert contents(tmp_path) == before
+
+
+# Nothing in these rounds depends on the number of epochs.
+OPEN: dict[str, Any] = {"schedule": "constant", "cool_down": 0.0}
+
+
+@pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_more_epochs_continue_a_run_and_give_the_bits_of_one_that_had_them_from_the_start(
+    few_digits: Mnist, tmp_path: Path, begin: Callable[..., object], ensemble: int
+) -> None:
+    settings, events = {**OPEN, "ensemble": ensemble}, list[Event]()
+    whole = train(few_digits, tmp_path / "whole", epochs=5, **settings)
+    begin(few_digits, tmp_path / "run", epochs=3, **settings)
+    (tmp_path / "run" / "report.html").write_text("of three epochs")
+
+    figures = train(few_digits, tmp_path / "run", listener=events.append, epochs=5, **settings)
+
+    assert without_times(figures) == without_times(whole)
+    assert any(each.startswith("continuing after") for each in messages(events))
+    assert not (tmp_path / "run" / "report.html").exists()
+    rows = [json_files.read_lines(f"{tmp_path}/{name}/metrics.jsonl") for name in ("run", "whole")]
+    losses = [[(row["epoch"], row["loss"], row["val_loss"]) for row in lines] for lines in rows]
+    assert losses[0] == losses[1]
+    assert train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=5, **settings)
+    with pytest.raises(OutputExistsError, match="a run with epochs 5, not 4; choose"):
+        train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=4, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"cool_down": 0.0}, "its learning rate falls until"),
+        ({"schedule": "constant"}, "its distortions decrease until"),
+        ({}, "its learning rate falls and its distortions decrease until"),
+    ],
+)
+def test_run_whose_rounds_depend_on_the_number_of_epochs_says_why_it_cannot_go_on(
+    few_digits: Mnist, tmp_path: Path, settings: dict[str, Any], why: str
+) -> None:
+    settings = {"cool_down": 0.5, **settings}
+    train(few_digits, tmp_path / "run", **settings)
+
+    with pytest.raises(OutputExistsError, match=f"{why} the last epoch; .* --resume-from .*/run"):
+        train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=3, **settings)
 
 
 @pytest.mark.parametrize(
