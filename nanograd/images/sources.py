@@ -12,6 +12,7 @@ References:
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -210,9 +211,9 @@ def _load_each(
     """Load data sets. With `only_test`, do not load training images if there are test images."""
     files = [_find_files(source, listener) for source in sources]
     kinds = {_kind(place) for each in files for place in each["train"]}
-    if options != _DEFAULTS and "rows" not in kinds:
+    if options != _DEFAULTS and kinds.isdisjoint(("rows", "csv")):
         flags = "--image-column and --label-column"
-        raise UsageError(f"{', '.join(sources)}: there are no Parquet files; leave {flags} out")
+        raise UsageError(f"{', '.join(sources)}: there are no tables; leave {flags} out")
 
     def load_one(name: str, places: Mapping[str, Sequence[str]]) -> Source:
         def read(part: str) -> Dataset | None:
@@ -321,7 +322,7 @@ def _read_part(
         return _invert(data, name, listener)
     if kind == "csv":
         try:
-            return concatenate([_read_csv(place, listener) for place in places])
+            return concatenate([_read_csv(place, listener, options) for place in places])
         except UnlabelledError:
             if part == "train":
                 raise
@@ -341,15 +342,17 @@ def _read_part(
     return _collect(found, name, kind, listener, len(places) - len(known))
 
 
-def _read_csv(file: str, listener: Listener) -> Dataset:
+def _read_csv(file: str, listener: Listener, options: ReadOptions) -> Dataset:
     """Read labelled digits; every row must be readable."""
-    table = CsvFile(file)
-    if columns.find_label_column(table.schema) is None:
+    table, label = CsvFile(file), options.label_column
+    if columns.find_label_column(table.schema, label) is None:
+        what = f"column {label!r}" if label else "labels"
         raise UnlabelledError(
-            f"{file} has no labels: name a column label, digit or target, or put labels first"
+            f"{file} has no {what}: name a column label, digit or target, choose a --label-column, "
+            "or put labels first in a file without a header"
         )
     found = list[Labelled | list[Rejected]]()
-    for each in reader.read([(file, None)], ReadOptions(normalise="never")):
+    for each in reader.read([(file, None)], replace(options, normalise="never")):
         for (_, row, _), reason, detail in each if isinstance(each, list) else ():
             if reason is Reason.BAD_PIXEL:
                 table.scan()  # raises a clearer error if the label is in another column

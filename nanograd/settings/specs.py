@@ -32,7 +32,7 @@ DATA = setting(
 _DETECTED = "image column [default: detected from the schema]"
 IMAGE_COLUMN = setting(None, _DETECTED, group="Data")
 LABEL_COLUMN = setting(
-    None, "label column of Parquet files [default: label, digit or target]", group="Data"
+    None, "label column of Parquet or CSV files [default: label, digit or target]", group="Data"
 )
 _MODEL = setting(REQUIRED, "model or run directory, or its URI", place=True)
 

@@ -313,6 +313,23 @@ def test_columns_and_folders_of_hive_name_images_and_labels(
         sources.load_test([f"{tmp_path}/label=5/rows"])  # the folder is above the data
 
 
+def test_label_column_of_a_csv_file_may_be_named(digits: Dataset, tmp_path: Path) -> None:
+    header = f"id,{NAMES},class"
+    rows = [
+        ",".join(map(str, [number, *image, label]))
+        for number, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True))
+    ]
+    file = tmp_path / "own.csv"
+    file.write_text("\n".join([header, *rows]))
+
+    named = sources.load_test([str(file)], options=ReadOptions(label_column="class"))
+
+    assert named.sha256() == digits.sha256()
+    for options, missing in ((ReadOptions(), "labels"), (ReadOptions(label_column="y"), "'y'")):
+        with pytest.raises(DataError, match=f"has no .*{missing}: .*--label-column"):
+            sources.load_test([str(file)], options=options)
+
+
 @pytest.mark.parametrize(
     "name", ["empty", "missing", "x.parquet", "text", "csv", "smaple", "broken.zip", "empty.zip"]
 )
