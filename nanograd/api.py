@@ -22,7 +22,9 @@ from nanograd.settings.specs import PictureFileOptions, Polarity, ReadOptions
 
 
 def load_model(place: Place) -> Model:
-    """Load a model directory, a folder or URI such as RUN/model.
+    """Load a model directory: a folder or URI such as RUN/model, or hf://USER/NAME.
+
+    Models on the Hugging Face hub need the package huggingface_hub.
 
     Raises:
         DataError: the directory is missing or damaged, or this version does not know its format.

@@ -28,7 +28,7 @@ from safetensors.numpy import save as save_tensors
 from nanograd import __version__
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.preparation import Preparation, as_rows, deskew_images, scale
-from nanograd.errors import DataError
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.models.reference import REFERENCE_TENSORS, Reference, to_probabilities
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Architecture, Params
@@ -40,6 +40,7 @@ FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
 BUILT_IN = f"built into nanograd {__version__}"  # names the model in this package in outputs
 
+HUB = "hf://"
 _TENSORS = ("w1", "b1", "w2", "b2")
 _FILES = ("model.safetensors", "config.json")
 # Entries of the manifest that are not part of `Model.about`.
@@ -223,7 +224,15 @@ def model_card(model: Model) -> bytes:
 
 
 def find(place: str) -> str:
-    """Return a model directory, or the one in a run directory; DataError if there is none."""
+    """Return a model directory, or the one in a run directory; download hf://USER/NAME.
+
+    Raises:
+        DataError: there is no model.
+        StorageError: the Hugging Face hub is unreachable.
+        UsageError: the package huggingface_hub is needed and missing.
+    """
+    if place.startswith(HUB):
+        return _download(place)
     for folder in (place, storage.join(place, "model")):
         if storage.exists(storage.join(folder, MANIFEST)):
             return folder
@@ -236,11 +245,13 @@ def load(place: str | None = None) -> Model:
     """Read a model directory and verify its checksums.
 
     Args:
-        place: model or run directory, or its URI; None for the model in this package.
+        place: model or run directory, or its URI, or hf://USER/NAME of a model on the Hugging Face
+            hub; None for the model in this package.
 
     Raises:
         DataError: the place is no such directory, a checksum does not match, or the manifest has an
             unknown format or entry.
+        StorageError, UsageError: see `find`.
     """
     if place is None:
         with resources.as_file(resources.files("nanograd.models").joinpath("digits")) as own:
@@ -288,6 +299,29 @@ def load(place: str | None = None) -> Model:
         ) from error
     about = {key: value for key, value in manifest.items() if key not in _STRUCTURE}
     return Model(nets=nets, about=about, reference=reference)
+
+
+def _download(uri: str) -> str:
+    """Download a model from the Hugging Face hub into its cache; return the local folder.
+
+    References:
+        Hugging Face, "HF URIs": hf://USER/NAME or hf://USER/NAME@REVISION.
+    """
+    try:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional package
+        from huggingface_hub import utils as hub  # noqa: PLC0415
+    except ImportError as error:
+        text = f"{uri} needs the package huggingface_hub: pip install huggingface_hub"
+        raise UsageError(text) from error
+    name, _, revision = uri.removeprefix(HUB).partition("@")
+    try:
+        wanted = [MANIFEST, *_FILES]
+        found: str = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+    except (hub.HfHubHTTPError, OSError, ValueError) as error:
+        absent = hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError
+        kind = DataError if isinstance(error, absent) else StorageError
+        raise kind(f"cannot download {uri}: {' '.join(str(error).split())}") from error
+    return found
 
 
 def _make_net(config: JsonObject, tensors: dict[str, NDArray[Any]]) -> Net:

@@ -40,7 +40,7 @@ def load_initial(spec: TrainSpec) -> Model | None:
         return None
     place = storage.absolute(spec.resume_from)
     inner = storage.join(place, "model")  # if it is a run directory
-    is_run = storage.exists(storage.join(inner, model_io.MANIFEST))
+    is_run = not place.startswith(model_io.HUB) and storage.exists(inner)
     model = model_io.load(inner if is_run else place)
     net, preparation = model.nets[0].architecture, model.nets[0].preparation
     needed: JsonObject = {

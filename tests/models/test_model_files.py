@@ -1,17 +1,19 @@
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nanograd.errors import DataError
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.models.model import Model, load, save
 from nanograd.runtime import json_files, process, storage
 from tests.helpers.models import ABOUT, some_ensemble, some_images, some_model
@@ -186,6 +188,103 @@ def card(tmp_path: Path, model: Model, **about: Any) -> tuple[dict[str, Any], st
     save(replace(model, about=about), str(tmp_path / "model"))
     _, front, text = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(front), text
+
+
+def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    properties = {**required, **optional}
+    return {"type": "object", "required": [*required], "additionalProperties": False,
+            "properties": properties}  # fmt: skip
+
+
+TEXT = {"type": "string", "minLength": 1}
+TEXTS_ = {"type": "array", "items": TEXT, "minItems": 1}
+DATASET = {"type": "string", "pattern": r"^[\w.-]+(/[\w.-]+)?$"}
+# The metadata of a card, as the hub checks them when a model is pushed; hub-docs, modelcard.md.
+CARD = _object(
+    {"license": {"enum": ["mit"]}, "library_name": TEXT, "tags": TEXTS_, "metrics": TEXTS_,
+     "pipeline_tag": {"enum": ["image-classification"]}},
+    datasets={"type": "array", "items": DATASET, "minItems": 1},
+    **{"model-index": {"type": "array", "minItems": 1, "items": _object({
+        "name": TEXT,
+        "results": {"type": "array", "minItems": 1, "items": _object({
+            "task": _object({"type": TEXT}, name=TEXT),
+            "dataset": _object({"type": DATASET, "name": TEXT}, config=TEXT, split=TEXT),
+            "metrics": {"type": "array", "minItems": 1, "items": _object(
+                {"type": TEXT, "value": {"type": "number"}}, name=TEXT
+            )},
+        })},
+    })}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [some_model(), some_ensemble()], ids=["1", "ensemble"])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        *({"data": data, "test_accuracy": 0.9903} for data in ("mnist", "sample", "/my: #1 | x")),
+        {"data": ["mnist", "/a folder"], "test_accuracy": 1.0, "val_accuracy": None},
+        {"data": ["/a", "/b"], "test_accuracy": None, "nets": [{"test_accuracy": 0.9}]},
+    ],
+)
+def test_card_is_valid_on_the_hub_whatever_the_model(
+    tmp_path: Path, model: Model, about: dict[str, Any]
+) -> None:
+    metadata, text = card(tmp_path, model, **about)
+
+    jsonschema.validate(metadata, CARD)
+    data = about.get("data", "")
+    assert ("datasets" in metadata) == ("mnist" in data or data == "sample")
+    assert ("model-index" in metadata) == (about.get("test_accuracy") is not None)
+    assert 'nanograd.load_model("THIS_FOLDER")' in text
+
+
+class Hub:
+    """The part of the package huggingface_hub that is used, with one model in its cache."""
+
+    class HfHubHTTPError(OSError):
+        """An answer of the hub."""
+
+    class RepositoryNotFoundError(HfHubHTTPError):
+        """There is no such model."""
+
+    class RevisionNotFoundError(HfHubHTTPError):
+        """There is no such revision."""
+
+    class HFValidationError(ValueError):
+        """The name is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, list[tuple[str, str | None]]()
+        self.utils = self
+
+    def snapshot_download(
+        self, name: str, *, revision: str | None, allow_patterns: list[str]
+    ) -> str:
+        self.asked.append((name, revision))
+        if name != "user/name":
+            kind = self.RepositoryNotFoundError if name == "user/other" else ConnectionError
+            raise kind("404 Client Error\n\nRepository Not Found")
+        assert {*allow_patterns} == {"manifest.json", "model.safetensors", "config.json"}
+        return str(self.folder)
+
+
+def test_model_on_the_hub_is_loaded_with_the_package_of_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(folder)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)  # type: ignore[arg-type]
+
+    found = [load(f"hf://user/name{revision}").sha256() for revision in ("", "@v1")]
+
+    assert found == [some_model().sha256()] * 2
+    assert hub.asked == [("user/name", None), ("user/name", "v1")]
+    for name, error in {"user/other": DataError, "user/unreachable": StorageError}.items():
+        with pytest.raises(error, match=rf"hf://{name}: 404 Client Error Repository Not Found$"):
+            load(f"hf://{name}")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="pip install huggingface_hub"):
+        load("hf://user/name")
 
 
 def test_card_has_the_metadata_that_hugging_face_reads(tmp_path: Path) -> None:
