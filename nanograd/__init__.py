@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanograd.api import load_model, read_picture
-    from nanograd.commands import evaluate, export, ingest, inspect, predict, review, train
+    from nanograd.commands import compare, evaluate, export, ingest, inspect, predict, review, train
     from nanograd.console.log_lines import TextLog
     from nanograd.console.results import (
+        Comparison,
         Corrections,
         Evaluation,
         Export,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Corrections",
     "Evaluation",
     "Export",
@@ -38,6 +40,7 @@ __all__ = [
     "TextLog",
     "Training",
     "UnreadableError",
+    "compare",
     "evaluate",
     "export",
     "ingest",
@@ -59,7 +62,7 @@ _MODULES = dict.fromkeys(__all__, "nanograd.console.results") | {
     "UnreadableError": "nanograd.errors",
     **dict.fromkeys(("load_model", "read_picture"), "nanograd.api"),
     **dict.fromkeys(
-        ("evaluate", "export", "ingest", "inspect", "predict", "review", "train"),
+        ("compare", "evaluate", "export", "ingest", "inspect", "predict", "review", "train"),
         "nanograd.commands",
     ),
 }

@@ -117,7 +117,15 @@ def report(run: str, data: tuple[str, ...], plots: bool) -> None:
 
 
 @cli.command()
-@click.option("--output", default="demo", show_default=True, help="output folder")
+@click.argument("runs", type=Places(), metavar="RUN...", nargs=-1, required=True)
+@common_flags
+def compare(runs: tuple[str, ...]) -> None:
+    """Compare training runs: settings that differ, results, curves."""
+    _run("compare", runs)
+
+
+@cli.command()
+@click.option("--output", type=Places(), default="demo", show_default=True, help="output folder")
 @common_flags
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from nanograd.backends import group_starter, ray_metrics, run_parts
 from nanograd.console.results import (
+    Comparison,
     Corrections,
     Done,
     Evaluation,
@@ -156,6 +157,16 @@ def report(
     written, seconds = built.write(place, as_png=as_png), perf_counter() - began
     values = {"report": written, "report_s": round(seconds, 3)}
     return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
+
+
+def compare(runs: Place | Sequence[Place], *, listener: Listener = log_warnings) -> Comparison:
+    """Compare finished training runs: the settings that differ, results and curves.
+
+    Args:
+        runs: run directories, folders or URIs.
+        listener: see `train`.
+    """
+    return Comparison(**training_report.compare(list(map(training_report.read_run, places(runs)))))
 
 
 @takes_input(IngestSpec)

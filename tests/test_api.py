@@ -1,5 +1,6 @@
 """nanograd from Python: what the commands do, without them."""
 
+import re
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from nanograd.errors import ArgumentError, Stopped
 from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
-from nanograd.runtime.events import EpochFinished, Event, broadcast
+from nanograd.runtime.events import EpochFinished, Event, Level, broadcast
 from nanograd.settings.fields import flag_name
 from tests.conftest import Nanograd
 from tests.helpers.drawings import drawings, painted
@@ -208,6 +209,64 @@ def test_listener_receives_events_and_text_log_renders_them(tmp_path: Path) -> N
     assert any("is complete; --overwrite" in str(event) for event in events)
     loaded = nanograd.load_model(Path(run.directory) / "model")
     assert loaded.params_sha256() == run.model.params_sha256()
+
+
+def test_warnings_are_logged_unless_a_listener_receives_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+    settings = {**SETTINGS, "warmup": 999}
+
+    nanograd.train(output=tmp_path / "a", **settings)
+    logged = [(each.name, each.levelname, each.getMessage()) for each in caplog.records]
+    nanograd.train(output=tmp_path / "b", listener=events.append, **settings)
+
+    [warning] = [str(event) for event in events if event.level is Level.WARNING]
+    assert logged == [("nanograd", "WARNING", warning)]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_progress_is_shown_on_stderr_beside_the_own_listener(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool
+) -> None:
+    events: list[Event] = []
+    more: Any = {"listener": events.append} if own else {}
+
+    nanograd.train(output=tmp_path / "run", progress=True, **more, **SETTINGS)
+
+    out, err = capsys.readouterr()
+    assert "\ntrain  epoch 2/2" in err
+    assert (out, bool(events)) == ("", own)
+
+
+def test_runs_are_compared_by_the_settings_that_differ_and_their_results(
+    tmp_path: Path, run: nanograd.Training, nanograd_: Nanograd
+) -> None:
+    other = nanograd.train(
+        output=tmp_path / "other", **{**SETTINGS, "hidden": 9, "epochs": 3, "validation_split": 0.0}
+    )
+    places = [run.directory, other.directory]
+
+    found = nanograd.compare(places)
+    done = nanograd_("compare", *places)
+
+    assert found.settings == {"epochs": [2, 3], "hidden": [8, 9], "validation_split": [0.1, 0.0]}
+    assert found.results["test_accuracy"] == [run.test_accuracy, other.test_accuracy]
+    assert found.results["val_loss"] == [run.metrics[-1]["val_loss"], None]
+    assert found.curves["loss"] == [[row["loss"] for row in each.metrics] for each in (run, other)]
+    assert done.last == {"event": "result", "command": "compare", **found.to_json()}
+    rows = [re.split(" {2,}", line) for line in str(found).splitlines()]
+    table = {name: cells for name, *cells in rows}
+    assert table[""] == places
+    assert table["hidden"] == ["8", "9"]
+    assert table["val_loss"][1] == "-"
+    assert [len(curve) for curve in table["loss by epoch"]] == [2, 3]
+    assert str(found) in done.stderr
+    alone = nanograd.compare(run.directory)
+    assert (alone.settings, alone.runs) == ({}, [run.directory])
+    with pytest.raises(nanograd.NanogradError, match="nowhere holds neither a finished"):
+        nanograd.compare([run.directory, "nowhere"])
 
 
 def test_ctrl_c_stops_a_run_that_the_same_call_finishes(

@@ -1,9 +1,12 @@
 """Results of the commands: named values, the JSON line that a command prints, and a summary."""
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +88,53 @@ class Training(Result):
         facts = {name: value for name, value in self.model.about.items() if name != "identity"}
         place = storage.join(self.directory, "model")
         return {**facts, "params_sha256": self.params_sha256, "model": place, "report": self.report}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Result):
+    """Training runs side by side; each list has an item for each run."""
+
+    runs: list[str]  # run directories
+    settings: dict[str, list[Any]]  # settings that differ
+    results: dict[str, list[Any]]  # test_accuracy, val_accuracy, loss, train_s, ...
+    curves: dict[str, list[list[float | None]]] = field(repr=False)  # values by epoch
+
+    def __str__(self) -> str:
+        rows = [["", *self.runs]]
+        for name, values in (self.settings | self.results).items():
+            rows.append([name, *map(_cell, values)])
+        for name, lines in self.curves.items():
+            known = [value for line in lines for value in line if value is not None]
+            if known:
+                drawn = (_curve(line, min(known), max(known)) for line in lines)
+                rows.append([f"{name} by epoch", *drawn])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        padded = (map(str.ljust, row, widths) for row in rows)
+        return "\n".join("  ".join(row).rstrip() for row in padded)
+
+
+def _cell(value: Any) -> str:
+    """Format a setting or result for a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def _curve(values: Sequence[float | None], low: float, high: float) -> str:
+    """Draw a curve as text, at most 24 values of it.
+
+    >>> _curve([1.0, 0.5, None, 0.25, 0.0], 0.0, 1.0)
+    '█▅ ▃▁'
+    """
+    steps, blocks = max(1, ceil(len(values) / 24)), "▁▂▃▄▅▆▇█"
+    scale = (len(blocks) - 1) / (high - low or 1)
+    shown = values[::-steps][::-1]  # with the last one
+    return "".join(" " if v is None else blocks[round(scale * (v - low))] for v in shown)
 
 
 @dataclass(frozen=True, kw_only=True)

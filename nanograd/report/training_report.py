@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import distributions
 from typing import Any
 
@@ -18,7 +18,7 @@ from nanograd.report import accuracy, drawing
 from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
 from nanograd.report.html import Report, percent, render
 from nanograd.runtime import json_files, process, storage
-from nanograd.settings.fields import from_toml
+from nanograd.settings.fields import from_toml, properties
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 # Style of the mark for each event that is a failure or a recovery, by the event's name.
@@ -82,6 +82,33 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
         sums = {name: row[name] + sum(each[name] for each in before) for name in numbers}
         counted.append(row | sums)
     return counted
+
+
+def compare(runs: Sequence[FinishedRun]) -> Row:
+    """Return the settings that differ between runs, and the results and curves of each run.
+
+    Settings of the group Output do not count. Each value is a list with an item for each run.
+    """
+    names = [each.name for each in fields(TrainSpec) if properties(each).group != "Output"]
+    settings = {name: [run.config.get(name) for run in runs] for name in names}
+    settings["data_sha256"] = [run.model.about["identity"]["data_sha256"] for run in runs]
+    of_models = ("test_accuracy", "val_accuracy", "epochs", "train_s", "images_per_s")
+    last = [run.epochs[-1] for run in runs]
+    return {
+        "runs": [run.folder for run in runs],
+        "settings": {
+            name: values for name, values in settings.items() if values != values[:1] * len(values)
+        },
+        "results": {
+            **{name: [run.model.about[name] for run in runs] for name in of_models},
+            **{name: [epoch.get(name) for epoch in last] for name in ("loss", "val_loss")},
+            "params_sha256": [run.model.params_sha256() for run in runs],
+        },
+        "curves": {
+            name: [[epoch.get(name) for epoch in run.epochs] for run in runs]
+            for name in ("loss", "val_loss", "val_accuracy")
+        },
+    }
 
 
 def build(run: FinishedRun, test: Dataset) -> Report:
