@@ -7,7 +7,8 @@ export OMP_NUM_THREADS := 1
 
 .PHONY: demo test-fast test coverage test-all test-browser test-shells test-cluster test-places soak bench bench-handwriting check fmt docs clean
 
-demo: .venv/installed  ## the whole pipeline on the built-in sample, offline
+# Another command has installed more than the demo needs, or the demo installs only that.
+demo: $(firstword $(wildcard .venv/installed) .venv/demo)  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
 # Tests that start no Ray, no browser and no other host.
@@ -75,11 +76,12 @@ docs: .venv/installed  ## regenerate what pages take from the code, run the note
 clean:
 	rm -rf .venv demo
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: EXTRAS := [dev]
+.venv/demo .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "nanograd needs Python 3.11 or newer; select it: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --without-pip .venv \
 	  && $(PYTHON) -m pip --python .venv/bin/python install -q pip; } \
 	  || { echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.$(EXTRAS)'
 	@touch $@
