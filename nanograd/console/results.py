@@ -260,6 +260,7 @@ def _show_table(folder: str, format_: str) -> str:
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
     columns = ["prediction", "confidence", "source_row", "path"]
     # The code uses double quotes, so that the shell command needs only one pair of single quotes.
+    folder = storage.absolute(folder) if storage.is_remote(folder) else folder  # s3a:// is s3://
     quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
     table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").head(50, {names})'
     code = f"import pyarrow.dataset as ds; print({table}.to_pandas().to_string())"

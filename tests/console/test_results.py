@@ -22,6 +22,7 @@ def test_summary_names_the_output_and_the_next_command() -> None:
     assert "nanograd inspect" in str(replace(INGESTED, ingested=0))
     assert "s3://b/o/predictions" in str(PREDICTED)
     assert "% of" not in str(PREDICTED)
+    assert 'ds.dataset("s3://b/o/predictions"' in str(replace(PREDICTED, output="s3a://b/o"))
 
 
 def test_summary_counts_one_and_several_things_and_names_unfamiliar_rows() -> None:
