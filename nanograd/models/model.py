@@ -224,15 +224,9 @@ def model_card(model: Model) -> bytes:
 
 
 def find(place: str) -> str:
-    """Return a model directory, or the one in a run directory; download hf://USER/NAME.
-
-    Raises:
-        DataError: there is no model.
-        StorageError: the Hugging Face hub is unreachable.
-        UsageError: the package huggingface_hub is needed and missing.
-    """
+    """Return a model directory, or the one in a run directory; DataError if there is none."""
     if place.startswith(HUB):
-        return _download(place)
+        return place
     for folder in (place, storage.join(place, "model")):
         if storage.exists(storage.join(folder, MANIFEST)):
             return folder
@@ -251,12 +245,13 @@ def load(place: str | None = None) -> Model:
     Raises:
         DataError: the place is no such directory, a checksum does not match, or the manifest has an
             unknown format or entry.
-        StorageError, UsageError: see `find`.
+        StorageError: the place cannot be read, or the hub is unreachable.
+        UsageError: the package huggingface_hub is needed and missing.
     """
     if place is None:
         with resources.as_file(resources.files("nanograd.models").joinpath("digits")) as own:
             return load(str(own))
-    folder = find(place)
+    folder = _download(place) if place.startswith(HUB) else find(place)
     manifest = json_files.read_manifest(storage.join(folder, MANIFEST))
     try:
         if manifest["format"] != FORMAT:

@@ -38,10 +38,7 @@ def load_initial(spec: TrainSpec) -> Model | None:
     """
     if spec.resume_from is None:
         return None
-    place = storage.absolute(spec.resume_from)
-    inner = storage.join(place, "model")  # if it is a run directory
-    is_run = not place.startswith(model_io.HUB) and storage.exists(inner)
-    model = model_io.load(inner if is_run else place)
+    model = model_io.load(spec.resume_from)
     net, preparation = model.nets[0].architecture, model.nets[0].preparation
     needed: JsonObject = {
         **{name: getattr(net, name) for name in ("hidden", "activation", "loss")},
