@@ -7,7 +7,6 @@ model that is missing or damaged, and StorageError if a file cannot be read or w
 imported only if `workers` is not 0.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import fsdecode
@@ -29,7 +28,7 @@ from nanograd.console.results import (
     Prediction,
     Result,
     Training,
-    describe,
+    describe_demo,
 )
 from nanograd.console.terminal import shown
 from nanograd.digits import download
@@ -51,7 +50,7 @@ from nanograd.report import prediction_report, review_server, sheet, training_re
 from nanograd.report.html import Report, write_report
 from nanograd.report.trackers import trackers
 from nanograd.runtime import events, json_files, kernel, process, storage
-from nanograd.runtime.events import Listener, broadcast, info, log_warnings, warning
+from nanograd.runtime.events import Listener, broadcast, ignore, info, log_warnings, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
@@ -135,11 +134,7 @@ def train(
 
 
 def report(
-    place: Place,
-    data: Sequence[str] = (),
-    listener: Listener = log_warnings,
-    *,
-    as_png: bool = False,
+    place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
 ) -> Done:
     """Write the report of a finished run or prediction; with `as_png`, also charts as PNG files.
 
@@ -391,7 +386,7 @@ def export(
         )
 
 
-def fetch_data(mirrors: Sequence[str] = (), listener: Listener = log_warnings) -> Done:
+def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done:
     """Download MNIST into the cache; use only the given mirrors, if any."""
     cache = download.cache_folder()
     download.fetch(cache, mirrors or download.MIRRORS, listener)
@@ -399,7 +394,7 @@ def fetch_data(mirrors: Sequence[str] = (), listener: Listener = log_warnings) -
     return Done(summary=text, values={"cache": cache})
 
 
-def describe_data(names: Sequence[str], listener: Listener = log_warnings) -> Done:
+def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
     """Count the images of data sets and compute their checksum."""
     data = sources.load(names, listener)
     values: JsonObject = {"data": data.name, "sha256": data.sha256}
@@ -412,16 +407,15 @@ def describe_data(names: Sequence[str], listener: Listener = log_warnings) -> Do
     return Done(summary="\n".join(lines), values=values)
 
 
-def export_data(names: Sequence[str], output: str, listener: Listener = log_warnings) -> Done:
+def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
     """Write test sets as PNG files, with a subfolder for each class."""
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
     values = {"images": len(test), "output": output}
-    text = f"{events.count(len(test), 'picture')} written: {output}"
-    return Done(summary=text, values=values)
+    return Done(summary=f"{events.count(len(test), 'picture')} written: {output}", values=values)
 
 
-def demo(output: str, listener: Listener = log_warnings) -> Iterator[tuple[str, Result]]:
+def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
     """Run the whole pipeline on the built-in sample; yield each command with its result."""
     from nanograd.distributed.cluster import session
 
@@ -444,19 +438,6 @@ def demo(output: str, listener: Listener = log_warnings) -> Iterator[tuple[str, 
     result = Done(summary=describe_demo(output, predicted), values=values)
     listener(info(str(result)))
     yield "demo", result
-
-
-def describe_demo(output: str, predicted: Prediction) -> str:
-    """Return the summary of the demo."""
-    pictures, rows, read, model = (
-        storage.join(output, name) for name in ("png", "rows", "read", "run/model")
-    )
-    return describe(
-        f"classified {predicted.predicted:,} handwritten digits, "
-        f"{predicted.accuracy:.2%} of them correctly",
-        {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
-        f"nanograd predict YOUR_PICTURES --model {shlex.quote(model)}",
-    )
 
 
 def _times(called: float, done: JobResult, name: str) -> JsonObject:

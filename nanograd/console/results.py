@@ -342,3 +342,16 @@ def describe(done: str, outputs: Mapping[str, str | None], next_: str) -> str:
     """Return a summary: a sentence, the paths of the outputs, and a command to run next."""
     named = [f"  {name:<12} {output}" for name, output in outputs.items() if output]
     return "\n".join(["", done, *named, f"next: {next_}"])
+
+
+def describe_demo(output: str, predicted: Prediction) -> str:
+    """Return the summary of the demo."""
+    pictures, rows, read, model = (
+        storage.join(output, name) for name in ("png", "rows", "read", "run/model")
+    )
+    return describe(
+        f"classified {predicted.predicted:,} handwritten digits, "
+        f"{predicted.accuracy:.2%} of them correctly",
+        {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
+        f"nanograd predict YOUR_PICTURES --model {shlex.quote(model)}",
+    )
