@@ -77,7 +77,8 @@ def commands_of(words: Sequence[str]) -> str:
         )
         if command.name in SETTINGS and usage.count(" ") == 1:
             options = f"[settings](settings.md#{command.name})"
-        lines.append(f"`{' '.join(filter(None, [usage, *metavars]))}`: {command.help} ({options})")
+        options = f" ({options})" if options else ""
+        lines.append(f"`{' '.join(filter(None, [usage, *metavars]))}`: {command.help}{options}")
     return _list(lines)
 
 

@@ -91,8 +91,8 @@ class TrainSpec(ReportSpec):
     seed: int = _optimization(0, "random seed", least=0, below=2**63)
     resume_from: Given[Place | None, str | None] = setting(
         None,
-        "model or run whose weights to start from [default: random weights]; all other settings "
-        "are as for a new run",
+        "model or run whose weights to start from; all other settings are as for a new run "
+        "[default: random weights]",
         group="Optimization",
         rare=True,
         place=True,

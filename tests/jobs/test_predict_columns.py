@@ -81,7 +81,7 @@ def test_label_that_is_no_digit_leaves_its_row_predicted_and_is_counted(
     assert table["label"].to_pylist() == [7, None, None, None, *[3] * 25]
     assert table["input_label"].to_pylist() == labels
     assert len(case.messages) == 1
-    assert case.messages[0].startswith("1 rows")
+    assert case.messages[0].startswith("the label of 1 predicted row is null")
 
 
 def test_label_column_that_cannot_hold_digits_is_named_in_a_warning(
