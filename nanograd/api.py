@@ -21,18 +21,20 @@ from nanograd.settings.fields import Place
 from nanograd.settings.specs import PictureFileOptions, Polarity, ReadOptions
 
 
-def load_model(place: Place) -> Model:
-    """Load a model directory: a folder or URI such as RUN/model, or hf://USER/NAME.
+def load_model(place: Place | None = None) -> Model:
+    """Load a model.
 
-    Models on the Hugging Face hub need the package huggingface_hub.
+    Args:
+        place: model or run directory, its URI, or hf://USER/NAME for a model on the Hugging Face
+            hub, which needs the package huggingface_hub; None for the model in this package.
 
     Raises:
         DataError: the directory is missing or damaged, or this version does not know its format.
         StorageError: the directory cannot be read.
     """
-    if not isinstance(place, str | PathLike):
+    if not isinstance(place, str | PathLike | None):
         raise ArgumentError(f"{place!r} is no path or URI")
-    return model_io.load(fsdecode(place))
+    return model_io.load(None if place is None else fsdecode(place))
 
 
 def read_picture(

@@ -264,14 +264,14 @@ def inspect(
     with resolved(InspectSpec, spec, settings) as chosen:
         output = storage.absolute(chosen.output)
         sheet.check_output(output)
-        model = model_io.load(chosen.model) if chosen.model else None
+        model = model_io.load(chosen.model)
         shown, total = sheet.find_pictures(places(inputs), chosen.limit, output)
         if total > chosen.limit:
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
             found = sheet.inspect_pictures(shown, chosen, model)
-        storage.commit(output, sheet.draw_sheet(found, chosen.model))
+        storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
         counts = {**sheet.summarize(found), "left_out": total - len(found)}
         return Inspections(**counts, output=chosen.output)
 
@@ -312,7 +312,7 @@ def review(
 
 @takes_input(EvaluateSpec)
 def evaluate(
-    model: Place | Model,
+    model: Place | Model | None = None,
     *,
     listener: Listener = log_warnings,
     spec: EvaluateSpec | None = None,
@@ -321,7 +321,7 @@ def evaluate(
     """Measure a model on labelled images.
 
     Args:
-        model: model or run directory, or its URI, or a model.
+        model: model or run directory, or its URI, or a model; None for the model in this package.
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
         spec: settings in place of all keyword arguments.
         settings: `data` as for `train`, ...
@@ -362,7 +362,7 @@ def export(
     """Write a model as an ONNX graph.
 
     Args:
-        model: model or run directory, or its URI.
+        model: model or run directory, or its URI; None for the model in this package.
         output: file or URI that ends in .onnx.
         listener: see `train`.
         spec: settings in place of `model` and `output`.

@@ -37,9 +37,9 @@ class Predictor:
     is returned as `input_NAME`. Columns without images or labels may have any type.
 
     Args:
-        model: model directory or URI, or a model.
-        options: image_column, label_column, polarity, normalise, max_pixels and image_root, as for
-            the command.
+        model: model or run directory, or its URI, or a model; None for the model in this package.
+        options: image_column, label_column, polarity, normalise, max_pixels, formats, max_bytes and
+            image_root, as for the command.
 
     Raises:
         DataError: the model is missing or damaged, or the columns of a batch cannot be read.
@@ -48,10 +48,11 @@ class Predictor:
     """
 
     @method_takes(ReadOptions)
-    def __init__(self, model: Place | Model, **options: Any) -> None:
+    def __init__(self, model: Place | Model | None = None, **options: Any) -> None:
         if not isinstance(model, Model):
             try:
-                model = model_io.load(storage.absolute(fsdecode(model)))
+                place = None if model is None else storage.absolute(fsdecode(model))
+                model = model_io.load(place)
             except TypeError as error:
                 raise ArgumentError(f"the model is no directory, URI or Model: {error}") from error
         self._model = model

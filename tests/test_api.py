@@ -154,7 +154,7 @@ def test_invalid_arguments_are_named_as_arguments(call: Any, named: str) -> None
         lambda: nanograd.predict([], model="m", output="o"),
         lambda: nanograd.predict([7], model="m", output="o"),  # type: ignore[list-item]
         lambda: nanograd.ingest("nowhere", output=7),
-        lambda: nanograd.evaluate(None),  # type: ignore[arg-type]
+        lambda: nanograd.evaluate("nowhere"),
         lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])),
         lambda: nanograd.export("nowhere", "o"),
         lambda: nanograd.load_model(7),  # type: ignore[arg-type]

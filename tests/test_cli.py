@@ -93,7 +93,6 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(
 @pytest.mark.parametrize(
     ("words", "command", "named"),
     [
-        (["predict", "rows", "--output", "o"], "predict", "--model is missing"),
         (["predict", "--model", "m"], "predict", "SOURCE"),
         (["export", "--model", "m"], "export", "--output is missing"),
         (["ingest", "p", "--output", "o", "--part-rows", "many"], "ingest", "many"),

@@ -207,7 +207,7 @@ class Ingestion(JobCounts):
         return self._summarise(
             f"{count(self.ingested, 'picture')} converted, {self.labelled:,} of them with a label",
             {"rows": self.output, "quarantine": storage.join(self.output, "_quarantine")},
-            f"nanograd predict {shlex.quote(self.output)} --model RUN"
+            f"nanograd predict {shlex.quote(self.output)}"
             if self.ingested
             else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
         )

@@ -34,7 +34,9 @@ IMAGE_COLUMN = setting(None, _DETECTED, group="Data")
 LABEL_COLUMN = setting(
     None, "label column of Parquet or CSV files [default: label, digit or target]", group="Data"
 )
-_MODEL = setting(REQUIRED, "model or run directory, or its URI", place=True)
+_MODEL = setting(
+    None, "model or run directory, or its URI [default: the model in this package]", place=True
+)
 
 # Settings on which the bytes of the output depend.
 _pictures = partial(setting, group="Pictures", identity=True)
@@ -221,11 +223,7 @@ class InspectSpec(PictureFileOptions):
     """Settings of `nanograd inspect`."""
 
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)
-    model: Given[Place | None, str | None] = setting(
-        None,
-        "model directory or URI to classify with [default: none; probabilities are left out]",
-        place=True,
-    )
+    model: Given[Place | None, str | None] = _MODEL
     limit: int = setting(100, "draw at most this many pictures, one per row", least=1, most=1000)
 
 

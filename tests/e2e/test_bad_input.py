@@ -50,7 +50,7 @@ REFUSED: list[tuple[int, str, str]] = [
     (73, f"{ALONE} --output mine.png/run", "mine.png"),
     (73, "ingest . --workers 0 --output mine.png/run", "mine.png"),
     (73, "ingest . --dry-run --workers 0 --output mine.png/run", "mine.png"),
-    (2, "predict rows --output out --workers 0", "--model"),
+    (65, "predict rows --workers 0", "rows"),
     (65, "ingest rows --output out --workers 0", "rows"),
     (2, f"train --data {URI} --output run", "credentials"),
     (2, f"train --data sample --output {URI} --workers 0", "credentials"),
@@ -86,7 +86,7 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
         ("train --data sample --output runs/1", IN_A_JOB, "--output runs/1 is relative"),
         ("train --data sample", IN_A_JOB, "--output is missing"),
         ("ingest pictures --output rows", IN_A_JOB, "--output rows is relative"),
-        ("predict rows --model /m", IN_A_JOB, "--output predictions is relative"),
+        ("predict rows", IN_A_JOB, "--output predictions is relative"),
         (INFO, {"NANOGRAD_TRAIN_EPOCH": "3"}, "do you mean NANOGRAD_TRAIN_EPOCHS?"),
         (INFO, {"NANOGRAD_X": "3"}, "NANOGRAD_X"),
         # Kubernetes makes these for a service with such a name.

@@ -27,7 +27,7 @@ MISSING = "evaluate --model missing"
     [
         (INFO, "train   4,000 images; of each digit 400, 400"),
         (MISSING, "missing does not exist"),
-        ("evaluate", "--model is missing"),
+        ("export", "--output is missing"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
