@@ -232,6 +232,9 @@ def _run(function: str, *arguments: Any, **settings: Any) -> None:
 
     with _listener(settings.get("spec")) as listener:
         result = getattr(commands, function)(*arguments, listener=listener, **settings)
+        as_json = click.get_current_context().ensure_object(dict).get("log_format") == "json"
+        if sys.stderr.isatty() and not as_json and (rows := result.preview()):
+            listener(info(rows))
         listener(info(str(result)))
     _print_line(click.get_current_context().command_path.partition(" ")[2], result)
 

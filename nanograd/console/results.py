@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanograd.console.preview import preview_rows
 from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
@@ -23,6 +24,10 @@ Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, co
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """Base class of the results; `str(result)` is a summary for the user."""
+
+    def preview(self) -> str:
+        """Return lines to show on a terminal before the summary; "" for none."""
+        return ""
 
     def to_json(self) -> JsonObject:
         """Return the values as the command prints them."""
@@ -235,6 +240,10 @@ class Prediction(JobCounts):
     summary: str = ""  # JSON file of the counts
     review: str | None = None  # list of the least certain rows; None if there is no list
     report: str | None = None  # HTML file of the report; None if the report failed
+
+    def preview(self) -> str:
+        """Return a table of the first rows and of the least certain ones."""
+        return "" if self.plan else preview_rows(self.output, self.format)
 
     def __str__(self) -> str:
         right, by_ingest = self.accuracy, sum(self.ingest_quarantined.values())

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
+from nanograd.console.preview import preview_rows
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import json_files
 from tests.helpers.folders import untimed_contents
@@ -89,6 +90,9 @@ def test_mixed_input_is_accounted_for_file_by_file(case: Case, draw: Draw, forma
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (12, 9, 3)
     assert figures["files"] == 6
     assert any("digits.csv" in each for each in case.messages)
+    text = preview_rows(str(case.out), format_)
+    for name in ("1.png", "scans.zip/7/a.png", "bad.png", "00000.parquet, row 5", "broken_image"):
+        assert name in text
     if format_ == "parquet":
         assert names(case) == sorted(
             [("1.png", 0), ("sub/a.png", 0), ("scans.zip/7/a.png", 0)]
@@ -231,3 +235,35 @@ def test_dry_run_counts_pictures(case: Case, photos: list[Path]) -> None:
     assert (plan.files, plan.rows_to_do, plan.parts_to_do) == (7, 7, 1)
     assert plan.columns == {"pictures, labels from auto": 7}
     assert not case.out.exists()
+
+
+def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case: Case) -> None:
+    case.add(0, rows=193)
+
+    case.run()
+    lines = preview_rows(str(case.out), "parquet").splitlines()
+
+    assert lines[0] == "the first of 193 rows:"
+    assert [line.split()[2] for line in lines[2:12]] == list("0123456789")
+    review = pq.read_table(case.out / "_review.pq").to_pylist()
+    assert lines[13] == "the least certain rows:"
+    for row, line in zip(review, lines[15:], strict=True):
+        assert line.startswith(f"  00000.parquet, row {row['source_row']} ")
+
+
+def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(
+    case: Case, photos: list[Path]
+) -> None:
+    case.run()
+    text = preview_rows(str(case.out), "parquet")
+
+    rows = case.table().to_pylist()
+    header, *lines = text.splitlines()
+    assert header.split() == ["picture", "digit", "confidence"]
+    for row, line in zip(rows, lines, strict=True):
+        file = Path(row["source_file"])
+        assert line.startswith(f"  {file.parent.name}/{file.name} ")
+        assert ("labelled" in line) == (row["label"] != row["prediction"])
+        assert f"    {row['prediction']}    " in line
+    case.run(partition_by=("prediction",), overwrite=True)
+    assert preview_rows(str(case.out), "parquet") == ""

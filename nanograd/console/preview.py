@@ -1,0 +1,107 @@
+"""The rows of a prediction that a terminal shows: the first ones and the least certain ones."""
+
+from collections.abc import Iterator, Sequence
+from math import floor
+from os.path import commonprefix
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanograd.images.writers import PREDICTIONS, QUARANTINE, decode
+from nanograd.jobs.output import Manifest
+from nanograd.jobs.receipts import Receipt, SourceRow
+from nanograd.jobs.review import REVIEW
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.runtime import storage
+
+# The rows of a command are all shown if they are at most _MOST. Otherwise the first _FEW are shown,
+# and the _FEW least certain rows of the output.
+_MOST, _FEW = 40, 10
+_NAME_WIDTH, _NOTE_WIDTH = 44, 60
+
+_SOURCE = ("path", "source_file", "source_row")
+_COLUMNS = (*_SOURCE, "prediction", "confidence", "unfamiliarity", "label")
+_SHOWN = pa.schema([PREDICTIONS.field(name) for name in _COLUMNS])
+
+Row: TypeAlias = dict[str, Any]
+
+
+def preview_rows(output: str, format_: str) -> str:
+    """Return a table of the rows that the last command added, as lines of text.
+
+    Args:
+        output: folder or URI of a complete prediction.
+        format_: format of its files.
+
+    Returns:
+        The table; "" if the rows are in the folders of --partition-by.
+    """
+    manifest = Manifest.read(output)
+    added = set(manifest.runs[-1]) if manifest.runs else set()
+    receipts = sorted(
+        (each for each in manifest.receipts if each.part in added and each.inputs),
+        key=lambda receipt: (receipt.inputs, receipt.ranges),
+    )
+    if any("=" in name for receipt in receipts for name in receipt.files):
+        return ""
+    num_rows = sum(receipt.counts.rows for receipt in receipts)
+    rows = _first_rows(output, format_, receipts)
+    if num_rows <= _MOST:
+        return "\n".join(_lines(rows))
+    lines = [f"the first of {num_rows:,} rows:", *_lines(rows[:_FEW])]
+    review = storage.join(output, REVIEW)
+    if storage.exists(review):
+        table = pq.read_table(pa.BufferReader(storage.read(review)), columns=list(_COLUMNS))
+        lines += ["", "the least certain rows:", *_lines(table.slice(0, _FEW).to_pylist())]
+    return "\n".join(lines)
+
+
+def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[Row]:
+    """Return at least the first rows of some parts, predicted or quarantined, in order."""
+    rows: list[Row] = []
+    for receipt in receipts:
+        for name in receipt.files:
+            if columns := {"predictions": _SHOWN, "quarantine": QUARANTINE}.get(
+                name.partition("/")[0]
+            ):
+                data = storage.read(storage.join(output, name))
+                rows += decode(data, columns, format_).slice(0, _MOST + 1).to_pylist()
+        if len(rows) > _MOST:
+            break
+    return sorted(rows, key=lambda row: (row["source_file"], row["source_row"] or 0))
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each row: picture, digit, confidence, and what is doubtful about it."""
+    places = [SourceRow(**{name: row[name] for name in _SOURCE}).place for row in rows]
+    folder = commonprefix([row["path"] for row in rows])  # noqa: RUF071 - commonpath changes s3://
+    start = folder.rfind("/") + 1
+    names = [_shorten(place[start:], _NAME_WIDTH) for place in places]
+    width = max(map(len, [*names, "picture"]))
+    if rows:
+        yield f"  {'picture':<{width}}  digit  confidence"
+    for name, row in zip(names, rows, strict=True):
+        if "reason" in row:
+            why = _shorten(f"{row['reason']}: {row['detail']}", _NOTE_WIDTH)
+            yield f"  {name:<{width}}  {'-':>5}  {'':>10}  {why}"
+            continue
+        notes = []
+        if row["label"] not in (None, row["prediction"]):
+            notes.append(f"labelled {row['label']}")
+        if (row["unfamiliarity"] or 0) > UNFAMILIAR:
+            notes.append("unfamiliar")
+        share = floor(1000 * row["confidence"]) / 10  # only 1 is shown as 100 %
+        line = f"  {name:<{width}}  {row['prediction']:>5}  {share:8.1f} %"
+        yield f"{line}  {', '.join(notes)}".rstrip()
+
+
+def _shorten(text: str, width: int) -> str:
+    """Replace the middle of a long text by dots.
+
+    >>> _shorten("IMG_2041-copy-of-copy.jpg", 15)
+    'IMG_204...y.jpg'
+    """
+    text = text if text.isprintable() else text.encode("unicode_escape").decode()
+    end = (width - 3) // 2 - 1
+    return text if len(text) <= width else f"{text[: width - 3 - end]}...{text[-end:]}"
