@@ -83,7 +83,8 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
         yield f"  {'picture':<{width}}  digit  confidence"
     for name, row in zip(names, rows, strict=True):
         if "reason" in row:
-            why = _shorten(f"{row['reason']}: {row['detail']}", _NOTE_WIDTH)
+            why = f"{row['reason']}: {row['detail']}"
+            why = why if len(why) <= _NOTE_WIDTH else f"{why[: _NOTE_WIDTH - 3]}..."
             yield f"  {name:<{width}}  {'-':>5}  {'':>10}  {why}"
             continue
         notes = []
