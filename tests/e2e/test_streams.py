@@ -62,7 +62,7 @@ def run(folder: Path, redirection: str, words: str) -> subprocess.CompletedProce
         (f"{TRAIN} --log-format json", 0),
         (INFO, 0),
         (f"{MISSING} --debug", 65),
-        ("evaluate", 2),
+        ("export", 2),
         ("", 2),
     ],
 )
