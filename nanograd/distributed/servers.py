@@ -4,7 +4,8 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import ray
@@ -42,6 +43,7 @@ class Server:
     neighbour: ActorIdentity  # of a process on its host, known before the server has started
     identity: ActorIdentity | None = None
     token: int = 0
+    began: float = field(default_factory=monotonic)  # when its start began
 
 
 class Servers:
@@ -181,10 +183,11 @@ class Servers:
         return self.present.get(host) or self.present[self._here.host]
 
     def identity(self, host: str) -> ActorIdentity:
-        """Wait until a server has started, and return its identity."""
+        """Wait until a server has started, at most START_S in all, and return its identity."""
         server = self.present[host]
         if server.identity is None:
-            server.identity = ray.get(server.ready, timeout=START_S)
+            left_s = max(0.0, server.began + START_S - monotonic())
+            server.identity = ray.get(server.ready, timeout=left_s)
         return server.identity
 
     def drop(self, host: str, how: FailureKind | None = None) -> None:

@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed import servers
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import MAX_FAILURES
 from nanograd.errors import ClusterError, Stopped
@@ -21,7 +22,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 from tests.distributed.conftest import StartGroup
-from tests.helpers.actors import SlowToStart, dies_after, pids
+from tests.helpers.actors import SlowToStart, dies_after, freezes_once, pids
 from tests.helpers.resources import Resources
 from tests.helpers.runs import bits, train_locally
 
@@ -192,6 +193,21 @@ def test_slow_start_of_a_new_server_is_no_failure(
     events = run(2, {5: kill_and_be_slow})
 
     assert changes(events) == ["started", "server_lost"]
+
+
+def test_server_that_freezes_while_it_starts_is_awaited_once(
+    run: Run, use_servers: Callable[[type], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(servers, "START_S", start_s := 15.0)
+
+    def kill_and_freeze_the_next(group: RayGroup) -> None:
+        use_servers(freezes_once(tmp_path / "frozen"))
+        os.kill(pids(group)["server"], KILL)
+
+    events = run(2, {5: kill_and_freeze_the_next})
+
+    killed, frozen = (event["at"] for event in events if event["event"] == "server_lost")
+    assert start_s < frozen - killed < 2 * start_s
 
 
 @pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])

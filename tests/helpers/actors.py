@@ -60,6 +60,17 @@ SlowToStart = before(ServerActor, "__init__", lambda actor: sleep(6))  # on a bu
 SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
 
 
+def freezes_once(mark: Path) -> type:
+    """Servers whose process is stopped while it starts, until a file is there."""
+
+    def freeze(actor: object) -> None:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    return before(ServerActor, "__init__", freeze)
+
+
 def dies_at_first(marks: Path) -> type:
     """Workers whose process ends while it starts, as often as there are files in a folder."""
 

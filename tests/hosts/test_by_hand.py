@@ -8,7 +8,7 @@ checkpoint is compared with the state that one process computes in as many round
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -180,6 +180,12 @@ class Run:
         assert bits(saved.snapshot)[2] == bits(expected)[2], output
         return output
 
+    def end(self) -> None:
+        """End a run that a failed test left behind, because it holds the CPUs of the hosts."""
+        if self._process.poll() is None:
+            self._first.run("pkill -KILL -f '^python -m nanograd'")
+            self._process.communicate(timeout=60)
+
     def _lines(self, name: str) -> list[str]:
         file = self._place / name
         return file.read_text().splitlines() if file.exists() else []
@@ -191,9 +197,24 @@ class Run:
         assert has_ended() is None, self._process.communicate()[0]
 
 
-def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(hosts: Network) -> None:
+@pytest.fixture
+def start(hosts: Network) -> Iterator[Callable[..., Run]]:
+    """Start a run; see `Run`."""
+    with ExitStack() as runs:
+
+        def start_run(*words: str, **settings: int) -> Run:
+            run = Run(hosts, *words, **settings)
+            runs.callback(run.end)
+            return run
+
+        yield start_run
+
+
+def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(
+    hosts: Network, start: Callable[..., Run]
+) -> None:
     second, third = hosts.hosts["second"], hosts.hosts["third"]
-    run = Run(hosts, "processes")
+    run = start("processes")
     run.wait_for_epochs()
 
     for signal in ("KILL", "STOP"):
@@ -255,12 +276,12 @@ def filtered(machine: Machine, *rules: str) -> Iterator[None]:
 
 
 def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(
-    hosts: Network,
+    hosts: Network, start: Callable[..., Run]
 ) -> None:
     second, closed = hosts.hosts["second"], f"tcp dport {PORTS}"
     rules = (f"input {closed} reject with tcp reset", f"output {closed} drop")
     with filtered(second, *rules), occupied(hosts.hosts["first"]):
-        run = Run(hosts, "ports", f"--workers 4 --ports {PORTS}")
+        run = start("ports", f"--workers 4 --ports {PORTS}")
         run.wait_for_epochs()
         output = run.stop()
 
@@ -272,11 +293,11 @@ def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(
 
 
 def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(
-    hosts: Network,
+    hosts: Network, start: Callable[..., Run]
 ) -> None:
     second, third = hosts.hosts["second"], hosts.hosts["third"]
     hosts.limit("third", 200)
-    run = Run(hosts, "large", "--workers 3", batch_size=480, shards=3, hidden=3000)
+    run = start("large", "--workers 3", batch_size=480, shards=3, hidden=3000)
     run.wait_for_epochs(1)
 
     # Hosts still connect to each other, but frames with parameters are lost.
@@ -291,11 +312,11 @@ def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(
 
 
 def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(
-    hosts: Network,
+    hosts: Network, start: Callable[..., Run]
 ) -> None:
     first, second = hosts.hosts["first"], hosts.hosts["second"]
     hosts.slow_down("third", MBIT_S, DELAY_S)
-    run = Run(hosts, "hosts")
+    run = start("hosts")
     run.wait_for_epochs(1)
 
     for host in (first, second):
