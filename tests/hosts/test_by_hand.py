@@ -286,9 +286,10 @@ def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(
         output = run.stop()
 
     assert "4 workers on 2 hosts" in output
-    [warning] = [line for line in output.splitlines() if CALLS in line]
-    assert "second at 10.77.0.12" in warning
-    assert "--ports" in warning
+    warnings = [line for line in output.splitlines() if CALLS in line]
+    # The two cannot connect, and either may be left out first; then the other reaches the first.
+    assert warnings[-1].startswith("WARNING: vectors of second at 10.77.0.12"), output
+    assert [each for each in warnings if "--ports" not in each] == []
     assert "Traceback" not in output
 
 
@@ -307,8 +308,9 @@ def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(
     hosts.limit("third", None)
 
     assert "3 workers on 3 hosts" in output
-    [warning] = [line for line in output.splitlines() if CALLS in line]
-    assert [host.address for host in (second, third) if host.address not in warning] == []
+    warnings = [line for line in output.splitlines() if CALLS in line]
+    assert len(warnings) == 1, output
+    assert [host.address for host in (second, third) if host.address not in warnings[0]] == []
 
 
 def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(
