@@ -16,14 +16,14 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
         UnreadableError: `blank` (only specks and marks at the border) or `too_many_marks`.
     """
     labels, count = label_marks(ink > levels.weak)
-    mass, at_border, boxes = _measure(ink, labels, count, levels.strong)
+    mass, at_border, boxes = measure(ink, labels, count, levels.strong)
     # A digit may touch the border, but marks inside the picture take precedence.
     inner = mass * np.where(at_border > 0, tuning.BORDER_WEIGHT * (1 - at_border), 1)
     if not inner.any():
         raise UnreadableError(Reason.BLANK, "the picture shows nothing but specks and a border")
     main = int(inner.argmax())
     for mark in np.flatnonzero((boxes <= boxes[main]).all(1) & (mass > 0)).tolist():
-        if _is_frame(labels, mark, boxes, mass):
+        if is_frame(labels, mark, boxes, mass):
             mass[mark] = inner[mark] = 0
     main = int(inner.argmax())
     # If the main mark does not touch the border, marks at the border are not part of the digit.
@@ -39,13 +39,14 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     height, width = ink.shape
     has_room = width >= tuning.WIDE * height and max(ink.shape) <= tuning.BITMAP_SIDE
     if _are_two(boxes[sizeable], mass[sizeable]) or (has_room and _is_one_left(boxes, mass, kept)):
-        raise UnreadableError(Reason.TOO_MANY_MARKS, "several digits stand side by side")
+        detail = "several digits stand side by side; --digits many reads numbers"
+        raise UnreadableError(Reason.TOO_MANY_MARKS, detail)
     if kept.sum() > tuning.MAX_MARKS:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")
     return np.concatenate([[False], kept])[labels]
 
 
-def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
+def measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
     """Measure each mark: its ink (0 without a strong pixel), the share at the border, and its box.
 
     A box is (top, left, -bottom, -right), so the minimum of several boxes is the box around them.
@@ -65,9 +66,12 @@ def _measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Float
     return mass * strong, at_border, sides.T.astype(np.float32)
 
 
-def _is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats) -> bool:
-    """Return whether a mark is a frame or ring around other marks."""
-    sizes = 1 - boxes[:, :2] - boxes[:, 2:]
+def is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats, axes: int = 2) -> bool:
+    """Return whether a mark is a frame or ring around other marks.
+
+    With `axes` 1, only the height of other marks must be near the frame's, as in a row of boxes.
+    """
+    sizes = (1 - boxes[:, :2] - boxes[:, 2:])[:, :axes]
     inner = (boxes > boxes[mark]).all(1) & (sizes > tuning.FRAMED * sizes[mark]).all(1) & (mass > 0)
     if not inner.any():
         return False

@@ -9,7 +9,7 @@ References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -34,6 +34,15 @@ _NOT_YET: Any = None
 NOTHING, WIDE, CLEAR = range(3)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What to look for in a picture, and how."""
+
+    polarity: str = "auto"  # or `dark-on-light`, `light-on-dark`
+    side: int = tuning.SEARCH_SIDE  # longest side of the reduced copy in pixels
+    choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
+
+
 @dataclass(kw_only=True)
 class Candidate:
     """The result of one method to find the digit, step by step; a step that was skipped has None.
@@ -47,6 +56,7 @@ class Candidate:
     hue: Weights | None = None  # weights that make ink dark on a coloured sheet
     light: Floats | None = None  # (H, W), 0 to 1, the light on the paper; None if it is even
     lines: Floats | None = None  # (H, W), 0 to 1, the share of light that printed lines absorb
+    how: Search = Search()
     search: Bytes = _NOT_YET  # (channels, H, W) uint8, the reduced copy, ink darker than paper
     inverted: bool = False  # whether the picture's ink is lighter than its paper
     paper: Floats = _NOT_YET  # (channels, H, W), 0 to 255, the paper without ink
@@ -111,46 +121,51 @@ def trace(picture: Image.Image, *, polarity: str = "auto", always: bool = False)
     ready = None if always else _mnist_like(picture, polarity)
     if ready is not None:
         return Candidate(image=ready)
-    reduced = paper.reduce(picture, tuning.SEARCH_SIDE)
-    if picture.mode == "RGB" and _is_grey(reduced):
-        picture, reduced = picture.convert("L"), reduced.convert("L")  # same result as for mode L
-    found = None
-    weights = by_hue(reduced) if polarity == "auto" else None
-    if weights is not None:
-        grey, small = picture.convert("L", weights), reduced.convert("L", weights)
-        found = replace(_find(grey, small, "dark-on-light"), hue=weights)
-    if found is None or found.score == NOTHING:
-        found = _find(picture, reduced, polarity)
+    found = find(picture, Search(polarity=polarity))
     if found.marks is not None and not found.refused:
-        # Ink of the threshold strength becomes 0.5, half of it or less 0, and 1.5 times or more 1.
-        found.detail = np.clip(_cut_out(found, found.marks) / found.strength - 0.5, 0, 1)
+        found.detail = cut_out(found, found.marks)
         found.strokes = morphology.adjust_pen(found.detail)
         found.image = form.centre(form.shrink(found.strokes))
     return found
 
 
-def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidate:
+def find(picture: Image.Image, how: Search) -> Candidate:
+    """Find marks in a picture, mode L or RGB, without cutting them out."""
+    reduced = paper.reduce(picture, how.side)
+    if picture.mode == "RGB" and _is_grey(reduced):
+        picture, reduced = picture.convert("L"), reduced.convert("L")  # same result as for mode L
+    found = None
+    weights = by_hue(reduced) if how.polarity == "auto" else None
+    if weights is not None:
+        grey, small = picture.convert("L", weights), reduced.convert("L", weights)
+        found = replace(_find(grey, small, replace(how, polarity="dark-on-light")), hue=weights)
+    if found is None or found.score == NOTHING:
+        found = _find(picture, reduced, how)
+    return found
+
+
+def _find(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:
     """Return the first candidate with a score of CLEAR, otherwise the one with the highest score.
 
     If no candidate is CLEAR, marks that are fainter than noise or wider than a pen are no digit.
     """
-    plain = _locate(picture, reduced, polarity)
+    plain = _locate(picture, reduced, how)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE
     if plain.levels and not is_bitmap:
         box = find_sheet(plain.ink > plain.levels.weak)
         if box is not None:
             edges = np.round(np.array(box) * (*picture.size, *picture.size)).astype(int)
             sheet = picture.crop(tuple(edges.tolist()))
-            within = _locate(sheet, paper.reduce(sheet, tuning.SEARCH_SIDE), polarity)
+            within = _locate(sheet, paper.reduce(sheet, how.side), how)
             if within.marks is not None or plain.score < CLEAR:
                 plain = replace(within, box=box)
     if plain.marks is None and (brighter := paper.two_tones(plain.search)) is not None:
-        two_tones = _mark(plain, brighter)
+        two_tones = mark(plain, brighter)
         plain = plain if two_tones.marks is None else two_tones
     if is_bitmap:
         return plain
     doubtful = []
-    for found in _candidates(plain, picture, reduced, polarity):
+    for found in _candidates(plain, picture, reduced, how):
         if found.score == CLEAR:
             return found
         doubtful.append(found)
@@ -165,7 +180,7 @@ def _find(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidat
 
 
 def _candidates(
-    plain: Candidate, picture: Image.Image, reduced: Image.Image, polarity: str
+    plain: Candidate, picture: Image.Image, reduced: Image.Image, how: Search
 ) -> Iterator[Candidate]:
     """Yield candidates. Each is computed only if the caller did not accept an earlier one."""
     # Candidate: a bright sheet, or a dark board, with surroundings.
@@ -176,7 +191,7 @@ def _candidates(
         ("dark-on-light", np.uint8(0), 1, plain.inverted or plain.score < CLEAR),
         ("light-on-dark", np.uint8(255), 3, is_board and not plain.inverted),
     ):
-        if not is_likely or polarity not in ("auto", ink):
+        if not is_likely or how.polarity not in ("auto", ink):
             continue
         spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides, least)
         if spread is None:
@@ -184,18 +199,19 @@ def _candidates(
         # A shadow may look like a sheet. Its edge is then pale ink, and the shadow itself a wide
         # pen. The hole of a bold, cropped zero may look like a sheet, too.
         widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
-        sheet = replace(_locate(picture, Image.fromarray(spread ^ negative), ink), widest=widest)
+        found = _locate(picture, Image.fromarray(spread ^ negative), replace(how, polarity=ink))
+        sheet = replace(found, widest=widest)
         if sheet.score == CLEAR and sheet.strength > tuning.PALE:
             yield sheet
     yield plain
     lines = find_lines(plain.ink) if plain.score == NOTHING else None
     if lines is not None:
-        yield _mark(plain, plain.paper, lines)
+        yield mark(plain, plain.paper, lines)
     # Candidate: a thin, pale pen among shadows.
-    inverted = polarity == "light-on-dark"
+    inverted = how.polarity == "light-on-dark"
     search = paper.as_dark_ink(reduced.filter(ImageFilter.GaussianBlur(tuning.SMOOTH)), inverted)
-    blank = Candidate(picture=picture, inverted=inverted, search=search)
-    pale = _mark(blank, paper.pale_paper(search), is_pale=True)
+    blank = Candidate(picture=picture, how=how, inverted=inverted, search=search)
+    pale = mark(blank, paper.pale_paper(search), is_pale=True)
     if pale.marks is not None and pale.score == CLEAR:
         # With a narrow window, bold strokes leave pale rims, so in a crop the digit must be large.
         is_crop = paper.is_crop(reduced)
@@ -205,33 +221,37 @@ def _candidates(
             yield pale
 
 
-def _locate(picture: Image.Image, reduced: Image.Image, polarity: str) -> Candidate:
+def _locate(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:
     """Find the digit by the plain method: even out the light, estimate the paper, choose marks."""
     light = light_surface(reduced) if max(reduced.size) > tuning.BITMAP_SIDE else None
     if light is not None:
         reduced = divide(reduced, light)
-    inverted = polarity == "light-on-dark"
-    if polarity == "auto":
+    inverted = how.polarity == "light-on-dark"
+    if how.polarity == "auto":
         inverted = paper.is_light_on_dark(reduced)
     search = paper.as_dark_ink(reduced, inverted)
-    blank = Candidate(picture=picture, light=light, inverted=inverted, search=search)
-    return _mark(blank, paper.estimate_paper(search, paper.pen_radius(search)))
+    blank = Candidate(picture=picture, how=how, light=light, inverted=inverted, search=search)
+    return mark(blank, paper.estimate_paper(search, paper.pen_radius(search)))
 
 
-def _mark(
+def mark(
     blank: Candidate, sheet: Floats, lines: Floats | None = None, *, is_pale: bool = False
 ) -> Candidate:
-    """Choose the marks on `sheet`; return a new candidate, refused if there is no digit."""
-    sheet = sheet if lines is None else sheet * (1 - lines)
+    """Choose the marks on `sheet`; return a new candidate, refused if there is no digit.
+
+    Where printed lines are black, nothing is ink.
+    """
+    sheet = sheet if lines is None else sheet * (1 - np.minimum(lines, tuning.MOST_LINE))
     strength = paper.ink_strength(blank.search, sheet)
     if lines is not None:
         # On a line, pixels that are brighter than `sheet` are paler parts of the line, not grain.
         strength = np.where(lines > 0, np.maximum(strength, 0), strength)
+        strength = np.where(lines > tuning.MOST_LINE, 0, strength)
     ink = np.maximum(strength, 0)
     found = replace(blank, paper=sheet, lines=lines, ink=ink, levels=None, marks=None, refused=None)
     try:
         found.levels = paper.pale_levels(strength) if is_pale else paper.ink_levels(strength)
-        found.marks = marks.choose_marks(ink, found.levels)
+        found.marks = found.how.choose(ink, found.levels)
     except UnreadableError as error:
         found.refused = error.with_traceback(None)  # the traceback would keep the picture in memory
     return found
@@ -262,18 +282,28 @@ def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
     return None
 
 
-def _cut_out(found: Candidate, chosen: Mask) -> Floats:
-    """Cut the ink of the chosen marks from the whole picture, longest side DETAIL_SIDE."""
+def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
+    """Cut the ink of the chosen marks from the whole picture, with two pixels around them.
+
+    Ink of the threshold strength becomes 0.5, half of it or less 0, and 1.5 times or more 1.
+
+    Args:
+        found: a candidate with marks.
+        chosen: (H, W) pixels of the reduced copy.
+        scale: pixels of the result for a pixel of the copy; by default the longest side becomes
+            DETAIL_SIDE.
+    """
     picture, sheet, light = found.picture, found.paper, found.light
     height, width = chosen.shape
     rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
-    # Include two pixels around the marks for soft edges, which the reduced copy does not show.
+    # The pixels around the marks have their soft edges, which the reduced copy does not show.
     box = np.array([columns[0] - 2, rows[0] - 2, columns[-1] + 3, rows[-1] + 3], float)
     box = np.clip(box, 0, [width, height, width, height])
     sides = box[2:] - box[:2]
-    size = np.maximum(1, np.round(sides * tuning.DETAIL_SIDE / sides.max())).astype(int)
-    scale = np.array([picture.width / width, picture.height / height] * 2)
-    cut = picture.resize(size, Image.Resampling.BICUBIC, tuple(box * scale), 2.0)
+    scale = scale or tuning.DETAIL_SIDE / sides.max()
+    size = np.maximum(1, np.round(sides * scale)).astype(int)
+    ratio = np.array([picture.width / width, picture.height / height] * 2)
+    cut = picture.resize(size, Image.Resampling.BICUBIC, tuple(box * ratio), 2.0)
 
     def resized(plane: Floats) -> Floats:
         image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
@@ -283,4 +313,4 @@ def _cut_out(found: Candidate, chosen: Mask) -> Floats:
         cut = divide(cut, resized(light))
     mask = resized(morphology.running_max(chosen.astype(np.float32), 1))
     pixels, whole = paper.as_dark_ink(cut, found.inverted), np.stack(list(map(resized, sheet)))
-    return paper.ink_strength(pixels, whole) * mask
+    return np.clip(paper.ink_strength(pixels, whole) * mask / found.strength - 0.5, 0, 1)
