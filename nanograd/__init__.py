@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanograd.api import load_model, read_picture
+    from nanograd.api import load_model, read_numbers, read_picture
     from nanograd.commands import compare, evaluate, export, ingest, inspect, predict, review, train
     from nanograd.console.log_lines import TextLog
     from nanograd.console.results import (
@@ -47,6 +47,7 @@ __all__ = [
     "inspect",
     "load_model",
     "predict",
+    "read_numbers",
     "read_picture",
     "review",
     "train",
@@ -60,7 +61,7 @@ _MODULES = dict.fromkeys(__all__, "nanograd.console.results") | {
     "Predictor": "nanograd.predictor",
     "TextLog": "nanograd.console.log_lines",
     "UnreadableError": "nanograd.errors",
-    **dict.fromkeys(("load_model", "read_picture"), "nanograd.api"),
+    **dict.fromkeys(("load_model", "read_numbers", "read_picture"), "nanograd.api"),
     **dict.fromkeys(
         ("compare", "evaluate", "export", "ingest", "inspect", "predict", "review", "train"),
         "nanograd.commands",

@@ -1,8 +1,9 @@
 """Python functions that are no commands: load a model, convert a picture."""
 
+from collections.abc import Callable
 from functools import partial
 from os import PathLike, fsdecode
-from typing import IO, Any
+from typing import IO, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +15,13 @@ from nanograd.images import rows, tensors
 from nanograd.images.reader import read_pictures
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
+from nanograd.numbers import recognise
+from nanograd.numbers.recognise import Number
 from nanograd.pictures import decode, normalise
-from nanograd.runtime import storage
+from nanograd.runtime import process, storage
 from nanograd.settings.arguments import resolved
 from nanograd.settings.fields import Place
-from nanograd.settings.specs import PictureFileOptions, Polarity, ReadOptions
+from nanograd.settings.specs import Polarity, ReadOptions
 
 
 def load_model(place: Place | None = None) -> Model:
@@ -37,9 +40,11 @@ def load_model(place: Place | None = None) -> Model:
     return model_io.load(None if place is None else fsdecode(place))
 
 
-def read_picture(
-    picture: Place | bytes | IO[bytes] | Image.Image | ArrayLike, *, polarity: Polarity = "auto"
-) -> NDArray[np.uint8]:
+Picture: TypeAlias = Place | bytes | IO[bytes] | Image.Image | ArrayLike
+Found = TypeVar("Found")
+
+
+def read_picture(picture: Picture, *, polarity: Polarity = "auto") -> NDArray[np.uint8]:
     """Convert a photo, scan or drawing of one digit to 28 x 28 pixels, as `ingest` does.
 
     Args:
@@ -55,12 +60,39 @@ def read_picture(
         UnreadableError: no digit was found; `reason` and `detail` say why.
         UsageError: an argument has another type or value.
     """
-    with resolved(PictureFileOptions, None, {"polarity": polarity}) as options:
+    return _convert(picture, partial(normalise.normalise, polarity=polarity), polarity)
+
+
+def read_numbers(
+    picture: Picture, model: Model | None = None, *, polarity: Polarity = "auto"
+) -> list[Number]:
+    """Read the lines of digits in a photo, scan or drawing, as `predict --digits many` does.
+
+    Args:
+        picture: see `read_picture`.
+        model: classifies the digits; None for the model in this package.
+        polarity: auto, dark-on-light or light-on-dark ink.
+
+    Returns:
+        The lines from top to bottom, then from left to right; [] if no mark is a digit.
+
+    Raises:
+        UnreadableError: no mark was found; `reason` and `detail` say why.
+        UsageError: an argument has another type or value.
+    """
+    with process.one_thread():
+        model = model or load_model()
+        convert = partial(recognise.read_numbers, model=model, polarity=polarity)
+        return _convert(picture, convert, polarity)
+
+
+def _convert(picture: Picture, convert: Callable[[Image.Image], Found], polarity: str) -> Found:
+    """Decode a picture and convert it."""
+    with resolved(ReadOptions, None, {"polarity": polarity}) as options:
         if hasattr(picture, "read"):
             picture = picture.read(options.max_bytes + 1)
             if isinstance(picture, str):
                 raise ArgumentError("the file was opened as text; open it with 'rb'")
-        convert = partial(normalise.normalise, polarity=options.polarity)
         if isinstance(picture, Image.Image):
             return convert(decode.from_pillow(picture, options))
         if isinstance(picture, str | PathLike):
@@ -68,14 +100,15 @@ def read_picture(
         elif isinstance(picture, bytes | bytearray | memoryview):
             item = "", bytes(picture)
         else:
-            return _read_array(np.asarray(picture), ReadOptions(polarity=options.polarity))
-        [(_, image)] = read_pictures([item], convert, options)
-        if isinstance(image, UnreadableError):
-            raise image
-        return image
+            return rows.read_array(_to_pixels(np.asarray(picture)), options, convert)
+        [(_, found)] = read_pictures([item], convert, options)
+        if isinstance(found, UnreadableError):
+            raise found
+        return found
 
 
-def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]:
+def _to_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert an array to (height, width, channels) uint8."""
     axes = tensors.picture_axes(pixels.shape)
     if pixels.dtype.kind not in "bfui" or axes is None:
         raise ArgumentError(
@@ -85,4 +118,4 @@ def _read_array(pixels: NDArray[Any], options: ReadOptions) -> NDArray[np.uint8]
     found, problem = levels.array_to_levels(pixels[None])
     if problem:
         raise UnreadableError(Reason.BAD_PIXEL, problem[1])
-    return rows.read_array(tensors.as_pictures(found, axes)[0], options).reshape(28, 28)
+    return np.asarray(tensors.as_pictures(found, axes)[0])

@@ -29,13 +29,14 @@ _LEVELS = (110, 90, 70, 50, 30)
 _FILLED = 1.6
 
 
-def photograph(digit: Bytes, kind: str, seed: int) -> bytes:
-    """Simulate a photo of a digit.
+def photograph(digit: Bytes, kind: str, seed: int, height: int = 20) -> bytes:
+    """Simulate a photo of a digit, or of a line of digits.
 
     Args:
-        digit: (28, 28) uint8, ink 255 on 0.
+        digit: (28, 28) uint8, ink 255 on 0; or a line of digits, wider than high.
         kind: a key of `KINDS`.
         seed: seed of all random values.
+        height: height of the digits, in pixels.
 
     Returns:
         A JPEG file, or a PNG file for kinds that are cropped to the digit.
@@ -43,16 +44,16 @@ def photograph(digit: Bytes, kind: str, seed: int) -> bytes:
     scene = KINDS[kind]
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
     if scene.tight:
-        return _crop(_stroke(digit, scene, draw), scene, draw)
-    width, height = _size(scene, draw)
-    cover = _lay_down(_stroke(digit, scene, draw), (width, height), scene, draw)
-    sheet = _sheet(scene, (width, height), draw)
+        return _crop(_stroke(digit, scene, draw, height), scene, draw)
+    size = _size(scene, draw, is_wide=digit.shape[1] > digit.shape[0])
+    cover = _lay_down(_stroke(digit, scene, draw, height), size, scene, draw)
+    sheet = _sheet(scene, size, draw)
     ink = _ink(scene, cover.shape, draw)
     if scene.equal_light:
         colour, other = _equal_light(draw)
         sheet, ink = sheet / sheet.mean() * colour, 1 - other / colour
     reflected = sheet * (1 - cover[..., None] * ink)
-    reflected *= _light(scene, (width, height), draw)[..., None]
+    reflected *= _light(scene, size, draw)[..., None]
     picture = _camera(_surround(reflected, cover, scene, draw), scene, draw)
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=int(draw.uniform(*scene.quality)))
@@ -64,6 +65,7 @@ def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
     stroke = stroke.filter(ImageFilter.MaxFilter(int(draw.choice([1, 3, 5, 7, 9]))))
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
     side, length = round(draw.uniform(*scene.side)), max(right - left, bottom - top)
+    side = round(side * length / (bottom - top)) if length > 2 * (bottom - top) else side
     margin = int(draw.integers(2)) * draw.uniform(*scene.tight) * length
     box = (left - margin, top - margin, right + margin, bottom + margin)
     scale = side / (length + 2 * margin)
@@ -100,16 +102,16 @@ def _equal_light(draw: Generator) -> tuple[Floats, Floats]:
             return sheet, ink
 
 
-def _size(scene: Scene, draw: Generator) -> tuple[int, int]:
+def _size(scene: Scene, draw: Generator, *, is_wide: bool) -> tuple[int, int]:
     longest, share = draw.uniform(*scene.side), draw.uniform(0.6, 1)
     sides = (round(longest), round(longest * share))
-    return sides if draw.random() < 0.5 else sides[::-1]
+    return sides if draw.random() < 0.5 or is_wide else sides[::-1]
 
 
-def _stroke(digit: Bytes, scene: Scene, draw: Generator) -> Image.Image:
-    """Write the digit with a pen of the scene, as a (112, 112) picture of mode L."""
-    side = 28 * _ENLARGED
-    large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
+def _stroke(digit: Bytes, scene: Scene, draw: Generator, height: int) -> Image.Image:
+    """Write the digit with a pen of the scene, 80 pixels high, as a picture of mode L."""
+    size = digit.shape[1] * _DIGIT // height, digit.shape[0] * _DIGIT // height
+    large = Image.fromarray(digit).resize(size, Image.Resampling.BICUBIC)
     if scene.pen is None:
         return large.point(lambda level: min(255, max(0, 3 * level - 255)))
     # Use the highest level at which the strokes do not break into more pieces.
@@ -119,11 +121,11 @@ def _stroke(digit: Bytes, scene: Scene, draw: Generator) -> Image.Image:
     mask = next((mask for mask in masks if label_marks(mask)[1] <= pieces), masks[-1])
     # Draw a round pen along the centre line, at twice the size, and scale it down.
     diameter = draw.uniform(*scene.pen) * _DIGIT
-    picture = Image.new("L", (2 * side, 2 * side))
+    picture = Image.new("L", (2 * size[0], 2 * size[1]))
     pen = ImageDraw.Draw(picture)
     for y, x in np.argwhere(centre_line(mask)):
         pen.circle((2 * x + 1, 2 * y + 1), diameter, fill=255)
-    return picture.resize((side, side), Image.Resampling.BOX)
+    return picture.resize(size, Image.Resampling.BOX)
 
 
 def centre_line(mask: Mask) -> Mask:
@@ -172,8 +174,11 @@ def _removable(mask: Mask, first: bool) -> Mask:
 def _lay_down(stroke: Image.Image, size: tuple[int, int], scene: Scene, draw: Generator) -> Floats:
     """Place the stroke in the picture; return the covered share of each pixel, (height, width)."""
     left, top, right, bottom = stroke.point(lambda level: 255 * (level > 64)).getbbox()
-    length = draw.uniform(*scene.digit) * min(size)
+    # A line of digits fills a share of the width.
+    is_wide = right - left > 2 * (bottom - top)
+    length = draw.uniform(*scene.digit) * (size[0] if is_wide else min(size))
     scale = length / max(right - left, bottom - top)
+    length = scale * 2 * (bottom - top) if is_wide else length
     corners = np.array([(left, top), (left, bottom), (right, bottom), (right, top)], float)
     middle = corners.mean(0)
     angle = np.deg2rad(draw.uniform(-scene.tilt, scene.tilt))

@@ -222,7 +222,8 @@ class Ingestion(JobCounts):
 class Prediction(JobCounts):
     """Counts of `predict`. After a dry run, only `plan` is set."""
 
-    predicted: int = 0  # rows in OUTPUT/predictions
+    predicted: int = 0  # rows in OUTPUT/predictions, or pictures with numbers
+    numbers: int = 0  # lines of digits; rows in OUTPUT/numbers
     labelled: int = 0  # predicted rows with a label
     correct: int = 0  # labelled rows whose prediction equals the label
     accuracy: float | None = None  # correct / labelled; None without labels
@@ -248,26 +249,33 @@ class Prediction(JobCounts):
     def __str__(self) -> str:
         right, by_ingest = self.accuracy, sum(self.ingest_quarantined.values())
         predictions = storage.join(self.output, "predictions")
+        numbers = storage.join(self.output, "numbers") if self.numbers else None
+        done = f"{count(self.predicted, 'row')} classified"
+        if numbers:
+            digits = count(sum(self.predicted_as.values()), "digit")
+            done = f"{count(self.numbers, 'number')} of {digits} read"
+            done += f" in {count(self.predicted, 'picture')}"
         return self._summarise(
-            f"{count(self.predicted, 'row')} classified"
+            done
             + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
             + f"; {self.unfamiliar:,} unlike the training digits" * (self.unfamiliar > 0)
             + f"; ingest had quarantined {count(by_ingest, 'picture')}" * (by_ingest > 0),
             {
+                "numbers": numbers,
                 "predictions": predictions,
                 "quarantine": storage.join(self.output, "quarantine"),
                 "most often": str(Detail(**self.details[0])) if self.details else None,
                 "review": self.review,
                 "report": self.report,
             },
-            _show_table(predictions, self.format),
+            _show_table(numbers or predictions, self.format, "text" if numbers else "prediction"),
         )
 
 
-def _show_table(folder: str, format_: str) -> str:
-    """Return a shell command that prints the most important columns of the first predictions."""
+def _show_table(folder: str, format_: str, result: str) -> str:
+    """Return a shell command that prints the most important columns of the first rows."""
     kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
-    columns = ["prediction", "confidence", "source_row", "path"]
+    columns = [result, "confidence", "source_row", "path"]
     # The code uses double quotes, so that the shell command needs only one pair of single quotes.
     folder = storage.absolute(folder) if storage.is_remote(folder) else folder  # s3a:// is s3://
     quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)

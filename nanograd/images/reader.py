@@ -6,13 +6,14 @@ large one.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,8 +22,9 @@ from nanograd.images.columns import Partitions, choose
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
-from nanograd.images.rows import attempt, read_images, read_labels, read_paths, to_form
+from nanograd.images.rows import Convert, attempt, read_images, read_labels, read_paths, to_form
 from nanograd.images.tensors import Refused
+from nanograd.images.writers import as_text
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
@@ -37,7 +39,9 @@ _NOTHING = pa.schema([])
 class Batch:
     """Images of some rows, in the order of the rows."""
 
-    images: Bytes  # (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory
+    # (n, 784) uint8, ink 255 on 0, may be a read-only view of Arrow's memory; or n results of the
+    # function that converts pictures.
+    images: NDArray[Any]
     labels: NDArray[np.int8]  # (n,) int8, -1 for none
     files: tuple[str, ...]  # the files of the rows
     owners: Ints  # (n,) int64, index in `files` of the file of each image
@@ -53,6 +57,30 @@ class Batch:
         path = None if self.paths is None else self.paths[number].as_py()
         return Origin(self.files[self.owners[number]], int(self.rows[number]), path)
 
+    def origins(self) -> dict[str, pa.Array]:
+        """Return the columns that say where each image comes from."""
+        names = pa.array(map(as_text, self.files), pa.string())
+        owners = names.take(pa.array(self.owners))
+        return {
+            "path": owners if self.paths is None else pc.coalesce(self.paths, owners),
+            "source_file": owners,
+            "source_row": pa.array(self.rows),
+        }
+
+    def repeat(self, counts: Ints, images: Bytes) -> "Batch":
+        """Return a batch in which each row is repeated, without labels, with other images."""
+        places = np.repeat(np.arange(len(self.rows)), counts)
+        return replace(
+            self,
+            images=images,
+            labels=np.full(len(places), -1, np.int8),
+            owners=self.owners[places],
+            rows=self.rows[places],
+            kept=self.kept.take(pa.array(places)),
+            bad_labels=np.zeros(0, np.int64),
+            paths=None if self.paths is None else self.paths.take(pa.array(places)),
+        )
+
 
 def read(
     files: Iterable[tuple[str, RowRange | None]],
@@ -60,6 +88,8 @@ def read(
     partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
     keep: pa.Schema = _NOTHING,
     only: Mapping[str, Ints] | None = None,
+    *,
+    convert: Convert | None = None,
 ) -> Iterator[Batch | list[Rejected]]:
     """Read the images and labels of tables. Each row is in exactly one batch, or is rejected.
 
@@ -69,6 +99,7 @@ def read(
         partitions: the columns in the names of folders.
         keep: columns to copy, with their types. They are null for files without them.
         only: numbers of the rows to read, by file; None for all.
+        convert: makes the images of a batch from its pictures; by default `rows.to_form`.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job
@@ -97,17 +128,17 @@ def read(
                 if only is not None:
                     table = table.filter(pa.array(wanted))
                 if held and not _are_alike(held[-1][-1], table):
-                    yield from _decode(held, options, keep)
+                    yield from _decode(held, options, keep, convert)
                     held, num_bytes = [], 0
                 held.append((file, numbers[wanted], table))
                 num_bytes += table.nbytes
                 num_rows = sum(each.num_rows for _, _, each in held)
                 if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
-                    yield from _decode(held, options, keep)
+                    yield from _decode(held, options, keep, convert)
                     held, num_bytes = [], 0
             first += len(part)
     if held:
-        yield from _decode(held, options, keep)
+        yield from _decode(held, options, keep, convert)
 
 
 def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
@@ -161,6 +192,8 @@ def read_files(
     options: ReadOptions,
     keep: pa.Schema = _NOTHING,
     contents: dict[str, str | None] | None = None,
+    *,
+    convert: Convert | None = None,
 ) -> Iterator[Batch | list[Rejected]]:
     """Read pictures as `read` reads tables. A picture is row 0 of its file.
 
@@ -169,12 +202,13 @@ def read_files(
         options: how pictures are read.
         keep: columns to copy, which pictures do not have.
         contents: receives the `checksum_of_picture` of each picture.
+        convert: see `read`.
     """
-    convert = partial(to_form, options=options)
+    to_image = convert or partial(to_form, options=options)
     waiting = iter(files)
     while some := list(islice(waiting, MAX_ROWS)):
-        read, rejected = list[tuple[str, Label, Bytes]](), list[Rejected]()
-        pictures = read_pictures(((file, None) for file, _ in some), convert, options)
+        read, rejected = list[tuple[str, Label, NDArray[Any]]](), list[Rejected]()
+        pictures = read_pictures(((file, None) for file, _ in some), to_image, options)
         for (file, label), (data, image) in zip(some, pictures, strict=True):
             if contents is not None and data is not None:
                 contents[file] = storage.checksum(data)
@@ -228,7 +262,10 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
 
 
 def _decode(
-    held: Sequence[tuple[str, Ints, pa.Table]], options: ReadOptions, keep: pa.Schema
+    held: Sequence[tuple[str, Ints, pa.Table]],
+    options: ReadOptions,
+    keep: pa.Schema,
+    convert: Convert | None = None,
 ) -> tuple[Batch, list[Rejected]]:
     """Decode tables with equal columns. Each item is a file, its row numbers and its rows."""
     table = pa.concat_tables(table for _, _, table in held)
@@ -236,7 +273,7 @@ def _decode(
     owners = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
     numbers = np.concatenate([each for _, each, _ in held])
     columns = choose(table.schema, options)
-    images, places, refused, num_dark = read_images(table, columns.image, options)
+    images, places, refused, num_dark = read_images(table, columns.image, options, convert)
     labels, bad = read_labels(table, columns.label)
     paths = read_paths(table, columns.image)
     batch = Batch(

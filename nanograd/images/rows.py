@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,8 @@ _SIGNATURE = re.compile(
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
 Found = TypeVar("Found")
+# Makes (784,) uint8 of a picture, or another array.
+Convert: TypeAlias = Callable[[Image.Image], NDArray[Any]]
 
 
 def attempt(read: Callable[[], Found]) -> Found | UnreadableError:
@@ -89,21 +91,23 @@ def read_paths(table: pa.Table, column: ImageColumn) -> pa.Array:
 
 
 def read_images(
-    table: pa.Table, column: ImageColumn, options: ReadOptions
-) -> tuple[Bytes, Ints, list[Refused], int]:
-    """Read the images of a table.
+    table: pa.Table, column: ImageColumn, options: ReadOptions, convert: Convert | None = None
+) -> tuple[NDArray[Any], Ints, list[Refused], int]:
+    """Read the images of a table, or the results of `convert` for its pictures.
 
     Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form.
     `nanograd.digits.levels` has the rule for the scale of numbers.
 
     Returns:
-        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory.
+        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory. With
+            `convert`: its n results.
         rows: (n,) int64, row number of each image, increasing.
         refused: all other rows, with their reasons.
         num_dark: number of raw images that `auto` takes for dark ink on light paper.
     """
     refused: list[Refused] = []
-    found: list[tuple[Bytes, Ints]] = []
+    found: list[tuple[NDArray[Any], Ints]] = []
+    to_image = convert or partial(to_form, options=options)
     arrays = [_to_array(table.column(name)) for name in column.names]
     array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
     pictures: Iterable[Pictures] = ()
@@ -117,47 +121,55 @@ def read_images(
             pictures = tensors.from_tensors(data, shapes, tensor, refused)
         case ImageKind.SPARK:
             fields = [_child(array, name).to_pylist() for name in columns.SPARK_FIELDS]
-            rows_of_spark = enumerate(zip(*fields, strict=True))
-            _read_each(rows_of_spark, partial(_read_spark, options=options), found, refused)
+            read = partial(_read_spark, options=options, convert=to_image)
+            _read_each(enumerate(zip(*fields, strict=True)), read, found, refused)
         case ImageKind.ENCODED:
             files, paths, raw = _split_files(array)
             rows = np.flatnonzero(raw)
             pictures = [tensors.from_raw([files[row] or b"" for row in rows], rows, refused)]
             encoded = [None if is_raw else data for data, is_raw in zip(files, raw, strict=True)]
-            images, is_plain = read_plain(encoded, options)
-            found.append((images, np.flatnonzero(is_plain)))
+            is_plain = np.zeros(len(files), np.bool_)
+            if convert is None:
+                images, is_plain = read_plain(encoded, options)
+                found.append((images, np.flatnonzero(is_plain)))
             left = ((row, row) for row in np.flatnonzero(~is_plain & ~raw).tolist())
             _read_each(
-                left, lambda row: read_encoded(files[row], options, paths[row]), found, refused
+                left,
+                lambda row: read_encoded(files[row], options, to_image, paths[row]),
+                found,
+                refused,
             )
     num_dark = 0
     for some, rows in pictures:
         if options.polarity == "auto" and options.normalise != "never":
             num_dark += int(are_dark_on_light(some).sum())
-        images, ready = select_ready(_as_grey(some), options)
         others = np.ones(len(rows), np.bool_)
-        others[: len(ready)] = ~ready
-        found.append((images, rows[~others]))
+        if convert is None:
+            images, ready = select_ready(_as_grey(some), options)
+            others[: len(ready)] = ~ready
+            found.append((images, rows[~others]))
         items = zip(rows[others].tolist(), some[others], strict=True)
-        _read_each(items, partial(read_array, options=options), found, refused)
+        read = partial(read_array, options=options, convert=to_image)
+        _read_each(items, read, found, refused)
     refused.sort(key=lambda each: each[0])
     filled = [each for each in found if len(each[1])]
     if len(filled) == 1:
         return *filled[0], refused, num_dark
-    rows = np.concatenate([np.zeros(0, np.int64), *(some for _, some in filled)])
-    images = np.concatenate([np.zeros((0, NUM_PIXELS), np.uint8), *(some for some, _ in filled)])
+    if not filled:
+        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(0, np.int64), refused, num_dark
+    images, rows = map(np.concatenate, zip(*filled, strict=True))
     order = np.argsort(rows)
     return images[order], rows[order], refused, num_dark
 
 
 def _read_each(
     items: Iterable[tuple[int, Any]],
-    read: Callable[[Any], Bytes],
-    found: list[tuple[Bytes, Ints]],
+    read: Callable[[Any], NDArray[Any]],
+    found: list[tuple[NDArray[Any], Ints]],
     refused: list[Refused],
 ) -> None:
     """Read rows one by one; append the results to `found` and `refused`."""
-    images, rows = list[Bytes](), list[int]()
+    images, rows = list[NDArray[Any]](), list[int]()
     for row, item in items:
         image = attempt(partial(read, item))
         if isinstance(image, UnreadableError):
@@ -258,8 +270,10 @@ def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Byt
     return ready, which
 
 
-def read_encoded(data: bytes | None, options: ReadOptions, path: str | None = None) -> Bytes:
-    """Convert the bytes of a picture file, or 784 raw pixels, to (784,) uint8.
+def read_encoded(
+    data: bytes | None, options: ReadOptions, convert: Convert, path: str | None = None
+) -> NDArray[Any]:
+    """Decode the bytes of a picture file, or 784 raw pixels, and convert them.
 
     If `data` is None and the options have an `image_root`, read the file at `path`.
 
@@ -274,15 +288,15 @@ def read_encoded(data: bytes | None, options: ReadOptions, path: str | None = No
             detail = f"the row has a path instead of bytes, {path}; --image-root allows to read it"
         raise UnreadableError(Reason.NO_BYTES, detail)
     if not is_raw(data):
-        return to_form(decode.decode(data, options), options)
+        return convert(decode.decode(data, options))
     refused: list[Refused] = []
     pictures, _ = tensors.from_raw([data], np.zeros(1, np.int64), refused)
     for _, reason, detail in refused:
         raise UnreadableError(reason, detail)
-    return read_array(pictures[0], options)
+    return read_array(pictures[0], options, convert)
 
 
-def _read_spark(row: tuple[Any, ...], options: ReadOptions) -> Bytes:
+def _read_spark(row: tuple[Any, ...], options: ReadOptions, convert: Convert) -> NDArray[Any]:
     """Read height, width, nChannels and data of Spark's image struct, as `read_encoded` does.
 
     For a picture that it could not read, Spark writes -1 and no bytes. The field `mode` is not
@@ -301,15 +315,18 @@ def _read_spark(row: tuple[Any, ...], options: ReadOptions) -> Bytes:
         detail = f"{len(data)} bytes are not {width} x {height} pixels of {channels} bytes"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail)
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
-    return read_array(pixels if channels == 1 else pixels[:, :, [2, 1, 0, 3][:channels]], options)
+    pixels = pixels if channels == 1 else pixels[:, :, [2, 1, 0, 3][:channels]]
+    return read_array(pixels, options, convert)
 
 
-def read_array(pixels: Bytes, options: ReadOptions) -> Bytes:
+def read_array(
+    pixels: Bytes, options: ReadOptions, convert: Callable[[Image.Image], Found]
+) -> Found:
     """Convert the pixels of a picture, (height, width, channels), as `read_encoded` does."""
     height, width, channels = pixels.shape
     decode.check_size(width, height, options.max_pixels)
     picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else np.ascontiguousarray(pixels))
-    return to_form(decode.over_paper(picture) if channels == 4 else picture, options)
+    return convert(decode.over_paper(picture) if channels == 4 else picture)
 
 
 def to_form(picture: Image.Image, options: ReadOptions) -> Bytes:

@@ -32,6 +32,20 @@ PREDICTIONS = pa.schema(
         ("label", pa.int8()),
     ]
 )
+# The lines of digits in pictures.
+NUMBERS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("line", pa.int32()),  # from 0, in reading order
+        ("text", pa.string()),
+        ("confidence", pa.float32()),  # probability that the whole text is right
+        *((side, pa.int32()) for side in ("left", "top", "right", "bottom")),  # in pixels
+        ("digits", pa.int32()),
+        ("left_out", pa.int32()),  # marks between the digits that are no digits
+    ]
+)
 QUARANTINE = pa.schema(
     [
         ("path", pa.string()),
@@ -305,6 +319,8 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
 
 def decode(data: bytes, schema: pa.Schema, format_: str) -> pa.Table:
     """Read columns of a file that `OutputFiles` wrote as parquet, csv or jsonl."""
+    if not data:  # JSON lines without a row
+        return schema.empty_table()
     formats = {
         "parquet": pa_dataset.ParquetFileFormat(),
         "csv": pa_dataset.CsvFileFormat(pa_csv.ParseOptions(newlines_in_values=True)),

@@ -2,6 +2,7 @@
 
     OUT/predictions/part-NAME.parquet   kept columns, path, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
+    OUT/numbers/part-NAME.parquet       with --digits many: the lines of digits, see `digit_lines`
     OUT/quarantine/part-NAME.parquet    path, source_file, source_row, reason, detail
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
@@ -22,7 +23,6 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nanograd import __version__
@@ -34,8 +34,9 @@ from nanograd.images.inputs import InputFile
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
-from nanograd.images.writers import PREDICTIONS, QUARANTINE, OutputFiles
-from nanograd.jobs import receipts
+from nanograd.images.rows import Convert
+from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, OutputFiles
+from nanograd.jobs import digit_lines, receipts
 from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest
@@ -78,7 +79,12 @@ class PredictWork:
         """Columns of the predictions. The kept columns come first."""
         left_out = ["probabilities"] if self.spec.no_probabilities else []
         own = [field for field in PREDICTIONS if field.name not in left_out]
-        return pa.schema([*self.kept, *own])
+        return pa.schema([*self.kept, *own, *(digit_lines.PLACE if self.has_numbers else ())])
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether pictures hold lines of digits."""
+        return self.spec.digits == "many"
 
     def tables(self, stem: str) -> dict[str, OutputFiles]:
         """Return writers for the files of a part, by the names of the two folders."""
@@ -86,10 +92,13 @@ class PredictWork:
         # Every file stores this too, because it may be copied without the manifest.
         facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
         shape = (spec.format, spec.rows_per_file, spec.partition_by)
-        return {
+        files = {
             "predictions": OutputFiles(stem, self.schema, *shape, lineage=facts),
             "quarantine": OutputFiles(stem, QUARANTINE, spec.format, lineage=facts),
         }
+        if self.has_numbers:
+            files["numbers"] = OutputFiles(stem, NUMBERS, spec.format, lineage=facts)
+        return files
 
     def __call__(self, part: Part) -> receipts.Receipt:
         """Read, predict and commit the rows of a part."""
@@ -101,27 +110,33 @@ class PredictWork:
         is_broken = rejection is not None and rejection.reason is not Reason.WRONG_SCHEMA
         per_line = {"rows": part.num_rows, "files": int(is_broken)} if rejection else {}
         contents = dict[str, str | None]()
-        for found in self._read(part, contents):
+        convert = digit_lines.reader_of(model, self.spec.polarity) if self.has_numbers else None
+        for found in self._read(part, contents, convert):
             if isinstance(found, list):
                 table = writers.quarantine_table(found)
                 tables["quarantine"].write(table)
                 counts += receipts.count_quarantine(table, **per_line)
                 continue
-            assessed = model.assess(found.images)
-            names = pa.array(map(writers.as_text, found.files), pa.string())
-            owners = names.take(pa.array(found.owners))
+            places = dict[str, pa.Array]()
+            if self.has_numbers:
+                lines, found, assessed, places = digit_lines.divide_batch(found)  # noqa: PLW2901
+                tables["numbers"].write(lines)
+            else:
+                assessed = model.assess(found.images)
             columns = {
                 **dict(zip(self.kept.names, found.kept.columns, strict=True)),
-                "path": owners if found.paths is None else pc.coalesce(found.paths, owners),
-                "source_file": owners,
-                "source_row": pa.array(found.rows),
+                **found.origins(),
                 **predicted_columns(found, assessed),
+                **places,
             }
             table = pa.table({name: columns[name] for name in self.schema.names}, self.schema)
             tables["predictions"].write(table)
             doubtful.add(table, found.images)
+            counted = receipts.count_predictions(table)
+            if self.has_numbers:
+                counted = digit_lines.count_pictures(counted, found, assessed, len(lines))
             counts += replace(
-                receipts.count_predictions(table),
+                counted,
                 worst=_find_mistakes(found, assessed.probabilities),
                 bad_labels=len(found.bad_labels),
                 dark_on_light=found.num_dark,
@@ -143,11 +158,11 @@ class PredictWork:
         return commit_part(part, files, counts.condensed(), contents)
 
     def _read(
-        self, part: Part, contents: dict[str, str | None]
+        self, part: Part, contents: dict[str, str | None], convert: Convert | None
     ) -> Iterator[Batch | list[Rejected]]:
         """Read the images of a part. Each row of the part is in a batch, or is rejected.
 
-        `contents` receives what identifies the content of pictures.
+        `contents` receives what identifies the content of pictures. `convert`: see `reader.read`.
         """
         if part.rejection is not None:
             yield [part.rejection]
@@ -161,7 +176,7 @@ class PredictWork:
                 for file, version in zip(part.files, part.versions, strict=True)
                 if not quarantine or quarantine[file]
             ]
-            yield from reader.read_files(pictures, options, self.kept, contents)
+            yield from reader.read_files(pictures, options, self.kept, contents, convert=convert)
             return
         unfit = {
             file
@@ -183,7 +198,9 @@ class PredictWork:
             file: np.array([each.origin.row for each in lines], np.int64)
             for file, lines in quarantine.items()
         }
-        yield from reader.read(files(), options, self.partitions, keep, rows or None)
+        yield from reader.read(
+            files(), options, self.partitions, keep, rows or None, convert=convert
+        )
 
 
 def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]:

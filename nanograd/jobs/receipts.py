@@ -170,6 +170,7 @@ class PredictionCounts(Counts):
     """Counts of the rows of a prediction."""
 
     predicted: int = 0
+    numbers: int = 0  # lines of digits
     correct: int = 0
     bad_labels: int = 0  # predicted rows whose label is no digit; their label is null
     dark_on_light: int = 0  # rows of raw pixels that were taken for dark ink on light paper
@@ -202,6 +203,7 @@ class PredictionCounts(Counts):
             "reasons": dict(sorted(self.reasons.items())),
             "rows": self.rows,
             "predicted": self.predicted,
+            "numbers": self.numbers,
             "quarantined": self.quarantined,
             "broken_files": self.broken_files,
             "labelled": self.labelled,

@@ -233,6 +233,9 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
 
     output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
     model: Given[Place | None, str | None] = _MODEL
+    digits: Literal["one", "many"] = _pictures(
+        "one", "what a picture holds: one digit, or many, as lines of digits (adds numbers/)"
+    )
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(
         (), "input column to copy to the output, or '*' for all but the images; may be repeated"

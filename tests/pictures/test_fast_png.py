@@ -1,5 +1,6 @@
 import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.dataset import Mnist
-from nanograd.images.rows import read_encoded, read_plain
+from nanograd.images.rows import read_encoded, read_plain, to_form
 from nanograd.pictures.fast_png import decode_plain, encode_plain
 from nanograd.runtime.arrays import Bytes, Ints
 from nanograd.settings.specs import ReadOptions
@@ -113,7 +114,7 @@ def check_equal_to_single_files(files: list[bytes], options: ReadOptions) -> int
     images, which = read_plain(files, options)
     assert len(images) == which.sum()
     for data, image in zip(np.array(files, object)[which], images, strict=True):
-        assert np.array_equal(read_encoded(data, options), image)
+        assert np.array_equal(read_encoded(data, options, partial(to_form, options=options)), image)
     return len(images)
 
 

@@ -1,0 +1,98 @@
+"""Rows of a prediction whose pictures hold lines of digits.
+
+    OUT/numbers/part-NAME.parquet   path, source_file, source_row, line, text, confidence, left,
+                                    top, right, bottom, digits, left_out
+
+Predictions then have a row for each digit, with its line, position and box. Rows of input are
+pictures: each is either in numbers or in quarantine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.errors import Reason, UnreadableError
+from nanograd.images.reader import Batch
+from nanograd.images.writers import NUMBERS
+from nanograd.jobs.receipts import PredictionCounts
+from nanograd.models.model import Assessment, Model
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.numbers.recognise import Number, read_numbers
+from nanograd.runtime.arrays import Ints, Mask
+
+_SIDES = ("left", "top", "right", "bottom")
+# Columns of predictions that say where a digit is. Positions and lines count from 0.
+PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *_SIDES)])
+
+
+def reader_of(model: Model, polarity: str) -> Callable[[Image.Image], NDArray[Any]]:
+    """Return the function that converts a picture to its numbers, as one item of an array."""
+    return partial(_read, model=model, polarity=polarity)
+
+
+def _read(picture: Image.Image, model: Model, polarity: str) -> NDArray[Any]:
+    item = np.empty((), object)
+    item[()] = read_numbers(picture, model, polarity)
+    if not item.item():
+        raise UnreadableError(Reason.BLANK, "no mark in the picture is a digit")
+    return item
+
+
+def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
+    """Divide n pictures with numbers into lines and digits.
+
+    Returns:
+        The table of lines; a batch of all digits; their assessment, whose probabilities sum to at
+        most 1, because a mark may be no digit; and the columns of `PLACE`.
+    """
+    pictures: Sequence[Sequence[Number]] = found.images.tolist()
+    lines = [(line, number) for numbers in pictures for line, number in enumerate(numbers)]
+    digits = [
+        (line, position, digit)
+        for line, number in lines
+        for position, digit in enumerate(number.digits)
+    ]
+    origins = found.repeat(_counts(map(len, pictures)), found.images[:0]).origins()
+    boxes = np.array([number.box for _, number in lines])
+    columns = {
+        **origins,
+        "line": [line for line, _ in lines],
+        "text": [number.text for _, number in lines],
+        "confidence": np.array([number.confidence for _, number in lines], np.float32),
+        **dict(zip(_SIDES, boxes.T, strict=True)),
+        "digits": [len(number.digits) for _, number in lines],
+        "left_out": [len(number.left_out) for _, number in lines],
+    }
+    numbers = pa.table([pa.array(columns[field.name], field.type) for field in NUMBERS], NUMBERS)
+    of_picture = (sum(len(number.digits) for number in numbers) for numbers in pictures)
+    batch = found.repeat(_counts(of_picture), np.stack([each.image for *_, each in digits]))
+    assessed = Assessment(
+        np.stack([each.probabilities for *_, each in digits]),
+        np.array([each.unfamiliarity for *_, each in digits], np.float32),
+    )
+    places = np.array([(line, position, *each.box) for line, position, each in digits], np.int32)
+    return numbers, batch, assessed, dict(zip(PLACE.names, map(pa.array, places.T), strict=True))
+
+
+def count_pictures(
+    counts: PredictionCounts, digits: Batch, assessed: Assessment, num_lines: int
+) -> PredictionCounts:
+    """Count pictures instead of digits as rows, and lines. A picture may have unfamiliar digits."""
+
+    def num_pictures(which: Mask) -> int:
+        places = np.stack([digits.owners[which], digits.rows[which]])
+        return int(np.unique(places, axis=1).shape[1])
+
+    rows = num_pictures(np.ones(len(digits.rows), np.bool_))
+    unfamiliar = num_pictures(assessed.unfamiliarity > UNFAMILIAR)
+    return replace(counts, rows=rows, predicted=rows, unfamiliar=unfamiliar, numbers=num_lines)
+
+
+def _counts(numbers: Any) -> Ints:
+    return np.fromiter(numbers, np.int64)

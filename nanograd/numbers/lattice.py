@@ -1,0 +1,93 @@
+"""The best way through the lattice of a line, and probabilities of the digits on it.
+
+The score of a path is the sum of the scores of its pieces. The probability of a path is the
+exponential of its score, divided by the sum over all paths and all digits.
+
+References:
+    LeCun et al. (1998), "Gradient-based learning applied to document recognition", V-VII (graph
+    transformer networks; here with the sum over paths, "discriminative forward training").
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanograd.numbers.pieces import Pieces
+from nanograd.runtime.arrays import Doubles, Ints
+
+# The class of a piece that is no digit: a hyphen, a dot, a letter, dirt.
+NO_DIGIT = 10
+# Intersection / union above which two pieces are at the same place.
+SAME = 0.5
+
+
+@dataclass(frozen=True)
+class Path:
+    """The most probable way to read a line."""
+
+    pieces: Ints  # (n,) numbers of the pieces from left to right
+    classes: Ints  # (n,) 0 to 9, or NO_DIGIT
+    shares: Doubles  # (n, 11) probability of each class at the place of each piece
+    probability: float  # of the text of the whole line, over all divisions
+
+
+def best_path(pieces: Pieces, scores: Doubles) -> Path | None:
+    """Find the most probable path; `scores` is (P, 11) float64. None if no path exists."""
+    first, last, end = pieces.first.tolist(), pieces.last.tolist(), pieces.num_nodes - 1
+    best, classes = scores.max(1).tolist(), scores.argmax(1)
+    value, back = [0.0] + [-np.inf] * end, [-1] * (end + 1)
+    for number, (a, b) in enumerate(zip(first, last, strict=True)):
+        if value[a] + best[number] > value[b]:
+            value[b], back[b] = value[a] + best[number], number
+    if end < 1 or back[end] < 0:
+        return None
+    path, node = list[int](), end
+    while node > 0:
+        path.append(back[node])
+        node = first[back[node]]
+    path.reverse()
+    posteriors, whole = _posteriors(pieces, scores)
+    shares = np.stack(
+        [posteriors[_overlap(pieces.boxes, pieces.boxes[number]) > SAME].sum(0) for number in path]
+    )
+    chosen = np.where(classes[path] == NO_DIGIT, NO_DIGIT, shares[:, :NO_DIGIT].argmax(1))
+    text = [int(each) for each in chosen if each != NO_DIGIT]
+    return Path(
+        pieces=np.array(path),
+        classes=chosen,
+        shares=np.minimum(shares, 1.0),
+        probability=float(np.exp(_log_text(pieces, scores, text) - whole)),
+    )
+
+
+def _posteriors(pieces: Pieces, scores: Doubles) -> tuple[Doubles, float]:
+    """Return the probability of each piece and class, (P, 11), and the log sum over all paths."""
+    first, last = pieces.first.tolist(), pieces.last.tolist()
+    sums = np.logaddexp.reduce(scores, axis=1)
+    forward = np.full(pieces.num_nodes, -np.inf)
+    backward = np.full(pieces.num_nodes, -np.inf)
+    forward[0] = backward[-1] = 0
+    for number, (a, b) in enumerate(zip(first, last, strict=True)):
+        forward[b] = np.logaddexp(forward[b], forward[a] + sums[number])
+    for number, (a, b) in reversed(list(enumerate(zip(first, last, strict=True)))):
+        backward[a] = np.logaddexp(backward[a], backward[b] + sums[number])
+    ways = forward[pieces.first] + backward[pieces.last] - forward[-1]
+    return np.exp(ways[:, None] + scores), float(forward[-1])
+
+
+def _log_text(pieces: Pieces, scores: Doubles, text: list[int]) -> float:
+    """Return the log sum over all paths that spell `text`."""
+    ways = np.full((pieces.num_nodes, len(text) + 1), -np.inf)
+    ways[0, 0] = 0
+    for number, (a, b) in enumerate(zip(pieces.first.tolist(), pieces.last.tolist(), strict=True)):
+        ways[b] = np.logaddexp(ways[b], ways[a] + scores[number, NO_DIGIT])
+        ways[b, 1:] = np.logaddexp(ways[b, 1:], ways[a, :-1] + scores[number, text])
+    return float(ways[-1, -1])
+
+
+def _overlap(boxes: Ints, box: Ints) -> Doubles:
+    """Return intersection / union of (n, 4) boxes with one box."""
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    common = np.maximum(sides, 0).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1), (box[2:] - box[:2]).prod()
+    return np.asarray(common / (areas[0] + areas[1] - common))

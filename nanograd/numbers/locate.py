@@ -1,0 +1,210 @@
+"""Lines of digits in a picture: which marks belong to them, and their ink at one height.
+
+The picture is searched as for a single digit (`pictures.normalise`), but all marks with the height
+of digits are kept. Marks side by side form a line.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from nanograd.errors import Reason, UnreadableError
+from nanograd.numbers.seams import LINE
+from nanograd.pictures import morphology, normalise
+from nanograd.pictures.lines import find_lines as find_printed
+from nanograd.pictures.marks import is_frame, measure
+from nanograd.pictures.paper import Levels
+from nanograd.runtime.arrays import Floats, Ints, Mask
+
+# Longest side in pixels of the copy in which lines are found.
+SEARCH_SIDE = 480
+# A mark is as tall as a digit if it has at least TALL of the usual height. A digit may be that much
+# smaller than its neighbours, and a zero even more.
+TALL = 0.5
+# Minimum ink of a mark that is no speck, as a share of a usual digit's.
+LEAST_INK = 0.02
+# Neighbours on a line share this part of the lower one's height, and their gap is at most this
+# many heights.
+SHARED, GAP = 0.35, 1.6
+# A small mark belongs to a line if it is within this many heights above, below or beside it.
+NEAR = 0.35
+# Marks that are more than TALLEST times as tall as usual are no digits.
+TALLEST = 2.5
+# Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
+# cover the share ALONG of it.
+LEAST_BOX, RIM, ALONG = 16, 0.15, 0.8
+_MARGIN = 8
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of marks, cut from its picture."""
+
+    ink: Floats  # (height, width) float32, 0 to 1, digits LINE pixels high, level
+    top: float  # usual first row of a digit
+    bottom: float  # usual row after the last row of a digit
+    origin: tuple[float, float]  # position of the upper left corner in the picture
+    step: tuple[float, float]  # pixels of the picture for each column and row
+    slope: float  # rows for each column by which the line falls in the picture
+
+    def place(self, box: Ints) -> tuple[int, int, int, int]:
+        """Convert left, top, right and bottom from pixels of the line to pixels of the picture."""
+        x, y = box[[0, 2]], box[[1, 3]] + self.slope * box[[0, 2]].mean()
+        left, right = (round(self.origin[0] + self.step[0] * float(each)) for each in x)
+        top, bottom = (round(self.origin[1] + self.step[1] * float(each)) for each in y)
+        return left, top, right, bottom
+
+
+def find_lines(picture: Image.Image, polarity: str = "auto") -> list[Line]:
+    """Find the lines of a picture in reading order: from top to bottom, then from left to right.
+
+    Raises:
+        UnreadableError: `blank`, `low_contrast` or `too_many_marks`.
+    """
+    picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+    how = normalise.Search(polarity=polarity, side=SEARCH_SIDE, choose=choose_marks)
+    found = normalise.find(picture, how)
+    printed = None if found.levels is None else _printed_boxes(found.ink, found.levels.weak)
+    if printed is not None:
+        found = normalise.mark(found, found.paper, printed)
+    if found.refused or found.marks is None:
+        why = found.refused or UnreadableError(Reason.BLANK, "there are no marks")
+        raise UnreadableError(why.reason, why.detail)  # see `normalise.normalise`
+    labels, count = morphology.label_marks(found.marks)
+    mass, _, boxes = measure(found.ink, labels, count, found.strength)
+    groups = _group(boxes, mass)
+    corner = [share * side for share, side in zip(found.box or (0, 0), picture.size, strict=False)]
+    return [_cut(found, labels, group, boxes, corner) for group in groups]
+
+
+def _printed_boxes(ink: Floats, weak: float) -> Floats | None:
+    """Find the share of light that the boxes of a form absorb, as `pictures.lines.find_lines`.
+
+    The sides of a box, or of a row of boxes, run from side to side of the mark that they form.
+    """
+    labels, count = morphology.label_marks(ink > weak)
+    _, _, boxes = measure(ink, labels, count, weak)
+    printed = np.zeros_like(ink)
+    for number, (top, left, bottom, right) in enumerate(boxes.astype(int).tolist(), 1):
+        place = slice(top, 1 - bottom), slice(left, 1 - right)
+        own = labels[place] == number
+        if min(own.shape) <= LEAST_BOX or not _has_sides(own):
+            continue
+        if (sides := find_printed(np.where(own, ink[place], 0), most=1.0)) is not None:
+            np.maximum(printed[place], sides, out=printed[place])
+    return printed if printed.any() else None
+
+
+def _has_sides(mark: Mask) -> bool:
+    """Return whether a mark runs along three sides of its box."""
+    turned = (np.rot90(mark, turns) for turns in range(4))
+    along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
+    return int(np.sum(np.array(along) >= ALONG)) >= 3
+
+
+def choose_marks(ink: Floats, levels: Levels) -> Mask:
+    """Find the pixels of all marks that may be digits or belong to one.
+
+    Raises:
+        UnreadableError: `blank`, because no mark is as tall as a digit.
+    """
+    labels, count = morphology.label_marks(ink > levels.weak)
+    mass, at_border, boxes = measure(ink, labels, count, levels.strong)
+    mass = np.where(at_border > 0.5, 0, mass)
+    for mark in np.flatnonzero(mass > 0).tolist():
+        # Printed boxes around digits, one or a row of them.
+        if is_frame(labels, mark, boxes, mass, axes=1):
+            mass[mark] = 0
+    heights = 1 - boxes[:, 0] - boxes[:, 2]
+    usual = usual_height(heights, mass)
+    tall = (mass > 0) & (heights >= TALL * usual) & (heights <= TALLEST * usual)
+    if not usual or not tall.any():
+        raise UnreadableError(Reason.BLANK, "no mark in the picture is as tall as a digit")
+    kept = (mass > LEAST_INK * np.median(mass[tall])) & (heights <= TALLEST * usual)
+    return np.concatenate([[False], kept])[labels]
+
+
+def usual_height(heights: Floats, mass: Floats) -> float:
+    """Return the median height, weighted by ink: digits have most of it. 0 without ink."""
+    if not mass.any():
+        return 0.0
+    order = np.argsort(heights)
+    share = mass[order].cumsum() / mass.sum()
+    return float(heights[order][np.searchsorted(share, 0.5)])
+
+
+def _group(boxes: Floats, mass: Floats) -> list[Ints]:
+    """Group marks to lines, in reading order. Boxes are (top, left, -bottom, -right)."""
+    heights = 1 - boxes[:, 0] - boxes[:, 2]
+    usual = usual_height(heights, mass)
+    tall = np.flatnonzero((heights >= TALL * usual) & (mass > 0))
+    line = np.full(len(boxes), -1)
+    for number, mark in enumerate(tall[np.argsort(boxes[tall, 1])].tolist()):
+        # The mark joins the lines of all neighbours on its left.
+        gaps = boxes[mark] + np.roll(boxes, 2, axis=1)  # positive if boxes are apart
+        apart = np.maximum(gaps, np.roll(gaps, 2, axis=1))
+        shared = 1 - np.maximum(boxes[mark, [0, 2]], boxes[:, [0, 2]]).sum(1)
+        close = (apart[:, 1] <= GAP * np.maximum(heights, heights[mark])) & (line >= 0)
+        close &= shared >= SHARED * np.minimum(heights, heights[mark])
+        line[np.isin(line, line[close])] = number
+        line[mark] = number
+    groups = []
+    for number in np.unique(line[tall]).tolist():
+        members = line == number
+        box, reach = boxes[members].min(0), NEAR * usual
+        middle = (boxes[:, :2] + 1 - boxes[:, 2:]) / 2 - 0.5
+        inside = (middle >= box[:2] - reach).all(1) & (middle <= reach - box[2:]).all(1)
+        members |= inside & (line < 0) & (heights < TALL * usual) & (mass > 0)
+        groups.append(np.flatnonzero(members))
+    return [groups[number] for number in _reading_order([boxes[each].min(0) for each in groups])]
+
+
+def _reading_order(boxes: list[Floats]) -> list[int]:
+    """Order boxes by rows. The middle of a box is within the height of the first in its row."""
+    order, row = list[int](), list[int]()
+    middles = [(box[0] - box[2]) / 2 for box in boxes]
+    for number in sorted(range(len(boxes)), key=lambda each: middles[each]):
+        if row and middles[number] > -boxes[row[0]][2]:
+            order += sorted(row, key=lambda each: boxes[each][1])
+            row = []
+        row.append(number)
+    return order + sorted(row, key=lambda each: boxes[each][1])
+
+
+def _cut(
+    found: normalise.Candidate, labels: Ints, group: Ints, boxes: Floats, corner: Sequence[float]
+) -> Line:
+    """Cut a line from the picture, level, and so that the usual digit is LINE pixels high."""
+    heights = 1 - boxes[group, 0] - boxes[group, 2]
+    tall = group[heights >= TALL * heights.max()]
+    usual = float(np.median(1 - boxes[tall, 0] - boxes[tall, 2]))
+    x, y = (boxes[tall, 1] - boxes[tall, 3]) / 2, (boxes[tall, 0] - boxes[tall, 2]) / 2
+    slope = float(np.polyfit(x, y, 1)[0]) if np.ptp(x) > 2 * usual else 0.0
+    # Cut at twice the size, at which the width of the pen is adjusted.
+    chosen = np.isin(labels, group + 1)
+    detail = normalise.cut_out(found, chosen, 2 * LINE / usual)
+    strokes = Image.fromarray(np.ascontiguousarray(morphology.adjust_pen(detail), np.float32))
+    ink = np.pad(np.clip(np.asarray(strokes.reduce(2)), 0, 1), _MARGIN)
+    # The position of the ink in the copy, whose pixels are `pixel` pixels of the line.
+    pixel, edge = usual / LINE, _MARGIN + (strokes.height - len(detail)) / 4
+    left = max(int(chosen.any(0).argmax()) - 2, 0) - edge * pixel
+    above = max(int(chosen.any(1).argmax()) - 2, 0) - edge * pixel
+    shift = max(slope, 0.0) * ink.shape[1]
+    if slope:
+        size = ink.shape[1], len(ink) + round(abs(slope) * ink.shape[1])
+        level = (1, 0, 0, slope, 1, -shift)
+        bilinear = Image.Resampling.BILINEAR
+        turned = Image.fromarray(ink).transform(size, Image.Transform.AFFINE, level, bilinear)
+        ink = np.asarray(turned)
+    lift = shift - slope * (x - left) / pixel - above / pixel
+    step = found.picture.width / chosen.shape[1], found.picture.height / chosen.shape[0]
+    return Line(
+        ink=ink,
+        top=float(np.median(boxes[tall, 0] / pixel + lift)),
+        bottom=float(np.median((1 - boxes[tall, 2]) / pixel + lift)),
+        origin=(corner[0] + left * step[0], corner[1] + (above - shift * pixel) * step[1]),
+        step=(pixel * step[0], pixel * step[1]),
+        slope=slope,
+    )

@@ -1,0 +1,120 @@
+"""Numbers in pictures: lines of digits with their text, boxes and confidences.
+
+Each line is cut into pieces. The judge scores every piece as a digit or as no digit, and the model
+classifies it. The best path through the pieces is the text of the line.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from nanograd.models.model import Assessment, Model
+from nanograd.numbers.judge import load_judge
+from nanograd.numbers.lattice import NO_DIGIT, best_path
+from nanograd.numbers.locate import Line, find_lines
+from nanograd.numbers.pieces import Pieces, cut
+from nanograd.numbers.seams import find_seams
+from nanograd.pictures.morphology import pen_width
+from nanograd.runtime.arrays import Bytes, Doubles, Floats
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
+
+# Thinnest pen in pixels of a line, and least probability of a digit.
+_THINNEST, LEAST = 2.0, 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digit:
+    """A digit of a number."""
+
+    digit: int
+    probabilities: Floats  # (10,) float32, of each digit at this place; the rest is no digit
+    unfamiliarity: float  # see `Assessment`
+    box: Box
+    image: Bytes  # (784,) in MNIST's form
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the digit, 0 to 1."""
+        return float(self.probabilities[self.digit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A line of digits in a picture."""
+
+    text: str
+    confidence: float  # probability of the whole text, 0 to 1
+    box: Box
+    digits: tuple[Digit, ...]  # from left to right
+    left_out: tuple[Box, ...]  # marks between the digits that are no digits
+
+
+def divide(line: Line) -> Pieces:
+    """Cut a line into pieces."""
+    pen = max(_THINNEST, pen_width(np.pad(line.ink, 1)))
+    return cut(line.ink, find_seams(line.ink, pen), pen, line.top, line.bottom)
+
+
+def total_scores(pieces: Pieces, probabilities: Floats) -> Doubles:
+    """Add the scores of the judge for P pieces and the logs of a model's probabilities.
+
+    `probabilities` is (P, 10). The result is (P, 11) float64.
+    """
+    scores = load_judge().scores(pieces).astype(np.float64)
+    scores[:, :NO_DIGIT] += np.log(np.maximum(probabilities, LEAST))
+    return scores
+
+
+def read_line(line: Line, pieces: Pieces, assessed: Assessment) -> Number | None:
+    """Read a line from its pieces and the model's assessment of them; None without a digit."""
+    path = best_path(pieces, total_scores(pieces, assessed.probabilities))
+    if path is None or (path.classes == NO_DIGIT).all():
+        return None
+    boxes = [line.place(pieces.boxes[each]) for each in path.pieces]
+    digits, left_out = list[Digit](), list[Box]()
+    for piece, number, shares, box in zip(
+        path.pieces.tolist(), path.classes.tolist(), path.shares, boxes, strict=True
+    ):
+        if number == NO_DIGIT:
+            left_out.append(box)
+            continue
+        digits.append(
+            Digit(
+                digit=number,
+                probabilities=shares[:NO_DIGIT].astype(np.float32),
+                unfamiliarity=float(assessed.unfamiliarity[piece]),
+                box=box,
+                image=pieces.images[piece],
+            )
+        )
+    return Number(
+        text="".join(str(each.digit) for each in digits),
+        confidence=path.probability,
+        box=around([each.box for each in digits]),
+        digits=tuple(digits),
+        left_out=tuple(left_out),
+    )
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """Return the box around boxes."""
+    sides = np.array(boxes)
+    return (*sides[:, :2].min(0).tolist(), *sides[:, 2:].max(0).tolist())
+
+
+def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> list[Number]:
+    """Read the lines of digits in a picture, from top to bottom, then from left to right.
+
+    Raises:
+        UnreadableError: no mark is as tall as a digit, or none can be told from the paper.
+    """
+    numbers = []
+    for line in find_lines(picture, polarity):
+        pieces = divide(line)
+        if len(pieces.first):
+            number = read_line(line, pieces, model.assess(pieces.images))
+            numbers += [number] if number else []
+    return numbers

@@ -1,0 +1,109 @@
+"""Cuts between the digits of a line, as seams: paths of little ink from its top to its bottom.
+
+A seam may go sideways along a row, so it can follow the gap between slanted or interlocked digits.
+Two sweeps of dynamic programming, from the top and from the bottom, find for each pixel the
+cheapest path through it. The local minima in five rows are the seams, without near copies.
+
+References:
+    Avidan & Shamir (2007), "Seam carving for content-aware image resizing", 3.
+    Casey & Lecolinet (1996), "A survey of methods and strategies in character segmentation", IV.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanograd.runtime.arrays import Floats, Ints
+
+# Height of the digits of a line in pixels. Ink above FAINT belongs to a digit, ink above STRONG to
+# its box.
+LINE, FAINT, STRONG = 40, 0.12, 0.35
+# A path pays ink ** POWER for a pixel, so that only full ink is dear. A step sideways costs
+# SIDEWAYS times as much, and STEP more.
+POWER, SIDEWAYS, STEP = 8, 4.0, 0.2
+# Maximum cost of a seam: this many pens, and pixels.
+MOST_PENS, MOST_PIXELS = 2.6, 14.0
+# The rows in which seams are looked for, as shares of the line's height.
+HEIGHTS = (0.5, 0.25, 0.75, 0.38, 0.62)
+# Seams are copies if less ink than this is between them, in squares of the pen. A seam also needs
+# this much ink on both sides.
+COPY, LEAST = 0.6, 0.5
+# Maximum number of seams of a line: a few, and more for each pixel of its width.
+FEW, DENSITY = 8, 0.16 * LINE
+
+
+@dataclass(frozen=True)
+class Seams:
+    """N seams in the order of the ink to their left. The first and the last are the line's ends."""
+
+    last: Ints  # (N, height), the last column to the left of the seam, -1 to width
+    cost: Floats  # (N,) cost of the path, 0 for the ends
+
+
+def find_seams(ink: Floats, pen: float) -> Seams:
+    """Find the seams of a line, (height, width) float32, 0 to 1, with strokes of `pen` pixels."""
+    height, width = ink.shape
+    price = np.where(ink > FAINT, ink**POWER, 0)
+    down, from_above = sweep(price)
+    up, from_below = (each[::-1] for each in sweep(price[::-1]))
+    rows = np.flatnonzero((ink > STRONG).any(1))
+    costs, paths = [], []
+    for share in HEIGHTS:
+        row = int(rows[0] + share * (rows[-1] - rows[0]))
+        total = down[row] + up[row] - price[row]
+        nearby = np.minimum.reduce([np.roll(total, shift) for shift in (-2, -1, 1, 2)])
+        least = np.flatnonzero((total <= nearby + 1e-9) & (total < MOST_PENS * pen + MOST_PIXELS))
+        path = np.empty((height, len(least)), np.int64)
+        path[row] = least
+        for y in range(row, 0, -1):
+            path[y - 1] = from_above[y, path[y]]
+        for y in range(row, height - 1):
+            path[y + 1] = from_below[y, path[y]]
+        costs.append(total[least])
+        paths.append(path.T)
+    cost, path = np.concatenate(costs), np.concatenate(paths)
+    order = np.lexsort((path.sum(1), cost))
+    cost, path = cost[order], path[order]
+    left = price.cumsum(1)[np.arange(height), path]  # ink to the left in each row
+    mass, whole, square = left.sum(1), price.sum(), pen * pen
+    inside = np.flatnonzero((mass >= LEAST * square) & (mass <= whole - LEAST * square))
+    kept: list[int] = []
+    for each in inside.tolist():
+        if len(kept) > FEW + width / DENSITY:
+            break
+        if not kept or np.abs(left[kept] - left[each]).sum(1).min() >= COPY * square:
+            kept.append(each)
+    kept.sort(key=lambda each: mass[each])
+    ends = np.full(height, -1), np.full(height, width)
+    return Seams(
+        np.stack([ends[0], *path[kept], ends[1]]), np.concatenate([[0.0], cost[kept], [0.0]])
+    )
+
+
+def sweep(price: Floats) -> tuple[Floats, Ints]:
+    """Compute the cost of the cheapest path from the first row to each pixel.
+
+    Returns:
+        (height, width) costs, and the column from which each path enters its row.
+    """
+    height, width = price.shape
+    dear = SIDEWAYS * price + STEP
+    right = dear.cumsum(1)  # cost of the way along a row from its start, including a pixel
+    left = right - dear  # the same, without the pixel
+    costs, origins = np.empty_like(right), np.empty((height, width), np.int64)
+    columns, above = np.arange(width), np.zeros(width)
+    for y in range(height):
+        entered = above + price[y]
+        # From the left: min over x' <= x of entered(x') + right(x) - right(x').
+        value = entered - right[y]
+        least = np.minimum.accumulate(value)
+        origin = np.maximum.accumulate(np.where(value == least, columns, 0))
+        # From the right: min over x' >= x of entered(x') + left(x') - left(x).
+        value = (entered + left[y])[::-1]
+        least_back = np.minimum.accumulate(value)
+        origin_back = width - 1 - np.maximum.accumulate(np.where(value == least_back, columns, 0))
+        forth, back = least + right[y], least_back[::-1] - left[y]
+        is_back = back < forth
+        above = np.where(is_back, back, forth)
+        costs[y], origins[y] = above, np.where(is_back, origin_back[::-1], origin)
+    return costs, origins

@@ -1,0 +1,177 @@
+"""Synthetic lines of handwritten digits: MNIST digits side by side, apart or touching.
+
+A line has a size, a slant and a drift, and each digit varies a little around them. Digits
+that touch overlap by up to four pixels of forty; others have a gap of 3 to 22 pixels. Some lines
+have hyphens, dots, commas or slashes between digits, or strokes with pale places.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from nanograd.runtime.arrays import Bytes, Floats
+
+# Height of MNIST's digits in a line, twice as large as MNIST's.
+HEIGHT = 40
+# Ink above this level belongs to a digit.
+_INK = 0.35
+# Share of the pairs that touch, in a line of touching digits.
+_TOUCHING = 0.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How digits are put together."""
+
+    touching: bool = False  # at least one pair touches
+    marks: float = 0.0  # probability of a mark that is no digit between two digits
+    pale: float = 0.0  # probability of pale places in the strokes of a digit
+
+
+def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
+    """Write digits side by side.
+
+    Args:
+        digits: (28, 28) uint8 images, ink 255 on 0.
+        style: how they are put together.
+        draw: the source of all random values.
+
+    Returns:
+        (height, width) uint8, ink 255 on 0, digits about 40 pixels high, with a margin of 8 pixels.
+    """
+    size, slant = draw.uniform(0.85, 1.15), draw.normal(0, 0.12)
+    drift, stretch = draw.normal(0, 0.03), draw.uniform(0.88, 1.1)
+    items: list[_Item] = []
+    for image in digits:
+        if items and draw.random() < style.marks:
+            items.append(_mark(HEIGHT * size, draw))
+        ink = _draw(
+            image,
+            size * draw.uniform(0.86, 1.14),
+            slant + draw.normal(0, 0.04),
+            stretch * draw.uniform(0.95, 1.05),
+        )
+        items.append(_Item(_fade(ink, draw) if draw.random() < style.pale else ink))
+    touches = _choose_pairs(items, draw) if style.touching else {}
+    gap = draw.uniform(3, 22)
+    canvas = np.zeros((7 * HEIGHT, (len(items) + 1) * 3 * HEIGHT), np.float32)
+    base, x, start, end = 4 * HEIGHT, 20, 0, 0
+    for number, item in enumerate(items):
+        height, width = item.ink.shape
+        wobble = draw.normal(0, 2.5 if item.is_digit else 1.0)
+        top = int(base - height - item.foot * HEIGHT * size + wobble + drift * x)
+        top = min(max(top, 2), len(canvas) - height - 2)
+        place = canvas[top : top + height]
+        if number:
+            # In each row: the last column of ink so far, and the first column of the item.
+            last = np.where((place > _INK).any(1), _last(place > _INK), -(10**6))
+            last = np.maximum.reduce([last, np.roll(last, 1), np.roll(last, -1)])
+            first = np.where((item.ink > _INK).any(1), (item.ink > _INK).argmax(1), 10**6)
+            contact = int((last - first).max())
+            contact = contact if contact > 0 else end - 3  # no row has ink of both
+            overlap = touches.get(number)
+            space = -overlap if overlap is not None else max(3, int(gap * draw.uniform(0.7, 1.3)))
+            x = max(contact + space, start + 6)
+        np.maximum(place[:, x : x + width], item.ink, out=place[:, x : x + width])
+        start, end = x, x + width
+    rows, columns = np.flatnonzero(canvas.max(1) > 0.3), np.flatnonzero(canvas.max(0) > 0.3)
+    ink = canvas[rows[0] - 8 : rows[-1] + 9, columns[0] - 8 : columns[-1] + 9]
+    return np.round(255 * np.clip(ink, 0, 1)).astype(np.uint8)
+
+
+def write_in_boxes(digits: Sequence[Bytes], draw: Generator) -> Bytes:
+    """Write digits into the printed boxes of a form, one in each; some touch or cross their box.
+
+    Returns:
+        (height, width) uint8, a grey picture of white paper.
+    """
+    height = round(HEIGHT * draw.uniform(1.3, 1.8))
+    width = round(height * draw.uniform(0.75, 1.1))
+    space = draw.choice([0, round(0.2 * width)])  # one grid, or boxes apart
+    thick, strength = draw.integers(1, 4), draw.uniform(0.25, 1)
+    margin = HEIGHT
+    shape = height + 2 * margin, len(digits) * (width + space) + 2 * margin
+    printed, ink = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for number, image in enumerate(digits):
+        left = margin + number * (width + space)
+        box = printed[margin : margin + height + thick, left : left + width + thick]
+        inner = box[thick:-thick, thick:-thick].copy()
+        box[:] = strength
+        box[thick:-thick, thick:-thick] = inner
+        digit = _draw(image, draw.uniform(0.85, 1.15), draw.normal(0, 0.12), 1.0)
+        y = margin + (height - len(digit)) / 2 + draw.normal(0, 3)
+        x = left + (width - digit.shape[1]) / 2 + draw.normal(0, 3)
+        place = ink[int(y) : int(y) + len(digit), int(x) : int(x) + digit.shape[1]]
+        np.maximum(place, digit, out=place)
+    darkest = draw.uniform(0.6, 0.95)
+    light = (1 - printed) * (1 - darkest * np.clip(ink, 0, 1))
+    return np.round(255 * light).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Item:
+    ink: Floats  # cropped
+    is_digit: bool = True
+    foot: float = 0.0  # distance of its last row above the base line, in heights of a digit
+
+
+def _choose_pairs(items: Sequence[_Item], draw: Generator) -> dict[int, int]:
+    """Choose the digits that touch the digit on their left, at least one, and their overlaps."""
+    able = [n for n in range(1, len(items)) if items[n].is_digit and items[n - 1].is_digit]
+    chosen = [n for n in able if draw.random() < _TOUCHING] or ([draw.choice(able)] if able else [])
+    return {int(number): int(draw.integers(0, 5)) for number in chosen}
+
+
+def _last(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.asarray(mask.shape[1] - 1 - mask[:, ::-1].argmax(1))
+
+
+def _crop(ink: Floats) -> Floats:
+    rows, columns = np.flatnonzero(ink.max(1) > 0.3), np.flatnonzero(ink.max(0) > 0.3)
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _draw(image: Bytes, size: float, slant: float, stretch: float) -> Floats:
+    """Draw a digit at twice MNIST's size, with one affine map."""
+    scale = 2 * size
+    width = int(28 * scale * stretch + abs(slant) * 28 * scale) + 6
+    height = int(28 * scale) + 4
+    a, b, e = 1 / (scale * stretch), slant / (scale * stretch), 1 / scale
+    x, y = width / 2, height / 2
+    coefficients = (a, b, 14 - a * x - b * y, 0, e, 14 - e * y)
+    picture = Image.fromarray(image).transform(
+        (width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC
+    )
+    return _crop(np.asarray(picture, np.float32) / 255)
+
+
+def _fade(ink: Floats, draw: Generator) -> Floats:
+    """Take ink away in places, if at least half of the strokes are left."""
+    coarse = Image.fromarray(draw.normal(0, 1, (6, 6)).astype(np.float32))
+    noise = np.asarray(coarse.resize(ink.shape[::-1], Image.Resampling.BICUBIC))
+    faded = np.clip(ink - np.clip(noise - draw.uniform(0.4, 1.2), 0, 1), 0, 1)
+    return faded if (faded > 0.5).sum() > 0.5 * (ink > 0.5).sum() else ink
+
+
+def _mark(height: float, draw: Generator) -> _Item:
+    """Draw a hyphen, dot, comma or slash beside digits of a height."""
+    kind, pen, side = draw.integers(4), draw.uniform(3, 6), int(1.6 * height)
+    picture, middle = Image.new("L", (side, side)), side / 2
+    canvas = ImageDraw.Draw(picture)
+    if kind == 1:
+        radius, foot = pen * draw.uniform(0.5, 0.9), 0.0
+        canvas.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), 255)
+    else:
+        length, x, y, foot = {
+            0: (draw.uniform(0.25, 0.6), 1.0, draw.normal(0, 0.08), 0.42),  # hyphen
+            2: (draw.uniform(0.15, 0.3), -0.4, 1.0, -0.15),  # comma
+            3: (draw.uniform(1.0, 1.3), draw.uniform(0.25, 0.55), -1.0, -0.1),  # slash
+        }[int(kind)]
+        x, y = x * length * height / 2, y * length * height / 2
+        canvas.line((middle - x, middle - y, middle + x, middle + y), 255, round(pen))
+    blurred = picture.filter(ImageFilter.GaussianBlur(0.7))
+    return _Item(_crop(np.asarray(blurred, np.float32) / 255), is_digit=False, foot=foot)

@@ -1,0 +1,144 @@
+"""Lines of digits as input of a prediction: each picture is in numbers or in quarantine."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from nanograd.errors import OutputExistsError
+from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
+from nanograd.jobs.digit_lines import PLACE
+from nanograd.models import model as model_io
+from nanograd.numbers.recognise import read_numbers
+from nanograd.pictures.decode import decode as decode_picture
+from nanograd.settings.specs import PictureOptions
+from simulators.strings import Style, write
+from tests.helpers.folders import untimed_contents
+from tests.jobs.conftest import Case
+from tests.jobs.test_kills import Killed, kill_at
+
+SIDES = ("left", "top", "right", "bottom")
+
+
+def write_line(case: Case, name: str, first: int, count: int, rows: int = 1) -> Path:
+    """Write lines of digits below each other, as dark ink on light paper."""
+    draw = np.random.default_rng(first)
+    images = case.digits.images.reshape(-1, 28, 28)
+    lines = [
+        255 - write(images[first + count * row : first + count * (row + 1)], Style(), draw)
+        for row in range(rows)
+    ]
+    width = max(line.shape[1] for line in lines)
+    padded = [
+        np.pad(line, ((10, 10), (0, width - line.shape[1])), constant_values=255) for line in lines
+    ]
+    file = case.folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(padded)).save(file)
+    return file
+
+
+@pytest.fixture
+def pictures(case: Case) -> Case:
+    """Three usable pictures, with four lines, and two others."""
+    write_line(case, "ä 1.png", 0, 3)
+    write_line(case, "b/2.png", 10, 5, rows=2)
+    write_line(case, "b/3.png", 30, 1)
+    Image.new("L", (200, 100), 240).save(case.folder / "blank.png")
+    (case.folder / "c.png").write_bytes(b"no picture")
+    return case
+
+
+def read(case: Case, name: str, format_: str, columns: pa.Schema) -> pa.Table:
+    """Read all files of a table of the output."""
+    files = sorted((case.out / name).iterdir())
+    return pa.concat_tables([decode(file.read_bytes(), columns, format_) for file in files])
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
+def test_each_picture_is_in_numbers_or_in_quarantine(pictures: Case, format_: str) -> None:
+    figures = pictures.run(digits="many", format=format_)
+
+    numbers = read(pictures, "numbers", format_, NUMBERS)
+    columns = [field for field in (*PREDICTIONS, *PLACE) if field.name != "probabilities"]
+    digits = read(pictures, "predictions", format_, pa.schema(columns))
+    lost = read(pictures, "quarantine", format_, QUARANTINE)
+    assert figures["rows"] == 5
+    assert figures["predicted"] == 3
+    assert figures["quarantined"] == len(lost) == 2
+    lines = Counter(numbers["source_file"].to_pylist())
+    assert {Path(name).name: count for name, count in lines.items()} == {
+        "ä 1.png": 1, "2.png": 2, "3.png": 1,
+    }  # fmt: skip
+    texts = {(row["source_file"], row["line"]): row["text"] for row in numbers.to_pylist()}
+    spelt: dict[tuple[str, int], str] = {}
+    for row in digits.to_pylist():
+        key = row["source_file"], row["line"]
+        assert row["position"] == len(spelt.get(key, ""))
+        spelt[key] = spelt.get(key, "") + str(row["prediction"])
+    assert spelt == texts
+    assert sum(figures["predicted_as"].values()) == len(digits)
+
+
+def test_rows_are_the_numbers_of_the_api(pictures: Case) -> None:
+    pictures.run(digits="many")
+
+    model = model_io.load(pictures.model)
+    rows = pictures.table("numbers").to_pylist()
+    for file in [*sorted(pictures.folder.rglob("[23].png")), pictures.folder / "ä 1.png"]:
+        numbers = read_numbers(decode_picture(file.read_bytes(), PictureOptions()), model)
+        found = [row for row in rows if row["source_file"] == str(file)]
+        assert [row["text"] for row in found] == [number.text for number in numbers]
+        assert [tuple(row[side] for side in SIDES) for row in found] == [
+            number.box for number in numbers
+        ]
+
+
+def test_rows_of_tables_are_read_as_pictures_are(pictures: Case, tmp_path: Path) -> None:
+    pictures.run(digits="many")
+    expected = pictures.table("numbers")
+    shutil.move(pictures.out, tmp_path / "of pictures")
+    files = sorted(pictures.folder.rglob("*.png"))
+    data = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    pictures.write("rows.parquet", {"image": pa.array(data, pa.binary())})
+
+    figures = pictures.run(digits="many")
+
+    assert figures["predicted"] == 3
+    found = pictures.table("numbers")
+    values = ("line", "text", "confidence", *SIDES)
+    assert found.select(values).to_pylist() == sorted_like(expected, values, files)
+
+
+def sorted_like(table: pa.Table, values: tuple[str, ...], files: list[Path]) -> list[object]:
+    """Return values of rows in the order of their files."""
+    order = {str(file): number for number, file in enumerate(files)}
+    rows = sorted(table.to_pylist(), key=lambda row: (order[row["source_file"]], row["line"]))
+    return [{name: row[name] for name in values} for row in rows]
+
+
+def test_killed_job_ends_with_the_same_bytes(
+    pictures: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures.run(digits="many", rows_per_file=2)
+    expected = untimed_contents(pictures.out)
+    shutil.move(pictures.out, tmp_path / "undisturbed")
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_at(patched, 3)
+        pictures.run(digits="many", rows_per_file=2)
+    pictures.run(digits="many", rows_per_file=2)
+
+    assert untimed_contents(pictures.out) == expected
+
+
+def test_another_number_of_digits_is_another_job(pictures: Case) -> None:
+    pictures.run(digits="many")
+
+    pictures.refuse(OutputExistsError, "digits", digits="one")

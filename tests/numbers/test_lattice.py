@@ -1,0 +1,113 @@
+"""Paths through lattices against all paths, listed one by one."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import pytest
+
+from nanograd.numbers.lattice import NO_DIGIT, best_path
+from nanograd.numbers.pieces import Pieces
+from nanograd.runtime.arrays import Doubles
+from scripts.make_judge import Lines, learn
+
+
+def make_pieces(seed: int) -> tuple[Pieces, Doubles]:
+    """Make a random lattice of up to five nodes, whose pieces do not overlap in their boxes."""
+    draw = np.random.default_rng(seed)
+    nodes = int(draw.integers(2, 6))
+    pairs = [(a, b) for a in range(nodes) for b in range(a + 1, nodes)]
+    pairs = [pair for pair in pairs if pair[1] - pair[0] == 1 or draw.random() < 0.6]
+    first, last = np.array(pairs).T
+    count = len(pairs)
+    boxes = np.array([(10 * number, 0, 10 * number + 5, 5) for number in range(count)])
+    pixels = np.zeros((count, 784), np.uint8)
+    pieces = Pieces(nodes, first, last, boxes, pixels, pixels, np.zeros((count, 10), np.float32))
+    return pieces, draw.normal(0, 2, (count, NO_DIGIT + 1))
+
+
+def list_paths(pieces: Pieces, node: int = 0) -> Iterator[list[int]]:
+    if node == pieces.num_nodes - 1:
+        yield []
+    for piece in np.flatnonzero(pieces.first == node).tolist():
+        for rest in list_paths(pieces, int(pieces.last[piece])):
+            yield [piece, *rest]
+
+
+def list_readings(pieces: Pieces) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    for path in list_paths(pieces):
+        for classes in product(range(NO_DIGIT + 1), repeat=len(path)):
+            yield path, classes
+
+
+def spell(classes: tuple[int, ...]) -> str:
+    return "".join(str(each) for each in classes if each != NO_DIGIT)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_best_path_and_probabilities_are_those_of_all_paths(seed: int) -> None:
+    pieces, scores = make_pieces(seed)
+    readings = list(list_readings(pieces))
+    values = np.array(
+        [scores[path, classes].sum() for path, classes in readings]  # one class for each piece
+    )
+    shares = np.exp(values - np.logaddexp.reduce(values))
+    best, classes = readings[int(values.argmax())]
+
+    path = best_path(pieces, scores)
+
+    assert path is not None
+    assert path.pieces.tolist() == best
+    for number, found in zip(best, path.shares, strict=True):
+        for digit in range(NO_DIGIT + 1):
+            using = [
+                any(pair == (number, digit) for pair in zip(way, other, strict=True))
+                for way, other in readings
+            ]
+            assert found[digit] == pytest.approx(shares[using].sum())
+    digits = path.shares[:, :NO_DIGIT].argmax(1)
+    expected = np.where(np.array(classes) == NO_DIGIT, NO_DIGIT, digits)
+    assert path.classes.tolist() == expected.tolist()
+    same = [spell(each) == spell(tuple(expected)) for _, each in readings]
+    assert path.probability == pytest.approx(shares[same].sum())
+
+
+def test_lattice_without_a_way_to_its_end_has_no_path() -> None:
+    pieces, scores = make_pieces(0)
+    cut_off = Pieces(
+        pieces.num_nodes + 1,
+        *(getattr(pieces, name) for name in ("first", "last", "boxes", "images", "context")),
+        pieces.geometry,
+    )
+
+    assert best_path(cut_off, scores) is None
+
+
+def test_gradient_of_the_judge_is_the_slope_of_its_loss() -> None:
+    found = [make_pieces(seed) for seed in range(6)]
+    texts = ("1", "22", "307", "", "45", "9")
+    batch = Lines(
+        texts,
+        np.array([each.num_nodes for each, _ in found]),
+        np.array([len(each.first) for each, _ in found]),
+        *(
+            np.concatenate([getattr(each, name) for each, _ in found])
+            for name in ("first", "last", "images", "context", "geometry")
+        ),
+        np.zeros((0, NO_DIGIT + 1)),
+    )
+    scores = np.concatenate([each for _, each in found])
+    losses, gradient = learn(scores, batch)
+
+    for (pieces, each), text, loss in zip(found, texts, losses, strict=True):
+        values = {True: [-np.inf], False: [-np.inf]}
+        for path, classes in list_readings(pieces):
+            values[spell(classes) == text].append(each[path, classes].sum())
+        right, wrong = (np.logaddexp.reduce(values[key]) for key in (True, False))
+        expected = np.logaddexp(right, wrong) - right
+        assert loss == pytest.approx(expected if np.isfinite(right) else 0)
+    for place in np.ndindex(*scores.shape):
+        step = np.zeros_like(scores)
+        step[place] = 1e-5
+        slope = (learn(scores + step, batch)[0] - learn(scores - step, batch)[0]).mean() / 2e-5
+        assert gradient[place] == pytest.approx(slope, abs=1e-6)
