@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd.images.writers import PREDICTIONS, QUARANTINE, decode
+from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
 from nanograd.jobs.output import Manifest
 from nanograd.jobs.receipts import Receipt, SourceRow
 from nanograd.jobs.review import REVIEW
@@ -23,6 +23,7 @@ _NAME_WIDTH, _NOTE_WIDTH = 44, 60
 _SOURCE = ("path", "source_file", "source_row")
 _COLUMNS = (*_SOURCE, "prediction", "confidence", "unfamiliarity", "label")
 _SHOWN = pa.schema([PREDICTIONS.field(name) for name in _COLUMNS])
+_LINES = pa.schema([NUMBERS.field(name) for name in (*_SOURCE, "line", "text", "confidence")])
 
 Row: TypeAlias = dict[str, Any]
 
@@ -58,42 +59,50 @@ def preview_rows(output: str, format_: str) -> str:
 
 
 def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[Row]:
-    """Return at least the first rows of some parts, predicted or quarantined, in order."""
+    """Return at least the first rows of some parts, predicted or quarantined, in order.
+
+    If pictures hold lines of digits, they are the lines.
+    """
+    tables = {"predictions": _SHOWN, "quarantine": QUARANTINE}
+    if any(name.startswith("numbers/") for receipt in receipts for name in receipt.files):
+        tables = {"numbers": _LINES, "quarantine": QUARANTINE}
     rows: list[Row] = []
     for receipt in receipts:
         for name in receipt.files:
-            if columns := {"predictions": _SHOWN, "quarantine": QUARANTINE}.get(
-                name.partition("/")[0]
-            ):
+            if columns := tables.get(name.partition("/")[0]):
                 data = storage.read(storage.join(output, name))
                 rows += decode(data, columns, format_).slice(0, _MOST + 1).to_pylist()
         if len(rows) > _MOST:
             break
-    return sorted(rows, key=lambda row: (row["source_file"], row["source_row"] or 0))
+    order = ("source_row", "line")
+    return sorted(rows, key=lambda row: (row["source_file"], *(row.get(n) or 0 for n in order)))
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a line for each row: picture, digit, confidence, and what is doubtful about it."""
+    """Yield a line for each row: picture, digits, confidence, and what is doubtful about it."""
     places = [SourceRow(**{name: row[name] for name in _SOURCE}).place for row in rows]
     folder = commonprefix([row["path"] for row in rows])  # noqa: RUF071 - commonpath changes s3://
     start = folder.rfind("/") + 1
     names = [_shorten(place[start:], _NAME_WIDTH) for place in places]
     width = max(map(len, [*names, "picture"]))
+    found = [str(row.get("text", row.get("prediction", "-"))) for row in rows]
+    title = "number" if any("text" in row for row in rows) else "digit"
+    wide = max(map(len, [*found, title]))
     if rows:
-        yield f"  {'picture':<{width}}  digit  confidence"
-    for name, row in zip(names, rows, strict=True):
+        yield f"  {'picture':<{width}}  {title:>{wide}}  confidence"
+    for name, digits, row in zip(names, found, rows, strict=True):
         if "reason" in row:
             why = f"{row['reason']}: {row['detail']}"
             why = why if len(why) <= _NOTE_WIDTH else f"{why[: _NOTE_WIDTH - 3]}..."
-            yield f"  {name:<{width}}  {'-':>5}  {'':>10}  {why}"
+            yield f"  {name:<{width}}  {digits:>{wide}}  {'':>10}  {why}"
             continue
         notes = []
-        if row["label"] not in (None, row["prediction"]):
+        if row.get("label") not in (None, row.get("prediction")):
             notes.append(f"labelled {row['label']}")
-        if (row["unfamiliarity"] or 0) > UNFAMILIAR:
+        if (row.get("unfamiliarity") or 0) > UNFAMILIAR:
             notes.append("unfamiliar")
         share = floor(1000 * row["confidence"]) / 10  # only 1 is shown as 100 %
-        line = f"  {name:<{width}}  {row['prediction']:>5}  {share:8.1f} %"
+        line = f"  {name:<{width}}  {digits:>{wide}}  {share:8.1f} %"
         yield f"{line}  {', '.join(notes)}".rstrip()
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from nanograd.console.preview import preview_rows
 from nanograd.errors import OutputExistsError
 from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
 from nanograd.jobs.digit_lines import PLACE
@@ -136,6 +137,17 @@ def test_killed_job_ends_with_the_same_bytes(
     pictures.run(digits="many", rows_per_file=2)
 
     assert untimed_contents(pictures.out) == expected
+
+
+def test_terminal_shows_a_row_for_each_line(pictures: Case) -> None:
+    pictures.run(digits="many")
+
+    first, *rows = preview_rows(str(pictures.out), "parquet").splitlines()
+    assert first.split() == ["picture", "number", "confidence"]
+    texts = pictures.table("numbers")["text"].to_pylist()
+    shown = [row.rsplit("%", 1)[0].split()[-2] for row in rows if "%" in row]
+    assert sorted(shown) == sorted(texts)
+    assert sum(": " in row for row in rows) == 2
 
 
 def test_another_number_of_digits_is_another_job(pictures: Case) -> None:
