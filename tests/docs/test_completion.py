@@ -54,7 +54,7 @@ TYPED = {
     "nanograd train --preset ac": "nanograd train --preset accurate",
     "nanograd ingest a.to": "nanograd ingest a.total.png",
     "nanograd predict one.csv ä": "nanograd predict one.csv ä digit.csv",
-    "nanograd predict one.csv --model fo": "nanograd predict one.csv --model folder",
+    "nanograd predict one.csv --model f": "nanograd predict one.csv --model folder",
     "nanograd train --data folder/d": "nanograd train --data folder/digits.csv",
 }
 
