@@ -50,10 +50,13 @@ def test_demo_installs_only_the_requirements_of_the_package(tmp_path: Path) -> N
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
 
-    demo, tests = (run("make", "-n", target, folder=tmp_path).stdout for target in ("demo", "test"))
+    demo, tests = (
+        run("make", "--no-print-directory", "-n", target, folder=tmp_path).stdout
+        for target in ("demo", "test")
+    )
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/installed").touch()
-    again = run("make", "-n", "demo", folder=tmp_path).stdout
+    again = run("make", "--no-print-directory", "-n", "demo", folder=tmp_path).stdout
 
     assert "-e '.'" in demo
     assert "-e '.[dev]'" in tests
