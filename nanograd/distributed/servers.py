@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -41,9 +41,9 @@ class Server:
     actor: Any
     ready: Any
     neighbour: ActorIdentity  # of a process on its host, known before the server has started
+    began: float  # time when its start began
     identity: ActorIdentity | None = None
     token: int = 0
-    began: float = field(default_factory=monotonic)  # when its start began
 
 
 class Servers:
@@ -82,7 +82,8 @@ class Servers:
                     concurrency_groups={CONCURRENT: self._spec.num_workers + 2},
                     label_selector=on_host(host),
                 )(ServerActor).remote(self._recipe, snapshot)
-                self.present[host] = Server(actor, actor.identify.remote(), neighbour)
+                ready = actor.identify.remote()
+                self.present[host] = Server(actor, ready, neighbour, began=monotonic())
             for host in [host for host in self.present if host not in groups]:
                 self.drop(host)
             self.present = {host: self.present[host] for host in groups}

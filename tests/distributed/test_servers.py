@@ -44,7 +44,7 @@ def make_servers(ray_cpus: int, recipe: Recipe) -> Iterator[MakeServers]:
             actor = remote(kind).remote(recipe, state)
             identity = ray.get(actor.identify.remote())
             neighbour = replace(identity, name=name, address="10.77.0.1")
-            servers.present[name] = Server(actor, None, neighbour, identity)
+            servers.present[name] = Server(actor, None, neighbour, monotonic(), identity)
         made.extend(servers.present.values())
         return servers
 
