@@ -81,7 +81,7 @@ class RunDirectory:
             return False
         identity = model_io.load(self.model).about["identity"]
         self.require_same(identity)
-        return bool(identity["epochs"] == self.identity["epochs"])
+        return bool(identity.get("epochs") == self.identity.get("epochs"))
 
     def require_same(self, identity: JsonObject) -> None:
         """Raise OutputExistsError unless the given identity is the run's, or of its beginning.
@@ -95,7 +95,7 @@ class RunDirectory:
             return
         name, why = differing[0], ""
         remedy = "choose another --output or replace the run with --overwrite"
-        if differing == ["epochs"] and ours["epochs"] > identity["epochs"]:
+        if differing == ["epochs"] and ours["epochs"] > identity.get("epochs", ours["epochs"]):
             planned = {
                 "its learning rate falls": ours["schedule"] != "constant",
                 "its distortions decrease": ours["cool_down"] > 0,
