@@ -134,8 +134,8 @@ def test_dry_run_describes_the_job_and_the_next_files_are_added(
     num_first, num_all = (len(list(tmp_path.glob(f"in/{glob}/*"))) for glob in ("3", "*"))
     assert "in" in written
     assert "rows" not in written
-    assert f"{num_first} rows to read in 1 of 1 parts; nothing was written" in tried.stderr
-    assert "1 files: images in image (struct<" in tried_too.stderr
+    assert f"{num_first} rows to read in 1 of 1 part; nothing was written" in tried.stderr
+    assert "1 file: images in image (struct<" in tried_too.stderr
     assert tried_too.last["rows_to_do"] == again.last["predicted"] == num_first
     assert "nothing to do" in again.stderr
     assert "1 of 2 parts are done already" in ingested.stderr
