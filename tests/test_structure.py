@@ -163,3 +163,12 @@ def test_private_names_of_ray_are_few_and_in_one_module_and_ray_is_of_a_known_ve
     assert len(found) <= 3
     assert {file for file, _ in found} == {"nanograd/distributed/cluster.py"}
     assert version("ray") in wanted.specifier
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["nanograd"]
+    listed = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
+
+    files = {file for file in PACKAGE.rglob("*") if file.is_file() and file.suffix != ".pyc"}
+    assert sorted(map(name, files - listed - set(MODULES))) == []
