@@ -98,7 +98,7 @@ def test_page_leads_from_one_host_to_two_and_back(network: Network, checksum: Ch
     terminal.close()
 
     sums = [events(output)[-1]["params_sha256"] for output in outputs]
-    assert sums == [checksum(), checksum(), checksum(epochs=60)]
+    assert sums == [checksum(), checksum(), checksum(epochs=300)]
     assert "4 workers on 2 hosts" in outputs[1]
     assert "(killed)" in outputs[2]
     assert len(listed) == 3
