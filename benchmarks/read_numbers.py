@@ -1,6 +1,6 @@
 """Claim: most lines of digits are read right, on white, in photos and in the boxes of a form.
 
-    PYTHONPATH=. python benchmarks/read_numbers.py --data FOLDER_OF_MNIST [--lines 200] [--tesseract]
+    PYTHONPATH=. python benchmarks/read_numbers.py --data MNIST [--lines 200] [--tesseract]
 
 A line is right if its whole text is right and it is the only line found.
 """
