@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images.reader import Batch
 from nanograd.images.writers import NUMBERS
@@ -59,7 +60,7 @@ def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, p
         for position, digit in enumerate(number.digits)
     ]
     origins = found.repeat(_counts(map(len, pictures)), found.images[:0]).origins()
-    boxes = np.array([number.box for _, number in lines])
+    boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(_SIDES))
     columns = {
         **origins,
         "line": [line for line, _ in lines],
@@ -71,12 +72,15 @@ def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, p
     }
     numbers = pa.table([pa.array(columns[field.name], field.type) for field in NUMBERS], NUMBERS)
     of_picture = (sum(len(number.digits) for number in numbers) for numbers in pictures)
-    batch = found.repeat(_counts(of_picture), np.stack([each.image for *_, each in digits]))
+    images = np.array([each.image for *_, each in digits], np.uint8).reshape(-1, NUM_PIXELS)
+    batch = found.repeat(_counts(of_picture), images)
+    probabilities = np.array([each.probabilities for *_, each in digits], np.float32)
     assessed = Assessment(
-        np.stack([each.probabilities for *_, each in digits]),
+        probabilities.reshape(-1, NUM_CLASSES),
         np.array([each.unfamiliarity for *_, each in digits], np.float32),
     )
     places = np.array([(line, position, *each.box) for line, position, each in digits], np.int32)
+    places = places.reshape(-1, len(PLACE))
     return numbers, batch, assessed, dict(zip(PLACE.names, map(pa.array, places.T), strict=True))
 
 

@@ -294,7 +294,10 @@ def plan(
     kept = scan.kept_columns(scanned, spec.keep)
     spec = replace(spec, keep=tuple(kept.names))
     writers.check_columns(kept, spec.format)
-    names = writers.rename_taken(kept.names, PREDICTIONS.names)
+    names = writers.rename_taken(
+        kept.names,
+        [*PREDICTIONS.names, *(digit_lines.PLACE.names if spec.digits == "many" else ())],
+    )
     renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
     work = PredictWork(spec=spec, model_sha256=model_sha256, kept=renamed, partitions=partitions)
     writers.check_partition_columns(work.schema, spec.partition_by)

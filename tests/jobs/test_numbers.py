@@ -20,7 +20,7 @@ from nanograd.settings.specs import PictureOptions
 from simulators.strings import Style, write
 from tests.helpers.folders import untimed_contents
 from tests.jobs.conftest import Case
-from tests.jobs.test_kills import Killed, kill_at
+from tests.jobs.test_kills import killed_at_each_write
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -124,19 +124,16 @@ def sorted_like(table: pa.Table, values: tuple[str, ...], files: list[Path]) -> 
     return [{name: row[name] for name in values} for row in rows]
 
 
-def test_killed_job_ends_with_the_same_bytes(
-    pictures: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pictures.run(digits="many", rows_per_file=2)
+def test_killed_job_ends_with_the_same_bytes(pictures: Case, tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    settings = {"digits": "many", "rows_per_file": 2}
+    pictures.run(**settings)
     expected = untimed_contents(pictures.out)
-    shutil.move(pictures.out, tmp_path / "undisturbed")
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        kill_at(patched, 3)
-        pictures.run(digits="many", rows_per_file=2)
-    pictures.run(digits="many", rows_per_file=2)
+    for _ in killed_at_each_write(pictures, tmp_path / "saved", **settings):
+        pictures.run(**settings)
 
-    assert untimed_contents(pictures.out) == expected
+        assert untimed_contents(pictures.out) == expected
 
 
 def test_terminal_shows_a_row_for_each_line(pictures: Case) -> None:
@@ -154,3 +151,25 @@ def test_another_number_of_digits_is_another_job(pictures: Case) -> None:
     pictures.run(digits="many")
 
     pictures.refuse(OutputExistsError, "digits", digits="one")
+
+
+def test_batch_without_a_usable_row_is_quarantined(pictures: Case) -> None:
+    pictures.write("rows.parquet", {"image": pa.array([b"no picture", None], pa.binary())})
+
+    figures = pictures.run(digits="many")
+
+    assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (7, 3, 4)
+
+
+def test_kept_columns_with_the_names_of_places_are_renamed(pictures: Case) -> None:
+    files = sorted(pictures.folder.rglob("[23].png"))
+    data = pa.array([file.read_bytes() for file in files], pa.binary())
+    for file in sorted(pictures.folder.rglob("*.png")):
+        file.unlink()
+    pictures.write("rows.parquet", {"image": data, "line": ["x", "y"], "left": [1, 2]})
+
+    pictures.run(digits="many", keep=("line", "left"))
+
+    table = pictures.table()
+    assert set(table["input_line"].to_pylist()) == {"x", "y"}
+    assert set(table["line"].to_pylist()) == {0, 1}
