@@ -265,12 +265,12 @@ def inspect(
         output = storage.absolute(chosen.output)
         sheet.check_output(output)
         model = model_io.load(chosen.model)
-        shown, total = sheet.find_pictures(places(inputs), chosen.limit, output)
+        pictures, total = sheet.find_pictures(places(inputs), chosen.limit, output)
         if total > chosen.limit:
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
-            found = sheet.inspect_pictures(shown, chosen, model)
+            found = sheet.inspect_pictures(pictures, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
         counts = {**sheet.summarize(found), "left_out": total - len(found)}
         return Inspections(**counts, output=chosen.output)

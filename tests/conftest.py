@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nanograd.images import sources
 from tests.helpers import jobs, runs
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import environment_without_ray
+from tests.helpers.reviews import Reviewer
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -63,6 +64,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif {"head", "store"} & {*getattr(item, "fixturenames", ())}:
             group = "a head and a store"
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture
+def reviewer(output: str) -> Iterator[Reviewer]:
+    """Review the prediction `output` in a process of its own."""
+    running = Reviewer(output)
+    yield running
+    running.kill()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     height, width = ink.shape
     has_room = width >= tuning.WIDE * height and max(ink.shape) <= tuning.BITMAP_SIDE
     if _are_two(boxes[sizeable], mass[sizeable]) or (has_room and _is_one_left(boxes, mass, kept)):
-        detail = "several digits stand side by side; --digits many reads numbers"
+        detail = "several digits stand side by side; `nanograd predict --digits many` reads numbers"
         raise UnreadableError(Reason.TOO_MANY_MARKS, detail)
     if kept.sum() > tuning.MAX_MARKS:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"{kept.sum()} marks lie close together")

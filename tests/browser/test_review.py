@@ -1,7 +1,6 @@
 """The page of `nanograd review` in a browser: keyboard, touch, light and dark, kills."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ ROWS = 61
 @pytest.fixture
 def output(sample: Mnist, tmp_path: Path) -> str:
     return predict(sample.test.take(slice(0, ROWS)), tmp_path)
-
-
-@pytest.fixture
-def reviewer(output: str) -> Iterator[Reviewer]:
-    running = Reviewer(output)
-    yield running
-    running.kill()
 
 
 def open_page(browser: Browser, reviewer: Reviewer, **options: object) -> Page:

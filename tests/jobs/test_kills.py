@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,27 @@ def kill_at(patch: pytest.MonkeyPatch, when: int) -> None:
         patch.setattr(storage, name, dying(getattr(storage, name)))
 
 
+def killed_at_each_write(case: Case, saved: Path, **settings: Any) -> Iterator[None]:
+    """Run a command on a copy of `saved`, killed at each of its writes; yield after each run.
+
+    The last run is not killed.
+    """
+    for when in range(10_000):
+        shutil.rmtree(case.out)
+        shutil.copytree(saved, case.out)
+        killed = False
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, when)
+            try:
+                case.run(**settings)
+            except Killed:
+                killed = True
+        yield
+        if not killed:
+            break
+    assert when > 8
+
+
 def comparable(change: str, out: Path) -> dict[str, bytes]:
     """The files of an output; after a retry only predictions: another may retry what is left."""
     contents = untimed_contents(out).items()
@@ -83,16 +104,7 @@ def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
     case.run(**settings)
     undisturbed = comparable(change, case.out)
 
-    for when in range(10_000):
-        shutil.rmtree(case.out)
-        shutil.copytree(saved, case.out)
-        killed = False
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, when)
-            try:
-                case.run(**settings)
-            except Killed:
-                killed = True
+    for _ in killed_at_each_write(case, saved, **settings):
         if (case.out / "_SUCCESS").exists() and "repair" not in change:
             assert unlisted(case.out) == set()
             assert sources(case.out) in (before, expected)
@@ -101,6 +113,3 @@ def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
         assert sources(case.out) == expected
         assert figures["rows"] == len(expected)
         assert comparable(change, case.out) == undisturbed
-        if not killed:
-            break
-    assert when > 8

@@ -18,7 +18,7 @@ from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import runs
 from tests.helpers.ingests import ingest
 from tests.jobs.conftest import Case
-from tests.jobs.test_kills import Killed, kill_at
+from tests.jobs.test_kills import killed_at_each_write
 
 Draw = Callable[[str, int], Path]
 
@@ -190,23 +190,11 @@ def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
     figures = case.run(rows_per_file=5)
     undisturbed = untimed_contents(case.out)
 
-    for when in range(10_000):
-        shutil.rmtree(case.out)
-        shutil.copytree(saved, case.out)
-        killed = False
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, when)
-            try:
-                case.run(rows_per_file=5)
-            except Killed:
-                killed = True
+    for _ in killed_at_each_write(case, saved, rows_per_file=5):
         again = case.run(rows_per_file=5)
 
         assert (again["rows"], again["predicted"]) == (figures["rows"], figures["predicted"])
         assert untimed_contents(case.out) == undisturbed
-        if not killed:
-            break
-    assert when > 8
 
 
 def test_limit_counts_tables_and_pictures(case: Case, photos: list[Path]) -> None:

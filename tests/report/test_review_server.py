@@ -29,13 +29,6 @@ def output(sample: Mnist, tmp_path: Path) -> str:
     return predict(sample.test.take(slice(0, ROWS)), tmp_path)
 
 
-@pytest.fixture
-def reviewer(output: str) -> Iterator[Reviewer]:
-    running = Reviewer(output)
-    yield running
-    running.kill()
-
-
 def test_decisions_are_rows_to_train_and_evaluate_with(output: str) -> None:
     before = contents(Path(output))
     reviewer = Reviewer(output)
