@@ -5,6 +5,7 @@ Progress and messages go to stderr. The last line of stdout is `{"event": "resul
 terminal, this line is printed only with `--json`, because the summary on stderr says the same.
 """
 
+import atexit
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -172,9 +173,31 @@ def export_data(source: tuple[str, ...], output: str) -> None:
     _run("export_data", source, output)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command in `arguments`, by default those of this process, and exit with its code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command in `arguments`, by default those of this process, and end the process.
+
+    The exit code is the command's.
+    """
+    codes: list[int] = []
+    atexit.register(_end, codes)  # registered first, so it is called last
+    codes.append(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(codes[0])
+
+
+def _end(codes: list[int]) -> None:
+    """End the process with a code, if there is one, and leave Python's interpreter as it is.
+
+    A thread of Arrow that releases a Python object while the interpreter ends would abort the
+    process, although the command is complete: https://github.com/apache/arrow/issues/34314.
+    """
+    _drop_unwritten()
+    if codes:
+        os._exit(codes[0])
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command in `arguments`, print its result or error, and return its exit code."""
+    words = list(arguments)
     memory: JsonObject = {"debug": False, "json": False, "log_format": "auto"}
     _open_closed_streams()
     # Ignore Pillow's warnings about metadata. Library functions such as Predictor set no filters.
@@ -183,13 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with sigterm_raises():
             _refuse_unknown_variables()
             cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
-        code = 0
+        return 0
     except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the entry point: one line, one code
         if memory["debug"]:
             _echo_error("".join(traceback.format_exception(error)))
-        code = _print_error(words, error, memory)
-    _drop_unwritten()
-    sys.exit(code)
+        return _print_error(words, error, memory)
 
 
 def _refuse_unknown_variables() -> None:
@@ -218,7 +239,7 @@ def _open_closed_streams() -> None:
 
 
 def _drop_unwritten() -> None:
-    """Drop output that cannot be written. Otherwise Python fails at exit and changes the code."""
+    """Write what is buffered; drop output that cannot be written, because the exit code stays."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

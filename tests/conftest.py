@@ -125,11 +125,11 @@ def nanograd(
     monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "cache"))
 
     def run(*words: str, **environment: str) -> Outcome:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            cli.main(words)
-        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
+            code = cli.run(words)
+        return Outcome(code, *capsys.readouterr())
 
     return run
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import cli
+from nanograd import __version__, cli
 from nanograd.console.results import Done, Result
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model
@@ -282,6 +282,37 @@ def test_unexpected_exception_is_one_line_and_its_code(
     assert re.fullmatch(reason, done.last["reason"])
     assert "Traceback" not in done.stderr
     assert "in broken" in debug.stderr
+
+
+def test_thread_of_arrow_at_the_end_of_the_process_does_not_change_the_code() -> None:
+    code = """
+import io, threading
+import pyarrow as pa, pyarrow.parquet as pq
+from nanograd.cli import main
+
+class Slow(io.BytesIO):
+    def read(self, size=-1):
+        if reader.is_alive():
+            started.set()
+            threading.Event().wait(0.3)
+        return super().read(size)
+
+def read():
+    file.read()
+
+started, buffer = threading.Event(), io.BytesIO()
+pq.write_table(pa.table({"a": [1, 2, 3]}), buffer)
+reader = threading.Thread(target=read, daemon=True)
+file = pq.ParquetFile(Slow(buffer.getvalue()), pre_buffer=True)
+reader.start()
+started.wait()
+main(["--version"])
+"""
+
+    done = run_python(code)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{__version__}\n"
 
 
 def test_help_imports_nothing_slow() -> None:

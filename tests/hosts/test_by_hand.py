@@ -7,6 +7,7 @@ checkpoint is compared with the state that one process computes in as many round
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -181,10 +182,14 @@ class Run:
         return output
 
     def end(self) -> None:
-        """End a run that a failed test left behind, because it holds the CPUs of the hosts."""
+        """End a run that a failed test left behind, because it holds the CPUs of the hosts.
+
+        Print what happened in it, for the report of the failed test.
+        """
         if self._process.poll() is None:
             self._first.run("pkill -KILL -f '^python -m nanograd'")
-            self._process.communicate(timeout=60)
+            output, _ = self._process.communicate(timeout=60)
+            sys.stdout.write("\n".join([*self._lines("events.jsonl")[-30:], output[-5000:]]))
 
     def _lines(self, name: str) -> list[str]:
         file = self._place / name
