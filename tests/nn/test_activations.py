@@ -7,8 +7,9 @@ import pytest
 from nanograd.nn.activations import HIDDEN, relu, sigmoid, softmax
 from nanograd.runtime.arrays import Floats
 
-Function = Callable[[Floats], Floats]
-FUNCTIONS = {"sigmoid": sigmoid, "tanh": np.tanh, "relu": relu, "softmax": softmax}
+FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "sigmoid": sigmoid, "tanh": np.tanh, "relu": relu, "softmax": softmax
+}  # fmt: skip
 DTYPES = [np.float32, np.float64]
 
 
@@ -19,7 +20,6 @@ def draws(shape: tuple[int, ...], dtype: type, scale: float = 3.0) -> Floats:
 
 
 def by_definition(name: str, row: list[float]) -> list[float]:
-    """The activation of a row, in plain Python."""
     if name == "softmax":
         exponentials = [math.exp(value) for value in row]
         return [e / sum(exponentials) for e in exponentials]
@@ -33,30 +33,19 @@ def by_definition(name: str, row: list[float]) -> list[float]:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 3e-6), (np.float64, 1e-13)])
-def test_function_equals_its_definition(name: str, dtype: type, rtol: float) -> None:
+def test_function_equals_its_definition(name, dtype, rtol):
     z = draws((193, 10), dtype)
 
     output = FUNCTIONS[name](z)
 
     expected = [by_definition(name, row) for row in z.tolist()]
     np.testing.assert_allclose(output, expected, rtol=rtol, atol=rtol / 10)
-
-
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(0, 10), (1, 1), (7, 10)])
-def test_activation_returns_a_new_array_of_the_same_dtype_and_shape(
-    function: Function, dtype: type, shape: tuple[int, int]
-) -> None:
-    z = draws(shape, dtype)  # read-only
-
-    output = function(z)
-
-    assert (output.dtype, output.shape) == (dtype, shape)
+    assert output.dtype == dtype
     assert not np.shares_memory(output, z)
+    assert FUNCTIONS[name](z[:0]).shape == (0, 10)
 
 
-def test_relu_is_zero_below_the_kink_and_has_no_slope_at_it() -> None:
+def test_relu_is_zero_below_the_kink_and_has_no_slope_at_it():
     output = relu(np.float32([-2, -0.0, 0, 1e-30, 7]))
     slope = HIDDEN["relu"].derivative(output)
 
@@ -65,7 +54,7 @@ def test_relu_is_zero_below_the_kink_and_has_no_slope_at_it() -> None:
     assert slope.tolist() == [0, 0, 0, 1, 1]
 
 
-def test_softmax_does_not_depend_on_a_shift_of_the_row() -> None:
+def test_softmax_does_not_depend_on_a_shift_of_the_row():
     z = np.float32([[1, 2, 4], [0, 0, 8]])
 
     output, shifted = softmax(z), softmax(z + np.float32([[64], [-1024]]))
@@ -74,7 +63,7 @@ def test_softmax_does_not_depend_on_a_shift_of_the_row() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_largest_numbers_overflow_nowhere(dtype: type) -> None:
+def test_largest_numbers_overflow_nowhere(dtype):
     # Warnings are errors here, so an overflow in between would fail, too.
     largest = np.finfo(dtype).max
     z = np.array([-largest, -1000, 0, 1000, largest], dtype)

@@ -41,7 +41,7 @@ ORACLES = {"mse": squared_error_by_loops, "cross_entropy": cross_entropy_by_loop
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_images", [0, 1, 193])
 @pytest.mark.parametrize(("dtype", "rel"), [(np.float32, 1e-5), (np.float64, 1e-12)])
-def test_loss_equals_a_sum_by_loops(name: str, num_images: int, dtype: type, rel: float) -> None:
+def test_loss_equals_a_sum_by_loops(name, num_images, dtype, rel):
     z2, rows = logits(num_images, dtype), targets(num_images, dtype)  # read-only
 
     losses, gradient = LOSSES[name].gradient(z2, rows)
@@ -53,7 +53,7 @@ def test_loss_equals_a_sum_by_loops(name: str, num_images: int, dtype: type, rel
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("first", "length"), [(0, 1), (1, 65), (7, 16), (64, 7)])
-def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, length: int) -> None:
+def test_bits_of_an_image_do_not_depend_on_the_batch(name, first, length):
     # A worker computes the losses of all its shards at once, with the bits of each shard alone.
     z2, rows = logits(193), targets(193)
     part = slice(first, first + length)
@@ -67,12 +67,12 @@ def test_bits_of_an_image_do_not_depend_on_the_batch(name: str, first: int, leng
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(6, 10), (7, 1), (10,)])
-def test_different_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
+def test_different_shapes_are_refused(name, shape):
     with pytest.raises(ValueError, match="differ in shape"):
         LOSSES[name].gradient(logits(7), np.zeros(shape, np.float32))
 
 
-def test_saturated_outputs_have_a_gradient_unless_they_are_right() -> None:
+def test_saturated_outputs_have_a_gradient_unless_they_are_right():
     rows = targets(7)
     for loss in LOSSES.values():
         assert not any(each.any() for each in loss.gradient((rows - np.float32(0.5)) * 1000, rows))
@@ -86,7 +86,7 @@ def test_saturated_outputs_have_a_gradient_unless_they_are_right() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1e3, 1e38, np.finfo(np.float32).max])
-def test_loss_of_large_logits_raises_no_warning_and_is_finite(name: str, size: float) -> None:
+def test_loss_of_large_logits_raises_no_warning_and_is_finite(name, size):
     z2 = np.where(np.arange(70).reshape(7, 10) % 3, size, -size).astype(np.float32)
 
     loss, gradient = LOSSES[name].gradient(z2, targets(7))

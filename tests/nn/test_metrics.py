@@ -12,7 +12,7 @@ def digits(size: int, seed: int, num_classes: int = 10) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 193])
-def test_accuracy_equals_a_count_by_loops_and_the_trace_of_the_confusion_matrix(size: int) -> None:
+def test_accuracy_equals_a_count_by_loops_and_the_trace_of_the_confusion_matrix(size):
     predictions, labels = digits(size, 1), digits(size, 2)
 
     share = accuracy(predictions, labels)
@@ -27,7 +27,7 @@ def test_accuracy_equals_a_count_by_loops_and_the_trace_of_the_confusion_matrix(
 @pytest.mark.parametrize(
     ("size", "dtype", "num_classes"), [(0, np.uint8, 10), (1, np.int8, 8), (193, np.int64, 10)]
 )
-def test_confusion_matrix_equals_a_count_by_loops(size: int, dtype: type, num_classes: int) -> None:
+def test_confusion_matrix_equals_a_count_by_loops(size, dtype, num_classes):
     predictions, labels = (digits(size, seed, num_classes) for seed in (1, 2))
 
     confusion = confusion_matrix(predictions.astype(dtype), labels, num_classes)
@@ -39,7 +39,7 @@ def test_confusion_matrix_equals_a_count_by_loops(size: int, dtype: type, num_cl
     assert confusion.tolist() == expected
 
 
-def test_precision_and_recall_are_shares_of_columns_and_rows_and_nan_without_any() -> None:
+def test_precision_and_recall_are_shares_of_columns_and_rows_and_nan_without_any():
     confusion = np.zeros((10, 10), np.int64)
     confusion[0, 0], confusion[0, 1], confusion[1, 1], confusion[2, 3] = 3, 1, 4, 1
     confusion.flags.writeable = False
@@ -51,7 +51,7 @@ def test_precision_and_recall_are_shares_of_columns_and_rows_and_nan_without_any
     np.testing.assert_array_equal(recall, [0.75, 1, 0] + [np.nan] * 7)
 
 
-def test_calibration_error_of_calibrated_scores_is_zero() -> None:
+def test_calibration_error_of_calibrated_scores_is_zero():
     confidence = np.array([0.75] * 4 + [0.5] * 2)
     right = np.array([True, True, True, False, True, False])
 
@@ -63,7 +63,7 @@ def test_calibration_error_of_calibrated_scores_is_zero() -> None:
     assert np.isnan(found.accuracy[0])
 
 
-def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():
     confidence = np.array([1.0, 1.0, 0.25, 0.25])
     right = np.array([True, False, False, True])
 

@@ -16,8 +16,6 @@ HIDDEN_UNITS = 3
 
 
 class Value:
-    """A number with its parents and local derivatives."""
-
     tape: list["Value"]
 
     def __init__(self, data: float, parents: tuple[tuple["Value", float], ...] = ()) -> None:
@@ -89,7 +87,7 @@ def loss_of_image(
 
 @pytest.mark.parametrize("activation", sorted(HIDDEN))
 @pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_loss_and_gradient_equal_a_scalar_autograd(activation: str, loss: str) -> None:
+def test_loss_and_gradient_equal_a_scalar_autograd(activation, loss):
     Value.tape = []
     generator = np.random.default_rng(7)
     vector = generator.uniform(-0.3, 0.3, 785 * HIDDEN_UNITS + 10 * HIDDEN_UNITS + 10)

@@ -63,7 +63,7 @@ ORACLES: dict[str, Callable[[float, list[float]], float]] = {
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
 @pytest.mark.parametrize("size", [1, 193])
-def test_parameters_follow_a_float64_oracle(name: str, size: int) -> None:
+def test_parameters_follow_a_float64_oracle(name, size):
     params, _ = run(name, size)
 
     start, gradients = vectors(size)
@@ -75,7 +75,7 @@ def test_parameters_follow_a_float64_oracle(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
 @pytest.mark.parametrize("cuts", [[7, 8, 100], list(range(1, 193))])
-def test_update_in_slices_has_the_bits_of_one_update(name: str, cuts: list[int]) -> None:
+def test_update_in_slices_has_the_bits_of_one_update(name, cuts):
     whole, whole_state = run(name, 193)
     sliced, sliced_state = run(name, 193, cuts)
 
@@ -87,9 +87,7 @@ def test_update_in_slices_has_the_bits_of_one_update(name: str, cuts: list[int])
 @pytest.mark.parametrize(
     ("name", "keys"), [("sgd", []), ("momentum", ["velocity"]), ("adam", ["mean", "square"])]
 )
-def test_update_works_in_place_and_changes_nothing_at_a_rate_of_zero(
-    name: str, keys: list[str]
-) -> None:
+def test_update_works_in_place_and_changes_nothing_at_a_rate_of_zero(name, keys):
     optimizer = by_name(name, 0.9)
     params, (gradient, *_) = vectors(7)
     state = optimizer.init(7)
@@ -106,7 +104,7 @@ def test_update_works_in_place_and_changes_nothing_at_a_rate_of_zero(
     assert all(state[key] is vector for key, vector in old_state.items())
 
 
-def test_momentum_without_decay_is_plain_descent() -> None:
+def test_momentum_without_decay_is_plain_descent():
     heavy, _ = run("momentum", 193, momentum_decay=0.0)
     plain, _ = run("sgd", 193)
 
@@ -114,7 +112,7 @@ def test_momentum_without_decay_is_plain_descent() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
-def test_average_follows_a_float64_oracle_also_in_slices(decay: float) -> None:
+def test_average_follows_a_float64_oracle_also_in_slices(decay):
     start, points = vectors(193)
     average, sliced = start.copy(), start.copy()
     oracle = start.astype(np.float64)
@@ -128,8 +126,3 @@ def test_average_follows_a_float64_oracle_also_in_slices(decay: float) -> None:
 
     np.testing.assert_allclose(average, oracle, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(sliced, average)
-
-
-def test_by_name_refuses_an_unknown_optimizer() -> None:
-    with pytest.raises(KeyError, match="'rmsprop'"):
-        by_name("rmsprop", momentum_decay=0.9)
