@@ -37,7 +37,6 @@ def nanograd_commands(words: list[str]) -> Iterator[list[str]]:
 
 
 def find_command(words: list[str]) -> tuple[click.Command, list[str]]:
-    """Return the command that words name, and its arguments."""
     command: click.Command = cli
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"no command {words[0]!r}"
@@ -46,7 +45,6 @@ def find_command(words: list[str]) -> tuple[click.Command, list[str]]:
 
 
 def parse_commands(document: Path) -> None:
-    """Parse each command in a document's blocks of shell."""
     for line in shell_lines(document):
         for words in nanograd_commands(line):
             command, rest = find_command(words)
@@ -60,7 +58,7 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_commands_flags_and_make_targets_of_a_document_exist(document: Path) -> None:
+def test_commands_flags_and_make_targets_of_a_document_exist(document):
     parse_commands(document)
 
     for quoted in re.findall(r"`nanograd ([^`]*)`", prose(document)):
@@ -71,7 +69,7 @@ def test_commands_flags_and_make_targets_of_a_document_exist(document: Path) -> 
     assert {*re.findall(r"`make ([a-z-]+)", prose(document)), *in_blocks} <= TARGETS
 
 
-def test_environment_variables_correspond_to_flags() -> None:
+def test_environment_variables_correspond_to_flags():
     text = "".join(document.read_text() for document in DOCUMENTS)
 
     named = {name.lower() for name in re.findall(r"\bNANOGRAD_TRAIN_([A-Z_]+[A-Z])\b", text)}
@@ -82,7 +80,7 @@ def test_environment_variables_correspond_to_flags() -> None:
     assert named <= set(TrainSpec.__dataclass_fields__)
 
 
-def test_unknown_flag_in_a_document_is_detected(tmp_path: Path) -> None:
+def test_unknown_flag_in_a_document_is_detected(tmp_path):
     file = tmp_path / "page.md"
     file.write_text("```sh\nA=1 nanograd train --epoch 3 # no such flag\n```\n")
 

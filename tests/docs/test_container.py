@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import tomllib
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +27,7 @@ def is_sent(name: str) -> bool:
     return sent
 
 
-def test_image_is_made_of_tracked_files_and_the_pinned_versions_and_runs_the_demo() -> None:
+def test_image_is_made_of_tracked_files_and_the_pinned_versions_and_runs_the_demo():
     named = dict(STEPS)
     copied = {name for word, rest in STEPS if word == "COPY" for name in rest.split()[:-1]}
     present = {file.name for file in ROOT.iterdir()}
@@ -46,7 +45,7 @@ def test_image_is_made_of_tracked_files_and_the_pinned_versions_and_runs_the_dem
     assert named["USER"] not in ("root", "0")
 
 
-def test_demo_installs_only_the_requirements_of_the_package(tmp_path: Path) -> None:
+def test_demo_installs_only_the_requirements_of_the_package(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
 
@@ -63,7 +62,7 @@ def test_demo_installs_only_the_requirements_of_the_package(tmp_path: Path) -> N
     assert again == ".venv/bin/nanograd demo\n"
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_hadolint_finds_nothing():
     if not (hadolint := shutil.which("hadolint")):
         pytest.skip("hadolint is not installed")
 
@@ -73,7 +72,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 @pytest.mark.places
-def test_image_is_built_and_trains_as_any_user() -> None:
+def test_image_is_built_and_trains_as_any_user():
     builder = next(filter(shutil.which, BUILDERS), None)
     if not builder:
         pytest.skip(f"needs one of {', '.join(BUILDERS)}, and the image python:3.11-slim")

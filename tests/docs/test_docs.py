@@ -47,12 +47,10 @@ def name_of(file: Path) -> str:
 
 
 def prose(file: Path) -> str:
-    """Return a document without its code blocks."""
     return FENCE.sub("", file.read_text())
 
 
 def links(file: Path) -> list[str]:
-    """Return the targets of a document's links within the repository."""
     text = SPANS.sub("", prose(file))
     found = INLINE_LINK.findall(text) + REFERENCE_LINK.findall(text)
     return [target for target in found if not ELSEWHERE.match(target)]
@@ -104,13 +102,13 @@ def run_alone(code: str, folder: Path) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_relative_links_resolve(document: Path) -> None:
+def test_relative_links_resolve(document):
     broken = [target for target in links(document) if not resolves(document, target)]
 
     assert broken == []
 
 
-def test_anchors_and_links_are_those_of_github(tmp_path: Path) -> None:
+def test_anchors_and_links_are_those_of_github(tmp_path):
     file = tmp_path / "page.md"
     file.write_text(
         "# `a` & B_c!\n\n## Twice\n\n## Twice\n\n```\n# no heading\n[i](j)\n```\n\n"
@@ -124,9 +122,7 @@ def test_anchors_and_links_are_those_of_github(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "quotation", list(quotations()), ids=lambda each: f"{each.document.name}-{each.file}"
 )
-def test_quoted_lines_exist_in_their_file_in_order_with_their_indentation(
-    quotation: Quotation,
-) -> None:
+def test_quoted_lines_exist_in_their_file_in_order_with_their_indentation(quotation):
     source = [line.rstrip() for line in (ROOT / quotation.file).read_text().splitlines()]
 
     def is_quoted(indent: str) -> bool:
@@ -139,7 +135,7 @@ def test_quoted_lines_exist_in_their_file_in_order_with_their_indentation(
     )
 
 
-def test_numerics_quotes_every_module_that_it_derives_and_no_other_python() -> None:
+def test_numerics_quotes_every_module_that_it_derives_and_no_other_python():
     quoted = {each.file for each in quotations() if each.document.name == "numerics.md"}
     infos = [block["info"] for block in FENCE.finditer((ROOT / "docs/numerics.md").read_text())]
 
@@ -148,13 +144,13 @@ def test_numerics_quotes_every_module_that_it_derives_and_no_other_python() -> N
     assert [info for info in infos if info.startswith("python") and "title=" not in info] == []
 
 
-def test_python_of_its_page_runs(tmp_path: Path) -> None:
+def test_python_of_its_page_runs(tmp_path):
     code, _, stderr = run_alone("\n".join(plain_python(ROOT / "docs/python.md")), tmp_path)
 
     assert (code, stderr) == (0, "")
 
 
-def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
+def test_documented_code_uses_models_without_nanograd(tmp_path):
     digits = sources.load_test(["sample"])
     run = nanograd.train(
         data="sample", output=tmp_path / "runs/1", pixels="standard", hidden=8, epochs=1, warmup=2
@@ -178,11 +174,11 @@ def test_documented_code_uses_models_without_nanograd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", write_pages.documents(ROOT), ids=name_of)
-def test_generated_tables_are_current(document: Path) -> None:
+def test_generated_tables_are_current(document):
     assert write_pages.rewrite(document) == document.read_text()
 
 
-def test_stale_table_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None:
+def test_stale_table_is_rewritten_and_the_rest_preserved(tmp_path):
     begin, end = "<!-- settings: export -->", "<!-- /settings -->"
     file = tmp_path / "README.md"
     file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
@@ -208,7 +204,7 @@ def test_stale_table_is_rewritten_and_the_rest_preserved(tmp_path: Path) -> None
             write_pages.rewrite(file)
 
 
-def test_importing_modules_has_no_side_effects(tmp_path: Path) -> None:
+def test_importing_modules_has_no_side_effects(tmp_path):
     """Libraries come first: pyarrow, Ray and SciPy start threads on import."""
     files = sorted(file for name in ("nanograd", "jobs") for file in (ROOT / name).rglob("*.py"))
     modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
@@ -230,7 +226,7 @@ load({[module for module in modules if ".distributed" in module]!r})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_tracked_file_names_local_folders() -> None:
+def test_no_tracked_file_names_local_folders():
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a git checkout")
     names = run("git", "ls-files", folder=ROOT).stdout.splitlines()

@@ -22,7 +22,7 @@ def numbers(file: Path) -> list[list[str]]:
     return [re.findall(r"\d[\d.,-]*", block) for block in blocks]
 
 
-def test_both_readmes_have_the_same_commands_and_figures() -> None:
+def test_both_readmes_have_the_same_commands_and_figures():
     assert commands(CHINESE) == commands(README)
     assert numbers(CHINESE) == numbers(README)
     assert sum(map(len, numbers(README))) > 30
@@ -41,7 +41,7 @@ def sections(file: Path) -> list[tuple[int, set[str]]]:
     ]
 
 
-def test_both_readmes_have_the_same_sections_with_the_same_blocks_and_links() -> None:
+def test_both_readmes_have_the_same_sections_with_the_same_blocks_and_links():
     english, chinese = sections(README), sections(CHINESE)
 
     assert [count for count, _ in chinese] == [count for count, _ in english]
@@ -50,14 +50,14 @@ def test_both_readmes_have_the_same_sections_with_the_same_blocks_and_links() ->
         assert {link for link in here - there if "numerics.md" not in link} == set()
 
 
-def test_plots_are_current() -> None:
+def test_plots_are_current():
     for name, plot in figures.plots().items():
         assert (ROOT / "docs/pictures" / name).read_text() == plot, name
 
 
 def test_newest_figure_is_found_with_its_source_and_links_to_other_processors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     for cpu, date in (("New(R)", "2026-01-03"), ("New(R)", "2026-01-02"), ("Old", "2026-01-01")):
         table = (
             "| what | seconds | metres |\n| --- | --- | --- |\n"

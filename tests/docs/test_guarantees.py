@@ -20,14 +20,14 @@ TIME = re.compile(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_promises_no_time(page: str) -> None:
+def test_page_promises_no_time(page):
     text = (ROOT / page).read_text()
 
     assert [found[0] for found in TIME.finditer(text)] == []
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise[:60])
-def test_promise_names_tests_that_exist(promise: str) -> None:
+def test_promise_names_tests_that_exist(promise):
     named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", promise)
 
     assert named

@@ -6,7 +6,6 @@
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -149,11 +148,11 @@ def write_list() -> str:
     return fill(kinds, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
-def test_page_lists_every_kind_of_column() -> None:
+def test_page_lists_every_kind_of_column():
     assert LIST.findall(PAGE.read_text()) == [write_list()]
 
 
-def test_same_digits_have_the_same_predictions_in_every_kind_of_column(tmp_path: Path) -> None:
+def test_same_digits_have_the_same_predictions_in_every_kind_of_column(tmp_path):
     settings = {"hidden": 32, "epochs": 3, "batch_size": 128, "warmup": 20}
     run = nanograd.train(data="sample", output=str(tmp_path / "run"), **settings)
     images, predicted = sources.load(["sample"]).test.images[:NUM_DIGITS], {}

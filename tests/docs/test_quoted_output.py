@@ -26,7 +26,7 @@ def page(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-def test_pages_quote_failures_progress_and_summaries_as_logged() -> None:
+def test_pages_quote_failures_progress_and_summaries_as_logged():
     failed = WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={1: [4], 3: [5]})
     predicted = Prediction(predicted=1000, accuracy=0.987)
     progress = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
@@ -37,7 +37,7 @@ def test_pages_quote_failures_progress_and_summaries_as_logged() -> None:
     assert "```\n{}\n{}\n```\n".format(*progress) in page("docs/report.md")
 
 
-def test_cluster_page_quotes_messages_of_the_program() -> None:
+def test_cluster_page_quotes_messages_of_the_program():
     quoted = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", page("docs/cluster.md"), re.MULTILINE)
     texts = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")] + [
         str(WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={})),
@@ -52,7 +52,7 @@ def test_cluster_page_quotes_messages_of_the_program() -> None:
     assert len(quoted) == 13
 
 
-def test_reasons_on_the_ingest_page_exist() -> None:
+def test_reasons_on_the_ingest_page_exist():
     rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", page("docs/ingest.md"), re.MULTILINE)
     codes = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)}
     codes -= {"folder", "name", "none"}  # where labels come from
@@ -61,7 +61,7 @@ def test_reasons_on_the_ingest_page_exist() -> None:
     assert len(codes) == 12
 
 
-def test_functions_on_the_handwriting_page_exist() -> None:
+def test_functions_on_the_handwriting_page_exist():
     lines = re.findall(r"^\d+\. .*$", page("docs/handwriting.md"), re.MULTILINE)
     names = re.findall(r"`([a-z]+)\.([a-z_]+)`", "".join(lines))
 
@@ -72,7 +72,7 @@ def test_functions_on_the_handwriting_page_exist() -> None:
     assert len(names) == 19
 
 
-def test_page_lists_every_place_with_its_exit_codes() -> None:
+def test_page_lists_every_place_with_its_exit_codes():
     lines = page("docs/places.md").splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
 

@@ -52,7 +52,7 @@ def run_blocks(text: str, nanograd: Nanograd, *flags: str) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_block_has_a_known_language_and_parses(document: Path) -> None:
+def test_every_block_has_a_known_language_and_parses(document):
     for block in FENCE.finditer(document.read_text()):
         language, _, title = block["info"].partition(" ")
         assert language in PARSERS or language in OTHERS, block["info"]
@@ -71,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_predictions_become_a_list_to_review(nanograd: Nanograd, folder: Path) -> None:
+def test_predictions_become_a_list_to_review(nanograd, folder):
     assert nanograd("ingest", "pictures", "--output", "rows", "--workers", "0").code == 0
 
     predicted, drawn = run_blocks(REVIEW, nanograd)
@@ -81,9 +81,7 @@ def test_predictions_become_a_list_to_review(nanograd: Nanograd, folder: Path) -
     assert len(pd.read_csv("refused.csv")) == 0
 
 
-def test_files_of_kaggle_become_a_submission(
-    nanograd: Nanograd, sample: Mnist, tmp_path: Path
-) -> None:
+def test_files_of_kaggle_become_a_submission(nanograd, sample, tmp_path):
     (tmp_path / "kaggle").mkdir()
     some = sample.train.take(slice(0, 301))
     train = pd.DataFrame(some.images, columns=PIXELS)
@@ -132,9 +130,7 @@ def data(folder: Path, sample: Mnist) -> Path:
     return folder
 
 
-def test_every_block_about_your_data_runs_and_predicts_every_row(
-    data: Path, nanograd: Nanograd, sample: Mnist
-) -> None:
+def test_every_block_about_your_data_runs_and_predicts_every_row(data, nanograd, sample):
     run_blocks(YOUR_DATA, nanograd)
 
     expected = model_io.load(str(data / "runs/1/model")).predict(sample.test.images[:ROWS]).tolist()

@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_site_makes_no_requests(site: Path) -> None:
+def test_site_makes_no_requests(site):
     files = [file for kind in ("html", "css", "js") for file in site.rglob(f"*.{kind}")]
 
     found = [
@@ -37,7 +37,7 @@ def test_site_makes_no_requests(site: Path) -> None:
     assert found == []
 
 
-def test_search_finds_pages_and_no_records_of_decisions(site: Path) -> None:
+def test_search_finds_pages_and_no_records_of_decisions(site):
     text = (site / "searchindex.js").read_text()
     index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
     places = index["terms"]["accuraci"]
@@ -47,7 +47,7 @@ def test_search_finds_pages_and_no_records_of_decisions(site: Path) -> None:
     assert not any(name.startswith(("docs/decisions", "benchmarks")) for name in found)
 
 
-def test_search_has_the_text_of_every_page_that_it_finds(site: Path) -> None:
+def test_search_has_the_text_of_every_page_that_it_finds(site):
     index = json.loads(
         (site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
     )
@@ -64,7 +64,7 @@ def test_search_has_the_text_of_every_page_that_it_finds(site: Path) -> None:
     assert scripts == ["texts.js", "search.js"]
 
 
-def test_relative_links_of_the_site_resolve(site: Path) -> None:
+def test_relative_links_of_the_site_resolve(site):
     broken = [
         (page.name, link)
         for page in site.rglob("*.html")
