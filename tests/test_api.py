@@ -2,7 +2,6 @@
 
 import re
 import signal
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from PIL import Image
 
 import nanograd
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import ArgumentError, Stopped
 from nanograd.images import writers
 from nanograd.pictures import normalise
@@ -50,7 +48,7 @@ def printed(code: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_imports_are_lazy_and_training_in_this_process_needs_no_ray(tmp_path: Path) -> None:
+def test_imports_are_lazy_and_training_in_this_process_needs_no_ray(tmp_path):
     code = f"""
 import sys, nanograd
 print(*sys.modules)
@@ -64,7 +62,7 @@ print("ray" in sys.modules)
     assert uses_ray == "False"
 
 
-def test_every_name_it_offers_is_there_and_others_are_not() -> None:
+def test_every_name_it_offers_is_there_and_others_are_not():
     for name in nanograd.__all__:
         assert name in dir(nanograd)
         assert getattr(nanograd, name).__module__.startswith("nanograd.")
@@ -73,15 +71,12 @@ def test_every_name_it_offers_is_there_and_others_are_not() -> None:
 
 
 def untimed(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a result line without times and places."""
     left_out = {"start_s", "rows_per_s", "output", "summary", "report", "review", "evaluate_s"}
     timed = {*left_out, "predict_s", "ingest_s", "event", "command"}
     return {name: value for name, value in line.items() if name not in timed}
 
 
-def test_functions_and_commands_do_the_same(
-    nanograd_: Nanograd, tmp_path: Path, run: nanograd.Training, sample: Mnist
-) -> None:
+def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
     digits = sample.test.take(slice(0, 31))
     writers.write_pictures(digits, str(tmp_path / "pictures"))
     pictures, model, rows = tmp_path / "pictures", f"{run.directory}/model", str(tmp_path / "a")
@@ -113,7 +108,7 @@ def test_functions_and_commands_do_the_same(
     assert (exported.bytes, exported.output) == (file.stat().st_size, str(file))
 
 
-def test_dry_run_predicts_nothing(tmp_path: Path, run: nanograd.Training) -> None:
+def test_dry_run_predicts_nothing(tmp_path, run):
     pq.write_table(pa.table({"image": [bytes(784)]}), tmp_path / "a.parquet")
 
     done = nanograd.predict(
@@ -141,7 +136,7 @@ def test_dry_run_predicts_nothing(tmp_path: Path, run: nanograd.Training) -> Non
         (lambda: nanograd.train(batch_size=7, shards=8), "^batch_size 7 is less than shards 8"),
     ],
 )
-def test_invalid_arguments_are_named_as_arguments(call: Any, named: str) -> None:
+def test_invalid_arguments_are_named_as_arguments(call, named):
     with pytest.raises(ArgumentError, match=named) as caught:
         call()
 
@@ -172,7 +167,7 @@ def test_invalid_arguments_are_named_as_arguments(call: Any, named: str) -> None
         lambda: nanograd.Predictor("nowhere", polarty="auto"),
     ],
 )
-def test_bad_arguments_are_errors_of_its_own(call: Callable[[], Any]) -> None:
+def test_bad_arguments_are_errors_of_its_own(call):
     with pytest.raises(nanograd.NanogradError) as caught:
         call()
 
@@ -180,9 +175,7 @@ def test_bad_arguments_are_errors_of_its_own(call: Callable[[], Any]) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_function_and_command_train_to_the_same_bits(
-    nanograd_: Nanograd, run: nanograd.Training
-) -> None:
+def test_function_and_command_train_to_the_same_bits(nanograd_, run):
     words = [w for name, value in SETTINGS.items() for w in (flag_name(name), str(value))]
 
     line = nanograd_("train", *words, "--workers", "0", "--output", "run").last
@@ -192,7 +185,7 @@ def test_function_and_command_train_to_the_same_bits(
     assert len(repr(run)) < 300
 
 
-def test_listener_receives_events_and_text_log_renders_them(tmp_path: Path) -> None:
+def test_listener_receives_events_and_text_log_renders_them(tmp_path):
     events: list[Event] = []
     lines: list[str] = []
 
@@ -211,9 +204,7 @@ def test_listener_receives_events_and_text_log_renders_them(tmp_path: Path) -> N
     assert loaded.params_sha256() == run.model.params_sha256()
 
 
-def test_warnings_are_logged_unless_a_listener_receives_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_warnings_are_logged_unless_a_listener_receives_them(tmp_path, caplog):
     events: list[Event] = []
     settings = {**SETTINGS, "warmup": 999}
 
@@ -227,9 +218,7 @@ def test_warnings_are_logged_unless_a_listener_receives_them(
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_progress_is_shown_on_stderr_beside_the_own_listener(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool
-) -> None:
+def test_progress_is_shown_on_stderr_beside_the_own_listener(tmp_path, capsys, own):
     events: list[Event] = []
     more: Any = {"listener": events.append} if own else {}
 
@@ -240,9 +229,7 @@ def test_progress_is_shown_on_stderr_beside_the_own_listener(
     assert (out, bool(events)) == ("", own)
 
 
-def test_runs_are_compared_by_the_settings_that_differ_and_their_results(
-    tmp_path: Path, run: nanograd.Training, nanograd_: Nanograd
-) -> None:
+def test_runs_are_compared_by_the_settings_that_differ_and_their_results(tmp_path, run, nanograd_):
     other = nanograd.train(
         output=tmp_path / "other", **{**SETTINGS, "hidden": 9, "epochs": 3, "validation_split": 0.0}
     )
@@ -269,9 +256,7 @@ def test_runs_are_compared_by_the_settings_that_differ_and_their_results(
         nanograd.compare([run.directory, "nowhere"])
 
 
-def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
-    tmp_path: Path, run: nanograd.Training
-) -> None:
+def test_ctrl_c_stops_a_run_that_the_same_call_finishes(tmp_path, run):
     def interrupt(event: Event) -> None:
         if isinstance(event, EpochFinished) and event.metrics.epoch == 1:
             signal.raise_signal(signal.SIGINT)
@@ -285,7 +270,7 @@ def test_ctrl_c_stops_a_run_that_the_same_call_finishes(
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_thread_of_another_program_may_train(tmp_path: Path) -> None:
+def test_thread_of_another_program_may_train(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(lambda: nanograd.train(output=tmp_path / "run", **SETTINGS)).result()
 
@@ -302,7 +287,7 @@ FORMS: list[Any] = [
 DTYPES: list[Any] = [bool, np.int8, np.int64, np.float16, np.float64]
 
 
-def test_every_form_of_the_same_images_is_read_alike(sample: Mnist, run: nanograd.Training) -> None:
+def test_every_form_of_the_same_images_is_read_alike(sample, run):
     images = sample.test.images[:193]
     bits = images > 127  # zeros and ones are no and full ink
 
@@ -318,7 +303,7 @@ def test_every_form_of_the_same_images_is_read_alike(sample: Mnist, run: nanogra
     assert run.model.predict(np.zeros((0, 28, 28), np.uint8)).shape == (0,)
 
 
-def test_threads_that_predict_at_once_get_the_same_bits(run: nanograd.Training) -> None:
+def test_threads_that_predict_at_once_get_the_same_bits(run):
     code = f"""
 import numpy as np, nanograd
 from concurrent.futures import ThreadPoolExecutor
@@ -345,13 +330,13 @@ print(len(set(found)))
         (np.full((1, 784), "7"), "not <U1"),
     ],
 )
-def test_images_of_another_kind_are_refused(run: nanograd.Training, images: Any, why: str) -> None:
+def test_images_of_another_kind_are_refused(run, images, why):
     with pytest.raises(ArgumentError, match=why) as caught:
         run.model.predict(images)
     assert isinstance(caught.value, ValueError)
 
 
-def test_pictures_are_read_from_every_kind_of_source(tmp_path: Path) -> None:
+def test_pictures_are_read_from_every_kind_of_source(tmp_path):
     picture = painted(next(iter(drawings(1, seed=2))))
     stream = BytesIO()
     picture.save(stream, "PNG")
@@ -372,7 +357,7 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path: Path) -> None:
     assert caught.value.reason == "blank"
 
 
-def test_pillow_image_is_rotated_as_it_states_and_not_changed() -> None:
+def test_pillow_image_is_rotated_as_it_states_and_not_changed():
     picture = painted(next(iter(drawings(1, seed=2))))
     turned, stream = picture.rotate(90, expand=True), BytesIO()
     exif = Image.Exif()

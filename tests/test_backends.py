@@ -57,9 +57,7 @@ class Clocked:
         (0.1, [], 0),
     ],
 )
-def test_job_moves_to_ray_when_its_first_seconds_show_that_it_is_long(
-    row_s: float, rows: list[int], num_here: int
-) -> None:
+def test_job_moves_to_ray_when_its_first_seconds_show_that_it_is_long(row_s, rows, num_here):
     clocked, parts = Clocked(row_s), parts_of(*rows)
 
     done = list(clocked.pool()(parts))
@@ -70,7 +68,7 @@ def test_job_moves_to_ray_when_its_first_seconds_show_that_it_is_long(
     assert clocked.starts == len(clocked.events) == (num_here < len(parts))
 
 
-def test_retries_stay_on_ray_once_it_runs() -> None:
+def test_retries_stay_on_ray_once_it_runs():
     clocked, parts = Clocked(7.0), parts_of(1, 1, 1, 1)
     pool = clocked.pool()
 

@@ -23,7 +23,6 @@ from nanograd.runtime import json_files
 from nanograd.settings import flags
 from nanograd.settings.fields import REQUIRED, flag_name, properties
 from scripts.write_pages import SETTINGS
-from tests.conftest import Nanograd
 from tests.helpers.models import some_model
 from tests.helpers.processes import run, run_python
 
@@ -39,9 +38,7 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
 
 
 @pytest.mark.parametrize("command", SETTINGS)
-def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
-    nanograd: Nanograd, command: str
-) -> None:
+def test_help_has_every_field_of_the_config_and_marks_the_required_ones(nanograd, command):
     has_rare = command not in ("evaluate", "export", "review")
     done = nanograd(command, "--help-all" if has_rare else "--help")
 
@@ -60,15 +57,13 @@ def test_help_has_every_field_of_the_config_and_marks_the_required_ones(
         assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
 
 
-def test_data_sets_of_the_environment_are_lines(nanograd: Nanograd) -> None:
+def test_data_sets_of_the_environment_are_lines(nanograd):
     done = nanograd("train", NANOGRAD_TRAIN_DATA="no folder\nsample")
 
     assert (done.code, done.last["reason"][:60]) == (65, f"{Path('no folder').absolute()}"[:60])
 
 
-def test_misspelt_setting_of_a_config_file_is_named_with_its_file(
-    nanograd: Nanograd, tmp_path: Path
-) -> None:
+def test_misspelt_setting_of_a_config_file_is_named_with_its_file(nanograd, tmp_path):
     (tmp_path / "my.toml").write_text("seed = 3\nlearning-rate = 0.1\n")
 
     done = nanograd("train", "--config", "my.toml")
@@ -78,9 +73,7 @@ def test_misspelt_setting_of_a_config_file_is_named_with_its_file(
 
 
 @pytest.mark.parametrize("words", [(), ("data",)])
-def test_missing_command_shows_the_help_and_is_a_usage_error(
-    nanograd: Nanograd, words: list[str]
-) -> None:
+def test_missing_command_shows_the_help_and_is_a_usage_error(nanograd, words):
     done, helped = nanograd(*words), nanograd(*words, "--help")
 
     assert (done.code, done.last["code"], helped.code) == (2, 2, 0)
@@ -104,9 +97,7 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(
         (["ingest", "train", "--output"], "ingest", "--output"),
     ],
 )
-def test_usage_error_is_one_json_line_and_code_2(
-    nanograd: Nanograd, words: list[str], command: str | None, named: str
-) -> None:
+def test_usage_error_is_one_json_line_and_code_2(nanograd, words, command, named):
     done = nanograd(*words)
 
     line = done.last
@@ -117,9 +108,7 @@ def test_usage_error_is_one_json_line_and_code_2(
     assert done.stderr == f"nanograd: {line['reason']}\n"
 
 
-def test_result_is_one_json_line_with_the_documented_figures(
-    nanograd: Nanograd, predicting: list[str]
-) -> None:
+def test_result_is_one_json_line_with_the_documented_figures(nanograd, predicting):
     done = nanograd(*predicting)
 
     documented = (
@@ -132,9 +121,7 @@ def test_result_is_one_json_line_with_the_documented_figures(
     assert (done.last["rows"], done.last["predicted"], done.last["files"]) == (7, 7, 1)
 
 
-def test_names_of_folders_need_not_be_unicode(
-    nanograd_process: Nanograd, tmp_path: Path, few_digits: Mnist
-) -> None:
+def test_names_of_folders_need_not_be_unicode(nanograd_process, tmp_path, few_digits):
     data, run = (os.fsdecode(name) for name in (b"Z\xfcge", b"gr\xfc\xdfe aus K\xc3\xb6ln"))
     (tmp_path / data).mkdir()
     for name, part in (("train", few_digits.train), ("test", few_digits.test)):
@@ -154,8 +141,8 @@ def test_names_of_folders_need_not_be_unicode(
     ("files", "named"), [({}, "'nanograd-model-3'"), ({"onnx.bin": ""}, "an entry 'onnx.bin'")]
 )
 def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
-    nanograd: Nanograd, predicting: list[str], files: dict[str, str], named: str
-) -> None:
+    nanograd, predicting, files, named
+):
     manifest = json_files.read_manifest("model/manifest.json")
     changed = {"files": manifest["files"] | files} if files else {"format": "nanograd-model-3"}
     with pytest.MonkeyPatch.context() as patch:
@@ -177,8 +164,8 @@ def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
     ],
 )
 def test_columns_to_keep_come_from_flags_environment_or_file(
-    nanograd: Nanograd, predicting: list[str], environment: str, words: list[str], kept: list[str]
-) -> None:
+    nanograd, predicting, environment, words, kept
+):
     Path("my.toml").write_text('keep = ["a b", "id"]\noutput = "elsewhere"\n')
 
     done = nanograd(*predicting, *words, NANOGRAD_PREDICT_KEEP=environment)
@@ -190,9 +177,7 @@ def test_columns_to_keep_come_from_flags_environment_or_file(
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
-def test_next_command_prints_the_predictions(
-    nanograd: Nanograd, predicting: list[str], format_: str
-) -> None:
+def test_next_command_prints_the_predictions(nanograd, predicting, format_):
     done = nanograd(*predicting, "--format", format_, "--output", "my $HOME's out")
 
     words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
@@ -214,8 +199,8 @@ def test_next_command_prints_the_predictions(
     ],
 )
 def test_mistakes_in_input_end_with_their_code_and_leave_no_output(
-    nanograd: Nanograd, predicting: list[str], words: list[str], code: int, message: str
-) -> None:
+    nanograd, predicting, words, code, message
+):
     Path("pictures/empty").mkdir(parents=True)
     Path("pictures/a.PNG").touch()
     inputs = [] if words[0].startswith("pictures") else ["rows.parquet"]
@@ -227,9 +212,7 @@ def test_mistakes_in_input_end_with_their_code_and_leave_no_output(
     assert not Path("out").exists()
 
 
-def test_demo_prints_its_results_on_stdout_while_ray_has_it(
-    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_prints_its_results_on_stdout_while_ray_has_it(nanograd, monkeypatch):
     def steps(*_: Any) -> Iterator[tuple[str, Result]]:
         with redirect_stdout(sys.stderr):  # as in a session of Ray
             yield "train", Done(summary="here", values={})
@@ -241,7 +224,7 @@ def test_demo_prints_its_results_on_stdout_while_ray_has_it(
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
 
 
-def test_debug_shows_the_traceback_that_is_hidden_otherwise(nanograd: Nanograd) -> None:
+def test_debug_shows_the_traceback_that_is_hidden_otherwise(nanograd):
     words = ["evaluate", "--model", "gone"]
 
     quiet, debug = nanograd(*words), nanograd(*words, "--debug")
@@ -263,9 +246,8 @@ def test_debug_shows_the_traceback_that_is_hidden_otherwise(nanograd: Nanograd) 
     ],
 )
 def test_unexpected_exception_is_one_line_and_its_code(
-    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch, command: str, error: BaseException,
-    code: int, reason: str,
-) -> None:  # fmt: skip
+    nanograd, monkeypatch, command, error, code, reason
+):
     @click.command()
     @flags.common_flags
     def broken() -> None:
@@ -284,7 +266,7 @@ def test_unexpected_exception_is_one_line_and_its_code(
     assert "in broken" in debug.stderr
 
 
-def test_thread_of_arrow_at_the_end_of_the_process_does_not_change_the_code() -> None:
+def test_thread_of_arrow_at_the_end_of_the_process_does_not_change_the_code():
     code = """
 import io, threading
 import pyarrow as pa, pyarrow.parquet as pq
@@ -315,7 +297,7 @@ main(["--version"])
     assert done.stdout == f"{__version__}\n"
 
 
-def test_help_imports_nothing_slow() -> None:
+def test_help_imports_nothing_slow():
     code = """
 import sys
 from nanograd.cli import main

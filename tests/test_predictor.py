@@ -1,10 +1,7 @@
-"""`nanograd.Predictor`, in batches of every format."""
-
 import pickle
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,9 +74,7 @@ BATCHES: dict[str, Callable[[Pixels], Any]] = {
 
 
 @pytest.mark.parametrize("form", BATCHES)
-def test_batch_of_any_format_has_the_predictions_of_the_model(
-    form: str, images: Pixels, model: str
-) -> None:
+def test_batch_of_any_format_has_the_predictions_of_the_model(form, images, model):
     batch = BATCHES[form](images)
 
     result = nanograd.Predictor(model)(batch)
@@ -96,9 +91,7 @@ def test_batch_of_any_format_has_the_predictions_of_the_model(
 
 
 @pytest.mark.parametrize("form", ["arrow", "pandas", "numpy"])
-def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(
-    form: str, images: Pixels, model: str
-) -> None:
+def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(form, images, model):
     rows = [to_png(image) for image in images]
     rows[3], rows[7] = b"no picture", b""
     columns = {"id": np.arange(ROWS), "image": objects(rows), "label": np.full(ROWS, "7", object)}
@@ -125,9 +118,7 @@ def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(
     assert form != "pandas" or list(result.index) == list(range(100, 100 + ROWS))
 
 
-def test_batches_have_the_predictions_of_the_command(
-    images: Pixels, model: str, tmp_path: Path
-) -> None:
+def test_batches_have_the_predictions_of_the_command(images, model, tmp_path):
     dark = 255 - images
     pq.write_table(pa.table({"image": tensor(dark), "id": range(ROWS)}), tmp_path / "a.parquet")
     settings = {"model": model, "output": str(tmp_path / "out"), "workers": 0}
@@ -155,9 +146,7 @@ EMPTY: dict[str, Callable[[Pixels], Any]] = {
 
 
 @pytest.mark.parametrize("form", EMPTY)
-def test_empty_batch_stays_empty_with_the_same_columns(
-    form: str, images: Pixels, model: str
-) -> None:
+def test_empty_batch_stays_empty_with_the_same_columns(form, images, model):
     batch = EMPTY[form](images)
     predictor = nanograd.Predictor(model, image_column="Scan" if "Scan" in batch else None)
 
@@ -168,7 +157,7 @@ def test_empty_batch_stays_empty_with_the_same_columns(
     assert len(none["prediction"]) == 0
 
 
-def test_booleans_are_full_ink(images: Pixels, model: str) -> None:
+def test_booleans_are_full_ink(images, model):
     bits = squares(images) > 127
     predictor = nanograd.Predictor(model)
 
@@ -192,14 +181,12 @@ def test_booleans_are_full_ink(images: Pixels, model: str) -> None:
         (pd.DataFrame([[b"x", b"y"]], columns=["image"] * 2), ArgumentError, "name each column"),
     ],
 )
-def test_batch_of_another_kind_is_an_error_with_its_reason(
-    batch: Any, error: type[Exception], why: str, model: str
-) -> None:
+def test_batch_of_another_kind_is_an_error_with_its_reason(batch, error, why, model):
     with pytest.raises(error, match=why):
         nanograd.Predictor(model)(batch)
 
 
-def test_models_of_another_kind_are_errors(tmp_path: Path) -> None:
+def test_models_of_another_kind_are_errors(tmp_path):
     with pytest.raises(DataError, match="is not a model directory"):
         nanograd.Predictor(tmp_path)
     with pytest.raises(TypeError, match="not int"):
@@ -220,9 +207,7 @@ OTHER_COLUMNS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", OTHER_COLUMNS)
-def test_columns_that_are_not_needed_may_be_of_any_type(
-    kind: str, images: Pixels, model: str
-) -> None:
+def test_columns_that_are_not_needed_may_be_of_any_type(kind, images, model):
     values = OTHER_COLUMNS[kind]
     batch = pd.DataFrame({"id": values, "image": [to_png(image) for image in images[:9]]})
     batch.index = pd.Index([7, 7, 7, 1, 2, 3, 4, 5, 6])
@@ -237,7 +222,7 @@ def test_columns_that_are_not_needed_may_be_of_any_type(
 
 
 @pytest.mark.parametrize("type_", ["category", "Int64", "string", "object"])
-def test_labels_of_any_type_of_pandas_are_read(type_: str, images: Pixels, model: str) -> None:
+def test_labels_of_any_type_of_pandas_are_read(type_, images, model):
     labels = pd.Series([7, 8, None]).astype("Int64")
     given = labels.astype(str).where(labels.notna()) if type_ == "string" else labels
     batch = pd.DataFrame({"image": list(images[:3]), "label": given.astype(type_)})
@@ -245,7 +230,7 @@ def test_labels_of_any_type_of_pandas_are_read(type_: str, images: Pixels, model
     assert list(nanograd.Predictor(model)(batch)["label"]) == [7, 8, -1]
 
 
-def test_threads_leave_the_warnings_of_the_program_alone(images: Pixels, model: str) -> None:
+def test_threads_leave_the_warnings_of_the_program_alone(images, model):
     predictor = nanograd.Predictor(model, normalise="always")
     batch = pa.table({"image": [to_png(image) for image in images]})
     before, show = list(warnings.filters), warnings.showwarning
@@ -257,9 +242,7 @@ def test_threads_leave_the_warnings_of_the_program_alone(images: Pixels, model: 
     assert (warnings.filters, warnings.showwarning) == (before, show)
 
 
-def test_loaded_or_sent_predictor_predicts_as_that_of_the_directory(
-    images: Pixels, model: str
-) -> None:
+def test_loaded_or_sent_predictor_predicts_as_that_of_the_directory(images, model):
     batch = {"id": np.array([b"a"] * ROWS), "image": images}  # bytes of fixed width may be kept
     places: list[Any] = [model, nanograd.load_model(model)]
     predictors = [nanograd.Predictor(each) for each in places]

@@ -1,7 +1,6 @@
 """The scikit-learn facade: its own estimator checks, and that it is this program's training."""
 
 import pickle
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +16,11 @@ from nanograd import MLPClassifier
 
 
 @parametrize_with_checks([MLPClassifier()])
-def test_scikit_learns_own_checks(estimator: MLPClassifier, check: Any) -> None:
+def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
-def test_labels_of_any_kind_come_back() -> None:
+def test_labels_of_any_kind_come_back():
     x, y = load_iris(return_X_y=True)
     names = np.array(["setosa", "versicolor", "virginica"])[y]
 
@@ -41,7 +40,7 @@ def test_labels_of_any_kind_come_back() -> None:
         {"ema": 0, "batch_size": 10_000, "shards": 3},
     ],
 )
-def test_every_way_of_training_learns_digits_it_has_not_seen(settings: dict[str, Any]) -> None:
+def test_every_way_of_training_learns_digits_it_has_not_seen(settings):
     x, y = load_digits(return_X_y=True)
     seen, unseen, labels, wanted = train_test_split(x, y, random_state=0)
 
@@ -52,7 +51,7 @@ def test_every_way_of_training_learns_digits_it_has_not_seen(settings: dict[str,
     assert net.n_iter_ >= 10
 
 
-def test_seed_fixes_the_bits() -> None:
+def test_seed_fixes_the_bits():
     x, y = load_iris(return_X_y=True)
     nets = [
         MLPClassifier(hidden=4, random_state=seed).fit(x, y).predict_proba(x)
@@ -64,7 +63,7 @@ def test_seed_fixes_the_bits() -> None:
     assert not np.array_equal(nets[0], nets[3])
 
 
-def test_it_is_cloned_pickled_searched_and_part_of_pipelines() -> None:
+def test_it_is_cloned_pickled_searched_and_part_of_pipelines():
     x, y = load_iris(return_X_y=True)
     net = MLPClassifier(hidden=8, random_state=1).fit(x, y)
     search = GridSearchCV(MLPClassifier(random_state=0), {"hidden": [2, 8]}, cv=2).fit(x, y)
@@ -79,7 +78,7 @@ def test_it_is_cloned_pickled_searched_and_part_of_pipelines() -> None:
         clone(net).predict(x)
 
 
-def test_scale_of_the_columns_does_not_matter() -> None:
+def test_scale_of_the_columns_does_not_matter():
     x, y = load_iris(return_X_y=True)
     tables = (x, 1e4 + x * np.array([1e3, 1e-3, 4, 1]))
 
@@ -96,9 +95,7 @@ def test_scale_of_the_columns_does_not_matter() -> None:
         ({"learning_rate": -1}, "learning_rate is -1.0: it must be at least 0"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused_when_fitting(
-    settings: dict[str, Any], why: str
-) -> None:
+def test_parameters_that_cannot_be_meant_are_refused_when_fitting(settings, why):
     x, y = load_iris(return_X_y=True)
 
     with pytest.raises(ValueError, match=why):

@@ -57,7 +57,6 @@ FILES = {dotted(file): file for file in MODULES}
 
 
 def imported(file: Path, *, in_functions: bool) -> set[str]:
-    """Modules of the package that a file imports, those for type checkers left out."""
     found: set[str] = set()
     queue: list[ast.AST] = [ast.parse(file.read_text())]
     while queue:
@@ -79,7 +78,7 @@ def package_of(module: str) -> str:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=name)
-def test_package_has_few_modules(package: Path) -> None:
+def test_package_has_few_modules(package):
     modules = {file.stem for file in package.glob("*.py")}
 
     if package == PACKAGE:
@@ -88,7 +87,7 @@ def test_package_has_few_modules(package: Path) -> None:
         assert len(modules - {"__init__"}) <= MAX_MODULES, modules
 
 
-def test_modules_are_neither_tiny_nor_huge() -> None:
+def test_modules_are_neither_tiny_nor_huge():
     sizes = {name(file): num_lines(file) for file in MODULES if file.stem[:2] != "__"}
 
     outside = {
@@ -99,14 +98,14 @@ def test_modules_are_neither_tiny_nor_huge() -> None:
     assert OTHER_SIZES.keys() <= outside.keys()
 
 
-def test_names_of_modules_and_packages_are_unique() -> None:
+def test_names_of_modules_and_packages_are_unique():
     modules = (file.stem for file in MODULES if file.stem[:2] != "__")
     packages = (package.name for package in PACKAGES)
 
     assert repeated(each for names in (modules, packages) for each in names) == []
 
 
-def test_names_of_public_classes_are_unique() -> None:
+def test_names_of_public_classes_are_unique():
     classes = (
         node.name
         for file in MODULES
@@ -117,13 +116,13 @@ def test_names_of_public_classes_are_unique() -> None:
     assert repeated(classes) == []
 
 
-def test_imports_between_files_have_no_cycle() -> None:
+def test_imports_between_files_have_no_cycle():
     graph = {module: imported(file, in_functions=False) for module, file in FILES.items()}
 
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_imports_between_packages_have_no_cycle() -> None:
+def test_imports_between_packages_have_no_cycle():
     graph: dict[str, set[str]] = {}
     for module, file in FILES.items():
         if module != "nanograd":  # its names are imported where they are used
@@ -134,7 +133,7 @@ def test_imports_between_packages_have_no_cycle() -> None:
     TopologicalSorter(graph).prepare()
 
 
-def test_nothing_is_decided_by_the_text_of_a_message() -> None:
+def test_nothing_is_decided_by_the_text_of_a_message():
     found = [
         f"{name(file)}:{number}: {why}: {line.strip()}"
         for file in MODULES
@@ -146,7 +145,7 @@ def test_nothing_is_decided_by_the_text_of_a_message() -> None:
     assert found == []
 
 
-def test_private_names_of_ray_are_few_and_in_one_module_and_ray_is_of_a_known_version() -> None:
+def test_private_names_of_ray_are_few_and_in_one_module_and_ray_is_of_a_known_version():
     found = {
         (name(file), each.name)
         for file in MODULES
@@ -165,7 +164,7 @@ def test_private_names_of_ray_are_few_and_in_one_module_and_ray_is_of_a_known_ve
     assert version("ray") in wanted.specifier
 
 
-def test_every_file_of_the_package_is_installed() -> None:
+def test_every_file_of_the_package_is_installed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["nanograd"]
     listed = {file for pattern in patterns for file in PACKAGE.glob(pattern)}

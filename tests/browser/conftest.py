@@ -25,7 +25,6 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small training run with its report."""
     place = tmp_path_factory.mktemp("browser") / "run"
     train(few_digits, place, hidden=32, epochs=4)
     write_training_report(place, few_digits.test)
@@ -41,7 +40,6 @@ def address(run: Path) -> str:
 def predictions(
     run: Path, sample: Mnist, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """Return the addresses of two reports, with labels and without, each with a bad row."""
     place = tmp_path_factory.mktemp("predictions")
     digits = sample.test.take(slice(0, 193))
     for name, num_labelled in (("labelled", 193), ("unlabelled", 0)):

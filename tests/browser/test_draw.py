@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,7 +53,7 @@ def pad(page: Page) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_page_classifies_drawings_as_python_does(page: Page, run: Path) -> None:
+def test_page_classifies_drawings_as_python_does(page, run):
     model = model_io.load(str(run / "model"))
     images, in_page = [], []
 
@@ -70,7 +69,7 @@ def test_page_classifies_drawings_as_python_does(page: Page, run: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
-def test_verdict_says_what_is_no_digit(page: Page) -> None:
+def test_verdict_says_what_is_no_digit(page):
     [seven] = [each for each in drawings(1, seed=3) if each.label == 7]
     dot, two = [[(120.0, 120.0)]], [[(60.0, 40.0), (60.0, 200.0)], [(180.0, 40.0), (180.0, 200.0)]]
     for strokes, verdict, words in (
@@ -87,7 +86,7 @@ def test_verdict_says_what_is_no_digit(page: Page) -> None:
         expect(page.locator("#verdict")).to_contain_text(verdict)
 
 
-def test_kept_drawings_are_saved_with_their_labels(page: Page, tmp_path: Path) -> None:
+def test_kept_drawings_are_saved_with_their_labels(page, tmp_path):
     wanted = list(drawings(1, seed=4))[:4]
     for number, drawing in enumerate(wanted, 1):
         page.click("#clear")

@@ -9,7 +9,6 @@ from playwright.sync_api import Browser, Page
 
 @pytest.fixture(scope="module", params=["training", "labelled", "unlabelled"])
 def report(request: pytest.FixtureRequest, address: str, predictions: dict[str, str]) -> str:
-    """Return the address of a report: training, prediction with labels and without."""
     return {"training": address, **predictions}[request.param]
 
 
@@ -24,7 +23,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, report: str) -> Itera
     context.close()
 
 
-def test_page_requests_nothing_and_logs_no_error(browser: Browser, report: str) -> None:
+def test_page_requests_nothing_and_logs_no_error(browser, report):
     context = browser.new_context(offline=True)
     page = context.new_page()
     requests: list[str] = []
@@ -40,7 +39,7 @@ def test_page_requests_nothing_and_logs_no_error(browser: Browser, report: str) 
     context.close()
 
 
-def test_accessibility_checker_reports_nothing_serious(page: Page) -> None:
+def test_accessibility_checker_reports_nothing_serious(page):
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
 
     results = Axe().run(page)
@@ -54,7 +53,7 @@ def test_accessibility_checker_reports_nothing_serious(page: Page) -> None:
     assert serious == []
 
 
-def test_confusion_matrix_is_whole_and_legible_on_a_phone(browser: Browser, address: str) -> None:
+def test_confusion_matrix_is_whole_and_legible_on_a_phone(browser, address):
     context = browser.new_context(viewport={"width": 390, "height": 780}, offline=True)
     page = context.new_page()
     page.goto(address)
@@ -72,9 +71,7 @@ def test_confusion_matrix_is_whole_and_legible_on_a_phone(browser: Browser, addr
 
 
 @pytest.mark.parametrize("width", [360, 390])
-def test_pad_input_and_verdict_are_on_one_screen_of_a_phone(
-    browser: Browser, address: str, width: int
-) -> None:
+def test_pad_input_and_verdict_are_on_one_screen_of_a_phone(browser, address, width):
     context = browser.new_context(viewport={"width": width, "height": 700}, offline=True)
     page = context.new_page()
     page.goto(address)
@@ -87,7 +84,7 @@ def test_pad_input_and_verdict_are_on_one_screen_of_a_phone(
 
 
 @pytest.mark.parametrize("report", ["training", "labelled", "unlabelled"], indirect=True)
-def test_charts_have_one_size_and_fill_their_rows(browser: Browser, report: str) -> None:
+def test_charts_have_one_size_and_fill_their_rows(browser, report):
     context = browser.new_context(viewport={"width": 1280, "height": 800}, offline=True)
     page = context.new_page()
     page.goto(report)
@@ -106,7 +103,7 @@ def test_charts_have_one_size_and_fill_their_rows(browser: Browser, report: str)
     context.close()
 
 
-def test_keyboard_reaches_every_link_and_every_wide_table(page: Page) -> None:
+def test_keyboard_reaches_every_link_and_every_wide_table(page):
     found = "[...document.querySelectorAll('a, summary, [tabindex=\"0\"]')]"
     closed = 'details:not([open]) [tabindex="0"]'  # what is in one cannot be reached
     wanted, hidden = page.evaluate(
@@ -121,7 +118,7 @@ def test_keyboard_reaches_every_link_and_every_wide_table(page: Page) -> None:
     assert len(reached - {-1}) == wanted - hidden
 
 
-def test_page_is_not_wider_than_a_phone_and_follows_the_colour_scheme(page: Page) -> None:
+def test_page_is_not_wider_than_a_phone_and_follows_the_colour_scheme(page):
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
 

@@ -34,7 +34,7 @@ def predicted(page: Page) -> int:
     return int(digit)
 
 
-def test_fifty_corrections_by_keyboard_survive_killed_browsers_and_servers(output: str) -> None:
+def test_fifty_corrections_by_keyboard_survive_killed_browsers_and_servers(output):
     path = chromium.find_program()
     if path is None:
         pytest.skip("needs Chromium; `make test-browser` installs it")
@@ -66,9 +66,7 @@ def test_fifty_corrections_by_keyboard_survive_killed_browsers_and_servers(outpu
     assert (line["reviewed"], line["left"]) == (50, ROWS - 50)
 
 
-def test_keys_undo_and_repeat_and_keys_of_the_browser(
-    browser: Browser, output: str, reviewer: Reviewer
-) -> None:
+def test_keys_undo_and_repeat_and_keys_of_the_browser(browser, output, reviewer):
     page = open_page(browser, reviewer)
     first = page.locator("#picture").get_attribute("src")
     page.keyboard.press("Control+0")
@@ -93,9 +91,7 @@ def test_keys_undo_and_repeat_and_keys_of_the_browser(
     assert corrections(output) == []
 
 
-def test_buttons_by_touch_by_tab_and_by_double_click(
-    browser: Browser, output: str, reviewer: Reviewer
-) -> None:
+def test_buttons_by_touch_by_tab_and_by_double_click(browser, output, reviewer):
     page = open_page(browser, reviewer, viewport={"width": 390, "height": 844}, has_touch=True)
     buttons = page.locator("button").all()
     for each in buttons:
@@ -126,9 +122,7 @@ def test_buttons_by_touch_by_tab_and_by_double_click(
     assert [row["label"] for row in corrections(output)] == [*labels[:2], 9, digit, 5, 0]
 
 
-def test_last_decision_can_be_undone_when_all_are_done(
-    browser: Browser, output: str, reviewer: Reviewer
-) -> None:
+def test_last_decision_can_be_undone_when_all_are_done(browser, output, reviewer):
     for row in range(ROWS - 1):
         reviewer.send(row=row, label=7)
     page = open_page(browser, reviewer)
@@ -144,7 +138,7 @@ def test_last_decision_can_be_undone_when_all_are_done(
     assert len(corrections(output)) == ROWS - 1
 
 
-def test_second_window_is_told_and_ended_server_too(browser: Browser, reviewer: Reviewer) -> None:
+def test_second_window_is_told_and_ended_server_too(browser, reviewer):
     one, two = open_page(browser, reviewer), open_page(browser, reviewer)
     one.keyboard.press("1")
     expect_decided(one, 1)
@@ -162,9 +156,7 @@ def test_second_window_is_told_and_ended_server_too(browser: Browser, reviewer: 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_is_accessible_and_loads_nothing(
-    browser: Browser, reviewer: Reviewer, scheme: str, width: int
-) -> None:
+def test_page_is_accessible_and_loads_nothing(browser, reviewer, scheme, width):
     context = browser.new_context(
         viewport={"width": width, "height": 844},
         color_scheme=scheme,  # type: ignore[arg-type]

@@ -92,12 +92,10 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def bucket(store: Store, tmp_path: Path) -> str:
-    """The URI of a new bucket."""
     return make_bucket(tmp_path.name)
 
 
 def make_bucket(name: str) -> str:
-    """Create a bucket; returns its URI."""
     place = f"s3://{name.replace('_', '-').lower()}"
     filesystem, path = FileSystem.from_uri(f"{place}?allow_bucket_creation=true")
     filesystem.create_dir(path)

@@ -2,9 +2,7 @@
 
 import gzip
 import shutil
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 from nanograd.images import sources
 from scripts.make_sample import format_idx
-from tests.conftest import Nanograd, Outcome
+from tests.conftest import Outcome
 from tests.helpers.folders import contents
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -68,8 +66,8 @@ REFUSED: list[tuple[int, str, str]] = [
 
 @pytest.mark.parametrize(("code", "words", "reason"), REFUSED)
 def test_mistake_is_refused_with_its_code_and_leaves_nothing(
-    nanograd: Nanograd, tmp_path: Path, code: int, words: str, reason: str
-) -> None:
+    nanograd, tmp_path, code, words, reason
+):
     (tmp_path / "mine.png").write_bytes(b"dear")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/thesis.tex").write_bytes(b"dear")
@@ -96,8 +94,8 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
     ],
 )
 def test_relative_output_of_a_job_and_unknown_variables_are_refused(
-    nanograd: Nanograd, tmp_path: Path, words: str, variables: dict[str, str], reason: str
-) -> None:
+    nanograd, tmp_path, words, variables, reason
+):
     done = nanograd(*words.split(), **variables)
 
     if reason:
@@ -120,13 +118,7 @@ def wrong_magic_number(data: bytes) -> bytes:
     ],
     ids=["truncated", "wrong magic number", "label out of range"],
 )
-def test_damaged_data_is_65(
-    nanograd: Nanograd,
-    tmp_path: Path,
-    file: str,
-    damage: Callable[[bytes], bytes],
-    words: tuple[str, ...],
-) -> None:
+def test_damaged_data_is_65(nanograd, tmp_path, file, damage, words):
     for name in ("data", "cache"):
         shutil.copytree(sources.SAMPLE, tmp_path / name)
     (tmp_path / "data" / file).write_bytes(damage((tmp_path / "data" / file).read_bytes()))
@@ -140,7 +132,7 @@ def test_damaged_data_is_65(
     assert not (tmp_path / "run").exists()
 
 
-def test_run_that_diverges_is_76(nanograd: Nanograd) -> None:
+def test_run_that_diverges_is_76(nanograd):
     words = f"{ALONE} --optimizer sgd --learning-rate 1e30 --warmup 0"
 
     done = nanograd(*words.split())
@@ -148,7 +140,7 @@ def test_run_that_diverges_is_76(nanograd: Nanograd) -> None:
     assert_refused(done, 76, "round 0")
 
 
-def test_another_server_at_the_address_is_69(nanograd: Nanograd) -> None:
+def test_another_server_at_the_address_is_69(nanograd):
     with HTTPServer(("", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         outcome = nanograd(*TRAIN.split(), "--address", f"127.0.0.1:{server.server_port}")

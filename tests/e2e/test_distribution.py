@@ -27,7 +27,6 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the checkout: a build writes into its folder."""
     place = tmp_path_factory.mktemp("checkout")
     files = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
     for name in filter(None, files):
@@ -47,9 +46,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_demo_runs_where_nothing_else_is_installed(
-    checkout: Path, builder: Path, tmp_path: Path, kind: str
-) -> None:
+def test_demo_runs_where_nothing_else_is_installed(checkout, builder, tmp_path, kind):
     name = run(builder, "-c", BUILD, f"build_{kind}", tmp_path, cwd=checkout).split()[-1]
     run(sys.executable, "-m", "venv", "empty", cwd=tmp_path)
     pip = (tmp_path / "empty/bin/python", "-m", "pip", "install", "-q")

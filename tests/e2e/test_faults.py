@@ -25,7 +25,6 @@ from nanograd.runtime.events import Event
 from nanograd.runtime.signals import Terminated, sigterm_raises
 from nanograd.training.checkpoint import CheckpointSaver, newest, save
 from nanograd.training.run_directory import RunDirectory
-from tests.conftest import Nanograd
 from tests.e2e.conftest import make_bucket, only_swift
 from tests.helpers.disk_faults import DEAD_OWNER, Disk, Killed, failing
 from tests.helpers.folders import untimed_contents
@@ -41,7 +40,7 @@ from tests.helpers.store_faults import (
     Fault,
     Proxy,
 )
-from tests.helpers.stores import Store, Swift
+from tests.helpers.stores import Store
 from tests.training.test_checkpoint import IDENTITY, some_checkpoint, vector_bits
 
 
@@ -186,9 +185,7 @@ def no_real_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda each: getattr(each, "__name__", errno.errorcode.get(each, str(each))),
 )
 @pytest.mark.usefixtures("no_real_sync")
-def test_no_fault_of_a_disk_loses_doubles_or_mixes_anything(
-    tmp_path: Path, make: Callable[[Path], Work], fault: object
-) -> None:
+def test_no_fault_of_a_disk_loses_doubles_or_mixes_anything(tmp_path, make, fault):
     work, before, number, patterns = make(tmp_path), tmp_path / "before", 0, [-1]
     before.mkdir()
     work.begin(str(before))
@@ -221,7 +218,7 @@ def test_no_fault_of_a_disk_loses_doubles_or_mixes_anything(
 
 
 @pytest.mark.usefixtures("no_real_sync")
-def test_disk_that_lies_about_fsync_loses_work_but_never_gives_wrong_bits(tmp_path: Path) -> None:
+def test_disk_that_lies_about_fsync_loses_work_but_never_gives_wrong_bits(tmp_path):
     saved = [some_checkpoint(round_) for round_ in (1, 2, 3)]
     for pattern in range(2**6):
         place = tmp_path / str(pattern)
@@ -267,9 +264,7 @@ def end_process(place: str) -> None:
 
 @grid
 @pytest.mark.parametrize("make", [saving, job, saving_a_model], ids=lambda make: make.__name__)
-def test_no_fault_of_a_store_loses_or_doubles_anything(
-    proxy: Proxy, tmp_path: Path, make: Callable[[Path], Work], step: int
-) -> None:
+def test_no_fault_of_a_store_loses_or_doubles_anything(proxy, tmp_path, make, step):
     work = make(tmp_path)
 
     def case(number: int, kind: str, times: int) -> int:
@@ -305,14 +300,13 @@ def test_no_fault_of_a_store_loses_or_doubles_anything(
 
 @contextmanager
 def terminated_after(proxy: Proxy, bucket: str, number: int) -> Iterator[None]:
-    """Let SIGTERM arrive after so many requests for a bucket inside a with block, and end it."""
     proxy.fail(bucket, Fault(lambda: os.kill(os.getpid(), signal.SIGTERM), number, 1))
     with suppress(Terminated), sigterm_raises():
         yield
     del proxy.faults[bucket]
 
 
-def test_sigterm_in_an_upload_leaves_the_old_file_or_the_new_one(proxy: Proxy, bucket: str) -> None:
+def test_sigterm_in_an_upload_leaves_the_old_file_or_the_new_one(proxy, bucket):
     for number in range(3):
         place, name = f"{bucket}/{number}", bucket.removeprefix("s3://")
         storage.commit(place, b"old" * 193)
@@ -325,8 +319,8 @@ def test_sigterm_in_an_upload_leaves_the_old_file_or_the_new_one(proxy: Proxy, b
 
 @grid
 def test_sigterm_at_a_request_of_a_job_leaves_what_the_next_command_completes(
-    proxy: Proxy, tmp_path: Path, step: int
-) -> None:
+    proxy, tmp_path, step
+):
     work, is_done, number = job(tmp_path), False, 1
 
     while not is_done:
@@ -341,8 +335,8 @@ def test_sigterm_at_a_request_of_a_job_leaves_what_the_next_command_completes(
 
 @pytest.mark.parametrize("num_files", [0, 7])
 def test_replacement_that_fails_between_two_files_is_finished_by_the_next_command(
-    proxy: Proxy, bucket: str, undisturbed_job: dict[str, bytes], num_files: int
-) -> None:
+    proxy, bucket, undisturbed_job, num_files
+):
     out, name = f"{bucket}/out", bucket.removeprefix("s3://")
     do_job(bucket, model="n")
     proxy.fail(name, Fault(DENIED, num_files, matching=f"DELETE /{name}/out/_next/"))
@@ -386,16 +380,8 @@ FAILURES: dict[str, Callable[[Proxy, Store, str], object]] = {
     ],
 )
 def test_store_that_fails_in_mid_run_is_74_and_the_next_command_does_the_rest(
-    nanograd: Nanograd,
-    store: Store,
-    proxy: Proxy,
-    bucket: str,
-    rows: Path,
-    trained: str,
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
-    failure: str,
-) -> None:
+    nanograd, store, proxy, bucket, rows, trained, monkeypatch, command, failure
+):
     words = {
         "train": ("train", "--data", "sample", "--epochs", "12", "--hidden", "7"),
         "predict": ("predict", *map(str, sorted(rows.iterdir())[:4]), "--model", trained),
@@ -431,9 +417,7 @@ def test_store_that_fails_in_mid_run_is_74_and_the_next_command_does_the_rest(
 
 
 @only_swift
-def test_store_whose_lists_lack_the_lease_is_refused(
-    nanograd: Nanograd, store: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_whose_lists_lack_the_lease_is_refused(nanograd, store, bucket, monkeypatch):
     storage.commit(f"{bucket}/file", b"")  # Swift knows the bucket
     commit = storage.commit
 

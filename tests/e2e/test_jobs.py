@@ -70,7 +70,7 @@ def ended(head: Head, png_folder: Path, rows: Path, trained: str, folder: Path) 
         }
 
 
-def test_three_jobs_train_ingest_and_predict(ended: Ended, folder: Path) -> None:
+def test_three_jobs_train_ingest_and_predict(ended, folder):
     # Progress and the last sentence are in the job's log, without a terminal's escapes.
     results = {}
     for name, line in {
@@ -91,7 +91,7 @@ def test_three_jobs_train_ingest_and_predict(ended: Ended, folder: Path) -> None
     assert len(pq.read_table(f"{folder}/out/predictions")) == 120
 
 
-def test_job_with_a_bad_path_fails_and_names_it(ended: Ended) -> None:
+def test_job_with_a_bad_path_fails_and_names_it(ended):
     code, output = ended["bad path"].result()
 
     assert code != 0
@@ -107,9 +107,7 @@ def test_job_with_a_bad_path_fails_and_names_it(ended: Ended) -> None:
         ("other version", [f"Ray: {ray.__version__} Python: ", "Ray: 2.59.0 Python: "]),
     ],
 )
-def test_wrong_token_or_version_is_refused_by_cluster_and_jobs(
-    ended: Ended, case: str, words: list[str]
-) -> None:
+def test_wrong_token_or_version_is_refused_by_cluster_and_jobs(ended, case, words):
     code, output = ended[case].result()
 
     assert code == 69, output

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
@@ -19,7 +19,6 @@ from nanograd.settings.train_spec import TrainSpec
 from simulators.waiting import wait_for
 from tests.e2e.conftest import PART_ROWS
 from tests.helpers.folders import untimed_contents
-from tests.helpers.head import Head
 from tests.helpers.processes import finish, start
 from tests.runtime.test_kernel import PROCESSORS
 
@@ -54,14 +53,12 @@ def predict(rows: Path, trained: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def predicted(predict: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The output of the job without disturbance."""
     place = tmp_path_factory.mktemp("undisturbed") / "out"
     finish(start(*predict, "0", "--output", str(place)))
     return untimed_contents(place)
 
 
 def words_of(pid: int) -> str:
-    """Return the command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -69,7 +66,6 @@ def words_of(pid: int) -> str:
 
 
 def below(pid: int) -> Iterator[int]:
-    """Yield the process ids of all descendants."""
     with suppress(FileNotFoundError, ProcessLookupError):
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in map(int, children.read_text().split()):
@@ -92,12 +88,8 @@ def actors(pid: int) -> list[int]:
     ids=["3", "20"],
 )
 def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
-    predict: list[str],
-    predicted: dict[str, bytes],
-    tmp_path: Path,
-    head: Head,
-    victims: Sequence[str],
-) -> None:
+    predict, predicted, tmp_path, head, victims
+):
     place, num_commands, result = tmp_path / "out", 0, None
     step = (NUM_PARTS - 2) // len(victims)
     schedule = [*zip(victims, range(2, NUM_PARTS, step), strict=False)]
@@ -124,8 +116,8 @@ def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_sigterm_ends_a_job_with_one_sentence_and_the_same_command_continues(
-    predict: list[str], predicted: dict[str, bytes], tmp_path: Path, workers: str
-) -> None:
+    predict, predicted, tmp_path, workers
+):
     place = tmp_path / "out"
     driver = start(*predict, workers, "--output", str(place))
     wait_while_it_runs(driver, str(place), "_receipts/.json", 2)
@@ -146,7 +138,6 @@ def test_sigterm_ends_a_job_with_one_sentence_and_the_same_command_continues(
 
 @pytest.fixture(scope="module")
 def checksum(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The checksum of the parameters that a run without disturbance ends with."""
     place = str(tmp_path_factory.mktemp("undisturbed") / "run")
     config = TrainSpec(data="sample", workers=0, output=place, **SETTINGS)
     return str(commands.train(spec=config).to_json()["params_sha256"])
@@ -163,16 +154,13 @@ def train_until(number: signal.Signals, place: str, workers: str, **environment:
 
 
 def continue_training(place: str, workers: str, **environment: str) -> dict[str, object]:
-    """Run the command to its end; returns its result."""
     result, log = finish(start(*TRAIN, workers, "--output", place, **environment))
     assert "continuing after" in log
     return result
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_sigterm_saves_and_exits_75_and_the_command_continues(
-    tmp_path: Path, checksum: str, workers: str
-) -> None:
+def test_sigterm_saves_and_exits_75_and_the_command_continues(tmp_path, checksum, workers):
     place = str(tmp_path / "run")
 
     output, log = train_until(signal.SIGTERM, place, workers)
@@ -185,9 +173,7 @@ def test_sigterm_saves_and_exits_75_and_the_command_continues(
     assert continue_training(place, "0")["params_sha256"] == checksum
 
 
-def test_killed_command_continues_from_its_last_checkpoint_in_the_store(
-    bucket: str, checksum: str, head: Head
-) -> None:
+def test_killed_command_continues_from_its_last_checkpoint_in_the_store(bucket, checksum, head):
     place = f"{bucket}/run"
 
     train_until(signal.SIGKILL, place, "2", **head.joining)
@@ -198,7 +184,7 @@ def test_killed_command_continues_from_its_last_checkpoint_in_the_store(
 
 
 @pytest.mark.skipif(not OTHER_NUMPY, reason="numpy has one code only")
-def test_run_continued_on_another_processor_is_warned_of_or_refused(tmp_path: Path) -> None:
+def test_run_continued_on_another_processor_is_warned_of_or_refused(tmp_path):
     words = (*TRAIN, "0", "--output", str(tmp_path / "run"))
     other = {"NPY_DISABLE_CPU_FEATURES": OTHER_NUMPY}
     train_until(signal.SIGKILL, str(tmp_path / "run"), "0")
@@ -212,9 +198,7 @@ def test_run_continued_on_another_processor_is_warned_of_or_refused(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
-def test_portable_run_continued_on_another_processor_has_the_bits_of_one_machine(
-    tmp_path: Path,
-) -> None:
+def test_portable_run_continued_on_another_processor_has_the_bits_of_one_machine(tmp_path):
     portable, sums = {"NANOGRAD_TRAIN_KERNEL": "portable"}, []
     for name in ("Nehalem", "SkylakeX"):
         place = str(tmp_path / name)
@@ -239,8 +223,8 @@ def temporary() -> Iterator[Path]:
     ("command", "victim"), [("train", "gcs_server"), ("predict", "raylet/raylet")]
 )
 def test_command_ends_with_69_and_one_sentence_and_leaves_nothing(
-    command: str, victim: str, predict: list[str], tmp_path: Path, temporary: Path
-) -> None:
+    command, victim, predict, tmp_path, temporary
+):
     output = tmp_path / "output"
     words = {"train": [*TRAIN[:-1], "--epochs", "500", "--workers"], "predict": predict}[command]
     process = start(*words, "2", "--output", str(output), TMPDIR=str(temporary))

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +26,8 @@ def shown(notebook: dict[str, Any]) -> list[tuple[str, list[str], str]]:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.ipynb")), ids=name_of)
 def test_notebook_has_jupyters_form_and_shows_what_it_was_committed_with(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    file, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     notebook, text = json.loads(file.read_text()), ""
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)

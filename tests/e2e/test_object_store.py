@@ -28,10 +28,9 @@ from nanograd.jobs.predict import plan
 from nanograd.runtime import storage
 from nanograd.settings.specs import PredictSpec
 from simulators.waiting import wait_for
-from tests.conftest import Nanograd, Outcome
+from tests.conftest import Outcome
 from tests.e2e.conftest import every_server, only_swift
 from tests.helpers.folders import untimed_contents
-from tests.helpers.head import Head
 from tests.helpers.processes import start
 from tests.helpers.reviews import Reviewer
 from tests.runtime.test_storage import CHECKSUMS
@@ -60,9 +59,7 @@ def assert_ingested(done: Outcome, labelled: int = 12) -> None:
 
 
 @every_server
-def test_pictures_pass_through_the_store_and_none_is_lost(
-    nanograd: Nanograd, bucket: str, pictures: str, trained: str
-) -> None:
+def test_pictures_pass_through_the_store_and_none_is_lost(nanograd, bucket, pictures, trained):
     rows = f"{bucket}/rows"
     words = ("ingest", pictures, "--output", rows, *NO_RAY, "--part-rows", "5", "--keep-original")
     ingested, again = nanograd(*words), nanograd(*words)
@@ -76,8 +73,8 @@ def test_pictures_pass_through_the_store_and_none_is_lost(
 
 
 def test_archive_with_a_list_of_labels_is_read_by_workers_and_drawn(
-    nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, pictures: str
-) -> None:
+    nanograd, nanograd_process, head, bucket, pictures
+):
     stream, labels = BytesIO(), f"{bucket}/labels.csv"
     with ZipFile(stream, "w") as archive:
         for place, _, _ in storage.files_below(pictures):
@@ -109,7 +106,6 @@ ODD_KEYS = ["a b", "c#d", "e?f", "g%27h", "%2e%2e", "k=l&m", "n[1]", "ö", "x*y"
 
 
 def one_row(pixel: int | bytes, label: int = 0) -> bytes:
-    """Return a Parquet file with an image."""
     image = bytes(400) + bytes([pixel]) + bytes(383) if isinstance(pixel, int) else pixel
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"image": [image], "label": [label]}), sink, compression="none")
@@ -137,8 +133,8 @@ def tables(bucket: str, sample: Mnist) -> str:
     ],
 )
 def test_rows_of_every_key_in_the_store_are_predicted_once(
-    nanograd: Nanograd, tables: str, trained: str, inputs: tuple[str, ...], num_files: int
-) -> None:
+    nanograd, tables, trained, inputs, num_files
+):
     places = [f"{tables}{below}" for below in inputs]
 
     done = nanograd("predict", *places, "--model", trained, "--output", "out", *NO_RAY)
@@ -150,7 +146,7 @@ def test_rows_of_every_key_in_the_store_are_predicted_once(
     assert len({row["source_file"] for row in rows} & listed) == num_files
 
 
-def test_inputs_that_are_missing_or_no_input_are_named(tables: str, bucket: str) -> None:
+def test_inputs_that_are_missing_or_no_input_are_named(tables, bucket):
     for below in ("nothing", "nothing/", "*.csv", "no/*.parquet", "a?b?.parquet"):
         place = f"{tables}/{below}"
         with pytest.raises(DataError, match="there is no such file") as error:
@@ -165,9 +161,7 @@ def test_inputs_that_are_missing_or_no_input_are_named(tables: str, bucket: str)
 
 
 @every_server
-def test_folder_in_the_store_grows_changes_and_shrinks(
-    nanograd: Nanograd, tables: str, bucket: str, trained: str
-) -> None:
+def test_folder_in_the_store_grows_changes_and_shrinks(nanograd, tables, bucket, trained):
     words = ("predict", tables, "--model", trained, "--output", f"{bucket}/out", *NO_RAY)
     first = nanograd(*words)
     storage.commit(f"{tables}/new.parquet", storage.read(f"{tables}/a b.parquet"))
@@ -193,8 +187,8 @@ def test_folder_in_the_store_grows_changes_and_shrinks(
 @every_server
 @pytest.mark.parametrize("when", ["before", "in"])
 def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
-    tables: str, bucket: str, trained: str, when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tables, bucket, trained, when, monkeypatch
+):
     place, read_rows = f"{tables}/c#d.parquet", reader.read_rows
     storage.commit(place, one_row(100))
     job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
@@ -213,8 +207,8 @@ def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
 
 
 def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
-    nanograd: Nanograd, bucket: str, pictures: str, trained: str
-) -> None:
+    nanograd, bucket, pictures, trained
+):
     name = next(name for name in storage.names(f"{pictures}/3") if name[0].isdigit())
     data = storage.read(f"{pictures}/3/{name}")
     paths = [f"3/{name}", f"{pictures}/3/{name}", "3/odd #?%27.png"]
@@ -236,9 +230,8 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
 
 
 def test_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
-    nanograd: Nanograd, nanograd_process: Nanograd, head: Head, bucket: str, sample: Mnist,
-    trained: str, tmp_path: Path,
-) -> None:  # fmt: skip
+    nanograd, nanograd_process, head, bucket, sample, trained, tmp_path
+):
     (tmp_path / "csv" / "below").mkdir(parents=True)
     digits = pd.DataFrame(sample.test.images[:120]).add_prefix("pixel").assign(id="row, 7")
     digits[:60].to_csv("csv/a.csv", index=False)
@@ -267,7 +260,7 @@ def test_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
 
 
 @every_server
-def test_content_is_what_was_written_and_two_may_remove_it_at_once(bucket: str) -> None:
+def test_content_is_what_was_written_and_two_may_remove_it_at_once(bucket):
     data = gzip.compress(b"data")
     places = [f"{bucket}/{number}{end}" for number in range(10) for end in (".csv.gz", ".bz2", "")]
     for place in places:
@@ -287,7 +280,7 @@ FILES = ["", "/a", "/a/b", "/a b", "/ö#?%41", "/empty", "/deep/er/x"]
 
 
 @every_server
-def test_folder_is_moved_and_removed_with_its_markers_and_nothing_else(bucket: str) -> None:
+def test_folder_is_moved_and_removed_with_its_markers_and_nothing_else(bucket):
     filesystem, path = storage.arrow_filesystem(bucket)
     for name in FILES:
         storage.commit(f"{bucket}/old{name}/file", name.encode())
@@ -312,7 +305,7 @@ def test_folder_is_moved_and_removed_with_its_markers_and_nothing_else(bucket: s
 
 
 @every_server
-def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket: str) -> None:
+def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket):
     for name in ("run", "run/a", "run/b/c"):
         storage.commit(f"{bucket}/{name}", name.encode())
 
@@ -326,7 +319,7 @@ def test_prefix_that_is_also_the_name_of_an_object_is_a_file_and_a_folder(bucket
 
 
 @only_swift  # which lists 100 files in a reply
-def test_folder_of_more_files_than_a_reply_lists_is_listed_and_removed_whole(bucket: str) -> None:
+def test_folder_of_more_files_than_a_reply_lists_is_listed_and_removed_whole(bucket):
     places = [f"{bucket}/many/{number:04}" for number in range(293)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda place: storage.commit(place, b""), places))
@@ -344,7 +337,7 @@ def test_folder_of_more_files_than_a_reply_lists_is_listed_and_removed_whole(buc
 
 
 @every_server
-def test_run_is_found_under_each_name_of_the_scheme(nanograd: Nanograd, bucket: str) -> None:
+def test_run_is_found_under_each_name_of_the_scheme(nanograd, bucket):
     first = nanograd(*TRAIN, *NO_RAY, "--output", f"{bucket}/run/")
 
     again = nanograd(*TRAIN, *NO_RAY, "--output", f"{bucket.replace('s3', 's3a', 1)}/run")
@@ -369,9 +362,7 @@ SWIFT_REFUSES = (
     ],
     indirect=["store"],
 )
-def test_refusal_of_the_store_is_74_and_one_sentence(
-    nanograd: Nanograd, bucket: str, place: str, variables: dict[str, str], reason: str
-) -> None:
+def test_refusal_of_the_store_is_74_and_one_sentence(nanograd, bucket, place, variables, reason):
     done = nanograd(*TRAIN, *NO_RAY, "--output", place.format(bucket), **variables)
 
     assert done.code == 74, done.stderr
@@ -379,9 +370,7 @@ def test_refusal_of_the_store_is_74_and_one_sentence(
     assert "\n" not in done.last["reason"]
 
 
-def test_server_that_is_no_store_is_named_as_the_likely_cause(
-    nanograd: Nanograd, tmp_path: Path
-) -> None:
+def test_server_that_is_no_store_is_named_as_the_likely_cause(nanograd, tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, args=(0.05,)).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -394,8 +383,8 @@ def test_server_that_is_no_store_is_named_as_the_likely_cause(
 
 @pytest.mark.slow
 def test_pipeline_in_the_store_has_the_bytes_of_a_local_folder(
-    nanograd_process: Nanograd, head: Head, bucket: str, png_folder: Path, tmp_path: Path
-) -> None:
+    nanograd_process, head, bucket, png_folder, tmp_path
+):
     """Train through a kill, then ingest and predict 20 pictures, then 40."""
     pictures, places, results = tmp_path / "pictures", (f"{tmp_path}/disk", bucket), []
     (pictures / "3").mkdir(parents=True)
@@ -442,9 +431,7 @@ def rows_of(folder: str, place: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["source_file"], row["source_row"]))
 
 
-def test_corrections_in_the_store_survive_a_kill(
-    nanograd: Nanograd, bucket: str, pictures: str, trained: str
-) -> None:
+def test_corrections_in_the_store_survive_a_kill(nanograd, bucket, pictures, trained):
     out, file = f"{bucket}/out", f"{bucket}/out/_corrections.pq"
     words = ("--model", trained, "--output", out, "--review-share", "1", *NO_RAY)
     assert nanograd("predict", pictures, *words).code == 0

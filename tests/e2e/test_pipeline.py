@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.conftest import Nanograd
-from tests.helpers.head import Head
 from tests.helpers.processes import environment_without_ray, run_python
 
 NO_RAY = ("--workers", "0")
 
 
 def test_whole_pipeline_without_ray_accounts_for_every_picture(
-    nanograd_process: Nanograd, trained: str, png_folder: Path, tmp_path: Path
-) -> None:
+    nanograd_process, trained, png_folder, tmp_path
+):
     (tmp_path / "mixed").mkdir()
     for name, data in {"7_broken.png": b"no picture", "empty.png": b""}.items():
         (tmp_path / "mixed" / name).write_bytes(data)
@@ -50,9 +48,7 @@ def test_whole_pipeline_without_ray_accounts_for_every_picture(
     assert "accuracy:" in evaluated.stderr
 
 
-def test_default_command_trains_with_ray_to_the_bits_of_one_process(
-    nanograd: Nanograd, tmp_path: Path
-) -> None:
+def test_default_command_trains_with_ray_to_the_bits_of_one_process(nanograd, tmp_path):
     """Above a clone, whose folder could hide the package, and without standard streams."""
     (tmp_path / "nanograd" / "docs").mkdir(parents=True)
     settings = ["--data", "sample", "--epochs", "2", "--batch-size", "250"]
@@ -99,7 +95,7 @@ print(json.dumps([sorted(changed), token != again, cpus, notes]))
 """
 
 
-def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head: Head) -> None:
+def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head):
     token = head.environment["RAY_AUTH_TOKEN_PATH"]
 
     done = run_python(f"TOKEN, ADDRESS = {token!r}, {head.address!r}\n{SESSIONS}")
@@ -113,8 +109,8 @@ def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head: H
 
 
 def test_dry_run_describes_the_job_and_the_next_files_are_added(
-    nanograd: Nanograd, trained: str, png_folder: Path, tmp_path: Path
-) -> None:
+    nanograd, trained, png_folder, tmp_path
+):
     ingest = ["ingest", "in", "--output", "rows", *NO_RAY]
     predict = ["predict", "rows", "--output", "out", *NO_RAY, "--model"]
     shutil.copytree(png_folder / "3", tmp_path / "in" / "3")
@@ -144,9 +140,7 @@ def test_dry_run_describes_the_job_and_the_next_files_are_added(
     assert (other.code, other.last["event"]) == (73, "error")
 
 
-def test_settings_take_precedence_flag_environment_file_preset(
-    nanograd: Nanograd, tmp_path: Path
-) -> None:
+def test_settings_take_precedence_flag_environment_file_preset(nanograd, tmp_path):
     (tmp_path / "my.toml").write_text(
         'preset = "classic"\nepochs = 3\nbatch_size = 200\nseed = 5\n'
     )

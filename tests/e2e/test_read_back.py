@@ -43,11 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist
 
 
 def ask(question: str, files: str) -> list[tuple[object, ...]]:
-    """DuckDB's answer."""
     return duckdb.execute(question, [files]).fetchall()
 
 
-def test_duckdb_polars_and_pandas_read_the_same_rows(folder: Path) -> None:
+def test_duckdb_polars_and_pandas_read_the_same_rows(folder):
     files = f"{folder}/out/predictions/*.parquet"
     order = ["source_file", "source_row"]
 
@@ -76,7 +75,7 @@ def as_list(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def test_csv_and_json_lines_are_read_with_the_same_values(folder: Path) -> None:
+def test_csv_and_json_lines_are_read_with_the_same_values(folder):
     columns = ["id", "source_row", "prediction", "label"]
 
     expected = pl.read_parquet(f"{folder}/out/predictions/*.parquet").select(columns).sort("id")
@@ -89,9 +88,7 @@ def test_csv_and_json_lines_are_read_with_the_same_values(folder: Path) -> None:
     assert by_csv.rows() == by_json == expected.rows()
 
 
-def test_calls_of_the_page_read_folders_by_label_with_nulls(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_of_the_page_read_folders_by_label_with_nulls(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
     code = plain_python(ROOT / "docs/predict.md")[-1]

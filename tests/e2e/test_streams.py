@@ -31,9 +31,7 @@ MISSING = "evaluate --model missing"
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
-def test_terminal_has_a_summary_and_json_on_request(
-    tmp_path: Path, words: str, summary: str, as_json: bool
-) -> None:
+def test_terminal_has_a_summary_and_json_on_request(tmp_path, words, summary, as_json):
     command = [sys.executable, "-m", "nanograd", *words.split(), *(["--json"] if as_json else [])]
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as process:
@@ -67,8 +65,8 @@ def run(folder: Path, redirection: str, words: str) -> subprocess.CompletedProce
     ],
 )
 def test_log_that_cannot_be_written_changes_neither_result_nor_code(
-    tmp_path: Path, redirection: str, words: str, code: int
-) -> None:
+    tmp_path, redirection, words, code
+):
     done = run(tmp_path, redirection, words)
 
     assert done.returncode == code, done.stdout
@@ -76,7 +74,7 @@ def test_log_that_cannot_be_written_changes_neither_result_nor_code(
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&-"])
-def test_result_that_cannot_be_written_is_a_storage_error(tmp_path: Path, redirection: str) -> None:
+def test_result_that_cannot_be_written_is_a_storage_error(tmp_path, redirection):
     done, failed = (run(tmp_path, redirection, words) for words in (INFO, MISSING))
 
     assert (done.returncode, failed.returncode) == (74, 65)
@@ -86,8 +84,6 @@ def test_result_that_cannot_be_written_is_a_storage_error(tmp_path: Path, redire
 
 
 class FullDisk(io.StringIO):
-    """A terminal, or a file, that nothing can be written to."""
-
     def __init__(self, *, is_terminal: bool) -> None:
         super().__init__()
         self._is_terminal = is_terminal
@@ -101,9 +97,7 @@ class FullDisk(io.StringIO):
 
 @pytest.mark.parametrize("log_format", ["auto", "text", "json"])
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_no_event_raises(
-    monkeypatch: pytest.MonkeyPatch, log_format: str, is_terminal: bool
-) -> None:
+def test_no_event_raises(monkeypatch, log_format, is_terminal):
     monkeypatch.setenv("TERM", "xterm")
     stream = FullDisk(is_terminal=is_terminal)
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,6 @@ def newest(place: str) -> str:
 
 
 def wait_for_progress(place: str, failure: str) -> None:
-    """Wait until another checkpoint is saved."""
     before = newest(place)
     wait_for(lambda: newest(place) > before, failure)
 
@@ -59,7 +57,7 @@ def check_takeover(place: str, first: "subprocess.Popen[str]", words: str) -> tu
 
 
 @every_server
-def test_second_driver_ends_with_73_and_the_next_continues_after_a_kill(bucket: str) -> None:
+def test_second_driver_ends_with_73_and_the_next_continues_after_a_kill(bucket):
     place = f"{bucket}/run"
     with start(place) as first:
         wait_for_progress(place, "the first driver saved nothing")
@@ -70,7 +68,7 @@ def test_second_driver_ends_with_73_and_the_next_continues_after_a_kill(bucket: 
 
 
 @pytest.mark.slow
-def test_driver_on_another_machine_is_refused_and_takes_over_after_a_kill(tmp_path: Path) -> None:
+def test_driver_on_another_machine_is_refused_and_takes_over_after_a_kill(tmp_path):
     place = str(tmp_path / "run")
     with start(place, *CONTAINER) as first:
         try:
@@ -86,8 +84,8 @@ def test_driver_on_another_machine_is_refused_and_takes_over_after_a_kill(tmp_pa
     ("where", "elsewhere"), [("folder", ()), ("bucket", CONTAINER)], ids=["folder", "two machines"]
 )
 def test_of_two_drivers_that_start_at_once_one_trains_and_the_other_ends_with_73(
-    bucket: str, tmp_path: Path, where: str, elsewhere: tuple[str, ...]
-) -> None:
+    bucket, tmp_path, where, elsewhere
+):
     place = f"{bucket}/run" if where == "bucket" else str(tmp_path / "run")
 
     with start(place) as first, start(place, *elsewhere) as second:

@@ -20,7 +20,6 @@ NUM_PHOTOS = 4
 
 
 def outcome(photo: bytes) -> bytes:
-    """Return the 784 bytes of a photo's digit, or the reason for which it is refused."""
     try:
         return normalise(decode(photo)).tobytes()
     except UnreadableError as error:
@@ -28,7 +27,6 @@ def outcome(photo: bytes) -> bytes:
 
 
 def checksums() -> dict[str, str]:
-    """Return a checksum for each kind of photo."""
     digits = sources.load_test(["sample"]).images.reshape(-1, 28, 28)
     found = {}
     for number, kind in enumerate(KINDS):

@@ -40,7 +40,6 @@ def rows_below(folder: Path) -> list[dict[str, Any]]:
 
 
 def tables(digits: Dataset) -> Iterator[tuple[str, pa.Table]]:
-    """Yield a table of digits for each kind of column; the last label is no digit."""
     labels = [*digits.labels[:-1].tolist(), 10]
     for name, column in {**NUMBER_COLUMNS, **PICTURE_COLUMNS}.items():
         yield name, pa.table({"image": column(digits.images), "label": labels})
@@ -62,7 +61,6 @@ def csv_files(digits: Dataset) -> Iterator[tuple[str, str]]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Return a checksum for each kind of input."""
     digits = sources.load_test(["sample"]).take(slice(0, NUM_ROWS))
     model = some_ensemble()
     model_io.save(

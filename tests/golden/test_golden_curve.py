@@ -50,7 +50,6 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def record(name: str, sample: Mnist) -> dict[str, Any]:
-    """Return the loss per image of each round, and the checksum of the final parameters."""
     config = TrainSpec.resolve(COMMON, RUNS[name])
     recipe = make_recipe(config, len(sample.train))
     group = LocalGroup(recipe, sample.train, first_snapshot(recipe))
@@ -73,7 +72,6 @@ def machine() -> dict[str, Any]:
 
 
 def record_all() -> dict[str, Any]:
-    """Return both runs and the machine that computed them."""
     sample = sources.load(["sample"])
     return {"machine": machine(), "runs": {name: record(name, sample) for name in RUNS}}
 
@@ -99,7 +97,7 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))
-def test_loss_of_every_round_is_as_stored(sample: Mnist, golden: dict[str, Any], name: str) -> None:
+def test_loss_of_every_round_is_as_stored(sample, golden, name):
     losses = np.array(record(name, sample)["losses"])
 
     assert losses.dtype == np.float64
@@ -107,7 +105,7 @@ def test_loss_of_every_round_is_as_stored(sample: Mnist, golden: dict[str, Any],
     np.testing.assert_allclose(losses, golden["runs"][name]["losses"], rtol=1e-4)
 
 
-def test_bits_of_the_parameters_are_as_stored(golden: dict[str, Any]) -> None:
+def test_bits_of_the_parameters_are_as_stored(golden):
     [[_, _, kernel]] = golden["machine"]["blas"]
     actual = record_with_kernel(kernel)
     if actual["machine"] != golden["machine"]:

@@ -88,22 +88,18 @@ def golden() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "processor", [pytest.param(each, marks=SLOW * (each in OFTEN_ENOUGH)) for each in PROCESSORS]
 )
-def test_bits_are_the_stored_ones_on_every_processor(
-    golden: dict[str, Any], tmp_path: Path, processor: str
-) -> None:
+def test_bits_are_the_stored_ones_on_every_processor(golden, tmp_path, processor):
     result = train("fast", tmp_path, **PROCESSORS[processor])
 
     assert result["params_sha256"] == golden["params_sha256"]["fast"]
 
 
-def test_bits_of_the_other_functions_are_the_stored_ones(
-    golden: dict[str, Any], tmp_path: Path
-) -> None:
+def test_bits_of_the_other_functions_are_the_stored_ones(golden, tmp_path):
     assert train("classic", tmp_path)["params_sha256"] == golden["params_sha256"]["classic"]
 
 
 @pytest.mark.slow
-def test_bits_of_ray_workers_are_the_stored_ones(golden: dict[str, Any], tmp_path: Path) -> None:
+def test_bits_of_ray_workers_are_the_stored_ones(golden, tmp_path):
     result = train("fast", tmp_path, 2, **PROCESSORS["Nehalem"])
 
     assert result["params_sha256"] == golden["params_sha256"]["fast"]

@@ -35,7 +35,7 @@ def run_script(name: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_outputs_are_the_stored_ones(name: str, tmp_path: Path) -> None:
+def test_outputs_are_the_stored_ones(name, tmp_path):
     stored = json.loads((FOLDER / f"{name}.json").read_text())
 
     found = run_script(name, tmp_path)

@@ -62,11 +62,6 @@ def vignette(strength: float, middle: float = 0.1) -> Doubles:
     return np.asarray(np.exp(-strength * (((x - middle) ** 2 + y**2) / 2) ** 1.5))
 
 
-def hard_shadow() -> Doubles:
-    y, x = grid()
-    return np.where(x + 0.4 * y > 0.3, 0.5, 1.0)
-
-
 def ruled(strength: int, *, squared: bool) -> Image.Image:
     """On lines that are darker than white paper."""
     picture = Image.new("L", (280, 280), 255)

@@ -26,7 +26,6 @@ from simulators.machines import RC, Machine, Network
 from simulators.runbook import Block, Terminal, blocks
 from simulators.waiting import wait_for
 from tests.helpers.runs import bits, train_locally
-from tests.hosts.conftest import Checksum
 
 pytestmark = pytest.mark.hosts
 
@@ -53,7 +52,6 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def hosts(network: Network) -> Network:
-    """The three hosts with a Ray, two CPUs each."""
     start_ray(network, 2)
     return network
 
@@ -65,12 +63,11 @@ def type_into_terminal(machine: Machine, block: Block) -> "subprocess.Popen[str]
 
 
 def wait_for_nodes(head: Machine, number: int) -> None:
-    """Wait until `ray status` lists so many hosts."""
     status = "RAY_AUTH_MODE=token ray status"
     wait_for(lambda: head.run(status).stdout.count(" node_") == number, "no such host", 90)
 
 
-def test_page_leads_from_one_host_to_two_and_back(network: Network, checksum: Checksum) -> None:
+def test_page_leads_from_one_host_to_two_and_back(network, checksum):
     head, second, _ = network.hosts.values()
     by_hand = [each for each in blocks() if each.section == "Ray by hand"]
     first, join, longer, kill, other, wider = by_hand
@@ -134,15 +131,12 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Number of finished epochs."""
         return len(self._lines("metrics.jsonl"))
 
     def count(self, kind: str) -> int:
-        """Return the number of events of a kind so far."""
         return [json.loads(line)["event"] for line in self._lines("events.jsonl")].count(kind)
 
     def wait_for_epochs(self, number: int = 2) -> None:
-        """Wait until so many more epochs are finished."""
         last = self.epochs + number
         self.wait_for(lambda: self.epochs >= last, "no progress")
 
@@ -196,7 +190,6 @@ class Run:
         return file.read_text().splitlines() if file.exists() else []
 
     def wait_for(self, condition: Callable[[], object], failure: str) -> None:
-        """Wait until a condition is true while the run goes on."""
         has_ended = self._process.poll
         wait_for(lambda: has_ended() is not None or condition(), failure, 120)
         assert has_ended() is None, self._process.communicate()[0]
@@ -204,7 +197,6 @@ class Run:
 
 @pytest.fixture
 def start(hosts: Network) -> Iterator[Callable[..., Run]]:
-    """Start a run; see `Run`."""
     with ExitStack() as runs:
 
         def start_run(*words: str, **settings: int) -> Run:
@@ -215,9 +207,7 @@ def start(hosts: Network) -> Iterator[Callable[..., Run]]:
         yield start_run
 
 
-def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(
-    hosts: Network, start: Callable[..., Run]
-) -> None:
+def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(hosts, start):
     second, third = hosts.hosts["second"], hosts.hosts["third"]
     run = start("processes")
     run.wait_for_epochs()
@@ -245,7 +235,6 @@ def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(
 
 @contextmanager
 def occupied(machine: Machine) -> Iterator[None]:
-    """Hold all CPUs of a host."""
     program = (
         "import ray, sys; ray.init(address='auto')\n"
         "here = {'ray.io/node-id': ray.get_runtime_context().get_node_id()}\n"
@@ -267,7 +256,6 @@ def occupied(machine: Machine) -> Iterator[None]:
 
 @contextmanager
 def filtered(machine: Machine, *rules: str) -> Iterator[None]:
-    """Filter the packets from and to a host inside a with block."""
     machine.check_run("nft add table ip cut", user=0)
     for hook in ("input", "output"):
         chain = f"{{ type filter hook {hook} priority 0; }}"
@@ -280,9 +268,7 @@ def filtered(machine: Machine, *rules: str) -> Iterator[None]:
         machine.check_run("nft delete table ip cut", user=0)
 
 
-def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(
-    hosts: Network, start: Callable[..., Run]
-) -> None:
+def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(hosts, start):
     second, closed = hosts.hosts["second"], f"tcp dport {PORTS}"
     rules = (f"input {closed} reject with tcp reset", f"output {closed} drop")
     with filtered(second, *rules), occupied(hosts.hosts["first"]):
@@ -298,9 +284,7 @@ def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(
     assert "Traceback" not in output
 
 
-def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(
-    hosts: Network, start: Callable[..., Run]
-) -> None:
+def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(hosts, start):
     second, third = hosts.hosts["second"], hosts.hosts["third"]
     hosts.limit("third", 200)
     run = start("large", "--workers 3", batch_size=480, shards=3, hidden=3000)
@@ -318,9 +302,7 @@ def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(
     assert [host.address for host in (second, third) if host.address not in warnings[0]] == []
 
 
-def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(
-    hosts: Network, start: Callable[..., Run]
-) -> None:
+def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(hosts, start):
     first, second = hosts.hosts["first"], hosts.hosts["second"]
     hosts.slow_down("third", MBIT_S, DELAY_S)
     run = start("hosts")

@@ -25,7 +25,6 @@ from simulators.clusters import (
     write_credentials,
 )
 from simulators.waiting import wait_for
-from tests.hosts.conftest import Checksum
 
 pytestmark = pytest.mark.hosts
 
@@ -66,9 +65,7 @@ def cluster() -> Iterator[Cluster]:
         made.terminal.close()
 
 
-def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(
-    cluster: Cluster, checksum: Checksum
-) -> None:
+def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(cluster, checksum):
     put = cluster.client.run("cd ~/nanograd && python -", stdin=PICTURES)
     assert put.returncode == 0, put.stdout
 
@@ -82,7 +79,7 @@ def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(
     assert (predicted["rows"], predicted["predicted"]) == (12, 12)
 
 
-def test_stopped_job_resumes_on_other_hosts(cluster: Cluster, checksum: Checksum) -> None:
+def test_stopped_job_resumes_on_other_hosts(cluster, checksum):
     section = "Watch, stop, resume"
     cluster.run_block(section, 0)
     cluster.wait_for_text("long", "rounds/s")
@@ -110,7 +107,7 @@ REFUSALS = (
 )
 
 
-def test_command_that_cannot_join_and_job_without_the_token_are_refused(cluster: Cluster) -> None:
+def test_command_that_cannot_join_and_job_without_the_token_are_refused(cluster):
     train = f"train --data sample --workers 8 --output {SHARED}/no --address 10.77.0.11:6379"
     submit = "ray job submit --address http://127.0.0.1:8265 -- true"
     with ThreadPoolExecutor(3) as pool:
@@ -129,7 +126,7 @@ def test_command_that_cannot_join_and_job_without_the_token_are_refused(cluster:
         assert "token" in job.stdout
 
 
-def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, checksum: Checksum) -> None:
+def test_slow_link_costs_time_but_changes_no_bit(cluster, checksum):
     # One shard a worker: each host has the sum of one tree node.
     settings = {"batch_size": 128, "shards": 3, "epochs": 2}
     flags = "--data sample --batch-size 128 --shards 3 --workers 3 --epochs 2"
@@ -149,9 +146,7 @@ def test_slow_link_costs_time_but_changes_no_bit(cluster: Cluster, checksum: Che
     assert done.last["params_sha256"] == checksum(**settings)
 
 
-def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(cluster, tmp_path):
     place = Path(cluster.network.shared)
     commands.export_data(["sample"], str(tmp_path / "png"))
     shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
@@ -180,7 +175,7 @@ def predictions(place: Path) -> list[tuple[Any, ...]]:
     return sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows)
 
 
-def test_down_ends_all_processes_except_those_of_another_user(cluster: Cluster) -> None:
+def test_down_ends_all_processes_except_those_of_another_user(cluster):
     cluster.run_section("Down")
 
     hosts = [cluster.network.hosts[name] for name in ("head", "north", "south")]
@@ -195,7 +190,6 @@ def test_down_ends_all_processes_except_those_of_another_user(cluster: Cluster) 
 
 
 def on_shared_folder(cluster: Cluster, words: str) -> Ended:
-    """Run a command on the head, with RAY_ADDRESS; all its files are in the shared folder."""
     done = cluster.run_on("head", words, f"{TOKEN} RAY_ADDRESS=10.77.0.11:6379")
     assert done.code == 0, done.output
     return done

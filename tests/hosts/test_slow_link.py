@@ -18,7 +18,6 @@ KILL_EVERY_S, RUN_S = 20.0, 70.0
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    """Three hosts with Ray, two CPUs each; the third sends slowly."""
     with running(HOSTS, "nanograd") as made:
         start_ray(made, 2)
         made.slow_down("third", MBIT_S, DELAY_S)
@@ -26,7 +25,7 @@ def network() -> Iterator[Network]:
 
 
 @pytest.mark.parametrize("number", range(30))
-def test_servers_killed_beside_a_slow_link_change_no_bit(network: Network, number: int) -> None:
+def test_servers_killed_beside_a_slow_link_change_no_bit(network, number):
     hidden, began, kills = (32, 200, 800, 1200)[number % 4], monotonic(), 0
     run = Run(network, f"slow{number}", "--workers 3", batch_size=480, hidden=hidden)
 

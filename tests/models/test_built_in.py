@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import nanograd
-from nanograd.digits.dataset import Mnist
 from nanograd.images import sources
 from nanograd.images.writers import write_pictures
 from nanograd.jobs.predict import PredictWork, plan
@@ -27,7 +26,7 @@ def nanograd_(nanograd: Nanograd) -> Nanograd:
     return nanograd
 
 
-def test_model_is_the_one_that_the_script_makes() -> None:
+def test_model_is_the_one_that_the_script_makes():
     model = nanograd.load_model()
 
     assert find_problems(model) == []
@@ -36,7 +35,7 @@ def test_model_is_the_one_that_the_script_makes() -> None:
     assert manifest["data"] == "mnist"
 
 
-def test_model_of_another_recipe_or_with_other_bits_is_a_problem() -> None:
+def test_model_of_another_recipe_or_with_other_bits_is_a_problem():
     about = nanograd.load_model().about
     other = {**about, "identity": {**about["identity"], "seed": 1}}
 
@@ -46,7 +45,7 @@ def test_model_of_another_recipe_or_with_other_bits_is_a_problem() -> None:
     assert params.startswith("params_sha256")
 
 
-def test_package_names_no_place_of_the_machine_that_made_the_model() -> None:
+def test_package_names_no_place_of_the_machine_that_made_the_model():
     folder = resources.files("nanograd.models").joinpath("digits")
     names = {each.name for each in folder.iterdir()}
 
@@ -56,7 +55,7 @@ def test_package_names_no_place_of_the_machine_that_made_the_model() -> None:
         assert not any(word in data for word in (b"/tmp", b"/work", b"/home", b"/root", b"/Users"))
 
 
-def test_model_classifies_mnists_test_images_as_its_card_says(mnist_place: str) -> None:
+def test_model_classifies_mnists_test_images_as_its_card_says(mnist_place):
     model, test = nanograd.load_model(), sources.load_test([mnist_place])
 
     right = np.mean(model.predict(test.images) == test.labels)
@@ -65,9 +64,7 @@ def test_model_classifies_mnists_test_images_as_its_card_says(mnist_place: str) 
     assert right > 0.995
 
 
-def test_model_is_the_default_of_every_command(
-    nanograd_: Nanograd, tmp_path: Path, sample: Mnist
-) -> None:
+def test_model_is_the_default_of_every_command(nanograd_, tmp_path, sample):
     write_pictures(sample.test.take(slice(0, 7)), "pictures")
     shutil.copytree(FOLDER, "runs/1/model")
     outputs = {}
@@ -95,7 +92,7 @@ def test_model_is_the_default_of_every_command(
     assert nanograd.evaluate(data="sample").accuracy == outputs["own"][1]
 
 
-def test_workers_find_the_model_in_their_own_package(tmp_path: Path, sample: Mnist) -> None:
+def test_workers_find_the_model_in_their_own_package(tmp_path, sample):
     write_pictures(sample.test.take(slice(0, 1)), str(tmp_path / "pictures"))
 
     _, work = plan([str(tmp_path / "pictures")], PredictSpec(output=str(tmp_path / "out")))

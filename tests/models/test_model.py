@@ -8,7 +8,7 @@ from nanograd.runtime import process
 from tests.helpers.models import some_ensemble, some_images, some_model, some_reference
 
 
-def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
+def test_scores_do_not_depend_on_the_size_of_the_batch():
     model, images = some_model(), some_images(1031)
 
     with process.one_thread():
@@ -26,7 +26,7 @@ def test_scores_do_not_depend_on_the_size_of_the_batch() -> None:
     np.testing.assert_allclose(alone, together[[0, 511, 512, 1030]], rtol=1e-4, atol=1e-6)
 
 
-def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
+def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores():
     nets, images = some_ensemble().nets, some_images(7)
 
     with process.one_thread():
@@ -37,7 +37,7 @@ def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores() -> None:
     np.testing.assert_allclose(scores, sum(alone) / np.float32(3), rtol=1e-6)
 
 
-def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets() -> None:
+def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets():
     first, *rest = some_ensemble().nets
     vector = first.params.vector.copy()
     vector[7] = np.nextafter(vector[7], np.float32(1))

@@ -30,15 +30,12 @@ def forge(folder: Path, name: str, data: bytes) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model directory."""
     save(some_model(), str(tmp_path / "model"))
     return tmp_path / "model"
 
 
 @pytest.mark.parametrize("model", [some_model(1), some_ensemble()], ids=["1", "ensemble"])
-def test_loaded_model_has_the_bits_of_the_saved_one_and_is_read_only(
-    tmp_path: Path, model: Model
-) -> None:
+def test_loaded_model_has_the_bits_of_the_saved_one_and_is_read_only(tmp_path, model):
     images = some_images(193)
 
     save(model, str(tmp_path))
@@ -56,7 +53,7 @@ def test_loaded_model_has_the_bits_of_the_saved_one_and_is_read_only(
     assert again.about == ABOUT
 
 
-def test_model_directory_holds_the_documented_files(folder: Path) -> None:
+def test_model_directory_holds_the_documented_files(folder):
     manifest = json_files.read_manifest(str(folder / "manifest.json"))
 
     files = {"config.json", "model.safetensors"}
@@ -66,7 +63,7 @@ def test_model_directory_holds_the_documented_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "model.safetensors"])
-def test_flipped_bytes_are_detected(folder: Path, name: str) -> None:
+def test_flipped_bytes_are_detected(folder, name):
     whole, passed = (folder / name).read_bytes(), []
     step = 579 if name == "model.safetensors" else 7
     model = load(str(folder))
@@ -87,7 +84,7 @@ def test_flipped_bytes_are_detected(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_short_or_missing_file_is_named_but_the_card_may_be_edited(folder: Path, name: str) -> None:
+def test_short_or_missing_file_is_named_but_the_card_may_be_edited(folder, name):
     (folder / "README.md").write_text("# Our model\n")
     assert load(str(folder)).sha256() == some_model().sha256()
     data = (folder / name).read_bytes()
@@ -100,7 +97,7 @@ def test_short_or_missing_file_is_named_but_the_card_may_be_edited(folder: Path,
         load(str(folder))
 
 
-def test_folder_without_a_manifest_is_no_model_directory_but_a_run_has_one(folder: Path) -> None:
+def test_folder_without_a_manifest_is_no_model_directory_but_a_run_has_one(folder):
     assert load(str(folder.parent)).sha256() == some_model().sha256()  # a run directory
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"is not a model directory: it has no manifest\.json"):
@@ -110,7 +107,6 @@ def test_folder_without_a_manifest_is_no_model_directory_but_a_run_has_one(folde
 
 
 def of_net(part: str, **values: object) -> Change:
-    """A change of the settings of the first net."""
     return lambda config: config["nets"][0][part].update(values)
 
 
@@ -151,7 +147,7 @@ ADDITIONS = {"temperature", "layers", "inputs", "blur", "dropout", "a layer more
 
 
 @pytest.mark.parametrize("name", [*TEXTS, *CONFIGS, *TENSORS])
-def test_model_that_this_version_does_not_know_is_refused(folder: Path, name: str) -> None:
+def test_model_that_this_version_does_not_know_is_refused(folder, name):
     if name in TEXTS:
         forge(folder, "config.json", TEXTS[name])
     elif name in CONFIGS:
@@ -169,7 +165,7 @@ def test_model_that_this_version_does_not_know_is_refused(folder: Path, name: st
         load(str(folder))
 
 
-def test_file_or_format_of_a_later_version_is_refused(folder: Path) -> None:
+def test_file_or_format_of_a_later_version_is_refused(folder):
     forge(folder, "vocabulary.json", b"{}")
     with pytest.raises(DataError, match=r"an entry 'vocabulary\.json'"):
         load(str(folder))
@@ -180,7 +176,6 @@ def test_file_or_format_of_a_later_version_is_refused(folder: Path) -> None:
 
 
 def card(tmp_path: Path, model: Model, **about: Any) -> tuple[dict[str, Any], str]:
-    """Return the metadata and the text of the card of a model."""
     save(replace(model, about=about), str(tmp_path / "model"))
     _, front, text = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(front), text
@@ -223,9 +218,7 @@ CARD = _object(
         {"data": ["/a", "/b"], "test_accuracy": None, "nets": [{"test_accuracy": 0.9}]},
     ],
 )
-def test_card_is_valid_on_the_hub_whatever_the_model(
-    tmp_path: Path, model: Model, about: dict[str, Any]
-) -> None:
+def test_card_is_valid_on_the_hub_whatever_the_model(tmp_path, model, about):
     metadata, text = card(tmp_path, model, **about)
 
     jsonschema.validate(metadata, CARD)
@@ -265,9 +258,7 @@ class Hub:
         return str(self.folder)
 
 
-def test_model_on_the_hub_is_loaded_with_the_package_of_the_hub(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_on_the_hub_is_loaded_with_the_package_of_the_hub(folder, monkeypatch):
     hub = Hub(folder)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)  # type: ignore[arg-type]
 
@@ -283,7 +274,7 @@ def test_model_on_the_hub_is_loaded_with_the_package_of_the_hub(
         load("hf://user/name")
 
 
-def test_card_has_the_metadata_that_hugging_face_reads(tmp_path: Path) -> None:
+def test_card_has_the_metadata_that_hugging_face_reads(tmp_path):
     metadata, text = card(
         tmp_path, some_ensemble(), data="mnist", test_accuracy=0.9903, val_accuracy=None
     )
@@ -300,7 +291,7 @@ def test_card_has_the_metadata_that_hugging_face_reads(tmp_path: Path) -> None:
     assert "784-9-10" in text
 
 
-def test_card_names_no_test_set_that_was_not_used(tmp_path: Path) -> None:
+def test_card_names_no_test_set_that_was_not_used(tmp_path):
     bare, _ = card(tmp_path, some_model(), data="/my/digits: #1")
     metadata, _ = card(tmp_path, some_model(), data="sample", test_accuracy=0.9)
 

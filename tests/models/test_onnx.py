@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -10,10 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd import commands
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import UsageError
 from nanograd.models import model as model_io
-from nanograd.models.model import Model, Net
+from nanograd.models.model import Model
 from nanograd.models.onnx import graph
 from tests.helpers.models import some_model, some_net, some_reference
 
@@ -21,7 +19,6 @@ net = partial(some_net, name="deskewed", scale=3)
 
 
 def run_graph(model: Model, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """Return the probabilities and the unfamiliarity of images."""
     session = onnxruntime.InferenceSession(graph(model), providers=["CPUExecutionProvider"])
     names = ["probabilities", "unfamiliarity"]
     return list(session.run(names, {"images": images.reshape(-1, 28, 28)}))
@@ -49,7 +46,7 @@ def unusual_images() -> NDArray[np.uint8]:
     ],
     ids=["unit", "standard", "deskewed", "width", "size", "ensemble"],
 )
-def test_graph_computes_what_the_model_computes(sample: Mnist, nets: list[Net]) -> None:
+def test_graph_computes_what_the_model_computes(sample, nets):
     model = Model(nets=tuple(nets), about={}, reference=some_reference(1.3))
     digits = sample.test.images[:193].copy()
     digits[5] //= 9
@@ -64,9 +61,7 @@ def test_graph_computes_what_the_model_computes(sample: Mnist, nets: list[Net]) 
     assert 0.1 < np.median(expected.unfamiliarity[:193]) < 0.9 < expected.unfamiliarity[193]
 
 
-def test_command_writes_the_graph_of_a_model_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_writes_the_graph_of_a_model_directory(tmp_path, monkeypatch):
     model, place, file = some_model(), tmp_path / "model", tmp_path / "out" / "m.onnx"
     model_io.save(model, str(place))
 

@@ -14,7 +14,7 @@ def logits(number: int = 4096) -> np.ndarray:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.7])
-def test_probabilities_are_the_softmax_of_divided_logits(temperature: float) -> None:
+def test_probabilities_are_the_softmax_of_divided_logits(temperature):
     z = logits(193)
     rows = to_probabilities(np.array([[0, 0, 0], [1, 1, 0], [0.2, 0, 0]], np.float32), temperature)
 
@@ -28,7 +28,7 @@ def test_probabilities_are_the_softmax_of_divided_logits(temperature: float) -> 
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.9])
-def test_temperature_of_labels_that_follow_it_is_found(temperature: float) -> None:
+def test_temperature_of_labels_that_follow_it_is_found(temperature):
     z = logits(20_000)
     shares = softmax(z / np.float32(temperature)).cumsum(axis=1)
     labels = (np.random.default_rng(2).random((len(z), 1)) > shares[:, :-1]).sum(axis=1)
@@ -36,7 +36,7 @@ def test_temperature_of_labels_that_follow_it_is_found(temperature: float) -> No
     assert fit_temperature(softmax(z), labels) == pytest.approx(temperature, rel=0.05)
 
 
-def test_mean_of_a_class_is_familiar_and_a_blank_image_is_not() -> None:
+def test_mean_of_a_class_is_familiar_and_a_blank_image_is_not():
     reference = some_reference()
     means = reference.means.copy()
     means[:, 300] = 255  # the brightest pixel, so nothing is stretched
@@ -47,7 +47,7 @@ def test_mean_of_a_class_is_familiar_and_a_blank_image_is_not() -> None:
     assert reference.unfamiliarity(means[:0], np.arange(0)).shape == (0,)
 
 
-def test_reference_changes_no_prediction_and_makes_rows_sum_to_one() -> None:
+def test_reference_changes_no_prediction_and_makes_rows_sum_to_one():
     images = some_images(193)
     for model in (some_model(loss="mse"), some_ensemble()):
         probabilities, unfamiliarity = model.assess(images)
@@ -58,7 +58,7 @@ def test_reference_changes_no_prediction_and_makes_rows_sum_to_one() -> None:
         assert np.array_equal(unfamiliarity, model.unfamiliarity(images))
 
 
-def test_sha256_depends_on_every_statistic() -> None:
+def test_sha256_depends_on_every_statistic():
     model, reference = some_model(), some_reference()
     changes = [{"temperature": 1.31}]
     changes += [{name: np.roll(each, 1)} for name, each in reference.tensors().items()]
@@ -75,12 +75,12 @@ def test_sha256_depends_on_every_statistic() -> None:
      {"means": np.zeros((10, 784), np.float32)}, {"directions": np.zeros((10, 3, 576), np.int8)}],
     ids=["zero", "nan", "infinite", "type", "shape"],
 )  # fmt: skip
-def test_statistics_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
+def test_statistics_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match=r"temperature|tensor"):
         replace(some_reference(), **change)
 
 
-def test_classes_are_judged_alone() -> None:
+def test_classes_are_judged_alone():
     reference: Reference = some_reference()
     images, classes = some_images(20), np.arange(20) % 10
 

@@ -19,14 +19,12 @@ from tests.helpers.ingests import ingest, read_quarantine, read_rows
 
 @pytest.fixture
 def png(tmp_path: Path, sample: Mnist) -> Path:
-    """Seven digits as PNG files, a folder a class."""
     write_pictures(sample.test.take(slice(0, 7)), str(tmp_path / "png"))
     return tmp_path / "png"
 
 
 @pytest.fixture
 def picture(png: Path) -> bytes:
-    """One of the PNG files."""
     return next(iter(contents(png).values()))
 
 
@@ -44,7 +42,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def rows(output: Path, below: Path) -> list[tuple[str, int | None, bytes]]:
-    """Path relative to the input, label and picture of each row."""
     return [
         (row["image"]["path"].removeprefix(f"{below}/"), row["label"], row["image"]["bytes"])
         for row in read_rows(output)
@@ -56,7 +53,7 @@ def reasons(output: Path) -> dict[str, str]:
     return {row["source_file"].partition(".zip/")[2]: row["reason"] for row in found}
 
 
-def test_archive_gives_the_rows_of_its_folder(tmp_path: Path, png: Path) -> None:
+def test_archive_gives_the_rows_of_its_folder(tmp_path, png):
     archive = pack(tmp_path / "Digits.ZIP", contents(png))
 
     of_archive = ingest(tmp_path / "a", archive, part_rows=3)
@@ -71,9 +68,7 @@ def test_archive_gives_the_rows_of_its_folder(tmp_path: Path, png: Path) -> None
     assert (drawn["pictures"], drawn["read"]) == (7, 7)
 
 
-def test_archives_are_found_in_folders_and_in_a_folder_named_like_one(
-    tmp_path: Path, png: Path
-) -> None:
+def test_archives_are_found_in_folders_and_in_a_folder_named_like_one(tmp_path, png):
     members = list(contents(png).items())
     place = tmp_path / "in" / "folder.zip"
     place.mkdir(parents=True)
@@ -88,9 +83,7 @@ def test_archives_are_found_in_folders_and_in_a_folder_named_like_one(
     assert (figures["ingested"], figures["labelled"]) == (3, 3)
 
 
-def test_list_names_members_and_files_that_are_no_pictures_are_skipped(
-    tmp_path: Path, picture: bytes
-) -> None:
+def test_list_names_members_and_files_that_are_no_pictures_are_skipped(tmp_path, picture):
     inner = pack(tmp_path / "inner.zip", {"7/x.png": picture}).read_bytes()
     members = {"a/x.png": picture, "a/y.png": picture, "__MACOSX/a/._x.png": b"", "in.zip": inner}
     archive = pack(tmp_path / "in.zip", {**members, "read.me": b""})
@@ -106,7 +99,7 @@ def test_list_names_members_and_files_that_are_no_pictures_are_skipped(
         ingest(tmp_path / "none", pack(tmp_path / "in.zip", {"read.me": b"no picture"}))
 
 
-def test_members_whose_names_lead_outside_are_quarantined(tmp_path: Path, picture: bytes) -> None:
+def test_members_whose_names_lead_outside_are_quarantined(tmp_path, picture):
     names = ["../7/x.png", "/7/x.png", "7/../../x.png", "C:\\x.png"]
     (tmp_path / "inside").mkdir()
     members = dict.fromkeys([*names, "1/x.png"], picture)
@@ -121,7 +114,7 @@ def test_members_whose_names_lead_outside_are_quarantined(tmp_path: Path, pictur
     assert sorted(after) == before
 
 
-def test_broken_members_are_quarantined_and_the_others_read(tmp_path: Path, png: Path) -> None:
+def test_broken_members_are_quarantined_and_the_others_read(tmp_path, png):
     pictures = [data for _, data in sorted(contents(png).items())]
     names = ("1/whole.png", "2/flipped.png", "3/cut.png", "4/empty.png", "6/secret.png")
     data = [pictures[0], pictures[1], pictures[2][:50], b"", b"secret"]
@@ -151,8 +144,8 @@ def test_broken_members_are_quarantined_and_the_others_read(tmp_path: Path, png:
     ("size", "reason", "most"), [(20_000_000, "too_large", 100_000), (1000, "broken", 1_000_000)]
 )
 def test_bomb_is_refused_before_it_is_unpacked_or_cut_off_at_its_false_size(
-    tmp_path: Path, size: int, reason: str, most: int
-) -> None:
+    tmp_path, size, reason, most
+):
     archive = pack(tmp_path / "in.zip", {"7/x.png": bytes(20_000_000)})
     whole, true = archive.read_bytes(), (20_000_000).to_bytes(4, "little")
     archive.write_bytes(whole.replace(true, size.to_bytes(4, "little")))
@@ -167,7 +160,7 @@ def test_bomb_is_refused_before_it_is_unpacked_or_cut_off_at_its_false_size(
     assert peak < most
 
 
-def test_damaged_archive_is_one_line_of_quarantine_and_no_row(tmp_path: Path, png: Path) -> None:
+def test_damaged_archive_is_one_line_of_quarantine_and_no_row(tmp_path, png):
     archive = pack(tmp_path / "in.zip", contents(png))
     archive.write_bytes(archive.read_bytes()[:-30])
 
@@ -184,9 +177,7 @@ def test_damaged_archive_is_one_line_of_quarantine_and_no_row(tmp_path: Path, pn
 
 @settings(max_examples=150)
 @given(seed=st.integers(0, 2**32 - 1), number=st.integers(1, 12), cut=st.booleans())
-def test_damage_anywhere_raises_only_refusals(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, number: int, cut: bool
-) -> None:
+def test_damage_anywhere_raises_only_refusals(tmp_path_factory, seed, number, cut):
     draws = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("damage")
     members = {f"{digit}/x.png": draws.bytes(int(draws.integers(1, 90))) for digit in range(5)}

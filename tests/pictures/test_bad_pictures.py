@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def ingest(folder: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any
     return figures, rows, reasons
 
 
-def test_odd_picture_files_are_read_like_the_plain_one(good: Path) -> None:
+def test_odd_picture_files_are_read_like_the_plain_one(good):
     for name, data in READABLE.items():
         (good / name).write_bytes(data())
 
@@ -66,7 +66,7 @@ def test_odd_picture_files_are_read_like_the_plain_one(good: Path) -> None:
     assert {name: distance for name, distance in distances.items() if distance >= 8} == {}
 
 
-def test_bad_pictures_are_quarantined_each_with_its_reason(good: Path) -> None:
+def test_bad_pictures_are_quarantined_each_with_its_reason(good):
     for name, (_, data) in BAD.items():
         (good / name).write_bytes(data())
     (good / "M middle.png").write_bytes(encoded(drawing()))
@@ -81,7 +81,7 @@ def test_bad_pictures_are_quarantined_each_with_its_reason(good: Path) -> None:
     assert pq.read_table(output / "_quarantine").schema.equals(QUARANTINE)
 
 
-def test_limits_are_inclusive_and_formats_are_those_of_the_content(good: Path) -> None:
+def test_limits_are_inclusive_and_formats_are_those_of_the_content(good):
     data = encoded(drawing())
     _, at, _ = ingest(good, max_bytes=len(data), max_pixels=40_000)
     _, below, too_large = ingest(good, max_bytes=len(data) - 1)
@@ -104,9 +104,7 @@ def test_limits_are_inclusive_and_formats_are_those_of_the_content(good: Path) -
     ],
     ids=["removed", "folder", "dangling link", "empty"],
 )
-def test_file_that_changes_after_planning_is_quarantined(
-    good: Path, change: Callable[[Path], object], reason: str
-) -> None:
+def test_file_that_changes_after_planning_is_quarantined(good, change, reason):
     job, work = planned(good.parent / "rows", good)
     (good / "~ last.png").unlink()
     change(good / "~ last.png")
@@ -136,14 +134,14 @@ def private() -> Iterator[Path]:
             os.seteuid(before)
 
 
-def test_file_without_permission_is_refused(private: Path) -> None:
+def test_file_without_permission_is_refused(private):
     options = PictureFileOptions(max_bytes=1000, max_pixels=1000)
 
     with pytest.raises(UnreadableError, match=f"^no_permission: cannot read {private}: "):
         decode.read(str(private), options)
 
 
-def test_failing_storage_stops_the_job_and_quarantines_nothing(good: Path) -> None:
+def test_failing_storage_stops_the_job_and_quarantines_nothing(good):
     output = good.parent / "rows"
     job, work = planned(output, good)
     last = good / "~ last.png"
@@ -156,7 +154,7 @@ def test_failing_storage_stops_the_job_and_quarantines_nothing(good: Path) -> No
     assert not (output / "_SUCCESS").exists()
 
 
-def test_names_that_are_not_unicode_are_escaped_and_originals_kept(good: Path) -> None:
+def test_names_that_are_not_unicode_are_escaped_and_originals_kept(good):
     data = encoded(drawing(), "JPEG")
     (good / os.fsdecode(b"7_\xff.jpg")).write_bytes(data)
     (good / os.fsdecode(b"8_\xfe.png")).write_bytes(b"")
@@ -171,7 +169,7 @@ def test_names_that_are_not_unicode_are_escaped_and_originals_kept(good: Path) -
     assert json.dumps(figures)
 
 
-def test_large_files_make_smaller_parts(good: Path) -> None:
+def test_large_files_make_smaller_parts(good):
     for number in range(5):
         with (good / f"{number}.png").open("wb") as file:
             file.truncate(100_000_000)  # a hole, which takes no space on disk

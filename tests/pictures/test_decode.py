@@ -7,7 +7,6 @@ from PIL import Image
 
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
-from nanograd.runtime.arrays import Bytes
 from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
 
@@ -33,12 +32,12 @@ def turned() -> bytes:
     ],
     ids=["PNG", "BMP", "TIFF", "GIF", "PPM", "turned-by-EXIF", "16-bits", "shares-of-white"],
 )
-def test_lossless_file_gives_its_pixels_in_8_bits(data: bytes, pixels: Bytes) -> None:
+def test_lossless_file_gives_its_pixels_in_8_bits(data, pixels):
     assert np.array_equal(np.asarray(decode(data).convert("L")), pixels)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L"])
-def test_fully_transparent_picture_is_white(mode: str) -> None:
+def test_fully_transparent_picture_is_white(mode):
     picture = Image.new(mode, (5, 3), 7 if mode == "L" else 0)
 
     decoded = decode(encoded(picture, transparency=7 if mode == "L" else None))
@@ -48,9 +47,7 @@ def test_fully_transparent_picture_is_white(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 @pytest.mark.parametrize(("ink", "ground"), [(200, 0), (100, 255), (0, 255)])
-def test_ink_on_nothing_is_laid_over_the_contrasting_ground(
-    mode: str, ink: int, ground: int
-) -> None:
+def test_ink_on_nothing_is_laid_over_the_contrasting_ground(mode, ink, ground):
     alpha = np.zeros((40, 40), np.uint8)
     alpha[5:30, 18:22] = 255
     layer = np.dstack([np.full((40, 40), ink, np.uint8), alpha])
@@ -64,7 +61,7 @@ def test_ink_on_nothing_is_laid_over_the_contrasting_ground(
     assert abs(levels[10, 20] - ink) < 8
 
 
-def test_white_paper_with_clear_corners_stays_on_white() -> None:
+def test_white_paper_with_clear_corners_stays_on_white():
     pixels = np.full((40, 40, 4), 255, np.uint8)
     pixels[5:30, 18:22, :3] = 60
     pixels[:12, :12, 3] = 0
@@ -72,13 +69,11 @@ def test_white_paper_with_clear_corners_stays_on_white() -> None:
     assert np.asarray(decode(encoded(Image.fromarray(pixels))))[0, 0].tolist() == [255] * 3
 
 
-def test_large_jpeg_keeps_the_size_that_the_normaliser_needs() -> None:
+def test_large_jpeg_keeps_the_size_that_the_normaliser_needs():
     assert decode(encoded(Image.new("L", (2600, 1400), 99), "JPEG")).size == (1300, 700)
 
 
-def test_warning_that_a_program_makes_an_error_is_one_bad_picture(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_warning_that_a_program_makes_an_error_is_one_bad_picture(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     data = encoded(Image.fromarray(GRADIENT))
 
@@ -88,7 +83,7 @@ def test_warning_that_a_program_makes_an_error_is_one_bad_picture(
             decode(data)
 
 
-def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
+def test_too_many_pixels_are_refused_before_they_are_loaded():
     header_only = encoded(Image.new("L", (101, 10)))[:60]
 
     with pytest.raises(UnreadableError, match=r"^too_large"):
@@ -107,7 +102,7 @@ def test_too_many_pixels_are_refused_before_they_are_loaded() -> None:
         (bytes(257) + b"ustar", "only ZIP files"),
     ],
 )
-def test_file_of_another_kind_is_refused_with_its_remedy(start: bytes, remedy: str) -> None:
+def test_file_of_another_kind_is_refused_with_its_remedy(start, remedy):
     with pytest.raises(UnreadableError, match=remedy) as caught:
         decode(start + bytes(100))
 

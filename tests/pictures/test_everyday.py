@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import UnreadableError
 from nanograd.pictures import paper, surroundings
 from nanograd.pictures.decode import decode
@@ -34,7 +33,7 @@ GREY_ON_ORANGE, RED_ON_GREEN = ((255, 140, 0), (160, 160, 160)), ((60, 150, 60),
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_digit_is_found_in_every_kind_of_photo(kind: str, sample: Mnist) -> None:
+def test_digit_is_found_in_every_kind_of_photo(kind, sample):
     found = []
     for seed, image in enumerate(sample.test.images[60:63].reshape(-1, 28, 28)):
         try:
@@ -80,14 +79,14 @@ DRAWN = drawn()
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_digit_is_found_in_every_kind_of_drawing(kind: str) -> None:
+def test_digit_is_found_in_every_kind_of_drawing(kind):
     picture, plain, least = DRAWN[kind]
 
     assert likeness(normalise(picture()), normalise(plain())) > least
 
 
 @pytest.mark.parametrize("inverted", [False, True])
-def test_ink_is_separated_from_paper_under_a_shadow(inverted: bool) -> None:
+def test_ink_is_separated_from_paper_under_a_shadow(inverted):
     y, x = grid()
     picture = lit(seven(pen=12), 1 - 0.5 * np.clip((x + 0.6 * y) / 0.4, 0, 1))
 
@@ -98,7 +97,7 @@ def test_ink_is_separated_from_paper_under_a_shadow(inverted: bool) -> None:
 
 
 @pytest.mark.parametrize(("ink", "radius"), [(150, 0.8), (175, 1.0)])
-def test_thin_pale_pen_in_a_round_shadow_is_the_digit(ink: int, radius: float) -> None:
+def test_thin_pale_pen_in_a_round_shadow_is_the_digit(ink, radius):
     y, x = grid()
     shade = 1 - 0.5 * np.clip((radius - np.hypot(x - 1, y - 1)) / 0.25 + 0.5, 0, 1)
     faint = seven(pen=3, ink=ink, paper=200)
@@ -106,7 +105,7 @@ def test_thin_pale_pen_in_a_round_shadow_is_the_digit(ink: int, radius: float) -
     assert likeness(normalise(lit(faint, shade)), normalise(faint)) > 0.9
 
 
-def test_squares_as_dark_as_the_pencil_are_paper() -> None:
+def test_squares_as_dark_as_the_pencil_are_paper():
     strength = 0.45
 
     taken = trace(squared(pale_seven(), strength))
@@ -117,7 +116,7 @@ def test_squares_as_dark_as_the_pencil_are_paper() -> None:
         normalise(squared(Image.new("L", (280, 280), 200), strength))
 
 
-def test_bright_digit_and_tight_crop_are_no_sheets() -> None:
+def test_bright_digit_and_tight_crop_are_no_sheets():
     zero = Image.new("L", (280, 280), 30)
     ImageDraw.Draw(zero).ellipse((90, 70, 190, 210), outline=220, width=24)
 
@@ -126,7 +125,7 @@ def test_bright_digit_and_tight_crop_are_no_sheets() -> None:
     assert surroundings.find_sheet(np.asarray(bold(150)) < 128) is None
 
 
-def test_dot_within_a_zero_is_no_digit() -> None:
+def test_dot_within_a_zero_is_no_digit():
     zero = Image.new("L", (280, 280), 255)
     ImageDraw.Draw(zero).ellipse((90, 60, 190, 220), outline=0, width=14)
     dot = zero.copy()
@@ -137,14 +136,14 @@ def test_dot_within_a_zero_is_no_digit() -> None:
 
 @pytest.mark.parametrize("side", [14, 60, 300])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_tight_crops_of_bold_strokes_are_digits(side: int, inverted: bool) -> None:
+def test_tight_crops_of_bold_strokes_are_digits(side, inverted):
     taken = trace(negative(bold(side)) if inverted else bold(side))
 
     assert taken.inverted is inverted
     assert likeness(taken.image, normalise(bold(100))) > 0.6
 
 
-def test_top_stroke_of_a_five_belongs_to_it_though_it_is_apart() -> None:
+def test_top_stroke_of_a_five_belongs_to_it_though_it_is_apart():
     picture = Image.new("L", (280, 280), 255)
     draw = ImageDraw.Draw(picture)
     draw.arc((80, 120, 180, 230), 200, 140, fill=0, width=8)
@@ -155,7 +154,7 @@ def test_top_stroke_of_a_five_belongs_to_it_though_it_is_apart() -> None:
     assert rows[0] < 50
 
 
-def test_polarity_of_bitmaps_without_margin(sample: Mnist) -> None:
+def test_polarity_of_bitmaps_without_margin(sample):
     crops = []
     for image in sample.test.images[:200].reshape(-1, 28, 28):
         rows, columns = np.flatnonzero(image.max(1) > 60), np.flatnonzero(image.max(0) > 60)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nanograd.digits.dataset import Mnist
 from nanograd.images.rows import read_encoded, read_plain, to_form
 from nanograd.pictures.fast_png import decode_plain, encode_plain
 from nanograd.runtime.arrays import Bytes, Ints
@@ -48,11 +47,10 @@ def file(lines: bytes, header: bytes = HEADER, more: bytes = b"", split: bool = 
 
 @pytest.fixture(scope="module")
 def noise() -> Bytes:
-    """193 pictures of noise, on which all filters differ."""
     return np.random.default_rng(7).integers(0, 256, (193, 784), np.uint8)
 
 
-def test_every_filter_is_undone(noise: Bytes) -> None:
+def test_every_filter_is_undone(noise):
     kinds = np.random.default_rng(1).integers(0, 5, (193, 28))
     files = [filtered(image, kind) for image, kind in zip(noise, kinds, strict=True)]
 
@@ -62,7 +60,7 @@ def test_every_filter_is_undone(noise: Bytes) -> None:
     assert np.array_equal(images, noise)
 
 
-def test_files_from_pillow_and_ours_keep_their_pixels(sample: Mnist) -> None:
+def test_files_from_pillow_and_ours_keep_their_pixels(sample):
     digits = sample.test.images[:193]
     files = [
         *(saved(digits[0]), saved(digits[1], optimize=True), saved(digits[2], compress_level=0)),
@@ -77,7 +75,7 @@ def test_files_from_pillow_and_ours_keep_their_pixels(sample: Mnist) -> None:
 
 
 @pytest.mark.parametrize("files", [[], [None, b"", b"\x89PNG"]])
-def test_no_files_or_bytes_give_no_images(files: list[bytes | None]) -> None:
+def test_no_files_or_bytes_give_no_images(files):
     images, plain = decode_plain(files)
 
     assert (images.shape, plain.tolist()) == ((0, 784), [False] * len(files))
@@ -102,7 +100,7 @@ OTHERS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_files_that_are_not_plain_are_left_to_pillow(kind: str, noise: Bytes) -> None:
+def test_files_that_are_not_plain_are_left_to_pillow(kind, noise):
     images, plain = decode_plain([saved(noise[0]), OTHERS[kind](), saved(noise[1])])
 
     assert plain.tolist() == [True, False, True]
@@ -110,7 +108,6 @@ def test_files_that_are_not_plain_are_left_to_pillow(kind: str, noise: Bytes) ->
 
 
 def check_equal_to_single_files(files: list[bytes], options: ReadOptions) -> int:
-    """Check that files read at once give what each alone gives; return how many were read."""
     images, which = read_plain(files, options)
     assert len(images) == which.sum()
     for data, image in zip(np.array(files, object)[which], images, strict=True):
@@ -118,7 +115,7 @@ def check_equal_to_single_files(files: list[bytes], options: ReadOptions) -> int
     return len(images)
 
 
-def test_damaged_files_give_what_pillow_gives(sample: Mnist) -> None:
+def test_damaged_files_give_what_pillow_gives(sample):
     draw = np.random.default_rng(5)
     files = []
     for number in range(3000):
@@ -140,8 +137,8 @@ def test_damaged_files_give_what_pillow_gives(sample: Mnist) -> None:
     ],
 )
 def test_reading_at_once_gives_what_each_file_alone_gives(
-    sample: Mnist, noise: Bytes, polarity: str, normalise: str, wanted: int | None
-) -> None:
+    sample, noise, polarity, normalise, wanted
+):
     digits = sample.test.images[:60]
     moved = np.roll(digits[:20].reshape(-1, 28, 28), 2, axis=1).reshape(-1, 784)
     blank = np.zeros((1, 784), np.uint8)

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def reason_of(picture: Image.Image) -> str:
     return caught.value.reason
 
 
-def test_mnist_images_have_mnists_form_unless_they_are_shifted(mnist: Bytes) -> None:
+def test_mnist_images_have_mnists_form_unless_they_are_shifted(mnist):
     shifted = np.roll(mnist[::100], (2, -2), axis=(1, 2))
 
     assert are_mnist_like(mnist.reshape(-1, 784)).all()
@@ -38,9 +37,7 @@ def test_mnist_images_have_mnists_form_unless_they_are_shifted(mnist: Bytes) -> 
 
 
 @pytest.mark.parametrize("border", [(0, 0), (1, 0), (6, 18)])
-def test_mnist_images_bordered_in_colour_or_inverted_keep_their_bits(
-    border: tuple[int, int], mnist: Bytes
-) -> None:
+def test_mnist_images_bordered_in_colour_or_inverted_keep_their_bits(border, mnist):
     for image in mnist[::700]:
         bordered = np.pad(image, [(each, each) for each in border])
 
@@ -49,7 +46,7 @@ def test_mnist_images_bordered_in_colour_or_inverted_keep_their_bits(
             assert np.array_equal(normalise(Image.fromarray(picture).convert("RGB")), image)
 
 
-def test_border_with_ink_or_of_large_pictures_is_not_cut_off(mnist: Bytes) -> None:
+def test_border_with_ink_or_of_large_pictures_is_not_cut_off(mnist):
     image = mnist[7]
     marked, large = np.pad(image, 2), np.pad(image, 19)
     marked[0, 0] = 1
@@ -58,7 +55,7 @@ def test_border_with_ink_or_of_large_pictures_is_not_cut_off(mnist: Bytes) -> No
         assert not np.array_equal(normalise(Image.fromarray(picture)), image)
 
 
-def test_trace_ends_in_the_image_of_normalise_in_mnists_form() -> None:
+def test_trace_ends_in_the_image_of_normalise_in_mnists_form():
     taken, image = trace(seven()), normalise(seven())
 
     rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
@@ -71,7 +68,7 @@ def test_trace_ends_in_the_image_of_normalise_in_mnists_form() -> None:
     assert np.array_equal(taken.image, image)
 
 
-def test_forced_polarity_is_obeyed() -> None:
+def test_forced_polarity_is_obeyed():
     right, wrong = (normalise(seven(), polarity=p) for p in ("dark-on-light", "light-on-dark"))
 
     assert np.array_equal(right, normalise(seven()))
@@ -79,12 +76,12 @@ def test_forced_polarity_is_obeyed() -> None:
 
 
 @pytest.mark.parametrize("pen", [2, 40])
-def test_normalise_adjusts_any_pen_to_mnists_width(pen: int) -> None:
+def test_normalise_adjusts_any_pen_to_mnists_width(pen):
     assert 60 < normalise(seven(pen=pen)).sum() / 255 < 130
 
 
 @pytest.mark.parametrize("tone", [0, 128, 255])
-def test_trace_of_a_single_tone_has_the_steps_before_its_refusal(tone: int) -> None:
+def test_trace_of_a_single_tone_has_the_steps_before_its_refusal(tone):
     picture = Image.new("L", (90, 70), tone)
 
     taken = trace(picture)
@@ -95,7 +92,7 @@ def test_trace_of_a_single_tone_has_the_steps_before_its_refusal(tone: int) -> N
     assert taken.refused.reason == reason_of(picture) == "blank"
 
 
-def test_paper_grain_is_not_a_digit() -> None:
+def test_paper_grain_is_not_a_digit():
     grain = np.random.default_rng(0).normal(200, 4, (300, 200)).astype(np.uint8)
 
     reason = reason_of(Image.fromarray(grain).filter(ImageFilter.BoxBlur(1)))
@@ -105,7 +102,7 @@ def test_paper_grain_is_not_a_digit() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [(300, 6), (6, 300), (200, 1), (1, 90), (66, 2), (1000, 20)])
-def test_narrow_pictures_are_read_or_refused(size: tuple[int, int]) -> None:
+def test_narrow_pictures_are_read_or_refused(size):
     width, height = size
     for level in np.random.default_rng(0).integers(0, 256, (20, 3)):
         pixels = np.full((height, width), level[0], np.uint8)
@@ -116,7 +113,7 @@ def test_narrow_pictures_are_read_or_refused(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("series", ["drawn", "photo", "scan"])
-def test_every_file_of_the_development_set_is_read(series: str) -> None:
+def test_every_file_of_the_development_set_is_read(series):
     files = sorted((SHARED / "handwriting").glob(f"{series}-*"))
     if not files:
         pytest.skip("the shared handwriting files are not here")
@@ -140,12 +137,10 @@ def pair_of_drawings(sample: Mnist) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("pairs", [pairs_of_bitmaps, pair_of_drawings])
-def test_two_digits_side_by_side_are_refused(
-    pairs: Callable[[Mnist], list[Image.Image]], sample: Mnist
-) -> None:
+def test_two_digits_side_by_side_are_refused(pairs, sample):
     assert {reason_of(picture) for picture in pairs(sample)} == {"too_many_marks"}
 
 
-def test_one_digit_in_a_wide_bitmap_is_read(sample: Mnist) -> None:
+def test_one_digit_in_a_wide_bitmap_is_read(sample):
     for digit in sample.test.images[:60].reshape(-1, 28, 28):
         normalise(Image.fromarray(np.pad(digit, ((0, 0), (8, 20)))))

@@ -11,7 +11,6 @@ from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
-from nanograd.runtime.arrays import Bytes
 from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
 from tests.helpers.picture_fuzzer import files, run, target
@@ -32,7 +31,6 @@ FILES = [with_exif(kind) for kind in ("PNG", "JPEG", "MPO", "WEBP")]
 
 
 def decodes(data: bytes) -> bool:
-    """Whether the bytes decode; any exception but UnreadableError fails the test."""
     try:
         picture = decode(data, PictureOptions(max_pixels=1_000_000))
     except UnreadableError as error:
@@ -42,7 +40,7 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-def test_changed_files_are_read_or_refused_for_a_known_reason() -> None:
+def test_changed_files_are_read_or_refused_for_a_known_reason():
     changed = list(islice(files(seed=1), 400))
 
     assert changed[:20] == list(islice(files(seed=1), 20))
@@ -50,19 +48,19 @@ def test_changed_files_are_read_or_refused_for_a_known_reason() -> None:
 
 
 @pytest.mark.soak
-def test_changed_files_of_ten_minutes_are_read_or_refused() -> None:
+def test_changed_files_of_ten_minutes_are_read_or_refused():
     assert run(600, seed=2).total() > 10_000
 
 
 @given(st.sampled_from(FILES), st.data())
-def test_files_cut_short_never_decode(file: bytes, data: st.DataObject) -> None:
+def test_files_cut_short_never_decode(file, data):
     end = data.draw(st.integers(0, len(file) // 2))
 
     assert not decodes(file[:end])
 
 
 @given(PICTURES)
-def test_any_picture_gets_mnists_form_or_is_refused(pixels: Bytes) -> None:
+def test_any_picture_gets_mnists_form_or_is_refused(pixels):
     try:
         image = normalise(Image.fromarray(pixels))
     except UnreadableError as error:

@@ -19,7 +19,6 @@ SPIRAL = np.array(
 
 
 def flood_fill(mask: Mask) -> Ints:
-    """Labels of connected marks, found one pixel at a time."""
     labels = np.zeros(mask.shape, np.int64)
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     while left:
@@ -35,7 +34,7 @@ def flood_fill(mask: Mask) -> Ints:
 @example(SPIRAL)
 @example(np.zeros((3, 4), bool))
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_labels_equal_those_of_flood_filling(mask: Mask) -> None:
+def test_labels_equal_those_of_flood_filling(mask):
     expected = flood_fill(mask)
 
     labels, count = label_marks(mask)
@@ -45,7 +44,6 @@ def test_labels_equal_those_of_flood_filling(mask: Mask) -> None:
 
 
 def maximum(values: NDArray[Any], radius: int) -> NDArray[Any]:
-    """The definition, one window at a time."""
     widest = np.empty_like(values)
     for y, x in np.ndindex(values.shape[-2:]):
         top, left = max(0, y - radius), max(0, x - radius)
@@ -55,7 +53,7 @@ def maximum(values: NDArray[Any], radius: int) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize(("radius", "dtype"), [(0, np.uint8), (2, np.float32), (9, np.uint8)])
-def test_running_max_equals_the_definition(radius: int, dtype: Any) -> None:
+def test_running_max_equals_the_definition(radius, dtype):
     values = (np.random.default_rng(radius).random((2, 7, 5)) * 200).astype(dtype)
 
     widest = running_max(values, radius)
@@ -64,7 +62,7 @@ def test_running_max_equals_the_definition(radius: int, dtype: Any) -> None:
     assert np.array_equal(widest, maximum(values, radius))
 
 
-def test_thinning_keeps_a_stroke_beside_a_filled_loop() -> None:
+def test_thinning_keeps_a_stroke_beside_a_filled_loop():
     ink = np.zeros((80, 50), np.float32)
     ink[:40, :] = ink[40:, 20:30] = 1
 
@@ -79,6 +77,6 @@ def marked(digit: float, *, across: float) -> Floats:
     return ink
 
 
-def test_pale_digit_beside_a_dark_edge_is_ink_and_a_pale_line_below_a_dark_digit_is_not() -> None:
+def test_pale_digit_beside_a_dark_edge_is_ink_and_a_pale_line_below_a_dark_digit_is_not():
     assert ink_levels(marked(0.4, across=0.9)).strong < 0.4
     assert 0.4 < ink_levels(marked(0.9, across=0.4)).strong < 0.9

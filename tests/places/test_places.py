@@ -6,12 +6,10 @@ Each ends with a result, or with a sentence that names the cause and the documen
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanograd.digits.dataset import Mnist
 from simulators.places import FOLDER, PLACES
 from tests.places.test_versions import NUM_ROWS, TRAIN, write_rows
 
@@ -31,7 +29,7 @@ WARNINGS = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_place_gives_a_result_or_a_reason(name: str, tmp_path: Path, sample: Mnist) -> None:
+def test_place_gives_a_result_or_a_reason(name, tmp_path, sample):
     place, ends = PLACES[name], ENDS.get(name, (OK, OK))
     if reason := place.unavailable():
         pytest.skip(reason)

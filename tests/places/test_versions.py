@@ -48,7 +48,6 @@ def write_rows(sample: Mnist, file: Path) -> None:
 
 
 def run(*words: str, cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command; both its output streams are in stdout."""
     return subprocess.run(
         words, cwd=cwd, env=environment_without_ray(**environment), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400, check=False,
@@ -56,7 +55,6 @@ def run(*words: str, cwd: Path = ROOT, **environment: str) -> "subprocess.Comple
 
 
 def find_python(version: str) -> str | None:
-    """Return an interpreter of this version, on the path or of pyenv."""
     found = [
         shutil.which(f"python{version}"),
         *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
@@ -109,7 +107,7 @@ def check_commands(python: str, folder: Path, sample: Mnist) -> str:
 
 
 @pytest.mark.parametrize("version", PYTHONS)
-def test_commands_work_with_each_python(version: str, folder: Path, sample: Mnist) -> None:
+def test_commands_work_with_each_python(version, folder, sample):
     if (python := find_python(version)) is None:
         pytest.skip(f"there is no Python {version} here")
 
@@ -119,9 +117,7 @@ def test_commands_work_with_each_python(version: str, folder: Path, sample: Mnis
 
 
 @pytest.mark.parametrize("which", ["oldest", "newest"])
-def test_commands_work_with_the_versions_at_both_ends(
-    which: str, folder: Path, sample: Mnist
-) -> None:
+def test_commands_work_with_the_versions_at_both_ends(which, folder, sample):
     requirements = OLDEST if which == "oldest" else PROJECT["dependencies"]
     made = install(sys.executable, folder, *requirements)
 
@@ -129,7 +125,7 @@ def test_commands_work_with_the_versions_at_both_ends(
     assert portable == GOLDEN["fast"] or which == "newest"
 
 
-def test_jobs_bring_their_environment_as_the_runbook_says(folder: Path, tmp_path: Path) -> None:
+def test_jobs_bring_their_environment_as_the_runbook_says(folder, tmp_path):
     python = install(sys.executable, folder, *CONSTRAINTS, "ray[default]", "uv")
     programs = Path(python).parent
     [block] = [each for each in blocks() if each.section.startswith("Another Python environment")]

@@ -10,12 +10,11 @@ MANIFEST = {"rows": 193, "name": "über", "files": {"a": "0f"}, "rate": 0.1, "no
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A committed manifest."""
     json_files.commit_manifest(str(tmp_path / "manifest.json"), MANIFEST)
     return tmp_path / "manifest.json"
 
 
-def test_manifest_with_any_changed_or_missing_byte_is_refused_or_the_same(file: Path) -> None:
+def test_manifest_with_any_changed_or_missing_byte_is_refused_or_the_same(file):
     whole = file.read_bytes()
     refused = 0
     assert json_files.read_manifest(str(file)) == MANIFEST
@@ -38,14 +37,14 @@ def test_manifest_with_any_changed_or_missing_byte_is_refused_or_the_same(file: 
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "null", '"text"', "{}", '{"manifest_sha256": null}'])
-def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
+def test_other_json_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
 
     with pytest.raises(DataError, match="is damaged"):
         json_files.read_manifest(str(tmp_path / "manifest.json"))
 
 
-def test_lines_round_trip_gives_the_same_records(tmp_path: Path) -> None:
+def test_lines_round_trip_gives_the_same_records(tmp_path):
     place, rows = str(tmp_path / "rows.jsonl"), [MANIFEST, {}, {"text": "a\nb\u2028c"}]
 
     storage.commit(place, json_files.encode_lines(rows))

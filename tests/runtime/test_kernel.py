@@ -10,7 +10,6 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 from nanograd.errors import UnavailableError, UsageError
 from nanograd.runtime import kernel, process
-from tests.conftest import Nanograd
 from tests.helpers.processes import run_python
 
 PIN = "from nanograd.runtime import kernel; kernel.pin()\n"
@@ -52,7 +51,7 @@ needs_avx2 = pytest.mark.skipif(bool(kernel.missing_features()), reason="needs A
 
 
 @needs_avx2
-def test_portable_code_wins_over_the_environment_and_the_processor() -> None:
+def test_portable_code_wins_over_the_environment_and_the_processor():
     found = [run_python(PIN + CHECK, **variables) for variables in PROCESSORS.values()]
 
     assert [done.returncode for done in found] == [0] * len(PROCESSORS), found
@@ -64,14 +63,14 @@ def test_portable_code_wins_over_the_environment_and_the_processor() -> None:
 
 
 @needs_avx2
-def test_long_products_are_split_alike_whatever_the_size_of_the_cache() -> None:
+def test_long_products_are_split_alike_whatever_the_size_of_the_cache():
     found = [run_python(PIN + SPLIT, OPENBLAS_L2_SIZE=size) for size in ("256", "1024", "2048")]
 
     assert [done.stdout.split() for done in found] == [["True", "True"]] * 3, found
 
 
 @needs_avx2
-def test_numpy_that_was_loaded_before_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_that_was_loaded_before_is_refused(monkeypatch):
     if ", portable " in process.fingerprint():
         pytest.skip("the tests themselves run with the portable code")
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
@@ -98,9 +97,7 @@ def test_numpy_that_was_loaded_before_is_refused(monkeypatch: pytest.MonkeyPatch
         ([], "a list of features"),
     ],
 )
-def test_missing_features_are_those_that_some_core_lacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], missing: str
-) -> None:
+def test_missing_features_are_those_that_some_core_lacks(tmp_path, monkeypatch, flags, missing):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     file = tmp_path / "cpuinfo"
     file.write_text("\n".join(INFO.format(*each) for each in enumerate(flags)))
@@ -109,9 +106,7 @@ def test_missing_features_are_those_that_some_core_lacks(
     assert kernel.missing_features(tmp_path / "none") != ""
 
 
-def test_other_processor_is_refused_with_69(
-    nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_processor_is_refused_with_69(nanograd, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
 
     outcome = nanograd("train", "--data", "sample", "--kernel", "portable", "--output", "run")
@@ -121,7 +116,7 @@ def test_other_processor_is_refused_with_69(
     assert not Path("run").exists()
 
 
-def test_numpy_built_for_newer_processors_only_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_built_for_newer_processors_only_is_refused(monkeypatch):
     monkeypatch.setattr(kernel, "pin", lambda: None)
     monkeypatch.setattr(kernel, "portable_features", lambda names: set(names) & {"X86_V3"})
 

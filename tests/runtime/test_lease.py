@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 from threading import Barrier, Event, Thread
 from typing import Any
 
@@ -36,7 +35,6 @@ FAR = f".0123456789-7-7.k3{storage.LEASE}"
 
 @contextmanager
 def held(place: str, *prefix: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Hold a place in another process."""
     with subprocess.Popen(
         [*prefix, sys.executable, "-c", PROGRAM, *[place] * (not prefix)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -68,13 +66,12 @@ def held_elsewhere(place: str) -> Iterator[str]:
 
 
 def refused(place: object, *arguments: Any, **options: Any) -> str:
-    """Return why a place cannot be held."""
     with pytest.raises(OutputExistsError) as caught, exclusive(str(place), *arguments, **options):
         pytest.fail("two processes hold one folder")
     return str(caught.value)
 
 
-def test_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+def test_second_process_is_refused_until_the_first_has_ended(tmp_path):
     place = str(tmp_path / "run")
 
     with held(place) as holder:
@@ -93,7 +90,7 @@ def test_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> 
     assert contents(tmp_path) == {}  # no claim is left
 
 
-def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None:
+def test_exclusive_waits_for_another_process_if_asked_to(tmp_path):
     place, waits = str(tmp_path / "run"), list[int]()
 
     with (
@@ -106,9 +103,7 @@ def test_exclusive_waits_for_another_process_if_asked_to(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mount", ["", BIND], ids=["one folder", "two mounts"])
-def test_process_in_another_container_is_refused_while_the_holder_lives(
-    tmp_path: Path, mount: str
-) -> None:
+def test_process_in_another_container_is_refused_while_the_holder_lives(tmp_path, mount):
     place = tmp_path / "run"
     place.mkdir()
     events: list[Message] = []
@@ -126,7 +121,7 @@ def test_process_in_another_container_is_refused_while_the_holder_lives(
     assert contents(place) == {}
 
 
-def test_one_of_many_simultaneous_starts_holds_the_place(tmp_path: Path) -> None:
+def test_one_of_many_simultaneous_starts_holds_the_place(tmp_path):
     start, end = Barrier(7), Barrier(7)
 
     def contend(number: int) -> bool:
@@ -154,7 +149,7 @@ def is_lost(held_lease: lease.Lease) -> bool:
     return False
 
 
-def test_holder_whose_lease_was_taken_over_is_told_before_it_commits(tmp_path: Path) -> None:
+def test_holder_whose_lease_was_taken_over_is_told_before_it_commits(tmp_path):
     with exclusive(str(tmp_path), lease_s=0.2) as held_lease:
         held_lease.check()
         [claim] = storage.leases(str(tmp_path))
@@ -166,14 +161,11 @@ def test_holder_whose_lease_was_taken_over_is_told_before_it_commits(tmp_path: P
 
 
 def suspend(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let the machine find that so much time has passed."""
     later = lease.clock_gettime(lease.CLOCK) + seconds
     monkeypatch.setattr(lease, "clock_gettime", lambda clock: later)
 
 
-def test_machine_that_was_suspended_finds_the_takeover_before_it_commits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machine_that_was_suspended_finds_the_takeover_before_it_commits(tmp_path, monkeypatch):
     with exclusive(str(tmp_path)) as held_lease:
         [claim] = storage.leases(str(tmp_path))
         storage.remove(str(tmp_path / claim))
@@ -184,9 +176,7 @@ def test_machine_that_was_suspended_finds_the_takeover_before_it_commits(
 
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("name", [".!.k3", ".~.k3"])  # sorted before and after that of the holder
-def test_one_of_two_holders_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, holds: bool
-) -> None:
+def test_one_of_two_holders_ends(tmp_path, monkeypatch, name, holds):
     with exclusive(str(tmp_path)) as held_lease:
         other = tmp_path / f"{name}{storage.LEASE}"
         other.write_text(json.dumps(["process 7 on far", 7, holds]))
@@ -215,9 +205,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("seconds", "renewals"), [(9, 2), (11, 3)])
-def test_renewal_counts_from_its_begin(
-    tmp_path: Path, slow: dict[str, float], seconds: float, renewals: int
-) -> None:
+def test_renewal_counts_from_its_begin(tmp_path, slow, seconds, renewals):
     with exclusive(str(tmp_path)) as held_lease:
         slow |= {"now": 10.5, "commit": 4}
         held_lease.check()
@@ -231,8 +219,8 @@ def test_renewal_counts_from_its_begin(
 
 @pytest.mark.parametrize(("seconds", "holds"), [(14, True), (16, False)])
 def test_claim_that_took_long_to_write_is_withdrawn_before_others_take_it_for_stale(
-    tmp_path: Path, slow: dict[str, float], seconds: float, holds: bool
-) -> None:
+    tmp_path, slow, seconds, holds
+):
     slow["commit"] = seconds / 2  # the first and the one that confirms it
 
     found = lease.Lease(str(tmp_path), 20.0).contend({})
@@ -242,9 +230,7 @@ def test_claim_that_took_long_to_write_is_withdrawn_before_others_take_it_for_st
 
 
 @pytest.mark.parametrize(("seconds", "alive"), [(19, None), (21, False)])
-def test_claim_is_stale_by_what_was_read_after_its_time(
-    tmp_path: Path, slow: dict[str, float], seconds: float, alive: bool | None
-) -> None:
+def test_claim_is_stale_by_what_was_read_after_its_time(tmp_path, slow, seconds, alive):
     (tmp_path / f".far.k3{storage.LEASE}").write_text(json.dumps(["process 7 on far", 7, True]))
     seen: dict[str, lease.Sight] = {}
     reader = lease.Lease(str(tmp_path), 20.0)
@@ -257,9 +243,7 @@ def test_claim_is_stale_by_what_was_read_after_its_time(
     assert sight.alive is alive
 
 
-def test_storage_that_does_not_list_what_was_written_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_does_not_list_what_was_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "leases", lambda place: [])
 
     with pytest.raises(StorageError, match="list"), exclusive(str(tmp_path), lease_s=0.3):
@@ -267,9 +251,7 @@ def test_storage_that_does_not_list_what_was_written_is_refused(
     assert contents(tmp_path) == {}
 
 
-def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(tmp_path, monkeypatch):
     times = count(step=1000)
     monkeypatch.setattr(lease, "clock_gettime", lambda clock: next(times))
 
@@ -277,7 +259,7 @@ def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(
     assert contents(tmp_path) == {}
 
 
-def test_process_of_another_machine_is_named_while_it_renews_its_claim(tmp_path: Path) -> None:
+def test_process_of_another_machine_is_named_while_it_renews_its_claim(tmp_path):
     events: list[Message] = []
     with held_elsewhere(str(tmp_path)) as claim:
         assert "process 7 on far" in refused(tmp_path, lease_s=LEASE_S)
@@ -288,7 +270,7 @@ def test_process_of_another_machine_is_named_while_it_renews_its_claim(tmp_path:
 
 
 @pytest.mark.parametrize("data", [b"\xff{", b"null", b"[1]", b'{"a": 1, "b": 2}', b""])
-def test_damaged_lease_is_respected_while_its_process_may_live(tmp_path: Path, data: bytes) -> None:
+def test_damaged_lease_is_respected_while_its_process_may_live(tmp_path, data):
     events: list[Message] = []
     far = tmp_path / FAR
     far.write_bytes(data)
@@ -305,7 +287,7 @@ def test_damaged_lease_is_respected_while_its_process_may_live(tmp_path: Path, d
     assert "process 7 on near" in refused(tmp_path, lease_s=0.3)
 
 
-def test_leftovers_are_removed_unless_their_process_may_live(tmp_path: Path) -> None:
+def test_leftovers_are_removed_unless_their_process_may_live(tmp_path):
     near, far = machine.owner(), "0123456789-7-7"
     dead = f"{near.split('-')[0]}-{2**22}-7"
     folder = tmp_path / "run" / "deep"

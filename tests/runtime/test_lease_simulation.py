@@ -31,9 +31,7 @@ SCHEDULES = {
     ],
 )
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_no_schedule_lets_two_processes_hold_a_place_or_all_give_up(
-    name: str, num_seeds: int
-) -> None:
+def test_no_schedule_lets_two_processes_hold_a_place_or_all_give_up(name, num_seeds):
     schedule, num_without = SCHEDULES[name], 0
     for seed in range(num_seeds):
         world = competed(seed, schedule)
@@ -48,7 +46,7 @@ def test_no_schedule_lets_two_processes_hold_a_place_or_all_give_up(
     assert num_without <= (num_seeds // 1000 if schedule.stop else 0)
 
 
-def test_of_two_that_lists_hid_from_each_other_one_ends() -> None:
+def test_of_two_that_lists_hid_from_each_other_one_ends():
     schedule = Schedule(
         processes=2, machines=2, apart_s=1, work_s=6, commits=9, hides_until=LEASE_S
     )
@@ -65,7 +63,7 @@ def test_of_two_that_lists_hid_from_each_other_one_ends() -> None:
     assert num_overlaps > 100
 
 
-def test_simulation_is_repeated_by_its_seed() -> None:
+def test_simulation_is_repeated_by_its_seed():
     first, again, other = (competed(seed, SCHEDULES["many faults"]).holds for seed in (7, 7, 8))
 
     assert first == again != other

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -27,13 +26,7 @@ GROUPS: dict[str, tuple[str, dict[str, str], int]] = {
 
 
 @pytest.mark.parametrize(("groups", "limits", "expected"), GROUPS.values(), ids=GROUPS.keys())
-def test_cpus_are_those_of_the_control_group(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    groups: str,
-    limits: dict[str, str],
-    expected: int,
-) -> None:
+def test_cpus_are_those_of_the_control_group(tmp_path, monkeypatch, groups, limits, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64))
     texts = {"proc/self/cgroup": groups}
     for group, limit in limits.items():
@@ -52,9 +45,7 @@ def test_cpus_are_those_of_the_control_group(
 
 
 @pytest.mark.parametrize("count", [7, None])
-def test_cpus_are_those_of_the_affinity_or_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None
-) -> None:
+def test_cpus_are_those_of_the_affinity_or_all(tmp_path, monkeypatch, count):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
     assert machine.num_cpus(tmp_path) == 3
 
@@ -63,7 +54,7 @@ def test_cpus_are_those_of_the_affinity_or_all(
     assert machine.num_cpus(tmp_path) == (count or 1)
 
 
-def test_process_is_alive_until_it_ends() -> None:
+def test_process_is_alive_until_it_ends():
     program = "from nanograd.runtime import machine; print(machine.owner(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -82,11 +73,11 @@ def test_process_is_alive_until_it_ends() -> None:
 
 
 @pytest.mark.parametrize("owner", ["", "-", "k3", "0123456789-7-7", "0123456789-x"])
-def test_process_of_another_machine_is_unknown(owner: str) -> None:
+def test_process_of_another_machine_is_unknown(owner):
     assert machine.is_alive(owner) is None
 
 
-def test_process_of_another_container_is_unknown() -> None:
+def test_process_of_another_container_is_unknown():
     program = "from nanograd.runtime import machine; print(machine.owner())"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,14 +13,14 @@ def num_threads() -> set[int]:
     return {each["num_threads"] for each in threadpool_info() if each["filepath"] in NUMPYS}
 
 
-def test_use_one_thread_holds_permanently() -> None:
+def test_use_one_thread_holds_permanently():
     with threadpool_limits(limits=2, user_api="blas"):
         process.use_one_thread()
 
         assert num_threads() == {1}
 
 
-def test_limit_holds_until_the_last_thread_leaves() -> None:
+def test_limit_holds_until_the_last_thread_leaves():
     both_inside, first_out = Barrier(2), Barrier(2)
 
     def leave_first() -> None:

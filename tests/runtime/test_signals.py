@@ -24,7 +24,7 @@ def exits(number: int, frame: FrameType | None) -> None:
     raise SystemExit(number)
 
 
-def test_sigterm_raises_once_and_its_handler_is_restored() -> None:
+def test_sigterm_raises_once_and_its_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(signals.Terminated), signals.sigterm_raises():
@@ -37,7 +37,7 @@ def test_sigterm_raises_once_and_its_handler_is_restored() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_sigterm_requests_a_stop_where_one_is_possible() -> None:
+def test_sigterm_requests_a_stop_where_one_is_possible():
     with signals.sigterm_raises(), signals.stop_signals() as stop:
         signal.raise_signal(signal.SIGTERM)
 
@@ -45,7 +45,7 @@ def test_sigterm_requests_a_stop_where_one_is_possible() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(ours, ours), (signal.SIG_DFL, exits)])
-def test_existing_handler_is_kept_but_a_first_one_stays(before: object, after: object) -> None:
+def test_existing_handler_is_kept_but_a_first_one_stays(before, after):
     signal.signal(signal.SIGTERM, before)
 
     with signals.sigterm_kept():
@@ -55,14 +55,14 @@ def test_existing_handler_is_kept_but_a_first_one_stays(before: object, after: o
 
 
 @pytest.mark.parametrize(("code", "type_"), [(signal.SIGTERM, signals.Terminated), (7, SystemExit)])
-def test_only_sigterm_during_the_block_raises_terminated(code: int, type_: type) -> None:
+def test_only_sigterm_during_the_block_raises_terminated(code, type_):
     with pytest.raises(SystemExit) as exit_, signals.sigterm_raises(), signals.sigterm_kept():
         raise SystemExit(code)
 
     assert (type(exit_.value), exit_.value.code) == (type_, code)
 
 
-def test_other_threads_do_not_change_handlers() -> None:
+def test_other_threads_do_not_change_handlers():
     def record_handler() -> None:
         with signals.sigterm_raises(), signals.sigterm_kept(), signals.stop_signals():
             found.append(signal.getsignal(signal.SIGTERM))

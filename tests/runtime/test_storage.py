@@ -15,7 +15,7 @@ CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
 @pytest.mark.parametrize("data", [b"", bytes(range(193))])
 @pytest.mark.parametrize("prefix", ["", "file://"])
-def test_commit_makes_data_the_whole_content(tmp_path: Path, data: bytes, prefix: str) -> None:
+def test_commit_makes_data_the_whole_content(tmp_path, data, prefix):
     place = storage.join(f"{prefix}{tmp_path}", "new", "folder", "file")
 
     storage.commit(place, b"something longer that was there before" * 7)
@@ -34,7 +34,7 @@ def test_commit_makes_data_the_whole_content(tmp_path: Path, data: bytes, prefix
     assert storage.exists(f"{prefix}{tmp_path}")
 
 
-def test_committed_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+def test_committed_file_has_the_permissions_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         storage.commit(str(tmp_path / "file"), b"data")
@@ -55,9 +55,7 @@ def test_committed_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None
         ("file/below/it", StorageError),
     ],
 )
-def test_commit_that_fails_leaves_nothing_behind(
-    tmp_path: Path, name: str, error: type[Exception]
-) -> None:
+def test_commit_that_fails_leaves_nothing_behind(tmp_path, name, error):
     storage.commit(str(tmp_path / "folder" / "inside"), b"kept")
     storage.commit(str(tmp_path / "file"), b"kept")
 
@@ -68,7 +66,7 @@ def test_commit_that_fails_leaves_nothing_behind(
     assert contents(tmp_path) == {"folder/inside": b"kept", "file": b"kept"}
 
 
-def test_commit_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_commit_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     writer = """
 import sys
 from nanograd.runtime import storage
@@ -93,7 +91,7 @@ while True:
 @pytest.mark.parametrize(
     "name", ["{}/missing", "{}/missing/deeper", "{}/file/below", "{}", "nowhere://bucket/key"]
 )
-def test_place_without_a_file_is_a_data_error(tmp_path: Path, name: str) -> None:
+def test_place_without_a_file_is_a_data_error(tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
     place = name.format(tmp_path)
 
@@ -103,7 +101,7 @@ def test_place_without_a_file_is_a_data_error(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
-def test_files_below_lists_a_folder_or_the_file_itself(tmp_path: Path, prefix: str) -> None:
+def test_files_below_lists_a_folder_or_the_file_itself(tmp_path, prefix):
     for name in ("a", "b/c", "b/d/e"):
         storage.commit(str(tmp_path / "in" / name), name.encode())
     place = f"{prefix}{tmp_path}/in"
@@ -119,7 +117,7 @@ def test_files_below_lists_a_folder_or_the_file_itself(tmp_path: Path, prefix: s
         storage.files_below(f"{place}/missing")
 
 
-def test_files_below_follows_links_and_ends(tmp_path: Path) -> None:
+def test_files_below_follows_links_and_ends(tmp_path):
     storage.commit(str(tmp_path / "elsewhere" / "a"), b"a")
     folder = tmp_path / "in"
     folder.mkdir()
@@ -133,9 +131,7 @@ def test_files_below_follows_links_and_ends(tmp_path: Path) -> None:
     assert len(found) <= 4
 
 
-def test_files_and_folders_are_synced_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_folders_are_synced_in_order(tmp_path, monkeypatch):
     synced, fsync = list[str](), os.fsync
 
     def record(descriptor: int) -> None:
@@ -163,14 +159,14 @@ def test_files_and_folders_are_synced_in_order(
         "gs://KEY@bucket",
     ],
 )  # fmt: skip
-def test_credentials_in_a_uri_are_refused_and_not_repeated(place: str) -> None:
+def test_credentials_in_a_uri_are_refused_and_not_repeated(place):
     for use in (storage.read, storage.names, storage.files_below, storage.exists):
         with pytest.raises(UsageError, match="credentials") as raised:
             use(place)
         assert "SECRET" not in str(raised.value)
 
 
-def test_address_with_a_container_or_a_user_holds_no_credentials() -> None:
+def test_address_with_a_container_or_a_user_holds_no_credentials():
     for place in (
         "abfs://container@account.dfs.core.windows.net/runs",
         "ABFSS://container@account.dfs.core.windows.net",
@@ -192,9 +188,7 @@ def test_address_with_a_container_or_a_user_holds_no_credentials() -> None:
         ("S3N://bucket", "bucket"),
     ],
 )
-def test_uri_of_a_store_becomes_a_path_of_its_client(
-    place: str, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uri_of_a_store_becomes_a_path_of_its_client(place, path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv(CHECKSUMS, "when_required")
 
@@ -215,11 +209,8 @@ def test_uri_of_a_store_becomes_a_path_of_its_client(
     ],
 )  # fmt: skip
 def test_checksums_are_left_out_where_the_store_is_not_amazons(
-    uri: str,
-    variables: dict[str, str],
-    checksums: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    uri, variables, checksums, monkeypatch
+):
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", CHECKSUMS):
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)

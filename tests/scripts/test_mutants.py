@@ -1,7 +1,6 @@
 """The tables of mutants belong to the code as it is."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ MUTANTS = read_tables()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: f"{each.area}: {each.name}")
-def test_mutant_changes_the_code_as_it_is(mutant: Mutant, tmp_path: Path) -> None:
+def test_mutant_changes_the_code_as_it_is(mutant, tmp_path):
     copy = tmp_path / mutant.file
     copy.parent.mkdir(parents=True)
     shutil.copy(ROOT / mutant.file, copy)
@@ -24,15 +23,13 @@ def test_mutant_changes_the_code_as_it_is(mutant: Mutant, tmp_path: Path) -> Non
         assert (ROOT / test.partition("::")[0]).is_file()
 
 
-def test_names_of_mutants_are_unique() -> None:
+def test_names_of_mutants_are_unique():
     names = [(mutant.area, mutant.name) for mutant in MUTANTS]
 
     assert len(set(names)) == len(names)
 
 
-def test_only_a_mutant_that_a_test_finds_is_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_a_mutant_that_a_test_finds_is_found(tmp_path, capsys):
     (tmp_path / "code_of_a.py").write_text("A = 1\nB = 2\n")
     (tmp_path / "test_a.py").write_text(
         "import code_of_a\n\n\ndef test_a():\n    assert code_of_a.A == 1\n"

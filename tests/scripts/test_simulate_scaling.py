@@ -6,11 +6,11 @@ from scripts.simulate_scaling import MEASURED, Cluster, bytes_each_way, round_s,
 
 
 @pytest.mark.parametrize(("cluster", "rounds_per_s"), MEASURED)
-def test_simulation_reproduces_measurements(cluster: Cluster, rounds_per_s: float) -> None:
+def test_simulation_reproduces_measurements(cluster, rounds_per_s):
     assert 1 / round_s(cluster) == pytest.approx(rounds_per_s, rel=0.15)
 
 
-def test_time_on_a_slow_link_is_that_of_its_bytes() -> None:
+def test_time_on_a_slow_link_is_that_of_its_bytes():
     slow = Cluster(hosts=8, link=1e6)
 
     half = replace(slow, num_parameters=slow.num_parameters // 2)
@@ -20,7 +20,7 @@ def test_time_on_a_slow_link_is_that_of_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("hosts", [2, 3, 193])
-def test_bytes_of_a_host_are_those_of_a_ring(hosts: int) -> None:
+def test_bytes_of_a_host_are_those_of_a_ring(hosts):
     cluster = Cluster(hosts=hosts)
 
     vectors = bytes_each_way(cluster) / (4 * cluster.num_parameters)
@@ -29,7 +29,7 @@ def test_bytes_of_a_host_are_those_of_a_ring(hosts: int) -> None:
     assert bytes_each_way(replace(cluster, workers=7)) == bytes_each_way(cluster)
 
 
-def test_frames_limit_many_hosts_whatever_the_link() -> None:
+def test_frames_limit_many_hosts_whatever_the_link():
     few, many = Cluster(hosts=10, link=1e12), Cluster(hosts=1000, link=1e12)
 
     assert server_s(many) > 10 * server_s(few)
